@@ -1,0 +1,41 @@
+"""What a handler raised, as a bounded, readable text: it never raises itself."""
+
+import re
+
+from trio_jobs.job import JobError
+
+# Characters, for the type's name and for the text.
+MAX_TYPE = 200
+MAX_MESSAGE = 4000
+
+# NUL and the other control characters (but for tab and line feed) upset logs,
+# terminals and databases downstream; lone surrogates are not valid UTF-8.
+_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def describe_error(error: BaseException) -> JobError:
+    """The error's type and text; the text of a group names the inner ones."""
+    return JobError(
+        type=readable(type(error).__name__, MAX_TYPE), message=readable(_text(error), MAX_MESSAGE)
+    )
+
+
+def readable(text: str, limit: int) -> str:
+    """The text with unreadable characters replaced, cut to ``limit`` characters."""
+    # Cut first: the text may be of any size. One character more shows that it was cut.
+    text = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001  (the user's __str__ may raise anything)
+        return "<the error's text could not be made>"
+    if isinstance(error, BaseExceptionGroup):
+        inner = "; ".join(
+            f"{type(each).__name__}: {readable(_text(each), MAX_MESSAGE)}"
+            for each in error.exceptions[:10]
+        )
+        return f"{text}: {inner}"
+    return text
