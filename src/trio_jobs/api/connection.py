@@ -1,0 +1,68 @@
+"""How a request reaches a route: in one task, with ASGI's own `receive`.
+
+Quart-Trio starts two tasks for each request: one reads the body into a buffer
+without a limit, the other runs the route and is cancelled when the client
+leaves. Here a route runs in the connection's task and reads what it needs, at
+its own pace. A route that waits long watches `receive` itself.
+"""
+
+from typing import cast
+
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from quart import request
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
+
+from trio_jobs.api.problems import Problem
+
+
+class JobRequest(TrioRequest):
+    """A request whose body a route reads by `receive`."""
+
+    receive: ASGIReceiveCallable
+
+
+class ClientLeftError(Exception):
+    """The client hung up before its request had arrived; nobody waits for an answer."""
+
+
+class Connection(TrioASGIHTTPConnection):
+    """Runs one request."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Run the route, and send its answer."""
+        job_request = cast(JobRequest, self._create_request_from_scope(send))
+        job_request.receive = receive
+        response = await self.app.handle_request(job_request)
+        await self._send_response(send, response)
+
+
+async def read_body(*, max_bytes: int) -> bytes:
+    """The current request's body.
+
+    Raises:
+        Problem: 413, it is longer than ``max_bytes``.
+        ClientLeftError: The client hung up before the end of it.
+
+    Checkpoints:
+        As ``receive`` does; none if the whole body is there already.
+    """
+    receive = cast(JobRequest, request).receive
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeftError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise Problem(
+                413,
+                f"the body must be at most {max_bytes} bytes",
+                headers={"Connection": "close"},
+                limit=max_bytes,
+            )
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks) if len(chunks) > 1 else chunk
