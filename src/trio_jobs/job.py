@@ -79,6 +79,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         started_at: When a worker claimed it; set from processing on.
         completed_at: When it ended; set once completed.
         ending: How it ended; set once completed.
+        cancel_requested: Whether a client has asked for it to be cancelled.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     ending: Ending | None = None
+    cancel_requested: bool = False
 
     @property
     def size(self) -> int:

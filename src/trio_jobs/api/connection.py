@@ -31,7 +31,7 @@ class Connection(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Run the route, and send its answer."""
-        job_request = cast(JobRequest, self._create_request_from_scope(send))
+        job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
         response = await self.app.handle_request(job_request)
         await self._send_response(send, response)
@@ -47,7 +47,7 @@ async def read_body(*, max_bytes: int) -> bytes:
     Checkpoints:
         As ``receive`` does; none if the whole body is there already.
     """
-    receive = cast(JobRequest, request).receive
+    receive = cast("JobRequest", request).receive
     chunks: list[bytes] = []
     size = 0
     while True:

@@ -23,7 +23,6 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 def parse_submission(body: bytes, handlers: Handlers) -> Submission:
@@ -46,14 +45,14 @@ def parse_submission(body: bytes, handlers: Handlers) -> Submission:
     payload = bytes(envelope.payload)
     check_depth(payload)
     try:
-        # A Raw has only been skimmed: bad UTF-8 and 1e999 would pass.
-        _decode_any(payload)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Problem(400, f"$.payload is not valid JSON: {error}") from None
-    try:
-        handlers.find(envelope.type)
+        # Also because a Raw has only been skimmed: bad UTF-8 and 1e999 pass.
+        handlers.find(envelope.type).decode(payload)
     except UnknownTypeError as error:
         raise Problem(400, str(error), types=error.types) from None
+    except msgspec.ValidationError as error:
+        raise Problem(400, _in_words(error, "$.payload")) from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Problem(400, f"$.payload is not valid JSON: {error}") from None
     return Submission(envelope.type, payload)
 
 
@@ -77,7 +76,7 @@ def _too_deep() -> Problem:
     return Problem(400, f"the JSON is nested deeper than {MAX_DEPTH} levels", limit=MAX_DEPTH)
 
 
-def _in_words(error: msgspec.ValidationError) -> str:
+def _in_words(error: msgspec.ValidationError, root: str = "$") -> str:
     # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
-    text, _, place = str(error).replace("`", "").partition(" - at ")
-    return f"{place or '$'}: {text[:1].lower()}{text[1:]}"
+    text, _, place = str(error).replace("`", "").partition(" - at $")
+    return f"{root}{place}: {text[:1].lower()}{text[1:]}"

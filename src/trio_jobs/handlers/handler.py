@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+import msgspec
+
 
 class HandlerError(Exception):
     """A function that cannot be a handler; the text says why."""
@@ -26,10 +28,13 @@ class Handler:
         call: Called with the payload; what it returns is the job's result.
         run: Where it runs: a coroutine function in the event loop, a plain
             function in a worker thread.
+        decode: Makes the payload that the function is called with from JSON;
+            raises ``msgspec.MsgspecError`` or ``UnicodeError`` if it cannot.
     """
 
     call: Callable[[Any], Any]
     run: Run
+    decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
 
     @classmethod
     def of(cls, function: object) -> Self:

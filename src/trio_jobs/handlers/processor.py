@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import trio
 
 from trio_jobs.handlers.errors import describe_error
@@ -16,8 +15,6 @@ from trio_jobs.handlers.table import Handlers
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
 
 log = logging.getLogger(__name__)
-
-_decode = msgspec.json.Decoder().decode
 
 
 class Processor:
@@ -76,7 +73,7 @@ class Processor:
         return None
 
     async def _run(self, handler: Handler, job: Job) -> object:
-        payload = _decode(job.payload)
+        payload = handler.decode(job.payload)
         if handler.run is Run.ASYNC:
             return await handler.call(payload)
         return await self._run_in_thread(handler.call, payload)
