@@ -28,7 +28,7 @@ def test_records_cannot_be_changed(value: msgspec.Struct) -> None:
 
 def test_fields_are_given_by_name() -> None:
     with pytest.raises(TypeError):
-        Job("a", "email", b"{}", NOON)  # type: ignore[misc]
+        Job("a", "email", b"{}", NOON)  # type: ignore[call-arg]
 
 
 def test_moves_are_those_of_the_design_and_no_others() -> None:
@@ -48,7 +48,12 @@ def test_table_of_moves_cannot_be_changed() -> None:
 
 def test_statuses_and_outcomes_are_the_words_of_the_api() -> None:
     assert [str(status) for status in JobStatus] == ["pending", "processing", "completed"]
-    assert [str(outcome) for outcome in Outcome] == ["succeeded", "failed", "timed_out", "cancelled"]
+    assert [str(outcome) for outcome in Outcome] == [
+        "succeeded",
+        "failed",
+        "timed_out",
+        "cancelled",
+    ]
 
 
 def test_size_counts_the_bytes_that_a_client_or_a_handler_chose() -> None:

@@ -88,8 +88,11 @@ def test_released_job_is_as_it_was_admitted(store: JobStore) -> None:
 
 
 def test_claim_is_announced_once_it_has_been_made() -> None:
+    def note() -> None:
+        seen.append(store.get("a").status)
+
     seen: list[JobStatus] = []
-    store = make_store(claimed=lambda: seen.append(store.get("a").status))
+    store = make_store(claimed=note)
     store.add(make_job("a"))
     assert seen == []
 
@@ -224,7 +227,15 @@ def test_finished_jobs_beyond_the_bytes_are_dropped_oldest_completion_first() ->
     store = make_store(keep_completed_bytes=100)
 
     for job_id in "abcd":
-        run_through(store, make_job(job_id, type="t", payload=b"-" * 29, ), ending_of(b"-" * 10))
+        run_through(
+            store,
+            make_job(
+                job_id,
+                type="t",
+                payload=b"-" * 29,
+            ),
+            ending_of(b"-" * 10),
+        )
 
     assert [job.id for job in store.page(limit=10)] == ["c", "d"]
     assert store.statistics().completed_bytes == 80
