@@ -22,10 +22,6 @@ class JobRequest(TrioRequest):
     receive: ASGIReceiveCallable
 
 
-class ClientLeftError(Exception):
-    """The client hung up before its request had arrived; nobody waits for an answer."""
-
-
 class Connection(TrioASGIHTTPConnection):
     """Runs one request."""
 
@@ -41,28 +37,36 @@ async def read_body(*, max_bytes: int) -> bytes:
     """The current request's body.
 
     Raises:
-        Problem: 413, it is longer than ``max_bytes``.
-        ClientLeftError: The client hung up before the end of it.
+        Problem: 413, it is longer than ``max_bytes``; 400, the client stopped
+            in the middle of it.
 
     Checkpoints:
         As ``receive`` does; none if the whole body is there already.
     """
-    receive = cast("JobRequest", request).receive
+    job_request = cast("JobRequest", request)
+    receive = job_request.receive
+    if (job_request.content_length or 0) > max_bytes:
+        raise _too_long(max_bytes)
     chunks: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise ClientLeftError
+            # A client that has only shut down its sending side sees this answer.
+            raise Problem(400, "the request ended in the middle of its body")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
-            raise Problem(
-                413,
-                f"the body must be at most {max_bytes} bytes",
-                headers={"Connection": "close"},
-                limit=max_bytes,
-            )
+            raise _too_long(max_bytes)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks) if len(chunks) > 1 else chunk
+
+
+def _too_long(max_bytes: int) -> Problem:
+    return Problem(
+        413,
+        f"the body must be at most {max_bytes} bytes",
+        headers={"Connection": "close"},
+        limit=max_bytes,
+    )
