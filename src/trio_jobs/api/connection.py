@@ -8,8 +8,10 @@ its own pace. A route that waits long watches `receive` itself.
 
 from typing import cast
 
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-from quart import request
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from quart import Quart, request
+from quart.utils import encode_headers
+from quart.wrappers.response import DataBody, ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
@@ -25,12 +27,33 @@ class JobRequest(TrioRequest):
 class Connection(TrioASGIHTTPConnection):
     """Runs one request."""
 
+    def __init__(self, app: Quart, scope: HTTPScope) -> None:
+        # A target without a path (`GET ?x`) upsets Quart; it names the root.
+        super().__init__(app, scope if scope["path"] else {**scope, "path": "/"})
+
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Run the route, and send its answer."""
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
         response = await self.app.handle_request(job_request)
-        await self._send_response(send, response)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status_code,
+                "headers": encode_headers(response.headers),
+                "trailers": False,
+            }
+        )
+        body = b""
+        if self.scope["method"] == "HEAD":
+            pass  # nothing is made that would only be thrown away
+        elif isinstance(response.response, DataBody):
+            body = response.response.data
+        else:
+            async with cast("ResponseBody", response.response) as pieces:
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def read_body(*, max_bytes: int) -> bytes:
