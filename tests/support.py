@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 
 import trio
 
-from trio_jobs.admission import DrainRate, Submissions
+from trio_jobs.admission import Submissions
 from trio_jobs.handlers import Handler, Handlers, Processor
 from trio_jobs.ids import Uuid7
 from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.places import Places
 from trio_jobs.store import JobStore
+from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -37,6 +39,7 @@ class Parts:
     receive: trio.MemoryReceiveChannel[str]
     store: JobStore
     submissions: Submissions
+    completions: Completions
 
 
 def make_parts(
@@ -44,19 +47,33 @@ def make_parts(
     buffer_size: int = 100,
     keep_completed: int = 10_000,
     keep_completed_bytes: int = 1_000_000,
+    max_waiters: int = 1000,
     now: Callable[[], datetime] = noon,
 ) -> Parts:
     """A channel, a store, and the admission between them."""
     send, receive = trio.open_memory_channel[str](buffer_size)
-    rate = DrainRate()
+    places = Places()
+    completions = Completions(max_waiters=max_waiters)
+
+    def completed(job: Job) -> None:
+        completions.note(job)
+        places.note_completion()
+
     store = JobStore(
         now=now,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
-        claimed=rate.note_claim,
+        claimed=places.note_claim,
+        completed=completed,
     )
-    submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
-    return Parts(send=send, receive=receive, store=store, submissions=submissions)
+    submissions = Submissions(send, store, places=places, new_id=Uuid7(), now=now)
+    return Parts(
+        send=send,
+        receive=receive,
+        store=store,
+        submissions=submissions,
+        completions=completions,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
