@@ -187,7 +187,7 @@ async def test_single_submissions_beside_streams_share_the_places_with_them(
     single: list[Job] = []
 
     async def submit_singly() -> None:
-        while True:
+        while len(streamed) + len(single) < 400:
             with suppress(QueueFullError):
                 single.append(parts.submissions.submit("single", b"null"))
             await trio.lowlevel.checkpoint()
@@ -197,9 +197,7 @@ async def test_single_submissions_beside_streams_share_the_places_with_them(
             async with trio.open_nursery() as clients:
                 clients.start_soon(pour, parts, some(100_000), streamed)
                 clients.start_soon(pour, parts, some(100_000), streamed)
-                clients.start_soon(submit_singly)
-                while len(streamed) + len(single) < 400:
-                    await trio.lowlevel.checkpoint()
+                await submit_singly()
                 clients.cancel_scope.cancel()
 
     assert len(single) >= 40  # at least one in ten
