@@ -26,6 +26,7 @@ from trio_jobs.config import (
 from trio_jobs.config.keys import KEYS_BY_PATH, Key, keys_of
 from trio_jobs.config.settings import SECTIONS, Text
 
+SHIPPED = Path(__file__).parent.parent / "config.toml"
 INTEGER = "an integer from 1 to 100000"
 SECONDS = "a number of seconds from 0 to 604800"
 
@@ -109,6 +110,31 @@ class TestDefaults:
             config.pool.workers = 3  # type: ignore[misc]  # that is what is tested
         with pytest.raises(TypeError):
             config.handlers["email"] = HandlerConfig(call="x:y")  # type: ignore[index]  # the same
+
+
+class TestShippedFile:
+    """The `config.toml` of the repository, which is the reference of the keys."""
+
+    def test_it_gives_exactly_the_defaults_and_the_demonstration_handler(self) -> None:
+        config = load_config(SHIPPED, environment={}, overrides={})
+
+        demonstration = {"default": HandlerConfig(call="trio_jobs.demo:simulate_work")}
+        assert config == Config(handlers=demonstration)
+        assert config.source == SHIPPED
+
+    @pytest.mark.parametrize("key", KEYS_BY_PATH.values(), ids=lambda key: key.path)
+    def test_it_names_each_key_and_the_comment_states_the_value(self, key: Key) -> None:
+        text = SHIPPED.read_text()
+        section = text.partition(f"\n[{key.section}]\n")[2].partition("\n[")[0]
+
+        # An optional key, which has no value by default, is commented out.
+        stated = re.search(rf"^# Default: (.+)\n(# )?{key.name} = (.+)$", section, re.MULTILINE)
+        assert stated is not None
+        if getattr(SECTIONS[key.section](), key.name) is None:
+            assert stated[2]
+        else:
+            assert stated[1] == stated[3]
+            assert not stated[2]
 
 
 class TestSources:
@@ -580,6 +606,7 @@ class TestDescribe:
         "text",
         [
             "",
+            SHIPPED.read_text(),
             "pool.grace_period = 0.00001\nstore.keep_completed_bytes = 0",
             'http.bind = ["unix:/tmp/é \\"\\\\ 😀", "[::1]:0"]',
             'handlers."\\u007f\\u0000\\n😀 \\"" = "myapp:é"',
