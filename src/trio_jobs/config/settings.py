@@ -63,6 +63,7 @@ class StoreConfig:
 
     keep_completed: Annotated[int, Meta(ge=0, le=10_000_000)] = 10_000
     keep_completed_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 268_435_456
+    max_result_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
