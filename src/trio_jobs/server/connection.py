@@ -196,14 +196,18 @@ class Connection(TCPServer):
         while (request := await self._next_head()) is not None:
             began = trio.current_time()
             exchange = Exchange(shared, self, request)
-            self._phase = Phase.BODY
-            self._scope.deadline = began + self._limits.body_timeout
-            await exchange.body.read_short()
-            self._phase = Phase.ANSWER
-            self._scope.deadline = inf
-            self.http.keep_alive_requests += 1
             try:
+                exchange.check()
+                self._phase = Phase.BODY
+                self._scope.deadline = began + self._limits.body_timeout
+                await exchange.body.read_short()
+                self._phase = Phase.ANSWER
+                self._scope.deadline = inf
+                self.http.keep_alive_requests += 1
                 await exchange.run()
+            except RefusedError as error:
+                exchange.status = error.status
+                raise
             finally:
                 if shared.access_log:
                     self._log(exchange, began)

@@ -53,7 +53,7 @@ class Exchange:
         """Take a request's head apart.
 
         Raises:
-            RefusedError: It is not for this server, or not to be answered.
+            RefusedError: It is longer than allowed, or not valid HTTP.
         """
         http = connection.http
         self._shared = shared
@@ -96,7 +96,17 @@ class Exchange:
             "state": shared.state.copy(),
             "extensions": {"trio_jobs.body": self.body},
         }
-        shared.guard.check(method, target.path, headers, loopback=connection.loopback)
+
+    def check(self) -> None:
+        """Pass, if who sends this request is let in.
+
+        Raises:
+            RefusedError: With 401 or 403.
+        """
+        scope = self.scope
+        self._shared.guard.check(
+            scope["method"], scope["path"], scope["headers"], loopback=self._connection.loopback
+        )
 
     async def run(self) -> None:
         """Have the application answer.
