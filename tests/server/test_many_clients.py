@@ -147,8 +147,7 @@ def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# A server in a process of its own; ``ulimit`` holds for the whole of it. The first request to a
-# Quart-Trio application comes when nobody can open anything any more.
+# A server in a process of its own, for which ``ulimit`` holds. Told to, it opens all that it can.
 _SERVER = """
     import logging, os, sys, trio
     from quart import request
@@ -158,18 +157,26 @@ _SERVER = """
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
     app = QuartTrio("app")
 
+    @app.get("/import")
+    async def lazy():
+        import colorsys  # as libraries do that are in no hurry
+        return colorsys.__name__
+
+    @app.post("/length")
+    async def length():
+        return str(len(await request.get_data()))
+
     @app.post("/")
     async def index():
         with open(os.devnull) as file:  # as a job may
             return str(len(await request.get_data()))
 
-    @app.get("/exhaust")
-    async def exhaust():
+    def exhaust():
         try:
             while True:
                 os.dup(0)
         except OSError:
-            return "exhausted"
+            logging.info("exhausted")
 
     async def main():
         listeners = bind_sockets(["127.0.0.1:0"])
@@ -177,10 +184,11 @@ _SERVER = """
         closing = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: serve(
-                app, listeners, closing=closing, warm_up_path="/warm",
+                app, listeners, closing=closing, warm_up_path="/import",
                 limits=Limits(graceful_timeout=0.5),
             ))
-            await trio.to_thread.run_sync(sys.stdin.read)
+            while await trio.to_thread.run_sync(sys.stdin.readline):
+                exhaust()
             closing.set()
 
     trio.run(main)
@@ -226,6 +234,8 @@ def test_with_few_descriptors_clients_get_in_in_turn_and_jobs_can_open_files(
             for _ in range(clients)
         ]
 
+        assert "Running on" in next_line(process)
+        assert "connection_limit_reached" in next_line(process)
         for _ in range(3):
             assert ask(first, post(b"12345")).endswith(b"5")  # its very first request
         for client in idle[: -limit // 4]:
@@ -243,8 +253,14 @@ def test_the_first_request_works_when_nothing_can_be_opened() -> None:
         wait_connect(port) as first,
         socket.create_connection(("127.0.0.1", port), timeout=10) as second,
     ):
-        assert ask(first, get("/exhaust")).endswith(b"exhausted")
-        assert b" 404 " in ask(second, get("/other"))
+        assert process.stdin is not None
+        process.stdin.write("exhaust\n")
+        process.stdin.flush()
+        assert "Running on" in next_line(process)
+        assert "exhausted" in next_line(process)
+
+        assert ask(first, get("/import")).endswith(b"colorsys")
+        assert ask(second, post(b"12345", "/length")).endswith(b"5")
         log = stop(process)
 
     assert "Traceback" not in log
@@ -258,6 +274,12 @@ def wait_connect(port: int) -> socket.socket:
         except ConnectionRefusedError:
             trio.run(trio.sleep, 0.01)
     raise TimeoutError
+
+
+def next_line(process: "subprocess.Popen[str]") -> str:
+    """The next line of the server's log."""
+    assert process.stderr is not None
+    return process.stderr.readline()
 
 
 def stop(process: "subprocess.Popen[str]") -> str:

@@ -1,5 +1,6 @@
 """Binding: all or nothing, one line for what is wrong, nobody else's socket touched."""
 
+import errno
 import os
 import socket
 import stat
@@ -45,6 +46,32 @@ def test_an_address_of_another_machine_is_one_line_that_names_it() -> None:
         bind_sockets(["192.0.2.1:0"])
 
     assert str(caught.value) == "cannot bind 192.0.2.1:0: this machine has no such address"
+
+
+def test_a_port_for_which_permission_is_missing_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+
+    with pytest.raises(BindError) as caught:
+        bind_sockets(["127.0.0.1:80"])
+
+    assert str(caught.value) == "cannot bind 127.0.0.1:80: permission denied"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such option")
+def test_the_kernel_gives_up_clients_that_acknowledge_nothing() -> None:
+    listeners = bind_sockets(["127.0.0.1:0"])
+    listeners.listen(send_timeout=1.5)
+    listening = listeners.bound[0].socket
+    listening.setblocking(True)
+
+    with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+    listeners.close()
 
 
 def test_a_host_that_does_not_exist_is_one_line_that_names_it() -> None:
