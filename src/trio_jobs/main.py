@@ -162,8 +162,6 @@ class _Http:
                         closing=self._closing,
                     )
                 )
-                for url in self._listeners.urls:
-                    log.info("Running on %s", url)
                 started = True
                 task_status.started()
         except Exception as error:
