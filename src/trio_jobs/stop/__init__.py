@@ -4,6 +4,7 @@ A stop begins in the signal handler, not in a task: a task cannot run while some
 event loop. Between signals nothing here runs.
 """
 
+import atexit
 import contextlib
 import signal
 import time
@@ -23,6 +24,19 @@ REPEAT_WINDOW_SECONDS = 0.2
 
 # What a clean stop may take beyond the two times that are configured.
 MARGIN_SECONDS = 1.0
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _ignore_signals() -> None:
+    """For the last moments of a process that has ended in order.
+
+    While the interpreter takes itself apart it gives signals their default actions back, so one
+    more (wrappers repeat them) would kill the process, and its status would say so.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _plain(line: str, below: str) -> bytes:
@@ -79,8 +93,10 @@ class Stop:
         not installed works too (``request``), but never ends the process.
         """
         self._hard_limit.start()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in SIGNALS:
             signal.signal(signum, self._handle_signal)
+        # Before all others, so it runs after all others.
+        atexit.register(_ignore_signals)
 
     def connect(self) -> None:
         """Let signals wake the tasks of this Trio run, and those that came before it count."""
