@@ -18,6 +18,8 @@ from trio_jobs.stop.in_the_way import tasks_in_the_way, threads_in_the_way
 
 __all__ = ["HARD_LIMIT_STATUS", "Stop"]
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 # Wrappers (a shell, a terminal's process group with npm or make in between) forward a signal
 # that the process gets anyway; a person needs longer to insist.
 REPEAT_WINDOW_SECONDS = 0.2
@@ -26,16 +28,8 @@ REPEAT_WINDOW_SECONDS = 0.2
 MARGIN_SECONDS = 1.0
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
 def _ignore_signals() -> None:
-    """For the last moments of a process that has ended in order.
-
-    While the interpreter takes itself apart it gives signals their default actions back, so one
-    more (wrappers repeat them) would kill the process, and its status would say so.
-    """
-    for signum in SIGNALS:
+    for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -93,9 +87,10 @@ class Stop:
         not installed works too (``request``), but never ends the process.
         """
         self._hard_limit.start()
-        for signum in SIGNALS:
+        for signum in STOP_SIGNALS:
             signal.signal(signum, self._handle_signal)
-        # Before all others, so it runs after all others.
+        # The interpreter's last act takes Python's handlers away. A signal that is repeated then
+        # would kill a process that has stopped in order. Registered first, this runs last.
         atexit.register(_ignore_signals)
 
     def connect(self) -> None:
