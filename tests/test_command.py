@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -123,6 +124,26 @@ async def test_idle_server_does_not_wake_up(tmp_path: Path) -> None:
 
     # Closing the connection wakes it a few times; something that polls would do so all the time.
     assert after - before < 10
+
+
+async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
+    # Out of descriptors an import fails, and with it the request or the job that needed it.
+    command = (sys.executable, "-X", "importtime", "-m", "trio_jobs")
+    config = configuration("quick", "in_thread", "fail")
+    async with running_command(tmp_path, config=config, command=command) as server:
+        before = len(server.lines)
+        await server.job(await server.submit("quick", {"a": [1.5]}))
+        await server.submit("in_thread")
+        await server.submit("fail")
+        for path in ("/jobs", "/jobs?limit=1", "/jobs/unknown", "/health/ready", "/nowhere"):
+            await server.client.get(path)
+        await server.client.post("/jobs", content="no JSON")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    after = server.lines[before:]
+    assert len([line for line in after if "job_failed" in line or "thread_ran" in line]) == 2
+    assert [line for line in after if line.startswith("import time:")] == []
 
 
 # Options and environment
