@@ -1,0 +1,172 @@
+"""`GET /jobs`: filters, pages, and all of them in bounded memory."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import trio
+
+from trio_jobs.api.problems import Problem
+from trio_jobs.api.views import listing
+from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.store import JobStore
+
+MAX_LIMIT = 1000
+
+# Jobs looked at between two checkpoints: about a millisecond's work.
+_STRIDE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What a listing was asked for; an empty filter lets everything pass."""
+
+    statuses: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    outcomes: frozenset[str] = frozenset()
+    limit: int | None = None
+    after: str | None = None
+
+    @property
+    def filtered(self) -> bool:
+        """Whether there is any filter."""
+        return bool(self.statuses or self.types or self.outcomes)
+
+    def matches(self, job: Job) -> bool:
+        """Whether the job passes all filters."""
+        return (
+            (not self.statuses or job.status in self.statuses)
+            and (not self.types or job.type in self.types)
+            and (
+                not self.outcomes
+                or (job.ending is not None and job.ending.outcome in self.outcomes)
+            )
+        )
+
+    def next_page(self, after: str) -> str:
+        """The query string of the page that begins after this job."""
+        pairs = [
+            *(("status", each) for each in sorted(self.statuses)),
+            *(("type", each) for each in sorted(self.types)),
+            *(("outcome", each) for each in sorted(self.outcomes)),
+            ("limit", str(self.limit)),
+            ("after", after),
+        ]
+        return urlencode(pairs)
+
+
+def parse_query(text: bytes) -> Query:
+    """What is asked for by a query string.
+
+    Raises:
+        Problem: 400, an unknown parameter, one that is repeated and may not
+            be, or a bad value.
+    """
+    try:
+        pairs = parse_qsl(
+            text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100
+        )
+    except ValueError as error:
+        raise Problem(400, f"the query string cannot be read: {error}") from None
+    filters: dict[str, set[str]] = {"status": set(), "type": set(), "outcome": set()}
+    single: dict[str, str] = {}
+    for name, value in pairs:
+        if name in filters:
+            filters[name].add(_FILTER_VALUES[name](value))
+        elif name not in ("limit", "after"):
+            known = "status, type, outcome, limit, after"
+            raise Problem(400, f"unknown query parameter {name[:100]!r}; known: {known}")
+        elif name in single:
+            raise Problem(400, f"query parameter {name!r} is repeated")
+        else:
+            single[name] = value
+    return Query(
+        statuses=frozenset(filters["status"]),
+        types=frozenset(filters["type"]),
+        outcomes=frozenset(filters["outcome"]),
+        limit=_limit(single["limit"]) if "limit" in single else None,
+        after=_job_id(single["after"]) if "after" in single else None,
+    )
+
+
+async def read_page(store: JobStore, query: Query) -> tuple[list[Job], bool]:
+    """The jobs of one page, and whether there are more beyond it.
+
+    Checkpoints:
+        After each stride of jobs that were looked at.
+    """
+    limit = query.limit or MAX_LIMIT
+    found: list[Job] = []
+    after = query.after
+    # Without a filter each job looked at is a job found.
+    stride = _STRIDE if query.filtered else limit + 1
+    while True:
+        jobs = store.page(after=after, limit=stride)
+        found += filter(query.matches, jobs)
+        if len(found) > limit or len(jobs) < stride:
+            return found[:limit], len(found) > limit
+        after = jobs[-1].id
+        await trio.lowlevel.checkpoint()
+
+
+async def stream_all(store: JobStore, query: Query) -> AsyncIterator[bytes]:
+    """All matching jobs as one JSON array, in pieces.
+
+    Jobs come and go meanwhile; each one that is there throughout is in it
+    exactly once.
+
+    Checkpoints:
+        After each piece.
+    """
+    after = query.after
+    opening = b"["
+    while True:
+        jobs = store.page(after=after, limit=_STRIDE)
+        found = listing(filter(query.matches, jobs))[1:-1]
+        if found:
+            yield opening + found
+            opening = b","
+        if len(jobs) < _STRIDE:
+            break
+        after = jobs[-1].id
+        await trio.lowlevel.checkpoint()
+    yield b"[]" if opening == b"[" else b"]"
+
+
+def _one_of(name: str, values: Iterable[str]) -> Callable[[str], str]:
+    known = tuple(values)
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise Problem(400, f"{name} must be one of {', '.join(known)}, got {value[:100]!r}")
+        return value
+
+    return check
+
+
+def _non_empty(value: str) -> str:
+    if not value:
+        raise Problem(400, "type must not be empty")
+    return value
+
+
+_FILTER_VALUES: dict[str, Callable[[str], Any]] = {
+    "status": _one_of("status", JobStatus),
+    "type": _non_empty,
+    "outcome": _one_of("outcome", Outcome),
+}
+
+
+def _limit(value: str) -> int:
+    if value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= MAX_LIMIT:
+        return int(value)
+    raise Problem(400, f"limit must be an integer from 1 to {MAX_LIMIT}, got {value[:100]!r}")
+
+
+def _job_id(value: str) -> str:
+    try:
+        return str(uuid.UUID(value))
+    except ValueError:
+        raise Problem(400, f"after must be the id of a job, got {value[:100]!r}") from None

@@ -1,0 +1,80 @@
+"""A job as JSON: what a client sees of it, whole or brief."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from trio_jobs.job import Job, JobError, JobStatus, Outcome
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    id: str
+    type: str
+    status: JobStatus
+    created_at: str
+    started_at: str | None = None
+    completed_at: str | None = None
+    outcome: Outcome | None = None
+
+
+class _Whole(_Brief, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    payload: msgspec.Raw
+    result: msgspec.Raw | None = None
+    error: JobError | None = None
+
+
+def brief(job: Job) -> bytes:
+    """The job without its payload, result and error."""
+    return _encode(_brief(job))
+
+
+def whole(job: Job) -> bytes:
+    """All of the job."""
+    result = error = None
+    if job.ending is not None:
+        error = job.ending.error
+        if job.ending.result is not None:
+            result = msgspec.Raw(job.ending.result)
+    return _encode(
+        _Whole(
+            id=job.id,
+            type=job.type,
+            status=job.status,
+            created_at=_text(job.created_at),
+            started_at=_text_or_none(job.started_at),
+            completed_at=_text_or_none(job.completed_at),
+            outcome=None if job.ending is None else job.ending.outcome,
+            payload=msgspec.Raw(job.payload),
+            result=result,
+            error=error,
+        )
+    )
+
+
+def listing(jobs: Iterable[Job]) -> bytes:
+    """An array of jobs, each of them brief."""
+    return _encode([_brief(job) for job in jobs])
+
+
+def _brief(job: Job) -> _Brief:
+    return _Brief(
+        id=job.id,
+        type=job.type,
+        status=job.status,
+        created_at=_text(job.created_at),
+        started_at=_text_or_none(job.started_at),
+        completed_at=_text_or_none(job.completed_at),
+        outcome=None if job.ending is None else job.ending.outcome,
+    )
+
+
+def _text_or_none(time: datetime | None) -> str | None:
+    return None if time is None else _text(time)
+
+
+def _text(time: datetime) -> str:
+    # Not msgspec's own conversion: that leaves out microseconds which are 0.
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

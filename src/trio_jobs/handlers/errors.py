@@ -1,0 +1,62 @@
+"""What a handler raised, as a bounded, readable text: it never raises itself."""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from trio_jobs.job import JobError
+
+# Characters, for the type's name and for the text.
+MAX_TYPE = 200
+MAX_MESSAGE = 4000
+
+# How many of the errors in a group are named.
+_MAX_NAMED = 10
+
+# NUL and the other control characters (but for tab and line feed) upset logs,
+# terminals and databases downstream; lone surrogates are not valid UTF-8.
+_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def describe_error(error: BaseException) -> JobError:
+    """The error's type and text; the text of a group names the inner ones."""
+    return JobError(
+        type=readable(type(error).__name__, MAX_TYPE), message=readable(_text(error), MAX_MESSAGE)
+    )
+
+
+def readable(text: str, limit: int) -> str:
+    """The text with unreadable characters replaced, cut to ``limit`` characters."""
+    # Cut first: the text may be of any size. One character more shows that it was cut.
+    text = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _text(error: BaseException) -> str:
+    text = _own_text(error)
+    if isinstance(error, BaseExceptionGroup):
+        inner = "; ".join(
+            f"{type(each).__name__}: {readable(_own_text(each), MAX_MESSAGE)}"
+            for each in islice(_leaves(error), _MAX_NAMED)
+        )
+        return f"{text}: {inner}"
+    return text
+
+
+def _own_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001  (the user's __str__ may raise anything)
+        return "<the error's text could not be made>"
+
+
+def _leaves(group: BaseException) -> Iterator[BaseException]:
+    # Without recursion, and one by one: groups may be nested deeper than the
+    # stack, and hold each other so often that their number has no end.
+    left = [group]
+    while left:
+        error = left.pop()
+        if isinstance(error, BaseExceptionGroup):
+            left += reversed(error.exceptions)
+        else:
+            yield error

@@ -1,0 +1,38 @@
+"""Finding a handler's function by its name, `"package.module:function"`."""
+
+import importlib
+import traceback
+
+from trio_jobs.handlers.handler import HandlerError
+
+
+def load_function(reference: str) -> object:
+    """Import what ``"package.module:qualified.name"`` names; runs the module.
+
+    Raises:
+        HandlerError: There is no such module, the module raised while it was
+            imported, or it has no such attribute: three different texts.
+    """
+    module_name, _, qualified_name = reference.partition(":")
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise HandlerError(f"no module named {error.name!r}") from error
+        raise _import_failed(module_name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _import_failed(module_name, error) from error
+    for name in qualified_name.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            raise HandlerError(f"module {module_name!r} has no {qualified_name!r}") from error
+    return found
+
+
+def _import_failed(module_name: str, error: BaseException) -> HandlerError:
+    text = traceback.format_exception_only(error)[-1].strip()
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return HandlerError(
+        f"module {module_name!r} could not be imported: {text} ({place.filename}:{place.lineno})"
+    )

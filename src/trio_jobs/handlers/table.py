@@ -1,0 +1,46 @@
+"""The table of handlers: which one processes a job of which type."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from trio_jobs.handlers.handler import Handler
+
+# The entry for every type that has none of its own.
+DEFAULT = "default"
+
+
+class UnknownTypeError(Exception):
+    """No handler for this job type.
+
+    Attributes:
+        types: The types that have one.
+    """
+
+    def __init__(self, type: str, types: tuple[str, ...]) -> None:  # noqa: A002
+        known = ", ".join(repr(name) for name in types) or "none"
+        super().__init__(f"no handler for type {type[:100]!r}; known types: {known}")
+        self.types = types
+
+
+class Handlers:
+    """Handlers by job type.
+
+    Args:
+        table: A handler for each type; the one named ``default``, if there is
+            one, is used for every type that has no entry of its own.
+    """
+
+    def __init__(self, table: Mapping[str, Handler]) -> None:
+        self.table = MappingProxyType(dict(table))
+        self._default = table.get(DEFAULT)
+
+    def find(self, type: str) -> Handler:  # noqa: A002  (the field's name)
+        """The handler for jobs of this type.
+
+        Raises:
+            UnknownTypeError: There is none, and no default.
+        """
+        handler = self.table.get(type, self._default)
+        if handler is None:
+            raise UnknownTypeError(type, tuple(sorted(self.table)))
+        return handler

@@ -1,0 +1,109 @@
+"""The job: one immutable record, where it can be in its life, and how it can end."""
+
+from contextvars import ContextVar
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+import msgspec
+
+# The job that the current task works on, for log lines written by a handler.
+# Set around each handler; tasks and threads that the handler starts inherit it.
+current_job_id: ContextVar[str | None] = ContextVar("current_job_id", default=None)
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+
+
+class Outcome(StrEnum):
+    """How a completed job ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+# Every move there is. The way back from processing is `release`: only for a
+# job whose worker is cut off as the pool ends.
+TRANSITIONS = MappingProxyType(
+    {
+        JobStatus.PENDING: frozenset({JobStatus.PROCESSING}),
+        JobStatus.PROCESSING: frozenset({JobStatus.COMPLETED, JobStatus.PENDING}),
+        JobStatus.COMPLETED: frozenset[JobStatus](),
+    }
+)
+
+
+# Structs where the rest of the project has dataclasses: a job is replaced at
+# each move, and a frozen dataclass costs ten times as much to make. Nothing in
+# them can be part of a cycle, so the garbage collector need not visit a
+# million of them.
+
+
+class JobError(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Why a job did not succeed: the exception's type and its bounded text."""
+
+    type: str
+    message: str
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How processing a job ended: what a worker records.
+
+    Attributes:
+        outcome: How it ended.
+        result: What the handler returned, as JSON; only if it succeeded.
+        error: Why it did not succeed; in every other case.
+    """
+
+    outcome: Outcome
+    result: bytes | None = None
+    error: JobError | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One unit of work; a changed job is a new object, made by the store.
+
+    Attributes:
+        id: A UUIDv7; ids sort in the order of admission.
+        type: Which handler processes it.
+        payload: What was submitted, as JSON: compact, and unable to change.
+        status: Where it is in its life.
+        created_at: When it was admitted (UTC).
+        started_at: When a worker claimed it; set from processing on.
+        completed_at: When it ended; set once completed.
+        ending: How it ended; set once completed.
+        cancel_requested: Whether a client has asked for it to be cancelled.
+    """
+
+    id: str
+    type: str
+    payload: bytes
+    created_at: datetime
+    status: JobStatus = JobStatus.PENDING
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    ending: Ending | None = None
+    cancel_requested: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that clients and handlers chose: type, payload, result and error text."""
+        size = _bytes(self.type) + len(self.payload)
+        if self.ending is not None:
+            size += len(self.ending.result or b"")
+            if self.ending.error is not None:
+                size += _bytes(self.ending.error.message)
+        return size
+
+
+def _bytes(text: str) -> int:
+    # Characters are not bytes: of some, four times as many. And no text may
+    # fail here: the store asks, and what the store raises ends the server.
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

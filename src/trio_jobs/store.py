@@ -1,0 +1,221 @@
+"""The store: every job, every change of its status, the counts. Every method is a plain `def`.
+
+A method without an await is atomic between tasks: that is why the project
+needs no locks, and why a worker that is being cancelled can still record what
+happened to its job.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from msgspec.structs import replace
+from sortedcontainers import SortedList
+
+from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus
+
+
+class StoreError(Exception):
+    """A request that the store refuses; nothing has changed."""
+
+
+class JobNotFoundError(StoreError):
+    """No such job: it was never admitted, or has been dropped since."""
+
+
+class DuplicateJobError(StoreError):
+    """A job with this id is in the store already."""
+
+
+class InvalidTransitionError(StoreError):
+    """The job's status does not allow the move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStatistics:
+    """How many jobs are where.
+
+    Attributes:
+        pending: Admitted, not yet claimed.
+        processing: Claimed by a worker.
+        completed: Ended, and still kept.
+        completed_bytes: What the completed ones hold (`Job.size`).
+    """
+
+    pending: int
+    processing: int
+    completed: int
+    completed_bytes: int
+
+
+def _ignore_claim() -> None:
+    pass
+
+
+class JobStore:
+    """All jobs, in memory; the single source of truth about them.
+
+    Finished jobs are dropped, oldest completion first, while there are more
+    than ``keep_completed`` of them or they hold more than
+    ``keep_completed_bytes``. A pending or a processing job is never dropped.
+
+    Adding, claiming, completing, releasing and looking up cost the same
+    whatever the number of jobs, kept or dropped; so does a page, whose
+    position is found by bisection.
+
+    Args:
+        now: The wall clock, as an aware UTC time.
+        keep_completed: How many finished jobs are kept at the most.
+        keep_completed_bytes: How many bytes (`Job.size`) finished jobs may
+            hold together. One that is larger by itself is not kept at all.
+        claimed: Called after each claim. Admission wakes those who wait for
+            room with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], datetime],
+        keep_completed: int,
+        keep_completed_bytes: int,
+        claimed: Callable[[], None] = _ignore_claim,
+    ) -> None:
+        self._now = now
+        self._keep_completed = keep_completed
+        self._keep_completed_bytes = keep_completed_bytes
+        self._claimed = claimed
+        self._jobs: dict[str, Job] = {}
+        # The ids in order. A dict remembers its order too, but cannot start in
+        # the middle, and walks over the gaps that dropped entries leave.
+        self._order: SortedList[str] = SortedList()
+        self._processing: set[str] = set()
+        # Oldest completion first; an OrderedDict, because taking the first key
+        # of a dict again and again walks over all that were taken before.
+        self._completed: OrderedDict[str, int] = OrderedDict()
+        self._completed_bytes = 0
+        self._released: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is now.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+        """
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobNotFoundError(f"no job {job_id!r}") from None
+
+    def add(self, job: Job) -> None:
+        """Take in a new, pending job.
+
+        Raises:
+            DuplicateJobError: A job with this id is here already.
+            InvalidTransitionError: The job is not pending.
+        """
+        if job.id in self._jobs:
+            raise DuplicateJobError(f"job {job.id!r} is in the store already")
+        if job.status is not JobStatus.PENDING:
+            raise InvalidTransitionError(
+                f"job {job.id!r} is {job.status}; only a pending job can be added"
+            )
+        self._jobs[job.id] = job
+        self._order.add(job.id)
+
+    def claim(self, job_id: str) -> Job:
+        """Compare and set, pending → processing; the caller processes the job.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is not pending, or has been released: a
+                released job is never handed out again.
+        """
+        job = self.get(job_id)
+        if job_id in self._released:
+            raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
+        self._check(job, JobStatus.PENDING, JobStatus.PROCESSING)
+        job = replace(job, status=JobStatus.PROCESSING, started_at=self._now())
+        self._jobs[job_id] = job
+        self._processing.add(job_id)
+        self._claimed()
+        return job
+
+    def complete(self, job_id: str, ending: Ending) -> Job:
+        """Record how a job ended, processing → completed; drops what is beyond the bounds.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is not processing.
+        """
+        job = self.get(job_id)
+        self._check(job, JobStatus.PROCESSING, JobStatus.COMPLETED)
+        job = replace(job, status=JobStatus.COMPLETED, completed_at=self._now(), ending=ending)
+        self._jobs[job_id] = job
+        self._processing.remove(job_id)
+        self._completed[job_id] = size = job.size
+        self._completed_bytes += size
+        while (
+            len(self._completed) > self._keep_completed
+            or self._completed_bytes > self._keep_completed_bytes
+        ):
+            self._drop(next(iter(self._completed)))
+        return job
+
+    def release(self, job_id: str) -> Job:
+        """Put back a job whose worker is cut off as the pool ends, processing → pending.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is not processing.
+        """
+        job = self.get(job_id)
+        self._check(job, JobStatus.PROCESSING, JobStatus.PENDING)
+        job = replace(job, status=JobStatus.PENDING, started_at=None)
+        self._jobs[job_id] = job
+        self._processing.remove(job_id)
+        self._released.add(job_id)
+        return job
+
+    def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+        """Up to ``limit`` jobs in order, from the first one whose id is greater than ``after``.
+
+        The job ``after`` need not be in the store (any more).
+        """
+        ids = self._order.irange(minimum=after, inclusive=(False, True))
+        return [self._jobs[job_id] for job_id in islice(ids, limit)]
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of all jobs that have not completed: those begun, those not begun."""
+        begun: list[str] = []
+        not_begun: list[str] = []
+        for job_id in self._order:
+            if self._jobs[job_id].status is not JobStatus.COMPLETED:
+                was_begun = job_id in self._processing or job_id in self._released
+                (begun if was_begun else not_begun).append(job_id)
+        return begun, not_begun
+
+    def statistics(self) -> StoreStatistics:
+        """How many jobs are where, now."""
+        return StoreStatistics(
+            pending=len(self._jobs) - len(self._processing) - len(self._completed),
+            processing=len(self._processing),
+            completed=len(self._completed),
+            completed_bytes=self._completed_bytes,
+        )
+
+    def _drop(self, job_id: str) -> None:
+        self._completed_bytes -= self._completed.pop(job_id)
+        self._order.remove(job_id)
+        del self._jobs[job_id]
+
+    @staticmethod
+    def _check(job: Job, expected: JobStatus, wanted: JobStatus) -> None:
+        if job.status is not expected or wanted not in TRANSITIONS[expected]:
+            raise InvalidTransitionError(
+                f"job {job.id!r} is {job.status}; only a {expected} job can become {wanted}"
+            )

@@ -1,0 +1,71 @@
+"""The worker: receive an id, claim its job, process it, record how it ended."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.store import InvalidTransitionError, JobNotFoundError, JobStore
+
+log = logging.getLogger(__name__)
+
+# Runs one job and says how it ended. It turns whatever the user's function
+# does into an `Ending`; what it raises is `Cancelled`, or a bug of ours.
+Process = Callable[[Job], Awaitable[Ending]]
+
+
+async def run_worker(
+    jobs: trio.MemoryReceiveChannel[str],
+    store: JobStore,
+    process: Process,
+) -> None:
+    """Process jobs one at a time until the channel ends.
+
+    An id whose job cannot be claimed is logged and passed over: whatever put
+    a second copy of it into the channel, the job does not run twice.
+
+    Args:
+        jobs: This worker's own clone of the receive channel; closed on exit.
+            It carries job ids, the store holds everything else.
+        store: Where each job is claimed and its outcome recorded.
+        process: Awaited with each claimed job.
+
+    Returns:
+        Once the send channel is closed and the buffer is empty.
+
+    Cancellation:
+        Acted on while waiting for a job and inside ``process``. A job cut
+        short is released in the store before ``Cancelled`` leaves this
+        function, so no job is left ``processing`` without a worker.
+
+    Checkpoints:
+        At least once per job.
+    """
+    worker = trio.lowlevel.current_task().name
+    with jobs:
+        async for job_id in jobs:
+            try:
+                job = store.claim(job_id)
+            except (InvalidTransitionError, JobNotFoundError) as refusal:
+                log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
+                continue
+            started = trio.current_time()
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("job_started", extra=_fields(job, worker))
+            try:
+                ending = await process(job)
+            except BaseException:  # the pool ends: cancelled, or a bug that ends the server
+                store.release(job_id)
+                raise
+            store.complete(job_id, ending)
+            level = logging.DEBUG if ending.outcome is Outcome.SUCCEEDED else logging.INFO
+            if log.isEnabledFor(level):
+                fields = _fields(job, worker, duration=trio.current_time() - started)
+                if ending.error is not None:
+                    fields["error"] = f"{ending.error.type}: {ending.error.message}"
+                log.log(level, f"job_{ending.outcome}", extra=fields)
+
+
+def _fields(job: Job, worker: str, **more: object) -> dict[str, object]:
+    return {"job_id": job.id, "job_type": job.type, "worker": worker, **more}
