@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import NOON, Parts, make_job, make_parts, noon
+from tests.support import NOON, At, Parts, make_job, make_parts, noon
 from trio_jobs.admission import (
     QueueFullError,
     ShuttingDownError,
@@ -246,20 +246,6 @@ async def test_without_any_worker_left_submissions_are_refused() -> None:
 # Cancelled clients: at every step that Trio's scheduler makes. --------------------------------
 
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope just before the n-th step of any task."""
-
-    def __init__(self, step: int, scope: trio.CancelScope) -> None:
-        self._step = step
-        self._scope = scope
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._scope.cancel()
-
-
 async def body(chunks: int) -> AsyncIterator[bytes]:
     for n in range(chunks):
         await trio.lowlevel.checkpoint()
@@ -288,15 +274,13 @@ async def run_with_hang_up_at(step: int) -> tuple[int, bool]:
     told_leaver: list[str] = []
     told_other: list[str] = []
     received: list[str] = []
-    instrument = CancelAt(step, leaver)
-    trio.lowlevel.add_instrument(instrument)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(receiver, parts.receive, received)
-        async with trio.open_nursery() as clients:
-            clients.start_soon(client, parts, told_leaver, leaver)
-            clients.start_soon(client, parts, told_other, trio.CancelScope())
-        parts.submissions.close()
-    trio.lowlevel.remove_instrument(instrument)
+    with At(step, leaver.cancel) as instrument:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver, parts.receive, received)
+            async with trio.open_nursery() as clients:
+                clients.start_soon(client, parts, told_leaver, leaver)
+                clients.start_soon(client, parts, told_other, trio.CancelScope())
+            parts.submissions.close()
 
     # All that was admitted went through the channel, once, and has its record;
     # a step is taken whole or not at all, and the client knows which.

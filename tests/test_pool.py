@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import Pool, running_pool
+from tests.support import At, Pool, running_pool
 from trio_jobs.admission import QueueFullError, ShuttingDownError
 from trio_jobs.job import Job, JobError, JobStatus, Outcome, current_job_id
 
@@ -256,6 +256,16 @@ async def test_pool_keeps_its_size_when_handlers_leave_cancel_scopes_open(
         await generator.aclose()
 
 
+async def test_job_without_a_handler_fails_and_the_pool_goes_on() -> None:
+    # HTTP refuses such a type at submission; a program that submits by itself may not.
+    async with running_pool({"meet": Meeting(2)}, workers=2) as pool:
+        bad = submit(pool, "unknown", 3)
+        good = submit(pool, "meet", 2)
+
+    assert {error_of(job).type for job in jobs(pool, bad)} == {"UnknownTypeError"}
+    assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
+
+
 async def test_exit_of_a_handler_does_not_disturb_the_drain(autojump_clock: MockClock) -> None:
     async def exit_slowly(_: object) -> NoReturn:
         await trio.sleep(5)
@@ -394,20 +404,6 @@ async def test_thread_that_is_still_running_at_the_end_is_left_behind_and_its_jo
 # Every step, every order. ---------------------------------------------------------------------
 
 
-class At(trio.abc.Instrument):
-    """Calls something just before the n-th step of any task."""
-
-    def __init__(self, step: int, action: Callable[[], None]) -> None:
-        self._step = step
-        self._action = action
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._action()
-
-
 class Scenario:
     """Clients, one of them impatient; workers; jobs that end in all ways; a drain."""
 
@@ -450,14 +446,13 @@ class Scenario:
 
     async def run(self, at: Callable[[Pool], At]) -> tuple[Pool, int]:
         handlers = {"work": self.work, "fail": self.fail, "clean_up": self.clean_up}
-        async with running_pool(handlers, workers=3, buffer_size=4) as pool:
-            instrument = at(pool)
-            trio.lowlevel.add_instrument(instrument)
-            async with trio.open_nursery() as clients:
-                clients.start_soon(self.client, pool, self.impatient)
-                clients.start_soon(self.client, pool, trio.CancelScope())
-                clients.start_soon(self.client, pool, trio.CancelScope())
-        trio.lowlevel.remove_instrument(instrument)
+        with contextlib.ExitStack() as stack:
+            async with running_pool(handlers, workers=3, buffer_size=4) as pool:
+                instrument = stack.enter_context(at(pool))  # to the end of the drain
+                async with trio.open_nursery() as clients:
+                    clients.start_soon(self.client, pool, self.impatient)
+                    clients.start_soon(self.client, pool, trio.CancelScope())
+                    clients.start_soon(self.client, pool, trio.CancelScope())
         return pool, instrument.steps
 
     def check(self, pool: Pool) -> None:
@@ -518,7 +513,7 @@ async def test_whatever_step_the_drain_begins_at_every_accepted_job_completes() 
 
 
 @given(st.random_module(), st.integers(1, 5), st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 async def test_every_job_is_processed_once_in_every_order(
     random_module: object, workers: int, buffer_size: int
 ) -> None:

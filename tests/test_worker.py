@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import SUCCEEDED, Parts, make_job, make_parts, noon
+from tests.support import SUCCEEDED, At, Parts, make_job, make_parts, noon
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.store import JobStore
 from trio_jobs.worker import Process, run_worker
@@ -318,6 +318,34 @@ async def test_deadline_that_passes_during_the_drain_releases_what_is_left(
     assert statuses(parts) == {JobStatus.COMPLETED: 4, JobStatus.PENDING: 6}
     begun, not_begun = parts.store.unfinished()
     assert (len(begun), len(not_begun)) == (2, 4)
+
+
+async def run_with_cancellation_at(step: int) -> int:
+    """Some jobs and workers, cancelled at a step; returns how many steps there were."""
+    parts = make_parts()
+    channel = parts.receive.clone()
+    processed: list[str] = []
+    with trio.CancelScope() as scope, At(step, scope.cancel) as instrument:
+        async with workers(3, parts, recording(processed)):
+            submit(parts, 8)
+            parts.submissions.close()
+
+    # An id is in the channel exactly as long as nobody has claimed its job.
+    left = [job_id async for job_id in channel]
+    begun, not_begun = parts.store.unfinished()
+    assert left == not_begun
+    assert len(processed) + len(left) == 8
+    assert set(begun) <= set(processed)
+    assert statuses(parts)[JobStatus.PROCESSING] == 0
+    return instrument.steps
+
+
+@pytest.mark.interleavings(10)
+async def test_whatever_step_workers_are_cancelled_at_the_channel_and_the_store_agree() -> None:
+    steps = await run_with_cancellation_at(step=0)
+
+    for step in range(1, steps + 1):
+        await run_with_cancellation_at(step)
 
 
 async def test_others_run_between_jobs_that_never_wait() -> None:
