@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.payload import PayloadSchemas, make_schemas
 
 # The entry for every type that has none of its own.
 DEFAULT = "default"
@@ -44,3 +45,18 @@ class Handlers:
         if handler is None:
             raise UnknownTypeError(type, tuple(sorted(self.table)))
         return handler
+
+    @property
+    def need_processes(self) -> bool:
+        """Whether any of them runs in a child process."""
+        return any(handler.run is Run.PROCESS for handler in self.table.values())
+
+    def schemas(self, *, ref_template: str = "#/$defs/{name}") -> PayloadSchemas:
+        """The JSON schema of each type's payload.
+
+        Args:
+            ref_template: How a schema refers to one of the components, given
+                its name.
+        """
+        types = {name: handler.payload_type for name, handler in self.table.items()}
+        return make_schemas(types, ref_template=ref_template)
