@@ -1,0 +1,29 @@
+"""The configuration: read once at start-up, checked completely, frozen from then on.
+
+Command line over environment over file over default. A wrong value or an unknown name in any of
+them is refused, also where another one would have overridden it.
+"""
+
+from trio_jobs.config.describe import describe
+from trio_jobs.config.load import load_config
+from trio_jobs.config.messages import ConfigError
+from trio_jobs.config.settings import (
+    Config,
+    HandlerConfig,
+    HttpConfig,
+    LoggingConfig,
+    PoolConfig,
+    StoreConfig,
+)
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "HandlerConfig",
+    "HttpConfig",
+    "LoggingConfig",
+    "PoolConfig",
+    "StoreConfig",
+    "describe",
+    "load_config",
+]

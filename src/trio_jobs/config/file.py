@@ -1,0 +1,88 @@
+"""The file: ``config.toml``, or whatever it is called."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from trio_jobs.config.keys import KEYS, KEYS_BY_PATH, keys_of
+from trio_jobs.config.messages import ConfigError, cut, nearest, shown, shown_name
+from trio_jobs.config.settings import HandlerConfig
+
+_HANDLERS: Final = "handlers"
+
+
+def read_file(path: Path) -> tuple[dict[str, object], dict[str, HandlerConfig] | None]:
+    """Read and check a whole file.
+
+    Returns:
+        Its values by path (``pool.workers``), and its handlers by job type, if it has the table.
+
+    Raises:
+        ConfigError: It cannot be read, is not TOML, or anything in it is wrong or unknown.
+    """
+    file = str(path) if str(path).isprintable() else repr(str(path))
+    values: dict[str, object] = {}
+    handlers = None
+    for section, table in _parse(path, file).items():
+        if section not in KEYS and section != _HANDLERS:
+            known = nearest(section, [*KEYS, _HANDLERS, *KEYS_BY_PATH])
+            raise ConfigError(
+                f"{file}: {shown_name(section)} is not a section, the nearest known name is {known}"
+            )
+        if not isinstance(table, dict):
+            # Not the items of an array of tables: one of them may be a secret.
+            got = "an array" if isinstance(table, list) else shown(table)
+            raise ConfigError(f"{file}: {section} must be a table [{section}], got {got}")
+        if section == _HANDLERS:
+            handlers = _read_handlers(table, file)
+        else:
+            values |= _read_section(section, table, file)
+    return values, handlers
+
+
+def _parse(path: Path, file: str) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # Windows' editors begin a file with a BOM
+    except OSError as error:
+        raise ConfigError(f"{file}: must be a readable file, got: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ConfigError(f"{file}: must be UTF-8, got byte 0x{byte:02x} in line {line}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: must be TOML, got: {cut(str(error))}") from error
+    except ValueError as error:  # int() says so, not tomllib
+        raise ConfigError(f"{file}: must be TOML, got: an integer of too many digits") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file}: must be TOML, got: arrays or tables nested too deep") from error
+
+
+def _read_section(section: str, table: Mapping[str, object], file: str) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, value in table.items():
+        key = KEYS[section].get(name)
+        if key is None:
+            known = nearest(f"{section}.{name}", KEYS_BY_PATH)
+            raise ConfigError(
+                f"{file}: {section}.{shown_name(name)} is not a setting, the nearest is {known}"
+            )
+        values[key.path] = key.convert(value, where=f"{file}: {key.path}")
+    return values
+
+
+def _read_handlers(table: Mapping[str, object], file: str) -> dict[str, HandlerConfig]:
+    # A server that refuses every job is a mistake; the demonstration runs without the table.
+    if not table:
+        raise ConfigError(f"{file}: [handlers] must name at least one handler, got none")
+    if "" in table:
+        raise ConfigError(f"{file}: [handlers] takes non-empty job types, got ''")
+    call = keys_of(_HANDLERS, HandlerConfig)["call"]
+    handlers: dict[str, HandlerConfig] = {}
+    for job_type, value in table.items():
+        where = f"{file}: handlers.{shown_name(job_type)}"
+        settings: dict[str, Any] = {call.name: call.convert(value, where=where)}
+        handlers[job_type] = HandlerConfig(**settings)
+    return handlers

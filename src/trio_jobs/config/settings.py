@@ -1,0 +1,109 @@
+"""Every setting: its type, range and default, each in exactly one place.
+
+To add a key, add one field. Its section and name make the key of the file and the name of the
+environment variable; its annotation makes the check and the text of a refusal, in which
+``Meta(description=...)`` says what a value is, in words that fit after "must be". The default
+None makes a key optional. ``field(repr=False)`` makes it a secret, which is shown nowhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+# Bounded, because what waits on them is not: a timer thread raises OverflowError above some
+# 292 years, and infinity would be a server that cannot be stopped. NaN is in no range.
+Seconds = Annotated[float, Meta(ge=0, le=604_800, description="a number of seconds")]
+# Zero would close each connection before its first request.
+PositiveSeconds = Annotated[float, Meta(ge=0.1, le=604_800, description="a number of seconds")]
+# No control characters and no lone surrogates (what an environment variable that is not UTF-8
+# turns into): such a value could be written into no log line and no TOML file.
+Text = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+\Z",
+        description="a non-empty string without control characters",
+    ),
+]
+_NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+FunctionName = Annotated[
+    str,
+    Meta(
+        pattern=rf"\A{_NAME}:{_NAME}\Z",
+        description="a function's name like 'package.module:function'",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """The workers and the channel that feeds them."""
+
+    workers: Annotated[int, Meta(ge=1, le=100_000)] = 10
+    buffer_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 100
+    grace_period: Seconds = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """The front door: addresses and limits."""
+
+    # What an address may look like is for the front door to say.
+    bind: Annotated[tuple[Text, ...], Meta(min_length=1)] = ("127.0.0.1:8080",)
+    max_body_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
+    keep_alive_timeout: PositiveSeconds = 10.0
+    graceful_timeout: Seconds = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """How many finished jobs are remembered; 0 remembers none."""
+
+    keep_completed: Annotated[int, Meta(ge=0, le=10_000_000)] = 10_000
+    keep_completed_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 268_435_456
+    max_result_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingConfig:
+    """What is logged, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerConfig:
+    """The function that processes the jobs of one type, not yet imported."""
+
+    call: FunctionName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration. Two are equal when their settings are, wherever they came from.
+
+    Attributes:
+        handlers: By job type; None without a ``[handlers]`` table, never empty.
+        source: The file that was read, as it was named; None if there was none.
+        warnings: One line each, for the caller to log once logging is set up.
+    """
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    handlers: Mapping[str, HandlerConfig] | None = None
+    source: Path | None = field(default=None, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+# The sections whose keys have fixed names. [handlers] is not among them: its keys are job types.
+SECTIONS: Final[Mapping[str, type[Any]]] = {
+    "pool": PoolConfig,
+    "http": HttpConfig,
+    "store": StoreConfig,
+    "logging": LoggingConfig,
+}

@@ -1,0 +1,110 @@
+"""Structured logs: an event and its fields, through stdlib logging, on one stream.
+
+Every module logs as ``log.info("job_failed", extra={"job_id": job.id})``. What libraries log or
+warn about, and what fails in a thread or a finalizer, comes out in the same form and by the same
+way: Python itself would write it to standard error, and wait when nobody reads that.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+
+from trio_jobs.logs.lines import RENDERERS, Render, event_record
+from trio_jobs.logs.writer import LogWriter
+
+__all__ = ["Logs", "start_logging"]
+
+log = logging.getLogger(__name__)
+
+
+class Logs:
+    """The log of this process, once it has been started."""
+
+    def __init__(self, writer: LogWriter, render: Render) -> None:
+        self._writer = writer
+        self._render = render
+
+    def flush(self, *, seconds: float) -> bool:
+        """Wait until the lines logged so far are written; False if that takes longer.
+
+        Blocks the thread, so it is for the end of the program. Lines may still be logged
+        afterwards; those that are not flushed when the process ends are lost.
+        """
+        return self._writer.flush_within(seconds)
+
+    def write_final(
+        self,
+        logger: str,
+        level: int,
+        events: Iterable[tuple[str, Mapping[str, object]]],
+        *,
+        seconds: float,
+    ) -> bool:
+        """Write lines that must not be dropped, after those logged so far.
+
+        They do not go through the queue. Half of the time is for what is queued, the rest for
+        these. Blocks the thread, so it is for the end of the program.
+
+        Args:
+            logger: The name that the lines carry.
+            level: Theirs as well; they are written whatever the log's own level is.
+            events: Each an event and its fields. A line keeps 2,000 characters of a field, or
+                fewer if there are many: name many jobs in many lines.
+            seconds: The longest this may take.
+
+        Returns:
+            Whether all of them were written.
+        """
+        records = (event_record(logger, level, event, fields) for event, fields in events)
+        return self._writer.write_within(records, seconds)
+
+    def render(self, logger: str, event: str, stack: str = "") -> bytes:
+        """A critical line, in this log's format, for whoever has to write it past all this."""
+        return self._render(event_record(logger, logging.CRITICAL, event, {}, stack=stack))
+
+    def close(self, *, seconds: float) -> None:
+        """Undo ``start_logging``, after a flush; for tests and embedding programs.
+
+        The command only flushes: with no handler left, logging itself would write to standard
+        error, and wait.
+        """
+        root = logging.getLogger()
+        root.removeHandler(self._writer)
+        root.setLevel(logging.WARNING)
+        logging.captureWarnings(capture=False)
+        threading.excepthook = threading.__excepthook__
+        sys.unraisablehook = sys.__unraisablehook__
+        self._writer.close_within(seconds)
+
+
+def start_logging(level: str, line_format: str, *, fd: int = 2) -> Logs:
+    """Send all log lines of ``level`` and above to ``fd``.
+
+    Before Quart makes its logger: it adds a handler of its own when it finds none.
+
+    Args:
+        level: A name that logging knows: ``DEBUG``, ``INFO``, …
+        line_format: ``text`` or ``json``.
+        fd: Written to as it is now, whatever becomes of the number.
+    """
+    render = RENDERERS[line_format]
+    writer = LogWriter(fd, render)
+    root = logging.getLogger()
+    root.addHandler(writer)
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _log_thread_error
+    sys.unraisablehook = _log_unraisable_error
+    return Logs(writer, render)
+
+
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        thread = args.thread.name if args.thread is not None else None
+        log.error("thread_failed", extra={"thread_name": thread}, exc_info=args.exc_value)
+
+
+def _log_unraisable_error(args: "sys.UnraisableHookArgs") -> None:
+    fields = {"cause": args.err_msg or "exception ignored", "where": args.object}
+    log.error("exception_ignored", extra=fields, exc_info=args.exc_value)

@@ -1,0 +1,211 @@
+"""`main`: opens the channel and the nurseries, starts N workers, serves, and stops in order.
+
+The only place where the parts meet: everything else gets what it needs as arguments.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+
+import trio
+from quart_trio import QuartTrio
+
+from trio_jobs.admission import DrainRate, Submissions
+from trio_jobs.api import PoolStatus, create_app
+from trio_jobs.config import Config
+from trio_jobs.handlers import Handlers, Processor
+from trio_jobs.ids import Uuid7
+from trio_jobs.logs import Logs
+from trio_jobs.server import Limits, Listeners, serve
+from trio_jobs.stop import Stop
+from trio_jobs.store import JobStore
+from trio_jobs.worker import run_worker
+
+log = logging.getLogger(__name__)
+
+# Seconds that naming the unfinished jobs may take when nobody reads the log.
+_NAMING_SECONDS = 0.5
+
+# Ids a line, 37 characters each: a log line keeps 2,000 of a field.
+_IDS_PER_LINE = 50
+
+
+async def main(
+    config: Config, handlers: Handlers, listeners: Listeners, stop: Stop, logs: Logs
+) -> int:
+    """Serve until a signal asks to stop; everything is over when this returns.
+
+    Args:
+        config: The settings, unpacked here.
+        handlers: The users' functions.
+        listeners: Bound, not yet listening.
+        stop: Says when to stop, and sees to it that the process does.
+        logs: Where the unfinished jobs are named.
+
+    Returns:
+        The exit status: 0, nothing was left; 1, something was left or broke.
+
+    Cancellation:
+        Everything ends at once; jobs cut short are released.
+    """
+    now = partial(datetime.now, UTC)
+    send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
+    rate = DrainRate()
+    store = JobStore(
+        now=now,
+        keep_completed=config.store.keep_completed,
+        keep_completed_bytes=config.store.keep_completed_bytes,
+        claimed=rate.note_claim,
+    )
+    submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
+    process = Processor(
+        handlers, workers=config.pool.workers, max_result_bytes=config.store.max_result_bytes
+    )
+
+    def pool_status() -> PoolStatus:
+        return PoolStatus(
+            status="shutting down" if submissions.closed else "ready",
+            workers=config.pool.workers,
+            busy=store.statistics().processing,
+            buffered=send.statistics().current_buffer_used,
+            buffer_size=config.pool.buffer_size,
+            oldest_running_seconds=process.oldest_running_seconds(),
+        )
+
+    app = create_app(
+        submissions,
+        store,
+        handlers,
+        pool_status=pool_status,
+        max_body_bytes=config.http.max_body_bytes,
+        shutdown_retry_after=max(1, math.ceil(config.pool.grace_period)),
+    )
+    ending = trio.Event()  # set by the first signal, and when HTTP fails
+    pool_ended = trio.Event()
+    http = _Http(app, listeners, _limits(config), ending=ending, closing=pool_ended)
+    stop.unfinished = lambda: (f"{event} {ids}" for event, ids in _unfinished(store))
+    stop.connect()
+    crashed = False
+
+    async with trio.open_nursery() as server:  # HTTP outlives the pool
+        try:
+            async with trio.open_nursery() as pool:
+                for n in range(config.pool.workers):
+                    clone = receive.clone()
+                    pool.start_soon(run_worker, clone, store, process, name=f"worker-{n}")
+                receive.close()  # the workers hold the clones
+                server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)
+                await server.start(http.run, stop)
+                await ending.wait()
+                log.info("draining", extra={"buffered": send.statistics().current_buffer_used})
+                submissions.close()  # the only send end: POST answers 503, workers drain and end
+                pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
+        except BaseException as error:
+            if trio.current_effective_deadline() == -math.inf:
+                raise  # not the pool: the whole server is being cancelled
+            # A bug of ours has ended the pool: stop, and never accept without processing.
+            crashed = True
+            stop.arm_after_crash()
+            log.critical("pool_failed", exc_info=_unwrapped(error))
+        submissions.close()
+        unfinished = list(_unfinished(store))
+        logs.write_final(
+            __name__,
+            logging.ERROR,
+            ((event, {"job_ids": ids}) for event, ids in unfinished),
+            seconds=_NAMING_SECONDS,
+        )
+        pool_ended.set()
+        await http.ended.wait()
+        server.cancel_scope.cancel()  # nobody is left who could be asked to stop
+    status = 1 if crashed or http.failed or unfinished else 0
+    log.info("stopped", extra={"status": status})
+    return status
+
+
+class _Http:
+    """The front door's task, which outlives its own failure: jobs in the pool go on."""
+
+    def __init__(
+        self,
+        app: QuartTrio,
+        listeners: Listeners,
+        limits: Limits,
+        *,
+        ending: trio.Event,
+        closing: trio.Event,
+    ) -> None:
+        self._app = app
+        self._listeners = listeners
+        self._limits = limits
+        self._ending = ending
+        self._closing = closing
+        self.failed = False
+        self.ended = trio.Event()
+
+    async def run(
+        self, stop: Stop, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until the pool has ended. A failure is logged, and begins the end."""
+        started = False
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    partial(
+                        serve,
+                        self._app,
+                        self._listeners,
+                        limits=self._limits,
+                        closing=self._closing,
+                    )
+                )
+                started = True
+                task_status.started()
+        except Exception as error:
+            if not started:
+                raise
+            self.failed = True
+            stop.arm_after_crash(draining=not self._closing.is_set())
+            log.critical("http_failed", exc_info=_unwrapped(error))
+            self._ending.set()
+        finally:
+            self.ended.set()
+
+
+async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope) -> None:
+    await stop.requested()
+    ending.set()
+    await stop.insisted()
+    pool.cancel()
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_body_bytes=config.http.max_body_bytes,
+        keep_alive_timeout=config.http.keep_alive_timeout,
+        graceful_timeout=config.http.graceful_timeout,
+    )
+
+
+def _grace_ends(stop: Stop, grace_period: float) -> float:
+    """When the grace period is over, by Trio's clock: it began at the signal."""
+    began = stop.at if stop.at is not None else time.monotonic()
+    return trio.current_time() + grace_period - (time.monotonic() - began)
+
+
+def _unfinished(store: JobStore) -> Iterator[tuple[str, str]]:
+    """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
+    interrupted, not_started = store.unfinished()
+    for event, job_ids in (("jobs_interrupted", interrupted), ("jobs_not_started", not_started)):
+        for start in range(0, len(job_ids), _IDS_PER_LINE):
+            yield event, ",".join(job_ids[start : start + _IDS_PER_LINE])
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """The error inside the groups that nurseries put around a single one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,277 @@
+"""One request and its answer: the ASGI side of a connection.
+
+The application runs in the connection's own task. ``receive`` reads from the socket in the task
+that calls it and ``send`` writes to it, so nothing is queued between the two, and an application
+that wants to know when its client leaves has only to wait in ``receive``.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import h11
+import trio
+from hypercorn.utils import suppress_body
+
+from .body import Body
+from .http11 import ClientLeftError, HeaderList
+from .problems import RefusedError
+from .target import parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .connection import Connection
+    from .shared import Message, Shared
+
+log = logging.getLogger(__name__)
+
+# How many bytes of later requests are read while waiting for the client to leave.
+_LOOK_AHEAD = 65_536
+
+
+class Exchange:
+    """Made for each request, and run once."""
+
+    __slots__ = (
+        "_answered",
+        "_begun",
+        "_body_given",
+        "_connection",
+        "_http",
+        "_shared",
+        "_start",
+        "_watch",
+        "body",
+        "gone",
+        "scope",
+        "size",
+        "status",
+    )
+
+    def __init__(self, shared: Shared, connection: Connection, request: h11.Request) -> None:
+        """Take a request's head apart.
+
+        Raises:
+            RefusedError: It is not for this server, or not to be answered.
+        """
+        http = connection.http
+        self._shared = shared
+        self._connection = connection
+        self._http = http
+        self._start: Message | None = None  # kept back until the first part of the body
+        self._begun = False  # something of the answer has been sent
+        self._answered = False  # all of it
+        self._body_given = False
+        self._watch: trio.CancelScope | None = None
+        self.gone = False  # the client has left
+        self.status: int | None = None
+        self.size = 0
+
+        version = request.http_version
+        if version[:2] != b"1.":
+            raise RefusedError(505, "this server speaks HTTP/1.1 and HTTP/1.0", malformed=True)
+        method = request.method.decode("ascii").upper()
+        http.head_only = method == "HEAD"
+        target = parse_target(method, request.target)
+        headers: HeaderList = list(request.headers)
+        http.check_head_length(request.target, headers)
+        if target.host is not None:
+            headers = [pair for pair in headers if pair[0] != b"host"]
+            headers.append((b"host", target.host))
+        self.body = Body(connection, shared.limits, _body_length(version, headers))
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": version.decode("ascii"),
+            "method": method,
+            "scheme": "https" if http.ssl else "http",
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query,
+            "root_path": "",
+            "headers": headers,
+            "client": http.client,
+            "server": http.server,
+            "state": shared.state.copy(),
+            "extensions": {"trio_jobs.body": self.body},
+        }
+        shared.guard.check(method, target.path, headers, loopback=connection.loopback)
+
+    async def run(self) -> None:
+        """Have the application answer.
+
+        Returns:
+            Once the application has. The answer may be incomplete: the
+            connection then is in no state for another request.
+
+        Raises:
+            RefusedError: What the application has left to the front door:
+                limits that the body broke, and 500 for its own errors.
+        """
+        if self.scope["path"] == "*":
+            await self.send({"type": "http.response.start", "status": 204, "headers": []})
+            await self.send({"type": "http.response.body"})
+            return
+        try:
+            await self._shared.app(self.scope, self.receive, self.send)
+        except BaseException as error:  # noqa: BLE001 - the boundary around one request
+            # Also what an application should not raise must not end the server.
+            refusal = self._blame(error)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if refusal is not None and not self._begun:
+                raise refusal from None
+        else:
+            if not self._answered and not self.gone and not self._http.eof:
+                log.error("request_not_answered", extra=self._fields())
+                if not self._begun:
+                    raise _internal_error()
+
+    async def receive(self) -> Message:
+        """ASGI's ``receive``.
+
+        After the body it waits for the client to leave, or for the answer's
+        end, and returns ``http.disconnect``.
+
+        Raises:
+            RefusedError: The body breaks a limit; see ``Body``.
+
+        Cancellation:
+            Takes nothing from the body: the next call goes on.
+
+        Checkpoints:
+            Only if it has to wait for the client.
+        """
+        body = self.body
+        if not self._body_given:
+            if body.whole is not None:
+                self._body_given = True
+                return {"type": "http.request", "body": body.whole, "more_body": False}
+            try:
+                part, more = await body.read()
+            except ClientLeftError:
+                self.gone = True
+                return {"type": "http.disconnect"}
+            self._body_given = not more
+            return {"type": "http.request", "body": part, "more_body": more}
+        if not self._answered:
+            with trio.CancelScope() as self._watch:
+                await self._wait_gone()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's ``send``.
+
+        Raises:
+            ClientLeftError: An ``OSError``, as ASGI asks: the client has left.
+            RuntimeError: The message is out of order.
+
+        Cancellation:
+            An answer that is cut off is not taken up again: the connection
+            closes.
+
+        Checkpoints:
+            For each message but ``http.response.start``, which is sent
+            together with the first part of the body.
+        """
+        kind = message["type"]
+        if kind == "http.response.start" and self._start is None:
+            self._start = message
+            self.status = int(message["status"])
+        elif kind == "http.response.body" and self._start is not None and not self._answered:
+            await self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        elif kind != "http.response.body" or not self._answered:
+            raise RuntimeError(f"unexpected ASGI message {kind!r}")
+
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
+        assert self._start is not None and self.status is not None  # noqa: S101, PT018
+        connection = self._http.connection
+        out: list[bytes] = []
+        if not self._begun:
+            headers = [(bytes(n), bytes(v).strip()) for n, v in self._start.get("headers", ())]
+            out.append(self._http.head_of_answer(self.status, headers))
+            self._begun = True
+        if data and not suppress_body(self.scope["method"], self.status):
+            self.size += len(data)
+            out.append(connection.send(h11.Data(data=data)))
+        if not more:
+            out.append(connection.send(h11.EndOfMessage()))
+            self._answered = True
+            if self._watch is not None:
+                self._watch.cancel()
+        try:
+            await self._connection.send_all(b"".join(out), more=more)
+        except ClientLeftError:
+            self.gone = True
+            raise
+
+    async def _wait_gone(self) -> None:
+        try:
+            while not self._http.eof:
+                if self._http.ahead() > _LOOK_AHEAD:
+                    # A client that sends so much ahead is there; how it leaves, ``send`` will tell.
+                    await trio.sleep_forever()
+                self._http.feed(await self._connection.receive_some())
+        except ClientLeftError:
+            self.gone = True
+
+    def _blame(self, error: BaseException) -> RefusedError | None:
+        """What to answer after the application has raised; logs what is its own fault.
+
+        The type alone does not tell: an application can raise ``Cancelled``
+        that it has kept from elsewhere, and what it raises while it is being
+        cancelled is still a fault.
+        """
+        errors = [
+            leaf
+            for leaf in _leaves(error)
+            if not isinstance(leaf, (ClientLeftError, trio.Cancelled))
+        ]
+        for leaf in errors:
+            if isinstance(leaf, RefusedError):
+                return leaf
+        if not errors and (self.gone or trio.current_effective_deadline() == -inf):
+            return None
+        log.error("request_failed", exc_info=error, extra=self._fields())
+        return _internal_error()
+
+    def _fields(self) -> dict[str, str]:
+        return {
+            "method": self.scope["method"],
+            "path": self.scope["path"],
+            "client": self._connection.client_name,
+        }
+
+
+def _internal_error() -> RefusedError:
+    return RefusedError(500, "internal error; the server's log says more")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _body_length(version: bytes, headers: HeaderList) -> int | None:
+    """What ``Content-Length`` says, 0 without it; None for a body in chunks."""
+    length: int | None = None
+    chunked = False
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = True
+    if not chunked:
+        return length or 0
+    if length is not None or version < b"1.1":
+        # Two readers of such a request may see two different bodies in it, and the second of them
+        # a request that nobody sent (RFC 9112, 6.1).
+        raise RefusedError(
+            400, "Transfer-Encoding with Content-Length, or in HTTP/1.0", malformed=True
+        )
+    return None

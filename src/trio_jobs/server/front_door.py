@@ -1,0 +1,177 @@
+"""The accept loop and the order of closing."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+
+from .connection import Connection, Stream
+from .descriptors import connection_cap, raise_limit
+from .guard import Guard
+from .lifespan import lifespan
+from .limits import Limits
+from .quiet import Quiet
+from .shared import App, Shared, hypercorn_config
+from .warm_up import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .sockets import Bound, Listeners
+
+log = logging.getLogger("trio_jobs.server")
+
+# Out of descriptors (or of what else accept() needs), the loop tries again after so long.
+_ACCEPT_RETRY = 0.1
+
+
+async def serve(
+    app: App,
+    listeners: Listeners,
+    *,
+    closing: trio.Event,
+    limits: Limits | None = None,
+    allowed_hosts: Iterable[str] = (),
+    token: str | None = None,
+    open_path: str = "",
+    access_log: bool = False,
+    warm_up_path: str | None = None,
+    task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an ASGI application until ``closing`` is set, then end within ``graceful_timeout``.
+
+    Args:
+        app: Called once for each request, in its connection's task.
+        listeners: From ``bind_sockets``; closed when this function is left.
+        closing: Set by the caller when the server is to end. Until then new
+            connections are accepted.
+        limits: See ``Limits``.
+        allowed_hosts: Names for ``Host`` beside those of the listeners and of
+            the loopback interface. Looked at only on loopback listeners.
+        token: Ask for this bearer token.
+        open_path: Needs no token; see ``Guard``.
+        access_log: Log one line for each request.
+        warm_up_path: Requested once, in memory, before anyone is let in: what
+            is imported by the first request, is then there, also in a process
+            that is out of descriptors.
+        task_status: Told the listeners' URLs once clients are let in.
+
+    Returns:
+        When the listeners and all connections are closed.
+
+    Raises:
+        BindError: Another process listens on one of the addresses by now.
+
+    Cancellation:
+        Closes everything at once.
+    """
+    limits = limits or Limits()
+    own_names = [name for bound in listeners.bound for name in bound.names]
+    shared = Shared(
+        app=app,
+        limits=limits,
+        guard=Guard(allowed_hosts=[*allowed_hosts, *own_names], token=token, open_path=open_path),
+        access_log=access_log,
+        config=hypercorn_config(limits),
+        wrapper=ASGIWrapper(app),
+    )
+    try:
+        async with lifespan(shared):
+            if warm_up_path is not None:
+                await warm_up(shared, warm_up_path)
+            await FrontDoor(shared, listeners).run(closing, task_status)
+    finally:
+        listeners.close()
+
+
+class FrontDoor:
+    """All connections of a server. Every method runs in the event loop's thread."""
+
+    def __init__(self, shared: Shared, listeners: Listeners) -> None:
+        self._shared = shared
+        self._limits = shared.limits
+        self._listeners = listeners
+        # Accept loops add, each connection's task removes itself, the stop reads.
+        self._connections: set[Connection] = set()
+        self._room = trio.lowlevel.ParkingLot()  # accept loops that have found it full
+        self._emptied: trio.Event | None = None  # made by the stop, set by the last connection
+        limit = raise_limit(connections=self._limits.max_connections)
+        self._cap = connection_cap(wanted=self._limits.max_connections, limit=limit)
+        self._full = Quiet("connection_limit_reached")
+        self._exhausted = Quiet("cannot_accept")
+
+    async def run(self, closing: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+        """Listen, and serve until ``closing``; then the order of ``design.md``."""
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                self._listeners.listen(send_timeout=self._limits.send_timeout)
+                for bound in self._listeners.bound:
+                    accepting.start_soon(self._accept, bound, connections)
+                self._announce()
+                task_status.started(self._listeners.urls)
+                await closing.wait()
+                accepting.cancel_scope.cancel()
+            self._listeners.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Idle connections end at once, the others after their answer or the time for it."""
+        await self._shared.context.terminated.set()
+        for connection in self._connections:
+            connection.finish()
+        if self._connections:
+            self._emptied = trio.Event()
+            with trio.move_on_after(self._limits.graceful_timeout):
+                await self._emptied.wait()
+        for connection in self._connections:
+            log.warning("connection_cut", extra={"client": connection.client_name})
+            connection.abort()
+
+    async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
+        while True:
+            while len(self._connections) >= self._cap:
+                self._full.warn(limit=self._cap)
+                await self._room.park()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                # Whatever it is, a client must not end the server by it. Nothing tells when a
+                # descriptor comes free, so there is no way but to try again.
+                self._exhausted.warn(cause=str(error), url=bound.url)
+                await trio.sleep(_ACCEPT_RETRY)
+                continue
+            connection = Connection(self._shared, self._encrypted(stream), loopback=bound.loopback)
+            self._connections.add(connection)
+            nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            self._room.unpark()
+            if self._emptied is not None and not self._connections:
+                self._emptied.set()
+
+    def _encrypted(self, stream: trio.SocketStream) -> Stream:
+        tls = self._listeners.tls
+        if tls is None:
+            return stream
+        return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+
+    def _announce(self) -> None:
+        for bound in self._listeners.bound:
+            log.info(f"Running on {bound.url}")  # the one line that people look for
+            if bound.public and not self._shared.guard.asks_for_token:
+                log.warning(
+                    "listening_to_anyone",
+                    extra={
+                        "url": bound.url,
+                        "meaning": "whoever can reach this address can use the server: "
+                        "set http.token_file, or bind to 127.0.0.1",
+                    },
+                )

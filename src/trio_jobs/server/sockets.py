@@ -1,0 +1,221 @@
+"""The listening sockets: bound before anything else starts, listening last, removed at the end."""
+
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from .addresses import TCPAddress, UnixAddress, parse_address
+
+_BACKLOG = 1024
+_UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_REASONS = {
+    errno.EADDRINUSE: "the address is already in use",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "permission denied",
+}
+
+
+class BindError(OSError):
+    """A socket could not be bound; the text is one line that names the address."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """One socket, with what the front door has to know about it.
+
+    Attributes:
+        socket: Bound and non-blocking. ``Listeners`` closes it.
+        url: For people, with the real port.
+        loopback: Only this machine can reach it, by TCP: browsers included.
+        public: Other machines may be able to reach it.
+        names: What clients may call this address in ``Host``.
+        path: The file of a Unix socket, else None.
+        identity: That file's device and inode, else None.
+    """
+
+    socket: socket.socket
+    url: str
+    loopback: bool = False
+    public: bool = False
+    names: tuple[str, ...] = ()
+    path: str | None = None
+    identity: tuple[int, int] | None = None
+
+
+class Listeners:
+    """The bound sockets, and the certificate for them if there is one."""
+
+    def __init__(self, bound: Sequence[Bound], tls: ssl.SSLContext | None) -> None:
+        self.bound = tuple(bound)
+        self.tls = tls
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where clients find the server, with the real ports."""
+        return tuple(bound.url for bound in self.bound)
+
+    def listen(self, *, send_timeout: float) -> None:
+        """Let clients in. Accepted sockets inherit the options set here.
+
+        Args:
+            send_timeout: Seconds after which the kernel gives up a client
+                that acknowledges nothing, where it has an option for that.
+
+        Raises:
+            BindError: Another process bound the same port and was the first
+                to listen.
+        """
+        for bound in self.bound:
+            if bound.path is None and hasattr(socket, "TCP_USER_TIMEOUT"):
+                milliseconds = max(1, int(send_timeout * 1000))
+                bound.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            try:
+                bound.socket.listen(_BACKLOG)
+            except OSError as error:
+                raise _bind_error(bound.url, error) from None
+
+    def close(self) -> None:
+        """Close the sockets and remove the files of Unix sockets. May be called again."""
+        for bound in self.bound:
+            bound.socket.close()
+            if bound.path is not None and _identity(bound.path) == bound.identity:
+                Path(bound.path).unlink(missing_ok=True)
+
+
+def bind_sockets(addresses: Sequence[str], *, tls: ssl.SSLContext | None = None) -> Listeners:
+    """Bind every address, or none.
+
+    A host name is resolved (this may block) and bound at each address it has.
+    TCP sockets don't listen yet: a client is refused until ``serve`` runs.
+    A Unix socket does, since a second server can tell a live owner from a
+    stale file only by connecting.
+
+    Args:
+        addresses: As in ``http.bind``.
+        tls: From ``load_certificate``; clients then have to speak TLS.
+
+    Raises:
+        AddressError: One of them cannot be understood.
+        BindError: One of them cannot be bound.
+    """
+    parsed = [parse_address(text) for text in addresses]
+    scheme = "http" if tls is None else "https"
+    with ExitStack() as undo:
+        bound: list[Bound] = []
+        for address in parsed:
+            if isinstance(address, UnixAddress):
+                new = [_bind_unix(address)]
+            else:
+                new = _bind_tcp(address, scheme)
+            undo.callback(Listeners(new, None).close)
+            bound += new
+        undo.pop_all()
+    return Listeners(bound, tls)
+
+
+def _bind_tcp(address: TCPAddress, scheme: str) -> list[Bound]:
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        raise BindError(f"cannot bind {address}: no such host ({error})") from None
+    port = address.port
+    bound: list[Bound] = []
+    missing: BindError | None = None
+    for family, kind, protocol, _, sockaddr in dict.fromkeys(found):
+        try:
+            # A name's second address gets the port that the system chose for its first.
+            sock = _open_tcp(family, kind, protocol, (sockaddr[0], port, *sockaddr[2:]))
+        except OSError as error:
+            missing = _bind_error(str(address), error)
+            if error.errno in _UNAVAILABLE:
+                continue  # "localhost" has an IPv6 address also where IPv6 is switched off
+            Listeners(bound, None).close()
+            raise missing from None
+        host, port = sock.getsockname()[:2]
+        local = ip_address(host.partition("%")[0]).is_loopback
+        real = TCPAddress(host=host, port=port)
+        names = (str(address), str(real))
+        url = f"{scheme}://{real}"
+        bound.append(Bound(socket=sock, url=url, loopback=local, public=not local, names=names))
+    if not bound and missing is not None:
+        raise missing
+    return bound
+
+
+def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        # A restart must not wait for the last connections of the process before it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Else "[::]:80" and "0.0.0.0:80" could not stand side by side.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(sockaddr)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(address: UnixAddress) -> Bound:
+    _remove_stale(address)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode has to be right from the first moment, so chmod would come too late.
+    umask = os.umask(0o177)
+    try:
+        sock.bind(address.path)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _bind_error(str(address), error) from None
+    finally:
+        os.umask(umask)
+    sock.setblocking(False)
+    identity = _identity(address.path)
+    return Bound(socket=sock, url=str(address), path=address.path, identity=identity)
+
+
+def _remove_stale(address: UnixAddress) -> None:
+    """Remove the file of a socket that nobody listens on; refuse to touch anything else."""
+    path = Path(address.path)
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing there; if it is worse, bind() will say so
+    if not stat.S_ISSOCK(mode):
+        raise BindError(f"cannot bind {address}: the file exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # An owner whose backlog is full answers "try again": it is alive.
+        probe.setblocking(False)
+        outcome = probe.connect_ex(address.path)
+    if outcome == errno.ECONNREFUSED:
+        path.unlink(missing_ok=True)
+    elif outcome != errno.ENOENT:
+        reason = errno.EADDRINUSE if outcome in {0, errno.EAGAIN} else outcome
+        raise _bind_error(str(address), OSError(reason, os.strerror(reason)))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - one call for both numbers
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _bind_error(address: str, error: OSError) -> BindError:
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return BindError(f"cannot bind {address}: {reason}")

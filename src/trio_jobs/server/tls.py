@@ -1,0 +1,30 @@
+"""TLS: the certificate, read before anything starts."""
+
+import ssl
+
+from .addresses import AddressError
+
+
+def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
+    """A context for a server: TLS 1.2 and newer, HTTP/1.1 only.
+
+    Raises:
+        AddressError: The files cannot be read, or do not belong together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Clients that could speak HTTP/2 learn here that this server does not.
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certfile, keyfile, password=_no_password)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AddressError(
+            f"cannot use certfile {certfile!r} with keyfile {keyfile!r}: {reason}"
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    # Without this, OpenSSL asks on the terminal, and a server started by a service manager hangs.
+    raise ValueError("the key is protected by a password")

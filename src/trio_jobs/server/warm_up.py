@@ -1,0 +1,35 @@
+"""One request through the whole stack, in memory, before the first client.
+
+Quart and the libraries below it import modules when they first need them. In a process that has
+run out of descriptors by then, the first request would fail, and with it every one after it.
+"""
+
+import logging
+import socket
+from dataclasses import replace
+
+import trio
+
+from .connection import Connection
+from .shared import Shared
+
+log = logging.getLogger("trio_jobs.server")
+
+_SECONDS = 10.0
+
+
+async def warm_up(shared: Shared, path: str) -> None:
+    """Request ``path`` once and throw the answer away. A failure is logged and no more."""
+    ours, theirs = (
+        trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair()
+    )
+    connection = Connection(replace(shared, access_log=False), ours, loopback=False)
+    with trio.move_on_after(_SECONDS):
+        async with theirs, trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            await theirs.send_all(request.encode("ascii"))
+            async for _ in theirs:
+                pass
+            return
+    log.warning("warm_up_too_slow", extra={"path": path, "seconds": _SECONDS})

@@ -1,0 +1,65 @@
+"""What keeps a process from ending: its Trio tasks and its threads, and where each stands.
+
+Read from a thread beside the event loop, while everything goes on: best effort. No source lines
+are looked up, because reading files may be what hangs.
+"""
+
+import itertools
+import sys
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from types import FrameType
+
+import trio
+
+# The innermost frames say where a task or thread hangs.
+MAX_FRAMES = 25
+
+# Reading this many takes some 50 ms, and the report has half a second.
+MAX_TASKS = 5_000
+
+
+def tasks_in_the_way(root: trio.lowlevel.Task) -> Iterator[tuple[str, str]]:
+    """Each task below ``root`` and its stack; tasks that stand at the same place together."""
+    places: Counter[tuple[str, str]] = Counter()
+    for task in itertools.islice(_tasks_below(root), MAX_TASKS):
+        places[f"task {task.name}", _stack(task.iter_await_frames())] += 1
+    return _together(places)
+
+
+def threads_in_the_way() -> Iterator[tuple[str, str]]:
+    """Each Python thread but the calling one, and its stack."""
+    names = {
+        thread.ident: f"thread {thread.name}" + (" (daemon)" if thread.daemon else "")
+        for thread in threading.enumerate()
+    }
+    places: Counter[tuple[str, str]] = Counter()
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            frames = reversed(list(traceback.walk_stack(frame)))
+            places[names.get(ident, f"thread {ident}"), _stack(frames)] += 1
+    return _together(places)
+
+
+def _tasks_below(root: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+    """Parents first: with very many tasks, the pool comes before what its handlers started."""
+    parents = deque([root])
+    while parents:
+        # child_nurseries is a copy, child_tasks a frozenset: neither changes while it is read.
+        for nursery in parents.popleft().child_nurseries:
+            yield from nursery.child_tasks
+            parents.extend(nursery.child_tasks)
+
+
+def _stack(frames: Iterable[tuple[FrameType, int]]) -> str:
+    return "\n".join(
+        f'File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_qualname}'
+        for frame, line in deque(frames, maxlen=MAX_FRAMES)
+    )
+
+
+def _together(places: Counter[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for (name, stack), count in places.items():
+        yield (name if count == 1 else f"{name} (and {count - 1} more like it)"), stack
