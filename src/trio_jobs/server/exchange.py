@@ -8,6 +8,7 @@ that wants to know when its client leaves has only to wait in ``receive``.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -123,19 +124,20 @@ class Exchange:
             await self.send({"type": "http.response.start", "status": 204, "headers": []})
             await self.send({"type": "http.response.body"})
             return
+        refusal: RefusedError | None = None
         try:
             await self._shared.app(self.scope, self.receive, self.send)
-        except BaseException as error:  # noqa: BLE001 - the boundary around one request
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - the boundary around one request
             # Also what an application should not raise must not end the server.
             refusal = self._blame(error)
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if refusal is not None and not self._begun:
-                raise refusal from None
         else:
-            if not self._answered and not self.gone and not self._http.eof:
+            if not self._answered and not self.gone:
                 log.error("request_not_answered", extra=self._fields())
-                if not self._begun:
-                    raise _internal_error()
+                refusal = _internal_error()
+        # What was caught above may have been this task's cancellation.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if refusal is not None and not self._begun:
+            raise refusal
 
     async def receive(self) -> Message:
         """ASGI's ``receive``.
@@ -166,7 +168,8 @@ class Exchange:
             return {"type": "http.request", "body": part, "more_body": more}
         if not self._answered:
             with trio.CancelScope() as self._watch:
-                await self._wait_gone()
+                await self._wait_end()
+            self.gone = not self._answered
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -215,15 +218,14 @@ class Exchange:
             self.gone = True
             raise
 
-    async def _wait_gone(self) -> None:
-        try:
+    async def _wait_end(self) -> None:
+        """Wait until the client closes the connection, or its side of it."""
+        with suppress(ClientLeftError):
             while not self._http.eof:
                 if self._http.ahead() > _LOOK_AHEAD:
                     # A client that sends so much ahead is there; how it leaves, ``send`` will tell.
                     await trio.sleep_forever()
                 self._http.feed(await self._connection.receive_some())
-        except ClientLeftError:
-            self.gone = True
 
     def _blame(self, error: BaseException) -> RefusedError | None:
         """What to answer after the application has raised; logs what is its own fault."""
