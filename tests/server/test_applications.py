@@ -291,6 +291,36 @@ async def test_a_client_that_has_closed_its_side_still_learns_that_nobody_answer
         assert b" 500 " in await server.exchange(post(b"hello"))
 
 
+@pytest.mark.parametrize("kind", ["receive", "receive early", "send", "send to HEAD"])
+async def test_an_application_that_goes_on_for_ever_does_not_hold_up_others(kind: str) -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await answer(send)
+        elif kind.startswith("receive"):
+            while True:
+                await receive()
+        else:
+            if kind == "send":
+                await answer(send)
+            else:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    async with served(app, limits=Limits(graceful_timeout=0.05)) as server:
+        client = await server.connect()
+        data = {
+            "receive early": post(bytes(100_000))[:-1],
+            "send to HEAD": get(method="HEAD"),
+        }
+        await client.send(data.get(kind, get()))
+        await client.stream.send_eof()
+
+        for _ in range(5):
+            assert (await server.request(get("/other"))).status == 200
+
+
 async def test_an_error_before_the_first_part_of_the_body_is_still_a_500() -> None:
     @http_only
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:

@@ -152,7 +152,7 @@ class Exchange:
             Takes nothing from the body: the next call goes on.
 
         Checkpoints:
-            Only if it has to wait for the client.
+            Unless the body is there.
         """
         body = self.body
         if not self._body_given:
@@ -163,6 +163,7 @@ class Exchange:
                 part, more = await body.read()
             except ClientLeftError:
                 self.gone = True
+                await trio.lowlevel.checkpoint()
                 return {"type": "http.disconnect"}
             self._body_given = not more
             return {"type": "http.request", "body": part, "more_body": more}
@@ -170,6 +171,8 @@ class Exchange:
             with trio.CancelScope() as self._watch:
                 await self._wait_end()
             self.gone = not self._answered
+        # Some applications ask again and again, whatever they are told.
+        await trio.lowlevel.checkpoint()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -185,7 +188,8 @@ class Exchange:
 
         Checkpoints:
             For each message but ``http.response.start``, which is sent
-            together with the first part of the body.
+            together with the first part of the body, and a last one that
+            has nothing to add.
         """
         kind = message["type"]
         if kind == "http.response.start" and self._start is None:
@@ -193,7 +197,9 @@ class Exchange:
             self.status = int(message["status"])
         elif kind == "http.response.body" and self._start is not None and not self._answered:
             await self._send_body(message.get("body", b""), more=message.get("more_body", False))
-        elif kind != "http.response.body" or not self._answered:
+        elif kind == "http.response.body" and self._answered:
+            await trio.lowlevel.checkpoint()  # nobody is waiting for more
+        else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
@@ -212,11 +218,15 @@ class Exchange:
             self._answered = True
             if self._watch is not None:
                 self._watch.cancel()
-        try:
-            await self._connection.send_all(b"".join(out))
-        except ClientLeftError:
-            self.gone = True
-            raise
+        if out := [piece for piece in out if piece]:
+            try:
+                await self._connection.send_all(b"".join(out))
+            except ClientLeftError:
+                self.gone = True
+                raise
+        elif more:
+            # An endless answer to HEAD sends nothing; others must have their turn all the same.
+            await trio.lowlevel.checkpoint()
 
     async def _wait_end(self) -> None:
         """Wait until the client closes the connection, or its side of it."""
