@@ -390,6 +390,47 @@ async def test_closed_log_costs_neither_service_nor_stop(tmp_path: Path) -> None
         assert ledger(tmp_path) == ["job"]
 
 
+# Standard error is a full disk from the start on; only the address is told.
+FULL_LOG = """
+import os
+import sys
+import trio
+import trio_jobs.main
+
+told = os.dup(2)
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+serve = trio_jobs.main.serve
+
+async def serve_and_tell(*arguments, task_status, **settings):
+    async with trio.open_nursery() as nursery:
+        urls = await nursery.start(lambda task_status: serve(
+            *arguments, task_status=task_status, **settings))
+        os.write(told, f"Running on {urls[0]}\\n".encode())
+        task_status.started(urls)
+
+trio_jobs.main.serve = serve_and_tell
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+async def test_log_on_a_full_disk_costs_neither_service_nor_stop(tmp_path: Path) -> None:
+    config = configuration("fail", "at_the_gate", workers=2, grace_period=60)
+    command = (sys.executable, "-c", FULL_LOG)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config, command=command) as server:
+            await server.submit("fail", "nobody will read this")
+            await server.submit("at_the_gate", "job")
+            gate.open()
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["job"]
+            assert len(server.lines) == 1
+
+
 # Failures of our own
 
 # What stands before the command, to put a fault into it.
