@@ -13,7 +13,7 @@ from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.slow_steps import Suspect
-from trio_jobs.handlers.table import Handlers
+from trio_jobs.handlers.table import Handlers, UnknownTypeError
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
 
@@ -77,7 +77,10 @@ class Processor:
         """
         if job.cancel_requested:
             return CANCELLED
-        handler = self._handlers.find(job.type)
+        try:
+            handler = self._handlers.find(job.type)
+        except UnknownTypeError as error:
+            return Ending(outcome=Outcome.FAILED, error=describe_error(error))
         token = current_job_id.set(job.id)
         self._running[job.id] = running = RunningJob(job, timeout=handler.timeout)
         try:
