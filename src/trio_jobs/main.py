@@ -164,7 +164,7 @@ async def main(
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
     status = 1 if crash is not None or http.failed or unfinished else 0
-    log.info("stopped", extra={"status": status})
+    log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status
 
 
