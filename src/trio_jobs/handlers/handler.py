@@ -108,8 +108,13 @@ class Handler:
         Raises:
             TypeError: It returned an awaitable: a plain wrapper around an async
                 function looks like a plain one.
+            RuntimeError: It raised ``StopIteration``, which would turn into
+                this, with less to say, in any coroutine on its way.
         """
-        result = self.call(payload)
+        try:
+            result = self.call(payload)
+        except StopIteration as error:
+            raise RuntimeError("the function raised StopIteration") from error
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()

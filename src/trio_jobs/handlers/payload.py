@@ -115,8 +115,8 @@ def make_schemas(
 
 
 def _custom_schema(type: PayloadType) -> dict[str, object]:  # noqa: A002
-    if type is object:  # as in dict[str, object]
-        return {}
+    if type is object:  # as in dict[str, object]; msgspec takes an empty schema for none
+        return {"description": "any JSON value"}
     raise TypeError(f"{type!r} cannot be made from JSON")
 
 

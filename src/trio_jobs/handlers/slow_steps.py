@@ -13,7 +13,7 @@ hard limit to report.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -62,54 +62,68 @@ class SlowSteps(trio.abc.Instrument):
     Args:
         activity: Knows which jobs run.
         limit: Seconds from which on a step is too long.
+        clock: Seconds that pass also while the event loop is blocked.
     """
 
-    def __init__(self, activity: Activity, *, limit: float) -> None:
+    def __init__(
+        self, activity: Activity, *, limit: float, clock: Callable[[], float] = perf_counter
+    ) -> None:
         self._activity = activity
         self._limit = limit
+        self._clock = clock
         self._reports = _Reports()
         self._closer_look: _CloserLook | None = None
-        self._began = perf_counter()
+        self._began = clock()
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
         """Begin a stretch."""
         self._activity.forget_ended()
-        self._began = perf_counter()
+        self._began = self._clock()
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
         """End it."""
-        now = perf_counter()
+        now = self._clock()
         if self._closer_look is not None:
             if now >= self._closer_look.until:
                 trio.lowlevel.remove_instrument(self._closer_look)
                 self._closer_look = None
         elif now - self._began >= self._limit:
             suspects = [*self._activity.ended_here(), *self._activity.running_here()]
-            self._reports.report(suspects, seconds=now - self._began)
+            self._reports.report(suspects, seconds=now - self._began, now=now)
             if len(suspects) > 1:
-                self._closer_look = _CloserLook(self._activity, self._reports, self._limit)
+                self._closer_look = _CloserLook(
+                    self._activity, self._reports, limit=self._limit, clock=self._clock
+                )
                 trio.lowlevel.add_instrument(self._closer_look)
 
 
 class _CloserLook(trio.abc.Instrument):
     """Times every single step, for a minute."""
 
-    def __init__(self, activity: Activity, reports: "_Reports", limit: float) -> None:
+    def __init__(
+        self,
+        activity: Activity,
+        reports: "_Reports",
+        *,
+        limit: float,
+        clock: Callable[[], float],
+    ) -> None:
         self._activity = activity
         self._reports = reports
         self._limit = limit
+        self._clock = clock
         self._job_id: str | None = None
-        self._began = perf_counter()
+        self._began = clock()
         self.until = self._began + _MINUTE
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._activity.forget_ended()
         self._job_id = task.context.get(current_job_id)
-        self._began = perf_counter()
+        self._began = self._clock()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        seconds = perf_counter() - self._began
-        if seconds < self._limit:
+        now = self._clock()
+        if now - self._began < self._limit:
             return
         # The step was of a job's task, or children's, if it was so when it
         # began or is so now; or the whole job took place in it.
@@ -118,7 +132,7 @@ class _CloserLook(trio.abc.Instrument):
         if job_id is not None:
             suspects += self._activity.running_here()
             suspects = [suspect for suspect in suspects if suspect.job_id == job_id]
-        self._reports.report(suspects, seconds=seconds)
+        self._reports.report(suspects, seconds=now - self._began, now=now)
 
 
 class _Reports:
@@ -127,14 +141,13 @@ class _Reports:
     def __init__(self) -> None:
         self._written: dict[str, float] = {}  # when, by the handler's name
 
-    def report(self, suspects: Sequence[Suspect], *, seconds: float) -> None:
+    def report(self, suspects: Sequence[Suspect], *, seconds: float, now: float) -> None:
         """Report a handler, or that it was one of several."""
         fields: dict[str, object] = {"seconds": round(seconds, 3), "advice": _ADVICE}
         match suspects:
             case []:
                 pass
             case [Suspect(handler=handler) as suspect]:
-                now = perf_counter()
                 if now - self._written.get(handler, -_MINUTE) >= _MINUTE:
                     self._written[handler] = now
                     log.warning("event_loop_blocked", extra=suspect._asdict() | fields)
