@@ -1,4 +1,4 @@
-"""Plain functions for the tests to run in child processes. Light to import, for the children's sake."""
+"""Plain functions for tests to run in child processes; light to import, for the children's sake."""
 
 import os
 import signal
@@ -12,6 +12,8 @@ from typing import NoReturn
 
 @dataclass
 class Pair:
+    """A payload."""
+
     left: int
     right: int
 
@@ -62,7 +64,7 @@ def unserialisable(_payload: object) -> object:
 
 
 def open_sockets(_payload: object) -> list[str]:
-    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()]
+    links = [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in _descriptors()]
     return [link for link in links if link.startswith("socket:")]
 
 

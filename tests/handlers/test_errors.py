@@ -5,7 +5,9 @@ import pytest
 from trio_jobs.handlers.errors import MAX_MESSAGE, MAX_TYPE, describe_error
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
+    """Has no text."""
+
     def __str__(self) -> str:
         raise SystemExit(1)
 
@@ -17,13 +19,12 @@ class Unprintable(Exception):
         (KeyError("k"), "KeyError", "'k'"),
         (AssertionError(), "AssertionError", ""),
         (SystemExit(3), "SystemExit", "3"),
-        (Unprintable(), "Unprintable", "<the error's text could not be made>"),
+        (UnprintableError(), "UnprintableError", "<the error's text could not be made>"),
         (ValueError("a\x00b\x1b[1m\ud800\tc\nd"), "ValueError", "a�b�[1m�\tc\nd"),
         (
             ExceptionGroup("two", [ValueError("a"), ExceptionGroup("in", [KeyError("b")])]),
             "ExceptionGroup",
-            "two (2 sub-exceptions): ValueError: a;"
-            " ExceptionGroup: in (1 sub-exception): KeyError: 'b'",
+            "two (2 sub-exceptions): ValueError: a; KeyError: 'b'",
         ),
     ],
 )

@@ -18,11 +18,15 @@ def plain_function(payload: object) -> object:
 
 
 class AsyncObject:
+    """Called like an async function."""
+
     async def __call__(self, payload: object) -> object:
         return payload
 
 
 class PlainObject:
+    """Called like a plain function."""
+
     def __call__(self, payload: object) -> object:
         return payload
 

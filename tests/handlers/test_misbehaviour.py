@@ -1,4 +1,4 @@
-"""Whatever a handler raises or does: its job has failed, the worker lives, the pool keeps its size."""
+"""Whatever a handler does: its job has failed, the worker lives, the pool keeps its size."""
 
 import asyncio
 import sys
@@ -17,12 +17,14 @@ WORKERS = 3
 kept: list[trio.Cancelled] = []
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
+    """Has no text."""
+
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
-class TwoArguments(Exception):
+class TwoArgumentsError(Exception):
     """Cannot be made again from its args, as pickle would."""
 
     def __init__(self, one: object, two: object) -> None:
@@ -91,14 +93,14 @@ ASYNC = {
     "StopAsyncIteration": (raiser(StopAsyncIteration()), "StopAsyncIteration", ""),
     "asyncio.CancelledError": (raiser(asyncio.CancelledError()), "CancelledError", ""),
     "unprintable": (
-        raiser(Unprintable()),
-        "Unprintable",
+        raiser(UnprintableError()),
+        "UnprintableError",
         "<the error's text could not be made>",
     ),
     "unprintable inside": (
-        raiser(ExceptionGroup("group", [Unprintable()])),
+        raiser(ExceptionGroup("group", [UnprintableError()])),
         "ExceptionGroup",
-        "group (1 sub-exception): Unprintable: <the error's text could not be made>",
+        "group (1 sub-exception): UnprintableError: <the error's text could not be made>",
     ),
     "SystemExit": (raiser(SystemExit(0)), "SystemExit", "0"),
     "KeyboardInterrupt": (raiser(KeyboardInterrupt()), "KeyboardInterrupt", ""),
@@ -151,11 +153,11 @@ def return_an_awaitable(_payload: object) -> object:
 
 
 def raise_unprintable(_payload: object) -> None:
-    raise Unprintable
+    raise UnprintableError
 
 
 def raise_two_arguments(_payload: object) -> None:
-    raise TwoArguments(1, lambda: None)
+    raise TwoArgumentsError(1, lambda: None)
 
 
 AWAITABLE = "a plain function returned an awaitable; make it an async function"
@@ -165,8 +167,8 @@ PLAIN = {
     "KeyboardInterrupt": (raise_keyboard_interrupt, "KeyboardInterrupt", ""),
     "coroutine": (return_a_coroutine, "TypeError", AWAITABLE),
     "awaitable": (return_an_awaitable, "TypeError", AWAITABLE),
-    "unprintable": (raise_unprintable, "Unprintable", "<the error's text could not be made>"),
-    "unpicklable": (raise_two_arguments, "TwoArguments", "('cannot be pickled', 1, "),
+    "unprintable": (raise_unprintable, "UnprintableError", "<the error's text could not be made>"),
+    "unpicklable": (raise_two_arguments, "TwoArgumentsError", "('cannot be pickled', 1, "),
 }
 
 

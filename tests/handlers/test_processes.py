@@ -1,4 +1,4 @@
-"""Handlers in child processes: on the real clock, and by what they do, never by how long they take."""
+"""Handlers in child processes: on the real clock, by what they do, not by how long it takes."""
 
 import math
 import multiprocessing
@@ -34,11 +34,16 @@ async def processes() -> AsyncIterator[Processes]:
         yield processes
 
 
+def entered(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.pid")]
+
+
 async def wait_for_pids(folder: Path, count: int = 1) -> list[int]:
-    """Wait until so many processes have entered; those that this test started."""
-    while len(found := [int(path.stem) for path in folder.glob("*.pid")]) < count:
+    """Wait until so many processes have entered."""
+    # Another process has no event to set here.
+    while len(entered(folder)) < count:  # noqa: ASYNC110
         await trio.sleep(0.005)
-    return found
+    return entered(folder)
 
 
 def is_alive(pid: int) -> bool:
@@ -50,7 +55,7 @@ def is_alive(pid: int) -> bool:
 
 
 async def wait_until_dead(pid: int) -> None:
-    while is_alive(pid):
+    while is_alive(pid):  # noqa: ASYNC110  (nor has one that has been killed)
         await trio.sleep(0.005)
 
 
@@ -92,9 +97,9 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     assert len({ending.result for ending in endings if ending is not None}) == 2
 
 
-async def test_none_is_left_when_the_block_has_ended(processes: Processes) -> None:
-    async with open_processes(1) as others:
-        await process(in_process(tasks.pid), processes=others)
+async def test_none_is_left_when_the_block_has_ended() -> None:
+    async with open_processes(1) as processes:
+        await process(in_process(tasks.pid), processes=processes)
         assert multiprocessing.active_children()
 
     assert not multiprocessing.active_children()
@@ -341,7 +346,7 @@ async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
 
 
 async def test_a_process_that_does_not_end_well_hides_nothing_else() -> None:
-    with pytest.raises(KeyError, match="mine"):
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012  (how the block ends is the test)
         async with open_processes(1) as processes:
             await process(in_process(tasks.leave_a_thread_behind), processes=processes)
             raise KeyError("mine")
@@ -374,7 +379,7 @@ async def test_no_process_survives_a_killed_server(function: str, tmp_path: Path
     program = tmp_path / "server.py"
     program.write_text(SERVER)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
         [sys.executable, program, function, quoted(tmp_path)], env=environment
     ) as server:
         try:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import suppress
 
 import pytest
 import trio
@@ -86,10 +87,8 @@ async def test_a_handler_that_returns_after_its_time_limit_has_timed_out(
     autojump_clock: MockClock,
 ) -> None:
     async def swallow(_payload: object) -> str:
-        try:
+        with suppress(trio.Cancelled):
             await trio.sleep_forever()
-        except trio.Cancelled:
-            pass
         return "late"
 
     ending = await process(Handler.of(swallow, timeout=1))
@@ -181,10 +180,8 @@ async def test_a_cancelled_job_completes_when_its_handler_has_unwound(
 
 async def test_a_handler_that_swallows_its_cancel_ends_as_cancelled() -> None:
     async def swallow(_payload: object) -> str:
-        try:
+        with suppress(trio.Cancelled):
             await trio.sleep_forever()
-        except trio.Cancelled:
-            pass
         return "all the same"
 
     processor = make_processor({"test": Handler.of(swallow)})
@@ -352,10 +349,8 @@ async def test_as_the_pool_ends_the_handler_is_cancelled_and_the_job_released() 
 
 async def test_a_value_returned_as_the_pool_ends_is_recorded() -> None:
     async def handler(_payload: object) -> str:
-        try:
+        with suppress(trio.Cancelled):
             await trio.sleep_forever()
-        except trio.Cancelled:
-            pass
         return "saved"
 
     async with running_pool({"test": handler}) as pool:

@@ -21,6 +21,8 @@ async def ending_with(result: object, *, max_result_bytes: int = 1_000_000) -> E
 
 @dataclass
 class Answer:
+    """A result."""
+
     text: str
 
 

@@ -1,7 +1,7 @@
 """A handler that blocks the event loop is reported, by name. On a clock that the handlers move."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -32,7 +32,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def block(clock: Clock) -> Callable[[object], object]:
+def block(clock: Clock) -> Callable[[float], Awaitable[None]]:
     """An async handler that blocks for the seconds in its payload, before it first waits."""
 
     async def block(payload: float) -> None:

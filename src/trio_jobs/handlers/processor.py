@@ -81,7 +81,7 @@ class Processor:
         token = current_job_id.set(job.id)
         self._running[job.id] = running = RunningJob(job, timeout=handler.timeout)
         try:
-            return await self._run(handler, running)
+            return await self._run_in_scope(handler, running)
         except BaseException as error:
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
@@ -141,61 +141,58 @@ class Processor:
             if handler.run is Run.ASYNC
         ]
 
+    async def _run_in_scope(self, handler: Handler, running: RunningJob) -> Ending:
+        # The scope is also what keeps one that the handler has opened and not
+        # closed (an async generator that yields inside of one) from staying the
+        # worker's: when that is cancelled it would end the pool, silently.
+        with trio.CancelScope() as scope:
+            if handler.run is not Run.THREAD:
+                running.scope = scope
+            return await self._run(handler, running)
+        raise CutShortError
+
     async def _run(self, handler: Handler, running: RunningJob) -> Ending:
         if handler.run is Run.PROCESS:
             encoded = await self._run_in_process(handler, running)
             return running.end() or Ending(outcome=Outcome.SUCCEEDED, result=encoded)
         payload = handler.decode(running.job.payload)
+        running.start_clock()
         if handler.run is Run.THREAD:
-            result = await self._run_in_thread(handler, payload, running)
+            result = await self._run_in_thread(handler, payload, running.job)
+        elif handler.takes_context:
+            result = await call_with_context(handler.call, payload, running.job)
         else:
-            result = await self._run_here(handler, payload, running)
-        # Encoding comes after the end: its time is not the handler's.
+            result = await handler.call(payload)
+        # The end comes first: encoding is not the handler's time.
         return running.end() or Ending(
             outcome=Outcome.SUCCEEDED,
             result=encode_result(result, max_bytes=self._max_result_bytes),
         )
 
-    async def _run_here(self, handler: Handler, payload: object, running: RunningJob) -> object:
-        with trio.CancelScope() as running.scope:
-            running.start_clock()
-            if handler.takes_context:
-                return await call_with_context(handler.call, payload, running.job)
-            return await handler.call(payload)
-        raise CutShortError
-
-    async def _run_in_thread(
-        self, handler: Handler, payload: object, running: RunningJob
-    ) -> object:
+    async def _run_in_thread(self, handler: Handler, payload: object, job: Job) -> object:
         # A thread cannot be interrupted, and there are never more than N jobs
-        # at a time: cancel and time limit only decide, and the slot stays taken
-        # until the thread returns. So no scope of the job's own: only the
-        # pool's end leaves the thread behind, which must not outlast the grace
-        # period.
-        running.start_clock()
+        # at a time. So a cancel and the time limit do not reach this (the job's
+        # scope is not theirs to cancel): they decide, and the slot stays taken
+        # until the thread returns. Only the pool's end leaves it behind, since
+        # nothing may outlast the grace period.
         try:
             return await trio.to_thread.run_sync(
                 handler.call_plain,
                 payload,
-                thread_name=f"job {running.job.id}",
+                thread_name=f"job {job.id}",
                 abandon_on_cancel=True,
                 limiter=self._threads,
             )
         except trio.Cancelled:
             if trio.current_effective_deadline() == -math.inf:
-                log.warning(
-                    "thread_still_running",
-                    extra={"job_id": running.job.id, "job_type": running.job.type},
-                )
+                log.warning("thread_still_running", extra={"job_id": job.id, "job_type": job.type})
             raise
 
     async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes:
-        assert self._processes is not None  # noqa: S101  (checked at the start)
-        with trio.CancelScope() as running.scope:
-            return await self._processes.run(
-                handler.name,
-                running.job.payload,
-                max_result_bytes=self._max_result_bytes,
-                started=running.start_clock,
-            )
-        raise CutShortError
+        assert self._processes is not None  # noqa: S101  (for the type checker: checked above)
+        return await self._processes.run(
+            handler.name,
+            running.job.payload,
+            max_result_bytes=self._max_result_bytes,
+            started=running.start_clock,
+        )
