@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import running_pool
-from trio_jobs.handlers import Handler, open_processes
+from trio_jobs.handlers import Handler, Processes
 from trio_jobs.job import Job, Outcome
 
 WORKERS = 3
@@ -235,7 +235,7 @@ async def test_a_handler_in_a_process_harms_nothing_but_its_job() -> None:
     handlers = {kind: Handler.of(handler, run="process") for kind, (handler, _, _) in PLAIN.items()}
 
     async with (
-        open_processes(1) as processes,
+        Processes(1) as processes,
         running_pool({**handlers, "meet": Meeting()}, workers=WORKERS, processes=processes) as pool,
     ):
         submit = pool.parts.submissions.submit

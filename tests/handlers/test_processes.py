@@ -17,9 +17,16 @@ import trio_parallel
 from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers import tasks
-from tests.handlers.support import make_processor, process
+from tests.handlers.support import (
+    children_of,
+    is_alive,
+    make_processor,
+    process,
+    wait_for_pids,
+    wait_until_dead,
+)
 from tests.support import make_job, running_pool
-from trio_jobs.handlers import Handler, Processes, open_processes
+from trio_jobs.handlers import Handler, Processes
 from trio_jobs.handlers.processes import ProcessDiedError
 from trio_jobs.job import Ending, JobStatus, Outcome
 
@@ -30,33 +37,8 @@ def in_process(function: Callable[..., object], *, timeout: float | None = None)
 
 @pytest.fixture
 async def processes() -> AsyncIterator[Processes]:
-    async with open_processes(1) as processes:
+    async with Processes(1) as processes:
         yield processes
-
-
-def entered(folder: Path) -> list[int]:
-    return [int(path.stem) for path in folder.glob("*.pid")]
-
-
-async def wait_for_pids(folder: Path, count: int = 1) -> list[int]:
-    """Wait until so many processes have entered."""
-    # Another process has no event to set here.
-    while len(entered(folder)) < count:  # noqa: ASYNC110
-        await trio.sleep(0.005)
-    return entered(folder)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"  # a zombie runs no more; it waits to be reaped
-
-
-async def wait_until_dead(pid: int) -> None:
-    while is_alive(pid):  # noqa: ASYNC110  (nor has one that has been killed)
-        await trio.sleep(0.005)
 
 
 def quoted(path: Path) -> bytes:
@@ -81,7 +63,7 @@ async def test_jobs_share_a_process_of_its_own_kind(processes: Processes) -> Non
 async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     tmp_path: Path,
 ) -> None:
-    async with open_processes(2) as processes:
+    async with Processes(2) as processes:
         assert not multiprocessing.active_children()
 
         async with running_pool(
@@ -98,7 +80,7 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
 
 
 async def test_none_is_left_when_the_block_has_ended() -> None:
-    async with open_processes(1) as processes:
+    async with Processes(1) as processes:
         await process(in_process(tasks.pid), processes=processes)
         assert multiprocessing.active_children()
 
@@ -272,9 +254,10 @@ class FakeContext:
 
 async def test_a_process_that_is_hit_by_a_signal_while_it_starts_is_started_again() -> None:
     context = FakeContext(dying=2)
-    handler = in_process(tasks.pid)
+    processes = Processes(1)
+    processes._context = context
 
-    ending = await process(handler, processes=Processes(context, 1))
+    ending = await process(in_process(tasks.pid), processes=processes)
 
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"1")
     assert context.calls == ["ready", "ready", "ready", "run_handler"]
@@ -282,9 +265,11 @@ async def test_a_process_that_is_hit_by_a_signal_while_it_starts_is_started_agai
 
 async def test_processes_that_never_start_fail_the_job() -> None:
     context = FakeContext(dying=100)
+    processes = Processes(1)
+    processes._context = context
 
     with pytest.raises(ProcessDiedError, match="no process could be started for the job: each was"):
-        await Processes(context, 1).run("m:f", b"", max_result_bytes=1, started=lambda: None)
+        await processes.run("m:f", b"", max_result_bytes=1, started=lambda: None)
 
     assert context.calls == ["ready"] * 3
 
@@ -338,7 +323,7 @@ async def test_a_process_finds_modules_where_the_server_does(
 async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with open_processes(1) as processes:
+    async with Processes(1) as processes:
         await process(in_process(tasks.leave_a_thread_behind), processes=processes)
 
     assert not multiprocessing.active_children()
@@ -347,7 +332,7 @@ async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
 
 async def test_a_process_that_does_not_end_well_hides_nothing_else() -> None:
     with pytest.raises(KeyError, match="mine"):  # noqa: PT012  (how the block ends is the test)
-        async with open_processes(1) as processes:
+        async with Processes(1) as processes:
             await process(in_process(tasks.leave_a_thread_behind), processes=processes)
             raise KeyError("mine")
 
@@ -358,11 +343,11 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import make_processor
 from tests.support import make_job
-from trio_jobs.handlers import Handler, open_processes
+from trio_jobs.handlers import Handler, Processes
 
 
 async def main():
-    async with open_processes(1) as processes:
+    async with Processes(1) as processes:
         handler = Handler.of(getattr(tasks, sys.argv[1]), run="process")
         processor = make_processor({"test": handler}, processes=processes)
         await processor(make_job("a", payload=sys.argv[2].encode()))
@@ -392,11 +377,6 @@ async def test_no_process_survives_a_killed_server(function: str, tmp_path: Path
 
     for pid in started:  # also multiprocessing's own helper
         await wait_until_dead(pid)
-
-
-def children_of(pid: int) -> list[int]:
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(each) for each in " ".join(lists).split()]
 
 
 async def test_a_running_job_can_be_seen_while_it_waits_for_its_process(

@@ -4,10 +4,10 @@ from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.loading import HandlerError, load_function
 from trio_jobs.handlers.payload import PayloadSchemas
-from trio_jobs.handlers.processes import Processes, open_processes
+from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.processor import Processor
 from trio_jobs.handlers.slow_steps import SlowSteps
-from trio_jobs.handlers.table import Handlers, UnknownTypeError
+from trio_jobs.handlers.table import Handlers, UnknownTypeError, describe_payloads
 
 __all__ = [
     "Handler",
@@ -20,6 +20,6 @@ __all__ = [
     "Run",
     "SlowSteps",
     "UnknownTypeError",
+    "describe_payloads",
     "load_function",
-    "open_processes",
 ]

@@ -4,9 +4,9 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import trio
 
@@ -51,11 +51,41 @@ class _WorkerContext(Protocol):
 
 
 class Processes:
-    """Runs functions in child processes; made by `open_processes`."""
+    """The server's child processes, for the length of an ``async with`` block.
 
-    def __init__(self, context: _WorkerContext, count: int) -> None:
-        self._context = context
-        self._limiter = trio.CapacityLimiter(count)
+    The jobs have to end before the block does. Leaving it is bounded, and is
+    not cancelled: idle processes end at once, and those that do not are killed.
+
+    Args:
+        count: How many there are at the most; None for as many as there are
+            processors that this one may use.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self._limiter = trio.CapacityLimiter(count or _processors())
+        self._opening: contextlib.AbstractAsyncContextManager[_WorkerContext] | None = None
+        self._context: _WorkerContext | None = None
+
+    async def __aenter__(self) -> Self:
+        # Here, so that the start of a server without process handlers does not
+        # pay for it.
+        import trio_parallel
+
+        self._opening = trio_parallel.open_worker_context(
+            init=child.prepare, grace_period=_CLOSING_TIME
+        )
+        self._context = await self._opening.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        from trio_parallel import BrokenWorkerError
+
+        assert self._opening is not None  # noqa: S101  (for the type checker: it was entered)
+        try:
+            # Without what has ended the block, so that nothing takes its place.
+            await self._opening.__aexit__(None, None, None)
+        except BrokenWorkerError as error:
+            log.warning("processes_killed", extra={"cause": str(error.args[0])})
 
     async def run(
         self,
@@ -88,7 +118,7 @@ class Processes:
         async with self._limiter:
             # Nothing waits between here and the last call's choice of a process:
             # it gets the one that is idle, or has just started.
-            if not self._context.statistics().idle_workers:
+            if not self._open.statistics().idle_workers:
                 await self._start_one()
             started()
             try:
@@ -98,6 +128,12 @@ class Processes:
         if isinstance(result, child.Failure):
             raise ChildError(f'\n"""\n{result.traceback}"""', result.error)
         return result
+
+    @property
+    def _open(self) -> _WorkerContext:
+        if self._context is None:
+            raise RuntimeError("the processes are used outside of their block")
+        return self._context
 
     async def _start_one(self) -> None:
         # Apart from the job, because a child that has not got as far as ignoring
@@ -117,42 +153,15 @@ class Processes:
                 break
 
     async def _call(self, function: Callable[..., _T], *args: object) -> _T:
-        import trio_parallel
+        from trio_parallel import BrokenWorkerError
 
         try:
             # Our own limiter has been passed already; this one does not wait.
-            return await self._context.run_sync(
+            return await self._open.run_sync(
                 function, *args, kill_on_cancel=True, limiter=contextlib.nullcontext()
             )
-        except trio_parallel.BrokenWorkerError as error:
+        except BrokenWorkerError as error:
             raise _BrokenError(_how_it_died(error.args[-1].exitcode)) from error
-
-
-@contextlib.asynccontextmanager
-async def open_processes(count: int | None = None) -> AsyncIterator[Processes]:
-    """Have child processes for the length of a block. The pool has to end before the block does.
-
-    Args:
-        count: How many there are at the most; None for as many as there are
-            processors that this process may use.
-
-    Cancellation:
-        Does not reach the closing, which is bounded: idle processes end at
-        once, and those that do not are killed.
-    """
-    import trio_parallel  # here: the start of a server without process handlers does not pay
-
-    opening = trio_parallel.open_worker_context(init=child.prepare, grace_period=_CLOSING_TIME)
-    context = await opening.__aenter__()
-    try:
-        yield Processes(context, count or _processors())
-    finally:
-        # By hand, so that a process that did not end well never takes the place
-        # of what has ended the block.
-        try:
-            await opening.__aexit__(None, None, None)
-        except trio_parallel.BrokenWorkerError as error:
-            log.warning("processes_killed", extra={"cause": str(error.args[0])})
 
 
 class _BrokenError(Exception):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import msgspec
+
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.payload import PayloadSchemas, make_schemas
 
@@ -60,3 +62,16 @@ class Handlers:
         """
         types = {name: handler.payload_type for name, handler in self.table.items()}
         return make_schemas(types, ref_template=ref_template)
+
+
+def describe_payloads(handlers: Handlers) -> str:
+    """What payload each type takes, as JSON Schema, in comment lines of a TOML file."""
+    schemas = handlers.schemas()
+    lines = ["", "# The payload of each type, as JSON Schema:"]
+    lines += [f"# {_json(name)} = {_json(schema)}" for name, schema in schemas.types.items()]
+    lines += [f"# #/$defs/{name} = {_json(each)}" for name, each in schemas.components.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
