@@ -6,13 +6,12 @@ The only place where the parts meet: everything else gets what it needs as argum
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 
 import trio
-from quart_trio import QuartTrio
 
 from trio_jobs.admission import Submissions
 from trio_jobs.api import PoolStatus, create_app
@@ -38,7 +37,12 @@ _IDS_PER_LINE = 50
 
 
 async def main(
-    config: Config, handlers: Handlers, listeners: Listeners, stop: Stop, logs: Logs
+    config: Config,
+    handlers: Handlers,
+    listeners: Listeners,
+    stop: Stop,
+    logs: Logs,
+    token: str | None = None,
 ) -> int:
     """Serve until a signal asks to stop; everything is over when this returns.
 
@@ -48,6 +52,7 @@ async def main(
         listeners: Bound, not yet listening.
         stop: Says when to stop, and sees to it that the process does.
         logs: Where the unfinished jobs are named.
+        token: What clients must show, if anything.
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
@@ -106,7 +111,19 @@ async def main(
     )
     ending = trio.Event()  # set by the first signal, and when HTTP fails
     pool_ended = trio.Event()
-    http = _Http(app, listeners, _limits(config), ending=ending, closing=pool_ended)
+    serve_http = partial(
+        serve,
+        app,
+        listeners,
+        closing=pool_ended,
+        limits=_limits(config),
+        allowed_hosts=config.http.allowed_hosts,
+        token=token,
+        open_path="/health",
+        access_log=config.http.access_log,
+        warm_up_path="/health",
+    )
+    http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     stop.unfinished = lambda: (f"{event} {ids}" for event, ids in _unfinished(store))
     stop.connect()
     crash: BaseException | None = None
@@ -119,15 +136,16 @@ async def main(
                     clone = receive.clone()
                     pool.start_soon(run_worker, clone, store, process, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
-                server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)
-                await server.start(http.run, stop)
+                # Outlives the pool: to cancel a scope that is over does nothing.
+                server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
+                await server.start(http.run)
                 await ending.wait()
                 log.info("draining", extra={"buffered": send.statistics().current_buffer_used})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
             if not ending.is_set():
                 crash = RuntimeError("the pool ended by itself")
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - raised again if it is this task's own
             if trio.current_effective_deadline() == -math.inf:
                 raise  # not the pool: the whole server is being cancelled
             crash = _unwrapped(error)
@@ -147,7 +165,7 @@ async def main(
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
     status = 1 if crash is not None or http.failed or unfinished else 0
-    log.info("stopped", extra={"status": status})
+    log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status
 
 
@@ -156,44 +174,32 @@ class _Http:
 
     def __init__(
         self,
-        app: QuartTrio,
-        listeners: Listeners,
-        limits: Limits,
+        serve_http: Callable[..., Awaitable[None]],
+        stop: Stop,
         *,
         ending: trio.Event,
         closing: trio.Event,
     ) -> None:
-        self._app = app
-        self._listeners = listeners
-        self._limits = limits
+        self._serve = serve_http
+        self._stop = stop
         self._ending = ending
         self._closing = closing
         self.failed = False
         self.ended = trio.Event()
 
-    async def run(
-        self, stop: Stop, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until the pool has ended. A failure is logged, and begins the end."""
         started = False
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    partial(
-                        serve,
-                        self._app,
-                        self._listeners,
-                        limits=self._limits,
-                        closing=self._closing,
-                    )
-                )
+                await nursery.start(self._serve)
                 started = True
                 task_status.started()
         except Exception as error:
             if not started:
                 raise
             self.failed = True
-            stop.arm_after_crash(draining=not self._closing.is_set())
+            self._stop.arm_after_crash(draining=not self._closing.is_set())
             log.critical("http_failed", exc_info=_unwrapped(error))
             self._ending.set()
         finally:
@@ -210,7 +216,13 @@ async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope)
 def _limits(config: Config) -> Limits:
     return Limits(
         max_body_bytes=config.http.max_body_bytes,
+        max_header_bytes=config.http.max_header_bytes,
+        max_connections=config.http.max_connections,
+        max_requests_per_connection=config.http.max_requests_per_connection,
         keep_alive_timeout=config.http.keep_alive_timeout,
+        header_timeout=config.http.header_timeout,
+        body_timeout=config.http.body_timeout,
+        send_timeout=config.http.send_timeout,
         graceful_timeout=config.http.graceful_timeout,
     )
 
