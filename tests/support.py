@@ -9,7 +9,7 @@ from typing import Self
 import trio
 
 from trio_jobs.admission import Submissions
-from trio_jobs.handlers import Handler, Handlers, Processor
+from trio_jobs.handlers import Handler, Handlers, Processes, Processor
 from trio_jobs.ids import Uuid7
 from trio_jobs.job import Ending, Job, Outcome
 from trio_jobs.places import Places
@@ -110,16 +110,24 @@ class Pool:
 
 @asynccontextmanager
 async def running_pool(
-    functions: Mapping[str, Callable[..., object] | Callable[..., Awaitable[object]]],
+    functions: Mapping[str, Callable[..., object] | Callable[..., Awaitable[object]] | Handler],
     *,
     workers: int = 2,
     buffer_size: int = 100,
     max_result_bytes: int = 1_000_000,
+    processes: Processes | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool over these handlers; leaving the block drains it."""
     parts = make_parts(buffer_size=buffer_size)
-    handlers = Handlers({name: Handler.of(function) for name, function in functions.items()})
-    processor = Processor(handlers, workers=workers, max_result_bytes=max_result_bytes)
+    handlers = Handlers(
+        {
+            name: function if isinstance(function, Handler) else Handler.of(function)
+            for name, function in functions.items()
+        }
+    )
+    processor = Processor(
+        handlers, workers=workers, max_result_bytes=max_result_bytes, processes=processes
+    )
     async with trio.open_nursery() as nursery:
         for n in range(workers):
             nursery.start_soon(

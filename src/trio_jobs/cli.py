@@ -12,7 +12,13 @@ from pathlib import Path
 import trio
 
 from trio_jobs.config import Config, ConfigError, HandlerConfig, describe, load_config
-from trio_jobs.handlers import Handler, HandlerError, Handlers, load_function
+from trio_jobs.handlers import (
+    Handler,
+    HandlerError,
+    Handlers,
+    describe_payloads,
+    load_function,
+)
 from trio_jobs.logs import start_logging
 from trio_jobs.main import main
 from trio_jobs.server import AddressError, BindError, bind_sockets, parse_address
@@ -60,8 +66,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             for address in config.http.bind:
                 parse_address(address)
-            _load_handlers(config)
-            sys.stdout.write(describe(config))
+            handlers = _load_handlers(config)
+            sys.stdout.write(describe(config) + describe_payloads(handlers))
             return OK
         return _serve(config)
     except ConfigError as error:
@@ -121,7 +127,8 @@ def _load_handlers(config: Config) -> Handlers:
 
 def _load_handler(name: str, settings: HandlerConfig, config: Config) -> Handler:
     try:
-        return Handler.of(load_function(settings.call))
+        function = load_function(settings.call)
+        return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
     except HandlerError as error:
         raise ConfigError(
             f"{config.source}: handlers.{name} = {settings.call!r}: {error}"

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 
@@ -16,7 +17,7 @@ from quart_trio import QuartTrio
 from trio_jobs.admission import DrainRate, Submissions
 from trio_jobs.api import PoolStatus, create_app
 from trio_jobs.config import Config
-from trio_jobs.handlers import Handlers, Processor
+from trio_jobs.handlers import Handlers, Processes, Processor, SlowSteps
 from trio_jobs.ids import Uuid7
 from trio_jobs.logs import Logs
 from trio_jobs.server import Limits, Listeners, serve
@@ -61,9 +62,15 @@ async def main(
         claimed=rate.note_claim,
     )
     submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
+    processes = Processes(config.pool.processes) if handlers.need_processes else None
     process = Processor(
-        handlers, workers=config.pool.workers, max_result_bytes=config.store.max_result_bytes
+        handlers,
+        workers=config.pool.workers,
+        max_result_bytes=config.store.max_result_bytes,
+        processes=processes,
     )
+    if config.logging.slow_step:
+        trio.lowlevel.add_instrument(SlowSteps(process, limit=config.logging.slow_step))
 
     def pool_status() -> PoolStatus:
         return PoolStatus(
@@ -90,7 +97,8 @@ async def main(
     stop.connect()
     crash: BaseException | None = None
 
-    async with trio.open_nursery() as server:  # HTTP outlives the pool
+    # The child processes and HTTP outlive the pool.
+    async with processes or nullcontext(), trio.open_nursery() as server:
         try:
             async with trio.open_nursery() as pool:
                 for n in range(config.pool.workers):
