@@ -80,8 +80,6 @@ class Submissions:
         self._now = now
         self._closed = False
         self._open_blocks: set[trio.CancelScope] = set()
-        # Held while waiting for room: those who wait take their turns by it.
-        self._turn = trio.StrictFIFOLock()
         self._waiters_turn = False  # the last free place is for them
         self._other_refused = False  # since the last one that was taken
 
@@ -119,7 +117,7 @@ class Submissions:
         """
         if key is not None and self._store.find_key(key.text) is not None:
             raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        if self._turn.locked():
+        if self._places.turn.locked():
             self._take_turn(1)
         [job] = self._admit([Submission(type, payload)], key=key)
         return job
@@ -149,7 +147,7 @@ class Submissions:
             At least once, before the jobs are admitted; not after.
         """
         with self.while_open():
-            async with self._turn:
+            async with self._places.turn:
                 while (room := self._room_for_waiters()) < 1:
                     await self._places.wait_change()
                 admitted = self._admit(submissions[:room])
@@ -199,7 +197,7 @@ class Submissions:
             QueueFullError: There is not, or the last place is for those who wait.
         """
         room = allowed = self.room
-        if self._turn.locked() and self._waiters_turn:
+        if self._places.turn.locked() and self._waiters_turn:
             allowed = max(room - 1, 0)
         if wanted > allowed:
             self._other_refused = True

@@ -1,6 +1,7 @@
 """The command `trio-jobs`: arguments, logging, the order of starting, the exit status."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -84,7 +85,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _complain(text: str) -> None:
     # One bounded line, whatever a module of the user's raised when it was imported.
     line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
-    sys.stderr.write(f"trio-jobs: {line}\n")
+    # A status of its own must not depend on somebody to tell: standard error may be closed (then
+    # it is None), or a full disk.
+    with contextlib.suppress(AttributeError, OSError):
+        sys.stderr.write(f"trio-jobs: {line}\n")
 
 
 def _serve(config: Config) -> int:

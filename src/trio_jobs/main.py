@@ -14,15 +14,18 @@ from functools import partial
 import trio
 from quart_trio import QuartTrio
 
-from trio_jobs.admission import DrainRate, Submissions
+from trio_jobs.admission import Submissions
 from trio_jobs.api import PoolStatus, create_app
 from trio_jobs.config import Config
 from trio_jobs.handlers import Handlers, Processes, Processor, SlowSteps
 from trio_jobs.ids import Uuid7
+from trio_jobs.job import Job
 from trio_jobs.logs import Logs
+from trio_jobs.places import Places
 from trio_jobs.server import Limits, Listeners, serve
 from trio_jobs.stop import Stop
 from trio_jobs.store import JobStore
+from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
@@ -54,14 +57,21 @@ async def main(
     """
     now = partial(datetime.now, UTC)
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
-    rate = DrainRate()
+    places = Places()
+    completions = Completions(max_waiters=config.http.max_waiters)
+
+    def completed(job: Job) -> None:
+        completions.note(job)
+        places.note_completion()
+
     store = JobStore(
         now=now,
         keep_completed=config.store.keep_completed,
         keep_completed_bytes=config.store.keep_completed_bytes,
-        claimed=rate.note_claim,
+        claimed=places.note_claim,
+        completed=completed,
     )
-    submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
+    submissions = Submissions(send, store, places=places, new_id=Uuid7(), now=now)
     processes = Processes(config.pool.processes) if handlers.need_processes else None
     process = Processor(
         handlers,
@@ -86,8 +96,12 @@ async def main(
         submissions,
         store,
         handlers,
+        completions,
+        cancel=process.cancel,
         pool_status=pool_status,
         max_body_bytes=config.http.max_body_bytes,
+        max_wait_seconds=config.http.max_wait_seconds,
+        stream_idle_timeout=config.http.stream_idle_timeout,
         shutdown_retry_after=max(1, math.ceil(config.pool.grace_period)),
     )
     ending = trio.Event()  # set by the first signal, and when HTTP fails
@@ -128,6 +142,7 @@ async def main(
             ((event, {"job_ids": ids}) for event, ids in unfinished),
             seconds=_NAMING_SECONDS,
         )
+        completions.end()  # who still waits for a job gets it as it is
         pool_ended.set()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop

@@ -16,9 +16,15 @@ _LONGEST_RETRY_AFTER = 60
 
 
 class Places:
-    """Told of each claim and each completion; knows nothing of the channel itself."""
+    """Told of each claim and each completion; knows nothing of the channel itself.
+
+    Attributes:
+        turn: Held by the one who waits for room; the others are behind, in
+            the order in which they came. Workers have nothing to do with it.
+    """
 
     def __init__(self) -> None:
+        self.turn = trio.StrictFIFOLock()
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
         # Made when somebody begins to wait: a claim while nobody does costs nothing for it.
         self._change: trio.Event | None = None

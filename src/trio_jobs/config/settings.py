@@ -57,6 +57,9 @@ class HttpConfig:
     bind: Annotated[tuple[Text, ...], Meta(min_length=1)] = ("127.0.0.1:8080",)
     max_body_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
     keep_alive_timeout: PositiveSeconds = 10.0
+    stream_idle_timeout: PositiveSeconds = 30.0
+    max_wait_seconds: Seconds = 60.0
+    max_waiters: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     graceful_timeout: Seconds = 2.0
 
 
