@@ -137,7 +137,7 @@ async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
         before = len(server.lines)
         await server.job(await server.submit("quick", {"a": [1.5]}))
         await server.submit("in_thread")
-        await server.submit("fail")
+        await server.submit("fail", "no")
         for path in ("/jobs", "/jobs?limit=1", "/jobs/unknown", "/health/ready", "/nowhere"):
             await server.client.get(path)
         await server.client.post("/jobs", content="no JSON")
