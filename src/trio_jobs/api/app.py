@@ -11,10 +11,11 @@ from trio_jobs.api.connection import Connection, JobRequest
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.jobs import add_job_routes
 from trio_jobs.api.listing import add_listing_route
-from trio_jobs.api.parts import Parts, PoolStatus
+from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import register_problems
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
+from trio_jobs.core import PoolStatus
 from trio_jobs.handlers import Handlers
 from trio_jobs.store import JobStore
 from trio_jobs.waiting import Completions
