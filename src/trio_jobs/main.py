@@ -6,11 +6,11 @@ The parts of the server meet here: everything else gets what it needs as argumen
 import logging
 import math
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
 
 import trio
-from quart_trio import QuartTrio
 
 from trio_jobs.api import create_app
 from trio_jobs.config import Config
@@ -28,7 +28,12 @@ _NAMING_SECONDS = 0.5
 
 
 async def main(
-    config: Config, handlers: Handlers, listeners: Listeners, stop: Stop, logs: Logs
+    config: Config,
+    handlers: Handlers,
+    listeners: Listeners,
+    stop: Stop,
+    logs: Logs,
+    token: str | None = None,
 ) -> int:
     """Serve until a signal asks to stop; everything is over when this returns.
 
@@ -38,6 +43,7 @@ async def main(
         listeners: Bound, not yet listening.
         stop: Says when to stop, and sees to it that the process does.
         logs: Where the unfinished jobs are named.
+        token: What clients must show, if anything.
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
@@ -73,7 +79,19 @@ async def main(
     )
     ending = trio.Event()  # set by the first signal, and when HTTP fails
     pool_ended = trio.Event()
-    http = _Http(app, listeners, _limits(config), ending=ending, closing=pool_ended)
+    serve_http = partial(
+        serve,
+        app,
+        listeners,
+        closing=pool_ended,
+        limits=_limits(config),
+        allowed_hosts=config.http.allowed_hosts,
+        token=token,
+        open_path="/health",
+        access_log=config.http.access_log,
+        warm_up_path="/health",
+    )
+    http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     stop.unfinished = lambda: (f"{event} {ids}" for event, ids in core.unfinished())
     stop.connect()
     crash: BaseException | None = None
@@ -87,7 +105,7 @@ async def main(
                     pool.start_soon(run_worker, clone, store, core.process, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
                 server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)
-                await server.start(http.run, stop)
+                await server.start(http.run)
                 await ending.wait()
                 log.info("draining", extra={"buffered": receive.statistics().current_buffer_used})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
@@ -123,44 +141,32 @@ class _Http:
 
     def __init__(
         self,
-        app: QuartTrio,
-        listeners: Listeners,
-        limits: Limits,
+        serve_http: Callable[..., Awaitable[None]],
+        stop: Stop,
         *,
         ending: trio.Event,
         closing: trio.Event,
     ) -> None:
-        self._app = app
-        self._listeners = listeners
-        self._limits = limits
+        self._serve = serve_http
+        self._stop = stop
         self._ending = ending
         self._closing = closing
         self.failed = False
         self.ended = trio.Event()
 
-    async def run(
-        self, stop: Stop, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until the pool has ended. A failure is logged, and begins the end."""
         started = False
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    partial(
-                        serve,
-                        self._app,
-                        self._listeners,
-                        limits=self._limits,
-                        closing=self._closing,
-                    )
-                )
+                await nursery.start(self._serve)
                 started = True
                 task_status.started()
         except Exception as error:
             if not started:
                 raise
             self.failed = True
-            stop.arm_after_crash(draining=not self._closing.is_set())
+            self._stop.arm_after_crash(draining=not self._closing.is_set())
             log.critical("http_failed", exc_info=_unwrapped(error))
             self._ending.set()
         finally:
@@ -177,7 +183,13 @@ async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope)
 def _limits(config: Config) -> Limits:
     return Limits(
         max_body_bytes=config.http.max_body_bytes,
+        max_header_bytes=config.http.max_header_bytes,
+        max_connections=config.http.max_connections,
+        max_requests_per_connection=config.http.max_requests_per_connection,
         keep_alive_timeout=config.http.keep_alive_timeout,
+        header_timeout=config.http.header_timeout,
+        body_timeout=config.http.body_timeout,
+        send_timeout=config.http.send_timeout,
         graceful_timeout=config.http.graceful_timeout,
     )
 

@@ -55,7 +55,19 @@ class HttpConfig:
 
     # What an address may look like is for the front door to say.
     bind: Annotated[tuple[Text, ...], Meta(min_length=1)] = ("127.0.0.1:8080",)
+    certfile: Text | None = None
+    keyfile: Text | None = None
+    allowed_hosts: tuple[Text, ...] = ()
+    token_file: Text | None = None
+    token: Text | None = field(default=None, repr=False)
+    access_log: bool = False
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_requests_per_connection: Annotated[int, Meta(ge=1, le=2**31)] = 100_000
+    max_header_bytes: Annotated[int, Meta(ge=1_024, le=2**20)] = 16_384
     max_body_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
+    header_timeout: PositiveSeconds = 10.0
+    body_timeout: PositiveSeconds = 30.0
+    send_timeout: PositiveSeconds = 5.0
     keep_alive_timeout: PositiveSeconds = 10.0
     stream_idle_timeout: PositiveSeconds = 30.0
     max_wait_seconds: Seconds = 60.0
