@@ -14,7 +14,7 @@ from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.slow_steps import Suspect
-from trio_jobs.handlers.table import Handlers, UnknownTypeError
+from trio_jobs.handlers.table import Handlers
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
 
