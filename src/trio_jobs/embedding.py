@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,10 +13,13 @@ from trio_jobs.core import Core, PoolStatus, make_core
 from trio_jobs.handlers import Handler, Handlers
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.payloads import check_submission, encode_payload
+from trio_jobs.store import JobNotFoundError
 from trio_jobs.worker import run_worker
 
 if TYPE_CHECKING:
     from quart_trio import QuartTrio
+
+    from trio_jobs.api.parts import Parts
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +159,29 @@ class Jobs:
             raise JobUnsuccessfulError(job)
         return msgspec.json.decode(job.ending.result or b"null", type=type)
 
+    async def drain(self) -> None:
+        """Take no more jobs, from now on, and wait until all that are in have completed.
+
+        Leaving the block does the same; this is for a program that has more to
+        do in it then, such as to answer over HTTP. Can be called again.
+
+        Raises:
+            TooManyWaitersError: As many tasks wait for jobs as may.
+
+        Cancellation:
+            The jobs go on; still no more are taken.
+
+        Checkpoints:
+            Always.
+        """
+        self._core.submissions.close()
+        await trio.lowlevel.checkpoint()
+        for job_ids in self._core.store.unfinished():
+            for job_id in job_ids:
+                # One that has completed meanwhile may have been dropped as well.
+                with suppress(JobNotFoundError):
+                    await self.wait(job_id)
+
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
 
@@ -223,10 +249,35 @@ class Jobs:
         """
         # Here, so that programs without HTTP need not import it.
         from trio_jobs.api.hosted import add_routes
+
+        parts = self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after)
+        add_routes(app, parts, prefix=prefix)
+
+    def create_app(
+        self,
+        *,
+        max_wait_seconds: float = 60.0,
+        stream_idle_timeout: float = 30.0,
+        shutdown_retry_after: int = 25,
+    ) -> "QuartTrio":
+        """An application with the routes of the HTTP API, and nothing else.
+
+        Args:
+            max_wait_seconds: See `add_routes`.
+            stream_idle_timeout: See `add_routes`.
+            shutdown_retry_after: See `add_routes`.
+        """
+        from trio_jobs.api.app import app_over
+
+        return app_over(self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after))
+
+    def _parts(
+        self, max_wait_seconds: float, stream_idle_timeout: float, shutdown_retry_after: int
+    ) -> "Parts":
         from trio_jobs.api.parts import Parts
 
         core = self._core
-        parts = Parts(
+        return Parts(
             submissions=core.submissions,
             store=core.store,
             handlers=core.handlers,
@@ -238,7 +289,6 @@ class Jobs:
             stream_idle_timeout=stream_idle_timeout,
             shutdown_retry_after=shutdown_retry_after,
         )
-        add_routes(app, parts, prefix=prefix)
 
     def _check(self, type_: str, payload: object) -> Submission:
         encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
