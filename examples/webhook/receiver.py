@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 class Receiver(BaseHTTPRequestHandler):
     """Takes events."""
 
-    def do_POST(self) -> None:  # noqa: N802  (the name that http.server calls)
+    def do_POST(self) -> None:
         """Take one event."""
         length = int(self.headers["Content-Length"])
         sys.stdout.write(f"{self.rfile.read(length).decode()}\n")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+from quart_trio import QuartTrio
 
 from tests.asgi import Answer, Client
 from tests.support import Parts, make_parts
@@ -63,6 +64,11 @@ class Api:
             shutdown_retry_after=7,
         )
         self.client = Client(self.app)
+
+    def serve(self, app: QuartTrio) -> None:
+        """Talk to this application instead."""
+        self.app = app
+        self.client = Client(app)
 
     def _pool_status(self) -> PoolStatus:
         return PoolStatus(

@@ -233,12 +233,15 @@ async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
 class FakeContext:
     """Starts processes that die as they start, so many of them."""
 
-    def __init__(self, *, dying: int) -> None:
+    def __init__(self, *, dying: int = 0, idle: int = 0) -> None:
         self.dying = dying
+        self.idle = idle
         self.calls: list[str] = []
 
     def statistics(self) -> Any:  # noqa: ANN401
-        return trio_parallel._impl.WorkerContextStatistics(idle_workers=0, running_workers=0)
+        return trio_parallel._impl.WorkerContextStatistics(
+            idle_workers=self.idle, running_workers=0
+        )
 
     async def run_sync(self, sync_fn: Callable[..., Any], *args: object, **_: object) -> Any:  # noqa: ANN401
         name = getattr(sync_fn, "__name__", "run_handler")
@@ -261,6 +264,16 @@ async def test_a_process_that_is_hit_by_a_signal_while_it_starts_is_started_agai
 
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"1")
     assert context.calls == ["ready", "ready", "ready", "run_handler"]
+
+
+async def test_a_job_that_finds_an_idle_process_goes_to_it_at_once() -> None:
+    context = FakeContext(idle=1)
+    processes = Processes(1)
+    processes._context = context
+
+    await process(in_process(tasks.pid), processes=processes)
+
+    assert context.calls == ["run_handler"]
 
 
 async def test_processes_that_never_start_fail_the_job() -> None:

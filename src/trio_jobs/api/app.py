@@ -11,6 +11,7 @@ from trio_jobs.api.connection import Connection, JobRequest
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.jobs import add_job_routes
 from trio_jobs.api.listing import add_listing_route
+from trio_jobs.api.openapi import add_openapi_route
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import register_problems
 from trio_jobs.api.stream import add_stream_route
@@ -89,4 +90,5 @@ def create_routes(parts: Parts) -> Blueprint:
     add_listing_route(routes, parts)
     add_job_routes(routes, parts)
     add_health_routes(routes, parts)
+    add_openapi_route(routes, parts)
     return routes

@@ -112,26 +112,25 @@ class _CloserLook(trio.abc.Instrument):
         self._reports = reports
         self._limit = limit
         self._clock = clock
-        self._job_id: str | None = None
         self._began = clock()
         self.until = self._began + _MINUTE
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  (Trio's signature)
         self._activity.forget_ended()
-        self._job_id = task.context.get(current_job_id)
         self._began = self._clock()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         now = self._clock()
         if now - self._began < self._limit:
             return
-        # The step was of a job's task, or children's, if it was so when it
-        # began or is so now; or the whole job took place in it.
-        job_id = self._job_id or task.context.get(current_job_id)
-        suspects = list(self._activity.ended_here())
-        if job_id is not None:
-            suspects += self._activity.running_here()
-            suspects = [suspect for suspect in suspects if suspect.job_id == job_id]
+        # In the middle of a job, be it its own task or a child's, the context
+        # tells which. Otherwise it is the one that ended in this very step.
+        job_id = task.context.get(current_job_id)
+        if job_id is None:
+            suspects = self._activity.ended_here()
+        else:
+            running = self._activity.running_here()
+            suspects = [suspect for suspect in running if suspect.job_id == job_id]
         self._reports.report(suspects, seconds=now - self._began, now=now)
 
 

@@ -1,0 +1,87 @@
+"""Start the command that is named, and let schemathesis compare it with its own OpenAPI document.
+
+The handlers are those of this file's folder (`fuzz_handlers.py`): with and without a payload type.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MAX_SECONDS = 240
+# Bounded, and the same in every run.
+EXAMPLES = 40
+SEED = 1
+
+CONFIG = """
+[pool]
+buffer_size = 1000
+
+[http]
+bind = "127.0.0.1:0"
+max_body_bytes = 100_000
+stream_idle_timeout = 5
+max_wait_seconds = 0.2
+
+[handlers]
+parcel = "fuzz_handlers:ship"
+default = "fuzz_handlers:accept"
+"""
+
+
+def main(command: str, schemathesis: str) -> int:
+    """Return schemathesis's exit status, or the server's if that is not 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.toml").write_text(CONFIG)
+        server = subprocess.Popen(  # noqa: S603  (the caller's own command)
+            [Path(command).absolute()],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(HERE)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert server.stderr is not None
+            for line in server.stderr:
+                if found := re.search(r"Running on (http://\S+)", line):
+                    break
+            else:
+                raise AssertionError("the server has not started")
+            # Read on: a log that nobody reads would lose lines.
+            log: list[str] = []
+            reader = threading.Thread(target=log.extend, args=(server.stderr,))
+            reader.start()
+            status = subprocess.run(  # noqa: S603  (the caller's own command)
+                [
+                    Path(schemathesis).absolute(),
+                    f"--config-file={HERE / 'fuzz.schemathesis.toml'}",
+                    "run",
+                    f"{found.group(1)}/openapi.json",
+                    "--checks=all",
+                    f"--max-examples={EXAMPLES}",
+                    f"--seed={SEED}",
+                    "--phases=examples,coverage,fuzzing,stateful",
+                    "--request-timeout=20",
+                    "--generation-database=none",
+                ],
+                check=False,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(HERE), "SCHEMATHESIS_HOOKS": "fuzz_hooks"},
+                timeout=MAX_SECONDS,
+            ).returncode
+            server.send_signal(signal.SIGTERM)
+            stopped = server.wait(60)
+            reader.join()
+            sys.stdout.writelines(line for line in log if " INFO " not in line)
+            return status or stopped
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))
