@@ -28,6 +28,7 @@ from trio_jobs import (
     UnknownTypeError,
     open_jobs,
 )
+from trio_jobs.testing import Client
 
 
 class Email(msgspec.Struct):
@@ -175,6 +176,21 @@ async def test_leaving_the_block_drains(autojump_clock: MockClock) -> None:
     assert jobs.statistics().status == "shutting down"
 
 
+async def test_draining_takes_no_more_jobs_and_waits_for_the_rest(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_jobs({"email": send_email}, workers=2, keep_completed=3) as jobs:
+        jobs.submit_all([("email", {"to": "a"})] * 10)
+        await jobs.drain()
+
+        assert trio.current_time() == 5
+        assert jobs.unfinished() == ([], [])
+        with pytest.raises(ShuttingDownError):
+            jobs.submit("email", {"to": "a"})
+        await jobs.drain()
+    assert trio.current_time() == 5
+
+
 async def test_cancelling_cuts_jobs_short_and_names_them(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -317,6 +333,16 @@ async def test_pools_do_not_know_of_each_other(autojump_clock: MockClock) -> Non
         with pytest.raises(UnknownTypeError):
             one.submit("forever")
         assert (one.statistics().workers, two.statistics().workers) == (1, 3)
+
+
+async def test_pool_has_the_http_api_as_an_application_of_its_own() -> None:
+    async with open_jobs({"echo": echo}, max_payload_bytes=100) as jobs:
+        client = Client(jobs.create_app())
+        answer = await client.post("/jobs", b'{"type":"echo","payload":1}', prefer="wait=5")
+
+        assert answer.json()["result"] == 1
+        assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
+        assert (await client.post("/jobs", b" " * 101)).status == 413
 
 
 async def test_handler_runs_in_a_process() -> None:

@@ -97,6 +97,14 @@ async def test_pages_link_to_each_other_below_the_prefix() -> None:
         assert answer.headers["link"] == (f'</queue/jobs?limit=1&after={first.id}>; rel="next"')
 
 
+async def test_openapi_document_says_where_the_routes_are() -> None:
+    async with hosted() as (_jobs, client):
+        document = (await client.get("/queue/openapi.json")).json()
+
+        assert document["servers"] == [{"url": "/queue"}]
+        assert "/jobs/{id}" in document["paths"]
+
+
 async def test_stream_waits_for_room_below_the_prefix() -> None:
     async with hosted() as (_jobs, client):
         answer = await client.post("/queue/jobs/stream", [SUBMISSION + b"\n"] * 30)

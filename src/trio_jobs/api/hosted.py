@@ -1,6 +1,7 @@
 """Our routes in somebody else's application, under a prefix; its own routes stay as they are."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ def add_routes(app: QuartTrio, parts: Parts, *, prefix: str) -> None:
     """
     if not prefix.startswith("/") or prefix.endswith("/"):
         raise ValueError(f"prefix must begin with a slash and not end with one, got {prefix!r}")
-    routes = create_routes(parts)
+    routes = create_routes(replace(parts, prefix=prefix))
     register_problems(routes)
     _answer_all_errors(routes, prefix)
     # The name is the blueprint's own, so that one application can have several pools.

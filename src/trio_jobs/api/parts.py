@@ -24,3 +24,4 @@ class Parts:
     max_wait_seconds: float
     stream_idle_timeout: float
     shutdown_retry_after: int
+    prefix: str = ""  # what the paths begin with, in an application of somebody else's
