@@ -2,12 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 import trio
 from hypothesis import settings
-from trio._core import _run as trio_run
+
+from trio_jobs.testing.schedule import seeded_schedule
 
 # The same examples in every run, on every machine: a failure is there to stay.
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)
@@ -35,24 +36,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return (yield)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the suite's markers known."""
-    config.addinivalue_line(
-        "markers", "interleavings(n): run the test under n schedules of Trio's, each of them seeded"
-    )
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Repeat a test marked ``interleavings(n)`` under n seeds."""
-    marker = metafunc.definition.get_closest_marker("interleavings")
-    if marker is not None:
-        metafunc.parametrize("scheduler_seed", range(*marker.args), indirect=True)
-
-
 @pytest.fixture(autouse=True)
-def scheduler_seed(request: pytest.FixtureRequest) -> int:
-    """The seed of Trio's scheduler, which shuffles the tasks that are ready to run."""
-    seed: int = getattr(request, "param", 0)
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    trio_run._r.seed(seed)
-    return seed
+def schedule_can_be_replayed() -> Iterator[None]:
+    """Seed the scheduler for every test; those marked ``interleavings`` go over it."""
+    with seeded_schedule(0):
+        yield

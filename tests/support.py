@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
 
 import trio
 
@@ -14,6 +13,7 @@ from trio_jobs.ids import Uuid7
 from trio_jobs.job import Ending, Job, Outcome
 from trio_jobs.places import Places
 from trio_jobs.store import JobStore
+from trio_jobs.testing.steps import At as At
 from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
@@ -75,27 +75,6 @@ def make_parts(
         submissions=submissions,
         completions=completions,
     )
-
-
-class At(trio.abc.Instrument):
-    """Calls something just before the n-th step of any task, counted from where it is entered."""
-
-    def __init__(self, step: int, action: Callable[[], None]) -> None:
-        self._step = step
-        self._action = action
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._action()
-
-    def __enter__(self) -> Self:
-        trio.lowlevel.add_instrument(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        trio.lowlevel.remove_instrument(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,11 @@ class Submissions:
         return self._peak_buffer_used
 
     @property
+    def buffered(self) -> int:
+        """How many jobs are in the buffer."""
+        return self._channel.statistics().current_buffer_used
+
+    @property
     def room(self) -> int:
         """How many jobs the channel would take now."""
         channel = self._channel.statistics()

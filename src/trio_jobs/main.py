@@ -1,39 +1,30 @@
-"""`main`: opens the channel and the nurseries, starts N workers, serves, and stops in order.
+"""`main`: makes the parts, opens the nurseries, starts N workers, serves, and stops in order.
 
-The only place where the parts meet: everything else gets what it needs as arguments.
+The parts of the server meet here: everything else gets what it needs as arguments.
 """
 
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from functools import partial
 
 import trio
 
-from trio_jobs.admission import Submissions
-from trio_jobs.api import PoolStatus, create_app
+from trio_jobs.api import create_app
 from trio_jobs.config import Config
-from trio_jobs.handlers import Handlers, Processes, Processor, SlowSteps
-from trio_jobs.ids import Uuid7
-from trio_jobs.job import Job
+from trio_jobs.core import make_core
+from trio_jobs.handlers import Handlers, SlowSteps
 from trio_jobs.logs import Logs
-from trio_jobs.places import Places
 from trio_jobs.server import Limits, Listeners, serve
 from trio_jobs.stop import Stop
-from trio_jobs.store import JobStore
-from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
 
 # Seconds that naming the unfinished jobs may take when nobody reads the log.
 _NAMING_SECONDS = 0.5
-
-# Ids a line, 37 characters each: a log line keeps 2,000 of a field.
-_IDS_PER_LINE = 50
 
 
 async def main(
@@ -60,50 +51,28 @@ async def main(
     Cancellation:
         Everything ends at once; jobs cut short are released.
     """
-    now = partial(datetime.now, UTC)
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
-    places = Places()
-    completions = Completions(max_waiters=config.http.max_waiters)
-
-    def completed(job: Job) -> None:
-        completions.note(job)
-        places.note_completion()
-
-    store = JobStore(
-        now=now,
+    core = make_core(
+        handlers,
+        send,
+        workers=config.pool.workers,
+        processes=config.pool.processes,
         keep_completed=config.store.keep_completed,
         keep_completed_bytes=config.store.keep_completed_bytes,
-        claimed=places.note_claim,
-        completed=completed,
-    )
-    submissions = Submissions(send, store, places=places, new_id=Uuid7(), now=now)
-    processes = Processes(config.pool.processes) if handlers.need_processes else None
-    process = Processor(
-        handlers,
-        workers=config.pool.workers,
         max_result_bytes=config.store.max_result_bytes,
-        processes=processes,
+        max_waiters=config.http.max_waiters,
     )
+    store, process, submissions = core.store, core.process, core.submissions
     if config.logging.slow_step:
         trio.lowlevel.add_instrument(SlowSteps(process, limit=config.logging.slow_step))
-
-    def pool_status() -> PoolStatus:
-        return PoolStatus(
-            status="shutting down" if submissions.closed else "ready",
-            workers=config.pool.workers,
-            busy=store.statistics().processing,
-            buffered=send.statistics().current_buffer_used,
-            buffer_size=config.pool.buffer_size,
-            oldest_running_seconds=process.oldest_running_seconds(),
-        )
 
     app = create_app(
         submissions,
         store,
         handlers,
-        completions,
+        core.completions,
         cancel=process.cancel,
-        pool_status=pool_status,
+        pool_status=core.status,
         max_body_bytes=config.http.max_body_bytes,
         max_wait_seconds=config.http.max_wait_seconds,
         stream_idle_timeout=config.http.stream_idle_timeout,
@@ -124,12 +93,12 @@ async def main(
         warm_up_path="/health",
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
-    stop.unfinished = lambda: (f"{event} {ids}" for event, ids in _unfinished(store))
+    stop.unfinished = lambda: (f"{event} {ids}" for event, ids in core.unfinished())
     stop.connect()
     crash: BaseException | None = None
 
     # The child processes and HTTP outlive the pool.
-    async with processes or nullcontext(), trio.open_nursery() as server:
+    async with core.processes or nullcontext(), trio.open_nursery() as server:
         try:
             async with trio.open_nursery() as pool:
                 for n in range(config.pool.workers):
@@ -140,7 +109,7 @@ async def main(
                 server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
                 await server.start(http.run)
                 await ending.wait()
-                log.info("draining", extra={"buffered": send.statistics().current_buffer_used})
+                log.info("draining", extra={"buffered": submissions.buffered})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
             if not ending.is_set():
@@ -153,14 +122,14 @@ async def main(
         if crash is not None:  # a bug of ours; a server that accepts must process
             stop.arm_after_crash()
             log.critical("pool_failed", exc_info=crash)
-        unfinished = list(_unfinished(store))
+        unfinished = list(core.unfinished())
         logs.write_final(
             __name__,
             logging.ERROR,
             ((event, {"job_ids": ids}) for event, ids in unfinished),
             seconds=_NAMING_SECONDS,
         )
-        completions.end()  # who still waits for a job gets it as it is
+        core.completions.end()  # who still waits for a job gets it as it is
         pool_ended.set()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
@@ -231,14 +200,6 @@ def _grace_ends(stop: Stop, grace_period: float) -> float:
     """When the grace period is over, by Trio's clock: it began at the signal."""
     began = stop.at if stop.at is not None else time.monotonic()
     return trio.current_time() + grace_period - (time.monotonic() - began)
-
-
-def _unfinished(store: JobStore) -> Iterator[tuple[str, str]]:
-    """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
-    interrupted, not_started = store.unfinished()
-    for event, job_ids in (("jobs_interrupted", interrupted), ("jobs_not_started", not_started)):
-        for start in range(0, len(job_ids), _IDS_PER_LINE):
-            yield event, ",".join(job_ids[start : start + _IDS_PER_LINE])
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.api.support import SUBMISSION, Api, assert_problem
-from tests.asgi import App, Client, Message
+from trio_jobs.testing.asgi import App, Client, Message
 
 
 class BrokenLimit(Exception):  # noqa: N818  (the body names it `RefusedError`)

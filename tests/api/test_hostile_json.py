@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.support import Api, assert_problem
-from trio_jobs.api.parsing import MAX_DEPTH, check_depth
-from trio_jobs.api.problems import Problem
+from trio_jobs.payloads import MAX_DEPTH, TooDeepError, check_depth
 
 
 def nested(opening: bytes, closing: bytes, depth: int, inner: bytes = b"") -> bytes:
@@ -197,7 +196,7 @@ def test_the_depth_check_counts_levels_and_not_brackets_in_texts(kinds: str, tex
     encoded = json.dumps(value).encode()
 
     if _depth(value) > MAX_DEPTH:
-        with pytest.raises(Problem, match="deeper than 64 levels"):
+        with pytest.raises(TooDeepError, match="deeper than 64 levels"):
             check_depth(encoded)
     else:
         check_depth(encoded)

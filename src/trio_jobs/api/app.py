@@ -12,10 +12,11 @@ from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.jobs import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
-from trio_jobs.api.parts import Parts, PoolStatus
+from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import register_problems
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
+from trio_jobs.core import PoolStatus
 from trio_jobs.handlers import Handlers
 from trio_jobs.store import JobStore
 from trio_jobs.waiting import Completions
@@ -52,28 +53,31 @@ def create_app(
         shutdown_retry_after: Whole seconds after which a client that was told
             of a shutdown should find a server again.
     """
+    return app_over(
+        Parts(
+            submissions=submissions,
+            store=store,
+            handlers=handlers,
+            completions=completions,
+            cancel=cancel,
+            pool_status=pool_status,
+            max_body_bytes=max_body_bytes,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=shutdown_retry_after,
+        )
+    )
+
+
+def app_over(parts: Parts) -> QuartTrio:
+    """The application over these parts."""
     app = QuartTrio("trio_jobs", static_folder=None)
     app.request_class = JobRequest
     app.asgi_http_class = Connection
     # A redirect to the tidy path would drop a POST's body.
     app.url_map.merge_slashes = False
     register_problems(app)
-    app.register_blueprint(
-        create_routes(
-            Parts(
-                submissions=submissions,
-                store=store,
-                handlers=handlers,
-                completions=completions,
-                cancel=cancel,
-                pool_status=pool_status,
-                max_body_bytes=max_body_bytes,
-                max_wait_seconds=max_wait_seconds,
-                stream_idle_timeout=stream_idle_timeout,
-                shutdown_retry_after=shutdown_retry_after,
-            )
-        )
-    )
+    app.register_blueprint(create_routes(parts))
     return app
 
 

@@ -7,11 +7,12 @@ from quart import Blueprint, Response
 from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission
 from trio_jobs.api import views
 from trio_jobs.api.connection import read_body
-from trio_jobs.api.parsing import ITEM_COST, JSON_ERRORS, TURN_COST, json_problem, parse_submission
+from trio_jobs.api.parsing import ITEM_COST, TURN_COST, json_problem, parse_submission
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem, no_room, shutting_down
 from trio_jobs.handlers import Handlers
 from trio_jobs.job import Job
+from trio_jobs.payloads import JSON_ERRORS
 
 # The faults of so many items are told in words; of the others only the index.
 _MAX_DETAILS = 20

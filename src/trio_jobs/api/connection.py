@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
-from quart import Quart, request
+from quart import Quart, Response, request
 from quart.utils import encode_headers
-from quart.wrappers.response import DataBody, ResponseBody
+from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
@@ -79,7 +79,7 @@ class Connection(TrioASGIHTTPConnection):
         """Run the route, and send its answer."""
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
-        response = await self.app.handle_request(job_request)
+        response = await self.respond(job_request)
         await send(
             {
                 "type": "http.response.start",
@@ -94,10 +94,14 @@ class Connection(TrioASGIHTTPConnection):
         elif isinstance(response.response, DataBody):
             body = response.response.data
         else:
-            async with cast("ResponseBody", response.response) as pieces:
+            async with response.response as pieces:
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def respond(self, job_request: JobRequest) -> Response:
+        """The route's answer, or the application's to an error."""
+        return cast("Response", await self.app.handle_request(job_request))
 
 
 async def read_body(*, max_bytes: int) -> bytes:

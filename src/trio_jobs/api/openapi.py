@@ -31,14 +31,14 @@ _PROBLEMS = {
 
 def add_openapi_route(routes: Blueprint, parts: Parts) -> None:
     """Add ``GET /openapi.json``."""
-    document = msgspec.json.encode(describe(parts.handlers))  # once: it never changes
+    document = msgspec.json.encode(describe(parts.handlers, prefix=parts.prefix))  # once
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
         return Response(document, content_type=MEDIA_TYPE)
 
 
-def describe(handlers: Handlers) -> Object:
+def describe(handlers: Handlers, *, prefix: str = "") -> Object:
     """The document, with the payload types of these handlers."""
     return {
         "openapi": "3.1.0",
@@ -50,6 +50,7 @@ def describe(handlers: Handlers) -> Object:
         },
         # A server without a token asks nobody for one.
         "security": [{}, {"token": []}],
+        **({"servers": [{"url": prefix}]} if prefix else {}),
         "paths": _paths(),
         "components": {
             "schemas": schemas.components(handlers),

@@ -4,31 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trio_jobs.admission import Submissions
+from trio_jobs.core import PoolStatus
 from trio_jobs.handlers import Handlers
 from trio_jobs.store import JobStore
 from trio_jobs.waiting import Completions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatus:
-    """What the pool is doing now.
-
-    Attributes:
-        status: ``ready``, or ``shutting down``: no more jobs are taken.
-        workers: How many there are.
-        busy: How many of them have a job.
-        buffered: Jobs in the buffer.
-        buffer_size: How many jobs it can hold.
-        oldest_running_seconds: How long the job that began first has been
-            running; null if none is.
-    """
-
-    status: str
-    workers: int
-    busy: int
-    buffered: int
-    buffer_size: int
-    oldest_running_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +24,4 @@ class Parts:
     max_wait_seconds: float
     stream_idle_timeout: float
     shutdown_retry_after: int
+    prefix: str = ""  # what the paths begin with, in an application of somebody else's

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
-from quart import Response
+from quart import Blueprint, Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from trio_jobs.admission import QueueFullError
 
@@ -74,8 +75,22 @@ def shutting_down(retry_after: int, **members: object) -> Problem:
     )
 
 
-def register_problems(app: QuartTrio) -> None:
-    """Give every error of the application this form, also 404, 405 and 500."""
+def problem_for(error: HTTPException) -> Problem:
+    """What werkzeug raises itself; and, as InternalServerError, what a route raised."""
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name.lower() not in ("content-type", "content-length", "location")
+    }
+    # A redirect to the tidy path would drop a POST's body: there is no such path.
+    redirect = isinstance(error, RequestRedirect)
+    status = HTTPStatus.NOT_FOUND if redirect else error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+    detail = _DETAILS.get(status) or error.description or HTTPStatus(status).phrase
+    return Problem(status, detail, headers=headers)
+
+
+def register_problems(app: QuartTrio | Blueprint) -> None:
+    """Give every error of the application, or of these routes, this form: also 404, 405, 500."""
 
     @app.errorhandler(Problem)
     async def problem(error: Problem) -> Response:
@@ -83,16 +98,7 @@ def register_problems(app: QuartTrio) -> None:
 
     @app.errorhandler(HTTPException)
     async def http_exception(error: HTTPException) -> Response:
-        # What werkzeug raises itself, and, as InternalServerError, what a
-        # route raised and Quart has logged with its traceback.
-        headers = {
-            name: value
-            for name, value in error.get_headers()
-            if name.lower() not in ("content-type", "content-length")
-        }
-        status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
-        detail = _DETAILS.get(status) or error.description or HTTPStatus(status).phrase
-        return Problem(status, detail, headers=headers).response()
+        return problem_for(error).response()
 
 
 # Pythons before 3.13 know these by their names of before RFC 9110.

@@ -6,6 +6,7 @@ from trio_jobs.handlers.loading import HandlerError, load_function
 from trio_jobs.handlers.payload import PayloadSchemas
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.processor import Processor
+from trio_jobs.handlers.results import ResultError, encode_result
 from trio_jobs.handlers.slow_steps import SlowSteps
 from trio_jobs.handlers.table import Handlers, UnknownTypeError, describe_payloads
 
@@ -17,9 +18,11 @@ __all__ = [
     "PayloadSchemas",
     "Processes",
     "Processor",
+    "ResultError",
     "Run",
     "SlowSteps",
     "UnknownTypeError",
     "describe_payloads",
+    "encode_result",
     "load_function",
 ]

@@ -15,8 +15,8 @@ class ResultError(Exception):
     """A result that cannot be kept as JSON; the text says why."""
 
 
-def encode_result(result: object, *, max_bytes: int) -> bytes:
-    """The result as JSON, at most ``max_bytes`` of it.
+def encode_result(result: object, *, max_bytes: int, what: str = "result") -> bytes:
+    """The result, or ``what`` it is instead, as JSON, at most ``max_bytes`` of it.
 
     Beside plain JSON values msgspec's own conversions hold: dataclasses,
     Structs and attrs classes become objects; sets and tuples arrays; dates,
@@ -36,15 +36,15 @@ def encode_result(result: object, *, max_bytes: int) -> bytes:
         _decode(encoded)
         # msgspec writes NaN and infinities as null, without a word.
         if _NULL in encoded and _has_non_finite(msgspec.to_builtins(result)):
-            raise ResultError("the result holds NaN or an infinity, which JSON has not")
+            raise ResultError(f"the {what} holds NaN or an infinity, which JSON has not")
     except RecursionError:
-        raise ResultError("the result is cyclic or nested too deep") from None
+        raise ResultError(f"the {what} is cyclic or nested too deep") from None
     except UnicodeError as error:
-        raise ResultError(f"the result holds text that is not valid Unicode: {error}") from None
+        raise ResultError(f"the {what} holds text that is not valid Unicode: {error}") from None
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-        raise ResultError(f"the result is not serialisable: {error}") from None
+        raise ResultError(f"the {what} is not serialisable: {error}") from None
     if len(encoded) > max_bytes:
-        raise ResultError(f"the result is {len(encoded)} bytes of JSON, more than {max_bytes}")
+        raise ResultError(f"the {what} is {len(encoded)} bytes of JSON, more than {max_bytes}")
     return encoded
 
 

@@ -1,0 +1,98 @@
+"""Our routes in somebody else's application, under a prefix; its own routes stay as they are."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from hypercorn.typing import HTTPScope
+from quart import Blueprint, Quart, Response, request
+from quart.typing import ASGIHTTPProtocol
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, InternalServerError, default_exceptions
+
+from trio_jobs.api.app import create_routes
+from trio_jobs.api.connection import Connection, JobRequest
+from trio_jobs.api.parts import Parts
+from trio_jobs.api.problems import problem_for, register_problems
+
+log = logging.getLogger(__name__)
+
+
+def add_routes(app: QuartTrio, parts: Parts, *, prefix: str) -> None:
+    """Add the routes.
+
+    Requests below the prefix are read by `Connection`, all others as before.
+
+    Args:
+        app: The application, before its first request.
+        parts: What the routes work on.
+        prefix: What their paths begin with: ``"/queue"``.
+
+    Raises:
+        ValueError: The prefix does not begin with a slash, or ends with one.
+    """
+    if not prefix.startswith("/") or prefix.endswith("/"):
+        raise ValueError(f"prefix must begin with a slash and not end with one, got {prefix!r}")
+    routes = create_routes(replace(parts, prefix=prefix))
+    register_problems(routes)
+    _answer_all_errors(routes, prefix)
+    # The name is the blueprint's own, so that one application can have several pools.
+    name = f"trio_jobs{prefix.replace('/', '_').replace('.', '_')}"
+    app.register_blueprint(routes, url_prefix=prefix, name=name)
+    # Whatever the application has made of its requests, ours can be read piece by piece as well.
+    if not issubclass(app.request_class, JobRequest):
+        both = type("HostedRequest", (JobRequest, app.request_class), {})
+        app.request_class = cast("type[JobRequest]", both)
+    app.asgi_http_class = cast("Any", partial(_connection, prefix, app.asgi_http_class))
+
+
+def _answer_all_errors(routes: Blueprint, prefix: str) -> None:
+    """Answer our errors here, whatever handlers the application has.
+
+    Of the application's and the blueprint's Quart takes the one for the status
+    first, and one for any exception before it makes a 500 of it. And where
+    there is no route it does not ask the blueprint.
+    """
+
+    async def http_exception(error: HTTPException) -> Response:
+        return problem_for(error).response()
+
+    for status in default_exceptions:
+        routes.register_error_handler(status, http_exception)
+
+    @routes.errorhandler(Exception)
+    async def bug(error: Exception) -> Response:
+        log.error("request_failed", exc_info=error, extra={"path": request.path})
+        return problem_for(InternalServerError()).response()
+
+    @routes.before_app_request  # after those that the application has already
+    async def no_route() -> Response | None:
+        fault = request.routing_exception
+        if isinstance(fault, HTTPException) and _is_below(prefix, request.path):
+            return problem_for(fault).response()
+        return None
+
+
+def _is_below(prefix: str, path: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def _connection(
+    prefix: str, other: type[ASGIHTTPProtocol], app: Quart, scope: HTTPScope
+) -> ASGIHTTPProtocol:
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return HostedConnection(app, scope) if _is_below(prefix, path) else other(app, scope)
+
+
+class HostedConnection(Connection):
+    """Runs one request to our routes."""
+
+    async def respond(self, job_request: JobRequest) -> Response:
+        """The route's answer, or that of one of the application's hooks."""
+        response: Any = await super().respond(job_request)
+        if isinstance(response, Response):
+            return response
+        # A redirect that a hook has answered with may be werkzeug's own.
+        body = b"".join(response.iter_encoded())
+        return Response(body, response.status_code, response.headers)

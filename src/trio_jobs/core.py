@@ -1,0 +1,145 @@
+"""`Core`: what stands around the job channel, put together in the one way there is.
+
+Nothing runs here. `main` and `open_jobs` each open the channel, and the nursery
+in which their workers run on clones of its receive end.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import trio
+
+from trio_jobs.admission import Submissions
+from trio_jobs.handlers import Handlers, Processes, Processor
+from trio_jobs.ids import Uuid7
+from trio_jobs.job import Job
+from trio_jobs.places import Places
+from trio_jobs.store import JobStore
+from trio_jobs.waiting import Completions
+
+# Ids a line, 37 characters each: a log line keeps 2,000 of a field.
+_IDS_PER_LINE = 50
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """What the pool is doing now.
+
+    Attributes:
+        status: ``ready``, or ``shutting down``: no more jobs are taken.
+        workers: How many there are.
+        busy: How many of them have a job.
+        buffered: Jobs in the buffer.
+        buffer_size: How many jobs it can hold.
+        oldest_running_seconds: How long the job that began first has been
+            running; null if none is.
+    """
+
+    status: str
+    workers: int
+    busy: int
+    buffered: int
+    buffer_size: int
+    oldest_running_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The parts that belong to one pool; made by `make_core`.
+
+    Attributes:
+        workers: How many of them the parts are made for.
+        handlers: The users' functions.
+        store: Every job.
+        submissions: Where jobs come in. It owns the channel's one send end:
+            closing it begins the drain.
+        completions: Where tasks wait for jobs. Whoever runs the pool ends it.
+        processes: The child processes, to be entered around the pool; None if
+            no handler asks for them.
+        process: What the workers process a job with.
+    """
+
+    workers: int
+    handlers: Handlers
+    store: JobStore
+    submissions: Submissions
+    completions: Completions
+    processes: Processes | None
+    process: Processor
+
+    def status(self) -> PoolStatus:
+        """What the pool is doing now."""
+        return PoolStatus(
+            status="shutting down" if self.submissions.closed else "ready",
+            workers=self.workers,
+            busy=self.store.statistics().processing,
+            buffered=self.submissions.buffered,
+            buffer_size=self.submissions.buffer_size,
+            oldest_running_seconds=self.process.oldest_running_seconds(),
+        )
+
+    def unfinished(self) -> Iterator[tuple[str, str]]:
+        """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
+        interrupted, not_started = self.store.unfinished()
+        for event, ids in (("jobs_interrupted", interrupted), ("jobs_not_started", not_started)):
+            for start in range(0, len(ids), _IDS_PER_LINE):
+                yield event, ",".join(ids[start : start + _IDS_PER_LINE])
+
+
+def make_core(
+    handlers: Handlers,
+    send: trio.MemorySendChannel[str],
+    *,
+    workers: int,
+    processes: int | None,
+    keep_completed: int,
+    keep_completed_bytes: int,
+    max_result_bytes: int,
+    max_waiters: int,
+    now: Callable[[], datetime] = _now,
+) -> Core:
+    """The parts, connected with each other.
+
+    Args:
+        handlers: The users' functions.
+        send: The job channel's one send end; ``submissions`` own it from now on.
+        workers: How many workers there will be.
+        processes: How many child processes there are at the most; None for as
+            many as there are processors.
+        keep_completed: See `JobStore`.
+        keep_completed_bytes: See `JobStore`.
+        max_result_bytes: The largest result, as JSON.
+        max_waiters: How many tasks may wait for jobs at the same time.
+        now: The wall clock, as an aware UTC time.
+    """
+    places = Places()
+    completions = Completions(max_waiters=max_waiters)
+
+    def completed(job: Job) -> None:
+        completions.note(job)
+        places.note_completion()
+
+    store = JobStore(
+        now=now,
+        keep_completed=keep_completed,
+        keep_completed_bytes=keep_completed_bytes,
+        claimed=places.note_claim,
+        completed=completed,
+    )
+    children = Processes(processes) if handlers.need_processes else None
+    return Core(
+        workers=workers,
+        handlers=handlers,
+        store=store,
+        submissions=Submissions(send, store, places=places, new_id=Uuid7(), now=now),
+        completions=completions,
+        processes=children,
+        process=Processor(
+            handlers, workers=workers, max_result_bytes=max_result_bytes, processes=children
+        ),
+    )

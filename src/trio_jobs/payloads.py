@@ -1,0 +1,86 @@
+"""What payloads are taken, whichever way they come: every shape of bad JSON is refused here."""
+
+import re
+
+import msgspec
+
+from trio_jobs.handlers import Handlers, ResultError, encode_result
+
+# Python's own limit differs from version to version (some 990 on 3.11, 9,998
+# on 3.13), and what one accepts another must be able to show.
+MAX_DEPTH = 64
+
+# What decoding raises: neither bad UTF-8 nor deep nesting is a DecodeError.
+JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+
+
+class PayloadError(ValueError):
+    """A payload, or the whole submission, that is refused; the text says where and why."""
+
+
+class TooDeepError(PayloadError):
+    """JSON that is nested deeper than `MAX_DEPTH`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the JSON is nested deeper than {MAX_DEPTH} levels")
+
+
+def check_submission(type: str, payload: bytes, handlers: Handlers) -> None:  # noqa: A002
+    """Refuse what no handler could be called with.
+
+    Raises:
+        PayloadError: The type is empty; or the payload is nested too deep, is
+            not JSON, or not what the type's handler takes.
+        UnknownTypeError: There is no handler for this type.
+    """
+    if not type:
+        raise PayloadError("$.type must be a non-empty string")
+    check_depth(payload)
+    try:
+        handlers.find(type).decode(payload)
+    except JSON_ERRORS as error:
+        raise json_fault(error, "$.payload") from None
+
+
+def encode_payload(payload: object, *, max_bytes: int) -> bytes:
+    """A payload as JSON, converted as results are.
+
+    Raises:
+        PayloadError: It is not serialisable, or has more than ``max_bytes``.
+    """
+    try:
+        return encode_result(payload, max_bytes=max_bytes, what="payload")
+    except ResultError as error:
+        raise PayloadError(str(error)) from error
+
+
+def json_fault(error: Exception, root: str = "$") -> PayloadError:
+    """One of `JSON_ERRORS`, told with the place of the fault."""
+    if isinstance(error, RecursionError):
+        return TooDeepError()
+    if isinstance(error, msgspec.ValidationError):
+        # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
+        text, _, place = str(error).replace("`", "").partition(" - at $")
+        return PayloadError(f"{root}{place}: {text[:1].lower()}{text[1:]}")
+    what = "the body" if root == "$" else root
+    return PayloadError(f"{what} is not valid JSON: {error}")
+
+
+def check_depth(text: bytes) -> None:
+    """Refuse JSON that is nested deeper than `MAX_DEPTH`.
+
+    Raises:
+        TooDeepError: It is.
+    """
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return
+    brackets = _STRING.sub(b"", text).translate(_BRACKETS, _NOT_BRACKETS)
+    # Each round takes the innermost level away.
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise TooDeepError

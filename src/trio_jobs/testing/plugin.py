@@ -1,0 +1,143 @@
+"""The pytest plugin: fixtures and markers for those who test their handlers.
+
+It is loaded wherever trio-jobs is installed next to pytest. So it imports
+nothing that pytest has not imported already, and does nothing to a test that
+does not ask for it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from trio_jobs.embedding import Jobs
+    from trio_jobs.testing.asgi import Client
+
+_MARKER = "trio_jobs"
+_SEED = "scheduler_seed"
+
+# The server's default, in seconds of the test's clock.
+_GRACE_PERIOD = 25.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the markers known."""
+    config.addinivalue_line(
+        "markers",
+        "trio_jobs(handlers, *, mock_clock=True, grace_period=25.0, **options): the test runs"
+        " under Trio, and its fixtures `jobs` and `jobs_client` are a pool over these handlers;"
+        " the options are those of trio_jobs.open_jobs",
+    )
+    config.addinivalue_line(
+        "markers",
+        "interleavings(n): run the test under n schedules of Trio's, each of them seeded",
+    )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Make a test that is marked a test of Trio's, under a mock clock."""
+    marker = item.get_closest_marker(_MARKER)
+    if marker is None:
+        return
+    if not marker.kwargs.get("mock_clock", True):
+        item.add_marker(pytest.mark.trio)
+        return
+    runs = (each.kwargs["run"] for each in item.iter_markers("trio") if "run" in each.kwargs)
+    item.add_marker(pytest.mark.trio(run=_under_mock_clock(next(runs, None))), append=False)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test marked ``interleavings(n)`` under n seeds."""
+    marker = metafunc.definition.get_closest_marker("interleavings")
+    if marker is None:
+        return
+    if _SEED not in metafunc.fixturenames:
+        metafunc.fixturenames.append(_SEED)
+    seeds = range(*marker.args)
+    metafunc.parametrize(_SEED, seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say which schedule a test has failed under."""
+    report = yield
+    seed = _seed_of(item)
+    if report.failed and seed is not None:
+        again = f"scheduler seed {seed}; the same again: pytest {item.nodeid!r}"
+        report.sections.append(("trio_jobs", again))
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Seed the scheduler of a test marked ``interleavings(n)``."""
+    seed = _seed_of(item)
+    if seed is None:
+        return (yield)
+    from trio_jobs.testing.schedule import seeded_schedule
+
+    with seeded_schedule(seed):
+        return (yield)
+
+
+def _seed_of(item: pytest.Item) -> int | None:
+    params: dict[str, int] = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get(_SEED)
+
+
+@pytest.fixture
+def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
+    """The seed of this run of a test marked ``interleavings(n)``."""
+    seed: int | None = getattr(request, "param", None)
+    return seed
+
+
+async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
+    """A running pool over the handlers of the marker ``trio_jobs``; see `trio_jobs.Jobs`.
+
+    When the test has ended the pool drains, for as long as the grace period.
+    """
+    import trio
+
+    from trio_jobs.embedding import open_jobs
+
+    marker = request.node.get_closest_marker(_MARKER)
+    if marker is None:
+        pytest.fail(
+            "the fixture `jobs` needs to know the handlers:"
+            ' mark the test with @pytest.mark.trio_jobs({"email": send_email})',
+            pytrace=False,
+        )
+    options = {name: value for name, value in marker.kwargs.items() if name != "mock_clock"}
+    grace_period: float = options.pop("grace_period", _GRACE_PERIOD)
+    with trio.CancelScope() as scope:
+        async with open_jobs(*marker.args, **options) as running:
+            yield running
+            scope.deadline = trio.current_time() + grace_period
+
+
+# What `pytest_trio.trio_fixture` does, without importing it: else a test that
+# is no Trio test would be handed the generator.
+jobs._force_trio_fixture = True  # type: ignore[attr-defined]
+jobs = pytest.fixture(jobs)
+
+
+@pytest.fixture
+def jobs_client(jobs: "Jobs") -> "Client":
+    """The HTTP API over `jobs`, without sockets; see `trio_jobs.testing.Client`."""
+    from trio_jobs.testing.asgi import Client
+
+    return Client(jobs.create_app())
+
+
+def _under_mock_clock(run: Callable[..., Any] | None) -> Callable[..., Any]:
+    def run_under_mock_clock(*args: Any, clock: Any = None, **options: Any) -> Any:  # noqa: ANN401
+        import trio.testing
+
+        clock = clock or trio.testing.MockClock(autojump_threshold=0)
+        return (run or trio.run)(*args, clock=clock, **options)
+
+    return run_under_mock_clock

@@ -1,0 +1,216 @@
+"""Our routes in an application of somebody else's."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from quart import Response, redirect, request
+from quart_trio import QuartTrio
+from quart_trio.wrappers import TrioRequest
+from trio.testing import MockClock
+
+from tests.api.support import SUBMISSION, accept, assert_problem
+from tests.asgi import Client
+from trio_jobs import Jobs, open_jobs
+
+
+class HostRequest(TrioRequest):
+    """A request as the host likes it."""
+
+    @property
+    def visitor(self) -> str:
+        """Who asks."""
+        return self.headers.get("X-Visitor", "nobody")
+
+
+def make_host() -> QuartTrio:
+    """An application with routes, an error handler and a hook of its own."""
+    app = QuartTrio(__name__)
+    app.request_class = HostRequest
+
+    @app.before_request
+    async def keep_strangers_out() -> Response | None:
+        if request.visitor == "stranger":  # type: ignore[attr-defined]
+            return Response("who are you?", 401)
+        if request.visitor == "guest":  # type: ignore[attr-defined]
+            return redirect("/login")  # type: ignore[return-value]
+        return None
+
+    @app.post("/echo")
+    async def echo() -> str | bytes:
+        return await request.get_data()
+
+    @app.get("/fail")
+    async def fail() -> str:
+        raise ValueError
+
+    @app.errorhandler(404)
+    async def not_found(_error: Exception) -> tuple[str, int]:
+        return "the host has no such page", 404
+
+    @app.errorhandler(500)
+    async def broken(_error: Exception) -> tuple[str, int]:
+        return "the host is broken", 500
+
+    @app.errorhandler(409)
+    async def conflict(_error: Exception) -> tuple[str, int]:
+        return "the host has a conflict", 409
+
+    @app.errorhandler(Exception)
+    async def anything(_error: Exception) -> tuple[str, int]:
+        return "the host is at a loss", 500
+
+    return app
+
+
+@asynccontextmanager
+async def hosted(prefix: str = "/queue") -> AsyncIterator[tuple[Jobs, Client]]:
+    """A pool whose routes are in an application."""
+    app = make_host()
+    async with open_jobs({"email": accept}, workers=1, buffer_size=2) as jobs:
+        jobs.add_routes(app, prefix=prefix)
+        yield jobs, Client(app)
+
+
+async def test_routes_work_below_the_prefix() -> None:
+    async with hosted() as (jobs, client):
+        answer = await client.post("/queue/jobs", SUBMISSION)
+        assert answer.status == 201
+        assert answer.headers["location"] == f"/queue/jobs/{answer.json()['id']}"
+
+        answer = await client.get(answer.headers["location"], prefer="wait=5")
+
+        assert answer.json()["outcome"] == "succeeded"
+        assert (await client.get("/queue/health")).json() == {"status": "ok"}
+        assert (await client.get("/queue/health/ready")).json()["workers"] == 1
+        assert len(jobs.page()) == 1
+        assert (await client.get("/jobs")).status == 404
+
+
+async def test_pages_link_to_each_other_below_the_prefix() -> None:
+    async with hosted() as (jobs, client):
+        first = [jobs.submit("email"), jobs.submit("email")][0]
+
+        answer = await client.get("/queue/jobs?limit=1")
+
+        assert answer.headers["link"] == (f'</queue/jobs?limit=1&after={first.id}>; rel="next"')
+
+
+async def test_openapi_document_says_where_the_routes_are() -> None:
+    async with hosted() as (_jobs, client):
+        document = (await client.get("/queue/openapi.json")).json()
+
+        assert document["servers"] == [{"url": "/queue"}]
+        assert "/jobs/{id}" in document["paths"]
+
+
+async def test_stream_waits_for_room_below_the_prefix() -> None:
+    async with hosted() as (_jobs, client):
+        answer = await client.post("/queue/jobs/stream", [SUBMISSION + b"\n"] * 30)
+
+        assert answer.status == 201
+        assert answer.json() == {"accepted": 30}
+
+
+async def test_our_errors_have_our_form() -> None:
+    async with hosted() as (_jobs, client):
+        assert_problem(await client.get("/queue/nothing"), 404)
+        assert_problem(await client.get("/queue"), 404)
+        assert_problem(await client.get("/queue/jobs/"), 404)
+        assert_problem(await client.post("/queue//jobs", SUBMISSION), 404)
+        assert_problem(await client.post("/queue/jobs", b"{"), 400)
+        assert_problem(await client.get("/queue/jobs/01a210b3-04e9-754c-ab1f-ca608eb6ab87"), 404)
+        answer = await client.request("PUT", "/queue/jobs")
+        assert_problem(answer, 405)
+        assert set(answer.headers["allow"].split(", ")) >= {"GET", "POST"}
+
+
+async def test_bug_in_our_routes_has_our_form_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError
+
+    async with hosted() as (_jobs, client):
+        monkeypatch.setattr("trio_jobs.store.JobStore.page", broken)
+
+        assert_problem(await client.get("/queue/jobs?limit=1"), 500)
+
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.message == "request_failed"
+
+
+async def test_routes_of_the_host_are_undisturbed() -> None:
+    async with hosted() as (_jobs, client):
+        assert (await client.post("/echo", [b"a", b"b"])).body == b"ab"
+        assert (await client.get("/nothing")).body == b"the host has no such page"
+        assert (await client.get("/queues")).body == b"the host has no such page"
+        assert (await client.get("/fail")).body == b"the host is at a loss"
+        assert (await client.get("/echo")).body == b"the host is at a loss"
+
+
+async def test_hooks_of_the_host_hold_for_our_routes() -> None:
+    async with hosted() as (jobs, client):
+        answer = await client.post("/queue/jobs", SUBMISSION, x_visitor="stranger")
+        assert (answer.status, answer.body) == (401, b"who are you?")
+        assert (await client.get("/queue/nothing", x_visitor="stranger")).status == 401
+        answer = await client.get("/queue/jobs", x_visitor="guest")
+        assert (answer.status, answer.headers["location"]) == (302, "/login")
+        assert jobs.page() == []
+
+
+async def test_left_block_answers_503_below_the_prefix() -> None:
+    async with hosted() as (_jobs, client):
+        pass
+
+    answer = await client.post("/queue/jobs", SUBMISSION)
+
+    assert_problem(answer, 503)
+    assert answer.headers["retry-after"] == "25"
+    assert (await client.get("/queue/jobs")).status == 200
+
+
+async def test_one_application_has_the_routes_of_two_pools(autojump_clock: MockClock) -> None:
+    app = make_host()
+    async with (
+        open_jobs({"email": accept}) as one,
+        open_jobs({"email": accept}) as two,
+    ):
+        one.add_routes(app, prefix="/one")
+        two.add_routes(app, prefix="/two/jobs.v1")
+        client = Client(app)
+        await client.post("/two/jobs.v1/jobs", SUBMISSION)
+
+        assert (len(one.page()), len(two.page())) == (0, 1)
+        assert_problem(await client.get("/one/nothing"), 404)
+        assert_problem(await client.get("/two/jobs.v1/nothing"), 404)
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "queue", "/queue/"])
+async def test_prefix_that_would_not_work_is_refused(prefix: str) -> None:
+    async with open_jobs({"email": accept}) as jobs:
+        with pytest.raises(ValueError, match=r"^prefix must begin with a slash and not end with"):
+            jobs.add_routes(make_host(), prefix=prefix)
+
+
+async def test_client_that_hangs_up_while_it_waits_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    async def never_returns(_payload: object) -> None:
+        await trio.sleep_forever()
+
+    app = make_host()
+    with trio.move_on_after(10):
+        async with open_jobs({"email": never_returns}, max_waiters=1) as jobs:
+            jobs.add_routes(app, prefix="/queue")
+            job = jobs.submit("email")
+            for _ in range(3):
+                async with Client(app).open(
+                    "GET", f"/queue/jobs/{job.id}", headers={"Prefer": "wait=60"}
+                ):
+                    await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(1):
+                await jobs.wait(job.id)
+            await trio.sleep_forever()
+    assert trio.current_time() == 10

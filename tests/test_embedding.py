@@ -1,0 +1,391 @@
+"""A pool in a Trio program: submitting from Python, waiting, draining, cutting short."""
+
+import logging
+import math
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trio_jobs
+from trio_jobs import (
+    Handler,
+    HandlerError,
+    InvalidTransitionError,
+    Job,
+    JobNotFoundError,
+    JobStatus,
+    JobUnsuccessfulError,
+    Outcome,
+    PayloadError,
+    QueueFullError,
+    ShuttingDownError,
+    TooManyWaitersError,
+    UnknownTypeError,
+    open_jobs,
+)
+from trio_jobs.testing import Client
+
+
+class Email(msgspec.Struct):
+    """What the handler below takes."""
+
+    to: str
+    tries: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+async def send_email(email: Email) -> dict[str, str]:
+    await trio.sleep(1)
+    return {"sent_to": email.to}
+
+
+async def echo(payload: object) -> object:
+    return payload
+
+
+async def fail(_payload: object) -> None:
+    raise ValueError("no such address")
+
+
+async def never_returns(_payload: object) -> None:
+    await trio.sleep_forever()
+
+
+def in_process(payload: int) -> int:
+    return payload + 1
+
+
+async def test_job_is_submitted_and_waited_for(autojump_clock: MockClock) -> None:
+    async with open_jobs({"email": send_email}) as jobs:
+        job = jobs.submit("email", {"to": "user@example.com"})
+        assert job.status is JobStatus.PENDING
+        job = await jobs.wait(job.id)
+
+        assert job.status is JobStatus.COMPLETED
+        assert job.ending is not None
+        assert job.ending.outcome is Outcome.SUCCEEDED
+        assert await jobs.result(job.id) == {"sent_to": "user@example.com"}
+        assert await jobs.result(job.id, type=dict[str, str]) == {"sent_to": "user@example.com"}
+        assert jobs.get(job.id) == job
+    assert trio.current_time() == 1
+
+
+async def test_payload_is_an_object_that_is_written_as_json_once(autojump_clock: MockClock) -> None:
+    email = {"to": "user@example.com", "tries": 1}
+    async with open_jobs({"email": send_email, "echo": echo}) as jobs:
+        job = jobs.submit("email", Email(to="user@example.com", tries=1))
+        echoed = jobs.submit("echo", email)
+        email["tries"] = 2
+
+        assert job.payload == b'{"to":"user@example.com","tries":1}'
+        assert await jobs.result(echoed.id) == {"to": "user@example.com", "tries": 1}
+
+
+@pytest.mark.parametrize(
+    ("type_", "payload", "complaint"),
+    [
+        ("email", {"to": 1}, r"^\$\.payload\.to: expected str, got int$"),
+        ("email", None, r"^\$\.payload: expected object, got null$"),
+        ("email", {"to": "", "tries": -1}, r"^\$\.payload\.tries: expected int >= 0$"),
+        ("email", object(), "^the payload is not serialisable: "),
+        ("email", math.nan, "^the payload holds NaN or an infinity"),
+        ("email", "\ud800", "^the payload holds text that is not valid Unicode: "),
+        ("email", "x" * 2000, "^the payload is 2002 bytes of JSON, more than 1000$"),
+        ("", None, r"^\$\.type must be a non-empty string$"),
+    ],
+)
+async def test_bad_submission_is_refused_in_the_words_of_the_http_api(
+    type_: str, payload: object, complaint: str
+) -> None:
+    async with open_jobs({"email": send_email}, max_payload_bytes=1000) as jobs:
+        with pytest.raises(PayloadError, match=complaint):
+            jobs.submit(type_, payload)
+        with pytest.raises(PayloadError, match=complaint):
+            await jobs.submit_when_possible(type_, payload)
+        with pytest.raises(PayloadError, match=complaint):
+            jobs.submit_all([(type_, payload)])
+
+        assert jobs.page() == []
+
+
+async def test_deep_nesting_is_refused() -> None:
+    deep: Any = None
+    for _ in range(65):
+        deep = [deep]
+    async with open_jobs({"echo": echo}) as jobs:
+        assert jobs.submit("echo", deep[0])
+        with pytest.raises(PayloadError, match=r"^the JSON is nested deeper than 64 levels$"):
+            jobs.submit("echo", deep)
+
+
+async def test_unknown_type_is_refused_and_the_default_takes_every_type() -> None:
+    async with open_jobs({"email": send_email}) as jobs:
+        with pytest.raises(UnknownTypeError, match="known types: 'email'"):
+            jobs.submit("emial")
+    async with open_jobs({"default": echo}) as jobs:
+        assert await jobs.result(jobs.submit("emial", 1).id) == 1
+
+
+async def test_full_buffer_refuses_at_once(autojump_clock: MockClock) -> None:
+    async with open_jobs({"email": send_email}, workers=1, buffer_size=1) as jobs:
+        await wait_all_tasks_blocked()
+        accepted = [jobs.submit("email", {"to": "a"}), jobs.submit("email", {"to": "b"})]
+        with pytest.raises(QueueFullError) as caught:
+            jobs.submit("email", {"to": "c"})
+
+        assert caught.value.retry_after >= 1
+        assert jobs.page() == accepted
+
+
+async def test_submitting_all_is_all_or_none(autojump_clock: MockClock) -> None:
+    async with open_jobs({"email": send_email}, workers=1, buffer_size=2) as jobs:
+        await wait_all_tasks_blocked()
+        with pytest.raises(QueueFullError):
+            jobs.submit_all([("email", {"to": "a"})] * 4)
+        assert jobs.page() == []
+
+        submitted = jobs.submit_all([("email", {"to": "a"})] * 3)
+
+        assert jobs.page() == submitted
+
+
+async def test_submitting_when_possible_waits_for_room(autojump_clock: MockClock) -> None:
+    async with open_jobs({"email": send_email}, workers=1, buffer_size=1) as jobs:
+        submitted = [await jobs.submit_when_possible("email", {"to": "a"}) for _ in range(5)]
+
+        assert trio.current_time() == 3  # of five seconds' work
+        assert [job.payload for job in submitted] == [b'{"to":"a"}'] * 5
+    assert trio.current_time() == 5
+    assert all(jobs.get(job.id).status is JobStatus.COMPLETED for job in submitted)
+
+
+async def test_leaving_the_block_drains(autojump_clock: MockClock) -> None:
+    async with open_jobs({"email": send_email}, workers=2) as jobs:
+        jobs.submit_all([("email", {"to": "a"})] * 10)
+
+    assert trio.current_time() == 5
+    assert jobs.unfinished() == ([], [])
+    with pytest.raises(ShuttingDownError):
+        jobs.submit("email", {"to": "a"})
+    with pytest.raises(ShuttingDownError):
+        await jobs.submit_when_possible("email", {"to": "a"})
+    assert jobs.statistics().status == "shutting down"
+
+
+async def test_draining_takes_no_more_jobs_and_waits_for_the_rest(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_jobs({"email": send_email}, workers=2, keep_completed=3) as jobs:
+        jobs.submit_all([("email", {"to": "a"})] * 10)
+        await jobs.drain()
+
+        assert trio.current_time() == 5
+        assert jobs.unfinished() == ([], [])
+        with pytest.raises(ShuttingDownError):
+            jobs.submit("email", {"to": "a"})
+        await jobs.drain()
+    assert trio.current_time() == 5
+
+
+async def test_cancelling_cuts_jobs_short_and_names_them(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.move_on_after(10) as scope:
+        async with open_jobs({"forever": never_returns}, workers=1) as jobs:
+            begun, waiting = jobs.submit("forever"), jobs.submit("forever")
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert trio.current_time() == 10
+    assert jobs.unfinished() == ([begun.id], [waiting.id])
+    assert jobs.get(begun.id).status is JobStatus.PENDING  # released
+    named = [
+        (record.message, vars(record)["job_ids"])
+        for record in caplog.records
+        if record.levelno >= logging.WARNING
+    ]
+    assert named == [("jobs_interrupted", begun.id), ("jobs_not_started", waiting.id)]
+
+
+async def test_drain_has_the_length_that_the_scope_around_it_gives(
+    autojump_clock: MockClock,
+) -> None:
+    with trio.CancelScope() as scope:
+        async with open_jobs({"email": send_email, "forever": never_returns}) as jobs:
+            job = jobs.submit("email", {"to": "a"})
+            stuck = jobs.submit("forever")
+            scope.deadline = trio.current_time() + 25
+
+    assert trio.current_time() == 25
+    assert jobs.get(job.id).status is JobStatus.COMPLETED
+    assert jobs.unfinished() == ([stuck.id], [])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk"), ExceptionGroup("two", [OSError("disk"), ValueError()])], ids=repr
+)
+async def test_exception_in_the_block_cuts_jobs_short_and_leaves_as_it_is(
+    error: Exception, autojump_clock: MockClock
+) -> None:
+    with pytest.raises(type(error)) as caught:  # noqa: PT012  (it leaves the block as it is)
+        async with open_jobs({"forever": never_returns}) as jobs:
+            job = jobs.submit("forever")
+            await wait_all_tasks_blocked()
+            raise error
+
+    assert caught.value is error
+    assert error.__context__ is None
+    assert jobs.unfinished() == ([job.id], [])
+    assert trio.current_time() == 0
+
+
+async def test_crash_of_a_worker_ends_the_block(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)
+
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug of ours")):
+        async with open_jobs({"echo": echo}) as jobs:
+            jobs.submit("echo")
+            await trio.sleep_forever()
+
+
+async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_ends(
+    autojump_clock: MockClock,
+) -> None:
+    got: list[Job] = []
+
+    async def wait_for(jobs: trio_jobs.Jobs, job_id: str) -> None:
+        got.append(await jobs.wait(job_id))
+        with pytest.raises(JobUnsuccessfulError, match=r"is pending, and the pool has ended$"):
+            await jobs.result(job_id)
+
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(1):
+            async with open_jobs({"forever": never_returns}) as jobs:
+                nursery.start_soon(wait_for, jobs, jobs.submit("forever").id)
+                await trio.sleep_forever()
+
+    assert [job.status for job in got] == [JobStatus.PENDING]
+
+
+async def test_result_of_an_unsuccessful_job_is_its_error(autojump_clock: MockClock) -> None:
+    slow = Handler.of(never_returns, timeout=5)
+    async with open_jobs({"fail": fail, "slow": slow}, workers=1) as jobs:
+        failed, timed_out, cancelled = (jobs.submit(each) for each in ("fail", "slow", "slow"))
+        jobs.cancel(cancelled.id)
+
+        with pytest.raises(JobUnsuccessfulError, match=r"failed: ValueError: no such address$"):
+            await jobs.result(failed.id)
+        with pytest.raises(JobUnsuccessfulError, match="timed_out: ") as caught:
+            await jobs.result(timed_out.id)
+        with pytest.raises(JobUnsuccessfulError, match="cancelled: "):
+            await jobs.result(cancelled.id)
+
+        assert caught.value.job == jobs.get(timed_out.id)
+        assert trio.current_time() == 5
+
+
+async def test_running_job_is_cancelled(autojump_clock: MockClock) -> None:
+    async with open_jobs({"forever": never_returns}, workers=1) as jobs:
+        job = jobs.submit("forever")
+        await wait_all_tasks_blocked()
+        assert jobs.cancel(job.id).status is JobStatus.PROCESSING
+        job = await jobs.wait(job.id)
+
+        assert job.ending is not None
+        assert job.ending.outcome is Outcome.CANCELLED
+        with pytest.raises(InvalidTransitionError):
+            jobs.cancel(job.id)
+        jobs.delete(job.id)
+        with pytest.raises(JobNotFoundError):
+            await jobs.wait(job.id)
+
+
+async def test_as_many_tasks_wait_as_may(autojump_clock: MockClock) -> None:
+    async with open_jobs({"email": send_email}, max_waiters=1) as jobs, trio.open_nursery() as n:
+        job = jobs.submit("email", {"to": "a"})
+        n.start_soon(jobs.wait, job.id)
+        await wait_all_tasks_blocked()
+
+        with pytest.raises(TooManyWaitersError):
+            await jobs.wait(job.id)
+
+
+async def test_pools_do_not_know_of_each_other(autojump_clock: MockClock) -> None:
+    async with (
+        open_jobs({"echo": echo}, workers=1) as one,
+        open_jobs({"echo": echo, "forever": never_returns}, workers=3) as two,
+    ):
+        job = one.submit("echo", 1)
+        two.submit_all([("echo", 2), ("echo", 3)])
+
+        assert await one.result(job.id) == 1
+        with pytest.raises(JobNotFoundError):
+            two.get(job.id)
+        with pytest.raises(UnknownTypeError):
+            one.submit("forever")
+        assert (one.statistics().workers, two.statistics().workers) == (1, 3)
+
+
+async def test_pool_has_the_http_api_as_an_application_of_its_own() -> None:
+    async with open_jobs({"echo": echo}, max_payload_bytes=100) as jobs:
+        client = Client(jobs.create_app())
+        answer = await client.post("/jobs", b'{"type":"echo","payload":1}', prefer="wait=5")
+
+        assert answer.json()["result"] == 1
+        assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
+        assert (await client.post("/jobs", b" " * 101)).status == 413
+
+
+async def test_handler_runs_in_a_process() -> None:
+    handlers = {"add": Handler.of(in_process, run="process")}
+    async with open_jobs(handlers, workers=1, processes=1) as jobs:
+        assert await jobs.result(jobs.submit("add", 1).id) == 2
+        with pytest.raises(PayloadError, match=r"^\$\.payload: expected int, got str$"):
+            jobs.submit("add", "1")
+
+
+async def test_mistakes_are_told_before_anything_runs() -> None:
+    with pytest.raises(HandlerError, match="is not callable"):
+        async with open_jobs({"email": "shop:send_email"}):  # type: ignore[dict-item]
+            pass
+    with pytest.raises(ValueError, match=r"^workers must be at least 1, got 0$"):
+        async with open_jobs({"echo": echo}, workers=0):
+            pass
+    with pytest.raises(ValueError, match=r"^buffer_size must be at least 1, got 0$"):
+        async with open_jobs({"echo": echo}, buffer_size=0):
+            pass
+
+
+def test_everything_public_is_there() -> None:
+    for name in trio_jobs.__all__:
+        assert getattr(trio_jobs, name).__name__ == name
+    assert set(trio_jobs.__all__) <= set(dir(trio_jobs))
+    with pytest.raises(AttributeError, match="has no attribute 'open_job'"):
+        trio_jobs.open_job  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import trio_jobs", "trio_jobs.embedding trio msgspec quart logging"),
+        ("from trio_jobs import open_jobs", "quart quart_trio hypercorn trio_parallel"),
+    ],
+)
+def test_importing_imports_only_what_is_needed(statement: str, absent: str) -> None:
+    check = f"import sys; {statement}; print(*({absent.split()!r} & sys.modules.keys()))"
+    check = check.replace("['", "{'").replace("']", "'}")
+
+    done = subprocess.run(
+        [sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=30
+    )
+
+    assert done.stdout == "\n"

@@ -1,0 +1,289 @@
+"""The pytest plugin, in projects that use it and in one that does not."""
+
+from pathlib import Path
+
+import pytest
+
+import trio_jobs
+
+pytest_plugins = ["pytester"]
+
+PLUGIN = ("-p", "trio_jobs.testing.plugin")
+
+# What a project has of its own: no trio_mode, and every warning is an error.
+SETTINGS = """
+[pytest]
+filterwarnings = error
+strict = true
+"""
+
+SLEEPER = """
+import pytest, trio
+
+async def sleep(seconds):
+    await trio.sleep(seconds)
+    return seconds
+"""
+
+
+@pytest.fixture(autouse=True)
+def this_code_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another version of it is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(trio_jobs.__file__).parents[1].resolve()))
+
+
+def run(
+    pytester: pytest.Pytester, test: str, *arguments: str, settings: str = SETTINGS
+) -> pytest.RunResult:
+    """Run one module of tests of a project."""
+    pytester.makefile(".ini", pytest=settings)
+    pytester.makepyfile(test)
+    return pytester.runpytest_subprocess(*PLUGIN, *arguments, timeout=60)
+
+
+def test_job_of_an_hour_is_tested_at_once(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+@pytest.mark.trio_jobs({"sleep": sleep}, workers=1)
+async def test_sleep(jobs):
+    job = jobs.submit("sleep", 3600)
+    assert await jobs.result(job.id) == 3600
+    assert trio.current_time() == 3600
+""",
+        "--durations=1",
+        "--durations-min=5",
+    )
+
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*test_sleep*")  # among the slow ones
+
+
+def test_marker_of_a_module_is_for_all_of_its_tests_and_a_closer_one_goes_over_it(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+pytestmark = pytest.mark.trio_jobs({"sleep": sleep}, workers=3)
+
+async def test_far(jobs):
+    assert jobs.statistics().workers == 3
+
+@pytest.mark.trio_jobs({"sleep": sleep}, workers=2)
+async def test_close(jobs):
+    assert jobs.statistics().workers == 2
+
+class TestInClass:
+    @pytest.mark.parametrize("seconds", [1, 2])
+    async def test_method(self, jobs, seconds):
+        await jobs.result(jobs.submit("sleep", seconds).id)
+        assert trio.current_time() == seconds
+""",
+    )
+
+    result.assert_outcomes(passed=4)
+
+
+def test_pool_drains_after_the_test_for_as_long_as_the_grace_period(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+kept = []
+
+@pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
+async def test_leaves_jobs_behind(jobs):
+    kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 11)))
+
+def test_after():
+    [(jobs, short, long)] = kept
+    assert jobs.get(short.id).status == "completed"
+    assert jobs.unfinished() == ([long.id], [])
+""",
+    )
+
+    result.assert_outcomes(passed=2)
+
+
+def test_test_that_fails_cuts_its_jobs_short(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+@pytest.mark.trio_jobs({"forever": lambda payload: trio.sleep_forever(), "sleep": sleep})
+async def test_fails(jobs):
+    jobs.submit("sleep", 11)
+    assert jobs.page() == []
+""",
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*assert jobs.page() == []*"])
+
+
+def test_thread_is_tested_by_the_real_clock(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import pytest, threading, trio
+
+def where(_payload):
+    return threading.current_thread() is threading.main_thread()
+
+@pytest.mark.trio_jobs({"where": where}, mock_clock=False)
+async def test_thread(jobs):
+    with trio.fail_after(5):
+        assert await jobs.result(jobs.submit("where").id) is False
+    assert not isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+""".replace("import pytest,", "import pytest, trio.testing,"),
+    )
+
+    result.assert_outcomes(passed=1)
+
+
+def test_api_is_tested_without_sockets(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+@pytest.mark.trio_jobs({"sleep": sleep}, buffer_size=5000)
+async def test_more_than_ten_pieces(jobs, jobs_client):
+    jobs.submit_all([("sleep", 1)] * 5000)
+    await trio.sleep(25)
+    async with jobs_client.open("GET", "/jobs") as exchange:
+        assert await exchange.head() == 200
+        assert len([piece async for piece in exchange.pieces()]) > 10
+
+@pytest.mark.trio_jobs({"sleep": sleep}, buffer_size=5000)
+async def test_leaving_early(jobs, jobs_client):
+    jobs.submit_all([("sleep", 1)] * 5000)
+    async with jobs_client.open("GET", "/jobs") as exchange:
+        assert await exchange.head() == 200
+    assert (await jobs_client.get("/health")).json() == {"status": "ok"}
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_waiting(jobs_client):
+    body = b'{"type": "sleep", "payload": 50}'
+    answer = await jobs_client.post("/jobs", body, prefer="wait=60")
+    assert answer.json()["result"] == 50
+    assert trio.current_time() == 50
+""",
+    )
+
+    result.assert_outcomes(passed=3)
+
+
+def test_test_without_the_marker_is_told_of_it(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import pytest
+
+@pytest.mark.trio
+async def test_no_marker(jobs):
+    pass
+""",
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*mark the test with @pytest.mark.trio_jobs({*"])
+
+
+def test_failing_interleaving_is_named_and_can_be_repeated(pytester: pytest.Pytester) -> None:
+    test = """
+import pytest, trio
+
+@pytest.mark.trio
+@pytest.mark.interleavings(20)
+async def test_race():
+    order = []
+    async def note(name):
+        order.append(name)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note, "a")
+        nursery.start_soon(note, "b")
+    assert order == ["a", "b"]
+"""
+    # As it is where hypothesis is not installed.
+    pytester.makeconftest("import sys; sys.modules['hypothesis'] = None")
+    without = ("-p", "no:hypothesispytest")
+
+    result = run(pytester, test, *without)
+
+    counts = result.parseoutcomes()
+    assert counts["passed"] + counts["failed"] == 20
+    assert counts["passed"] >= 2
+    assert counts["failed"] >= 2
+    said = [line for line in result.outlines if "the same again: pytest" in line]
+    assert len(said) == counts["failed"]
+    node = said[0].partition("pytest '")[2].removesuffix("'")
+    assert said[0].startswith(f"scheduler seed {node.partition('[seed')[2].removesuffix(']')};")
+    for _ in range(2):
+        run(pytester, test, *without, node).assert_outcomes(failed=1)
+
+
+def test_seed_is_of_the_marked_test_alone(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import pytest
+from trio._core import _run
+
+allowed, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()
+
+@pytest.mark.trio
+@pytest.mark.interleavings(2)
+async def test_marked(scheduler_seed):
+    assert scheduler_seed in (0, 1)
+    assert _run._ALLOW_DETERMINISTIC_SCHEDULING
+    assert _run._r.getstate() != state
+
+def test_after():
+    assert (_run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()) == (allowed, state)
+""",
+    )
+
+    result.assert_outcomes(passed=3)
+
+
+def test_project_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+import sys
+
+def pytest_sessionfinish():
+    heavy = {"trio", "msgspec", "quart", "hypercorn", "trio_jobs.embedding", "hypothesis"}
+    print("imported:", sorted(heavy & sys.modules.keys()))
+"""
+    )
+    result = run(
+        pytester,
+        """
+import pytest
+
+@pytest.fixture
+def jobs():
+    return "our own"
+
+def test_own_fixture(jobs):
+    assert jobs == "our own"
+
+def test_nothing(request):
+    assert "scheduler_seed" not in request.fixturenames
+""",
+        "-p",
+        "no:trio",
+        "-p",
+        "no:hypothesispytest",
+        "-p",
+        "no:anyio",
+        "-s",
+    )
+
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*imported: []"])
