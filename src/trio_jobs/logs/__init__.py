@@ -5,6 +5,8 @@ warn about, and what fails in a thread or a finalizer, comes out in the same for
 way: Python itself would write it to standard error, and wait when nobody reads that.
 """
 
+import contextlib
+import contextvars
 import logging
 import sys
 import threading
@@ -21,9 +23,10 @@ log = logging.getLogger(__name__)
 class Logs:
     """The log of this process, once it has been started."""
 
-    def __init__(self, writer: LogWriter, render: Render) -> None:
+    def __init__(self, writer: LogWriter, render: Render, undo: contextlib.ExitStack) -> None:
         self._writer = writer
         self._render = render
+        self._undo = undo
 
     def flush(self, *, seconds: float) -> bool:
         """Wait until the lines logged so far are written; False if that takes longer.
@@ -61,7 +64,10 @@ class Logs:
 
     def render(self, logger: str, event: str, stack: str = "") -> bytes:
         """A critical line, in this log's format, for whoever has to write it past all this."""
-        return self._render(event_record(logger, logging.CRITICAL, event, {}, stack=stack))
+        record = event_record(logger, logging.CRITICAL, event, {}, stack=stack)
+        # A signal handler runs in the context of whatever it interrupts; the line is not about
+        # that job.
+        return contextvars.Context().run(self._render, record)
 
     def close(self, *, seconds: float) -> None:
         """Undo ``start_logging``, after a flush; for tests and embedding programs.
@@ -69,12 +75,7 @@ class Logs:
         The command only flushes: with no handler left, logging itself would write to standard
         error, and wait.
         """
-        root = logging.getLogger()
-        root.removeHandler(self._writer)
-        root.setLevel(logging.WARNING)
-        logging.captureWarnings(capture=False)
-        threading.excepthook = threading.__excepthook__
-        sys.unraisablehook = sys.__unraisablehook__
+        self._undo.close()
         self._writer.close_within(seconds)
 
 
@@ -91,12 +92,18 @@ def start_logging(level: str, line_format: str, *, fd: int = 2) -> Logs:
     render = RENDERERS[line_format]
     writer = LogWriter(fd, render)
     root = logging.getLogger()
+    undo = contextlib.ExitStack()
+    undo.callback(root.removeHandler, writer)
+    undo.callback(root.setLevel, root.level)
+    undo.callback(logging.captureWarnings, capture=False)
+    undo.callback(setattr, threading, "excepthook", threading.excepthook)
+    undo.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
     root.addHandler(writer)
     root.setLevel(level)
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_thread_error
     sys.unraisablehook = _log_unraisable_error
-    return Logs(writer, render)
+    return Logs(writer, render, undo)
 
 
 def _log_thread_error(args: threading.ExceptHookArgs) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_within
-from trio_jobs.logs.lines import Render, event_record
+from trio_jobs.logs.lines import MAX_LINE_BYTES, Render, event_record
 
 # Some megabytes: seconds of a burst, for a reader that is merely slow. The second bound is for
 # when the lines are tracebacks.
@@ -55,13 +55,12 @@ class LogWriter(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue the record's line, or drop and count it: never waits, never raises."""
         line = b""
-        if self._queue.qsize() < MAX_QUEUED_LINES:  # else it would be rendered for nothing
-            try:
+        if self._has_room():  # else it would be rendered for nothing
+            # What is logged must not fail because of its log.
+            with contextlib.suppress(Exception):
                 line = self._render(record)
-            except Exception:  # noqa: BLE001 - what is logged must not fail because of its log
-                line = b""
         with self._counting:
-            if line and self._queued_bytes + len(line) <= MAX_QUEUED_BYTES:
+            if line:
                 self._queued_bytes += len(line)
                 self._queue.put(line)
             else:
@@ -100,6 +99,13 @@ class LogWriter(logging.Handler):
             os.close(self._fd)
         self.close()
 
+    def _has_room(self) -> bool:
+        # Threads that look at the same time may exceed this by a line each.
+        return (
+            self._queue.qsize() < MAX_QUEUED_LINES
+            and self._queued_bytes + MAX_LINE_BYTES <= MAX_QUEUED_BYTES
+        )
+
     def _run(self) -> None:
         while True:
             lines: list[bytes] = []
@@ -112,7 +118,8 @@ class LogWriter(logging.Handler):
                 if item is None:
                     return
                 item.set()
-            self._write(lines)
+            if lines:
+                self._write(lines)
 
     def _more(self) -> Iterator[bytes | threading.Event | None]:
         """A few more items, for fewer and longer writes."""

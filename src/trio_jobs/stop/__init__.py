@@ -4,6 +4,7 @@ A stop begins in the signal handler, not in a task: a task cannot run while some
 event loop. Between signals nothing here runs.
 """
 
+import atexit
 import contextlib
 import signal
 import time
@@ -17,12 +18,19 @@ from trio_jobs.stop.in_the_way import tasks_in_the_way, threads_in_the_way
 
 __all__ = ["HARD_LIMIT_STATUS", "Stop"]
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 # Wrappers (a shell, a terminal's process group with npm or make in between) forward a signal
 # that the process gets anyway; a person needs longer to insist.
 REPEAT_WINDOW_SECONDS = 0.2
 
 # What a clean stop may take beyond the two times that are configured.
 MARGIN_SECONDS = 1.0
+
+
+def _ignore_signals() -> None:
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _plain(line: str, below: str) -> bytes:
@@ -79,8 +87,11 @@ class Stop:
         not installed works too (``request``), but never ends the process.
         """
         self._hard_limit.start()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, self._handle_signal)
+        # The interpreter's last act takes Python's handlers away. A signal that is repeated then
+        # would kill a process that has stopped in order. Registered first, this runs last.
+        atexit.register(_ignore_signals)
 
     def connect(self) -> None:
         """Let signals wake the tasks of this Trio run, and those that came before it count."""

@@ -9,13 +9,14 @@ holds it in one C call (status 1); the kernel's timer, for when faulthandler's o
 import contextlib
 import faulthandler
 import itertools
+import math
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import NoReturn
 
 from trio_jobs.bounded_write import open_for_writing, write_within
 
@@ -24,6 +25,9 @@ HARD_LIMIT_STATUS = 70
 # For the whole report. A reader that is alive takes milliseconds; a pipe that nobody reads must
 # not hold up the end.
 REPORT_SECONDS = 0.5
+
+# Before the limit: to get hold of the GIL took up to this long where a loop was spinning.
+HEAD_START_SECONDS = 0.5
 
 # After the limit. Both leave the one before them time to finish, and together with the default
 # limit of 28 s stay under an orchestrator's usual 30 s.
@@ -52,17 +56,17 @@ class HardLimit:
         self._started = False
         self._log = -1
         self._since = 0.0
-        self._due: float | None = None
-        # From the signal handler to the thread. put() is reentrant, which Event.set() and
-        # Thread.start() are not: a handler that interrupts the main thread inside threading's
-        # own lock would wait for that lock for ever.
-        self._dues: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._due = math.inf
+        # Wakes the thread, to look at _due again. put() is reentrant, which Event.set() and
+        # Thread.start() are not: a signal handler that interrupts the main thread while it holds
+        # a lock of threading's would wait for that lock for ever.
+        self._armed: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Start the thread, which sleeps until the limit is armed."""
         self._log = open_for_writing(2)
-        threading.Thread(target=self._watch, name="hard limit", daemon=True).start()
         self._started = True
+        threading.Thread(target=self._watch, name="hard limit", daemon=True).start()
 
     def arm(self, *, since: float, seconds: float) -> None:
         """End the process ``seconds`` after ``since`` (``time.monotonic()``), or earlier.
@@ -70,13 +74,15 @@ class HardLimit:
         Safe in a signal handler. In the main thread only.
         """
         due = since + seconds
-        if not self._started or (self._due is not None and self._due <= due):
+        if not self._started or self._due <= due:
             return
-        if self._due is None:
+        # No call between the look and these lines: a signal's handler, which may run inside this
+        # call, comes before the look or after them.
+        if self._due == math.inf:
             self._since = since
         self._due = due
-        self._dues.put(due)
-        left = max(due - time.monotonic(), 0)
+        self._armed.put(None)
+        left = max(self._due - time.monotonic(), 0)
         with contextlib.suppress(RuntimeError):  # no thread to be had: SIGALRM is left
             faulthandler.dump_traceback_later(
                 left + FAULTHANDLER_AFTER_SECONDS, exit=True, file=self._log
@@ -84,8 +90,13 @@ class HardLimit:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, left + SIGALRM_AFTER_SECONDS)
 
-    def end_process(self, line: str, blocks: Iterable[Block]) -> NoReturn:
-        """Write ``line`` and the blocks, as far as the log takes them, and exit with status 70."""
+    def end_process(self, line: str, blocks: Iterable[Block]) -> None:
+        """Write ``line`` and the blocks, as far as the log takes them, and exit with status 70.
+
+        Safe in a signal handler.
+        """
+        if not self._started:
+            return
         end = time.monotonic() + REPORT_SECONDS
         try:
             for block in itertools.chain([(line, "")], blocks):
@@ -93,20 +104,22 @@ class HardLimit:
                 if write_within(self._log, data, end - time.monotonic()) < len(data):
                     break
         finally:
-            # Not sys.exit(): the interpreter would first wait for every thread that is no daemon.
+            # Not sys.exit(): the interpreter would wait for every thread that is not a daemon.
             os._exit(HARD_LIMIT_STATUS)
 
     def _watch(self) -> None:
-        due: float | None = None
         while True:
+            wait = max(self._due - HEAD_START_SECONDS - time.monotonic(), 0)
             try:
-                due = self._dues.get(
-                    timeout=None if due is None else max(due - time.monotonic(), 0)
-                )
+                self._armed.get(timeout=None if wait == math.inf else wait)
             except queue.Empty:
-                after = time.monotonic() - self._since
-                self.end_process(
-                    f"hard limit reached after {after:.1f} s:"
-                    f" the process ends with status {HARD_LIMIT_STATUS}",
-                    self._in_the_way(),
-                )
+                break
+        # A loop that spins through short system calls lets go of the GIL for too short a time to
+        # get hold of it. Who has waited for this long (by default 5 ms) gets it at once.
+        sys.setswitchinterval(1e-5)
+        time.sleep(max(self._due - time.monotonic(), 0))
+        self.end_process(
+            f"hard limit reached after {time.monotonic() - self._since:.1f} s:"
+            f" the process ends with status {HARD_LIMIT_STATUS}",
+            self._in_the_way(),
+        )

@@ -1,0 +1,215 @@
+"""Programs that do not want to end; each is run as a process of its own by ``test_stop.py``.
+
+Run as ``python stop_programs.py NAME``. They signal themselves, which is exact, and say on
+standard output how far they have come.
+"""
+
+import atexit
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+
+import trio
+
+from trio_jobs.stop import Stop
+
+LONG = 60
+
+# Ends the process 0.2 s after the first signal, and so far into the second's limit.
+stop = Stop(grace_period=0.1, graceful_timeout=0, margin=0.1)
+patient = Stop(grace_period=LONG, graceful_timeout=0, margin=0.5)
+
+
+def say(word: str) -> None:
+    print(word, flush=True)  # noqa: T201 - how the test follows the program
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def hang() -> None:
+    time.sleep(LONG)
+
+
+async def insist() -> None:
+    await trio.sleep(0.25)  # longer than a repetition that does not count
+    terminate()
+
+
+def ends_in_order() -> None:
+    async def main() -> None:
+        patient.connect()
+        say("ready")
+        await patient.requested()
+        say("requested")
+
+    patient.install()
+    trio.run(main)
+
+
+def ends_in_order_while_busy() -> None:
+    async def main() -> None:
+        patient.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(busy)
+            await patient.requested()
+            nursery.cancel_scope.cancel()
+        say("requested")
+
+    async def busy() -> None:
+        say("ready")
+        while True:
+            sum(range(1000))
+            await trio.lowlevel.checkpoint()
+
+    patient.install()
+    trio.run(main)
+
+
+def is_signalled_before_trio_runs() -> None:
+    async def main() -> None:
+        patient.connect()
+        await patient.requested()
+        say("requested")
+
+    patient.install()
+    terminate()
+    trio.run(main)
+
+
+class SignalsAtItsEnd:
+    """Signals this process when the interpreter clears its modules, the last thing it does."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def is_signalled_while_the_interpreter_ends() -> None:
+    globals()["kept"] = SignalsAtItsEnd()
+    ends_in_order()
+
+
+def blocks_the_loop() -> None:
+    async def main() -> None:
+        stop.connect()
+        stop.unfinished = lambda: ["job_unfinished job_id=a"]
+        terminate()
+        time.sleep(LONG)  # noqa: ASYNC251 - what a handler must not do
+
+    stop.install()
+    trio.run(main)
+
+
+def swallows_cancellation() -> None:
+    async def stubborn() -> None:
+        for _ in itertools.count():
+            with contextlib.suppress(BaseException):  # what a handler must not do
+                await trio.sleep(0.01)
+
+    async def main() -> None:
+        stop.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stubborn)
+            nursery.start_soon(stubborn)
+            terminate()
+            nursery.cancel_scope.cancel()
+
+    stop.install()
+    trio.run(main)
+
+
+def hides_behind_a_shield() -> None:
+    async def hide() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(LONG)
+
+    async def main() -> None:
+        stop.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hide)
+            nursery.start_soon(hide)
+            terminate()
+            nursery.cancel_scope.cancel()
+
+    stop.install()
+    trio.run(main)
+
+
+def leaves_a_thread_behind() -> None:
+    stop.install()
+    terminate()
+    threading.Thread(target=time.sleep, args=(LONG,), name="left behind").start()
+
+
+def blocks_at_exit() -> None:
+    stop.install()
+    terminate()
+    atexit.register(hang)
+
+
+def cannot_name_its_jobs() -> None:
+    def unfinished() -> list[str]:
+        raise RuntimeError
+
+    stop.unfinished = unfinished
+    stop.install()
+    terminate()
+    hang()
+
+
+def hangs_after_a_crash() -> None:
+    stop.install()
+    stop.arm_after_crash()
+    hang()
+
+
+def holds_the_gil() -> None:
+    stop.install()
+    terminate()
+    sum(range(10**12))
+
+
+def hangs_after_the_second_signal() -> None:
+    async def main() -> None:
+        patient.connect()
+        terminate()
+        await insist()
+        time.sleep(LONG)  # noqa: ASYNC251 - what a handler must not do
+
+    patient.install()
+    trio.run(main)
+
+
+def ends_after_the_second_signal() -> None:
+    async def main() -> None:
+        patient.connect()
+        terminate()
+        await patient.requested()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(insist)
+            await patient.insisted()
+        say("insisted")
+
+    patient.install()
+    trio.run(main)
+
+
+def gets_a_third_signal() -> None:
+    async def main() -> None:
+        patient.connect()
+        patient.unfinished = lambda: ["job_unfinished job_id=a"]
+        terminate()
+        await insist()
+        await insist()
+
+    patient.install()
+    trio.run(main)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

@@ -1,0 +1,91 @@
+"""Whatever a descriptor leads to, writing to it ends in time and changes nothing about it."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from trio_jobs.bounded_write import open_for_writing, write_within
+
+MUCH = b"x" * 10_000_000
+
+
+@pytest.fixture(params=["pipe", "terminal", "socket"])
+def unread(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A descriptor whose other end nobody reads."""
+    with ExitStack() as stack:
+        if request.param == "socket":
+            ends = [stack.enter_context(end) for end in socket.socketpair()]
+            yield ends[1].fileno()
+            return
+        reader, writer = os.pipe() if request.param == "pipe" else os.openpty()
+        stack.callback(os.close, reader)
+        stack.callback(os.close, writer)
+        yield writer
+
+
+def test_write_gives_up_at_its_deadline(unread: int) -> None:
+    fd = open_for_writing(unread)
+    start = time.monotonic()
+
+    written = write_within(fd, MUCH, 0.05)
+
+    assert 0 < written < len(MUCH)
+    assert 0.05 <= time.monotonic() - start < 1
+    assert os.get_blocking(unread)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_write_without_time_still_takes_what_fits(seconds: float, unread: int) -> None:
+    fd = open_for_writing(unread)
+
+    assert write_within(fd, b"line\n", seconds) == 5
+    os.close(fd)
+
+
+def test_pipe_that_cannot_be_opened_anew_is_written_in_pieces_that_fit() -> None:
+    reader, writer = os.pipe()
+
+    written = write_within(writer, MUCH, 0.05)
+
+    assert os.read(reader, len(MUCH)) == MUCH[:written]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_file_keeps_its_position(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb", buffering=0) as file:
+        fd = open_for_writing(file.fileno())
+        file.write(b"one\n")
+        write_within(fd, b"two\n", 1)
+        file.write(b"three\n")
+        os.close(fd)
+
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_error_ends_the_write() -> None:
+    reader, writer = os.pipe()
+    fd = open_for_writing(writer)
+    os.close(reader)
+
+    assert write_within(fd, b"line\n", None) == 0
+    os.close(writer)
+    os.close(fd)
+
+
+def test_closed_descriptor_leads_nowhere() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+
+    fd = open_for_writing(writer)
+
+    assert write_within(fd, b"line\n", None) == 5
+    os.close(fd)

@@ -1,0 +1,342 @@
+"""Lines reach the stream in order; a stream that takes none costs lines, and nothing else."""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from quart import Quart
+
+from trio_jobs.job import current_job_id
+from trio_jobs.logs import Logs, start_logging
+from trio_jobs.logs.lines import RENDERERS
+from trio_jobs.logs.writer import MAX_QUEUED_LINES, LogWriter
+
+PROGRAMS = Path(__file__).with_name("log_programs.py")
+
+# Far above what anything here needs.
+TOO_LONG = 20
+
+log = logging.getLogger("tests.logs")
+
+
+class Pipe:
+    """A pipe with a log at its one end, and the test at the other."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+
+    def fill(self) -> None:
+        """Leave no room in the pipe."""
+        with contextlib.suppress(BlockingIOError):
+            fd = os.open(f"/proc/self/fd/{self.writer}", os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                while True:
+                    os.write(fd, b"x" * 4095 + b"\n")
+            finally:
+                os.close(fd)
+
+    def read(self) -> list[str]:
+        """The lines that are in the pipe now, but for what ``fill`` wrote."""
+        data = b""
+        while select.select([self.reader], [], [], 0)[0]:
+            piece = os.read(self.reader, 65536)
+            if not piece:
+                break
+            data += piece
+        return [line for line in data.decode().splitlines() if not line.startswith("xxx")]
+
+    def close(self) -> None:
+        for fd in (self.reader, self.writer):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    pipe = Pipe()
+    yield pipe
+    pipe.close()
+
+
+@pytest.fixture
+def logs(pipe: Pipe) -> Iterator[Logs]:
+    logs = start_logging("INFO", "text", fd=pipe.writer)
+    yield logs
+    logs.close(seconds=0.1)
+
+
+def events(lines: list[str]) -> list[str]:
+    """The lines without time, level and logger."""
+    return [line.split(" ", 3)[3] for line in lines]
+
+
+def test_lines_come_in_order(logs: Logs, pipe: Pipe) -> None:
+    for n in range(500):
+        log.info("line", extra={"n": n})
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert events(pipe.read()) == [f"line n={n}" for n in range(500)]
+
+
+def test_lines_below_the_level_are_not_logged(logs: Logs, pipe: Pipe) -> None:
+    log.debug("job_claimed")
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert pipe.read() == []
+
+
+def test_field_is_shown_as_it_was_when_it_was_logged(logs: Logs, pipe: Pipe) -> None:
+    pipe.fill()
+    ids = ["a"]
+    log.info("jobs", extra={"ids": ids})
+    ids.append("b")
+    lines = pipe.read()
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert events(lines + pipe.read()) == ["jobs ids=\"['a']\""]
+
+
+def test_unread_pipe_costs_lines_which_are_counted(logs: Logs, pipe: Pipe) -> None:
+    pipe.fill()
+    total = MAX_QUEUED_LINES + 1000
+    for n in range(total):
+        log.info("line", extra={"n": n})
+
+    lines = []
+    while not logs.flush(seconds=0.001):
+        lines += pipe.read()
+    lines = events(lines + pipe.read())
+
+    notes = [line for line in lines if line.startswith("log_lines_dropped")]
+    lines = [line for line in lines if line.startswith("line")]
+    assert lines == [f"line n={n}" for n in range(len(lines))]
+    assert notes == [f"log_lines_dropped count={total - len(lines)}"]
+    assert MAX_QUEUED_LINES <= len(lines) < total
+
+
+def test_queue_is_bounded_in_bytes_too(logs: Logs, pipe: Pipe) -> None:
+    pipe.fill()
+
+    for _ in range(2000):
+        log.info("line", extra={f"x{n}": "y" * 1500 for n in range(10)})
+
+    lines = []
+    while not logs.flush(seconds=0.001):
+        lines += pipe.read()
+    lines += pipe.read()
+    assert 7_000_000 < sum(map(len, lines)) < 9_000_000
+
+
+def test_shared_descriptor_stays_as_it_is(logs: Logs, pipe: Pipe) -> None:
+    log.info("line")
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert os.get_blocking(pipe.writer)
+
+
+def test_log_survives_its_reader_and_counts_what_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = os.open(path, os.O_WRONLY)
+    logs = start_logging("INFO", "text", fd=fd)
+    os.close(fd)
+    os.close(reader)
+    log.info("lost")
+    log.info("lost")
+    lost = logs.flush(seconds=TOO_LONG)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    log.info("seen")
+    seen = logs.flush(seconds=TOO_LONG)
+
+    logs.close(seconds=TOO_LONG)
+    lines = os.read(reader, 4096).decode().splitlines()
+    os.close(reader)
+    assert lost
+    assert seen
+    assert events(lines[-2:]) == ["seen", "log_lines_dropped count=2"]
+
+
+def test_full_disk_is_not_the_services_problem() -> None:
+    with Path("/dev/full").open("w") as disk:
+        logs = start_logging("INFO", "text", fd=disk.fileno())
+    log.info("line")
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert not logs.write_final("x", logging.ERROR, [("jobs_unfinished", {})], seconds=1)
+    logs.close(seconds=TOO_LONG)
+
+
+def test_repr_that_hangs_holds_up_no_other_thread(logs: Logs, pipe: Pipe) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow:
+        def __repr__(self) -> str:
+            entered.set()
+            leave.wait(TOO_LONG)
+            return "slow"
+
+    thread = threading.Thread(target=log.info, args=["a"], kwargs={"extra": {"x": Slow()}})
+    thread.start()
+    entered.wait(TOO_LONG)
+
+    log.info("b")
+
+    flushed = logs.flush(seconds=TOO_LONG)
+    leave.set()
+    thread.join()
+    assert flushed
+    assert events(pipe.read())[0] == "b"
+
+
+def test_signal_handler_may_log_in_the_middle_of_logging(logs: Logs, pipe: Pipe) -> None:
+    class Signals:
+        def __repr__(self) -> str:
+            signal.raise_signal(signal.SIGUSR1)
+            return "signals"
+
+    previous = signal.signal(signal.SIGUSR1, lambda *_: log.info("inner"))
+    log.info("outer", extra={"x": Signals()})
+    signal.signal(signal.SIGUSR1, previous)
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert events(pipe.read()) == ["inner", "outer x=signals"]
+
+
+def test_line_that_cannot_be_rendered_is_counted(pipe: Pipe) -> None:
+    def render(record: logging.LogRecord) -> bytes:
+        if record.msg == "bad":
+            raise RuntimeError
+        return RENDERERS["text"](record)
+
+    writer = LogWriter(pipe.writer, render)
+
+    writer.handle(logging.makeLogRecord({"msg": "bad"}))
+    writer.handle(logging.makeLogRecord({"msg": "good"}))
+
+    writer.close_within(TOO_LONG)
+    lines = pipe.read()
+    assert lines[0].endswith("good")
+    assert lines[1].endswith("log_lines_dropped count=1")
+
+
+def test_final_lines_come_after_what_was_queued(logs: Logs, pipe: Pipe) -> None:
+    for _ in range(100):
+        log.info("line")
+
+    written = logs.write_final(
+        "trio_jobs.main",
+        logging.ERROR,
+        [("jobs_unfinished", {"job_ids": "a,b"}), ("jobs_not_started", {"job_ids": "c"})],
+        seconds=TOO_LONG,
+    )
+
+    lines = events(pipe.read())
+    assert written
+    assert lines[:-2] == ["line"] * 100
+    assert lines[-2:] == ["jobs_unfinished job_ids=a,b", "jobs_not_started job_ids=c"]
+
+
+def test_final_lines_give_up_at_their_deadline(logs: Logs, pipe: Pipe) -> None:
+    pipe.fill()
+    log.info("line")
+    start = time.monotonic()
+
+    written = logs.write_final("x", logging.ERROR, [("jobs_unfinished", {})], seconds=0.1)
+
+    assert not written
+    assert 0.1 <= time.monotonic() - start < 1
+
+
+def test_line_for_others_is_about_no_job(logs: Logs) -> None:
+    token = current_job_id.set("a1")
+    line = logs.render("trio_jobs.stop", "hard limit reached", "File 1\nFile 2").decode()
+    current_job_id.reset(token)
+
+    assert line.endswith("Z CRITICAL trio_jobs.stop hard limit reached\n  File 1\n  File 2\n")
+
+
+def test_warning_is_a_line(logs: Logs, pipe: Pipe) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=True)
+        warnings.warn("look out", stacklevel=1)
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert "WARNING py.warnings" in pipe.read()[0]
+
+
+def test_failing_thread_is_a_line(logs: Logs, pipe: Pipe) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    thread = threading.Thread(target=fail, name="t1")
+    thread.start()
+    thread.join()
+
+    assert logs.flush(seconds=TOO_LONG)
+    lines = pipe.read()
+    assert lines[0].endswith("ERROR trio_jobs.logs thread_failed thread_name=t1")
+    assert lines[-1] == "  ValueError: no"
+
+
+def test_failing_finalizer_is_a_line(logs: Logs, pipe: Pipe) -> None:
+    class Bad:
+        def __del__(self) -> None:
+            raise ValueError("no")
+
+    Bad()
+
+    assert logs.flush(seconds=TOO_LONG)
+    lines = pipe.read()
+    assert "ERROR trio_jobs.logs exception_ignored" in lines[0]
+    assert lines[-1] == "  ValueError: no"
+
+
+def test_what_quart_logs_is_one_line(logs: Logs, pipe: Pipe) -> None:
+    Quart("an_app").logger.warning("odd")
+
+    assert logs.flush(seconds=TOO_LONG)
+    assert len(pipe.read()) == 1
+
+
+def test_close_leaves_logging_as_it_was(pipe: Pipe) -> None:
+    def state() -> list[object]:
+        root = logging.getLogger()
+        hooks: list[object] = [threading.excepthook, sys.unraisablehook, warnings.showwarning]
+        return [*root.handlers, root.level, *hooks]
+
+    before = state()
+
+    start_logging("DEBUG", "json", fd=pipe.writer).close(seconds=TOO_LONG)
+
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", ["logs_much_and_ends", "fails_everywhere_and_ends"])
+def test_unread_log_does_not_hold_up_a_program_that(name: str, pipe: Pipe) -> None:
+    command = [sys.executable, str(PROGRAMS), name]
+    with subprocess.Popen(command, stderr=pipe.writer) as program:
+        try:
+            status = program.wait(TOO_LONG)
+        finally:
+            program.kill()
+
+    assert status == 0
+
+
+def test_program_without_standard_error_logs_nowhere() -> None:
+    command = f'exec "{sys.executable}" "{PROGRAMS}" logs_much_and_ends 2>&-'
+
+    assert subprocess.run(["sh", "-c", command], check=False, timeout=TOO_LONG).returncode == 0

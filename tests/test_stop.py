@@ -1,0 +1,275 @@
+"""The three levels of a stop, and the hard limit: nothing a program does outlasts it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_jobs.stop import Stop
+
+PROGRAMS = Path(__file__).with_name("stop_programs.py")
+
+# Far above what any of the programs needs, far below the minute for which they hang.
+TOO_LONG = 20
+
+
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stop(clock: Clock) -> Stop:
+    return Stop(grace_period=25, graceful_timeout=2, clock=clock)
+
+
+async def has_come(wait: Callable[[], Awaitable[None]]) -> bool:
+    """Whether ``wait`` returns without anything more happening."""
+    come = False
+
+    async def wait_and_tell() -> None:
+        nonlocal come
+        await wait()
+        come = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_and_tell)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    return come
+
+
+async def test_request_wakes_those_who_wait_for_it(stop: Stop) -> None:
+    stop.connect()
+    before = await has_come(stop.requested)
+
+    stop.request()
+
+    with trio.fail_after(TOO_LONG):
+        await stop.requested()
+    assert not before
+    assert not await has_come(stop.insisted)
+
+
+async def test_second_request_insists(stop: Stop, clock: Clock) -> None:
+    stop.connect()
+    stop.request()
+    clock.now += 0.2
+
+    stop.request()
+
+    with trio.fail_after(TOO_LONG):
+        await stop.insisted()
+
+
+async def test_requests_before_trio_runs_count(stop: Stop, clock: Clock) -> None:
+    stop.request()
+    clock.now += 1
+    stop.request()
+
+    stop.connect()
+
+    assert await has_come(stop.requested)
+    assert await has_come(stop.insisted)
+
+
+async def test_requests_within_the_window_are_one(stop: Stop, clock: Clock) -> None:
+    for _ in range(5):
+        stop.request()
+        clock.now += 0.04
+
+    stop.connect()
+
+    assert stop.at == 100
+    assert await has_come(stop.requested)
+    assert not await has_come(stop.insisted)
+
+
+def test_time_of_the_first_request_is_kept(stop: Stop, clock: Clock) -> None:
+    assert stop.at is None
+    stop.request()
+    clock.now += 10
+
+    stop.request()
+
+    assert stop.at == 100
+
+
+def test_request_after_the_run_has_ended_is_no_error(stop: Stop) -> None:
+    async def main() -> None:
+        stop.connect()
+
+    trio.run(main)
+
+    stop.request()
+
+    assert stop.at == 100
+
+
+def test_stop_that_is_not_installed_never_ends_the_process(stop: Stop, clock: Clock) -> None:
+    for _ in range(3):
+        stop.request()
+        clock.now += 1
+
+
+def start(name: str, *, stderr: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(PROGRAMS), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+
+
+def run(name: str) -> tuple[int, str, str]:
+    with start(name) as program:
+        try:
+            out, err = program.communicate(timeout=TOO_LONG)
+        finally:
+            program.kill()
+    return program.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["ends_in_order", "ends_in_order_while_busy"])
+def test_signal_is_a_request_and_no_exception(name: str, signum: signal.Signals) -> None:
+    with start(name) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.send_signal(signum)
+        out, err = program.communicate(timeout=TOO_LONG)
+
+    assert (program.returncode, out, err) == (0, b"requested\n", b"")
+
+
+def test_five_signals_at_once_are_one() -> None:
+    with start("ends_in_order") as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        for signum in [signal.SIGINT, signal.SIGTERM, *[signal.SIGINT] * 3]:
+            program.send_signal(signum)
+        out, err = program.communicate(timeout=TOO_LONG)
+
+    assert (program.returncode, out, err) == (0, b"requested\n", b"")
+
+
+def test_signal_before_trio_runs_stops_the_program_at_once_and_in_order() -> None:
+    assert run("is_signalled_before_trio_runs") == (0, "requested\n", "")
+
+
+def test_signal_while_the_interpreter_ends_changes_nothing() -> None:
+    with start("is_signalled_while_the_interpreter_ends") as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.terminate()
+        _, err = program.communicate(timeout=TOO_LONG)
+
+    assert (program.returncode, err) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "in_the_way"),
+    [
+        ("blocks_the_loop", "in blocks_the_loop.<locals>.main"),
+        ("swallows_cancellation", "in swallows_cancellation.<locals>.stubborn"),
+        ("hides_behind_a_shield", "hide (and 1 more like it)"),
+        ("leaves_a_thread_behind", "thread left behind\n"),
+        ("blocks_at_exit", "in hang"),
+        ("hangs_after_a_crash", "in hang"),
+        ("hangs_after_the_second_signal", "in hangs_after_the_second_signal.<locals>.main"),
+        ("cannot_name_its_jobs", "and more that could not be read: RuntimeError\nthread"),
+    ],
+)
+def test_hard_limit_ends_a_program_that(name: str, in_the_way: str) -> None:
+    status, _, err = run(name)
+
+    assert status == 70
+    assert err.startswith("hard limit reached after 0.")
+    assert in_the_way in err
+
+
+def test_hard_limit_names_the_unfinished_jobs_first() -> None:
+    _, _, err = run("blocks_the_loop")
+
+    assert err.splitlines()[1] == "job_unfinished job_id=a"
+
+
+def test_second_signal_wakes_those_who_wait_for_it() -> None:
+    assert run("ends_after_the_second_signal") == (0, "insisted\n", "")
+
+
+def test_third_signal_ends_the_process_at_once() -> None:
+    status, _, err = run("gets_a_third_signal")
+
+    assert status == 70
+    assert err == ("third signal: the process ends with status 70\njob_unfinished job_id=a\n")
+
+
+def test_code_that_holds_the_gil_ends_with_status_1_and_its_stack() -> None:
+    status, _, err = run("holds_the_gil")
+
+    assert status == 1
+    assert "in holds_the_gil" in err
+
+
+@contextlib.contextmanager
+def unread_pipe() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+@contextlib.contextmanager
+def unread_socket() -> Iterator[int]:
+    """What systemd gives a service for its log; it cannot be opened anew."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                writer.send(b"x")
+        writer.setblocking(True)
+        yield writer.fileno()
+
+
+@pytest.mark.parametrize("unread", [unread_pipe, unread_socket])
+def test_unread_log_does_not_hold_up_the_hard_limit(
+    unread: Callable[[], contextlib.AbstractContextManager[int]],
+) -> None:
+    with unread() as log, start("blocks_the_loop", stderr=log) as program:
+        status = program.wait(TOO_LONG)
+
+    assert status == 70
+
+
+@pytest.mark.parametrize(
+    ("unread", "expected"), [(unread_pipe, 1), (unread_socket, -signal.SIGALRM)]
+)
+def test_unread_log_does_not_hold_up_the_end_of_code_that_holds_the_gil(
+    unread: Callable[[], contextlib.AbstractContextManager[int]], expected: int
+) -> None:
+    with unread() as log, start("holds_the_gil", stderr=log) as program:
+        status = program.wait(TOO_LONG)
+
+    assert status == expected
