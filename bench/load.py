@@ -4,7 +4,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -66,14 +66,40 @@ class Clients:
             if not ready:
                 raise LoadError("no answer came")
             for key, _ in ready:
-                client = key.fileobj
-                assert isinstance(client, socket.socket)  # noqa: S101  (for mypy)
+                client = _socket(key)
                 data = partial.pop(client, b"") + client.recv(262_144)
                 if not _complete(data):
                     partial[client] = data
                 elif not _send_next(client, todo):
                     waiting -= 1
         return time.perf_counter() - began
+
+    def send_paced(self, request: Callable[[], bytes], *, count: int, rate: float) -> None:
+        """Send so many a second, each on time as long as any connection is free.
+
+        Args:
+            request: Makes each request when its time has come.
+            count: How many.
+            rate: How many a second.
+
+        Raises:
+            LoadError: An answer was not a success, or did not come.
+        """
+        free = list(self._sockets)
+        began = time.monotonic()
+        sent = 0
+        while sent < count or len(free) < len(self._sockets):
+            wait = max(0.0, began + sent / rate - time.monotonic())
+            if sent < count and free and wait == 0:
+                free.pop().sendall(request())
+                sent += 1
+                continue
+            ready = self._selector.select(wait if sent < count and free else _SECONDS)
+            for key, _ in ready:
+                client = _socket(key)
+                if not _complete(client.recv(262_144)):
+                    raise LoadError("half an answer")
+                free.append(client)
 
     def close(self) -> None:
         """Close all connections."""
@@ -97,6 +123,11 @@ def _connect(port: int) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
+
+
+def _socket(key: selectors.SelectorKey) -> socket.socket:
+    assert isinstance(key.fileobj, socket.socket)  # noqa: S101  (nothing else is registered)
+    return key.fileobj
 
 
 def _send_next(client: socket.socket, requests: Iterator[bytes]) -> bool:

@@ -30,6 +30,7 @@ def running(
     buffer_size: int = 1000,
     http: Mapping[str, object] | None = None,
     handlers: str = _HANDLERS,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """The server, while the block runs.
 
@@ -38,12 +39,13 @@ def running(
         buffer_size: As in its configuration.
         http: More settings of `[http]`; what is not given has its default.
         handlers: The table of handlers.
+        environment: More environment variables.
     """
     with (
         configuration(
             workers=workers, buffer_size=buffer_size, http=http, handlers=handlers
         ) as config,
-        start(config) as child,
+        start(config, environment=environment) as child,
     ):
         yield Server(pid=child.pid, port=wait_until_running(child), child=child)
 
@@ -71,9 +73,12 @@ def configuration(
         yield config
 
 
-def start(config: Path) -> Child:
+def start(config: Path, *, environment: Mapping[str, str] | None = None) -> Child:
     """Start the command; the caller waits until it is running."""
-    return Child([*COMMAND, "--config", str(config)], environment={"PYTHONPATH": module_path()})
+    return Child(
+        [*COMMAND, "--config", str(config)],
+        environment={"PYTHONPATH": module_path(), **(environment or {})},
+    )
 
 
 def wait_until_running(child: Child) -> int:
