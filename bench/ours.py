@@ -59,8 +59,10 @@ def configuration(
     handlers: str = _HANDLERS,
 ) -> Iterator[Path]:
     """A configuration file, while the block runs."""
-    settings = {"bind": '"127.0.0.1:0"'} | {
-        name: str(value) for name, value in (http or {}).items()
+    settings = {
+        "bind": '"127.0.0.1:0"',
+        "keep_alive_timeout": 600,  # connections idle while others have their turn
+        **(http or {}),
     }
     text = (
         f"[pool]\nworkers = {workers}\nbuffer_size = {buffer_size}\n[http]\n"

@@ -10,6 +10,9 @@ from typing import Any
 
 import trio
 
+# How long a connection may idle: while all the others have their turn.
+IDLE_SECONDS = 600.0
+
 _ID = "01980000-0000-7000-8000-000000000000"
 _ANSWER = (
     b'{"id":"%b","type":"email","status":"pending","created_at":"2026-11-25T08:00:00.123456Z"}'
@@ -57,7 +60,7 @@ def quart() -> Any:  # noqa: ANN401  (an ASGI application)
 
 
 async def serve_plain(app: Any) -> None:  # noqa: ANN401
-    """Serve by Hypercorn alone; its limit on requests a connection is out of the way."""
+    """Serve by Hypercorn alone; its limits on requests and idling are out of the way."""
     from hypercorn.config import Config
     from hypercorn.trio import serve
 
@@ -67,17 +70,19 @@ async def serve_plain(app: Any) -> None:  # noqa: ANN401
     config.bind = [f"fd://{listening.fileno()}"]
     config.errorlog = None
     config.keep_alive_max_requests = 10**9
+    config.keep_alive_timeout = IDLE_SECONDS
     config.include_server_header = False
     await serve(app, config)
 
 
 async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
-    """Serve by our front door, with its defaults."""
-    from trio_jobs.server import bind_sockets, serve
+    """Serve by our front door, with its defaults but for the time that others have their turn."""
+    from trio_jobs.server import Limits, bind_sockets, serve
 
     listeners = bind_sockets(["127.0.0.1:0"])
+    limits = Limits(keep_alive_timeout=IDLE_SECONDS)
     async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(serve, app, listeners, closing=trio.Event()))
+        urls = await nursery.start(partial(serve, app, listeners, closing=trio.Event(), limits=limits))
         _announce(int(urls[0].rpartition(":")[2]))
 
 
