@@ -6,7 +6,12 @@ from collections.abc import Generator
 
 import pytest
 import trio
+from hypothesis import settings
 from trio._core import _run as trio_run
+
+# The same examples in every run, on every machine: a failure is there to stay.
+settings.register_profile("suite", derandomize=True, database=None, deadline=None)
+settings.load_profile("suite")
 
 # Seconds by the test's own clock. Under a mock clock nothing takes time, so a
 # test that stands still jumps here at once.

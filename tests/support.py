@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 import trio
 
@@ -57,6 +58,27 @@ def make_parts(
     )
     submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
     return Parts(send=send, receive=receive, store=store, submissions=submissions)
+
+
+class At(trio.abc.Instrument):
+    """Calls something just before the n-th step of any task, counted from where it is entered."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        self._step = step
+        self._action = action
+        self.steps = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        if self.steps == self._step:
+            self._action()
+
+    def __enter__(self) -> Self:
+        trio.lowlevel.add_instrument(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        trio.lowlevel.remove_instrument(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

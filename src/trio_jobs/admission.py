@@ -15,8 +15,9 @@ from trio_jobs.store import JobStore
 # jobs, few enough to follow a change within seconds.
 _MEASURED_CLAIMS = 64
 
-# A rate measured while nothing moves says little; clients should look again
-# within a minute.
+# Seconds. Clients should look again within a minute, and claims from before
+# that say nothing: after an idle night their rate would be one an hour, and a
+# burst that the pool gets through in a second would be told to wait.
 _LONGEST_RETRY_AFTER = 60
 
 
@@ -65,7 +66,11 @@ class DrainRate:
         """Whole seconds until ``places`` are likely to come free; from 1 to 60."""
         if not self._claims:
             return 1
-        seconds_per_claim = (trio.current_time() - self._claims[0]) / len(self._claims)
+        now = trio.current_time()
+        # One always stays: if even the last is old, nothing has moved since.
+        while len(self._claims) > 1 and self._claims[0] < now - _LONGEST_RETRY_AFTER:
+            self._claims.popleft()
+        seconds_per_claim = (now - self._claims[0]) / len(self._claims)
         return min(max(math.ceil(places * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
 
 

@@ -94,10 +94,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of its payload, its result and its error text."""
-        size = len(self.payload)
+        """Bytes of all that clients and handlers chose: type, payload, result and error text."""
+        size = _bytes(self.type) + len(self.payload)
         if self.ending is not None:
             size += len(self.ending.result or b"")
             if self.ending.error is not None:
-                size += len(self.ending.error.message)
+                size += _bytes(self.ending.error.message)
         return size
+
+
+def _bytes(text: str) -> int:
+    # Characters are not bytes: of some, four times as many. And no text may
+    # fail here: the store asks, and what the store raises ends the server.
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

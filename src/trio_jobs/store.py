@@ -41,7 +41,7 @@ class StoreStatistics:
         pending: Admitted, not yet claimed.
         processing: Claimed by a worker.
         completed: Ended, and still kept.
-        completed_bytes: Payloads, results and error texts of the completed ones.
+        completed_bytes: What the completed ones hold (`Job.size`).
     """
 
     pending: int
@@ -68,8 +68,8 @@ class JobStore:
     Args:
         now: The wall clock, as an aware UTC time.
         keep_completed: How many finished jobs are kept at the most.
-        keep_completed_bytes: How many bytes of payloads, results and error
-            texts finished jobs may hold together.
+        keep_completed_bytes: How many bytes (`Job.size`) finished jobs may
+            hold together. One that is larger by itself is not kept at all.
         claimed: Called after each claim. Admission wakes those who wait for
             room with it.
     """

@@ -1,12 +1,17 @@
 """What a handler raised, as a bounded, readable text: it never raises itself."""
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 
 from trio_jobs.job import JobError
 
 # Characters, for the type's name and for the text.
 MAX_TYPE = 200
 MAX_MESSAGE = 4000
+
+# How many of the errors in a group are named.
+_MAX_NAMED = 10
 
 # NUL and the other control characters (but for tab and line feed) upset logs,
 # terminals and databases downstream; lone surrogates are not valid UTF-8.
@@ -28,14 +33,30 @@ def readable(text: str, limit: int) -> str:
 
 
 def _text(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001  (the user's __str__ may raise anything)
-        return "<the error's text could not be made>"
+    text = _own_text(error)
     if isinstance(error, BaseExceptionGroup):
         inner = "; ".join(
-            f"{type(each).__name__}: {readable(_text(each), MAX_MESSAGE)}"
-            for each in error.exceptions[:10]
+            f"{type(each).__name__}: {readable(_own_text(each), MAX_MESSAGE)}"
+            for each in islice(_leaves(error), _MAX_NAMED)
         )
         return f"{text}: {inner}"
     return text
+
+
+def _own_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001  (the user's __str__ may raise anything)
+        return "<the error's text could not be made>"
+
+
+def _leaves(group: BaseException) -> Iterator[BaseException]:
+    # Without recursion, and one by one: groups may be nested deeper than the
+    # stack, and hold each other so often that their number has no end.
+    left = [group]
+    while left:
+        error = left.pop()
+        if isinstance(error, BaseExceptionGroup):
+            left += reversed(error.exceptions)
+        else:
+            yield error

@@ -49,7 +49,11 @@ class Processor:
         token = current_job_id.set(job.id)
         self._running[job.id] = trio.current_time()
         try:
-            result = await self._run(self._handlers.find(job.type), job)
+            # In a scope of its own. One that the handler has opened and not closed
+            # (an async generator that yields inside of one) would stay the
+            # worker's, and when it is cancelled end the whole pool, silently.
+            with trio.CancelScope():
+                result = await self._run(self._handlers.find(job.type), job)
             encoded = encode_result(result, max_bytes=self._max_result_bytes)
             return Ending(outcome=Outcome.SUCCEEDED, result=encoded)
         except BaseException as error:

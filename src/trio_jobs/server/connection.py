@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 import h11
@@ -13,6 +14,7 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr
 
 from .access_log import log_request
+from .errors import is_own_cancellation
 from .exchange import Exchange
 from .http11 import ClientLeftError, Protocol
 from .problems import CONTENT_TYPE, RefusedError, problem
@@ -33,6 +35,8 @@ _PIECE = 262_144
 # thrown away. Closing at once would take the answer away from it.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1_048_576
+# How much of an unexpected error goes into the line that names it.
+_QUOTE = 200
 
 
 class Phase(enum.Enum):
@@ -80,12 +84,13 @@ class Connection(TCPServer):
         except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         except BaseException as error:  # the boundary around one connection
+            if not is_own_cancellation(error):
+                log.warning(
+                    "connection_failed",
+                    exc_info=error,
+                    extra={"client": self.client_name, "cause": repr(error)[:_QUOTE]},
+                )
             await trio.lowlevel.checkpoint_if_cancelled()
-            log.warning(
-                "connection_failed",
-                exc_info=error,
-                extra={"client": self.client_name, "cause": repr(error)[:200]},
-            )
         finally:
             self.abort()
 
@@ -118,20 +123,16 @@ class Connection(TCPServer):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ClientLeftError("the connection is broken") from error
 
-    async def send_all(self, data: bytes, *, more: bool = True) -> None:
+    async def send_all(self, data: bytes) -> None:
         """Send a part of an answer, each 256 KiB of it within ``send_timeout``.
 
         A client that takes longer ends the connection, and so cancels what
         answers it.
 
-        Args:
-            data: The bytes.
-            more: Whether the answer goes on; if not, the caller sets the next
-                deadline.
-
         Raises:
             ClientLeftError: The connection is broken.
         """
+        deadline = self._scope.deadline
         try:
             for start in range(0, len(data), _PIECE):
                 self._expire_in(self._limits.send_timeout)
@@ -139,8 +140,8 @@ class Connection(TCPServer):
                 await self.stream.send_all(piece)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ClientLeftError("the connection is broken") from error
-        if more:
-            self._scope.deadline = float("inf")
+        finally:
+            self._scope.deadline = deadline
 
     async def protocol_send(self, event: Event) -> None:
         """Send what Hypercorn's part of the protocol writes."""
@@ -183,7 +184,8 @@ class Connection(TCPServer):
         # The scope above may be cancelled by now; what follows has deadlines of its own.
         if refused is not None:
             await self._refuse(refused)
-        if not self.http.request_complete:
+        self.http.skip_body()
+        if not self.http.request_complete or self.http.ahead():
             await self._linger()
         with trio.move_on_after(self._limits.send_timeout):
             await self._close()
@@ -194,14 +196,18 @@ class Connection(TCPServer):
         while (request := await self._next_head()) is not None:
             began = trio.current_time()
             exchange = Exchange(shared, self, request)
-            self._phase = Phase.BODY
-            self._scope.deadline = began + self._limits.body_timeout
-            await exchange.body.read_short()
-            self._phase = Phase.ANSWER
-            self._scope.deadline = float("inf")
-            self.http.keep_alive_requests += 1
             try:
+                exchange.check()
+                self._phase = Phase.BODY
+                self._scope.deadline = began + self._limits.body_timeout
+                await exchange.body.read_short()
+                self._phase = Phase.ANSWER
+                self._scope.deadline = inf
+                self.http.keep_alive_requests += 1
                 await exchange.run()
+            except RefusedError as error:
+                exchange.status = error.status
+                raise
             finally:
                 if shared.access_log:
                     self._log(exchange, began)

@@ -8,7 +8,6 @@ that wants to know when its client leaves has only to wait in ``receive``.
 from __future__ import annotations
 
 import logging
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -16,13 +15,12 @@ import trio
 from hypercorn.utils import suppress_body
 
 from .body import Body
+from .errors import is_own_cancellation, leaves
 from .http11 import ClientLeftError, HeaderList
 from .problems import RefusedError
 from .target import parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .connection import Connection
     from .shared import Message, Shared
 
@@ -55,7 +53,7 @@ class Exchange:
         """Take a request's head apart.
 
         Raises:
-            RefusedError: It is not for this server, or not to be answered.
+            RefusedError: It is longer than allowed, or not valid HTTP.
         """
         http = connection.http
         self._shared = shared
@@ -98,7 +96,17 @@ class Exchange:
             "state": shared.state.copy(),
             "extensions": {"trio_jobs.body": self.body},
         }
-        shared.guard.check(method, target.path, headers, loopback=connection.loopback)
+
+    def check(self) -> None:
+        """Pass, if who sends this request is let in.
+
+        Raises:
+            RefusedError: With 401 or 403.
+        """
+        scope = self.scope
+        self._shared.guard.check(
+            scope["method"], scope["path"], scope["headers"], loopback=self._connection.loopback
+        )
 
     async def run(self) -> None:
         """Have the application answer.
@@ -202,7 +210,7 @@ class Exchange:
             if self._watch is not None:
                 self._watch.cancel()
         try:
-            await self._connection.send_all(b"".join(out), more=more)
+            await self._connection.send_all(b"".join(out))
         except ClientLeftError:
             self.gone = True
             raise
@@ -218,21 +226,14 @@ class Exchange:
             self.gone = True
 
     def _blame(self, error: BaseException) -> RefusedError | None:
-        """What to answer after the application has raised; logs what is its own fault.
-
-        The type alone does not tell: an application can raise ``Cancelled``
-        that it has kept from elsewhere, and what it raises while it is being
-        cancelled is still a fault.
-        """
-        errors = [
-            leaf
-            for leaf in _leaves(error)
-            if not isinstance(leaf, (ClientLeftError, trio.Cancelled))
-        ]
-        for leaf in errors:
+        """What to answer after the application has raised; logs what is its own fault."""
+        faults = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
+        for leaf in faults:
             if isinstance(leaf, RefusedError):
                 return leaf
-        if not errors and (self.gone or trio.current_effective_deadline() == -inf):
+        if is_own_cancellation(error):
+            return None
+        if self.gone and all(isinstance(leaf, ClientLeftError) for leaf in faults):
             return None
         log.error("request_failed", exc_info=error, extra=self._fields())
         return _internal_error()
@@ -247,14 +248,6 @@ class Exchange:
 
 def _internal_error() -> RefusedError:
     return RefusedError(500, "internal error; the server's log says more")
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _body_length(version: bytes, headers: HeaderList) -> int | None:

@@ -10,6 +10,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 
 from .connection import Connection, Stream
 from .descriptors import connection_cap, raise_limit
+from .errors import leaves
 from .guard import Guard
 from .lifespan import lifespan
 from .limits import Limits
@@ -83,6 +84,12 @@ async def serve(
             if warm_up_path is not None:
                 await warm_up(shared, warm_up_path)
             await FrontDoor(shared, listeners).run(closing, task_status)
+    except BaseExceptionGroup as group:
+        # Callers need not know how many nurseries an error has come through.
+        errors = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
+        if len(errors) != 1:
+            raise
+        raise errors[0] from None
     finally:
         listeners.close()
 
@@ -126,8 +133,9 @@ class FrontDoor:
             self._emptied = trio.Event()
             with trio.move_on_after(self._limits.graceful_timeout):
                 await self._emptied.wait()
+        if self._connections:
+            log.warning("connections_cut", extra={"count": len(self._connections)})
         for connection in self._connections:
-            log.warning("connection_cut", extra={"client": connection.client_name})
             connection.abort()
 
     async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:

@@ -131,7 +131,8 @@ def _same_host(origin: bytes, host: bytes) -> bool:
 def _host_name(host: bytes) -> bytes:
     """The name in a ``Host``, without port and closing dot."""
     if host.startswith(b"["):
-        return host.partition(b"]")[0] + b"]"
+        name, bracket, port = host.partition(b"]")
+        return name + bracket if port[:1] in {b"", b":"} else host
     return host.partition(b":")[0].removesuffix(b".")
 
 

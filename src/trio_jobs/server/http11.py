@@ -6,6 +6,7 @@ or a lock, and backpressure and the limits follow from who asks. Hypercorn's cod
 and websockets stands in the methods that push, and is not reachable.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import h11
@@ -132,6 +133,12 @@ class Protocol(H11Protocol):
             h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
         )
 
+    def skip_body(self) -> None:
+        """Throw away what has come in of a body that nobody wants."""
+        with suppress(RefusedError, ClientLeftError):
+            while type(self.next_event()) is h11.Data:
+                pass
+
     async def send_continue(self) -> None:
         """Tell a client that sent ``Expect: 100-continue`` to go ahead with the body."""
         await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
@@ -140,5 +147,6 @@ class Protocol(H11Protocol):
         """Get ready for another request; False if this connection has had its last."""
         if self.connection.our_state is h11.DONE and self.connection.their_state is h11.DONE:
             self.connection.start_next_cycle()
+            self.head_only = False
             return not self._shared.stopping
         return False

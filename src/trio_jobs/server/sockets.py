@@ -82,7 +82,7 @@ class Listeners:
             try:
                 bound.socket.listen(_BACKLOG)
             except OSError as error:
-                raise _bind_error(bound.url, error) from None
+                raise _bind_error(bound.url.rpartition("://")[2], error) from None
 
     def close(self) -> None:
         """Close the sockets and remove the files of Unix sockets. May be called again."""

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from .problems import RefusedError
 
-_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -25,11 +25,11 @@ def parse_target(method: str, target: bytes) -> Target:
     Raises:
         RefusedError: It is of no form that the method allows.
     """
+    if method == "CONNECT":
+        raise RefusedError(501, "this server is no proxy")
     host: bytes | None = None
     if target.startswith(b"/"):
         raw_path, _, query = target.partition(b"?")
-    elif method == "CONNECT":
-        raise RefusedError(501, "this server is no proxy")
     elif target == b"*" and method == "OPTIONS":
         raw_path, query = target, b""
     elif found := _ABSOLUTE.fullmatch(target):

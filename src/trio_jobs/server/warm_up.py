@@ -1,7 +1,7 @@
 """One request through the whole stack, in memory, before the first client.
 
-Quart and the libraries below it import modules when they first need them. In a process that has
-run out of descriptors by then, the first request would fail, and with it every one after it.
+Applications and the libraries below them import modules when they first need them. In a process
+that has run out of descriptors by then, that request would fail, and so would every one after it.
 """
 
 import logging

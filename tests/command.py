@@ -1,0 +1,271 @@
+"""The real command in a process of its own: real sockets, signals and pipes, the real clock.
+
+    async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
+        job_id = await server.submit("email")
+        await server.wait_for_line("job_succeeded", job_id)  # at log level debug
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+Nothing here polls or sleeps: what a test waits for is a line of the log, an answer, or the exit.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+import trio_jobs
+
+MODULE = (sys.executable, "-m", "trio_jobs")
+# What installing the package has put beside Python.
+SCRIPT = (str(Path(sys.executable).with_name("trio-jobs")),)
+
+# Any free port; the log says which.
+_ANY_PORT = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+
+# Seconds until a test that waits for something gives up: far more than anything takes, also on a
+# busy machine. No test asserts how long anything took by it.
+PATIENCE = 30.0
+
+
+class Command:
+    """A started command.
+
+    Attributes:
+        process: Its process, the leader of a process group of its own.
+        lines: What it has written to standard error so far.
+        url: Where it serves, once `wait_running` has returned.
+        client: A client with that base URL.
+    """
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.url = ""
+        self.client = httpx.AsyncClient()
+        self._more = trio.Event()  # replaced at every change
+        self._reading = trio.CancelScope()
+        self._ended = False
+
+    async def wait_for_line(self, *parts: str) -> str:
+        """The first line with all of these parts, once there is one."""
+        checked = 0
+        with trio.move_on_after(PATIENCE):
+            while True:
+                for line in self.lines[checked:]:
+                    if all(part in line for part in parts):
+                        return line
+                checked = len(self.lines)
+                if self._ended:
+                    break
+                await self._more.wait()
+        raise AssertionError(f"no line with {parts!r} in the log")
+
+    async def wait_running(self) -> None:
+        """Wait until it accepts connections; sets ``url`` and ``client``."""
+        line = await self.wait_for_line("Running on http")
+        self.url = line.partition("Running on ")[2].split()[0].rstrip('",}')
+        self.client = new_client(self.url)
+
+    async def submit(self, job_type: str, payload: object = None) -> str:
+        """Submit a job, which must be accepted; its id."""
+        answer = await self.client.post("/jobs", json={"type": job_type, "payload": payload})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """The job as a client sees it now."""
+        answer = await self.client.get(f"/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self.process.send_signal(signum)
+
+    def send_to_group(self, signum: signal.Signals) -> None:
+        """Send a signal to the whole process group, as a terminal does at Ctrl-C."""
+        os.killpg(self.process.pid, signum)
+
+    def stop_reading(self) -> None:
+        """Leave the pipe behind standard error open, and unread from now on."""
+        self._reading.cancel()
+
+    async def wait_exit(self, seconds: float = PATIENCE) -> int:
+        """Its exit status, once it has ended and its log is read to the end."""
+        try:
+            with trio.fail_after(seconds):
+                status = await self.process.wait()
+                while not self._ended:
+                    await self._more.wait()
+        except trio.TooSlowError:
+            raise AssertionError(f"still there after {seconds} s") from None
+        return status
+
+    @property
+    def log(self) -> str:
+        """What it has written to standard error so far."""
+        return "\n".join(self.lines)
+
+    async def _read_lines(self) -> None:
+        assert self.process.stderr is not None
+        rest = b""
+        try:
+            with self._reading:
+                async for chunk in self.process.stderr:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    self.lines += (line.decode() for line in lines)
+                    self._changed()
+        finally:
+            if rest:
+                self.lines.append(rest.decode())
+            self._ended = True
+            self._changed()
+
+    def _changed(self) -> None:
+        self._more.set()
+        self._more = trio.Event()
+
+
+@asynccontextmanager
+async def started_command(
+    folder: Path,
+    *arguments: str,
+    config: str | None = None,
+    handlers: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = MODULE,
+) -> AsyncIterator[Command]:
+    """A command started in ``folder``; killed on exit, unless it has ended by then.
+
+    Args:
+        folder: Its current folder, usually ``tmp_path``.
+        *arguments: Of the command line.
+        config: The text of ``config.toml`` there; None writes none.
+        handlers: The text of ``work.py`` there: `"work:function"` in the configuration.
+        environment: Variables beyond those of this process. None has it serve on a free port of
+            127.0.0.1, by TRIO_JOBS_HTTP_BIND.
+        command: What is started.
+    """
+    write_files(folder, config=config, handlers=handlers)
+    process = await trio.lowlevel.open_process(
+        [*command, *arguments],
+        cwd=folder,
+        env=_environment(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,  # so a signal to its group does not reach the tests
+    )
+    started = Command(process)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(started._read_lines)
+            try:
+                yield started
+            except AssertionError as error:
+                error.add_note(f"The command's log:\n{started.log}")
+                raise
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()  # does nothing once it has ended
+            await process.wait()
+            assert process.stderr is not None
+            await process.stderr.aclose()
+            await started.client.aclose()
+
+
+@asynccontextmanager
+async def running_command(
+    folder: Path,
+    *arguments: str,
+    config: str | None = None,
+    handlers: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = MODULE,
+) -> AsyncIterator[Command]:
+    """The same, once it accepts connections."""
+    async with started_command(
+        folder,
+        *arguments,
+        config=config,
+        handlers=handlers,
+        environment=environment,
+        command=command,
+    ) as started:
+        await started.wait_running()
+        yield started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A command that has ended by itself."""
+
+    status: int
+    output: str
+    lines: list[str]
+
+
+async def run_command(
+    folder: Path,
+    *arguments: str,
+    config: str | None = None,
+    handlers: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = MODULE,
+) -> Finished:
+    """A command that ends by itself, from beginning to end."""
+    write_files(folder, config=config, handlers=handlers)
+    with trio.fail_after(PATIENCE):
+        finished = await trio.run_process(
+            [*command, *arguments],
+            cwd=folder,
+            env=_environment(environment),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    return Finished(
+        status=finished.returncode,
+        output=finished.stdout.decode(),
+        lines=finished.stderr.decode().splitlines(),
+    )
+
+
+def write_files(folder: Path, *, config: str | None = None, handlers: str | None = None) -> None:
+    """Write ``config.toml`` and ``work.py``, if given."""
+    folder.mkdir(exist_ok=True)
+    if config is not None:
+        (folder / "config.toml").write_text(config)
+    if handlers is not None:
+        (folder / "work.py").write_text(handlers)
+
+
+def new_client(url: str) -> httpx.AsyncClient:
+    """A client that opens as many connections as there are requests at a time."""
+    return httpx.AsyncClient(
+        base_url=url,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        timeout=PATIENCE,
+        trust_env=False,
+    )
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("TRIO_JOBS_")
+    }
+    # The package that the tests import, wherever the command is started.
+    path = [str(Path(trio_jobs.__file__).parents[1]), inherited.get("PYTHONPATH", "")]
+    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    return {**inherited, **(_ANY_PORT if more is None else more)}

@@ -1,0 +1,259 @@
+"""A front door on loopback for one test, and clients that speak to it in bytes."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from trio_jobs.server import Body, Limits, bind_sockets, serve
+
+# No test should come near this; it turns a deadlock into a failure.
+PATIENCE = 30.0
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One response, taken apart."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:  # noqa: ANN401 - it is JSON
+        return json.loads(self.body)
+
+
+class Client:
+    """One connection, with what has been read ahead of the answer in hand."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream | trio.SSLStream[Any]) -> None:
+        self.stream: Any = stream
+        self._ahead = bytearray()
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def receive_answer(self, *, head_only: bool = False) -> Answer:
+        """One answer, by its own framing."""
+        head = await self._until(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        pairs = (line.split(": ", 1) for line in lines if line)
+        headers = {name.lower(): value for name, value in pairs}
+        status = int(first.split(" ")[1])
+        if status < 200 or status == 204 or head_only:
+            return Answer(status, headers, b"")
+        if "content-length" in headers:
+            return Answer(status, headers, await self._exactly(int(headers["content-length"])))
+        if "transfer-encoding" not in headers:
+            return Answer(status, headers, await self.receive_rest())
+        body = b""
+        while length := int((await self._until(b"\r\n")).split(b";")[0], 16):
+            body += await self._exactly(length)
+            await self._exactly(2)
+        await self._exactly(2)
+        return Answer(status, headers, body)
+
+    async def request(self, data: bytes) -> Answer:
+        """Send bytes, and read the answer to them."""
+        await self.send(data)
+        return await self.receive_answer()
+
+    async def receive_rest(self) -> bytes:
+        """Everything up to the connection's end, also if it is reset."""
+        rest = bytes(self._ahead)
+        self._ahead.clear()
+        try:
+            while data := await self.stream.receive_some(65536):
+                rest += data
+        except trio.BrokenResourceError:
+            pass
+        return rest
+
+    def close(self) -> None:
+        """Close without a word, as a client does that is killed."""
+        stream = self.stream
+        while isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        stream.socket.close()
+
+    async def _until(self, end: bytes) -> bytes:
+        while end not in self._ahead:
+            await self._more()
+        found, _, rest = bytes(self._ahead).partition(end)
+        self._ahead[:] = rest
+        return found
+
+    async def _exactly(self, count: int) -> bytes:
+        while len(self._ahead) < count:
+            await self._more()
+        found = bytes(self._ahead[:count])
+        del self._ahead[:count]
+        return found
+
+    async def _more(self) -> None:
+        data = await self.stream.receive_some(65536)
+        if not data:
+            raise EOFError(bytes(self._ahead))
+        self._ahead += data
+
+
+@dataclass(slots=True)
+class Served:
+    """A running front door."""
+
+    port: int
+    closing: trio.Event
+    urls: tuple[str, ...]
+    ended: trio.Event
+    nursery: trio.Nursery
+    clients: list[Client] = field(default_factory=list)
+
+    async def connect(self, host: str = "127.0.0.1") -> Client:
+        """A connection that is closed at the end of the test, if it is open by then."""
+        client = Client(await trio.open_tcp_stream(host, self.port))
+        self.clients.append(client)
+        return client
+
+    def connections(self) -> int:
+        """How many connections the server has now."""
+        return sum(
+            task.name.endswith("FrontDoor._serve")
+            for nursery in self.nursery.child_tasks
+            for task in _descendants(nursery)
+        )
+
+    async def wait_alone(self) -> None:
+        """Wait until the server has no connection any more."""
+        while self.connections():  # noqa: ASYNC110 - nothing tells
+            await trio.sleep(0.01)
+
+    async def request(self, data: bytes) -> Answer:
+        """Ask over a connection of its own."""
+        client = await self.connect()
+        try:
+            return await client.request(data)
+        finally:
+            client.close()
+
+    async def exchange(self, data: bytes) -> bytes:
+        """Send bytes over a connection of its own, close its sending side, read to the end."""
+        client = await self.connect()
+        try:
+            try:
+                await client.send(data)
+                await client.stream.send_eof()
+            except trio.BrokenResourceError:
+                pass  # refused before all of it was sent
+            return await client.receive_rest()
+        finally:
+            client.close()
+
+
+@asynccontextmanager
+async def served(
+    app: Any,  # noqa: ANN401 - ASGI applications have many types
+    *addresses: str,
+    patience: float = PATIENCE,
+    limits: Limits | None = None,
+    **options: Any,  # noqa: ANN401 - handed on
+) -> AsyncIterator[Served]:
+    """Serve an application while the block runs, and stop when it ends."""
+    listeners = bind_sockets(addresses or ["127.0.0.1:0"], tls=options.pop("tls", None))
+    closing = trio.Event()
+    ended = trio.Event()
+
+    async def run(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+        await serve(
+            app,
+            listeners,
+            closing=closing,
+            limits=limits or Limits(),
+            task_status=task_status,
+            **options,
+        )
+        ended.set()
+
+    with trio.fail_after(patience):
+        async with trio.open_nursery() as nursery:
+            urls = await nursery.start(run)
+            port = int(urls[0].rpartition(":")[2]) if "://" in urls[0] else 0
+            server = Served(port, closing, urls, ended, nursery)
+            try:
+                yield server
+                closing.set()
+                await ended.wait()
+            finally:
+                for client in server.clients:
+                    client.close()
+
+
+def _descendants(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+    yield task
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield from _descendants(child)
+
+
+def get(path: str = "/", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
+    """A request without a body."""
+    head = [f"{method} {path} HTTP/{version}", "Host: localhost", *lines]
+    return "\r\n".join([*head, "", ""]).encode("latin-1")
+
+
+def post(body: bytes, path: str = "/", *lines: str) -> bytes:
+    """A request with a body of declared length."""
+    return get(path, f"Content-Length: {len(body)}", *lines, method="POST") + body
+
+
+def chunked(*chunks: bytes, path: str = "/") -> bytes:
+    """A request with a body in chunks."""
+    head = get(path, "Transfer-Encoding: chunked", method="POST")
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+
+
+def http_only(handler: App) -> App:
+    """An application without a lifespan."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await handler(scope, receive, send)
+
+    return app
+
+
+async def answer(send: Send, body: bytes = b"", status: int = 200) -> None:
+    """Send a whole answer."""
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the request's body; a stock application that knows nothing of this server."""
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        more = message["more_body"]
+    await answer(send, body)
+
+
+def body_of(scope: Scope) -> Body:
+    """What the front door offers beyond ASGI."""
+    body = scope["extensions"]["trio_jobs.body"]
+    assert isinstance(body, Body)
+    return body

@@ -1,0 +1,44 @@
+"""One line for each request, if it is wanted."""
+
+import logging
+
+import pytest
+
+from .serving import Receive, Scope, Send, echo, get, http_only, post, served
+
+
+async def test_the_access_log_is_off_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trio_jobs.access")
+    async with served(echo) as server:
+        await server.request(get())
+
+    assert "trio_jobs.access" not in {record.name for record in caplog.records}
+
+
+async def test_each_request_is_one_line_with_what_was_asked_and_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/error":
+            raise ValueError("a fault of the application")
+        await echo(scope, receive, send)
+
+    caplog.set_level(logging.INFO, "trio_jobs.access")
+    async with served(app, access_log=True, warm_up_path="/warm") as server:
+        client = await server.connect()
+        await client.request(post(b"hello", "/a?secret=1"))
+        await client.request(get("/b"))
+        await client.request(get("/error"))
+        await server.request(post(b"x", "/c", "Origin: http://evil.example"))
+        await server.exchange(b"NONSENSE\r\n\r\n")
+
+    lines = [vars(record) for record in caplog.records if record.name == "trio_jobs.access"]
+    assert [(x["method"], x["path"], x["status"], x["bytes"]) for x in lines] == [
+        ("POST", "/a", 200, 5),
+        ("GET", "/b", 200, 0),
+        ("GET", "/error", 500, 0),
+        ("POST", "/c", 403, 0),
+    ]
+    assert all(0 <= x["duration"] < 10 for x in lines)
+    assert all(x["client"].startswith("127.0.0.1:") for x in lines)

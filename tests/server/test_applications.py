@@ -1,0 +1,570 @@
+"""What ASGI says, seen from the application; and applications that do not keep to it."""
+
+import logging
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from trio_jobs.server import Limits, RefusedError
+
+from .serving import (
+    Receive,
+    Scope,
+    Send,
+    answer,
+    body_of,
+    chunked,
+    echo,
+    get,
+    http_only,
+    post,
+    served,
+)
+
+LONG = bytes(range(256)) * 1000
+
+
+def streamed(*headers: str) -> bytes:
+    """The head of a request whose body comes later, in chunks."""
+    return get("/", "Transfer-Encoding: chunked", *headers, method="POST")
+
+
+async def test_a_client_that_leaves_is_noticed_by_who_waits_in_receive() -> None:
+    waiting, noticed = trio.Event(), trio.Event()
+
+    @http_only
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        waiting.set()
+        assert (await receive())["type"] == "http.disconnect"
+        assert (await receive())["type"] == "http.disconnect"
+        noticed.set()
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(post(b"x"))
+        await waiting.wait()
+
+        client.close()
+
+        await noticed.wait()
+
+
+async def test_requests_sent_ahead_are_no_disconnect_and_are_answered_later() -> None:
+    waiting, release = trio.Event(), trio.Event()
+    left: list[str] = []
+
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch() -> None:
+            left.append((await receive())["type"])
+
+        await receive()
+        if scope["path"] == "/wait":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch)
+                waiting.set()
+                await release.wait()
+                nursery.cancel_scope.cancel()
+        await answer(send, scope["path"].encode())
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(get("/wait"))
+        await waiting.wait()
+
+        await client.send(get("/next") * 2000)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        release.set()
+
+        assert (await client.receive_answer()).body == b"/wait"
+        assert [(await client.receive_answer()).body for _ in range(2000)] == [b"/next"] * 2000
+        client.close()
+    assert left == []
+
+
+async def test_who_waits_in_receive_is_told_when_the_answer_has_been_sent() -> None:
+    messages: list[str] = []
+
+    @http_only
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch() -> None:
+            messages.append((await receive())["type"])
+
+        await receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await trio.testing.wait_all_tasks_blocked()
+            await answer(send, b"done")
+
+    async with served(app) as server:
+        client = await server.connect()
+        for _ in range(2):
+            assert (await client.request(get())).body == b"done"
+        client.close()
+
+    assert messages == ["http.disconnect"] * 2
+
+
+async def test_a_client_that_only_closes_its_side_gets_its_answer() -> None:
+    @http_only
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the end has arrived by now
+        await answer(send, body_of(scope).whole or b"?", status=201)
+
+    async with served(app) as server:
+        reply = await server.exchange(post(b"hello"))
+
+    assert reply.startswith(b"HTTP/1.1 201 Created")
+    assert reply.endswith(b"hello")
+
+
+async def test_sending_to_a_client_that_has_left_is_an_os_error() -> None:
+    caught: list[OSError] = []
+    ended = trio.Event()
+
+    @http_only
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": LONG, "more_body": True})
+        except OSError as error:
+            caught.append(error)
+            ended.set()
+            raise
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(get())
+        client.close()
+        await ended.wait()
+
+    assert "broken" in str(caught[0])
+
+
+async def test_an_endless_answer_to_a_client_that_leaves_ends_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = trio.Event()
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        try:
+            async with trio.open_nursery() as nursery:  # so the error comes in a group
+                nursery.start_soon(trio.sleep_forever)
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                while True:
+                    await send({"type": "http.response.body", "body": LONG, "more_body": True})
+        finally:
+            ended.set()
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(get())
+        assert await client.stream.receive_some(1000)
+
+        client.close()
+
+        await ended.wait()
+    assert not any(record.levelno >= logging.WARNING for record in caplog.records)
+
+
+def _errors() -> list[BaseException]:
+    return [
+        ValueError("a fault of the application"),
+        ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
+        BaseExceptionGroup("worse", [SystemExit(3), ValueError("one")]),
+        SystemExit(0),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        RuntimeError("\ud800 cannot be encoded"),
+    ]
+
+
+@pytest.mark.parametrize("error", _errors(), ids=repr)
+async def test_an_error_of_the_application_is_a_500_and_one_line_with_its_traceback(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise error
+
+    async with served(app) as server:
+        caplog.clear()
+        reply = await server.request(get("/path"))
+        assert (await server.request(get("/path"))).status == 500
+
+    assert (reply.status, reply.headers["connection"]) == (500, "close")
+    assert reply.json()["title"] == "Internal Server Error"
+    assert "fault" not in reply.json()["detail"]
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.getMessage() for line in lines] == ["request_failed"] * 2
+    assert lines[0].exc_info is not None
+    assert lines[0].exc_info[1] is error
+    assert vars(lines[0])["path"] == "/path"
+
+
+async def test_a_foreign_cancelled_is_an_error_like_any_other() -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        kept: list[trio.Cancelled] = []
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as cancelled:
+                kept.append(cancelled)
+                raise
+        raise kept[0]
+
+    async with served(app) as server:
+        assert (await server.request(get())).status == 500
+        assert (await server.request(get())).status == 500
+
+
+async def test_an_application_that_does_not_answer_is_a_500(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        pass
+
+    async with served(app) as server:
+        assert (await server.request(get())).status == 500
+
+    assert [record.getMessage() for record in caplog.records if record.levelno > 30] == [
+        "request_not_answered"
+    ]
+
+
+@pytest.mark.parametrize("ending", ["error", "return"])
+async def test_an_answer_that_breaks_off_ends_with_the_connection(ending: str) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        if ending == "error":
+            raise ValueError("in the middle")
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(get())
+        reply = await client.receive_rest()
+        client.close()
+
+    assert b"half" in reply
+    assert not reply.endswith(b"0\r\n\r\n")
+
+
+async def test_an_error_before_the_first_part_of_the_body_is_still_a_500() -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError("too early")
+
+    async with served(app) as server:
+        assert (await server.request(get())).status == 500
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"type": "http.response.body"}],
+        [{"type": "http.response.start", "status": 200}] * 2,
+        [{"type": "http.response.push", "path": "/"}],
+        [{"type": "http.response.start", "status": 99}, {"type": "http.response.body"}],
+        [{"type": "http.response.start", "status": "abc"}],
+        [
+            {"type": "http.response.start", "status": 200, "headers": [(b"a b", b"")]},
+            {"type": "http.response.body"},
+        ],
+        [
+            {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b\r\nc: d")]},
+            {"type": "http.response.body"},
+        ],
+    ],
+)
+async def test_messages_that_make_no_answer_are_a_500(messages: list[Any]) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    async with served(app) as server:
+        assert (await server.request(get())).status == 500
+
+
+async def test_messages_after_the_answer_do_not_reach_the_next_one() -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, b"one")
+        await send({"type": "http.response.body", "body": b"two"})
+
+    async with served(app) as server:
+        client = await server.connect()
+        assert [(await client.request(get())).body for _ in range(2)] == [b"one"] * 2
+        client.close()
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_that_has_no_body_gets_none(status: int) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"not wanted"})
+
+    async with served(app) as server:
+        reply = await server.exchange(get())
+
+    assert reply.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_of_unknown_length_arrives_whole(version: str) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one ", LONG, b"", b" three"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async with served(app) as server:
+        reply = await server.request(get(version=version))
+
+    assert reply.body == b"one " + LONG + b" three"
+
+
+async def test_an_application_may_answer_itself_when_a_body_is_refused() -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = body_of(scope)
+        try:
+            while (await receive())["more_body"]:
+                pass
+        except body.RefusedError as error:
+            with pytest.raises(body.RefusedError):
+                await receive()  # it stays refused
+            await answer(send, f"in my words: {error.detail}".encode(), status=error.status)
+
+    async with served(app, limits=Limits(max_body_bytes=1000, body_timeout=0.2)) as server:
+        too_long = await server.request(post(bytes(1001)))
+        client = await server.connect()
+        too_slow = await client.request(streamed() + b"5\r\nhel")
+        malformed = await server.request(streamed() + b"5\r\nhello!")
+        client.close()
+
+    assert (too_long.status, too_slow.status, malformed.status) == (413, 408, 400)
+    assert too_long.body == b"in my words: the body must be at most 1000 bytes long"
+    assert too_long.headers["connection"] == "close"
+
+
+async def test_a_refusal_that_the_application_lets_out_in_a_group_is_the_answer() -> None:
+    @http_only
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await receive()
+
+    async with served(app, limits=Limits(max_body_bytes=3)) as server:
+        assert (await server.request(post(b"1234"))).status == 413
+
+
+async def test_a_lifted_body_has_no_length_and_no_time() -> None:
+    turns: list[int] = []
+
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body_of(scope).lift(idle_timeout=5)
+        more, count = True, 0
+        while more:
+            message = await receive()
+            turns.append(len(message["body"]))
+            count += len(message["body"])
+            more = message["more_body"]
+        await answer(send, str(count).encode())
+
+    async with served(app, limits=Limits(max_body_bytes=10, body_timeout=0.05)) as server:
+        client = await server.connect()
+        await client.send(streamed())
+        for _ in range(5):
+            await client.send(b"4e20\r\n" + bytes(20_000) + b"\r\n")
+            await trio.sleep(0.03)
+        reply = await client.request(b"0\r\n\r\n")
+        declared = await server.request(post(bytes(1_000_000)))
+        whole = await server.request(post(bytes(20)))
+
+        assert (reply.body, declared.body, whole.body) == (b"100000", b"1000000", b"20")
+        assert max(turns) <= 2 * 65_536
+        client.close()
+
+
+async def test_a_lifted_body_that_pauses_too_long_is_refused() -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body_of(scope).lift(idle_timeout=0.1)
+        try:
+            while (await receive())["more_body"]:
+                pass
+        except RefusedError as error:
+            await answer(send, b"accepted 5", status=error.status)
+
+    async with served(app) as server:
+        client = await server.connect()
+        reply = await client.request(streamed() + b"5\r\nhello\r\n")
+
+        assert (reply.status, reply.body) == (408, b"accepted 5")
+        assert await client.receive_rest() == b""
+        client.close()
+
+
+async def test_a_client_that_sends_waits_while_nobody_reads() -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, _send: Send) -> None:
+        body_of(scope).lift(idle_timeout=5)
+        await receive()
+        await trio.sleep_forever()
+
+    async with served(app, limits=Limits(graceful_timeout=0.05)) as server:
+        client = await server.connect()
+        await client.send(get("/", "Content-Length: 1000000000", method="POST"))
+        sent = 0
+        with trio.move_on_after(0.3):
+            while True:
+                await client.send(LONG)
+                sent += len(LONG)
+
+        assert sent < 50_000_000
+        client.close()
+
+
+async def test_a_cancelled_receive_has_taken_nothing_from_the_body() -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body_of(scope).lift(idle_timeout=5)
+        parts: list[bytes] = []
+        more = True
+        while more:
+            with trio.move_on_after(0.001):
+                message = await receive()
+                parts.append(message["body"])
+                more = message["more_body"]
+        await answer(send, b"".join(parts))
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(streamed())
+        for start in range(0, len(LONG), 16_000):
+            part = LONG[start : start + 16_000]
+            await client.send(b"%x\r\n%b\r\n" % (len(part), part))
+            await trio.sleep(0.002)
+
+        assert (await client.request(b"0\r\n\r\n")).body == LONG
+        client.close()
+
+
+async def test_a_body_in_tiny_chunks_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with served(echo) as server, trio.open_nursery() as nursery:
+        data = chunked(*[b"x"] * 50_000)
+        client = await server.connect()
+        nursery.start_soon(count_turns)
+        assert (await client.request(data)).body == b"x" * 50_000
+        nursery.cancel_scope.cancel()
+        client.close()
+
+    assert turns > 50_000 / 128
+
+
+def quart_app() -> QuartTrio:
+    """Quart-Trio as it comes, with its nursery and two tasks for each request."""
+    app = QuartTrio(__name__)
+
+    @app.post("/")
+    async def submit() -> Response:
+        data = await request.get_data()
+        assert isinstance(data, bytes)
+        return Response(data, 201)
+
+    @app.get("/slow")
+    async def slow() -> str:
+        await trio.sleep(0.05)
+        return "slow"
+
+    @app.get("/error")
+    async def error() -> str:
+        raise ValueError("a fault of the application")
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        async def parts() -> Any:  # noqa: ANN401
+            for n in range(100):
+                yield b"%d\n" % n
+
+        return Response(parts())
+
+    return app
+
+
+async def test_quart_trio_works_as_it_comes() -> None:
+    async with served(quart_app(), limits=Limits(max_body_bytes=500_000)) as server:
+        client = await server.connect()
+
+        assert (await client.request(post(b"hello"))).body == b"hello"
+        assert (await client.request(chunked(b"hel", b"lo"))).body == b"hello"
+        assert (await client.request(post(LONG))).body == LONG
+        assert (await client.request(get("/slow"))).body == b"slow"
+        assert (await client.request(get("/error"))).status == 500
+        assert (await client.request(get("/stream"))).body.splitlines()[99] == b"99"
+        assert (await client.request(get("/nothing"))).status == 404
+        assert (await client.request(post(bytes(500_001)))).status == 413
+        assert await client.receive_rest() == b""
+        assert (await server.request(chunked(*[bytes(60_000)] * 10))).status == 413
+        client.close()
+
+
+async def test_quart_trio_closes_when_it_should(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(quart_app()) as server:
+        for data in (get("/slow", version="1.0"), get("/slow", "Connection: close")):
+            client = await server.connect()
+            assert (await client.request(data)).body == b"slow"
+            assert await client.receive_rest() == b""
+            client.close()
+        client = await server.connect()
+        await client.send(get("/slow"))
+        client.close()
+
+    assert not any(record.levelno >= logging.WARNING for record in caplog.records)
+
+
+async def test_the_lifespan_surrounds_the_serving() -> None:
+    events: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            events.append(scope["state"]["made"])
+            await answer(send)
+            return
+        for _ in range(2):
+            message = await receive()
+            events.append(message["type"])
+            scope["state"]["made"] = "at start-up"
+            await send({"type": message["type"] + ".complete"})
+
+    async with served(app) as server:
+        await server.request(get())
+
+    assert events == ["lifespan.startup", "at start-up", "lifespan.shutdown"]

@@ -1,0 +1,260 @@
+"""Who is let in."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from trio_jobs.server import RefusedError, read_token
+from trio_jobs.server.guard import Guard
+
+from .serving import echo, get, post, served
+
+
+def status_of(
+    guard: Guard,
+    method: str = "POST",
+    path: str = "/jobs",
+    *,
+    loopback: bool = True,
+    **headers: str,
+) -> int:
+    """What a request with these headers gets; 200 if it is let in."""
+    pairs = [
+        (name.replace("_", "-").encode(), value.encode("latin-1"))
+        for name, value in headers.items()
+    ]
+    try:
+        guard.check(method, path, pairs, loopback=loopback)
+    except RefusedError as error:
+        return error.status
+    return 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:8080",
+        "LocalHost",
+        "localhost.",
+        "localhost.:80",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "[::1]",
+        "[::1]:8080",
+        "jobs.example",
+        "Jobs.Example:443",
+    ],
+)
+def test_own_and_allowed_host_names_are_let_in(host: str) -> None:
+    guard = Guard(allowed_hosts=["jobs.example:80"])
+
+    assert status_of(guard, "GET", host=host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil-localhost",
+        "127.0.0.1.evil.example:80",
+        "[::1].evil.example",
+        "[::2]",
+        "",
+        ":8080",
+        "localhost@evil.example",
+        "127.1",
+    ],
+)
+def test_foreign_host_names_are_refused_on_loopback_and_only_there(host: str) -> None:
+    guard = Guard()
+
+    assert status_of(guard, "GET", host=host) == 403
+    assert status_of(guard, "GET", host=host, loopback=False) == 200
+
+
+def test_every_host_name_is_let_in_where_a_star_says_so() -> None:
+    assert status_of(Guard(allowed_hosts=["*"]), host="anything.example") == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "", "nonsense"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH", "BREW"])
+def test_a_page_of_another_site_may_not_write(site: str, method: str) -> None:
+    guard = Guard()
+
+    assert status_of(guard, method, host="localhost", sec_fetch_site=site) == 403
+    # What the browser says of the site counts, also if the origin looks like ours.
+    own = "http://localhost"
+    assert status_of(guard, method, host="localhost", sec_fetch_site=site, origin=own) == 403
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_our_own_page_and_the_user_may_write(site: str) -> None:
+    assert status_of(Guard(), host="localhost", sec_fetch_site=site) == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_reading_is_not_refused_by_origin(method: str) -> None:
+    origin = "https://evil.example"
+
+    assert status_of(Guard(), method, sec_fetch_site="cross-site", origin=origin) == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://localhost:8080", "localhost:8080", 200),
+        ("http://LOCALHOST:8080", "localhost:8080", 200),
+        ("http://localhost", "localhost:80", 200),
+        ("http://localhost:80", "localhost", 200),
+        ("https://localhost", "localhost:443", 200),
+        ("http://localhost:8080", "localhost:8081", 403),
+        ("http://localhost:8080", "127.0.0.1:8080", 403),
+        ("https://localhost", "localhost:80", 403),
+        ("http://evil.example", "localhost", 403),
+        ("null", "localhost", 403),
+        ("", "localhost", 403),
+        ("localhost", "localhost", 403),
+        ("file://", "localhost", 403),
+    ],
+)
+def test_without_site_the_origin_must_be_our_host(origin: str, host: str, status: int) -> None:
+    assert status_of(Guard(), host=host, origin=origin) == status
+
+
+def test_clients_that_are_no_browsers_send_neither_and_are_let_in() -> None:
+    assert status_of(Guard(), host="localhost") == 200
+    assert status_of(Guard()) == 200  # HTTP/1.0 without a host
+
+
+@pytest.mark.parametrize(
+    "authorization", ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret", "Bearer s3cret "]
+)
+def test_the_right_token_is_let_in(authorization: str) -> None:
+    assert status_of(Guard(token="s3cret"), authorization=authorization) == 200  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer s3cre",
+        "Bearer s3cret2",
+        "Basic s3cret",
+        "s3cret",
+        "Bearer \xff",
+    ],
+)
+def test_a_wrong_token_is_refused(authorization: str) -> None:
+    guard = Guard(token="s3cret")  # noqa: S106
+
+    assert status_of(guard, authorization=authorization) == 401
+    assert status_of(guard) == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 200),
+        ("HEAD", "/health", 200),
+        ("GET", "/health/ready", 200),
+        ("POST", "/health", 401),
+        ("GET", "/healthy", 401),
+        ("GET", "/", 401),
+        ("GET", "/jobs", 401),
+    ],
+)
+def test_only_reading_the_open_path_needs_no_token(method: str, path: str, status: int) -> None:
+    guard = Guard(token="s3cret", open_path="/health")  # noqa: S106
+
+    assert status_of(guard, method, path) == status
+
+
+def test_without_an_open_path_every_path_needs_the_token() -> None:
+    assert status_of(Guard(token="s3cret"), "GET", "/") == 401  # noqa: S106
+
+
+def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(" s3cret\n")
+
+    assert read_token(path) == "s3cret"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff"])
+def test_a_token_file_without_a_token_is_refused_and_not_quoted(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match="token") as caught:
+        read_token(path)
+
+    assert str(path) in str(caught.value)
+    assert "two words" not in str(caught.value)
+
+
+def test_a_token_file_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'/no/such/file': No such file"):
+        read_token("/no/such/file")
+
+
+async def test_refusals_are_answers_in_the_error_format() -> None:
+    async with served(echo, token="s3cret", open_path="/") as server:  # noqa: S106
+        unauthorized = await server.request(post(b"x", "/jobs"))
+        wrong = await server.request(post(b"x", "/jobs", "Authorization: Bearer x"))
+        right = await server.request(post(b"x", "/jobs", "Authorization: Bearer s3cret"))
+        foreign = await server.request(get().replace(b"localhost", b"evil.example"))
+
+    assert unauthorized.status == wrong.status == 401
+    assert unauthorized.headers["www-authenticate"] == 'Bearer realm="trio-jobs"'
+    assert 'error="invalid_token"' in wrong.headers["www-authenticate"]
+    assert unauthorized.json()["error"] == "a bearer token is required"
+    assert right.status == 200
+    assert foreign.status == 403
+
+
+async def test_the_token_is_in_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with served(echo, token="s3cret", access_log=True) as server:  # noqa: S106
+        await server.request(post(b"x", "/", "Authorization: Bearer s3cret"))
+        await server.request(post(b"x", "/", "Authorization: Bearer n0t-right"))
+
+    said = " ".join(str(vars(record)) for record in caplog.records)
+    assert "s3cret" not in said
+    assert "n0t-right" not in said
+
+
+async def test_the_hosts_that_are_bound_are_allowed_and_others_if_they_are_named() -> None:
+    async with served(echo, "127.0.0.3:0", allowed_hosts=["jobs.example"]) as server:
+        host = server.urls[0].removeprefix("http://")
+        statuses = []
+        for name in (host, "jobs.example:1", "evil.example"):
+            client = await server.connect(host.partition(":")[0])
+            statuses.append(
+                (await client.request(get().replace(b"localhost", name.encode()))).status
+            )
+
+    assert statuses == [200, 200, 403]
+
+
+async def test_an_address_for_everybody_without_a_token_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with served(echo, "0.0.0.0:0") as server:
+        foreign = await server.request(get().replace(b"localhost", b"jobs.example"))
+        assert foreign.status == 200
+
+    [line] = [record for record in caplog.records if "listening_to" in record.getMessage()]
+    assert "http.token_file" in vars(line)["meaning"]
+    caplog.clear()
+    async with served(echo, "0.0.0.0:0", token="s3cret"):  # noqa: S106
+        pass
+    async with served(echo, "127.0.0.1:0"):
+        pass
+    assert "listening_to" not in caplog.text

@@ -1,0 +1,289 @@
+"""More clients than there should be: the cap, and what happens without descriptors."""
+
+import contextlib
+import os
+import resource
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from trio_jobs.server import Limits
+from trio_jobs.server.descriptors import connection_cap, raise_limit
+
+from .serving import Client, echo, get, post, served
+
+
+@contextlib.contextmanager
+def descriptors_used_up() -> Iterator[None]:
+    """Nobody in this process can open anything in this block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_at_the_cap_others_wait_and_nobody_who_is_connected_suffers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with served(echo, limits=Limits(max_connections=3)) as server:
+        inside = [await server.connect() for _ in range(3)]
+        for client in inside:
+            await client.request(get())
+        waiting = [await server.connect() for _ in range(5)]
+        for client in waiting:
+            await client.send(post(b"waited"))
+
+        for client in inside:
+            assert (await client.request(get())).status == 200
+        inside[0].close()
+
+        assert (await waiting[0].receive_answer()).body == b"waited"
+        for n, client in enumerate(inside[1:] + waiting[:-1], start=1):
+            client.close()
+            if n >= 3:
+                assert (await waiting[n - 2].receive_answer()).body == b"waited"
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count("connection_limit_reached") == 1
+
+
+async def test_five_thousand_idle_clients_hold_up_nobody() -> None:
+    count = 5000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * count + 1000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"needs {wanted} descriptors, the hard limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        async with served(echo, limits=Limits(graceful_timeout=20)) as server:
+            idle: list[socket.socket] = []
+            try:
+                for n in range(count):
+                    idle.append(socket.create_connection(("127.0.0.1", server.port)))
+                    if n % 100 == 0:  # the backlog holds more than that
+                        assert (await server.request(get())).status == 200
+
+                for _ in range(20):
+                    with trio.fail_after(1):  # normally a few milliseconds
+                        assert (await server.request(post(b"x"))).body == b"x"
+                assert server.connections() > count * 0.99
+                with trio.fail_after(10):  # normally half a second
+                    server.closing.set()
+                    await server.ended.wait()
+            finally:
+                for client in idle:
+                    client.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_descriptors_who_is_connected_is_served_and_others_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with served(echo) as server:
+        client = await server.connect()
+        late = [socket.socket() for _ in range(3)]
+        await client.request(get())
+        with descriptors_used_up():
+            for sock in late:
+                sock.connect(("127.0.0.1", server.port))
+                sock.sendall(post(b"late"))
+            for _ in range(5):
+                assert (await client.request(post(b"inside"))).body == b"inside"
+                await trio.sleep(0.1)
+
+        for sock in late:
+            outside = Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+            with trio.fail_after(5):  # normally 0.1 s
+                assert (await outside.receive_answer()).body == b"late"
+            outside.close()
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count("cannot_accept") == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limit", "low", "high"),
+    [
+        (10_000, 20_000, 10_000, 10_000),
+        (10_000, 4096, 3000, 4096 - 512),
+        (10_000, 128, 1, 96),
+        (10, 1024, 10, 10),
+        (10_000, 8, 1, 1),
+    ],
+)
+def test_the_cap_leaves_a_quarter_of_the_descriptors_but_at_most_512(
+    wanted: int, limit: int, low: int, high: int
+) -> None:
+    assert low <= connection_cap(wanted=wanted, limit=limit) <= high
+
+
+def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+
+        limit = raise_limit(connections=200)
+
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limit
+        assert limit >= 200 + 512 or limit == hard
+        assert raise_limit(connections=10) == limit  # never lowered
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# A server in a process of its own, for which ``ulimit`` holds. Told to, it opens all that it can.
+_SERVER = """
+    import logging, os, sys, trio
+    from quart import request
+    from quart_trio import QuartTrio
+    from trio_jobs.server import Limits, bind_sockets, serve
+
+    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
+    app = QuartTrio("app")
+
+    @app.get("/import")
+    async def lazy():
+        import colorsys  # as libraries do that are in no hurry
+        return colorsys.__name__
+
+    @app.post("/length")
+    async def length():
+        return str(len(await request.get_data()))
+
+    @app.post("/")
+    async def index():
+        with open(os.devnull) as file:  # as a job may
+            return str(len(await request.get_data()))
+
+    def exhaust():
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            logging.info("exhausted")
+
+    async def main():
+        listeners = bind_sockets(["127.0.0.1:0"])
+        print(listeners.urls[0].rpartition(":")[2], flush=True)
+        closing = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: serve(
+                app, listeners, closing=closing, warm_up_path="/import",
+                limits=Limits(graceful_timeout=0.5),
+            ))
+            while await trio.to_thread.run_sync(sys.stdin.readline):
+                exhaust()
+            closing.set()
+
+    trio.run(main)
+"""
+
+
+@contextlib.contextmanager
+def server_with_few_descriptors(limit: int) -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_SERVER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline()), process
+        finally:
+            process.kill()
+
+
+def ask(client: socket.socket, data: bytes) -> bytes:
+    client.sendall(data)
+    return client.recv(65536)
+
+
+@pytest.mark.parametrize(("limit", "clients"), [(64, 100), (128, 300)])
+def test_with_few_descriptors_clients_get_in_in_turn_and_jobs_can_open_files(
+    limit: int, clients: int
+) -> None:
+    """S13: with the limit for the whole process, and far more clients than that."""
+    with (
+        server_with_few_descriptors(limit) as (port, process),
+        contextlib.ExitStack() as stack,
+    ):
+        first = stack.enter_context(wait_connect(port))
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(clients)
+        ]
+
+        assert "Running on" in next_line(process)
+        assert "connection_limit_reached" in next_line(process)
+        for _ in range(3):
+            assert ask(first, post(b"12345")).endswith(b"5")  # its very first request
+        for client in idle[: -limit // 4]:
+            client.close()
+        assert ask(idle[-1], post(b"123")).endswith(b"3")
+        log = stop(process)
+
+    assert len(log.splitlines()) < 15, log
+    assert "Traceback" not in log
+
+
+def test_the_first_request_works_when_nothing_can_be_opened() -> None:
+    with (
+        server_with_few_descriptors(64) as (port, process),
+        wait_connect(port) as first,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as second,
+    ):
+        assert process.stdin is not None
+        process.stdin.write("exhaust\n")
+        process.stdin.flush()
+        assert "Running on" in next_line(process)
+        assert "exhausted" in next_line(process)
+
+        assert ask(first, get("/import")).endswith(b"colorsys")
+        assert ask(second, post(b"12345", "/length")).endswith(b"5")
+        log = stop(process)
+
+    assert "Traceback" not in log
+
+
+def wait_connect(port: int) -> socket.socket:
+    """Connect as soon as the server listens."""
+    for _ in range(1000):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+        except ConnectionRefusedError:
+            trio.run(trio.sleep, 0.01)
+    raise TimeoutError
+
+
+def next_line(process: "subprocess.Popen[str]") -> str:
+    """The next line of the server's log."""
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
+def stop(process: "subprocess.Popen[str]") -> str:
+    """End it by its standard input; what it has logged."""
+    _, log = process.communicate(input="", timeout=10)
+    assert process.returncode == 0, log
+    return log

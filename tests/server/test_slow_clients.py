@@ -1,0 +1,200 @@
+"""Clients that send slowly, or do not read, or say nothing: closed in time, nobody else waits."""
+
+import logging
+
+import pytest
+import trio
+
+from trio_jobs.server import Limits
+
+from .serving import (
+    Client,
+    Receive,
+    Scope,
+    Send,
+    Served,
+    answer,
+    echo,
+    get,
+    http_only,
+    post,
+    served,
+)
+
+QUICK = Limits(
+    keep_alive_timeout=0.2,
+    header_timeout=0.2,
+    body_timeout=0.2,
+    send_timeout=0.2,
+    graceful_timeout=0.2,
+)
+
+
+@http_only
+async def flood(scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer ``/flood`` with more than any socket holds."""
+    await answer(send, bytes(50_000_000 if scope["path"] == "/flood" else 1))
+
+
+@pytest.mark.parametrize("requests", [0, 1, 2])
+async def test_an_idle_connection_is_closed_in_time_also_between_requests(requests: int) -> None:
+    async with served(echo, limits=QUICK) as server:
+        client = await server.connect()
+        for _ in range(requests):
+            await client.request(get())
+
+        assert await client.receive_rest() == b""
+
+
+async def test_the_idle_time_begins_anew_with_each_request() -> None:
+    async with served(echo, limits=QUICK) as server:
+        client = await server.connect()
+        for _ in range(4):
+            assert (await client.request(get())).status == 200
+            await trio.sleep(0.1)
+
+
+async def drip(client: Client, data: bytes) -> None:
+    """Send a byte now and then, until the server has enough of it."""
+    try:
+        for start in range(len(data)):
+            await client.send(data[start : start + 1])
+            await trio.sleep(0.01)
+    except trio.BrokenResourceError:
+        pass
+
+
+@pytest.mark.parametrize("first", [b"", get()], ids=["first request", "second request"])
+@pytest.mark.parametrize(
+    ("start", "drops"),
+    [
+        (b"GET / HT", b""),
+        (b"G", b"ET /" + b"x" * 1000),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X: y\r\n" * 100),
+        (post(bytes(100))[:-50], b""),
+        (post(bytes(1000))[:-999], bytes(998)),
+        (post(bytes(100_000))[:-99_999], bytes(1000)),
+        (get("/", "Transfer-Encoding: chunked", method="POST"), b"1\r\nx\r\n" * 100),
+    ],
+    ids=[
+        "silent headers",
+        "dripping target",
+        "dripping headers",
+        "silent body",
+        "dripping body",
+        "dripping long body",
+        "dripping chunks",
+    ],
+)
+async def test_a_slow_request_is_a_408_and_the_connection_closes(
+    first: bytes, start: bytes, drops: bytes
+) -> None:
+    async with served(echo, limits=QUICK) as server, trio.open_nursery() as nursery:
+        client = await server.connect()
+        if first:
+            await client.request(first)
+        await client.send(start)
+        nursery.start_soon(drip, client, drops)
+
+        reply = await client.receive_answer()
+
+        assert (reply.status, reply.headers["connection"]) == (408, "close")
+        assert reply.json()["detail"].endswith("did not arrive in time")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_does_not_read_is_closed_with_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with served(flood, limits=QUICK) as server:
+        client = await server.connect()
+        caplog.clear()
+
+        await client.send(get("/flood"))
+        await server.wait_alone()
+
+    assert [record.getMessage() for record in caplog.records] == ["client_does_not_read"]
+
+
+async def test_a_client_that_pipelines_and_does_not_read_is_closed() -> None:
+    async with served(flood, limits=QUICK) as server:
+        client = await server.connect()
+
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send(get() * 1_000_000)
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_a_long_answer() -> None:
+    """The deadline is for each piece: 10 MB in 0.5 s are fine where 0.2 s are allowed."""
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, bytes(10_000_000))
+
+    async with served(app, limits=QUICK) as server:
+        client = await server.connect()
+        await client.send(get())
+        received = 0
+        while received < 10_000_000:
+            received += len(await client.stream.receive_some(200_000))
+            await trio.sleep(0.01)
+
+
+async def test_a_cut_off_client_cancels_what_answers_it() -> None:
+    ended = trio.Event()
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(1000), "more_body": True})
+        finally:
+            ended.set()
+
+    async with served(app, limits=QUICK) as server:
+        client = await server.connect()
+        await client.send(get())
+
+        await ended.wait()
+
+
+async def test_a_client_that_leaves_frees_its_descriptor_at_once() -> None:
+    async with served(echo) as server:
+        clients = [await server.connect() for _ in range(20)]
+        for client in clients:
+            await client.request(get())
+
+        for client in clients:
+            client.close()
+
+        await server.wait_alone()
+
+
+async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
+    """S12: 200 of them, and requests on fresh connections meanwhile."""
+    limits = Limits(keep_alive_timeout=1, header_timeout=1, body_timeout=1, send_timeout=1)
+    starts = [b"", b"GET / HTTP/1.1\r\n", post(bytes(100))[:-50], post(bytes(100))[:-99]]
+    drops = [b"", b"X: y\r\n" * 100, b"", bytes(90)]
+
+    async def be_slow(server: Served, start: bytes, drops: bytes) -> None:
+        client = await server.connect()
+        if start:
+            await client.send(start)
+        await drip(client, drops)
+        rest = await client.receive_rest()
+        client.close()
+        assert rest == b"" or rest.startswith(b"HTTP/1.1 408 ")
+
+    async with served(flood, limits=limits) as server, trio.open_nursery() as nursery:
+        for start, more in zip(starts, drops, strict=True):
+            for _ in range(50):
+                nursery.start_soon(be_slow, server, start, more)
+        for _ in range(5):
+            blocked = await server.connect()
+            await blocked.send(get("/flood"))
+
+        for _ in range(50):
+            with trio.fail_after(1):  # normally a few milliseconds
+                assert (await server.request(post(b"x"))).status == 200

@@ -1,0 +1,222 @@
+"""Binding: all or nothing, one line for what is wrong, nobody else's socket touched."""
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from trio_jobs.server import BindError, bind_sockets, serve
+
+from .serving import Client, echo, get, served
+
+
+def test_port_zero_gives_the_real_port() -> None:
+    listeners = bind_sockets(["127.0.0.1:0"])
+
+    port = listeners.bound[0].socket.getsockname()[1]
+    assert listeners.urls == (f"http://127.0.0.1:{port}",)
+    assert port != 0
+    listeners.close()
+
+
+def test_a_bound_socket_does_not_listen_yet() -> None:
+    listeners = bind_sockets(["127.0.0.1:0"])
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(listeners.bound[0].socket.getsockname())
+    listeners.close()
+
+
+def test_a_port_in_use_is_one_line_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+
+        with pytest.raises(BindError) as caught:
+            bind_sockets([address])
+
+    assert str(caught.value) == f"cannot bind {address}: the address is already in use"
+
+
+def test_an_address_of_another_machine_is_one_line_that_names_it() -> None:
+    with pytest.raises(BindError) as caught:
+        bind_sockets(["192.0.2.1:0"])
+
+    assert str(caught.value) == "cannot bind 192.0.2.1:0: this machine has no such address"
+
+
+def test_a_port_for_which_permission_is_missing_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+
+    with pytest.raises(BindError) as caught:
+        bind_sockets(["127.0.0.1:80"])
+
+    assert str(caught.value) == "cannot bind 127.0.0.1:80: permission denied"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such option")
+def test_the_kernel_gives_up_clients_that_acknowledge_nothing() -> None:
+    listeners = bind_sockets(["127.0.0.1:0"])
+    listeners.listen(send_timeout=1.5)
+    listening = listeners.bound[0].socket
+    listening.setblocking(True)
+
+    with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+    listeners.close()
+
+
+def test_a_host_that_does_not_exist_is_one_line_that_names_it() -> None:
+    with pytest.raises(BindError, match=r"^cannot bind does-not-exist\.invalid:80: no such host"):
+        bind_sockets(["does-not-exist.invalid:80"])
+
+
+def test_a_name_is_bound_at_each_of_its_addresses_with_one_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [
+        (family, socket.SOCK_STREAM, 6, "", address)
+        for family, address in [
+            (socket.AF_INET, ("127.0.0.1", 0)),
+            (socket.AF_INET, ("192.0.2.1", 0)),
+            (socket.AF_INET, ("127.0.0.2", 0)),
+        ]
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
+
+    listeners = bind_sockets(["localhost:0"])
+
+    names = [bound.socket.getsockname() for bound in listeners.bound]
+    assert [host for host, _ in names] == ["127.0.0.1", "127.0.0.2"]
+    assert names[0][1] == names[1][1]
+    listeners.close()
+
+
+def test_when_one_address_fails_none_stays_bound(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    with pytest.raises(BindError):
+        bind_sockets([f"unix:{path}", "192.0.2.1:0"])
+
+    assert not path.exists()
+
+
+def test_a_unix_socket_is_for_its_owner_only_and_removed_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    listeners = bind_sockets([f"unix:{path}"])
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert listeners.urls == (f"unix:{path}",)
+    listeners.close()
+    assert not path.exists()
+    listeners.close()
+
+
+def test_a_live_owners_unix_socket_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = bind_sockets([f"unix:{path}"])
+
+    with pytest.raises(BindError, match="already in use"):
+        bind_sockets([f"unix:{path}"])
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    first.close()
+
+
+def test_a_live_owner_with_a_full_backlog_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as client:
+        owner.bind(str(path))
+        owner.listen(0)
+        client.connect(str(path))
+
+        with pytest.raises(BindError, match="already in use"):
+            bind_sockets([f"unix:{path}"])
+
+
+def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(path))
+
+    listeners = bind_sockets([f"unix:{path}"])
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    listeners.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_file_that_is_no_socket_is_not_deleted(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s"
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(target)
+
+    with pytest.raises(BindError, match="is not a socket"):
+        bind_sockets([f"unix:{path}"])
+
+    assert os.path.lexists(path)
+    assert target.read_text() == "precious"
+
+
+def test_a_successors_unix_socket_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = bind_sockets([f"unix:{path}"])
+    path.unlink()
+    second = bind_sockets([f"unix:{path}"])
+
+    first.close()
+
+    assert path.exists()
+    second.close()
+
+
+def test_a_folder_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(BindError, match=r"^cannot bind unix:/no/such/folder: No such file"):
+        bind_sockets(["unix:/no/such/folder"])
+
+
+async def test_several_addresses_serve_the_same_application(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    async with served(echo, "127.0.0.1:0", "127.0.0.2:0", f"unix:{path}") as server:
+        for url in server.urls[:2]:
+            host, _, port = url.removeprefix("http://").partition(":")
+            client = Client(await trio.open_tcp_stream(host, int(port)))
+            assert (await client.request(get("/", "Connection: close"))).status == 200
+            client.close()
+        client = Client(await trio.open_unix_socket(str(path)))
+        assert (await client.request(get())).status == 200
+        client.close()
+
+    assert not path.exists()
+
+
+async def test_a_port_that_another_listens_on_by_now_is_one_line() -> None:
+    """Both were bound, neither listened; the other was first to."""
+    first = bind_sockets(["127.0.0.1:0"])
+    address = first.urls[0].removeprefix("http://")
+    second = bind_sockets([address])
+    first.listen(send_timeout=5)
+
+    with pytest.raises(BindError) as caught:
+        await serve(echo, second, closing=trio.Event())
+
+    assert str(caught.value) == f"cannot bind {address}: the address is already in use"
+    first.close()

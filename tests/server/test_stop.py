@@ -1,0 +1,263 @@
+"""The stop: nobody is refused before it, and nobody holds it up."""
+
+import logging
+
+import pytest
+import trio
+import trio.testing
+
+from trio_jobs.server import Limits, bind_sockets, serve
+
+from .serving import (
+    Client,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    body_of,
+    echo,
+    get,
+    http_only,
+    post,
+    served,
+)
+
+GRACE = 0.3
+LIMITS = Limits(graceful_timeout=GRACE)
+# How long a stop may take beyond what it has to wait for, on a busy machine.
+MARGIN = 1.0
+
+
+class Application:
+    """Holds ``/hold`` requests until they are released, floods, and answers the rest."""
+
+    def __init__(self) -> None:
+        self.holding = trio.Event()
+        self.release = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["path"] == "/hold":
+            self.holding.set()
+            await self.release.wait()
+        if scope["path"] == "/stream":
+            body_of(scope).lift(idle_timeout=60)
+        if scope["path"] == "/flood":
+            await answer(send, bytes(50_000_000))
+        elif scope["path"] == "/shield":
+            with trio.CancelScope(shield=True):
+                await receive()
+                await receive()
+        else:
+            await echo(scope, receive, send)
+
+
+@pytest.fixture
+def app() -> Application:
+    return Application()
+
+
+async def test_an_idle_server_stops_at_once_with_idle_clients_connected(app: Application) -> None:
+    async with served(app, limits=Limits(graceful_timeout=20)) as server:
+        clients = [await server.connect() for _ in range(10)]
+        for client in clients[:9]:
+            assert (await client.request(get())).status == 200
+
+        with trio.fail_after(MARGIN):  # normally 2 ms
+            server.closing.set()
+            await server.ended.wait()
+
+        for client in clients:
+            assert await client.receive_rest() == b""
+
+
+async def test_until_the_stop_new_clients_are_let_in_and_after_it_refused(app: Application) -> None:
+    async with served(app, limits=Limits(graceful_timeout=20)) as server:
+        busy = await server.connect()
+        await busy.send(get("/hold"))
+        await app.holding.wait()
+        assert (await server.request(get())).status == 200
+
+        server.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+
+        with pytest.raises(OSError, match="connect"):
+            await server.connect()
+        app.release.set()
+
+
+async def test_a_request_that_is_being_answered_gets_its_answer(app: Application) -> None:
+    async with served(app, limits=Limits(graceful_timeout=20)) as server:
+        client = await server.connect()
+        await client.send(get("/hold"))
+        await app.holding.wait()
+
+        server.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+        app.release.set()
+
+        reply = await client.receive_answer()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert await client.receive_rest() == b""
+
+
+async def test_a_request_that_never_ends_is_cut_after_the_graceful_timeout(
+    app: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S10: and an idle connection, used before, beside it."""
+    async with served(app, limits=LIMITS) as server:
+        idle, client = await server.connect(), await server.connect()
+        await idle.request(get())
+        await client.send(get("/hold"))
+        await app.holding.wait()
+        began = trio.current_time()
+
+        server.closing.set()
+
+        assert await idle.receive_rest() == b""
+        assert trio.current_time() - began < GRACE
+        assert await client.receive_rest() == b""
+        with trio.fail_after(MARGIN):
+            await server.ended.wait()
+
+    [line] = [record for record in caplog.records if record.getMessage() == "connections_cut"]
+    assert vars(line)["count"] == 1
+
+
+# What a client has sent when the stop begins, and whether it then gets an answer if it goes on.
+STAGES = {
+    "nothing": (b"", b"", None),
+    "half a request line": (b"GE", b"T / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+    "half the headers": (get()[:-2], b"\r\n", 200),
+    "half of a short body": (post(b"hello")[:-3], b"llo", 200),
+    "half of a long body": (post(bytes(100_000))[:-3], bytes(3), 200),
+    "half of a lifted body": (post(bytes(100_000), "/stream")[:-3], bytes(3), 200),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("client_goes_on", [True, False])
+async def test_a_stop_at_any_stage_of_a_request(
+    app: Application, stage: str, *, client_goes_on: bool
+) -> None:
+    start, rest, status = STAGES[stage]
+
+    async with served(app, limits=LIMITS) as server:
+        client = await server.connect()
+        if start:
+            await client.send(start)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+
+        with trio.fail_after(GRACE + MARGIN):
+            server.closing.set()
+            await trio.testing.wait_all_tasks_blocked()
+            if client_goes_on and status is not None:
+                assert (await client.request(rest)).status == status
+            else:
+                assert await client.receive_rest() == b""
+            await server.ended.wait()
+
+
+async def test_clients_of_every_kind_are_still_connected_and_the_stop_keeps_its_bound(
+    app: Application,
+) -> None:
+    async with served(app, limits=LIMITS) as server:
+        for data in (
+            b"",
+            get(),
+            b"GET / HT",
+            post(bytes(10))[:-5],
+            post(bytes(100_000))[:-5],
+            post(bytes(100_000), "/stream")[:-5],
+            get("/flood"),
+            get("/flood") * 100,
+            get() * 100,
+            get("/hold"),
+            post(bytes(2_000_000)),
+            b"NONSENSE\r\n\r\n",
+        ):
+            for _ in range(5):
+                client = await server.connect()
+                with trio.move_on_after(0.01):
+                    await client.send(data)
+
+        with trio.fail_after(GRACE + MARGIN):
+            server.closing.set()
+            await server.ended.wait()
+
+
+async def test_fifty_streams_are_cut_at_the_graceful_timeout() -> None:
+    """S11: clients that are being sent something without end."""
+
+    @http_only
+    async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
+            await trio.sleep(0.01)
+
+    async with served(stream, limits=LIMITS) as server:
+        for _ in range(50):
+            client = await server.connect()
+            await client.send(get())
+            await client.stream.receive_some(100)
+
+        with trio.fail_after(GRACE + MARGIN):
+            server.closing.set()
+            await server.ended.wait()
+
+
+async def test_an_application_that_shields_itself_is_told_by_its_socket(app: Application) -> None:
+    async with served(app, limits=LIMITS) as server:
+        client = await server.connect()
+        await client.send(get("/shield"))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+
+        with trio.fail_after(GRACE + MARGIN):
+            server.closing.set()
+            await server.ended.wait()
+
+
+async def test_cancelling_closes_everything_at_once(app: Application) -> None:
+    listeners = bind_sockets(["127.0.0.1:0"])
+    port = int(listeners.urls[0].rpartition(":")[2])
+
+    async def run(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+        limits = Limits(graceful_timeout=60)
+        await serve(app, listeners, closing=trio.Event(), limits=limits, task_status=task_status)
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run)
+            streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(3)]
+            for stream, data in zip(streams, (b"", get("/hold"), get("/flood")), strict=True):
+                await stream.send_all(data or b"G")
+            await app.holding.wait()
+
+            nursery.cancel_scope.cancel()
+        for stream in streams:
+            await Client(stream).receive_rest()
+            await stream.aclose()
+
+
+async def test_an_application_that_fails_while_it_is_cut_off_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    began = trio.Event()
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        try:
+            began.set()
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while it unwinds")
+
+    async with served(app, limits=Limits(graceful_timeout=0.01)) as server:
+        client = await server.connect()
+        await client.send(get())
+        await began.wait()
+
+    errors = [record.getMessage() for record in caplog.records if record.levelno > logging.WARNING]
+    assert errors == ["request_failed"]

@@ -1,0 +1,141 @@
+"""TLS: everything holds there too."""
+
+import logging
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+
+from trio_jobs.server import AddressError, Limits, load_certificate
+
+from .serving import (
+    Client,
+    Receive,
+    Scope,
+    Send,
+    Served,
+    answer,
+    echo,
+    get,
+    http_only,
+    post,
+    served,
+)
+
+HERE = Path(__file__).parent
+# Made for these tests and for nothing else.
+CERTIFICATE, KEY = str(HERE / "localhost.crt"), str(HERE / "localhost.key")
+
+
+async def connect(server: Served, *alpn: str) -> Client:
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    context.set_alpn_protocols(alpn or ["http/1.1"])
+    transport = (await server.connect()).stream
+    stream = trio.SSLStream(transport, context, server_hostname="localhost", https_compatible=True)
+    await stream.do_handshake()
+    return Client(stream)
+
+
+async def test_requests_are_answered_over_tls() -> None:
+    async with served(echo, tls=load_certificate(CERTIFICATE, KEY)) as server:
+        client = await connect(server)
+        assert server.urls[0].startswith("https://127.0.0.1:")
+        assert (await client.request(post(b"hello"))).body == b"hello"
+        assert (await client.request(post(bytes(500_000)))).body == bytes(500_000)
+        assert (await client.request(get("/", "Connection: close"))).status == 200
+        # Closed in good order: a client that asks for that is told that nothing is missing.
+        assert await client.stream.receive_some(1) == b""
+
+
+async def test_the_application_is_told_the_scheme() -> None:
+    @http_only
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, scope["scheme"].encode())
+
+    async with served(app, tls=load_certificate(CERTIFICATE, KEY)) as server:
+        client = await connect(server)
+        assert (await client.request(get())).body == b"https"
+
+
+async def test_http_2_is_not_offered() -> None:
+    async with served(echo, tls=load_certificate(CERTIFICATE, KEY)) as server:
+        client = await connect(server, "h2", "http/1.1")
+
+        assert client.stream.selected_alpn_protocol() == "http/1.1"
+
+
+@pytest.mark.parametrize("data", [get(), b"\x16\x03\x01\x00\x05hello", b"\0" * 1000, b"G"])
+async def test_bytes_that_are_no_tls_end_that_connection_only(
+    data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(echo, tls=load_certificate(CERTIFICATE, KEY)) as server:
+        await server.exchange(data)
+
+        client = await connect(server)
+        assert (await client.request(get())).status == 200
+    assert not any(record.levelno > logging.WARNING for record in caplog.records)
+    assert "connection_failed" not in caplog.text
+
+
+async def test_an_early_answer_reaches_a_client_that_is_still_sending() -> None:
+    tls = load_certificate(CERTIFICATE, KEY)
+    async with served(echo, tls=tls, limits=Limits(max_body_bytes=1000)) as server:
+        for _ in range(5):
+            client = await connect(server)
+            assert (await client.request(post(bytes(3_000_000)))).status == 413
+            client.close()
+
+
+async def test_slow_and_unread_clients_are_closed_and_the_stop_keeps_its_bound() -> None:
+    @http_only
+    async def flood(scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, bytes(50_000_000 if scope["path"] == "/flood" else 1))
+
+    limits = Limits(
+        keep_alive_timeout=0.2,
+        header_timeout=0.2,
+        body_timeout=0.2,
+        send_timeout=0.2,
+        graceful_timeout=0.2,
+    )
+    tls = load_certificate(CERTIFICATE, KEY)
+    async with served(flood, tls=tls, limits=limits) as server:
+        silent = await server.connect()  # not even a handshake
+        assert await silent.receive_rest() == b""
+        idle = await connect(server)
+        assert await idle.receive_rest() == b""
+        slow = await connect(server)
+        assert (await slow.request(b"GET / HT")).status == 408
+        deaf = await connect(server)
+        await deaf.send(get("/flood"))
+        slow.close()
+        await server.wait_alone()
+
+    async with served(flood, tls=tls, limits=limits) as server:
+        for data in (get(), get("/flood"), b"GET / HT"):
+            client = await connect(server)
+            await client.send(data)
+        await server.connect()
+        with trio.fail_after(2):  # normally 0.2 s
+            server.closing.set()
+            await server.ended.wait()
+
+
+def test_a_certificate_that_cannot_be_used_is_one_line_that_names_the_files(
+    tmp_path: Path,
+) -> None:
+    nonsense = tmp_path / "nonsense"
+    nonsense.write_text("nonsense")
+
+    for certfile, keyfile in [
+        ("/no/such/file", KEY),
+        (CERTIFICATE, "/no/such/file"),
+        (str(nonsense), KEY),
+        (CERTIFICATE, str(nonsense)),
+    ]:
+        with pytest.raises(AddressError) as caught:
+            load_certificate(certfile, keyfile)
+
+        assert repr(certfile) in str(caught.value)
+        assert "\n" not in str(caught.value)

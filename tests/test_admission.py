@@ -1,0 +1,375 @@
+"""Admission: one step, all or nothing, whoever is cancelled and whenever."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from itertools import count
+
+import pytest
+import trio
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
+
+from tests.support import NOON, At, Parts, make_job, make_parts, noon
+from trio_jobs.admission import (
+    DrainRate,
+    QueueFullError,
+    ShuttingDownError,
+    Submission,
+    Submissions,
+)
+from trio_jobs.job import Job, JobStatus
+from trio_jobs.store import JobStore, StoreStatistics
+
+EMPTY = StoreStatistics(pending=0, processing=0, completed=0, completed_bytes=0)
+
+
+def drained(receive: trio.MemoryReceiveChannel[str]) -> list[str]:
+    """The ids in the channel; takes them out."""
+    ids = []
+    while True:
+        try:
+            ids.append(receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return ids
+
+
+def stored(store: JobStore) -> list[str]:
+    return [job.id for job in store.page(limit=10_000)]
+
+
+async def receiver(receive: trio.MemoryReceiveChannel[str], received: list[str]) -> None:
+    async for job_id in receive:
+        received.append(job_id)  # noqa: PERF401  (a comprehension would keep them to itself)
+
+
+# One job. -------------------------------------------------------------------------------------
+
+
+async def test_admitted_job_is_pending_in_the_store_and_its_id_in_the_channel() -> None:
+    parts = make_parts()
+
+    job = parts.submissions.submit("email", b"{}")
+
+    assert job == Job(id=job.id, type="email", payload=b"{}", created_at=NOON)
+    assert parts.store.get(job.id) == job
+    assert drained(parts.receive) == [job.id]
+
+
+async def test_submitting_is_one_step() -> None:
+    parts = make_parts(buffer_size=1)
+
+    with assert_no_checkpoints():
+        parts.submissions.submit("test", b"null")
+        with pytest.raises(QueueFullError):
+            parts.submissions.submit("test", b"null")
+        with pytest.raises(QueueFullError):
+            parts.submissions.submit_all([Submission("test", b"null")])
+        parts.submissions.close()
+
+
+async def test_full_buffer_refuses_the_job_and_stores_nothing() -> None:
+    parts = make_parts(buffer_size=2)
+    kept = [parts.submissions.submit("test", b"null").id for _ in range(2)]
+
+    with pytest.raises(QueueFullError, match=r"\Ano room in the buffer\Z"):
+        parts.submissions.submit("test", b"null")
+
+    assert stored(parts.store) == drained(parts.receive) == kept
+
+
+class Witness(JobStore):
+    """A store that remembers every job that was ever visible in it."""
+
+    def __init__(self) -> None:
+        super().__init__(now=noon, keep_completed=10, keep_completed_bytes=10)
+        self.ever_visible: list[str] = []
+
+    def add(self, job: Job) -> None:
+        super().add(job)
+        self.ever_visible.append(job.id)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_refused_job_was_not_visible_even_for_a_moment(closed: bool) -> None:
+    store = Witness()
+    send, receive = trio.open_memory_channel[str](1)
+    submissions = Submissions(send, store, rate=DrainRate(), new_id=ids(), now=noon)
+    admitted = submissions.submit("test", b"null")
+    if closed:
+        submissions.close()
+
+    with pytest.raises(ShuttingDownError if closed else QueueFullError):
+        submissions.submit("test", b"null")
+    with pytest.raises(ShuttingDownError if closed else QueueFullError):
+        submissions.submit_all([Submission("test", b"null")])
+
+    assert store.ever_visible == drained(receive) == [admitted.id]
+
+
+def ids() -> Callable[[], str]:
+    return map("{:04}".format, count()).__next__
+
+
+async def test_idle_worker_takes_a_job_past_the_buffer(nursery: trio.Nursery) -> None:
+    parts = make_parts(buffer_size=1)
+    received: list[str] = []
+    nursery.start_soon(receiver, parts.receive, received)
+    await wait_all_tasks_blocked()
+    assert parts.submissions.room == 2
+
+    jobs = [parts.submissions.submit("test", b"null").id for _ in range(2)]
+    with pytest.raises(QueueFullError):
+        parts.submissions.submit("test", b"null")
+
+    await wait_all_tasks_blocked()
+    assert received == jobs == stored(parts.store)
+
+
+@pytest.mark.interleavings(20)
+async def test_ids_and_times_are_in_the_order_of_admission() -> None:
+    moments = map(datetime.fromtimestamp, count(), iter(lambda: NOON.tzinfo, None))
+    parts = make_parts(buffer_size=1000, now=moments.__next__)
+
+    async def client() -> None:
+        for _ in range(10):
+            parts.submissions.submit("test", b"null")
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(client)
+
+    jobs = parts.store.page(limit=1000)
+    assert drained(parts.receive) == [job.id for job in jobs]
+    assert [job.created_at for job in jobs] == sorted(job.created_at for job in jobs)
+    assert len(jobs) == 100
+
+
+# Many at once. --------------------------------------------------------------------------------
+
+
+def some(n: int) -> list[Submission]:
+    return [Submission("test", b"%d" % i) for i in range(n)]
+
+
+async def test_all_are_admitted_in_their_order() -> None:
+    parts = make_parts(buffer_size=3)
+
+    jobs = parts.submissions.submit_all(some(3))
+
+    assert [job.payload for job in jobs] == [b"0", b"1", b"2"]
+    assert drained(parts.receive) == stored(parts.store) == [job.id for job in jobs]
+
+
+async def test_if_there_is_not_room_for_all_none_is_admitted() -> None:
+    parts = make_parts(buffer_size=3)
+    first = parts.submissions.submit("test", b"null")
+
+    with pytest.raises(QueueFullError, match=r"\Ano room in the buffer\Z"):
+        parts.submissions.submit_all(some(3))
+
+    assert parts.submissions.room == 2
+    assert stored(parts.store) == drained(parts.receive) == [first.id]
+
+
+async def test_idle_workers_are_room_for_a_batch(nursery: trio.Nursery) -> None:
+    parts = make_parts(buffer_size=2)
+    received: list[str] = []
+    for _ in range(3):
+        nursery.start_soon(receiver, parts.receive.clone(), received)
+    await wait_all_tasks_blocked()
+
+    with pytest.raises(QueueFullError):
+        parts.submissions.submit_all(some(6))
+    assert parts.store.statistics() == EMPTY
+    jobs = parts.submissions.submit_all(some(5))
+
+    await wait_all_tasks_blocked()
+    assert sorted(received) == [job.id for job in jobs]
+
+
+async def test_worker_whose_wait_was_cancelled_is_no_room() -> None:
+    parts = make_parts(buffer_size=1)
+    with trio.move_on_after(0):
+        await parts.receive.receive()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.receive.receive)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        # The task has not even run again, but will never receive.
+        assert parts.submissions.room == 1
+
+
+async def test_no_job_at_all_is_admitted_at_once() -> None:
+    parts = make_parts(buffer_size=1)
+    parts.submissions.submit("test", b"null")
+
+    assert parts.submissions.submit_all([]) == []
+
+
+# Closing. -------------------------------------------------------------------------------------
+
+
+async def test_closed_submissions_refuse_and_what_is_in_stays() -> None:
+    parts = make_parts()
+    admitted = parts.submissions.submit("test", b"null")
+    assert not parts.submissions.closed
+
+    parts.submissions.close()
+    parts.submissions.close()
+
+    assert parts.submissions.closed
+    for refused in (
+        lambda: parts.submissions.submit("test", b"null"),
+        lambda: parts.submissions.submit_all(some(1)),
+        lambda: parts.submissions.submit_all([]),
+    ):
+        with pytest.raises(ShuttingDownError, match=r"\Ashutting down\Z"):
+            refused()
+    assert stored(parts.store) == drained(parts.receive) == [admitted.id]
+    with pytest.raises(trio.EndOfChannel):
+        await parts.receive.receive()
+
+
+async def test_without_any_worker_left_submissions_are_refused() -> None:
+    parts = make_parts()
+    parts.receive.close()
+
+    with pytest.raises(ShuttingDownError):
+        parts.submissions.submit("test", b"null")
+    with pytest.raises(ShuttingDownError):
+        parts.submissions.submit_all(some(2))
+
+    assert parts.store.statistics() == EMPTY
+
+
+# Cancelled clients: at every step that Trio's scheduler makes. --------------------------------
+
+
+async def body(chunks: int) -> AsyncIterator[bytes]:
+    for n in range(chunks):
+        await trio.lowlevel.checkpoint()
+        yield b"%d" % n
+
+
+async def client(parts: Parts, told: list[str], scope: trio.CancelScope) -> None:
+    """Read a body, submit, answer; then a batch: what a request does, all of it cancellable."""
+    with scope:
+        payload = b"".join([chunk async for chunk in body(3)])
+        told.append(parts.submissions.submit("test", payload).id)
+        await trio.lowlevel.checkpoint()
+        payload = b"".join([chunk async for chunk in body(2)])
+        told += [job.id for job in parts.submissions.submit_all(some(3))]
+        await trio.lowlevel.checkpoint()
+
+
+async def run_with_hang_up_at(step: int) -> tuple[int, bool]:
+    """One client that hangs up at a step, another that stays, a worker that receives.
+
+    Returns:
+        How many steps there were, and whether the client left unserved.
+    """
+    parts = make_parts(buffer_size=8)
+    leaver = trio.CancelScope()
+    told_leaver: list[str] = []
+    told_other: list[str] = []
+    received: list[str] = []
+    with At(step, leaver.cancel) as instrument:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver, parts.receive, received)
+            async with trio.open_nursery() as clients:
+                clients.start_soon(client, parts, told_leaver, leaver)
+                clients.start_soon(client, parts, told_other, trio.CancelScope())
+            parts.submissions.close()
+
+    # All that was admitted went through the channel, once, and has its record;
+    # a step is taken whole or not at all, and the client knows which.
+    assert received == stored(parts.store) == sorted(told_leaver + told_other)
+    assert len(told_other) == 4
+    assert len(told_leaver) in (0, 1, 4)
+    assert parts.store.statistics().pending == len(received)
+    return instrument.steps, len(told_leaver) < 4
+
+
+@pytest.mark.interleavings(5)
+async def test_admission_is_atomic_wherever_the_client_hangs_up() -> None:
+    steps, _ = await run_with_hang_up_at(step=0)
+
+    unserved = [(await run_with_hang_up_at(step))[1] for step in range(1, steps + 1)]
+
+    assert steps > 10
+    assert {True, False} == set(unserved)  # early and late
+
+
+# Retry-After. ---------------------------------------------------------------------------------
+
+
+async def test_without_any_claim_yet_clients_shall_look_again_in_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    rate = DrainRate()
+    await trio.sleep(30)
+
+    assert rate.retry_after() == rate.retry_after(places=1000) == 1
+
+
+async def claims(rate: DrainRate, number: int, *, every: float) -> None:
+    for _ in range(number):
+        rate.note_claim()
+        await trio.sleep(every)
+
+
+async def test_retry_after_follows_the_time_between_claims(autojump_clock: MockClock) -> None:
+    rate = DrainRate()
+
+    await claims(rate, 100, every=0.1)
+    assert [rate.retry_after(places) for places in (1, 10, 11, 100)] == [1, 1, 2, 10]
+
+    await claims(rate, 100, every=2.3)
+    assert [rate.retry_after(places) for places in (1, 2, 9)] == [3, 5, 21]
+
+
+async def test_retry_after_is_whole_seconds_from_1_to_60(autojump_clock: MockClock) -> None:
+    rate = DrainRate()
+    rate.note_claim()
+
+    answers = []
+    for _ in range(100):
+        answers.append(rate.retry_after())
+        await trio.sleep(0.9)
+
+    assert answers[0] == 1
+    assert answers == sorted(answers)
+    assert answers[-1] == rate.retry_after(places=10**9) == 60
+    await trio.sleep(8 * 3600)
+    assert rate.retry_after() == 60
+    assert {type(answer) for answer in answers} == {int}
+
+
+async def test_idle_night_does_not_make_the_next_refusal_say_a_minute(
+    autojump_clock: MockClock,
+) -> None:
+    rate = DrainRate()
+    await claims(rate, 64, every=0.1)
+    await trio.sleep(8 * 3600)
+
+    await claims(rate, 10, every=0.1)  # a burst, until the buffer is full
+
+    assert rate.retry_after() == 1
+
+
+async def test_refusals_carry_the_measured_time(autojump_clock: MockClock) -> None:
+    parts = make_parts(buffer_size=1)
+    for n in range(4):
+        parts.store.add(make_job(str(n)))
+        parts.store.claim(str(n))
+        await trio.sleep(3)
+    assert parts.store.get("0").status is JobStatus.PROCESSING
+    parts.submissions.submit("test", b"null")
+
+    with pytest.raises(QueueFullError) as one:
+        parts.submissions.submit("test", b"null")
+    with pytest.raises(QueueFullError) as batch:
+        parts.submissions.submit_all(some(5))
+
+    assert (one.value.retry_after, batch.value.retry_after) == (3, 15)

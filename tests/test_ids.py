@@ -1,0 +1,89 @@
+"""Ids: valid UUIDv7s, each greater than the one before, whatever the clock does."""
+
+import itertools
+import time
+from collections.abc import Iterable
+from uuid import RFC_4122, UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_jobs.ids import Uuid7
+
+NOW = 1_764_000_000_000
+LAST = 2**48 - 2**16
+
+
+def source(readings: Iterable[int]) -> Uuid7:
+    return Uuid7(iter(readings).__next__)
+
+
+def timestamp(job_id: str) -> int:
+    return UUID(job_id).int >> 80
+
+
+def test_id_is_a_uuid_of_version_7_in_its_canonical_text() -> None:
+    job_id = Uuid7()()
+
+    assert str(UUID(job_id)) == job_id
+    assert UUID(job_id).version == 7
+    assert UUID(job_id).variant == RFC_4122
+
+
+def test_id_begins_with_the_milliseconds_since_1970() -> None:
+    before = time.time_ns() // 1_000_000
+    of_the_wall_clock = timestamp(Uuid7()())
+    after = time.time_ns() // 1_000_000
+
+    assert before <= of_the_wall_clock <= after
+    assert timestamp(source([NOW])()) == NOW
+
+
+@given(st.lists(st.integers(0, LAST), min_size=2, max_size=50))
+def test_ids_increase_whatever_the_clock_reads(readings: list[int]) -> None:
+    new_id = source(readings)
+
+    ids = [new_id() for _ in readings]
+
+    assert ids == sorted(set(ids))
+    assert [UUID(each).int for each in ids] == sorted(UUID(each).int for each in ids)
+    assert {UUID(each).version for each in ids} == {7}
+    assert {UUID(each).variant for each in ids} == {RFC_4122}
+    assert [timestamp(each) for each in ids] == list(itertools.accumulate(readings, max))
+
+
+def test_ids_of_one_millisecond_count_up_by_one() -> None:
+    new_id = source([NOW] * 1000)
+
+    counters = [counter(new_id()) for _ in range(1000)]
+
+    assert counters == list(range(counters[0], counters[0] + 1000))
+
+
+def test_counter_that_is_used_up_moves_the_timestamp_ahead_of_the_clock() -> None:
+    new_id = source([NOW, NOW, NOW, NOW + 1, NOW + 2])
+    first = new_id()
+    new_id._counter = 2**42 - 2
+
+    last_of_this_millisecond, next_one, same_one, caught_up = (new_id() for _ in range(4))
+
+    assert counter(last_of_this_millisecond) == 2**42 - 1
+    assert [timestamp(each) - NOW for each in (next_one, same_one, caught_up)] == [1, 1, 2]
+    assert first < last_of_this_millisecond < next_one < same_one < caught_up
+
+
+def test_new_millisecond_leaves_the_counter_room_for_two_to_the_41() -> None:
+    new_id = source(range(NOW, NOW + 500))
+
+    assert max(counter(new_id()) for _ in range(500)) < 2**41
+
+
+def test_sources_do_not_repeat_each_other() -> None:
+    sources = [source([NOW] * 10) for _ in range(100)]
+
+    assert len({new_id() for new_id in sources for _ in range(10)}) == 1000
+
+
+def counter(job_id: str) -> int:
+    bits = UUID(job_id).int
+    return (bits >> 64 & 0xFFF) << 30 | bits >> 32 & 0x3FFF_FFFF

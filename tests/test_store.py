@@ -1,0 +1,464 @@
+"""The store: every move and every refusal, the bounds, the order, and what it costs."""
+
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import FrameType
+
+import pytest
+from msgspec.structs import replace
+
+from tests.support import NOON, SUCCEEDED, make_job, noon
+from trio_jobs.job import Ending, Job, JobStatus, Outcome
+from trio_jobs.store import (
+    DuplicateJobError,
+    InvalidTransitionError,
+    JobNotFoundError,
+    JobStore,
+    StoreStatistics,
+)
+
+
+def make_store(
+    *,
+    now: Callable[[], datetime] = noon,
+    keep_completed: int = 1000,
+    keep_completed_bytes: int = 1_000_000,
+    claimed: Callable[[], None] = lambda: None,
+) -> JobStore:
+    return JobStore(
+        now=now,
+        keep_completed=keep_completed,
+        keep_completed_bytes=keep_completed_bytes,
+        claimed=claimed,
+    )
+
+
+@pytest.fixture
+def store() -> JobStore:
+    return make_store()
+
+
+def run_through(store: JobStore, job: Job, ending: Ending = SUCCEEDED) -> Job:
+    store.add(job)
+    store.claim(job.id)
+    return store.complete(job.id, ending)
+
+
+def contents(store: JobStore) -> tuple[list[Job], StoreStatistics, object]:
+    """All that can be seen of a store from outside."""
+    return store.page(limit=sys.maxsize), store.statistics(), store.unfinished()
+
+
+# Moves. ---------------------------------------------------------------------------------------
+
+
+def test_job_goes_from_pending_to_processing_to_completed() -> None:
+    times = iter([NOON + timedelta(seconds=1), NOON + timedelta(seconds=3)])
+    store = make_store(now=times.__next__)
+    job = make_job("a")
+
+    store.add(job)
+    assert store.get("a") == job
+
+    claimed = store.claim("a")
+    assert claimed == store.get("a")
+    assert claimed == replace(
+        job, status=JobStatus.PROCESSING, started_at=NOON + timedelta(seconds=1)
+    )
+
+    completed = store.complete("a", SUCCEEDED)
+    assert completed == store.get("a")
+    assert completed == replace(
+        claimed,
+        status=JobStatus.COMPLETED,
+        completed_at=NOON + timedelta(seconds=3),
+        ending=SUCCEEDED,
+    )
+
+
+def test_released_job_is_as_it_was_admitted(store: JobStore) -> None:
+    job = make_job("a")
+    store.add(job)
+    store.claim("a")
+
+    released = store.release("a")
+
+    assert released == store.get("a") == job
+
+
+def test_claim_is_announced_once_it_has_been_made() -> None:
+    def note() -> None:
+        seen.append(store.get("a").status)
+
+    seen: list[JobStatus] = []
+    store = make_store(claimed=note)
+    store.add(make_job("a"))
+    assert seen == []
+
+    store.claim("a")
+    store.complete("a", SUCCEEDED)
+    with pytest.raises(InvalidTransitionError):
+        store.claim("a")
+
+    assert seen == [JobStatus.PROCESSING]
+
+
+# Refusals: what people read, and that nothing has changed. ------------------------------------
+
+
+def bring_to(store: JobStore, where: str) -> None:
+    """Bring the job "a" to a place in its life, beside others that stand everywhere."""
+    for other in ("pending", "processing", "completed"):
+        store.add(make_job(f"other-{other}"))
+    store.claim("other-processing")
+    store.claim("other-completed")
+    store.complete("other-completed", SUCCEEDED)
+    store.add(make_job("a"))
+    if where != "pending":
+        store.claim("a")
+    if where == "completed":
+        store.complete("a", SUCCEEDED)
+    if where == "released":
+        store.release("a")
+
+
+MOVES: dict[str, Callable[[JobStore], Job]] = {
+    "claim": lambda store: store.claim("a"),
+    "complete": lambda store: store.complete("a", SUCCEEDED),
+    "release": lambda store: store.release("a"),
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "move", "refusal"),
+    [
+        ("pending", "complete", "is pending; only a processing job can become completed"),
+        ("pending", "release", "is pending; only a processing job can become pending"),
+        ("processing", "claim", "is processing; only a pending job can become processing"),
+        ("completed", "claim", "is completed; only a pending job can become processing"),
+        ("completed", "complete", "is completed; only a processing job can become completed"),
+        ("completed", "release", "is completed; only a processing job can become pending"),
+        ("released", "claim", "was released; it is not handed out again"),
+        ("released", "complete", "is pending; only a processing job can become completed"),
+        ("released", "release", "is pending; only a processing job can become pending"),
+    ],
+)
+def test_every_other_move_is_refused_and_changes_nothing(
+    store: JobStore, where: str, move: str, refusal: str
+) -> None:
+    bring_to(store, where)
+    before = contents(store)
+
+    with pytest.raises(InvalidTransitionError) as caught:
+        MOVES[move](store)
+
+    assert str(caught.value) == f"job 'a' {refusal}"
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("move", ["get", *MOVES])
+def test_unknown_job_is_refused_and_nothing_changes(store: JobStore, move: str) -> None:
+    store.add(make_job("b"))
+    before = contents(store)
+
+    with pytest.raises(JobNotFoundError, match=r"\Ano job 'a'\Z"):
+        {"get": lambda store: store.get("a"), **MOVES}[move](store)
+
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("where", ["pending", "processing", "completed", "released"])
+def test_id_that_is_there_already_is_refused_and_changes_nothing(
+    store: JobStore, where: str
+) -> None:
+    bring_to(store, where)
+    before = contents(store)
+
+    with pytest.raises(DuplicateJobError, match=r"\Ajob 'a' is in the store already\Z"):
+        store.add(make_job("a", type="another"))
+
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("status", [JobStatus.PROCESSING, JobStatus.COMPLETED])
+def test_only_a_pending_job_can_be_added(store: JobStore, status: JobStatus) -> None:
+    with pytest.raises(InvalidTransitionError) as caught:
+        store.add(replace(make_job("a"), status=status))
+
+    assert str(caught.value) == f"job 'a' is {status}; only a pending job can be added"
+    assert contents(store) == contents(make_store())
+
+
+def test_clock_that_fails_changes_nothing() -> None:
+    # Wall clocks are passed in: the times are read before anything is changed.
+    readings = iter([NOON])
+    store = make_store(now=readings.__next__)
+    bring = make_job("a")
+    store.add(bring)
+    store.claim("a")
+    before = contents(store)
+
+    with pytest.raises(StopIteration):
+        store.complete("a", SUCCEEDED)
+
+    assert contents(store) == before
+
+
+# What is kept. --------------------------------------------------------------------------------
+
+
+def test_finished_jobs_beyond_the_count_are_dropped_oldest_completion_first() -> None:
+    store = make_store(keep_completed=2)
+    for job_id in "abcd":
+        store.add(make_job(job_id))
+        store.claim(job_id)
+
+    for job_id in "cadb":
+        store.complete(job_id, SUCCEEDED)
+
+    assert [job.id for job in store.page(limit=10)] == ["b", "d"]
+    for dropped in "ca":
+        with pytest.raises(JobNotFoundError):
+            store.get(dropped)
+
+
+def test_finished_jobs_beyond_the_bytes_are_dropped_oldest_completion_first() -> None:
+    store = make_store(keep_completed_bytes=100)
+
+    for job_id in "abcd":
+        run_through(
+            store,
+            make_job(
+                job_id,
+                type="t",
+                payload=b"-" * 29,
+            ),
+            ending_of(b"-" * 10),
+        )
+
+    assert [job.id for job in store.page(limit=10)] == ["c", "d"]
+    assert store.statistics().completed_bytes == 80
+
+    run_through(store, make_job("e", type="t", payload=b"-" * 60), ending_of(b"-" * 39))
+
+    assert [job.id for job in store.page(limit=10)] == ["e"]
+    assert store.statistics().completed_bytes == 100
+
+
+def ending_of(result: bytes) -> Ending:
+    return Ending(outcome=Outcome.SUCCEEDED, result=result)
+
+
+def test_pending_and_processing_jobs_are_never_dropped() -> None:
+    store = make_store(keep_completed=0, keep_completed_bytes=0)
+    store.add(make_job("pending", payload=b"-" * 1000))
+    store.add(make_job("processing", payload=b"-" * 1000))
+    store.add(make_job("released", payload=b"-" * 1000))
+    store.claim("processing")
+    store.claim("released")
+    store.release("released")
+
+    for n in range(100):
+        run_through(store, make_job(f"finished-{n}"))
+
+    assert {job.id for job in store.page(limit=1000)} == {"pending", "processing", "released"}
+    assert store.statistics() == StoreStatistics(
+        pending=2, processing=1, completed=0, completed_bytes=0
+    )
+
+
+def test_completing_returns_the_record_even_if_it_is_not_kept() -> None:
+    store = make_store(keep_completed=0)
+
+    assert run_through(store, make_job("a")).status is JobStatus.COMPLETED
+    assert len(store) == 0
+
+
+def test_id_of_a_dropped_job_is_unknown_to_every_move() -> None:
+    store = make_store(keep_completed=0)
+    run_through(store, make_job("a"))
+
+    for move in MOVES.values():
+        with pytest.raises(JobNotFoundError, match=r"\Ano job 'a'\Z"):
+            move(store)
+
+
+def test_records_that_were_read_stay_as_they_were(store: JobStore) -> None:
+    store.add(make_job("a"))
+    read = store.get("a"), *store.page(limit=1)
+
+    store.claim("a")
+    store.complete("a", SUCCEEDED)
+    store.page(limit=10).clear()
+
+    assert read == (make_job("a"), make_job("a"))
+    assert len(store.page(limit=10)) == 1
+
+
+def test_statistics_count_where_the_jobs_are(store: JobStore) -> None:
+    for job_id in "abcdef":
+        store.add(make_job(job_id, type="t", payload=b"12345"))
+    for job_id in "abcd":
+        store.claim(job_id)
+    store.complete("a", ending_of(b"1234"))
+    store.release("b")
+
+    assert len(store) == 6
+    assert store.statistics() == StoreStatistics(
+        pending=3, processing=2, completed=1, completed_bytes=10
+    )
+    assert store.unfinished() == (["b", "c", "d"], ["e", "f"])
+
+
+# Pages. ---------------------------------------------------------------------------------------
+
+
+def ids(jobs: list[Job]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+def test_pages_follow_each_other_without_a_gap_or_a_repetition(store: JobStore) -> None:
+    for n in range(25):
+        store.add(make_job(f"{n:02}"))
+
+    pages = [store.page(limit=10)]
+    while len(pages[-1]) == 10:
+        pages.append(store.page(after=pages[-1][-1].id, limit=10))
+
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [job_id for page in pages for job_id in ids(page)] == [f"{n:02}" for n in range(25)]
+
+
+def test_page_after_a_dropped_or_a_foreign_id_goes_on_where_it_would_be() -> None:
+    store = make_store(keep_completed=0)
+    for job_id in "bdfh":
+        store.add(make_job(job_id))
+    store.claim("d")
+    store.complete("d", SUCCEEDED)
+
+    assert ids(store.page(after="d", limit=10)) == ["f", "h"]
+    assert ids(store.page(after="a", limit=10)) == ["b", "f", "h"]
+    assert ids(store.page(after="e", limit=1)) == ["f"]
+    assert ids(store.page(after="h", limit=10)) == []
+    assert ids(store.page(after="zz", limit=10)) == []
+    assert ids(store.page(limit=0)) == []
+
+
+def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: JobStore) -> None:
+    for job_id in "cab":
+        store.add(make_job(job_id))
+    for job_id in "bac":
+        store.claim(job_id)
+    store.complete("c", SUCCEEDED)
+    store.release("a")
+
+    assert ids(store.page(limit=10)) == ["a", "b", "c"]
+
+
+def test_jobs_that_come_in_between_two_pages_are_on_a_later_one(store: JobStore) -> None:
+    store.add(make_job("a"))
+    store.add(make_job("b"))
+    first = store.page(limit=1)
+    store.add(make_job("c"))
+
+    assert ids(store.page(after=first[-1].id, limit=10)) == ["b", "c"]
+
+
+# Cost: counted, never timed. ------------------------------------------------------------------
+
+
+class CountedId(str):
+    """An id that counts how often it is hashed or compared: a scan shows, whoever makes it."""
+
+    __slots__ = ()
+    operations = 0
+
+    def __hash__(self) -> int:
+        CountedId.operations += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        CountedId.operations += 1
+        return super().__eq__(other)
+
+    def __lt__(self, other: str) -> bool:
+        CountedId.operations += 1
+        return super().__lt__(other)
+
+    def __gt__(self, other: str) -> bool:
+        CountedId.operations += 1
+        return super().__gt__(other)
+
+
+def operations(action: Callable[[], object]) -> int:
+    """How many calls of Python and C functions, and comparisons of ids, an action takes."""
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    CountedId.operations = 0
+    previous = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(previous)
+    return calls + CountedId.operations
+
+
+def cost_of_one_life(store: JobStore, start: int) -> int:
+    """The cost of a hundred jobs: in, claimed, completed (others dropped), looked up, paged."""
+
+    def live() -> None:
+        for n in range(start, start + 100):
+            job_id = CountedId(f"{n:010}")
+            store.add(make_job(job_id))
+            store.claim(job_id)
+            store.get(job_id)
+            store.complete(job_id, SUCCEEDED)
+            store.page(limit=10)
+            store.page(after=job_id, limit=10)
+            store.statistics()
+
+    return operations(live)
+
+
+def test_cost_grows_neither_with_the_jobs_kept_nor_with_those_dropped() -> None:
+    keep = 100
+    store = make_store(keep_completed=keep)
+    for n in range(2 * keep):
+        run_through(store, make_job(CountedId(f"{n:010}")))
+    small = cost_of_one_life(store, 2 * keep)
+
+    store = make_store(keep_completed=40 * keep)
+    for n in range(10 * keep):
+        store.add(make_job(CountedId(f"{n:010}")))  # stay pending for good
+    for n in range(10 * keep, 100 * keep):
+        run_through(store, make_job(CountedId(f"{n:010}")))
+    large = cost_of_one_life(store, 100 * keep)
+
+    # The bisections take some comparisons more.
+    assert large < 1.5 * small
+
+
+def test_memory_stays_at_its_plateau_over_200_000_jobs() -> None:
+    # Blocks rather than bytes: counting those costs nothing. Many sizes of
+    # objects are too large for a block, such as the tables of big dicts; so the
+    # store's own containers are measured as well.
+    store = make_store(keep_completed=1000)
+
+    def run(start: int, end: int) -> tuple[int, int]:
+        for n in range(start, end):
+            run_through(store, make_job(f"{n:010}"))
+        containers = [getattr(store, name) for name in vars(store)]
+        return sys.getallocatedblocks(), sum(map(sys.getsizeof, containers))
+
+    blocks, size = run(0, 20_000)
+    later_blocks, later_size = run(20_000, 200_000)
+
+    assert len(store) == 1000
+    assert later_blocks < blocks + 500
+    assert later_size <= 2 * size

@@ -1,0 +1,159 @@
+"""The store against a plain model of it, over any sequence of calls."""
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tests.support import make_job, noon
+from trio_jobs.job import Ending, JobError, JobStatus, Outcome
+from trio_jobs.store import JobStore, StoreError, StoreStatistics
+
+KEEP_COMPLETED = 3
+KEEP_COMPLETED_BYTES = 60
+
+# Few ids, so that the calls meet; any of them may be known, unknown or dropped.
+some_id = st.sampled_from([f"{n:02}" for n in range(8)])
+some_ending = st.one_of(
+    st.builds(
+        Ending, outcome=st.just(Outcome.SUCCEEDED), result=st.binary(max_size=KEEP_COMPLETED_BYTES)
+    ),
+    st.builds(
+        Ending,
+        outcome=st.sampled_from([Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED]),
+        error=st.builds(JobError, type=st.just("E"), message=st.text(max_size=5)),
+    ),
+)
+
+
+@dataclass(kw_only=True)
+class Model:
+    """A store as one would first write it: lists, scanned every time."""
+
+    status: dict[str, str] = field(default_factory=dict)  # with "released" as a status
+    size: dict[str, int] = field(default_factory=dict)
+    completions: list[str] = field(default_factory=list)  # of jobs still kept
+
+    def allows(self, job_id: str, *statuses: str) -> bool:
+        return self.status.get(job_id) in statuses
+
+    def drop_beyond_the_bounds(self) -> None:
+        while (
+            len(self.completions) > KEEP_COMPLETED
+            or sum(self.size[each] for each in self.completions) > KEEP_COMPLETED_BYTES
+        ):
+            del self.status[self.completions.pop(0)]
+
+    def count(self, *statuses: str) -> int:
+        return sum(status in statuses for status in self.status.values())
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Each rule: the model says whether the store must allow it, then both do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.claims = 0
+        self.announced = 0
+        self.store = JobStore(
+            now=noon,
+            keep_completed=KEEP_COMPLETED,
+            keep_completed_bytes=KEEP_COMPLETED_BYTES,
+            claimed=self._announce,
+        )
+
+    def _announce(self) -> None:
+        self.announced += 1
+
+    @rule(job_id=some_id, payload=st.binary(max_size=20))
+    def add(self, job_id: str, payload: bytes) -> None:
+        with refused(unless=job_id not in self.model.status):
+            self.store.add(make_job(job_id, type="t", payload=payload))
+            self.model.status[job_id] = "pending"
+            self.model.size[job_id] = 1 + len(payload)
+
+    @rule(job_id=some_id)
+    def claim(self, job_id: str) -> None:
+        with refused(unless=self.model.allows(job_id, "pending")):
+            self.store.claim(job_id)
+            self.model.status[job_id] = "processing"
+            self.claims += 1
+
+    @rule(job_id=some_id, ending=some_ending)
+    def complete(self, job_id: str, ending: Ending) -> None:
+        with refused(unless=self.model.allows(job_id, "processing")):
+            self.store.complete(job_id, ending)
+            self.model.status[job_id] = "completed"
+            message = ending.error.message if ending.error else ""
+            self.model.size[job_id] += len(ending.result or b"") + len(message.encode())
+            self.model.completions.append(job_id)
+            self.model.drop_beyond_the_bounds()
+
+    @rule(job_id=some_id)
+    def release(self, job_id: str) -> None:
+        with refused(unless=self.model.allows(job_id, "processing")):
+            self.store.release(job_id)
+            self.model.status[job_id] = "released"
+
+    @rule(after=st.none() | some_id, limit=st.integers(0, 10))
+    def page(self, after: str | None, limit: int) -> None:
+        expected = [each for each in sorted(self.model.status) if after is None or each > after]
+
+        page = self.store.page(after=after, limit=limit)
+
+        assert [job.id for job in page] == expected[:limit]
+
+    @invariant()
+    def every_job_is_where_the_model_has_it(self) -> None:
+        shown = {job.id: str(job.status) for job in self.store.page(limit=100)}
+        assert shown == {
+            job_id: "pending" if status == "released" else status
+            for job_id, status in self.model.status.items()
+        }
+        assert {job_id: str(self.store.get(job_id).status) for job_id in shown} == shown
+        assert len(self.store) == len(shown)
+
+    @invariant()
+    def times_and_ending_fit_the_status(self) -> None:
+        for job in self.store.page(limit=100):
+            assert (job.started_at is None) == (job.status is JobStatus.PENDING)
+            assert (job.completed_at is None) == (job.status is not JobStatus.COMPLETED)
+            assert (job.ending is None) == (job.status is not JobStatus.COMPLETED)
+
+    @invariant()
+    def the_counts_agree(self) -> None:
+        assert self.announced == self.claims
+        assert self.store.statistics() == StoreStatistics(
+            pending=self.model.count("pending", "released"),
+            processing=self.model.count("processing"),
+            completed=len(self.model.completions),
+            completed_bytes=sum(self.model.size[each] for each in self.model.completions),
+        )
+
+    @invariant()
+    def the_unfinished_are_told_apart(self) -> None:
+        begun, not_begun = self.store.unfinished()
+        status = self.model.status
+        assert begun == [
+            each for each in sorted(status) if status[each] in ("processing", "released")
+        ]
+        assert not_begun == [each for each in sorted(status) if status[each] == "pending"]
+
+
+@contextlib.contextmanager
+def refused(*, unless: bool) -> Generator[None]:
+    """The block must run through exactly if the model says so."""
+    try:
+        yield
+    except StoreError:
+        assert not unless
+    else:
+        assert unless
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=60, stateful_step_count=40)

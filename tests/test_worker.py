@@ -1,0 +1,477 @@
+"""The worker: each job once, N at a time, none left `processing`, and nothing hidden."""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support import SUCCEEDED, At, Parts, make_job, make_parts, noon
+from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
+from trio_jobs.store import JobStore
+from trio_jobs.worker import Process, run_worker
+
+FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
+
+
+async def succeed(_: Job) -> Ending:
+    return SUCCEEDED
+
+
+async def never_returns(_: Job) -> Ending:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+class Meeting:
+    """A process in which jobs wait until ``size`` of them are inside at once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._all = trio.Event()
+        self.inside = 0
+        self.most = 0
+
+    async def __call__(self, job: Job) -> Ending:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        if self.inside == self._size:
+            self._all.set()
+        await self._all.wait()
+        self.inside -= 1
+        return SUCCEEDED
+
+
+@asynccontextmanager
+async def workers(number: int, parts: Parts, process: Process) -> AsyncIterator[trio.Nursery]:
+    """Workers on clones of the receive end, started as `main` does; leaving the block drains."""
+    async with trio.open_nursery() as nursery:
+        for n in range(number):
+            nursery.start_soon(
+                run_worker, parts.receive.clone(), parts.store, process, name=f"worker-{n}"
+            )
+        parts.receive.close()
+        yield nursery
+        parts.submissions.close()
+
+
+def submit(parts: Parts, number: int = 1) -> list[str]:
+    return [parts.submissions.submit("test", b"null").id for _ in range(number)]
+
+
+def statuses(parts: Parts) -> Counter[JobStatus]:
+    return Counter(job.status for job in parts.store.page(limit=100_000))
+
+
+# At the same time. ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2, 10])
+async def test_workers_process_as_many_jobs_at_once_as_there_are_workers(number: int) -> None:
+    parts = make_parts()
+    meeting = Meeting(number)
+
+    async with workers(number, parts, meeting):
+        submit(parts, 3 * number)  # the last third: nobody waits, but nobody is too many
+
+    assert meeting.most == number
+    assert statuses(parts) == {JobStatus.COMPLETED: 3 * number}
+
+
+@pytest.mark.parametrize("number", [1, 2, 10])
+async def test_workers_never_process_more_jobs_at_once_than_there_are_workers(number: int) -> None:
+    parts = make_parts()
+
+    async with workers(number, parts, never_returns) as nursery:
+        submit(parts, number + 5)
+        await wait_all_tasks_blocked()
+
+        # The rest waits in the channel: a worker holds no second one.
+        assert statuses(parts) == {JobStatus.PROCESSING: number, JobStatus.PENDING: 5}
+        assert parts.send.statistics().current_buffer_used == 5
+        nursery.cancel_scope.cancel()
+
+
+# Once. ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.interleavings(20)
+async def test_every_job_is_processed_exactly_once() -> None:
+    parts = make_parts(buffer_size=50)
+    processed: Counter[str] = Counter()
+    submitted: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        processed[job.id] += 1
+        assert parts.store.get(job.id) == job
+        assert job.status is JobStatus.PROCESSING
+        for _ in range(len(processed) % 3):
+            await trio.lowlevel.checkpoint()
+        return SUCCEEDED
+
+    async def client() -> None:
+        while len(submitted) < 1000:
+            if parts.submissions.room:
+                submitted.extend(submit(parts))
+            await trio.lowlevel.checkpoint()
+
+    async with workers(7, parts, process), trio.open_nursery() as clients:
+        for _ in range(3):
+            clients.start_soon(client)
+
+    assert processed == dict.fromkeys(submitted, 1)
+    assert statuses(parts) == {JobStatus.COMPLETED: len(submitted)}
+    assert len(submitted) >= 1000
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("processing", "is processing; only a pending job can become processing"),
+        ("completed", "is completed; only a pending job can become processing"),
+        ("released", "was released; it is not handed out again"),
+    ],
+)
+async def test_second_copy_of_an_id_is_not_processed_and_the_worker_goes_on(
+    where: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = make_parts()
+    processed: list[str] = []
+    parts.store.add(make_job("a"))
+    parts.store.claim("a")
+    if where == "completed":
+        parts.store.complete("a", SUCCEEDED)
+    if where == "released":
+        parts.store.release("a")
+    before = parts.store.get("a")
+
+    async with workers(1, parts, recording(processed)):
+        parts.send.send_nowait("a")
+        (next_job,) = submit(parts)
+
+    assert processed == [next_job]
+    assert parts.store.get("a") == before
+    assert parts.store.get(next_job).status is JobStatus.COMPLETED
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("trio_jobs.worker", "ERROR")
+    assert record.message == "claim_refused"
+    assert (record.job_id, record.reason) == ("a", f"job 'a' {reason}")  # type: ignore[attr-defined]
+
+
+def recording(processed: list[str]) -> Process:
+    async def process(job: Job) -> Ending:
+        processed.append(job.id)
+        await trio.lowlevel.checkpoint()
+        return SUCCEEDED
+
+    return process
+
+
+@pytest.mark.interleavings(10)
+async def test_copies_of_pending_ids_are_processed_once() -> None:
+    parts = make_parts()
+    processed: list[str] = []
+
+    async with workers(3, parts, recording(processed)):
+        job_ids = submit(parts, 20)
+        for job_id in job_ids:
+            parts.send.send_nowait(job_id)
+            parts.send.send_nowait(job_id)
+
+    assert sorted(processed) == job_ids
+    assert statuses(parts) == {JobStatus.COMPLETED: 20}
+
+
+@pytest.mark.interleavings(5)
+async def test_copy_of_the_id_of_a_dropped_job_is_passed_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = make_parts(keep_completed=0)
+    processed: list[str] = []
+
+    async with workers(1, parts, recording(processed)):
+        (dropped,) = submit(parts)
+        parts.send.send_nowait(dropped)
+        parts.send.send_nowait("never-admitted")
+        (next_job,) = submit(parts)
+
+    assert processed == [dropped, next_job]
+    assert [record.reason for record in caplog.records] == [  # type: ignore[attr-defined]
+        f"no job {dropped!r}",
+        "no job 'never-admitted'",
+    ]
+
+
+# The end: drain, cancellation. ----------------------------------------------------------------
+
+
+@pytest.mark.interleavings(10)
+async def test_drain_completes_everything_that_was_admitted_and_the_workers_end() -> None:
+    parts = make_parts()
+
+    async with workers(4, parts, recording([])):
+        submit(parts, 50)
+        parts.submissions.close()
+
+    assert statuses(parts) == {JobStatus.COMPLETED: 50}
+
+
+async def test_idle_workers_end_when_the_channel_ends() -> None:
+    parts = make_parts()
+
+    async with workers(4, parts, succeed):
+        await wait_all_tasks_blocked()
+
+
+async def test_worker_closes_its_own_clone_and_no_other(nursery: trio.Nursery) -> None:
+    parts = make_parts()
+    scope = trio.CancelScope()
+
+    async def worker() -> None:
+        with scope:
+            await run_worker(parts.receive.clone(), parts.store, succeed)
+
+    nursery.start_soon(worker)
+    await wait_all_tasks_blocked()
+    assert parts.send.statistics().open_receive_channels == 2
+    scope.cancel()
+    await wait_all_tasks_blocked()
+
+    assert parts.send.statistics().open_receive_channels == 1
+
+
+async def test_cancelled_worker_releases_the_job_it_holds() -> None:
+    parts = make_parts()
+
+    async with workers(2, parts, never_returns) as nursery:
+        submit(parts, 5)
+        await wait_all_tasks_blocked()  # two of the jobs are being processed
+        nursery.cancel_scope.cancel()
+
+    assert statuses(parts) == {JobStatus.PENDING: 5}
+    begun, not_begun = parts.store.unfinished()
+    assert (len(begun), len(not_begun)) == (2, 3)
+
+
+class CleanupError(Exception):
+    """Raised while a process unwinds."""
+
+
+async def test_cancelled_worker_releases_its_job_whatever_the_cleanup_raises() -> None:
+    # `Processor` never lets this out, but nothing may stay processing.
+    parts = make_parts()
+
+    async def process(_: Job) -> Ending:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise CleanupError
+
+    with pytest.RaisesGroup(CleanupError):
+        async with workers(1, parts, process) as nursery:
+            submit(parts)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    assert statuses(parts) == {JobStatus.PENDING: 1}
+
+
+async def test_job_that_ends_although_its_worker_is_cancelled_is_recorded() -> None:
+    parts = make_parts()
+
+    async def process(_: Job) -> Ending:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            return SUCCEEDED
+        raise AssertionError
+
+    async with workers(1, parts, process) as nursery:
+        first, second = submit(parts, 2)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert parts.store.get(first).ending == SUCCEEDED
+    assert parts.store.get(second).status is JobStatus.PENDING
+
+
+async def test_deadline_that_passes_during_the_drain_releases_what_is_left(
+    autojump_clock: MockClock,
+) -> None:
+    parts = make_parts()
+
+    async def process(_: Job) -> Ending:
+        await trio.sleep(10)
+        return SUCCEEDED
+
+    async with workers(2, parts, process) as nursery:
+        submit(parts, 10)
+        await wait_all_tasks_blocked()
+        parts.submissions.close()
+        nursery.cancel_scope.deadline = trio.current_time() + 25
+        start = trio.current_time()
+
+    assert trio.current_time() == start + 25
+    assert statuses(parts) == {JobStatus.COMPLETED: 4, JobStatus.PENDING: 6}
+    begun, not_begun = parts.store.unfinished()
+    assert (len(begun), len(not_begun)) == (2, 4)
+
+
+async def run_with_cancellation_at(step: int) -> int:
+    """Some jobs and workers, cancelled at a step; returns how many steps there were."""
+    parts = make_parts()
+    channel = parts.receive.clone()
+    processed: list[str] = []
+    with trio.CancelScope() as scope, At(step, scope.cancel) as instrument:
+        async with workers(3, parts, recording(processed)):
+            submit(parts, 8)
+            parts.submissions.close()
+
+    # An id is in the channel exactly as long as nobody has claimed its job.
+    left = [job_id async for job_id in channel]
+    begun, not_begun = parts.store.unfinished()
+    assert left == not_begun
+    assert len(processed) + len(left) == 8
+    assert set(begun) <= set(processed)
+    assert statuses(parts)[JobStatus.PROCESSING] == 0
+    return instrument.steps
+
+
+@pytest.mark.interleavings(10)
+async def test_whatever_step_workers_are_cancelled_at_the_channel_and_the_store_agree() -> None:
+    steps = await run_with_cancellation_at(step=0)
+
+    for step in range(1, steps + 1):
+        await run_with_cancellation_at(step)
+
+
+async def test_others_run_between_jobs_that_never_wait() -> None:
+    parts = make_parts()
+    order: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        order.append("job")
+        return SUCCEEDED
+
+    async def other() -> None:
+        for _ in range(20):
+            order.append("other")
+            await trio.lowlevel.checkpoint()
+
+    async with workers(1, parts, process) as nursery:
+        submit(parts, 10)
+        nursery.start_soon(other)
+
+    # In each round of the scheduler both run once, in either order.
+    assert "job job job" not in " ".join(order)
+    assert order.count("job") == 10
+
+
+# Failures of our own: loud. -------------------------------------------------------------------
+
+
+class BugError(Exception):
+    """A mistake in our own code."""
+
+
+class BrokenStore(JobStore):
+    """A store with a bug in one of its methods."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__(now=noon, keep_completed=10, keep_completed_bytes=1000)
+        self._broken = broken
+
+    def claim(self, job_id: str) -> Job:
+        if self._broken == "claim":
+            raise BugError
+        return super().claim(job_id)
+
+    def complete(self, job_id: str, ending: Ending) -> Job:
+        if self._broken == "complete":
+            raise BugError
+        return super().complete(job_id, ending)
+
+
+@pytest.mark.parametrize("broken", ["claim", "complete"])
+async def test_bug_in_the_store_ends_the_pool_with_the_original_error(broken: str) -> None:
+    store = BrokenStore(broken)
+    send, receive = trio.open_memory_channel[str](10)
+    store.add(make_job("a"))
+    ended = Counter[str]()
+
+    async def other() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended["other"] += 1
+
+    with pytest.RaisesGroup(BugError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_worker, receive.clone(), store, succeed)
+            nursery.start_soon(run_worker, receive, store, succeed)
+            nursery.start_soon(other)
+            await wait_all_tasks_blocked()
+            send.send_nowait("a")
+
+    assert ended["other"] == 1
+    with pytest.raises(trio.BrokenResourceError):
+        send.send_nowait("b")  # nobody is left who would take it
+
+
+async def test_bug_in_process_ends_the_pool_and_releases_the_job() -> None:
+    parts = make_parts()
+
+    async def process(_: Job) -> Ending:
+        await trio.lowlevel.checkpoint()
+        raise BugError
+
+    with pytest.RaisesGroup(BugError):
+        async with workers(3, parts, process):
+            submit(parts)
+            await trio.sleep_forever()
+
+    assert statuses(parts) == {JobStatus.PENDING: 1}
+
+
+# What it logs. --------------------------------------------------------------------------------
+
+
+async def test_worker_logs_each_step_and_failures_a_level_above(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    parts = make_parts()
+
+    async def process(job: Job) -> Ending:
+        await trio.sleep(2.5)
+        return SUCCEEDED if job.id == first else FAILED
+
+    with caplog.at_level(logging.DEBUG, "trio_jobs.worker"):
+        async with workers(1, parts, process):
+            first, second = submit(parts, 2)
+
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("DEBUG", "job_started"),
+        ("DEBUG", "job_succeeded"),
+        ("DEBUG", "job_started"),
+        ("INFO", "job_failed"),
+    ]
+    fields = [vars(record) for record in caplog.records]
+    assert [each["job_id"] for each in fields] == [first, first, second, second]
+    assert {(each["job_type"], each["worker"]) for each in fields} == {("test", "worker-0")}
+    assert [each["duration"] for each in fields[1::2]] == [2.5, 2.5]
+    assert fields[3]["error"] == "ValueError: no"
+
+
+async def test_worker_logs_nothing_of_jobs_that_succeed_unless_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = make_parts()
+
+    with caplog.at_level(logging.INFO):
+        async with workers(1, parts, succeed):
+            submit(parts, 3)
+
+    assert caplog.records == []
