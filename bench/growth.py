@@ -10,7 +10,7 @@ import trio
 
 from bench.measuring import Spread, ratio
 from bench.pool import Core
-from bench.row import Reach, Result, Row, spread_text
+from bench.row import Reach, Result, Row
 from trio_jobs.job import Ending, Outcome
 from trio_jobs.store import JobStore
 
@@ -43,10 +43,10 @@ def measure(*, sizes: Sequence[int] = SIZES, turns: int = 9) -> list[Result]:
         sizes: How many completed jobs the stores hold.
         turns: How often each store has its turn.
     """
-    return rows(trio.run(costs, sizes, turns))
+    return _rows(trio.run(_costs, sizes, turns))
 
 
-async def costs(sizes: Sequence[int], turns: int) -> Costs:
+async def _costs(sizes: Sequence[int], turns: int) -> Costs:
     """Fill a store for each size, and measure one block of operations on each of them per turn."""
     # Waits for nothing: a coroutine only because admission reads Trio's clock.
     stores = {size: _Filled(size) for size in sizes}
@@ -62,12 +62,10 @@ async def costs(sizes: Sequence[int], turns: int) -> Costs:
     return values
 
 
-def rows(values: Costs) -> list[Result]:
+def _rows(values: Costs) -> list[Result]:
     """One row for each operation."""
     results: list[Result] = []
-    yardstick = f"{YARDSTICK}: {_by_size(values[YARDSTICK])}"
-    for operation in OPERATIONS:
-        by_size = values[operation]
+    for operation, by_size in values.items():
         small, large = min(by_size), max(by_size)
         results.append(
             Row(
@@ -75,17 +73,12 @@ def rows(values: Costs) -> list[Result]:
                 what=f"{operation} at {large:,} stored jobs",
                 against=f"at {small:,}",
                 figure=ratio(by_size[large], by_size[small]),
-                reach=Reach(bound=2, at_most=True),
-                details=(_by_size(by_size), *([yardstick] if operation == "get" else [])),
+                reach=None if operation == YARDSTICK else Reach(bound=2, at_most=True),
+                sides={f"{size:,} jobs": Spread.of(each) for size, each in by_size.items()},
+                sides_unit=" µs",
             )
         )
     return results
-
-
-def _by_size(values: dict[int, list[float]]) -> str:
-    return ", ".join(
-        f"{size:,} jobs {spread_text(Spread.of(each), ' µs')}" for size, each in values.items()
-    )
 
 
 class _Filled:

@@ -4,7 +4,7 @@ import time
 
 from bench.measuring import Spread, ratio, take_turns
 from bench.pool import channel_seconds, core_seconds
-from bench.row import Reach, Result, Row, spread_text
+from bench.row import Reach, Result, Row
 
 
 def measure(*, jobs: int = 30_000, workers: int = 10, turns: int = 9) -> list[Result]:
@@ -19,21 +19,21 @@ def measure(*, jobs: int = 30_000, workers: int = 10, turns: int = 9) -> list[Re
     clock = time.process_time
     values = take_turns(
         {
-            "core": lambda: core_seconds(jobs=jobs, workers=workers, clock=clock),
-            "channel": lambda: channel_seconds(jobs=jobs, workers=workers, clock=clock),
+            "a job": lambda: core_seconds(jobs=jobs, workers=workers, clock=clock),
+            "an item of the channel": lambda: channel_seconds(
+                jobs=jobs, workers=workers, clock=clock
+            ),
         },
         turns=turns,
     )
-    micros = {
-        name: spread_text(Spread.of(each).times(1e6 / jobs), " µs") for name, each in values.items()
-    }
     return [
         Row(
             number=5,
             what=f"submit → completed in the process, {workers} workers, jobs/s",
             against="the bare memory channel, filled first",
-            figure=ratio(values["channel"], values["core"]),
+            figure=ratio(values["an item of the channel"], values["a job"]),
             reach=Reach(bound=0.2, at_most=False),
-            details=(f"a job {micros['core']}", f"an item of the channel {micros['channel']}"),
+            sides={name: Spread.of(each).times(1e6 / jobs) for name, each in values.items()},
+            sides_unit=" µs",
         )
     ]

@@ -1,10 +1,12 @@
 """The client of the HTTP rows: keep-alive connections, each with one request under way."""
 
+import http.client
 import re
 import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +32,20 @@ def post(path: str, body: bytes, *, media_type: str = "application/json") -> byt
     return head.encode() + body
 
 
+def get(port: int, path: str) -> bytes:
+    """The body of one answer, by a connection of its own."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)) as connection:
+        connection.request("GET", path)
+        return bytes(connection.getresponse().read())
+
+
+def connect(port: int) -> socket.socket:
+    """A connection to the server."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
 class Clients:
     """Connections that keep a server busy.
 
@@ -39,7 +55,7 @@ class Clients:
 
     def __init__(self, port: int, *, connections: int = CONNECTIONS) -> None:
         self._selector = selectors.DefaultSelector()
-        self._sockets = [_connect(port) for _ in range(connections)]
+        self._sockets = [connect(port) for _ in range(connections)]
         for each in self._sockets:
             self._selector.register(each, selectors.EVENT_READ)
 
@@ -117,12 +133,6 @@ class Clients:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _connect(port: int) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return client
 
 
 def _socket(key: selectors.SelectorKey) -> socket.socket:

@@ -4,14 +4,46 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.children import Child, module_path
 
 COMMAND = [sys.executable, "-m", "trio_jobs"]
 
-_HANDLERS = '[handlers]\ndefault = "bench.workload:empty"\n'
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command is configured with; what is not named here has its default.
+
+    Attributes:
+        http: Settings of `[http]`.
+        handlers: The table of handlers.
+    """
+
+    workers: int = 10
+    buffer_size: int = 1_000
+    grace_period: float = 25.0
+    http: Mapping[str, object] = field(default_factory=dict)
+    handlers: str = '[handlers]\ndefault = "bench.workload:empty"\n'
+
+    def toml(self) -> str:
+        """The configuration file."""
+        http = {
+            "bind": '"127.0.0.1:0"',
+            "keep_alive_timeout": 600,  # connections idle while others have their turn
+            **self.http,
+        }
+        lines = [
+            "[pool]",
+            f"workers = {self.workers}",
+            f"buffer_size = {self.buffer_size}",
+            f"grace_period = {self.grace_period}",
+            "[http]",
+            *(f"{name} = {value}" for name, value in http.items()),
+            self.handlers,
+        ]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,53 +57,22 @@ class Server:
 
 @contextmanager
 def running(
-    *,
-    workers: int = 10,
-    buffer_size: int = 1000,
-    http: Mapping[str, object] | None = None,
-    handlers: str = _HANDLERS,
-    environment: Mapping[str, str] | None = None,
+    settings: Settings | None = None, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """The server, while the block runs.
-
-    Args:
-        workers: As in its configuration.
-        buffer_size: As in its configuration.
-        http: More settings of `[http]`; what is not given has its default.
-        handlers: The table of handlers.
-        environment: More environment variables.
-    """
+    """The server, while the block runs."""
     with (
-        configuration(
-            workers=workers, buffer_size=buffer_size, http=http, handlers=handlers
-        ) as config,
+        configuration(settings or Settings()) as config,
         start(config, environment=environment) as child,
     ):
         yield Server(pid=child.pid, port=wait_until_running(child), child=child)
 
 
 @contextmanager
-def configuration(
-    *,
-    workers: int = 10,
-    buffer_size: int = 1000,
-    http: Mapping[str, object] | None = None,
-    handlers: str = _HANDLERS,
-) -> Iterator[Path]:
+def configuration(settings: Settings) -> Iterator[Path]:
     """A configuration file, while the block runs."""
-    settings = {
-        "bind": '"127.0.0.1:0"',
-        "keep_alive_timeout": 600,  # connections idle while others have their turn
-        **(http or {}),
-    }
-    text = (
-        f"[pool]\nworkers = {workers}\nbuffer_size = {buffer_size}\n[http]\n"
-        + "".join(f"{name} = {value}\n" for name, value in settings.items())
-        + handlers
-    )
     with tempfile.TemporaryDirectory(prefix="trio-jobs-bench-") as folder:
         config = Path(folder, "config.toml")
-        config.write_text(text, encoding="utf-8")
+        config.write_text(settings.toml(), encoding="utf-8")
         yield config
 
 

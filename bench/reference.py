@@ -82,7 +82,9 @@ async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
     listeners = bind_sockets(["127.0.0.1:0"])
     limits = Limits(keep_alive_timeout=IDLE_SECONDS)
     async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(serve, app, listeners, closing=trio.Event(), limits=limits))
+        urls = await nursery.start(
+            partial(serve, app, listeners, closing=trio.Event(), limits=limits)
+        )
         _announce(int(urls[0].rpartition(":")[2]))
 
 

@@ -1,6 +1,7 @@
 """A row of the table: what was measured, against what, and what it was to reach."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bench.measuring import Spread
 
@@ -37,7 +38,9 @@ class Row:
         against: What it is compared with.
         figure: The ratio, or the amount where there is nothing to compare with.
         reach: What it was to reach; None where the figure is given as it is.
-        details: Both sides in their own units, for a reader: `name: amount`.
+        sides: Each side in its own unit, by name.
+        sides_unit: That unit.
+        unit: The figure's.
     """
 
     number: int
@@ -45,8 +48,16 @@ class Row:
     against: str
     figure: Spread
     reach: Reach | None
-    details: tuple[str, ...] = ()
+    sides: Mapping[str, Spread] = field(default_factory=dict)
+    sides_unit: str = ""
     unit: str = "×"
+
+    @property
+    def details(self) -> str:
+        """Each side, for a reader."""
+        return " · ".join(
+            f"{name}: {spread_text(spread, self.sides_unit)}" for name, spread in self.sides.items()
+        )
 
     @property
     def verdict(self) -> str:

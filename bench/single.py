@@ -7,7 +7,7 @@ from bench import ours
 from bench.children import python_module
 from bench.load import Clients, post
 from bench.measuring import Spread, cpu_seconds, ratio, take_turns
-from bench.row import Reach, Result, Row, spread_text
+from bench.row import Reach, Result, Row
 from bench.workload import SUBMISSION
 
 _REQUEST = post("/jobs", SUBMISSION)
@@ -30,7 +30,7 @@ def measure(*, requests: int = 3200, turns: int = 9) -> list[Result]:
         for warm_up in subjects.values():
             warm_up()
         values = take_turns(subjects, turns=turns)
-    details = {name: f"{spread_text(Spread.of(each), ' µs')}" for name, each in values.items()}
+    sides = {name: Spread.of(each) for name, each in values.items()}
     what = "single `POST /jobs`: server CPU per request"
     return [
         Row(
@@ -39,7 +39,8 @@ def measure(*, requests: int = 3200, turns: int = 9) -> list[Result]:
             against="a bare ASGI app under plain Hypercorn",
             figure=ratio(values["ours"], values["bare"]),
             reach=Reach(bound=1.65, at_most=True),
-            details=(f"trio-jobs {details['ours']}", f"bare {details['bare']}"),
+            sides={"trio-jobs": sides["ours"], "bare": sides["bare"]},
+            sides_unit=" µs",
         ),
         Row(
             number=2,
@@ -47,7 +48,8 @@ def measure(*, requests: int = 3200, turns: int = 9) -> list[Result]:
             against="a Quart-Trio route behind our front door",
             figure=ratio(values["ours"], values["quart"]),
             reach=Reach(bound=1.12, at_most=True),
-            details=(f"trio-jobs {details['ours']}", f"Quart-Trio {details['quart']}"),
+            sides={"trio-jobs": sides["ours"], "Quart-Trio": sides["quart"]},
+            sides_unit=" µs",
         ),
     ]
 

@@ -8,18 +8,17 @@ from pathlib import Path
 from bench import ours
 from bench.load import Clients, post
 from bench.measuring import Spread, ratio, take_turns
-from bench.row import Reach, Result, Row, spread_text
+from bench.row import Reach, Result, Row
 from bench.workload import SUBMISSION
 
 
 def measure(*, turns: int = 9) -> list[Result]:
     """The row."""
-    with ours.configuration() as config:
+    with ours.configuration(ours.Settings()) as config:
         subjects = {"command": lambda: _first_job(config), "import": _import_alone}
         for warm_up in subjects.values():  # compiles and reads what is not in the page cache
             warm_up()
         values = take_turns(subjects, turns=turns)
-    seconds = {name: spread_text(Spread.of(each), " s") for name, each in values.items()}
     return [
         Row(
             number=10,
@@ -27,7 +26,8 @@ def measure(*, turns: int = 9) -> list[Result]:
             against="`python -c 'import quart_trio'`",
             figure=ratio(values["command"], values["import"]),
             reach=Reach(bound=1.6, at_most=True),
-            details=(f"command {seconds['command']}", f"import {seconds['import']}"),
+            sides={name: Spread.of(each) for name, each in values.items()},
+            sides_unit=" s",
         )
     ]
 

@@ -8,7 +8,7 @@ import trio.testing
 
 from bench.measuring import Spread, ratio, take_turns
 from bench.pool import Core
-from bench.row import Reach, Result, Row, spread_text
+from bench.row import Reach, Result, Row
 
 COUNTS = (10, 100, 1_000, 10_000)
 
@@ -20,11 +20,7 @@ def measure(*, jobs: int = 30_000, turns: int = 5) -> list[Result]:
         jobs: How many go through, each turn.
         turns: How often each count of workers has its turn.
     """
-    return row(costs(jobs=jobs, turns=turns))
-
-
-def row(values: dict[int, list[float]]) -> list[Result]:
-    """The row from what `costs` has measured."""
+    values = _costs(jobs=jobs, turns=turns)
     few, many = values[COUNTS[0]], values[COUNTS[-1]]
     return [
         Row(
@@ -33,15 +29,13 @@ def row(values: dict[int, list[float]]) -> list[Result]:
             against="with 10",
             figure=ratio(many, few),
             reach=Reach(bound=1.5, at_most=True),
-            details=tuple(
-                f"{count:,} workers {spread_text(Spread.of(each), ' µs')}"
-                for count, each in values.items()
-            ),
+            sides={f"{count:,} workers": Spread.of(each) for count, each in values.items()},
+            sides_unit=" µs",
         )
     ]
 
 
-def costs(*, jobs: int, turns: int) -> dict[int, list[float]]:
+def _costs(*, jobs: int, turns: int) -> dict[int, list[float]]:
     """Microseconds of CPU for each job, turn by turn, for each count of workers."""
 
     def subject(workers: int) -> float:

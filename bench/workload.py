@@ -2,13 +2,20 @@
 
 import json
 
+import trio
+
 # 60 bytes, as the table asks for.
 PAYLOAD = {"to": "user@example.com", "subject": "Hello", "number": 12}
 SUBMISSION = json.dumps({"type": "email", "payload": PAYLOAD}).encode()
 
 
-async def empty(payload: object) -> None:
+async def empty(_: object) -> None:
     """Do nothing: what is left is the server's own share."""
+
+
+async def forever(_: object) -> None:
+    """Never end."""
+    await trio.sleep_forever()
 
 
 def batch(jobs: int) -> bytes:

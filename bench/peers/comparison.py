@@ -15,7 +15,7 @@ from bench.peers import redis_server
 from bench.peers.contestants import BackgroundTasks, Ours, Queue
 from bench.peers.environments import BACKGROUND_TASKS, QUEUES
 from bench.peers.listener import SilenceError
-from bench.row import Missing, Reach, Result, Row, spread_text
+from bench.row import Missing, Reach, Result, Row
 
 T = TypeVar("T")
 
@@ -82,7 +82,8 @@ def rows(measured: Figures) -> list[Result]:
                 against=background,
                 figure=ratio(measured.single[OURS], measured.single[background]),
                 reach=None,
-                details=(_rates(background, measured.single[background]),),
+                sides={background: Spread.of(measured.single[background])},
+                sides_unit="/s",
             )
         )
     for percent in (50, 99):
@@ -167,7 +168,8 @@ def _beside_the_best(
             against=f"the best other queue, {best}",
             figure=ratio(values[OURS], values[best]),
             reach=Reach(bound=bound, at_most=False),
-            details=tuple(_rates(name, each) for name, each in values.items()),
+            sides={name: Spread.of(each) for name, each in values.items()},
+            sides_unit="/s",
         )
     ]
 
@@ -188,13 +190,7 @@ def _delay_row(delays: dict[str, list[list[float]]], percent: int) -> list[Resul
             against=f"the best other queue, {best}",
             figure=ratio(values[OURS], values[best]),
             reach=Reach(bound=1, at_most=True),
-            details=tuple(
-                f"{name} {spread_text(Spread.of(each).times(1000), ' ms')}"
-                for name, each in values.items()
-            ),
+            sides={name: Spread.of(each).times(1000) for name, each in values.items()},
+            sides_unit=" ms",
         )
     ]
-
-
-def _rates(name: str, values: list[float]) -> str:
-    return f"{name} {spread_text(Spread.of(values), '/s')}"

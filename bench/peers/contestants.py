@@ -46,8 +46,7 @@ class Ours:
         self._listener = stack.enter_context(Listener(every=jobs))
         server = stack.enter_context(
             ours.running(
-                buffer_size=100_000,
-                handlers=our_jobs.HANDLERS,
+                ours.Settings(buffer_size=100_000, handlers=our_jobs.HANDLERS),
                 environment=self._listener.environment,
             )
         )
