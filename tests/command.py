@@ -9,15 +9,16 @@
 Nothing here polls or sleeps: what a test waits for is a line of the log, an answer, or the exit.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import trio
@@ -57,17 +58,23 @@ class Command:
 
     async def wait_for_line(self, *parts: str) -> str:
         """The first line with all of these parts, once there is one."""
-        checked = 0
+        return (await self.wait_for_lines(1, *parts))[0]
+
+    async def wait_for_lines(self, count: int, *parts: str) -> list[str]:
+        """The first so many lines with all of these parts, once they are there."""
         with trio.move_on_after(PATIENCE):
             while True:
-                for line in self.lines[checked:]:
-                    if all(part in line for part in parts):
-                        return line
-                checked = len(self.lines)
+                found = self.lines_with(*parts)
+                if len(found) >= count:
+                    return found[:count]
                 if self._ended:
                     break
                 await self._more.wait()
-        raise AssertionError(f"no line with {parts!r} in the log")
+        raise AssertionError(f"fewer than {count} lines with {parts!r} in the log")
+
+    def lines_with(self, *parts: str) -> list[str]:
+        """The lines with all of these parts so far."""
+        return [line for line in self.lines if all(part in line for part in parts)]
 
     async def wait_running(self) -> None:
         """Wait until it accepts connections; sets ``url`` and ``client``."""
@@ -99,6 +106,12 @@ class Command:
     def stop_reading(self) -> None:
         """Leave the pipe behind standard error open, and unread from now on."""
         self._reading.cancel()
+
+    async def close_log(self) -> None:
+        """Close the pipe behind standard error: whoever writes to it from now on gets EPIPE."""
+        self._reading.cancel()
+        assert self.process.stderr is not None
+        await self.process.stderr.aclose()
 
     async def wait_exit(self, seconds: float = PATIENCE) -> int:
         """Its exit status, once it has ended and its log is read to the end."""
@@ -151,7 +164,8 @@ async def started_command(
         folder: Its current folder, usually ``tmp_path``.
         *arguments: Of the command line.
         config: The text of ``config.toml`` there; None writes none.
-        handlers: The text of ``work.py`` there: `"work:function"` in the configuration.
+        handlers: The text of ``work.py`` there: `"work:function"` in the configuration. None
+            puts `tests.work` there.
         environment: Variables beyond those of this process. None has it serve on a free port of
             127.0.0.1, by TRIO_JOBS_HTTP_BIND.
         command: What is started.
@@ -243,12 +257,67 @@ async def run_command(
 
 
 def write_files(folder: Path, *, config: str | None = None, handlers: str | None = None) -> None:
-    """Write ``config.toml`` and ``work.py``, if given."""
+    """Write ``config.toml``, if given, and ``work.py``, where `tests.work` is the default."""
     folder.mkdir(exist_ok=True)
     if config is not None:
         (folder / "config.toml").write_text(config)
-    if handlers is not None:
-        (folder / "work.py").write_text(handlers)
+    if handlers is None:
+        handlers = Path(__file__).with_name("work.py").read_text()
+    (folder / "work.py").write_text(handlers)
+
+
+def configuration(*functions: str, graceful_timeout: float = 2.0, **pool: float) -> str:
+    """A ``config.toml`` with these functions of `tests.work`, each for the type of its name."""
+    return "\n".join(
+        [
+            "[pool]",
+            *(f"{key} = {value}" for key, value in pool.items()),
+            f"[http]\ngraceful_timeout = {graceful_timeout}",
+            "[handlers]",
+            *(f'{function} = "work:{function}"' for function in functions),
+        ]
+    )
+
+
+def ledger(folder: Path) -> list[str]:
+    """What the handlers have noted, sorted."""
+    path = folder / "ledger"
+    return sorted(path.read_text().splitlines()) if path.exists() else []
+
+
+class Gate:
+    """What `tests.work.at_the_gate` waits at, in the folder where the command runs."""
+
+    def __init__(self, folder: Path) -> None:
+        """A closed one."""
+        folder.mkdir(exist_ok=True)
+        os.mkfifo(folder / "gate")
+        # Both ends, so that what is written stays in it.
+        self._fd = os.open(folder / "gate", os.O_RDWR | os.O_NONBLOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def open(self) -> None:
+        """Let everybody through, those who come later too."""
+        os.write(self._fd, b"open")
+
+
+async def post_job(url: httpx.URL, job_type: str, payload: object) -> int:
+    """Submit over a connection of its own, for load: cheap; the status, or 0 without an answer."""
+    # httpx would also warn about what it had not sent when the server closed the connection.
+    body = json.dumps({"type": job_type, "payload": payload})
+    head = f"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+    answer = b""
+    with suppress(OSError, trio.BrokenResourceError):
+        async with await trio.open_tcp_stream(url.host, url.port or 0) as stream:
+            await stream.send_all(f"{head}\r\nConnection: close\r\n\r\n{body}".encode())
+            async for chunk in stream:
+                answer += chunk
+    return int(answer.split()[1]) if answer else 0
 
 
 def new_client(url: str) -> httpx.AsyncClient:

@@ -256,6 +256,16 @@ async def test_pool_keeps_its_size_when_handlers_leave_cancel_scopes_open(
         await generator.aclose()
 
 
+async def test_job_without_a_handler_fails_and_the_pool_goes_on() -> None:
+    # HTTP refuses such a type at submission; a program that submits by itself may not.
+    async with running_pool({"meet": Meeting(2)}, workers=2) as pool:
+        bad = submit(pool, "unknown", 3)
+        good = submit(pool, "meet", 2)
+
+    assert {error_of(job).type for job in jobs(pool, bad)} == {"UnknownTypeError"}
+    assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
+
+
 async def test_exit_of_a_handler_does_not_disturb_the_drain(autojump_clock: MockClock) -> None:
     async def exit_slowly(_: object) -> NoReturn:
         await trio.sleep(5)

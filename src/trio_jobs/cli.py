@@ -15,7 +15,7 @@ from trio_jobs.config import Config, ConfigError, HandlerConfig, describe, load_
 from trio_jobs.handlers import Handler, HandlerError, Handlers, load_function
 from trio_jobs.logs import start_logging
 from trio_jobs.main import main
-from trio_jobs.server import AddressError, BindError, bind_sockets
+from trio_jobs.server import AddressError, BindError, bind_sockets, parse_address
 from trio_jobs.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
 
 # What runs without a [handlers] table.
 _DEMONSTRATION = {"default": HandlerConfig(call="trio_jobs.demo:simulate_work")}
+
+# Characters: some lines on a terminal.
+_LONGEST_COMPLAINT = 2_000
 
 # Seconds for the last lines to reach a log that nobody may be reading.
 _FLUSH_SECONDS = 0.5
@@ -55,16 +58,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
             },
         )
         if options.check:
+            for address in config.http.bind:
+                parse_address(address)
             _load_handlers(config)
             sys.stdout.write(describe(config))
             return OK
         return _serve(config)
-    except (ConfigError, AddressError) as error:
-        sys.stderr.write(f"trio-jobs: {error}\n")
+    except ConfigError as error:
+        _complain(str(error))
+        return MISTAKEN
+    except AddressError as error:
+        _complain(f"http.bind: {error}")
         return MISTAKEN
     except BindError as error:
-        sys.stderr.write(f"trio-jobs: {error}\n")
+        _complain(str(error))
         return BROKEN
+
+
+def _complain(text: str) -> None:
+    # One bounded line, whatever a module of the user's raised when it was imported.
+    line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
+    sys.stderr.write(f"trio-jobs: {line}\n")
 
 
 def _serve(config: Config) -> int:

@@ -88,7 +88,7 @@ async def main(
     http = _Http(app, listeners, _limits(config), ending=ending, closing=pool_ended)
     stop.unfinished = lambda: (f"{event} {ids}" for event, ids in _unfinished(store))
     stop.connect()
-    crashed = False
+    crash: BaseException | None = None
 
     async with trio.open_nursery() as server:  # HTTP outlives the pool
         try:
@@ -103,14 +103,16 @@ async def main(
                 log.info("draining", extra={"buffered": send.statistics().current_buffer_used})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
+            if not ending.is_set():
+                crash = RuntimeError("the pool ended by itself")
         except BaseException as error:
             if trio.current_effective_deadline() == -math.inf:
                 raise  # not the pool: the whole server is being cancelled
-            # A bug of ours has ended the pool: stop, and never accept without processing.
-            crashed = True
-            stop.arm_after_crash()
-            log.critical("pool_failed", exc_info=_unwrapped(error))
+            crash = _unwrapped(error)
         submissions.close()
+        if crash is not None:  # a bug of ours; a server that accepts must process
+            stop.arm_after_crash()
+            log.critical("pool_failed", exc_info=crash)
         unfinished = list(_unfinished(store))
         logs.write_final(
             __name__,
@@ -121,7 +123,7 @@ async def main(
         pool_ended.set()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
-    status = 1 if crashed or http.failed or unfinished else 0
+    status = 1 if crash is not None or http.failed or unfinished else 0
     log.info("stopped", extra={"status": status})
     return status
 

@@ -4,7 +4,7 @@ It knows nothing of what the application does. Everything a client can do wrong,
 or in ten thousand, ends here: the limits, the deadlines and the order of closing.
 """
 
-from .addresses import AddressError
+from .addresses import AddressError, parse_address
 from .body import Body
 from .front_door import serve
 from .guard import read_token
@@ -22,6 +22,7 @@ __all__ = [
     "RefusedError",
     "bind_sockets",
     "load_certificate",
+    "parse_address",
     "read_token",
     "serve",
 ]

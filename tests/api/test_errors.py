@@ -1,0 +1,119 @@
+"""Errors have one form, on every path and for every method; none is a redirect, none a 500."""
+
+import pytest
+
+from tests.api.support import SUBMISSION, Api, assert_problem
+
+UNKNOWN_PATHS = [
+    "/",
+    "//",
+    "/job",
+    "/jobs/",
+    "/jobs//x",
+    "/jobs/x/y",
+    "/Jobs",
+    "/health/",
+    "/health/ready/",
+    "/health/live",
+    "/static/x",
+    "/jobs\x00",
+    "/\xff",
+    "/é",
+    "/jobs;x",
+    "/" + "x" * 5000,
+    "*",
+    "",
+]
+
+
+@pytest.mark.parametrize("path", UNKNOWN_PATHS)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "FOO"])
+async def test_an_unknown_path_is_404(
+    method: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = Api()
+
+    assert_problem(await api.client.request(method, path, body=SUBMISSION), 404)
+    assert len(api.parts.store) == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/jobs", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("/health", {"GET", "HEAD", "OPTIONS"}),
+        ("/health/ready", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "CONNECT", "FOO", "PRI"])
+async def test_a_method_that_the_path_does_not_have_is_405(
+    method: str, path: str, allowed: set[str]
+) -> None:
+    answer = await Api().client.request(method, path)
+
+    assert_problem(answer, 405)
+    assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/health", "/health/ready"])
+async def test_options_names_the_methods(path: str) -> None:
+    answer = await Api().client.request("OPTIONS", path)
+
+    assert answer.status == 200
+    assert {"GET", "HEAD"} <= set(answer.headers["allow"].split(", "))
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize("target", ["/jobs", "/jobs?limit=1", "/health", "/health/ready", "/x"])
+async def test_head_is_get_without_a_body(target: str) -> None:
+    api = Api()
+    await api.client.post("/jobs", SUBMISSION)
+
+    got = await api.client.request("GET", target)
+    head = await api.client.request("HEAD", target)
+
+    assert head.status == got.status
+    assert head.body == b""
+    assert dict(head.headers) == dict(got.headers)
+
+
+async def test_absolute_form_targets_work() -> None:
+    assert (await Api().client.get("http://elsewhere/health")).status == 200
+    assert_problem(await Api().client.get("http://elsewhere"), 404)
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "Transfer-Encoding", "Expect", "Cookie"])
+async def test_nonsense_in_headers_does_no_harm(header: str) -> None:
+    api = Api()
+    answer = await api.client.request(
+        "POST", "/jobs", body=SUBMISSION, headers={header: "\xff nonsense"}
+    )
+    assert answer.status == 201
+
+
+async def test_a_fault_of_ours_is_a_500_without_a_traceback_which_the_log_has(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    api = Api()
+
+    @api.app.get("/broken")
+    async def broken() -> str:
+        raise RuntimeError("the secret cause")
+
+    answer = await api.client.get("/broken")
+
+    problem = assert_problem(answer, 500)
+    assert "secret" not in problem["detail"]
+    assert "the secret cause" in caplog.text
+
+
+async def test_a_fault_of_ours_does_not_harm_the_next_request() -> None:
+    api = Api()
+
+    @api.app.get("/broken")
+    async def broken() -> str:
+        raise ExceptionGroup("several", [RuntimeError(), KeyError()])
+
+    assert (await api.client.get("/broken")).status == 500
+    assert (await api.client.get("/health")).status == 200

@@ -1,0 +1,48 @@
+"""`GET /health` and `GET /health/ready`."""
+
+from tests.api.support import SUBMISSION, Api
+from tests.support import make_parts
+
+
+async def test_health_says_that_the_event_loop_is_alive() -> None:
+    api = Api()
+    api.parts.submissions.close()
+
+    answer = await api.client.get("/health")
+
+    assert (answer.status, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_ready_says_what_the_pool_is_doing() -> None:
+    api = Api()
+    await api.client.post("/jobs", SUBMISSION)
+
+    answer = await api.client.get("/health/ready")
+
+    assert answer.status == 200
+    assert answer.json() == {
+        "status": "ready",
+        "workers": 2,
+        "busy": 0,
+        "buffered": 1,
+        "buffer_size": 100,
+        "oldest_running_seconds": None,
+    }
+
+
+async def test_a_full_buffer_is_ready() -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    await api.client.post("/jobs", SUBMISSION)
+
+    assert (await api.client.get("/health/ready")).status == 200
+
+
+async def test_a_server_that_shuts_down_is_not_ready_and_says_what_it_does() -> None:
+    api = Api()
+    api.parts.submissions.close()
+
+    answer = await api.client.get("/health/ready")
+
+    assert answer.status == 503
+    assert answer.json()["status"] == "shutting down"
+    assert answer.json()["workers"] == 2

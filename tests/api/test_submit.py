@@ -1,0 +1,292 @@
+"""`POST /jobs`, and `GET /jobs/{id}` of what it made."""
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
+from tests.support import NOON, SUCCEEDED, make_parts
+from trio_jobs.job import Ending, JobError, Outcome
+
+
+async def test_a_submitted_job_is_answered_with_exactly_four_fields() -> None:
+    api = Api()
+
+    answer = await api.client.post("/jobs", SUBMISSION)
+
+    assert answer.status == 201
+    assert answer.headers["content-type"] == "application/json"
+    job = answer.json()
+    assert job == {
+        "id": job["id"],
+        "type": "email",
+        "status": "pending",
+        "created_at": "2026-11-25T12:00:00.000000Z",
+    }
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+
+
+async def test_a_submitted_job_is_in_the_channel_and_in_the_store() -> None:
+    api = Api()
+
+    answer = await api.client.post("/jobs", SUBMISSION)
+
+    job_id = api.parts.receive.receive_nowait()
+    assert job_id == answer.json()["id"]
+    assert api.parts.store.get(job_id).payload == b'{"to":"user@example.com"}'
+
+
+async def test_the_location_of_a_submitted_job_shows_it_with_its_payload() -> None:
+    api = Api()
+    location = (await api.client.post("/jobs", SUBMISSION)).headers["location"]
+
+    answer = await api.client.get(location)
+
+    assert answer.status == 200
+    assert answer.json()["payload"] == {"to": "user@example.com"}
+    assert answer.headers["retry-after"] == "1"
+    assert "result" not in answer.json()
+
+
+async def test_a_payload_that_is_left_out_is_null() -> None:
+    api = Api()
+
+    job = (await api.client.post("/jobs", b'{"type":"email"}')).json()
+
+    assert (await api.client.get(f"/jobs/{job['id']}")).json()["payload"] is None
+
+
+async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
+    api = Api()
+    job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
+    api.parts.store.claim(job_id)
+    api.parts.store.complete(job_id, Ending(outcome=Outcome.SUCCEEDED, result=b'{"n":1}'))
+
+    answer = await api.client.get(f"/jobs/{job_id}")
+
+    time = "2026-11-25T12:00:00.000000Z"
+    assert answer.json() == {
+        "id": job_id,
+        "type": "email",
+        "status": "completed",
+        "created_at": time,
+        "started_at": time,
+        "completed_at": time,
+        "outcome": "succeeded",
+        "payload": {"to": "user@example.com"},
+        "result": {"n": 1},
+    }
+    assert "retry-after" not in answer.headers
+
+
+async def test_a_result_that_is_null_is_shown() -> None:
+    api = Api()
+    job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
+    api.parts.store.claim(job_id)
+    api.parts.store.complete(job_id, SUCCEEDED)
+
+    assert (await api.client.get(f"/jobs/{job_id}")).json()["result"] is None
+
+
+async def test_a_failed_job_shows_its_error_and_no_result() -> None:
+    api = Api()
+    job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
+    api.parts.store.claim(job_id)
+    error = JobError(type="ValueError", message="no such user")
+    api.parts.store.complete(job_id, Ending(outcome=Outcome.FAILED, error=error))
+
+    job = (await api.client.get(f"/jobs/{job_id}")).json()
+
+    assert job["outcome"] == "failed"
+    assert job["error"] == {"type": "ValueError", "message": "no such user"}
+    assert "result" not in job
+
+
+async def test_an_unknown_job_is_404() -> None:
+    for job_id in ("01936d3c-0000-7000-8000-000000000000", "x", "%00", "..", "a b"):
+        assert_problem(await Api().client.get(f"/jobs/{job_id}"), 404)
+
+
+async def test_a_full_buffer_refuses_the_job_and_shows_nothing_of_it() -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    await api.client.post("/jobs", SUBMISSION)
+
+    answer = await api.client.post("/jobs", SUBMISSION)
+
+    problem = assert_problem(answer, 429)
+    assert problem["title"] == "Too Many Requests"
+    assert int(answer.headers["retry-after"]) == problem["retry_after"] >= 1
+    assert len((await api.client.get("/jobs")).json()) == 1
+    assert len(api.parts.store) == 1
+
+
+async def test_a_shutdown_refuses_the_job_and_closes_the_connection() -> None:
+    api = Api()
+    api.parts.submissions.close()
+
+    answer = await api.client.post("/jobs", SUBMISSION)
+
+    problem = assert_problem(answer, 503)
+    assert answer.headers["retry-after"] == "7"
+    assert problem["retry_after"] == 7
+    assert answer.headers["connection"] == "close"
+    assert len(api.parts.store) == 0
+
+
+async def test_a_shutdown_while_the_body_arrives_refuses_the_job() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs") as exchange:
+        await exchange.send(SUBMISSION[:10])
+        api.parts.submissions.close()
+        await exchange.send(SUBMISSION[10:], last=True)
+        assert_problem(await exchange.answer(), 503)
+
+    assert len(api.parts.store) == 0
+
+
+async def test_a_shutdown_is_answered_without_waiting_for_the_body() -> None:
+    api = Api()
+    api.parts.submissions.close()
+
+    async with api.client.open("POST", "/jobs") as exchange:
+        assert_problem(await exchange.answer(), 503)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+async def test_a_client_that_leaves_inside_its_body_admits_nothing(
+    pieces: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs") as exchange:
+        for _ in range(pieces):
+            await exchange.send(b'{"type":"email"}')
+        await wait_all_tasks_blocked()
+        exchange.hang_up()
+
+    assert len(api.parts.store) == 0
+    assert api.parts.receive.statistics().current_buffer_used == 0
+    assert not caplog.records  # it is an everyday event, no error of ours
+
+
+async def test_a_client_that_leaves_after_its_body_has_submitted() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs") as exchange:
+        await exchange.send(SUBMISSION, last=True)
+        exchange.hang_up()
+
+    assert len(api.parts.store) == 1
+    assert api.parts.receive.statistics().current_buffer_used == 1
+
+
+@pytest.mark.interleavings(20)
+async def test_a_request_that_is_cancelled_anywhere_leaves_both_id_and_record_or_neither() -> None:
+    for steps in range(12):
+        api = Api()
+        with trio.CancelScope() as scope:
+            async with (
+                trio.open_nursery() as nursery,
+                api.client.open("POST", "/jobs") as exchange,
+            ):
+
+                @nursery.start_soon
+                async def cancel_later(scope: trio.CancelScope = scope, steps: int = steps) -> None:
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+
+                await exchange.send(SUBMISSION[:5])
+                await exchange.send(SUBMISSION[5:], last=True)
+                await exchange.answer()
+
+        assert len(api.parts.store) == api.parts.receive.statistics().current_buffer_used
+
+
+async def test_the_body_may_come_in_any_number_of_pieces() -> None:
+    api = Api()
+
+    answer = await api.client.post("/jobs", [bytes([byte]) for byte in SUBMISSION])
+
+    assert answer.status == 201
+
+
+async def test_a_body_at_the_limit_is_taken_and_one_byte_more_is_413() -> None:
+    api = Api()
+    head, tail = b'{"type":"email","payload":"', b'"}'
+    longest = head + b"x" * (MAX_BODY_BYTES - len(head) - len(tail)) + tail
+
+    assert (await api.client.post("/jobs", longest)).status == 201
+    answer = await api.client.post("/jobs", longest + b" ")
+
+    assert assert_problem(answer, 413)["limit"] == MAX_BODY_BYTES
+    assert answer.headers["connection"] == "close"
+    assert len(api.parts.store) == 1
+
+
+async def test_a_body_that_grows_over_the_limit_is_not_read_to_its_end() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs") as exchange:
+        await exchange.send(b"x" * (MAX_BODY_BYTES + 1))
+        assert_problem(await exchange.answer(), 413)
+
+
+async def test_an_announced_length_over_the_limit_is_refused_unread() -> None:
+    api = Api()
+    headers = {"content-length": str(MAX_BODY_BYTES + 1)}
+
+    async with api.client.open("POST", "/jobs", headers=headers) as exchange:
+        assert_problem(await exchange.answer(), 413)
+
+
+async def test_a_type_without_a_handler_is_refused_with_the_types_there_are() -> None:
+    api = Api({"email": accept, "resize": accept})
+
+    problem = assert_problem(await api.client.post("/jobs", b'{"type":"emial"}'), 400)
+
+    assert problem["types"] == ["email", "resize"]
+    assert "emial" in problem["detail"]
+    assert "email" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "the body is not valid JSON"),
+        (b"[]", "$: expected object, got array"),
+        (b"null", "$: expected object, got null"),
+        (b'"email"', "$: expected object, got str"),
+        (b"{}", "$: object missing required field type"),
+        (b'{"type":null}', "$.type: expected str, got null"),
+        (b'{"type":7}', "$.type: expected str, got int"),
+        (b'{"type":""}', "$.type must be a non-empty string"),
+        (b'{"type":"email","paylaod":1}', "$: object contains unknown field paylaod"),
+        (b'{"type":"email"} {}', "trailing"),
+        (b'{"type":"email",}', "the body is not valid JSON"),
+        (b"type=email", "the body is not valid JSON"),
+    ],
+)
+async def test_a_wrong_shape_is_refused_with_what_was_expected(body: bytes, words: str) -> None:
+    api = Api()
+
+    problem = assert_problem(await api.client.post("/jobs", body), 400)
+
+    assert words in problem["detail"]
+    assert len(api.parts.store) == 0
+
+
+async def test_the_media_type_of_a_submission_does_not_matter() -> None:
+    api = Api()
+    for media_type in ("application/json", "application/x-www-form-urlencoded", "text/plain", "?"):
+        assert (await api.client.post("/jobs", SUBMISSION, content_type=media_type)).status == 201
+
+
+async def test_times_have_microseconds_also_when_they_are_zero() -> None:
+    moments = iter([NOON, NOON.replace(microsecond=7)])
+    api = Api(parts=make_parts(now=lambda: next(moments)))
+
+    times = [(await api.client.post("/jobs", SUBMISSION)).json()["created_at"] for _ in range(2)]
+
+    assert times == ["2026-11-25T12:00:00.000000Z", "2026-11-25T12:00:00.000007Z"]

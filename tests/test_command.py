@@ -1,0 +1,285 @@
+"""The command as a user meets it: its options, its log, its exit status, what it answers."""
+
+import json
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from tests.command import (
+    MODULE,
+    SCRIPT,
+    Gate,
+    configuration,
+    ledger,
+    new_client,
+    post_job,
+    run_command,
+    running_command,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+# The first minutes with it
+
+
+async def test_shipped_configuration_answers_the_first_curl(tmp_path: Path) -> None:
+    config = (ROOT / "config.toml").read_text()
+    async with running_command(tmp_path, "--log-level=debug", config=config) as server:
+        # As `curl -d` sends it.
+        answer = await server.client.post(
+            "/jobs",
+            content='{"type":"email","payload":{}}',
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+        )
+        submitted = answer.json()
+        await server.wait_for_line("job_succeeded", submitted["id"])
+        completed = await server.job(submitted["id"])
+
+    assert answer.status_code == 201
+    assert answer.headers["location"] == f"/jobs/{submitted['id']}"
+    assert submitted.keys() == {"id", "type", "status", "created_at"}
+    assert submitted["type"] == "email"
+    assert submitted["status"] == "pending"
+    assert (completed["status"], completed["outcome"]) == ("completed", "succeeded")
+    assert not server.lines_with("WARNING")
+
+
+async def test_without_a_configuration_the_demonstration_runs_and_a_warning_says_so(
+    tmp_path: Path,
+) -> None:
+    async with running_command(tmp_path) as server:
+        await server.submit("anything")
+
+    assert len(server.lines_with("WARNING", "no_handlers_configured", "trio_jobs.demo")) == 1
+    assert len(server.lines_with("Running on")) == 1
+
+
+async def test_each_of_300_submissions_at_once_is_accepted_and_completed_or_refused(
+    tmp_path: Path,
+) -> None:
+    statuses: list[int] = []
+    with Gate(tmp_path) as gate:
+        config = configuration("at_the_gate", workers=10, buffer_size=100, grace_period=60)
+        async with running_command(tmp_path, config=config) as server:
+
+            async def submit(n: int) -> None:
+                statuses.append(await post_job(httpx.URL(server.url), "at_the_gate", n))
+
+            async with trio.open_nursery() as clients:
+                for n in range(300):
+                    clients.start_soon(submit, n)
+            listed = (await server.client.get("/jobs")).json()
+            server.send(signal.SIGTERM)
+            gate.open()
+
+            assert await server.wait_exit() == 0
+    # Nothing ends before all have been answered: ten are running, a hundred wait.
+    assert sorted(statuses) == [201] * 110 + [429] * 190
+    assert len(listed) == 110
+    assert len(ledger(tmp_path)) == len(set(ledger(tmp_path))) == 110
+
+
+async def test_port_in_use_is_one_line_and_nothing_of_the_user_s_has_run(tmp_path: Path) -> None:
+    async with running_command(tmp_path / "first") as first:
+        address = first.url.removeprefix("http://")
+        second = await run_command(
+            tmp_path / "second",
+            f"--bind={address}",
+            config=configuration("quick"),
+            handlers="import pathlib; pathlib.Path('imported').touch()",
+        )
+
+        assert second.status == 1
+        assert len(second.lines) == 1
+        assert address in second.lines[0]
+        assert not (tmp_path / "second" / "imported").exists()
+        assert (await first.client.get("/health")).status_code == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+async def test_idle_server_does_not_wake_up(tmp_path: Path) -> None:
+    def switches(pid: int) -> int:
+        """How often the threads of a process have gone to sleep so far."""
+        return sum(
+            int(line.split()[1])
+            for status in Path(f"/proc/{pid}/task").glob("*/status")
+            for line in status.read_text().splitlines()
+            if line.startswith("voluntary_ctxt_switches")
+        )
+
+    async with running_command(tmp_path, "--log-level=debug", "--workers=100") as server:
+        job_id = await server.submit("anything")
+        await server.wait_for_line("job_succeeded", job_id)
+        await server.client.aclose()
+        server.client = new_client(server.url)
+        before = switches(server.process.pid)
+        await trio.sleep(1.5)  # not to wait for something: for nothing to happen in
+        after = switches(server.process.pid)
+
+    # Closing the connection wakes it a few times; something that polls would do so all the time.
+    assert after - before < 10
+
+
+async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
+    # Out of descriptors an import fails, and with it the request or the job that needed it.
+    command = (sys.executable, "-X", "importtime", "-m", "trio_jobs")
+    config = configuration("quick", "in_thread", "fail")
+    async with running_command(tmp_path, config=config, command=command) as server:
+        before = len(server.lines)
+        await server.job(await server.submit("quick", {"a": [1.5]}))
+        await server.submit("in_thread")
+        await server.submit("fail")
+        for path in ("/jobs", "/jobs?limit=1", "/jobs/unknown", "/health/ready", "/nowhere"):
+            await server.client.get(path)
+        await server.client.post("/jobs", content="no JSON")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    after = server.lines[before:]
+    assert len([line for line in after if "job_failed" in line or "thread_ran" in line]) == 2
+    assert [line for line in after if line.startswith("import time:")] == []
+
+
+# Options and environment
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(MODULE, id="python -m"),
+        pytest.param(
+            SCRIPT,
+            id="script",
+            marks=pytest.mark.skipif(not Path(*SCRIPT).exists(), reason="not installed"),
+        ),
+    ],
+)
+async def test_both_commands_find_handlers_beside_the_configuration(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "settings"
+    await run_command(folder, "--version", config=configuration("quick"))  # writes the files
+    (tmp_path / "elsewhere").mkdir()
+    checked = await run_command(
+        tmp_path / "elsewhere", "--check", f"--config={folder / 'config.toml'}", command=command
+    )
+
+    assert checked.status == 0, checked.lines
+    assert 'quick = "work:quick"' in checked.output.replace('"quick"', "quick")
+
+
+async def test_version(tmp_path: Path) -> None:
+    shown = await run_command(tmp_path, "--version")
+
+    assert (shown.status, shown.output) == (0, f"trio-jobs {version('trio-jobs')}\n")
+
+
+async def test_every_option_goes_over_the_environment_and_that_over_the_file(
+    tmp_path: Path,
+) -> None:
+    config = configuration("quick", "in_thread", workers=1, buffer_size=1, grace_period=1.5)
+    environment = {
+        "TRIO_JOBS_POOL_WORKERS": "2",
+        "TRIO_JOBS_POOL_BUFFER_SIZE": "7",
+        "TRIO_JOBS_HTTP_BIND": "nowhere.invalid:1",
+        "TRIO_JOBS_LOGGING_LEVEL": "error",
+        # What Kubernetes puts into a pod beside a service called trio-jobs.
+        "TRIO_JOBS_PORT": "tcp://10.0.0.1:8080",
+        "TRIO_JOBS_SERVICE_HOST": "10.0.0.1",
+        "TRIO_JOBS_SERVICE_PORT": "8080",
+        "TRIO_JOBS_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "TRIO_JOBS_PORT_8080_TCP_ADDR": "10.0.0.1",
+        # And one that means nothing.
+        "TRIO_JOBS_SPEED": "11",
+    }
+    options = [
+        "--workers=3",
+        "--bind=127.0.0.1:0",
+        "--log-level=debug",
+        "--log-format=json",
+        "--config=config.toml",
+    ]
+    async with running_command(
+        tmp_path, *options, config=config, environment=environment
+    ) as server:
+        ready = (await server.client.get("/health/ready")).json()
+        in_loop = await server.submit("quick", "é\n\x1b[31m")
+        in_thread = await server.submit("in_thread")
+        await server.wait_for_line("job_succeeded", in_loop)
+        await server.wait_for_line("job_succeeded", in_thread)
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    assert (ready["workers"], ready["buffer_size"]) == (3, 7)
+    lines = [json.loads(line) for line in server.lines]
+    assert all({"time", "level", "logger", "event"} <= line.keys() for line in lines)
+    assert [line["reason"] for line in lines if line["event"] == "unknown_setting"] == [
+        next(line["reason"] for line in lines if "TRIO_JOBS_SPEED" in str(line))
+    ]
+    ids = {line["event"]: line["job_id"] for line in lines if line["logger"] == "work"}
+    assert ids == {"quick_ran": in_loop, "thread_ran": in_thread}
+    assert {"job_id", "job_type", "worker", "duration"} <= next(
+        line for line in lines if line["event"] == "job_succeeded"
+    ).keys()
+
+
+async def test_check_prints_the_settings_and_they_can_be_read_back(tmp_path: Path) -> None:
+    config = configuration("quick", workers=4)
+    first = await run_command(tmp_path, "--check", "--buffer-size=5", config=config)
+    second = await run_command(tmp_path, "--check", config=first.output)
+
+    assert (first.status, first.lines) == (0, [])
+    assert "workers = 4\nbuffer_size = 5\n" in first.output
+    assert second == first
+
+
+# Mistakes
+
+MISTAKES = {
+    "no workers": ("", "", {"TRIO_JOBS_POOL_WORKERS": "0"}, "TRIO_JOBS_POOL_WORKERS"),
+    "a word": ('[pool]\nworkers = "four"', "", {}, "config.toml: pool.workers must be"),
+    "a typo": ("[pool]\nwokers = 3", "", {}, "pool.wokers is not a setting"),
+    "no address": ('[http]\nbind = "8080"', "", {}, "http.bind: expected 'host:port'"),
+    "no module": (
+        '[handlers]\nx = "nowhere:f"',
+        "",
+        {},
+        "handlers.x = 'nowhere:f': no module named 'nowhere'",
+    ),
+    "a module that fails": (
+        '[handlers]\nx = "work:f"',
+        "raise ValueError('two\\nlines')",
+        {},
+        "ValueError",
+    ),
+    "a type of many lines": ('[handlers]\n"a\\nb" = "nowhere:f"', "", {}, "nowhere"),
+    "a module that exits": ('[handlers]\nx = "work:f"', "raise SystemExit(0)", {}, "SystemExit"),
+    "no function": ('[handlers]\nx = "work:f"', "", {}, "module 'work' has no 'f'"),
+    "no callable": ('[handlers]\nx = "work:f"', "f = 1", {}, "is not callable: 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_mistake_is_one_clear_line_and_status_2(tmp_path: Path, mistake: str) -> None:
+    config, handlers, environment, expected = MISTAKES[mistake]
+    finished = await run_command(
+        tmp_path, config=config, handlers=handlers, environment=environment
+    )
+
+    assert finished.status == 2
+    assert len(finished.lines) == 1, finished.lines
+    assert finished.lines[0].startswith("trio-jobs: ")
+    assert expected in finished.lines[0]
+
+
+async def test_wrong_address_is_found_by_check_as_well(tmp_path: Path) -> None:
+    checked = await run_command(tmp_path, "--check", "--bind=8080")
+
+    assert (checked.status, checked.output) == (2, "")
+    assert "http.bind: expected 'host:port'" in "".join(checked.lines)

@@ -1,0 +1,496 @@
+"""The stop of the real command: what a signal does, at any time, and what a failure of ours does.
+
+Durations are short, and none is asserted: a stop that does not end, or not in the way it should,
+shows in the exit status, the log and the ledger that the handlers write.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from tests.command import (
+    Command,
+    Gate,
+    configuration,
+    ledger,
+    post_job,
+    running_command,
+    started_command,
+)
+
+# Between two signals that count: more than the window in which wrappers repeat one.
+APART = 0.3
+
+
+def named(server: Command, event: str) -> list[str]:
+    """The ids of all log lines with this event."""
+    lines = server.lines_with(f" {event} ")
+    return [job_id for line in lines for job_id in line.partition("job_ids=")[2].split(",")]
+
+
+# Levels
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+async def test_signal_lets_running_and_waiting_jobs_end(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    config = configuration("at_the_gate", workers=2, grace_period=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            for n in range(5):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_lines(2, "work at_the_gate")
+            server.send(signum)
+            await server.wait_for_line("draining", "buffered=3")
+            gate.open()
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["0", "1", "2", "3", "4"]
+            assert not server.lines_with("unfinished") + server.lines_with("interrupted")
+
+
+async def test_idle_workers_and_idle_clients_do_not_delay_the_stop(tmp_path: Path) -> None:
+    # Waiting for any of these would take a minute, and the test would give up.
+    config = configuration("at_the_gate", "quick", workers=3, grace_period=60, graceful_timeout=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            await server.submit("at_the_gate", "job")
+            await server.client.get("/health")  # this connection stays open, and idle
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGTERM)
+            await server.wait_for_line("draining")
+            gate.open()
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["job"]
+            assert not server.lines_with("connection_cut")
+
+
+async def test_all_accepted_jobs_are_completed_and_no_others_are_taken_meanwhile(
+    tmp_path: Path,
+) -> None:
+    config = configuration("at_the_gate", workers=10, buffer_size=100, grace_period=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            ids = [await server.submit("at_the_gate", n) for n in range(110)]
+            await server.wait_for_lines(10, "work at_the_gate")
+            server.send(signal.SIGTERM)
+            await server.wait_for_line("draining", "buffered=100")
+
+            refusal = await server.client.post("/jobs", json={"type": "at_the_gate"})
+            ready = await server.client.get("/health/ready")
+            assert refusal.status_code == 503
+            assert int(refusal.headers["retry-after"]) >= 1
+            assert refusal.headers["connection"] == "close"
+            assert ready.status_code == 503
+            assert (await server.job(ids[0]))["status"] == "processing"
+            assert (await server.job(ids[-1]))["status"] == "pending"
+            assert len((await server.client.get("/jobs")).json()) == 110
+
+            gate.open()
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == sorted(str(n) for n in range(110))
+
+
+async def test_sigterm_under_load_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+    config = configuration("short", workers=4, buffer_size=50, grace_period=60)
+    accepted: list[str] = []
+    statuses: set[int] = set()
+    enough = trio.Event()
+
+    async def keep_submitting(url: httpx.URL, name: int) -> None:
+        for n in range(10_000):
+            payload = f"{name}-{n}"
+            status = await post_job(url, "short", payload)
+            statuses.add(status)
+            if status == 201:
+                accepted.append(payload)
+            if len(accepted) > 300:
+                enough.set()
+            if status == 0:
+                return  # it has stopped listening
+
+    async with running_command(tmp_path, config=config) as server:
+        async with trio.open_nursery() as clients:
+            for name in range(8):
+                clients.start_soon(keep_submitting, httpx.URL(server.url), name)
+            await enough.wait()
+            server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 0
+        assert ledger(tmp_path) == sorted(accepted)
+        assert statuses <= {0, 201, 429, 503}
+
+
+async def test_end_of_the_grace_period_names_each_unfinished_job(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", workers=10, buffer_size=100, grace_period=0.3)
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            ids = [await server.submit("at_the_gate", n) for n in range(110)]
+            await server.wait_for_lines(10, "work at_the_gate")
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 1
+            assert named(server, "jobs_interrupted") == ids[:10]
+            assert named(server, "jobs_not_started") == ids[10:]
+            assert ledger(tmp_path) == []
+
+
+async def test_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", workers=1, grace_period=60)
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            ids = [await server.submit("at_the_gate", n) for n in range(2)]
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGINT)
+            await server.wait_for_line("draining")
+            await trio.sleep(APART)
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 1
+            assert named(server, "jobs_interrupted") == ids[:1]
+            assert named(server, "jobs_not_started") == ids[1:]
+
+
+async def test_third_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    config = configuration("stubborn", workers=1, grace_period=60, graceful_timeout=60)
+    async with running_command(tmp_path, config=config) as server:
+        running = await server.submit("stubborn")
+        waiting = await server.submit("stubborn")
+        await server.wait_for_line("stubborn_began")
+        server.send(signal.SIGINT)
+        await server.wait_for_line("draining")
+        await trio.sleep(APART)
+        server.send(signal.SIGTERM)
+        await server.wait_for_line("cancellation_swallowed")
+        await trio.sleep(APART)
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 70
+        await server.wait_for_line("third signal")
+        await server.wait_for_line("jobs_interrupted", running)
+        await server.wait_for_line("jobs_not_started", waiting)
+
+
+# The hard limit
+
+
+async def test_hard_limit_ends_the_process_and_shows_what_was_in_the_way(tmp_path: Path) -> None:
+    async def ended_by_the_limit(function: str, payload: object = None) -> None:
+        folder = tmp_path / function
+        config = configuration(function, workers=1, grace_period=0.1, graceful_timeout=0.1)
+        with Gate(folder) as gate:
+            async with running_command(folder, config=config) as server:
+                job_id = await server.submit(function, payload)
+                gate.open()
+                await server.wait_for_line(f"{function}_began")
+                server.send(signal.SIGTERM)
+
+                assert await server.wait_exit() == 70
+                await server.wait_for_line("hard limit reached")
+                await server.wait_for_line("jobs_interrupted", job_id)
+                await server.wait_for_line("work.py", f"in {function}")
+
+    async def ended_by_the_limit_after_its_last_job() -> None:
+        folder = tmp_path / "leave_thread"
+        config = configuration("leave_thread", workers=1, grace_period=0.1, graceful_timeout=0.1)
+        async with running_command(folder, "--log-level=debug", config=config) as server:
+            job_id = await server.submit("leave_thread")
+            await server.wait_for_line("job_succeeded", job_id)
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 70
+            await server.wait_for_line("stopped", "status=0")  # the rest had ended well
+            await server.wait_for_line("thread left behind")
+            assert not server.lines_with("jobs_interrupted")
+
+    async with trio.open_nursery() as servers:
+        servers.start_soon(ended_by_the_limit, "stubborn")
+        servers.start_soon(ended_by_the_limit, "shielded")
+        servers.start_soon(ended_by_the_limit, "block_loop", 3600)
+        servers.start_soon(ended_by_the_limit_after_its_last_job)
+
+
+async def test_thread_that_does_not_return_is_interrupted_and_said_to_be_running(
+    tmp_path: Path,
+) -> None:
+    config = configuration("endless_thread", workers=1, grace_period=0.1)
+    async with running_command(tmp_path, config=config) as server:
+        job_id = await server.submit("endless_thread")
+        await server.wait_for_line("thread_began")
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 1
+        await server.wait_for_line("thread_still_running", job_id)
+        assert named(server, "jobs_interrupted") == [job_id]
+        assert not server.lines_with("job_succeeded") + server.lines_with("job_failed")
+
+
+# Signals at bad moments
+
+
+async def test_signal_while_the_loop_is_blocked_begins_the_stop_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    config = configuration("block_loop", workers=1, grace_period=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            await server.submit("block_loop", 0.5)
+            await server.submit("block_loop", 0)
+            gate.open()
+            await server.wait_for_line("block_loop_began")
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["blocked", "blocked"]
+
+
+async def test_signal_during_the_start_stops_the_server_in_order(tmp_path: Path) -> None:
+    handlers = """
+import os
+os.write(2, b"importing\\n")
+open("gate").read(1)  # waits for the test
+
+async def quick(payload):
+    pass
+"""
+    with Gate(tmp_path) as gate:
+        async with started_command(
+            tmp_path, config=configuration("quick"), handlers=handlers
+        ) as server:
+            await server.wait_for_line("importing")
+            server.send(signal.SIGTERM)
+            gate.open()
+
+            assert await server.wait_exit() == 0
+            assert not server.lines_with("Traceback")
+
+
+async def send_five(server: Command) -> None:
+    """Five SIGINTs to the whole group within the window in which they are one."""
+    began = time.monotonic()
+    for _ in range(5):
+        server.send_to_group(signal.SIGINT)
+        await trio.sleep(0.01)
+    if time.monotonic() - began > 0.15:
+        pytest.skip("this machine is too busy to send five signals in time")
+
+
+async def test_five_signals_at_once_are_one_while_a_job_is_busy(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", workers=2, grace_period=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            await server.submit("at_the_gate", "job")
+            await server.wait_for_line("work at_the_gate")
+            await send_five(server)
+            await server.wait_for_line("draining")
+            gate.open()
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["job"]
+            assert not server.lines_with("KeyboardInterrupt")
+
+
+async def test_five_signals_at_once_are_one_while_idle(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=configuration("quick")) as server:
+        await send_five(server)
+
+        assert await server.wait_exit() == 0
+        assert not server.lines_with("KeyboardInterrupt")
+
+
+async def test_five_signals_at_once_are_one_while_a_request_is_busy(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", "quick", grace_period=60)
+    body = b'{"type": "quick"}'
+    head = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            await server.submit("at_the_gate", "job")  # holds up the end, for the answer to come
+            await server.wait_for_line("work at_the_gate")
+            url = httpx.URL(server.url)
+            async with await trio.open_tcp_stream(url.host, url.port or 0) as stream:
+                await stream.send_all(head + body[:5])
+                await server.client.get("/health")  # by now the request has arrived
+                await send_five(server)
+                await server.wait_for_line("draining")
+                await stream.send_all(body[5:])
+                answer = await stream.receive_some()
+            gate.open()
+
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["job"]
+
+
+async def test_stopped_process_drains_once_it_is_continued(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", workers=1, grace_period=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            await server.submit("at_the_gate", 0)
+            await server.submit("at_the_gate", 1)
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGSTOP)
+            server.send(signal.SIGTERM)
+            gate.open()
+            server.send(signal.SIGCONT)
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["0", "1"]
+
+
+# A log that nobody reads
+
+
+async def test_unread_log_costs_neither_service_nor_stop(tmp_path: Path) -> None:
+    config = configuration("fail", "at_the_gate", workers=2, grace_period=60)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            server.stop_reading()
+            for _ in range(40):  # each with a traceback of kilobytes; a pipe takes 64 KiB
+                await server.submit("fail", "x" * 4000)
+            await server.submit("at_the_gate", "job")
+            gate.open()
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["job"]
+
+
+async def test_unread_log_does_not_change_the_status_of_an_unclean_stop(tmp_path: Path) -> None:
+    config = configuration("fail", "at_the_gate", workers=2, grace_period=0.1)
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            await server.submit("at_the_gate")
+            await server.wait_for_line("work at_the_gate")
+            server.stop_reading()
+            for _ in range(40):
+                await server.submit("fail", "x" * 4000)
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 1
+
+
+async def test_closed_log_costs_neither_service_nor_stop(tmp_path: Path) -> None:
+    config = configuration("fail", "quick", workers=1)
+    async with running_command(tmp_path, config=config) as server:
+        await server.close_log()
+        for _ in range(5):
+            await server.submit("fail", "nobody will read this")
+        await server.submit("quick", "job")
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 0
+        assert ledger(tmp_path) == ["job"]
+
+
+# Failures of our own
+
+# What stands before the command, to put a fault into it.
+FAULT_IN_THE_STORE = """
+import sys
+from trio_jobs.store import JobStore
+
+def complete(self, job_id, ending):
+    raise RuntimeError("the store is broken")
+
+JobStore.complete = complete
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+FAULT_IN_HTTP = """
+import os
+import sys
+import trio
+import trio_jobs.main
+
+serve = trio_jobs.main.serve
+
+async def serve_and_fail(*arguments, task_status, **settings):
+    async with trio.open_nursery() as nursery:
+        task_status.started(await nursery.start(lambda task_status: serve(
+            *arguments, task_status=task_status, **settings)))
+        fault = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
+        await trio.lowlevel.wait_readable(fault)
+        raise RuntimeError("the front door is broken")
+
+trio_jobs.main.serve = serve_and_fail
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+FAULT_AT_THE_START = """
+import sys
+import trio_jobs.main
+
+async def serve(*arguments, **settings):
+    raise RuntimeError("the front door does not open")
+
+trio_jobs.main.serve = serve
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+def with_fault(text: str) -> tuple[str, ...]:
+    """The command with this before it."""
+    return (sys.executable, "-c", text)
+
+
+async def test_failing_store_ends_the_server_at_once_with_its_traceback_first(
+    tmp_path: Path,
+) -> None:
+    config = configuration("at_the_gate", "quick", workers=2, grace_period=60)
+    with Gate(tmp_path):
+        async with running_command(
+            tmp_path, config=config, command=with_fault(FAULT_IN_THE_STORE)
+        ) as server:
+            busy = await server.submit("at_the_gate")
+            await server.wait_for_line("work at_the_gate")
+            failing = await server.submit("quick")
+
+            assert await server.wait_exit() == 1
+            log = server.log
+            assert "RuntimeError: the store is broken" in log
+            assert log.index("the store is broken") < log.index("jobs_interrupted")
+            assert sorted(named(server, "jobs_interrupted")) == sorted([busy, failing])
+            assert not server.lines_with("ExceptionGroup")
+
+
+async def test_failing_http_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", workers=1, grace_period=60)
+    os.mkfifo(tmp_path / "fault")
+    with Gate(tmp_path) as gate:
+        async with running_command(
+            tmp_path, config=config, command=with_fault(FAULT_IN_HTTP)
+        ) as server:
+            for n in range(3):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_line("work at_the_gate")
+            (tmp_path / "fault").write_bytes(b"now")
+            await server.wait_for_line("RuntimeError: the front door is broken")
+            await server.wait_for_line("draining", "buffered=2")
+            gate.open()
+
+            assert await server.wait_exit() == 1
+            assert ledger(tmp_path) == ["0", "1", "2"]
+            assert not server.lines_with("ExceptionGroup")
+
+
+async def test_http_that_does_not_start_ends_the_server(tmp_path: Path) -> None:
+    async with started_command(
+        tmp_path, config=configuration("quick"), command=with_fault(FAULT_AT_THE_START)
+    ) as server:
+        assert await server.wait_exit() == 1
+        await server.wait_for_line("RuntimeError: the front door does not open")
+        assert not server.lines_with("ExceptionGroup")
