@@ -1,6 +1,7 @@
 """``python -m bench``: measures, prints the table, and writes ``docs/performance.md``."""
 
 import argparse
+import signal
 import sys
 import time
 
@@ -33,6 +34,8 @@ def main() -> int:
         "--install", action="store_true", help="install the peers first: this takes minutes"
     )
     options = parser.parse_args()
+    # Leave by way of every `with` block: the children would live on otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if options.install:
         install()
     wanted = set(options.rows)

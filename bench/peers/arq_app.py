@@ -8,7 +8,7 @@ from arq.connections import RedisSettings
 
 from bench.peers import tally
 
-_settings = RedisSettings.from_dsn(os.environ["TRIO_JOBS_BENCH_URL"])
+_settings = RedisSettings.from_dsn(os.environ["BENCH_URL"])
 _redis: ArqRedis
 
 

@@ -6,7 +6,7 @@ from celery import Celery
 
 from bench.peers import tally
 
-app = Celery("bench", broker=os.environ["TRIO_JOBS_BENCH_URL"])
+app = Celery("bench", broker=os.environ["BENCH_URL"])
 
 
 @app.task

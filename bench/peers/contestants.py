@@ -13,6 +13,7 @@ from bench.load import Clients, post
 from bench.peers import our_jobs
 from bench.peers.environments import Peer
 from bench.peers.listener import Listener
+from bench.peers.tally import QUIET
 
 # Longer than anything here takes, a worker's start included.
 _SECONDS = 60.0
@@ -92,9 +93,10 @@ class Queue:
         folder = stack.enter_context(TemporaryDirectory(prefix="trio-jobs-bench-"))
         self._environment = {
             "PYTHONPATH": str(ROOT),
-            "TRIO_JOBS_BENCH_URL": url,
-            "TRIO_JOBS_BENCH_FILE": f"{folder}/jobs.db",
-            "TRIO_JOBS_BENCH_PEER": peer.module,
+            "BENCH_URL": url,
+            "BENCH_FILE": f"{folder}/jobs.db",
+            "BENCH_PEER": peer.module,
+            QUIET: "yes",
             **self._listener.environment,
         }
         program, *arguments = peer.worker
@@ -139,7 +141,7 @@ class BackgroundTasks:
     def __init__(self, stack: ExitStack, peer: Peer, *, jobs: int) -> None:
         self._jobs = jobs
         self._listener = stack.enter_context(Listener(every=jobs))
-        environment = {"PYTHONPATH": str(ROOT), **self._listener.environment}
+        environment = {"PYTHONPATH": str(ROOT), QUIET: "yes", **self._listener.environment}
         self._clients = stack.enter_context(_web(stack, peer, peer.module, environment))
 
     def over_http(self) -> float:

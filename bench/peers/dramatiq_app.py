@@ -7,7 +7,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from bench.peers import tally
 
-dramatiq.set_broker(RedisBroker(url=os.environ["TRIO_JOBS_BENCH_URL"]))
+dramatiq.set_broker(RedisBroker(url=os.environ["BENCH_URL"]))
 
 
 @dramatiq.actor

@@ -6,7 +6,7 @@ from huey import SqliteHuey
 
 from bench.peers import tally
 
-huey = SqliteHuey(filename=os.environ["TRIO_JOBS_BENCH_FILE"])
+huey = SqliteHuey(filename=os.environ["BENCH_FILE"])
 
 
 @huey.task()

@@ -7,7 +7,7 @@ from saq import Queue
 
 from bench.peers import tally
 
-queue = Queue.from_url(os.environ["TRIO_JOBS_BENCH_URL"])
+queue = Queue.from_url(os.environ["BENCH_URL"])
 
 
 async def empty(_: object) -> None:

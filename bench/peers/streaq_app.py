@@ -7,7 +7,7 @@ from streaq import Worker
 
 from bench.peers import tally
 
-worker = Worker(redis_url=os.environ["TRIO_JOBS_BENCH_URL"], concurrency=10)
+worker = Worker(redis_url=os.environ["BENCH_URL"], concurrency=10)
 _open = AsyncExitStack()
 
 

@@ -11,12 +11,15 @@ import socket
 import threading
 import time
 
-# A path, and a number of jobs; set by the measuring process.
-SOCKET = "TRIO_JOBS_BENCH_SOCKET"
-EVERY = "TRIO_JOBS_BENCH_EVERY"
+# A path, a number of jobs, and whether to log less; set by the measuring process.
+SOCKET = "BENCH_SOCKET"
+EVERY = "BENCH_EVERY"
+QUIET = "BENCH_QUIET"
 
-# A line for each job costs more than the job: for nobody, then.
-logging.disable(logging.INFO)
+if QUIET in os.environ:
+    # A line in the log for each job costs some of them more than the job. Ours
+    # has none by default.
+    logging.disable(logging.INFO)
 
 _every = int(os.environ.get(EVERY, "0")) or None
 _counter = itertools.count(1)  # its next() is atomic: some peers' jobs run in threads

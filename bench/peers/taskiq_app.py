@@ -7,7 +7,7 @@ from taskiq_redis import RedisStreamBroker
 
 from bench.peers import tally
 
-broker = RedisStreamBroker(url=os.environ["TRIO_JOBS_BENCH_URL"])
+broker = RedisStreamBroker(url=os.environ["BENCH_URL"])
 
 
 @broker.task

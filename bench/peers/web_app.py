@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-_peer = importlib.import_module(os.environ["TRIO_JOBS_BENCH_PEER"])
+_peer = importlib.import_module(os.environ["BENCH_PEER"])
 
 
 @asynccontextmanager
