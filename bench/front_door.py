@@ -17,6 +17,8 @@ from typing import Any
 import trio
 
 CONNECTIONS = 16
+# Seconds that a connection may be idle: while the other servers have their turns.
+WAIT = 600
 BODY = b'{"type": "email", "payload": {"to": "user@example.com", "n": 1}}'
 ANSWER = (
     b'{"id":"01980000-0000-7000-8000-000000000000","type":"email",'
@@ -95,6 +97,7 @@ async def serve_plain(app: Any, listening: socket.socket) -> None:  # noqa: ANN4
     config.bind = [f"fd://{listening.fileno()}"]
     config.errorlog = None
     config.keep_alive_max_requests = 10**9
+    config.keep_alive_timeout = WAIT
     config.include_server_header = False
     await serve(app, config)
 
@@ -105,7 +108,7 @@ async def serve_ours(app: Any) -> None:  # noqa: ANN401
 
     listeners = bind_sockets(["127.0.0.1:0"])
     print(listeners.urls[0].rpartition(":")[2], flush=True)
-    limits = Limits(max_requests_per_connection=10**9)
+    limits = Limits(max_requests_per_connection=10**9, keep_alive_timeout=WAIT)
     await serve(app, listeners, closing=trio.Event(), limits=limits)
 
 
@@ -165,7 +168,10 @@ def _answer(client: socket.socket) -> bytes:
     """The body of one answer, whichever way its length is given."""
     data = b""
     while True:
-        data += client.recv(65536)
+        received = client.recv(65536)
+        if not received:
+            raise RuntimeError(f"the server closed a connection after {data!r}")
+        data += received
         head, blank, body = data.partition(b"\r\n\r\n")
         if not blank:
             continue

@@ -66,6 +66,10 @@ class Exchange:
         self._to_app.close()
         self._from_app.close()
 
+    def stop_sending(self) -> None:
+        """Shut down the sending side, as if in the middle of the body; answers still arrive."""
+        self._to_app.close()
+
     async def head(self) -> int:
         """Wait for the answer to begin, and return its status."""
         message = await self._from_app.receive()
@@ -125,7 +129,7 @@ class Client:
         return await self.request("GET", target, headers=_dashed(headers))
 
     async def post(
-        self, target: str, body: bytes | Iterable[bytes] = b"", **headers: str
+        self, target: str, body: bytes | Iterable[bytes] = b"", /, **headers: str
     ) -> Answer:
         """``POST``, the body in one piece or in several."""
         return await self.request("POST", target, body=body, headers=_dashed(headers))

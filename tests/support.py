@@ -8,11 +8,13 @@ from typing import Self
 
 import trio
 
-from trio_jobs.admission import DrainRate, Submissions
-from trio_jobs.handlers import Handler, Handlers, Processor
+from trio_jobs.admission import Submissions
+from trio_jobs.handlers import Handler, Handlers, Processes, Processor
 from trio_jobs.ids import Uuid7
 from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.places import Places
 from trio_jobs.store import JobStore
+from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -38,6 +40,7 @@ class Parts:
     receive: trio.MemoryReceiveChannel[str]
     store: JobStore
     submissions: Submissions
+    completions: Completions
 
 
 def make_parts(
@@ -45,19 +48,33 @@ def make_parts(
     buffer_size: int = 100,
     keep_completed: int = 10_000,
     keep_completed_bytes: int = 1_000_000,
+    max_waiters: int = 1000,
     now: Callable[[], datetime] = noon,
 ) -> Parts:
     """A channel, a store, and the admission between them."""
     send, receive = trio.open_memory_channel[str](buffer_size)
-    rate = DrainRate()
+    places = Places()
+    completions = Completions(max_waiters=max_waiters)
+
+    def completed(job: Job) -> None:
+        completions.note(job)
+        places.note_completion()
+
     store = JobStore(
         now=now,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
-        claimed=rate.note_claim,
+        claimed=places.note_claim,
+        completed=completed,
     )
-    submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
-    return Parts(send=send, receive=receive, store=store, submissions=submissions)
+    submissions = Submissions(send, store, places=places, new_id=Uuid7(), now=now)
+    return Parts(
+        send=send,
+        receive=receive,
+        store=store,
+        submissions=submissions,
+        completions=completions,
+    )
 
 
 class At(trio.abc.Instrument):
@@ -93,16 +110,24 @@ class Pool:
 
 @asynccontextmanager
 async def running_pool(
-    functions: Mapping[str, Callable[..., object] | Callable[..., Awaitable[object]]],
+    functions: Mapping[str, Callable[..., object] | Callable[..., Awaitable[object]] | Handler],
     *,
     workers: int = 2,
     buffer_size: int = 100,
     max_result_bytes: int = 1_000_000,
+    processes: Processes | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool over these handlers; leaving the block drains it."""
     parts = make_parts(buffer_size=buffer_size)
-    handlers = Handlers({name: Handler.of(function) for name, function in functions.items()})
-    processor = Processor(handlers, workers=workers, max_result_bytes=max_result_bytes)
+    handlers = Handlers(
+        {
+            name: function if isinstance(function, Handler) else Handler.of(function)
+            for name, function in functions.items()
+        }
+    )
+    processor = Processor(
+        handlers, workers=workers, max_result_bytes=max_result_bytes, processes=processes
+    )
     async with trio.open_nursery() as nursery:
         for n in range(workers):
             nursery.start_soon(

@@ -10,14 +10,14 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from tests.support import NOON, At, Parts, make_job, make_parts, noon
 from trio_jobs.admission import (
-    DrainRate,
     QueueFullError,
     ShuttingDownError,
     Submission,
     Submissions,
 )
-from trio_jobs.job import Job, JobStatus
-from trio_jobs.store import JobStore, StoreStatistics
+from trio_jobs.job import IdempotencyKey, Job, JobStatus
+from trio_jobs.places import Places
+from trio_jobs.store import DuplicateJobError, JobStore, StoreStatistics
 
 EMPTY = StoreStatistics(pending=0, processing=0, completed=0, completed_bytes=0)
 
@@ -92,7 +92,7 @@ class Witness(JobStore):
 async def test_refused_job_was_not_visible_even_for_a_moment(closed: bool) -> None:
     store = Witness()
     send, receive = trio.open_memory_channel[str](1)
-    submissions = Submissions(send, store, rate=DrainRate(), new_id=ids(), now=noon)
+    submissions = Submissions(send, store, places=Places(), new_id=ids(), now=noon)
     admitted = submissions.submit("test", b"null")
     if closed:
         submissions.close()
@@ -307,55 +307,55 @@ async def test_admission_is_atomic_wherever_the_client_hangs_up() -> None:
 async def test_without_any_claim_yet_clients_shall_look_again_in_a_second(
     autojump_clock: MockClock,
 ) -> None:
-    rate = DrainRate()
+    places = Places()
     await trio.sleep(30)
 
-    assert rate.retry_after() == rate.retry_after(places=1000) == 1
+    assert places.retry_after() == places.retry_after(places=1000) == 1
 
 
-async def claims(rate: DrainRate, number: int, *, every: float) -> None:
+async def claims(places: Places, number: int, *, every: float) -> None:
     for _ in range(number):
-        rate.note_claim()
+        places.note_claim()
         await trio.sleep(every)
 
 
 async def test_retry_after_follows_the_time_between_claims(autojump_clock: MockClock) -> None:
-    rate = DrainRate()
+    places = Places()
 
-    await claims(rate, 100, every=0.1)
-    assert [rate.retry_after(places) for places in (1, 10, 11, 100)] == [1, 1, 2, 10]
+    await claims(places, 100, every=0.1)
+    assert [places.retry_after(number) for number in (1, 10, 11, 100)] == [1, 1, 2, 10]
 
-    await claims(rate, 100, every=2.3)
-    assert [rate.retry_after(places) for places in (1, 2, 9)] == [3, 5, 21]
+    await claims(places, 100, every=2.3)
+    assert [places.retry_after(number) for number in (1, 2, 9)] == [3, 5, 21]
 
 
 async def test_retry_after_is_whole_seconds_from_1_to_60(autojump_clock: MockClock) -> None:
-    rate = DrainRate()
-    rate.note_claim()
+    places = Places()
+    places.note_claim()
 
     answers = []
     for _ in range(100):
-        answers.append(rate.retry_after())
+        answers.append(places.retry_after())
         await trio.sleep(0.9)
 
     assert answers[0] == 1
     assert answers == sorted(answers)
-    assert answers[-1] == rate.retry_after(places=10**9) == 60
+    assert answers[-1] == places.retry_after(places=10**9) == 60
     await trio.sleep(8 * 3600)
-    assert rate.retry_after() == 60
+    assert places.retry_after() == 60
     assert {type(answer) for answer in answers} == {int}
 
 
 async def test_idle_night_does_not_make_the_next_refusal_say_a_minute(
     autojump_clock: MockClock,
 ) -> None:
-    rate = DrainRate()
-    await claims(rate, 64, every=0.1)
+    places = Places()
+    await claims(places, 64, every=0.1)
     await trio.sleep(8 * 3600)
 
-    await claims(rate, 10, every=0.1)  # a burst, until the buffer is full
+    await claims(places, 10, every=0.1)  # a burst, until the buffer is full
 
-    assert rate.retry_after() == 1
+    assert places.retry_after() == 1
 
 
 async def test_refusals_carry_the_measured_time(autojump_clock: MockClock) -> None:
@@ -373,3 +373,18 @@ async def test_refusals_carry_the_measured_time(autojump_clock: MockClock) -> No
         parts.submissions.submit_all(some(5))
 
     assert (one.value.retry_after, batch.value.retry_after) == (3, 15)
+
+
+# Idempotency keys. ----------------------------------------------------------------------------
+
+
+async def test_second_submission_with_a_key_leaves_no_id_without_a_record() -> None:
+    parts = make_parts()
+    key = IdempotencyKey(text="k", digest=b"digest")
+    job = parts.submissions.submit("test", b"null", key=key)
+
+    with pytest.raises(DuplicateJobError):
+        parts.submissions.submit("test", b"null", key=key)
+
+    assert parts.store.find_key("k") == job
+    assert drained(parts.receive) == stored(parts.store) == [job.id]

@@ -1,5 +1,6 @@
 """The command as a user meets it: its options, its log, its exit status, what it answers."""
 
+import io
 import json
 import signal
 import sys
@@ -20,7 +21,9 @@ from tests.command import (
     post_job,
     run_command,
     running_command,
+    write_files,
 )
+from trio_jobs.cli import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,7 +137,7 @@ async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
         before = len(server.lines)
         await server.job(await server.submit("quick", {"a": [1.5]}))
         await server.submit("in_thread")
-        await server.submit("fail")
+        await server.submit("fail", "no")
         for path in ("/jobs", "/jobs?limit=1", "/jobs/unknown", "/health/ready", "/nowhere"):
             await server.client.get(path)
         await server.client.post("/jobs", content="no JSON")
@@ -164,14 +167,17 @@ async def test_both_commands_find_handlers_beside_the_configuration(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "settings"
-    await run_command(folder, "--version", config=configuration("quick"))  # writes the files
-    (tmp_path / "elsewhere").mkdir()
+    write_files(folder, config=configuration("quick"))
     checked = await run_command(
-        tmp_path / "elsewhere", "--check", f"--config={folder / 'config.toml'}", command=command
+        tmp_path / "elsewhere",
+        "--check",
+        f"--config={folder / 'config.toml'}",
+        handlers="",  # a module of the same name in the current folder, but empty
+        command=command,
     )
 
-    assert checked.status == 0, checked.lines
-    assert 'quick = "work:quick"' in checked.output.replace('"quick"', "quick")
+    assert (checked.status, checked.lines) == (0, [])
+    assert '"quick" = "work:quick"' in checked.output
 
 
 async def test_version(tmp_path: Path) -> None:
@@ -276,6 +282,31 @@ async def test_mistake_is_one_clear_line_and_status_2(tmp_path: Path, mistake: s
     assert len(finished.lines) == 1, finished.lines
     assert finished.lines[0].startswith("trio-jobs: ")
     assert expected in finished.lines[0]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(None, id="closed"),
+        pytest.param(
+            Path("/dev/full"),
+            id="full",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's"),
+        ),
+    ],
+)
+def test_mistake_has_its_status_even_when_nobody_can_be_told(
+    stream: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if stream is None:
+        monkeypatch.setattr(sys, "stderr", None)  # so Python has it
+        assert run(["--workers=0"]) == 2
+        return
+    with stream.open("wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
+
+        assert run(["--workers=0"]) == 2
 
 
 async def test_wrong_address_is_found_by_check_as_well(tmp_path: Path) -> None:

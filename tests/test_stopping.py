@@ -1,7 +1,8 @@
 """The stop of the real command: what a signal does, at any time, and what a failure of ours does.
 
 Durations are short, and none is asserted: a stop that does not end, or not in the way it should,
-shows in the exit status, the log and the ledger that the handlers write.
+shows in the exit status, the log and the ledger that the handlers write. Where a time must not run
+out it is long (a test that waited for it would fail), where it has to, it is short.
 """
 
 import os
@@ -130,7 +131,9 @@ async def test_sigterm_under_load_loses_nothing_that_was_accepted(tmp_path: Path
 
 
 async def test_end_of_the_grace_period_names_each_unfinished_job(tmp_path: Path) -> None:
-    config = configuration("at_the_gate", workers=10, buffer_size=100, grace_period=0.3)
+    config = configuration(
+        "at_the_gate", workers=10, buffer_size=100, grace_period=0.3, graceful_timeout=20
+    )
     with Gate(tmp_path):
         async with running_command(tmp_path, config=config) as server:
             ids = [await server.submit("at_the_gate", n) for n in range(110)]
@@ -200,7 +203,7 @@ async def test_hard_limit_ends_the_process_and_shows_what_was_in_the_way(tmp_pat
 
     async def ended_by_the_limit_after_its_last_job() -> None:
         folder = tmp_path / "leave_thread"
-        config = configuration("leave_thread", workers=1, grace_period=0.1, graceful_timeout=0.1)
+        config = configuration("leave_thread", workers=1, grace_period=0.1, graceful_timeout=0.5)
         async with running_command(folder, "--log-level=debug", config=config) as server:
             job_id = await server.submit("leave_thread")
             await server.wait_for_line("job_succeeded", job_id)
@@ -221,7 +224,7 @@ async def test_hard_limit_ends_the_process_and_shows_what_was_in_the_way(tmp_pat
 async def test_thread_that_does_not_return_is_interrupted_and_said_to_be_running(
     tmp_path: Path,
 ) -> None:
-    config = configuration("endless_thread", workers=1, grace_period=0.1)
+    config = configuration("endless_thread", workers=1, grace_period=0.1, graceful_timeout=20)
     async with running_command(tmp_path, config=config) as server:
         job_id = await server.submit("endless_thread")
         await server.wait_for_line("thread_began")
@@ -364,7 +367,7 @@ async def test_unread_log_costs_neither_service_nor_stop(tmp_path: Path) -> None
 
 
 async def test_unread_log_does_not_change_the_status_of_an_unclean_stop(tmp_path: Path) -> None:
-    config = configuration("fail", "at_the_gate", workers=2, grace_period=0.1)
+    config = configuration("fail", "at_the_gate", workers=2, grace_period=0.1, graceful_timeout=20)
     with Gate(tmp_path):
         async with running_command(tmp_path, config=config) as server:
             await server.submit("at_the_gate")
@@ -388,6 +391,47 @@ async def test_closed_log_costs_neither_service_nor_stop(tmp_path: Path) -> None
 
         assert await server.wait_exit() == 0
         assert ledger(tmp_path) == ["job"]
+
+
+# Standard error is a full disk from the start on; only the address is told.
+FULL_LOG = """
+import os
+import sys
+import trio
+import trio_jobs.main
+
+told = os.dup(2)
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+serve = trio_jobs.main.serve
+
+async def serve_and_tell(*arguments, task_status, **settings):
+    async with trio.open_nursery() as nursery:
+        urls = await nursery.start(lambda task_status: serve(
+            *arguments, task_status=task_status, **settings))
+        os.write(told, f"Running on {urls[0]}\\n".encode())
+        task_status.started(urls)
+
+trio_jobs.main.serve = serve_and_tell
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+async def test_log_on_a_full_disk_costs_neither_service_nor_stop(tmp_path: Path) -> None:
+    config = configuration("fail", "at_the_gate", workers=2, grace_period=60)
+    command = (sys.executable, "-c", FULL_LOG)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config, command=command) as server:
+            await server.submit("fail", "nobody will read this")
+            await server.submit("at_the_gate", "job")
+            gate.open()
+            server.send(signal.SIGTERM)
+
+            assert await server.wait_exit() == 0
+            assert ledger(tmp_path) == ["job"]
+            assert len(server.lines) == 1
 
 
 # Failures of our own

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support import NOON, SUCCEEDED, make_job, noon
-from trio_jobs.job import Ending, Job, JobStatus, Outcome
+from trio_jobs.job import Ending, IdempotencyKey, Job, JobStatus, Outcome
 from trio_jobs.store import (
     DuplicateJobError,
     InvalidTransitionError,
@@ -462,3 +462,106 @@ def test_memory_stays_at_its_plateau_over_200_000_jobs() -> None:
     assert len(store) == 1000
     assert later_blocks < blocks + 500
     assert later_size <= 2 * size
+
+
+# Hooks, cancel, delete, keys. -----------------------------------------------------------------
+
+
+def keyed(job_id: str, key: str) -> Job:
+    return replace(make_job(job_id), key=IdempotencyKey(text=key, digest=b"digest"))
+
+
+def test_hook_is_called_with_each_completed_job_after_it_was_dropped() -> None:
+    seen: list[tuple[Job, int]] = []
+
+    def note(job: Job) -> None:
+        seen.append((job, len(keeps_nothing)))
+
+    keeps_nothing = JobStore(now=noon, keep_completed=0, keep_completed_bytes=100, completed=note)
+
+    completed = run_through(keeps_nothing, make_job("a"))
+
+    assert seen == [(completed, 0)]
+
+
+def test_cancel_request_is_noted_on_a_pending_and_on_a_processing_job() -> None:
+    store = make_store()
+    store.add(make_job("a"))
+
+    assert (
+        store.request_cancel("a") == store.get("a") == replace(make_job("a"), cancel_requested=True)
+    )
+    claimed = store.claim("a")
+    assert claimed.cancel_requested
+    assert store.request_cancel("a") == claimed
+    assert store.statistics().processing == 1
+
+
+def test_completed_job_cannot_be_cancelled() -> None:
+    store = make_store()
+    store.add(make_job("a"))
+    store.claim("a")
+    completed = store.complete("a", SUCCEEDED)
+
+    with pytest.raises(InvalidTransitionError, match="'a' is completed; it can not be cancelled"):
+        store.request_cancel("a")
+    assert store.get("a") == completed
+    with pytest.raises(JobNotFoundError):
+        store.request_cancel("b")
+
+
+def test_deleted_job_is_gone_with_its_bytes() -> None:
+    store = make_store()
+    store.add(make_job("a"))
+    store.claim("a")
+    store.complete("a", SUCCEEDED)
+
+    store.delete("a")
+
+    assert store.page(limit=10) == []
+    assert store.statistics() == StoreStatistics(
+        pending=0, processing=0, completed=0, completed_bytes=0
+    )
+    with pytest.raises(JobNotFoundError):
+        store.delete("a")
+
+
+def test_only_a_completed_job_can_be_deleted() -> None:
+    store = make_store()
+    store.add(make_job("a"))
+    with pytest.raises(InvalidTransitionError, match="'a' is pending"):
+        store.delete("a")
+    store.claim("a")
+    with pytest.raises(InvalidTransitionError, match="only a completed job can be deleted"):
+        store.delete("a")
+    assert store.get("a").status is JobStatus.PROCESSING
+
+
+def test_key_finds_its_job_as_it_is_now() -> None:
+    store = make_store()
+    store.add(keyed("a", "k"))
+    store.claim("a")
+
+    assert store.find_key("k") == store.get("a")
+    assert store.find_key("other") is None
+
+
+def test_second_job_with_a_key_is_refused() -> None:
+    store = make_store()
+    store.add(keyed("a", "k"))
+
+    with pytest.raises(DuplicateJobError, match="the key 'k'"):
+        store.add(keyed("b", "k"))
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize("how", ["dropped", "deleted"])
+def test_key_goes_with_its_job(how: str) -> None:
+    store = make_store(keep_completed=0 if how == "dropped" else 1)
+    for job_id in ("a", "b", "c"):
+        store.add(keyed(job_id, "k"))
+        store.claim(job_id)
+        store.complete(job_id, SUCCEEDED)
+        if how == "deleted":
+            store.delete(job_id)
+        assert store.find_key("k") is None

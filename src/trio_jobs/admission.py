@@ -1,24 +1,15 @@
 """Admission: the one place where jobs come in, in one step without a checkpoint."""
 
-import math
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
 import trio
 
-from trio_jobs.job import Job
-from trio_jobs.store import JobStore
-
-# How many claims the drain rate is measured over: enough to even out single
-# jobs, few enough to follow a change within seconds.
-_MEASURED_CLAIMS = 64
-
-# Seconds. Clients should look again within a minute, and claims from before
-# that say nothing: after an idle night their rate would be one an hour, and a
-# burst that the pool gets through in a second would be told to wait.
-_LONGEST_RETRY_AFTER = 60
+from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.places import Places
+from trio_jobs.store import DuplicateJobError, JobStore
 
 
 class AdmissionError(Exception):
@@ -52,28 +43,6 @@ class Submission(NamedTuple):
     payload: bytes
 
 
-class DrainRate:
-    """How fast claims free places in the buffer, from the last claims' times."""
-
-    def __init__(self) -> None:
-        self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
-
-    def note_claim(self) -> None:
-        """Note a claim, made now."""
-        self._claims.append(trio.current_time())
-
-    def retry_after(self, places: int = 1) -> int:
-        """Whole seconds until ``places`` are likely to come free; from 1 to 60."""
-        if not self._claims:
-            return 1
-        now = trio.current_time()
-        # One always stays: if even the last is old, nothing has moved since.
-        while len(self._claims) > 1 and self._claims[0] < now - _LONGEST_RETRY_AFTER:
-            self._claims.popleft()
-        seconds_per_claim = (now - self._claims[0]) / len(self._claims)
-        return min(max(math.ceil(places * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
-
-
 class Submissions:
     """Takes jobs in: makes the id and the time, queues the id, stores the record.
 
@@ -81,10 +50,16 @@ class Submissions:
     the request's next checkpoint, and no worker runs in between: an id is
     never queued without a record, and a refused job was never visible.
 
+    Some wait for room (`submit_some`), one after the other; others are taken
+    or refused at once. While one waits, the buffer's last free place is for
+    the two kinds in turn: who waits leaves it free until one of the others
+    has taken it, and the next one is not for them. However many come of
+    either kind, the other gets on.
+
     Args:
         channel: The one send end of the job channel. Owned: `close` closes it.
         store: Where the records go.
-        rate: Measures how fast places come free.
+        places: Told of what the workers do; wakes those who wait for room.
         new_id: Makes an id greater than any before.
         now: The wall clock, as an aware UTC time.
     """
@@ -94,39 +69,57 @@ class Submissions:
         channel: trio.MemorySendChannel[str],
         store: JobStore,
         *,
-        rate: DrainRate,
+        places: Places,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
         self._channel = channel
         self._store = store
-        self._rate = rate
+        self._places = places
         self._new_id = new_id
         self._now = now
         self._closed = False
+        self._open_blocks: set[trio.CancelScope] = set()
+        self._waiters_turn = False  # the last free place is for them
+        self._other_refused = False  # since the last one that was taken
 
     @property
     def closed(self) -> bool:
         """Whether the server has stopped taking jobs."""
         return self._closed
 
-    def submit(self, type: str, payload: bytes) -> Job:  # noqa: A002  (the field's name)
+    @property
+    def buffer_size(self) -> int:
+        """How many jobs the buffer holds."""
+        return int(self._channel.statistics().max_buffer_size)
+
+    @property
+    def room(self) -> int:
+        """How many jobs the channel would take now."""
+        channel = self._channel.statistics()
+        free = int(channel.max_buffer_size) - channel.current_buffer_used
+        return free + channel.tasks_waiting_receive
+
+    def submit(
+        self,
+        type: str,  # noqa: A002  (the field's name)
+        payload: bytes,
+        *,
+        key: IdempotencyKey | None = None,
+    ) -> Job:
         """Admit one job, or refuse it.
 
         Raises:
-            QueueFullError: No worker is waiting and the buffer is full.
+            QueueFullError: No worker is waiting and the buffer is full, or its
+                last place is for those who wait.
             ShuttingDownError: The submissions are closed.
+            DuplicateJobError: A job with this key is there already.
         """
-        job = Job(id=self._new_id(), type=type, payload=payload, created_at=self._now())
-        # No await until both lines have run, and in this order: the channel
-        # may refuse, the store cannot.
-        try:
-            self._channel.send_nowait(job.id)
-        except trio.WouldBlock:
-            raise QueueFullError(self._rate.retry_after()) from None
-        except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
-            raise ShuttingDownError from None
-        self._store.add(job)
+        if key is not None and self._store.find_key(key.text) is not None:
+            raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
+        if self._places.turn.locked():
+            self._take_turn(1)
+        [job] = self._admit([Submission(type, payload)], key=key)
         return job
 
     def submit_all(self, submissions: Sequence[Submission]) -> list[Job]:
@@ -138,19 +131,105 @@ class Submissions:
         """
         if self._closed:
             raise ShuttingDownError
-        missing = len(submissions) - self.room
-        if missing > 0:
-            raise QueueFullError(self._rate.retry_after(missing))
-        return [self.submit(submission.type, submission.payload) for submission in submissions]
+        self._take_turn(len(submissions))
+        return self._admit(submissions)
 
-    @property
-    def room(self) -> int:
-        """How many jobs the channel would take now."""
-        channel = self._channel.statistics()
-        free = int(channel.max_buffer_size) - channel.current_buffer_used
-        return free + channel.tasks_waiting_receive
+    async def submit_some(self, submissions: Sequence[Submission]) -> list[Job]:
+        """Wait for room, then admit as many of these as it has, the first ones, in one step.
+
+        Raises:
+            ShuttingDownError: The submissions are closed, before or meanwhile.
+
+        Cancellation:
+            Acted on while waiting; then nothing has been admitted.
+
+        Checkpoints:
+            At least once, before the jobs are admitted; not after.
+        """
+        with self.while_open():
+            async with self._places.turn:
+                while (room := self._room_for_waiters()) < 1:
+                    await self._places.wait_change()
+                admitted = self._admit(submissions[:room])
+                if self.room == 0:
+                    self._waiters_turn = False
+        return admitted
+
+    @contextmanager
+    def while_open(self) -> Iterator[None]:
+        """A block that is cancelled when the submissions close.
+
+        Raises:
+            ShuttingDownError: That has happened.
+        """
+        with trio.CancelScope() as scope:
+            if self._closed:
+                scope.cancel()
+            self._open_blocks.add(scope)
+            try:
+                yield
+            finally:
+                self._open_blocks.remove(scope)
+        if scope.cancelled_caught:
+            raise ShuttingDownError
 
     def close(self) -> None:
         """Take no more jobs: the workers drain what is in, and end. Can be called again."""
         self._closed = True
         self._channel.close()
+        for scope in self._open_blocks:
+            scope.cancel()
+
+    def _room_for_waiters(self) -> int:
+        room = self.room
+        if self._waiters_turn:
+            return room
+        # A buffer of one place is kept free only for somebody who has asked:
+        # with nobody asking, it would be as good as no buffer.
+        if self.buffer_size == 1 and not self._other_refused:
+            return room
+        return room - 1
+
+    def _take_turn(self, wanted: int) -> None:
+        """Check that there is room at once for so many of those who do not wait.
+
+        Raises:
+            QueueFullError: There is not, or the last place is for those who wait.
+        """
+        room = allowed = self.room
+        if self._places.turn.locked() and self._waiters_turn:
+            allowed = max(room - 1, 0)
+        if wanted > allowed:
+            self._other_refused = True
+            raise QueueFullError(self._places.retry_after(wanted - allowed))
+        self._other_refused = False
+        if 0 < wanted == room:
+            self._waiters_turn = True
+
+    def _admit(
+        self, submissions: Iterable[Submission], *, key: IdempotencyKey | None = None
+    ) -> list[Job]:
+        """The one step.
+
+        Raises:
+            QueueFullError: There is no room for the first; for others it has
+                been checked.
+            ShuttingDownError: The submissions are closed, or the pool is gone.
+        """
+        created_at = self._now()
+        jobs = []
+        for type_, payload in submissions:
+            job = Job(
+                id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key
+            )
+            # No await until both lines have run, and in this order: the channel
+            # may refuse, the store cannot.
+            try:
+                self._channel.send_nowait(job.id)
+            except trio.WouldBlock:
+                raise QueueFullError(self._places.retry_after()) from None
+            except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
+                raise ShuttingDownError from None
+            self._store.add(job)
+            jobs.append(job)
+        return jobs

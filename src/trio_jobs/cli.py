@@ -1,8 +1,10 @@
 """The command `trio-jobs`: arguments, logging, the order of starting, the exit status."""
 
 import argparse
+import contextlib
 import logging
 import os
+import ssl
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,10 +14,23 @@ from pathlib import Path
 import trio
 
 from trio_jobs.config import Config, ConfigError, HandlerConfig, describe, load_config
-from trio_jobs.handlers import Handler, HandlerError, Handlers, load_function
+from trio_jobs.handlers import (
+    Handler,
+    HandlerError,
+    Handlers,
+    describe_payloads,
+    load_function,
+)
 from trio_jobs.logs import start_logging
 from trio_jobs.main import main
-from trio_jobs.server import AddressError, BindError, bind_sockets, parse_address
+from trio_jobs.server import (
+    AddressError,
+    BindError,
+    bind_sockets,
+    load_certificate,
+    parse_address,
+    read_token,
+)
 from trio_jobs.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -60,8 +75,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             for address in config.http.bind:
                 parse_address(address)
-            _load_handlers(config)
-            sys.stdout.write(describe(config))
+            _read_secrets(config)
+            handlers = _load_handlers(config)
+            sys.stdout.write(describe(config) + describe_payloads(handlers))
             return OK
         return _serve(config)
     except ConfigError as error:
@@ -78,7 +94,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _complain(text: str) -> None:
     # One bounded line, whatever a module of the user's raised when it was imported.
     line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
-    sys.stderr.write(f"trio-jobs: {line}\n")
+    # A status of its own must not depend on somebody to tell: standard error may be closed (then
+    # it is None), or a full disk.
+    with contextlib.suppress(AttributeError, OSError):
+        sys.stderr.write(f"trio-jobs: {line}\n")
 
 
 def _serve(config: Config) -> int:
@@ -91,15 +110,16 @@ def _serve(config: Config) -> int:
         render=partial(logs.render, "trio_jobs.stop"),
     )
     stop.install()
+    tls, token = _read_secrets(config)
     # Bound before anything of the user's runs, listening only when the pool is there.
-    listeners = bind_sockets(config.http.bind)
+    listeners = bind_sockets(config.http.bind, tls=tls)
     try:
         for warning in config.warnings:
             log.warning("unknown_setting", extra={"reason": warning})
         handlers = _load_handlers(config)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        return trio.run(main, config, handlers, listeners, stop, logs)
+        return trio.run(main, config, handlers, listeners, stop, logs, token)
     except ConfigError:
         raise
     except BaseException:
@@ -109,6 +129,23 @@ def _serve(config: Config) -> int:
     finally:
         listeners.close()
         logs.flush(seconds=_FLUSH_SECONDS)
+
+
+def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
+    """The certificate with its key, and the token that clients must show."""
+    http = config.http
+    if (http.certfile is None) != (http.keyfile is None):
+        raise ConfigError("http.certfile and http.keyfile must be set together")
+    if http.token is not None and http.token_file is not None:
+        raise ConfigError("http.token and http.token_file must not be set together")
+    try:
+        tls = None
+        if http.certfile is not None and http.keyfile is not None:
+            tls = load_certificate(http.certfile, http.keyfile)
+        token = http.token if http.token_file is None else read_token(http.token_file)
+    except (AddressError, ValueError) as error:
+        raise ConfigError(f"http: {error}") from error
+    return tls, token
 
 
 def _load_handlers(config: Config) -> Handlers:
@@ -121,7 +158,8 @@ def _load_handlers(config: Config) -> Handlers:
 
 def _load_handler(name: str, settings: HandlerConfig, config: Config) -> Handler:
     try:
-        return Handler.of(load_function(settings.call))
+        function = load_function(settings.call)
+        return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
     except HandlerError as error:
         raise ConfigError(
             f"{config.source}: handlers.{name} = {settings.call!r}: {error}"

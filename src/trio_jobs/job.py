@@ -67,6 +67,18 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: JobError | None = None
 
 
+class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a client named its submission, so that it may repeat it.
+
+    Attributes:
+        text: The name.
+        digest: Of what was submitted under it: a repetition has the same.
+    """
+
+    text: str
+    digest: bytes
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One unit of work; a changed job is a new object, made by the store.
 
@@ -80,6 +92,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         completed_at: When it ended; set once completed.
         ending: How it ended; set once completed.
         cancel_requested: Whether a client has asked for it to be cancelled.
+        key: The submission's idempotency key, if it had one.
     """
 
     id: str
@@ -91,6 +104,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     completed_at: datetime | None = None
     ending: Ending | None = None
     cancel_requested: bool = False
+    key: IdempotencyKey | None = None
 
     @property
     def size(self) -> int:

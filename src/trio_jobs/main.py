@@ -6,22 +6,25 @@ The only place where the parts meet: everything else gets what it needs as argum
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 
 import trio
-from quart_trio import QuartTrio
 
-from trio_jobs.admission import DrainRate, Submissions
+from trio_jobs.admission import Submissions
 from trio_jobs.api import PoolStatus, create_app
 from trio_jobs.config import Config
-from trio_jobs.handlers import Handlers, Processor
+from trio_jobs.handlers import Handlers, Processes, Processor, SlowSteps
 from trio_jobs.ids import Uuid7
+from trio_jobs.job import Job
 from trio_jobs.logs import Logs
+from trio_jobs.places import Places
 from trio_jobs.server import Limits, Listeners, serve
 from trio_jobs.stop import Stop
 from trio_jobs.store import JobStore
+from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
@@ -34,7 +37,12 @@ _IDS_PER_LINE = 50
 
 
 async def main(
-    config: Config, handlers: Handlers, listeners: Listeners, stop: Stop, logs: Logs
+    config: Config,
+    handlers: Handlers,
+    listeners: Listeners,
+    stop: Stop,
+    logs: Logs,
+    token: str | None = None,
 ) -> int:
     """Serve until a signal asks to stop; everything is over when this returns.
 
@@ -44,6 +52,7 @@ async def main(
         listeners: Bound, not yet listening.
         stop: Says when to stop, and sees to it that the process does.
         logs: Where the unfinished jobs are named.
+        token: What clients must show, if anything.
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
@@ -53,17 +62,30 @@ async def main(
     """
     now = partial(datetime.now, UTC)
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
-    rate = DrainRate()
+    places = Places()
+    completions = Completions(max_waiters=config.http.max_waiters)
+
+    def completed(job: Job) -> None:
+        completions.note(job)
+        places.note_completion()
+
     store = JobStore(
         now=now,
         keep_completed=config.store.keep_completed,
         keep_completed_bytes=config.store.keep_completed_bytes,
-        claimed=rate.note_claim,
+        claimed=places.note_claim,
+        completed=completed,
     )
-    submissions = Submissions(send, store, rate=rate, new_id=Uuid7(), now=now)
+    submissions = Submissions(send, store, places=places, new_id=Uuid7(), now=now)
+    processes = Processes(config.pool.processes) if handlers.need_processes else None
     process = Processor(
-        handlers, workers=config.pool.workers, max_result_bytes=config.store.max_result_bytes
+        handlers,
+        workers=config.pool.workers,
+        max_result_bytes=config.store.max_result_bytes,
+        processes=processes,
     )
+    if config.logging.slow_step:
+        trio.lowlevel.add_instrument(SlowSteps(process, limit=config.logging.slow_step))
 
     def pool_status() -> PoolStatus:
         return PoolStatus(
@@ -79,18 +101,35 @@ async def main(
         submissions,
         store,
         handlers,
+        completions,
+        cancel=process.cancel,
         pool_status=pool_status,
         max_body_bytes=config.http.max_body_bytes,
+        max_wait_seconds=config.http.max_wait_seconds,
+        stream_idle_timeout=config.http.stream_idle_timeout,
         shutdown_retry_after=max(1, math.ceil(config.pool.grace_period)),
     )
     ending = trio.Event()  # set by the first signal, and when HTTP fails
     pool_ended = trio.Event()
-    http = _Http(app, listeners, _limits(config), ending=ending, closing=pool_ended)
+    serve_http = partial(
+        serve,
+        app,
+        listeners,
+        closing=pool_ended,
+        limits=_limits(config),
+        allowed_hosts=config.http.allowed_hosts,
+        token=token,
+        open_path="/health",
+        access_log=config.http.access_log,
+        warm_up_path="/health",
+    )
+    http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     stop.unfinished = lambda: (f"{event} {ids}" for event, ids in _unfinished(store))
     stop.connect()
     crash: BaseException | None = None
 
-    async with trio.open_nursery() as server:  # HTTP outlives the pool
+    # The child processes and HTTP outlive the pool.
+    async with processes or nullcontext(), trio.open_nursery() as server:
         try:
             async with trio.open_nursery() as pool:
                 for n in range(config.pool.workers):
@@ -98,7 +137,7 @@ async def main(
                     pool.start_soon(run_worker, clone, store, process, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
                 server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)
-                await server.start(http.run, stop)
+                await server.start(http.run)
                 await ending.wait()
                 log.info("draining", extra={"buffered": send.statistics().current_buffer_used})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
@@ -120,6 +159,7 @@ async def main(
             ((event, {"job_ids": ids}) for event, ids in unfinished),
             seconds=_NAMING_SECONDS,
         )
+        completions.end()  # who still waits for a job gets it as it is
         pool_ended.set()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
@@ -133,44 +173,32 @@ class _Http:
 
     def __init__(
         self,
-        app: QuartTrio,
-        listeners: Listeners,
-        limits: Limits,
+        serve_http: Callable[..., Awaitable[None]],
+        stop: Stop,
         *,
         ending: trio.Event,
         closing: trio.Event,
     ) -> None:
-        self._app = app
-        self._listeners = listeners
-        self._limits = limits
+        self._serve = serve_http
+        self._stop = stop
         self._ending = ending
         self._closing = closing
         self.failed = False
         self.ended = trio.Event()
 
-    async def run(
-        self, stop: Stop, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until the pool has ended. A failure is logged, and begins the end."""
         started = False
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    partial(
-                        serve,
-                        self._app,
-                        self._listeners,
-                        limits=self._limits,
-                        closing=self._closing,
-                    )
-                )
+                await nursery.start(self._serve)
                 started = True
                 task_status.started()
         except Exception as error:
             if not started:
                 raise
             self.failed = True
-            stop.arm_after_crash(draining=not self._closing.is_set())
+            self._stop.arm_after_crash(draining=not self._closing.is_set())
             log.critical("http_failed", exc_info=_unwrapped(error))
             self._ending.set()
         finally:
@@ -187,7 +215,13 @@ async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope)
 def _limits(config: Config) -> Limits:
     return Limits(
         max_body_bytes=config.http.max_body_bytes,
+        max_header_bytes=config.http.max_header_bytes,
+        max_connections=config.http.max_connections,
+        max_requests_per_connection=config.http.max_requests_per_connection,
         keep_alive_timeout=config.http.keep_alive_timeout,
+        header_timeout=config.http.header_timeout,
+        body_timeout=config.http.body_timeout,
+        send_timeout=config.http.send_timeout,
         graceful_timeout=config.http.graceful_timeout,
     )
 

@@ -54,6 +54,10 @@ def _ignore_claim() -> None:
     pass
 
 
+def _ignore_completion(job: Job) -> None:
+    pass
+
+
 class JobStore:
     """All jobs, in memory; the single source of truth about them.
 
@@ -72,6 +76,8 @@ class JobStore:
             hold together. One that is larger by itself is not kept at all.
         claimed: Called after each claim. Admission wakes those who wait for
             room with it.
+        completed: Called after each completion with the job, which may have
+            been dropped by then. Those who wait for the job get it so.
     """
 
     def __init__(
@@ -81,11 +87,13 @@ class JobStore:
         keep_completed: int,
         keep_completed_bytes: int,
         claimed: Callable[[], None] = _ignore_claim,
+        completed: Callable[[Job], None] = _ignore_completion,
     ) -> None:
         self._now = now
         self._keep_completed = keep_completed
         self._keep_completed_bytes = keep_completed_bytes
-        self._claimed = claimed
+        self._claim_noted = claimed
+        self._completion_noted = completed
         self._jobs: dict[str, Job] = {}
         # The ids in order. A dict remembers its order too, but cannot start in
         # the middle, and walks over the gaps that dropped entries leave.
@@ -96,6 +104,8 @@ class JobStore:
         self._completed: OrderedDict[str, int] = OrderedDict()
         self._completed_bytes = 0
         self._released: set[str] = set()
+        # Ids by idempotency key; an entry goes with its job.
+        self._keys: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -115,17 +125,22 @@ class JobStore:
         """Take in a new, pending job.
 
         Raises:
-            DuplicateJobError: A job with this id is here already.
+            DuplicateJobError: A job with this id, or with this idempotency
+                key, is here already.
             InvalidTransitionError: The job is not pending.
         """
         if job.id in self._jobs:
             raise DuplicateJobError(f"job {job.id!r} is in the store already")
+        if job.key is not None and job.key.text in self._keys:
+            raise DuplicateJobError(f"a job with the key {job.key.text!r} is in the store already")
         if job.status is not JobStatus.PENDING:
             raise InvalidTransitionError(
                 f"job {job.id!r} is {job.status}; only a pending job can be added"
             )
         self._jobs[job.id] = job
         self._order.add(job.id)
+        if job.key is not None:
+            self._keys[job.key.text] = job.id
 
     def claim(self, job_id: str) -> Job:
         """Compare and set, pending → processing; the caller processes the job.
@@ -142,7 +157,7 @@ class JobStore:
         job = replace(job, status=JobStatus.PROCESSING, started_at=self._now())
         self._jobs[job_id] = job
         self._processing.add(job_id)
-        self._claimed()
+        self._claim_noted()
         return job
 
     def complete(self, job_id: str, ending: Ending) -> Job:
@@ -164,6 +179,7 @@ class JobStore:
             or self._completed_bytes > self._keep_completed_bytes
         ):
             self._drop(next(iter(self._completed)))
+        self._completion_noted(job)
         return job
 
     def release(self, job_id: str) -> Job:
@@ -180,6 +196,42 @@ class JobStore:
         self._processing.remove(job_id)
         self._released.add(job_id)
         return job
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Note that a client wants the job cancelled; its status stays as it is.
+
+        A pending job keeps its place: the worker that claims it completes it
+        without running it.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is completed.
+        """
+        job = self.get(job_id)
+        if job.status is JobStatus.COMPLETED:
+            raise InvalidTransitionError(f"job {job_id!r} is completed; it can not be cancelled")
+        job = replace(job, cancel_requested=True)
+        self._jobs[job_id] = job
+        return job
+
+    def delete(self, job_id: str) -> None:
+        """Forget a completed job.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is not completed.
+        """
+        job = self.get(job_id)
+        if job.status is not JobStatus.COMPLETED:
+            raise InvalidTransitionError(
+                f"job {job_id!r} is {job.status}; only a completed job can be deleted"
+            )
+        self._drop(job_id)
+
+    def find_key(self, text: str) -> Job | None:
+        """The job that was submitted under this idempotency key, as it is now; None if none was."""
+        job_id = self._keys.get(text)
+        return None if job_id is None else self._jobs[job_id]
 
     def page(self, *, after: str | None = None, limit: int) -> list[Job]:
         """Up to ``limit`` jobs in order, from the first one whose id is greater than ``after``.
@@ -211,7 +263,9 @@ class JobStore:
     def _drop(self, job_id: str) -> None:
         self._completed_bytes -= self._completed.pop(job_id)
         self._order.remove(job_id)
-        del self._jobs[job_id]
+        job = self._jobs.pop(job_id)
+        if job.key is not None:
+            del self._keys[job.key.text]
 
     @staticmethod
     def _check(job: Job, expected: JobStatus, wanted: JobStatus) -> None:

@@ -20,6 +20,10 @@ async def accept(payload: object) -> object:
     return payload
 
 
+def ignore(job_id: str) -> None:
+    """Cancel nothing."""
+
+
 def handlers_of(functions: Mapping[str, Callable[[Any], Any]]) -> Handlers:
     """Handlers for these functions."""
     return Handlers({name: Handler.of(function) for name, function in functions.items()})
@@ -32,6 +36,8 @@ class Api:
         functions: The handlers.
         parts: The parts, if not those of the usual sizes.
         max_body_bytes: The longest body.
+        max_wait_seconds: The longest wait.
+        cancel: Cancels a running job.
     """
 
     def __init__(
@@ -40,14 +46,20 @@ class Api:
         *,
         parts: Parts | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_wait_seconds: float = 60,
+        cancel: Callable[[str], object] = ignore,
     ) -> None:
         self.parts = parts or make_parts()
         self.app = create_app(
             self.parts.submissions,
             self.parts.store,
             handlers_of(functions or {"email": accept, "default": accept}),
+            self.parts.completions,
+            cancel=cancel,
             pool_status=self._pool_status,
             max_body_bytes=max_body_bytes,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=30,
             shutdown_retry_after=7,
         )
         self.client = Client(self.app)

@@ -4,6 +4,8 @@ import pytest
 
 from tests.api.support import SUBMISSION, Api, assert_problem
 
+JOB_ID = "01936d3c-0000-7000-8000-000000000000"
+
 UNKNOWN_PATHS = [
     "/",
     "//",
@@ -12,6 +14,11 @@ UNKNOWN_PATHS = [
     "/jobs//x",
     "/jobs/x/y",
     "/Jobs",
+    "/jobs/batch/",
+    "/jobs/stream/",
+    f"/jobs/{JOB_ID}/",
+    f"/jobs/{JOB_ID}/cancel/",
+    f"/jobs/{JOB_ID[1:]}",
     "/health/",
     "/health/ready/",
     "/health/live",
@@ -42,6 +49,10 @@ async def test_an_unknown_path_is_404(
     ("path", "allowed"),
     [
         ("/jobs", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("/jobs/batch", {"OPTIONS", "POST"}),
+        ("/jobs/stream", {"OPTIONS", "POST"}),
+        (f"/jobs/{JOB_ID}", {"DELETE", "GET", "HEAD", "OPTIONS"}),
+        (f"/jobs/{JOB_ID}/cancel", {"OPTIONS", "POST"}),
         ("/health", {"GET", "HEAD", "OPTIONS"}),
         ("/health/ready", {"GET", "HEAD", "OPTIONS"}),
     ],

@@ -171,7 +171,9 @@ async def served(
     closing = trio.Event()
     ended = trio.Event()
 
-    async def run(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+    async def run(  # noqa: ASYNC114, ASYNC128 - hands it on
+        task_status: trio.TaskStatus[tuple[str, ...]],
+    ) -> None:
         await serve(
             app,
             listeners,

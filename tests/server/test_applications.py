@@ -1,6 +1,7 @@
 """What ASGI says, seen from the application; and applications that do not keep to it."""
 
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -263,6 +264,63 @@ async def test_an_answer_that_breaks_off_ends_with_the_connection(ending: str) -
     assert not reply.endswith(b"0\r\n\r\n")
 
 
+async def test_after_an_answer_that_was_cut_short_nothing_follows_on_the_connection() -> None:
+    """As Quart does with ``RESPONSE_TIMEOUT``; else its rest would be taken from the next one."""
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        with trio.move_on_after(0.05):
+            await answer(send, bytes(50_000_000))
+
+    async with served(app) as server:
+        client = await server.connect()
+        await client.send(get() * 2)
+        await trio.sleep(0.1)
+        reply = await client.receive_rest()
+
+    assert reply.count(b"HTTP/1.1 200 OK") == 1
+    assert len(reply) < 50_000_000
+
+
+async def test_a_client_that_has_closed_its_side_still_learns_that_nobody_answers() -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the end has arrived by now
+
+    async with served(app) as server:
+        assert b" 500 " in await server.exchange(post(b"hello"))
+
+
+@pytest.mark.parametrize("kind", ["receive", "receive early", "send", "send to HEAD"])
+async def test_an_application_that_goes_on_for_ever_does_not_hold_up_others(kind: str) -> None:
+    @http_only
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await answer(send)
+        elif kind.startswith("receive"):
+            while True:
+                await receive()
+        else:
+            if kind == "send":
+                await answer(send)
+            else:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    async with served(app, limits=Limits(graceful_timeout=0.05)) as server:
+        client = await server.connect()
+        data = {
+            "receive early": post(bytes(100_000))[:-1],
+            "send to HEAD": get(method="HEAD"),
+        }
+        await client.send(data.get(kind, get()))
+        await client.stream.send_eof()
+
+        for _ in range(5):
+            assert (await server.request(get("/other"))).status == 200
+
+
 async def test_an_error_before_the_first_part_of_the_body_is_still_a_500() -> None:
     @http_only
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -510,7 +568,7 @@ def quart_app() -> QuartTrio:
 
     @app.get("/stream")
     async def stream() -> Response:
-        async def parts() -> Any:  # noqa: ANN401
+        async def parts() -> AsyncIterator[bytes]:  # noqa: ASYNC900 - what Quart asks for
             for n in range(100):
                 yield b"%d\n" % n
 

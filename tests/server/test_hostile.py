@@ -7,6 +7,7 @@ import struct
 
 import pytest
 import trio
+import trio.testing
 
 from trio_jobs.server import Limits
 
@@ -263,6 +264,7 @@ async def test_an_error_of_our_own_ends_one_connection_with_one_line(
     async with served(echo) as server:
         other = await server.connect()
         await other.request(get())
+        await trio.testing.wait_all_tasks_blocked()  # it is idle again
         caplog.clear()
         with monkeypatch.context() as patch:
             patch.setattr("trio_jobs.server.http11.Protocol.next_request", broken)

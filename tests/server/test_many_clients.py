@@ -14,7 +14,6 @@ import pytest
 import trio
 
 from trio_jobs.server import Limits
-from trio_jobs.server.descriptors import connection_cap, raise_limit
 
 from .serving import Client, echo, get, post, served
 
@@ -79,7 +78,7 @@ async def test_five_thousand_idle_clients_hold_up_nobody() -> None:
                         assert (await server.request(get())).status == 200
 
                 for _ in range(20):
-                    with trio.fail_after(1):  # normally a few milliseconds
+                    with trio.fail_after(5):  # normally a few milliseconds
                         assert (await server.request(post(b"x"))).body == b"x"
                 assert server.connections() > count * 0.99
                 with trio.fail_after(10):  # normally half a second
@@ -115,36 +114,6 @@ async def test_without_descriptors_who_is_connected_is_served_and_others_later(
 
     lines = [record.getMessage() for record in caplog.records]
     assert lines.count("cannot_accept") == 1
-
-
-@pytest.mark.parametrize(
-    ("wanted", "limit", "low", "high"),
-    [
-        (10_000, 20_000, 10_000, 10_000),
-        (10_000, 4096, 3000, 4096 - 512),
-        (10_000, 128, 1, 96),
-        (10, 1024, 10, 10),
-        (10_000, 8, 1, 1),
-    ],
-)
-def test_the_cap_leaves_a_quarter_of_the_descriptors_but_at_most_512(
-    wanted: int, limit: int, low: int, high: int
-) -> None:
-    assert low <= connection_cap(wanted=wanted, limit=limit) <= high
-
-
-def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
-
-        limit = raise_limit(connections=200)
-
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limit
-        assert limit >= 200 + 512 or limit == hard
-        assert raise_limit(connections=10) == limit  # never lowered
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # A server in a process of its own, for which ``ulimit`` holds. Told to, it opens all that it can.

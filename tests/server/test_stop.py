@@ -223,7 +223,9 @@ async def test_cancelling_closes_everything_at_once(app: Application) -> None:
     listeners = bind_sockets(["127.0.0.1:0"])
     port = int(listeners.urls[0].rpartition(":")[2])
 
-    async def run(task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+    async def run(  # noqa: ASYNC114, ASYNC128 - hands it on
+        task_status: trio.TaskStatus[tuple[str, ...]],
+    ) -> None:
         limits = Limits(graceful_timeout=60)
         await serve(app, listeners, closing=trio.Event(), limits=limits, task_status=task_status)
 

@@ -1,7 +1,9 @@
 """TLS: everything holds there too."""
 
 import logging
+import shutil
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -122,13 +124,19 @@ async def test_slow_and_unread_clients_are_closed_and_the_stop_keeps_its_bound()
             await server.ended.wait()
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a key with a password")
 def test_a_certificate_that_cannot_be_used_is_one_line_that_names_the_files(
     tmp_path: Path,
 ) -> None:
     nonsense = tmp_path / "nonsense"
     nonsense.write_text("nonsense")
 
+    locked = tmp_path / "locked"
+    command = ["openssl", "pkey", "-in", KEY, "-aes256", "-passout", "pass:x", "-out", str(locked)]
+    subprocess.run(command, check=True)
+
     for certfile, keyfile in [
+        (CERTIFICATE, str(locked)),
         ("/no/such/file", KEY),
         (CERTIFICATE, "/no/such/file"),
         (str(nonsense), KEY),

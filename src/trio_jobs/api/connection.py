@@ -6,8 +6,11 @@ leaves. Here a route runs in the connection's task and reads what it needs, at
 its own pace. A route that waits long watches `receive` itself.
 """
 
-from typing import cast
+import math
+from contextlib import suppress
+from typing import Any, Protocol, cast
 
+import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart import Quart, request
 from quart.utils import encode_headers
@@ -18,10 +21,51 @@ from quart_trio.wrappers import TrioRequest
 from trio_jobs.api.problems import Problem
 
 
+class FrontDoorBody(Protocol):
+    """What a server may offer in ``scope["extensions"]["trio_jobs.body"]``; any other does too.
+
+    Attributes:
+        RefusedError: Raised by ``receive`` when the body breaks a limit of the
+            server's; has a ``status`` and a ``detail``.
+    """
+
+    RefusedError: type[Exception]
+
+    def lift(self, *, idle_timeout: float) -> None:
+        """Take a body of any length, which may take any time."""
+
+
 class JobRequest(TrioRequest):
     """A request whose body a route reads by `receive`."""
 
     receive: ASGIReceiveCallable
+
+    @property
+    def front_door_body(self) -> FrontDoorBody | None:
+        """What the server offers, if it does."""
+        extensions: dict[str, Any] = self.scope.get("extensions") or {}
+        return extensions.get("trio_jobs.body")
+
+    async def read_chunk(self) -> tuple[bytes, bool]:
+        """The next piece of the body, and whether there are more.
+
+        Raises:
+            Problem: 400, the client has left, or shut down its sending side
+                (one that did sees the answer); or as the server puts it.
+
+        Checkpoints:
+            As ``receive`` does.
+        """
+        body = self.front_door_body
+        refused: tuple[type[Exception], ...] = () if body is None else (body.RefusedError,)
+        try:
+            message = await self.receive()
+        except refused as refusal:
+            status: int = refusal.status  # type: ignore[attr-defined]
+            raise Problem(status, str(refusal), headers={"Connection": "close"}) from None
+        if message["type"] != "http.request":
+            raise Problem(400, "the request ended in the middle of its body")
+        return message.get("body", b""), message.get("more_body", False)
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -61,29 +105,81 @@ async def read_body(*, max_bytes: int) -> bytes:
 
     Raises:
         Problem: 413, it is longer than ``max_bytes``; 400, the client stopped
-            in the middle of it.
+            in the middle of it; 408, it did not arrive in time.
 
     Checkpoints:
         As ``receive`` does; none if the whole body is there already.
     """
-    job_request = cast("JobRequest", request)
-    receive = job_request.receive
+    job_request = current_request()
     if (job_request.content_length or 0) > max_bytes:
         raise _too_long(max_bytes)
     chunks: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            # A client that has only shut down its sending side sees this answer.
-            raise Problem(400, "the request ended in the middle of its body")
-        chunk = message.get("body", b"")
+        chunk, more = await job_request.read_chunk()
         size += len(chunk)
         if size > max_bytes:
             raise _too_long(max_bytes)
         chunks.append(chunk)
-        if not message.get("more_body", False):
+        if not more:
             return b"".join(chunks) if len(chunks) > 1 else chunk
+
+
+class BodyStream:
+    """The current request's body, of any length, a piece at a time.
+
+    Args:
+        idle_timeout: How long, in seconds, the client may send nothing while
+            a piece is waited for.
+    """
+
+    def __init__(self, *, idle_timeout: float) -> None:
+        self._request = current_request()
+        self._idle_timeout = idle_timeout
+        self._more = True
+        body = self._request.front_door_body
+        if body is not None:
+            body.lift(idle_timeout=math.inf)  # the time limit is kept here, for any server
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end.
+
+        Raises:
+            Problem: 408, the client has sent nothing for too long; 400, it
+                stopped in the middle.
+
+        Checkpoints:
+            As ``receive`` does.
+        """
+        while self._more:
+            with trio.move_on_after(self._idle_timeout) as scope:
+                chunk, self._more = await self._request.read_chunk()
+            if scope.cancelled_caught:
+                raise Problem(
+                    408,
+                    f"nothing was received for {self._idle_timeout:g} s",
+                    headers={"Connection": "close"},
+                )
+            if chunk:
+                return chunk
+        return b""
+
+
+async def wait_client_left() -> None:
+    """Wait until the current request's client has left; what it still sends is dropped.
+
+    Cancellation:
+        Can be called again.
+    """
+    job_request = current_request()
+    with suppress(Problem):
+        while True:
+            await job_request.read_chunk()
+
+
+def current_request() -> JobRequest:
+    """The request that the current task answers."""
+    return cast("JobRequest", request)
 
 
 def _too_long(max_bytes: int) -> Problem:

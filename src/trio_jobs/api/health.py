@@ -1,25 +1,20 @@
 """Health: the event loop is alive, and what the pool is doing."""
 
-from dataclasses import dataclass
+import msgspec
+from quart import Blueprint, Response
+
+from trio_jobs.api.parts import Parts
+from trio_jobs.api.views import MEDIA_TYPE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatus:
-    """What the pool is doing now.
+def add_health_routes(routes: Blueprint, parts: Parts) -> None:
+    """Add ``GET /health`` and ``GET /health/ready``."""
 
-    Attributes:
-        status: ``ready``, or ``shutting down``: no more jobs are taken.
-        workers: How many there are.
-        busy: How many of them have a job.
-        buffered: Jobs in the buffer.
-        buffer_size: How many jobs it can hold.
-        oldest_running_seconds: How long the job that began first has been
-            running; null if none is.
-    """
+    @routes.get("/health")
+    async def health() -> Response:
+        return Response(b'{"status":"ok"}', content_type=MEDIA_TYPE)
 
-    status: str
-    workers: int
-    busy: int
-    buffered: int
-    buffer_size: int
-    oldest_running_seconds: float | None
+    @routes.get("/health/ready")
+    async def ready() -> Response:
+        status = 503 if parts.submissions.closed else 200
+        return Response(msgspec.json.encode(parts.pool_status()), status, content_type=MEDIA_TYPE)

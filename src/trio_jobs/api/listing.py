@@ -7,16 +7,15 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import trio
+from quart import Blueprint, Response, request
 
+from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem
-from trio_jobs.api.views import listing
+from trio_jobs.api.views import MEDIA_TYPE, STRIDE, listing
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.store import JobStore
 
 MAX_LIMIT = 1000
-
-# Jobs looked at between two checkpoints: about a millisecond's work.
-_STRIDE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +54,24 @@ class Query:
             ("after", after),
         ]
         return urlencode(pairs)
+
+
+def add_listing_route(routes: Blueprint, parts: Parts) -> None:
+    """Add ``GET /jobs``."""
+    store = parts.store
+
+    @routes.get("/jobs")
+    async def list_jobs() -> Response:
+        query = parse_query(request.query_string)
+        if query.limit is None:
+            return Response(stream_all(store, query), content_type=MEDIA_TYPE)
+        jobs, more = await read_page(store, query)
+        response = Response(listing(jobs), content_type=MEDIA_TYPE)
+        if more:
+            response.headers["Link"] = (
+                f'<{request.path}?{query.next_page(jobs[-1].id)}>; rel="next"'
+            )
+        return response
 
 
 def parse_query(text: bytes) -> Query:
@@ -101,7 +118,7 @@ async def read_page(store: JobStore, query: Query) -> tuple[list[Job], bool]:
     found: list[Job] = []
     after = query.after
     # Without a filter each job looked at is a job found.
-    stride = _STRIDE if query.filtered else limit + 1
+    stride = STRIDE if query.filtered else limit + 1
     while True:
         jobs = store.page(after=after, limit=stride)
         found += filter(query.matches, jobs)
@@ -123,12 +140,12 @@ async def stream_all(store: JobStore, query: Query) -> AsyncIterator[bytes]:
     after = query.after
     opening = b"["
     while True:
-        jobs = store.page(after=after, limit=_STRIDE)
+        jobs = store.page(after=after, limit=STRIDE)
         found = listing(filter(query.matches, jobs))[1:-1]
         if found:
             yield opening + found
             opening = b","
-        if len(jobs) < _STRIDE:
+        if len(jobs) < STRIDE:
             break
         after = jobs[-1].id
         await trio.lowlevel.checkpoint()

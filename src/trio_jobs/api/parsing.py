@@ -12,6 +12,14 @@ from trio_jobs.handlers import Handlers, UnknownTypeError
 # on 3.13), and what one accepts another must be able to show.
 MAX_DEPTH = 64
 
+# What decoding raises: neither bad UTF-8 nor deep nesting is a DecodeError.
+JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+# Parsing many submissions gives way to other tasks after about a millisecond:
+# an item takes as long as this many bytes of it, and the time is up after so many.
+ITEM_COST = 100
+TURN_COST = 100_000
+
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
@@ -33,12 +41,8 @@ def parse_submission(body: bytes, handlers: Handlers) -> Submission:
     """
     try:
         envelope = _decode_envelope(body)
-    except msgspec.ValidationError as error:
-        raise Problem(400, _in_words(error)) from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise Problem(400, f"the body is not valid JSON: {error}") from None
-    except RecursionError:
-        raise _too_deep() from None
+    except JSON_ERRORS as error:
+        raise json_problem(error) from None
     if not envelope.type:
         raise Problem(400, "$.type must be a non-empty string")
     # A Raw is a view into the whole body; what is kept is the payload alone.
@@ -49,11 +53,21 @@ def parse_submission(body: bytes, handlers: Handlers) -> Submission:
         handlers.find(envelope.type).decode(payload)
     except UnknownTypeError as error:
         raise Problem(400, str(error), types=error.types) from None
-    except msgspec.ValidationError as error:
-        raise Problem(400, _in_words(error, "$.payload")) from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise Problem(400, f"$.payload is not valid JSON: {error}") from None
+    except JSON_ERRORS as error:
+        raise json_problem(error, "$.payload") from None
     return Submission(envelope.type, payload)
+
+
+def json_problem(error: Exception, root: str = "$") -> Problem:
+    """What a client is told of one of `JSON_ERRORS`."""
+    if isinstance(error, RecursionError):
+        return _too_deep()
+    if isinstance(error, msgspec.ValidationError):
+        # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
+        text, _, place = str(error).replace("`", "").partition(" - at $")
+        return Problem(400, f"{root}{place}: {text[:1].lower()}{text[1:]}")
+    what = "the body" if root == "$" else root
+    return Problem(400, f"{what} is not valid JSON: {error}")
 
 
 def check_depth(text: bytes) -> None:
@@ -74,9 +88,3 @@ def check_depth(text: bytes) -> None:
 
 def _too_deep() -> Problem:
     return Problem(400, f"the JSON is nested deeper than {MAX_DEPTH} levels", limit=MAX_DEPTH)
-
-
-def _in_words(error: msgspec.ValidationError, root: str = "$") -> str:
-    # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
-    text, _, place = str(error).replace("`", "").partition(" - at $")
-    return f"{root}{place}: {text[:1].lower()}{text[1:]}"

@@ -8,6 +8,8 @@ from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from trio_jobs.admission import QueueFullError
+
 MEDIA_TYPE = "application/problem+json"
 
 _encode = msgspec.json.Encoder().encode
@@ -50,6 +52,28 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word for it)
         return Response(_encode(body), self.status, headers=self.headers, content_type=MEDIA_TYPE)
 
 
+def no_room(error: QueueFullError) -> Problem:
+    """The buffer is full."""
+    return Problem(
+        429,
+        f"{error}; nothing was kept; try again in {error.retry_after} s",
+        headers={"Retry-After": str(error.retry_after)},
+        retry_after=error.retry_after,
+    )
+
+
+def shutting_down(retry_after: int, **members: object) -> Problem:
+    """No more jobs are taken; ``members`` may tell how many of a stream were."""
+    kept = "nothing was kept" if "accepted" not in members else f"{members['accepted']} jobs are in"
+    return Problem(
+        503,
+        f"shutting down; {kept}",
+        headers={"Retry-After": str(retry_after), "Connection": "close"},
+        retry_after=retry_after,
+        **members,
+    )
+
+
 def register_problems(app: QuartTrio) -> None:
     """Give every error of the application this form, also 404, 405 and 500."""
 
@@ -75,7 +99,7 @@ def register_problems(app: QuartTrio) -> None:
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _DETAILS = {
-    404: "no such path",
+    404: "no such path, or no such job",
     405: "the path does not have this method; Allow names those it has",
     500: "internal error; the server's log has more",
 }

@@ -7,6 +7,11 @@ import msgspec
 
 from trio_jobs.job import Job, JobError, JobStatus, Outcome
 
+MEDIA_TYPE = "application/json"
+
+# Jobs encoded between two checkpoints: about a millisecond's work.
+STRIDE = 500
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -26,9 +31,16 @@ class _Whole(_Brief, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     error: JobError | None = None
 
 
-def brief(job: Job) -> bytes:
-    """The job without its payload, result and error."""
-    return _encode(_brief(job))
+def submitted(job: Job) -> bytes:
+    """The job as it was when it was submitted, whatever has become of it."""
+    return _encode(
+        _Brief(
+            id=job.id,
+            type=job.type,
+            status=JobStatus.PENDING,
+            created_at=_text(job.created_at),
+        )
+    )
 
 
 def whole(job: Job) -> bytes:

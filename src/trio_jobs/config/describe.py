@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from trio_jobs.config.messages import shown
-from trio_jobs.config.settings import SECTIONS, Config
+from trio_jobs.config.settings import SECTIONS, Config, HandlerConfig
 
 
 def describe(config: Config) -> str:
@@ -25,7 +25,13 @@ def _lines(config: Config) -> Iterator[str]:
     if config.handlers is not None:
         yield "\n[handlers]"
         for job_type, handler in config.handlers.items():
-            yield f"{_toml(job_type)} = {_toml(handler.call)}"
+            yield f"{_toml(job_type)} = {_handler(handler)}"
+
+
+def _handler(handler: HandlerConfig) -> str:
+    values = ((field.name, getattr(handler, field.name)) for field in fields(handler))
+    settings = [f"{name} = {_toml(value)}" for name, value in values if value is not None]
+    return _toml(handler.call) if len(settings) == 1 else f"{{ {', '.join(settings)} }}"
 
 
 def _toml(value: object) -> str:

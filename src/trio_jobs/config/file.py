@@ -79,10 +79,27 @@ def _read_handlers(table: Mapping[str, object], file: str) -> dict[str, HandlerC
         raise ConfigError(f"{file}: [handlers] must name at least one handler, got none")
     if "" in table:
         raise ConfigError(f"{file}: [handlers] takes non-empty job types, got ''")
-    call = keys_of(_HANDLERS, HandlerConfig)["call"]
-    handlers: dict[str, HandlerConfig] = {}
-    for job_type, value in table.items():
-        where = f"{file}: handlers.{shown_name(job_type)}"
-        settings: dict[str, Any] = {call.name: call.convert(value, where=where)}
-        handlers[job_type] = HandlerConfig(**settings)
-    return handlers
+    return {
+        job_type: _read_handler(value, where=f"{file}: handlers.{shown_name(job_type)}")
+        for job_type, value in table.items()
+    }
+
+
+def _read_handler(value: object, *, where: str) -> HandlerConfig:
+    """A function's name, or a table of its own: ``[handlers.email]``."""
+    keys = keys_of(_HANDLERS, HandlerConfig)
+    if not isinstance(value, dict):
+        settings: dict[str, Any] = {"call": keys["call"].convert(value, where=where)}
+        return HandlerConfig(**settings)
+    for name in value:
+        if name not in keys:
+            raise ConfigError(
+                f"{where}.{shown_name(name)} is not a setting, the nearest is {nearest(name, keys)}"
+                " (a type with a dot in it is written in quotes)"
+            )
+    if "call" not in value:
+        raise ConfigError(f"{where} must have a function's name as its key call, got none")
+    settings = {
+        name: keys[name].convert(each, where=f"{where}.{name}") for name, each in value.items()
+    }
+    return HandlerConfig(**settings)

@@ -18,6 +18,8 @@ from msgspec import Meta
 Seconds = Annotated[float, Meta(ge=0, le=604_800, description="a number of seconds")]
 # Zero would close each connection before its first request.
 PositiveSeconds = Annotated[float, Meta(ge=0.1, le=604_800, description="a number of seconds")]
+# Any shorter one would be a way to run nothing.
+Timeout = Annotated[float, Meta(ge=0.001, le=604_800, description="a number of seconds")]
 # No control characters and no lone surrogates (what an environment variable that is not UTF-8
 # turns into): such a value could be written into no log line and no TOML file.
 Text = Annotated[
@@ -44,6 +46,7 @@ class PoolConfig:
     workers: Annotated[int, Meta(ge=1, le=100_000)] = 10
     buffer_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 100
     grace_period: Seconds = 25.0
+    processes: Annotated[int, Meta(ge=1, le=1_000)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,23 @@ class HttpConfig:
 
     # What an address may look like is for the front door to say.
     bind: Annotated[tuple[Text, ...], Meta(min_length=1)] = ("127.0.0.1:8080",)
+    certfile: Text | None = None
+    keyfile: Text | None = None
+    allowed_hosts: tuple[Text, ...] = ()
+    token_file: Text | None = None
+    token: Text | None = field(default=None, repr=False)
+    access_log: bool = False
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_requests_per_connection: Annotated[int, Meta(ge=1, le=2**31)] = 100_000
+    max_header_bytes: Annotated[int, Meta(ge=1_024, le=2**20)] = 16_384
     max_body_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
+    header_timeout: PositiveSeconds = 10.0
+    body_timeout: PositiveSeconds = 30.0
+    send_timeout: PositiveSeconds = 5.0
     keep_alive_timeout: PositiveSeconds = 10.0
+    stream_idle_timeout: PositiveSeconds = 30.0
+    max_wait_seconds: Seconds = 60.0
+    max_waiters: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     graceful_timeout: Seconds = 2.0
 
 
@@ -72,13 +90,16 @@ class LoggingConfig:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    slow_step: Seconds = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerConfig:
-    """The function that processes the jobs of one type, not yet imported."""
+    """The function that processes the jobs of one type, not yet imported, and how it is run."""
 
     call: FunctionName
+    run: Literal["async", "thread", "process"] | None = None
+    timeout: Timeout | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

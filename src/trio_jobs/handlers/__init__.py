@@ -1,16 +1,25 @@
 """The users' functions by job type, and `Processor`, which runs the right one for a job."""
 
-from trio_jobs.handlers.handler import Handler, HandlerError, Run
-from trio_jobs.handlers.loading import load_function
+from trio_jobs.handlers.context import JobContext
+from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.loading import HandlerError, load_function
+from trio_jobs.handlers.payload import PayloadSchemas
+from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.processor import Processor
-from trio_jobs.handlers.table import Handlers, UnknownTypeError
+from trio_jobs.handlers.slow_steps import SlowSteps
+from trio_jobs.handlers.table import Handlers, UnknownTypeError, describe_payloads
 
 __all__ = [
     "Handler",
     "HandlerError",
     "Handlers",
+    "JobContext",
+    "PayloadSchemas",
+    "Processes",
     "Processor",
     "Run",
+    "SlowSteps",
     "UnknownTypeError",
+    "describe_payloads",
     "load_function",
 ]

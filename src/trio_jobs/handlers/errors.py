@@ -18,8 +18,22 @@ _MAX_NAMED = 10
 _UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+class DescribedError(Exception):
+    """An error that knows its description already, because it was raised elsewhere.
+
+    Attributes:
+        error: The description.
+    """
+
+    def __init__(self, text: str, error: JobError) -> None:
+        super().__init__(text)
+        self.error = error
+
+
 def describe_error(error: BaseException) -> JobError:
     """The error's type and text; the text of a group names the inner ones."""
+    if isinstance(error, DescribedError):
+        return error.error
     return JobError(
         type=readable(type(error).__name__, MAX_TYPE), message=readable(_text(error), MAX_MESSAGE)
     )

@@ -1,16 +1,20 @@
-"""A handler: one user's function, and how it is run."""
+"""A handler: one user's function, and how it is run. Everything about it is checked here, once."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-import msgspec
-
-
-class HandlerError(Exception):
-    """A function that cannot be a handler; the text says why."""
+from trio_jobs.handlers.loading import HandlerError, find_again, own_name
+from trio_jobs.handlers.payload import (
+    Decode,
+    PayloadType,
+    PayloadTypeError,
+    make_decoder,
+    payload_type,
+)
 
 
 class Run(StrEnum):
@@ -18,44 +22,153 @@ class Run(StrEnum):
 
     ASYNC = "async"
     THREAD = "thread"
+    PROCESS = "process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A user's function and how it is run.
+    """A user's function and how it is run; made by `of`.
 
     Attributes:
-        call: Called with the payload; what it returns is the job's result.
+        name: What it is called where it was defined or configured,
+            ``"package.module:qualified.name"``; a child process finds it by this.
+        call: Called with the payload, and with a `JobContext` if it takes one;
+            what it returns is the job's result.
         run: Where it runs: a coroutine function in the event loop, a plain
-            function in a worker thread.
+            function in a worker thread or in a child process.
+        timeout: How long it may take, in seconds; None for as long as it likes.
+        takes_context: Whether it is called with a context as well.
+        payload_type: What payloads are checked against; ``Any`` for any JSON.
         decode: Makes the payload that the function is called with from JSON;
             raises ``msgspec.MsgspecError`` or ``UnicodeError`` if it cannot.
     """
 
-    call: Callable[[Any], Any]
+    name: str
+    call: Callable[..., Any]
     run: Run
-    decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
+    timeout: float | None
+    takes_context: bool
+    payload_type: PayloadType
+    decode: Decode
 
     @classmethod
-    def of(cls, function: object) -> Self:
-        """The handler for a function, run as its kind asks for.
+    def of(
+        cls,
+        function: object,
+        *,
+        run: str | None = None,
+        timeout: float | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """The handler for a function.
+
+        Args:
+            function: Any callable that can be called with a payload.
+            run: ``"async"``, ``"thread"`` or ``"process"``; None goes by the
+                kind of function: async ones in the event loop, others in a thread.
+            timeout: Seconds that it may take; None for no limit.
+            name: What it was loaded by, if it was: then a child process can do
+                the same. Otherwise it goes by its own name.
 
         Raises:
-            HandlerError: It cannot be called, or not with one argument.
+            HandlerError: The function cannot be called with a payload, does not
+                fit ``run``, cannot be found again by a child process, or has a
+                payload annotated with what cannot be checked.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
+        where = _where(function, run)
+        _check_timeout(timeout)
+        takes_context = _takes_context(function)
+        if takes_context and where is not Run.ASYNC:
+            raise HandlerError(
+                f"takes a second argument, which only an async function gets; this one runs in"
+                f" a {where}"
+            )
+        if name is None:
+            name = find_again(function) if where is Run.PROCESS else own_name(function)
         try:
-            inspect.signature(function).bind(None)
-        except TypeError as error:
-            raise HandlerError(f"cannot be called with a payload: {error}") from None
-        except ValueError:  # some builtins have no signature; they get the benefit of the doubt
-            pass
-        return cls(call=function, run=Run.ASYNC if _is_async(function) else Run.THREAD)
+            type_ = payload_type(function)
+            decode = make_decoder(type_)
+        except PayloadTypeError as error:
+            raise HandlerError(str(error)) from error
+        return cls(
+            name=name,
+            call=function,
+            run=where,
+            timeout=timeout,
+            takes_context=takes_context,
+            payload_type=type_,
+            decode=decode,
+        )
+
+    def call_plain(self, payload: object) -> object:
+        """Call a plain function; in the thread or the process where it runs.
+
+        Raises:
+            TypeError: It returned an awaitable: a plain wrapper around an async
+                function looks like a plain one.
+            RuntimeError: It raised ``StopIteration``, which would turn into
+                this, with less to say, in any coroutine on its way.
+        """
+        try:
+            result = self.call(payload)
+        except StopIteration as error:
+            raise RuntimeError("the function raised StopIteration") from error
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError("a plain function returned an awaitable; make it an async function")
+        return result
 
 
-def _is_async(function: Callable[[Any], Any]) -> bool:
+def _where(function: Callable[..., Any], run: str | None) -> Run:
+    is_async = _is_async(function)
+    if run is None:
+        return Run.ASYNC if is_async else Run.THREAD
+    if run not in list(Run):
+        raise HandlerError(f"must run in one of {', '.join(map(repr, map(str, Run)))}, got {run!r}")
+    where = Run(run)
+    if (where is Run.ASYNC) is not is_async:
+        kind = "an async" if is_async else "a plain"
+        needed = "a plain" if is_async else "an async"
+        raise HandlerError(f'is {kind} function; run = "{where}" needs {needed} one')
+    return where
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
     # An instance whose __call__ is a coroutine function is one as well.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  (the method itself, not whether it exists)
     )
+
+
+def _takes_context(function: Callable[..., Any]) -> bool:
+    """Whether the function cannot do without a second argument.
+
+    A second parameter with a default is the function's own business.
+    """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some builtins have no signature; they get the benefit of the doubt
+        return False
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        try:
+            signature.bind(None, None)
+        except TypeError:
+            raise HandlerError(f"cannot be called with a payload: {error}") from None
+        return True
+    return False
+
+
+def _check_timeout(timeout: object) -> None:
+    match timeout:
+        case None:
+            return
+        case bool():
+            pass
+        case int() | float() if 0 < timeout < math.inf:
+            return
+    raise HandlerError(f"must have a timeout of more than 0 seconds, got {timeout!r}")

@@ -3,7 +3,9 @@
 import importlib
 import traceback
 
-from trio_jobs.handlers.handler import HandlerError
+
+class HandlerError(Exception):
+    """A function that cannot be a handler; the text says why."""
 
 
 def load_function(reference: str) -> object:
@@ -28,6 +30,29 @@ def load_function(reference: str) -> object:
         except AttributeError as error:
             raise HandlerError(f"module {module_name!r} has no {qualified_name!r}") from error
     return found
+
+
+def own_name(function: object) -> str:
+    """What a function is called where it was defined; an object goes by its class."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def find_again(function: object) -> str:
+    """The own name of a function, by which a child process finds it again.
+
+    Raises:
+        HandlerError: It cannot be found by it, like a lambda, a nested
+            function, or one that a decorator has replaced.
+    """
+    name = own_name(function)
+    try:
+        found = load_function(name)
+    except HandlerError as error:
+        raise HandlerError(f"cannot be found again by a process: {error}") from error
+    if found != function:  # not by identity: a method is made anew each time
+        raise HandlerError(f"cannot be found again by a process: {name!r} is something else")
+    return name
 
 
 def _import_failed(module_name: str, error: BaseException) -> HandlerError:

@@ -1,20 +1,30 @@
 """`Processor`: runs the right handler for a job and says how the job ended."""
 
-import inspect
 import logging
 import math
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Iterable
 
 import trio
 
+from trio_jobs.handlers.context import call_with_context
 from trio_jobs.handlers.errors import describe_error
 from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
-from trio_jobs.handlers.table import Handlers
+from trio_jobs.handlers.slow_steps import Suspect
+from trio_jobs.handlers.table import Handlers, UnknownTypeError
+from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
 
 log = logging.getLogger(__name__)
+
+# How many jobs that have ended are remembered for `SlowSteps`, at the most.
+_REMEMBERED = 100
+
+
+class CutShortError(Exception):
+    """The handler's scope was cancelled, and that has ended it."""
 
 
 class Processor:
@@ -25,37 +35,56 @@ class Processor:
         workers: How many jobs run at the same time: the size of the limiter
             for threads. Trio's default limiter is shared with everybody.
         max_result_bytes: The largest result, as JSON.
+        processes: Where handlers run that ask for a process.
+
+    Raises:
+        ValueError: A handler asks for a process, and there are none.
     """
 
-    def __init__(self, handlers: Handlers, *, workers: int, max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        *,
+        workers: int,
+        max_result_bytes: int,
+        processes: Processes | None = None,
+    ) -> None:
+        if processes is None and handlers.need_processes:
+            raise ValueError("a handler runs in a process, but there are no processes")
         self._handlers = handlers
         self._threads = trio.CapacityLimiter(workers)
         self._max_result_bytes = max_result_bytes
-        # When each running job began, by Trio's clock; the oldest is first.
-        self._running: dict[str, float] = {}
+        self._processes = processes
+        # By id; the one that began first is first.
+        self._running: dict[str, RunningJob] = {}
+        self._ended: deque[Job] = deque(maxlen=_REMEMBERED)
 
     async def __call__(self, job: Job) -> Ending:
         """Run the job's handler; whatever that returns or raises becomes the ending.
 
+        Unless something else was first: a cancel or the time limit. A job that
+        was cancelled before it was claimed runs nothing.
+
         Cancellation:
             When the scope this runs in is cancelled the handler is cancelled
-            (a thread is left behind), and ``Cancelled`` leaves this function,
-            whatever the handler has made of it; unless the handler has ended
-            with a value: then the job has ended, and that is recorded.
+            (its process is killed, its thread left behind), and ``Cancelled``
+            leaves this function, whatever the handler has made of it; unless
+            the handler has ended with a value: then the job has ended, and
+            that is recorded.
 
         Checkpoints:
             As many as the handler; none if that has none.
         """
-        token = current_job_id.set(job.id)
-        self._running[job.id] = trio.current_time()
+        if job.cancel_requested:
+            return CANCELLED
         try:
-            # In a scope of its own. One that the handler has opened and not closed
-            # (an async generator that yields inside of one) would stay the
-            # worker's, and when it is cancelled end the whole pool, silently.
-            with trio.CancelScope():
-                result = await self._run(self._handlers.find(job.type), job)
-            encoded = encode_result(result, max_bytes=self._max_result_bytes)
-            return Ending(outcome=Outcome.SUCCEEDED, result=encoded)
+            handler = self._handlers.find(job.type)
+        except UnknownTypeError as error:
+            return Ending(outcome=Outcome.FAILED, error=describe_error(error))
+        token = current_job_id.set(job.id)
+        self._running[job.id] = running = RunningJob(job, timeout=handler.timeout)
+        try:
+            return await self._run_in_scope(handler, running)
         except BaseException as error:
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
@@ -64,37 +93,109 @@ class Processor:
             # would take a worker away, the first one silently.
             if trio.current_effective_deadline() == -math.inf:
                 await trio.lowlevel.checkpoint()  # raises the real Cancelled
-            log.warning("handler_raised", exc_info=error, extra={"job_type": job.type})
-            return Ending(outcome=Outcome.FAILED, error=describe_error(error))
+            decided = running.end()
+            if not isinstance(error, CutShortError):
+                log.warning(
+                    "handler_raised",
+                    exc_info=error,
+                    extra={"job_id": job.id, "job_type": job.type},
+                )
+            return decided or Ending(outcome=Outcome.FAILED, error=describe_error(error))
         finally:
             del self._running[job.id]
+            self._ended.append(job)
             current_job_id.reset(token)
+
+    def cancel(self, job_id: str) -> bool:
+        """End a running job as cancelled, unless it has been decided how it ends.
+
+        An async handler is cancelled, a process is killed; a thread goes on, and
+        the job completes when it has returned.
+
+        Returns:
+            Whether the job is running and ends as cancelled.
+        """
+        running = self._running.get(job_id)
+        return running is not None and running.cancel()
 
     def oldest_running_seconds(self) -> float | None:
         """How long the job that began first has been running; None if none is."""
-        for started in self._running.values():
-            return trio.current_time() - started
+        for running in self._running.values():
+            return trio.current_time() - running.started
         return None
 
-    async def _run(self, handler: Handler, job: Job) -> object:
-        payload = handler.decode(job.payload)
-        if handler.run is Run.ASYNC:
-            return await handler.call(payload)
-        return await self._run_in_thread(handler.call, payload)
+    def running_here(self) -> list[Suspect]:
+        """The jobs whose handlers are running in the event loop; for `SlowSteps`."""
+        return self._suspects(running.job for running in self._running.values())
 
-    async def _run_in_thread(self, call: Callable[[Any], Any], payload: object) -> object:
+    def ended_here(self) -> list[Suspect]:
+        """Those that have ended since `forget_ended`."""
+        return self._suspects(self._ended)
+
+    def forget_ended(self) -> None:
+        """Forget the jobs that have ended."""
+        self._ended.clear()
+
+    def _suspects(self, jobs: Iterable[Job]) -> list[Suspect]:
+        handlers = [(self._handlers.find(job.type), job) for job in jobs]
+        return [
+            Suspect(handler=handler.name, job_id=job.id, job_type=job.type)
+            for handler, job in handlers
+            if handler.run is Run.ASYNC
+        ]
+
+    async def _run_in_scope(self, handler: Handler, running: RunningJob) -> Ending:
+        # The scope is also what keeps one that the handler has opened and not
+        # closed (an async generator that yields inside of one) from staying the
+        # worker's: when that is cancelled it would end the pool, silently.
+        with trio.CancelScope() as scope:
+            if handler.run is not Run.THREAD:
+                running.scope = scope
+            return await self._run(handler, running)
+        raise CutShortError
+
+    async def _run(self, handler: Handler, running: RunningJob) -> Ending:
+        if handler.run is Run.PROCESS:
+            encoded = await self._run_in_process(handler, running)
+            return running.end() or Ending(outcome=Outcome.SUCCEEDED, result=encoded)
+        payload = handler.decode(running.job.payload)
+        running.start_clock()
+        if handler.run is Run.THREAD:
+            result = await self._run_in_thread(handler, payload, running.job)
+        elif handler.takes_context:
+            result = await call_with_context(handler.call, payload, running.job)
+        else:
+            result = await handler.call(payload)
+        # The end comes first: encoding is not the handler's time.
+        return running.end() or Ending(
+            outcome=Outcome.SUCCEEDED,
+            result=encode_result(result, max_bytes=self._max_result_bytes),
+        )
+
+    async def _run_in_thread(self, handler: Handler, payload: object, job: Job) -> object:
+        # A thread cannot be interrupted, and there are never more than N jobs
+        # at a time. So a cancel and the time limit do not reach this (the job's
+        # scope is not theirs to cancel): they decide, and the slot stays taken
+        # until the thread returns. Only the pool's end leaves it behind, since
+        # nothing may outlast the grace period.
         try:
-            # A thread cannot be interrupted. Abandoned it is only when the pool
-            # ends: it must not outlast the grace period.
-            result = await trio.to_thread.run_sync(
-                call, payload, abandon_on_cancel=True, limiter=self._threads
+            return await trio.to_thread.run_sync(
+                handler.call_plain,
+                payload,
+                thread_name=f"job {job.id}",
+                abandon_on_cancel=True,
+                limiter=self._threads,
             )
         except trio.Cancelled:
-            log.warning("thread_still_running")
+            if trio.current_effective_deadline() == -math.inf:
+                log.warning("thread_still_running", extra={"job_id": job.id, "job_type": job.type})
             raise
-        if inspect.isawaitable(result):
-            # A plain wrapper around an async function looks like a plain one.
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError("a plain function returned an awaitable; make it an async function")
-        return result
+
+    async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes:
+        assert self._processes is not None  # noqa: S101  (for the type checker: checked above)
+        return await self._processes.run(
+            handler.name,
+            running.job.payload,
+            max_result_bytes=self._max_result_bytes,
+            started=running.start_clock,
+        )

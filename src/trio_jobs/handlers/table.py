@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from trio_jobs.handlers.handler import Handler
+import msgspec
+
+from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.payload import PayloadSchemas, make_schemas
 
 # The entry for every type that has none of its own.
 DEFAULT = "default"
@@ -44,3 +47,31 @@ class Handlers:
         if handler is None:
             raise UnknownTypeError(type, tuple(sorted(self.table)))
         return handler
+
+    @property
+    def need_processes(self) -> bool:
+        """Whether any of them runs in a child process."""
+        return any(handler.run is Run.PROCESS for handler in self.table.values())
+
+    def schemas(self, *, ref_template: str = "#/$defs/{name}") -> PayloadSchemas:
+        """The JSON schema of each type's payload.
+
+        Args:
+            ref_template: How a schema refers to one of the components, given
+                its name.
+        """
+        types = {name: handler.payload_type for name, handler in self.table.items()}
+        return make_schemas(types, ref_template=ref_template)
+
+
+def describe_payloads(handlers: Handlers) -> str:
+    """What payload each type takes, as JSON Schema, in comment lines of a TOML file."""
+    schemas = handlers.schemas()
+    lines = ["", "# The payload of each type, as JSON Schema:"]
+    lines += [f"# {_json(name)} = {_json(schema)}" for name, schema in schemas.types.items()]
+    lines += [f"# #/$defs/{name} = {_json(each)}" for name, each in schemas.components.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -146,16 +146,13 @@ class Body:
         if self._http.request_complete:
             return True
         events = 0
-        while True:
-            event = self._http.next_event()
-            if type(event) is h11.Data:
-                self._parts.append(event.data)
-                self._count += len(event.data)
-                events += 1
-                if events % _EVENTS_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-            else:
-                return type(event) is h11.EndOfMessage
+        while type(event := self._http.next_event()) is h11.Data:
+            self._parts.append(event.data)
+            self._count += len(event.data)
+            events += 1
+            if events % _EVENTS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        return type(event) is h11.EndOfMessage
 
     async def _fill(self) -> None:
         if self._http.connection.they_are_waiting_for_100_continue:

@@ -68,6 +68,8 @@ class Connection(TCPServer):
         self._limits = shared.limits
         self._scope = trio.CancelScope()
         self._phase = Phase.IDLE
+        # A part of an answer has perhaps not been sent whole; nothing can follow it.
+        self._cut = False
         self.http: Protocol
         self.loopback = loopback
         self.client_name = "?"
@@ -83,16 +85,17 @@ class Connection(TCPServer):
                 await self._talk()
         except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        except BaseException as error:  # the boundary around one connection
+        except BaseException as error:  # noqa: ASYNC103 - the boundary around one connection
             if not is_own_cancellation(error):
                 log.warning(
                     "connection_failed",
                     exc_info=error,
                     extra={"client": self.client_name, "cause": repr(error)[:_QUOTE]},
                 )
-            await trio.lowlevel.checkpoint_if_cancelled()
         finally:
             self.abort()
+        # What was caught above may have been this task's cancellation.
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def finish(self) -> None:
         """End a connection that is idle, and any other after its present answer."""
@@ -131,7 +134,11 @@ class Connection(TCPServer):
 
         Raises:
             ClientLeftError: The connection is broken.
+
+        Cancellation:
+            Nothing is sent on this connection any more.
         """
+        self._cut = True
         deadline = self._scope.deadline
         try:
             for start in range(0, len(data), _PIECE):
@@ -142,6 +149,7 @@ class Connection(TCPServer):
             raise ClientLeftError("the connection is broken") from error
         finally:
             self._scope.deadline = deadline
+        self._cut = False
 
     async def protocol_send(self, event: Event) -> None:
         """Send what Hypercorn's part of the protocol writes."""
@@ -211,7 +219,7 @@ class Connection(TCPServer):
             finally:
                 if shared.access_log:
                     self._log(exchange, began)
-            if exchange.gone or not self.http.next_request():
+            if exchange.gone or self._cut or not self.http.next_request():
                 return
 
     async def _next_head(self) -> h11.Request | None:
@@ -258,7 +266,7 @@ class Connection(TCPServer):
                 },
             )
         http = self.http
-        if http.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+        if self._cut or http.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return  # an answer had begun
         body = problem(refused.status, refused.detail)
         headers = [

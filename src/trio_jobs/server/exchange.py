@@ -8,6 +8,7 @@ that wants to know when its client leaves has only to wait in ``receive``.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -123,19 +124,20 @@ class Exchange:
             await self.send({"type": "http.response.start", "status": 204, "headers": []})
             await self.send({"type": "http.response.body"})
             return
+        refusal: RefusedError | None = None
         try:
             await self._shared.app(self.scope, self.receive, self.send)
-        except BaseException as error:  # noqa: BLE001 - the boundary around one request
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - the boundary around one request
             # Also what an application should not raise must not end the server.
             refusal = self._blame(error)
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if refusal is not None and not self._begun:
-                raise refusal from None
         else:
-            if not self._answered and not self.gone and not self._http.eof:
+            if not self._answered and not self.gone:
                 log.error("request_not_answered", extra=self._fields())
-                if not self._begun:
-                    raise _internal_error()
+                refusal = _internal_error()
+        # What was caught above may have been this task's cancellation.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if refusal is not None and not self._begun:
+            raise refusal
 
     async def receive(self) -> Message:
         """ASGI's ``receive``.
@@ -150,7 +152,7 @@ class Exchange:
             Takes nothing from the body: the next call goes on.
 
         Checkpoints:
-            Only if it has to wait for the client.
+            Unless the body is there.
         """
         body = self.body
         if not self._body_given:
@@ -161,12 +163,16 @@ class Exchange:
                 part, more = await body.read()
             except ClientLeftError:
                 self.gone = True
+                await trio.lowlevel.checkpoint()
                 return {"type": "http.disconnect"}
             self._body_given = not more
             return {"type": "http.request", "body": part, "more_body": more}
         if not self._answered:
             with trio.CancelScope() as self._watch:
-                await self._wait_gone()
+                await self._wait_end()
+            self.gone = not self._answered
+        # Some applications ask again and again, whatever they are told.
+        await trio.lowlevel.checkpoint()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -182,7 +188,8 @@ class Exchange:
 
         Checkpoints:
             For each message but ``http.response.start``, which is sent
-            together with the first part of the body.
+            together with the first part of the body, and a last one that
+            has nothing to add.
         """
         kind = message["type"]
         if kind == "http.response.start" and self._start is None:
@@ -190,7 +197,9 @@ class Exchange:
             self.status = int(message["status"])
         elif kind == "http.response.body" and self._start is not None and not self._answered:
             await self._send_body(message.get("body", b""), more=message.get("more_body", False))
-        elif kind != "http.response.body" or not self._answered:
+        elif kind == "http.response.body" and self._answered:
+            await trio.lowlevel.checkpoint()  # nobody is waiting for more
+        else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
@@ -209,21 +218,24 @@ class Exchange:
             self._answered = True
             if self._watch is not None:
                 self._watch.cancel()
-        try:
-            await self._connection.send_all(b"".join(out))
-        except ClientLeftError:
-            self.gone = True
-            raise
+        if out := [piece for piece in out if piece]:
+            try:
+                await self._connection.send_all(b"".join(out))
+            except ClientLeftError:
+                self.gone = True
+                raise
+        elif more:
+            # An endless answer to HEAD sends nothing; others must have their turn all the same.
+            await trio.lowlevel.checkpoint()
 
-    async def _wait_gone(self) -> None:
-        try:
+    async def _wait_end(self) -> None:
+        """Wait until the client closes the connection, or its side of it."""
+        with suppress(ClientLeftError):
             while not self._http.eof:
                 if self._http.ahead() > _LOOK_AHEAD:
                     # A client that sends so much ahead is there; how it leaves, ``send`` will tell.
                     await trio.sleep_forever()
                 self._http.feed(await self._connection.receive_some())
-        except ClientLeftError:
-            self.gone = True
 
     def _blame(self, error: BaseException) -> RefusedError | None:
         """What to answer after the application has raised; logs what is its own fault."""

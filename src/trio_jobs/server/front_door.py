@@ -19,7 +19,7 @@ from .shared import App, Shared, hypercorn_config
 from .warm_up import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .sockets import Bound, Listeners
 
@@ -83,7 +83,8 @@ async def serve(
         async with lifespan(shared):
             if warm_up_path is not None:
                 await warm_up(shared, warm_up_path)
-            await FrontDoor(shared, listeners).run(closing, task_status)
+            door = FrontDoor(shared, listeners)
+            await door.run(closing, started=lambda: task_status.started(listeners.urls))
     except BaseExceptionGroup as group:
         # Callers need not know how many nurseries an error has come through.
         errors = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
@@ -110,15 +111,15 @@ class FrontDoor:
         self._full = Quiet("connection_limit_reached")
         self._exhausted = Quiet("cannot_accept")
 
-    async def run(self, closing: trio.Event, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
-        """Listen, and serve until ``closing``; then the order of ``design.md``."""
+    async def run(self, closing: trio.Event, started: Callable[[], None]) -> None:
+        """Listen, tell ``started``, serve until ``closing``, then close what is open."""
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 self._listeners.listen(send_timeout=self._limits.send_timeout)
                 for bound in self._listeners.bound:
                     accepting.start_soon(self._accept, bound, connections)
                 self._announce()
-                task_status.started(self._listeners.urls)
+                started()
                 await closing.wait()
                 accepting.cancel_scope.cancel()
             self._listeners.close()

@@ -1,0 +1,91 @@
+"""`POST /jobs/batch`: many jobs at once, all or none."""
+
+import msgspec
+import trio
+from quart import Blueprint, Response
+
+from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission
+from trio_jobs.api import views
+from trio_jobs.api.connection import read_body
+from trio_jobs.api.parsing import ITEM_COST, JSON_ERRORS, TURN_COST, json_problem, parse_submission
+from trio_jobs.api.parts import Parts
+from trio_jobs.api.problems import Problem, no_room, shutting_down
+from trio_jobs.handlers import Handlers
+from trio_jobs.job import Job
+
+# The faults of so many items are told in words; of the others only the index.
+_MAX_DETAILS = 20
+
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def add_batch_route(routes: Blueprint, parts: Parts) -> None:
+    """Add ``POST /jobs/batch``."""
+    submissions = parts.submissions
+
+    @routes.post("/jobs/batch")
+    async def submit_batch() -> Response:
+        if submissions.closed:
+            raise shutting_down(parts.shutdown_retry_after)
+        body = await read_body(max_bytes=parts.max_body_bytes)
+        batch = await parse_batch(body, parts.handlers, max_items=submissions.buffer_size)
+        try:
+            jobs = submissions.submit_all(batch)
+        except QueueFullError as error:
+            raise no_room(error) from None
+        except ShuttingDownError:
+            raise shutting_down(parts.shutdown_retry_after) from None
+        return Response(await encode_jobs(jobs), 201, content_type=views.MEDIA_TYPE)
+
+
+async def parse_batch(body: bytes, handlers: Handlers, *, max_items: int) -> list[Submission]:
+    """The submissions of a batch.
+
+    Raises:
+        Problem: 400, the body is no array, has more than ``max_items`` items,
+            or has bad ones; ``index`` names those.
+
+    Checkpoints:
+        After each millisecond's work.
+    """
+    try:
+        items = _decode_items(body)
+    except JSON_ERRORS as error:
+        raise json_problem(error) from None
+    if len(items) > max_items:
+        raise Problem(
+            400,
+            f"a batch must have at most {max_items} jobs, as many as the buffer holds,"
+            f" got {len(items)}",
+            limit=max_items,
+        )
+    batch: list[Submission] = []
+    bad: list[tuple[int, str]] = []
+    cost = 0
+    for index, item in enumerate(items):
+        text = bytes(item)
+        try:
+            batch.append(parse_submission(text, handlers))
+        except Problem as problem:
+            bad.append((index, problem.detail))
+        cost += len(text) + ITEM_COST
+        if cost > TURN_COST:
+            cost = 0
+            await trio.lowlevel.checkpoint()
+    if bad:
+        details = "; ".join(f"item {index}: {detail}" for index, detail in bad[:_MAX_DETAILS])
+        raise Problem(400, details, index=[index for index, _ in bad])
+    return batch
+
+
+async def encode_jobs(jobs: list[Job]) -> bytes:
+    """An array of jobs, each of them brief.
+
+    Checkpoints:
+        After each millisecond's work.
+    """
+    pieces = []
+    for start in range(0, len(jobs), views.STRIDE):
+        pieces.append(views.listing(jobs[start : start + views.STRIDE])[1:-1])
+        await trio.lowlevel.checkpoint()
+    return b"[" + b",".join(pieces) + b"]"

@@ -1,0 +1,119 @@
+"""`POST /jobs/stream`: jobs without end, one a line, taken in as room appears."""
+
+import msgspec
+import trio
+from quart import Blueprint, Response
+
+from trio_jobs.admission import ShuttingDownError, Submission
+from trio_jobs.api.connection import BodyStream
+from trio_jobs.api.lines import Lines
+from trio_jobs.api.parsing import ITEM_COST, TURN_COST, parse_submission
+from trio_jobs.api.parts import Parts
+from trio_jobs.api.problems import Problem, shutting_down
+from trio_jobs.api.views import MEDIA_TYPE
+
+_WHITE_SPACE = b" \t\r"
+
+
+def add_stream_route(routes: Blueprint, parts: Parts) -> None:
+    """Add ``POST /jobs/stream``."""
+
+    @routes.post("/jobs/stream")
+    async def submit_stream() -> Response:
+        upload = Upload(parts)
+        try:
+            with parts.submissions.while_open():
+                await upload.run()
+        except ShuttingDownError:
+            raise shutting_down(parts.shutdown_retry_after, accepted=upload.accepted) from None
+        except Problem as problem:
+            problem.members["accepted"] = upload.accepted
+            raise
+        answer = msgspec.json.encode({"accepted": upload.accepted})
+        return Response(answer, 201, content_type=MEDIA_TYPE)
+
+
+class Upload:
+    """One stream of jobs.
+
+    The next piece of the body is read when all jobs of the last one are in:
+    that is what makes the client wait, by TCP, and what keeps memory flat.
+
+    Attributes:
+        accepted: How many jobs are in. True at any checkpoint.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.accepted = 0
+        self._submissions = parts.submissions
+        self._handlers = parts.handlers
+        self._max_line_bytes = parts.max_body_bytes
+        self._idle_timeout = parts.stream_idle_timeout
+        self._line = 0
+
+    async def run(self) -> None:
+        """Take in the current request's body.
+
+        Raises:
+            Problem: 400, a bad line or an incomplete body; 408, the client
+                sent nothing; 413, a line is too long.
+            ShuttingDownError: The submissions are closed.
+
+        Cancellation:
+            What has been admitted stays.
+        """
+        body = BodyStream(idle_timeout=self._idle_timeout)
+        lines = Lines()
+        while chunk := await body.read():
+            await self._take(lines.feed(chunk))
+            if lines.pending_bytes > self._max_line_bytes + len(b"\r"):
+                self._line += 1
+                raise self._too_long()
+        await self._take([lines.last()])
+
+    async def _take(self, lines: list[bytes]) -> None:
+        ready: list[Submission] = []
+        bad: Problem | None = None
+        cost = 0
+        for line in lines:
+            self._line += 1
+            if text := line.strip(_WHITE_SPACE):
+                try:
+                    ready.append(self._parse(text))
+                except Problem as problem:
+                    bad = problem
+                    break
+            cost += len(line) + ITEM_COST
+            if cost > TURN_COST:
+                cost = 0
+                await self._admit(ready)
+                ready = []
+                await trio.lowlevel.checkpoint()
+        await self._admit(ready)
+        if bad is not None:
+            raise bad  # the lines before it are in, and stay
+
+    def _parse(self, text: bytes) -> Submission:
+        if len(text) > self._max_line_bytes:
+            raise self._too_long()
+        try:
+            return parse_submission(text, self._handlers)
+        except Problem as problem:
+            problem.members["line"] = self._line
+            raise
+
+    async def _admit(self, ready: list[Submission]) -> None:
+        while ready:
+            admitted = await self._submissions.submit_some(ready)
+            # Before any checkpoint: a shutdown or a hang-up does not falsify it.
+            self.accepted += len(admitted)
+            ready = ready[len(admitted) :]
+
+    def _too_long(self) -> Problem:
+        return Problem(
+            413,
+            f"line {self._line} must be at most {self._max_line_bytes} bytes",
+            headers={"Connection": "close"},
+            limit=self._max_line_bytes,
+            line=self._line,
+        )

@@ -1,0 +1,99 @@
+"""What runs in a child process: one handler's function at a time, from JSON to JSON.
+
+Nothing but bytes and text crosses: a payload comes as it was submitted, a
+result goes as it will be kept, and an exception as its description. So nothing
+has to be picklable, and what cannot be encoded fails here, inside the job.
+"""
+
+import fcntl
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from functools import cache
+
+from trio_jobs.handlers.errors import describe_error
+from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.loading import load_function
+from trio_jobs.handlers.results import encode_result
+from trio_jobs.job import JobError
+
+# Characters of a traceback that go into the log: its end says the most.
+_MAX_TRACEBACK = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a function raised in the child.
+
+    Attributes:
+        error: Its description.
+        traceback: For the log.
+    """
+
+    error: JobError
+    traceback: str
+
+
+def prepare() -> None:
+    """Make this process independent of the terminal's signals, and dependent on its parent.
+
+    Ctrl-C in a terminal and a service manager's SIGTERM reach every process of
+    the server; what they mean for the jobs is for the server to say.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        _die_with_parent()
+
+
+def ready() -> None:
+    """Nothing; that it has run shows that the process has started and is prepared."""
+
+
+def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
+    """Run the function of this name; never raises.
+
+    Returns:
+        Its result as JSON, or what it raised, be it a ``SystemExit``.
+    """
+    try:
+        handler = _find(name)
+        result = handler.call_plain(handler.decode(payload))
+        return encode_result(result, max_bytes=max_result_bytes)
+    except BaseException as error:  # noqa: BLE001  (nothing that a handler raises ends the process)
+        return Failure(error=describe_error(error), traceback=_traceback(error))
+
+
+@cache
+def _find(name: str) -> Handler:
+    return Handler.of(load_function(name), run=Run.PROCESS, name=name)
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
+    except BaseException:  # noqa: BLE001  (an exception can be made so that showing it fails)
+        return "<the traceback could not be made>"
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when the server is gone, even by ``kill -9``.
+
+    The server holds the only write end of a pipe that multiprocessing gives
+    each child; when it closes, the kernel sends the signal that was asked for.
+    Not ``PR_SET_PDEATHSIG``: that fires when the *thread* that started the child
+    ends, and Trio's threads end after ten idle seconds. Not a thread that waits
+    for the pipe: it could not run while a function holds the GIL.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101  (for the type checker: this is a child)
+    pipe = parent.sentinel
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([pipe], [], [], 0)[0]:  # it closed before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,66 @@
+"""`JobContext`: what an async handler may ask for beside the payload."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import trio
+
+from trio_jobs.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobContext:
+    """The job that a handler works on: an async handler's second argument, if it takes one.
+
+    Attributes:
+        id: The job's id.
+        type: Its type.
+        submitted_at: When it was admitted (UTC).
+        nursery: The job's own. Whatever is started in it ends before the job
+            counts as ended: the job waits for it, a child that fails fails the
+            job, and time limit, cancel and shutdown reach all of it.
+    """
+
+    id: str
+    type: str
+    submitted_at: datetime
+    nursery: trio.Nursery
+
+
+async def call_with_context(
+    call: Callable[[Any, JobContext], Awaitable[object]], payload: object, job: Job
+) -> object:
+    """Call an async handler with the job's context, and wait for what it has started.
+
+    Returns:
+        What the handler returned, when everything in its nursery has ended.
+
+    Raises:
+        RuntimeError: The handler cancelled its own nursery, which has ended it.
+        BaseException: What the handler or a child raised, as it is; a group if
+            it was more than one.
+
+    Checkpoints:
+        At least once.
+    """
+    returned = False
+    failure = None
+    try:
+        async with trio.open_nursery() as nursery:
+            context = JobContext(
+                id=job.id, type=job.type, submitted_at=job.created_at, nursery=nursery
+            )
+            result = await call(payload, context)
+            returned = True
+    except BaseExceptionGroup as group:
+        # The group is the nursery's doing. One member alone says more without it.
+        if len(group.exceptions) > 1:
+            raise
+        failure = group.exceptions[0]
+    if failure is not None:
+        raise failure  # here, where it does not get the group as its context
+    if not returned:
+        raise RuntimeError("the handler was ended by cancelling its own nursery")
+    return result

@@ -1,0 +1,135 @@
+"""What payloads a handler takes: their type, its decoder and its schema."""
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trio_jobs.handlers.errors import describe_error
+
+Decode = Callable[[bytes], object]
+
+# Whatever can annotate a parameter: classes, unions, Annotated, ... No type has them all.
+PayloadType: TypeAlias = Any
+
+_decode_anything = msgspec.json.Decoder().decode
+
+
+class PayloadTypeError(Exception):
+    """An annotation that payloads cannot be checked against; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadSchemas:
+    """The JSON schemas of payloads.
+
+    Attributes:
+        types: By job type; an empty schema where anything goes.
+        components: What those refer to, by name.
+    """
+
+    types: Mapping[str, Mapping[str, object]]
+    components: Mapping[str, Mapping[str, object]]
+
+
+def payload_type(function: Callable[..., object]) -> PayloadType:
+    """The type that a function asks for with the annotation of its first parameter.
+
+    ``Any`` if there is none, or if it says ``object``: plain JSON values.
+
+    Raises:
+        PayloadTypeError: The annotation is text that cannot be resolved.
+    """
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()))
+    except (ValueError, StopIteration):  # some builtins have no signature
+        return Any
+    annotation = first.annotation
+    if annotation is inspect.Parameter.empty:
+        return Any
+    # This parameter's alone: the context's type, for one, is often imported
+    # for type checkers only.
+    holder = SimpleNamespace(__annotations__={"payload": annotation})
+    try:
+        hints = typing.get_type_hints(holder, _namespace(function), include_extras=True)
+    except Exception as error:  # whatever evaluating the user's text raises
+        raise PayloadTypeError(
+            f"has a payload annotated {annotation!r}, which cannot be resolved: {error}"
+        ) from error
+    return Any if hints["payload"] is object else hints["payload"]
+
+
+def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
+    """A function that makes a payload of this type from JSON, strictly.
+
+    It raises ``msgspec.MsgspecError`` or ``UnicodeError``, and nothing else.
+
+    Raises:
+        PayloadTypeError: Payloads of this type cannot be made from JSON.
+    """
+    if type is Any:
+        return _decode_anything
+    try:
+        decode = msgspec.json.Decoder(type).decode
+        # Types that it cannot make at all msgspec takes for custom ones here,
+        # and every payload would be refused; their schema is where it says so.
+        make_schemas({"payload": type})
+    except Exception as error:  # the user's classes are inspected, and may raise anything
+        raise PayloadTypeError(f"has a payload of type {type!r}: {error}") from error
+
+    def decode_typed(payload: bytes) -> object:
+        try:
+            return decode(payload)
+        except (msgspec.MsgspecError, UnicodeError):
+            raise
+        except BaseException as error:  # the user's __post_init__ may raise anything
+            cause = describe_error(error)
+            raise msgspec.ValidationError(
+                f"cannot be decoded: {cause.type}: {cause.message}"
+            ) from error
+
+    return decode_typed
+
+
+def make_schemas(
+    types: Mapping[str, PayloadType], *, ref_template: str = "#/$defs/{name}"
+) -> PayloadSchemas:
+    """The schemas of payload types by job type, with those that they refer to.
+
+    Args:
+        types: The payload's type for each job type.
+        ref_template: How a schema refers to a component, given its name.
+
+    Raises:
+        TypeError: One of the types has no schema.
+    """
+    schemas, components = msgspec.json.schema_components(
+        tuple(types.values()), schema_hook=_custom_schema, ref_template=ref_template
+    )
+    return PayloadSchemas(types=dict(zip(types, schemas, strict=True)), components=components)
+
+
+def _custom_schema(type: PayloadType) -> dict[str, object]:  # noqa: A002
+    if type is object:  # as in dict[str, object]; msgspec takes an empty schema for none
+        return {"description": "any JSON value"}
+    raise TypeError(f"{type!r} cannot be made from JSON")
+
+
+def _namespace(function: Callable[..., object]) -> dict[str, Any]:
+    """The globals that a function's annotations were written among."""
+    while not hasattr(function, "__globals__"):
+        if hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif hasattr(function, "func"):  # a partial
+            function = function.func
+        elif inspect.ismethod(method := getattr(function, "__call__", None)):  # noqa: B004
+            function = method.__func__
+        else:
+            return vars(sys.modules[function.__module__])
+    namespace: dict[str, Any] = inspect.unwrap(function).__globals__
+    return namespace

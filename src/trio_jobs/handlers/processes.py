@@ -1,0 +1,180 @@
+"""`Processes`: the server's child processes, spawned on demand; none outlives the server."""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
+
+import trio
+
+from trio_jobs.handlers import child
+from trio_jobs.handlers.errors import DescribedError
+
+log = logging.getLogger(__name__)
+
+# Seconds that idle children get to end by themselves. They only wait for their
+# pipe to close; one that takes longer is held up by what a function left behind.
+_CLOSING_TIME = 0.5
+
+_STARTING_ATTEMPTS = 3
+
+_T = TypeVar("_T")
+
+
+class ProcessDiedError(Exception):
+    """The process that ran a job has died; the text says how."""
+
+
+class ChildError(DescribedError):
+    """A function raised in a child process; the text is the traceback there, for the log."""
+
+
+class _Statistics(Protocol):
+    idle_workers: int
+
+
+class _WorkerContext(Protocol):
+    """The part of trio-parallel's ``WorkerContext`` that is used here; it has no types."""
+
+    def statistics(self) -> _Statistics: ...
+
+    async def run_sync(
+        self,
+        sync_fn: Callable[..., _T],
+        *args: object,
+        kill_on_cancel: bool,
+        limiter: contextlib.AbstractAsyncContextManager[Any],
+    ) -> _T: ...
+
+
+class Processes:
+    """The server's child processes, for the length of an ``async with`` block.
+
+    The jobs have to end before the block does. Leaving it is bounded, and is
+    not cancelled: idle processes end at once, and those that do not are killed.
+
+    Args:
+        count: How many there are at the most; None for as many as there are
+            processors that this one may use.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self._limiter = trio.CapacityLimiter(count or _processors())
+        self._opening: contextlib.AbstractAsyncContextManager[_WorkerContext] | None = None
+        self._context: _WorkerContext | None = None
+
+    async def __aenter__(self) -> Self:
+        # Here, so that the start of a server without process handlers does not
+        # pay for it.
+        import trio_parallel
+
+        self._opening = trio_parallel.open_worker_context(
+            init=child.prepare, grace_period=_CLOSING_TIME
+        )
+        self._context = await self._opening.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        from trio_parallel import BrokenWorkerError
+
+        assert self._opening is not None  # noqa: S101  (for the type checker: it was entered)
+        try:
+            # Without what has ended the block, so that nothing takes its place.
+            await self._opening.__aexit__(None, None, None)
+        except BrokenWorkerError as error:
+            log.warning("processes_killed", extra={"cause": str(error.args[0])})
+
+    async def run(
+        self,
+        name: str,
+        payload: bytes,
+        *,
+        max_result_bytes: int,
+        started: Callable[[], None],
+    ) -> bytes:
+        """Run a function in a process of its own, when one is free.
+
+        Args:
+            name: The function's, as ``"package.module:qualified.name"``.
+            payload: What to call it with, as JSON.
+            max_result_bytes: The largest result, as JSON.
+            started: Called when there is a process and the function begins:
+                waiting for one is not the function's time.
+
+        Returns:
+            The result, as JSON.
+
+        Raises:
+            ChildError: The function raised.
+            ProcessDiedError: The process was killed, or ended itself.
+
+        Cancellation:
+            Kills the process with the function in it, and waits for its end.
+        """
+        function = partial(child.run_handler, max_result_bytes=max_result_bytes)
+        async with self._limiter:
+            # Nothing waits between here and the last call's choice of a process:
+            # it gets the one that is idle, or has just started.
+            if not self._open.statistics().idle_workers:
+                await self._start_one()
+            started()
+            try:
+                result = await self._call(function, name, payload)
+            except _BrokenError as error:
+                raise ProcessDiedError(f"the process that ran the job {error}") from error
+        if isinstance(result, child.Failure):
+            raise ChildError(f'\n"""\n{result.traceback}"""', result.error)
+        return result
+
+    @property
+    def _open(self) -> _WorkerContext:
+        if self._context is None:
+            raise RuntimeError("the processes are used outside of their block")
+        return self._context
+
+    async def _start_one(self) -> None:
+        # Apart from the job, because a child that has not got as far as ignoring
+        # the signals meant for the server is killed by them. Nothing has begun
+        # then, and it can be tried again.
+        for attempt in range(1, _STARTING_ATTEMPTS + 1):
+            try:
+                await self._call(child.ready)
+            except _BrokenError as error:
+                if attempt == _STARTING_ATTEMPTS:
+                    raise ProcessDiedError(
+                        f"no process could be started for the job: each {error} at once (a program"
+                        " that starts the server itself must do so behind"
+                        " `if __name__ == '__main__':`)"
+                    ) from error
+            else:
+                break
+
+    async def _call(self, function: Callable[..., _T], *args: object) -> _T:
+        from trio_parallel import BrokenWorkerError
+
+        try:
+            # Our own limiter has been passed already; this one does not wait.
+            return await self._open.run_sync(
+                function, *args, kill_on_cancel=True, limiter=contextlib.nullcontext()
+            )
+        except BrokenWorkerError as error:
+            raise _BrokenError(_how_it_died(error.args[-1].exitcode)) from error
+
+
+class _BrokenError(Exception):
+    """A child process has died; the text says how, as a predicate."""
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _how_it_died(exit_code: int) -> str:
+    if exit_code < 0:
+        return f"was killed by signal {-exit_code} ({signal.strsignal(-exit_code)})"
+    return f"ended itself with status {exit_code}"

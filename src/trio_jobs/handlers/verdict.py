@@ -1,0 +1,77 @@
+"""`RunningJob`: a job in a handler's hands, and what decides its outcome: the first, once."""
+
+import trio
+
+from trio_jobs.job import Ending, Job, JobError, Outcome
+
+CANCELLED = Ending(
+    outcome=Outcome.CANCELLED, error=JobError(type="Cancelled", message="cancelled on request")
+)
+
+
+class RunningJob:
+    """A job from its claim to its end.
+
+    Three things can decide how it ends: its handler's own end, a request to
+    cancel it, its time limit. The first does, and what comes later changes
+    nothing. Every method is a plain `def`: none comes between another's lines.
+
+    Attributes:
+        job: As it was claimed.
+        started: When it was claimed, by Trio's clock.
+        scope: What its handler runs in, if it can be interrupted. Whoever runs
+            the handler sets it; cancel and time limit cancel it.
+    """
+
+    __slots__ = ("_deadline", "_decided", "_ended", "_timeout", "job", "scope", "started")
+
+    def __init__(self, job: Job, *, timeout: float | None) -> None:
+        self.job = job
+        self.started = trio.current_time()
+        self.scope: trio.CancelScope | None = None
+        self._timeout = timeout
+        self._deadline: float | None = None
+        self._decided: Ending | None = None
+        self._ended = False
+
+    def start_clock(self) -> None:
+        """Let the time limit count from now."""
+        if self._timeout is not None:
+            self._deadline = trio.current_time() + self._timeout
+            if self.scope is not None:
+                self.scope.deadline = self._deadline
+
+    def cancel(self) -> bool:
+        """Decide that the job ends as cancelled, if nothing has decided it yet.
+
+        Its handler is interrupted if it can be.
+
+        Returns:
+            Whether the job ends as cancelled, now or since an earlier request.
+        """
+        self._look_at_clock()
+        if self._decided is None and not self._ended:
+            self._decided = CANCELLED
+            if self.scope is not None:
+                self.scope.cancel()
+        return self._decided is CANCELLED
+
+    def end(self) -> Ending | None:
+        """Note that the handler has ended; to be called as soon as it has.
+
+        Returns:
+            What was decided before; None leaves it to the handler.
+        """
+        self._look_at_clock()
+        self._ended = True
+        return self._decided
+
+    def _look_at_clock(self) -> None:
+        # A deadline passes without anybody being called, so whoever comes next
+        # finds out whether it was first.
+        if self._deadline is None or self._decided is not None or self._ended:
+            return
+        if trio.current_time() >= self._deadline:
+            message = f"the time limit of {self._timeout:g} s passed"
+            error = JobError(type="TimedOut", message=message)
+            self._decided = Ending(outcome=Outcome.TIMED_OUT, error=error)

@@ -1,0 +1,417 @@
+"""`POST /jobs/stream`: lines are admitted as room appears, and what was said is true."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
+from tests.api.test_hostile_json import REFUSED
+from tests.asgi import Answer, Exchange
+from tests.support import SUCCEEDED, Parts, make_parts
+from trio_jobs.api.lines import Lines
+from trio_jobs.job import Ending, Job
+from trio_jobs.worker import run_worker
+
+LINE = SUBMISSION + b"\n"
+
+
+def line(n: int) -> bytes:
+    return b'{"type":"email","payload":%d}\n' % n
+
+
+def payloads(api: Api) -> list[int]:
+    return [int(job.payload) for job in api.parts.store.page(limit=1_000_000)]
+
+
+def take(parts: Parts) -> None:
+    """Claim and complete the next job, as a worker would."""
+    job = parts.store.claim(parts.receive.receive_nowait())
+    parts.store.complete(job.id, SUCCEEDED)
+
+
+def assert_accepted(answer: Answer, number: int) -> None:
+    assert (answer.status, answer.json()) == (201, {"accepted": number})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 29, 30, 31, 64, 10_000])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\r\n \t\n", b"\r"])
+async def test_lines_may_be_cut_anywhere(size: int, end: bytes) -> None:
+    api = Api()
+    text = b"".join(line(n) for n in range(50)).removesuffix(b"\n") + end
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+
+    assert_accepted(await api.client.post("/jobs/stream", pieces), 50)
+    assert payloads(api) == [*range(50)]
+
+
+async def test_empty_lines_and_carriage_returns_are_ignored() -> None:
+    api = Api()
+    text = b"\n\r\n" + line(0).replace(b"\n", b"\r\n") + b"\n \n\t" + line(1) + b"\n\n" + line(2)
+
+    assert_accepted(await api.client.post("/jobs/stream", text), 3)
+    assert payloads(api) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"\r\n \n", [b"", b"", b""]])
+async def test_a_stream_without_a_line_is_accepted(body: bytes | list[bytes]) -> None:
+    assert_accepted(await Api().client.post("/jobs/stream", body), 0)
+
+
+@given(st.lists(st.binary(), max_size=20))
+def test_lines_are_those_of_the_whole_text_however_it_is_cut(pieces: list[bytes]) -> None:
+    lines = Lines()
+    found = [text for piece in pieces for text in lines.feed(piece)]
+
+    assert [*found, lines.last()] == b"".join(pieces).split(b"\n")
+
+
+async def test_lines_are_in_before_the_next_ones_are_sent() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        for n in range(3):
+            await exchange.send(line(n))
+            await wait_all_tasks_blocked()
+            assert payloads(api) == [*range(n + 1)]
+        await exchange.send(b"", last=True)
+        assert_accepted(await exchange.answer(), 3)
+
+
+async def test_while_the_buffer_is_full_the_body_is_not_read() -> None:
+    api = Api(parts=make_parts(buffer_size=3))
+    sent = 0
+
+    async with (
+        api.client.open("POST", "/jobs/stream") as exchange,
+        trio.open_nursery() as nursery,
+    ):
+
+        @nursery.start_soon
+        async def send() -> None:
+            nonlocal sent
+            for n in range(20):
+                await exchange.send(line(n))
+                sent += 1
+            await exchange.send(b"", last=True)
+
+        for taken in range(20):
+            await wait_all_tasks_blocked()
+            # Two are in the buffer, whose last place is for others; a third waits.
+            assert sent == min(taken + 3, 20)
+            assert len(api.parts.store) == min(taken + 2, 20)
+            take(api.parts)
+
+        assert_accepted(await exchange.answer(), 20)
+    assert payloads(api) == [*range(20)]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 5, 9])
+@pytest.mark.parametrize("size", [20, 1000])
+async def test_a_bad_line_stops_it_and_those_before_it_stay(bad: int, size: int) -> None:
+    api = Api({"email": accept})
+    lines = [line(n) for n in range(10)]
+    lines[bad] = b'{"type":"emial"}\n'
+    text = b"\n".join(lines)  # each is followed by an empty line
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+
+    problem = assert_problem(await api.client.post("/jobs/stream", pieces), 400)
+
+    assert problem["accepted"] == bad
+    assert problem["line"] == 2 * bad + 1
+    assert problem["types"] == ["email"]
+    assert payloads(api) == [*range(bad)]
+
+
+async def test_a_bad_line_behind_a_full_buffer_waits_for_those_before_it() -> None:
+    api = Api(parts=make_parts(buffer_size=2))
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(line(0) + line(1) + b"x\n")
+        await wait_all_tasks_blocked()
+        take(api.parts)
+        problem = assert_problem(await exchange.answer(), 400)
+
+    assert (problem["accepted"], problem["line"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"type":"a"} {"type":"b"}\n',
+        b'{"type":\n"a"}\n',
+        b'{"type":"a"},\n{"type":"b"}\n',
+        b'[{"type":"a"}]\n',
+        b'{"type":"a"}\r{"type":"b"}\n',
+        b'{"type":"a"}\x00\n',
+        b'\xef\xbb\xbf{"type":"a"}\n',
+        b'{"type":"a"',
+        b'{"type":"a","payload":"\\\n"}\n',
+        b"\x0b\n",
+        b"\xc2\x85\n",
+    ],
+)
+async def test_a_line_is_one_submission_and_nothing_else(text: bytes) -> None:
+    api = Api()
+
+    problem = assert_problem(await api.client.post("/jobs/stream", LINE + text), 400)
+
+    assert (problem["accepted"], problem["line"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "body", [pytest.param(body, id=name) for name, body in REFUSED.items() if body.strip()]
+)
+async def test_hostile_json_in_a_line_is_refused(body: bytes) -> None:
+    api = Api(max_body_bytes=1_000_000)
+
+    problem = assert_problem(await api.client.post("/jobs/stream", LINE + body + b"\n"), 400)
+
+    assert problem["accepted"] == 1
+    assert len(api.parts.store) == 1
+
+
+def long_line(length: int) -> bytes:
+    head, tail = b'{"type":"email","payload":"', b'"}'
+    return head + b"x" * (length - len(head) - len(tail)) + tail
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+async def test_a_line_at_the_limit_is_taken_and_a_longer_one_is_413(size: int, end: bytes) -> None:
+    for extra in (0, 1):
+        api = Api()
+        text = LINE + long_line(MAX_BODY_BYTES + extra) + end
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        answer = await api.client.post("/jobs/stream", pieces)
+        if extra:
+            problem = assert_problem(answer, 413)
+            assert (problem["accepted"], problem["line"]) == (1, 2)
+            assert problem["limit"] == MAX_BODY_BYTES
+            assert len(api.parts.store) == 1
+        else:
+            assert_accepted(answer, 2)
+
+
+async def test_a_line_without_an_end_is_not_read_beyond_the_limit() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(LINE + b"x" * (MAX_BODY_BYTES + 2))
+        problem = assert_problem(await exchange.answer(), 413)
+
+    assert (problem["accepted"], problem["line"]) == (1, 2)
+
+
+async def test_a_client_that_sends_nothing_while_the_server_reads_is_cut_off(
+    autojump_clock: MockClock,
+) -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(LINE)
+        for _ in range(5):
+            await trio.sleep(29)
+            await exchange.send(b" ")
+        answer = await exchange.answer()
+
+    assert assert_problem(answer, 408)["accepted"] == 1
+    assert answer.headers["connection"] == "close"
+    assert trio.current_time() == 5 * 29 + 30
+
+
+async def test_time_that_the_server_does_not_read_does_not_count(
+    autojump_clock: MockClock,
+) -> None:
+    api = Api(parts=make_parts(buffer_size=2))
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(LINE * 2)
+        await trio.sleep(3600)
+        take(api.parts)
+        await exchange.send(b"", last=True)
+        assert_accepted(await exchange.answer(), 2)
+
+
+async def end_by_shutdown(api: Api, exchange: Exchange) -> Answer:
+    await wait_all_tasks_blocked()
+    api.parts.submissions.close()
+    answer = await exchange.answer()
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers["connection"] == "close"
+    return answer
+
+
+async def test_a_shutdown_ends_a_stream_that_waits_for_its_client() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(LINE * 3 + b'{"type')
+        answer = await end_by_shutdown(api, exchange)
+
+    assert assert_problem(answer, 503)["accepted"] == len(api.parts.store) == 3
+
+
+async def test_a_shutdown_ends_a_stream_that_waits_for_room() -> None:
+    api = Api(parts=make_parts(buffer_size=4))
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(LINE * 10)
+        answer = await end_by_shutdown(api, exchange)
+
+    assert assert_problem(answer, 503)["accepted"] == len(api.parts.store) == 3
+
+
+async def test_a_shutdown_ends_a_stream_that_waits_behind_another() -> None:
+    api = Api(parts=make_parts(buffer_size=2))
+
+    async with (
+        api.client.open("POST", "/jobs/stream") as first,
+        api.client.open("POST", "/jobs/stream") as second,
+    ):
+        await first.send(LINE * 10)
+        await wait_all_tasks_blocked()
+        await second.send(LINE * 10)
+        answer = await end_by_shutdown(api, second)
+
+    assert assert_problem(answer, 503)["accepted"] == 0
+
+
+async def test_a_stream_that_begins_during_a_shutdown_is_refused() -> None:
+    api = Api()
+    api.parts.submissions.close()
+
+    answer = await api.client.post("/jobs/stream", LINE)
+
+    assert assert_problem(answer, 503)["accepted"] == 0
+    assert len(api.parts.store) == 0
+
+
+@pytest.mark.interleavings(30)
+async def test_accepted_is_true_whenever_the_shutdown_comes(scheduler_seed: int) -> None:
+    api = Api(parts=make_parts(buffer_size=3))
+
+    async with trio.open_nursery() as nursery:
+        clone = api.parts.receive.clone()
+        nursery.start_soon(run_worker, clone, api.parts.store, succeed)
+        api.parts.receive.close()
+
+        @nursery.start_soon
+        async def shut_down() -> None:
+            for _ in range(3 * scheduler_seed):
+                await trio.lowlevel.checkpoint()
+            api.parts.submissions.close()
+
+        answer = await api.client.post("/jobs/stream", [LINE] * 40)
+
+    assert answer.json()["accepted"] == len(api.parts.store)
+    assert api.parts.store.statistics().completed == len(api.parts.store)
+    assert answer.status == (201 if answer.json()["accepted"] == 40 else 503)
+
+
+async def succeed(job: Job) -> Ending:
+    await trio.lowlevel.checkpoint()
+    return SUCCEEDED
+
+
+@pytest.mark.parametrize("buffer_size", [3, 100])
+async def test_what_a_client_that_hangs_up_has_sent_stays(
+    buffer_size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = Api(parts=make_parts(buffer_size=buffer_size))
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(line(0) + line(1) + b'{"type"')
+        await wait_all_tasks_blocked()
+        exchange.hang_up()
+
+    assert payloads(api) == [0, 1]
+    assert not caplog.records
+
+
+async def test_a_client_that_only_stops_sending_learns_what_was_accepted() -> None:
+    api = Api()
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(LINE + LINE)
+        exchange.stop_sending()
+        problem = assert_problem(await exchange.answer(), 400)
+
+    assert problem["accepted"] == 2
+
+
+async def test_two_streams_get_on_side_by_side() -> None:
+    api = Api(parts=make_parts(buffer_size=5))
+    answers: list[Answer] = []
+
+    async def stream() -> None:
+        answers.append(await api.client.post("/jobs/stream", [LINE * 20] * 20))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(run_worker, api.parts.receive.clone(), api.parts.store, succeed)
+        async with trio.open_nursery() as clients:
+            clients.start_soon(stream)
+            clients.start_soon(stream)
+        api.parts.receive.close()
+        api.parts.submissions.close()
+
+    assert [answer.json() for answer in answers] == [{"accepted": 400}] * 2
+
+
+async def test_other_tasks_run_while_a_large_piece_is_checked() -> None:
+    api = Api(parts=make_parts(buffer_size=100_000))
+    turns = 0
+
+    async with (
+        trio.open_nursery() as nursery,
+        api.client.open("POST", "/jobs/stream") as exchange,
+    ):
+
+        @nursery.start_soon
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        await exchange.send(LINE * 10_000, last=True)
+        assert_accepted(await exchange.answer(), 10_000)
+        nursery.cancel_scope.cancel()
+
+    assert turns >= 10
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+async def test_memory_does_not_grow_with_the_length_of_the_stream() -> None:
+    # The whole million takes half a minute; CI asks for it.
+    total = int(os.environ.get("TRIO_JOBS_TEST_LINES", "60000"))
+    piece = LINE * 1000
+    api = Api(parts=make_parts(buffer_size=100, keep_completed=1000))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(run_worker, api.parts.receive.clone(), api.parts.store, succeed)
+        api.parts.receive.close()
+        async with api.client.open("POST", "/jobs/stream") as exchange:
+            for _ in range(20):
+                await exchange.send(piece)
+            before = resident_bytes()
+            for _ in range(total // 1000 - 20):
+                await exchange.send(piece)
+            growth = resident_bytes() - before
+            await exchange.send(b"", last=True)
+            assert_accepted(await exchange.answer(), total)
+        api.parts.submissions.close()
+
+    assert growth < 4_000_000
+    assert len(api.parts.store) == 1000

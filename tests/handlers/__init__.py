@@ -1,0 +1,1 @@
+"""Tests of the handlers: what runs the users' functions."""

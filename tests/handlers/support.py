@@ -1,0 +1,81 @@
+"""Small helpers of the handlers' tests: one job through a processor; threads and processes."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import trio
+
+from tests.support import make_job
+from trio_jobs.handlers import Handler, Handlers, Processes, Processor
+from trio_jobs.job import Ending
+
+
+def make_processor(
+    table: Mapping[str, Handler],
+    *,
+    workers: int = 2,
+    max_result_bytes: int = 1_000_000,
+    processes: Processes | None = None,
+) -> Processor:
+    """A processor over these handlers."""
+    return Processor(
+        Handlers(table), workers=workers, max_result_bytes=max_result_bytes, processes=processes
+    )
+
+
+async def process(
+    function: Callable[..., object] | Handler,
+    payload: bytes = b"null",
+    *,
+    max_result_bytes: int = 1_000_000,
+    processes: Processes | None = None,
+) -> Ending:
+    """Process one job with one handler."""
+    handler = function if isinstance(function, Handler) else Handler.of(function)
+    processor = make_processor(
+        {"test": handler}, max_result_bytes=max_result_bytes, processes=processes
+    )
+    return await processor(make_job("a", payload=payload))
+
+
+async def wait_until_set(event: threading.Event) -> None:
+    """Wait until a thread has set an event."""
+    # With a limiter of its own: the handlers' threads may have taken all others.
+    await trio.to_thread.run_sync(
+        event.wait, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+    )
+
+
+def entered(folder: Path) -> list[int]:
+    """The processes that have left their ids in the folder."""
+    return [int(path.stem) for path in folder.glob("*.pid")]
+
+
+async def wait_for_pids(folder: Path, count: int = 1) -> list[int]:
+    """Wait until so many processes have entered."""
+    # Another process has no event to set here.
+    while len(entered(folder)) < count:  # noqa: ASYNC110
+        await trio.sleep(0.005)
+    return entered(folder)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"  # a zombie runs no more; it waits to be reaped
+
+
+async def wait_until_dead(pid: int) -> None:
+    """Wait until the process runs no more."""
+    while is_alive(pid):  # noqa: ASYNC110  (nor has one that has been killed)
+        await trio.sleep(0.005)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that any thread of this one has started."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(each) for each in " ".join(lists).split()]

@@ -1,0 +1,164 @@
+"""An async handler may ask for the job's context, and for a nursery of the job's own in it."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.handlers.support import make_processor, process
+from tests.support import NOON, make_job, running_pool
+from trio_jobs.handlers import Handler, JobContext
+from trio_jobs.job import Ending, JobStatus, Outcome
+
+
+async def test_a_handler_that_takes_two_arguments_gets_the_context() -> None:
+    async def handler(payload: object, context: JobContext) -> list[object]:
+        return [payload, context.id, context.type, context.submitted_at == NOON]
+
+    ending = await process(handler, b"1")
+
+    assert ending.result == b'[1,"a","test",true]'
+
+
+async def test_a_job_ends_when_everything_in_its_nursery_has_ended(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(_payload: object, context: JobContext) -> str:
+        context.nursery.start_soon(trio.sleep, 7)
+        return "started"
+
+    ending = await process(handler)
+
+    assert trio.current_time() == 7
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"started"')
+
+
+async def failing_child() -> None:
+    raise ValueError("a child failed")
+
+
+async def test_a_failing_child_fails_the_job(autojump_clock: MockClock) -> None:
+    async def handler(_payload: object, context: JobContext) -> None:
+        context.nursery.start_soon(failing_child)
+        context.nursery.start_soon(trio.sleep_forever)
+        await trio.sleep_forever()
+
+    ending = await process(handler)
+
+    assert ending.outcome is Outcome.FAILED
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("ValueError", "a child failed")
+
+
+async def test_what_the_handler_itself_raises_is_not_put_into_a_group() -> None:
+    async def handler(_payload: object, _context: JobContext) -> None:
+        raise KeyError("k")
+
+    ending = await process(handler)
+
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("KeyError", "'k'")
+
+
+async def test_several_failures_are_named_together() -> None:
+    async def handler(_payload: object, context: JobContext) -> None:
+        context.nursery.start_soon(failing_child)
+        context.nursery.start_soon(failing_child)
+
+    ending = await process(handler)
+
+    assert ending.error is not None
+    assert ending.error.type == "ExceptionGroup"
+    assert ending.error.message.count("ValueError: a child failed") == 2
+
+
+async def test_a_group_that_the_handler_raised_stays_one() -> None:
+    async def handler(_payload: object, _context: JobContext) -> None:
+        raise ExceptionGroup("mine", [ValueError("one")])
+
+    ending = await process(handler)
+
+    assert ending.error is not None
+    assert ending.error.message == "mine (1 sub-exception): ValueError: one"
+
+
+async def sleeping_children(_payload: object, context: JobContext) -> None:
+    for _ in range(3):
+        context.nursery.start_soon(trio.sleep_forever)
+
+
+async def test_the_time_limit_reaches_the_children(autojump_clock: MockClock) -> None:
+    ending = await process(Handler.of(sleeping_children, timeout=2))
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert trio.current_time() == 2
+
+
+async def test_a_cancel_reaches_the_children() -> None:
+    processor = make_processor({"test": Handler.of(sleeping_children)})
+    endings: list[Ending] = []
+
+    async def run() -> None:
+        endings.append(await processor(make_job("a")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        processor.cancel("a")
+
+    assert endings[0].outcome is Outcome.CANCELLED
+
+
+async def test_the_pools_end_reaches_the_children() -> None:
+    async with running_pool({"test": sleeping_children}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        pool.scope.cancel()
+
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+
+
+async def test_a_handler_may_end_its_children_and_return() -> None:
+    async def handler(_payload: object, context: JobContext) -> str:
+        context.nursery.start_soon(trio.sleep_forever)
+        context.nursery.cancel_scope.cancel()
+        return "done"
+
+    ending = await process(handler)
+
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"done"')
+
+
+async def test_a_handler_that_cancels_itself_by_its_nursery_has_failed() -> None:
+    async def handler(_payload: object, context: JobContext) -> str:
+        context.nursery.cancel_scope.cancel()
+        await trio.sleep_forever()
+        return "never"
+
+    ending = await process(handler)
+
+    assert ending.outcome is Outcome.FAILED
+    assert ending.error is not None
+    assert ending.error.message == "the handler was ended by cancelling its own nursery"
+
+
+async def test_the_context_cannot_be_changed() -> None:
+    async def handler(_payload: object, context: JobContext) -> None:
+        context.id = "b"  # type: ignore[misc]
+
+    ending = await process(handler)
+
+    assert ending.error is not None
+    assert ending.error.type == "FrozenInstanceError"
+
+
+async def test_a_cause_given_by_the_handler_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(_payload: object, _context: JobContext) -> None:
+        raise ValueError("effect") from KeyError("cause")
+
+    await process(handler)
+
+    [record] = caplog.records
+    assert record.exc_info is not None
+    error = record.exc_info[1]
+    assert error is not None
+    assert isinstance(error.__cause__, KeyError)

@@ -1,0 +1,54 @@
+"""What a handler raised is shown as a bounded, readable text."""
+
+import pytest
+
+from trio_jobs.handlers.errors import MAX_MESSAGE, MAX_TYPE, describe_error
+
+
+class UnprintableError(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "type_", "message"),
+    [
+        (ValueError("no"), "ValueError", "no"),
+        (KeyError("k"), "KeyError", "'k'"),
+        (AssertionError(), "AssertionError", ""),
+        (SystemExit(3), "SystemExit", "3"),
+        (UnprintableError(), "UnprintableError", "<the error's text could not be made>"),
+        (ValueError("a\x00b\x1b[1m\ud800\tc\nd"), "ValueError", "a�b�[1m�\tc\nd"),
+        (
+            ExceptionGroup("two", [ValueError("a"), ExceptionGroup("in", [KeyError("b")])]),
+            "ExceptionGroup",
+            "two (2 sub-exceptions): ValueError: a; KeyError: 'b'",
+        ),
+    ],
+)
+def test_an_error_is_described(error: BaseException, type_: str, message: str) -> None:
+    described = describe_error(error)
+
+    assert (described.type, described.message) == (type_, message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x" * 10_000_000),
+        ExceptionGroup("x" * 1000, [ValueError("y" * 10_000)] * 1000),
+    ],
+)
+def test_a_long_text_is_cut(error: BaseException) -> None:
+    message = describe_error(error).message
+
+    assert len(message) == MAX_MESSAGE
+    assert message.endswith("…")
+
+
+def test_a_long_type_is_cut() -> None:
+    error = type("E" * 1000, (Exception,), {})()
+
+    assert len(describe_error(error).type) == MAX_TYPE

@@ -1,0 +1,208 @@
+"""What can be a handler, and what is said about what cannot."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import pytest
+
+from trio_jobs.handlers import Handler, HandlerError, Run
+
+
+async def async_function(payload: object) -> object:
+    return payload
+
+
+def plain_function(payload: object) -> object:
+    return payload
+
+
+class AsyncObject:
+    """Called like an async function."""
+
+    async def __call__(self, payload: object) -> object:
+        return payload
+
+
+class PlainObject:
+    """Called like a plain function."""
+
+    def __call__(self, payload: object) -> object:
+        return payload
+
+    def method(self, payload: object) -> object:
+        return payload
+
+    @staticmethod
+    def static(payload: object) -> object:
+        return payload
+
+
+@pytest.mark.parametrize(
+    ("function", "run"),
+    [
+        (async_function, Run.ASYNC),
+        (AsyncObject(), Run.ASYNC),
+        (functools.partial(async_function), Run.ASYNC),
+        (plain_function, Run.THREAD),
+        (PlainObject(), Run.THREAD),
+        (PlainObject().method, Run.THREAD),
+        (functools.partial(plain_function), Run.THREAD),
+        (len, Run.THREAD),
+    ],
+)
+def test_a_function_runs_by_its_kind(function: Callable[..., object], run: Run) -> None:
+    assert Handler.of(function).run is run
+
+
+@pytest.mark.parametrize(
+    ("function", "run"),
+    [(async_function, "async"), (plain_function, "thread"), (plain_function, "process")],
+)
+def test_a_function_runs_where_it_is_asked_to(function: Callable[..., object], run: str) -> None:
+    assert Handler.of(function, run=run).run == run
+
+
+@pytest.mark.parametrize(
+    ("function", "run", "message"),
+    [
+        (plain_function, "async", 'is a plain function; run = "async" needs an async one'),
+        (async_function, "thread", 'is an async function; run = "thread" needs a plain one'),
+        (async_function, "process", 'is an async function; run = "process" needs a plain one'),
+        (plain_function, "fork", "must run in one of 'async', 'thread', 'process', got 'fork'"),
+    ],
+)
+def test_a_function_that_does_not_fit_its_run_is_refused(
+    function: Callable[..., object], run: str, message: str
+) -> None:
+    with pytest.raises(HandlerError) as refusal:
+        Handler.of(function, run=run)
+
+    assert str(refusal.value) == message
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    with pytest.raises(HandlerError, match="is not callable: 42"):
+        Handler.of(42)
+
+
+def no_parameter() -> None: ...
+
+
+async def three_parameters(_a: object, _b: object, _c: object) -> None: ...
+
+
+def keyword_only(*, payload: object) -> object:
+    return payload
+
+
+@pytest.mark.parametrize("function", [no_parameter, three_parameters, keyword_only])
+def test_a_function_that_takes_no_payload_is_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(HandlerError, match="cannot be called with a payload: "):
+        Handler.of(function)
+
+
+async def second_required(_payload: object, _context: object) -> None: ...
+
+
+async def second_with_a_default(_payload: object, _retries: int = 3) -> None: ...
+
+
+async def any_number(*_payloads: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "takes_context"),
+    [
+        (async_function, False),
+        (second_required, True),
+        (second_with_a_default, False),
+        (any_number, False),
+    ],
+)
+def test_a_second_argument_that_cannot_be_left_out_is_the_context(
+    function: Callable[..., object], takes_context: bool
+) -> None:
+    assert Handler.of(function).takes_context is takes_context
+
+
+@pytest.mark.parametrize("run", ["thread", "process"])
+def test_a_plain_function_gets_no_context(run: str) -> None:
+    def with_context(_payload: object, _context: object) -> None: ...
+
+    with pytest.raises(HandlerError) as refusal:
+        Handler.of(with_context, run=run, name="somewhere:with_context")
+
+    assert str(refusal.value) == (
+        f"takes a second argument, which only an async function gets; this one runs in a {run}"
+    )
+
+
+@pytest.mark.parametrize("timeout", [None, 1, 0.001, 30.0])
+def test_a_time_limit_is_a_number_of_seconds(timeout: float | None) -> None:
+    assert Handler.of(async_function, timeout=timeout).timeout == timeout
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, True, "30", [30]])
+def test_a_time_limit_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(HandlerError) as refusal:
+        Handler.of(async_function, timeout=timeout)
+
+    assert str(refusal.value) == f"must have a timeout of more than 0 seconds, got {timeout!r}"
+
+
+def make_nested() -> Callable[[object], object]:
+    def nested(payload: object) -> object:
+        return payload
+
+    return nested
+
+
+def decorator(function: Callable[[object], object]) -> Callable[[object], object]:
+    @functools.wraps(function)
+    def wrapper(payload: object) -> object:
+        return function(payload)
+
+    return wrapper
+
+
+replaced = decorator(plain_function)  # goes by the name of the one inside
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda payload: payload, "has no '<lambda>'"),
+        (make_nested(), "has no 'make_nested.<locals>.nested'"),
+        (replaced, "'tests.handlers.test_handler:plain_function' is something else"),
+        (functools.partial(plain_function), "'functools:partial' is something else"),
+        (PlainObject(), "'tests.handlers.test_handler:PlainObject' is something else"),
+    ],
+)
+def test_a_function_that_a_process_could_not_find_again_is_refused(
+    function: Callable[..., object], message: str
+) -> None:
+    with pytest.raises(HandlerError) as refusal:
+        Handler.of(function, run="process")
+
+    assert str(refusal.value).startswith("cannot be found again by a process: ")
+    assert str(refusal.value).endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (plain_function, "tests.handlers.test_handler:plain_function"),
+        (PlainObject.static, "tests.handlers.test_handler:PlainObject.static"),
+    ],
+)
+def test_a_function_is_found_again_by_its_own_name(
+    function: Callable[..., object], name: str
+) -> None:
+    assert Handler.of(function, run="process").name == name
+
+
+def test_a_function_is_found_again_by_the_name_it_was_loaded_by() -> None:
+    handler = Handler.of(lambda payload: payload, run="process", name="myapp.jobs:resize")
+
+    assert handler.name == "myapp.jobs:resize"

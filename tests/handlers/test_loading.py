@@ -1,0 +1,68 @@
+"""No module, no attribute, and a module that raised are told apart."""
+
+from pathlib import Path
+
+import pytest
+
+from trio_jobs.handlers import HandlerError, load_function
+
+MODULES = {
+    "good_handlers": "class Group:\n    @staticmethod\n    def work(payload): return payload\n",
+    "raising_handlers": "\n\n1 / 0\n",
+    "exiting_handlers": "import sys; sys.exit('no database')\n",
+    "broken_handlers": "def work(:\n",
+    "needing_handlers": "import not_installed_anywhere\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_function_is_loaded_by_its_qualified_name() -> None:
+    work = load_function("good_handlers:Group.work")
+
+    assert callable(work)
+    assert work(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("no_such_module:work", "no module named 'no_such_module'"),
+        ("good_handlers.deeper:work", "no module named 'good_handlers.deeper'"),
+        ("good_handlers:works", "module 'good_handlers' has no 'works'"),
+        ("good_handlers:Group.works", "module 'good_handlers' has no 'Group.works'"),
+    ],
+)
+def test_what_is_not_there_is_named(reference: str, message: str) -> None:
+    with pytest.raises(HandlerError) as refusal:
+        load_function(reference)
+
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("raising_handlers", "ZeroDivisionError: division by zero"),
+        ("exiting_handlers", "SystemExit: no database"),
+        ("broken_handlers", "SyntaxError: "),
+        ("needing_handlers", "ModuleNotFoundError: No module named 'not_installed_anywhere'"),
+    ],
+)
+def test_a_module_that_raises_is_told_from_one_that_is_missing(
+    module: str, message: str, modules: Path
+) -> None:
+    with pytest.raises(HandlerError) as refusal:
+        load_function(f"{module}:work")
+
+    text = str(refusal.value)
+    assert text.startswith(f"module {module!r} could not be imported: {message}")
+    assert "\n" not in text
+    if module != "broken_handlers":  # its place is in the text of the error
+        assert str(modules / f"{module}.py") in text

@@ -1,0 +1,275 @@
+"""Whatever a handler does: its job has failed, the worker lives, the pool keeps its size."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Generator
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support import running_pool
+from trio_jobs.handlers import Handler, Processes
+from trio_jobs.job import Job, Outcome
+
+WORKERS = 3
+
+kept: list[trio.Cancelled] = []
+
+
+class UnprintableError(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class TwoArgumentsError(Exception):
+    """Cannot be made again from its args, as pickle would."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__("cannot be pickled", one, two)
+
+
+def recurse() -> None:
+    recurse()
+
+
+def raiser(error: BaseException) -> Callable[[object], Awaitable[None]]:
+    async def handler(_payload: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    return handler
+
+
+async def recursion(_payload: object) -> None:
+    recurse()
+
+
+async def memory(_payload: object) -> None:
+    bytearray(sys.maxsize)
+
+
+async def raise_stray_cancelled(_payload: object) -> None:
+    """Keep a `Cancelled` and raise it again outside the scope that it was for."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            kept.append(cancelled)
+    raise kept.pop()
+
+
+async def raise_stray_cancelled_in_a_group(_payload: object) -> None:
+    try:
+        await raise_stray_cancelled(None)
+    except trio.Cancelled as cancelled:
+        raise BaseExceptionGroup("strays", [cancelled, ValueError("and more")]) from None
+
+
+async def leave_a_scope_open(_payload: object) -> None:
+    trio.CancelScope().__enter__()
+
+
+async def leave_a_cancelled_scope_open(_payload: object) -> None:
+    scope = trio.CancelScope()
+    scope.__enter__()
+    scope.cancel()
+
+
+ASYNC = {
+    "Exception": (raiser(Exception("e")), "Exception", "e"),
+    "ExceptionGroup": (
+        raiser(ExceptionGroup("group", [ValueError("a"), KeyError("b")])),
+        "ExceptionGroup",
+        "group (2 sub-exceptions): ValueError: a; KeyError: 'b'",
+    ),
+    "AssertionError": (raiser(AssertionError("must be")), "AssertionError", "must be"),
+    "RecursionError": (recursion, "RecursionError", "maximum recursion depth exceeded"),
+    "MemoryError": (memory, "MemoryError", ""),
+    "StopIteration": (raiser(StopIteration(1)), "RuntimeError", "coroutine raised StopIteration"),
+    "StopAsyncIteration": (raiser(StopAsyncIteration()), "StopAsyncIteration", ""),
+    "asyncio.CancelledError": (raiser(asyncio.CancelledError()), "CancelledError", ""),
+    "unprintable": (
+        raiser(UnprintableError()),
+        "UnprintableError",
+        "<the error's text could not be made>",
+    ),
+    "unprintable inside": (
+        raiser(ExceptionGroup("group", [UnprintableError()])),
+        "ExceptionGroup",
+        "group (1 sub-exception): UnprintableError: <the error's text could not be made>",
+    ),
+    "SystemExit": (raiser(SystemExit(0)), "SystemExit", "0"),
+    "KeyboardInterrupt": (raiser(KeyboardInterrupt()), "KeyboardInterrupt", ""),
+    "GeneratorExit": (raiser(GeneratorExit()), "GeneratorExit", ""),
+    "group of SystemExit": (
+        raiser(BaseExceptionGroup("group", [SystemExit(1)])),
+        "BaseExceptionGroup",
+        "group (1 sub-exception): SystemExit: 1",
+    ),
+    "stray Cancelled": (raise_stray_cancelled, "Cancelled", ""),
+    "stray Cancelled in a group": (
+        raise_stray_cancelled_in_a_group,
+        "BaseExceptionGroup",
+        "strays (2 sub-exceptions): ",
+    ),
+    "open scope": (leave_a_scope_open, "RuntimeError", "Cancel scope stack corrupted: "),
+    "open cancelled scope": (
+        leave_a_cancelled_scope_open,
+        "RuntimeError",
+        "Cancel scope stack corrupted: ",
+    ),
+}
+
+
+def raise_system_exit(_payload: object) -> None:
+    sys.exit("bye")
+
+
+def raise_stop_iteration(_payload: object) -> None:
+    raise StopIteration
+
+
+def raise_keyboard_interrupt(_payload: object) -> None:
+    raise KeyboardInterrupt
+
+
+def return_a_coroutine(payload: object) -> object:
+    async def inner() -> object:
+        return payload
+
+    return inner()
+
+
+def return_an_awaitable(_payload: object) -> object:
+    class Later:
+        def __await__(self) -> Generator[None]:
+            raise NotImplementedError
+
+    return Later()
+
+
+def raise_unprintable(_payload: object) -> None:
+    raise UnprintableError
+
+
+def raise_two_arguments(_payload: object) -> None:
+    raise TwoArgumentsError(1, lambda: None)
+
+
+AWAITABLE = "a plain function returned an awaitable; make it an async function"
+PLAIN = {
+    "SystemExit": (raise_system_exit, "SystemExit", "bye"),
+    "StopIteration": (raise_stop_iteration, "RuntimeError", "the function raised StopIteration"),
+    "KeyboardInterrupt": (raise_keyboard_interrupt, "KeyboardInterrupt", ""),
+    "coroutine": (return_a_coroutine, "TypeError", AWAITABLE),
+    "awaitable": (return_an_awaitable, "TypeError", AWAITABLE),
+    "unprintable": (raise_unprintable, "UnprintableError", "<the error's text could not be made>"),
+    "unpicklable": (raise_two_arguments, "TwoArgumentsError", "('cannot be pickled', 1, "),
+}
+
+
+class Meeting:
+    """A handler whose jobs end when as many run at once as there are workers."""
+
+    def __init__(self) -> None:
+        self._present = 0
+        self._complete = trio.Event()
+
+    async def __call__(self, _payload: object) -> None:
+        self._present += 1
+        if self._present == WORKERS:
+            self._complete.set()
+        await self._complete.wait()
+
+
+def check_failed(job: Job, error_type: str, message: str) -> None:
+    assert job.ending is not None
+    assert job.ending.outcome is Outcome.FAILED
+    assert job.ending.error is not None
+    assert error_type in job.ending.error.type
+    assert message in job.ending.error.message
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+async def test_an_async_handler_harms_nothing_but_its_job(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    handler, error_type, message = ASYNC[kind]
+
+    async with running_pool({"bad": handler, "meet": Meeting()}, workers=WORKERS) as pool:
+        submit = pool.parts.submissions.submit
+        bad = [submit("bad", b"null") for _ in range(2 * WORKERS)]
+        await wait_all_tasks_blocked()
+        meeting = [submit("meet", b"null") for _ in range(WORKERS)]
+
+    for job in bad:
+        check_failed(pool.parts.store.get(job.id), error_type, message)
+    for job in meeting:  # so the pool has kept its size
+        ending = pool.parts.store.get(job.id).ending
+        assert ending is not None
+        assert ending.outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+async def test_a_handler_in_a_thread_harms_nothing_but_its_job(kind: str) -> None:
+    handler, error_type, message = PLAIN[kind]
+
+    async with running_pool({"bad": handler, "meet": Meeting()}, workers=WORKERS) as pool:
+        submit = pool.parts.submissions.submit
+        bad = [submit("bad", b"null") for _ in range(2 * WORKERS)]
+        meeting = [submit("meet", b"null") for _ in range(WORKERS)]
+
+    for job in bad:
+        check_failed(pool.parts.store.get(job.id), error_type, message)
+    for job in meeting:
+        ending = pool.parts.store.get(job.id).ending
+        assert ending is not None
+        assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_handler_in_a_process_harms_nothing_but_its_job() -> None:
+    handlers = {kind: Handler.of(handler, run="process") for kind, (handler, _, _) in PLAIN.items()}
+
+    async with (
+        Processes(1) as processes,
+        running_pool({**handlers, "meet": Meeting()}, workers=WORKERS, processes=processes) as pool,
+    ):
+        submit = pool.parts.submissions.submit
+        bad = [submit(kind, b"null") for kind in PLAIN]
+        meeting = [submit("meet", b"null") for _ in range(WORKERS)]
+
+    for job in bad:
+        _, error_type, message = PLAIN[job.type]
+        check_failed(pool.parts.store.get(job.id), error_type, message)
+    for job in meeting:
+        ending = pool.parts.store.get(job.id).ending
+        assert ending is not None
+        assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_time_limit_whose_cleanup_raises_harms_nothing_but_its_job(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise SystemExit(1)
+
+    bad = Handler.of(handler, timeout=1)
+
+    async with running_pool({"bad": bad, "meet": Meeting()}, workers=WORKERS) as pool:
+        submit = pool.parts.submissions.submit
+        jobs = [submit("bad", b"null") for _ in range(2 * WORKERS)]
+        await trio.sleep(5)
+        for _ in range(WORKERS):
+            submit("meet", b"null")
+
+    for job in jobs:
+        ending = pool.parts.store.get(job.id).ending
+        assert ending is not None
+        assert ending.outcome is Outcome.TIMED_OUT

@@ -1,0 +1,185 @@
+"""Handlers of all kinds in the real command: its signals, its end, its log."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import MODULE, SCRIPT, run_command, running_command
+from tests.handlers.support import children_of, is_alive, wait_for_pids, wait_until_dead
+
+WORK = """
+import logging
+import os
+import time
+
+log = logging.getLogger(__name__)
+
+
+def wait_for_go(payload):
+    open(f"{os.getpid()}.pid", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+    return os.getpid()
+
+
+def thread(payload):
+    log.info("thread_entered")
+    time.sleep(60)
+
+
+async def block(payload):
+    time.sleep(0.2)
+
+
+async def typed(payload: list[int]):
+    return sum(payload)
+"""
+
+CONFIG = """
+[pool]
+workers = 2
+grace_period = {grace}
+processes = 1
+
+[logging]
+slow_step = 0.1
+
+[handlers.wait]
+call = "work:wait_for_go"
+run = "process"
+
+[handlers]
+thread = "work:thread"
+block = "work:block"
+typed = "work:typed"
+"""
+
+
+def config(*, grace: float = 25) -> str:
+    # A table of its own comes after the short forms.
+    head, _, handlers = CONFIG.partition("[handlers.wait]")
+    long_form, _, short_forms = handlers.partition("[handlers]")
+    return f"{head}[handlers]{short_forms}\n[handlers.wait]{long_form}".format(grace=grace)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_whole_group_lets_the_childrens_jobs_finish(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    async with running_command(
+        tmp_path, "--log-level", "debug", config=config(), handlers=WORK
+    ) as server:
+        job_id = await server.submit("wait")
+        await wait_for_pids(tmp_path)
+
+        server.send_to_group(number)
+        await server.wait_for_line("draining")
+        (tmp_path / "go").touch()
+
+        await server.wait_for_line("job_succeeded", job_id)
+        assert await server.wait_exit() == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
+async def test_no_child_survives_a_killed_server(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=config(), handlers=WORK) as server:
+        await server.submit("wait")
+        [child] = await wait_for_pids(tmp_path)
+        started = children_of(server.process.pid)
+        assert child in started
+
+        server.send(signal.SIGKILL)
+        await server.process.wait()
+
+        for pid in started:
+            await wait_until_dead(pid)
+
+
+async def test_the_end_of_the_grace_period_kills_the_children(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=config(grace=0.1), handlers=WORK) as server:
+        job_id = await server.submit("wait")
+        [child] = await wait_for_pids(tmp_path)
+
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 1
+        assert not is_alive(child)
+        assert server.lines_with("jobs_interrupted", job_id)
+
+
+async def test_the_end_of_the_grace_period_leaves_a_thread_behind(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=config(grace=0.1), handlers=WORK) as server:
+        job_id = await server.submit("thread")
+        await server.wait_for_line("thread_entered", job_id)
+
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 1
+        assert server.lines_with("thread_still_running", job_id)
+        assert server.lines_with("jobs_interrupted", job_id)
+
+
+async def test_a_handler_that_blocks_the_loop_is_reported(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=config(), handlers=WORK) as server:
+        job_id = await server.submit("block")
+
+        line = await server.wait_for_line("event_loop_blocked")
+
+    assert "handler=work:block" in line
+    assert job_id in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(MODULE, id="module"),
+        pytest.param(
+            SCRIPT,
+            id="script",
+            marks=pytest.mark.skipif(not Path(SCRIPT[0]).exists(), reason="not installed"),
+        ),
+    ],
+)
+async def test_a_child_does_not_run_the_command_again(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "go").touch()
+
+    async with running_command(
+        tmp_path, "--log-level", "debug", config=config(), handlers=WORK, command=command
+    ) as server:
+        job_id = await server.submit("wait")
+        await server.wait_for_line("job_succeeded", job_id)
+
+        assert len(server.lines_with("Running on")) == 1
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+
+async def test_check_shows_the_schema_of_each_payload(tmp_path: Path) -> None:
+    finished = await run_command(tmp_path, "--check", config=config(), handlers=WORK)
+
+    assert finished.status == 0
+    assert '\n# "typed" = {"type":"array","items":{"type":"integer"}}\n' in finished.output
+    assert '\n# "wait" = {}\n' in finished.output
+
+
+@pytest.mark.parametrize(
+    ("handlers", "message"),
+    [
+        ("[handlers.a]\ncall = 'work:typed'\nrun = 'thread'", "needs a plain one"),
+        ("[handlers.a]\ncall = 'work:nothing'", "module 'work' has no 'nothing'"),
+        ("[handlers.a]\ncall = 'nowhere:f'", "no module named 'nowhere'"),
+    ],
+)
+async def test_a_handler_that_does_not_fit_is_named_by_its_key(
+    handlers: str, message: str, tmp_path: Path
+) -> None:
+    finished = await run_command(tmp_path, "--check", config=handlers, handlers=WORK)
+
+    assert finished.status == 2
+    [line] = finished.lines
+    assert "config.toml: handlers.a" in line
+    assert message in line

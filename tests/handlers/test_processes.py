@@ -1,0 +1,393 @@
+"""Handlers in child processes: on the real clock, by what they do, not by how long it takes."""
+
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio_parallel
+from trio.testing import wait_all_tasks_blocked
+
+from tests.handlers import tasks
+from tests.handlers.support import (
+    children_of,
+    is_alive,
+    make_processor,
+    process,
+    wait_for_pids,
+    wait_until_dead,
+)
+from tests.support import make_job, running_pool
+from trio_jobs.handlers import Handler, Processes
+from trio_jobs.handlers.processes import ProcessDiedError
+from trio_jobs.job import Ending, JobStatus, Outcome
+
+
+def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
+    return Handler.of(function, run="process", timeout=timeout)
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    async with Processes(1) as processes:
+        yield processes
+
+
+def quoted(path: Path) -> bytes:
+    return f'"{path}"'.encode()
+
+
+async def test_json_goes_in_and_json_comes_out(processes: Processes) -> None:
+    ending = await process(in_process(tasks.add), b'{"left": 20, "right": 22}', processes=processes)
+
+    assert ending == Ending(
+        outcome=Outcome.SUCCEEDED, result=b'{"sum":42,"pair":{"left":20,"right":22},"set":[1]}'
+    )
+
+
+async def test_jobs_share_a_process_of_its_own_kind(processes: Processes) -> None:
+    first = await process(in_process(tasks.pid), processes=processes)
+    second = await process(in_process(tasks.pid), processes=processes)
+
+    assert first.result == second.result != str(os.getpid()).encode()
+
+
+async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
+    tmp_path: Path,
+) -> None:
+    async with Processes(2) as processes:
+        assert not multiprocessing.active_children()
+
+        async with running_pool(
+            {"test": in_process(tasks.enter_and_wait)}, workers=4, processes=processes
+        ) as pool:
+            jobs = [pool.parts.submissions.submit("test", quoted(tmp_path)) for _ in range(4)]
+            await wait_for_pids(tmp_path, 2)
+            await wait_all_tasks_blocked(0.01)
+            assert len(multiprocessing.active_children()) == 2
+            (tmp_path / "go").touch()
+
+    endings = [pool.parts.store.get(job.id).ending for job in jobs]
+    assert len({ending.result for ending in endings if ending is not None}) == 2
+
+
+async def test_none_is_left_when_the_block_has_ended() -> None:
+    async with Processes(1) as processes:
+        await process(in_process(tasks.pid), processes=processes)
+        assert multiprocessing.active_children()
+
+    assert not multiprocessing.active_children()
+
+
+async def test_a_time_limit_kills_the_process(processes: Processes, tmp_path: Path) -> None:
+    handler = in_process(tasks.enter_and_hold_the_gil, timeout=0.3)
+
+    ending = await process(handler, quoted(tmp_path), processes=processes)
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert ending.error is not None
+    assert ending.error.message == "the time limit of 0.3 s passed"
+    assert not multiprocessing.active_children()
+
+
+async def test_waiting_for_a_process_is_not_the_functions_time(
+    processes: Processes, tmp_path: Path
+) -> None:
+    limit = 0.2
+    table = {
+        "long": in_process(tasks.enter_and_wait),
+        "short": in_process(tasks.pid, timeout=limit),
+    }
+
+    async with running_pool(table, workers=2, processes=processes) as pool:
+        pool.parts.submissions.submit("long", quoted(tmp_path))
+        await wait_for_pids(tmp_path)
+        short = pool.parts.submissions.submit("short", b"null")
+        await trio.sleep(2 * limit)
+        (tmp_path / "go").touch()
+
+    ending = pool.parts.store.get(short.id).ending
+    assert ending is not None
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(
+    processes: Processes, tmp_path: Path
+) -> None:
+    table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
+
+    async with running_pool(table, workers=1, processes=processes) as pool:
+        job = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        following = pool.parts.submissions.submit("pid", b"null")
+        [killed] = await wait_for_pids(tmp_path)
+        assert pool.processor.cancel(job.id)
+        await wait_until_dead(killed)
+
+    ending, next_ending = (pool.parts.store.get(each.id).ending for each in (job, following))
+    assert ending is not None
+    assert ending.outcome is Outcome.CANCELLED
+    assert next_ending is not None
+    assert next_ending.outcome is Outcome.SUCCEEDED
+    assert next_ending.result != str(killed).encode()
+
+
+async def test_a_cancel_reaches_a_job_that_waits_for_a_process(
+    processes: Processes, tmp_path: Path
+) -> None:
+    async with running_pool(
+        {"wait": in_process(tasks.enter_and_wait)}, workers=2, processes=processes
+    ) as pool:
+        pool.parts.submissions.submit("wait", quoted(tmp_path))
+        await wait_for_pids(tmp_path)
+        waiting = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        await wait_all_tasks_blocked()
+        assert pool.processor.cancel(waiting.id)
+        await wait_all_tasks_blocked()
+        ending = pool.parts.store.get(waiting.id).ending
+        (tmp_path / "go").touch()
+
+    assert ending is not None
+    assert ending.outcome is Outcome.CANCELLED
+
+
+async def test_the_pools_end_kills_the_process_and_releases_the_job(
+    processes: Processes, tmp_path: Path
+) -> None:
+    async with running_pool(
+        {"wait": in_process(tasks.enter_and_wait)}, workers=1, processes=processes
+    ) as pool:
+        job = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        [killed] = await wait_for_pids(tmp_path)
+        pool.scope.cancel()
+
+    assert not is_alive(killed)
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+
+
+@pytest.mark.parametrize(
+    ("function", "payload", "message"),
+    [
+        (tasks.die, b"9", "was killed by signal 9 (Killed)"),  # as for want of memory
+        (tasks.leave, b"0", "ended itself with status 0"),
+        (tasks.leave, b"3", "ended itself with status 3"),
+        (tasks.crash, b"null", "was killed by signal 11 (Segmentation fault)"),
+    ],
+)
+async def test_a_process_that_dies_fails_its_job_and_no_other(
+    function: Callable[..., object], payload: bytes, message: str, processes: Processes
+) -> None:
+    table = {"die": in_process(function), "pid": in_process(tasks.pid)}
+
+    async with running_pool(table, workers=2, processes=processes) as pool:
+        dying = pool.parts.submissions.submit("die", payload)
+        others = [pool.parts.submissions.submit("pid", b"null") for _ in range(10)]
+
+    ending = pool.parts.store.get(dying.id).ending
+    assert ending is not None
+    assert ending.outcome is Outcome.FAILED
+    assert ending.error is not None
+    assert ending.error.type == "ProcessDiedError"
+    assert ending.error.message == f"the process that ran the job {message}"
+    for job in others:
+        other = pool.parts.store.get(job.id).ending
+        assert other is not None
+        assert other.outcome is Outcome.SUCCEEDED
+
+
+async def test_an_idle_process_that_dies_harms_no_job(processes: Processes) -> None:
+    await process(in_process(tasks.pid), processes=processes)
+    [idle] = multiprocessing.active_children()
+    assert idle.pid is not None
+    os.kill(idle.pid, signal.SIGKILL)
+    await wait_until_dead(idle.pid)
+
+    ending = await process(in_process(tasks.pid), processes=processes)
+
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
+    number: signal.Signals, processes: Processes, tmp_path: Path
+) -> None:
+    async with running_pool(
+        {"wait": in_process(tasks.enter_and_wait)}, workers=1, processes=processes
+    ) as pool:
+        job = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        [pid] = await wait_for_pids(tmp_path)
+        os.kill(pid, number)
+        (tmp_path / "go").touch()
+
+    ending = pool.parts.store.get(job.id).ending
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
+
+
+class FakeContext:
+    """Starts processes that die as they start, so many of them."""
+
+    def __init__(self, *, dying: int) -> None:
+        self.dying = dying
+        self.calls: list[str] = []
+
+    def statistics(self) -> Any:  # noqa: ANN401
+        return trio_parallel._impl.WorkerContextStatistics(idle_workers=0, running_workers=0)
+
+    async def run_sync(self, sync_fn: Callable[..., Any], *args: object, **_: object) -> Any:  # noqa: ANN401
+        name = getattr(sync_fn, "__name__", "run_handler")
+        self.calls.append(name)
+        await trio.lowlevel.checkpoint()
+        if self.dying:
+            self.dying -= 1
+            dead = multiprocessing.get_context("spawn").Process()
+            dead._popen = type("Dead", (), {"poll": lambda _self: -15})()  # type: ignore[attr-defined]
+            raise trio_parallel.BrokenWorkerError("died", dead)
+        return b"1" if name == "run_handler" else None
+
+
+async def test_a_process_that_is_hit_by_a_signal_while_it_starts_is_started_again() -> None:
+    context = FakeContext(dying=2)
+    processes = Processes(1)
+    processes._context = context
+
+    ending = await process(in_process(tasks.pid), processes=processes)
+
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"1")
+    assert context.calls == ["ready", "ready", "ready", "run_handler"]
+
+
+async def test_processes_that_never_start_fail_the_job() -> None:
+    context = FakeContext(dying=100)
+    processes = Processes(1)
+    processes._context = context
+
+    with pytest.raises(ProcessDiedError, match="no process could be started for the job: each was"):
+        await processes.run("m:f", b"", max_result_bytes=1, started=lambda: None)
+
+    assert context.calls == ["ready"] * 3
+
+
+async def test_a_large_result_stays_in_the_process(processes: Processes) -> None:
+    ending = await process(
+        in_process(tasks.large), b"100", processes=processes, max_result_bytes=100
+    )
+
+    assert ending.error is not None
+    assert ending.error.message == "the result is 102 bytes of JSON, more than 100"
+
+
+async def test_a_result_that_is_not_serialisable_fails_the_job(processes: Processes) -> None:
+    ending = await process(in_process(tasks.unserialisable), processes=processes)
+
+    assert ending.error is not None
+    assert ending.error.message.startswith("the result is not serialisable: ")
+
+
+async def test_the_log_has_the_traceback_from_the_child(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    await process(in_process(tasks.shout), processes=processes)
+
+    assert 'raise ValueError("loud")' in caplog.text
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+async def test_a_process_does_not_inherit_the_servers_sockets(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.set_inheritable(True)
+
+        ending = await process(in_process(tasks.open_sockets), processes=processes)
+
+    assert ending.result == b"[]"
+
+
+async def test_a_process_finds_modules_where_the_server_does(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_the_config.py").write_text("def work(payload): return 'found'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    handler = Handler.of(math.sqrt, run="process", name="beside_the_config:work")
+
+    ending = await process(handler, processes=processes)
+
+    assert ending.result == b'"found"'
+
+
+async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Processes(1) as processes:
+        await process(in_process(tasks.leave_a_thread_behind), processes=processes)
+
+    assert not multiprocessing.active_children()
+    assert [record.message for record in caplog.records] == ["processes_killed"]
+
+
+async def test_a_process_that_does_not_end_well_hides_nothing_else() -> None:
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012  (how the block ends is the test)
+        async with Processes(1) as processes:
+            await process(in_process(tasks.leave_a_thread_behind), processes=processes)
+            raise KeyError("mine")
+
+
+SERVER = """
+import sys
+import trio
+from tests.handlers import tasks
+from tests.handlers.support import make_processor
+from tests.support import make_job
+from trio_jobs.handlers import Handler, Processes
+
+
+async def main():
+    async with Processes(1) as processes:
+        handler = Handler.of(getattr(tasks, sys.argv[1]), run="process")
+        processor = make_processor({"test": handler}, processes=processes)
+        await processor(make_job("a", payload=sys.argv[2].encode()))
+
+
+if __name__ == "__main__":
+    trio.run(main)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
+@pytest.mark.parametrize("function", ["enter_and_wait", "enter_and_hold_the_gil"])
+async def test_no_process_survives_a_killed_server(function: str, tmp_path: Path) -> None:
+    program = tmp_path / "server.py"
+    program.write_text(SERVER)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
+        [sys.executable, program, function, quoted(tmp_path)], env=environment
+    ) as server:
+        try:
+            [child] = await wait_for_pids(tmp_path)
+            started = children_of(server.pid)
+        finally:
+            server.kill()
+
+    assert child in started
+
+    for pid in started:  # also multiprocessing's own helper
+        await wait_until_dead(pid)
+
+
+async def test_a_running_job_can_be_seen_while_it_waits_for_its_process(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processor = make_processor({"test": in_process(tasks.enter_and_wait)}, processes=processes)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(processor, make_job("a", payload=quoted(tmp_path)))
+        await wait_all_tasks_blocked()
+        assert processor.oldest_running_seconds() is not None
+        nursery.cancel_scope.cancel()
+
+    assert processor.oldest_running_seconds() is None

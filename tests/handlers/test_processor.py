@@ -1,0 +1,441 @@
+"""How a job ends: by its handler, a cancel, its time limit, or not at all, as the pool ends."""
+
+import logging
+import math
+from contextlib import suppress
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.handlers.support import make_processor, process
+from tests.support import make_job, running_pool
+from trio_jobs.handlers import Handler, JobContext, Processor
+from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
+
+
+class Endings:
+    """What a processor has made of its jobs, by their ids."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Ending] = {}
+
+    async def collect(self, processor: Processor, job_id: str) -> None:
+        self.by_id[job_id] = await processor(make_job(job_id))
+
+
+async def sleep_for_ever(_payload: object) -> None:
+    await trio.sleep_forever()
+
+
+async def test_what_the_handler_returns_is_the_result() -> None:
+    async def double(payload: int) -> int:
+        return 2 * payload
+
+    assert await process(double, b"21") == Ending(outcome=Outcome.SUCCEEDED, result=b"42")
+
+
+async def test_what_the_handler_raises_is_the_error_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_payload: object) -> None:
+        raise ValueError("no")
+
+    ending = await process(fail)
+
+    assert ending.outcome is Outcome.FAILED
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("ValueError", "no")
+    [record] = caplog.records
+    assert (record.message, record.levelno) == ("handler_raised", logging.WARNING)
+    assert record.exc_info is not None
+    assert (record.job_id, record.job_type) == ("a", "test")  # type: ignore[attr-defined]
+
+
+async def test_the_time_limit_interrupts_the_handler(autojump_clock: MockClock) -> None:
+    ending = await process(Handler.of(sleep_for_ever, timeout=30.0))
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == (
+        "TimedOut",
+        "the time limit of 30 s passed",
+    )
+    assert trio.current_time() == 30
+
+
+async def test_without_a_time_limit_there_is_none(autojump_clock: MockClock) -> None:
+    async def week(_payload: object) -> None:
+        await trio.sleep(7 * 86_400)
+
+    ending = await process(week)
+
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_handler_that_ends_in_time_is_not_timed_out(autojump_clock: MockClock) -> None:
+    async def almost(_payload: object) -> None:
+        await trio.sleep(29.9)
+
+    ending = await process(Handler.of(almost, timeout=30))
+
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_handler_that_returns_after_its_time_limit_has_timed_out(
+    autojump_clock: MockClock,
+) -> None:
+    async def swallow(_payload: object) -> str:
+        with suppress(trio.Cancelled):
+            await trio.sleep_forever()
+        return "late"
+
+    ending = await process(Handler.of(swallow, timeout=1))
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert ending.result is None
+
+
+async def test_a_cleanup_that_raises_leaves_the_outcome_and_is_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def bad_cleanup(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("in cleanup")
+
+    ending = await process(Handler.of(bad_cleanup, timeout=1))
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert [record.message for record in caplog.records] == ["handler_raised"]
+
+
+async def test_a_time_limit_alone_is_not_logged_as_an_error(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await process(Handler.of(sleep_for_ever, timeout=1))
+
+    assert not caplog.records
+
+
+async def test_encoding_the_result_is_not_the_handlers_time(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_slowly(_result: object, *, max_bytes: int) -> bytes:
+        mock_clock.jump(max_bytes)
+        raise ValueError("and then it fails")
+
+    async def handler(_payload: object) -> None: ...
+
+    monkeypatch.setattr("trio_jobs.handlers.processor.encode_result", encode_slowly)
+    ending = await process(Handler.of(handler, timeout=1))
+
+    assert ending.outcome is Outcome.FAILED
+
+
+async def test_a_cancel_interrupts_the_handler() -> None:
+    processor = make_processor({"test": Handler.of(sleep_for_ever)})
+    endings = Endings()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endings.collect, processor, "a")
+        nursery.start_soon(endings.collect, processor, "b")
+        await wait_all_tasks_blocked()
+        assert processor.cancel("a")
+        await wait_all_tasks_blocked()
+        assert list(endings.by_id) == ["a"]
+        nursery.cancel_scope.cancel()
+
+    ending = endings.by_id["a"]
+    assert ending.outcome is Outcome.CANCELLED
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("Cancelled", "cancelled on request")
+
+
+async def test_a_cancelled_job_completes_when_its_handler_has_unwound(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow_cleanup(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(5, shield=True):
+                await trio.sleep_forever()
+
+    processor = make_processor({"test": Handler.of(slow_cleanup)})
+    endings = Endings()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endings.collect, processor, "a")
+        await wait_all_tasks_blocked()
+        processor.cancel("a")
+        await wait_all_tasks_blocked()
+        assert not endings.by_id
+
+    assert trio.current_time() == 5
+    assert endings.by_id["a"].outcome is Outcome.CANCELLED
+
+
+async def test_a_handler_that_swallows_its_cancel_ends_as_cancelled() -> None:
+    async def swallow(_payload: object) -> str:
+        with suppress(trio.Cancelled):
+            await trio.sleep_forever()
+        return "all the same"
+
+    processor = make_processor({"test": Handler.of(swallow)})
+    endings = Endings()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endings.collect, processor, "a")
+        await wait_all_tasks_blocked()
+        processor.cancel("a")
+
+    assert endings.by_id["a"].outcome is Outcome.CANCELLED
+
+
+async def test_a_time_limit_during_the_unwinding_of_a_cancel_changes_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow_cleanup(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(60, shield=True):
+                await trio.sleep_forever()
+
+    processor = make_processor({"test": Handler.of(slow_cleanup, timeout=30)})
+    endings = Endings()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endings.collect, processor, "a")
+        await trio.sleep(10)
+        processor.cancel("a")
+
+    assert endings.by_id["a"].outcome is Outcome.CANCELLED
+
+
+async def test_a_cancel_after_the_time_limit_changes_nothing(autojump_clock: MockClock) -> None:
+    async def slow_cleanup(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(60, shield=True):
+                await trio.sleep_forever()
+
+    processor = make_processor({"test": Handler.of(slow_cleanup, timeout=30)})
+    endings = Endings()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endings.collect, processor, "a")
+        await trio.sleep(40)
+        assert not processor.cancel("a")
+
+    assert endings.by_id["a"].outcome is Outcome.TIMED_OUT
+
+
+async def test_cancelling_a_job_that_does_not_run_says_so() -> None:
+    processor = make_processor({"test": Handler.of(sleep_for_ever)})
+
+    assert not processor.cancel("a")
+
+
+async def test_a_job_that_was_cancelled_while_pending_runs_nothing() -> None:
+    ran: list[object] = []
+
+    async def handler(payload: object) -> None:
+        ran.append(payload)
+
+    processor = make_processor({"test": Handler.of(handler)})
+
+    ending = await processor(replace(make_job("a"), cancel_requested=True))
+
+    assert ending.outcome is Outcome.CANCELLED
+    assert not ran
+
+
+@pytest.mark.interleavings(50)
+async def test_cancel_time_limit_and_end_at_the_same_instant_give_one_outcome(
+    autojump_clock: MockClock,
+) -> None:
+    async def second(_payload: object) -> str:
+        await trio.sleep(1)
+        return "done"
+
+    async with running_pool({"test": Handler.of(second, timeout=1)}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+
+        async def cancel() -> None:
+            await trio.sleep(1)
+            said = pool.processor.cancel(job.id)
+            status = pool.parts.store.get(job.id).status
+            # True only while nothing else has decided.
+            assert not (said and status is JobStatus.COMPLETED)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel)
+
+    job = pool.parts.store.get(job.id)
+    assert job.ending is not None
+    # The clock stood at the limit before any of them could run.
+    assert job.ending.outcome is Outcome.TIMED_OUT
+
+
+@pytest.mark.interleavings(50)
+async def test_cancel_and_end_at_the_same_instant_give_one_outcome(
+    autojump_clock: MockClock,
+) -> None:
+    async def second(_payload: object) -> str:
+        await trio.sleep(1)
+        return "done"
+
+    said: list[bool] = []
+
+    async with running_pool({"test": second}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await trio.sleep(1)
+        said.append(pool.processor.cancel(job.id))
+
+    job = pool.parts.store.get(job.id)
+    assert job.ending is not None
+    assert (job.ending.outcome is Outcome.CANCELLED) == said[0]
+
+
+@pytest.mark.interleavings(50)
+async def test_the_pools_end_racing_with_a_cancel_releases_or_completes(
+    autojump_clock: MockClock,
+) -> None:
+    async with running_pool({"test": sleep_for_ever}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+
+        async def cancel_job() -> None:
+            pool.processor.cancel(job.id)
+
+        async def cancel_pool() -> None:
+            pool.scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_job)
+            nursery.start_soon(cancel_pool)
+
+    job = pool.parts.store.get(job.id)
+    if job.status is JobStatus.COMPLETED:
+        assert job.ending is not None
+        assert job.ending.outcome is Outcome.CANCELLED
+    else:
+        assert job.status is JobStatus.PENDING
+
+
+async def test_as_the_pool_ends_the_handler_is_cancelled_and_the_job_released() -> None:
+    unwound = False
+
+    async def handler(_payload: object) -> None:
+        nonlocal unwound
+        try:
+            await trio.sleep_forever()
+        finally:
+            unwound = True
+
+    async with running_pool({"test": handler}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        pool.scope.cancel()
+
+    assert unwound
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+
+
+async def test_a_value_returned_as_the_pool_ends_is_recorded() -> None:
+    async def handler(_payload: object) -> str:
+        with suppress(trio.Cancelled):
+            await trio.sleep_forever()
+        return "saved"
+
+    async with running_pool({"test": handler}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        pool.scope.cancel()
+
+    ending = pool.parts.store.get(job.id).ending
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"saved"')
+
+
+async def test_an_error_raised_as_the_pool_ends_decides_nothing() -> None:
+    async def handler(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("in cleanup")
+
+    async with running_pool({"test": handler}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        pool.scope.cancel()
+
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+
+
+async def test_a_time_limit_does_not_extend_the_grace_period(autojump_clock: MockClock) -> None:
+    async with running_pool({"test": Handler.of(sleep_for_ever, timeout=100)}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        pool.parts.submissions.close()
+        pool.scope.deadline = trio.current_time() + 25
+
+    assert trio.current_time() == 25
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+
+
+async def test_a_time_limit_within_the_grace_period_is_kept(autojump_clock: MockClock) -> None:
+    async with running_pool({"test": Handler.of(sleep_for_ever, timeout=10)}) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        pool.parts.submissions.close()
+        pool.scope.deadline = trio.current_time() + 25
+
+    ending = pool.parts.store.get(job.id).ending
+    assert ending is not None
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert trio.current_time() == 10
+
+
+async def test_the_jobs_id_is_known_while_its_handler_runs() -> None:
+    seen: list[str | None] = []
+
+    async def handler(_payload: object, context: JobContext) -> None:
+        async def child() -> None:
+            seen.append(current_job_id.get())
+
+        seen.append(current_job_id.get())
+        context.nursery.start_soon(child)
+
+    await process(handler)
+
+    assert seen == ["a", "a"]
+    assert current_job_id.get() is None
+
+
+async def test_the_oldest_running_job_is_known(autojump_clock: MockClock) -> None:
+    processor = make_processor({"test": Handler.of(sleep_for_ever)})
+    endings = Endings()
+    assert processor.oldest_running_seconds() is None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endings.collect, processor, "a")
+        await trio.sleep(5)
+        nursery.start_soon(endings.collect, processor, "b")
+        await trio.sleep(3)
+        assert processor.oldest_running_seconds() == 8
+        processor.cancel("a")
+        await wait_all_tasks_blocked()
+        assert processor.oldest_running_seconds() == 3
+        nursery.cancel_scope.cancel()
+
+
+def test_a_process_handler_without_processes_is_refused() -> None:
+    handler = Handler.of(math.sqrt, run="process")
+
+    with pytest.raises(ValueError, match="there are no processes"):
+        make_processor({"test": handler})

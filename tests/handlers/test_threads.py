@@ -1,0 +1,191 @@
+"""Handlers in threads: on the real clock, and by what they do, never by how long they take."""
+
+import threading
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.handlers.support import process, wait_until_set
+from tests.support import Pool, running_pool
+from trio_jobs.handlers import Handler
+from trio_jobs.job import Ending, Job, JobStatus, Outcome, current_job_id
+
+
+class Blocker:
+    """A plain handler that stays in its thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.let_go = threading.Event()
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, _payload: object) -> str:
+        with self._lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        self.entered.set()
+        self.let_go.wait(30)
+        with self._lock:
+            self.running -= 1
+        return "returned"
+
+
+def ending_of(pool: Pool, job: Job) -> Ending | None:
+    return pool.parts.store.get(job.id).ending
+
+
+async def test_a_plain_function_runs_in_a_thread_with_the_jobs_id() -> None:
+    def handler(payload: object) -> list[object]:
+        return [
+            payload,
+            threading.current_thread() is threading.main_thread(),
+            current_job_id.get(),
+        ]
+
+    assert (await process(handler, b"1")).result == b'[1,false,"a"]'
+
+
+async def test_as_many_threads_run_at_once_as_there_are_workers() -> None:
+    workers = 50  # more than Trio's own limiter has
+    all_in = threading.Barrier(workers)
+
+    def handler(_payload: object) -> None:
+        all_in.wait(30)
+
+    async with running_pool({"test": handler}, workers=workers) as pool:
+        jobs = [pool.parts.submissions.submit("test", b"null") for _ in range(workers)]
+
+    assert {pool.parts.store.get(job.id).status for job in jobs} == {JobStatus.COMPLETED}
+    assert all(
+        ending.outcome is Outcome.SUCCEEDED for job in jobs if (ending := ending_of(pool, job))
+    )
+
+
+async def test_other_peoples_threads_leave_the_handlers_theirs() -> None:
+    default = trio.to_thread.current_default_thread_limiter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(int(default.total_tokens)):
+            await default.acquire_on_behalf_of(object())
+
+        ending = await process(lambda payload: payload)
+        nursery.cancel_scope.cancel()
+
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_cancelled_thread_keeps_its_slot_until_it_has_returned() -> None:
+    blocker = Blocker()
+
+    async with running_pool({"test": blocker}, workers=1) as pool:
+        first = pool.parts.submissions.submit("test", b"null")
+        second = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(blocker.entered)
+
+        assert pool.processor.cancel(first.id)
+        await wait_all_tasks_blocked(0.01)
+
+        assert pool.parts.store.get(first.id).status is JobStatus.PROCESSING
+        assert pool.parts.store.get(second.id).status is JobStatus.PENDING
+        blocker.let_go.set()
+
+    assert blocker.most_running == 1
+    first_ending, second_ending = ending_of(pool, first), ending_of(pool, second)
+    assert first_ending is not None
+    assert first_ending.outcome is Outcome.CANCELLED
+    assert second_ending is not None
+    assert second_ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_timed_out_thread_keeps_its_slot_until_it_has_returned() -> None:
+    blocker = Blocker()
+
+    async with running_pool({"test": Handler.of(blocker, timeout=0.01)}, workers=1) as pool:
+        first = pool.parts.submissions.submit("test", b"null")
+        second = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(blocker.entered)
+        await trio.sleep(0.02)  # the time limit, by the real clock
+
+        assert pool.parts.store.get(first.id).status is JobStatus.PROCESSING
+        assert pool.parts.store.get(second.id).status is JobStatus.PENDING
+        assert not pool.processor.cancel(first.id)
+        blocker.let_go.set()
+
+    ending = ending_of(pool, first)
+    assert ending is not None
+    assert ending.outcome is Outcome.TIMED_OUT
+
+
+async def test_the_pools_end_leaves_the_thread_behind_and_releases_the_job(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    blocker = Blocker()
+
+    async with running_pool({"test": blocker}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(blocker.entered)
+        pool.scope.cancel()
+
+    assert blocker.running == 1
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    [record] = [record for record in caplog.records if record.message == "thread_still_running"]
+    assert (record.job_id, record.job_type) == (job.id, "test")  # type: ignore[attr-defined]
+    blocker.let_go.set()
+
+
+async def test_the_pools_end_releases_a_cancelled_job_whose_thread_still_runs() -> None:
+    blocker = Blocker()
+
+    async with running_pool({"test": blocker}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(blocker.entered)
+        assert pool.processor.cancel(job.id)
+        pool.scope.cancel()
+
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    blocker.let_go.set()
+
+
+async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:
+    checked = threading.Event()
+    go_on = threading.Event()
+    saw: list[str] = []
+    ended = threading.Event()
+
+    def handler(_payload: object) -> None:
+        try:
+            trio.from_thread.check_cancelled()
+            saw.append("nothing at first")
+            checked.set()
+            go_on.wait(30)
+            trio.from_thread.check_cancelled()
+            saw.append("nothing after a cancel")
+            checked.set()
+            while True:
+                trio.from_thread.check_cancelled()
+        except trio.Cancelled:
+            saw.append("the pool's end")
+            raise
+        finally:
+            ended.set()
+
+    async with running_pool({"test": handler}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(checked)
+        pool.processor.cancel(job.id)
+        checked.clear()
+        go_on.set()
+        await wait_until_set(checked)
+        pool.scope.cancel()
+
+    await wait_until_set(ended)
+    assert saw == ["nothing at first", "nothing after a cancel", "the pool's end"]
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+
+
+async def test_a_threads_stack_can_be_told_by_the_jobs_id() -> None:
+    ending = await process(lambda _payload: threading.current_thread().name)
+
+    assert ending.result == b'"job a"'

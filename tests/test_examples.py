@@ -1,0 +1,166 @@
+"""Each example does its work on real input, through the real command."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from PIL import Image
+
+from tests.command import Command, running_command
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@asynccontextmanager
+async def example(name: str, folder: Path) -> AsyncIterator[Command]:
+    """The command as the example's README section starts it, but from another folder."""
+    config = EXAMPLES / name / "config.toml"
+    async with running_command(folder, "--config", str(config)) as command:
+        yield command
+
+
+async def completed(
+    command: Command, job_type: str, payload: Mapping[str, object]
+) -> dict[str, Any]:
+    """The job, submitted and completed."""
+    job_id = await command.submit(job_type, payload)
+    while True:
+        job = await command.job(job_id)
+        if job["status"] == "completed":
+            return job
+        await trio.sleep(0.01)
+
+
+async def refusal(command: Command, job_type: str, payload: object) -> str:
+    """The text of the 400 that answers a submission."""
+    answer = await command.client.post("/jobs", json={"type": job_type, "payload": payload})
+    assert answer.status_code == 400
+    return str(answer.json()["detail"])
+
+
+async def test_sha256(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"trio" * 1_000_000)
+
+    async with example("sha256", tmp_path) as command:
+        job = await completed(command, "sha256", {"path": str(file)})
+        missing = await completed(command, "sha256", {"path": str(tmp_path / "missing")})
+        refused = await refusal(command, "sha256", {"pth": str(file)})
+
+    assert job["result"] == {
+        "path": str(file),
+        "bytes": 4_000_000,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    assert (missing["outcome"], missing["error"]["type"]) == ("failed", "FileNotFoundError")
+    assert "unknown field pth" in refused
+
+
+async def test_thumbnails(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    source = tmp_path / "photo.png"
+    Image.linear_gradient("L").resize((800, 600)).convert("RGBA").save(source)
+    target = tmp_path / "small.jpg"
+
+    async with example("thumbnails", tmp_path) as command:
+        job = await completed(
+            command,
+            "thumbnail",
+            {"source": str(source), "target": str(target), "size": 64},
+        )
+        no_image = await completed(
+            command,
+            "thumbnail",
+            {"source": str(EXAMPLES / "README.md"), "target": str(target)},
+        )
+        refused = await refusal(
+            command, "thumbnail", {"source": str(source), "target": str(target), "size": 0}
+        )
+
+    assert job["result"] == {"target": str(target), "width": 64, "height": 48}
+    with Image.open(target) as image:
+        assert (image.format, image.size) == ("JPEG", (64, 48))
+    assert (no_image["outcome"], no_image["error"]["type"]) == ("failed", "UnidentifiedImageError")
+    assert refused == "$.payload.size: expected int >= 1"
+
+
+class Receiver:
+    """A webhook's other end: answers by the path, and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += await stream.receive_some()
+        head, _, body = received.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        while len(body) < length:
+            body += await stream.receive_some()
+        if b"/silent" in head:
+            await trio.sleep_forever()
+        self.events.append(json.loads(body))
+        status = b"500 No" if b"/broken" in head else b"204 Yes"
+        await stream.send_all(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status)
+
+
+async def test_webhook(tmp_path: Path) -> None:
+    receiver = Receiver()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            partial(trio.serve_tcp, receiver.serve, 0, host="127.0.0.1")
+        )
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        # The same handler, but with a time limit that a test can wait for.
+        config = (EXAMPLES / "webhook" / "config.toml").read_text().replace("10.0", "0.5")
+        handlers = (EXAMPLES / "webhook" / "webhooks.py").read_text()
+        (tmp_path / "webhooks.py").write_text(handlers)
+
+        async with running_command(tmp_path, config=config) as command:
+            event = {"url": f"{url}/hook", "event": {"order": 7}}
+            job = await completed(command, "webhook", event)
+            broken = await completed(command, "webhook", event | {"url": f"{url}/broken"})
+            silent = await completed(command, "webhook", event | {"url": f"{url}/silent"})
+            refused = await refusal(command, "webhook", event | {"url": "ftp://example.org"})
+        nursery.cancel_scope.cancel()
+
+    assert receiver.events == [{"order": 7}, {"order": 7}]
+    assert job["result"]["status"] == 204
+    assert (broken["outcome"], broken["error"]["type"]) == ("failed", "HTTPStatusError")
+    assert (silent["outcome"], silent["error"]["message"]) == (
+        "timed_out",
+        "the time limit of 0.5 s passed",
+    )
+    assert refused.startswith("$.payload.url: expected str matching regex")
+
+
+async def test_word_counts(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    for n in range(50):
+        path = texts / f"{n % 5}" / f"{n}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("One fish, two fish.\n" * (n + 1))
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "latin.txt").write_bytes(b"caf\xe9")
+
+    async with example("word_counts", tmp_path) as command:
+        job = await completed(command, "word_counts", {"path": str(texts), "top": 2})
+        not_utf8 = await completed(command, "word_counts", {"path": str(bad)})
+        empty = await completed(command, "word_counts", {"path": str(EXAMPLES / "sha256")})
+
+    lines = sum(range(1, 51))
+    assert job["result"] == {
+        "files": 50,
+        "words": 4 * lines,
+        "top": {"fish": 2 * lines, "one": lines},
+    }
+    assert (not_utf8["outcome"], not_utf8["error"]["type"]) == ("failed", "UnicodeDecodeError")
+    assert empty["result"] == {"files": 0, "words": 0, "top": {}}

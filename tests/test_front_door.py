@@ -1,0 +1,104 @@
+"""The front door's settings, through the real command."""
+
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.command import run_command, running_command
+
+CERTIFICATE = Path(__file__).parent / "server" / "localhost.crt"
+KEY = Path(__file__).parent / "server" / "localhost.key"
+
+TOKEN = "a-long-random-text"  # noqa: S105  (nobody's)
+
+
+async def test_token_from_the_environment_is_asked_for_and_never_shown(tmp_path: Path) -> None:
+    environment = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0", "TRIO_JOBS_HTTP_TOKEN": TOKEN}
+    options = ("--log-level=debug",)
+    async with running_command(tmp_path, *options, environment=environment) as server:
+        without = await server.client.get("/jobs")
+        wrong = await server.client.get("/jobs", headers={"Authorization": "Bearer wrong"})
+        right = await server.client.get("/jobs", headers={"Authorization": f"Bearer {TOKEN}"})
+        health = await server.client.get("/health")
+        ready = await server.client.get("/health/ready")
+    check = await run_command(tmp_path, "--check", environment=environment)
+
+    assert [without.status_code, wrong.status_code, right.status_code] == [401, 401, 200]
+    assert without.headers["www-authenticate"].startswith("Bearer")
+    assert [health.status_code, ready.status_code] == [200, 200]
+    assert TOKEN not in server.log
+    assert check.status == 0
+    assert TOKEN not in check.output + "".join(check.lines)
+
+
+async def test_token_from_a_file_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    config = '[http]\ntoken_file = "token"'
+    async with running_command(tmp_path, config=config) as server:
+        without = await server.client.get("/jobs")
+        right = await server.client.get("/jobs", headers={"Authorization": f"Bearer {TOKEN}"})
+
+    assert [without.status_code, right.status_code] == [401, 200]
+
+
+async def test_pages_of_other_origins_and_foreign_names_are_kept_out(tmp_path: Path) -> None:
+    config = '[http]\nallowed_hosts = ["jobs.internal"]'
+    job = {"type": "any"}
+    async with running_command(tmp_path, config=config) as server:
+        page = await server.client.post("/jobs", json=job, headers={"Origin": "https://evil.test"})
+        rebound = await server.client.get("/jobs", headers={"Host": "evil.test"})
+        allowed = await server.client.get("/jobs", headers={"Host": "jobs.internal:8080"})
+
+    assert [page.status_code, rebound.status_code, allowed.status_code] == [403, 403, 200]
+    assert page.headers["content-type"] == "application/problem+json"
+
+
+async def test_https(tmp_path: Path) -> None:
+    config = f'[http]\ncertfile = "{CERTIFICATE}"\nkeyfile = "{KEY}"'
+    async with running_command(tmp_path, config=config) as server:
+        trusted = ssl.create_default_context(cafile=str(CERTIFICATE))
+        url = server.url.replace("127.0.0.1", "localhost")
+        async with httpx.AsyncClient(base_url=url, verify=trusted) as client:
+            answer = await client.post("/jobs", json={"type": "any"})
+
+    assert server.url.startswith("https://")
+    assert answer.status_code == 201
+
+
+async def test_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config="[http]\naccess_log = true") as server:
+        await server.client.get("/jobs?limit=1")
+        line = await server.wait_for_line("trio_jobs.access", "GET", "/jobs", "200")
+
+    assert "duration=" in line
+
+
+async def test_limits_are_taken_from_the_configuration(tmp_path: Path) -> None:
+    config = "[http]\nmax_body_bytes = 100\nmax_header_bytes = 1024"
+    async with running_command(tmp_path, config=config) as server:
+        body = await server.client.post("/jobs", content=b"x" * 101)
+        header = await server.client.get("/jobs", headers={"X": "x" * 2000})
+
+    assert [body.status_code, header.status_code] == [413, 431]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ('certfile = "a.pem"', "http.certfile and http.keyfile must be set together"),
+        ('certfile = "a.pem"\nkeyfile = "b.pem"', "cannot use certfile 'a.pem' with keyfile"),
+        ('token_file = "none"', "cannot read the token file 'none'"),
+        ('token_file = "none"\ntoken = "t"', "http.token and http.token_file must not be set"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["start", "check"])
+async def test_mistake_is_one_line_and_status_2(
+    tmp_path: Path, settings: str, complaint: str, options: tuple[str, ...]
+) -> None:
+    ended = await run_command(tmp_path, *options, config=f"[http]\n{settings}")
+
+    assert ended.status == 2
+    [line] = ended.lines
+    assert complaint in line

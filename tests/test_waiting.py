@@ -1,0 +1,148 @@
+"""Waiting for a job: who waits is handed the completed job itself, and leaves nothing behind."""
+
+import pytest
+import trio
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+
+from tests.support import SUCCEEDED, Parts, make_job, make_parts
+from trio_jobs.job import Job, JobStatus
+from trio_jobs.waiting import TooManyWaitersError
+
+
+async def wait_for(parts: Parts, job_id: str, got: list[Job | None]) -> None:
+    with parts.completions.watch(job_id) as completion:
+        await completion.wait()
+        got.append(completion.job)
+
+
+def begin(parts: Parts, *names: str) -> None:
+    for name in names:
+        parts.store.add(make_job(name))
+        parts.store.claim(name)
+
+
+async def test_everyone_who_waits_for_a_job_gets_it_as_it_completed() -> None:
+    parts = make_parts()
+    begin(parts, "a", "b")
+    got: list[Job | None] = []
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait_for, parts, "a", got)
+        await wait_all_tasks_blocked()
+        parts.store.complete("b", SUCCEEDED)
+        await wait_all_tasks_blocked()
+        assert got == []
+        completed = parts.store.complete("a", SUCCEEDED)
+
+    assert got == [completed] * 3
+    assert completed.status is JobStatus.COMPLETED
+    assert parts.completions.waiters == 0
+
+
+async def test_a_job_that_is_dropped_at_once_still_reaches_those_who_wait() -> None:
+    parts = make_parts(keep_completed=0)
+    begin(parts, "a")
+    got: list[Job | None] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for, parts, "a", got)
+        await wait_all_tasks_blocked()
+        completed = parts.store.complete("a", SUCCEEDED)
+        assert len(parts.store) == 0
+
+    assert got == [completed]
+
+
+async def test_a_job_that_completes_as_its_waiter_gives_up_still_reaches_it() -> None:
+    parts = make_parts(keep_completed=0)
+    begin(parts, "a")
+
+    with parts.completions.watch("a") as completion:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await completion.wait()
+        completed = parts.store.complete("a", SUCCEEDED)
+
+        assert completion.job == completed
+
+
+async def test_the_end_of_the_pool_wakes_everyone_without_a_job_now_and_later() -> None:
+    parts = make_parts()
+    begin(parts, "a", "b")
+    got: list[Job | None] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for, parts, "a", got)
+        nursery.start_soon(wait_for, parts, "b", got)
+        await wait_all_tasks_blocked()
+        parts.completions.end()
+    await wait_for(parts, "a", got)
+    parts.completions.end()
+
+    assert got == [None, None, None]
+
+
+async def test_one_more_than_may_wait_is_refused_until_another_leaves() -> None:
+    parts = make_parts(max_waiters=2)
+
+    with parts.completions.watch("a"), parts.completions.watch("a"):
+        with (
+            pytest.raises(TooManyWaitersError, match="2 tasks wait already"),
+            parts.completions.watch("b"),
+        ):
+            pass
+        assert parts.completions.waiters == 2
+    with parts.completions.watch("b"):
+        pass
+
+
+async def test_a_waiter_that_is_cancelled_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    parts = make_parts()
+    begin(parts, "a")
+
+    for _ in range(3):
+        with trio.move_on_after(5), parts.completions.watch("a") as completion:
+            await completion.wait()
+
+    assert trio.current_time() == 15
+    assert parts.completions.waiters == 0
+    assert not parts.completions._awaited
+
+
+@pytest.mark.interleavings(20)
+async def test_waiters_come_and_go_and_the_last_ones_are_woken() -> None:
+    parts = make_parts()
+    begin(parts, "a")
+    got: list[Job | None] = []
+    stayed: list[Job | None] = []
+
+    async with trio.open_nursery() as nursery:
+        for steps in range(10):
+
+            @nursery.start_soon
+            async def leave(steps: int = steps) -> None:
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as inner:
+                        inner.start_soon(wait_for, parts, "a", got)
+                        for _ in range(steps):
+                            await trio.lowlevel.checkpoint()
+                        scope.cancel()
+
+        for _ in range(4):
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(wait_for, parts, "a", stayed)
+        await wait_all_tasks_blocked()
+        completed = parts.store.complete("a", SUCCEEDED)
+
+    assert stayed == [completed]
+    assert parts.completions.waiters == 0
+    assert not parts.completions._awaited
+
+
+async def test_waiting_is_a_checkpoint_also_when_there_is_nothing_to_wait_for() -> None:
+    parts = make_parts()
+    parts.completions.end()
+
+    with parts.completions.watch("a") as completion, assert_checkpoints():
+        await completion.wait()

@@ -1,0 +1,246 @@
+"""Waiting for room: in turn, in one step, and single submissions beside it get their share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.support import SUCCEEDED, Parts, make_parts
+from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission
+from trio_jobs.job import Ending, Job
+from trio_jobs.worker import run_worker
+
+
+def some(number: int, type: str = "stream") -> list[Submission]:  # noqa: A002
+    return [Submission(type, b"%d" % n) for n in range(number)]
+
+
+def fill(parts: Parts) -> None:
+    while parts.submissions.room:
+        parts.submissions.submit("filler", b"null")
+
+
+def take(parts: Parts, number: int = 1) -> list[Job]:
+    """Claim the next jobs and complete them, as a worker would."""
+    taken = []
+    for _ in range(number):
+        job = parts.store.claim(parts.receive.receive_nowait())
+        taken.append(parts.store.complete(job.id, SUCCEEDED))
+    return taken
+
+
+async def pour(parts: Parts, submissions: list[Submission], admitted: list[Job]) -> None:
+    """Submit all of these, as a stream would."""
+    while submissions:
+        jobs = await parts.submissions.submit_some(submissions)
+        admitted += jobs
+        submissions = submissions[len(jobs) :]
+
+
+async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> None:
+    parts = make_parts()
+
+    jobs = await parts.submissions.submit_some(some(5))
+
+    assert [job.payload for job in jobs] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
+    assert parts.store.page(limit=10) == jobs
+    assert [parts.receive.receive_nowait() for _ in jobs] == [job.id for job in jobs]
+
+
+async def test_as_many_are_admitted_as_there_is_room_for_but_the_last_place() -> None:
+    parts = make_parts(buffer_size=4)
+
+    jobs = await parts.submissions.submit_some(some(9))
+
+    assert len(jobs) == 3
+    assert parts.submissions.room == 1
+
+
+async def test_in_a_full_buffer_it_waits_and_goes_on_as_places_come_free() -> None:
+    parts = make_parts(buffer_size=3)
+    fill(parts)
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(4), admitted)
+        for expected in (0, 1, 2, 3):
+            await wait_all_tasks_blocked()
+            assert len(admitted) == expected
+            take(parts, 2 if expected == 0 else 1)  # one of the places is left to others
+
+
+async def test_waiting_that_is_cancelled_has_admitted_nothing() -> None:
+    parts = make_parts(buffer_size=2)
+    fill(parts)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.submissions.submit_some, some(1))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert len(parts.store) == 2
+    take(parts, 2)
+    assert len(await parts.submissions.submit_some(some(1))) == 1
+
+
+async def test_closing_wakes_everyone_who_waits() -> None:
+    parts = make_parts(buffer_size=1)
+    fill(parts)
+
+    async def refused() -> None:
+        with pytest.raises(ShuttingDownError):
+            await parts.submissions.submit_some(some(3))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(refused)
+        await wait_all_tasks_blocked()
+        parts.submissions.close()
+    await refused()
+
+    assert len(parts.store) == 1
+
+
+async def test_a_block_is_cancelled_when_the_submissions_close() -> None:
+    parts = make_parts()
+
+    async def block() -> None:
+        with pytest.raises(ShuttingDownError), parts.submissions.while_open():
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(block)
+        await wait_all_tasks_blocked()
+        parts.submissions.close()
+    await block()
+
+
+async def test_a_block_that_ends_before_the_submissions_close_is_left_alone() -> None:
+    parts = make_parts()
+
+    with parts.submissions.while_open():
+        pass
+    parts.submissions.close()
+    await trio.lowlevel.checkpoint()
+
+    with parts.submissions.while_open():  # no checkpoint: nothing of it was cut off
+        pass
+
+
+async def test_those_who_wait_take_turns() -> None:
+    parts = make_parts(buffer_size=10)
+    first: list[Job] = []
+    second: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(1000, "a"), first)
+        nursery.start_soon(pour, parts, some(1000, "b"), second)
+        for _ in range(400):
+            await wait_all_tasks_blocked()
+            take(parts)
+        await wait_all_tasks_blocked()
+
+        assert 150 <= len(first) <= 250
+        assert 150 <= len(second) <= 250
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def running(parts: Parts, nursery: trio.Nursery, workers: int) -> Iterator[None]:
+    async def process(job: Job) -> Ending:
+        await trio.lowlevel.checkpoint()
+        return SUCCEEDED
+
+    for _ in range(workers):
+        nursery.start_soon(run_worker, parts.receive.clone(), parts.store, process)
+    parts.receive.close()
+    yield
+    parts.submissions.close()
+
+
+@pytest.mark.interleavings(3)
+@pytest.mark.parametrize("buffer_size", [1, 2, 10])
+@pytest.mark.parametrize("workers", [1, 10])
+async def test_a_stream_alone_always_goes_on(buffer_size: int, workers: int) -> None:
+    parts = make_parts(buffer_size=buffer_size)
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        with running(parts, nursery, workers):
+            await pour(parts, some(300), admitted)
+
+    assert [job.payload for job in admitted] == [b"%d" % n for n in range(300)]
+    assert parts.store.statistics().completed == 300
+
+
+@pytest.mark.interleavings(3)
+@pytest.mark.parametrize("buffer_size", [1, 2, 10])
+@pytest.mark.parametrize("workers", [1, 10])
+async def test_single_submissions_beside_streams_share_the_places_with_them(
+    buffer_size: int, workers: int
+) -> None:
+    parts = make_parts(buffer_size=buffer_size)
+    streamed: list[Job] = []
+    single: list[Job] = []
+
+    async def submit_singly() -> None:
+        while len(streamed) + len(single) < 400:
+            with suppress(QueueFullError):
+                single.append(parts.submissions.submit("single", b"null"))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        with running(parts, nursery, workers):
+            async with trio.open_nursery() as clients:
+                clients.start_soon(pour, parts, some(100_000), streamed)
+                clients.start_soon(pour, parts, some(100_000), streamed)
+                await submit_singly()
+                clients.cancel_scope.cancel()
+
+    assert len(single) >= 40  # at least one in ten
+    assert len(streamed) >= 40
+
+
+async def test_the_last_place_goes_to_either_kind_in_turn() -> None:
+    parts = make_parts(buffer_size=3)
+    fill(parts)
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(100), admitted)
+        await wait_all_tasks_blocked()
+        for turn in range(3):
+            # The stream leaves the place alone: it is for a single submission ...
+            take(parts)
+            await wait_all_tasks_blocked()
+            assert len(admitted) == turn
+            parts.submissions.submit("single", b"null")
+            # ... and the next one for the stream, whoever else comes first.
+            take(parts)
+            with pytest.raises(QueueFullError):
+                parts.submissions.submit("single", b"null")
+            with pytest.raises(QueueFullError):
+                parts.submissions.submit_all(some(1))
+            await wait_all_tasks_blocked()
+            assert len(admitted) == turn + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_anyone_waiting_all_places_are_for_everyone() -> None:
+    parts = make_parts(buffer_size=2)
+
+    for submit in (one_by_one, all_at_once):
+        submit(parts)
+        assert parts.submissions.room == 0
+        take(parts, 2)
+
+
+def one_by_one(parts: Parts) -> None:
+    fill(parts)
+
+
+def all_at_once(parts: Parts) -> None:
+    parts.submissions.submit_all(some(2))
