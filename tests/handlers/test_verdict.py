@@ -9,9 +9,9 @@ from trio_jobs.job import Outcome
 
 
 def running_job(*, timeout: float | None = None) -> RunningJob:
-    running = RunningJob(make_job("a"), timeout=timeout)
+    running = RunningJob(make_job("a"))
     running.scope = trio.CancelScope()
-    running.start_clock()
+    running.start_clock(timeout)
     return running
 
 
@@ -94,9 +94,9 @@ async def test_the_time_limit_is_the_scopes_deadline(mock_clock: MockClock) -> N
 
 
 async def test_the_time_limit_counts_from_the_start_of_the_clock(mock_clock: MockClock) -> None:
-    running = RunningJob(make_job("a"), timeout=1)
+    running = RunningJob(make_job("a"))
     mock_clock.jump(100)  # waited for a process
 
-    running.start_clock()
+    running.start_clock(1)
 
     assert running.end() is None

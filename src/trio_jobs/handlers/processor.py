@@ -4,6 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 
 import trio
 
@@ -13,7 +14,7 @@ from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.slow_steps import Suspect
-from trio_jobs.handlers.table import Handlers, UnknownTypeError
+from trio_jobs.handlers.table import Handlers
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
 
@@ -57,7 +58,7 @@ class Processor:
         self._processes = processes
         # By id; the one that began first is first.
         self._running: dict[str, RunningJob] = {}
-        self._ended: deque[Job] = deque(maxlen=_REMEMBERED)
+        self._ended: deque[RunningJob] = deque(maxlen=_REMEMBERED)
 
     async def __call__(self, job: Job) -> Ending:
         """Run the job's handler; whatever that returns or raises becomes the ending.
@@ -77,14 +78,11 @@ class Processor:
         """
         if job.cancel_requested:
             return CANCELLED
-        try:
-            handler = self._handlers.find(job.type)
-        except UnknownTypeError as error:
-            return Ending(outcome=Outcome.FAILED, error=describe_error(error))
         token = current_job_id.set(job.id)
-        self._running[job.id] = running = RunningJob(job, timeout=handler.timeout)
+        self._running[job.id] = running = RunningJob(job)
         try:
-            return await self._run_in_scope(handler, running)
+            running.handler = self._handlers.find(job.type)
+            return await self._run_in_scope(running.handler, running)
         except BaseException as error:
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
@@ -103,7 +101,7 @@ class Processor:
             return decided or Ending(outcome=Outcome.FAILED, error=describe_error(error))
         finally:
             del self._running[job.id]
-            self._ended.append(job)
+            self._ended.append(running)
             current_job_id.reset(token)
 
     def cancel(self, job_id: str) -> bool:
@@ -126,23 +124,15 @@ class Processor:
 
     def running_here(self) -> list[Suspect]:
         """The jobs whose handlers are running in the event loop; for `SlowSteps`."""
-        return self._suspects(running.job for running in self._running.values())
+        return _suspects(self._running.values())
 
     def ended_here(self) -> list[Suspect]:
         """Those that have ended since `forget_ended`."""
-        return self._suspects(self._ended)
+        return _suspects(self._ended)
 
     def forget_ended(self) -> None:
         """Forget the jobs that have ended."""
         self._ended.clear()
-
-    def _suspects(self, jobs: Iterable[Job]) -> list[Suspect]:
-        handlers = [(self._handlers.find(job.type), job) for job in jobs]
-        return [
-            Suspect(handler=handler.name, job_id=job.id, job_type=job.type)
-            for handler, job in handlers
-            if handler.run is Run.ASYNC
-        ]
 
     async def _run_in_scope(self, handler: Handler, running: RunningJob) -> Ending:
         # The scope is also what keeps one that the handler has opened and not
@@ -159,7 +149,7 @@ class Processor:
             encoded = await self._run_in_process(handler, running)
             return running.end() or Ending(outcome=Outcome.SUCCEEDED, result=encoded)
         payload = handler.decode(running.job.payload)
-        running.start_clock()
+        running.start_clock(handler.timeout)
         if handler.run is Run.THREAD:
             result = await self._run_in_thread(handler, payload, running.job)
         elif handler.takes_context:
@@ -197,5 +187,13 @@ class Processor:
             handler.name,
             running.job.payload,
             max_result_bytes=self._max_result_bytes,
-            started=running.start_clock,
+            started=partial(running.start_clock, handler.timeout),
         )
+
+
+def _suspects(jobs: Iterable[RunningJob]) -> list[Suspect]:
+    return [
+        Suspect(handler=each.handler.name, job_id=each.job.id, job_type=each.job.type)
+        for each in jobs
+        if each.handler is not None and each.handler.run is Run.ASYNC
+    ]

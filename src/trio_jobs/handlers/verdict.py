@@ -2,6 +2,7 @@
 
 import trio
 
+from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import Ending, Job, JobError, Outcome
 
 CANCELLED = Ending(
@@ -19,25 +20,38 @@ class RunningJob:
     Attributes:
         job: As it was claimed.
         started: When it was claimed, by Trio's clock.
+        handler: What runs it. Set when it has been found.
         scope: What its handler runs in, if it can be interrupted. Whoever runs
             the handler sets it; cancel and time limit cancel it.
     """
 
-    __slots__ = ("_deadline", "_decided", "_ended", "_timeout", "job", "scope", "started")
+    __slots__ = (
+        "_deadline",
+        "_decided",
+        "_ended",
+        "_timeout",
+        "handler",
+        "job",
+        "scope",
+        "started",
+    )
+    handler: Handler | None
 
-    def __init__(self, job: Job, *, timeout: float | None) -> None:
+    def __init__(self, job: Job) -> None:
         self.job = job
         self.started = trio.current_time()
+        self.handler = None
         self.scope: trio.CancelScope | None = None
-        self._timeout = timeout
+        self._timeout: float | None = None
         self._deadline: float | None = None
         self._decided: Ending | None = None
         self._ended = False
 
-    def start_clock(self) -> None:
-        """Let the time limit count from now."""
-        if self._timeout is not None:
-            self._deadline = trio.current_time() + self._timeout
+    def start_clock(self, timeout: float | None) -> None:
+        """Let a time limit count from now, in seconds; None for none."""
+        if timeout is not None:
+            self._timeout = timeout
+            self._deadline = trio.current_time() + timeout
             if self.scope is not None:
                 self.scope.deadline = self._deadline
 
