@@ -10,11 +10,14 @@ from functools import partial
 import trio
 
 from bench.workload import empty
-from trio_jobs.admission import DrainRate, Submissions
-from trio_jobs.config import StoreConfig
+from trio_jobs.admission import Submissions
+from trio_jobs.config import HttpConfig, StoreConfig
 from trio_jobs.handlers import Handler, Handlers, Processor
 from trio_jobs.ids import Uuid7
+from trio_jobs.job import Job
+from trio_jobs.places import Places
 from trio_jobs.store import JobStore
+from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 Clock = Callable[[], float]
@@ -35,15 +38,22 @@ class Core:
         defaults = StoreConfig()
         now = partial(datetime.now, UTC)
         send, receive = trio.open_memory_channel[str](buffer_size)
-        rate = DrainRate()
+        places = Places()
+        completions = Completions(max_waiters=HttpConfig().max_waiters)
+
+        def completed(job: Job) -> None:
+            completions.note(job)
+            places.note_completion()
+
         store = JobStore(
             now=now,
             keep_completed=defaults.keep_completed if keep_completed is None else keep_completed,
             keep_completed_bytes=defaults.keep_completed_bytes,
-            claimed=rate.note_claim,
+            claimed=places.note_claim,
+            completed=completed,
         )
         return cls(
-            submissions=Submissions(send, store, rate=rate, new_id=Uuid7(), now=now),
+            submissions=Submissions(send, store, places=places, new_id=Uuid7(), now=now),
             receive=receive,
             store=store,
             process=Processor(
