@@ -19,7 +19,7 @@ from bench.words import INTRODUCTION, LIMITS, MEANINGS
 _PAGE = ROOT / "docs" / "performance.md"
 _PICTURES = ROOT / "docs" / "performance"
 
-_OURS = ("trio", "quart", "quart-trio", "hypercorn", "h11", "msgspec", "sortedcontainers")
+_OURS = ("trio", "quart", "quart-trio", "hypercorn", "h11", "msgspec")
 
 
 def write_page(results: Sequence[Result], *, minutes: float) -> Path:

@@ -12,9 +12,9 @@ from datetime import datetime
 from itertools import islice
 
 from msgspec.structs import replace
-from sortedcontainers import SortedList
 
 from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus
+from trio_jobs.order import IdOrder
 
 
 class StoreError(Exception):
@@ -97,7 +97,7 @@ class JobStore:
         self._jobs: dict[str, Job] = {}
         # The ids in order. A dict remembers its order too, but cannot start in
         # the middle, and walks over the gaps that dropped entries leave.
-        self._order: SortedList[str] = SortedList()
+        self._order = IdOrder()
         self._processing: set[str] = set()
         # Oldest completion first; an OrderedDict, because taking the first key
         # of a dict again and again walks over all that were taken before.
@@ -238,7 +238,7 @@ class JobStore:
 
         The job ``after`` need not be in the store (any more).
         """
-        ids = self._order.irange(minimum=after, inclusive=(False, True))
+        ids = self._order.after(after or "")
         return [self._jobs[job_id] for job_id in islice(ids, limit)]
 
     def unfinished(self) -> tuple[list[str], list[str]]:
