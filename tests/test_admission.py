@@ -388,3 +388,29 @@ async def test_second_submission_with_a_key_leaves_no_id_without_a_record() -> N
 
     assert parts.store.find_key("k") == job
     assert drained(parts.receive) == stored(parts.store) == [job.id]
+
+
+async def test_peak_of_the_buffer_is_the_most_that_waited_at_once() -> None:
+    parts = make_parts(buffer_size=3)
+    for _ in range(3):
+        parts.submissions.submit("test", b"null")
+    peak_of_a_burst = parts.submissions.peak_buffer_used
+
+    for _ in range(2):
+        parts.store.claim(parts.receive.receive_nowait())
+    parts.submissions.submit("test", b"null")
+
+    assert peak_of_a_burst == 3
+    assert parts.submissions.peak_buffer_used == 3
+
+
+async def test_jobs_that_idle_workers_take_do_not_use_the_buffer() -> None:
+    parts = make_parts(buffer_size=3)
+    received: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver, parts.receive, received)
+        await wait_all_tasks_blocked()
+        parts.submissions.submit("test", b"null")
+        nursery.cancel_scope.cancel()
+
+    assert parts.submissions.peak_buffer_used == 0

@@ -82,6 +82,7 @@ class Submissions:
         self._open_blocks: set[trio.CancelScope] = set()
         self._waiters_turn = False  # the last free place is for them
         self._other_refused = False  # since the last one that was taken
+        self._peak_buffer_used = 0
 
     @property
     def closed(self) -> bool:
@@ -92,6 +93,11 @@ class Submissions:
     def buffer_size(self) -> int:
         """How many jobs the buffer holds."""
         return int(self._channel.statistics().max_buffer_size)
+
+    @property
+    def peak_buffer_used(self) -> int:
+        """The most places of the buffer that were taken at the same time so far."""
+        return self._peak_buffer_used
 
     @property
     def room(self) -> int:
@@ -232,4 +238,9 @@ class Submissions:
                 raise ShuttingDownError from None
             self._store.add(job)
             jobs.append(job)
+        # Pending are those in the buffer and those on their way to a worker:
+        # only when there are more than ever is it worth asking how many are which.
+        if self._store.pending > self._peak_buffer_used:
+            used = self._channel.statistics().current_buffer_used
+            self._peak_buffer_used = max(self._peak_buffer_used, used)
         return jobs

@@ -122,10 +122,10 @@ def _serve(config: Config) -> int:
         return trio.run(main, config, handlers, listeners, stop, logs, token)
     except ConfigError:
         raise
-    except BaseException:
+    except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
         stop.arm_after_crash()
         log.critical("server_failed", exc_info=True)
-        return BROKEN
+        return BROKEN  # noqa: ASYNC104 - as above
     finally:
         listeners.close()
         logs.flush(seconds=_FLUSH_SECONDS)

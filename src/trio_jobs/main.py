@@ -136,7 +136,8 @@ async def main(
                     clone = receive.clone()
                     pool.start_soon(run_worker, clone, store, process, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
-                server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)
+                # Outlives the pool: to cancel a scope that is over does nothing.
+                server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
                 await server.start(http.run)
                 await ending.wait()
                 log.info("draining", extra={"buffered": send.statistics().current_buffer_used})
@@ -144,7 +145,7 @@ async def main(
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
             if not ending.is_set():
                 crash = RuntimeError("the pool ended by itself")
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - raised again if it is this task's own
             if trio.current_effective_deadline() == -math.inf:
                 raise  # not the pool: the whole server is being cancelled
             crash = _unwrapped(error)
@@ -164,7 +165,7 @@ async def main(
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
     status = 1 if crash is not None or http.failed or unfinished else 0
-    log.info("stopped", extra={"status": status})
+    log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status
 
 

@@ -110,6 +110,11 @@ class JobStore:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def pending(self) -> int:
+        """How many jobs are admitted and not yet claimed."""
+        return len(self._jobs) - len(self._processing) - len(self._completed)
+
     def get(self, job_id: str) -> Job:
         """The job as it is now.
 
@@ -254,7 +259,7 @@ class JobStore:
     def statistics(self) -> StoreStatistics:
         """How many jobs are where, now."""
         return StoreStatistics(
-            pending=len(self._jobs) - len(self._processing) - len(self._completed),
+            pending=self.pending,
             processing=len(self._processing),
             completed=len(self._completed),
             completed_bytes=self._completed_bytes,

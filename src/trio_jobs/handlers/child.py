@@ -64,8 +64,10 @@ def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | 
         handler = _find(name)
         result = handler.call_plain(handler.decode(payload))
         return encode_result(result, max_bytes=max_result_bytes)
-    except BaseException as error:  # noqa: BLE001  (nothing that a handler raises ends the process)
-        return Failure(error=describe_error(error), traceback=_traceback(error))
+    except BaseException as error:  # noqa: ASYNC103, BLE001  (it must not end the process)
+        return Failure(  # noqa: ASYNC104 - no task's: this process has no event loop
+            error=describe_error(error), traceback=_traceback(error)
+        )
 
 
 @cache
@@ -76,8 +78,8 @@ def _find(name: str) -> Handler:
 def _traceback(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
-    except BaseException:  # noqa: BLE001  (an exception can be made so that showing it fails)
-        return "<the traceback could not be made>"
+    except BaseException:  # noqa: ASYNC103, BLE001  (showing an exception can be made to fail)
+        return "<the traceback could not be made>"  # noqa: ASYNC104 - no task's
 
 
 def _die_with_parent() -> None:

@@ -89,7 +89,7 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
             raise
         except BaseException as error:  # the user's __post_init__ may raise anything
             cause = describe_error(error)
-            raise msgspec.ValidationError(
+            raise msgspec.ValidationError(  # noqa: ASYNC104 - a user's, at no checkpoint
                 f"cannot be decoded: {cause.type}: {cause.message}"
             ) from error
 

@@ -83,7 +83,7 @@ class Processes:
         assert self._opening is not None  # noqa: S101  (for the type checker: it was entered)
         try:
             # Without what has ended the block, so that nothing takes its place.
-            await self._opening.__aexit__(None, None, None)
+            await self._opening.__aexit__(None, None, None)  # noqa: ASYNC102 - bounded by itself
         except BrokenWorkerError as error:
             log.warning("processes_killed", extra={"cause": str(error.args[0])})
 

@@ -83,14 +83,14 @@ class Processor:
         try:
             running.handler = self._handlers.find(job.type)
             return await self._run_in_scope(running.handler, running)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - decided below
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
             # kept and raised again is a mistake like any other, and a
             # `SystemExit` is a handler's, not the operator's: passing either on
             # would take a worker away, the first one silently.
             if trio.current_effective_deadline() == -math.inf:
-                await trio.lowlevel.checkpoint()  # raises the real Cancelled
+                await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
             if not isinstance(error, CutShortError):
                 log.warning(
@@ -98,7 +98,8 @@ class Processor:
                     exc_info=error,
                     extra={"job_id": job.id, "job_type": job.type},
                 )
-            return decided or Ending(outcome=Outcome.FAILED, error=describe_error(error))
+            failed = Ending(outcome=Outcome.FAILED, error=describe_error(error))
+            return decided or failed  # noqa: ASYNC104 - the handler's, not this task's
         finally:
             del self._running[job.id]
             self._ended.append(running)
