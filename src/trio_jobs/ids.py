@@ -13,9 +13,7 @@ _COUNTER_BITS = 28
 _SEED_BITS = _COUNTER_BITS - 1
 _TAIL_BITS = 32
 
-
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
+_MILLISECOND = 1_000_000  # in nanoseconds
 
 
 class Uuid7:
@@ -27,29 +25,39 @@ class Uuid7:
     alike and costs a quarter of it. Ids are unique, not secret.
 
     Args:
-        milliseconds: The wall clock, in milliseconds since 1970.
+        nanoseconds: The wall clock, in nanoseconds since 1970.
     """
 
-    def __init__(self, milliseconds: Callable[[], int] = _milliseconds) -> None:
-        self._milliseconds = milliseconds
+    def __init__(self, nanoseconds: Callable[[], int] = time.time_ns) -> None:
+        self._nanoseconds = nanoseconds
         self._bits = random.Random(secrets.randbits(256)).getrandbits  # noqa: S311  (not secret)
-        self._timestamp = -1
-        self._head = ""  # what the ids of a millisecond begin with
+        self._next_millisecond = 0  # when it begins, in nanoseconds
         self._counter = 0
+        # What ids begin with until the next millisecond, or until the counter's
+        # lower half is used up: the rest is less work.
+        self._timestamp = ""
+        self._head = ""
 
     def __call__(self) -> str:
         """Make the next id."""
-        now = self._milliseconds()
+        now = self._nanoseconds()
         self._counter = counter = self._counter + 1
-        if now > self._timestamp or counter >> _COUNTER_BITS:
-            self._start_millisecond(max(now, self._timestamp + 1))
-            counter = self._counter
-        tail = self._bits(_TAIL_BITS)
+        if now >= self._next_millisecond or not counter & 0xFFFF:
+            counter = self._make_head(now)
         # Half the cost of an f-string with as many fields.
-        return "%s%03x-%04x%08x" % (self._head, counter >> 16, counter & 0xFFFF, tail)  # noqa: UP031
+        return "%s%04x%08x" % (self._head, counter & 0xFFFF, self._bits(_TAIL_BITS))  # noqa: UP031
+
+    def _make_head(self, now: int) -> int:
+        """Make the head for the next id; its counter."""
+        used_up = self._counter >> _COUNTER_BITS
+        if used_up or now >= self._next_millisecond:
+            self._start_millisecond(max(now, self._next_millisecond) // _MILLISECOND)
+        self._head = f"{self._timestamp}{self._counter >> 16:03x}-"
+        return self._counter
 
     def _start_millisecond(self, timestamp: int) -> None:
         version, variant = 0x7000 | self._bits(12), 0x8 | self._bits(2)
-        self._timestamp = timestamp
-        self._head = f"{timestamp >> 16:08x}-{timestamp & 0xFFFF:04x}-{version:04x}-{variant:x}"
+        time_ = f"{timestamp >> 16:08x}-{timestamp & 0xFFFF:04x}"
+        self._timestamp = f"{time_}-{version:04x}-{variant:x}"
+        self._next_millisecond = (timestamp + 1) * _MILLISECOND
         self._counter = self._bits(_SEED_BITS)
