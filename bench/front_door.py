@@ -107,7 +107,7 @@ async def serve_ours(app: Any) -> None:  # noqa: ANN401
     from trio_jobs.server import Limits, bind_sockets, serve
 
     listeners = bind_sockets(["127.0.0.1:0"])
-    print(listeners.urls[0].rpartition(":")[2], flush=True)  # noqa: T201
+    print(listeners.urls[0].rpartition(":")[2], flush=True)
     limits = Limits(max_requests_per_connection=10**9, keep_alive_timeout=WAIT)
     await serve(app, listeners, closing=trio.Event(), limits=limits)
 
@@ -119,7 +119,7 @@ def serve(server: str, application: str) -> None:
         trio.run(serve_ours, app)
     else:
         listening = socket.create_server(("127.0.0.1", 0))
-        print(listening.getsockname()[1], flush=True)  # noqa: T201
+        print(listening.getsockname()[1], flush=True)
         trio.run(serve_plain, app, listening)
 
 
@@ -197,11 +197,11 @@ def main(requests: int = 3200, repetitions: int = 9) -> None:
     finally:
         for server in servers.values():
             server.close()
-    print("server CPU per POST, median (lowest to highest)")  # noqa: T201
+    print("server CPU per POST, median (lowest to highest)")
     for name in names:
         values = [turn[name] for turn in turns]
         spread = f"{min(values):.0f} to {max(values):.0f}"
-        print(f"  {name[1]:6}{name[0]:6} {statistics.median(values):5.0f} us ({spread})")  # noqa: T201
+        print(f"  {name[1]:6}{name[0]:6} {statistics.median(values):5.0f} us ({spread})")
     for label, over, under in (
         ("bare: front door / plain", ("ours", "bare"), ("plain", "bare")),
         ("Quart-Trio: front door / plain", ("ours", "quart"), ("plain", "quart")),
@@ -209,7 +209,7 @@ def main(requests: int = 3200, repetitions: int = 9) -> None:
     ):
         ratios = [turn[over] / turn[under] for turn in turns]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"  {label}: {statistics.median(ratios):.2f} ({spread})")  # noqa: T201
+        print(f"  {label}: {statistics.median(ratios):.2f} ({spread})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ LAST = 2**48 - 2**16
 
 
 def source(readings: Iterable[int]) -> Uuid7:
-    return Uuid7(iter(readings).__next__)
+    """Ids made at these times, in milliseconds."""
+    return Uuid7((reading * 1_000_000 + 999_999 for reading in readings).__next__)
 
 
 def timestamp(job_id: str) -> int:
@@ -60,22 +61,35 @@ def test_ids_of_one_millisecond_count_up_by_one() -> None:
     assert counters == list(range(counters[0], counters[0] + 1000))
 
 
+def test_upper_half_of_the_counter_goes_on_where_the_lower_is_used_up() -> None:
+    new_id = source(itertools.repeat(NOW))
+
+    ids = [new_id() for _ in range(2 * 2**16)]
+
+    assert [counter(each) - counter(ids[0]) for each in ids] == list(range(2 * 2**16))
+    assert {timestamp(each) for each in ids} == {NOW}
+
+
 def test_counter_that_is_used_up_moves_the_timestamp_ahead_of_the_clock() -> None:
-    new_id = source([NOW, NOW, NOW, NOW + 1, NOW + 2])
+    lower = 2**16
+    new_id = source([NOW] * (lower + 3) + [NOW + 1, NOW + 2])
     first = new_id()
-    new_id._counter = 2**42 - 2
+    new_id._counter = 2**28 - lower - 1  # the next one is the first of the last upper half
+    ids = [new_id() for _ in range(lower)]
 
-    last_of_this_millisecond, next_one, same_one, caught_up = (new_id() for _ in range(4))
+    next_one, same_one, same_as_well, caught_up = (new_id() for _ in range(4))
 
-    assert counter(last_of_this_millisecond) == 2**42 - 1
-    assert [timestamp(each) - NOW for each in (next_one, same_one, caught_up)] == [1, 1, 2]
-    assert first < last_of_this_millisecond < next_one < same_one < caught_up
+    assert [counter(each) for each in ids] == list(range(2**28 - lower, 2**28))
+    times = [timestamp(each) - NOW for each in (ids[-1], next_one, same_one, same_as_well)]
+    assert times == [0, 1, 1, 1]
+    assert timestamp(caught_up) == NOW + 2
+    assert first < ids[-1] < next_one < same_one < same_as_well < caught_up
 
 
-def test_new_millisecond_leaves_the_counter_room_for_two_to_the_41() -> None:
+def test_new_millisecond_leaves_the_counter_room_for_two_to_the_27() -> None:
     new_id = source(range(NOW, NOW + 500))
 
-    assert max(counter(new_id()) for _ in range(500)) < 2**41
+    assert max(counter(new_id()) for _ in range(500)) < 2**27
 
 
 def test_sources_do_not_repeat_each_other() -> None:
@@ -85,5 +99,4 @@ def test_sources_do_not_repeat_each_other() -> None:
 
 
 def counter(job_id: str) -> int:
-    bits = UUID(job_id).int
-    return (bits >> 64 & 0xFFF) << 30 | bits >> 32 & 0x3FFF_FFFF
+    return UUID(job_id).int >> 32 & 0xFFF_FFFF

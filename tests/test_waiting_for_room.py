@@ -244,3 +244,49 @@ def one_by_one(parts: Parts) -> None:
 
 def all_at_once(parts: Parts) -> None:
     parts.submissions.submit_all(some(2))
+
+
+async def test_a_claim_makes_room_however_long_the_job_then_takes() -> None:
+    parts = make_parts(buffer_size=3)
+    fill(parts)
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(1), admitted)
+        await wait_all_tasks_blocked()
+        for _ in range(2):
+            parts.store.claim(parts.receive.receive_nowait())
+
+    assert len(admitted) == 1
+
+
+async def test_a_worker_that_becomes_idle_makes_room_beside_a_single_place() -> None:
+    parts = make_parts(buffer_size=1)
+    finish = [trio.Event(), trio.Event(), trio.Event()]
+    admitted: list[Job] = []
+
+    async def process(job: Job) -> Ending:
+        await finish[int(job.payload)].wait()
+        return SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_worker, parts.receive.clone(), parts.store, process)
+        parts.receive.close()
+        await wait_all_tasks_blocked()
+        parts.submissions.submit("running", b"0")
+        await wait_all_tasks_blocked()
+        parts.submissions.submit("waiting", b"1")
+        nursery.start_soon(pour, parts, [Submission("stream", b"2")], admitted)
+        await wait_all_tasks_blocked()
+        with pytest.raises(QueueFullError):
+            parts.submissions.submit("single", b"null")
+        finish[0].set()
+        await wait_all_tasks_blocked()
+        # The one place has come free, and is kept for the client that was refused ...
+        assert (parts.submissions.room, admitted) == (1, [])
+        finish[1].set()
+        await wait_all_tasks_blocked()
+        # ... who does not come: the idle worker takes the stream's job all the same.
+        assert len(admitted) == 1
+        finish[2].set()
+        parts.submissions.close()

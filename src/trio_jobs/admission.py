@@ -82,7 +82,6 @@ class Submissions:
         self._open_blocks: set[trio.CancelScope] = set()
         self._waiters_turn = False  # the last free place is for them
         self._other_refused = False  # since the last one that was taken
-        self._peak_buffer_used = 0
 
     @property
     def closed(self) -> bool:
@@ -97,7 +96,12 @@ class Submissions:
     @property
     def peak_buffer_used(self) -> int:
         """The most places of the buffer that were taken at the same time so far."""
-        return self._peak_buffer_used
+        return int(self._channel.statistics().peak_buffer_used)
+
+    @property
+    def buffered(self) -> int:
+        """How many jobs are in the buffer."""
+        return self._channel.statistics().current_buffer_used
 
     @property
     def room(self) -> int:
@@ -125,8 +129,7 @@ class Submissions:
             raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
         if self._places.turn.locked():
             self._take_turn(1)
-        [job] = self._admit([Submission(type, payload)], key=key)
-        return job
+        return self._admit(type, payload, self._now(), key)
 
     def submit_all(self, submissions: Sequence[Submission]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
@@ -138,7 +141,7 @@ class Submissions:
         if self._closed:
             raise ShuttingDownError
         self._take_turn(len(submissions))
-        return self._admit(submissions)
+        return self._admit_all(submissions)
 
     async def submit_some(self, submissions: Sequence[Submission]) -> list[Job]:
         """Wait for room, then admit as many of these as it has, the first ones, in one step.
@@ -156,7 +159,7 @@ class Submissions:
             async with self._places.turn:
                 while (room := self._room_for_waiters()) < 1:
                     await self._places.wait_change()
-                admitted = self._admit(submissions[:room])
+                admitted = self._admit_all(submissions[:room])
                 if self.room == 0:
                     self._waiters_turn = False
         return admitted
@@ -212,35 +215,32 @@ class Submissions:
         if 0 < wanted == room:
             self._waiters_turn = True
 
+    def _admit_all(self, submissions: Iterable[Submission]) -> list[Job]:
+        created_at = self._now()
+        return [self._admit(type_, payload, created_at) for type_, payload in submissions]
+
     def _admit(
-        self, submissions: Iterable[Submission], *, key: IdempotencyKey | None = None
-    ) -> list[Job]:
+        self,
+        type_: str,
+        payload: bytes,
+        created_at: datetime,
+        key: IdempotencyKey | None = None,
+    ) -> Job:
         """The one step.
 
         Raises:
-            QueueFullError: There is no room for the first; for others it has
-                been checked.
+            QueueFullError: There is no room; for those who come with several
+                that has been checked.
             ShuttingDownError: The submissions are closed, or the pool is gone.
         """
-        created_at = self._now()
-        jobs = []
-        for type_, payload in submissions:
-            job = Job(
-                id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key
-            )
-            # No await until both lines have run, and in this order: the channel
-            # may refuse, the store cannot.
-            try:
-                self._channel.send_nowait(job.id)
-            except trio.WouldBlock:
-                raise QueueFullError(self._places.retry_after()) from None
-            except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
-                raise ShuttingDownError from None
-            self._store.add(job)
-            jobs.append(job)
-        # Pending are those in the buffer and those on their way to a worker:
-        # only when there are more than ever is it worth asking how many are which.
-        if self._store.pending > self._peak_buffer_used:
-            used = self._channel.statistics().current_buffer_used
-            self._peak_buffer_used = max(self._peak_buffer_used, used)
-        return jobs
+        job = Job(id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key)
+        # No await until both lines have run, and in this order: the channel
+        # may refuse, the store cannot.
+        try:
+            self._channel.send_nowait(job.id)
+        except trio.WouldBlock:
+            raise QueueFullError(self._places.retry_after()) from None
+        except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
+            raise ShuttingDownError from None
+        self._store.add(job)
+        return job

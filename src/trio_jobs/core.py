@@ -1,7 +1,7 @@
-"""`Core`: the channel and what stands around it, put together in the one way there is.
+"""`Core`: what stands around the job channel, put together in the one way there is.
 
-Nothing runs here. `main` and `open_jobs` each open the nursery in which their
-workers run, on clones of the receive end.
+Nothing runs here. `main` and `open_jobs` each open the channel, and the nursery
+in which their workers run on clones of its receive end.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,8 +55,6 @@ class Core:
     Attributes:
         workers: How many of them the parts are made for.
         handlers: The users' functions.
-        receive: The receive end of the job channel. Whoever starts the workers
-            gives each a clone, and closes this one.
         store: Every job.
         submissions: Where jobs come in. It owns the channel's one send end:
             closing it begins the drain.
@@ -68,7 +66,6 @@ class Core:
 
     workers: int
     handlers: Handlers
-    receive: trio.MemoryReceiveChannel[str]
     store: JobStore
     submissions: Submissions
     completions: Completions
@@ -81,7 +78,7 @@ class Core:
             status="shutting down" if self.submissions.closed else "ready",
             workers=self.workers,
             busy=self.store.statistics().processing,
-            buffered=self.receive.statistics().current_buffer_used,
+            buffered=self.submissions.buffered,
             buffer_size=self.submissions.buffer_size,
             oldest_running_seconds=self.process.oldest_running_seconds(),
         )
@@ -96,9 +93,9 @@ class Core:
 
 def make_core(
     handlers: Handlers,
+    send: trio.MemorySendChannel[str],
     *,
     workers: int,
-    buffer_size: int,
     processes: int | None,
     keep_completed: int,
     keep_completed_bytes: int,
@@ -110,8 +107,8 @@ def make_core(
 
     Args:
         handlers: The users' functions.
+        send: The job channel's one send end; ``submissions`` own it from now on.
         workers: How many workers there will be.
-        buffer_size: How many jobs may wait for one.
         processes: How many child processes there are at the most; None for as
             many as there are processors.
         keep_completed: See `JobStore`.
@@ -120,7 +117,6 @@ def make_core(
         max_waiters: How many tasks may wait for jobs at the same time.
         now: The wall clock, as an aware UTC time.
     """
-    send, receive = trio.open_memory_channel[str](buffer_size)
     places = Places()
     completions = Completions(max_waiters=max_waiters)
 
@@ -139,7 +135,6 @@ def make_core(
     return Core(
         workers=workers,
         handlers=handlers,
-        receive=receive,
         store=store,
         submissions=Submissions(send, store, places=places, new_id=Uuid7(), now=now),
         completions=completions,

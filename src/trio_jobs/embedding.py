@@ -346,6 +346,7 @@ async def open_jobs(
     for name, number in (("workers", workers), ("buffer_size", buffer_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number!r}")
+    send, receive = trio.open_memory_channel[str](buffer_size)
     core = make_core(
         Handlers(
             {
@@ -353,8 +354,8 @@ async def open_jobs(
                 for name, each in handlers.items()
             }
         ),
+        send,
         workers=workers,
-        buffer_size=buffer_size,
         processes=processes,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
@@ -367,9 +368,9 @@ async def open_jobs(
         # The child processes outlive the pool.
         async with core.processes or nullcontext(), trio.open_nursery() as pool:
             for n in range(workers):
-                clone = core.receive.clone()
+                clone = receive.clone()
                 pool.start_soon(run_worker, clone, core.store, core.process, name=f"worker-{n}")
-            core.receive.close()  # the workers hold the clones
+            receive.close()  # the workers hold the clones
             try:
                 yield Jobs(core, max_payload_bytes=max_payload_bytes)
             except BaseException as error:

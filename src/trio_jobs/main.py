@@ -51,26 +51,27 @@ async def main(
     Cancellation:
         Everything ends at once; jobs cut short are released.
     """
+    send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
     core = make_core(
         handlers,
+        send,
         workers=config.pool.workers,
-        buffer_size=config.pool.buffer_size,
         processes=config.pool.processes,
         keep_completed=config.store.keep_completed,
         keep_completed_bytes=config.store.keep_completed_bytes,
         max_result_bytes=config.store.max_result_bytes,
         max_waiters=config.http.max_waiters,
     )
-    receive, store, submissions = core.receive, core.store, core.submissions
+    store, process, submissions = core.store, core.process, core.submissions
     if config.logging.slow_step:
-        trio.lowlevel.add_instrument(SlowSteps(core.process, limit=config.logging.slow_step))
+        trio.lowlevel.add_instrument(SlowSteps(process, limit=config.logging.slow_step))
 
     app = create_app(
         submissions,
         store,
         handlers,
         core.completions,
-        cancel=core.process.cancel,
+        cancel=process.cancel,
         pool_status=core.status,
         max_body_bytes=config.http.max_body_bytes,
         max_wait_seconds=config.http.max_wait_seconds,
@@ -102,13 +103,13 @@ async def main(
             async with trio.open_nursery() as pool:
                 for n in range(config.pool.workers):
                     clone = receive.clone()
-                    pool.start_soon(run_worker, clone, store, core.process, name=f"worker-{n}")
+                    pool.start_soon(run_worker, clone, store, process, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
                 # Outlives the pool: to cancel a scope that is over does nothing.
                 server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
                 await server.start(http.run)
                 await ending.wait()
-                log.info("draining", extra={"buffered": receive.statistics().current_buffer_used})
+                log.info("draining", extra={"buffered": submissions.buffered})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
             if not ending.is_set():

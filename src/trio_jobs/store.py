@@ -12,9 +12,13 @@ from datetime import datetime
 from itertools import islice
 
 from msgspec.structs import replace
-from sortedcontainers import SortedList
 
 from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus
+from trio_jobs.order import IdOrder
+
+# Looked up once. On Python 3.11 a member of an enum costs more than all that a
+# move does with it.
+_PENDING, _PROCESSING, _COMPLETED = JobStatus
 
 
 class StoreError(Exception):
@@ -97,7 +101,7 @@ class JobStore:
         self._jobs: dict[str, Job] = {}
         # The ids in order. A dict remembers its order too, but cannot start in
         # the middle, and walks over the gaps that dropped entries leave.
-        self._order: SortedList[str] = SortedList()
+        self._order = IdOrder()
         self._processing: set[str] = set()
         # Oldest completion first; an OrderedDict, because taking the first key
         # of a dict again and again walks over all that were taken before.
@@ -109,11 +113,6 @@ class JobStore:
 
     def __len__(self) -> int:
         return len(self._jobs)
-
-    @property
-    def pending(self) -> int:
-        """How many jobs are admitted and not yet claimed."""
-        return len(self._jobs) - len(self._processing) - len(self._completed)
 
     def get(self, job_id: str) -> Job:
         """The job as it is now.
@@ -138,7 +137,7 @@ class JobStore:
             raise DuplicateJobError(f"job {job.id!r} is in the store already")
         if job.key is not None and job.key.text in self._keys:
             raise DuplicateJobError(f"a job with the key {job.key.text!r} is in the store already")
-        if job.status is not JobStatus.PENDING:
+        if job.status is not _PENDING:
             raise InvalidTransitionError(
                 f"job {job.id!r} is {job.status}; only a pending job can be added"
             )
@@ -155,11 +154,10 @@ class JobStore:
             InvalidTransitionError: It is not pending, or has been released: a
                 released job is never handed out again.
         """
-        job = self.get(job_id)
+        job = self._get(job_id, expected=_PENDING, wanted=_PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
-        self._check(job, JobStatus.PENDING, JobStatus.PROCESSING)
-        job = replace(job, status=JobStatus.PROCESSING, started_at=self._now())
+        job = replace(job, status=_PROCESSING, started_at=self._now())
         self._jobs[job_id] = job
         self._processing.add(job_id)
         self._claim_noted()
@@ -172,9 +170,8 @@ class JobStore:
             JobNotFoundError: There is no such job, or no longer.
             InvalidTransitionError: It is not processing.
         """
-        job = self.get(job_id)
-        self._check(job, JobStatus.PROCESSING, JobStatus.COMPLETED)
-        job = replace(job, status=JobStatus.COMPLETED, completed_at=self._now(), ending=ending)
+        job = self._get(job_id, expected=_PROCESSING, wanted=_COMPLETED)
+        job = replace(job, status=_COMPLETED, completed_at=self._now(), ending=ending)
         self._jobs[job_id] = job
         self._processing.remove(job_id)
         self._completed[job_id] = size = job.size
@@ -194,9 +191,8 @@ class JobStore:
             JobNotFoundError: There is no such job, or no longer.
             InvalidTransitionError: It is not processing.
         """
-        job = self.get(job_id)
-        self._check(job, JobStatus.PROCESSING, JobStatus.PENDING)
-        job = replace(job, status=JobStatus.PENDING, started_at=None)
+        job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
+        job = replace(job, status=_PENDING, started_at=None)
         self._jobs[job_id] = job
         self._processing.remove(job_id)
         self._released.add(job_id)
@@ -213,7 +209,7 @@ class JobStore:
             InvalidTransitionError: It is completed.
         """
         job = self.get(job_id)
-        if job.status is JobStatus.COMPLETED:
+        if job.status is _COMPLETED:
             raise InvalidTransitionError(f"job {job_id!r} is completed; it can not be cancelled")
         job = replace(job, cancel_requested=True)
         self._jobs[job_id] = job
@@ -227,7 +223,7 @@ class JobStore:
             InvalidTransitionError: It is not completed.
         """
         job = self.get(job_id)
-        if job.status is not JobStatus.COMPLETED:
+        if job.status is not _COMPLETED:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a completed job can be deleted"
             )
@@ -243,7 +239,7 @@ class JobStore:
 
         The job ``after`` need not be in the store (any more).
         """
-        ids = self._order.irange(minimum=after, inclusive=(False, True))
+        ids = self._order.after(after or "")
         return [self._jobs[job_id] for job_id in islice(ids, limit)]
 
     def unfinished(self) -> tuple[list[str], list[str]]:
@@ -251,7 +247,7 @@ class JobStore:
         begun: list[str] = []
         not_begun: list[str] = []
         for job_id in self._order:
-            if self._jobs[job_id].status is not JobStatus.COMPLETED:
+            if self._jobs[job_id].status is not _COMPLETED:
                 was_begun = job_id in self._processing or job_id in self._released
                 (begun if was_begun else not_begun).append(job_id)
         return begun, not_begun
@@ -259,7 +255,7 @@ class JobStore:
     def statistics(self) -> StoreStatistics:
         """How many jobs are where, now."""
         return StoreStatistics(
-            pending=self.pending,
+            pending=len(self._jobs) - len(self._processing) - len(self._completed),
             processing=len(self._processing),
             completed=len(self._completed),
             completed_bytes=self._completed_bytes,
@@ -272,9 +268,11 @@ class JobStore:
         if job.key is not None:
             del self._keys[job.key.text]
 
-    @staticmethod
-    def _check(job: Job, expected: JobStatus, wanted: JobStatus) -> None:
+    def _get(self, job_id: str, *, expected: JobStatus, wanted: JobStatus) -> Job:
+        """The job, if it is where it has to be for a move that there is."""
+        job = self._jobs.get(job_id) or self.get(job_id)
         if job.status is not expected or wanted not in TRANSITIONS[expected]:
             raise InvalidTransitionError(
-                f"job {job.id!r} is {job.status}; only a {expected} job can become {wanted}"
+                f"job {job_id!r} is {job.status}; only a {expected} job can become {wanted}"
             )
+        return job

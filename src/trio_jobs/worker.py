@@ -10,6 +10,8 @@ from trio_jobs.store import InvalidTransitionError, JobNotFoundError, JobStore
 
 log = logging.getLogger(__name__)
 
+_SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
+
 # Runs one job and says how it ended. It turns whatever the user's function
 # does into an `Ending`; what it raises is `Cancelled`, or a bug of ours.
 Process = Callable[[Job], Awaitable[Ending]]
@@ -51,7 +53,8 @@ async def run_worker(
                 log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
                 continue
             started = trio.current_time()
-            if log.isEnabledFor(logging.DEBUG):
+            verbose = log.isEnabledFor(logging.DEBUG)
+            if verbose:
                 log.debug("job_started", extra=_fields(job, worker))
             try:
                 ending = await process(job)
@@ -59,12 +62,16 @@ async def run_worker(
                 store.release(job_id)
                 raise
             store.complete(job_id, ending)
-            level = logging.DEBUG if ending.outcome is Outcome.SUCCEEDED else logging.INFO
-            if log.isEnabledFor(level):
-                fields = _fields(job, worker, duration=trio.current_time() - started)
-                if ending.error is not None:
-                    fields["error"] = f"{ending.error.type}: {ending.error.message}"
-                log.log(level, f"job_{ending.outcome}", extra=fields)
+            if verbose or ending.outcome is not _SUCCEEDED:
+                _log_end(job, ending, worker, duration=trio.current_time() - started)
+
+
+def _log_end(job: Job, ending: Ending, worker: str, *, duration: float) -> None:
+    fields = _fields(job, worker, duration=duration)
+    if ending.error is not None:
+        fields["error"] = f"{ending.error.type}: {ending.error.message}"
+    level = logging.DEBUG if ending.outcome is _SUCCEEDED else logging.INFO
+    log.log(level, f"job_{ending.outcome}", extra=fields)
 
 
 def _fields(job: Job, worker: str, **more: object) -> dict[str, object]:

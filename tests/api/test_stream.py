@@ -62,6 +62,12 @@ async def test_a_stream_without_a_line_is_accepted(body: bytes | list[bytes]) ->
     assert_accepted(await Api().client.post("/jobs/stream", body), 0)
 
 
+async def test_an_empty_piece_is_not_the_end() -> None:
+    pieces = [b"", LINE, b"", b"", LINE]
+
+    assert_accepted(await Api().client.post("/jobs/stream", pieces), 2)
+
+
 @given(st.lists(st.binary(), max_size=20))
 def test_lines_are_those_of_the_whole_text_however_it_is_cut(pieces: list[bytes]) -> None:
     lines = Lines()

@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 100
 
 
+# Looked up once, as in the store.
+_ASYNC, _THREAD, _PROCESS = Run
+_SUCCEEDED = Outcome.SUCCEEDED
+
+
 class CutShortError(Exception):
     """The handler's scope was cancelled, and that has ended it."""
 
@@ -81,8 +86,15 @@ class Processor:
         token = current_job_id.set(job.id)
         self._running[job.id] = running = RunningJob(job)
         try:
-            running.handler = self._handlers.find(job.type)
-            return await self._run_in_scope(running.handler, running)
+            running.handler = handler = self._handlers.find(job.type)
+            # The scope is also what keeps one that the handler has opened and not
+            # closed (an async generator that yields inside of one) from staying the
+            # worker's: when that is cancelled it would end the pool, silently.
+            with trio.CancelScope() as scope:
+                if handler.run is not _THREAD:
+                    running.scope = scope
+                return await self._run(handler, running)
+            raise CutShortError  # noqa: TRY301  (it ends like what a handler raises)
         except BaseException as error:  # noqa: ASYNC103 - decided below
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
@@ -135,23 +147,13 @@ class Processor:
         """Forget the jobs that have ended."""
         self._ended.clear()
 
-    async def _run_in_scope(self, handler: Handler, running: RunningJob) -> Ending:
-        # The scope is also what keeps one that the handler has opened and not
-        # closed (an async generator that yields inside of one) from staying the
-        # worker's: when that is cancelled it would end the pool, silently.
-        with trio.CancelScope() as scope:
-            if handler.run is not Run.THREAD:
-                running.scope = scope
-            return await self._run(handler, running)
-        raise CutShortError
-
     async def _run(self, handler: Handler, running: RunningJob) -> Ending:
-        if handler.run is Run.PROCESS:
+        if handler.run is _PROCESS:
             encoded = await self._run_in_process(handler, running)
-            return running.end() or Ending(outcome=Outcome.SUCCEEDED, result=encoded)
+            return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)
         payload = handler.decode(running.job.payload)
         running.start_clock(handler.timeout)
-        if handler.run is Run.THREAD:
+        if handler.run is _THREAD:
             result = await self._run_in_thread(handler, payload, running.job)
         elif handler.takes_context:
             result = await call_with_context(handler.call, payload, running.job)
@@ -159,7 +161,7 @@ class Processor:
             result = await handler.call(payload)
         # The end comes first: encoding is not the handler's time.
         return running.end() or Ending(
-            outcome=Outcome.SUCCEEDED,
+            outcome=_SUCCEEDED,
             result=encode_result(result, max_bytes=self._max_result_bytes),
         )
 
@@ -196,5 +198,5 @@ def _suspects(jobs: Iterable[RunningJob]) -> list[Suspect]:
     return [
         Suspect(handler=each.handler.name, job_id=each.job.id, job_type=each.job.type)
         for each in jobs
-        if each.handler is not None and each.handler.run is Run.ASYNC
+        if each.handler is not None and each.handler.run is _ASYNC
     ]

@@ -76,7 +76,8 @@ class RunningJob:
         Returns:
             What was decided before; None leaves it to the handler.
         """
-        self._look_at_clock()
+        if self._deadline is not None:
+            self._look_at_clock()
         self._ended = True
         return self._decided
 

@@ -1,0 +1,70 @@
+"""``python -m bench``: measures, prints the table, and writes ``docs/performance.md``."""
+
+import argparse
+import signal
+import sys
+import time
+
+from bench import growth, idle, in_process, many, memory, single, start_up, workers
+from bench.peers import comparison
+from bench.peers.environments import install
+from bench.row import Missing, Result, spread_text
+
+# Each measures some rows of the table, in about as many seconds.
+GROUPS = {
+    single: (1, 2),
+    many: (3, 4),
+    in_process: (5,),
+    growth: (6,),
+    workers: (7,),
+    memory: (8,),
+    idle: (9,),
+    start_up: (10,),
+    comparison: (11, 12, 13),
+}
+
+
+def main() -> int:
+    """Measure what was asked for; all of it, and the page is written."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "rows", type=int, nargs="*", help="only these rows; without any, all, and the page"
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="install the peers first: this takes minutes"
+    )
+    options = parser.parse_args()
+    # Leave by way of every `with` block: the children would live on otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if options.install:
+        install()
+    wanted = set(options.rows)
+    began = time.monotonic()
+    results: list[Result] = []
+    for group, numbers in GROUPS.items():
+        if not wanted or wanted & set(numbers):
+            for result in group.measure():
+                results.append(result)
+                print(_line(result), flush=True)
+    minutes = (time.monotonic() - began) / 60
+    print(f"measured in {minutes:.1f} minutes")
+    if not wanted:
+        # Here, not at the top: what draws is needed for the page only.
+        from bench.page import write_page
+
+        print(f"written: {write_page(results, minutes=minutes)}")
+    return 0
+
+
+def _line(result: Result) -> str:
+    if isinstance(result, Missing):
+        return f"{result.number:2}  {result.what}: missing, {result.reason}"
+    return (
+        f"{result.number:2}  {result.what}, against {result.against}: "
+        f"{spread_text(result.figure, result.unit)}; to reach: {result.reach or '-'}; "
+        f"{result.verdict}\n      {result.details}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

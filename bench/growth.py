@@ -1,0 +1,129 @@
+"""Row 6: what each operation costs when there are many jobs in the store already."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+
+import trio
+
+from bench.measuring import Spread, ratio
+from bench.pool import Core
+from bench.row import Reach, Result, Row
+from trio_jobs.job import Ending, Outcome
+from trio_jobs.store import JobStore
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+OPERATIONS = ("submit", "claim", "complete", "get", "page of 100")
+
+# What a lookup costs by the hardware alone; a yardstick, not a row.
+YARDSTICK = "lookup in a plain dict"
+
+# Operations of one kind that are measured together; a page is measured alone.
+_BLOCK = 20
+_BLOCKS_PER_TURN = 15
+
+# Bytes read before each block: what a server does between two jobs takes the
+# place of the store in the processor's nearer caches. Without that a store of
+# 1,000 jobs stays in them, and what is measured is the caches' size.
+_OTHER_WORK = bytes(4 * 1_048_576)
+
+_EMAIL = ("email", b"null")
+_ENDING = Ending(outcome=Outcome.SUCCEEDED, result=b"null")
+
+# Microseconds for each operation and size, turn by turn.
+Costs = dict[str, dict[int, list[float]]]
+
+
+def measure(*, sizes: Sequence[int] = SIZES, turns: int = 9) -> list[Result]:
+    """The row.
+
+    Args:
+        sizes: How many completed jobs the stores hold.
+        turns: How often each store has its turn.
+    """
+    return _rows(trio.run(_costs, sizes, turns))
+
+
+async def _costs(sizes: Sequence[int], turns: int) -> Costs:
+    """Fill a store for each size, and measure one block of operations on each of them per turn."""
+    # Waits for nothing: a coroutine only because admission reads Trio's clock.
+    stores = {size: _Filled(size) for size in sizes}
+    values: Costs = {each: {size: [] for size in sizes} for each in (*OPERATIONS, YARDSTICK)}
+    for _ in range(turns):
+        blocks: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+        for _ in range(_BLOCKS_PER_TURN):
+            for size, store in stores.items():
+                blocks[size].append(store.block())
+        for operation, by_size in values.items():
+            for size in sizes:
+                by_size[size].append(median(block[operation] for block in blocks[size]))
+    return values
+
+
+def _rows(values: Costs) -> list[Result]:
+    """One row for each operation."""
+    results: list[Result] = []
+    for operation, by_size in values.items():
+        small, large = min(by_size), max(by_size)
+        results.append(
+            Row(
+                number=6,
+                what=f"{operation} at {large:,} stored jobs",
+                against=f"at {small:,}",
+                figure=ratio(by_size[large], by_size[small]),
+                reach=None if operation == YARDSTICK else Reach(bound=2, at_most=True),
+                sides={f"{size:,} jobs": Spread.of(each) for size, each in by_size.items()},
+                sides_unit=" µs",
+            )
+        )
+    return results
+
+
+class _Filled:
+    """A store that holds so many completed jobs, before and after each block."""
+
+    def __init__(self, size: int) -> None:
+        self._core = core = Core.of(workers=1, buffer_size=_BLOCK, keep_completed=size)
+        self._chance = random.Random(size)  # noqa: S311  (which jobs are looked at)
+        for _ in range(size):
+            core.submissions.submit(*_EMAIL)
+            core.store.complete(core.store.claim(core.receive.receive_nowait()).id, _ENDING)
+        self._known, self._also_known = self._some_ids(), self._some_ids()
+
+    def block(self) -> dict[str, float]:
+        """A block of each operation: microseconds of CPU for one of them."""
+        store = self._core.store
+        micros = {"submit": _timed(self._core.submissions.submit, [_EMAIL] * _BLOCK)}
+        ids = [self._core.receive.receive_nowait() for _ in range(_BLOCK)]
+        micros["claim"] = _timed(store.claim, [(each,) for each in ids])
+        micros["complete"] = _timed(store.complete, [(each, _ENDING) for each in ids])
+        micros["get"] = _timed(store.get, [(each,) for each in self._known])
+        micros["page of 100"] = _timed(partial(_page, store), [(self._known[0],)])
+        lookup = store._jobs.get
+        micros[YARDSTICK] = _timed(lookup, [(each,) for each in self._also_known])
+        # For the next turn: looked up now, they would be near at hand.
+        self._known, self._also_known = self._some_ids(), self._some_ids()
+        return micros
+
+    def _some_ids(self) -> list[str]:
+        """Ids from all over the store, as a request brings them: texts of their own.
+
+        Not of the oldest jobs, which this turn's completions drop.
+        """
+        order = self._core.store._order
+        positions = [self._chance.randrange(2 * _BLOCK, len(order)) for _ in range(_BLOCK)]
+        return [order[position].encode().decode() for position in positions]
+
+
+def _page(store: JobStore, after: str) -> None:
+    store.page(after=after, limit=100)
+
+
+def _timed(call: Callable[..., object], arguments: Sequence[tuple[object, ...]]) -> float:
+    _OTHER_WORK.count(0x01)
+    began = time.perf_counter()
+    for each in arguments:
+        call(*each)
+    return (time.perf_counter() - began) / len(arguments) * 1e6

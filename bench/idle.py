@@ -1,0 +1,105 @@
+"""Row 9: what a server uses while clients are connected, and nothing happens."""
+
+import json
+import resource
+import socket
+import time
+from contextlib import ExitStack
+
+from bench import ours
+from bench.load import LoadError, connect, post
+from bench.measuring import Spread, cpu_seconds
+from bench.row import Reach, Result, Row
+
+# Descriptors beside those of the connections.
+_SPARE = 200
+
+_JOBS = 1_000
+_HANDLER = '[handlers]\ndefault = "bench.workload:forever"\n'
+
+
+def measure(
+    *, connections: int = 1_000, waiters: int = 10_000, seconds: float = 30, windows: int = 3
+) -> list[Result]:
+    """The row.
+
+    Args:
+        connections: Keep-alive connections without a request.
+        waiters: Requests that wait for a job.
+        seconds: How long the server is watched.
+        windows: In how many parts.
+    """
+    _raise_limit(connections + waiters + _SPARE)
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            ours.running(
+                ours.Settings(
+                    buffer_size=_JOBS,
+                    grace_period=0,
+                    handlers=_HANDLER,
+                    http={
+                        "keep_alive_timeout": 120,
+                        "max_wait_seconds": 120,
+                        "max_waiters": waiters,
+                        "max_connections": connections + waiters + _SPARE,
+                    },
+                )
+            )
+        )
+        ids = _submit(server.port)
+        for _ in range(connections):
+            client = stack.enter_context(connect(server.port))
+            _ask(client, "/health", answered=True)
+        for number in range(waiters):
+            client = stack.enter_context(connect(server.port))
+            _ask(client, f"/jobs/{ids[number % len(ids)]}", answered=False)
+        values = []
+        _settle(server.pid)
+        for _ in range(windows):
+            before = cpu_seconds(server.pid)
+            time.sleep(seconds / windows)
+            values.append((cpu_seconds(server.pid) - before) / (seconds / windows) * 100)
+    return [
+        Row(
+            number=9,
+            what=f"CPU with {connections:,} idle connections and {waiters:,} waiters",
+            against=f"a core, over {seconds:.0f} s",
+            figure=Spread.of(values),
+            reach=Reach(bound=0.1, at_most=True, unit=" %"),
+            unit=" %",
+        )
+    ]
+
+
+def _submit(port: int) -> list[str]:
+    """Jobs that never end: some are running, the others are in the buffer."""
+    ids = []
+    with connect(port) as client:
+        for _ in range(_JOBS):
+            client.sendall(post("/jobs", b'{"type": "forever"}'))
+            body = client.recv(65536).partition(b"\r\n\r\n")[2]
+            ids.append(json.loads(body)["id"])
+    return ids
+
+
+def _ask(client: socket.socket, path: str, *, answered: bool) -> None:
+    prefer = "" if answered else "Prefer: wait=120\r\n"
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{prefer}\r\n".encode())
+    if answered and b" 200 " not in client.recv(65536)[:20]:
+        raise LoadError(f"no 200 for {path}")
+
+
+def _settle(pid: int) -> None:
+    """Wait until the last requests have been taken in."""
+    used = cpu_seconds(pid)
+    while True:
+        time.sleep(1)
+        before, used = used, cpu_seconds(pid)
+        if used - before < 0.01:
+            return
+
+
+def _raise_limit(descriptors: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < descriptors:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors, hard), hard))

@@ -1,0 +1,17 @@
+"""FastAPI's own BackgroundTasks: they run in the web server, and nothing of them is kept."""
+
+from fastapi import BackgroundTasks, FastAPI
+
+from bench.peers import tally
+
+app = FastAPI()
+
+
+async def empty() -> None:
+    tally.count()
+
+
+@app.post("/jobs", status_code=201)
+async def submit(job: dict[str, object], background: BackgroundTasks) -> dict[str, object]:
+    background.add_task(empty)
+    return {"type": job["type"], "status": "pending"}

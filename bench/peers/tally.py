@@ -1,0 +1,49 @@
+"""What the jobs of the peers do, and ours: next to nothing. Imported where a job runs.
+
+The measuring process learns of it by datagrams on a Unix socket: one for every so many jobs.
+"""
+
+import itertools
+import json
+import logging
+import os
+import socket
+import threading
+import time
+
+# A path, a number of jobs, and whether to log less; set by the measuring process.
+SOCKET = "BENCH_SOCKET"
+EVERY = "BENCH_EVERY"
+QUIET = "BENCH_QUIET"
+
+if QUIET in os.environ:
+    # A line in the log for each job costs some of them more than the job. Ours
+    # has none by default.
+    logging.disable(logging.INFO)
+
+_every = int(os.environ.get(EVERY, "0")) or None
+_counter = itertools.count(1)  # its next() is atomic: some peers' jobs run in threads
+_lock = threading.Lock()
+_delays: list[float] = []
+
+
+def count() -> None:
+    """One empty job has run."""
+    if next(_counter) % (_every or 1) == 0:
+        report({"done": time.monotonic()})
+
+
+def arrived(sent: float) -> None:
+    """A job has started that was submitted at this time, by the monotonic clock."""
+    delay = time.monotonic() - sent
+    with _lock:
+        _delays.append(delay)
+        if len(_delays) == _every:
+            report({"delays": sorted(_delays)[:: max(1, _every // 500)]})
+            _delays.clear()
+
+
+def report(message: dict[str, object]) -> None:
+    """Tell the measuring process."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.sendto(json.dumps(message).encode(), os.environ[SOCKET])

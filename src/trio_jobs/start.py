@@ -1,0 +1,143 @@
+"""The order of starting: configuration → sockets bound → handlers imported → pool → listening."""
+
+import logging
+import ssl
+import sys
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from trio_jobs.config import Config, ConfigError, HandlerConfig, describe
+from trio_jobs.handlers import (
+    Handler,
+    HandlerError,
+    Handlers,
+    describe_payloads,
+    load_function,
+)
+from trio_jobs.logs import start_logging
+from trio_jobs.main import main
+from trio_jobs.server import (
+    AddressError,
+    BindError,
+    bind_sockets,
+    load_certificate,
+    parse_address,
+    read_token,
+)
+from trio_jobs.stop import Stop
+
+log = logging.getLogger(__name__)
+
+# What runs without a [handlers] table.
+_DEMONSTRATION = {"default": HandlerConfig(call="trio_jobs.demo:simulate_work")}
+
+# Seconds for the last lines to reach a log that nobody may be reading.
+_FLUSH_SECONDS = 0.5
+
+
+class StartError(Exception):
+    """The server cannot start, for a reason that is no mistake in the configuration."""
+
+
+def check(config: Config) -> str:
+    """Load everything that a start would load, without starting anything.
+
+    Returns:
+        The settings that hold, as TOML, and what the handlers' payloads look like.
+
+    Raises:
+        ConfigError: The start would fail because of the configuration.
+    """
+    _read_addresses(config)
+    _read_secrets(config)
+    handlers = _load_handlers(config)
+    return describe(config) + describe_payloads(handlers)
+
+
+def serve(config: Config) -> int:
+    """Start, serve until a signal asks to stop, and stop in order.
+
+    Returns:
+        The exit status of a server that has started: see `main`.
+
+    Raises:
+        ConfigError: There is a mistake in the configuration.
+        StartError: The addresses cannot be had.
+    """
+    logs = start_logging(config.logging.level.upper(), config.logging.format)
+    # The signals first: one that comes while sockets are bound and handlers imported ends the
+    # server in order as well.
+    stop = Stop(
+        grace_period=config.pool.grace_period,
+        graceful_timeout=config.http.graceful_timeout,
+        render=partial(logs.render, "trio_jobs.stop"),
+    )
+    stop.install()
+    _read_addresses(config)
+    tls, token = _read_secrets(config)
+    try:
+        # Bound before anything of the user's runs, listening only when the pool is there.
+        listeners = bind_sockets(config.http.bind, tls=tls)
+    except BindError as error:
+        raise StartError(str(error)) from error
+    try:
+        for warning in config.warnings:
+            log.warning("unknown_setting", extra={"reason": warning})
+        handlers = _load_handlers(config)
+        if config.handlers is None:
+            log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
+        return trio.run(main, config, handlers, listeners, stop, logs, token)
+    except ConfigError:
+        raise
+    except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
+        stop.arm_after_crash()
+        log.critical("server_failed", exc_info=True)
+        return 1  # noqa: ASYNC104 - as above
+    finally:
+        listeners.close()
+        logs.flush(seconds=_FLUSH_SECONDS)
+
+
+def _read_addresses(config: Config) -> None:
+    try:
+        for address in config.http.bind:
+            parse_address(address)
+    except AddressError as error:
+        raise ConfigError(f"http.bind: {error}") from error
+
+
+def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
+    """The certificate with its key, and the token that clients must show."""
+    http = config.http
+    if (http.certfile is None) != (http.keyfile is None):
+        raise ConfigError("http.certfile and http.keyfile must be set together")
+    if http.token is not None and http.token_file is not None:
+        raise ConfigError("http.token and http.token_file must not be set together")
+    try:
+        tls = None
+        if http.certfile is not None and http.keyfile is not None:
+            tls = load_certificate(http.certfile, http.keyfile)
+        token = http.token if http.token_file is None else read_token(http.token_file)
+    except (AddressError, ValueError) as error:
+        raise ConfigError(f"http: {error}") from error
+    return tls, token
+
+
+def _load_handlers(config: Config) -> Handlers:
+    # Where `python` would put it: a command's own folder is not the user's.
+    folder = Path() if config.source is None else config.source.parent
+    sys.path.insert(0, str(folder.resolve()))
+    table = _DEMONSTRATION if config.handlers is None else config.handlers
+    return Handlers({name: _load_handler(name, each, config) for name, each in table.items()})
+
+
+def _load_handler(name: str, settings: HandlerConfig, config: Config) -> Handler:
+    try:
+        function = load_function(settings.call)
+        return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
+    except HandlerError as error:
+        raise ConfigError(
+            f"{config.source}: handlers.{name} = {settings.call!r}: {error}"
+        ) from error

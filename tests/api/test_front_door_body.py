@@ -1,0 +1,103 @@
+"""What a server may offer for a request's body: limits of its own, which a stream has lifted."""
+
+import math
+from importlib import metadata
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.api.support import SUBMISSION, Api, assert_problem
+from trio_jobs.testing.asgi import App, Client, Message
+
+
+class BrokenLimit(Exception):  # noqa: N818  (the body names it `RefusedError`)
+    """As the front door raises it."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Body:
+    """As the front door offers it; after the first message the body breaks a limit."""
+
+    RefusedError = BrokenLimit
+
+    def __init__(self, refusal: BrokenLimit) -> None:
+        self.refusal = refusal
+        self.idle_timeouts: list[float] = []
+
+    def lift(self, *, idle_timeout: float) -> None:
+        self.idle_timeouts.append(idle_timeout)
+
+    def before(self, app: App) -> App:
+        async def front_door(scope: Message, receive: App, send: App) -> None:
+            messages = [{"type": "http.request", "body": SUBMISSION + b"\n", "more_body": True}]
+
+            async def limited() -> Message:
+                await trio.lowlevel.checkpoint()
+                if not messages:
+                    raise self.refusal
+                return messages.pop()
+
+            scope["extensions"]["trio_jobs.body"] = self
+            await app(scope, limited, send)
+
+        return front_door
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch"])
+@pytest.mark.parametrize("status", [400, 408, 413])
+async def test_a_limit_of_the_servers_is_answered_in_the_one_form_of_errors(
+    path: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = Api()
+    body = Body(BrokenLimit(status, "the body breaks a limit"))
+    client = Client(body.before(api.app))
+
+    async with client.open("POST", path) as exchange:
+        answer = await exchange.answer()
+
+    assert assert_problem(answer, status)["detail"] == "the body breaks a limit"
+    assert answer.headers["connection"] == "close"
+    assert body.idle_timeouts == []
+    assert len(api.parts.store) == 0
+    assert not caplog.records
+
+
+async def test_a_stream_has_the_limits_lifted_and_says_what_it_got_when_the_server_refuses() -> (
+    None
+):
+    api = Api()
+    body = Body(BrokenLimit(400, "bad chunk"))
+    client = Client(body.before(api.app))
+
+    async with client.open("POST", "/jobs/stream") as exchange:
+        answer = await exchange.answer()
+
+    assert assert_problem(answer, 400)["accepted"] == 1
+    assert body.idle_timeouts == [math.inf]  # the time limit is kept by the stream itself
+
+
+async def test_a_body_that_breaks_a_limit_ends_a_wait(autojump_clock: MockClock) -> None:
+    api = Api()
+    job = api.parts.submissions.submit("email", b"null")
+    client = Client(Body(BrokenLimit(413, "too long")).before(api.app))
+
+    async with client.open("GET", f"/jobs/{job.id}", headers={"prefer": "wait=50"}) as exchange:
+        answer = await exchange.answer()
+
+    assert answer.json()["status"] == "pending"
+    assert trio.current_time() == 0
+
+
+async def test_the_description_needs_no_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+
+    answer = await Api().client.get("/openapi.json")
+
+    assert answer.json()["info"]["version"] == "0"
