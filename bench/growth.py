@@ -112,7 +112,7 @@ class _Filled:
 
         Not of the oldest jobs, which this turn's completions drop.
         """
-        order = self._core.store._order
+        order = list(self._core.store._order)
         positions = [self._chance.randrange(2 * _BLOCK, len(order)) for _ in range(_BLOCK)]
         return [order[position].encode().decode() for position in positions]
 
