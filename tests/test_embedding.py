@@ -270,7 +270,8 @@ async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_e
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(1):
             async with open_jobs({"forever": never_returns}) as jobs:
-                nursery.start_soon(wait_for, jobs, jobs.submit("forever").id)
+                job = jobs.submit("forever")
+                nursery.start_soon(wait_for, jobs, job.id)  # noqa: ASYNC111 - that is the point
                 await trio.sleep_forever()
 
     assert [job.status for job in got] == [JobStatus.PENDING]

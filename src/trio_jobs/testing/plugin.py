@@ -117,7 +117,7 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
         async with open_jobs(*marker.args, **options) as running:
             # So that a test finds each worker waiting for a job.
             await trio.testing.wait_all_tasks_blocked()
-            yield running
+            yield running  # noqa: ASYNC119 - pytest-trio closes its fixtures
             scope.deadline = trio.current_time() + grace_period
 
 
