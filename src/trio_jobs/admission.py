@@ -1,5 +1,6 @@
 """Admission: the one place where jobs come in, in one step without a checkpoint."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,6 +11,8 @@ import trio
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.places import Places
 from trio_jobs.store import DuplicateJobError, JobStore
+
+log = logging.getLogger(__name__)
 
 
 class AdmissionError(Exception):
@@ -243,4 +246,6 @@ class Submissions:
         except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
             raise ShuttingDownError from None
         self._store.add(job)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("job_admitted", extra={"job_id": job.id, "job_type": type_})
         return job
