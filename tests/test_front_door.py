@@ -1,17 +1,42 @@
 """The front door's settings, through the real command."""
 
+import signal
 import ssl
+import struct
 from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
-from tests.command import run_command, running_command
+from tests.command import PATIENCE, Command, Gate, ledger, run_command, running_command
 
 CERTIFICATE = Path(__file__).parent / "server" / "localhost.crt"
 KEY = Path(__file__).parent / "server" / "localhost.key"
 
 TOKEN = "a-long-random-text"  # noqa: S105  (nobody's)
+
+
+async def connect(server: Command) -> trio.SocketStream:
+    """A connection, in bytes."""
+    url = httpx.URL(server.url)
+    return await trio.open_tcp_stream(url.host, url.port or 0)
+
+
+async def ask(stream: trio.abc.Stream, request: bytes) -> bytes:
+    """Send a request, and read what comes first."""
+    with trio.fail_after(PATIENCE):
+        await stream.send_all(request)
+        return bytes(await stream.receive_some(65_536))
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close it so that the other side gets an error."""
+    stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def test_token_from_the_environment_is_asked_for_and_never_shown(tmp_path: Path) -> None:
@@ -82,6 +107,47 @@ async def test_limits_are_taken_from_the_configuration(tmp_path: Path) -> None:
         header = await server.client.get("/jobs", headers={"X": "x" * 2000})
 
     assert [body.status_code, header.status_code] == [413, 431]
+
+
+async def test_streams_that_leave_while_the_buffer_is_full_make_room_for_other_clients(
+    tmp_path: Path,
+) -> None:
+    config = """
+        [pool]
+        workers = 1
+        buffer_size = 3
+        [http]
+        max_connections = 5
+        [handlers]
+        at_the_gate = "work:at_the_gate"
+    """
+    lines = b"".join(b'{"type":"at_the_gate","payload":%d}\n' % n for n in range(40))
+    head = b"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    complete = b"%x\r\n%b\r\n0\r\n\r\n" % (len(lines), lines)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            streams = []
+            for body in (complete, complete[:-5], complete, complete[:-5]):
+                streams.append(await connect(server))
+                await streams[-1].send_all(head + body)
+                await server.client.get("/health")  # by then it has been read
+            await server.wait_for_line("at_the_gate")
+
+            reset(streams[0])
+            reset(streams[1])
+            streams[2].socket.close()
+            streams[3].socket.close()
+
+            others = [await connect(server) for _ in range(4)]
+            for other in others:
+                assert (await ask(other, HEALTH)).startswith(b"HTTP/1.1 200")
+            gate.open()
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 0
+            for other in others:
+                other.socket.close()
+
+    assert ledger(tmp_path) == ["0", "1", "2"]  # what had been admitted stays
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_the_kernel_gives_up_clients_that_acknowledge_nothing() -> None:
 
     with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     listeners.close()
 
 

@@ -76,6 +76,8 @@ class Listeners:
                 to listen.
         """
         for bound in self.bound:
+            # A client that has vanished without a word, while nothing is sent to it, is found too.
+            bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if bound.path is None and hasattr(socket, "TCP_USER_TIMEOUT"):
                 milliseconds = max(1, int(send_timeout * 1000))
                 bound.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
