@@ -1,6 +1,7 @@
 """The front door's settings, through the real command."""
 
 import signal
+import socket
 import ssl
 import struct
 from pathlib import Path
@@ -9,7 +10,15 @@ import httpx
 import pytest
 import trio
 
-from tests.command import PATIENCE, Command, Gate, ledger, run_command, running_command
+from tests.command import (
+    PATIENCE,
+    Command,
+    Gate,
+    ledger,
+    run_command,
+    running_command,
+    started_command,
+)
 
 CERTIFICATE = Path(__file__).parent / "server" / "localhost.crt"
 KEY = Path(__file__).parent / "server" / "localhost.key"
@@ -107,6 +116,69 @@ async def test_limits_are_taken_from_the_configuration(tmp_path: Path) -> None:
         header = await server.client.get("/jobs", headers={"X": "x" * 2000})
 
     assert [body.status_code, header.status_code] == [413, 431]
+
+
+# Says that it is imported, and waits until the test lets it go on.
+SLOW_IMPORT = """
+import os
+os.write(2, b"importing\\n")
+os.read(os.open("gate", os.O_RDONLY), 1)
+"""
+QUICK = '[handlers]\nquick = "work:quick"'
+
+
+def free_port() -> int:
+    """A port that nobody has, or has had."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("other", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
+async def test_address_named_twice_is_one_line_and_nothing_of_the_users_has_run(
+    tmp_path: Path, other: str
+) -> None:
+    port = free_port()
+    bind = {"TRIO_JOBS_HTTP_BIND": f"{other}:{port}, 127.0.0.1:{port}"}
+
+    ended = await run_command(tmp_path, config=QUICK, handlers=SLOW_IMPORT, environment=bind)
+
+    assert ended.status == 1
+    assert ended.lines == [
+        f"trio-jobs: cannot bind 127.0.0.1:{port}: the address is already in use"
+    ]
+
+
+async def test_port_of_a_server_that_is_starting_is_in_use(tmp_path: Path) -> None:
+    port = free_port()
+    bind = {"TRIO_JOBS_HTTP_BIND": f"127.0.0.1:{port}"}
+    first, second = tmp_path / "first", tmp_path / "second"
+    with Gate(first):
+        async with started_command(
+            first, config=QUICK, handlers=SLOW_IMPORT, environment=bind
+        ) as server:
+            await server.wait_for_line("importing")
+
+            ended = await run_command(second, config=QUICK, handlers=SLOW_IMPORT, environment=bind)
+
+    assert ended.status == 1
+    [line] = ended.lines
+    assert "the address is already in use" in line
+
+
+async def test_port_that_somebody_else_listens_on_first_is_one_line(tmp_path: Path) -> None:
+    handlers = """
+import errno, socket
+def listen(*_): raise OSError(errno.EADDRINUSE, "in use")
+socket.socket.listen = listen
+async def quick(payload): pass
+"""
+
+    ended = await run_command(tmp_path, config=QUICK, handlers=handlers)
+
+    assert ended.status == 1
+    [line] = ended.lines
+    assert line.endswith("the address is already in use")
 
 
 async def test_streams_that_leave_while_the_buffer_is_full_make_room_for_other_clients(

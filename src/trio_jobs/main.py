@@ -17,7 +17,7 @@ from trio_jobs.config import Config
 from trio_jobs.core import make_core
 from trio_jobs.handlers import Handlers, SlowSteps
 from trio_jobs.logs import Logs
-from trio_jobs.server import Limits, Listeners, serve
+from trio_jobs.server import BindError, Limits, Listeners, serve
 from trio_jobs.stop import Stop
 from trio_jobs.worker import run_worker
 
@@ -47,6 +47,9 @@ async def main(
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
+
+    Raises:
+        BindError: Somebody else was the first to listen on one of the addresses.
 
     Cancellation:
         Everything ends at once; jobs cut short are released.
@@ -121,7 +124,8 @@ async def main(
         submissions.close()
         if crash is not None:  # a bug of ours; a server that accepts must process
             stop.arm_after_crash()
-            log.critical("pool_failed", exc_info=crash)
+            if not isinstance(crash, BindError):
+                log.critical("pool_failed", exc_info=crash)
         unfinished = list(core.unfinished())
         logs.write_final(
             __name__,
@@ -133,6 +137,8 @@ async def main(
         pool_ended.set()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
+    if isinstance(crash, BindError):
+        raise crash
     status = 1 if crash is not None or http.failed or unfinished else 0
     log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status
