@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,19 @@ log = logging.getLogger("trio_jobs.server")
 
 # Out of descriptors (or of what else accept() needs), the loop tries again after so long.
 _ACCEPT_RETRY = 0.1
+# The client has gone already, or only its connection is at fault: accept(2) says to go on.
+_NOT_OURS = {
+    errno.EAGAIN,
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EPROTO,
+}
 
 
 async def serve(
@@ -140,19 +154,26 @@ class FrontDoor:
             connection.abort()
 
     async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
         while True:
-            while len(self._connections) >= self._cap:
+            await trio.lowlevel.wait_readable(bound.socket)
+            # Nothing awaits from here until the client is counted, and none waits at another
+            # address while this loop, which has no client, holds the last place.
+            if len(self._connections) >= self._cap:
                 self._full.warn(limit=self._cap)
                 await self._room.park()
+                continue
             try:
-                stream = await listener.accept()
+                sock, _ = bound.socket.accept()
             except OSError as error:
+                if error.errno in _NOT_OURS:
+                    continue
                 # Whatever it is, a client must not end the server by it. Nothing tells when a
                 # descriptor comes free, so there is no way but to try again.
                 self._exhausted.warn(cause=str(error), url=bound.url)
                 await trio.sleep(_ACCEPT_RETRY)
                 continue
+            sock.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
             connection = Connection(self._shared, self._encrypted(stream), loopback=bound.loopback)
             self._connections.add(connection)
             nursery.start_soon(self._serve, connection)
@@ -162,7 +183,8 @@ class FrontDoor:
             await connection.run()
         finally:
             self._connections.discard(connection)
-            self._room.unpark()
+            # All: one of them may find that its client has gone, and would keep it to itself.
+            self._room.unpark_all()
             if self._emptied is not None and not self._connections:
                 self._emptied.set()
 
