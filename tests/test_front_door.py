@@ -4,6 +4,7 @@ import signal
 import socket
 import ssl
 import struct
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from tests.command import (
+    MODULE,
     PATIENCE,
     Command,
     Gate,
@@ -220,6 +222,36 @@ async def test_streams_that_leave_while_the_buffer_is_full_make_room_for_other_c
                 other.socket.close()
 
     assert ledger(tmp_path) == ["0", "1", "2"]  # what had been admitted stays
+
+
+async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path: Path) -> None:
+    config = """
+        [pool]
+        processes = 3
+        [http]
+        keep_alive_timeout = 100
+        [handlers.nap]
+        call = "work:nap"
+        run = "process"
+    """
+    handlers = "import time\ndef nap(seconds): time.sleep(seconds)"
+    few = ("sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *MODULE)
+    async with (
+        running_command(tmp_path, config=config, handlers=handlers, command=few) as server,
+        AsyncExitStack() as clients,
+    ):
+        await server.client.get("/health")
+        for _ in range(100):
+            await clients.enter_async_context(await connect(server))
+        await server.wait_for_line("connection_limit_reached")
+
+        ids = [await server.submit("nap", 0.2) for _ in range(8)]
+        jobs = [
+            await server.client.get(f"/jobs/{job_id}", headers={"Prefer": "wait=20"})
+            for job_id in ids
+        ]
+
+    assert [job.json().get("outcome") for job in jobs] == ["succeeded"] * 8, server.log
 
 
 @pytest.mark.parametrize(

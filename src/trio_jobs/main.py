@@ -94,6 +94,7 @@ async def main(
         open_path="/health",
         access_log=config.http.access_log,
         warm_up_path="/health",
+        reserved_descriptors=core.processes.max_descriptors if core.processes else 0,
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     stop.unfinished = lambda: (f"{event} {ids}" for event, ids in core.unfinished())

@@ -54,6 +54,7 @@ async def serve(
     open_path: str = "",
     access_log: bool = False,
     warm_up_path: str | None = None,
+    reserved_descriptors: int = 0,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until ``closing`` is set, then end within ``graceful_timeout``.
@@ -72,6 +73,8 @@ async def serve(
         warm_up_path: Requested once, in memory, before anyone is let in: what
             is imported by the first request, is then there, also in a process
             that is out of descriptors.
+        reserved_descriptors: How many the rest of the process will open, as
+            far as that is known. Connections leave them, and some more, free.
         task_status: Told the listeners' URLs once clients are let in.
 
     Returns:
@@ -97,7 +100,7 @@ async def serve(
         async with lifespan(shared):
             if warm_up_path is not None:
                 await warm_up(shared, warm_up_path)
-            door = FrontDoor(shared, listeners)
+            door = FrontDoor(shared, listeners, reserved_descriptors=reserved_descriptors)
             await door.run(closing, started=lambda: task_status.started(listeners.urls))
     except BaseExceptionGroup as group:
         # Callers need not know how many nurseries an error has come through.
@@ -112,7 +115,7 @@ async def serve(
 class FrontDoor:
     """All connections of a server. Every method runs in the event loop's thread."""
 
-    def __init__(self, shared: Shared, listeners: Listeners) -> None:
+    def __init__(self, shared: Shared, listeners: Listeners, *, reserved_descriptors: int) -> None:
         self._shared = shared
         self._limits = shared.limits
         self._listeners = listeners
@@ -120,8 +123,9 @@ class FrontDoor:
         self._connections: set[Connection] = set()
         self._room = trio.lowlevel.ParkingLot()  # accept loops that have found it full
         self._emptied: trio.Event | None = None  # made by the stop, set by the last connection
-        limit = raise_limit(connections=self._limits.max_connections)
-        self._cap = connection_cap(wanted=self._limits.max_connections, limit=limit)
+        wanted, reserved = self._limits.max_connections, reserved_descriptors
+        limit = raise_limit(connections=wanted, reserved=reserved)
+        self._cap = connection_cap(wanted=wanted, limit=limit, reserved=reserved)
         self._full = Quiet("connection_limit_reached")
         self._exhausted = Quiet("cannot_accept")
 
