@@ -160,12 +160,19 @@ class Submissions:
         """
         with self.while_open():
             async with self._places.turn:
-                while (room := self._room_for_waiters()) < 1:
+                while not (admitted := self._admit_some(submissions)):
                     await self._places.wait_change()
-                admitted = self._admit_all(submissions[:room])
-                if self.room == 0:
-                    self._waiters_turn = False
         return admitted
+
+    def submit_some_nowait(self, submissions: Sequence[Submission]) -> list[Job]:
+        """The same without waiting: none is admitted if it would have to wait for its turn or room.
+
+        Raises:
+            ShuttingDownError: The submissions are closed.
+        """
+        if self._closed:
+            raise ShuttingDownError
+        return [] if self._places.turn.locked() else self._admit_some(submissions)
 
     @contextmanager
     def while_open(self) -> Iterator[None]:
@@ -191,6 +198,16 @@ class Submissions:
         self._channel.close()
         for scope in self._open_blocks:
             scope.cancel()
+
+    def _admit_some(self, submissions: Sequence[Submission]) -> list[Job]:
+        """Admit as many as there is room for, whose turn it is to wait for it."""
+        room = self._room_for_waiters()
+        if room < 1:
+            return []
+        admitted = self._admit_all(submissions[:room])
+        if self.room == 0:
+            self._waiters_turn = False
+        return admitted
 
     def _room_for_waiters(self) -> int:
         room = self.room
