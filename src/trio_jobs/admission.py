@@ -155,13 +155,15 @@ class Submissions:
         Checkpoints:
             At least once, before the jobs are admitted; not after.
         """
-        with self.while_open():
-            async with self._places.turn:
-                while (room := self._room_for_waiters()) < 1:
-                    await self._places.wait_change()
-                admitted = self._admit_all(submissions[:room])
-                if self.room == 0:
-                    self._waiters_turn = False
+        async with self._places.turn:
+            while not self._closed and self._room_for_waiters(self.room) < 1:
+                await self._places.wait_change()
+            if self._closed:
+                raise ShuttingDownError
+            room = self.room
+            admitted = self._admit_all(submissions[: self._room_for_waiters(room)])
+            if len(admitted) == room:
+                self._waiters_turn = False
         return admitted
 
     @contextmanager
@@ -186,11 +188,12 @@ class Submissions:
         """Take no more jobs: the workers drain what is in, and end. Can be called again."""
         self._closed = True
         self._channel.close()
+        self._places.note_close()
         for scope in self._open_blocks:
             scope.cancel()
 
-    def _room_for_waiters(self) -> int:
-        room = self.room
+    def _room_for_waiters(self, room: int) -> int:
+        """How much of the room that there is they may take."""
         if self._waiters_turn:
             return room
         # A buffer of one place is kept free only for somebody who has asked:
