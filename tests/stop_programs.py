@@ -97,7 +97,7 @@ def is_signalled_while_the_interpreter_ends() -> None:
 def blocks_the_loop() -> None:
     async def main() -> None:
         stop.connect()
-        stop.unfinished = lambda: ["job_unfinished job_id=a"]
+        stop.unfinished = lambda: [("job_unfinished", {"job_id": "a"})]
         terminate()
         time.sleep(LONG)  # noqa: ASYNC251 - what a handler must not do
 
@@ -153,7 +153,7 @@ def blocks_at_exit() -> None:
 
 
 def cannot_name_its_jobs() -> None:
-    def unfinished() -> list[str]:
+    def unfinished() -> list[tuple[str, dict[str, object]]]:
         raise RuntimeError
 
     stop.unfinished = unfinished
@@ -202,7 +202,7 @@ def ends_after_the_second_signal() -> None:
 def gets_a_third_signal() -> None:
     async def main() -> None:
         patient.connect()
-        patient.unfinished = lambda: ["job_unfinished job_id=a"]
+        patient.unfinished = lambda: [("job_unfinished", {"job_id": "a"})]
         terminate()
         await insist()
         await insist()

@@ -538,3 +538,37 @@ async def test_http_that_does_not_start_ends_the_server(tmp_path: Path) -> None:
         assert await server.wait_exit() == 1
         await server.wait_for_line("RuntimeError: the front door does not open")
         assert not server.lines_with("ExceptionGroup")
+
+
+async def test_failing_store_stops_a_server_at_once_whose_handlers_do_not_unwind(
+    tmp_path: Path,
+) -> None:
+    handlers = """
+import trio
+
+async def stubborn(_):
+    with trio.CancelScope(shield=True):
+        await trio.sleep(60)
+
+async def quick(_):
+    pass
+"""
+    config = (
+        "[pool]\nworkers = 2\ngrace_period = 60\n[http]\ngraceful_timeout = 1\n"
+        '[handlers]\nstubborn = "work:stubborn"\nquick = "work:quick"'
+    )
+    async with running_command(
+        tmp_path,
+        config=config,
+        handlers=handlers,
+        command=(sys.executable, "-c", FAULT_IN_THE_STORE),
+    ) as server:
+        held = await server.submit("stubborn")
+        await server.client.post("/jobs", json={"type": "quick"})
+        await server.wait_for_line("pool_failed")
+        refused = await server.client.post("/jobs", json={"type": "quick"})
+        status = await server.wait_exit()
+
+    assert refused.status_code == 503
+    assert status == 70
+    assert server.lines_with("jobs_interrupted", held)

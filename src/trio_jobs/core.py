@@ -83,12 +83,12 @@ class Core:
             oldest_running_seconds=self.process.oldest_running_seconds(),
         )
 
-    def unfinished(self) -> Iterator[tuple[str, str]]:
+    def unfinished(self) -> Iterator[tuple[str, dict[str, object]]]:
         """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
         interrupted, not_started = self.store.unfinished()
         for event, ids in (("jobs_interrupted", interrupted), ("jobs_not_started", not_started)):
             for start in range(0, len(ids), _IDS_PER_LINE):
-                yield event, ",".join(ids[start : start + _IDS_PER_LINE])
+                yield event, {"job_ids": ",".join(ids[start : start + _IDS_PER_LINE])}
 
 
 def make_core(

@@ -386,7 +386,7 @@ async def open_jobs(
             raise
     finally:
         core.completions.end()  # who still waits for a job gets it as it is
-        for event, job_ids in core.unfinished():
-            log.warning(event, extra={"job_ids": job_ids})
+        for event, fields in core.unfinished():
+            log.warning(event, extra=fields)
     if alone and left_by is not None:
         raise left_by  # here, where it does not get the group as its context

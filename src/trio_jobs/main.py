@@ -6,12 +6,13 @@ The parts of the server meet here: everything else gets what it needs as argumen
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 
 import trio
 
+from trio_jobs.admission import Submissions
 from trio_jobs.api import create_app
 from trio_jobs.config import Config
 from trio_jobs.core import make_core
@@ -23,8 +24,9 @@ from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
 
-# Seconds that naming the unfinished jobs may take when nobody reads the log.
-_NAMING_SECONDS = 0.5
+# Seconds that naming the unfinished jobs gets at the least. It goes on while HTTP closes, and must
+# be over before the hard limit when nobody reads the log.
+_NAMING_SECONDS = 0.3
 
 
 async def main(
@@ -93,17 +95,17 @@ async def main(
         warm_up_path="/health",
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
-    stop.unfinished = lambda: (f"{event} {ids}" for event, ids in core.unfinished())
+    stop.unfinished = core.unfinished
     stop.connect()
-    crash: BaseException | None = None
+    failure = _Failure(stop, submissions)
 
     # The child processes and HTTP outlive the pool.
     async with core.processes or nullcontext(), trio.open_nursery() as server:
         try:
             async with trio.open_nursery() as pool:
                 for n in range(config.pool.workers):
-                    clone = receive.clone()
-                    pool.start_soon(run_worker, clone, store, process, name=f"worker-{n}")
+                    worker = (run_worker, receive.clone(), store, process)
+                    pool.start_soon(failure.watch, *worker, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
                 # Outlives the pool: to cancel a scope that is over does nothing.
                 server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
@@ -113,29 +115,55 @@ async def main(
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
             if not ending.is_set():
-                crash = RuntimeError("the pool ended by itself")
+                failure.note(RuntimeError("the pool ended by itself"))
         except BaseException as error:  # noqa: ASYNC103 - raised again if it is this task's own
             if trio.current_effective_deadline() == -math.inf:
                 raise  # not the pool: the whole server is being cancelled
-            crash = _unwrapped(error)
-        submissions.close()
-        if crash is not None:  # a bug of ours; a server that accepts must process
-            stop.arm_after_crash()
-            log.critical("pool_failed", exc_info=crash)
-        unfinished = list(core.unfinished())
-        logs.write_final(
-            __name__,
-            logging.ERROR,
-            ((event, {"job_ids": ids}) for event, ids in unfinished),
-            seconds=_NAMING_SECONDS,
-        )
+            failure.note(_unwrapped(error))
         core.completions.end()  # who still waits for a job gets it as it is
         pool_ended.set()
+        unfinished = list(core.unfinished())
+        if unfinished:
+            seconds = max(config.http.graceful_timeout, _NAMING_SECONDS)
+            await trio.to_thread.run_sync(
+                partial(_name, unfinished, logs, seconds=seconds),
+                limiter=trio.CapacityLimiter(1),  # handlers may have filled Trio's own
+            )
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
-    status = 1 if crash is not None or http.failed or unfinished else 0
+    status = 1 if failure.noted or http.failed or unfinished else 0
     log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status
+
+
+class _Failure:
+    """A bug of ours in the pool: a server that accepts must process, so this one stops at once.
+
+    At once is before the pool's nursery is left: that takes until every handler
+    has unwound, which may be never.
+    """
+
+    def __init__(self, stop: Stop, submissions: Submissions) -> None:
+        self._stop = stop
+        self._submissions = submissions
+        self.noted = False
+
+    async def watch(self, worker: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a worker, and note the error that it ends with, if it does."""
+        try:
+            await worker(*args)
+        except BaseException as error:
+            if trio.current_effective_deadline() != -math.inf:
+                self.note(error)
+            raise
+
+    def note(self, error: BaseException) -> None:
+        """Take no more jobs, arm the hard limit, log the error; for the first one only."""
+        if not self.noted:
+            self.noted = True
+            self._submissions.close()
+            self._stop.arm_after_crash()
+            log.critical("pool_failed", exc_info=error)
 
 
 class _Http:
@@ -180,6 +208,14 @@ async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope)
     ending.set()
     await stop.insisted()
     pool.cancel()
+
+
+def _name(
+    unfinished: Iterable[tuple[str, dict[str, object]]], logs: Logs, *, seconds: float
+) -> None:
+    """Name the unfinished jobs in the log; blocks, for no longer than ``seconds``."""
+    if not logs.write_final(__name__, logging.ERROR, unfinished, seconds=seconds):
+        log.error("unfinished_jobs_not_all_named")
 
 
 def _limits(config: Config) -> Limits:

@@ -62,9 +62,11 @@ class Logs:
         records = (event_record(logger, level, event, fields) for event, fields in events)
         return self._writer.write_within(records, seconds)
 
-    def render(self, logger: str, event: str, stack: str = "") -> bytes:
+    def render(
+        self, logger: str, event: str, stack: str = "", fields: Mapping[str, object] | None = None
+    ) -> bytes:
         """A critical line, in this log's format, for whoever has to write it past all this."""
-        record = event_record(logger, logging.CRITICAL, event, {}, stack=stack)
+        record = event_record(logger, logging.CRITICAL, event, fields or {}, stack=stack)
         # A signal handler runs in the context of whatever it interrupts; the line is not about
         # that job.
         return contextvars.Context().run(self._render, record)

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_within
 from trio_jobs.logs.lines import MAX_LINE_BYTES, Render, event_record
@@ -85,7 +85,9 @@ class LogWriter(logging.Handler):
         end = time.monotonic() + seconds
         flushed = self.flush_within(seconds / 2)
         # The thread may be stuck inside a line.
-        lines = [b"" if flushed else b"\n", *map(self._render, records)]
+        first = b"" if flushed else b"\n"
+        # One after the other: to render a million ids takes time that writing needs as well.
+        lines = chain([first], map(self._render, records))
         for piece in map(b"".join, _pieces(lines)):
             if write_within(self._fd, piece, end - time.monotonic()) < len(piece):
                 return False

@@ -8,7 +8,7 @@ import atexit
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 
 import trio
@@ -33,7 +33,8 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _plain(line: str, below: str) -> bytes:
+def _plain(line: str, below: str, fields: Mapping[str, object]) -> bytes:
+    line = " ".join([line, *(f"{name}={value}" for name, value in fields.items())])
     text = "\n  ".join([line, *below.splitlines()])
     return f"{text}\n".encode(errors="backslashreplace")
 
@@ -48,9 +49,9 @@ class Stop:
     Attributes:
         at: ``time.monotonic()`` of the first signal, even when the event loop was blocked then or
             not running yet; None before. The grace period starts here.
-        unfinished: Names the jobs that stand in the way, one line each, for the report of the hard
-            limit. Called in another thread than the event loop's, or in a signal handler: it
-            may read, but not wait.
+        unfinished: Names the jobs that stand in the way, an event and its fields for each line of
+            the hard limit's report. Called in another thread than the event loop's, or in a signal
+            handler: it may read, but not wait.
     """
 
     def __init__(
@@ -59,15 +60,16 @@ class Stop:
         grace_period: float,
         graceful_timeout: float,
         margin: float = MARGIN_SECONDS,
-        render: Callable[[str, str], bytes] = _plain,
+        render: Callable[[str, str, Mapping[str, object]], bytes] = _plain,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Durations in seconds.
 
-        ``render`` turns a line, and what stands below it, into what is written to the log.
+        ``render`` turns a line, what stands below it, and its fields into what is written to the
+        log.
         """
         self.at: float | None = None
-        self.unfinished: Callable[[], Iterable[str]] = tuple
+        self.unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple
         self._grace_period = grace_period
         self._closing_time = graceful_timeout + margin
         self._clock = clock
@@ -162,12 +164,17 @@ class Stop:
         yield from _guarded(self._jobs_in_the_way)
         root = self._root
         if root is not None:
-            yield from _guarded(lambda: tasks_in_the_way(root))
-        yield from _guarded(threads_in_the_way)
+            yield from _guarded(lambda: _without_fields(tasks_in_the_way(root)))
+        yield from _guarded(lambda: _without_fields(threads_in_the_way()))
 
     def _jobs_in_the_way(self) -> Iterator[Block]:
-        for line in self.unfinished():
-            yield line, ""
+        for event, fields in self.unfinished():
+            yield event, "", fields
+
+
+def _without_fields(blocks: Iterable[tuple[str, str]]) -> Iterator[Block]:
+    for line, below in blocks:
+        yield line, below, {}
 
 
 def _guarded(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
@@ -175,4 +182,4 @@ def _guarded(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
     try:
         yield from blocks()
     except Exception as error:  # noqa: BLE001 - read while other threads change it
-        yield f"and more that could not be read: {type(error).__name__}", ""
+        yield f"and more that could not be read: {type(error).__name__}", "", {}

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from trio_jobs.bounded_write import open_for_writing, write_within
 
@@ -35,7 +35,7 @@ FAULTHANDLER_AFTER_SECONDS = 1.0
 SIGALRM_AFTER_SECONDS = 1.5
 
 # A line for the log, and what stands below it: a stack, or nothing.
-Block = tuple[str, str]
+Block = tuple[str, str, Mapping[str, object]]
 
 
 class HardLimit:
@@ -48,7 +48,7 @@ class HardLimit:
         self,
         *,
         in_the_way: Callable[[], Iterable[Block]],
-        render: Callable[[str, str], bytes],
+        render: Callable[[str, str, Mapping[str, object]], bytes],
     ) -> None:
         """``in_the_way`` is called in the limit's own thread, when the limit has been reached."""
         self._in_the_way = in_the_way
@@ -99,7 +99,7 @@ class HardLimit:
             return
         end = time.monotonic() + REPORT_SECONDS
         try:
-            for block in itertools.chain([(line, "")], blocks):
+            for block in itertools.chain([(line, "", {})], blocks):
                 data = self._render(*block)
                 if write_within(self._log, data, end - time.monotonic()) < len(data):
                     break

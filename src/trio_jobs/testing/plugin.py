@@ -115,7 +115,7 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
     grace_period: float = options.pop("grace_period", _GRACE_PERIOD)
     with trio.CancelScope() as scope:
         async with open_jobs(*marker.args, **options) as running:
-            yield running
+            yield running  # noqa: ASYNC119 - pytest-trio ends it
             scope.deadline = trio.current_time() + grace_period
 
 
