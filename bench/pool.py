@@ -99,3 +99,17 @@ def channel_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter
 
     gc.collect()
     return trio.run(run)
+
+
+def scope_seconds(*, jobs: int, clock: Clock = time.perf_counter) -> float:
+    """One cancel scope for each job, with nothing in it."""
+
+    async def run() -> float:
+        began = clock()
+        for _ in range(jobs):
+            with trio.CancelScope():  # noqa: ASYNC100  (nothing but the scope is measured)
+                pass
+        return clock() - began
+
+    gc.collect()
+    return trio.run(run)
