@@ -2,13 +2,13 @@
 
 import json
 import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from bench import ours
 from bench.children import python_module
 from bench.load import Clients, LoadError, connect, get, post
-from bench.measuring import Spread, ratio, resident_bytes, take_turns
+from bench.measuring import Spread, cpu_seconds, ratio, resident_bytes, take_turns
 from bench.row import Reach, Result, Row
 from bench.workload import SUBMISSION, batch, lines
 
@@ -17,9 +17,6 @@ _BATCHES = 100
 _BUFFER = _BATCH * _BATCHES
 _STREAM_BUFFER = 1_000
 _WORKERS = 10
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Lines sent by one system call.
 _LINES = 500
@@ -30,7 +27,7 @@ _MEGABYTE = 1_000_000
 _SECONDS = 60.0
 
 
-def measure(*, requests: int = 3200, streamed: int = 100_000, turns: int = 5) -> list[Result]:
+def measure(*, requests: int = 1600, streamed: int = 50_000, turns: int = 7) -> list[Result]:
     """Both rows, and the memory of the second.
 
     Args:
@@ -53,13 +50,21 @@ def measure(*, requests: int = 3200, streamed: int = 100_000, turns: int = 5) ->
             _wait_until_idle(batches.port)
             return rate
 
-        subjects: dict[str, Callable[[], float]] = {
-            "bare": lambda: requests / singles.send(one_by_one, count=requests),
-            "batch": admitted,
-            "stream": lambda: _stream(stream.port, streamed),
-        }
+        cpu = {"bare": _Cpu(bare.pid), "stream": _Cpu(stream.pid)}
+
+        def answered() -> float:
+            with cpu["bare"].used_for(requests):
+                return requests / singles.send(one_by_one, count=requests)
+
+        def completed() -> float:
+            with cpu["stream"].used_for(streamed):
+                return _stream(stream.port, streamed)
+
+        subjects = {"bare": answered, "batch": admitted, "stream": completed}
         for warm_up in subjects.values():
             warm_up()
+        for each in cpu.values():
+            each.micros.clear()
         before = resident_bytes(stream.pid)
         values = take_turns(subjects, turns=turns)
         grown = (resident_bytes(stream.pid) - before) / _MEGABYTE
@@ -86,6 +91,15 @@ def measure(*, requests: int = 3200, streamed: int = 100_000, turns: int = 5) ->
         ),
         Row(
             number=4,
+            what="the same by what they cost the server: jobs for the CPU of one request",
+            against="a request to the bare application",
+            figure=ratio(cpu["bare"].micros, cpu["stream"].micros),
+            reach=None,
+            sides={name: Spread.of(each.micros) for name, each in cpu.items()},
+            sides_unit=" µs",
+        ),
+        Row(
+            number=4,
             what=f"growth of the process over {turns * streamed:,} streamed jobs",
             against="flat memory, once as many jobs are kept as may be",
             figure=Spread.of([grown]),
@@ -93,6 +107,21 @@ def measure(*, requests: int = 3200, streamed: int = 100_000, turns: int = 5) ->
             unit=" MB",
         ),
     ]
+
+
+class _Cpu:
+    """What a process has used for each thing that it did, turn by turn."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.micros: list[float] = []
+
+    @contextmanager
+    def used_for(self, count: int) -> Iterator[None]:
+        """Note what it uses while the block runs, for each of so many."""
+        before = cpu_seconds(self._pid)
+        yield
+        self.micros.append((cpu_seconds(self._pid) - before) / count * 1e6)
 
 
 def _server(stack: ExitStack, buffer_size: int) -> ours.Server:

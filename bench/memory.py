@@ -2,9 +2,11 @@
 
 import sys
 
+import trio
+
 from bench.children import python_module
 from bench.measuring import Spread, resident_bytes
-from bench.pool import Core
+from bench.pool import Pool
 from bench.row import Reach, Result, Row
 
 
@@ -31,14 +33,14 @@ def measure(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:
     ]
 
 
-def _fill(jobs: int) -> int:
-    core = Core.of(workers=10, buffer_size=jobs + 1)
-    core.submissions.submit("email", b"null")
+async def _fill(jobs: int) -> int:
+    pool = Pool.of(workers=10, buffer_size=jobs + 1)
+    pool.submissions.submit("email", b"null")
     before = resident_bytes()
     for number in range(jobs):
-        core.submissions.submit("email", b'"%098d"' % number)
+        pool.submissions.submit("email", b'"%098d"' % number)
     return resident_bytes() - before
 
 
 if __name__ == "__main__":
-    print(f"grown by {_fill(int(sys.argv[1]))}")
+    print(f"grown by {trio.run(_fill, int(sys.argv[1]))}")

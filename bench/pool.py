@@ -1,72 +1,61 @@
-"""The core without HTTP, put together as `main` does it; and the bare channel beside it."""
+"""The core and its workers without HTTP; and the bare channel beside it."""
 
 import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 
 import trio
 
 from bench.workload import empty
 from trio_jobs.admission import Submissions
 from trio_jobs.config import HttpConfig, StoreConfig
-from trio_jobs.handlers import Handler, Handlers, Processor
-from trio_jobs.ids import Uuid7
-from trio_jobs.job import Job
-from trio_jobs.places import Places
+from trio_jobs.core import Core, make_core
+from trio_jobs.handlers import Handler, Handlers
 from trio_jobs.store import JobStore
-from trio_jobs.waiting import Completions
 from trio_jobs.worker import run_worker
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Core:
-    """Channel, store, admission and what a worker is given."""
+class Pool:
+    """The core, and the channel's end that its workers are started on."""
 
-    submissions: Submissions
+    core: Core
     receive: trio.MemoryReceiveChannel[str]
-    store: JobStore
-    process: Processor
 
     @classmethod
-    def of(cls, *, workers: int, buffer_size: int, keep_completed: int | None = None) -> "Core":
+    def of(cls, *, workers: int, buffer_size: int, keep_completed: int | None = None) -> "Pool":
         """The parts, with the defaults of the configuration for what is not given."""
-        defaults = StoreConfig()
-        now = partial(datetime.now, UTC)
+        store = StoreConfig()
         send, receive = trio.open_memory_channel[str](buffer_size)
-        places = Places()
-        completions = Completions(max_waiters=HttpConfig().max_waiters)
-
-        def completed(job: Job) -> None:
-            completions.note(job)
-            places.note_completion()
-
-        store = JobStore(
-            now=now,
-            keep_completed=defaults.keep_completed if keep_completed is None else keep_completed,
-            keep_completed_bytes=defaults.keep_completed_bytes,
-            claimed=places.note_claim,
-            completed=completed,
+        core = make_core(
+            Handlers({"default": Handler.of(empty)}),
+            send,
+            workers=workers,
+            processes=None,
+            keep_completed=store.keep_completed if keep_completed is None else keep_completed,
+            keep_completed_bytes=store.keep_completed_bytes,
+            max_result_bytes=store.max_result_bytes,
+            max_waiters=HttpConfig().max_waiters,
         )
-        return cls(
-            submissions=Submissions(send, store, places=places, new_id=Uuid7(), now=now),
-            receive=receive,
-            store=store,
-            process=Processor(
-                Handlers({"default": Handler.of(empty)}),
-                workers=workers,
-                max_result_bytes=defaults.max_result_bytes,
-            ),
-        )
+        return cls(core=core, receive=receive)
 
-    def start_workers(self, nursery: trio.Nursery, workers: int) -> None:
+    @property
+    def store(self) -> JobStore:
+        """Every job."""
+        return self.core.store
+
+    @property
+    def submissions(self) -> Submissions:
+        """Where jobs come in."""
+        return self.core.submissions
+
+    def start_workers(self, nursery: trio.Nursery) -> None:
         """Start the workers, each on its clone."""
-        for _ in range(workers):
-            nursery.start_soon(run_worker, self.receive.clone(), self.store, self.process)
+        for _ in range(self.core.workers):
+            nursery.start_soon(run_worker, self.receive.clone(), self.store, self.core.process)
         self.receive.close()
 
 
@@ -74,13 +63,14 @@ def core_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter) -
     """From the first submission to the last completion, the buffer filled first."""
 
     async def run() -> float:
-        core = Core.of(workers=workers, buffer_size=jobs)
+        pool = Pool.of(workers=workers, buffer_size=jobs)
+        submit = pool.submissions.submit
         began = clock()
         for _ in range(jobs):
-            core.submissions.submit("email", b"null")
-        core.submissions.close()
+            submit("email", b"null")
+        pool.submissions.close()
         async with trio.open_nursery() as nursery:
-            core.start_workers(nursery, workers)
+            pool.start_workers(nursery)
         return clock() - began
 
     gc.collect()
@@ -105,6 +95,20 @@ def channel_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter
             for _ in range(workers):
                 nursery.start_soon(receive_all, receive.clone())
             receive.close()
+        return clock() - began
+
+    gc.collect()
+    return trio.run(run)
+
+
+def scope_seconds(*, jobs: int, clock: Clock = time.perf_counter) -> float:
+    """One cancel scope for each job, with nothing in it."""
+
+    async def run() -> float:
+        began = clock()
+        for _ in range(jobs):
+            with trio.CancelScope():  # noqa: ASYNC100  (nothing but the scope is measured)
+                pass
         return clock() - began
 
     gc.collect()

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from bench.measuring import Spread, ratio, take_turns
-from bench.pool import Core
+from bench.pool import Pool
 from bench.row import Reach, Result, Row
 
 COUNTS = (10, 100, 1_000, 10_000)
@@ -50,12 +50,12 @@ def _costs(*, jobs: int, turns: int) -> dict[int, list[float]]:
 
 
 async def _cost(jobs: int, workers: int) -> float:
-    core = Core.of(workers=workers, buffer_size=jobs)
+    pool = Pool.of(workers=workers, buffer_size=jobs)
     async with trio.open_nursery() as nursery:
-        core.start_workers(nursery, workers)
+        pool.start_workers(nursery)
         await trio.testing.wait_all_tasks_blocked()
         began = time.process_time()
         for _ in range(jobs):
-            core.submissions.submit("email", b"null")
-        core.submissions.close()
+            pool.submissions.submit("email", b"null")
+        pool.submissions.close()
     return (time.process_time() - began) / jobs * 1e6

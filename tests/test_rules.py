@@ -34,6 +34,7 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
 CONSTANTS |= {"Path", "Ending"}
 TOOLS = {"getLogger", "ContextVar", "Decoder", "Encoder", "TypeVar", "ParamSpec", "NewType", "Raw"}
+TOOLS |= {"partial"}
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"}
 MUTATORS |= {"popitem", "popleft", "remove", "setdefault", "update", "sort", "reverse"}
 DISPLAYS = (ast.List, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.DictComp)

@@ -167,6 +167,8 @@ def _web(stack: ExitStack, peer: Peer, module: str, environment: Mapping[str, st
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [peer.program("uvicorn"), f"{module}:app", "--port", str(port)]
+    # Connections idle while the others have their turn.
+    command += ["--timeout-keep-alive", "600"]
     stack.enter_context(Child(command, environment=environment))
     deadline = time.monotonic() + _SECONDS
     while True:

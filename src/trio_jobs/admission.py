@@ -158,11 +158,12 @@ class Submissions:
         Checkpoints:
             At least once, before the jobs are admitted; not after.
         """
-        with self.while_open():
-            async with self._places.turn:
-                while not (admitted := self._admit_some(submissions)):
-                    await self._places.wait_change()
-        return admitted
+        async with self._places.turn:
+            while not self._closed:
+                if admitted := self._admit_some(submissions):
+                    return admitted
+                await self._places.wait_change()
+        raise ShuttingDownError
 
     def submit_some_nowait(self, submissions: Sequence[Submission]) -> list[Job]:
         """The same without waiting: none is admitted if it would have to wait for its turn or room.
@@ -196,21 +197,20 @@ class Submissions:
         """Take no more jobs: the workers drain what is in, and end. Can be called again."""
         self._closed = True
         self._channel.close()
+        self._places.note_close()
         for scope in self._open_blocks:
             scope.cancel()
 
     def _admit_some(self, submissions: Sequence[Submission]) -> list[Job]:
         """Admit as many as there is room for, whose turn it is to wait for it."""
-        room = self._room_for_waiters()
-        if room < 1:
-            return []
-        admitted = self._admit_all(submissions[:room])
-        if self.room == 0:
+        room = self.room
+        admitted = self._admit_all(submissions[: max(self._room_for_waiters(room), 0)])
+        if admitted and len(admitted) == room:
             self._waiters_turn = False
         return admitted
 
-    def _room_for_waiters(self) -> int:
-        room = self.room
+    def _room_for_waiters(self, room: int) -> int:
+        """How much of the room that there is they may take."""
         if self._waiters_turn:
             return room
         # A buffer of one place is kept free only for somebody who has asked:

@@ -7,6 +7,7 @@ in which their workers run on clones of its receive end.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import trio
 
@@ -22,8 +23,7 @@ from trio_jobs.waiting import Completions
 _IDS_PER_LINE = 50
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+_now = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

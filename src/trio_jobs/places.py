@@ -42,6 +42,11 @@ class Places:
         if self._change is not None:
             self._wake(self._change)
 
+    def note_close(self) -> None:
+        """Note that there will be no room any more: who waits for it shall look again."""
+        if self._change is not None:
+            self._wake(self._change)
+
     async def wait_change(self) -> None:
         """Wait until there may be more room than there was.
 

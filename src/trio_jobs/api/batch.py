@@ -80,13 +80,14 @@ async def parse_batch(body: bytes, handlers: Handlers, *, max_items: int) -> lis
 
 
 async def encode_jobs(jobs: list[Job]) -> bytes:
-    """An array of jobs, each of them brief.
+    """An array of jobs that have just been submitted together.
 
     Checkpoints:
         After each millisecond's work.
     """
     pieces = []
     for start in range(0, len(jobs), views.STRIDE):
-        pieces.append(views.listing(jobs[start : start + views.STRIDE])[1:-1])
+        piece = views.submitted_together(jobs[start : start + views.STRIDE])
+        pieces.append(piece[1:-1])
         await trio.lowlevel.checkpoint()
     return b"[" + b",".join(pieces) + b"]"

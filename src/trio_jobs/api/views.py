@@ -1,6 +1,6 @@
 """A job as JSON: what a client sees of it, whole or brief."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -40,6 +40,16 @@ def submitted(job: Job) -> bytes:
             status=JobStatus.PENDING,
             created_at=_text(job.created_at),
         )
+    )
+
+
+def submitted_together(jobs: Sequence[Job]) -> bytes:
+    """An array of jobs as they were when they were submitted: at least one, in one step."""
+    # They have one time. To write it out costs more than all else of a job.
+    created_at = _text(jobs[0].created_at)
+    pending = JobStatus.PENDING
+    return _encode(
+        [_Brief(id=job.id, type=job.type, status=pending, created_at=created_at) for job in jobs]
     )
 
 
