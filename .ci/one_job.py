@@ -1,4 +1,4 @@
-"""Start the command that is named, pass one job through it, stop it; run from anywhere.
+"""Start the command that is named, in this folder, pass one job through it, and stop it.
 
 Only the standard library: the environment holds nothing but the wheel.
 """
@@ -9,18 +9,16 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 
 LIMIT_SECONDS = 30
 
 
-def main(command: str) -> None:
+def main(command: list[str]) -> None:
     """Fail with an assertion or an error if anything goes wrong."""
     server = subprocess.Popen(  # noqa: S603  (the caller's own command)
-        [command],
-        cwd=tempfile.mkdtemp(),
+        command,
         env={**os.environ, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"},
         stderr=subprocess.PIPE,
         text=True,
@@ -56,4 +54,4 @@ def _json(request: urllib.request.Request) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])
