@@ -24,6 +24,7 @@ from trio_jobs.server import (
     bind_sockets,
     load_certificate,
     parse_address,
+    parse_token,
     read_token,
 )
 from trio_jobs.stop import Stop
@@ -121,7 +122,9 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
         tls = None
         if http.certfile is not None and http.keyfile is not None:
             tls = load_certificate(http.certfile, http.keyfile)
-        token = http.token if http.token_file is None else read_token(http.token_file)
+        token = None if http.token is None else parse_token(http.token)
+        if http.token_file is not None:
+            token = read_token(http.token_file)
     except (AddressError, ValueError) as error:
         raise ConfigError(f"http: {error}") from error
     return tls, token
