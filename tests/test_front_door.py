@@ -232,6 +232,23 @@ async def test_streams_that_leave_while_the_buffer_is_full_make_room_for_other_c
     assert ledger(tmp_path) == ["0", "1", "2"]  # what had been admitted stays
 
 
+async def test_soft_limit_on_descriptors_is_raised_before_handlers_are_imported(
+    tmp_path: Path,
+) -> None:
+    handlers = """
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+with open("limits", "w") as file: file.write(f"{soft}")
+async def quick(payload): pass
+"""
+    few = ("sh", "-c", 'ulimit -Sn 64; exec "$0" "$@"', *MODULE)
+    config = f"[http]\nmax_connections = 100\n{QUICK}"
+    async with running_command(tmp_path, config=config, handlers=handlers, command=few):
+        soft = int((tmp_path / "limits").read_text())
+
+    assert soft > 100
+
+
 async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path: Path) -> None:
     config = """
         [pool]

@@ -25,6 +25,7 @@ from trio_jobs.server import (
     load_certificate,
     parse_address,
     parse_token,
+    raise_limit,
     read_token,
 )
 from trio_jobs.stop import Stop
@@ -78,6 +79,8 @@ def serve(config: Config) -> int:
     stop.install()
     _read_addresses(config)
     tls, token = _read_secrets(config)
+    # Before the handlers are imported, which may look at the limit, or run into it.
+    raise_limit(connections=config.http.max_connections)
     try:
         # Bound before anything of the user's runs, listening only when the pool is there.
         listeners = bind_sockets(config.http.bind, tls=tls)

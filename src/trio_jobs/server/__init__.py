@@ -6,6 +6,7 @@ or in ten thousand, ends here: the limits, the deadlines and the order of closin
 
 from .addresses import AddressError, parse_address
 from .body import Body
+from .descriptors import raise_limit
 from .front_door import serve
 from .guard import parse_token, read_token
 from .limits import Limits
@@ -24,6 +25,7 @@ __all__ = [
     "load_certificate",
     "parse_address",
     "parse_token",
+    "raise_limit",
     "read_token",
     "serve",
 ]
