@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -314,3 +315,33 @@ async def test_wrong_address_is_found_by_check_as_well(tmp_path: Path) -> None:
 
     assert (checked.status, checked.output) == (2, "")
     assert "http.bind: expected 'host:port'" in "".join(checked.lines)
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("--wrkers=4", "unrecognized arguments: --wrkers=4, the nearest is --workers"),
+        ("--worker", "unrecognized arguments: --worker, the nearest is --workers"),
+        ("extra", "unrecognized arguments: extra"),
+        ("--workers", "argument --workers: expected one argument"),
+    ],
+)
+async def test_unknown_option_is_one_line_and_status_2(
+    tmp_path: Path, option: str, complaint: str
+) -> None:
+    ended = await run_command(tmp_path, option)
+
+    assert ended.status == 2
+    assert ended.lines == [f"trio-jobs: {complaint}"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
+def test_check_that_cannot_be_shown_is_one_line_and_status_1(tmp_path: Path, output: str) -> None:
+    command = f"exec '{sys.executable}' -m trio_jobs --check {output}"
+
+    ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+
+    assert ended.returncode == 1
+    [line] = ended.stderr.decode().splitlines()
+    assert line.startswith("trio-jobs: the settings are right, but cannot be shown")

@@ -257,6 +257,39 @@ async def test_crash_of_a_worker_ends_the_block(
             await trio.sleep_forever()
 
 
+async def test_crash_of_a_worker_is_told_also_where_the_block_has_a_nursery(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)
+
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug of ours")):
+        async with open_jobs({"echo": echo}) as jobs, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+            jobs.submit("echo")
+            await trio.sleep_forever()
+
+
+async def test_exception_beside_a_cancellation_is_not_lost(autojump_clock: MockClock) -> None:
+    async def slow_to_go(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(10)
+
+    # In a group, for once, because the cancellation is on its way as well.
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="disk")), trio.move_on_after(5):
+        async with open_jobs({"slow": slow_to_go}) as jobs:
+            jobs.submit("slow")
+            await wait_all_tasks_blocked()
+            raise OSError("disk")
+    assert trio.current_time() == 10
+
+
 async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_ends(
     autojump_clock: MockClock,
 ) -> None:
@@ -270,7 +303,8 @@ async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_e
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(1):
             async with open_jobs({"forever": never_returns}) as jobs:
-                nursery.start_soon(wait_for, jobs, jobs.submit("forever").id)
+                job = jobs.submit("forever")
+                nursery.start_soon(wait_for, jobs, job.id)  # noqa: ASYNC111 - that is the point
                 await trio.sleep_forever()
 
     assert [job.status for job in got] == [JobStatus.PENDING]

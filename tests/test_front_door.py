@@ -1,17 +1,53 @@
 """The front door's settings, through the real command."""
 
+import signal
+import socket
 import ssl
+import struct
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
-from tests.command import run_command, running_command
+from tests.command import (
+    MODULE,
+    PATIENCE,
+    Command,
+    Gate,
+    ledger,
+    run_command,
+    running_command,
+    started_command,
+)
 
 CERTIFICATE = Path(__file__).parent / "server" / "localhost.crt"
 KEY = Path(__file__).parent / "server" / "localhost.key"
 
 TOKEN = "a-long-random-text"  # noqa: S105  (nobody's)
+
+
+async def connect(server: Command) -> trio.SocketStream:
+    """A connection, in bytes."""
+    url = httpx.URL(server.url)
+    return await trio.open_tcp_stream(url.host, url.port or 0)
+
+
+async def ask(stream: trio.abc.Stream, request: bytes) -> bytes:
+    """Send a request, and read what comes first."""
+    with trio.fail_after(PATIENCE):
+        await stream.send_all(request)
+        return bytes(await stream.receive_some(65_536))
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close it so that the other side gets an error."""
+    stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def test_token_from_the_environment_is_asked_for_and_never_shown(tmp_path: Path) -> None:
@@ -82,6 +118,140 @@ async def test_limits_are_taken_from_the_configuration(tmp_path: Path) -> None:
         header = await server.client.get("/jobs", headers={"X": "x" * 2000})
 
     assert [body.status_code, header.status_code] == [413, 431]
+
+
+# Says that it is imported, and waits until the test lets it go on.
+SLOW_IMPORT = """
+import os
+os.write(2, b"importing\\n")
+os.read(os.open("gate", os.O_RDONLY), 1)
+"""
+QUICK = '[handlers]\nquick = "work:quick"'
+
+
+def free_port() -> int:
+    """A port that nobody has, or has had."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("other", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
+async def test_address_named_twice_is_one_line_and_nothing_of_the_users_has_run(
+    tmp_path: Path, other: str
+) -> None:
+    port = free_port()
+    bind = {"TRIO_JOBS_HTTP_BIND": f"{other}:{port}, 127.0.0.1:{port}"}
+
+    ended = await run_command(tmp_path, config=QUICK, handlers=SLOW_IMPORT, environment=bind)
+
+    assert ended.status == 1
+    assert ended.lines == [
+        f"trio-jobs: cannot bind 127.0.0.1:{port}: the address is already in use"
+    ]
+
+
+async def test_port_of_a_server_that_is_starting_is_in_use(tmp_path: Path) -> None:
+    port = free_port()
+    bind = {"TRIO_JOBS_HTTP_BIND": f"127.0.0.1:{port}"}
+    first, second = tmp_path / "first", tmp_path / "second"
+    with Gate(first):
+        async with started_command(
+            first, config=QUICK, handlers=SLOW_IMPORT, environment=bind
+        ) as server:
+            await server.wait_for_line("importing")
+
+            ended = await run_command(second, config=QUICK, handlers=SLOW_IMPORT, environment=bind)
+
+    assert ended.status == 1
+    [line] = ended.lines
+    assert "the address is already in use" in line
+
+
+async def test_port_that_somebody_else_listens_on_first_is_one_line(tmp_path: Path) -> None:
+    handlers = """
+import errno, socket
+def listen(*_): raise OSError(errno.EADDRINUSE, "in use")
+socket.socket.listen = listen
+async def quick(payload): pass
+"""
+
+    ended = await run_command(tmp_path, config=QUICK, handlers=handlers)
+
+    assert ended.status == 1
+    [line] = ended.lines
+    assert line.endswith("the address is already in use")
+
+
+async def test_streams_that_leave_while_the_buffer_is_full_make_room_for_other_clients(
+    tmp_path: Path,
+) -> None:
+    config = """
+        [pool]
+        workers = 1
+        buffer_size = 3
+        [http]
+        max_connections = 5
+        [handlers]
+        at_the_gate = "work:at_the_gate"
+    """
+    lines = b"".join(b'{"type":"at_the_gate","payload":%d}\n' % n for n in range(40))
+    head = b"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    complete = b"%x\r\n%b\r\n0\r\n\r\n" % (len(lines), lines)
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=config) as server:
+            streams = []
+            for body in (complete, complete[:-5], complete, complete[:-5]):
+                streams.append(await connect(server))
+                await streams[-1].send_all(head + body)
+                await server.client.get("/health")  # by then it has been read
+            await server.wait_for_line("at_the_gate")
+
+            reset(streams[0])
+            reset(streams[1])
+            streams[2].socket.close()
+            streams[3].socket.close()
+
+            others = [await connect(server) for _ in range(4)]
+            for other in others:
+                assert (await ask(other, HEALTH)).startswith(b"HTTP/1.1 200")
+            gate.open()
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 0
+            for other in others:
+                other.socket.close()
+
+    assert ledger(tmp_path) == ["0", "1", "2"]  # what had been admitted stays
+
+
+async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path: Path) -> None:
+    config = """
+        [pool]
+        processes = 3
+        [http]
+        keep_alive_timeout = 100
+        [handlers.nap]
+        call = "work:nap"
+        run = "process"
+    """
+    handlers = "import time\ndef nap(seconds): time.sleep(seconds)"
+    few = ("sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *MODULE)
+    async with (
+        running_command(tmp_path, config=config, handlers=handlers, command=few) as server,
+        AsyncExitStack() as clients,
+    ):
+        await server.client.get("/health")
+        for _ in range(100):
+            await clients.enter_async_context(await connect(server))
+        await server.wait_for_line("connection_limit_reached")
+
+        ids = [await server.submit("nap", 0.2) for _ in range(8)]
+        jobs = [
+            await server.client.get(f"/jobs/{job_id}", headers={"Prefer": "wait=20"})
+            for job_id in ids
+        ]
+
+    assert [job.json().get("outcome") for job in jobs] == ["succeeded"] * 8, server.log
 
 
 @pytest.mark.parametrize(

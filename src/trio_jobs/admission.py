@@ -1,5 +1,6 @@
 """Admission: the one place where jobs come in, in one step without a checkpoint."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,6 +11,8 @@ import trio
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.places import Places
 from trio_jobs.store import DuplicateJobError, JobStore
+
+log = logging.getLogger(__name__)
 
 
 class AdmissionError(Exception):
@@ -156,15 +159,21 @@ class Submissions:
             At least once, before the jobs are admitted; not after.
         """
         async with self._places.turn:
-            while not self._closed and self._room_for_waiters(self.room) < 1:
+            while not self._closed and not (admitted := self._admit_some(submissions)):
                 await self._places.wait_change()
-            if self._closed:
-                raise ShuttingDownError
-            room = self.room
-            admitted = self._admit_all(submissions[: self._room_for_waiters(room)])
-            if len(admitted) == room:
-                self._waiters_turn = False
+        if self._closed:
+            raise ShuttingDownError
         return admitted
+
+    def submit_some_nowait(self, submissions: Sequence[Submission]) -> list[Job]:
+        """The same without waiting: none is admitted if it would have to wait for its turn or room.
+
+        Raises:
+            ShuttingDownError: The submissions are closed.
+        """
+        if self._closed:
+            raise ShuttingDownError
+        return [] if self._places.turn.locked() else self._admit_some(submissions)
 
     @contextmanager
     def while_open(self) -> Iterator[None]:
@@ -191,6 +200,14 @@ class Submissions:
         self._places.note_close()
         for scope in self._open_blocks:
             scope.cancel()
+
+    def _admit_some(self, submissions: Sequence[Submission]) -> list[Job]:
+        """Admit as many as there is room for, whose turn it is to wait for it."""
+        room = self.room
+        admitted = self._admit_all(submissions[: max(self._room_for_waiters(room), 0)])
+        if 0 < len(admitted) == room:
+            self._waiters_turn = False
+        return admitted
 
     def _room_for_waiters(self, room: int) -> int:
         """How much of the room that there is they may take."""
@@ -246,4 +263,6 @@ class Submissions:
         except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
             raise ShuttingDownError from None
         self._store.add(job)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("job_admitted", extra={"job_id": job.id, "job_type": type_})
         return job

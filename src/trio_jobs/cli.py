@@ -2,11 +2,14 @@
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 OK = 0
 BROKEN = 1
@@ -45,8 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             },
         )
         if options.check:
-            sys.stdout.write(check(config))
-            return OK
+            return _show(check(config))
         return serve(config)
     except ConfigError as error:
         _complain(str(error))
@@ -54,6 +56,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         _complain(str(error))
         return BROKEN
+
+
+def _show(text: str) -> int:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (AttributeError, OSError) as error:  # closed (then it is None), or a full disk
+        _complain(f"the settings are right, but cannot be shown: {error}")
+        return BROKEN
+    return OK
 
 
 def _complain(text: str) -> None:
@@ -65,8 +77,20 @@ def _complain(text: str) -> None:
         sys.stderr.write(f"trio-jobs: {line}\n")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains as the rest of the command does: in one line, with the nearest known name."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        known = [option for action in self._actions for option in action.option_strings]
+        if wrong and (near := difflib.get_close_matches(wrong[1], known, n=1, cutoff=0)):
+            message += f", the nearest is {near[0]}"
+        _complain(message)
+        sys.exit(MISTAKEN)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="trio-jobs",
         description="A job server: N workers, each job exactly once, a clean stop.",
         epilog="Options go over TRIO_JOBS_* in the environment, which goes over the file.",

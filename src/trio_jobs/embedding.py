@@ -379,9 +379,9 @@ async def open_jobs(
             finally:
                 core.submissions.close()  # the only send end: the workers drain and end
     except BaseExceptionGroup as group:
-        # That there is a nursery in here is no business of the block's. (What was cancelled was so
-        # by a worker's crash, which is what is in the group.)
-        alone = len(group.exceptions) == 1 and not isinstance(left_by, trio.Cancelled | None)
+        # That there is a nursery in here is no business of the block's, unless a worker has
+        # crashed. By the leaves, because Trio makes its groups anew on their way out.
+        alone = left_by is not None and _leaves(group) <= _leaves(left_by)
         if not alone:
             raise
     finally:
@@ -390,3 +390,10 @@ async def open_jobs(
             log.warning(event, extra=fields)
     if alone and left_by is not None:
         raise left_by  # here, where it does not get the group as its context
+
+
+def _leaves(error: BaseException) -> set[int]:
+    """The identities of the exceptions in a group, or of the one that is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return {leaf for inner in error.exceptions for leaf in _leaves(inner)}
+    return {id(error)}

@@ -18,7 +18,7 @@ from trio_jobs.config import Config
 from trio_jobs.core import make_core
 from trio_jobs.handlers import Handlers, SlowSteps
 from trio_jobs.logs import Logs
-from trio_jobs.server import Limits, Listeners, serve
+from trio_jobs.server import BindError, Limits, Listeners, serve
 from trio_jobs.stop import Stop
 from trio_jobs.worker import run_worker
 
@@ -49,6 +49,9 @@ async def main(
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
+
+    Raises:
+        BindError: Somebody else was the first to listen on one of the addresses.
 
     Cancellation:
         Everything ends at once; jobs cut short are released.
@@ -93,6 +96,7 @@ async def main(
         open_path="/health",
         access_log=config.http.access_log,
         warm_up_path="/health",
+        reserved_descriptors=core.processes.max_descriptors if core.processes else 0,
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     stop.unfinished = core.unfinished
@@ -131,7 +135,9 @@ async def main(
             )
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
-    status = 1 if failure.noted or http.failed or unfinished else 0
+    if isinstance(failure.error, BindError):
+        raise failure.error  # another process was faster: nothing of ours is broken
+    status = 1 if failure.error is not None or http.failed or unfinished else 0
     log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status
 
@@ -146,7 +152,7 @@ class _Failure:
     def __init__(self, stop: Stop, submissions: Submissions) -> None:
         self._stop = stop
         self._submissions = submissions
-        self.noted = False
+        self.error: BaseException | None = None
 
     async def watch(self, worker: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run a worker, and note the error that it ends with, if it does."""
@@ -159,11 +165,12 @@ class _Failure:
 
     def note(self, error: BaseException) -> None:
         """Take no more jobs, arm the hard limit, log the error; for the first one only."""
-        if not self.noted:
-            self.noted = True
+        if self.error is None:
+            self.error = error
             self._submissions.close()
             self._stop.arm_after_crash()
-            log.critical("pool_failed", exc_info=error)
+            if not isinstance(error, BindError):
+                log.critical("pool_failed", exc_info=error)
 
 
 class _Http:

@@ -91,6 +91,8 @@ def serve(config: Config) -> int:
         return trio.run(main, config, handlers, listeners, stop, logs, token)
     except ConfigError:
         raise
+    except BindError as error:
+        raise StartError(str(error)) from error
     except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
         stop.arm_after_crash()
         log.critical("server_failed", exc_info=True)

@@ -5,9 +5,10 @@ from importlib import metadata
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api, assert_problem
+from tests.support import make_parts
 from trio_jobs.testing.asgi import App, Client, Message
 
 
@@ -78,6 +79,21 @@ async def test_a_stream_has_the_limits_lifted_and_says_what_it_got_when_the_serv
 
     assert assert_problem(answer, 400)["accepted"] == 1
     assert body.idle_timeouts == [math.inf]  # the time limit is kept by the stream itself
+
+
+async def test_a_refusal_while_lines_wait_for_room_comes_after_them() -> None:
+    api = Api(parts=make_parts(buffer_size=2))
+    body = Body(BrokenLimit(400, "bad chunk"))
+    api.parts.submissions.submit("email", b"null")
+    client = Client(body.before(api.app))
+
+    async with client.open("POST", "/jobs/stream") as exchange:
+        await wait_all_tasks_blocked()
+        assert len(api.parts.store) == 1
+        api.parts.store.claim(api.parts.receive.receive_nowait())
+        answer = await exchange.answer()
+
+    assert assert_problem(answer, 400)["accepted"] == 1
 
 
 async def test_a_body_that_breaks_a_limit_ends_a_wait(autojump_clock: MockClock) -> None:

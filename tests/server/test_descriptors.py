@@ -63,6 +63,17 @@ def test_not_being_allowed_to_raise_it_is_no_error(
     assert raise_limit(connections=10_000) == limits[0][0]
 
 
+def test_what_is_reserved_stays_free_beside_the_usual_reserve(
+    limits: list[tuple[int, int]],
+) -> None:
+    assert raise_limit(connections=2000, reserved=100) == raise_limit(connections=2100)
+
+    cap = connection_cap(wanted=10_000, limit=4096, reserved=100)
+
+    assert cap == connection_cap(wanted=10_000, limit=4096) - 100
+    assert connection_cap(wanted=10_000, limit=4096, reserved=10_000) == 1
+
+
 @pytest.mark.parametrize(
     ("wanted", "limit", "low", "high"),
     [

@@ -238,6 +238,43 @@ async def test_a_hostile_request_is_refused_and_the_server_goes_on(
         assert (await server.request(post(b"still here"))).body == b"still here"
 
 
+SECRET = "5ecr3t-5ecr3t"  # noqa: S105  (nobody's)
+_BEARER = f"Authorization: Bearer {SECRET}"
+# The token where nothing should be that a server repeats.
+TELLING = {
+    "blank before the colon": get("/", _BEARER.replace(":", " :")),
+    "tab before the colon": get("/", _BEARER.replace(":", "\t:")),
+    "quotes before the colon": get("/", f"'\"{_BEARER}\"'", f'"{_BEARER}'),
+    "no colon": get("/", _BEARER.replace(":", "")),
+    "NUL after it": get("/", f"{_BEARER}\0"),
+    "CR in it": get("/", f"{_BEARER}\rX: x"),
+    "the first line": f"{_BEARER}\r\n\r\n".encode(),
+    "the method": get(method=f'G"{SECRET}"'),
+    "the version": f"GET / HTTP/{SECRET}\r\n\r\n".encode(),
+    "the length": get("/", f"Content-Length: {SECRET}", method="POST"),
+    "the coding": get("/", f"Transfer-Encoding: {SECRET}", method="POST"),
+    "a chunk's size": _chunks(f"{SECRET}\r\n".encode()),
+    "a chunk's end": _chunks(f"1\r\nx{SECRET}\r\n".encode()),
+    "a trailer": _chunks(f"0\r\n{_BEARER.replace(':', ' :')}\r\n\r\n".encode()),
+    "a trailer's name": _chunks(f"0\r\n{SECRET}\r\n\r\n".encode()),
+}
+
+
+@pytest.mark.parametrize("name", TELLING)
+async def test_malformed_bytes_are_repeated_neither_in_the_log_nor_in_the_answer(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with served(echo, access_log=True) as server:
+        reply = await server.exchange(TELLING[name])
+
+        assert reply.split(b" ", 2)[1] in {b"400", b"501"}
+        assert SECRET.encode() not in reply
+    shown = [vars(record) for record in caplog.records]
+    assert "request_refused" in {record["msg"] for record in shown}
+    assert SECRET not in repr(shown)
+
+
 async def test_random_bytes_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(20261125)  # noqa: S311 - a seed, so that a failure can be repeated
     valid = [data for data, _ in HOSTILE.values() if 0 < len(data) < 2000]

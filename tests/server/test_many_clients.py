@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trio_jobs.server import Limits
 
@@ -59,6 +60,40 @@ async def test_at_the_cap_others_wait_and_nobody_who_is_connected_suffers(
 
     lines = [record.getMessage() for record in caplog.records]
     assert lines.count("connection_limit_reached") == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_the_cap_holds_over_several_addresses_and_none_of_them_starves(limit: int) -> None:
+    addresses = ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"]
+    async with served(echo, *addresses, limits=Limits(max_connections=limit)) as server:
+
+        async def connect(address: int) -> Client:
+            host, _, port = server.urls[address].removeprefix("http://").partition(":")
+            client = Client(await trio.open_tcp_stream(host, int(port)))
+            server.clients.append(client)
+            await client.send(post(b"hello"))
+            return client
+
+        for _ in range(3):
+            inside = [await connect(0) for _ in range(limit)]
+            for client in inside:
+                assert (await client.receive_answer()).status == 200
+            others = [await connect(1), await connect(2)]
+            await wait_all_tasks_blocked(0.01)
+            assert server.connections() == limit
+
+            others.pop(0).close()  # its loop is woken for nothing
+            for client in inside:
+                client.close()
+
+            assert (await others[0].receive_answer()).status == 200
+            others[0].close()
+            await server.wait_alone()
+            for address in (2, 1, 0):
+                client = await connect(address)
+                assert (await client.receive_answer()).status == 200
+                client.close()
+                await server.wait_alone()
 
 
 async def test_five_thousand_idle_clients_hold_up_nobody() -> None:

@@ -41,6 +41,40 @@ def test_a_port_in_use_is_one_line_that_names_it() -> None:
     assert str(caught.value) == f"cannot bind {address}: the address is already in use"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
+def test_a_port_that_another_has_bound_is_in_use_before_anyone_listens(host: str) -> None:
+    other = bind_sockets([f"{host}:0"])
+    port = other.bound[0].socket.getsockname()[1]
+
+    for address in (f"127.0.0.1:{port}", f"0.0.0.0:{port}"):
+        with pytest.raises(BindError, match="the address is already in use"):
+            bind_sockets([address])
+    other.close()
+
+    for second in ("127.0.0.1", "0.0.0.0"):  # noqa: S104
+        with pytest.raises(BindError, match="the address is already in use"):
+            bind_sockets([f"{host}:{port}", f"{second}:{port}"])
+
+
+def test_a_restart_does_not_wait_for_the_connections_of_the_process_before_it() -> None:
+    listeners = bind_sockets(["127.0.0.1:0"])
+    listeners.listen(send_timeout=5)
+    listening = listeners.bound[0].socket
+    listening.setblocking(True)
+    address = listening.getsockname()
+    with socket.create_connection(address) as client:
+        listening.accept()[0].close()  # first, so that this side keeps the memory of it
+        assert client.recv(1) == b""
+        listeners.close()
+
+    for _ in range(2):
+        again = bind_sockets([f"127.0.0.1:{address[1]}"])
+        with pytest.raises(BindError, match="the address is already in use"):
+            bind_sockets([f"127.0.0.1:{address[1]}"])
+        again.listen(send_timeout=5)
+        again.close()
+
+
 def test_an_address_of_another_machine_is_one_line_that_names_it() -> None:
     with pytest.raises(BindError) as caught:
         bind_sockets(["192.0.2.1:0"])
@@ -71,6 +105,7 @@ def test_the_kernel_gives_up_clients_that_acknowledge_nothing() -> None:
 
     with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     listeners.close()
 
 
@@ -210,13 +245,17 @@ async def test_several_addresses_serve_the_same_application(tmp_path: Path) -> N
 
 async def test_a_port_that_another_listens_on_by_now_is_one_line() -> None:
     """Both were bound, neither listened; the other was first to."""
-    first = bind_sockets(["127.0.0.1:0"])
-    address = first.urls[0].removeprefix("http://")
-    second = bind_sockets([address])
-    first.listen(send_timeout=5)
+    listeners = bind_sockets(["127.0.0.1:0"])
+    sock = listeners.bound[0].socket
+    address = listeners.urls[0].removeprefix("http://")
+    # A program that has bound with SO_REUSEADDR in the moment before the address is listened on.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(sock.getsockname())
+        other.listen()
 
-    with pytest.raises(BindError) as caught:
-        await serve(echo, second, closing=trio.Event())
+        with pytest.raises(BindError) as caught:
+            await serve(echo, listeners, closing=trio.Event())
 
     assert str(caught.value) == f"cannot bind {address}: the address is already in use"
-    first.close()

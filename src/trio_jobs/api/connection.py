@@ -20,6 +20,16 @@ from quart_trio.wrappers import TrioRequest
 
 from trio_jobs.api.problems import Problem
 
+# How much of a stream is read while its lines wait for room, to see whether the client is there.
+_AHEAD_BYTES = 262_144
+
+
+class ClientLeftError(Problem):
+    """The client has left, or shut down its sending side; one that did sees the answer."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(400, detail)
+
 
 class FrontDoorBody(Protocol):
     """What a server may offer in ``scope["extensions"]["trio_jobs.body"]``; any other does too.
@@ -50,8 +60,8 @@ class JobRequest(TrioRequest):
         """The next piece of the body, and whether there are more.
 
         Raises:
-            Problem: 400, the client has left, or shut down its sending side
-                (one that did sees the answer); or as the server puts it.
+            ClientLeftError: In the middle of the body, or after it.
+            Problem: As the server puts it.
 
         Checkpoints:
             As ``receive`` does.
@@ -64,7 +74,7 @@ class JobRequest(TrioRequest):
             status: int = refusal.status  # type: ignore[attr-defined]
             raise Problem(status, str(refusal), headers={"Connection": "close"}) from None
         if message["type"] != "http.request":
-            raise Problem(400, "the request ended in the middle of its body")
+            raise ClientLeftError("the request ended in the middle of its body")
         return message.get("body", b""), message.get("more_body", False)
 
 
@@ -141,6 +151,8 @@ class BodyStream:
         self._request = current_request()
         self._idle_timeout = idle_timeout
         self._more = True
+        self._ahead = bytearray()  # read by `wait_client_left`, not yet by `read`
+        self._failure: Problem | None = None  # what ended the reading ahead
         body = self._request.front_door_body
         if body is not None:
             body.lift(idle_timeout=math.inf)  # the time limit is kept here, for any server
@@ -155,6 +167,12 @@ class BodyStream:
         Checkpoints:
             As ``receive`` does.
         """
+        if self._ahead:
+            piece = bytes(self._ahead)
+            self._ahead.clear()
+            return piece
+        if self._failure is not None:
+            raise self._failure
         while self._more:
             with trio.move_on_after(self._idle_timeout) as scope:
                 chunk, self._more = await self._request.read_chunk()
@@ -167,6 +185,27 @@ class BodyStream:
             if chunk:
                 return chunk
         return b""
+
+    async def wait_client_left(self) -> None:
+        """Wait until the client has left, or has shut down its sending side.
+
+        That is seen only by reading what comes before it. So up to 256 KiB are
+        read, and kept for ``read``; who has sent more is taken to be there.
+
+        Cancellation:
+            Can be called again, and loses nothing.
+        """
+        while len(self._ahead) <= _AHEAD_BYTES and self._failure is None:
+            try:
+                chunk, more = await self._request.read_chunk()
+            except ClientLeftError:
+                return
+            except Problem as problem:
+                self._failure = problem  # the lines before it still have their turn
+            else:
+                self._ahead += chunk
+                self._more = more
+        await trio.sleep_forever()
 
 
 async def wait_client_left() -> None:

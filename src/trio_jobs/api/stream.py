@@ -5,12 +5,13 @@ import trio
 from quart import Blueprint, Response
 
 from trio_jobs.admission import ShuttingDownError, Submission
-from trio_jobs.api.connection import BodyStream
+from trio_jobs.api.connection import BodyStream, ClientLeftError
 from trio_jobs.api.lines import Lines
 from trio_jobs.api.parsing import ITEM_COST, TURN_COST, parse_submission
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem, shutting_down
 from trio_jobs.api.views import MEDIA_TYPE
+from trio_jobs.job import Job
 
 _WHITE_SPACE = b" \t\r"
 
@@ -36,8 +37,9 @@ def add_stream_route(routes: Blueprint, parts: Parts) -> None:
 class Upload:
     """One stream of jobs.
 
-    The next piece of the body is read when all jobs of the last one are in:
-    that is what makes the client wait, by TCP, and what keeps memory flat.
+    The next piece of the body is taken when all jobs of the last one are in,
+    and while those wait for room, no more than a little is read ahead: that is
+    what makes the client wait, by TCP, and what keeps memory flat.
 
     Attributes:
         accepted: How many jobs are in. True at any checkpoint.
@@ -50,21 +52,22 @@ class Upload:
         self._max_line_bytes = parts.max_body_bytes
         self._idle_timeout = parts.stream_idle_timeout
         self._line = 0
+        self._body = BodyStream(idle_timeout=self._idle_timeout)
 
     async def run(self) -> None:
         """Take in the current request's body.
 
         Raises:
-            Problem: 400, a bad line or an incomplete body; 408, the client
-                sent nothing; 413, a line is too long.
+            Problem: 400, a bad line or an incomplete body, or the client left
+                while lines waited for room; 408, the client sent nothing; 413,
+                a line is too long.
             ShuttingDownError: The submissions are closed.
 
         Cancellation:
             What has been admitted stays.
         """
-        body = BodyStream(idle_timeout=self._idle_timeout)
         lines = Lines()
-        while chunk := await body.read():
+        while chunk := await self._body.read():
             await self._take(lines.feed(chunk))
             if lines.pending_bytes > self._max_line_bytes + len(b"\r"):
                 self._line += 1
@@ -104,10 +107,42 @@ class Upload:
 
     async def _admit(self, ready: list[Submission]) -> None:
         while ready:
-            admitted = await self._submissions.submit_some(ready)
+            admitted = self._submissions.submit_some_nowait(ready)
             # Before any checkpoint: a shutdown or a hang-up does not falsify it.
             self.accepted += len(admitted)
+            if admitted:
+                await trio.lowlevel.checkpoint()
+            else:
+                admitted = await self._admit_when_possible(ready)
             ready = ready[len(admitted) :]
+
+    async def _admit_when_possible(self, ready: list[Submission]) -> list[Job]:
+        """Wait for room, unless the client leaves: else it would keep its descriptor meanwhile.
+
+        Raises:
+            ClientLeftError: Nothing was admitted.
+            ShuttingDownError: Nothing was admitted.
+        """
+        admitted: list[Job] = []
+        closed: ShuttingDownError | None = None
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def leave() -> None:
+                await self._body.wait_client_left()
+                nursery.cancel_scope.cancel()
+
+            try:
+                admitted = await self._submissions.submit_some(ready)
+                self.accepted += len(admitted)
+            except ShuttingDownError as error:  # past the nursery, which would wrap it
+                closed = error
+            nursery.cancel_scope.cancel()
+        if closed is not None:
+            raise closed
+        if not admitted:
+            raise ClientLeftError("the client left, or stopped sending, while lines waited")
+        return admitted
 
     def _too_long(self) -> Problem:
         return Problem(

@@ -8,16 +8,20 @@ from pathlib import Path
 _RESERVE = 512
 
 
-def raise_limit(*, connections: int) -> int:
-    """Raise the soft limit as far as ``connections`` and a reserve need it.
+def raise_limit(*, connections: int, reserved: int = 0) -> int:
+    """Raise the soft limit as far as ``connections`` and the reserves need it.
+
+    Args:
+        connections: How many there shall be.
+        reserved: See ``connection_cap``.
 
     Returns:
         The soft limit as it is now. Not being allowed to raise it is no error.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return _unlimited(connections)
-    wanted = _unlimited(connections)
+        return _unlimited(connections + reserved)
+    wanted = _unlimited(connections + reserved)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if wanted > soft:
@@ -29,13 +33,18 @@ def raise_limit(*, connections: int) -> int:
     return soft
 
 
-def connection_cap(*, wanted: int, limit: int) -> int:
+def connection_cap(*, wanted: int, limit: int, reserved: int = 0) -> int:
     """How many connections may be open at once under a limit of so many descriptors.
 
     A quarter of the limit (at most 512) stays free for everything else, so
     that a flood of clients never keeps a job from opening a file.
+
+    Args:
+        wanted: As many as are allowed by the settings.
+        limit: From ``raise_limit``.
+        reserved: What is known to be needed beside that.
     """
-    reserve = min(_RESERVE, limit // 4)
+    reserve = min(_RESERVE, limit // 4) + reserved
     return max(1, min(wanted, limit - _open_now() - reserve))
 
 

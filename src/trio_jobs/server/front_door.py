@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,19 @@ log = logging.getLogger("trio_jobs.server")
 
 # Out of descriptors (or of what else accept() needs), the loop tries again after so long.
 _ACCEPT_RETRY = 0.1
+# The client has gone already, or only its connection is at fault: accept(2) says to go on.
+_NOT_OURS = {
+    errno.EAGAIN,
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EPROTO,
+}
 
 
 async def serve(
@@ -40,6 +54,7 @@ async def serve(
     open_path: str = "",
     access_log: bool = False,
     warm_up_path: str | None = None,
+    reserved_descriptors: int = 0,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until ``closing`` is set, then end within ``graceful_timeout``.
@@ -58,6 +73,8 @@ async def serve(
         warm_up_path: Requested once, in memory, before anyone is let in: what
             is imported by the first request, is then there, also in a process
             that is out of descriptors.
+        reserved_descriptors: How many the rest of the process will open, as
+            far as that is known. Connections leave them, and some more, free.
         task_status: Told the listeners' URLs once clients are let in.
 
     Returns:
@@ -83,7 +100,7 @@ async def serve(
         async with lifespan(shared):
             if warm_up_path is not None:
                 await warm_up(shared, warm_up_path)
-            door = FrontDoor(shared, listeners)
+            door = FrontDoor(shared, listeners, reserved_descriptors=reserved_descriptors)
             await door.run(closing, started=lambda: task_status.started(listeners.urls))
     except BaseExceptionGroup as group:
         # Callers need not know how many nurseries an error has come through.
@@ -98,7 +115,7 @@ async def serve(
 class FrontDoor:
     """All connections of a server. Every method runs in the event loop's thread."""
 
-    def __init__(self, shared: Shared, listeners: Listeners) -> None:
+    def __init__(self, shared: Shared, listeners: Listeners, *, reserved_descriptors: int) -> None:
         self._shared = shared
         self._limits = shared.limits
         self._listeners = listeners
@@ -106,8 +123,9 @@ class FrontDoor:
         self._connections: set[Connection] = set()
         self._room = trio.lowlevel.ParkingLot()  # accept loops that have found it full
         self._emptied: trio.Event | None = None  # made by the stop, set by the last connection
-        limit = raise_limit(connections=self._limits.max_connections)
-        self._cap = connection_cap(wanted=self._limits.max_connections, limit=limit)
+        wanted, reserved = self._limits.max_connections, reserved_descriptors
+        limit = raise_limit(connections=wanted, reserved=reserved)
+        self._cap = connection_cap(wanted=wanted, limit=limit, reserved=reserved)
         self._full = Quiet("connection_limit_reached")
         self._exhausted = Quiet("cannot_accept")
 
@@ -140,19 +158,26 @@ class FrontDoor:
             connection.abort()
 
     async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
         while True:
-            while len(self._connections) >= self._cap:
+            await trio.lowlevel.wait_readable(bound.socket)
+            # Nothing awaits from here until the client is counted, and none waits at another
+            # address while this loop, which has no client, holds the last place.
+            if len(self._connections) >= self._cap:
                 self._full.warn(limit=self._cap)
                 await self._room.park()
+                continue
             try:
-                stream = await listener.accept()
+                sock, _ = bound.socket.accept()
             except OSError as error:
+                if error.errno in _NOT_OURS:
+                    continue
                 # Whatever it is, a client must not end the server by it. Nothing tells when a
                 # descriptor comes free, so there is no way but to try again.
                 self._exhausted.warn(cause=str(error), url=bound.url)
                 await trio.sleep(_ACCEPT_RETRY)
                 continue
+            sock.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
             connection = Connection(self._shared, self._encrypted(stream), loopback=bound.loopback)
             self._connections.add(connection)
             nursery.start_soon(self._serve, connection)
@@ -162,7 +187,8 @@ class FrontDoor:
             await connection.run()
         finally:
             self._connections.discard(connection)
-            self._room.unpark()
+            # All: one of them may find that its client has gone, and would keep it to itself.
+            self._room.unpark_all()
             if self._emptied is not None and not self._connections:
                 self._emptied.set()
 

@@ -76,9 +76,13 @@ class Listeners:
                 to listen.
         """
         for bound in self.bound:
+            # A client that has vanished without a word, while nothing is sent to it, is found too.
+            bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if bound.path is None and hasattr(socket, "TCP_USER_TIMEOUT"):
                 milliseconds = max(1, int(send_timeout * 1000))
                 bound.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            # Connections that outlive the process inherit it, and so let the next one bind.
+            bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 bound.socket.listen(_BACKLOG)
             except OSError as error:
@@ -157,12 +161,20 @@ def _bind_tcp(address: TCPAddress, scheme: str) -> list[Bound]:
 def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
-        # A restart must not wait for the last connections of the process before it.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # Else "[::]:80" and "0.0.0.0:80" could not stand side by side.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(sockaddr)
+        try:
+            # Not reusing the address: with that, two sockets can be bound to it as long as neither
+            # listens, and the second would learn of the first when everything else has started.
+            sock.bind(sockaddr)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            # But a restart must not wait for the last connections of the process before it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(sockaddr)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         sock.setblocking(False)
     except BaseException:
         sock.close()

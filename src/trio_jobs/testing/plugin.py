@@ -100,7 +100,7 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
 
     When the test has ended the pool drains, for as long as the grace period.
     """
-    import trio
+    import trio.testing
 
     from trio_jobs.embedding import open_jobs
 
@@ -115,7 +115,9 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
     grace_period: float = options.pop("grace_period", _GRACE_PERIOD)
     with trio.CancelScope() as scope:
         async with open_jobs(*marker.args, **options) as running:
-            yield running  # noqa: ASYNC119 - pytest-trio ends it
+            # So that a test finds each worker waiting for a job.
+            await trio.testing.wait_all_tasks_blocked()
+            yield running  # noqa: ASYNC119 - pytest-trio closes its fixtures
             scope.deadline = trio.current_time() + grace_period
 
 

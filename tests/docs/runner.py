@@ -1,0 +1,186 @@
+"""Does what a page of documentation tells its reader to do, and sees what the page says is seen.
+
+Files are written, commands are run, all in an empty folder. The server gets a
+free port; ids, times and the like are other ones each time, and are masked.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+from tests.docs.blocks import SOURCE, Block, Command, commands_of
+
+SECONDS = 60.0
+
+_IS_SERVER = re.compile(r"trio-jobs\b(?!.*--(check|version|help))")
+_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+_MASKS = [
+    (_ID, "<id>"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
+    (re.compile(r"(?<=date: )\w.*GMT"), "<time>"),
+    (re.compile(r"(?:127\.0\.0\.1|localhost):\d+"), "<address>"),
+    (re.compile(r"(?<=in )\d+\.\d\ds"), "<seconds>"),
+    (re.compile(r'(?<=oldest_running_seconds":)[\d.e-]+'), "<seconds>"),
+    (re.compile(r"(?<=duration=)[\d.e-]+"), "<seconds>"),
+    (re.compile(r"(?<=worker=worker-)\d+"), "<n>"),
+]
+
+
+class Reader:
+    """Somebody who follows a page.
+
+    Args:
+        folder: Where, empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "work"
+        self._folder.mkdir()
+        self._bin = folder / "bin"
+        self._bin.mkdir()
+        for name, module in (
+            ("python", ""),
+            ("trio-jobs", "-m trio_jobs"),
+            ("pytest", "-m pytest -p trio_jobs.testing.plugin -p no:cacheprovider"),
+        ):
+            script = self._bin / name
+            script.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+            script.chmod(0o755)
+        self._environment = {
+            **{name: text for name, text in os.environ.items() if name[:10] != "TRIO_JOBS_"},
+            "PATH": f"{self._bin}:{os.environ['PATH']}",
+            "PYTHONPATH": str(SOURCE.parent.resolve()),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "80",
+        }
+        self._ids: dict[str, str] = {}  # the page's → the real one
+        self._status = 0
+        self._server: subprocess.Popen[str] | None = None
+        self._log: list[str] = []
+        self._log_reader: Thread | None = None
+        self._address = "localhost:8080"
+
+    def follow(self, block: Block) -> None:
+        """Do what a block says.
+
+        Raises:
+            AssertionError: It cannot be done, or what happens is something else.
+        """
+        if block.kind == "console":
+            for command in commands_of(block):
+                self._run(command)
+        elif block.name is not None:
+            path = self._folder / block.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+
+    def close(self) -> None:
+        """End the server, if the page has left it running."""
+        if self._server is not None:
+            self._stop()
+            assert self._status == 0, "".join(self._log)
+
+    def kill(self) -> None:
+        """End the server at once, if there is one."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._end()
+
+    def _run(self, command: Command) -> None:
+        text = command.text.replace("localhost:8080", self._address)
+        for told, real in self._ids.items():
+            text = text.replace(told, real)
+        if text == "^C":
+            self._stop()
+            self._compare(command, self._new_log())
+        elif _IS_SERVER.match(text):
+            self._start(text)
+            self._compare(command, self._new_log())
+        else:
+            previous, is_curl = self._status, "curl" in text
+            done = subprocess.run(
+                ["bash", "-c", f"(exit {previous}); {text}"],
+                cwd=self._folder,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                # Of curl this is a picture of its progress.
+                stderr=subprocess.PIPE if is_curl else subprocess.STDOUT,
+                timeout=SECONDS,
+                check=False,
+            )
+            if previous:
+                assert "$?" in command.text, f"status {previous} came before {text!r}"
+            self._status = done.returncode
+            self._compare(command, done.stdout.decode())
+
+    def _compare(self, command: Command, output: str) -> None:
+        output = output.replace("\r\n", "\n").strip()
+        if not command.output:
+            return
+        assert _pattern(command.output).fullmatch(f"{mask(output)}\n"), (
+            f"{command.text}\nwrites\n{output}\nand not\n{command.output}"
+        )
+        told, real = _ID.findall(command.output), _ID.findall(output)
+        if len(told) == len(real):
+            self._ids.update(zip(told, real, strict=True))
+
+    def _start(self, text: str) -> None:
+        assert self._server is None, "a server is running already"
+        self._server = subprocess.Popen(
+            ["bash", "-c", f"exec {text}"],
+            cwd=self._folder,
+            env={**self._environment, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._server.stderr is not None
+        for line in self._server.stderr:
+            self._log.append(line)
+            if found := re.search(r"Running on http://(\S+)", line):
+                self._address = found[1]
+                break
+        else:
+            raise AssertionError("".join(self._log))
+        # Read on: a log that nobody reads would lose lines.
+        self._log_reader = Thread(target=self._log.extend, args=(self._server.stderr,))
+        self._log_reader.start()
+
+    def _stop(self) -> None:
+        assert self._server is not None, "no server is running"
+        self._server.send_signal(signal.SIGINT)
+        self._status = self._server.wait(SECONDS)
+        self._end()
+
+    def _end(self) -> None:
+        assert self._server is not None
+        assert self._server.stderr is not None
+        if self._log_reader is not None:
+            self._log_reader.join(SECONDS)
+        self._server.stderr.close()
+        self._server = None
+
+    def _new_log(self) -> str:
+        text = "".join(self._log)
+        self._log.clear()
+        return text
+
+
+def mask(text: str) -> str:
+    """The text without what is another one each time."""
+    for pattern, replacement in _MASKS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _pattern(output: str) -> re.Pattern[str]:
+    # A line of three dots stands for any lines.
+    lines = [
+        "(?:.*\n)*?" if line.strip() == "..." else re.escape(line) + "\n"
+        for line in mask(output).splitlines()
+    ]
+    return re.compile("".join(lines))

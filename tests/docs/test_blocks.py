@@ -1,0 +1,105 @@
+"""Each page's blocks, followed in their order, do what the page says."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import DOCS, PAGES, ROOT, Block, blocks_of, named_tests
+from tests.docs.runner import Reader
+from trio_jobs.config import load_config
+
+# What is done with a block; of a picture there is nothing to do, and the directives are Sphinx's.
+FOLLOWED = {"python", "toml", "console"}
+CHECKED = {"ini", "dockerfile", "yaml", "nginx"}
+LOOKED_AT = {"text", "{toctree}", "{eval-rst}"}
+
+# How long a stop can take: see the hard limit in how-to/deploy.md.
+CONFIG = load_config(None, environment={}, overrides={})
+LONGEST_STOP = CONFIG.pool.grace_period + CONFIG.http.graceful_timeout + 1
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+def blocks_of_kind(kind: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks_of(page) if block.kind == kind]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    blocks = blocks_of(page)
+    for block in blocks:
+        assert block.kind in FOLLOWED | CHECKED | LOOKED_AT, f"line {block.line}: {block.kind!r}"
+        if block.kind in {"python", "toml"} | CHECKED:
+            assert block.name, f"line {block.line}: the first line must name the file"
+        if block.kind == "text":
+            assert not re.search(r"^\$ ", block.text, re.MULTILINE), f"line {block.line}"
+    if shutil.which("curl") is None and any("curl " in block.text for block in blocks):
+        pytest.skip("needs curl")
+    reader = Reader(tmp_path)
+    try:
+        for block in blocks:
+            try:
+                reader.follow(block)
+            except AssertionError as error:
+                raise AssertionError(f"{name_of(page)}, line {block.line}: {error}") from error
+        reader.close()
+    finally:
+        reader.kill()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=str)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for file, function in named_tests(page):
+        if not Path(file).name.startswith("test_"):
+            continue
+        path = ROOT / "tests" / file
+        assert path.is_file(), file
+        if function is not None:
+            assert re.search(rf"^(async )?def {function}\(", path.read_text(), re.MULTILINE), (
+                function
+            )
+
+
+def test_unit_of_systemd_is_valid_and_waits_for_the_hard_limit(tmp_path: Path) -> None:
+    [block] = blocks_of_kind("ini")
+    settings = dict(re.findall(r"^(\w+)=(.*)$", block.text, re.MULTILINE))
+
+    assert float(settings["TimeoutStopSec"]) > LONGEST_STOP
+    assert settings["KillMode"] == "mixed"
+    program, *arguments = shlex.split(settings["ExecStart"])
+    assert Path(program).name == "trio-jobs"
+    assert arguments == ["--config", "config.toml", "--log-format", "json"]
+    verify = shutil.which("systemd-analyze")
+    if verify is not None:
+        unit = tmp_path / "trio-jobs.service"
+        unit.write_text(block.text.replace(program, "/bin/true"))
+        done = subprocess.run([verify, "verify", unit], check=False, capture_output=True, text=True)
+        assert "trio-jobs.service:" not in done.stderr
+
+
+def test_containers_get_the_signal_themselves_and_time_for_the_hard_limit() -> None:
+    [dockerfile] = blocks_of_kind("dockerfile")
+    compose, kubernetes = blocks_of_kind("yaml")
+
+    # In the other form a shell is process 1, and keeps the signal to itself.
+    assert re.search(r'^ENTRYPOINT \["trio-jobs"', dockerfile.text, re.MULTILINE)
+    [seconds] = re.findall(r"stop_grace_period: (\d+)s", compose.text)
+    assert float(seconds) > LONGEST_STOP
+    [seconds] = re.findall(r"terminationGracePeriodSeconds: (\d+)", kubernetes.text)
+    assert float(seconds) > LONGEST_STOP
+
+
+def test_proxy_waits_as_long_as_a_client_may_and_does_not_collect_streams() -> None:
+    [block] = blocks_of_kind("nginx")
+
+    for seconds in re.findall(r"proxy_read_timeout (\d+)s;", block.text):
+        assert float(seconds) > CONFIG.http.max_wait_seconds
+    assert "proxy_request_buffering off;" in block.text
+    assert "client_max_body_size 0;" in block.text
+    assert block.text.count("{") == block.text.count("}")

@@ -1,0 +1,161 @@
+"""The references name everything that there is, and nothing else."""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+import pytest
+
+import trio_jobs
+import trio_jobs.testing
+from tests.api.support import Api
+from tests.docs.blocks import DOCS, SOURCE
+from trio_jobs import Outcome, cli
+from trio_jobs.config import HandlerConfig
+from trio_jobs.config.settings import SECTIONS
+from trio_jobs.stop import HARD_LIMIT_STATUS
+
+REFERENCE = DOCS / "reference"
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of all tables of a page, without the heads."""
+    rows: list[list[str]] = []
+    for line in (REFERENCE / page).read_text().splitlines():
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        else:
+            rows.append([])
+    # Behind each head comes a line of dashes.
+    return [
+        row
+        for before, row, after in zip([[], *rows], rows, [*rows[1:], []], strict=False)
+        if row and set(row[0]) != {"-"} and not (after and set(after[0]) == {"-"})
+    ]
+
+
+def test_every_setting_is_there_with_its_default() -> None:
+    documented = {row[0].strip("`"): row[2].strip("`") for row in rows_of("settings.md")}
+    defaults = {
+        f"{section}.{field.name}": field.default
+        for section, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
+    }
+    handlers = {f"handlers.TYPE.{field.name}" for field in dataclasses.fields(HandlerConfig)}
+
+    assert documented.keys() == defaults.keys() | handlers | {"handlers.TYPE"}
+    for key, default in defaults.items():
+        assert documented[key] == in_toml(default), key
+
+
+def in_toml(value: object) -> str:
+    """A default as the page has it."""
+    match value:
+        case None:
+            return "\N{EN DASH}"
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:,}"
+        case tuple():
+            return ", ".join(map(in_toml, value)) or "[]"
+        case _:
+            return str(value)
+
+
+LEVELS = {"debug", "info", "warning", "error", "critical"}
+
+
+def events_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The names of the events that a module logs, and their levels; ``?`` for one that varies."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name("Quiet"), args=[ast.Constant(str(name))]):
+                yield name, "warning"
+            case ast.Call(
+                func=ast.Name("event_record"),
+                args=[_, ast.Attribute(attr=level), ast.Constant(str(name)), *_],
+            ):
+                yield name, level.lower()
+            case ast.Call(func=ast.Attribute(ast.Name("log"), "log"), args=[_, message, *_]):
+                yield text_of(message), "?"
+            case ast.Call(func=ast.Attribute(ast.Name("log"), level), args=[message, *_]) if (
+                level in LEVELS
+            ):
+                yield text_of(message), level
+
+
+def text_of(message: ast.expr) -> str:
+    match message:
+        case ast.Constant(str(text)):
+            return text
+        case _:
+            return ast.unparse(message)
+
+
+# Those whose names are put together, or told by somebody else.
+PUT_TOGETHER = {
+    "f'job_{ending.outcome}'": [f"job_{outcome}" for outcome in Outcome],
+    "f'Running on {bound.url}'": ["Running on …"],
+    "event": ["jobs_interrupted", "jobs_not_started"],
+    "self._event": [],  # those of `Quiet`, which are found where it is made
+}
+
+
+def test_every_log_event_is_there_with_its_level() -> None:
+    documented: dict[str, set[str]] = {}
+    for row in rows_of("log-events.md"):
+        documented.setdefault(row[0].strip("`"), set()).update(row[1].split(", "))
+    logged: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for name, level in events_in(ast.parse(path.read_text())):
+            for each in PUT_TOGETHER.get(name, [name]):
+                logged.setdefault(each, set()).add(level)
+
+    assert documented.keys() == logged.keys()
+    for name, levels in logged.items():
+        if "?" not in levels:
+            assert documented[name] >= levels, name
+
+
+def test_every_exit_status_is_there() -> None:
+    documented = {int(row[0]) for row in rows_of("exit-statuses.md") if row[0].isdigit()}
+
+    assert documented == {cli.OK, cli.BROKEN, cli.MISTAKEN, HARD_LIMIT_STATUS}
+
+
+def test_every_option_of_the_command_is_there() -> None:
+    documented = {
+        row[0].strip("`").split()[0] for row in rows_of("exit-statuses.md") if "--" in row[0]
+    }
+    assert documented == set(cli._parser()._option_string_actions) - {"-h"}
+
+
+async def test_every_route_is_there() -> None:
+    documented = {
+        (method, row[0].strip("`").partition(" ")[2])
+        for row in rows_of("http.md")
+        for method in [row[0].strip("`").partition(" ")[0]]
+        if method.isupper()
+    }
+    existing = {
+        (method, re.sub(r"<uuid:job_id>", "{id}", rule.rule))
+        for rule in Api().app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    assert documented == existing
+
+
+@pytest.mark.parametrize(
+    "module", [trio_jobs, trio_jobs.testing], ids=lambda module: module.__name__
+)
+def test_everything_public_is_in_the_python_reference(module: object) -> None:
+    text = (REFERENCE / "python.md").read_text()
+    documented = set(
+        re.findall(r"^\.\. auto\w+:: trio_jobs\.(?:testing\.)?(\w+)", text, re.MULTILINE)
+    )
+
+    assert documented == {*chain(trio_jobs.__all__, trio_jobs.testing.__all__)}
