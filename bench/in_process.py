@@ -7,7 +7,7 @@ from bench.pool import channel_seconds, core_seconds, scope_seconds
 from bench.row import Reach, Result, Row
 
 
-def measure(*, jobs: int = 30_000, workers: int = 10, turns: int = 9) -> list[Result]:
+def measure(*, jobs: int = 20_000, workers: int = 10, turns: int = 15) -> list[Result]:
     """The row.
 
     Args:

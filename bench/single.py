@@ -13,7 +13,7 @@ from bench.workload import SUBMISSION
 _REQUEST = post("/jobs", SUBMISSION)
 
 
-def measure(*, requests: int = 1600, turns: int = 11) -> list[Result]:
+def measure(*, requests: int = 1200, turns: int = 9) -> list[Result]:
     """Both rows.
 
     Args:
