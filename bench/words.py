@@ -5,7 +5,7 @@ INTRODUCTION = """\
 
 Written by `python -m bench`. To measure again, in a clone of the project:
 
-```sh
+```text
 pip install -e '.[bench]'
 python -m bench.peers install   # once, takes minutes: each peer in an environment of its own
 apt-get install redis-server    # for the peers that need it; the benchmark starts and stops it

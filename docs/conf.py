@@ -1,11 +1,6 @@
 """How Sphinx builds these pages: offline, and with every warning an error (`.ci/run`)."""
 
 from importlib.metadata import version as installed_version
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 project = "trio-jobs"
 version = release = installed_version("trio-jobs")
@@ -29,14 +24,3 @@ default_role = "code"
 html_theme = "alabaster"
 html_theme_options = {"description": "Each job exactly once, in one process", "fixed_sidebar": True}
 html_show_sourcelink = False
-
-
-def add_performance(app: "Sphinx", page: str, source: list[str]) -> None:
-    """Put the page with figures among the others: the benchmarks write it, if they have run."""
-    if page == "index" and Path(app.srcdir, "performance.md").exists():
-        source[0] = source[0].replace("\ncontributing\n", "\nperformance\ncontributing\n")
-
-
-def setup(app: "Sphinx") -> None:
-    """Called by Sphinx."""
-    app.connect("source-read", add_performance)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -18,6 +19,34 @@ settings.load_profile("suite")
 # test that stands still jumps here at once.
 _REAL_LIMIT = 60.0
 _MOCK_LIMIT = 1e9
+_SOAK_LIMIT = 7200.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the checks that take minutes; see ``docs/reliability.md``."""
+    group = parser.getgroup("soak")
+    group.addoption("--soak-minutes", type=float, default=30.0, help="how long the soak takes")
+    group.addoption("--report", type=Path, help="a folder for what the soak tests have measured")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the suite's marker known."""
+    config.addinivalue_line(
+        "markers", "soak: takes minutes; runs only where it is asked for with -m soak"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless ``-m`` says something about it."""
+    if "soak" in config.option.markexpr:
+        return
+    config.hook.pytest_deselected(items=[each for each in items if takes_minutes(each)])
+    items[:] = [each for each in items if not takes_minutes(each)]
+
+
+def takes_minutes(item: pytest.Item) -> bool:
+    """Whether a test is marked ``soak``."""
+    return item.get_closest_marker("soak") is not None
 
 
 @pytest.hookimpl(tryfirst=True, wrapper=True)
@@ -26,6 +55,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         test = item.obj
         limit = _MOCK_LIMIT if "autojump_clock" in item.fixturenames else _REAL_LIMIT
+        if takes_minutes(item):
+            limit = _SOAK_LIMIT
 
         @functools.wraps(test)
         async def guarded(*args: object, **kwargs: object) -> None:
@@ -41,3 +72,17 @@ def schedule_can_be_replayed() -> Iterator[None]:
     """Seed the scheduler for every test; those marked ``interleavings`` go over it."""
     with seeded_schedule(0):
         yield
+
+
+@pytest.fixture
+def soak_minutes(request: pytest.FixtureRequest) -> float:
+    """How long the soak takes."""
+    minutes: float = request.config.option.soak_minutes
+    return minutes
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The folder for what was measured."""
+    folder: Path | None = request.config.option.report
+    return tmp_path if folder is None else folder

@@ -1,0 +1,1 @@
+"""Proof: nothing lost, nothing twice, always a clean end."""

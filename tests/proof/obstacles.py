@@ -1,0 +1,74 @@
+"""Handlers that do not want to end: copied beside ``config.toml``, so without the tests' help."""
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import trio
+
+
+def _say(word: str) -> None:
+    os.write(2, f"{word}_began\n".encode())  # past the log, which nobody may be reading
+
+
+async def shielded(_: object) -> None:
+    """Hide from every cancellation."""
+    _say("shielded")
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+async def stubborn(_: object) -> None:
+    """Swallow each of them."""
+    _say("stubborn")
+    while True:
+        try:
+            await trio.sleep_forever()
+        except BaseException:  # noqa: BLE001 - that is the point
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)  # else each checkpoint would raise again
+
+
+async def blocking(_: object) -> None:
+    """Hold the event loop."""
+    await trio.sleep(0.2)  # the answer to the submission goes out first
+    _say("blocking")
+    time.sleep(3600)  # noqa: ASYNC251 - that is the point
+
+
+async def leaving_a_pool(_: object) -> None:
+    """Leave a thread pool behind that is busy; Python waits for it at its end."""
+    ThreadPoolExecutor(1, "left behind").submit(time.sleep, 3600)
+    _say("leaving_a_pool")
+
+
+async def leaving_a_thread(_: object) -> None:
+    """Leave a thread behind."""
+    threading.Thread(target=time.sleep, args=(3600,), name="left behind").start()
+    _say("leaving_a_thread")
+
+
+async def holding_the_gil(_: object) -> None:
+    """Compute in one call of C for ever: no other thread of Python's runs again."""
+    while not os.path.exists("signalled"):  # noqa: ASYNC110, ASYNC240, PTH110 - by another process
+        await trio.sleep(0.01)
+    _say("holding_the_gil")
+    sum(range(10**15))
+
+
+def endless_thread(_: object) -> None:
+    """Never return; the server leaves it behind."""
+    _say("endless_thread")
+    time.sleep(3600)
+
+
+def endless_process(_: object) -> None:
+    """Never return; the server kills it."""
+    _say("endless_process")
+    time.sleep(3600)
+
+
+async def failing(_: object) -> None:
+    """Fill the log."""
+    raise ValueError("x" * 4000)

@@ -1,0 +1,778 @@
+"""The whole program inside one Trio run, with its clients; and something happens at one step of it.
+
+`main` runs as it is, over a front door in memory (`memory`) or the real one on loopback
+(`loopback`). In memory, under a mock clock, a run is the same every time: the scheduler's seed
+and the number of a step name a moment exactly. An instrument sees each step of each task, and does
+what the test wants at the one that it wants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from unittest import mock
+
+import outcome
+import trio
+from trio._core import _run as trio_run
+from trio.testing import MockClock
+
+from tests.proof.accounts import Told
+from tests.proof.talking import body_bytes, talking
+from trio_jobs.config import Config
+from trio_jobs.config.settings import HttpConfig, LoggingConfig, PoolConfig
+from trio_jobs.handlers import Handler, Handlers
+from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.logs import Logs
+from trio_jobs.main import main
+from trio_jobs.server import Limits, Listeners, bind_sockets
+from trio_jobs.stop import Stop
+from trio_jobs.testing import asgi
+
+if TYPE_CHECKING:
+    from trio_jobs.server.connection import Connection
+    from trio_jobs.store import JobStore
+
+WORKERS = 3
+BUFFER = 4
+
+CONFIG = Config(
+    pool=PoolConfig(workers=WORKERS, buffer_size=BUFFER, grace_period=60),
+    http=HttpConfig(graceful_timeout=1),
+    logging=LoggingConfig(slow_step=0),
+)
+
+
+class FaultError(Exception):
+    """What is raised at a step."""
+
+
+class Answered(Protocol):
+    """What both kinds of clients get."""
+
+    @property
+    def status(self) -> int: ...
+    def json(self) -> Any: ...  # noqa: ANN401 - it is JSON
+
+
+class Asker(Protocol):
+    """A client: `tests.proof.talking.Talker`, or one in memory."""
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answered | None: ...
+
+
+class Names(Logs):
+    """Keeps what `main` writes as its last lines; everything else goes to logging as usual."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def write_final(
+        self,
+        logger: str,
+        level: int,
+        events: Iterable[tuple[str, Mapping[str, object]]],
+        *,
+        seconds: float,
+    ) -> bool:
+        """Take down the event and the ids."""
+        self.events += [(event, str(fields["job_ids"])) for event, fields in events]
+        return True
+
+    def ids(self, event: str) -> list[str]:
+        """All that were named with this event."""
+        return [job_id for name, ids in self.events if name == event for job_id in ids.split(",")]
+
+
+@dataclass(slots=True)
+class Program:
+    """One run: its parts, as an instrument finds them, and what became of it.
+
+    Attributes:
+        unit: Seconds that stand for one second of the scenario.
+        config: For `main`.
+        took: Seconds that `main` took, by Trio's clock.
+        status: What `main` returned; None if it was cancelled.
+        fault: What came out of `main` instead.
+        pool: The pool's nursery, once there is one.
+        request: The nursery around the request that has begun last.
+        connection: The connection that was accepted last, if there are any.
+        http: The front door's nursery.
+        whole: The nursery that `main` runs in.
+    """
+
+    unit: float
+    config: Config = CONFIG
+    names: Names = field(default_factory=Names)
+    told: Told = field(default_factory=Told)
+    began: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+    facts: list[Callable[[Program], None]] = field(default_factory=list)
+    insisted: float = 0.0
+    began_at: float = 0.0
+    took: float = 0.0
+    opened: trio.Event = field(default_factory=trio.Event)
+    stop: Stop = field(init=False)
+    status: int | None = None
+    fault: BaseException | None = None
+    store: JobStore | None = None
+    ids: trio.MemoryReceiveChannel[str] | None = None
+    pool: trio.Nursery | None = None
+    request: trio.Nursery | None = None
+    connection: Connection | None = None
+    http: trio.Nursery | None = None
+    whole: trio.Nursery | None = None
+
+    def __post_init__(self) -> None:
+        self.stop = Stop(
+            grace_period=60, graceful_timeout=1, clock=lambda: time.monotonic() + self.insisted
+        )
+
+    # What can happen at a step.
+
+    def nothing(self) -> None:
+        """Let it run as it is."""
+
+    def cancel_pool(self) -> None:
+        cancel(self.pool)
+
+    def fail_in_the_pool(self) -> None:
+        fail_in(self.pool)
+
+    def cancel_request(self) -> None:
+        cancel(self.request)
+        if self.connection is not None:
+            self.connection._scope.cancel()
+
+    def fail_in_the_request(self) -> None:
+        fail_in(self.request)
+
+    def cancel_program(self) -> None:
+        cancel(self.whole)
+
+    def fail_beside_the_program(self) -> None:
+        fail_in(self.whole)
+
+    def fail_in_the_front_door(self) -> None:
+        fail_in(self.http)
+
+    def signal(self) -> None:
+        """Ask it to stop, unless it has been asked."""
+        if self.stop.at is None:
+            self.stop.request()
+
+    def signal_twice(self) -> None:
+        """Insist on it."""
+        self.signal()
+        self.insisted += 1  # second: later than a repetition that does not count
+        self.stop.request()
+
+    # The users' functions.
+
+    async def work(self, token: str) -> str:
+        self.began[token] += 1
+        await trio.sleep(self.unit)
+        self.ended[token] += 1
+        return token
+
+    async def fail(self, token: str) -> NoReturn:
+        self.began[token] += 1
+        await trio.sleep(self.unit)
+        self.ended[token] += 1
+        raise SystemExit(token)
+
+    async def endless(self, token: str) -> None:
+        self.began[token] += 1
+        await trio.sleep_forever()
+
+    async def careful(self, token: str) -> None:
+        self.began[token] += 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.unit)  # to clean up; nothing ends before it has
+
+    def handlers(self) -> Handlers:
+        return Handlers(
+            {
+                "work": Handler.of(self.work),
+                "fail": Handler.of(self.fail),
+                "endless": Handler.of(self.endless),
+                "careful": Handler.of(self.careful),
+                "limited": Handler.of(self.endless, timeout=2 * self.unit),
+            }
+        )
+
+
+def cancel(nursery: trio.Nursery | None) -> None:
+    """Cancel the scope of a nursery, if there is one."""
+    if nursery is not None:
+        nursery.cancel_scope.cancel()
+
+
+def fail_in(nursery: trio.Nursery | None) -> None:
+    """Have a task of this nursery raise, if it is there, and open."""
+
+    async def fail() -> NoReturn:
+        raise FaultError
+
+    if nursery is not None:
+        with contextlib.suppress(RuntimeError):  # closed
+            nursery.start_soon(fail)
+
+
+class Steps(trio.abc.Instrument):
+    """Finds the parts of a program, counts its steps, and does something just before one.
+
+    After each step it looks whether the channel and the store agree.
+
+    Attributes:
+        count: How many steps there were.
+        disagreement: The first step after which they did not agree, and in what.
+    """
+
+    def __init__(self, program: Program, step: int, action: Callable[[], None]) -> None:
+        self._program = program
+        self._step = step
+        self._action = action
+        self._workers: list[trio.lowlevel.Task] = []
+        self.count = 0
+        self.disagreement: str | None = None
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.startswith("worker-"):
+            self._workers.append(task)
+        if task.name == "worker-0":
+            ids, store, _ = inspect.getcoroutinelocals(task.coro)["args"]
+            self._program.store, self._program.ids = store, ids
+            self._program.pool = task.parent_nursery
+        elif task.name.endswith("FrontDoor._serve"):
+            self._program.connection = inspect.getcoroutinelocals(task.coro)["connection"]
+        elif task.name.endswith("FrontDoor._accept"):
+            self._program.http = task.parent_nursery
+            self._program.opened.set()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+        if self.count == self._step:
+            self._action()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        ids, store = self._program.ids, self._program.store
+        if ids is None or store is None or self.disagreement is not None:
+            return
+        channel = ids._state
+        if not channel.open_receive_channels:
+            return  # the last one to go has emptied it
+        pending = [
+            job.id
+            for job in store.page(limit=1000)
+            if job.status is JobStatus.PENDING and job.id not in store._released
+        ]
+        if list(channel.data) == pending:
+            return
+        # An id may also be on its way to the one worker that gets it.
+        handed = [job_id for worker in self._workers for job_id in on_its_way(worker)]
+        if sorted([*handed, *channel.data]) != pending:
+            self.disagreement = (
+                f"after step {self.count}: {list(channel.data)} in the channel, {handed} handed"
+                f" over, {pending} pending"
+            )
+
+
+def on_its_way(worker: trio.lowlevel.Task) -> list[str]:
+    """The id that the channel has given to this worker, which has not got it yet."""
+    sent = worker._next_send
+    if isinstance(sent, outcome.Value) and isinstance(sent.value, str):
+        return [sent.value]  # it was waiting
+    for frame, _ in worker.iter_await_frames():
+        if frame.f_code.co_qualname == "MemoryReceiveChannel.receive":
+            return [frame.f_locals["value"]] if "value" in frame.f_locals else []  # at a checkpoint
+    return []
+
+
+# The clients of the scenario. -------------------------------------------------------------------
+
+
+async def patient(program: Program, asker: Asker) -> None:
+    """Jobs of three endings; waits for one; comes back during the drain."""
+    await submit(program, asker, "limited", "p1")
+    await submit(program, asker, "fail", "p2")
+    await submit(program, asker, "work", "p3", wait=10)
+    listing = await asker.ask("GET", "/jobs")
+    if listing is not None:
+        assert {job["status"] for job in listing.json()} <= set(JobStatus)
+    await trio.sleep_until(program.began_at + 3.2 * program.unit)
+    await submit(program, asker, "work", "p4", wait=5)  # by then it is shutting down
+
+
+async def thorough(program: Program, asker: Asker) -> None:
+    """A batch, a cancel, a wait for that, a second look, a deletion."""
+    await submit_batch(program, asker, ["b1", "b2"])
+    job_id = await submit(program, asker, "careful", "b3")
+    if job_id is not None:
+        await trio.sleep(program.unit / 2)
+        answer = await asker.ask("POST", f"/jobs/{job_id}/cancel", headers={"Prefer": "wait=10"})
+        if answer is not None:
+            assert answer.status in (200, 202), answer.status
+            program.facts.append(partial(was_cancelled, job_id=job_id, status=answer.status))
+    first = program.told.accepted.get("b1")
+    if first is not None:
+        answer = await asker.ask("DELETE", f"/jobs/{first}")
+        if answer is not None:
+            assert answer.status in (204, 409)
+            program.facts.append(partial(is_there, job_id=first, there=answer.status != 204))
+
+
+async def streaming(program: Program, asker: Asker) -> None:
+    """More lines than there is room for; the last ones come when it is shutting down."""
+    await trio.sleep(1.7 * program.unit)
+    tokens = [f"s{n}" for n in range(9)]
+    program.told.unanswered.update(tokens)
+    lines = "\n".join(json.dumps({"type": "work", "payload": token}) for token in tokens)
+    answer = await asker.ask("POST", "/jobs/stream", lines.encode())
+    accepted = None
+    if answer is not None:
+        assert answer.status in (201, 503), answer.status
+        accepted = answer.json()["accepted"]
+        assert (accepted == len(tokens)) == (answer.status == 201)
+    program.facts.append(partial(these_are_in, tokens=tokens, accepted=accepted))
+
+
+async def impatient(program: Program, asker: Asker) -> None:
+    """Gives up while it waits for its job."""
+    with trio.move_on_after(program.unit / 2):
+        await submit(program, asker, "work", "i1", wait=10)
+    await submit(program, asker, "fail", "i2")
+    await submit_batch(program, asker, ["i3", "i4", "i5", "i6"])  # too many by now
+
+
+async def operator(program: Program, _: Asker) -> None:
+    """Asks it to stop."""
+    await trio.sleep(3 * program.unit)
+    program.signal()
+
+
+CLIENTS: list[Callable[[Program, Asker], Awaitable[None]]] = [
+    patient,
+    thorough,
+    streaming,
+    impatient,
+    operator,
+]
+
+
+async def submit(
+    program: Program, asker: Asker, job_type: str, token: str, *, wait: int | None = None
+) -> str | None:
+    """Submit a job, and take down what comes of it; its id, if it is in."""
+    told = program.told
+    told.unanswered.add(token)
+    headers = {} if wait is None else {"Prefer": f"wait={wait}"}
+    body = {"type": job_type, "payload": token}
+    answer = await asker.ask("POST", "/jobs", body, headers)
+    if answer is None:
+        return None
+    told.unanswered.discard(token)
+    if answer.status != 201:
+        assert answer.status in (429, 503), answer.status
+        told.refused.add(token)
+        return None
+    job = answer.json()
+    told.accepted[token] = job["id"]
+    program.facts.append(partial(became, told=job))
+    return str(job["id"])
+
+
+async def submit_batch(program: Program, asker: Asker, tokens: list[str]) -> None:
+    """Submit all of these, or none."""
+    told = program.told
+    told.unanswered.update(tokens)
+    body = [{"type": "work", "payload": token} for token in tokens]
+    answer = await asker.ask("POST", "/jobs/batch", body)
+    if answer is None:
+        program.facts.append(partial(all_or_none, tokens=tokens))
+        return
+    told.unanswered.difference_update(tokens)
+    if answer.status == 201:
+        told.accepted.update(zip(tokens, (job["id"] for job in answer.json()), strict=True))
+    else:
+        assert answer.status in (429, 503), answer.status
+        told.refused.update(tokens)
+
+
+# What clients were told, compared with what is so in the end. -----------------------------------
+
+
+def jobs_of(program: Program) -> dict[str, Job]:
+    """All jobs in the store, by token."""
+    assert program.store is not None
+    return {json.loads(job.payload): job for job in program.store.page(limit=1000)}
+
+
+def became(program: Program, *, told: dict[str, Any]) -> None:
+    """A job that was said to have ended has ended like that."""
+    if told["status"] == "completed":
+        assert program.store is not None
+        job = program.store.get(told["id"])
+        assert job.status is JobStatus.COMPLETED
+        assert job.ending is not None
+        assert job.ending.outcome == told["outcome"]
+
+
+def was_cancelled(program: Program, *, job_id: str, status: int) -> None:
+    assert program.store is not None
+    job = program.store.get(job_id)
+    cut_short = job.status is JobStatus.PENDING and status == 202
+    assert cut_short or (job.ending is not None and job.ending.outcome is Outcome.CANCELLED)
+
+
+def is_there(program: Program, *, job_id: str, there: bool) -> None:
+    assert program.store is not None
+    assert there == any(job.id == job_id for job in program.store.page(limit=1000))
+
+
+def these_are_in(program: Program, *, tokens: list[str], accepted: int | None) -> None:
+    """As many as it said, the first ones; or any number of the first ones."""
+    jobs = jobs_of(program)
+    inside = [token in jobs for token in tokens]
+    assert inside == sorted(inside, reverse=True)
+    assert accepted is None or sum(inside) == accepted
+
+
+def all_or_none(program: Program, *, tokens: list[str]) -> None:
+    jobs = jobs_of(program)
+    assert len({token in jobs for token in tokens}) == 1
+
+
+def check(program: Program) -> None:
+    """What must hold however a run has ended."""
+    told = program.told
+    if program.store is None or program.ids is None:
+        assert not told.accepted
+        return
+    jobs = jobs_of(program)
+    released, queued = program.store.unfinished()
+    deleted = told.accepted.keys() - jobs.keys()
+
+    # Each accepted job is there (or was deleted, being completed), in one legal status.
+    assert deleted <= {"b1"}
+    for token, job_id in told.accepted.items():
+        assert token in deleted or jobs[token].id == job_id
+    assert {job.status for job in jobs.values()} <= {JobStatus.PENDING, JobStatus.COMPLETED}
+    assert not told.refused & jobs.keys()
+    assert jobs.keys() <= told.accepted.keys() | told.unanswered
+
+    # Nothing ran twice; what is said not to have begun has not; what has succeeded has run.
+    assert max(program.began.values(), default=0) <= 1
+    for token, job in jobs.items():
+        if job.id in queued:
+            assert not program.began[token]
+        elif job.id in released:
+            # A value that comes at the same moment as the cancellation is not waited for.
+            assert not program.ended[token]
+        else:
+            assert job.ending is not None
+            ended = job.ending.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)
+            assert program.ended[token] == ended
+            assert program.began[token] == 1 or job.ending.outcome is Outcome.CANCELLED
+
+    for fact in program.facts:
+        fact(program)
+    if program.status is not None:
+        assert program.names.ids("jobs_interrupted") == released
+        assert program.names.ids("jobs_not_started") == queued
+        assert program.status == 1 or not released + queued
+
+
+# Running it. ------------------------------------------------------------------------------------
+
+
+class MemoryDoor:
+    """Stands where the front door stands, without sockets: it hands requests to the application."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._app: asgi.App | None = None
+        self._nursery: trio.Nursery | None = None
+        self._requests = 0
+        self._emptied = trio.Event()
+        self.surprises: list[BaseException] = []
+
+    async def serve(
+        self,
+        app: asgi.App,
+        listeners: Listeners,
+        *,
+        limits: Limits,
+        closing: trio.Event,
+        task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+        **_: object,
+    ) -> None:
+        """What `trio_jobs.server.serve` does."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._program.http = self._nursery = nursery
+                self._app = app
+                task_status.started(())
+                self._program.opened.set()
+                await closing.wait()
+                self._app = None
+                if self._requests:
+                    with trio.move_on_after(limits.graceful_timeout):
+                        await self._emptied.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._app = None
+
+    async def exchange(self, scope: asgi.Message, pieces: list[bytes]) -> asgi.Answer | None:
+        """One request and its answer; None if it is refused, or cut off."""
+        if self._app is None or self._nursery is None:
+            return None
+        request = MemoryRequest(pieces)
+        try:
+            self._nursery.start_soon(self._answer, self._app, request, scope)
+        except RuntimeError:  # it has failed, and is ending
+            return None
+        self._requests += 1
+        try:
+            await request.over.wait()
+        finally:
+            request.left.set()
+        return request.answer()
+
+    async def _answer(self, app: asgi.App, request: MemoryRequest, scope: asgi.Message) -> None:
+        try:
+            async with trio.open_nursery() as self._program.request:
+                await app(scope, request.receive, request.send)
+        except* (FaultError, OSError):
+            pass  # an error ends one request: the front door has tests of its own for that
+        except* Exception as group:  # noqa: BLE001 - kept, and shown by the test
+            self.surprises.append(group)
+        finally:
+            request.over.set()
+            self._requests -= 1
+            if not self._requests:
+                self._emptied.set()
+
+
+class MemoryRequest:
+    """Both ends of a request and its answer."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self._messages: list[asgi.Message] = []
+        self.left = trio.Event()  # the client has
+        self.over = trio.Event()  # the server's part is
+
+    async def receive(self) -> asgi.Message:
+        """ASGI's."""
+        await trio.lowlevel.checkpoint()
+        if self._pieces:
+            body = self._pieces.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(self._pieces)}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: asgi.Message) -> None:
+        """ASGI's."""
+        await trio.lowlevel.checkpoint()
+        if self.left.is_set():
+            raise OSError("the client has left")
+        self._messages.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self.over.set()
+
+    def answer(self) -> asgi.Answer | None:
+        """What the client has got; None if it is not whole."""
+        if not self._messages or self._messages[-1].get("more_body", True):
+            return None
+        head, *body = self._messages
+        return asgi.Answer(
+            status=head["status"], headers={}, body=b"".join(part["body"] for part in body)
+        )
+
+
+class MemoryAsker:
+    """A client without sockets."""
+
+    def __init__(self, door: MemoryDoor) -> None:
+        self._door = door
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> asgi.Answer | None:
+        """One request in pieces, and its answer."""
+        data = body_bytes(body)
+        half = len(data) // 2
+        return await self._door.exchange(
+            asgi_scope(method, path, {"content-length": str(len(data)), **(headers or {})}),
+            [data[:half], data[half:]],
+        )
+
+
+def asgi_scope(method: str, path: str, headers: Mapping[str, str]) -> asgi.Message:
+    """What a server tells an application about a request."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [
+            (name.lower().encode(), value.encode())
+            for name, value in {"host": "localhost", **headers}.items()
+        ],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 80),
+        "extensions": {},
+    }
+
+
+Action = Callable[[Program], None]
+Client = Callable[[Program, Asker], Awaitable[None]]
+
+
+def run_in_memory(
+    action: Action, step: int, *, seed: int, clients: Sequence[Client] = CLIENTS
+) -> tuple[Program, int]:
+    """Run the scenario without sockets, under a mock clock; see `run`."""
+    program = Program(unit=1.0)
+    door = MemoryDoor(program)
+
+    async def one(client: Client) -> None:
+        await program.opened.wait()
+        await client(program, MemoryAsker(door))
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(one, client)
+            await whole_program(program, Listeners((), None))
+            program.opened.set()  # nobody waits for a server that did not get so far
+
+    with (
+        mock.patch("trio_jobs.main.serve", door.serve),
+        mock.patch("trio.to_thread.run_sync", run_here),
+    ):
+        steps = run(
+            program, scenario, action, step, seed=seed, clock=MockClock(autojump_threshold=0)
+        )
+    assert not door.surprises, door.surprises
+    return program, steps
+
+
+def run_on_loopback(action: Action, step: int, *, seed: int) -> tuple[Program, int]:
+    """Run the scenario over real sockets, by the real clock; see `run`.
+
+    The kernel has a say in what comes when: the same step need not be the same moment again.
+    """
+    # Short, as a job may be left that nobody cancels.
+    pool = PoolConfig(workers=WORKERS, buffer_size=BUFFER, grace_period=0.5)
+    program = Program(unit=0.02, config=dataclasses.replace(CONFIG, pool=pool))
+
+    async def one(client: Client, listeners: Listeners) -> None:
+        await program.opened.wait()
+        async with talking(listeners.urls[0], Told()) as talker:
+            await client(program, talker)
+
+    async def scenario() -> None:
+        with contextlib.closing(bind_sockets(["127.0.0.1:0"])) as listeners:
+            async with trio.open_nursery() as clients:
+                for client in CLIENTS:
+                    clients.start_soon(one, client, listeners)
+                await whole_program(program, listeners)
+                program.opened.set()
+
+    return program, run(program, scenario, action, step, seed=seed)
+
+
+async def run_here(function: Callable[[], object], **_: object) -> object:
+    """Run it in this thread: a mock clock would jump ahead while another one works."""
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    return function()
+
+
+async def whole_program(program: Program, listeners: Listeners) -> None:
+    """Run `main` to its end, whatever that is."""
+    try:
+        async with trio.open_nursery() as program.whole:
+            program.status = await main(
+                program.config, program.handlers(), listeners, program.stop, program.names
+            )
+    except BaseExceptionGroup as group:
+        program.fault = group
+    program.took = trio.current_time() - program.began_at
+
+
+def run(
+    program: Program,
+    scenario: Callable[[], Awaitable[None]],
+    action: Action,
+    step: int,
+    *,
+    seed: int,
+    clock: trio.abc.Clock | None = None,
+) -> int:
+    """Run a scenario, do ``action`` just before its ``step``-th step, and check everything.
+
+    Returns:
+        How many steps it had.
+    """
+
+    async def guarded() -> None:
+        program.began_at = trio.current_time()
+        living = trio.lowlevel.current_statistics().tasks_living
+        with trio.fail_after(10_000 if clock else 30):
+            await scenario()
+        assert trio.lowlevel.current_statistics().tasks_living == living
+
+    steps = Steps(program, step, lambda: action(program))
+    open_before, threads_before = open_files(), busy_threads()
+    trio_run._r.seed(seed)
+    try:
+        trio.run(guarded, clock=clock, instruments=[steps])
+        assert open_files() == open_before
+        assert busy_threads() == threads_before
+        assert steps.disagreement is None, steps.disagreement
+        check(program)
+    except BaseException as error:
+        error.add_note(f"seed {seed}, {action.__name__} at step {step} of {steps.count}")
+        raise
+    return steps.count
+
+
+def open_files() -> list[str]:
+    """The descriptors of this process."""
+    return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a listing of numbers
+
+
+def busy_threads() -> list[threading.Thread]:
+    """The threads of this process; Trio keeps its own for a while when they have nothing to do."""
+    return [each for each in threading.enumerate() if not re.match(r"Trio thread \d+$", each.name)]

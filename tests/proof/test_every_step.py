@@ -1,0 +1,158 @@
+"""The whole program, cut off or broken at every single step of it: nobody was told a lie."""
+
+import logging
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.proof.program import (
+    Action,
+    Asker,
+    Program,
+    jobs_of,
+    run_in_memory,
+    run_on_loopback,
+    submit,
+)
+from trio_jobs.job import Outcome
+
+# What can happen at a step, and how the program may end then.
+CUTS: list[Action] = [
+    Program.cancel_pool,
+    Program.cancel_request,
+    Program.cancel_program,
+    Program.fail_in_the_pool,
+    Program.fail_in_the_request,
+    Program.signal,
+]
+OTHERS: list[Action] = [
+    Program.fail_beside_the_program,
+    Program.signal_twice,
+    Program.fail_in_the_front_door,
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Else each run's tracebacks would be kept for a report."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def check_ending(program: Program, action: Action) -> None:
+    """The program has ended as it must after this."""
+    if action is Program.fail_beside_the_program:
+        assert program.status is not None or program.fault is not None
+        return
+    assert program.fault is None
+    if action in (Program.nothing, Program.signal):
+        assert program.status == 0
+        assert program.took < 10  # as long as the jobs need, not as long as they may
+    elif action in (Program.cancel_request, Program.fail_in_the_request):
+        # Among the requests is the one that cancels the job without an end.
+        interrupted = program.names.ids("jobs_interrupted")
+        assert not interrupted or interrupted == [jobs_of(program)["b3"].id]
+        assert program.status == len(program.names.events) == len(interrupted)
+    elif action is not Program.cancel_program:
+        assert program.status in (0, 1)
+
+
+def test_scenario_has_everything_in_it() -> None:
+    program, _ = run_in_memory(Program.nothing, 0, seed=0)
+
+    check_ending(program, Program.nothing)
+    outcomes = {job.ending.outcome for job in jobs_of(program).values() if job.ending is not None}
+    assert outcomes == set(Outcome)
+    assert {"i3", "p4"} <= program.told.refused  # the one by a full buffer, the other by the drain
+    assert "i1" in program.told.unanswered  # it hung up, and ran
+    assert program.ended["i1"] == 1
+    assert 0 < len(program.ended.keys() & {f"s{n}" for n in range(9)}) < 9
+
+
+def test_run_is_the_same_every_time() -> None:
+    runs = [run_in_memory(Program.cancel_pool, 100, seed=7) for _ in range(2)]
+
+    (first, steps), (second, steps_again) = runs
+    assert steps == steps_again
+    assert first.began == second.began
+    assert first.told.accepted.keys() == second.told.accepted.keys()
+
+
+def test_grace_period_counts_from_the_signal_though_nobody_could_act_on_it_then() -> None:
+    async def leave_a_job_and_signal(program: Program, asker: Asker) -> None:
+        await submit(program, asker, "endless", "e1")
+        program.insisted = -50  # the loop was blocked for so long
+        program.signal()
+
+    program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[leave_a_job_and_signal])
+
+    assert program.status == 1
+    assert program.took == pytest.approx(10, abs=5)  # of the 60 that there were; that clock is real
+
+
+def at_every_step(action: Action, *, seed: int, stride: int = 1) -> None:
+    """Run it once for each step that it has."""
+    step, steps = 0, 1
+    while step < steps:
+        program, steps = run_in_memory(action, step + 1, seed=seed)
+        check_ending(program, action)
+        step += stride
+
+
+@pytest.mark.parametrize("action", CUTS, ids=lambda action: action.__name__)
+def test_whatever_step_it_happens_at_every_job_is_accounted_for(action: Action) -> None:
+    at_every_step(action, seed=0)
+
+
+@pytest.mark.parametrize("action", OTHERS, ids=lambda action: action.__name__)
+def test_at_every_seventh_step_the_same_holds_for_other_ends(action: Action) -> None:
+    at_every_step(action, seed=1, stride=7)  # at every step: below
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 7))
+@pytest.mark.parametrize("action", [*CUTS, *OTHERS], ids=lambda action: action.__name__)
+def test_at_every_step_the_same_holds_under_more_seeds(action: Action, seed: int) -> None:
+    at_every_step(action, seed=seed)
+
+
+def test_the_same_holds_over_real_sockets() -> None:
+    for action in (Program.cancel_program, Program.fail_in_the_pool, Program.cancel_request):
+        for step in (0, 90, 180):
+            run_on_loopback(action, step, seed=0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "action",
+    [each for each in [*CUTS, *OTHERS] if each is not Program.fail_in_the_request],
+    ids=lambda action: action.__name__,
+)
+def test_at_every_third_step_the_same_holds_over_real_sockets(action: Action) -> None:
+    step, steps = 0, 1
+    while step < steps:
+        _, steps = run_on_loopback(action, step + 1, seed=step)
+        step += 3
+
+
+@pytest.mark.parametrize("seed", range(100, 115))
+def test_every_order_of_the_tasks_accounts_for_every_job(seed: int) -> None:
+    check_one_order(seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(200, 1200))
+def test_a_thousand_orders_of_the_tasks_account_for_every_job(seed: int) -> None:
+    check_one_order(seed)
+
+
+def check_one_order(seed: int) -> None:
+    """One schedule of the whole, and one that something happens in; the seed decides what."""
+    program, steps = run_in_memory(Program.nothing, 0, seed=seed)
+    check_ending(program, Program.nothing)
+    chance = random.Random(seed)  # noqa: S311 - to be repeated
+    action = chance.choice([*CUTS, *OTHERS])
+    program, _ = run_in_memory(action, chance.randrange(steps), seed=seed)
+    check_ending(program, action)

@@ -1,0 +1,148 @@
+"""The hard limit fires when it must, names what was in the way, and fires only then."""
+
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from tests.command import Command, running_command
+from tests.server.serving import get
+
+HANDLERS = Path(__file__).with_name("obstacles.py")
+
+GRACE, GRACEFUL = 0.2, 0.2
+# What design.md allows, after the signal.
+LIMIT = GRACE + GRACEFUL + 1
+
+# What its report may take, and a busy machine may take to notice the process's end.
+SLACK = 3.0
+
+# What the limit has to end, and what its report shows of it.
+MUST_FIRE = {
+    "shielded": "in shielded",
+    "stubborn": "in stubborn",
+    "blocking": "in blocking",
+    "leaving_a_pool": "thread left behind",
+    "leaving_a_thread": "thread left behind",
+}
+# These two leave no job unfinished: it is only the process that does not end.
+COMPLETED = {"leaving_a_pool", "leaving_a_thread"}
+
+
+def config(*functions: str) -> str:
+    """A short way to the limit."""
+    lines = [f"[handlers.{name}]\ncall = 'work:{name}'" for name in functions]
+    return "\n".join(
+        [
+            f"[pool]\nworkers = 4\ngrace_period = {GRACE}",
+            f"[http]\ngraceful_timeout = {GRACEFUL}",
+            *lines,
+            *(["run = 'process'"] if functions[-1:] == ("endless_process",) else []),
+        ]
+    )
+
+
+async def fill_log(server: Command) -> None:
+    """Nobody reads it any more, and what a pipe takes is used up."""
+    server.stop_reading()
+    for _ in range(40):
+        await server.submit("failing")
+
+
+async def ended_by_the_limit(folder: Path, function: str, *, read_log: bool) -> str:
+    """Have the limit end a server in which this function runs; what was seen, in a line."""
+    settings = config("failing", function)
+    handlers = HANDLERS.read_text()
+    async with running_command(folder, config=settings, handlers=handlers) as server:
+        job_id = await server.submit(function)
+        await server.wait_for_line(f"{function}_began")
+        if not read_log and function != "blocking":
+            await fill_log(server)
+        elif not read_log:
+            server.stop_reading()
+        signalled = time.monotonic()
+        server.send(signal.SIGTERM)
+
+        status = await server.process.wait()
+        took = time.monotonic() - signalled
+        assert status == 70
+        assert LIMIT - 0.1 < took < LIMIT + SLACK
+        if read_log:
+            await server.wait_exit()
+            await server.wait_for_line("hard limit reached")
+            await server.wait_for_line(MUST_FIRE[function])
+            if function not in COMPLETED:
+                await server.wait_for_line("jobs_interrupted", job_id)
+        log = "read" if read_log else "unread"
+        return f"{function}, log {log}: status {status} after {took:.2f} s (limit {LIMIT:.1f} s)"
+
+
+async def ask_and_never_read(url: str) -> trio.SocketStream:
+    """A client that does not read one of its many answers."""
+    parts = httpx.URL(url)
+    stream = await trio.open_tcp_stream(parts.host, parts.port or 0)
+    with trio.move_on_after(0.3):
+        await stream.send_all(get("/jobs") * 100_000)
+    return stream
+
+
+async def test_limit_fires_also_when_nobody_reads_its_report(tmp_path: Path) -> None:
+    async with trio.open_nursery() as servers:
+        for function, read_log in [("stubborn", False), ("leaving_a_pool", True)]:
+
+            @servers.start_soon
+            async def one(function: str = function, read_log: bool = read_log) -> None:
+                await ended_by_the_limit(tmp_path / function, function, read_log=read_log)
+
+
+async def test_limit_does_not_fire_for_what_the_stop_can_deal_with(tmp_path: Path) -> None:
+    """An unread log, a client that does not read, a thread and a process that do not return."""
+    settings = config("failing", "endless_thread", "endless_process")
+    handlers = HANDLERS.read_text()
+    async with running_command(tmp_path, config=settings, handlers=handlers) as server:
+        await server.submit("endless_thread")
+        await server.submit("endless_process")
+        await server.wait_for_line("endless_thread_began")
+        await server.wait_for_line("endless_process_began")
+        stream = await ask_and_never_read(server.url)
+        await fill_log(server)
+        server.send(signal.SIGTERM)
+
+        assert await server.process.wait() == 1
+        await stream.aclose()
+
+
+@pytest.mark.soak
+async def test_whatever_is_in_the_way_the_limit_ends_it(tmp_path: Path, report: Path) -> None:
+    lines = [
+        await ended_by_the_limit(tmp_path / f"{function}{read_log}", function, read_log=read_log)
+        for function in MUST_FIRE
+        for read_log in (True, False)
+    ]
+    write(report, lines)
+
+
+@pytest.mark.soak
+async def test_one_call_of_c_that_holds_the_gil_is_ended_by_faulthandler(tmp_path: Path) -> None:
+    settings = config("holding_the_gil").replace(f"grace_period = {GRACE}", "grace_period = 2")
+    handlers = HANDLERS.read_text()
+    async with running_command(tmp_path, config=settings, handlers=handlers) as server:
+        await server.submit("holding_the_gil")
+        server.send(signal.SIGTERM)  # before the call: during it, the stop begins when it returns
+        await server.wait_for_line("draining")
+        (tmp_path / "signalled").touch()
+        await server.wait_for_line("holding_the_gil_began")
+
+        assert await server.wait_exit() == 1
+        await server.wait_for_line("Timeout (")  # faulthandler's first words
+        await server.wait_for_line("in holding_the_gil")
+        assert not server.lines_with("hard limit reached")
+
+
+def write(report: Path, lines: Iterable[str]) -> None:
+    """Keep what was seen."""
+    (report / "hard_limit.txt").write_text("".join(f"{line}\n" for line in lines))
