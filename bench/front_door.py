@@ -2,8 +2,8 @@
 
 Run as ``python bench/front_door.py [requests] [repetitions]``. Four servers run side by side, each
 in a process of its own, and take turns; a ratio is the median over the turns of one run. Plain
-Hypercorn has fault F3 cured (connections are recycled under a bounded shield), for otherwise it
-saves itself the work of closing connections and is measured doing less.
+Hypercorn has its missing closes cured (connections are recycled under a bounded shield), for
+otherwise it saves itself the work of closing connections and is measured doing less.
 """
 
 import os

@@ -252,7 +252,7 @@ MISTAKES = {
     "no workers": ("", "", {"TRIO_JOBS_POOL_WORKERS": "0"}, "TRIO_JOBS_POOL_WORKERS"),
     "a word": ('[pool]\nworkers = "four"', "", {}, "config.toml: pool.workers must be"),
     "a typo": ("[pool]\nwokers = 3", "", {}, "pool.wokers is not a setting"),
-    "no address": ('[http]\nbind = "8080"', "", {}, "http.bind: expected 'host:port'"),
+    "no address": ('[http]\nbind = "8080"', "", {}, "config.toml: http.bind must be 'host:port'"),
     "no module": (
         '[handlers]\nx = "nowhere:f"',
         "",
@@ -314,7 +314,7 @@ async def test_wrong_address_is_found_by_check_as_well(tmp_path: Path) -> None:
     checked = await run_command(tmp_path, "--check", "--bind=8080")
 
     assert (checked.status, checked.output) == (2, "")
-    assert "http.bind: expected 'host:port'" in "".join(checked.lines)
+    assert "--bind must be 'host:port'" in "".join(checked.lines)
 
 
 @pytest.mark.parametrize(

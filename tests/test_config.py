@@ -28,6 +28,7 @@ from trio_jobs.config.settings import SECTIONS, Text
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 INTEGER = "an integer from 1 to 100000"
+ADDRESSES = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 SECONDS = "a number of seconds from 0 to 604800"
 
 
@@ -313,18 +314,45 @@ class TestValues:
         assert in_file.pool.grace_period == in_environment.pool.grace_period == seconds
         assert isinstance(in_file.pool.grace_period, float)
 
-    @pytest.mark.parametrize("value", ['""', "[]", '[""]', "8080", '["a:0", 1]', '"a:0\\n"', "{}"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *('""', "[]", '[""]', "8080", '["a:0", 1]', '"a:0\\n"', "{}"),
+            *(
+                '"8080"',
+                '":80"',
+                '"a:65536"',
+                '"a:x"',
+                '"a b:1"',
+                '"unix:"',
+                '"::1:80"',
+                '["a:0", "b"]',
+            ),
+        ],
+    )
     def test_wrong_addresses_are_refused(self, value: str) -> None:
         message = refusal(f"http.bind = {value}")
 
-        expected = "http.bind must be a string or a non-empty array of strings"
+        expected = f"http.bind must be {ADDRESSES}"
         assert message.startswith(f"config.toml: {expected}, got ")
+
+    def test_a_wrong_address_is_refused_where_it_stands_even_if_overridden(self) -> None:
+        right = {"http.bind": ["127.0.0.1:0"]}
+        wrong = {"TRIO_JOBS_HTTP_BIND": "8080"}
+
+        in_environment = refusal(environment=wrong, overrides=right)
+        on_the_command_line = refusal(overrides={"http.bind": ["8080"]})
+        in_file = refusal('http.bind = "8080"', overrides=right)
+
+        assert in_file == f"config.toml: http.bind must be {ADDRESSES}, got '8080'"
+        assert in_environment == f"TRIO_JOBS_HTTP_BIND must be {ADDRESSES}, got '8080'"
+        assert on_the_command_line == f"--bind must be {ADDRESSES}, got ['8080']"
 
     @pytest.mark.parametrize("text", ["", ",", "127.0.0.1:0,"])
     def test_empty_items_of_an_array_in_the_environment_are_refused(self, text: str) -> None:
         message = refusal(environment={"TRIO_JOBS_HTTP_BIND": text})
 
-        expected = "a string or a non-empty array of strings"
+        expected = ADDRESSES
         assert message == f"TRIO_JOBS_HTTP_BIND must be {expected}, got {text!r}"
 
     def test_a_choice_is_refused_with_the_choices(self) -> None:

@@ -79,6 +79,14 @@ async def test_token_from_a_file_is_asked_for(tmp_path: Path) -> None:
     assert [without.status_code, right.status_code] == [401, 200]
 
 
+async def test_white_space_around_the_token_does_not_count(tmp_path: Path) -> None:
+    environment = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0", "TRIO_JOBS_HTTP_TOKEN": f" {TOKEN} "}
+    async with running_command(tmp_path, environment=environment) as server:
+        right = await server.client.get("/jobs", headers={"Authorization": f"Bearer {TOKEN}"})
+
+    assert right.status_code == 200
+
+
 async def test_pages_of_other_origins_and_foreign_names_are_kept_out(tmp_path: Path) -> None:
     config = '[http]\nallowed_hosts = ["jobs.internal"]'
     job = {"type": "any"}
@@ -224,6 +232,23 @@ async def test_streams_that_leave_while_the_buffer_is_full_make_room_for_other_c
     assert ledger(tmp_path) == ["0", "1", "2"]  # what had been admitted stays
 
 
+async def test_soft_limit_on_descriptors_is_raised_before_handlers_are_imported(
+    tmp_path: Path,
+) -> None:
+    handlers = """
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+with open("limits", "w") as file: file.write(f"{soft}")
+async def quick(payload): pass
+"""
+    few = ("sh", "-c", 'ulimit -Sn 64; exec "$0" "$@"', *MODULE)
+    config = f"[http]\nmax_connections = 100\n{QUICK}"
+    async with running_command(tmp_path, config=config, handlers=handlers, command=few):
+        soft = int((tmp_path / "limits").read_text())
+
+    assert soft > 100
+
+
 async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path: Path) -> None:
     config = """
         [pool]
@@ -259,6 +284,8 @@ async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path
     [
         ('certfile = "a.pem"', "http.certfile and http.keyfile must be set together"),
         ('certfile = "a.pem"\nkeyfile = "b.pem"', "cannot use certfile 'a.pem' with keyfile"),
+        ('token = "tök"', "http: the token must be ASCII, without white space"),
+        ('token = "a b"', "http: the token must be ASCII, without white space"),
         ('token_file = "none"', "cannot read the token file 'none'"),
         ('token_file = "none"\ntoken = "t"', "http.token and http.token_file must not be set"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.hostile_errors import HOSTILE, NoClassError, NoTextError
 from trio_jobs.job import current_job_id
 from trio_jobs.logs.lines import (
     MAX_LINE_BYTES,
@@ -29,6 +30,13 @@ class Color(StrEnum):
     """Text that has another repr."""
 
     RED = "red"
+
+
+class Gone:
+    """What raises more than an `Exception`."""
+
+    def __repr__(self) -> str:
+        raise SystemExit("no repr")
 
 
 class Broken:
@@ -109,10 +117,15 @@ def test_json_line_is_one_object() -> None:
         ([10**5000], '"<list whose repr raises>"'),
         (["x"], "\"['x']\""),
         (Broken(), '"<Broken whose repr raises>"'),
+        (Gone(), '"<Gone whose repr raises>"'),
     ],
 )
 def test_text_value_is_quoted_when_it_must_be(value: object, shown: str) -> None:
     assert text(record(x=value)).removesuffix("\n").partition(" x=")[2] == shown
+
+
+def test_value_that_does_not_say_what_it_is_is_shown_by_its_type() -> None:
+    assert fields_of(record(x=NoClassError("x"))) == {"x": "<NoClassError whose repr raises>"}
 
 
 @pytest.mark.parametrize("render", [render_text, render_json])
@@ -159,6 +172,22 @@ def test_exception_whose_text_raises_is_logged() -> None:
             raise RuntimeError
 
     assert "Mute: <exception str() failed>" in text(failure(Mute()))
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_line_about_any_error_says_where_it_was_raised(kind: str) -> None:
+    make, _, _ = HOSTILE[kind]
+
+    shown = text(failure(make()))
+
+    assert "raise error" in shown
+    assert len(shown) <= MAX_LINE_BYTES
+
+
+def test_message_that_raises_is_shown_by_its_repr() -> None:
+    made = record(NoTextError())
+
+    assert json.loads(render_json(made))["event"] == "<NoTextError whose repr raises> ()"
 
 
 def test_message_that_does_not_fit_its_arguments_is_shown_with_them() -> None:

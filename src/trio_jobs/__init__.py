@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from trio_jobs.admission import QueueFullError as QueueFullError
     from trio_jobs.admission import ShuttingDownError as ShuttingDownError
     from trio_jobs.core import PoolStatus as PoolStatus
-    from trio_jobs.embedding import Jobs as Jobs
-    from trio_jobs.embedding import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.embedding import open_jobs as open_jobs
     from trio_jobs.handlers import Handler as Handler
     from trio_jobs.handlers import HandlerError as HandlerError
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from trio_jobs.job import JobError as JobError
     from trio_jobs.job import JobStatus as JobStatus
     from trio_jobs.job import Outcome as Outcome
+    from trio_jobs.jobs import Jobs as Jobs
+    from trio_jobs.jobs import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.payloads import PayloadError as PayloadError
     from trio_jobs.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.store import JobNotFoundError as JobNotFoundError
@@ -41,8 +41,8 @@ _MODULES = {
     "JobError": "job",
     "JobNotFoundError": "store",
     "JobStatus": "job",
-    "JobUnsuccessfulError": "embedding",
-    "Jobs": "embedding",
+    "JobUnsuccessfulError": "jobs",
+    "Jobs": "jobs",
     "Outcome": "job",
     "PayloadError": "payloads",
     "PoolStatus": "core",
@@ -77,10 +77,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f"trio_jobs.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or else a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return getattr(import_module(f"trio_jobs.{_MODULES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -159,11 +159,11 @@ class Submissions:
             At least once, before the jobs are admitted; not after.
         """
         async with self._places.turn:
-            while not self._closed and not (admitted := self._admit_some(submissions)):
+            while not self._closed:
+                if admitted := self._admit_some(submissions):
+                    return admitted
                 await self._places.wait_change()
-        if self._closed:
-            raise ShuttingDownError
-        return admitted
+        raise ShuttingDownError
 
     def submit_some_nowait(self, submissions: Sequence[Submission]) -> list[Job]:
         """The same without waiting: none is admitted if it would have to wait for its turn or room.
@@ -205,7 +205,7 @@ class Submissions:
         """Admit as many as there is room for, whose turn it is to wait for it."""
         room = self.room
         admitted = self._admit_all(submissions[: max(self._room_for_waiters(room), 0)])
-        if 0 < len(admitted) == room:
+        if admitted and len(admitted) == room:
             self._waiters_turn = False
         return admitted
 

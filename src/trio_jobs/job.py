@@ -85,7 +85,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         id: A UUIDv7; ids sort in the order of admission.
         type: Which handler processes it.
-        payload: What was submitted, as JSON: compact, and unable to change.
+        payload: What was submitted, as JSON, unable to change.
         status: Where it is in its life.
         created_at: When it was admitted (UTC).
         started_at: When a worker claimed it; set from processing on.

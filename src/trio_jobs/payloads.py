@@ -5,6 +5,7 @@ import re
 import msgspec
 
 from trio_jobs.handlers import Handlers, ResultError, encode_result
+from trio_jobs.handlers.errors import readable
 
 # Python's own limit differs from version to version (some 990 on 3.11, 9,998
 # on 3.13), and what one accepts another must be able to show.
@@ -12,6 +13,9 @@ MAX_DEPTH = 64
 
 # What decoding raises: neither bad UTF-8 nor deep nesting is a DecodeError.
 JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+# Characters of what a client is told of a fault.
+_MAX_FAULT = 400
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -65,7 +69,9 @@ def json_fault(error: Exception, root: str = "$") -> PayloadError:
     if isinstance(error, msgspec.ValidationError):
         # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
         text, _, place = str(error).replace("`", "").partition(" - at $")
-        return PayloadError(f"{root}{place}: {text[:1].lower()}{text[1:]}")
+        fault = f"{root}{place}: {text[:1].lower()}{text[1:]}"
+        # It may name a key that the client has sent, which is as long as the client likes.
+        return PayloadError(readable(fault, _MAX_FAULT))
     what = "the body" if root == "$" else root
     return PayloadError(f"{what} is not valid JSON: {error}")
 

@@ -24,6 +24,8 @@ from trio_jobs.server import (
     bind_sockets,
     load_certificate,
     parse_address,
+    parse_token,
+    raise_limit,
     read_token,
 )
 from trio_jobs.stop import Stop
@@ -77,6 +79,8 @@ def serve(config: Config) -> int:
     stop.install()
     _read_addresses(config)
     tls, token = _read_secrets(config)
+    # Before the handlers are imported, which may look at the limit, or run into it.
+    raise_limit(connections=config.http.max_connections)
     try:
         # Bound before anything of the user's runs, listening only when the pool is there.
         listeners = bind_sockets(config.http.bind, tls=tls)
@@ -121,7 +125,9 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
         tls = None
         if http.certfile is not None and http.keyfile is not None:
             tls = load_certificate(http.certfile, http.keyfile)
-        token = http.token if http.token_file is None else read_token(http.token_file)
+        token = None if http.token is None else parse_token(http.token)
+        if http.token_file is not None:
+            token = read_token(http.token_file)
     except (AddressError, ValueError) as error:
         raise ConfigError(f"http: {error}") from error
     return tls, token

@@ -9,6 +9,8 @@ JOB_ID = "01936d3c-0000-7000-8000-000000000000"
 UNKNOWN_PATHS = [
     "/",
     "//",
+    "//jobs",
+    "///health",
     "/job",
     "/jobs/",
     "/jobs//x",

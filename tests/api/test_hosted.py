@@ -73,6 +73,13 @@ async def hosted(prefix: str = "/queue") -> AsyncIterator[tuple[Jobs, Client]]:
         yield jobs, Client(app)
 
 
+@pytest.mark.parametrize("path", ["//queue/jobs", "///queue/health", "/queue//jobs"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_more_slashes_than_one_are_404(method: str, path: str) -> None:
+    async with hosted() as (_, client):
+        assert_problem(await client.request(method, path, body=SUBMISSION), 404)
+
+
 async def test_routes_work_below_the_prefix() -> None:
     async with hosted() as (jobs, client):
         answer = await client.post("/queue/jobs", SUBMISSION)

@@ -82,6 +82,7 @@ REFUSED = {
     "20,000 braces": b'{"a":' * 20_000,
     "20,000 levels in the wrong place": b'{"type":' + arrays(20_000) + b"}",
     "20,000 levels in an unknown key": b'{"type":"email","more":' + arrays(20_000) + b"}",
+    "a key of 900,000 characters": b'{"' + b"x" * 900_000 + b'":1}',
     "20,000 closing brackets": b"]" * 20_000,
 }
 

@@ -2,7 +2,10 @@
 
 import pytest
 
+from tests.hostile_errors import HOSTILE
+from trio_jobs.handlers import errors
 from trio_jobs.handlers.errors import MAX_MESSAGE, MAX_TYPE, describe_error
+from trio_jobs.job import JobError
 
 
 class UnprintableError(Exception):
@@ -52,3 +55,24 @@ def test_a_long_type_is_cut() -> None:
     error = type("E" * 1000, (Exception,), {})()
 
     assert len(describe_error(error).type) == MAX_TYPE
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_error_is_described_past_its_own_class(kind: str) -> None:
+    make, type_, message = HOSTILE[kind]
+
+    described = describe_error(make())
+
+    assert type(described.message) is str
+    assert (described.type, described.message[: len(message)]) == (type_, message)
+
+
+def test_an_error_that_cannot_be_described_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise SystemExit
+
+    monkeypatch.setattr(errors, "readable", fail)
+
+    described = describe_error(ValueError("x"))
+
+    assert described == JobError(type="Exception", message="<the error could not be described>")

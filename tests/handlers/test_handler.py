@@ -151,6 +151,17 @@ def test_a_time_limit_that_is_none_is_refused(timeout: float) -> None:
     assert str(refusal.value) == f"must have a timeout of more than 0 seconds, got {timeout!r}"
 
 
+@pytest.mark.parametrize("signature", [5, []])
+def test_a_function_with_a_broken_signature_is_refused(signature: object) -> None:
+    def function(payload: object) -> object:
+        return payload
+
+    function.__signature__ = signature  # type: ignore[attr-defined]
+
+    with pytest.raises(HandlerError, match="has a signature that cannot be read: TypeError: "):
+        Handler.of(function)
+
+
 def make_nested() -> Callable[[object], object]:
     def nested(payload: object) -> object:
         return payload

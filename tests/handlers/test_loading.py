@@ -11,6 +11,12 @@ MODULES = {
     "raising_handlers": "\n\n1 / 0\n",
     "exiting_handlers": "import sys; sys.exit('no database')\n",
     "broken_handlers": "def work(:\n",
+    "interrupted_handlers": "raise KeyboardInterrupt\n",
+    "basic_handlers": "class Basic(BaseException): pass\nraise Basic('two\\nlines')\n",
+    "importing_broken_handlers": "import broken_handlers\n",
+    "lazy_handlers": "def __getattr__(name):\n    import not_installed_anywhere\n",
+    "refusing_handlers": "def __getattr__(name): raise ValueError('not now')\n",
+    "leaving_handlers": "def __getattr__(name): raise SystemExit(3)\n",
     "needing_handlers": "import not_installed_anywhere\n",
 }
 
@@ -51,7 +57,10 @@ def test_what_is_not_there_is_named(reference: str, message: str) -> None:
     [
         ("raising_handlers", "ZeroDivisionError: division by zero"),
         ("exiting_handlers", "SystemExit: no database"),
+        ("interrupted_handlers", "KeyboardInterrupt: "),
+        ("basic_handlers", "Basic: two lines"),
         ("broken_handlers", "SyntaxError: "),
+        ("importing_broken_handlers", "SyntaxError: "),
         ("needing_handlers", "ModuleNotFoundError: No module named 'not_installed_anywhere'"),
     ],
 )
@@ -64,5 +73,24 @@ def test_a_module_that_raises_is_told_from_one_that_is_missing(
     text = str(refusal.value)
     assert text.startswith(f"module {module!r} could not be imported: {message}")
     assert "\n" not in text
-    if module != "broken_handlers":  # its place is in the text of the error
-        assert str(modules / f"{module}.py") in text
+    guilty = "broken_handlers" if "broken" in module else module
+    assert f"({modules / guilty}.py:" in text
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("lazy_handlers", "ModuleNotFoundError: No module named 'not_installed_anywhere'"),
+        ("refusing_handlers", "ValueError: not now"),
+        ("leaving_handlers", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_raises_when_it_is_asked_for_the_function_is_named(
+    module: str, message: str, modules: Path
+) -> None:
+    with pytest.raises(HandlerError) as refusal:
+        load_function(f"{module}:work")
+
+    text = str(refusal.value)
+    assert text.startswith(f"module {module!r} could not give 'work': {message}")
+    assert f"({modules / module}.py:" in text

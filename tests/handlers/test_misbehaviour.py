@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.hostile_errors import HOSTILE, NamelessError, NoClassError
 from tests.support import running_pool
 from trio_jobs.handlers import Handler, Processes
 from trio_jobs.job import Job, Outcome
@@ -102,6 +103,7 @@ ASYNC = {
         "ExceptionGroup",
         "group (1 sub-exception): UnprintableError: <the error's text could not be made>",
     ),
+    **{kind: (raiser(make()), type_, text) for kind, (make, type_, text) in HOSTILE.items()},
     "SystemExit": (raiser(SystemExit(0)), "SystemExit", "0"),
     "KeyboardInterrupt": (raiser(KeyboardInterrupt()), "KeyboardInterrupt", ""),
     "GeneratorExit": (raiser(GeneratorExit()), "GeneratorExit", ""),
@@ -156,6 +158,14 @@ def raise_unprintable(_payload: object) -> None:
     raise UnprintableError
 
 
+def raise_nameless(_payload: object) -> None:
+    raise NamelessError("x")
+
+
+def raise_no_class(_payload: object) -> None:
+    raise NoClassError("x")
+
+
 def raise_two_arguments(_payload: object) -> None:
     raise TwoArgumentsError(1, lambda: None)
 
@@ -168,6 +178,8 @@ PLAIN = {
     "coroutine": (return_a_coroutine, "TypeError", AWAITABLE),
     "awaitable": (return_an_awaitable, "TypeError", AWAITABLE),
     "unprintable": (raise_unprintable, "UnprintableError", "<the error's text could not be made>"),
+    "nameless": (raise_nameless, "NamelessError", "x"),
+    "no class": (raise_no_class, "NoClassError", "x"),
     "unpicklable": (raise_two_arguments, "TwoArgumentsError", "('cannot be pickled', 1, "),
 }
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers.support import make_processor, process
+from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
 from trio_jobs.handlers import Handler, JobContext, Processor
 from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
@@ -51,6 +52,20 @@ async def test_what_the_handler_raises_is_the_error_and_is_logged(
     assert (record.message, record.levelno) == ("handler_raised", logging.WARNING)
     assert record.exc_info is not None
     assert (record.job_id, record.job_type) == ("a", "test")  # type: ignore[attr-defined]
+
+
+async def test_an_error_that_cannot_be_logged_is_logged_without_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_payload: object) -> None:
+        raise NoTracebackError("no")
+
+    ending = await process(fail)
+
+    assert ending.outcome is Outcome.FAILED
+    [record] = caplog.records
+    assert (record.message, record.exc_info) == ("handler_raised", None)
+    assert record.cause == "NoTracebackError"  # type: ignore[attr-defined]
 
 
 async def test_the_time_limit_interrupts_the_handler(autojump_clock: MockClock) -> None:

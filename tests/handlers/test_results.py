@@ -33,6 +33,7 @@ class Answer:
         ({"a": [1, 2.5, True, None, "x"]}, b'{"a":[1,2.5,true,null,"x"]}'),
         (Answer("yes"), b'{"text":"yes"}'),
         ({1}, b"[1]"),
+        ({"nan": None, 1.5: "inf"}, b'{"nan":null,"1.5":"inf"}'),
         (datetime(2026, 11, 25, tzinfo=UTC), b'"2026-11-25T00:00:00Z"'),
         (b"ab", b'"YWI="'),
         (10**30, b"1" + b"0" * 30),
@@ -71,6 +72,14 @@ def make_deep() -> object:
         ),
         pytest.param(
             lambda: {"a": [math.nan]}, "the result holds NaN or an infinity", id="nan inside"
+        ),
+        *(
+            pytest.param(
+                lambda key=key: [{key: 1}],
+                "the result holds NaN or an infinity",
+                id=f"key {key}",
+            )
+            for key in (math.nan, math.inf, -math.inf)
         ),
         pytest.param(lambda: math.inf, "the result holds NaN or an infinity", id="infinity"),
         pytest.param(

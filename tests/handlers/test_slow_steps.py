@@ -1,7 +1,7 @@
 """A handler that blocks the event loop is reported, by name. On a clock that the handlers move."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -52,6 +52,13 @@ async def watched(pool: Pool, clock: Clock) -> AsyncIterator[None]:
         trio.lowlevel.remove_instrument(slow_steps)
 
 
+async def wait_completed(pool: Pool, ids: Sequence[str]) -> None:
+    for job_id in ids:
+        if pool.parts.store.get(job_id).ending is None:
+            with pool.parts.completions.watch(job_id) as completion:
+                await completion.wait()
+
+
 async def run_jobs(
     clock: Clock, table: Mapping[str, Callable[..., object]], *jobs: tuple[str, float]
 ) -> list[str]:
@@ -60,8 +67,7 @@ async def run_jobs(
     async with running_pool(table, workers=1) as pool, watched(pool, clock):
         for type_, seconds in jobs:
             ids.append(pool.parts.submissions.submit(type_, str(seconds).encode()).id)
-        while pool.parts.store.statistics().completed < len(jobs):
-            await trio.lowlevel.checkpoint()
+        await wait_completed(pool, ids)
     return ids
 
 
@@ -187,8 +193,7 @@ async def blocking_among_others(clock: Clock, *, blocks: int, seconds: float = 1
             pool.parts.submissions.submit("wait", b"null")
         async with watched(pool, clock):
             jobs = [pool.parts.submissions.submit("block", b"null") for _ in range(blocks)]
-            while pool.parts.store.statistics().completed < blocks:
-                await trio.lowlevel.checkpoint()
+            await wait_completed(pool, [job.id for job in jobs])
         over.set()
     return [job.id for job in jobs]
 
@@ -245,8 +250,7 @@ async def test_the_closer_look_finds_the_job_wherever_it_blocks(
         async with watched(pool, clock):
             for _ in range(2):
                 job = pool.parts.submissions.submit("block", b"null")
-                while pool.parts.store.get(job.id).ending is None:
-                    await trio.lowlevel.checkpoint()
+                await wait_completed(pool, [job.id])
         over.set()
 
     first, second = reports(caplog)
@@ -268,19 +272,19 @@ async def test_many_suspects_are_not_all_named(
 ) -> None:
     workers = 20
     present = 0
+    complete = trio.Event()
 
     async def meet(_payload: object) -> None:
         nonlocal present
         present += 1
-        while present < workers:
-            await trio.lowlevel.checkpoint()
+        if present == workers:
+            complete.set()
+        await complete.wait()
         clock.block(1)
 
     async with running_pool({"meet": meet}, workers=workers) as pool, watched(pool, clock):
-        for _ in range(workers):
-            pool.parts.submissions.submit("meet", b"null")
-        while pool.parts.store.statistics().completed < workers:
-            await trio.lowlevel.checkpoint()
+        jobs = [pool.parts.submissions.submit("meet", b"null") for _ in range(workers)]
+        await wait_completed(pool, [job.id for job in jobs])
 
     report = reports(caplog)[0]
     assert report["jobs"] == workers

@@ -16,7 +16,6 @@ from trio_jobs.server.addresses import TCPAddress, UnixAddress, parse_address
         ("[::]:80", TCPAddress(host="::", port=80)),
         ("[fe80::1%eth0]:80", TCPAddress(host="fe80::1%eth0", port=80)),
         ("unix:/run/jobs.sock", UnixAddress(path="/run/jobs.sock")),
-        ("unix:jobs.sock", UnixAddress(path="jobs.sock")),
     ],
 )
 def test_an_address_is_understood_and_written_the_same(
@@ -49,6 +48,9 @@ def test_an_address_is_understood_and_written_the_same(
         "http://localhost:80",
         "fd://3",
         "unix:",
+        "unix:jobs.sock",
+        "unix:./jobs.sock",
+        "unix:@jobs",
         "unix:/tmp/a\0b",
         "unix:/" + "x" * 107,
     ],

@@ -79,6 +79,14 @@ def test_every_host_name_is_let_in_where_a_star_says_so() -> None:
     assert status_of(Guard(allowed_hosts=["*"]), host="anything.example") == 200
 
 
+def test_an_allowed_ipv6_address_may_lack_its_brackets_and_nothing_allows_the_empty_host() -> None:
+    for allowed in ("::1", "[::1]", ":80", "", "fe80::A"):
+        guard = Guard(allowed_hosts=[allowed])
+        assert status_of(guard, host="") == 403
+        assert status_of(guard, host=":80") == 403
+    assert status_of(guard, host="[fe80::a]:80") == 200
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "nonsense"])
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH", "BREW"])
 def test_a_page_of_another_site_may_not_write(site: str, method: str) -> None:

@@ -112,11 +112,14 @@ async def test_five_thousand_idle_clients_hold_up_nobody() -> None:
                     if n % 100 == 0:  # the backlog holds more than that
                         assert (await server.request(get())).status == 200
 
+                # A busy machine takes connections later than `connect` has returned here.
+                with trio.fail_after(30):
+                    while server.connections() <= count * 0.99:  # noqa: ASYNC110 - nothing tells
+                        await trio.sleep(0.01)
                 for _ in range(20):
-                    with trio.fail_after(5):  # normally a few milliseconds
+                    with trio.fail_after(30):  # normally a few milliseconds
                         assert (await server.request(post(b"x"))).body == b"x"
-                assert server.connections() > count * 0.99
-                with trio.fail_after(10):  # normally half a second
+                with trio.fail_after(30):  # normally half a second
                     server.closing.set()
                     await server.ended.wait()
             finally:

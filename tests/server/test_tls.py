@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from trio_jobs.server import AddressError, Limits, load_certificate
 
@@ -87,6 +88,24 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending() -> None:
             client = await connect(server)
             assert (await client.request(post(bytes(3_000_000)))).status == 413
             client.close()
+
+
+async def test_clients_in_the_handshake_do_not_hold_up_the_stop() -> None:
+    tls = load_certificate(CERTIFICATE, KEY)
+    async with served(echo, tls=tls, limits=Limits(graceful_timeout=20)) as server:
+        silent = [await server.connect() for _ in range(3)]
+        await silent[0].send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        idle = await connect(server)
+        await idle.request(get())
+        await trio.testing.wait_all_tasks_blocked()
+        last = await server.connect()  # accepted perhaps, and no more
+
+        with trio.fail_after(5):  # normally 2 ms
+            server.closing.set()
+            await server.ended.wait()
+
+        for client in [*silent, last]:
+            assert await client.receive_rest() == b""
 
 
 async def test_slow_and_unread_clients_are_closed_and_the_stop_keeps_its_bound() -> None:

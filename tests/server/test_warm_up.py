@@ -1,5 +1,8 @@
 """The request before the first."""
 
+import errno
+import socket
+
 import pytest
 import trio
 
@@ -30,6 +33,20 @@ async def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting() -> 
 
     async with served(app, warm_up_path="/warm") as server:
         assert (await server.request(get())).status == 200
+
+
+async def test_a_warm_up_without_descriptors_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+
+    async with served(echo, warm_up_path="/warm") as server:
+        assert (await server.request(get())).status == 200
+
+    assert "warm_up_failed" in caplog.text
 
 
 async def test_a_warm_up_that_hangs_is_given_up_with_a_warning(

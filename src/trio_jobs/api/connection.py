@@ -82,8 +82,12 @@ class Connection(TrioASGIHTTPConnection):
     """Runs one request."""
 
     def __init__(self, app: Quart, scope: HTTPScope) -> None:
-        # A target without a path (`GET ?x`) upsets Quart; it names the root.
-        super().__init__(app, scope if scope["path"] else {**scope, "path": "/"})
+        # A target without a path (`GET ?x`) upsets Quart; it names the root. Of several slashes
+        # Werkzeug takes all but one away, and `//jobs` would be `/jobs`; like the root it is none
+        # of ours.
+        if not scope["path"] or scope["path"].startswith("//"):
+            scope = {**scope, "path": "/"}
+        super().__init__(app, scope)
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Run the route, and send its answer."""

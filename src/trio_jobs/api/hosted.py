@@ -81,7 +81,13 @@ def _is_below(prefix: str, path: str) -> bool:
 def _connection(
     prefix: str, other: type[ASGIHTTPProtocol], app: Quart, scope: HTTPScope
 ) -> ASGIHTTPProtocol:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    root = scope.get("root_path", "")
+    path = scope["path"].removeprefix(root)
+    # Of several slashes Werkzeug takes all but one away, and our route would run on the host's
+    # request. Below the prefix there is no such path.
+    if path.startswith("//") and _is_below(prefix, f"/{path.lstrip('/')}"):
+        path = f"{prefix}/{path}"
+        scope = {**scope, "path": f"{root}{path}"}
     return HostedConnection(app, scope) if _is_below(prefix, path) else other(app, scope)
 
 

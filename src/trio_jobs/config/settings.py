@@ -29,6 +29,13 @@ Text = Annotated[
         description="a non-empty string without control characters",
     ),
 ]
+# The shape alone, checked wherever an address is read, be it overridden or not. Whether there is
+# such an address is for the front door to say.
+_PORT: Final = r"0*(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_HOST: Final = r"(\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]|\w[A-Za-z0-9._-]*)"
+_UNIX: Final = r"unix:[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+Address = Annotated[str, Meta(pattern=rf"\A(?a:{_HOST}:{_PORT}|{_UNIX})\Z")]
+_ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 _NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 FunctionName = Annotated[
     str,
@@ -53,8 +60,9 @@ class PoolConfig:
 class HttpConfig:
     """The front door: addresses and limits."""
 
-    # What an address may look like is for the front door to say.
-    bind: Annotated[tuple[Text, ...], Meta(min_length=1)] = ("127.0.0.1:8080",)
+    bind: Annotated[tuple[Address, ...], Meta(min_length=1, description=_ADDRESSES)] = (
+        "127.0.0.1:8080",
+    )
     certfile: Text | None = None
     keyfile: Text | None = None
     allowed_hosts: tuple[Text, ...] = ()

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import sys
-import traceback
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +19,7 @@ from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.loading import load_function
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.job import JobError
+from trio_jobs.tracebacks import traceback_text
 
 # Characters of a traceback that go into the log: its end says the most.
 _MAX_TRACEBACK = 20_000
@@ -66,20 +66,13 @@ def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | 
         return encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (it must not end the process)
         return Failure(  # noqa: ASYNC104 - no task's: this process has no event loop
-            error=describe_error(error), traceback=_traceback(error)
+            error=describe_error(error), traceback=traceback_text(error)[-_MAX_TRACEBACK:]
         )
 
 
 @cache
 def _find(name: str) -> Handler:
     return Handler.of(load_function(name), run=Run.PROCESS, name=name)
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
-    except BaseException:  # noqa: ASYNC103, BLE001  (showing an exception can be made to fail)
-        return "<the traceback could not be made>"  # noqa: ASYNC104 - no task's
 
 
 def _die_with_parent() -> None:

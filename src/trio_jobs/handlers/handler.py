@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from trio_jobs.handlers.loading import HandlerError, find_again, own_name
+from trio_jobs.handlers.loading import HandlerError, find_again, one_line, own_name
 from trio_jobs.handlers.payload import (
     Decode,
     PayloadType,
@@ -152,6 +152,8 @@ def _takes_context(function: Callable[..., Any]) -> bool:
         signature = inspect.signature(function)
     except ValueError:  # some builtins have no signature; they get the benefit of the doubt
         return False
+    except Exception as error:  # it is made from attributes that anybody may set
+        raise HandlerError(f"has a signature that cannot be read: {one_line(error)}") from error
     try:
         signature.bind(None)
     except TypeError as error:

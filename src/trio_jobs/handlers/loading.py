@@ -3,6 +3,10 @@
 import importlib
 import traceback
 
+from trio_jobs.handlers.errors import describe_error, readable
+
+_MAX_TEXT = 500
+
 
 class HandlerError(Exception):
     """A function that cannot be a handler; the text says why."""
@@ -13,22 +17,28 @@ def load_function(reference: str) -> object:
 
     Raises:
         HandlerError: There is no such module, the module raised while it was
-            imported, or it has no such attribute: three different texts.
+            imported or asked for the attribute, or it has no such attribute:
+            each another text, of one line.
     """
     module_name, _, qualified_name = reference.partition(":")
     try:
         found: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise HandlerError(f"no module named {error.name!r}") from error
-        raise _import_failed(module_name, error) from error
-    except (Exception, SystemExit) as error:
-        raise _import_failed(module_name, error) from error
+    except BaseException as error:  # noqa: ASYNC103  (a module may raise anything, an exit for one)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
+            text = f"no module named {missing!r}"
+        else:
+            text = f"module {module_name!r} could not be imported: {one_line(error)}"
+        raise HandlerError(text) from error  # noqa: ASYNC104 - before there is an event loop
     for name in qualified_name.split("."):
         try:
             found = getattr(found, name)
         except AttributeError as error:
             raise HandlerError(f"module {module_name!r} has no {qualified_name!r}") from error
+        except BaseException as error:  # noqa: ASYNC103  (a module may have a `__getattr__`)
+            raise HandlerError(  # noqa: ASYNC104 - as above
+                f"module {module_name!r} could not give {qualified_name!r}: {one_line(error)}"
+            ) from error
     return found
 
 
@@ -55,9 +65,17 @@ def find_again(function: object) -> str:
     return name
 
 
-def _import_failed(module_name: str, error: BaseException) -> HandlerError:
-    text = traceback.format_exception_only(error)[-1].strip()
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return HandlerError(
-        f"module {module_name!r} could not be imported: {text} ({place.filename}:{place.lineno})"
-    )
+def one_line(error: BaseException) -> str:
+    """What a user's code raised, and where in it, in one line of bounded length."""
+    described = describe_error(error)
+    # The import machinery's frames say nothing, and a syntax error has none of its own.
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [
+        (frame.filename, frame.lineno)
+        for frame in frames
+        if not frame.filename.startswith((importlib.__file__, "<frozen importlib"))
+    ]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    text = readable(" ".join(f"{described.type}: {described.message}".split()), _MAX_TEXT)
+    return f"{text} ({places[-1][0]}:{places[-1][1]})" if places else text

@@ -1,5 +1,6 @@
 """`Processor`: runs the right handler for a job and says how the job ended."""
 
+import contextlib
 import logging
 import math
 from collections import deque
@@ -17,6 +18,7 @@ from trio_jobs.handlers.slow_steps import Suspect
 from trio_jobs.handlers.table import Handlers
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
+from trio_jobs.tracebacks import has_traceback
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ class Processor:
                     running.scope = scope
                 return await self._run(handler, running)
             raise CutShortError  # noqa: TRY301  (it ends like what a handler raises)
-        except BaseException as error:  # noqa: ASYNC103 - decided below
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
             # kept and raised again is a mistake like any other, and a
@@ -104,12 +106,8 @@ class Processor:
             if trio.current_effective_deadline() == -math.inf:
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
-            if not isinstance(error, CutShortError):
-                log.warning(
-                    "handler_raised",
-                    exc_info=error,
-                    extra={"job_id": job.id, "job_type": job.type},
-                )
+            if type(error) is not CutShortError:  # its `__class__` may be a property that raises
+                _log_raised(error, job)
             failed = Ending(outcome=Outcome.FAILED, error=describe_error(error))
             return decided or failed  # noqa: ASYNC104 - the handler's, not this task's
         finally:
@@ -192,6 +190,16 @@ class Processor:
             max_result_bytes=self._max_result_bytes,
             started=partial(running.start_clock, handler.timeout),
         )
+
+
+def _log_raised(error: BaseException, job: Job) -> None:
+    fields = {"job_id": job.id, "job_type": job.type}
+    # Whatever shows it, be it a log that is not ours, runs the error's own code.
+    if has_traceback(error):
+        with contextlib.suppress(BaseException):
+            log.warning("handler_raised", exc_info=error, extra=fields)
+            return
+    log.warning("handler_raised", extra=fields | {"cause": describe_error(error).type})
 
 
 def _suspects(jobs: Iterable[RunningJob]) -> list[Suspect]:

@@ -10,6 +10,9 @@ _decode = msgspec.json.Decoder().decode
 
 _NULL = b"null"
 
+# What msgspec makes of NaN and infinities, without a word: null of values, texts of keys.
+_TRACES = (_NULL, b'"nan"', b'"inf"', b'"-inf"')
+
 
 class ResultError(Exception):
     """A result that cannot be kept as JSON; the text says why."""
@@ -24,7 +27,7 @@ def encode_result(result: object, *, max_bytes: int, what: str = "result") -> by
 
     Raises:
         ResultError: It is not serialisable, holds NaN or an infinity (JSON has
-            neither), is cyclic or nested too deep, is not valid Unicode, or is
+            neither; nor as a key), is cyclic or nested too deep, is not valid Unicode, or is
             too large.
     """
     if result is None:
@@ -34,8 +37,9 @@ def encode_result(result: object, *, max_bytes: int, what: str = "result") -> by
         # Once back: a `msgspec.Raw` in a result is copied unseen, and a number
         # may be too large for a reader. What is stored never breaks a GET.
         _decode(encoded)
-        # msgspec writes NaN and infinities as null, without a word.
-        if _NULL in encoded and _has_non_finite(msgspec.to_builtins(result)):
+        if any(trace in encoded for trace in _TRACES) and _has_non_finite(
+            msgspec.to_builtins(result)
+        ):
             raise ResultError(f"the {what} holds NaN or an infinity, which JSON has not")
     except RecursionError:
         raise ResultError(f"the {what} is cyclic or nested too deep") from None

@@ -8,12 +8,12 @@ import json
 import logging
 import math
 import re
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 
 from trio_jobs.job import current_job_id
+from trio_jobs.tracebacks import traceback_text
 
 # A line's memory in the queue is bounded; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384
@@ -87,8 +87,8 @@ def _parts(record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
     yield "logger", record.name
     try:
         yield "event", record.getMessage()
-    except Exception:  # noqa: BLE001 - a library's message may not fit its arguments
-        yield "event", f"{_plain(record.msg)} {_plain(record.args)}"
+    except BaseException:  # noqa: ASYNC103, BLE001 - a message may not fit its arguments
+        yield "event", f"{_plain(record.msg)} {_plain(record.args)}"  # noqa: ASYNC104 - no task's
     # Read here, in the thread and context that emits the record: a handler's own lines carry the
     # id of its job.
     job_id = current_job_id.get()
@@ -102,32 +102,27 @@ def _parts(record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
 def _below(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
     """What is longer than a line."""
     if record.exc_info and record.exc_info[1] is not None:
-        try:
-            yield "exception", "".join(traceback.format_exception(record.exc_info[1]))
-        except Exception:  # noqa: BLE001 - the exception's own code runs in there
-            yield "exception", _plain_repr(record.exc_info[1])
+        yield "exception", traceback_text(record.exc_info[1])
     if record.stack_info:
         yield "stack", record.stack_info
 
 
 def _plain(value: object) -> Plain:
     """The value as it can stand in JSON; its repr when it cannot."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # a StrEnum's value, not its name
-    if isinstance(value, int) and value.bit_length() <= 64:
-        return int(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    return _plain_repr(value)
-
-
-def _plain_repr(value: object) -> str:
     try:
-        return repr(value)
-    except Exception:  # noqa: BLE001 - a broken object must not break the line about it
-        return f"<{type(value).__name__} whose repr raises>"
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return str.__str__(value)  # a StrEnum's value, not its name
+        if isinstance(value, int) and value.bit_length() <= 64:
+            return int(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return float(value)
+        return str.__str__(repr(value))
+    except BaseException:  # noqa: ASYNC103, BLE001 - a broken object must not break its line
+        # Past the class's own class, which may be broken as well.
+        name = type.__dict__["__name__"].__get__(type(value))
+        return f"<{name} whose repr raises>"  # noqa: ASYNC104 - no checkpoint in there
 
 
 def _cut_plain(value: Plain, limit: int) -> Plain:

@@ -56,8 +56,9 @@ class LogWriter(logging.Handler):
         """Queue the record's line, or drop and count it: never waits, never raises."""
         line = b""
         if self._has_room():  # else it would be rendered for nothing
-            # What is logged must not fail because of its log.
-            with contextlib.suppress(Exception):
+            # What is logged must not fail because of its log; user code runs in there, which may
+            # raise anything.
+            with contextlib.suppress(BaseException):
                 line = self._render(record)
         with self._counting:
             if line:

@@ -6,8 +6,9 @@ or in ten thousand, ends here: the limits, the deadlines and the order of closin
 
 from .addresses import AddressError, parse_address
 from .body import Body
+from .descriptors import raise_limit
 from .front_door import serve
-from .guard import read_token
+from .guard import parse_token, read_token
 from .limits import Limits
 from .problems import RefusedError
 from .sockets import BindError, Listeners, bind_sockets
@@ -23,6 +24,8 @@ __all__ = [
     "bind_sockets",
     "load_certificate",
     "parse_address",
+    "parse_token",
+    "raise_limit",
     "read_token",
     "serve",
 ]

@@ -60,7 +60,7 @@ def parse_address(text: str) -> TCPAddress | UnixAddress:
 
 def _unix(text: str) -> UnixAddress:
     path = text.removeprefix("unix:")
-    if not path or "\0" in path:
+    if not path.startswith("/") or "\0" in path:
         raise AddressError(_expected(text))
     if len(path.encode("utf-8", "surrogateescape")) > _UNIX_PATH_BYTES:
         raise AddressError(

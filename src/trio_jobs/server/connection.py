@@ -161,10 +161,11 @@ class Connection(TCPServer):
         stream = cast("Stream", self.stream)
         tls = isinstance(stream, trio.SSLStream)
         if isinstance(stream, trio.SSLStream):
-            with trio.move_on_after(self._limits.header_timeout) as scope:
+            with self._scope, trio.move_on_after(self._limits.header_timeout) as timeout:
                 await stream.do_handshake()
-            if scope.cancelled_caught:
+            if timeout.cancelled_caught or self._scope.cancel_called:
                 return False
+            self._scope = trio.CancelScope()
             socket = stream.transport_stream.socket
         else:
             socket = stream.socket

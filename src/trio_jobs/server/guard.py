@@ -1,7 +1,9 @@
 """Who is let in: names in ``Host``, pages of other origins, and the bearer token."""
 
 import hmac
+import ipaddress
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from .problems import RefusedError
@@ -29,7 +31,8 @@ class Guard:
             open_path: ``GET`` of this path, and of those below it, needs no
                 token.
         """
-        names = {_host_name(name.lower().encode()) for name in allowed_hosts}
+        names = {_allowed_name(name) for name in allowed_hosts}
+        names.discard(b"")  # a browser can be made to send that
         self._any_host = b"*" in names
         self._names = _LOOPBACK_NAMES | names
         self._token = None if token is None else token.encode()
@@ -100,9 +103,25 @@ def read_token(path: str | Path) -> str:
         raise ValueError(f"the token in {str(path)!r} must be ASCII") from None
     except OSError as error:
         raise ValueError(f"cannot read the token file {str(path)!r}: {error.strerror}") from None
-    if not token or len(token.split()) != 1:
+    if not _is_token(token):
         raise ValueError(f"the token file {str(path)!r} must hold one token, without white space")
     return token
+
+
+def parse_token(text: str) -> str:
+    """The token that a setting holds; white space around it does not count.
+
+    Raises:
+        ValueError: No client could send such a token. The text does not show it.
+    """
+    token = text.strip()
+    if not _is_token(token):
+        raise ValueError("the token must be ASCII, without white space")
+    return token
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable() and len(text.split()) == 1
 
 
 def _check_origin(headers: Headers) -> None:
@@ -126,6 +145,13 @@ def _same_host(origin: bytes, host: bytes) -> bool:
     scheme, _, authority = origin.lower().partition(b"://")
     port = _DEFAULT_PORTS.get(scheme, b"")
     return authority.removesuffix(port) == host.lower().removesuffix(port)
+
+
+def _allowed_name(name: str) -> bytes:
+    """A name of the settings, as ``_host_name`` gives it; an IPv6 address may lack its brackets."""
+    with suppress(ValueError):
+        name = f"[{ipaddress.IPv6Address(name)}]"
+    return _host_name(name.lower().encode())
 
 
 def _host_name(host: bytes) -> bytes:

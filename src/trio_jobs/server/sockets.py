@@ -1,12 +1,14 @@
 """The listening sockets: bound before anything else starts, listening last, removed at the end."""
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +16,9 @@ from pathlib import Path
 from .addresses import TCPAddress, UnixAddress, parse_address
 
 _BACKLOG = 1024
+# How often, each after 10 ms, a folder's lock is tried for. Others hold it for a moment; and who
+# holds it for longer is no server that starts, but something else that locks folders.
+_LOCK_ATTEMPTS = 100
 _UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _REASONS = {
     errno.EADDRINUSE: "the address is already in use",
@@ -92,8 +97,10 @@ class Listeners:
         """Close the sockets and remove the files of Unix sockets. May be called again."""
         for bound in self.bound:
             bound.socket.close()
-            if bound.path is not None and _identity(bound.path) == bound.identity:
-                Path(bound.path).unlink(missing_ok=True)
+            if bound.path is not None:
+                with _locked_folder(bound.path):
+                    if _identity(bound.path) == bound.identity:
+                        Path(bound.path).unlink(missing_ok=True)
 
 
 def bind_sockets(addresses: Sequence[str], *, tls: ssl.SSLContext | None = None) -> Listeners:
@@ -183,6 +190,12 @@ def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...
 
 
 def _bind_unix(address: UnixAddress) -> Bound:
+    # Else of two servers that find the same stale file, one could remove the other's new one.
+    with _locked_folder(address.path):
+        return _replace_unix(address)
+
+
+def _replace_unix(address: UnixAddress) -> Bound:
     _remove_stale(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode has to be right from the first moment, so chmod would come too late.
@@ -218,6 +231,27 @@ def _remove_stale(address: UnixAddress) -> None:
     elif outcome != errno.ENOENT:
         reason = errno.EADDRINUSE if outcome in {0, errno.EAGAIN} else outcome
         raise _bind_error(str(address), OSError(reason, os.strerror(reason)))
+
+
+@contextmanager
+def _locked_folder(path: str) -> Iterator[None]:
+    """The block has the folder of ``path`` to itself, among servers that can read it."""
+    try:
+        folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # if that is worse than not being allowed to read it, bind() will say so
+        return
+    try:
+        for _ in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.01)
+            else:
+                break
+        yield
+    finally:
+        os.close(folder)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -20,9 +20,12 @@ _SECONDS = 10.0
 
 async def warm_up(shared: Shared, path: str) -> None:
     """Request ``path`` once and throw the answer away. A failure is logged and no more."""
-    ours, theirs = (
-        trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair()
-    )
+    try:
+        ends = socket.socketpair()
+    except OSError as error:
+        log.warning("warm_up_failed", extra={"path": path, "cause": str(error)})
+        return
+    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in ends)
     connection = Connection(replace(shared, access_log=False), ours, loopback=False)
     with trio.move_on_after(_SECONDS) as scope:
         async with theirs, trio.open_nursery() as nursery:

@@ -25,7 +25,9 @@ _MODULES = {
 __all__ = ["Answer", "Attempt", "Client", "Exchange", "cancelled_at_each_step"]
 
 
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f"trio_jobs.testing.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or else a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return getattr(import_module(f"trio_jobs.testing.{_MODULES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

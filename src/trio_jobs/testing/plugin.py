@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from trio_jobs.embedding import Jobs
+    from trio_jobs.jobs import Jobs
     from trio_jobs.testing.asgi import Client
 
 _MARKER = "trio_jobs"

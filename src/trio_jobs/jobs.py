@@ -1,0 +1,291 @@
+"""`Jobs`: a running pool, as the program sees it that has opened it."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from trio_jobs.admission import Submission
+from trio_jobs.core import Core, PoolStatus
+from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.payloads import check_submission, encode_payload
+from trio_jobs.store import JobNotFoundError
+
+if TYPE_CHECKING:
+    from quart_trio import QuartTrio
+
+    from trio_jobs.api.parts import Parts
+
+
+class JobUnsuccessfulError(Exception):
+    """A job has no result: it failed, timed out, was cancelled, or was never completed.
+
+    Attributes:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.ending is None:
+            text = f"job {job.id!r} is {job.status}, and the pool has ended"
+        else:
+            error = job.ending.error
+            why = "" if error is None else f": {error.type}: {error.message}"
+            text = f"job {job.id!r} {job.ending.outcome}{why}"
+        super().__init__(text)
+        self.job = job
+
+
+class Jobs:
+    """A running pool; made by `open_jobs`.
+
+    What is no coroutine function here is atomic between tasks.
+    """
+
+    def __init__(self, core: Core, *, max_payload_bytes: int) -> None:
+        self._core = core
+        self._max_payload_bytes = max_payload_bytes
+
+    def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
+        """Submit a job, or refuse it at once; then nothing is kept.
+
+        Args:
+            type: Which handler processes it.
+            payload: Anything that msgspec can write as JSON; written here, so
+                later changes to the object are not seen.
+
+        Returns:
+            The pending job.
+
+        Raises:
+            UnknownTypeError: There is no handler for the type.
+            PayloadError: The payload is not what the handler takes, or no JSON.
+            QueueFullError: There is no room in the buffer.
+            ShuttingDownError: The block has been left.
+        """
+        checked = self._check(type, payload)
+        return self._core.submissions.submit(checked.type, checked.payload)
+
+    def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
+        """Submit jobs, each a type and a payload, in this order: all of them or none.
+
+        Raises:
+            UnknownTypeError: See `submit`.
+            PayloadError: See `submit`.
+            QueueFullError: There is not room for all.
+            ShuttingDownError: The block has been left.
+        """
+        return self._core.submissions.submit_all(
+            [self._check(type_, payload) for type_, payload in submissions]
+        )
+
+    async def submit_when_possible(self, type: str, payload: object = None) -> Job:  # noqa: A002
+        """Wait for room in the buffer, in turn with all others who do, then submit a job.
+
+        Raises:
+            UnknownTypeError: See `submit`.
+            PayloadError: See `submit`.
+            ShuttingDownError: The block was left, before or meanwhile.
+
+        Cancellation:
+            Acted on while waiting; then nothing has been submitted.
+
+        Checkpoints:
+            Always, unless the type or the payload is refused.
+        """
+        [job] = await self._core.submissions.submit_some([self._check(type, payload)])
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is now.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+        """
+        return self._core.store.get(job_id)
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait for a job to complete.
+
+        Returns:
+            The completed job, even if it has been dropped since; or, if the
+            pool ends without having completed it, the job as it then is.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            TooManyWaitersError: As many tasks wait for jobs as may.
+
+        Cancellation:
+            Leaves nothing behind; the job goes on.
+
+        Checkpoints:
+            Always.
+        """
+        job = self._core.store.get(job_id)
+        if job.status is JobStatus.COMPLETED:
+            await trio.lowlevel.checkpoint()
+            return job
+        with self._core.completions.watch(job_id) as completion:
+            await completion.wait()
+            return completion.job or self._core.store.get(job_id)
+
+    async def result(self, job_id: str, *, type: Any = Any) -> Any:  # noqa: A002, ANN401
+        """Wait for a job to succeed, and take its result.
+
+        Args:
+            job_id: The job's id.
+            type: What to make of the result; plain JSON values by default.
+
+        Raises:
+            JobUnsuccessfulError: It did not succeed.
+            msgspec.ValidationError: The result is not of this type.
+            JobNotFoundError: See `wait`.
+            TooManyWaitersError: See `wait`.
+
+        Cancellation:
+            Leaves nothing behind; the job goes on.
+
+        Checkpoints:
+            Always.
+        """
+        job = await self.wait(job_id)
+        if job.ending is None or job.ending.outcome is not Outcome.SUCCEEDED:
+            raise JobUnsuccessfulError(job)
+        return msgspec.json.decode(job.ending.result or b"null", type=type)
+
+    async def drain(self) -> None:
+        """Take no more jobs, from now on, and wait until all that are in have completed.
+
+        Leaving the block does the same; this is for a program that has more to
+        do in it then, such as to answer over HTTP. Can be called again.
+
+        Raises:
+            TooManyWaitersError: As many tasks wait for jobs as may.
+
+        Cancellation:
+            The jobs go on; still no more are taken.
+
+        Checkpoints:
+            Always.
+        """
+        self._core.submissions.close()
+        await trio.lowlevel.checkpoint()
+        for job_ids in self._core.store.unfinished():
+            for job_id in job_ids:
+                # One that has completed meanwhile may have been dropped as well.
+                with suppress(JobNotFoundError):
+                    await self.wait(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be cancelled.
+
+        A pending one keeps its place, and completes without running when a
+        worker comes to it; a running one when its handler has unwound.
+
+        Returns:
+            The job as it now is: `wait` for its end.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is completed.
+        """
+        job = self._core.store.request_cancel(job_id)
+        self._core.process.cancel(job_id)
+        return job
+
+    def delete(self, job_id: str) -> None:
+        """Forget a completed job.
+
+        Raises:
+            JobNotFoundError: There is no such job, or no longer.
+            InvalidTransitionError: It is not completed.
+        """
+        self._core.store.delete(job_id)
+
+    def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
+        """Up to ``limit`` jobs in order of submission, from the first after the job ``after``."""
+        return self._core.store.page(after=after, limit=limit)
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, those not begun."""
+        return self._core.store.unfinished()
+
+    def statistics(self) -> PoolStatus:
+        """What the pool is doing now."""
+        return self._core.status()
+
+    def add_routes(
+        self,
+        app: "QuartTrio",
+        *,
+        prefix: str,
+        max_wait_seconds: float = 60.0,
+        stream_idle_timeout: float = 30.0,
+        shutdown_retry_after: int = 25,
+    ) -> None:
+        """Add the routes of the HTTP API to an application, before it gets its first request.
+
+        The application's own hooks (`before_request` and the like) hold for
+        them as for its own routes: that is where to ask who may submit jobs.
+
+        Args:
+            app: The application.
+            prefix: What the routes' paths begin with, as in ``"/queue"``:
+                ``/queue/jobs``.
+            max_wait_seconds: How long a client may wait for a job at the most.
+            stream_idle_timeout: How long, in seconds, the client of a stream
+                may send nothing while the server is reading.
+            shutdown_retry_after: Whole seconds after which a client that was
+                told that the block has been left should try again.
+
+        Raises:
+            ValueError: The prefix does not begin with a slash, or ends with one.
+        """
+        # Here, so that programs without HTTP need not import it.
+        from trio_jobs.api.hosted import add_routes
+
+        parts = self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after)
+        add_routes(app, parts, prefix=prefix)
+
+    def create_app(
+        self,
+        *,
+        max_wait_seconds: float = 60.0,
+        stream_idle_timeout: float = 30.0,
+        shutdown_retry_after: int = 25,
+    ) -> "QuartTrio":
+        """An application with the routes of the HTTP API, and nothing else.
+
+        Args:
+            max_wait_seconds: See `add_routes`.
+            stream_idle_timeout: See `add_routes`.
+            shutdown_retry_after: See `add_routes`.
+        """
+        from trio_jobs.api.app import app_over
+
+        return app_over(self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after))
+
+    def _parts(
+        self, max_wait_seconds: float, stream_idle_timeout: float, shutdown_retry_after: int
+    ) -> "Parts":
+        from trio_jobs.api.parts import Parts
+
+        core = self._core
+        return Parts(
+            submissions=core.submissions,
+            store=core.store,
+            handlers=core.handlers,
+            completions=core.completions,
+            cancel=core.process.cancel,
+            pool_status=core.status,
+            max_body_bytes=self._max_payload_bytes,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=shutdown_retry_after,
+        )
+
+    def _check(self, type_: str, payload: object) -> Submission:
+        encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
+        check_submission(type_, encoded, self._core.handlers)
+        return Submission(type_, encoded)
