@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 
 # As many as a dict takes before it grows beyond 128 slots.
 _BLOCK = 85
@@ -53,7 +53,9 @@ class IdOrder:
         """Those that are greater than this id, which need not be in it."""
         index = bisect_right(self._bounds, job_id)
         greater: Iterable[str] = (each for each in self._blocks[index] if each > job_id)
-        return chain(greater, chain.from_iterable(islice(self._blocks, index + 1, None)))
+        # By index: `islice` would walk over all the blocks before.
+        following = map(self._blocks.__getitem__, range(index + 1, len(self._blocks)))
+        return chain(greater, chain.from_iterable(following))
 
     def _insert(self, job_id: str) -> None:
         index = bisect_right(self._bounds, job_id)
