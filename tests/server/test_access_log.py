@@ -4,6 +4,8 @@ import logging
 
 import pytest
 
+from trio_jobs.server import Limits
+
 from .serving import Receive, Scope, Send, echo, get, http_only, post, served
 
 
@@ -37,8 +39,27 @@ async def test_each_request_is_one_line_with_what_was_asked_and_answered(
     assert [(x["method"], x["path"], x["status"], x["bytes"]) for x in lines] == [
         ("POST", "/a", 200, 5),
         ("GET", "/b", 200, 0),
-        ("GET", "/error", 500, 0),
-        ("POST", "/c", 403, 0),
+        ("GET", "/error", 500, 183),
+        ("POST", "/c", 403, 171),
     ]
     assert all(0 <= x["duration"] < 10 for x in lines)
     assert all(x["client"].startswith("127.0.0.1:") for x in lines)
+
+
+async def test_requests_that_are_refused_are_logged_as_they_were_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "trio_jobs.access")
+    async with served(echo, access_log=True, limits=Limits(body_timeout=0.2)) as server:
+        client = await server.connect()
+        await client.send(post(b"body", "/slow")[:-1])
+        stalled = await client.receive_rest()
+        strange = await server.exchange(get("a:1", method="CONNECT"))
+
+    lines = [vars(record) for record in caplog.records if record.name == "trio_jobs.access"]
+    assert [(x["method"], x["path"], x["status"]) for x in lines] == [
+        ("POST", "/slow", 408),
+        ("CONNECT", "a:1", 501),
+    ]
+    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in (stalled, strange)]
+    assert [x["bytes"] for x in lines] == [len(body) for body in bodies]

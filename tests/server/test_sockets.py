@@ -232,7 +232,7 @@ def test_of_two_that_find_a_stale_unix_socket_one_gets_the_path(
 def test_a_folder_that_somebody_else_has_locked_does_not_hold_up_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_jobs.server.sockets._LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("trio_jobs.server.sockets._LOCK_SECONDS", 0.1)
     folder = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
 
@@ -310,3 +310,18 @@ async def test_a_port_that_another_listens_on_by_now_is_one_line() -> None:
             await serve(echo, listeners, closing=trio.Event())
 
     assert str(caught.value) == f"cannot bind {address}: the address is already in use"
+
+
+def test_a_unix_socket_that_cannot_be_removed_is_said_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    listeners = bind_sockets([f"unix:{tmp_path}/s"])
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+    listeners.close()
+
+    [record] = caplog.records
+    assert record.message == "socket_not_removed"

@@ -79,6 +79,21 @@ async def test_bytes_that_are_no_tls_end_that_connection_only(
         assert (await client.request(get())).status == 200
     assert not any(record.levelno > logging.WARNING for record in caplog.records)
     assert "connection_failed" not in caplog.text
+    # One line that says what it was, unless there was nothing to understand.
+    failures = [vars(record) for record in caplog.records if record.message == "tls_failed"]
+    assert len(failures) <= 1
+    assert all(failure["cause"] and failure["exc_info"] is None for failure in failures)
+
+
+async def test_a_client_that_speaks_no_tls_is_one_line_that_names_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with served(echo, tls=load_certificate(CERTIFICATE, KEY)) as server:
+        await server.exchange(get())
+        (await server.connect()).close()  # one that merely leaves is none
+
+    [failure] = [vars(record) for record in caplog.records if record.message == "tls_failed"]
+    assert failure["cause"] == "HTTP_REQUEST"
 
 
 async def test_an_early_answer_reaches_a_client_that_is_still_sending() -> None:

@@ -215,11 +215,14 @@ class BodyStream:
 async def wait_client_left() -> None:
     """Wait until the current request's client has left; what it still sends is dropped.
 
+    Raises:
+        Problem: What it still sends breaks a limit of the server's, or is no HTTP.
+
     Cancellation:
         Can be called again.
     """
     job_request = current_request()
-    with suppress(Problem):
+    with suppress(ClientLeftError):
         while True:
             await job_request.read_chunk()
 

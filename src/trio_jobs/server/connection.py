@@ -13,11 +13,12 @@ from hypercorn.events import RawData
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr
 
-from .access_log import log_request
+from .access_log import Unlogged
 from .errors import is_own_cancellation
 from .exchange import Exchange
 from .http11 import ClientLeftError, Protocol
 from .problems import CONTENT_TYPE, RefusedError, problem
+from .tls import tls_failure
 
 if TYPE_CHECKING:
     from hypercorn.events import Event
@@ -68,6 +69,7 @@ class Connection(TCPServer):
         self._limits = shared.limits
         self._scope = trio.CancelScope()
         self._phase = Phase.IDLE
+        self._unlogged: Unlogged | None = None  # the request that the access log awaits
         # A part of an answer has perhaps not been sent whole; nothing can follow it.
         self._cut = False
         self.http: Protocol
@@ -83,8 +85,9 @@ class Connection(TCPServer):
         try:
             if await self._open():
                 await self._talk()
-        except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if (reason := tls_failure(error)) is not None:
+                log.warning("tls_failed", extra={"client": self.client_name, "cause": reason})
         except BaseException as error:  # noqa: ASYNC103 - the boundary around one connection
             if not is_own_cancellation(error):
                 log.warning(
@@ -94,6 +97,7 @@ class Connection(TCPServer):
                 )
         finally:
             self.abort()
+            self._log_request()  # one that was neither answered nor refused
         # What was caught above may have been this task's cancellation.
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -204,22 +208,20 @@ class Connection(TCPServer):
         shared = self._shared
         while (request := await self._next_head()) is not None:
             began = trio.current_time()
+            if shared.access_log:
+                self._unlogged = Unlogged(request, began)
             exchange = Exchange(shared, self, request)
-            try:
-                exchange.check()
-                self._phase = Phase.BODY
-                self._scope.deadline = began + self._limits.body_timeout
-                await exchange.body.read_short()
-                self._phase = Phase.ANSWER
-                self._scope.deadline = inf
-                self.http.keep_alive_requests += 1
-                await exchange.run()
-            except RefusedError as error:
-                exchange.status = error.status
-                raise
-            finally:
-                if shared.access_log:
-                    self._log(exchange, began)
+            if self._unlogged is not None:
+                self._unlogged.exchange = exchange
+            exchange.check()
+            self._phase = Phase.BODY
+            self._scope.deadline = began + self._limits.body_timeout
+            await exchange.body.read_short()
+            self._phase = Phase.ANSWER
+            self._scope.deadline = inf
+            self.http.keep_alive_requests += 1
+            await exchange.run()
+            self._log_request()
             if exchange.gone or self._cut or not self.http.next_request():
                 return
 
@@ -281,6 +283,7 @@ class Connection(TCPServer):
             head += body
         with trio.move_on_after(self._limits.send_timeout):
             await self.stream.send_all(head)
+        self._log_request(refused.status, 0 if http.head_only else len(body))
 
     async def _linger(self) -> None:
         """Read and discard, for a while, what the client is still sending.
@@ -295,12 +298,8 @@ class Connection(TCPServer):
             while left > 0 and (data := await self.stream.receive_some(MAX_RECV)):
                 left -= len(data)
 
-    def _log(self, exchange: Exchange, began: float) -> None:
-        log_request(
-            method=exchange.scope["method"],
-            path=exchange.scope["path"],
-            status=exchange.status,
-            size=exchange.size,
-            duration=trio.current_time() - began,
-            client=self.client_name,
-        )
+    def _log_request(self, status: int | None = None, size: int = 0) -> None:
+        """Write the access log's line, if one is due: once for a request, as it was answered."""
+        unlogged, self._unlogged = self._unlogged, None
+        if unlogged is not None:
+            unlogged.log(status, size, client=self.client_name)

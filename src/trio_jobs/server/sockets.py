@@ -2,13 +2,14 @@
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import ssl
 import stat
-import time
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,15 +17,17 @@ from pathlib import Path
 from .addresses import TCPAddress, UnixAddress, parse_address
 
 _BACKLOG = 1024
-# How often, each after 10 ms, a folder's lock is tried for. Others hold it for a moment; and who
-# holds it for longer is no server that starts, but something else that locks folders.
-_LOCK_ATTEMPTS = 100
+# Servers that start or end at the same moment hold the lock for far less.
+_LOCK_SECONDS = 1.0
 _UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _REASONS = {
     errno.EADDRINUSE: "the address is already in use",
     errno.EADDRNOTAVAIL: "this machine has no such address",
     errno.EACCES: "permission denied",
 }
+
+
+log = logging.getLogger("trio_jobs.server")
 
 
 class BindError(OSError):
@@ -98,9 +101,14 @@ class Listeners:
         for bound in self.bound:
             bound.socket.close()
             if bound.path is not None:
-                with _locked_folder(bound.path):
-                    if _identity(bound.path) == bound.identity:
-                        Path(bound.path).unlink(missing_ok=True)
+                try:
+                    with _locked_folder(bound.path):
+                        if _identity(bound.path) == bound.identity:
+                            Path(bound.path).unlink(missing_ok=True)
+                except OSError as error:  # the folder may have been locked up meanwhile
+                    log.warning(
+                        "socket_not_removed", extra={"path": bound.path, "cause": str(error)}
+                    )
 
 
 def bind_sockets(addresses: Sequence[str], *, tls: ssl.SSLContext | None = None) -> Listeners:
@@ -242,16 +250,18 @@ def _locked_folder(path: str) -> Iterator[None]:
         yield  # if that is worse than not being allowed to read it, bind() will say so
         return
     try:
-        for _ in range(_LOCK_ATTEMPTS):
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                time.sleep(0.01)
-            else:
-                break
+        # In a thread, for a wait that ends: not for what else may have locked the folder.
+        lock = threading.Thread(target=_lock, args=[folder], daemon=True)
+        lock.start()
+        lock.join(_LOCK_SECONDS)
         yield
     finally:
         os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    with suppress(OSError):  # a file system that knows no such locks
+        fcntl.flock(folder, fcntl.LOCK_EX)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -25,6 +25,16 @@ def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
     return context
 
 
+def tls_failure(error: BaseException | None) -> str | None:
+    """What in a client's TLS ended its connection; None if it merely left."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            left = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            return None if left else error.reason or type(error).__name__
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _no_password() -> str:
     # Without this, OpenSSL asks on the terminal, and a server started by a service manager hangs.
     raise ValueError("the key is protected by a password")
