@@ -149,6 +149,9 @@ class Submissions:
     async def submit_some(self, submissions: Sequence[Submission]) -> list[Job]:
         """Wait for room, then admit as many of these as it has, the first ones, in one step.
 
+        Args:
+            submissions: At least one.
+
         Raises:
             ShuttingDownError: The submissions are closed, before or meanwhile.
 
