@@ -4,7 +4,7 @@ import signal
 import socket
 import ssl
 import struct
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,7 @@ from tests.command import (
     running_command,
     started_command,
 )
+from tests.server.test_hostile import SEVEN_PACKETS
 
 CERTIFICATE = Path(__file__).parent / "server" / "localhost.crt"
 KEY = Path(__file__).parent / "server" / "localhost.key"
@@ -142,6 +143,21 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+async def test_time_limits_are_taken_from_the_configuration(tmp_path: Path) -> None:
+    config = "[http]\nheader_timeout = 0.2\nbody_timeout = 0.2\nkeep_alive_timeout = 0.2"
+    sent = [STAGES["in the head"], STAGES["in the body"], STAGES["connected"]]
+    answers = []
+    async with running_command(tmp_path, config=config) as server:
+        for data in sent:
+            stream = await trio.open_tcp_stream(server.client.base_url.host, _port(server))
+            async with stream:
+                await stream.send_all(data)
+                with trio.fail_after(PATIENCE):
+                    answers.append(b"".join([chunk async for chunk in stream]))
+
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 408", b"HTTP/1.1 408", b""]
 
 
 @pytest.mark.parametrize("other", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
@@ -299,3 +315,93 @@ async def test_mistake_is_one_line_and_status_2(
     assert ended.status == 2
     [line] = ended.lines
     assert complaint in line
+
+
+AT_THE_GATE = '[handlers]\nat_the_gate = "work:at_the_gate"\n'
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_none_of_the_seven_packets_touches_a_job(tmp_path: Path, *, tls: bool) -> None:
+    files = f'certfile = "{CERTIFICATE}"\nkeyfile = "{KEY}"' if tls else ""
+    trusted = ssl.create_default_context(cafile=str(CERTIFICATE))
+    config = f"[pool]\nworkers = 3\n[http]\n{files}\n{AT_THE_GATE}"
+    submitted = [f"job {n}" for n in range(6)]
+    with Gate(tmp_path) as gate:
+        async with (
+            running_command(tmp_path, config=config) as server,
+            httpx.AsyncClient(
+                base_url=server.url.replace("127.0.0.1", "localhost"), verify=trusted
+            ) as client,
+        ):
+            for payload in submitted:
+                await client.post("/jobs", json={"type": "at_the_gate", "payload": payload})
+
+            async def attack(packet: bytes) -> None:
+                stream: trio.abc.Stream = await trio.open_tcp_stream(
+                    client.base_url.host, client.base_url.port or 0
+                )
+                if tls:
+                    stream = trio.SSLStream(
+                        stream, trusted, server_hostname="localhost", https_compatible=True
+                    )
+                async with stream:
+                    await stream.send_all(packet)
+                    with suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+                        await stream.receive_some()
+
+            for packet in SEVEN_PACKETS.values():
+                async with trio.open_nursery() as nursery:
+                    for _ in range(20):
+                        nursery.start_soon(attack, packet)
+            ready = (await client.get("/health/ready")).json()
+            gate.open()
+            server.send(signal.SIGTERM)
+            status = await server.wait_exit()
+
+    assert (ready["busy"], ready["buffered"]) == (3, 3)
+    assert status == 0
+    assert ledger(tmp_path) == submitted
+    assert not server.lines_with("Traceback")
+    # At the most one line for each of them: what is merely answered has none.
+    refusals = [line for line in server.lines_with("WARNING") if "client=" in line]
+    assert len(refusals) <= 20 * len(SEVEN_PACKETS)
+
+
+STAGES = {
+    "connected": b"",
+    "in the head": b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nConte",
+    "in the body": b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+    "answered": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "waiting": b"GET /jobs/%b HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=50\r\n\r\n",
+    "streaming": (
+        b"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_signal_at_any_stage_of_a_request_stops_in_order(
+    tmp_path: Path, stage: str, signum: signal.Signals
+) -> None:
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=AT_THE_GATE) as server:
+            held = await server.submit("at_the_gate", "job")
+            stream = await trio.open_tcp_stream(server.client.base_url.host, _port(server))
+            async with stream:
+                data = STAGES[stage]
+                await stream.send_all(data % held.encode() if b"%b" in data else data)
+                await server.client.get("/health")  # has come after it
+                server.send(signum)
+                await server.wait_for_line("draining")
+                gate.open()
+                status = await server.wait_exit()
+
+    assert status == 0
+    assert ledger(tmp_path) == ["job"]
+    assert not server.lines_with("Traceback")
+
+
+def _port(server: Command) -> int:
+    return server.client.base_url.port or 0
