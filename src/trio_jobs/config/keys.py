@@ -1,7 +1,7 @@
 """One key: what it is called in each source, how its value is checked, and how text becomes one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, get_type_hints
 
@@ -35,6 +35,7 @@ class Key:
     name: str
     type: Any
     secret: bool = False
+    check: Callable[[Any], None] | None = None  # raises ValueError; for what no type can say
 
     @property
     def path(self) -> str:
@@ -82,8 +83,10 @@ class Key:
             value = [value]
         try:
             checked: object = msgspec.convert(value, self.type)
-        # UnicodeEncodeError: a variable that is not UTF-8, which arrives with lone surrogates.
-        except (msgspec.ValidationError, UnicodeEncodeError):
+            if self.check is not None:
+                self.check(checked)
+        # Also UnicodeEncodeError: a variable that is not UTF-8, which arrives with lone surrogates.
+        except ValueError:
             got = "a value that is not shown here" if self.secret else shown(found)
             # Without its cause: that would show a secret, and says nothing more.
             raise ConfigError(f"{where} must be {_expected(plain, noun)}, got {got}") from None
@@ -95,7 +98,11 @@ def keys_of(section: str, settings: type[Any]) -> dict[str, Key]:
     types = get_type_hints(settings, include_extras=True)
     return {
         field.name: Key(
-            section=section, name=field.name, type=types[field.name], secret=not field.repr
+            section=section,
+            name=field.name,
+            type=types[field.name],
+            secret=not field.repr,
+            check=field.metadata.get("check"),
         )
         for field in fields(settings)
     }

@@ -8,6 +8,7 @@ None makes a key optional. ``field(repr=False)`` makes it a secret, which is sho
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -29,11 +30,12 @@ Text = Annotated[
         description="a non-empty string without control characters",
     ),
 ]
-# The shape alone, checked wherever an address is read, be it overridden or not. Whether there is
-# such an address is for the front door to say.
+# Checked wherever an address is read, be it overridden or not. Whether there is such an address is
+# for the front door to say.
 _PORT: Final = r"0*(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 _HOST: Final = r"(\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]|\w[A-Za-z0-9._-]*)"
-_UNIX: Final = r"unix:[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+_LONGEST_UNIX_PATH: Final = 107  # in bytes; the kernel's limit
+_UNIX: Final = r"unix:/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 Address = Annotated[str, Meta(pattern=rf"\A(?a:{_HOST}:{_PORT}|{_UNIX})\Z")]
 _ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 _NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
@@ -44,6 +46,19 @@ FunctionName = Annotated[
         description="a function's name like 'package.module:function'",
     ),
 ]
+
+
+def check_addresses(addresses: tuple[str, ...]) -> None:
+    """Check what no pattern can say.
+
+    Raises:
+        ValueError: An IPv6 address is none, or a path is too long for a socket.
+    """
+    for address in addresses:
+        if address.startswith("["):
+            IPv6Address(address[1:].rpartition("]")[0])
+        elif len(address.removeprefix("unix:").encode()) > _LONGEST_UNIX_PATH:
+            raise ValueError(address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +75,8 @@ class PoolConfig:
 class HttpConfig:
     """The front door: addresses and limits."""
 
-    bind: Annotated[tuple[Address, ...], Meta(min_length=1, description=_ADDRESSES)] = (
-        "127.0.0.1:8080",
+    bind: Annotated[tuple[Address, ...], Meta(min_length=1, description=_ADDRESSES)] = field(
+        default=("127.0.0.1:8080",), metadata={"check": check_addresses}
     )
     certfile: Text | None = None
     keyfile: Text | None = None
