@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+import trio
 
 from tests.proof.program import (
     Action,
@@ -90,6 +91,30 @@ def test_grace_period_counts_from_the_signal_though_nobody_could_act_on_it_then(
 
     assert program.status == 1
     assert program.took == pytest.approx(10, abs=5)  # of the 60 that there were; that clock is real
+
+
+def test_pool_that_ends_by_itself_is_a_failure_also_when_nothing_is_left() -> None:
+    async def end_the_pool(program: Program, _: Asker) -> None:
+        await trio.sleep(1)
+        program.cancel_pool()
+
+    program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[end_the_pool])
+
+    assert (program.status, program.names.events) == (1, [])
+
+
+def test_who_waits_for_a_job_is_answered_when_the_pool_is_cut_off() -> None:
+    async def wait_for_a_job(program: Program, asker: Asker) -> None:
+        await submit(program, asker, "endless", "e1", wait=50)
+
+    async def insist(program: Program, _: Asker) -> None:
+        await trio.sleep(1)
+        program.signal_twice()
+
+    program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[wait_for_a_job, insist])
+
+    assert program.told.accepted.keys() == {"e1"}
+    assert program.status == 1
 
 
 def at_every_step(action: Action, *, seed: int, stride: int = 1) -> None:
