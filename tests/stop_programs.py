@@ -168,6 +168,13 @@ def hangs_after_a_crash() -> None:
     hang()
 
 
+def is_signalled_after_a_crash() -> None:
+    patient.install()
+    patient.arm_after_crash()
+    terminate()  # it has a limit of its own, a minute later
+    hang()
+
+
 def holds_the_gil() -> None:
     stop.install()
     terminate()

@@ -191,6 +191,7 @@ def test_signal_while_the_interpreter_ends_changes_nothing() -> None:
         ("leaves_a_thread_behind", "thread left behind\n"),
         ("blocks_at_exit", "in hang"),
         ("hangs_after_a_crash", "in hang"),
+        ("is_signalled_after_a_crash", "in hang"),
         ("hangs_after_the_second_signal", "in hangs_after_the_second_signal.<locals>.main"),
         ("cannot_name_its_jobs", "and more that could not be read: RuntimeError\nthread"),
     ],
