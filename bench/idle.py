@@ -19,15 +19,15 @@ _HANDLER = '[handlers]\ndefault = "bench.workload:forever"\n'
 
 
 def measure(
-    *, connections: int = 1_000, waiters: int = 10_000, seconds: float = 30, windows: int = 3
+    *, connections: int = 1_000, waiters: int = 10_000, seconds: float = 10, turns: int = 3
 ) -> list[Result]:
     """The row.
 
     Args:
         connections: Keep-alive connections without a request.
         waiters: Requests that wait for a job.
-        seconds: How long the server is watched.
-        windows: In how many parts.
+        seconds: How long the server is watched each time.
+        turns: How often.
     """
     _raise_limit(connections + waiters + _SPARE)
     with ExitStack() as stack:
@@ -55,15 +55,15 @@ def measure(
             _ask(client, f"/jobs/{ids[number % len(ids)]}", answered=False)
         values = []
         _settle(server.pid)
-        for _ in range(windows):
+        for _ in range(turns):
             before = cpu_seconds(server.pid)
-            time.sleep(seconds / windows)
-            values.append((cpu_seconds(server.pid) - before) / (seconds / windows) * 100)
+            time.sleep(seconds)
+            values.append((cpu_seconds(server.pid) - before) / seconds * 100)
     return [
         Row(
             number=9,
             what=f"CPU with {connections:,} idle connections and {waiters:,} waiters",
-            against=f"a core, over {seconds:.0f} s",
+            against=f"a core, over {turns * seconds:.0f} s",
             figure=Spread.of(values),
             reach=Reach(bound=0.1, at_most=True, unit=" %"),
             unit=" %",

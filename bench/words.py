@@ -5,17 +5,19 @@ INTRODUCTION = """\
 
 Written by `python -m bench`. To measure again, in a clone of the project:
 
-```text
+```sh
 pip install -e '.[bench]'
 python -m bench.peers install   # once, takes minutes: each peer in an environment of its own
-apt-get install redis-server    # for the peers that need it; the benchmark starts and stops it
+apt-get install -y redis-server # for the peers that need it; the benchmark starts and stops it
 python -m bench                 # all rows, in less than ten minutes; writes this page
 python -m bench 5 7             # only these rows; writes nothing
 ```
 
-Without the peers rows 11 to 13 are reported as missing, and so is each peer that cannot be
-installed or does not run. A run that is asked to end (SIGTERM, Ctrl-C) ends its servers as well;
-one that is killed with SIGKILL cannot. The words on this page are in `bench/words.py`.
+With `BENCH_TURNS=1` before it the benchmark takes one turn instead of several: `.ci/run` follows
+these commands in this way, so that they are known to work. Without the peers rows 11 to 13 are
+reported as missing, and so is each peer that cannot be installed or does not run. A run that is
+asked to end (SIGTERM, Ctrl-C) ends its servers as well; one that is killed with SIGKILL cannot. The
+words on this page are in `bench/words.py`.
 
 Every figure is a **ratio of two things that took turns within one run** on one machine: the median
 over the turns, and in brackets from where to where the turns went. Rates and microseconds stand

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import itertools
+import math
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import trio
 from hypothesis import settings
 
+from tests.proof.share import share_of
 from trio_jobs.testing.schedule import seeded_schedule
 
 # The same examples in every run, on every machine: a failure is there to stay.
@@ -25,7 +28,6 @@ _SOAK_LIMIT = 7200.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the checks that take minutes; see ``docs/reliability.md``."""
     group = parser.getgroup("soak")
-    group.addoption("--soak-minutes", type=float, default=30.0, help="how long the soak takes")
     group.addoption("--report", type=Path, help="a folder for what the soak tests have measured")
 
 
@@ -38,10 +40,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes minutes, unless ``-m`` says something about it."""
-    if "soak" in config.option.markexpr:
-        return
-    config.hook.pytest_deselected(items=[each for each in items if takes_minutes(each)])
-    items[:] = [each for each in items if not takes_minutes(each)]
+    wanted = share_of(1) if "soak" in config.option.markexpr else 0
+    kept, left_out = [], []
+    for _, same in itertools.groupby(items, lambda item: item.nodeid.partition("[")[0]):
+        group = list(same)
+        count = math.ceil(wanted * len(group)) if takes_minutes(group[0]) else len(group)
+        kept += group[:count]
+        left_out += group[count:]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def takes_minutes(item: pytest.Item) -> bool:
@@ -72,13 +79,6 @@ def schedule_can_be_replayed() -> Iterator[None]:
     """Seed the scheduler for every test; those marked ``interleavings`` go over it."""
     with seeded_schedule(0):
         yield
-
-
-@pytest.fixture
-def soak_minutes(request: pytest.FixtureRequest) -> float:
-    """How long the soak takes."""
-    minutes: float = request.config.option.soak_minutes
-    return minutes
 
 
 @pytest.fixture

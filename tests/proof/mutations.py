@@ -2,11 +2,13 @@
 
     python -m tests.proof.mutations            # all of them
     python -m tests.proof.mutations grace      # those with this word in their description, or file
+    SOAK_SHARE=0.1 python -m tests.proof.mutations    # every tenth
 
 Each is made in a copy of the sources, and the few test files that should notice run against it.
 `tests/proof/test_mutations.py` sees to it that the list fits the sources.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +18,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.proof.share import share_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -529,6 +533,7 @@ def main(words: Sequence[str]) -> int:
         for each in MUTATIONS
         if not words or any(word in f"{each.file}: {each.what}" for word in words)
     ]
+    chosen = chosen[:: math.ceil(1 / share_of(1))]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("src", "tests"):

@@ -21,6 +21,7 @@ import trio
 
 from tests.command import Command, running_command
 from tests.proof.accounts import Ledger, Told, check
+from tests.proof.share import share_of
 from tests.proof.talking import LEFT, request_bytes, talking, task
 from tests.server.serving import get, post
 from tests.server.test_hostile import HOSTILE, SEVEN_PACKETS
@@ -255,5 +256,5 @@ async def test_attackers_of_every_kind_at_once_cost_nobody_else_a_job(tmp_path: 
 
 @pytest.mark.soak
 async def test_two_minutes_of_attacks_of_every_kind(tmp_path: Path, report: Path) -> None:
-    line = await besieged(tmp_path, seconds=120)
+    line = await besieged(tmp_path, seconds=max(share_of(120), 2))
     (report / "hostile.txt").write_text(line + "\n")

@@ -1,6 +1,6 @@
 """Half an hour at about 80 % load, everything mixed: memory flat, nothing grows, counts add up.
 
-    pytest -m soak tests/proof/test_soak.py --soak-minutes 30 --report docs
+    pytest -m soak -k half_an_hour --report docs/reliability
 
 The jobs are slow, so that the load is one of the workers and not of the processor.
 """
@@ -20,6 +20,7 @@ import trio
 
 from tests.command import Command, running_command
 from tests.proof.accounts import Ledger, Told
+from tests.proof.share import share_of
 from tests.proof.talking import Talker, request_bytes, talking, task
 from tests.proof.vitals import Curve, Vitals, draw
 
@@ -367,8 +368,9 @@ def count_log(server: Command) -> Counter[str]:
 
 @pytest.mark.soak
 async def test_half_an_hour_of_everything_leaves_nothing_behind(
-    tmp_path: Path, soak_minutes: float, report: Path
+    tmp_path: Path, report: Path
 ) -> None:
+    minutes = share_of(30)
     handlers = HANDLERS.read_text()
     async with running_command(tmp_path, config=CONFIG, handlers=handlers) as server:
         soak, seen = Soak(server), Seen()
@@ -376,9 +378,9 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
         tasks_before, before = await at_rest(server)
 
         async with trio.open_nursery() as watching:
-            every = min(2.0, soak_minutes)
+            every = min(2.0, minutes)
             watching.start_soon(lambda: watch(soak, seen, every=every))
-            await keep_coming(soak, trio.current_time() + 60 * soak_minutes)
+            await keep_coming(soak, trio.current_time() + 60 * minutes)
             watching.cancel_scope.cancel()
         soak.close()
         tasks_after, after = await at_rest(server)
@@ -387,7 +389,7 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
         status = await server.wait_exit(90)
         text = [
             (
-                f"{soak_minutes:g} minutes, {WORKERS} workers, {sum(soak.kinds.values())} clients,"
+                f"{minutes:g} minutes, {WORKERS} workers, {sum(soak.kinds.values())} clients,"
                 f" {len(soak.told.accepted) + soak.streamed} accepted jobs,"
                 f" mean load {100 * mean(seen.busy):.0f} %, exit status {status}"
             ),
