@@ -15,6 +15,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 _FENCE = re.compile(
     r"^(?P<fence>`{3,})(?P<kind>[^\n`]*)\n(?P<text>.*?)^(?P=fence)\n", re.MULTILINE | re.DOTALL
 )
+_SECTION = re.compile(r"^## (.*)$", re.MULTILINE)
 _NAME = re.compile(r"(?:#|//) (\S+)\n")
 _TEST = re.compile(r"`((?:[\w/]+/)?\w+\.py)(?:::(\w+))?`")
 
@@ -27,12 +28,14 @@ class Block:
         kind: What is written behind the fence.
         text: What is in it.
         line: Where it begins in its page.
+        section: The heading of the second level that it stands under.
         name: The file that it is, if its first line says so in a comment.
     """
 
     kind: str
     text: str
     line: int
+    section: str
     name: str | None
 
 
@@ -55,11 +58,13 @@ def blocks_of(page: Path) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         name = _NAME.match(match["text"])
+        sections = _SECTION.findall(text, 0, match.start())
         found.append(
             Block(
                 kind=match["kind"].strip(),
                 text=match["text"],
                 line=text.count("\n", 0, match.start()) + 1,
+                section=sections[-1] if sections else "",
                 name=name[1] if name else None,
             )
         )

@@ -27,6 +27,8 @@ _MASKS = [
     (re.compile(r'(?<=oldest_running_seconds":)[\d.e-]+'), "<seconds>"),
     (re.compile(r"(?<=duration=)[\d.e-]+"), "<seconds>"),
     (re.compile(r"(?<=worker=worker-)\d+"), "<n>"),
+    (re.compile(r"(?<=buffered=)\d+"), "<n>"),
+    (re.compile(r'(?<="buffered":)\d+'), "<n>"),
 ]
 
 
@@ -74,9 +76,35 @@ class Reader:
             for command in commands_of(block):
                 self._run(command)
         elif block.name is not None:
-            path = self._folder / block.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text)
+            self.write(block.name, block.text)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("localhost:8080", self._address))
+
+    def start(self, text: str) -> None:
+        """Start the server, by this command."""
+        assert self._server is None, "a server is running already"
+        self._server = subprocess.Popen(
+            ["bash", "-c", f"exec {text}"],
+            cwd=self._folder,
+            env={**self._environment, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._server.stderr is not None
+        for line in self._server.stderr:
+            self._log.append(line)
+            if found := re.search(r"Running on http://(\S+)", line):
+                self._address = found[1]
+                break
+        else:
+            raise AssertionError("".join(self._log))
+        # Read on: a log that nobody reads would lose lines.
+        self._log_reader = Thread(target=self._log.extend, args=(self._server.stderr,))
+        self._log_reader.start()
 
     def close(self) -> None:
         """End the server, if the page has left it running."""
@@ -99,7 +127,7 @@ class Reader:
             self._stop()
             self._compare(command, self._new_log())
         elif _IS_SERVER.match(text):
-            self._start(text)
+            self.start(text)
             self._compare(command, self._new_log())
         else:
             previous, is_curl = self._status, "curl" in text
@@ -128,27 +156,6 @@ class Reader:
         told, real = _ID.findall(command.output), _ID.findall(output)
         if len(told) == len(real):
             self._ids.update(zip(told, real, strict=True))
-
-    def _start(self, text: str) -> None:
-        assert self._server is None, "a server is running already"
-        self._server = subprocess.Popen(
-            ["bash", "-c", f"exec {text}"],
-            cwd=self._folder,
-            env={**self._environment, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._server.stderr is not None
-        for line in self._server.stderr:
-            self._log.append(line)
-            if found := re.search(r"Running on http://(\S+)", line):
-                self._address = found[1]
-                break
-        else:
-            raise AssertionError("".join(self._log))
-        # Read on: a log that nobody reads would lose lines.
-        self._log_reader = Thread(target=self._log.extend, args=(self._server.stderr,))
-        self._log_reader.start()
 
     def _stop(self) -> None:
         assert self._server is not None, "no server is running"

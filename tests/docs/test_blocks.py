@@ -14,8 +14,14 @@ from trio_jobs.config import load_config
 
 # What is done with a block; of a picture there is nothing to do, and the directives are Sphinx's.
 FOLLOWED = {"python", "toml", "console"}
+# What takes long, or makes its own environment: `.ci/run` does.
+FOLLOWED_BY_CI = {"sh"}
 CHECKED = {"ini", "dockerfile", "yaml", "nginx"}
-LOOKED_AT = {"text", "{toctree}", "{eval-rst}"}
+LOOKED_AT = {"text", "mermaid", "{toctree}", "{eval-rst}"}
+
+README = ROOT / "README.md"
+# Where the README goes on with the configuration that is shipped.
+SHIPPED = {"", "The HTTP API by example"}
 
 # How long a stop can take: see the hard limit in how-to/deploy.md.
 CONFIG = load_config(None, environment={}, overrides={})
@@ -32,28 +38,50 @@ def blocks_of_kind(kind: str) -> list[Block]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
-    blocks = blocks_of(page)
+    follow(page, blocks_of(page), Reader(tmp_path))
+
+
+def test_readme_does_what_it_says_with_the_configuration_that_is_shipped(tmp_path: Path) -> None:
+    blocks = [block for block in blocks_of(README) if block.section in SHIPPED]
+    assert {block.section for block in blocks} == SHIPPED
+    reader = Reader(tmp_path)
+    reader.write("config.toml", (ROOT / "config.toml").read_text())
+    reader.start("trio-jobs")  # by the first command
+
+    follow(README, blocks, reader)
+
+
+def test_readme_does_what_it_says_with_handlers_of_the_readers(tmp_path: Path) -> None:
+    blocks = [block for block in blocks_of(README) if block.section not in SHIPPED]
+
+    follow(README, blocks, Reader(tmp_path))
+
+
+def follow(page: Path, blocks: list[Block], reader: Reader) -> None:
+    """Do what these blocks say."""
     for block in blocks:
-        assert block.kind in FOLLOWED | CHECKED | LOOKED_AT, f"line {block.line}: {block.kind!r}"
+        known = FOLLOWED | FOLLOWED_BY_CI | CHECKED | LOOKED_AT
+        assert block.kind in known, f"line {block.line}: {block.kind!r}"
         if block.kind in {"python", "toml"} | CHECKED:
             assert block.name, f"line {block.line}: the first line must name the file"
+        if block.kind in FOLLOWED_BY_CI:
+            assert str(page.relative_to(ROOT)) in (ROOT / ".ci/run").read_text()
         if block.kind == "text":
             assert not re.search(r"^\$ ", block.text, re.MULTILINE), f"line {block.line}"
-    if shutil.which("curl") is None and any("curl " in block.text for block in blocks):
-        pytest.skip("needs curl")
-    reader = Reader(tmp_path)
     try:
+        if shutil.which("curl") is None and any("curl " in block.text for block in blocks):
+            pytest.skip("needs curl")
         for block in blocks:
             try:
                 reader.follow(block)
             except AssertionError as error:
-                raise AssertionError(f"{name_of(page)}, line {block.line}: {error}") from error
+                raise AssertionError(f"{page.name}, line {block.line}: {error}") from error
         reader.close()
     finally:
         reader.kill()
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=str)
+@pytest.mark.parametrize("page", [*PAGES, README], ids=str)
 def test_tests_that_are_named_exist(page: Path) -> None:
     for file, function in named_tests(page):
         if not Path(file).name.startswith("test_"):
