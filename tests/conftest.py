@@ -4,6 +4,7 @@ import functools
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -31,29 +32,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", type=Path, help="a folder for what the soak tests have measured")
 
 
+# Tests that run only where they are asked for, as with `-m soak`; and why.
+APART = {
+    "soak": "takes minutes",
+    "deploy": "boots a machine, or builds an image; needs to be root on Linux",
+}
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the suite's marker known."""
-    config.addinivalue_line(
-        "markers", "soak: takes minutes; runs only where it is asked for with -m soak"
-    )
+    """Make the suite's markers known."""
+    for name, reason in APART.items():
+        config.addinivalue_line("markers", f"{name}: {reason}; runs only with -m {name}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes, unless ``-m`` says something about it."""
-    wanted = share_of(1) if "soak" in config.option.markexpr else 0
-    kept, left_out = [], []
+    """Leave those out that stand apart, unless ``-m`` says something about them."""
+    asked_for = set(re.findall(r"\w+", config.option.markexpr))
+    kept: list[pytest.Item] = []
     for _, same in itertools.groupby(items, lambda item: item.nodeid.partition("[")[0]):
-        group = list(same)
-        count = math.ceil(wanted * len(group)) if takes_minutes(group[0]) else len(group)
-        kept += group[:count]
-        left_out += group[count:]
-    config.hook.pytest_deselected(items=left_out)
+        test = list(same)
+        apart = marks(test[0]) & APART.keys()
+        if apart <= asked_for:
+            kept += test[: math.ceil(share_of(len(test)))] if "soak" in apart else test
+    config.hook.pytest_deselected(items=[each for each in items if each not in kept])
     items[:] = kept
 
 
-def takes_minutes(item: pytest.Item) -> bool:
-    """Whether a test is marked ``soak``."""
-    return item.get_closest_marker("soak") is not None
+def marks(item: pytest.Item) -> set[str]:
+    """The names of a test's markers."""
+    return {mark.name for mark in item.iter_markers()}
 
 
 @pytest.hookimpl(tryfirst=True, wrapper=True)
@@ -62,7 +69,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         test = item.obj
         limit = _MOCK_LIMIT if "autojump_clock" in item.fixturenames else _REAL_LIMIT
-        if takes_minutes(item):
+        if "soak" in marks(item):
             limit = _SOAK_LIMIT
 
         @functools.wraps(test)

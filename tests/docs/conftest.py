@@ -1,0 +1,20 @@
+"""For the tests that deploy: what an index of packages would have."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of trio-jobs, of what it needs, and of what projects are built with."""
+    folder = tmp_path_factory.mktemp("wheels")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-qq", "-w", folder, ROOT, "hatchling"],
+        check=True,
+    )
+    return folder

@@ -1,0 +1,83 @@
+"""A machine of its own for a test, to boot, and to try files in where they belong.
+
+    async with open_room(tmp_path, "/lib/systemd/systemd") as room:
+        await room.run("systemctl", "enable", "trio-jobs")
+
+It is a copy of the machine that the tests run on, see ``room.sh``; nothing that is done there
+stays.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from tests.command import PATIENCE, started_command
+from tests.docs.machine import need, pass_over
+
+PROGRAMS = ("bash", "curl", "ip", "mount", "nsenter", "pivot_root", "unshare")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """The machine.
+
+    Attributes:
+        pid: Its first process, as this machine has it.
+    """
+
+    pid: int
+
+    def inside(self, *command: str) -> list[str]:
+        """The command that runs this one there."""
+        return ["nsenter", f"--target={self.pid}", "--all", "--root", "--wdns=/", *command]
+
+    async def run(self, *command: str, stdin: str = "") -> str:
+        """Run a command there, which must succeed; what it writes."""
+        with trio.fail_after(PATIENCE):
+            done = await trio.run_process(
+                self.inside(*command),
+                stdin=stdin.encode(),
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        output = done.stdout.decode()
+        assert done.returncode == 0, f"{' '.join(command)}\n{output}"
+        return output
+
+    async def write(self, path: str, text: str) -> None:
+        """Write a file there, and the folder that it is in."""
+        await self.run("sh", "-c", f"mkdir -p $(dirname {path}) && cat >{path}", stdin=text)
+
+
+def need_room() -> None:
+    """Skip the test where there can be no room."""
+    need(*PROGRAMS)
+    if os.geteuid() != 0:
+        pass_over("needs to be root")
+    if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False).returncode:
+        pass_over("needs namespaces of its own")
+
+
+@asynccontextmanager
+async def open_room(folder: Path, *first: str) -> AsyncIterator[Room]:
+    """Open one, with its first process; it ends with the block."""
+    script = Path(__file__).with_name("room.sh")
+    command = ("unshare", "--mount", "bash", str(script))
+    async with started_command(
+        folder / "room", str(folder / "room"), *first, command=command
+    ) as started:
+        line = await started.wait_for_line("first process: ")
+        room = Room(pid=int(line.split()[-1]))
+        try:
+            yield room
+        finally:
+            os.kill(room.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                assert await started.wait_exit() == 0
