@@ -24,6 +24,7 @@ settings.load_profile("suite")
 _REAL_LIMIT = 60.0
 _MOCK_LIMIT = 1e9
 _SOAK_LIMIT = 7200.0
+_DEPLOY_LIMIT = 300.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +72,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         limit = _MOCK_LIMIT if "autojump_clock" in item.fixturenames else _REAL_LIMIT
         if "soak" in marks(item):
             limit = _SOAK_LIMIT
+        if "deploy" in marks(item):
+            limit = _DEPLOY_LIMIT
 
         @functools.wraps(test)
         async def guarded(*args: object, **kwargs: object) -> None:

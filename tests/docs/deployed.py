@@ -29,39 +29,47 @@ class Deployed:
         room: Where.
         gate: Its handlers' gate, as a path in the room.
         log: What follows its log.
-        before: What goes before a command that is to reach it.
+        address: Where it serves.
+        alive: The path that answers 200 until the end.
+        ready: The path that answers 200 until a stop begins, and 503 then.
     """
 
     room: Room
     gate: str
     log: Command
-    before: tuple[str, ...] = ()
+    address: str = "localhost:8080"
+    alive: str = "/health"
+    ready: str = "/health/ready"
 
-    async def curl(self, *arguments: str) -> str:
-        return await self.room.run(*self.before, "curl", "-sS", *arguments)
+    async def curl(self, path: str, *arguments: str) -> str:
+        return await self.room.run("curl", "-sS", f"{self.address}{path}", *arguments)
 
     async def submit(self, job_type: str) -> str:
         body = json.dumps({"type": job_type})
-        return str(json.loads(await self.curl("localhost:8080/jobs", "-d", body))["id"])
+        return str(json.loads(await self.curl("/jobs", "-d", body))["id"])
 
-    async def status(self, path: str) -> str:
-        """The status of the answer to GET."""
-        return await self.curl("-o", "/dev/null", "-w", "%{http_code}", f"localhost:8080{path}")
+    async def probe(self) -> tuple[str, str]:
+        """What `alive` and `ready` answer."""
+        statuses = [
+            await self.curl(path, "-o", "/dev/null", "-w", "%{http_code}")
+            for path in (self.alive, self.ready)
+        ]
+        return statuses[0], statuses[1]
 
     async def stop_with_jobs(self, *stop: str) -> None:
         """Stop it by this command while a job runs and one waits: both must succeed.
 
         The first one goes on for 3 s after the signal.
         """
+        assert await self.probe() == ("200", "200")
         await self.room.run("mkfifo", self.gate)
         held, queued = await self.submit("hold"), await self.submit("email")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.room.run, *stop)
             await self.log.wait_for_line("draining")
-            waited = await self.curl(f"localhost:8080/jobs/{held}", "-H", "Prefer: wait=3")
+            waited = await self.curl(f"/jobs/{held}", "-H", "Prefer: wait=3")
             assert json.loads(waited)["status"] == "processing"
-            assert await self.status("/health") == "200"
-            assert await self.status("/health/ready") == "503"
+            assert await self.probe() == ("200", "503")
             await self.room.run("sh", "-c", f"echo open >{self.gate}")
         await self.log.wait_for_line('"stopped", "status": 0')
         succeeded = [json.loads(line)["job_id"] for line in self.log.lines_with("job_succeeded")]
@@ -69,11 +77,9 @@ class Deployed:
 
 
 @asynccontextmanager
-async def followed(
-    room: Room, folder: Path, gate: str, *follow: str, before: tuple[str, ...] = ()
-) -> AsyncIterator[Deployed]:
-    """Follow the log of a server by a command that writes it; the server, once it serves."""
-    inside = room.inside("sh", "-c", f"exec {' '.join(follow)} >&2")
+async def follow_log(room: Room, folder: Path, *command: str) -> AsyncIterator[Command]:
+    """Follow the log of a server by a command that writes it, from where it serves."""
+    inside = room.inside("sh", "-c", f"exec {' '.join(command)} >&2")
     async with started_command(folder / "log", command=inside) as log:
         await log.wait_for_line("Running on http")
-        yield Deployed(room=room, gate=gate, log=log, before=before)
+        yield log

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import trio
 
-from tests.command import PATIENCE, started_command
+from tests.command import started_command
 from tests.docs.machine import need, pass_over
+
+# Seconds that a command may take there: some install a project, or build an image.
+PATIENCE = 120.0
 
 PROGRAMS = ("bash", "curl", "ip", "mount", "nsenter", "pivot_root", "unshare")
 

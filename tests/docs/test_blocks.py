@@ -99,12 +99,9 @@ def test_unit_of_systemd_waits_for_the_hard_limit() -> None:
     assert float(seconds) > LONGEST_STOP
 
 
-def test_containers_get_the_signal_themselves_and_time_for_the_hard_limit() -> None:
-    [dockerfile] = blocks_of_kind("dockerfile")
+def test_containers_have_time_for_the_hard_limit() -> None:
     compose, kubernetes = blocks_of_kind("yaml")
 
-    # In the other form a shell is process 1, and keeps the signal to itself.
-    assert re.search(r'^ENTRYPOINT \["trio-jobs"', dockerfile.text, re.MULTILINE)
     [seconds] = re.findall(r"stop_grace_period: (\d+)s", compose.text)
     assert float(seconds) > LONGEST_STOP
     [seconds] = re.findall(r"terminationGracePeriodSeconds: (\d+)", kubernetes.text)

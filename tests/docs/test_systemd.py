@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import started_command
-from tests.docs.deployed import SHOP, Deployed, block_named, followed
+from tests.docs.deployed import SHOP, Deployed, block_named, follow_log
 from tests.docs.machine import need
 from tests.docs.room import Room, need_room, open_room
 
@@ -53,8 +53,8 @@ async def room(tmp_path: Path, wheels: Path) -> AsyncIterator[Room]:
 async def started(room: Room, folder: Path) -> AsyncIterator[Deployed]:
     """The unit, enabled and started."""
     await room.run("systemctl", "enable", "--now", "trio-jobs")
-    async with followed(room, folder, "/opt/shop/gate", *JOURNAL) as deployed:
-        yield deployed
+    async with follow_log(room, folder, *JOURNAL) as log:
+        yield Deployed(room=room, gate="/opt/shop/gate", log=log)
 
 
 async def state(room: Room) -> dict[str, str]:
@@ -95,7 +95,7 @@ async def test_server_that_has_died_is_started_again(room: Room, tmp_path: Path)
         await room.run("systemctl", "kill", "--signal=KILL", "trio-jobs")
 
         await deployed.log.wait_for_lines(2, "Running on http")
-        assert await deployed.status("/health") == "200"
+        assert await deployed.probe() == ("200", "200")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""The files for containers of the page about deployment, with Podman: built, run and stopped."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.docs.deployed import SHOP, Deployed, block_named, follow_log
+from tests.docs.image import need_image, write_image
+from tests.docs.machine import need, pass_over
+from tests.docs.room import Room, need_room, open_room
+
+pytestmark = pytest.mark.deploy
+
+PID, EXIT_STATUS = "{{.State.Pid}}", "{{.State.ExitCode}}"
+FILES = ("Dockerfile", "compose.yaml", "pod.yaml")
+
+
+@pytest.fixture(autouse=True)
+def podman_is_there() -> None:
+    need("podman", "iptables", "catatonit")
+    need_room()
+    need_image()
+    if importlib.util.find_spec("podman_compose") is None:
+        pass_over("needs podman-compose")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Path:
+    """The folder that the base image is built from."""
+    folder = tmp_path_factory.mktemp("base")
+    write_image(folder, wheels)
+    return folder
+
+
+@pytest.fixture
+async def room(tmp_path: Path, base: Path) -> AsyncIterator[Room]:
+    """A machine with Podman, the base image, and the project with the page's files."""
+    async with open_room(tmp_path, "catatonit", "-P") as room:
+        for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
+            await room.run("mount", "-t", "tmpfs", "podman", folder)
+        await room.run("cp", "-r", str(SHOP), "/root/shop")
+        for name in FILES:
+            await room.write(f"/root/shop/{name}", block_named(name).text)
+        [image] = re.findall(r"^FROM (.*)$", block_named("Dockerfile").text, re.MULTILINE)
+        await room.run("podman", "build", "--tag", f"docker.io/library/{image}", str(base))
+        yield room
+
+
+async def inspect(room: Room, container: str, field: str) -> str:
+    """What Podman says about a container."""
+    return (await room.run("podman", "inspect", f"--format={field}", container)).strip()
+
+
+@asynccontextmanager
+async def followed(room: Room, folder: Path, container: str) -> AsyncIterator[Deployed]:
+    """A container that has been started, once it serves."""
+    gate = f"/proc/{await inspect(room, container, PID)}/root/opt/shop/gate"
+    async with follow_log(room, folder, "podman", "logs", "--follow", container) as log:
+        yield Deployed(room=room, gate=gate, log=log)
+
+
+async def test_container_waits_for_the_jobs_when_it_is_stopped(room: Room, tmp_path: Path) -> None:
+    await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
+    await room.run("podman", "run", "-d", "--name=jobs", "-p", "127.0.0.1:8080:8080", "shop-jobs")
+
+    async with followed(room, tmp_path, "jobs") as deployed:
+        await deployed.stop_with_jobs("podman", "stop", "-t", "30", "jobs")
+
+    assert await inspect(room, "jobs", EXIT_STATUS) == "0"
+
+
+async def test_compose_waits_for_the_jobs_when_it_stops(room: Room, tmp_path: Path) -> None:
+    compose = (sys.executable, "-m", "podman_compose", "--file=/root/shop/compose.yaml")
+    await room.run(*compose, "up", "--detach")
+
+    async with followed(room, tmp_path, "shop_jobs_1") as deployed:
+        await deployed.stop_with_jobs(*compose, "stop")
+
+    assert await inspect(room, "shop_jobs_1", EXIT_STATUS) == "0"
+
+
+async def test_pod_is_probed_and_waits_for_the_jobs_when_it_is_stopped(
+    room: Room, tmp_path: Path
+) -> None:
+    pod = block_named("pod.yaml").text
+    [grace] = re.findall(r"terminationGracePeriodSeconds: (\d+)", pod)
+    probes = dict(re.findall(r"(\w+)Probe:\s+httpGet: {path: (\S+), port: 8080}", pod))
+    await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
+    await room.run("podman", "kube", "play", "/root/shop/pod.yaml")
+
+    async with followed(room, tmp_path, "jobs-jobs") as container:
+        networks = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        address = await inspect(room, "jobs-jobs", networks)
+        deployed = replace(
+            container,
+            address=f"{address}:8080",
+            alive=probes["liveness"],
+            ready=probes["readiness"],
+        )
+        # Podman runs pods, but neither asks whether they are ready nor gives them their time: the
+        # test does here what the kubelet does.
+        await deployed.stop_with_jobs("podman", "stop", "-t", grace, "jobs-jobs")
+
+    assert await inspect(room, "jobs-jobs", EXIT_STATUS) == "0"
