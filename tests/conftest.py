@@ -50,12 +50,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave those out that stand apart, unless ``-m`` says something about them."""
     asked_for = set(re.findall(r"\w+", config.option.markexpr))
     kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for _, same in itertools.groupby(items, lambda item: item.nodeid.partition("[")[0]):
         test = list(same)
         apart = marks(test[0]) & APART.keys()
-        if apart <= asked_for:
-            kept += test[: math.ceil(share_of(len(test)))] if "soak" in apart else test
-    config.hook.pytest_deselected(items=[each for each in items if each not in kept])
+        share = share_of(1) if "soak" in apart else 1
+        count = math.ceil(share * len(test)) if apart <= asked_for else 0
+        kept += test[:count]
+        left_out += test[count:]
+    config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
 
