@@ -82,6 +82,66 @@ async def test_cleanup_that_fails_is_named_with_its_step(autojump_clock: MockClo
             pass
 
 
+async def test_cleanup_that_fails_in_the_jobs_nursery_is_named_with_its_step(
+    autojump_clock: MockClock,
+) -> None:
+    async def child() -> None:
+        try:
+            await trio.sleep(1)
+        except trio.Cancelled:
+            raise KeyError("connection") from None
+
+    async def parent(_payload: object, job: JobContext) -> None:
+        job.nursery.start_soon(child)
+
+    with pytest.raises(AssertionError, match=r"parent, cancelled at step \d, raised KeyError"):
+        async for _ in cancelled_at_each_step(parent):
+            pass
+
+
+async def test_scope_that_is_left_open_is_named_with_its_step(autojump_clock: MockClock) -> None:
+    async def leaves_open(_payload: object) -> None:
+        scope = trio.CancelScope()
+        scope.__enter__()
+        await trio.sleep(1)
+        scope.__exit__(None, None, None)
+
+    with pytest.raises(
+        AssertionError, match=r"cancelled at step 0, raised RuntimeError\('Cancel s"
+    ):
+        async for _ in cancelled_at_each_step(leaves_open):
+            pass
+
+
+async def test_handler_that_ends_its_children_when_it_is_cancelled_does_well(
+    autojump_clock: MockClock,
+) -> None:
+    async def ends_its_children(_payload: object, job: JobContext) -> None:
+        job.nursery.start_soon(trio.sleep_forever)
+        try:
+            await trio.sleep(1)
+        finally:
+            job.nursery.cancel_scope.cancel()
+
+    attempts = [attempt async for attempt in cancelled_at_each_step(ends_its_children)]
+
+    assert not attempts[1].returned
+
+
+async def test_handler_has_returned_when_its_children_have_ended(
+    autojump_clock: MockClock,
+) -> None:
+    async def parent(_payload: object, job: JobContext) -> None:
+        job.nursery.start_soon(trio.sleep, 1)
+
+    attempts = [attempt async for attempt in cancelled_at_each_step(parent)]
+
+    assert not any(attempt.returned for attempt in attempts[1:-1])
+    # At the last step the child has ended, and nothing is waited for any more.
+    assert attempts[-1].step == attempts[-1].steps
+    assert attempts[-1].returned
+
+
 async def test_handler_that_shields_its_work_returns(autojump_clock: MockClock) -> None:
     async def shields(_payload: object) -> None:
         with trio.CancelScope(shield=True):

@@ -8,6 +8,7 @@ from typing import Any, Self
 import trio
 
 from trio_jobs.handlers import Handler, Handlers, Processor, Run
+from trio_jobs.handlers.context import call_with_context
 from trio_jobs.job import Job, Outcome, current_job_id
 from trio_jobs.payloads import check_submission, encode_payload
 
@@ -65,8 +66,11 @@ class Attempt:
         step: Before which of its steps it was cancelled, from 0: before its
             first checkpoint; None in the first run, which is not cancelled.
         steps: How many it has when it is not cancelled.
-        returned: Whether it returned nevertheless, as one does that shields
-            the rest of its work, or swallows its cancellation.
+        returned: Whether it returned nevertheless, and all in its job's nursery
+            had ended, as one does that shields the rest of its work, or
+            swallows its cancellation. Before its last steps a good one may as
+            well: where it has only to be told that a thread or the tasks in a
+            nursery have ended, it waits for nothing that could be cancelled.
     """
 
     step: int | None
@@ -95,8 +99,8 @@ async def cancelled_at_each_step(
 
     Raises:
         AssertionError: The handler did not succeed when nothing cancelled it;
-            or it raised something else than ``Cancelled`` when cancelled, as
-            cleanup code does that fails.
+            or it, or a task in its job's nursery, raised something else than
+            ``Cancelled`` when cancelled, as cleanup code does that fails.
         ValueError: It is not async: threads cannot be cancelled, and processes
             are killed.
         PayloadError: The payload is not what the handler takes.
@@ -123,7 +127,8 @@ class _Run:
         self._handler = handler
         self._cancel_at = cancel_at
         self._job = Job(id="test", type="test", payload=payload, created_at=datetime.now(UTC))
-        watched = replace(handler, call=self._call)
+        # The nursery of its context is opened in `_call`: what children raise is the handler's too.
+        watched = replace(handler, call=self._call, takes_context=False)
         self._process = Processor(
             Handlers({"test": watched}), workers=1, max_result_bytes=_MAX_BYTES
         )
@@ -151,11 +156,15 @@ class _Run:
                 f" raised {self._raised!r}"
             ) from self._raised
 
-    async def _call(self, *args: object) -> object:
+    async def _call(self, payload: object) -> object:
         if self._cancel_at == 0:
             self._cancel()
         try:
-            result = await self._handler.call(*args)
+            with trio.CancelScope():  # complains of a scope that the handler has left open
+                if self._handler.takes_context:
+                    result = await call_with_context(self._handler.call, payload, self._job)
+                else:
+                    result = await self._handler.call(payload)
         except BaseException as error:
             self._raised = error
             raise
