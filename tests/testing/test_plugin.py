@@ -1,10 +1,12 @@
 """The pytest plugin, in projects that use it and in one that does not."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 import trio_jobs
+from trio_jobs.testing import plugin
 
 pytest_plugins = ["pytester"]
 
@@ -110,19 +112,26 @@ def test_after():
     result.assert_outcomes(passed=2)
 
 
-def test_test_that_fails_cuts_its_jobs_short(pytester: pytest.Pytester) -> None:
+def test_pool_drains_after_a_test_that_fails_as_well(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         SLEEPER
         + """
-@pytest.mark.trio_jobs({"forever": lambda payload: trio.sleep_forever(), "sleep": sleep})
+kept = []
+
+@pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
 async def test_fails(jobs):
-    jobs.submit("sleep", 11)
+    kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 11)))
     assert jobs.page() == []
+
+def test_after():
+    [(jobs, short, long)] = kept
+    assert jobs.get(short.id).status == "completed"
+    assert jobs.unfinished() == ([long.id], [])
 """,
     )
 
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*assert jobs.page() == []*"])
 
 
@@ -178,20 +187,196 @@ async def test_waiting(jobs_client):
     result.assert_outcomes(passed=3)
 
 
-def test_test_without_the_marker_is_told_of_it(pytester: pytest.Pytester) -> None:
+def test_test_without_the_marker_is_told_of_it_and_the_next_one_is_fine(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+async def test_no_marker(jobs):
+    pass
+
+async def test_no_marker_but_a_client(jobs_client):
+    pass
+
+@pytest.mark.trio
+async def test_other_marker(jobs):
+    pass
+
+@pytest.mark.trio_jobs
+async def test_empty_marker(jobs):
+    pass
+
+@pytest.mark.skip
+async def test_skipped(jobs):
+    pass
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_marker(jobs):
+    assert await jobs.result(jobs.submit("sleep", 1).id) == 1
+""",
+    )
+
+    result.assert_outcomes(errors=4, skipped=1, passed=1)
+    said = [
+        line for line in result.outlines if "mark the test with @pytest.mark.trio_jobs({" in line
+    ]
+    assert len(said) >= 4
+    result.stdout.no_fnmatch_line("*Trio fixtures can only be used*")
+
+
+def test_fixture_of_the_projects_own_that_has_the_same_name_needs_no_marker(
+    pytester: pytest.Pytester,
+) -> None:
     result = run(
         pytester,
         """
 import pytest
 
-@pytest.mark.trio
-async def test_no_marker(jobs):
+@pytest.fixture
+def jobs():
+    return "our own"
+
+def test_own(jobs):
+    assert jobs == "our own"
+
+class TestBuiltOnOurs:
+    @pytest.fixture
+    def jobs_client(self, jobs_client):
+        return jobs_client
+
+    def test_own(self, jobs):
+        assert jobs == "our own"
+""",
+    )
+
+    result.assert_outcomes(passed=2)
+
+
+def test_fixture_that_is_built_on_ours_needs_the_marker(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import pytest
+
+@pytest.fixture
+def jobs(jobs):
+    return jobs
+
+async def test_built_on_ours(jobs):
     pass
 """,
     )
 
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*mark the test with @pytest.mark.trio_jobs({*"])
+
+
+def test_marker_of_a_module_leaves_its_other_tests_alone(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+import unittest
+from hypothesis import given, strategies as st
+
+pytestmark = pytest.mark.trio_jobs({"sleep": sleep})
+
+async def test_async(jobs):
+    assert await jobs.result(jobs.submit("sleep", 1).id) == 1
+
+def test_plain():
+    pass
+
+@given(st.integers())
+def test_plain_property(number):
+    pass
+
+@given(st.integers())
+async def test_property(number):
+    await trio.lowlevel.checkpoint()
+
+class TestMethods:
+    def test_method(self):
+        pass
+
+class Case(unittest.TestCase):
+    def test_method(self):
+        pass
+
+class AsyncCase(unittest.IsolatedAsyncioTestCase):
+    async def test_method(self):
+        import asyncio
+        await asyncio.sleep(0)
+""",
+    )
+
+    result.assert_outcomes(passed=7)
+
+
+def test_plain_test_that_asks_for_the_pool_is_told_to_be_async(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+@pytest.mark.trio_jobs({"sleep": sleep})
+def test_plain(jobs):
+    pass
+""",
+    )
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*the fixture `jobs` is for tests that are async functions*"])
+
+
+def test_property_that_asks_for_the_pool_is_told_to_open_its_own(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+from hypothesis import given, strategies as st
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+@given(number=st.integers())
+async def test_property(jobs, number):
+    pass
+""",
+    )
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*open a pool for each with trio_jobs.open_jobs*"])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_marker_without_pytest_trio_is_a_usage_error(
+    strict: bool, pytester: pytest.Pytester
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_sleep(jobs):
+    pass
+""",
+        "-p",
+        "no:trio",
+        settings=f"[pytest]\nstrict = {strict}\n",
+    )
+
+    assert result.ret is pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *test_sleep: the marker trio_jobs needs pytest-trio*"])
+
+
+def test_pytest_finds_the_plugin_by_itself() -> None:
+    [found] = [
+        each for each in entry_points(group="pytest11") if each.value == "trio_jobs.testing.plugin"
+    ]
+
+    assert found.load() is plugin
 
 
 def test_failing_interleaving_is_named_and_can_be_repeated(pytester: pytest.Pytester) -> None:

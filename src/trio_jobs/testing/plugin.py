@@ -5,6 +5,8 @@ nothing that pytest has not imported already, and does nothing to a test that
 does not ask for it.
 """
 
+import inspect
+import sys
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the markers known."""
     config.addinivalue_line(
         "markers",
-        "trio_jobs(handlers, *, mock_clock=True, grace_period=25.0, **options): the test runs"
+        "trio_jobs(handlers, *, mock_clock=True, grace_period=25.0, **options): an async test runs"
         " under Trio, and its fixtures `jobs` and `jobs_client` are a pool over these handlers;"
         " the options are those of trio_jobs.open_jobs",
     )
@@ -36,10 +38,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Make a test that is marked a test of Trio's, under a mock clock."""
+    """Make an async test that is marked a test of Trio's, under a mock clock.
+
+    Raises:
+        pytest.UsageError: Nothing would run it.
+    """
     marker = item.get_closest_marker(_MARKER)
-    if marker is None:
+    if marker is None or not _is_async(item):
         return
+    pytest_trio = sys.modules.get("pytest_trio.plugin")
+    if pytest_trio is None or not item.config.pluginmanager.is_registered(pytest_trio):
+        raise pytest.UsageError(
+            f"{item.nodeid}: the marker trio_jobs needs pytest-trio:"
+            " install trio-jobs[testing], and do not disable the plugin"
+        )
     if not marker.kwargs.get("mock_clock", True):
         item.add_marker(pytest.mark.trio)
         return
@@ -56,6 +68,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.fixturenames.append(_SEED)
     seeds = range(*marker.args)
     metafunc.parametrize(_SEED, seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
+
+
+# Before the fixtures are made, but not before pytest's own look at marks like `skip`.
+@pytest.hookimpl
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell a test that cannot have the fixture `jobs` why not."""
+    if not _uses_our_jobs(item):
+        return
+    _marker_of(item)
+    if not _is_async(item):
+        pytest.fail("the fixture `jobs` is for tests that are async functions", pytrace=False)
+    if _hypothesis_of(item) is not None:
+        pytest.fail(
+            "the fixture `jobs` is made once, and Hypothesis runs this test once for each example:"
+            " open a pool for each with trio_jobs.open_jobs",
+            pytrace=False,
+        )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -88,9 +117,38 @@ def _seed_of(item: pytest.Item) -> int | None:
     return params.get(_SEED)
 
 
+def _hypothesis_of(item: pytest.Item) -> Any:  # noqa: ANN401
+    """What Hypothesis has attached to a test that it runs; None if it is no such test."""
+    function: Any = getattr(item, "obj", None)
+    return function.hypothesis if getattr(function, "is_hypothesis_test", False) else None
+
+
+def _is_async(item: pytest.Item) -> bool:
+    """Whether a test is a coroutine function that pytest-trio can run."""
+    if not isinstance(item, pytest.Function):
+        return False
+    unittest = sys.modules.get("unittest")
+    if unittest is not None and item.cls is not None and issubclass(item.cls, unittest.TestCase):
+        return False  # it has an event loop of its own
+    hypothesis = _hypothesis_of(item)
+    return inspect.iscoroutinefunction(item.obj if hypothesis is None else hypothesis.inner_test)
+
+
+def _uses_our_jobs(item: pytest.Item) -> bool:
+    """Whether a test has the fixture of this plugin, and not only one of the same name."""
+    fixtures: Any = getattr(item, "_fixtureinfo", None)
+    # The one that goes over the others comes last; it may be built on the one before it.
+    for fixture in reversed(fixtures.name2fixturedefs.get("jobs", ()) if fixtures else ()):
+        if getattr(fixture.func, "__module__", None) == __name__:
+            return True
+        if "jobs" not in fixture.argnames:
+            return False
+    return False
+
+
 @pytest.fixture
 def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
-    """The seed of this run of a test marked ``interleavings(n)``."""
+    """The seed of this run of a test marked ``interleavings(n)``; None in one that is not."""
     seed: int | None = getattr(request, "param", None)
     return seed
 
@@ -98,19 +156,14 @@ def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
 async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
     """A running pool over the handlers of the marker ``trio_jobs``; see `trio_jobs.Jobs`.
 
-    When the test has ended the pool drains, for as long as the grace period.
+    When the test has ended, be it by an error, the pool drains, for at most as
+    long as the grace period; jobs that are then unfinished are cut short.
     """
     import trio.testing
 
     from trio_jobs.embedding import open_jobs
 
-    marker = request.node.get_closest_marker(_MARKER)
-    if marker is None:
-        pytest.fail(
-            "the fixture `jobs` needs to know the handlers:"
-            ' mark the test with @pytest.mark.trio_jobs({"email": send_email})',
-            pytrace=False,
-        )
+    marker = _marker_of(request.node)
     options = {name: value for name, value in marker.kwargs.items() if name != "mock_clock"}
     grace_period: float = options.pop("grace_period", _GRACE_PERIOD)
     with trio.CancelScope() as scope:
@@ -133,6 +186,18 @@ def jobs_client(jobs: "Jobs") -> "Client":
     from trio_jobs.testing.asgi import Client
 
     return Client(jobs.create_app())
+
+
+def _marker_of(item: pytest.Item) -> pytest.Mark:
+    """The marker ``trio_jobs`` of a test that needs one, with handlers in it."""
+    marker = item.get_closest_marker(_MARKER)
+    if marker is None or not (marker.args or "handlers" in marker.kwargs):
+        pytest.fail(
+            "the fixture `jobs` needs to know the handlers:"
+            ' mark the test with @pytest.mark.trio_jobs({"email": send_email})',
+            pytrace=False,
+        )
+    return marker
 
 
 def _under_mock_clock(run: Callable[..., Any] | None) -> Callable[..., Any]:
