@@ -412,6 +412,83 @@ async def test_race():
         run(pytester, test, *without, node).assert_outcomes(failed=1)
 
 
+def test_interleavings_of_a_property_differ_from_each_other(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import os, pytest, trio
+from hypothesis import given, settings, strategies as st
+
+orders = {}
+
+async def order_of(names):
+    order = []
+    async def note(name):
+        order.append(name)
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(note, name)
+    orders.setdefault(os.environ["PYTEST_CURRENT_TEST"], []).append("".join(order))
+
+@pytest.mark.trio
+@pytest.mark.interleavings(20)
+@settings(database=None, max_examples=5)
+@given(number=st.integers())
+async def test_async(number):
+    await order_of("abcdef")
+
+@pytest.mark.interleavings(20)
+@settings(database=None, max_examples=5)
+@given(number=st.integers())
+def test_plain(number):
+    trio.run(order_of, "abcdef")
+
+def test_after():
+    assert len(orders) == 40
+    for kind in ("async", "plain"):
+        of_kind = [found for test, found in orders.items() if kind in test]
+        # The same for each example of one seed.
+        assert all(len(found) == 5 and len(set(found)) == 1 for found in of_kind)
+        assert len({found[0] for found in of_kind}) > 10
+""",
+    )
+
+    result.assert_outcomes(passed=41)
+
+
+def test_interleavings_are_a_number_and_who_says_otherwise_is_named(
+    pytester: pytest.Pytester,
+) -> None:
+    arguments = ["", "0", "-1", "'3'", "True", "3.0", "3, 9", "m=3", "3, n=3", "n=3, m=3"]
+    marks = ["interleavings", *(f"interleavings({each})" for each in arguments)]
+    for n, mark in enumerate(marks):
+        test = f"import pytest\n@pytest.mark.{mark}\ndef test_race(): pass"
+        pytester.makepyfile(**{f"test_{n}": test})
+
+    result = run(pytester, "")
+
+    result.assert_outcomes(errors=len(marks))
+    for n, mark in enumerate(marks):
+        said = f"test_{n}.py::test_race: the marker interleavings takes one number, of at least 1,"
+        given = mark.removeprefix("interleavings") or "()"
+        assert f"{said} got {given}" in result.outlines
+
+
+def test_number_of_interleavings_may_be_named(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import pytest
+
+@pytest.mark.interleavings(n=3)
+def test_race():
+    pass
+""",
+    )
+
+    result.assert_outcomes(passed=3)
+
+
 def test_seed_is_of_the_marked_test_alone(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

@@ -5,6 +5,7 @@ nothing that pytest has not imported already, and does nothing to a test that
 does not ask for it.
 """
 
+import functools
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Generator
@@ -64,9 +65,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("interleavings")
     if marker is None:
         return
+    match marker.args, marker.kwargs:
+        case ([int(count)], {}) | ([], {"n": int(count)}) if (
+            len(marker.kwargs) + len(marker.args) == 1 and type(count) is int and count > 0
+        ):
+            seeds = range(count)
+        case _:
+            given = [*map(repr, marker.args), *(f"{k}={v!r}" for k, v in marker.kwargs.items())]
+            pytest.fail(
+                f"{metafunc.definition.nodeid}: the marker interleavings takes one number, of at"
+                f" least 1, got ({', '.join(given)})",
+                pytrace=False,
+            )
     if _SEED not in metafunc.fixturenames:
         metafunc.fixturenames.append(_SEED)
-    seeds = range(*marker.args)
     metafunc.parametrize(_SEED, seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
 
 
@@ -110,6 +122,31 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
     with seeded_schedule(seed):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Seed the scheduler once more for each of Hypothesis' examples, before which it seeds itself.
+
+    By now what Hypothesis calls is a plain function: pytest-trio has seen to that.
+    """
+    seed, hypothesis = _seed_of(pyfuncitem), _hypothesis_of(pyfuncitem)
+    if seed is None or hypothesis is None:
+        return (yield)
+    from trio_jobs.testing.schedule import seeded_schedule
+
+    run_example = hypothesis.inner_test
+
+    @functools.wraps(run_example)
+    def run_seeded(*args: object, **kwargs: object) -> object:
+        with seeded_schedule(seed):
+            return run_example(*args, **kwargs)
+
+    hypothesis.inner_test = run_seeded
+    try:
+        return (yield)
+    finally:
+        hypothesis.inner_test = run_example
 
 
 def _seed_of(item: pytest.Item) -> int | None:
