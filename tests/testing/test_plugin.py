@@ -371,6 +371,43 @@ async def test_sleep(jobs):
     result.stderr.fnmatch_lines(["ERROR: *test_sleep: the marker trio_jobs needs pytest-trio*"])
 
 
+@pytest.mark.parametrize("run_in", ["thread", "process"])
+def test_handler_that_knows_nothing_of_a_mock_clock_is_refused(
+    run_in: str, pytester: pytest.Pytester
+) -> None:
+    result = run(
+        pytester,
+        f"""
+import pytest
+from trio_jobs import Handler
+
+def plain(_payload):
+    pass
+
+handlers = {{"plain": Handler.of(plain, run="{run_in}")}}
+
+@pytest.mark.trio_jobs(handlers)
+async def test_refused(jobs):
+    pass
+
+@pytest.mark.trio_jobs(handlers=handlers, mock_clock=False)
+async def test_taken(jobs):
+    pass
+
+@pytest.mark.trio_jobs(handlers, mock_clock=False)
+async def test_refused_too(jobs, autojump_clock):
+    pass
+
+@pytest.mark.trio_jobs(handlers, mock_clock=False)
+async def test_clock_that_stands_still(jobs, mock_clock):
+    pass
+""",
+    )
+
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines([f"*the handler of 'plain' runs in a {run_in}*mock_clock=False*"])
+
+
 def test_pytest_finds_the_plugin_by_itself() -> None:
     [found] = [
         each for each in entry_points(group="pytest11") if each.value == "trio_jobs.testing.plugin"

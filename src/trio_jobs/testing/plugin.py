@@ -7,8 +7,9 @@ does not ask for it.
 
 import functools
 import inspect
+import math
 import sys
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,6 +202,7 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
     from trio_jobs.embedding import open_jobs
 
     marker = _marker_of(request.node)
+    _check_clock(*marker.args, **marker.kwargs)
     options = {name: value for name, value in marker.kwargs.items() if name != "mock_clock"}
     grace_period: float = options.pop("grace_period", _GRACE_PERIOD)
     with trio.CancelScope() as scope:
@@ -235,6 +237,26 @@ def _marker_of(item: pytest.Item) -> pytest.Mark:
             pytrace=False,
         )
     return marker
+
+
+def _check_clock(handlers: Mapping[str, object], **_: object) -> None:
+    """Refuse handlers that a clock would not wait for."""
+    import trio.testing
+
+    from trio_jobs.handlers import Handler, Run
+
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold == math.inf:
+        return
+    for name, function in handlers.items():
+        handler = function if isinstance(function, Handler) else Handler.of(function)
+        if handler.run is not Run.ASYNC:
+            pytest.fail(
+                f"the handler of {name!r} runs in a {handler.run}, and a clock that jumps ahead"
+                " does not wait for it: mark the test with trio_jobs(..., mock_clock=False), and"
+                " give it no autojump_clock",
+                pytrace=False,
+            )
 
 
 def _under_mock_clock(run: Callable[..., Any] | None) -> Callable[..., Any]:
