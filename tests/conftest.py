@@ -67,12 +67,20 @@ def marks(item: pytest.Item) -> set[str]:
     return {mark.name for mark in item.iter_markers()}
 
 
+def under_mock_clock(item: pytest.Function) -> bool:
+    """Whether a test's clock jumps ahead."""
+    marker = item.get_closest_marker("trio_jobs")
+    if marker is not None and marker.kwargs.get("mock_clock", True):
+        return True
+    return "autojump_clock" in item.fixturenames
+
+
 @pytest.hookimpl(tryfirst=True, wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Wrap each async test into a time limit: a deadlock fails at once, by name."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         test = item.obj
-        limit = _MOCK_LIMIT if "autojump_clock" in item.fixturenames else _REAL_LIMIT
+        limit = _MOCK_LIMIT if under_mock_clock(item) else _REAL_LIMIT
         if "soak" in marks(item):
             limit = _SOAK_LIMIT
         if "deploy" in marks(item):

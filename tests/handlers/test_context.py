@@ -4,8 +4,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.handlers.support import make_processor, process
-from tests.support import NOON, make_job, running_pool
+from tests.handlers.support import process
+from tests.support import NOON, running_pool
+from trio_jobs import Jobs
 from trio_jobs.handlers import Handler, JobContext
 from trio_jobs.job import Ending, JobStatus, Outcome
 
@@ -19,17 +20,17 @@ async def test_a_handler_that_takes_two_arguments_gets_the_context() -> None:
     assert ending.result == b'[1,"a","test",true]'
 
 
-async def test_a_job_ends_when_everything_in_its_nursery_has_ended(
-    autojump_clock: MockClock,
-) -> None:
-    async def handler(_payload: object, context: JobContext) -> str:
-        context.nursery.start_soon(trio.sleep, 7)
-        return "started"
+async def sleep(seconds: float, context: JobContext) -> str:
+    context.nursery.start_soon(trio.sleep, seconds)
+    return "started"
 
-    ending = await process(handler)
 
-    assert trio.current_time() == 7
-    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"started"')
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_a_job_ends_when_everything_in_its_nursery_has_ended(jobs: Jobs) -> None:
+    job = jobs.submit("sleep", 3600)
+
+    assert await jobs.result(job.id) == "started"
+    assert trio.current_time() == 3600
 
 
 async def failing_child() -> None:
@@ -86,26 +87,24 @@ async def sleeping_children(_payload: object, context: JobContext) -> None:
         context.nursery.start_soon(trio.sleep_forever)
 
 
-async def test_the_time_limit_reaches_the_children(autojump_clock: MockClock) -> None:
-    ending = await process(Handler.of(sleeping_children, timeout=2))
+@pytest.mark.trio_jobs({"sleep": Handler.of(sleeping_children, timeout=3600)})
+async def test_the_time_limit_reaches_the_children(jobs: Jobs) -> None:
+    job = await jobs.wait(jobs.submit("sleep").id)
 
-    assert ending.outcome is Outcome.TIMED_OUT
-    assert trio.current_time() == 2
+    assert job.ending is not None
+    assert job.ending.outcome is Outcome.TIMED_OUT
+    assert trio.current_time() == 3600
 
 
-async def test_a_cancel_reaches_the_children() -> None:
-    processor = make_processor({"test": Handler.of(sleeping_children)})
-    endings: list[Ending] = []
+@pytest.mark.trio_jobs({"sleep": sleeping_children})
+async def test_a_cancel_reaches_the_children(jobs: Jobs) -> None:
+    job = jobs.submit("sleep")
+    await wait_all_tasks_blocked()
+    jobs.cancel(job.id)
+    job = await jobs.wait(job.id)
 
-    async def run() -> None:
-        endings.append(await processor(make_job("a")))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-        await wait_all_tasks_blocked()
-        processor.cancel("a")
-
-    assert endings[0].outcome is Outcome.CANCELLED
+    assert job.ending is not None
+    assert job.ending.outcome is Outcome.CANCELLED
 
 
 async def test_the_pools_end_reaches_the_children() -> None:

@@ -2,16 +2,15 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from tests.hostile_errors import HOSTILE, NamelessError, NoClassError
-from tests.support import running_pool
-from trio_jobs.handlers import Handler, Processes
-from trio_jobs.job import Job, Outcome
+from trio_jobs import Handler, Jobs
+from trio_jobs.job import Outcome
 
 WORKERS = 3
 
@@ -184,21 +183,20 @@ PLAIN = {
 }
 
 
-class Meeting:
-    """A handler whose jobs end when as many run at once as there are workers."""
-
-    def __init__(self) -> None:
-        self._present = 0
-        self._complete = trio.Event()
-
-    async def __call__(self, _payload: object) -> None:
-        self._present += 1
-        if self._present == WORKERS:
-            self._complete.set()
-        await self._complete.wait()
+async def sleep_forever(_payload: object) -> None:
+    await trio.sleep_forever()
 
 
-def check_failed(job: Job, error_type: str, message: str) -> None:
+def handlers(
+    kinds: Mapping[str, tuple[Callable[[object], object], str, str]], *, run: str | None = None
+) -> dict[str, Handler]:
+    """The misbehaving ones by kind, and one that keeps a worker."""
+    bad = {kind: Handler.of(handler, run=run) for kind, (handler, _, _) in kinds.items()}
+    return {**bad, "forever": Handler.of(sleep_forever)}
+
+
+async def check_failed(jobs: Jobs, job_id: str, error_type: str, message: str) -> None:
+    job = await jobs.wait(job_id)
     assert job.ending is not None
     assert job.ending.outcome is Outcome.FAILED
     assert job.ending.error is not None
@@ -206,82 +204,58 @@ def check_failed(job: Job, error_type: str, message: str) -> None:
     assert message in job.ending.error.message
 
 
+async def check_size(jobs: Jobs) -> None:
+    """The pool has kept it: as many jobs run at once as there were workers."""
+    running = jobs.submit_all([("forever", None)] * (WORKERS + 1))
+    await wait_all_tasks_blocked()
+    assert jobs.statistics().busy == WORKERS
+    for job in running:
+        jobs.cancel(job.id)
+
+
 @pytest.mark.parametrize("kind", ASYNC)
-async def test_an_async_handler_harms_nothing_but_its_job(
-    kind: str, autojump_clock: MockClock
-) -> None:
-    handler, error_type, message = ASYNC[kind]
+@pytest.mark.trio_jobs(handlers(ASYNC), workers=WORKERS)
+async def test_an_async_handler_harms_nothing_but_its_job(kind: str, jobs: Jobs) -> None:
+    _, error_type, message = ASYNC[kind]
 
-    async with running_pool({"bad": handler, "meet": Meeting()}, workers=WORKERS) as pool:
-        submit = pool.parts.submissions.submit
-        bad = [submit("bad", b"null") for _ in range(2 * WORKERS)]
-        await wait_all_tasks_blocked()
-        meeting = [submit("meet", b"null") for _ in range(WORKERS)]
-
-    for job in bad:
-        check_failed(pool.parts.store.get(job.id), error_type, message)
-    for job in meeting:  # so the pool has kept its size
-        ending = pool.parts.store.get(job.id).ending
-        assert ending is not None
-        assert ending.outcome is Outcome.SUCCEEDED
+    for job in jobs.submit_all([(kind, None)] * (2 * WORKERS)):
+        await check_failed(jobs, job.id, error_type, message)
+    await check_size(jobs)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-async def test_a_handler_in_a_thread_harms_nothing_but_its_job(kind: str) -> None:
-    handler, error_type, message = PLAIN[kind]
+@pytest.mark.trio_jobs(handlers(PLAIN), workers=WORKERS, mock_clock=False)
+async def test_a_handler_in_a_thread_harms_nothing_but_its_job(kind: str, jobs: Jobs) -> None:
+    _, error_type, message = PLAIN[kind]
 
-    async with running_pool({"bad": handler, "meet": Meeting()}, workers=WORKERS) as pool:
-        submit = pool.parts.submissions.submit
-        bad = [submit("bad", b"null") for _ in range(2 * WORKERS)]
-        meeting = [submit("meet", b"null") for _ in range(WORKERS)]
-
-    for job in bad:
-        check_failed(pool.parts.store.get(job.id), error_type, message)
-    for job in meeting:
-        ending = pool.parts.store.get(job.id).ending
-        assert ending is not None
-        assert ending.outcome is Outcome.SUCCEEDED
+    for job in jobs.submit_all([(kind, None)] * (2 * WORKERS)):
+        await check_failed(jobs, job.id, error_type, message)
+    await check_size(jobs)
 
 
-async def test_a_handler_in_a_process_harms_nothing_but_its_job() -> None:
-    handlers = {kind: Handler.of(handler, run="process") for kind, (handler, _, _) in PLAIN.items()}
-
-    async with (
-        Processes(1) as processes,
-        running_pool({**handlers, "meet": Meeting()}, workers=WORKERS, processes=processes) as pool,
-    ):
-        submit = pool.parts.submissions.submit
-        bad = [submit(kind, b"null") for kind in PLAIN]
-        meeting = [submit("meet", b"null") for _ in range(WORKERS)]
-
-    for job in bad:
+@pytest.mark.trio_jobs(
+    handlers(PLAIN, run="process"), workers=WORKERS, processes=1, mock_clock=False
+)
+async def test_a_handler_in_a_process_harms_nothing_but_its_job(jobs: Jobs) -> None:
+    for job in jobs.submit_all([(kind, None) for kind in PLAIN]):
         _, error_type, message = PLAIN[job.type]
-        check_failed(pool.parts.store.get(job.id), error_type, message)
-    for job in meeting:
-        ending = pool.parts.store.get(job.id).ending
-        assert ending is not None
-        assert ending.outcome is Outcome.SUCCEEDED
+        await check_failed(jobs, job.id, error_type, message)
+    await check_size(jobs)
 
 
-async def test_a_time_limit_whose_cleanup_raises_harms_nothing_but_its_job(
-    autojump_clock: MockClock,
-) -> None:
-    async def handler(_payload: object) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise SystemExit(1)
+async def raise_in_cleanup(_payload: object) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise SystemExit(1)
 
-    bad = Handler.of(handler, timeout=1)
 
-    async with running_pool({"bad": bad, "meet": Meeting()}, workers=WORKERS) as pool:
-        submit = pool.parts.submissions.submit
-        jobs = [submit("bad", b"null") for _ in range(2 * WORKERS)]
-        await trio.sleep(5)
-        for _ in range(WORKERS):
-            submit("meet", b"null")
-
-    for job in jobs:
-        ending = pool.parts.store.get(job.id).ending
+@pytest.mark.trio_jobs(
+    {"bad": Handler.of(raise_in_cleanup, timeout=1), "forever": sleep_forever}, workers=WORKERS
+)
+async def test_a_time_limit_whose_cleanup_raises_harms_nothing_but_its_job(jobs: Jobs) -> None:
+    for job in jobs.submit_all([("bad", None)] * (2 * WORKERS)):
+        ending = (await jobs.wait(job.id)).ending
         assert ending is not None
         assert ending.outcome is Outcome.TIMED_OUT
+    await check_size(jobs)
