@@ -1,17 +1,16 @@
 """Small helpers of the suite: a job to test with, a clock that stands still, a running pool."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import trio
 
 from trio_jobs.admission import Submissions
-from trio_jobs.handlers import Handler, Handlers, Processes, Processor
-from trio_jobs.ids import Uuid7
+from trio_jobs.core import Core, make_core
+from trio_jobs.handlers import Handler, Handlers, Processor
 from trio_jobs.job import Ending, Job, Outcome
-from trio_jobs.places import Places
 from trio_jobs.store import JobStore
 from trio_jobs.testing.steps import At as At
 from trio_jobs.waiting import Completions
@@ -34,47 +33,50 @@ def make_job(job_id: str, *, type: str = "test", payload: bytes = b"null") -> Jo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts that `main` wires, without HTTP."""
+    """A core and both ends of its channel."""
 
     send: trio.MemorySendChannel[str]
     receive: trio.MemoryReceiveChannel[str]
-    store: JobStore
-    submissions: Submissions
-    completions: Completions
+    core: Core
+
+    @property
+    def store(self) -> JobStore:
+        return self.core.store
+
+    @property
+    def submissions(self) -> Submissions:
+        return self.core.submissions
+
+    @property
+    def completions(self) -> Completions:
+        return self.core.completions
 
 
 def make_parts(
+    handlers: Handlers | None = None,
     *,
+    workers: int = 2,
+    processes: int = 1,
     buffer_size: int = 100,
     keep_completed: int = 10_000,
     keep_completed_bytes: int = 1_000_000,
     max_waiters: int = 1000,
     now: Callable[[], datetime] = noon,
 ) -> Parts:
-    """A channel, a store, and the admission between them."""
+    """The parts that `main` wires, without HTTP; nothing runs."""
     send, receive = trio.open_memory_channel[str](buffer_size)
-    places = Places()
-    completions = Completions(max_waiters=max_waiters)
-
-    def completed(job: Job) -> None:
-        completions.note(job)
-        places.note_completion()
-
-    store = JobStore(
-        now=now,
+    core = make_core(
+        handlers or Handlers({}),
+        send,
+        workers=workers,
+        processes=processes,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
-        claimed=places.note_claim,
-        completed=completed,
+        max_result_bytes=1_000_000,
+        max_waiters=max_waiters,
+        now=now,
     )
-    submissions = Submissions(send, store, places=places, new_id=Uuid7(), now=now)
-    return Parts(
-        send=send,
-        receive=receive,
-        store=store,
-        submissions=submissions,
-        completions=completions,
-    )
+    return Parts(send=send, receive=receive, core=core)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,26 +94,22 @@ async def running_pool(
     functions: Mapping[str, Callable[..., object] | Callable[..., Awaitable[object]] | Handler],
     *,
     workers: int = 2,
+    processes: int = 1,
     buffer_size: int = 100,
-    max_result_bytes: int = 1_000_000,
-    processes: Processes | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool over these handlers; leaving the block drains it."""
-    parts = make_parts(buffer_size=buffer_size)
     handlers = Handlers(
         {
             name: function if isinstance(function, Handler) else Handler.of(function)
             for name, function in functions.items()
         }
     )
-    processor = Processor(
-        handlers, workers=workers, max_result_bytes=max_result_bytes, processes=processes
-    )
-    async with trio.open_nursery() as nursery:
+    parts = make_parts(handlers, workers=workers, processes=processes, buffer_size=buffer_size)
+    process = parts.core.process
+    async with parts.core.processes or nullcontext(), trio.open_nursery() as nursery:
         for n in range(workers):
-            nursery.start_soon(
-                run_worker, parts.receive.clone(), parts.store, processor, name=f"worker-{n}"
-            )
+            clone = parts.receive.clone()
+            nursery.start_soon(run_worker, clone, parts.store, process, name=f"worker-{n}")
         parts.receive.close()
-        yield Pool(parts=parts, handlers=handlers, processor=processor, scope=nursery.cancel_scope)
+        yield Pool(parts=parts, handlers=handlers, processor=process, scope=nursery.cancel_scope)
         parts.submissions.close()

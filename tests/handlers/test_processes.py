@@ -63,17 +63,16 @@ async def test_jobs_share_a_process_of_its_own_kind(processes: Processes) -> Non
 async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     tmp_path: Path,
 ) -> None:
-    async with Processes(2) as processes:
+    async with running_pool(
+        {"test": in_process(tasks.enter_and_wait)}, workers=4, processes=2
+    ) as pool:
         assert not multiprocessing.active_children()
 
-        async with running_pool(
-            {"test": in_process(tasks.enter_and_wait)}, workers=4, processes=processes
-        ) as pool:
-            jobs = [pool.parts.submissions.submit("test", quoted(tmp_path)) for _ in range(4)]
-            await wait_for_pids(tmp_path, 2)
-            await wait_all_tasks_blocked(0.01)
-            assert len(multiprocessing.active_children()) == 2
-            (tmp_path / "go").touch()
+        jobs = [pool.parts.submissions.submit("test", quoted(tmp_path)) for _ in range(4)]
+        await wait_for_pids(tmp_path, 2)
+        await wait_all_tasks_blocked(0.01)
+        assert len(multiprocessing.active_children()) == 2
+        (tmp_path / "go").touch()
 
     endings = [pool.parts.store.get(job.id).ending for job in jobs]
     assert len({ending.result for ending in endings if ending is not None}) == 2
@@ -98,16 +97,14 @@ async def test_a_time_limit_kills_the_process(processes: Processes, tmp_path: Pa
     assert not multiprocessing.active_children()
 
 
-async def test_waiting_for_a_process_is_not_the_functions_time(
-    processes: Processes, tmp_path: Path
-) -> None:
+async def test_waiting_for_a_process_is_not_the_functions_time(tmp_path: Path) -> None:
     limit = 0.2
     table = {
         "long": in_process(tasks.enter_and_wait),
         "short": in_process(tasks.pid, timeout=limit),
     }
 
-    async with running_pool(table, workers=2, processes=processes) as pool:
+    async with running_pool(table, workers=2) as pool:
         pool.parts.submissions.submit("long", quoted(tmp_path))
         await wait_for_pids(tmp_path)
         short = pool.parts.submissions.submit("short", b"null")
@@ -119,12 +116,10 @@ async def test_waiting_for_a_process_is_not_the_functions_time(
     assert ending.outcome is Outcome.SUCCEEDED
 
 
-async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(
-    processes: Processes, tmp_path: Path
-) -> None:
+async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_path: Path) -> None:
     table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
 
-    async with running_pool(table, workers=1, processes=processes) as pool:
+    async with running_pool(table, workers=1) as pool:
         job = pool.parts.submissions.submit("wait", quoted(tmp_path))
         following = pool.parts.submissions.submit("pid", b"null")
         [killed] = await wait_for_pids(tmp_path)
@@ -139,12 +134,8 @@ async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(
     assert next_ending.result != str(killed).encode()
 
 
-async def test_a_cancel_reaches_a_job_that_waits_for_a_process(
-    processes: Processes, tmp_path: Path
-) -> None:
-    async with running_pool(
-        {"wait": in_process(tasks.enter_and_wait)}, workers=2, processes=processes
-    ) as pool:
+async def test_a_cancel_reaches_a_job_that_waits_for_a_process(tmp_path: Path) -> None:
+    async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=2) as pool:
         pool.parts.submissions.submit("wait", quoted(tmp_path))
         await wait_for_pids(tmp_path)
         waiting = pool.parts.submissions.submit("wait", quoted(tmp_path))
@@ -158,12 +149,8 @@ async def test_a_cancel_reaches_a_job_that_waits_for_a_process(
     assert ending.outcome is Outcome.CANCELLED
 
 
-async def test_the_pools_end_kills_the_process_and_releases_the_job(
-    processes: Processes, tmp_path: Path
-) -> None:
-    async with running_pool(
-        {"wait": in_process(tasks.enter_and_wait)}, workers=1, processes=processes
-    ) as pool:
+async def test_the_pools_end_kills_the_process_and_releases_the_job(tmp_path: Path) -> None:
+    async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=1) as pool:
         job = pool.parts.submissions.submit("wait", quoted(tmp_path))
         [killed] = await wait_for_pids(tmp_path)
         pool.scope.cancel()
@@ -182,11 +169,11 @@ async def test_the_pools_end_kills_the_process_and_releases_the_job(
     ],
 )
 async def test_a_process_that_dies_fails_its_job_and_no_other(
-    function: Callable[..., object], payload: bytes, message: str, processes: Processes
+    function: Callable[..., object], payload: bytes, message: str
 ) -> None:
     table = {"die": in_process(function), "pid": in_process(tasks.pid)}
 
-    async with running_pool(table, workers=2, processes=processes) as pool:
+    async with running_pool(table, workers=2) as pool:
         dying = pool.parts.submissions.submit("die", payload)
         others = [pool.parts.submissions.submit("pid", b"null") for _ in range(10)]
 
@@ -216,11 +203,9 @@ async def test_an_idle_process_that_dies_harms_no_job(processes: Processes) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
-    number: signal.Signals, processes: Processes, tmp_path: Path
+    number: signal.Signals, tmp_path: Path
 ) -> None:
-    async with running_pool(
-        {"wait": in_process(tasks.enter_and_wait)}, workers=1, processes=processes
-    ) as pool:
+    async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=1) as pool:
         job = pool.parts.submissions.submit("wait", quoted(tmp_path))
         [pid] = await wait_for_pids(tmp_path)
         os.kill(pid, number)
