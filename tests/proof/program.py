@@ -26,7 +26,6 @@ from unittest import mock
 
 import outcome
 import trio
-from trio._core import _run as trio_run
 from trio.testing import MockClock
 
 from tests.proof.accounts import Told
@@ -40,6 +39,8 @@ from trio_jobs.main import main
 from trio_jobs.server import Limits, Listeners, bind_sockets
 from trio_jobs.stop import Stop
 from trio_jobs.testing import asgi
+from trio_jobs.testing.schedule import seeded_schedule
+from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
     from trio_jobs.server.connection import Connection
@@ -252,22 +253,19 @@ def fail_in(nursery: trio.Nursery | None) -> None:
             nursery.start_soon(fail)
 
 
-class Steps(trio.abc.Instrument):
-    """Finds the parts of a program, counts its steps, and does something just before one.
+class Steps(At):
+    """Finds the parts of a program, and does something just before one of its steps.
 
     After each step it looks whether the channel and the store agree.
 
     Attributes:
-        count: How many steps there were.
         disagreement: The first step after which they did not agree, and in what.
     """
 
     def __init__(self, program: Program, step: int, action: Callable[[], None]) -> None:
+        super().__init__(step, action)
         self._program = program
-        self._step = step
-        self._action = action
         self._workers: list[trio.lowlevel.Task] = []
-        self.count = 0
         self.disagreement: str | None = None
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
@@ -282,11 +280,6 @@ class Steps(trio.abc.Instrument):
         elif task.name.endswith("FrontDoor._accept"):
             self._program.http = task.parent_nursery
             self._program.opened.set()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.count += 1
-        if self.count == self._step:
-            self._action()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         ids, store = self._program.ids, self._program.store
@@ -306,7 +299,7 @@ class Steps(trio.abc.Instrument):
         handed = [job_id for worker in self._workers for job_id in on_its_way(worker)]
         if sorted([*handed, *channel.data]) != pending:
             self.disagreement = (
-                f"after step {self.count}: {list(channel.data)} in the channel, {handed} handed"
+                f"after step {self.steps}: {list(channel.data)} in the channel, {handed} handed"
                 f" over, {pending} pending"
             )
 
@@ -785,9 +778,9 @@ def run(
 
     steps = Steps(program, step, lambda: action(program))
     open_before, threads_before = open_files(), busy_threads()
-    trio_run._r.seed(seed)
     try:
-        trio.run(guarded, clock=clock, instruments=[steps])
+        with seeded_schedule(seed):
+            trio.run(guarded, clock=clock, instruments=[steps])
         for thread in busy_threads():
             if thread.name.startswith("job "):
                 thread.join(program.unit)  # of a job that was left behind, and ends
@@ -796,9 +789,9 @@ def run(
         assert steps.disagreement is None, steps.disagreement
         check(program)
     except BaseException as error:
-        error.add_note(f"seed {seed}, {action.__name__} at step {step} of {steps.count}")
+        error.add_note(f"seed {seed}, {action.__name__} at step {step} of {steps.steps}")
         raise
-    return steps.count
+    return steps.steps
 
 
 def open_files() -> list[str]:
