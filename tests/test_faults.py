@@ -20,7 +20,7 @@ from tests.command import (
     new_client,
     running_command,
 )
-from tests.support import running_pool
+from trio_jobs import Jobs
 from trio_jobs.cli import run
 
 FAULTY_WORK = Path(faulty_work.__file__).read_text()
@@ -155,27 +155,25 @@ async def test_running_out_of_descriptors_loses_nothing_and_is_recovered_from(
         assert ledger(tmp_path) == ["after", "before", "meanwhile"]
 
 
-async def test_memory_does_not_grow_with_the_number_of_completed_jobs() -> None:
-    async def nothing(_payload: object) -> None:
-        pass
+async def nothing(_payload: object) -> None:
+    pass
 
-    async with running_pool({"nothing": nothing}) as pool:
 
-        async def complete(count: int) -> int:
-            """Process so many jobs; the number of blocks that Python then holds."""
-            submissions, store = pool.parts.submissions, pool.parts.store
-            for _ in range(count // 100):
-                for _ in range(100):
-                    submissions.submit("nothing", b"null")
-                await trio.testing.wait_all_tasks_blocked()
-            assert store.statistics().pending + store.statistics().processing == 0
-            return sys.getallocatedblocks()
+@pytest.mark.trio_jobs({"nothing": nothing})
+async def test_memory_does_not_grow_with_the_number_of_completed_jobs(jobs: Jobs) -> None:
+    async def complete(count: int) -> int:
+        """Process so many jobs; the number of blocks that Python then holds."""
+        for _ in range(count // 100):
+            jobs.submit_all([("nothing", None)] * 100)
+            await trio.testing.wait_all_tasks_blocked()
+        assert jobs.unfinished() == ([], [])
+        return sys.getallocatedblocks()
 
-        full = await complete(20_000)  # 10,000 are kept
-        later = await complete(40_000)
+    full = await complete(20_000)  # 10,000 are kept
+    later = await complete(40_000)
 
-        assert later - full < 1_000
-        assert len(pool.parts.store) == 10_000
+    assert later - full < 1_000
+    assert len(jobs.page(limit=20_000)) == 10_000
 
 
 # Configuration
