@@ -5,15 +5,17 @@ It takes any ASGI application. `Client.request` is for whole exchanges;
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import trio
 
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
+Data = bytes | bytearray | memoryview | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +24,16 @@ class Answer:
 
     Attributes:
         status: The HTTP status.
-        headers: By name in lower case; the values of a repeated one joined.
+        headers: By name in lower case; the values of a repeated one joined by
+            commas, which for ``set-cookie`` cannot be undone.
         body: All of it.
+        all_headers: Name and value of each header, in the order they came in.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    all_headers: tuple[tuple[str, str], ...] = ()
 
     def json(self) -> Any:  # noqa: ANN401
         """The body, decoded as strictly as msgspec does."""
@@ -36,7 +41,7 @@ class Answer:
 
 
 class Exchange:
-    """One request and its answer, piece by piece.
+    """One request and its answer, piece by piece; `Client.open` makes and runs it.
 
     Args:
         buffer: How many pieces of the answer the application can send before
@@ -50,19 +55,29 @@ class Exchange:
         self._headers: list[tuple[str, str]] = []
 
     async def run(self, app: App, scope: Message) -> None:
-        """Run the application on this exchange, as a server would."""
-        try:
-            with self._to_client:
-                await app(scope, self._receive, self._send)
-        except OSError:  # the client has left, and the application lets the server know
-            pass
+        """Run the application on this exchange, as a server would.
 
-    async def send(self, data: bytes, *, last: bool = False) -> None:
-        """Send a piece of the body; returns once the application has taken it."""
-        await self._to_app.send({"type": "http.request", "body": data, "more_body": not last})
+        An ``OSError`` of the application's ends the exchange like a return: it
+        is how it says that the client has left. Every other error is raised.
+        """
+        with suppress(OSError):
+            await app(scope, self._receive, self._send)
+        # Not after an error: that is to be seen, and not that nothing comes any more.
+        self._to_client.close()
+        self._from_client.close()
+
+    async def send(self, data: Data, *, last: bool = False) -> None:
+        """Send a piece of the body; returns once the application has taken it.
+
+        Raises:
+            trio.BrokenResourceError: The application has ended without it.
+            TypeError: It is neither bytes nor text.
+        """
+        message = {"type": "http.request", "body": _as_bytes(data), "more_body": not last}
+        await self._to_app.send(message)
 
     def hang_up(self) -> None:
-        """Leave: what the application still sends is lost. Can be called again."""
+        """Leave: the application is told, and what it still sends is lost. Can be called again."""
         self._to_app.close()
         self._from_app.close()
 
@@ -71,7 +86,11 @@ class Exchange:
         self._to_app.close()
 
     async def head(self) -> int:
-        """Wait for the answer to begin, and return its status."""
+        """Wait for the answer to begin, and return its status.
+
+        Raises:
+            trio.EndOfChannel: The application has ended without an answer.
+        """
         message = await self._from_app.receive()
         assert message["type"] == "http.response.start", message
         self._status = message["status"]
@@ -82,7 +101,11 @@ class Exchange:
         return self._status
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The pieces of the answer's body, as the application sends them."""
+        """The pieces of the answer's body, as the application sends them; after `head`.
+
+        Raises:
+            trio.EndOfChannel: The application has ended before its answer had.
+        """
         more = True
         while more:
             message = await self._from_app.receive()
@@ -91,13 +114,15 @@ class Exchange:
             more = message.get("more_body", False)
 
     async def answer(self) -> Answer:
-        """Wait for the whole answer."""
+        """Wait for the whole answer; instead of `head` and `pieces`."""
         await self.head()
         body = b"".join([piece async for piece in self.pieces()])
         headers: dict[str, str] = {}
         for name, value in self._headers:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return Answer(status=self._status, headers=headers, body=body)
+        return Answer(
+            status=self._status, headers=headers, body=body, all_headers=tuple(self._headers)
+        )
 
     async def _receive(self) -> Message:
         try:
@@ -115,6 +140,9 @@ class Exchange:
 class Client:
     """Makes requests to an application.
 
+    There is nothing around the application: what it does when a server starts
+    and stops (ASGI's lifespan, Quart's ``before_serving``) is left to the test.
+
     Args:
         app: The application.
         extensions: What the server offers, for ``scope["extensions"]``.
@@ -129,32 +157,61 @@ class Client:
         return await self.request("GET", target, headers=_dashed(headers))
 
     async def post(
-        self, target: str, body: bytes | Iterable[bytes] = b"", /, **headers: str
+        self,
+        target: str,
+        body: Data | Iterable[Data] = b"",
+        /,
+        *,
+        json: object = msgspec.UNSET,
+        **headers: str,
     ) -> Answer:
-        """``POST``, the body in one piece or in several."""
-        return await self.request("POST", target, body=body, headers=_dashed(headers))
+        """``POST``; for the body see `request`, a header's name is given with underscores."""
+        return await self.request("POST", target, body=body, json=json, headers=_dashed(headers))
 
     async def request(
         self,
         method: str,
         target: str,
         *,
-        body: bytes | Iterable[bytes] = b"",
+        body: Data | Iterable[Data] = b"",
+        json: object = msgspec.UNSET,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request and its whole answer; the client stays until the end of it."""
-        pieces = [body] if isinstance(body, bytes) else [*body, b""]
-        async with self.open(method, target, headers=headers) as exchange, trio.open_nursery() as n:
+        """One request and its whole answer; the client stays until the end of it.
 
-            @n.start_soon
+        Args:
+            method: The method.
+            target: The path, percent-encoded, and the query if there is one.
+            body: Bytes, or text, which is sent as UTF-8; or an iterable of
+                these, sent in as many pieces.
+            json: Instead of a body, what to send as JSON, and to call JSON
+                unless there is a header ``content-type``.
+            headers: By name.
+
+        Raises:
+            TypeError: The body is something else.
+            trio.EndOfChannel: The application has ended before its answer had.
+            BaseException: What the application has raised.
+        """
+        if json is not msgspec.UNSET:
+            if body != b"":
+                raise TypeError("a request has a body or json, not both")
+            body = msgspec.json.encode(json)
+            headers = dict(headers or {})
+            if "content-type" not in {name.lower() for name in headers}:
+                headers["content-type"] = "application/json"
+        *pieces, last = _in_pieces(body)
+        async with self._running(method, target, headers=headers, buffer=0) as (exchange, nursery):
+
+            @nursery.start_soon
             async def send_body() -> None:
-                for piece in pieces[:-1]:
-                    await exchange.send(piece)
-                await exchange.send(pieces[-1], last=True)
+                # An early answer: the rest of the body is of no use.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    for piece in pieces:
+                        await exchange.send(piece)
+                    await exchange.send(last, last=True)
 
-            answer = await exchange.answer()
-            n.cancel_scope.cancel()  # an early answer: the rest of the body is of no use
-        return answer
+            return await exchange.answer()
 
     @asynccontextmanager
     async def open(
@@ -165,7 +222,26 @@ class Client:
         headers: Mapping[str, str] | None = None,
         buffer: int = 0,
     ) -> AsyncIterator[Exchange]:
-        """Begin a request; leaving the block hangs up, and waits for the application to end."""
+        """Begin a request; leaving the block hangs up, and waits for the application to end.
+
+        Args:
+            method: The method.
+            target: The path, percent-encoded, and the query if there is one.
+            headers: By name.
+            buffer: How many pieces of the answer the application can send
+                before the client has read them.
+
+        Raises:
+            BaseException: What the application has raised, which also cancels
+                the block; a group if that has raised something itself.
+        """
+        async with self._running(method, target, headers=headers, buffer=buffer) as (exchange, _):
+            yield exchange
+
+    @asynccontextmanager
+    async def _running(
+        self, method: str, target: str, *, headers: Mapping[str, str] | None, buffer: int
+    ) -> AsyncIterator[tuple[Exchange, trio.Nursery]]:
         path, _, query = target.partition("?")
         exchange = Exchange(buffer=buffer)
         scope: Message = {
@@ -174,7 +250,7 @@ class Client:
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": path,
+            "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
@@ -186,13 +262,49 @@ class Client:
             "server": ("127.0.0.1", 80),
             "extensions": self._extensions,
         }
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(exchange.run, self._app, scope)
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(exchange.run, self._app, scope)
+                try:
+                    yield exchange, nursery
+                finally:
+                    exchange.hang_up()
+        except BaseExceptionGroup as group:
+            # The group is the nursery's doing. One member alone says more without it.
+            if len(group.exceptions) > 1:
+                raise
+            failure = group.exceptions[0]
+        if failure is not None:
+            # Raised anew it would get the cancellation of the block as its context.
+            context = failure.__context__
             try:
-                yield exchange
+                raise failure
             finally:
-                exchange.hang_up()
+                failure.__context__ = context
 
 
 def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def _in_pieces(body: Data | Iterable[Data]) -> list[bytes]:
+    """At least one."""
+    if isinstance(body, Data):
+        return [_as_bytes(body)]
+    if isinstance(body, Mapping) or not isinstance(body, Iterable):
+        raise TypeError(_wrong_body(body))
+    return [*map(_as_bytes, body), b""]
+
+
+def _as_bytes(data: Data) -> bytes:
+    if not isinstance(data, Data):
+        raise TypeError(_wrong_body(data))
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def _wrong_body(body: object) -> str:
+    return (
+        "the body must be bytes or text, or an iterable of these, or else given as json=,"
+        f" got {body!r:.100}"
+    )
