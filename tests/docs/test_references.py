@@ -5,6 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from itertools import chain
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,7 @@ from trio_jobs import Outcome, cli
 from trio_jobs.config import HandlerConfig
 from trio_jobs.config.settings import SECTIONS
 from trio_jobs.stop import HARD_LIMIT_STATUS
+from trio_jobs.testing import plugin
 
 REFERENCE = DOCS / "reference"
 
@@ -159,3 +161,15 @@ def test_everything_public_is_in_the_python_reference(module: object) -> None:
     )
 
     assert documented == {*chain(trio_jobs.__all__, trio_jobs.testing.__all__)}
+
+
+def test_markers_and_fixtures_of_the_plugin_are_in_the_python_reference() -> None:
+    documented = {re.split(r"[`(]", row[0])[1] for row in rows_of("python.md")}
+    markers: list[str] = []
+    config = Mock(addinivalue_line=lambda _, line: markers.append(re.split(r"\W", line)[0]))
+    plugin.pytest_configure(config)
+    fixtures = {
+        name for name, each in vars(plugin).items() if type(each) is type(plugin.scheduler_seed)
+    }
+
+    assert documented == {*markers, *fixtures}
