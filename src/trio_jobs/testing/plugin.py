@@ -66,38 +66,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("interleavings")
     if marker is None:
         return
-    match marker.args, marker.kwargs:
-        case ([int(count)], {}) | ([], {"n": int(count)}) if (
-            len(marker.kwargs) + len(marker.args) == 1 and type(count) is int and count > 0
-        ):
-            seeds = range(count)
-        case _:
-            given = [*map(repr, marker.args), *(f"{k}={v!r}" for k, v in marker.kwargs.items())]
-            pytest.fail(
-                f"{metafunc.definition.nodeid}: the marker interleavings takes one number, of at"
-                f" least 1, got ({', '.join(given)})",
-                pytrace=False,
-            )
+    try:
+        seeds = _seeds(*marker.args, **marker.kwargs)
+    except TypeError:
+        given = [*map(repr, marker.args), *(f"{k}={v!r}" for k, v in marker.kwargs.items())]
+        pytest.fail(
+            f"{metafunc.definition.nodeid}: the marker interleavings takes one number, of at"
+            f" least 1, got ({', '.join(given)})",
+            pytrace=False,
+        )
     if _SEED not in metafunc.fixturenames:
         metafunc.fixturenames.append(_SEED)
     metafunc.parametrize(_SEED, seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
 
 
-# Before the fixtures are made, but not before pytest's own look at marks like `skip`.
-@pytest.hookimpl
+# Not among the first, where it would come before pytest's own look at marks like `skip`.
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tell a test that cannot have the fixture `jobs` why not."""
+    """Tell a test that cannot have the fixture `jobs` why not, before any fixture is made."""
     if not _uses_our_jobs(item):
         return
     _marker_of(item)
-    if not _is_async(item):
-        pytest.fail("the fixture `jobs` is for tests that are async functions", pytrace=False)
     if _hypothesis_of(item) is not None:
         pytest.fail(
             "the fixture `jobs` is made once, and Hypothesis runs this test once for each example:"
             " open a pool for each with trio_jobs.open_jobs",
             pytrace=False,
         )
+    if not _is_async(item):
+        pytest.fail("the fixture `jobs` is for tests that are async functions", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,6 +144,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     finally:
         hypothesis.inner_test = run_example
+
+
+def _seeds(n: object) -> range:
+    if type(n) is not int or n < 1:
+        raise TypeError(n)
+    return range(n)
 
 
 def _seed_of(item: pytest.Item) -> int | None:

@@ -20,7 +20,7 @@ def _any_task(task: trio.lowlevel.Task) -> bool:  # noqa: ARG001  (a predicate)
 
 
 class At(trio.abc.Instrument):
-    """Calls something just before the n-th step of a task, counted from where it is entered.
+    """Calls something just before the n-th step of tasks, counted from where it is entered.
 
     Args:
         step: Which step, from 1; one that never comes counts only.
@@ -65,7 +65,7 @@ class Attempt:
     Attributes:
         step: Before which of its steps it was cancelled, from 0: before its
             first checkpoint; None in the first run, which is not cancelled.
-        steps: How many it has when it is not cancelled.
+        steps: How many it had in the first run.
         returned: Whether it returned nevertheless, and all in its job's nursery
             had ended, as one does that shields the rest of its work, or
             swallows its cancellation. Before its last steps a good one may as
@@ -103,6 +103,7 @@ async def cancelled_at_each_step(
             ``Cancelled`` when cancelled, as cleanup code does that fails.
         ValueError: It is not async: threads cannot be cancelled, and processes
             are killed.
+        HandlerError: The function cannot be a handler.
         PayloadError: The payload is not what the handler takes.
     """
     handler = handler if isinstance(handler, Handler) else Handler.of(handler)
