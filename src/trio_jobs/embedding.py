@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, nullcontext
 import trio
 
 from trio_jobs.core import make_core
-from trio_jobs.handlers import Handler, Handlers
+from trio_jobs.handlers import GeneratorEnds, Handler, Handlers
 from trio_jobs.jobs import Jobs
 from trio_jobs.worker import run_worker
 
@@ -82,6 +82,8 @@ async def open_jobs(
     )
     left_by: BaseException | None = None
     alone = False
+    generator_ends = GeneratorEnds()
+    trio.lowlevel.add_instrument(generator_ends)
     try:
         # The child processes outlive the pool.
         async with core.processes or nullcontext(), trio.open_nursery() as pool:
@@ -103,6 +105,7 @@ async def open_jobs(
         if not alone:
             raise
     finally:
+        trio.lowlevel.remove_instrument(generator_ends)
         core.completions.end()  # who still waits for a job gets it as it is
         for event, fields in core.unfinished():
             log.warning(event, extra=fields)

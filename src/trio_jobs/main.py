@@ -16,7 +16,7 @@ from trio_jobs.admission import Submissions
 from trio_jobs.api import create_app
 from trio_jobs.config import Config
 from trio_jobs.core import make_core
-from trio_jobs.handlers import Handlers, SlowSteps
+from trio_jobs.handlers import GeneratorEnds, Handlers, SlowSteps
 from trio_jobs.logs import Logs
 from trio_jobs.server import BindError, Limits, Listeners, serve
 from trio_jobs.stop import Stop
@@ -68,6 +68,7 @@ async def main(
         max_waiters=config.http.max_waiters,
     )
     store, process, submissions = core.store, core.process, core.submissions
+    trio.lowlevel.add_instrument(GeneratorEnds())
     if config.logging.slow_step:
         trio.lowlevel.add_instrument(SlowSteps(process, limit=config.logging.slow_step))
 

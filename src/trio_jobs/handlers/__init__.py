@@ -1,5 +1,6 @@
 """The users' functions by job type, and `Processor`, which runs the right one for a job."""
 
+from trio_jobs.handlers.abandoned import GeneratorEnds
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.loading import HandlerError, load_function
@@ -11,6 +12,7 @@ from trio_jobs.handlers.slow_steps import SlowSteps
 from trio_jobs.handlers.table import Handlers, UnknownTypeError, describe_payloads
 
 __all__ = [
+    "GeneratorEnds",
     "Handler",
     "HandlerError",
     "Handlers",

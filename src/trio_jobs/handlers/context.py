@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from trio_jobs.handlers.abandoned import abandon_nurseries
 from trio_jobs.job import Job
 
 
@@ -52,7 +53,10 @@ async def call_with_context(
             context = JobContext(
                 id=job.id, type=job.type, submitted_at=job.created_at, nursery=nursery
             )
-            result = await call(payload, context)
+            try:
+                result = await call(payload, context)
+            finally:
+                abandon_nurseries(above=nursery)  # Trio wants this one to be the innermost
             returned = True
     except BaseExceptionGroup as group:
         # The group is the nursery's doing. One member alone says more without it.

@@ -9,6 +9,7 @@ from functools import partial
 
 import trio
 
+from trio_jobs.handlers.abandoned import abandon_nurseries
 from trio_jobs.handlers.context import call_with_context
 from trio_jobs.handlers.errors import describe_error
 from trio_jobs.handlers.handler import Handler, Run
@@ -98,6 +99,7 @@ class Processor:
                 return await self._run(handler, running)
             raise CutShortError  # noqa: TRY301  (it ends like what a handler raises)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
+            abandon_nurseries()
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
             # kept and raised again is a mistake like any other, and a
