@@ -1,14 +1,17 @@
 """A pool in a Trio program: submitting from Python, waiting, draining, cutting short."""
 
+import inspect
 import logging
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 import pytest
 import trio
+from quart_trio import QuartTrio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_jobs
@@ -18,6 +21,7 @@ from trio_jobs import (
     InvalidTransitionError,
     Job,
     JobNotFoundError,
+    Jobs,
     JobStatus,
     JobUnsuccessfulError,
     Outcome,
@@ -28,6 +32,8 @@ from trio_jobs import (
     UnknownTypeError,
     open_jobs,
 )
+from trio_jobs.config import Config
+from trio_jobs.ranges import SETTINGS, check_numbers
 from trio_jobs.testing import Client
 
 
@@ -295,7 +301,7 @@ async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_e
 ) -> None:
     got: list[Job] = []
 
-    async def wait_for(jobs: trio_jobs.Jobs, job_id: str) -> None:
+    async def wait_for(jobs: Jobs, job_id: str) -> None:
         got.append(await jobs.wait(job_id))
         with pytest.raises(JobUnsuccessfulError, match=r"is pending, and the pool has ended$"):
             await jobs.result(job_id)
@@ -387,16 +393,80 @@ async def test_handler_runs_in_a_process() -> None:
             jobs.submit("add", "1")
 
 
-async def test_mistakes_are_told_before_anything_runs() -> None:
+async def test_function_that_cannot_be_a_handler_is_refused() -> None:
     with pytest.raises(HandlerError, match="is not callable"):
         async with open_jobs({"email": "shop:send_email"}):  # type: ignore[dict-item]
             pass
-    with pytest.raises(ValueError, match=r"^workers must be at least 1, got 0$"):
-        async with open_jobs({"echo": echo}, workers=0):
-            pass
-    with pytest.raises(ValueError, match=r"^buffer_size must be at least 1, got 0$"):
-        async with open_jobs({"echo": echo}, buffer_size=0):
-            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "range_"),
+    [
+        ("workers", 0, "an integer from 1 to 100000"),
+        ("workers", True, "an integer from 1 to 100000"),
+        ("workers", 2.0, "an integer from 1 to 100000"),
+        ("buffer_size", 0, "an integer from 1 to 10000000"),
+        ("buffer_size", math.inf, "an integer from 1 to 10000000"),
+        ("processes", 0, "an integer from 1 to 1000"),
+        ("keep_completed", -1, "an integer from 0 to 10000000"),
+        ("keep_completed_bytes", -1, "an integer from 0 to 1099511627776"),
+        ("max_payload_bytes", -1, "an integer from 1 to 1073741824"),
+        ("max_result_bytes", 0, "an integer from 1 to 1073741824"),
+        ("max_waiters", -1, "an integer from 0 to 1000000"),
+    ],
+)
+async def test_number_that_is_out_of_range_is_refused_before_anything_runs(
+    name: str, wrong: object, range_: str
+) -> None:
+    options: Any = {name: wrong}
+    with pytest.raises(ValueError, match=rf"^{name} must be {range_}, got {wrong!r}$"):
+        async with open_jobs({"echo": echo}, **options):
+            pytest.fail("the block is entered")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "range_"),
+    [
+        ("max_wait_seconds", -1, "a number of seconds from 0 to 604800"),
+        ("max_wait_seconds", math.nan, "a number of seconds from 0 to 604800"),
+        ("stream_idle_timeout", -1, r"a number of seconds from 0\.1 to 604800"),
+        ("shutdown_retry_after", 2.5, "an integer from 1 to 604800"),
+        ("shutdown_retry_after", 0, "an integer from 1 to 604800"),
+    ],
+)
+async def test_number_of_the_http_api_that_is_out_of_range_is_refused(
+    name: str, wrong: object, range_: str
+) -> None:
+    options: Any = {name: wrong}
+    complaint = rf"^{name} must be {range_}, got {wrong!r}$"
+    async with open_jobs({"echo": echo}) as jobs:
+        with pytest.raises(ValueError, match=complaint):
+            jobs.create_app(**options)
+        with pytest.raises(ValueError, match=complaint):
+            jobs.add_routes(QuartTrio(__name__), prefix="/queue", **options)
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, None])
+async def test_limit_of_a_page_that_is_no_count_is_refused(limit: object) -> None:
+    async with open_jobs({"echo": echo}) as jobs:
+        job = jobs.submit("echo")
+
+        with pytest.raises(ValueError, match=rf"^limit must be an integer from 0 to .*{limit}$"):
+            jobs.page(limit=limit)  # type: ignore[arg-type]
+        assert (jobs.page(limit=0), jobs.page(limit=sys.maxsize)) == ([], [job])
+
+
+@pytest.mark.parametrize("function", [open_jobs, Jobs.add_routes, Jobs.create_app, Jobs.page])
+def test_every_number_has_a_range_and_the_default_of_its_setting(
+    function: Callable[..., object],
+) -> None:
+    config = Config()
+    for name, parameter in inspect.signature(function).parameters.items():
+        if isinstance(parameter.default, int | float) or name == "processes":
+            check_numbers(**{name: parameter.default})
+            if name in SETTINGS:
+                section, _, key = SETTINGS[name].partition(".")
+                assert parameter.default == getattr(getattr(config, section), key)
 
 
 def test_everything_public_is_there() -> None:

@@ -9,6 +9,7 @@ import trio
 from trio_jobs.core import make_core
 from trio_jobs.handlers import GeneratorEnds, Handler, Handlers
 from trio_jobs.jobs import Jobs
+from trio_jobs.ranges import check_numbers
 from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ async def open_jobs(
 
     Raises:
         HandlerError: A function cannot be a handler.
-        ValueError: A number is out of range.
+        ValueError: A number is out of the range of the setting it stands for.
 
     Cancellation:
         Cuts the jobs short, and waits until they have unwound.
@@ -61,9 +62,16 @@ async def open_jobs(
     Checkpoints:
         At the end of the block.
     """
-    for name, number in (("workers", workers), ("buffer_size", buffer_size)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number!r}")
+    check_numbers(
+        workers=workers,
+        buffer_size=buffer_size,
+        processes=processes,
+        keep_completed=keep_completed,
+        keep_completed_bytes=keep_completed_bytes,
+        max_payload_bytes=max_payload_bytes,
+        max_result_bytes=max_result_bytes,
+        max_waiters=max_waiters,
+    )
     send, receive = trio.open_memory_channel[str](buffer_size)
     core = make_core(
         Handlers(

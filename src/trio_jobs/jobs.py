@@ -11,6 +11,7 @@ from trio_jobs.admission import Submission
 from trio_jobs.core import Core, PoolStatus
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.payloads import check_submission, encode_payload
+from trio_jobs.ranges import check_numbers
 from trio_jobs.store import JobNotFoundError
 
 if TYPE_CHECKING:
@@ -204,7 +205,12 @@ class Jobs:
         self._core.store.delete(job_id)
 
     def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
-        """Up to ``limit`` jobs in order of submission, from the first after the job ``after``."""
+        """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
+
+        Raises:
+            ValueError: The limit is no integer, or less than 0.
+        """
+        check_numbers(limit=limit)
         return self._core.store.page(after=after, limit=limit)
 
     def unfinished(self) -> tuple[list[str], list[str]]:
@@ -240,7 +246,8 @@ class Jobs:
                 told that the block has been left should try again.
 
         Raises:
-            ValueError: The prefix does not begin with a slash, or ends with one.
+            ValueError: The prefix does not begin with a slash, or ends with
+                one; or a number is out of range.
         """
         # Here, so that programs without HTTP need not import it.
         from trio_jobs.api.hosted import add_routes
@@ -261,6 +268,9 @@ class Jobs:
             max_wait_seconds: See `add_routes`.
             stream_idle_timeout: See `add_routes`.
             shutdown_retry_after: See `add_routes`.
+
+        Raises:
+            ValueError: A number is out of range.
         """
         from trio_jobs.api.app import app_over
 
@@ -271,6 +281,11 @@ class Jobs:
     ) -> "Parts":
         from trio_jobs.api.parts import Parts
 
+        check_numbers(
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=shutdown_retry_after,
+        )
         core = self._core
         return Parts(
             submissions=core.submissions,
