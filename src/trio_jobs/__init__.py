@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.jobs import Jobs as Jobs
     from trio_jobs.jobs import JobUnsuccessfulError as JobUnsuccessfulError
+    from trio_jobs.logs import LogFormatter as LogFormatter
     from trio_jobs.payloads import PayloadError as PayloadError
     from trio_jobs.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.store import JobNotFoundError as JobNotFoundError
@@ -43,6 +44,7 @@ _MODULES = {
     "JobStatus": "job",
     "JobUnsuccessfulError": "jobs",
     "Jobs": "jobs",
+    "LogFormatter": "logs",
     "Outcome": "job",
     "PayloadError": "payloads",
     "PoolStatus": "core",
@@ -66,6 +68,7 @@ __all__ = [
     "JobStatus",
     "JobUnsuccessfulError",
     "Jobs",
+    "LogFormatter",
     "Outcome",
     "PayloadError",
     "PoolStatus",

@@ -12,10 +12,11 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 
+from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.logs.lines import RENDERERS, Render, event_record
 from trio_jobs.logs.writer import LogWriter
 
-__all__ = ["Logs", "start_logging"]
+__all__ = ["LogFormatter", "Logs", "start_logging"]
 
 log = logging.getLogger(__name__)
 
