@@ -35,6 +35,9 @@ async def open_jobs(
     does cancelling the scope around it; what is then unfinished is logged. For
     a drain of bounded length, set that scope's deadline before leaving.
 
+    If a handler runs in a process, the program must begin behind
+    ``if __name__ == "__main__":``: child processes import its file again.
+
     Args:
         handlers: A function for each job type, or a `Handler` made with
             `Handler.of` for more choices; ``default`` takes every type that
