@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, assert_type, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -78,6 +78,20 @@ async def test_job_is_submitted_and_waited_for(autojump_clock: MockClock) -> Non
         assert await jobs.result(job.id, type=dict[str, str]) == {"sent_to": "user@example.com"}
         assert jobs.get(job.id) == job
     assert trio.current_time() == 1
+
+
+async def test_result_is_what_the_caller_asks_for(autojump_clock: MockClock) -> None:
+    handlers = {"echo": Handler.of(echo), "fail": fail}  # any values that can be handlers
+    async with open_jobs(handlers) as jobs:
+        job = jobs.submit("echo", {"to": "user@example.com"})
+        many = jobs.submit("echo", [1, 2])
+
+        email = assert_type(await jobs.result(job.id, type=Email), Email)
+        assert email.to == "user@example.com"
+        assert assert_type(await jobs.result(many.id, type=list[int]), list[int]) == [1, 2]
+        assert assert_type(await jobs.result(job.id), Any) == {"to": "user@example.com"}
+        with pytest.raises(msgspec.ValidationError):
+            await jobs.result(many.id, type=Email)
 
 
 async def test_payload_is_an_object_that_is_written_as_json_once(autojump_clock: MockClock) -> None:
@@ -395,7 +409,7 @@ async def test_handler_runs_in_a_process() -> None:
 
 async def test_function_that_cannot_be_a_handler_is_refused() -> None:
     with pytest.raises(HandlerError, match="is not callable"):
-        async with open_jobs({"email": "shop:send_email"}):  # type: ignore[dict-item]
+        async with open_jobs({"email": "shop:send_email"}):
             pass
 
 
@@ -475,6 +489,29 @@ def test_everything_public_is_there() -> None:
     assert set(trio_jobs.__all__) <= set(dir(trio_jobs))
     with pytest.raises(AttributeError, match="has no attribute 'open_job'"):
         trio_jobs.open_job  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_what_public_things_are_made_of_is_public() -> None:
+    for name in trio_jobs.__all__:
+        for module, used in sorted(used_by(getattr(trio_jobs, name))):
+            assert module.partition(".")[0] != "trio_jobs" or used in trio_jobs.__all__, name
+
+
+def used_by(public: object) -> set[tuple[str, str]]:
+    """The classes in the annotations of a function, or of a class's attributes and methods."""
+    names = {"QuartTrio": QuartTrio}  # imported for type checkers only
+    hints: list[object] = []
+    for each in [public, *(getattr(public, name) for name in vars(public) if name[0] != "_")]:
+        each = each.fget if isinstance(each, property) else each
+        if inspect.isclass(each) or inspect.isroutine(each):
+            hints += get_type_hints(each, vars(sys.modules[each.__module__]) | names).values()
+    found = set()
+    while hints:
+        hint = hints.pop()
+        hints += get_args(hint)
+        if isinstance(hint, type):
+            found.add((hint.__module__, hint.__name__))
+    return found
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ def test_statuses_and_outcomes_are_the_words_of_the_api() -> None:
     ]
 
 
+def test_outcome_is_that_of_the_ending() -> None:
+    job = make_job("a")
+
+    assert job.outcome is None
+    assert msgspec.structs.replace(job, ending=FAILED).outcome is Outcome.FAILED
+
+
 def test_size_counts_the_bytes_that_a_client_or_a_handler_chose() -> None:
     job = make_job("a", type="type", payload=b"payload")
     succeeded = Ending(outcome=Outcome.SUCCEEDED, result=b"result")

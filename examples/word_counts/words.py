@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from trio_jobs.handlers import JobContext
+from trio_jobs import JobContext
 
 _WORD = re.compile(r"[^\W\d_]+")
 

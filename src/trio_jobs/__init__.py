@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from trio_jobs.handlers import Handler as Handler
     from trio_jobs.handlers import HandlerError as HandlerError
     from trio_jobs.handlers import JobContext as JobContext
+    from trio_jobs.handlers import Run as Run
     from trio_jobs.handlers import UnknownTypeError as UnknownTypeError
     from trio_jobs.job import Ending as Ending
+    from trio_jobs.job import IdempotencyKey as IdempotencyKey
     from trio_jobs.job import Job as Job
     from trio_jobs.job import JobError as JobError
     from trio_jobs.job import JobStatus as JobStatus
@@ -36,6 +38,7 @@ _MODULES = {
     "Ending": "job",
     "Handler": "handlers",
     "HandlerError": "handlers",
+    "IdempotencyKey": "job",
     "InvalidTransitionError": "store",
     "Job": "job",
     "JobContext": "handlers",
@@ -49,6 +52,7 @@ _MODULES = {
     "PayloadError": "payloads",
     "PoolStatus": "core",
     "QueueFullError": "admission",
+    "Run": "handlers",
     "ShuttingDownError": "admission",
     "TooManyWaitersError": "waiting",
     "UnknownTypeError": "handlers",
@@ -60,6 +64,7 @@ __all__ = [
     "Ending",
     "Handler",
     "HandlerError",
+    "IdempotencyKey",
     "InvalidTransitionError",
     "Job",
     "JobContext",
@@ -73,6 +78,7 @@ __all__ = [
     "PayloadError",
     "PoolStatus",
     "QueueFullError",
+    "Run",
     "ShuttingDownError",
     "TooManyWaitersError",
     "UnknownTypeError",

@@ -1,7 +1,7 @@
 """`open_jobs`: a pool of workers inside any Trio program, made of the parts that `main` uses."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 
 import trio
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_jobs(
-    handlers: Mapping[str, Handler | Callable[..., object]],
+    handlers: Mapping[str, object],
     *,
     workers: int = 10,
     buffer_size: int = 100,

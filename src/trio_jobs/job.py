@@ -91,6 +91,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         started_at: When a worker claimed it; set from processing on.
         completed_at: When it ended; set once completed.
         ending: How it ended; set once completed.
+        outcome: The ending's outcome; None before.
         cancel_requested: Whether a client has asked for it to be cancelled.
         key: The submission's idempotency key, if it had one.
     """
@@ -105,6 +106,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ending: Ending | None = None
     cancel_requested: bool = False
     key: IdempotencyKey | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, in a word; None before it has completed."""
+        return None if self.ending is None else self.ending.outcome
 
     @property
     def size(self) -> int:

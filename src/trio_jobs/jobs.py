@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 import trio
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from trio_jobs.api.parts import Parts
+
+_Result = TypeVar("_Result")
 
 
 class JobUnsuccessfulError(Exception):
@@ -131,12 +133,20 @@ class Jobs:
             await completion.wait()
             return completion.job or self._core.store.get(job_id)
 
-    async def result(self, job_id: str, *, type: Any = Any) -> Any:  # noqa: A002, ANN401
+    @overload
+    async def result(self, job_id: str, *, type: type[_Result]) -> _Result: ...
+
+    @overload
+    async def result(self, job_id: str, *, type: Any = Any) -> Any: ...  # noqa: ANN401
+
+    async def result(self, job_id: str, *, type: Any = Any) -> Any:  # noqa: A002
         """Wait for a job to succeed, and take its result.
 
         Args:
             job_id: The job's id.
-            type: What to make of the result; plain JSON values by default.
+            type: What to make of the result: anything that msgspec can read,
+                such as a ``Struct`` or ``list[int]``; plain JSON values by
+                default.
 
         Raises:
             JobUnsuccessfulError: It did not succeed.
