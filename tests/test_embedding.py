@@ -5,6 +5,7 @@ import logging
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any, assert_type, get_args, get_type_hints
 
@@ -229,6 +230,29 @@ async def test_cancelling_cuts_jobs_short_and_names_them(
         if record.levelno >= logging.WARNING
     ]
     assert named == [("jobs_interrupted", begun.id), ("jobs_not_started", waiting.id)]
+
+
+async def test_thread_is_left_behind_when_jobs_are_cut_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, goes_on, returned = threading.Event(), threading.Event(), threading.Event()
+
+    def wait(_payload: object) -> None:
+        begun.set()
+        goes_on.wait(60)
+        returned.set()
+
+    with trio.CancelScope() as scope:
+        async with open_jobs({"wait": wait}) as jobs:
+            job = jobs.submit("wait")
+            await trio.to_thread.run_sync(begun.wait)
+            scope.cancel()
+
+    assert jobs.unfinished() == ([job.id], [])
+    assert not returned.is_set()
+    assert "thread_still_running" in caplog.messages
+    goes_on.set()
+    assert await trio.to_thread.run_sync(returned.wait, 60)
 
 
 async def test_drain_has_the_length_that_the_scope_around_it_gives(

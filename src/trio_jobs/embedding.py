@@ -60,7 +60,9 @@ async def open_jobs(
         ValueError: A number is out of the range of the setting it stands for.
 
     Cancellation:
-        Cuts the jobs short, and waits until they have unwound.
+        Cuts the jobs short, and waits until async handlers have unwound and
+        processes are killed. A thread cannot be interrupted: it is left behind
+        (``thread_still_running`` in the log), and goes on after the block.
 
     Checkpoints:
         At the end of the block.
