@@ -5,8 +5,10 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from unittest.mock import Mock
 
+import h11
 import pytest
 
 import trio_jobs
@@ -14,6 +16,7 @@ import trio_jobs.testing
 from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
 from trio_jobs import Outcome, cli
+from trio_jobs.api import openapi, problems
 from trio_jobs.config import HandlerConfig
 from trio_jobs.config.settings import SECTIONS
 from trio_jobs.stop import HARD_LIMIT_STATUS
@@ -149,6 +152,49 @@ async def test_every_route_is_there() -> None:
     }
 
     assert documented == existing
+
+
+def statuses_in(tree: ast.Module) -> Iterator[int]:
+    """The statuses of the errors that a module makes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Name("Problem" | "RefusedError"), args=[ast.Constant(int(status)), *_]
+            ):
+                yield status
+
+
+# What h11 hints at, beside 400; see the test below it.
+OF_H11 = {431, 501}
+
+
+def test_every_error_of_http_is_there() -> None:
+    documented = {int(row[0]) for row in rows_of("http.md") if row[0].isdigit()}
+    told = {
+        status
+        for path in SOURCE.rglob("*.py")
+        for status in statuses_in(ast.parse(path.read_text()))
+    }
+
+    assert documented == told | OF_H11 | set(problems._DETAILS) | set(map(int, openapi._PROBLEMS))
+
+
+def test_h11_hints_at_no_other_statuses() -> None:
+    hints = {
+        int(status)
+        for path in Path(h11.__file__).parent.glob("*.py")
+        for status in re.findall(r"error_status_hint(?:: int)? ?= ?(\d+)", path.read_text())
+    }
+
+    assert hints == OF_H11 | {400}
+
+
+def test_every_header_of_an_answer_is_there() -> None:
+    documented = {
+        row[0].strip("`") for row in rows_of("http.md") if re.fullmatch("`[A-Z][A-Za-z-]+`", row[0])
+    }
+
+    assert documented == openapi._HEADERS.keys() | {"Allow"}
 
 
 @pytest.mark.parametrize(
