@@ -404,6 +404,17 @@ async def test_peak_of_the_buffer_is_the_most_that_waited_at_once() -> None:
     assert parts.submissions.peak_buffer_used == 3
 
 
+async def test_peak_that_equals_the_size_has_refused_nobody_yet() -> None:
+    parts = make_parts(buffer_size=2)
+    for _ in range(2):
+        parts.submissions.submit("test", b"null")
+
+    assert parts.submissions.peak_buffer_used == parts.submissions.buffer_size
+    with pytest.raises(QueueFullError):  # only the one after these
+        parts.submissions.submit("test", b"null")
+    assert parts.submissions.peak_buffer_used == 2
+
+
 async def test_jobs_that_idle_workers_take_do_not_use_the_buffer() -> None:
     parts = make_parts(buffer_size=3)
     received: list[str] = []
