@@ -20,6 +20,7 @@ from trio_jobs.api import openapi, problems
 from trio_jobs.config import HandlerConfig
 from trio_jobs.config.settings import SECTIONS
 from trio_jobs.stop import HARD_LIMIT_STATUS
+from trio_jobs.stop.hard_limit import FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS
 from trio_jobs.testing import plugin
 
 REFERENCE = DOCS / "reference"
@@ -129,6 +130,19 @@ def test_every_exit_status_is_there() -> None:
     documented = {int(row[0]) for row in rows_of("exit-statuses.md") if row[0].isdigit()}
 
     assert documented == {cli.OK, cli.BROKEN, cli.MISTAKEN, HARD_LIMIT_STATUS}
+
+
+def test_ends_beyond_the_hard_limit_are_there_and_in_the_guarantees() -> None:
+    ways = " ".join(row[0] for row in rows_of("exit-statuses.md") if "beyond" in row[0])
+    [guarantee] = re.findall(
+        r"^\| Stopping ends.*", (DOCS / "explanation/guarantees.md").read_text(), re.MULTILINE
+    )
+
+    for seconds in (FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS):
+        assert f" {seconds:g} s beyond" in ways
+        assert f" {seconds:g} s beyond" in guarantee
+    assert "SIGALRM" in ways
+    assert "SIGALRM" in guarantee
 
 
 def test_every_option_of_the_command_is_there() -> None:
