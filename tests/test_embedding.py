@@ -212,6 +212,27 @@ async def test_draining_takes_no_more_jobs_and_waits_for_the_rest(
     assert trio.current_time() == 5
 
 
+async def test_drain_of_a_pool_that_was_cut_short_returns_with_jobs_unfinished(
+    autojump_clock: MockClock,
+) -> None:
+    drained_at: list[float] = []
+
+    async def drain(jobs: Jobs) -> None:
+        await jobs.drain()
+        drained_at.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(5):
+            async with open_jobs({"forever": never_returns}) as jobs:
+                job = jobs.submit("forever")
+                nursery.start_soon(drain, jobs)  # noqa: ASYNC111 - that is the point
+                await trio.sleep_forever()
+    await drain(jobs)
+
+    assert drained_at == [5, 5]
+    assert jobs.unfinished() == ([job.id], [])
+
+
 async def test_cancelling_cuts_jobs_short_and_names_them(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

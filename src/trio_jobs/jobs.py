@@ -65,7 +65,8 @@ class Jobs:
             UnknownTypeError: There is no handler for the type.
             PayloadError: The payload is not what the handler takes, or no JSON.
             QueueFullError: There is no room in the buffer.
-            ShuttingDownError: The block has been left.
+            ShuttingDownError: No more jobs are taken: the block has been left, or
+                `drain` was called.
         """
         checked = self._check(type, payload)
         return self._core.submissions.submit(checked.type, checked.payload)
@@ -77,7 +78,7 @@ class Jobs:
             UnknownTypeError: See `submit`.
             PayloadError: See `submit`.
             QueueFullError: There is not room for all.
-            ShuttingDownError: The block has been left.
+            ShuttingDownError: See `submit`.
         """
         return self._core.submissions.submit_all(
             [self._check(type_, payload) for type_, payload in submissions]
@@ -89,7 +90,7 @@ class Jobs:
         Raises:
             UnknownTypeError: See `submit`.
             PayloadError: See `submit`.
-            ShuttingDownError: The block was left, before or meanwhile.
+            ShuttingDownError: See `submit`; also while this waits.
 
         Cancellation:
             Acted on while waiting; then nothing has been submitted.
@@ -166,10 +167,14 @@ class Jobs:
         return msgspec.json.decode(job.ending.result or b"null", type=type)
 
     async def drain(self) -> None:
-        """Take no more jobs, from now on, and wait until all that are in have completed.
+        """Take no more jobs, from now on, and wait for those that are in.
 
         Leaving the block does the same; this is for a program that has more to
-        do in it then, such as to answer over HTTP. Can be called again.
+        do in it then. Can be called again.
+
+        Returns:
+            When all of them have completed; or, if the pool is cut short, when
+            it has ended: then `unfinished` names the rest.
 
         Raises:
             TooManyWaitersError: As many tasks wait for jobs as may.
@@ -252,8 +257,8 @@ class Jobs:
             max_wait_seconds: How long a client may wait for a job at the most.
             stream_idle_timeout: How long, in seconds, the client of a stream
                 may send nothing while the server is reading.
-            shutdown_retry_after: Whole seconds after which a client that was
-                told that the block has been left should try again.
+            shutdown_retry_after: Whole seconds after which a client should try
+                again that was told that no more jobs are taken.
 
         Raises:
             ValueError: The prefix does not begin with a slash, or ends with
