@@ -261,8 +261,9 @@ class Jobs:
                 again that was told that no more jobs are taken.
 
         Raises:
-            ValueError: The prefix does not begin with a slash, or ends with
-                one; or a number is out of range.
+            ValueError: The prefix is no path of letters, digits and ``-._~``
+                that begins with a slash and does not end with one, or has the
+                routes of a pool already; or a number is out of range.
         """
         # Here, so that programs without HTTP need not import it.
         from trio_jobs.api.hosted import add_routes

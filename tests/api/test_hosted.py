@@ -194,11 +194,48 @@ async def test_one_application_has_the_routes_of_two_pools(autojump_clock: MockC
         assert_problem(await client.get("/two/jobs.v1/nothing"), 404)
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "queue", "/queue/"])
+@pytest.mark.parametrize("prefix", ["/q/jobs", "/q.jobs", "/q_jobs", "/~Q-1"])
+async def test_prefixes_that_look_alike_do_not_get_mixed_up(prefix: str) -> None:
+    app = make_host()
+    async with open_jobs({"email": accept}) as one, open_jobs({"email": accept}) as two:
+        one.add_routes(app, prefix=prefix)
+        two.add_routes(app, prefix="/q-jobs")
+        for other in {"/q/jobs", "/q.jobs", "/q_jobs", "/~Q-1"} - {prefix}:
+            two.add_routes(app, prefix=other)
+        client = Client(app)
+
+        answer = await client.post(f"{prefix}/jobs", SUBMISSION)
+
+        assert answer.status == 201
+        assert answer.headers["location"] == f"{prefix}/jobs/{one.page()[0].id}"
+        assert two.page() == []
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "/", "queue", "/queue/", "//queue", "/a//b", "/./queue", "/queue/.."),
+        *("/<x>", "/<path:x>", "/a b", "/queue?", "/queue#", "/%71", "/größe", "/queue\n", "/a\\b"),
+    ],
+)
 async def test_prefix_that_would_not_work_is_refused(prefix: str) -> None:
+    complaint = "prefix must be a path such as '/queue' or '/api/v1', of letters, digits and"
+    app = make_host()
     async with open_jobs({"email": accept}) as jobs:
-        with pytest.raises(ValueError, match=r"^prefix must begin with a slash and not end with"):
-            jobs.add_routes(make_host(), prefix=prefix)
+        with pytest.raises(ValueError, match=f"^{complaint} .* got ") as caught:
+            jobs.add_routes(app, prefix=prefix)
+    assert str(caught.value).endswith(repr(prefix))
+    assert not app.blueprints
+
+
+async def test_second_pool_below_the_same_prefix_is_refused() -> None:
+    app = make_host()
+    async with open_jobs({"email": accept}) as jobs:
+        jobs.add_routes(app, prefix="/queue")
+        with pytest.raises(ValueError, match=r"^prefix '/queue' has the routes of a pool already$"):
+            jobs.add_routes(app, prefix="/queue")
+
+        assert (await Client(app).post("/queue/jobs", SUBMISSION)).status == 201
 
 
 async def test_client_that_hangs_up_while_it_waits_leaves_nothing_behind(

@@ -1,6 +1,7 @@
 """Our routes in somebody else's application, under a prefix; its own routes stay as they are."""
 
 import logging
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -18,6 +19,10 @@ from trio_jobs.api.problems import problem_for, register_problems
 
 log = logging.getLogger(__name__)
 
+# What stands for itself in a route, in a client's URL and in a header's. A segment of one or two
+# dots clients take away.
+_PREFIX = re.compile(r"(/(?!\.\.?(/|\Z))[A-Za-z0-9._~-]+)+")
+
 
 def add_routes(app: QuartTrio, parts: Parts, *, prefix: str) -> None:
     """Add the routes.
@@ -30,15 +35,21 @@ def add_routes(app: QuartTrio, parts: Parts, *, prefix: str) -> None:
         prefix: What their paths begin with: ``"/queue"``.
 
     Raises:
-        ValueError: The prefix does not begin with a slash, or ends with one.
+        ValueError: The prefix is no such path, or has routes of ours already.
     """
-    if not prefix.startswith("/") or prefix.endswith("/"):
-        raise ValueError(f"prefix must begin with a slash and not end with one, got {prefix!r}")
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            "prefix must be a path such as '/queue' or '/api/v1', of letters, digits and -._~,"
+            f" got {prefix!r}"
+        )
+    # The name is the blueprint's own, so that one application can have several pools. Of these it
+    # may not have a dot, and no prefix has a colon.
+    name = f"trio_jobs:{prefix.replace('.', ':')}"
+    if name in app.blueprints:
+        raise ValueError(f"prefix {prefix!r} has the routes of a pool already")
     routes = create_routes(replace(parts, prefix=prefix))
     register_problems(routes)
     _answer_all_errors(routes, prefix)
-    # The name is the blueprint's own, so that one application can have several pools.
-    name = f"trio_jobs{prefix.replace('/', '_').replace('.', '_')}"
     app.register_blueprint(routes, url_prefix=prefix, name=name)
     # Whatever the application has made of its requests, ours can be read piece by piece as well.
     if not issubclass(app.request_class, JobRequest):
