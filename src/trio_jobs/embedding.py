@@ -36,7 +36,7 @@ async def open_jobs(
     a drain of bounded length, set that scope's deadline before leaving.
 
     If a handler runs in a process, the program must begin behind
-    ``if __name__ == "__main__":``: child processes import its file again.
+    ``if __name__ == "__main__":``, because child processes import its file again.
 
     Args:
         handlers: A function for each job type, or a `Handler` made with

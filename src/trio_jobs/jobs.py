@@ -200,7 +200,7 @@ class Jobs:
         worker comes to it; a running one when its handler has unwound.
 
         Returns:
-            The job as it now is: `wait` for its end.
+            The job as it now is, which may go on for a while; `wait` for its end.
 
         Raises:
             JobNotFoundError: There is no such job, or no longer.

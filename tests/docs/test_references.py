@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -233,3 +234,16 @@ def test_markers_and_fixtures_of_the_plugin_are_in_the_python_reference() -> Non
     }
 
     assert documented == {*markers, *fixtures}
+
+
+@pytest.mark.parametrize(
+    "module", [trio_jobs, trio_jobs.testing], ids=lambda module: module.__name__
+)
+def test_what_is_returned_is_not_taken_for_a_type(module: object) -> None:
+    public = [getattr(module, name) for name in module.__all__]  # type: ignore[attr-defined]
+    members = [member for each in public for member in vars(each).values() if callable(member)]
+    for each in public + members:
+        text = inspect.getdoc(each) or ""
+        for line in re.findall(r"^(?:Returns|Yields):\n +(.*)", text, re.MULTILINE):
+            # What stands before a colon there Sphinx shows as the type.
+            assert ":" not in re.sub(r"`[^`]*`", "", line), each

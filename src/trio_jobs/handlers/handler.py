@@ -67,8 +67,8 @@ class Handler:
             run: ``"async"``, ``"thread"`` or ``"process"``; None goes by the
                 kind of function: async ones in the event loop, others in a thread.
                 With ``"process"`` a program must begin behind
-                ``if __name__ == "__main__":``, wherever the function is: child
-                processes import its file again.
+                ``if __name__ == "__main__":``, wherever the function is, because
+                child processes import its file again.
             timeout: Seconds that it may take; None for no limit.
             name: What it was loaded by, if it was: then a child process can do
                 the same. Otherwise it goes by its own name.
