@@ -30,10 +30,10 @@ async def open_jobs(
 ) -> AsyncIterator[Jobs]:
     """A pool of workers for the length of an ``async with`` block.
 
-    Leaving the block takes no more jobs and drains: the jobs that are in are
-    completed first. An exception that leaves the block cuts them short, and so
-    does cancelling the scope around it; what is then unfinished is logged. For
-    a drain of bounded length, set that scope's deadline before leaving.
+    Leaving the block drains: no more jobs are taken, and those already accepted
+    are completed first. An exception that leaves the block cuts them short, and
+    so does cancelling the scope around it; what is then unfinished is logged.
+    For a drain of bounded length, set that scope's deadline before leaving.
 
     If a handler runs in a process, the program must begin behind
     ``if __name__ == "__main__":``, because child processes import its file again.

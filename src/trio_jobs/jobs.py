@@ -1,4 +1,4 @@
-"""`Jobs`: a running pool, as the program sees it that has opened it."""
+"""`Jobs`: a running pool, as the program that has opened it sees it."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -43,7 +43,7 @@ class JobUnsuccessfulError(Exception):
 class Jobs:
     """A running pool; made by `open_jobs`.
 
-    What is no coroutine function here is atomic between tasks.
+    Its plain methods are atomic between tasks.
     """
 
     def __init__(self, core: Core, *, max_payload_bytes: int) -> None:
@@ -51,7 +51,7 @@ class Jobs:
         self._max_payload_bytes = max_payload_bytes
 
     def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
-        """Submit a job, or refuse it at once; then nothing is kept.
+        """Submit a job, or refuse it at once, and keep nothing of it.
 
         Args:
             type: Which handler processes it.
@@ -105,7 +105,7 @@ class Jobs:
         """The job as it is now.
 
         Raises:
-            JobNotFoundError: There is no such job, or no longer.
+            JobNotFoundError: There is no such job (any more).
         """
         return self._core.store.get(job_id)
 
@@ -117,8 +117,8 @@ class Jobs:
             pool ends without having completed it, the job as it then is.
 
         Raises:
-            JobNotFoundError: There is no such job, or no longer.
-            TooManyWaitersError: As many tasks wait for jobs as may.
+            JobNotFoundError: There is no such job (any more).
+            TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
 
         Cancellation:
             Leaves nothing behind; the job goes on.
@@ -167,7 +167,7 @@ class Jobs:
         return msgspec.json.decode(job.ending.result or b"null", type=type)
 
     async def drain(self) -> None:
-        """Take no more jobs, from now on, and wait for those that are in.
+        """Take no more jobs, from now on, and wait for those already accepted.
 
         Leaving the block does the same; this is for a program that has more to
         do in it then. Can be called again.
@@ -177,7 +177,7 @@ class Jobs:
             it has ended: then `unfinished` names the rest.
 
         Raises:
-            TooManyWaitersError: As many tasks wait for jobs as may.
+            TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
 
         Cancellation:
             The jobs go on; still no more are taken.
@@ -200,10 +200,10 @@ class Jobs:
         worker comes to it; a running one when its handler has unwound.
 
         Returns:
-            The job as it now is, which may go on for a while; `wait` for its end.
+            The job as it now is; `wait` for its end.
 
         Raises:
-            JobNotFoundError: There is no such job, or no longer.
+            JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: It is completed.
         """
         job = self._core.store.request_cancel(job_id)
@@ -214,7 +214,7 @@ class Jobs:
         """Forget a completed job.
 
         Raises:
-            JobNotFoundError: There is no such job, or no longer.
+            JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: It is not completed.
         """
         self._core.store.delete(job_id)
