@@ -1,7 +1,7 @@
 """Does what a page of documentation tells its reader to do, and sees what the page says is seen.
 
 Files are written, commands are run, all in an empty folder. The server gets a
-free port; ids, times and the like are other ones each time, and are masked.
+free port; ids, times and the like differ each time, and are masked.
 """
 
 import os

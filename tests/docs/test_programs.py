@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import DOCS, PAGES, Block, blocks_of
+from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
 
 PROGRAMS = [
     (page, block)
-    for page in PAGES
+    for page in [*PAGES, ROOT / "README.md"]
     for block in blocks_of(page)
     if block.kind == "python" and "trio.run(" in block.text
 ]
@@ -18,7 +18,7 @@ PROGRAMS = [
 @pytest.mark.parametrize(
     ("page", "block"),
     PROGRAMS,
-    ids=[f"{page.relative_to(DOCS)}:{block.name}" for page, block in PROGRAMS],
+    ids=[f"{page.relative_to(ROOT)}:{block.name}" for page, block in PROGRAMS],
 )
 def test_program_begins_only_where_it_is_started(page: Path, block: Block) -> None:
     tree = ast.parse(block.text)
