@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import IO
+from unittest import mock
 
 import pytest
 import trio
@@ -68,6 +69,24 @@ async def test_request_wakes_those_who_wait_for_it(stop: Stop) -> None:
         await stop.requested()
     assert not before
     assert not await has_come(stop.insisted)
+
+
+def test_limits_leave_the_grace_period_to_a_drain_and_closing_time_to_every_end(
+    stop: Stop, clock: Clock
+) -> None:
+    armed: list[tuple[float, float]] = []
+
+    def arm(*, since: float, seconds: float) -> None:
+        armed.append((since, seconds))
+
+    with mock.patch.object(stop._hard_limit, "arm", arm):
+        stop.request()
+        clock.now += 10
+        stop.request()
+        stop.arm_after_crash()
+        stop.arm_after_crash(draining=True)
+
+    assert armed == [(100, 25 + 2 + 1), (110, 2 + 1), (110, 2 + 1), (110, 25 + 2 + 1)]
 
 
 async def test_second_request_insists(stop: Stop, clock: Clock) -> None:

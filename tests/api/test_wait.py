@@ -8,6 +8,7 @@ from tests.api.support import SUBMISSION, Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, make_job, make_parts
 from trio_jobs.api.waiting import preferred_wait
+from trio_jobs.testing.steps import At
 
 ID = "01936d3c-0000-7000-8000-000000000001"
 
@@ -42,6 +43,29 @@ async def test_a_get_that_waits_is_answered_when_the_job_completes(
     assert answer.headers["preference-applied"] == "wait=10"
     assert "retry-after" not in answer.headers
     assert trio.current_time() == 4
+
+
+async def test_whatever_step_the_job_completes_at_the_waiting_get_is_answered_then(
+    autojump_clock: MockClock,
+) -> None:
+    step, steps = 0, 1
+    while step < steps:
+        step += 1
+        api = Api()
+        begin(api)
+        got: list[Answer] = []
+        completed_at: list[float] = []
+
+        def complete(api: Api = api, completed_at: list[float] = completed_at) -> None:
+            api.parts.store.complete(ID, SUCCEEDED)
+            completed_at.append(trio.current_time())
+
+        with At(step, complete) as at:
+            await get(api, got)
+
+        assert [trio.current_time()] == completed_at, f"step {step}"
+        steps = at.steps
+    assert step > 5
 
 
 async def test_a_get_whose_time_is_up_is_answered_with_the_job_as_it_is(

@@ -420,6 +420,16 @@ MUTATIONS = [
         ("the second signal does nothing", "    pool.cancel()\n", "    pass\n"),
         ("who waits is not told of the end", "        core.completions.end()  #", "        #"),
         (
+            "a failure of HTTP does not arm the hard limit",
+            "            self._stop.arm_after_crash(draining=not self._closing.is_set())\n",
+            "",
+        ),
+        (
+            "a failure of HTTP takes the grace period from the drain",
+            "draining=not self._closing.is_set()",
+            "draining=False",
+        ),
+        (
             "a failure of HTTP goes unnoticed",
             "            self._ending.set()\n",
             "            pass\n",
@@ -444,6 +454,17 @@ MUTATIONS = [
             "        self._wake()\n\n    async",
             "\n    async",
         ),
+        (
+            "a crash takes the grace period from a drain",
+            "(self._grace_period if draining else 0)",
+            "0",
+        ),
+        (
+            "a crash leaves a grace period to nobody",
+            "(self._grace_period if draining else 0)",
+            "self._grace_period",
+        ),
+        ("the hard limit comes late", "MARGIN_SECONDS = 1.0", "MARGIN_SECONDS = 3.0"),
     ),
     *mutations(
         "stop/hard_limit.py",
@@ -459,6 +480,15 @@ MUTATIONS = [
             "            sys.exit(HARD_LIMIT_STATUS)\n",
         ),
         ("the report waits for its reader", "end - time.monotonic()) < len", "None) < len"),
+    ),
+    *mutations(
+        "api/waiting.py",
+        ("tests/api/test_wait.py",),
+        (
+            "a checkpoint between the look at the job and the wait for it",
+            "    try:\n        with parts.completions.watch",
+            "    await trio.lowlevel.checkpoint()\n    try:\n        with parts.completions.watch",
+        ),
     ),
     *mutations(
         "ids.py",

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import trio
@@ -116,6 +117,29 @@ def test_who_waits_for_a_job_is_answered_when_the_pool_is_cut_off() -> None:
 
     assert program.told.accepted.keys() == {"e1"}
     assert program.status == 1
+
+
+@pytest.mark.parametrize(("after", "draining"), [("nothing", True), ("the pool's end", False)])
+def test_failure_of_the_front_door_arms_the_hard_limit(after: str, *, draining: bool) -> None:
+    armed: list[bool] = []
+
+    async def break_the_front_door(program: Program, asker: Asker) -> None:
+        program.stop.arm_after_crash = partial(note, armed)  # type: ignore[method-assign]
+        if after == "nothing":
+            await submit(program, asker, "work", "w1")
+            program.fail_in_the_front_door()
+        else:
+            program.signal()
+            await asker.ask("GET", "/health")  # holds HTTP's end up
+            program.fail_in_the_front_door()
+
+    run_in_memory(Program.nothing, 0, seed=0, clients=[break_the_front_door])
+
+    assert armed == [draining]
+
+
+def note(armed: list[bool], *, draining: bool = False) -> None:
+    armed.append(draining)
 
 
 def at_every_step(action: Action, *, seed: int) -> None:
