@@ -1,6 +1,7 @@
 """What payloads are taken, whichever way they come: every shape of bad JSON is refused here."""
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,8 @@ JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 # Characters of what a client is told of a fault.
 _MAX_FAULT = 400
+
+_decode_anything = msgspec.json.Decoder().decode
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -44,8 +47,13 @@ def check_submission(type: str, payload: bytes, handlers: Handlers) -> None:  # 
     if not type:
         raise PayloadError("$.type must be a non-empty string")
     check_depth(payload)
+    handler = handlers.find(type)
     try:
-        handlers.find(type).decode(payload)
+        # A typed decoder only skims what its type does not name, or takes as a `Raw`, and lets bad
+        # UTF-8 and 1e999 through there. Whoever reads the job is sent all of it.
+        if handler.payload_type is not Any:
+            _decode_anything(payload)
+        handler.decode(payload)
     except JSON_ERRORS as error:
         raise json_fault(error, "$.payload") from None
 
@@ -68,7 +76,9 @@ def json_fault(error: Exception, root: str = "$") -> PayloadError:
         return TooDeepError()
     if isinstance(error, msgspec.ValidationError):
         # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
-        text, _, place = str(error).replace("`", "").partition(" - at $")
+        # From the right: the text may name a key of the client's, with anything in it.
+        text, at, place = str(error).replace("`", "").rpartition(" - at $")
+        text, place = (text, place) if at else (place, "")
         fault = f"{root}{place}: {text[:1].lower()}{text[1:]}"
         # It may name a key that the client has sent, which is as long as the client likes.
         return PayloadError(readable(fault, _MAX_FAULT))

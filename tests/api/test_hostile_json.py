@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,61 @@ REFUSED = {
     "a key of 900,000 characters": b'{"' + b"x" * 900_000 + b'":1}',
     "20,000 closing brackets": b"]" * 20_000,
 }
+
+
+class Named(msgspec.Struct):
+    """Knows one of the fields that are sent."""
+
+    name: str = ""
+
+
+class Unread(msgspec.Struct):
+    """Takes a field as it is."""
+
+    raw: msgspec.Raw
+
+
+async def take_named(_payload: Named) -> None: ...
+
+
+async def take_unread(_payload: Unread) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"junk":"\xff"}',
+        b'{"junk":1e999}',
+        b'{"junk":%s}' % (b"9" * 5000),
+        b'{"junk":["\\ud800"]}',
+        b'{"\xff":1}',
+        b'{"raw":"\xff"}',
+        b'{"raw":[1e999]}',
+    ],
+)
+async def test_what_a_typed_payload_does_not_name_is_refused_as_well(payload: bytes) -> None:
+    api = Api({"email": take_unread if b"raw" in payload else take_named})
+    body = b'{"type":"email","payload":%s}' % payload
+
+    assert_problem(await api.client.post("/jobs", body), 400)
+    assert_problem(await api.client.post("/jobs/batch", b"[%s]" % body), 400)
+    assert_problem(await api.client.post("/jobs/stream", body), 400)
+    assert len(api.parts.store) == 0
+
+
+async def test_place_of_a_fault_is_told_whatever_its_key_is() -> None:
+    class Strict(msgspec.Struct, forbid_unknown_fields=True):
+        inner: dict[str, int] = {}
+
+    async def take(payload: object) -> None: ...
+
+    take.__annotations__["payload"] = dict[str, Strict]
+    api = Api({"email": take})
+    body = b'{"type":"email","payload":{"a":{"x - at $.z":1}}}'
+
+    problem = assert_problem(await api.client.post("/jobs", body), 400)
+
+    assert problem["detail"] == "$.payload[...]: object contains unknown field x - at $.z"
 
 
 @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in REFUSED.items()])
