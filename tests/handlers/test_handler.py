@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -44,6 +44,7 @@ class PlainObject:
         (async_function, Run.ASYNC),
         (AsyncObject(), Run.ASYNC),
         (functools.partial(async_function), Run.ASYNC),
+        (functools.partial(functools.partial(AsyncObject())), Run.ASYNC),
         (plain_function, Run.THREAD),
         (PlainObject(), Run.THREAD),
         (PlainObject().method, Run.THREAD),
@@ -84,6 +85,22 @@ def test_a_function_that_does_not_fit_its_run_is_refused(
 def test_what_cannot_be_called_is_refused() -> None:
     with pytest.raises(HandlerError, match="is not callable: 42"):
         Handler.of(42)
+
+
+def generator(_payload: object) -> Iterator[int]:
+    yield 1
+
+
+async def async_generator(_payload: object) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "function", [generator, async_generator, functools.partial(async_generator)]
+)
+def test_a_generator_function_is_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(HandlerError, match="is a generator function; a handler returns one result"):
+        Handler.of(function)
 
 
 def no_parameter() -> None: ...

@@ -304,3 +304,32 @@ def test_types_of_the_same_name_have_a_schema_each() -> None:
 
     assert schemas.types["a"] != schemas.types["b"]
     assert len(schemas.components) == 2
+
+
+def test_types_whose_names_become_the_same_have_a_schema_each() -> None:
+    one, other = (msgspec.defstruct("P", [("value", each)]) for each in (int, str))
+
+    async def take(payload: object) -> None: ...
+
+    async def take_other(payload: object) -> None: ...
+
+    take.__annotations__["payload"], take_other.__annotations__["payload"] = one, other
+    handlers = Handlers({"a": Handler.of(take), "b": Handler.of(take_other)})
+
+    schemas = handlers.schemas()
+
+    references = [schemas.types[each]["$ref"] for each in "ab"]
+    assert references == ["#/$defs/1.P", "#/$defs/2.P"]
+    types = [schemas.components[name]["properties"]["value"] for name in ("1.P", "2.P")]  # type: ignore[index]
+    assert types == [{"type": "integer"}, {"type": "string"}]
+
+
+def test_a_payload_in_which_two_types_get_the_same_name_is_refused() -> None:
+    one, other = (msgspec.defstruct("P", [("value", each)]) for each in (int, str))
+    both = msgspec.defstruct("Both", [("one", one), ("other", other)])
+
+    def take(payload: object) -> None: ...
+
+    take.__annotations__["payload"] = both
+    with pytest.raises(HandlerError, match="in which two types have the same name"):
+        Handler.of(take)

@@ -1,5 +1,6 @@
 """A handler: one user's function, and how it is run. Everything about it is checked here, once."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -140,10 +141,19 @@ def _where(function: Callable[..., Any], run: str | None) -> Run:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    # An instance whose __call__ is a coroutine function is one as well.
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  (the method itself, not whether it exists)
-    )
+    called = _called(function)
+    if any(map(inspect.isgeneratorfunction, called)) or any(
+        map(inspect.isasyncgenfunction, called)
+    ):
+        raise HandlerError("is a generator function; a handler returns one result")
+    return any(map(inspect.iscoroutinefunction, called))
+
+
+def _called(function: Callable[..., Any]) -> list[object]:
+    """What runs when it is called: the function of a partial, an instance's ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return [function, getattr(function, "__call__", None)]  # noqa: B004  (the method itself)
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:

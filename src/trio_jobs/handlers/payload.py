@@ -3,7 +3,7 @@
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -78,7 +78,11 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
         decode = msgspec.json.Decoder(type).decode
         # Types that it cannot make at all msgspec takes for custom ones here,
         # and every payload would be refused; their schema is where it says so.
-        make_schemas({"payload": type})
+        _make_schemas([type], "{name}")
+    except KeyError as error:
+        raise PayloadTypeError(
+            f"has a payload of type {type!r}, in which two types have the same name"
+        ) from error
     except Exception as error:  # the user's classes are inspected, and may raise anything
         raise PayloadTypeError(f"has a payload of type {type!r}: {error}") from error
 
@@ -108,10 +112,27 @@ def make_schemas(
     Raises:
         TypeError: One of the types has no schema.
     """
-    schemas, components = msgspec.json.schema_components(
-        tuple(types.values()), schema_hook=_custom_schema, ref_template=ref_template
-    )
+    try:
+        schemas, components = _make_schemas(types.values(), ref_template)
+    except KeyError:
+        # Two different types would get the same name, as Größe and Grüße do. Apart, they are told
+        # apart by a number.
+        schemas, components = [], {}
+        for number, type in enumerate(types.values(), 1):  # noqa: A001  (the field's name)
+            template = ref_template.format(name=f"{number}.{{name}}")
+            [schema], own = _make_schemas([type], template)
+            schemas.append(schema)
+            components |= {f"{number}.{name}": each for name, each in own.items()}
     return PayloadSchemas(types=dict(zip(types, schemas, strict=True)), components=components)
+
+
+def _make_schemas(
+    types: Iterable[PayloadType], ref_template: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    schemas, components = msgspec.json.schema_components(
+        tuple(types), schema_hook=_custom_schema, ref_template=ref_template
+    )
+    return list(schemas), components
 
 
 def _custom_schema(type: PayloadType) -> dict[str, object]:  # noqa: A002
