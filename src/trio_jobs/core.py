@@ -131,7 +131,8 @@ def make_core(
         claimed=places.note_claim,
         completed=completed,
     )
-    children = Processes(processes) if handlers.need_processes else None
+    names = handlers.process_names
+    children = Processes(processes, names=names) if names else None
     return Core(
         workers=workers,
         handlers=handlers,

@@ -50,6 +50,16 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
+def close_all_and_stay(path: str) -> None:
+    os.closerange(3, 256)
+    time.sleep(10)
+    Path(path).touch()
+
+
+def fork(_payload: object) -> int:
+    return os.fork()
+
+
 def crash(_payload: object) -> None:
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGSEGV)

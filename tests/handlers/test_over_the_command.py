@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.command import MODULE, SCRIPT, run_command, running_command
 from tests.handlers.support import children_of, is_alive, wait_for_pids, wait_until_dead
@@ -183,3 +184,19 @@ async def test_a_handler_that_does_not_fit_is_named_by_its_key(
     [line] = finished.lines
     assert "config.toml: handlers.a" in line
     assert message in line
+
+
+async def test_signals_to_the_group_while_a_process_starts_fail_no_job(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    async with running_command(
+        tmp_path, "--log-level", "debug", config=config(), handlers=WORK
+    ) as server:
+        for _ in range(2):
+            await server.submit("wait")
+        for _ in range(8):  # one request to stop, and enough for each try to start the process
+            server.send_to_group(signal.SIGINT)
+            await trio.sleep(0.02)
+
+        assert await server.wait_exit() == 0
+        assert len(server.lines_with("job_succeeded")) == 2
+        assert not server.lines_with("Traceback")

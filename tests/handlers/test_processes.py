@@ -26,7 +26,7 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import make_job, running_pool
-from trio_jobs.handlers import Handler, Processes
+from trio_jobs.handlers import Handler, Processes, load_function
 from trio_jobs.handlers.processes import ProcessDiedError
 from trio_jobs.job import Ending, JobStatus, Outcome
 
@@ -341,7 +341,7 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import make_processor
 from tests.support import make_job
-from trio_jobs.handlers import Handler, Processes
+from trio_jobs.handlers import Handler, Processes, load_function
 
 
 async def main():
@@ -389,3 +389,48 @@ async def test_a_running_job_can_be_seen_while_it_waits_for_its_process(
         nursery.cancel_scope.cancel()
 
     assert processor.oldest_running_seconds() is None
+
+
+def test_a_process_that_closes_its_descriptors_and_stays_is_killed(tmp_path: Path) -> None:
+    late = tmp_path / "late"
+
+    async def main() -> tuple[Ending, bool, Ending]:
+        async with Processes(1) as processes:
+            handler = in_process(tasks.close_all_and_stay)
+            ending = await process(handler, quoted(late), processes=processes)
+            waited = late.exists()
+            return ending, waited, await process(in_process(tasks.pid), processes=processes)
+
+    ending, waited, again = trio.run(main)
+
+    assert ending.error is not None
+    assert ending.error.message == "the process that ran the job was killed by signal 9 (Killed)"
+    assert not waited  # the event loop has not stood still for it
+    assert again.outcome is Outcome.SUCCEEDED
+
+
+async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\ntime.sleep(0.5)\ndef double(number):\n    return 2 * number\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "slow_to_import:double"
+    handler = Handler.of(load_function(name), run="process", timeout=0.4, name=name)
+
+    async with running_pool({"test": handler}, workers=1, processes=1) as pool:
+        job = pool.parts.submissions.submit("test", b"21")
+
+    ending = pool.parts.store.get(job.id).ending
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"42")
+
+
+async def test_the_copy_that_a_fork_makes_of_a_process_takes_no_jobs(processes: Processes) -> None:
+    before = await process(in_process(tasks.pid), processes=processes)
+    forked = await process(in_process(tasks.fork), processes=processes)
+    after = [await process(in_process(tasks.pid), processes=processes) for _ in range(3)]
+
+    assert forked.result is not None
+    await wait_until_dead(int(forked.result))
+    assert [ending.result for ending in after] == [before.result] * 3

@@ -11,6 +11,8 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +22,8 @@ from trio_jobs.handlers.loading import load_function
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.job import JobError
 from trio_jobs.tracebacks import traceback_text
+
+MEANT_FOR_THE_SERVER = frozenset({signal.SIGINT, signal.SIGTERM})
 
 # Characters of a traceback that go into the log: its end says the most.
 _MAX_TRACEBACK = 20_000
@@ -44,14 +48,21 @@ def prepare() -> None:
     Ctrl-C in a terminal and a service manager's SIGTERM reach every process of
     the server; what they mean for the jobs is for the server to say.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in MEANT_FOR_THE_SERVER:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANT_FOR_THE_SERVER)
     if sys.platform == "linux":
         _die_with_parent()
 
 
-def ready() -> None:
-    """Nothing; that it has run shows that the process has started and is prepared."""
+def ready(names: Iterable[str]) -> None:
+    """Import the functions, which takes as long as their modules like, but none of their time.
+
+    That it has run shows that the process has started and is prepared.
+    """
+    for name in names:
+        with suppress(BaseException):  # `run_handler` tells
+            _find(name)
 
 
 def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
@@ -60,9 +71,12 @@ def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | 
     Returns:
         Its result as JSON, or what it raised, be it a ``SystemExit``.
     """
+    pid = os.getpid()
     try:
         handler = _find(name)
         result = handler.call_plain(handler.decode(payload))
+        if os.getpid() != pid:
+            os._exit(0)  # it has forked, and the copy would answer and take jobs as well
         return encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (it must not end the process)
         return Failure(  # noqa: ASYNC104 - no task's: this process has no event loop

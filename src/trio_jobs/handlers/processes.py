@@ -4,8 +4,11 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
-from functools import partial
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, Self, TypeVar
 
 import trio
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 _CLOSING_TIME = 0.5
 
 _STARTING_ATTEMPTS = 3
+
+# Seconds that a child whose pipe has closed gets to end by itself, so that it can be told how.
+_DYING_TIME = 0.5
 
 # A child takes four or five descriptors here for as long as it lives, and six more while it starts,
 # which several do at the same time, but never all for long: as measured, 11 for one, 25 for four.
@@ -63,9 +69,12 @@ class Processes:
     Args:
         count: How many there are at the most; None for as many as there are
             processors that this one may use.
+        names: The functions that will run there: a process imports them when it
+            starts.
     """
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, count: int | None = None, *, names: Sequence[str] = ()) -> None:
+        self._names = tuple(names)
         self._limiter = trio.CapacityLimiter(count or _processors())
         self._opening: contextlib.AbstractAsyncContextManager[_WorkerContext] | None = None
         self._context: _WorkerContext | None = None
@@ -84,6 +93,9 @@ class Processes:
             init=child.prepare, grace_period=_CLOSING_TIME
         )
         self._context = await self._opening.__aenter__()
+        if sys.platform == "linux":
+            # There is no public way to choose another class.
+            self._context.__dict__["_worker_class"] = _worker_class()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -150,7 +162,7 @@ class Processes:
         # then, and it can be tried again.
         for attempt in range(1, _STARTING_ATTEMPTS + 1):
             try:
-                await self._call(child.ready)
+                await self._call(child.ready, self._names)
             except _BrokenError as error:
                 if attempt == _STARTING_ATTEMPTS:
                     raise ProcessDiedError(
@@ -171,6 +183,58 @@ class Processes:
             )
         except BrokenWorkerError as error:
             raise _BrokenError(_how_it_died(error.args[-1].exitcode)) from error
+
+
+@cache
+def _worker_class() -> type:
+    """trio-parallel's worker, with another start and another end.
+
+    A child gets the signals that are meant for the server until it has ignored
+    them; of this one they wait. And the end of a child is waited for in the
+    event loop alone: theirs looks at a pipe, and then blocks until the process
+    has ended, for as long as that likes if it has closed its descriptors.
+    """
+    from trio_parallel._proc import SpawnProcWorker
+
+    class Worker(SpawnProcWorker):  # type: ignore[misc]
+        async def start(self) -> None:
+            await trio.to_thread.run_sync(_start_deaf, self.proc)
+            # To see the child close them.
+            self._child_send_pipe.close()
+            self._child_recv_pipe.close()
+
+        async def wait(self) -> int | None:
+            if self.proc.pid is not None and self.proc.exitcode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    await _ended(self.proc.pid, self.kill)
+            status: int | None = await super().wait()
+            return status
+
+    return Worker
+
+
+def _start_deaf(process: BaseProcess) -> None:
+    """Start a child in which SIGINT and SIGTERM are blocked; `child.prepare` lets them go."""
+    # Its start would unblock them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, child.MEANT_FOR_THE_SERVER)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def _ended(pid: int, kill: Callable[[], None]) -> None:
+    """Wait for a child's end, and kill it if it takes too long."""
+    process = os.pidfd_open(pid)
+    try:
+        with trio.move_on_after(_DYING_TIME):
+            await trio.lowlevel.wait_readable(process)
+            return
+        kill()
+        await trio.lowlevel.wait_readable(process)
+    finally:
+        os.close(process)
 
 
 class _BrokenError(Exception):

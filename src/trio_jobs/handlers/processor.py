@@ -58,7 +58,7 @@ class Processor:
         max_result_bytes: int,
         processes: Processes | None = None,
     ) -> None:
-        if processes is None and handlers.need_processes:
+        if processes is None and handlers.process_names:
             raise ValueError("a handler runs in a process, but there are no processes")
         self._handlers = handlers
         self._threads = trio.CapacityLimiter(workers)

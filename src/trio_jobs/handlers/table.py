@@ -49,9 +49,9 @@ class Handlers:
         return handler
 
     @property
-    def need_processes(self) -> bool:
-        """Whether any of them runs in a child process."""
-        return any(handler.run is Run.PROCESS for handler in self.table.values())
+    def process_names(self) -> list[str]:
+        """The names of those that run in a child process."""
+        return [each.name for each in self.table.values() if each.run is Run.PROCESS]
 
     def schemas(self, *, ref_template: str = "#/$defs/{name}") -> PayloadSchemas:
         """The JSON schema of each type's payload.
