@@ -130,10 +130,12 @@ async def main(
         unfinished = list(core.unfinished())
         if unfinished:
             seconds = max(config.http.graceful_timeout, _NAMING_SECONDS)
-            await trio.to_thread.run_sync(
-                partial(_name, unfinished, logs, seconds=seconds),
-                limiter=trio.CapacityLimiter(1),  # handlers may have filled Trio's own
-            )
+            name = partial(_name, unfinished, logs, seconds=seconds)
+            try:
+                # With a limiter of its own: handlers may have filled Trio's.
+                await trio.to_thread.run_sync(name, limiter=trio.CapacityLimiter(1))
+            except RuntimeError:  # no thread to be had; it does not take for ever
+                name()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
     if isinstance(failure.error, BindError):

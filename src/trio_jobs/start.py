@@ -100,6 +100,7 @@ def serve(config: Config) -> int:
     except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
         stop.arm_after_crash()
         log.critical("server_failed", exc_info=True)
+        logs.write_final(__name__, logging.ERROR, stop.unfinished(), seconds=_FLUSH_SECONDS)
         return 1  # noqa: ASYNC104 - as above
     finally:
         listeners.close()

@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Iterator
 from functools import partial
+from unittest import mock
 
 import pytest
 import trio
@@ -117,6 +118,23 @@ def test_who_waits_for_a_job_is_answered_when_the_pool_is_cut_off() -> None:
 
     assert program.told.accepted.keys() == {"e1"}
     assert program.status == 1
+
+
+def test_jobs_are_named_also_where_no_thread_can_be_had() -> None:
+    async def no_thread(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    async def insist(program: Program, asker: Asker) -> None:
+        await submit(program, asker, "endless", "e1")
+        program.signal_twice()
+
+    with mock.patch("tests.proof.program.in_place_of_a_thread", no_thread):
+        program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[insist])
+
+    assert program.status == 1
+    [(_, ids)] = program.names.events
+    assert ids == program.told.accepted["e1"]
 
 
 @pytest.mark.parametrize(("after", "draining"), [("nothing", True), ("the pool's end", False)])
