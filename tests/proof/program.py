@@ -116,7 +116,8 @@ class Program:
         status: What `main` returned; None if it was cancelled.
         fault: What came out of `main` instead.
         pool: The pool's nursery, once there is one.
-        request: The nursery around the request that has begun last.
+        requests: The nurseries around the requests that are going on; the one
+            that has begun last is last.
         connection: The connection that was accepted last, if there are any.
         http: The front door's nursery.
         whole: The nursery that `main` runs in.
@@ -140,7 +141,7 @@ class Program:
     store: JobStore | None = None
     ids: trio.MemoryReceiveChannel[str] | None = None
     pool: trio.Nursery | None = None
-    request: trio.Nursery | None = None
+    requests: list[trio.Nursery] = field(default_factory=list)
     connection: Connection | None = None
     http: trio.Nursery | None = None
     whole: trio.Nursery | None = None
@@ -162,12 +163,28 @@ class Program:
         fail_in(self.pool)
 
     def cancel_request(self) -> None:
-        cancel(self.request)
+        for nursery in self.requests[-1:]:
+            cancel(nursery)
         if self.connection is not None:
             self.connection._scope.cancel()
 
+    # The last one may be another one: between them these reach each of four.
+
+    def cancel_first_request(self) -> None:
+        for nursery in self.requests[:1]:
+            cancel(nursery)
+
+    def cancel_second_request(self) -> None:
+        for nursery in self.requests[1:2]:
+            cancel(nursery)
+
+    def cancel_third_request(self) -> None:
+        for nursery in self.requests[2:3]:
+            cancel(nursery)
+
     def fail_in_the_request(self) -> None:
-        fail_in(self.request)
+        for nursery in self.requests[-1:]:
+            fail_in(nursery)
 
     def cancel_program(self) -> None:
         cancel(self.whole)
@@ -572,8 +589,12 @@ class MemoryDoor:
 
     async def _answer(self, app: asgi.App, request: MemoryRequest, scope: asgi.Message) -> None:
         try:
-            async with trio.open_nursery() as self._program.request:
-                await app(scope, request.receive, request.send)
+            async with trio.open_nursery() as nursery:
+                self._program.requests.append(nursery)
+                try:
+                    await app(scope, request.receive, request.send)
+                finally:
+                    self._program.requests.remove(nursery)
         except* (FaultError, OSError):
             pass  # an error ends one request: the front door has tests of its own for that
         except* Exception as group:  # noqa: BLE001 - kept, and shown by the test

@@ -116,6 +116,23 @@ async def test_limit_does_not_fire_for_what_the_stop_can_deal_with(tmp_path: Pat
         await stream.aclose()
 
 
+async def test_process_that_is_frozen_beyond_its_limit_ends_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with running_command(
+        tmp_path, config=config("shielded"), handlers=HANDLERS.read_text()
+    ) as server:
+        await server.submit("shielded")
+        await server.wait_for_line("shielded_began")
+        server.send(signal.SIGTERM)
+        server.send(signal.SIGSTOP)
+        await trio.sleep(LIMIT + 2)  # its clocks go on
+        server.send(signal.SIGCONT)
+
+        # Which of the three clocks is first is not to be known.
+        assert await server.process.wait() in (70, 1, -signal.SIGALRM)
+
+
 @pytest.mark.soak
 async def test_whatever_is_in_the_way_the_limit_ends_it(tmp_path: Path, report: Path) -> None:
     lines = [

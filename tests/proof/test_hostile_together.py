@@ -68,6 +68,8 @@ class Siege:
     Attributes:
         attacks: How many attacks of all kinds have been carried out.
         delays: How long each honest request took, in seconds.
+        served_at: When an honest client was served last, by Trio's clock.
+        stopping: Whether the server has been asked to.
     """
 
     server: Command
@@ -75,6 +77,8 @@ class Siege:
     chance: random.Random = field(default_factory=lambda: random.Random(20261125))  # noqa: S311 - to be repeated
     attacks: int = 0
     delays: list[float] = field(default_factory=list)
+    served_at: float = 0.0
+    stopping: bool = False
 
     async def connect(self) -> trio.SocketStream:
         url = httpx.URL(self.server.url)
@@ -208,8 +212,10 @@ async def be_honest(siege: Siege, name: str) -> None:
             job_type = siege.chance.choice(["work", "work", "fail"])
             answer = await talker.submit(job_type, f"{name}-{n}", 0.05)
             if answer is None:
+                assert siege.stopping, f"{name}-{n} was not answered"
                 return
             assert answer.status in (201, 429, 503), answer.body
+            siege.served_at = trio.current_time()
             if answer.status == 201:
                 job = await talker.ask("GET", f"/jobs/{answer.json()['id']}")
                 assert job is None or job.status == 200
@@ -228,6 +234,8 @@ async def besieged(folder: Path, *, seconds: float) -> str:
             for number in range(3):
                 clients.start_soon(be_honest, siege, f"honest{number}")
             await trio.sleep(seconds)
+            assert siege.served_at > trio.current_time() - max(seconds / 4, 1)
+            siege.stopping = True
             server.send(signal.SIGTERM)
             began = time.monotonic()
             status = await server.wait_exit()

@@ -106,34 +106,34 @@ async def stopped_under_load(
     chance = random.Random(seed)  # noqa: S311 - to be repeated
     if grace_period is None:
         grace_period = chance.choice([0, 0.05, 20])
-    async with running_command(
-        folder,
-        config=config(grace_period=grace_period),
-        handlers=HANDLERS.read_text(),
-        command=command,
-    ) as server:
-        async with under_load(server, seed) as told:
-            await trio.sleep(chance.uniform(0, 0.6))
-            await stop(server, chance)
-        status = await server.wait_exit()
-        kept = Ledger.read(folder)
-        try:
+    try:
+        async with running_command(
+            folder,
+            config=config(grace_period=grace_period),
+            handlers=HANDLERS.read_text(),
+            command=command,
+        ) as server:
+            async with under_load(server, seed) as told:
+                await trio.sleep(chance.uniform(0, 0.6))
+                await stop(server, chance)
+            status = await server.wait_exit()
+            kept = Ledger.read(folder)
             check(told, kept, server.lines, status)
-        except AssertionError as error:
-            error.add_note(f"seed {seed}, grace period {grace_period}, status {status}")
-            raise
-        assert not server.lines_with("hard limit")
-        return Counter(
-            {
-                "stops": 1,
-                f"status {status}": 1,
-                "accepted": len(told.accepted),
-                "refused": len(told.refused),
-                "unanswered": len(told.unanswered),
-                "named as interrupted": len(named(server.lines, "jobs_interrupted")),
-                "named as not started": len(named(server.lines, "jobs_not_started")),
-            }
-        )
+            assert not server.lines_with("hard limit")
+            return Counter(
+                {
+                    "stops": 1,
+                    f"status {status}": 1,
+                    "accepted": len(told.accepted),
+                    "refused": len(told.refused),
+                    "unanswered": len(told.unanswered),
+                    "named as interrupted": len(named(server.lines, "jobs_interrupted")),
+                    "named as not started": len(named(server.lines, "jobs_not_started")),
+                }
+            )
+    except BaseException as error:
+        error.add_note(f"seed {seed}, grace period {grace_period}")
+        raise
 
 
 async def terminate(server: Command, _: random.Random) -> None:
