@@ -175,6 +175,16 @@ def is_signalled_after_a_crash() -> None:
     hang()
 
 
+def cannot_report() -> None:
+    def render(*_: object) -> bytes:
+        raise RuntimeError("no report")
+
+    silent = Stop(grace_period=0.1, graceful_timeout=0, margin=0.1, render=render)
+    silent.install()
+    terminate()
+    hang()
+
+
 def holds_the_gil() -> None:
     stop.install()
     terminate()

@@ -89,6 +89,14 @@ def test_limits_leave_the_grace_period_to_a_drain_and_closing_time_to_every_end(
     assert armed == [(100, 25 + 2 + 1), (110, 2 + 1), (110, 2 + 1), (110, 25 + 2 + 1)]
 
 
+def test_repetition_that_does_not_count_does_not_put_off_the_next(stop: Stop, clock: Clock) -> None:
+    for _ in range(3):
+        stop.request()
+        clock.now += 0.15
+
+    assert stop._count == 2  # at 0 and at 0.3
+
+
 async def test_second_request_insists(stop: Stop, clock: Clock) -> None:
     stop.connect()
     stop.request()
@@ -221,6 +229,12 @@ def test_hard_limit_ends_a_program_that(name: str, in_the_way: str) -> None:
     assert status == 70
     assert err.startswith("hard limit reached after 0.")
     assert in_the_way in err
+
+
+def test_hard_limit_ends_a_program_whose_report_fails() -> None:
+    status, _, _ = run("cannot_report")
+
+    assert status == 70
 
 
 def test_hard_limit_names_the_unfinished_jobs_first() -> None:

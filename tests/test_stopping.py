@@ -5,6 +5,7 @@ shows in the exit status, the log and the ledger that the handlers write. Where 
 out it is long (a test that waited for it would fail), where it has to, it is short.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -530,6 +531,48 @@ async def crash(_):
         assert await server.wait_exit() == 1
         await server.wait_for_line("ZeroDivisionError")
         assert named(server, "jobs_interrupted") + named(server, "jobs_not_started") == ids
+
+
+async def test_crash_of_the_event_loop_is_not_outlasted_by_a_thread(tmp_path: Path) -> None:
+    handlers = """
+import threading
+import time
+import trio
+
+async def crash(_):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    trio.lowlevel.current_trio_token().run_sync_soon(lambda: 1 / 0)
+"""
+    config = '[http]\ngraceful_timeout = 0.2\n[handlers]\ncrash = "work:crash"'
+    async with running_command(tmp_path, config=config, handlers=handlers) as server:
+        with contextlib.suppress(httpx.RequestError):
+            await server.submit("crash")
+
+        assert await server.wait_exit() == 70
+
+
+async def test_jobs_are_named_although_handlers_have_taken_all_of_trios_threads(
+    tmp_path: Path,
+) -> None:
+    handlers = """
+import time
+import trio
+
+async def fill(_):
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(sleep)
+
+async def sleep():
+    await trio.to_thread.run_sync(time.sleep, 20, abandon_on_cancel=True)
+"""
+    config = '[pool]\ngrace_period = 0.5\n[handlers]\nfill = "work:fill"'
+    async with running_command(tmp_path, config=config, handlers=handlers) as server:
+        job_id = await server.submit("fill")
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 1
+        assert named(server, "jobs_interrupted") == [job_id]
 
 
 async def test_failing_http_lets_the_accepted_jobs_end(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 import logging
 import math
+from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import pytest
 import trio
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.handlers import tasks
 from tests.handlers.support import make_processor, process
 from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
-from trio_jobs.handlers import Handler, JobContext, Processor
+from trio_jobs.handlers import Handler, JobContext, Processes, Processor
 from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
 
 
@@ -454,3 +457,18 @@ def test_a_process_handler_without_processes_is_refused() -> None:
 
     with pytest.raises(ValueError, match="there are no processes"):
         make_processor({"test": handler})
+
+
+async def test_a_cancel_that_is_first_decides_although_a_process_returns_a_value() -> None:
+    class Racing:
+        async def run(self, *_: object, started: Callable[[], None], **__: object) -> bytes:
+            started()
+            assert processor.cancel("a")
+            return b"1"  # it had been on its way
+
+    processes = cast("Processes", Racing())
+    processor = make_processor({"test": Handler.of(tasks.pid, run="process")}, processes=processes)
+
+    ending = await processor(make_job("a"))
+
+    assert ending.outcome is Outcome.CANCELLED

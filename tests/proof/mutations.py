@@ -330,6 +330,11 @@ MUTATIONS = [
             "                if True:\n",
         ),
         (
+            "the value of a process goes over a cancel that was first",
+            "return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)",
+            "return Ending(outcome=_SUCCEEDED, result=encoded)",
+        ),
+        (
             "a thread outlasts the grace period",
             "                abandon_on_cancel=True,\n",
             "                abandon_on_cancel=False,\n",
@@ -420,6 +425,11 @@ MUTATIONS = [
         ("the second signal does nothing", "    pool.cancel()\n", "    pass\n"),
         ("who waits is not told of the end", "        core.completions.end()  #", "        #"),
         (
+            "the unfinished are named through the threads that handlers use",
+            "run_sync(name, limiter=trio.CapacityLimiter(1))",
+            "run_sync(name)",
+        ),
+        (
             "a failure of HTTP does not arm the hard limit",
             "            self._stop.arm_after_crash(draining=not self._closing.is_set())\n",
             "",
@@ -438,6 +448,11 @@ MUTATIONS = [
     *mutations(
         "stop/__init__.py",
         STOP,
+        (
+            "a signal that does not count puts off the next",
+            "            return\n        # No call",
+            "            self._last = now\n            return\n        # No call",
+        ),
         ("a repeated signal counts", "if now - self._last < REPEAT_WINDOW_SECONDS:", "if False:"),
         (
             "the first signal does not arm the hard limit",
@@ -467,6 +482,20 @@ MUTATIONS = [
         ("the hard limit comes late", "MARGIN_SECONDS = 1.0", "MARGIN_SECONDS = 3.0"),
     ),
     *mutations(
+        "start.py",
+        ("tests/test_stopping.py",),
+        (
+            "a crash of the event loop does not arm the hard limit",
+            "        stop.arm_after_crash()\n",
+            "",
+        ),
+        (
+            "a crash of the event loop names nobody",
+            "        logs.write_final(__name__, logging.ERROR, stop.unfinished(),",
+            "        logs.write_final(__name__, logging.ERROR, (),",
+        ),
+    ),
+    *mutations(
         "stop/hard_limit.py",
         STOP,
         (
@@ -478,6 +507,11 @@ MUTATIONS = [
             "an exit that waits for threads",
             "            os._exit(HARD_LIMIT_STATUS)\n",
             "            sys.exit(HARD_LIMIT_STATUS)\n",
+        ),
+        (
+            "an exit that needs the report to succeed",
+            "        finally:\n            # Not",
+            "        except ZeroDivisionError:\n            pass\n        else:\n            # Not",
         ),
         ("the report waits for its reader", "end - time.monotonic()) < len", "None) < len"),
     ),
