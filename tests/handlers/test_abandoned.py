@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trio
 
+from tests.handlers.support import process
 from trio_jobs import JobContext, Jobs, open_jobs
 from trio_jobs.job import Outcome
 
@@ -143,3 +144,24 @@ async def test_pool_can_be_cut_off_at_any_moment_of_it(
                 await trio.sleep_forever()
         assert scope.cancelled_caught
     kept.clear()
+
+
+async def raise_only(_payload: object) -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("handler", [open_one, raise_only])
+def test_nurseries_of_whoever_processes_the_job_are_left_alone(
+    handler: Callable[..., Awaitable[object]],
+) -> None:
+    reached: list[Outcome | str] = []
+
+    async def main() -> None:
+        async with trio.open_nursery():
+            reached.append((await process(handler)).outcome)
+            await trio.lowlevel.checkpoint()
+            reached.append("the end")
+
+    trio.run(main)  # not as a test of pytest-trio's: that is within a nursery itself
+
+    assert reached == [Outcome.FAILED, "the end"]

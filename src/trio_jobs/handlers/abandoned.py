@@ -20,6 +20,12 @@ class _Exited:
     _child_nurseries: list[trio.Nursery]
 
 
+def innermost_nursery() -> trio.Nursery | None:
+    """The nursery that this task has opened last, and not closed; None if there is none."""
+    nurseries = trio.lowlevel.current_task().child_nurseries
+    return nurseries[-1] if nurseries else None
+
+
 def abandon_nurseries(*, above: trio.Nursery | None = None) -> None:
     """Cancel the nurseries that are open in this task, and let it go on without them.
 

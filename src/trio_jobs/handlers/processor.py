@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from trio_jobs.handlers.abandoned import abandon_nurseries
+from trio_jobs.handlers.abandoned import abandon_nurseries, innermost_nursery
 from trio_jobs.handlers.context import call_with_context
 from trio_jobs.handlers.errors import describe_error
 from trio_jobs.handlers.handler import Handler, Run
@@ -86,6 +86,7 @@ class Processor:
         """
         if job.cancel_requested:
             return CANCELLED
+        outer = innermost_nursery()  # the caller's, and none of the handler's
         token = current_job_id.set(job.id)
         self._running[job.id] = running = RunningJob(job)
         try:
@@ -99,7 +100,7 @@ class Processor:
                 return await self._run(handler, running)
             raise CutShortError  # noqa: TRY301  (it ends like what a handler raises)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
-            abandon_nurseries()
+            abandon_nurseries(above=outer)
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
             # kept and raised again is a mistake like any other, and a
