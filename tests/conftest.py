@@ -77,9 +77,14 @@ def under_mock_clock(item: pytest.Function) -> bool:
 
 @pytest.hookimpl(tryfirst=True, wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Wrap each async test into a time limit: a deadlock fails at once, by name."""
+    """Wrap each async test into a time limit: a deadlock fails at once, by name.
+
+    A test that is cancelled instead of coming to its end would pass, unseen.
+    """
+    came_to_its_end = True
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         test = item.obj
+        came_to_its_end = False
         limit = _MOCK_LIMIT if under_mock_clock(item) else _REAL_LIMIT
         if "soak" in marks(item):
             limit = _SOAK_LIMIT
@@ -88,11 +93,16 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
         @functools.wraps(test)
         async def guarded(*args: object, **kwargs: object) -> None:
+            nonlocal came_to_its_end
             with trio.fail_after(limit):
                 await test(*args, **kwargs)
+            came_to_its_end = True
 
         item.obj = guarded
-    return (yield)
+    result = yield
+    if not came_to_its_end:
+        pytest.fail("the test was cancelled before it came to its end", pytrace=False)
+    return result
 
 
 @pytest.fixture(autouse=True)
