@@ -10,16 +10,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
+from tests.docs.blocks import DOCS, blocks_of
+
 LIMIT_SECONDS = 60
 
 
 def main() -> None:
     """Fail with an assertion or an error if anything goes wrong."""
-    files = re.findall(
-        r"^```python\n# (\S+)\n(.*?)^```$", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL
-    )
-    tests = [name for _, text in files for name in re.findall(r"def (test_\w+)", text)]
+    files = {
+        block.name: block.text
+        for block in blocks_of(DOCS / "tutorial.md")
+        if block.kind == "python" and block.name is not None
+    }
+    tests = [name for text in files.values() for name in re.findall(r"def (test_\w+)", text)]
     assert tests, files
     environment = {
         name: value
@@ -27,7 +30,7 @@ def main() -> None:
         if not name.startswith(("PYTHON", "PYTEST_"))
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in files:
+        for name, text in files.items():
             Path(folder, name).write_text(text)
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "--strict-markers", "-q"],

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SOURCE = Path(trio_jobs.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
+README = ROOT / "README.md"
 
 _FENCE = re.compile(
     r"^(?P<fence>`{3,})(?P<kind>[^\n`]*)\n(?P<text>.*?)^(?P=fence)\n", re.MULTILINE | re.DOTALL

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import DOCS, PAGES, ROOT, Block, blocks_of, named_tests
+from tests.docs.blocks import DOCS, PAGES, README, ROOT, Block, blocks_of, named_tests
 from tests.docs.runner import Reader
 from trio_jobs.config import load_config
 
@@ -17,7 +17,6 @@ FOLLOWED_BY_CI = {"sh"}
 CHECKED = {"ini", "dockerfile", "yaml", "nginx"}
 LOOKED_AT = {"text", "mermaid", "{toctree}", "{eval-rst}"}
 
-README = ROOT / "README.md"
 # Where the README goes on with the configuration that is shipped.
 SHIPPED = {"", "The HTTP API by example"}
 

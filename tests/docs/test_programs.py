@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
+from tests.docs.blocks import PAGES, README, ROOT, Block, blocks_of
 
 PROGRAMS = [
     (page, block)
-    for page in [*PAGES, ROOT / "README.md"]
+    for page in [*PAGES, README]
     for block in blocks_of(page)
     if block.kind == "python" and "trio.run(" in block.text
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import PAGES, ROOT, SOURCE, blocks_of
+from tests.docs.blocks import PAGES, README, ROOT, SOURCE, blocks_of
 
 # Strict but for what a page is easier to read without: most handlers and tests on it say the types
 # of what they take, and not that they return what they obviously do.
@@ -20,9 +20,7 @@ STRICTNESS = [
 ]
 
 WITH_PROGRAMS = [
-    page
-    for page in [ROOT / "README.md", *PAGES]
-    if any(block.kind == "python" for block in blocks_of(page))
+    page for page in [README, *PAGES] if any(block.kind == "python" for block in blocks_of(page))
 ]
 
 

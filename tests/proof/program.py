@@ -163,24 +163,20 @@ class Program:
         fail_in(self.pool)
 
     def cancel_request(self) -> None:
-        for nursery in self.requests[-1:]:
-            cancel(nursery)
+        cancel(*self.requests[-1:])
         if self.connection is not None:
             self.connection._scope.cancel()
 
     # The last one may be another one: between them these reach each of four.
 
     def cancel_first_request(self) -> None:
-        for nursery in self.requests[:1]:
-            cancel(nursery)
+        cancel(*self.requests[:1])
 
     def cancel_second_request(self) -> None:
-        for nursery in self.requests[1:2]:
-            cancel(nursery)
+        cancel(*self.requests[1:2])
 
     def cancel_third_request(self) -> None:
-        for nursery in self.requests[2:3]:
-            cancel(nursery)
+        cancel(*self.requests[2:3])
 
     def fail_in_the_request(self) -> None:
         for nursery in self.requests[-1:]:
@@ -253,10 +249,11 @@ class Program:
         )
 
 
-def cancel(nursery: trio.Nursery | None) -> None:
-    """Cancel the scope of a nursery, if there is one."""
-    if nursery is not None:
-        nursery.cancel_scope.cancel()
+def cancel(*nurseries: trio.Nursery | None) -> None:
+    """Cancel the scopes of those nurseries that there are."""
+    for nursery in nurseries:
+        if nursery is not None:
+            nursery.cancel_scope.cancel()
 
 
 def fail_in(nursery: trio.Nursery | None) -> None:

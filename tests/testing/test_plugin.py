@@ -89,6 +89,17 @@ class TestInClass:
     result.assert_outcomes(passed=4)
 
 
+# Of a pool that had ten seconds to drain.
+AFTER = """
+kept = []
+
+def test_after():
+    [(jobs, short, long)] = kept
+    assert jobs.get(short.id).status == "completed"
+    assert jobs.unfinished() == ([long.id], [])
+"""
+
+
 def test_pool_drains_after_the_test_for_as_long_as_the_grace_period(
     pytester: pytest.Pytester,
 ) -> None:
@@ -96,17 +107,11 @@ def test_pool_drains_after_the_test_for_as_long_as_the_grace_period(
         pytester,
         SLEEPER
         + """
-kept = []
-
 @pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
 async def test_leaves_jobs_behind(jobs):
     kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 11)))
-
-def test_after():
-    [(jobs, short, long)] = kept
-    assert jobs.get(short.id).status == "completed"
-    assert jobs.unfinished() == ([long.id], [])
-""",
+"""
+        + AFTER,
     )
 
     result.assert_outcomes(passed=2)
@@ -117,18 +122,12 @@ def test_pool_drains_after_a_test_that_fails_as_well(pytester: pytest.Pytester) 
         pytester,
         SLEEPER
         + """
-kept = []
-
 @pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
 async def test_fails(jobs):
     kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 11)))
     assert jobs.page() == []
-
-def test_after():
-    [(jobs, short, long)] = kept
-    assert jobs.get(short.id).status == "completed"
-    assert jobs.unfinished() == ([long.id], [])
-""",
+"""
+        + AFTER,
     )
 
     result.assert_outcomes(failed=1, passed=1)

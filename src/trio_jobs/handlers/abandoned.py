@@ -26,11 +26,11 @@ def innermost_nursery() -> trio.Nursery | None:
     return nurseries[-1] if nurseries else None
 
 
-def abandon_nurseries(*, above: trio.Nursery | None = None) -> None:
+def abandon_nurseries(*, above: trio.Nursery | None) -> None:
     """Cancel the nurseries that are open in this task, and let it go on without them.
 
     Args:
-        above: Only those that were opened inside of this one.
+        above: Only those that were opened inside of this one; None for all.
     """
     task = trio.lowlevel.current_task()
     for nursery in reversed(task.child_nurseries):
