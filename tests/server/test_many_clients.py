@@ -157,6 +157,7 @@ async def test_without_descriptors_who_is_connected_is_served_and_others_later(
 # A server in a process of its own, for which ``ulimit`` holds. Told to, it opens all that it can.
 _SERVER = """
     import logging, os, sys, trio
+    from trio.testing import wait_all_tasks_blocked
     from quart import request
     from quart_trio import QuartTrio
     from trio_jobs.server import Limits, bind_sockets, serve
@@ -195,6 +196,7 @@ _SERVER = """
                 limits=Limits(graceful_timeout=0.5),
             ))
             while await trio.to_thread.run_sync(sys.stdin.readline):
+                await wait_all_tasks_blocked()  # whoever has connected is let in
                 exhaust()
             closing.set()
 
