@@ -130,3 +130,57 @@ async def test_a_fault_of_ours_does_not_harm_the_next_request() -> None:
 
     assert (await api.client.get("/broken")).status == 500
     assert (await api.client.get("/health")).status == 200
+
+
+ROUTES = [
+    ("POST", "/jobs"),
+    ("POST", "/jobs/batch"),
+    ("POST", "/jobs/stream"),
+    ("GET", f"/jobs/{JOB_ID}"),
+    ("HEAD", f"/jobs/{JOB_ID}"),
+    ("DELETE", f"/jobs/{JOB_ID}"),
+    ("POST", f"/jobs/{JOB_ID}/cancel"),
+    ("GET", "/health"),
+    ("HEAD", "/health"),
+    ("GET", "/health/ready"),
+    ("GET", "/openapi.json"),
+]
+
+
+@pytest.mark.parametrize("query", ["x", "x=1", "limit=1", "status=pending&x=1", "="])
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_a_path_without_query_parameters_refuses_them(
+    method: str, path: str, query: str
+) -> None:
+    api = Api()
+
+    answer = await api.client.request(method, f"{path}?{query}", body=SUBMISSION)
+
+    assert answer.status == 400
+    if method != "HEAD":
+        name = query.partition("=")[0]
+        assert assert_problem(answer, 400)["detail"] == (
+            f"unknown query parameter {name.partition('&')[0]!r}; this path has none"
+        )
+    assert len(api.parts.store) == 0
+
+
+async def test_a_query_that_cannot_be_read_is_refused_on_every_path() -> None:
+    answer = await Api().client.get("/health?%ff")
+
+    assert "the query string cannot be read" in assert_problem(answer, 400)["detail"]
+
+
+@pytest.mark.parametrize("target", ["/health?", "/health?&", "/jobs?limit=1"])
+async def test_a_query_without_unknown_parameters_is_none(target: str) -> None:
+    assert (await Api().client.get(target)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/health"])
+async def test_options_say_the_same_with_a_query(path: str) -> None:
+    api = Api()
+
+    answer = await api.client.request("OPTIONS", f"{path}?limit=1")
+
+    plain = await api.client.request("OPTIONS", path)
+    assert (answer.status, answer.headers["allow"]) == (200, plain.headers["allow"])

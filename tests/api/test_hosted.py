@@ -104,6 +104,14 @@ async def test_pages_link_to_each_other_below_the_prefix() -> None:
         assert answer.headers["link"] == (f'</queue/jobs?limit=1&after={first.id}>; rel="next"')
 
 
+async def test_query_parameters_are_refused_below_the_prefix_alone() -> None:
+    async with hosted() as (_jobs, client):
+        assert_problem(await client.get("/queue/health?x=1"), 400)
+        assert_problem(await client.get("/queue/jobs?x=1"), 400)
+        assert (await client.get("/queue/jobs?limit=1")).status == 200
+        assert (await client.post("/echo?x=1", b"hello")).body == b"hello"
+
+
 async def test_openapi_document_says_where_the_routes_are() -> None:
     async with hosted() as (_jobs, client):
         document = (await client.get("/queue/openapi.json")).json()

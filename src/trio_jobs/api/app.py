@@ -14,6 +14,7 @@ from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import register_problems
+from trio_jobs.api.queries import refuse_parameters
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
 from trio_jobs.core import PoolStatus
@@ -84,6 +85,7 @@ def app_over(parts: Parts) -> QuartTrio:
 def create_routes(parts: Parts) -> Blueprint:
     """The routes alone, for an application whose requests are read by `Connection`."""
     routes = Blueprint("trio_jobs", __name__)
+    refuse_parameters(routes, except_on="list_jobs")
     add_submit_route(routes, parts)
     add_batch_route(routes, parts)
     add_stream_route(routes, parts)

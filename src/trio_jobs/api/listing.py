@@ -4,13 +4,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import trio
 from quart import Blueprint, Response, request
 
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem
+from trio_jobs.api.queries import read_parameters, unknown_parameter
 from trio_jobs.api.views import MEDIA_TYPE, STRIDE, listing
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.store import JobStore
@@ -81,20 +82,13 @@ def parse_query(text: bytes) -> Query:
         Problem: 400, an unknown parameter, one that is repeated and may not
             be, or a bad value.
     """
-    try:
-        pairs = parse_qsl(
-            text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100
-        )
-    except ValueError as error:
-        raise Problem(400, f"the query string cannot be read: {error}") from None
     filters: dict[str, set[str]] = {"status": set(), "type": set(), "outcome": set()}
     single: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in read_parameters(text):
         if name in filters:
             filters[name].add(_FILTER_VALUES[name](value))
         elif name not in ("limit", "after"):
-            known = "status, type, outcome, limit, after"
-            raise Problem(400, f"unknown query parameter {name[:100]!r}; known: {known}")
+            raise unknown_parameter(name, "status", "type", "outcome", "limit", "after")
         elif name in single:
             raise Problem(400, f"query parameter {name!r} is repeated")
         else:
