@@ -184,3 +184,30 @@ async def test_options_say_the_same_with_a_query(path: str) -> None:
 
     plain = await api.client.request("OPTIONS", path)
     assert (answer.status, answer.headers["allow"]) == (200, plain.headers["allow"])
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "GZIP", "identity, br", "gzip, identity", "x-unknown", "deflate ,gzip"]
+)
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", "/jobs/stream"])
+async def test_an_encoded_body_is_415_and_kept_out(path: str, coding: str) -> None:
+    api = Api()
+
+    answer = await api.client.post(path, SUBMISSION, content_encoding=coding)
+
+    problem = assert_problem(answer, 415)
+    assert problem["detail"] == (
+        f"Content-Encoding must be identity, as without it, got {coding!r}"
+    )
+    assert answer.headers["accept-encoding"] == "identity"
+    assert answer.headers["connection"] == "close"
+    assert problem.get("accepted") == (0 if path == "/jobs/stream" else None)
+    assert len(api.parts.store) == 0
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity"])
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/stream"])
+async def test_a_body_that_is_not_encoded_may_say_so(path: str, coding: str) -> None:
+    answer = await Api().client.post(path, SUBMISSION, content_encoding=coding)
+
+    assert answer.status == 201

@@ -122,12 +122,14 @@ async def read_body(*, max_bytes: int) -> bytes:
     """The current request's body.
 
     Raises:
-        Problem: 413, it is longer than ``max_bytes``; 400, the client stopped
-            in the middle of it; 408, it did not arrive in time.
+        Problem: 413, it is longer than ``max_bytes``; 415, it is encoded; 400,
+            the client stopped in the middle of it; 408, it did not arrive in
+            time.
 
     Checkpoints:
         As ``receive`` does; none if the whole body is there already.
     """
+    refuse_encoded_body()
     job_request = current_request()
     if (job_request.content_length or 0) > max_bytes:
         raise _too_long(max_bytes)
@@ -141,6 +143,23 @@ async def read_body(*, max_bytes: int) -> bytes:
         chunks.append(chunk)
         if not more:
             return b"".join(chunks) if len(chunks) > 1 else chunk
+
+
+def refuse_encoded_body() -> None:
+    """Take the current request's body as it is only, not compressed.
+
+    Raises:
+        Problem: 415, the request has a ``Content-Encoding``.
+    """
+    for header in request.headers.getlist("Content-Encoding"):
+        for coding in header.split(","):
+            if coding.strip(" \t").lower() not in ("", "identity"):
+                raise Problem(
+                    415,
+                    f"Content-Encoding must be identity, as without it, got {header[:100]!r}",
+                    # RFC 9110, 12.5.3: what would have been taken. The body has not been read.
+                    headers={"Accept-Encoding": "identity", "Connection": "close"},
+                )
 
 
 class BodyStream:

@@ -22,6 +22,7 @@ _PROBLEMS = {
     "408": "The request did not arrive in time",
     "409": "The job's status does not allow it",
     "413": "The body, or a line of the stream, is too long",
+    "415": "The body has a Content-Encoding other than identity",
     "422": "The Idempotency-Key was used with another body",
     "429": "There is no room in the buffer; nothing was kept",
     "500": "A fault of the server's",
@@ -79,7 +80,7 @@ def _paths() -> Object:
                 "submitJob",
                 "Submit a job",
                 {"201": _answer("The job", either, "Location", "Idempotent-Replayed", *applied)},
-                "408 413 422 429 503",
+                "408 413 415 422 429 503",
                 parameters=("Prefer", "IdempotencyKey"),
                 body=_body(_ref("Submission")),
             ),
@@ -95,7 +96,7 @@ def _paths() -> Object:
                 "submitBatch",
                 "Submit many jobs: all of them or none",
                 {"201": _answer("The jobs, in the same order", _array(brief))},
-                "408 413 429 503",
+                "408 413 415 429 503",
                 body=_body(_array(_ref("Submission"))),
             ),
         },
@@ -104,7 +105,7 @@ def _paths() -> Object:
                 "submitStream",
                 "Submit jobs without end, one a line, as room appears",
                 {"201": _answer("How many are in", _ref("Accepted"))},
-                "408 413 503",
+                "408 413 415 503",
                 body={
                     **_body(_ref("Submission"), media_type="application/x-ndjson"),
                     "description": "Each line is a submission",
@@ -199,7 +200,12 @@ def _answer(description: str, schema: Object, *headers: str) -> Object:
 
 
 def _problem(status: str) -> Object:
-    headers = {"401": ("WWW-Authenticate",), "429": ("Retry-After",), "503": ("Retry-After",)}
+    headers = {
+        "401": ("WWW-Authenticate",),
+        "415": ("Accept-Encoding",),
+        "429": ("Retry-After",),
+        "503": ("Retry-After",),
+    }
     answer = _answer(_PROBLEMS[status], _ref("Problem"), *headers.get(status, ()))
     answer["content"] = {"application/problem+json": answer["content"].pop(MEDIA_TYPE)}
     return answer
@@ -232,6 +238,7 @@ _HEADERS: Object = {
     "Preference-Applied": _header("The wait that was granted", pattern="^wait=[0-9]+$"),
     "Idempotent-Replayed": _header("This is the first answer again", const="true"),
     "WWW-Authenticate": _header("Bearer"),
+    "Accept-Encoding": _header("What a body may have", const="identity"),
 }
 
 

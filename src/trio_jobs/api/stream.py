@@ -5,7 +5,7 @@ import trio
 from quart import Blueprint, Response
 
 from trio_jobs.admission import ShuttingDownError, Submission
-from trio_jobs.api.connection import BodyStream, ClientLeftError
+from trio_jobs.api.connection import BodyStream, ClientLeftError, refuse_encoded_body
 from trio_jobs.api.lines import Lines
 from trio_jobs.api.parsing import ITEM_COST, TURN_COST, parse_submission
 from trio_jobs.api.parts import Parts
@@ -60,12 +60,13 @@ class Upload:
         Raises:
             Problem: 400, a bad line or an incomplete body, or the client left
                 while lines waited for room; 408, the client sent nothing; 413,
-                a line is too long.
+                a line is too long; 415, the body is encoded.
             ShuttingDownError: The submissions are closed.
 
         Cancellation:
             What has been admitted stays.
         """
+        refuse_encoded_body()
         lines = Lines()
         while chunk := await self._body.read():
             await self._take(lines.feed(chunk))
