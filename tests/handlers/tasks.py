@@ -60,6 +60,21 @@ def fork(_payload: object) -> int:
     return os.fork()
 
 
+def fork_and_raise(_payload: object) -> int:
+    copy = os.fork()
+    if not copy:
+        raise ValueError("in the copy")
+    return copy
+
+
+def fork_and_leave(path: str) -> None:
+    if not os.fork():
+        time.sleep(5)  # it holds what it has inherited
+        Path(path).touch()
+        os._exit(0)
+    os._exit(3)
+
+
 def crash(_payload: object) -> None:
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,5 +1,6 @@
 """Handlers in child processes: on the real clock, by what they do, not by how long it takes."""
 
+import errno
 import math
 import multiprocessing
 import os
@@ -391,7 +392,16 @@ async def test_a_running_job_can_be_seen_while_it_waits_for_its_process(
     assert processor.oldest_running_seconds() is None
 
 
-def test_a_process_that_closes_its_descriptors_and_stays_is_killed(tmp_path: Path) -> None:
+def no_pidfd(_pid: int) -> int:
+    raise OSError(errno.ENOSYS, "not with this kernel")
+
+
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
+    *, has_pidfd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_pidfd:
+        monkeypatch.setattr("os.pidfd_open", no_pidfd)
     late = tmp_path / "late"
 
     async def main() -> tuple[Ending, bool, Ending]:
@@ -426,11 +436,26 @@ async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"42")
 
 
-async def test_the_copy_that_a_fork_makes_of_a_process_takes_no_jobs(processes: Processes) -> None:
+@pytest.mark.parametrize("function", [tasks.fork, tasks.fork_and_raise])
+async def test_the_copy_that_a_fork_makes_of_a_process_takes_no_jobs(
+    function: Callable[..., object], processes: Processes
+) -> None:
     before = await process(in_process(tasks.pid), processes=processes)
-    forked = await process(in_process(tasks.fork), processes=processes)
+    forked = await process(in_process(function), processes=processes)
     after = [await process(in_process(tasks.pid), processes=processes) for _ in range(3)]
 
     assert forked.result is not None
     await wait_until_dead(int(forked.result))
     assert [ending.result for ending in after] == [before.result] * 3
+
+
+async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
+    processes: Processes, tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+
+    ending = await process(in_process(tasks.fork_and_leave), quoted(late), processes=processes)
+
+    assert ending.error is not None
+    assert ending.error.message == "the process that ran the job ended itself with status 3"
+    assert not late.exists()

@@ -72,16 +72,19 @@ def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | 
         Its result as JSON, or what it raised, be it a ``SystemExit``.
     """
     pid = os.getpid()
+    answer: bytes | Failure
     try:
         handler = _find(name)
         result = handler.call_plain(handler.decode(payload))
-        if os.getpid() != pid:
-            os._exit(0)  # it has forked, and the copy would answer and take jobs as well
-        return encode_result(result, max_bytes=max_result_bytes)
+        answer = encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (it must not end the process)
-        return Failure(  # noqa: ASYNC104 - no task's: this process has no event loop
+        answer = Failure(
             error=describe_error(error), traceback=traceback_text(error)[-_MAX_TRACEBACK:]
         )
+    if os.getpid() != pid:
+        # It has forked; however the copy comes here, it would answer and take jobs as well.
+        os._exit(int(isinstance(answer, Failure)))
+    return answer  # noqa: ASYNC104 - no task's: this process has no event loop
 
 
 @cache

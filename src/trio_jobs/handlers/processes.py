@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache, partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -27,8 +27,9 @@ _STARTING_ATTEMPTS = 3
 # Seconds that a child whose pipe has closed gets to end by itself, so that it can be told how.
 _DYING_TIME = 0.5
 
-# A child takes four or five descriptors here for as long as it lives, and six more while it starts,
-# which several do at the same time, but never all for long: as measured, 11 for one, 25 for four.
+# A child takes four or five descriptors here for as long as it lives, one more while it runs a job,
+# and six more while it starts, which several do at the same time, but never all for long: as
+# measured, 11 for one, 25 for four.
 _DESCRIPTORS = 8
 
 _T = TypeVar("_T")
@@ -192,8 +193,10 @@ def _worker_class() -> type:
     A child gets the signals that are meant for the server until it has ignored
     them; of this one they wait. And the end of a child is waited for in the
     event loop alone: theirs looks at a pipe, and then blocks until the process
-    has ended, for as long as that likes if it has closed its descriptors.
+    has ended, for as long as that likes if it has closed its descriptors. Nor is
+    a pipe's end the child's: what that has forked holds the pipe as well.
     """
+    from trio_parallel import BrokenWorkerError
     from trio_parallel._proc import SpawnProcWorker
 
     class Worker(SpawnProcWorker):  # type: ignore[misc]
@@ -203,10 +206,22 @@ def _worker_class() -> type:
             self._child_send_pipe.close()
             self._child_recv_pipe.close()
 
+        async def run_sync(self, sync_fn: Callable[..., object], *args: object) -> object:
+            with trio.CancelScope() as answering:
+                async with _cut_off_by_end(self.proc.pid, answering):
+                    return await super().run_sync(sync_fn, *args)
+            # Left by its own cancellation alone: then the child has been waited for.
+            raise BrokenWorkerError("Worker died unexpectedly:", self.proc)
+
         async def wait(self) -> int | None:
             if self.proc.pid is not None and self.proc.exitcode is None:
-                with contextlib.suppress(ProcessLookupError):
+                try:
                     await _ended(self.proc.pid, self.kill)
+                except OSError:  # an old kernel, or no descriptor is left
+                    with trio.move_on_after(_DYING_TIME):
+                        await trio.lowlevel.wait_readable(self.proc.sentinel)
+                    self.kill()  # or joining it would block
+                    self.proc.join()
             status: int | None = await super().wait()
             return status
 
@@ -235,6 +250,37 @@ async def _ended(pid: int, kill: Callable[[], None]) -> None:
         await trio.lowlevel.wait_readable(process)
     finally:
         os.close(process)
+
+
+@contextlib.asynccontextmanager
+async def _cut_off_by_end(pid: int, answering: trio.CancelScope) -> AsyncIterator[None]:
+    """Give the block inside the scope little time to end by itself once the process has ended."""
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:  # it has ended already; or as in `Worker.wait`, and the pipe must do
+        yield
+        return
+
+    async def set_deadline() -> None:
+        await trio.lowlevel.wait_readable(process)
+        # All that it has answered is in the pipe.
+        answering.deadline = trio.current_time() + _DYING_TIME
+
+    failure = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(set_deadline)
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The group is the nursery's doing.
+        if len(group.exceptions) > 1:
+            raise
+        failure = group.exceptions[0]
+    finally:
+        os.close(process)
+    if failure is not None:
+        raise failure
 
 
 class _BrokenError(Exception):
