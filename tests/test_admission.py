@@ -1,5 +1,6 @@
 """Admission: one step, all or nothing, whoever is cancelled and whenever."""
 
+import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from itertools import count
@@ -52,6 +53,31 @@ async def test_admitted_job_is_pending_in_the_store_and_its_id_in_the_channel() 
     assert job == Job(id=job.id, type="email", payload=b"{}", created_at=NOON)
     assert parts.store.get(job.id) == job
     assert drained(parts.receive) == [job.id]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_lands_after_the_step_and_not_within_it(number: int) -> None:
+    def now() -> datetime:
+        signal.raise_signal(signal.SIGINT)
+        return NOON
+
+    made: list[Parts] = []
+
+    async def main() -> None:
+        parts = make_parts(now=now)
+        made.append(parts)
+        if number == 1:
+            parts.submissions.submit("email", b"{}")
+        else:
+            parts.submissions.submit_all([Submission("email", b"{}")] * number)
+        await trio.lowlevel.checkpoint()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    ids = stored(made[0].store)
+    assert len(ids) == number
+    assert drained(made[0].receive) == ids
 
 
 async def test_submitting_is_one_step() -> None:

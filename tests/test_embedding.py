@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+import signal
 import subprocess
 import sys
 import threading
@@ -353,6 +354,27 @@ async def test_exception_beside_a_cancellation_is_not_lost(autojump_clock: MockC
             await wait_all_tasks_blocked()
             raise OSError("disk")
     assert trio.current_time() == 10
+
+
+def test_ctrl_c_while_a_handler_runs_is_the_programs_and_not_the_jobs() -> None:
+    interrupted: list[str] = []
+
+    async def press_ctrl_c(_payload: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with open_jobs({"press": press_ctrl_c}) as jobs:
+            try:
+                jobs.submit("press")
+                await trio.sleep_forever()
+            finally:
+                interrupted.extend(jobs.unfinished()[0])
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert len(interrupted) == 1
 
 
 async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_ends(

@@ -51,7 +51,8 @@ class Submissions:
 
     Between these nothing awaits. A client that hangs up cancels its request at
     the request's next checkpoint, and no worker runs in between: an id is
-    never queued without a record, and a refused job was never visible.
+    never queued without a record, and a refused job was never visible. Nor is
+    a KeyboardInterrupt raised in between, in a program where there is one.
 
     Some wait for room (`submit_some`), one after the other; others are taken
     or refused at once. While one waits, the buffer's last free place is for
@@ -113,6 +114,7 @@ class Submissions:
         free = int(channel.max_buffer_size) - channel.current_buffer_used
         return free + channel.tasks_waiting_receive
 
+    @trio.lowlevel.enable_ki_protection
     def submit(
         self,
         type: str,  # noqa: A002  (the field's name)
@@ -238,6 +240,7 @@ class Submissions:
         if 0 < wanted == room:
             self._waiters_turn = True
 
+    @trio.lowlevel.enable_ki_protection
     def _admit_all(self, submissions: Iterable[Submission]) -> list[Job]:
         created_at = self._now()
         return [self._admit(type_, payload, created_at) for type_, payload in submissions]

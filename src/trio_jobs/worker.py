@@ -17,6 +17,10 @@ _SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
 Process = Callable[[Job], Awaitable[Ending]]
 
 
+# In a program whose Ctrl-C is Python's own, a KeyboardInterrupt comes at any instruction: between a
+# claim and its release, or in a handler, where it would fail one job and stop nothing. So Trio is
+# to raise it in the program's own code.
+@trio.lowlevel.enable_ki_protection
 async def run_worker(
     jobs: trio.MemoryReceiveChannel[str],
     store: JobStore,
