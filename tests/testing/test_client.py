@@ -1,10 +1,11 @@
 """The ASGI client that users get, with applications of a few lines."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import trio
+from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_jobs.testing import Client
@@ -160,3 +161,26 @@ async def test_early_answer_ends_the_sending() -> None:
     answer = await Client(refuses).post("/", [b"a"] * 100)
 
     assert (answer.status, answer.body) == (413, b"too large")
+
+
+async def test_application_that_sends_from_a_nursery_may_be_left_early() -> None:
+    app = QuartTrio("app")
+
+    @app.get("/")
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"piece"
+
+    async with Client(app).open("GET", "/") as exchange:
+        assert await exchange.head() == 200
+        async for piece in exchange.pieces():
+            assert piece == b"piece"
+            break
+
+
+async def test_error_of_the_operating_system_is_the_applications_own() -> None:
+    async def app(_scope: Message, _receive: object, _send: object) -> None:
+        raise FileNotFoundError("where is it?")
+
+    with pytest.raises(FileNotFoundError, match="where is it"):
+        await Client(app).get("/")

@@ -4,10 +4,10 @@ It takes any ASGI application. `Client.request` is for whole exchanges;
 `Client.open` for those in which the order of things matters.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -40,6 +40,10 @@ class Answer:
         return msgspec.json.decode(self.body)
 
 
+class _ClientGoneError(OSError):
+    pass
+
+
 class Exchange:
     """One request and its answer, piece by piece; `Client.open` makes and runs it.
 
@@ -53,15 +57,19 @@ class Exchange:
         self._to_client, self._from_app = trio.open_memory_channel[Message](buffer)
         self._status = 0
         self._headers: list[tuple[str, str]] = []
+        self._more = True  # of the answer's body
 
     async def run(self, app: App, scope: Message) -> None:
         """Run the application on this exchange, as a server would.
 
-        An ``OSError`` of the application's ends the exchange like a return: it
-        is how it says that the client has left. Every other error is raised.
+        Sending to a client that has left raises an ``OSError``, as ASGI has it.
+        When the application passes that on, in a group of its nurseries' or
+        not, the exchange ends like a return. Every other error is raised.
         """
-        with suppress(OSError):
+        try:
             await app(scope, self._receive, self._send)
+        except* _ClientGoneError:
+            pass
         # Not after an error: that is to be seen, and not that nothing comes any more.
         self._to_client.close()
         self._from_client.close()
@@ -100,18 +108,23 @@ class Exchange:
         ]
         return self._status
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    def pieces(self) -> AsyncIterator[bytes]:
         """The pieces of the answer's body, as the application sends them; after `head`.
+
+        An iteration may be left, and another one goes on from there.
 
         Raises:
             trio.EndOfChannel: The application has ended before its answer had.
         """
-        more = True
-        while more:
-            message = await self._from_app.receive()
-            assert message["type"] == "http.response.body", message
-            yield message.get("body", b"")
-            more = message.get("more_body", False)
+        return _Pieces(self._receive_piece)
+
+    async def _receive_piece(self) -> bytes:
+        if not self._more:
+            raise StopAsyncIteration
+        message = await self._from_app.receive()
+        assert message["type"] == "http.response.body", message
+        self._more = message.get("more_body", False)
+        return cast("bytes", message.get("body", b""))
 
     async def answer(self) -> Answer:
         """Wait for the whole answer; instead of `head` and `pieces`."""
@@ -134,7 +147,17 @@ class Exchange:
         try:
             await self._to_client.send(message)
         except trio.BrokenResourceError:
-            raise OSError("the client has left") from None
+            raise _ClientGoneError("the client has left") from None
+
+
+class _Pieces(AsyncIterator[bytes]):
+    """No generator: Trio warns of one that is left before its end."""
+
+    def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
+        self._receive = receive
+
+    async def __anext__(self) -> bytes:
+        return await self._receive()
 
 
 class Client:
@@ -246,7 +269,7 @@ class Client:
         exchange = Exchange(buffer=buffer)
         scope: Message = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
