@@ -249,6 +249,8 @@ class Jobs:
 
         The application's own hooks (`before_request` and the like) hold for
         them as for its own routes: that is where to ask who may submit jobs.
+        They may read the body, as far as ``MAX_CONTENT_LENGTH`` allows; a
+        stream's only before our route does, and then it is no stream any more.
 
         Args:
             app: The application.

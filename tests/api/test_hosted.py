@@ -1,6 +1,6 @@
 """Our routes in an application of somebody else's."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from tests.api.support import SUBMISSION, accept, assert_problem
 from tests.asgi import Client
 from trio_jobs import Jobs, open_jobs
+from trio_jobs.testing.asgi import App, Message
 
 
 class HostRequest(TrioRequest):
@@ -110,6 +111,31 @@ async def test_query_parameters_are_refused_below_the_prefix_alone() -> None:
         assert_problem(await client.get("/queue/jobs?x=1"), 400)
         assert (await client.get("/queue/jobs?limit=1")).status == 200
         assert (await client.post("/echo?x=1", b"hello")).body == b"hello"
+
+
+async def test_paths_in_answers_have_the_root_path() -> None:
+    app = QuartTrio(__name__)
+    async with open_jobs({"email": accept}, workers=1) as jobs:
+        jobs.add_routes(app, prefix="/queue")
+        below = Client(with_root_path("/shop", app))
+        first = (await below.post("/queue/jobs", SUBMISSION)).headers
+        jobs.submit("email")
+        page = (await below.get("/queue/jobs?limit=1")).headers
+        document = (await below.get("/queue/openapi.json")).json()
+
+        [job, _] = jobs.page()
+        assert first["location"] == f"/shop/queue/jobs/{job.id}"
+        assert page["link"] == f'</shop/queue/jobs?limit=1&after={job.id}>; rel="next"'
+        assert document["servers"] == [{"url": "/shop/queue"}]
+
+
+def with_root_path(root: str, app: App) -> App:
+    """The application as behind something that has its own place in the paths."""
+
+    async def mounted(scope: Message, receive: object, send: object) -> None:
+        await app({**scope, "root_path": root, "path": root + scope["path"]}, receive, send)
+
+    return mounted
 
 
 async def test_openapi_document_says_where_the_routes_are() -> None:
@@ -266,3 +292,97 @@ async def test_client_that_hangs_up_while_it_waits_leaves_nothing_behind(
                 await jobs.wait(job.id)
             await trio.sleep_forever()
     assert trio.current_time() == 10
+
+
+# What a host's hook does with the body, which our routes read themselves.
+READINGS = {
+    "data": lambda: request.get_data(),
+    "data, not to be kept": lambda: request.get_data(cache=False),
+    "JSON": lambda: request.get_json(force=True, silent=True),
+    "form": lambda: request.form,
+    "pieces": lambda: read_pieces(),
+    "twice": lambda: read_twice(),
+}
+
+
+async def read_pieces() -> bytes:
+    return b"".join([piece async for piece in request.body])
+
+
+async def read_twice() -> object:
+    first = await request.get_data()
+    assert await request.get_data() == first
+    return first
+
+
+@asynccontextmanager
+async def reading(
+    when: str,
+    read: Callable[[], Awaitable[object]],
+    seen: list[object],
+    *,
+    max_content_length: int | None = None,
+) -> AsyncIterator[Client]:
+    """A host whose hook reads each body, before our route or after it."""
+    app = QuartTrio(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = max_content_length
+
+    async def hook(*responses: Response) -> Response | None:
+        seen.append(await read())
+        return responses[0] if responses else None
+
+    getattr(app, when)(hook)
+    async with open_jobs({"email": accept}, workers=1, buffer_size=100) as jobs:
+        jobs.add_routes(app, prefix="/queue")
+        yield Client(app)
+
+
+@pytest.mark.parametrize("read", READINGS.values(), ids=READINGS)
+async def test_hook_before_our_route_may_read_the_body(
+    read: Callable[[], Awaitable[object]],
+) -> None:
+    seen: list[object] = []
+    async with reading("before_request", read, seen) as client:
+        with trio.fail_after(5):
+            assert (await client.get("/queue/health")).status == 200
+            answer = await client.post("/queue/jobs", [SUBMISSION[:5], SUBMISSION[5:]])
+            waited = await client.get(answer.headers["location"], prefer="wait=5")
+            streamed = await client.post("/queue/jobs/stream", [SUBMISSION + b"\n"] * 30)
+
+    assert answer.status == 201
+    assert waited.json()["outcome"] == "succeeded"
+    assert streamed.json() == {"accepted": 30}
+    assert len(seen) == 4
+    if read is READINGS["data"]:
+        assert seen == [b"", SUBMISSION, b"", (SUBMISSION + b"\n") * 30]
+
+
+async def test_hook_after_our_route_may_read_the_body_but_not_a_streams() -> None:
+    seen: list[object] = []
+    async with reading("after_request", READINGS["data"], seen) as client:
+        with trio.fail_after(5):
+            assert (await client.get("/queue/health")).status == 200
+            assert (await client.post("/queue/jobs", SUBMISSION)).status == 201
+            streamed = await client.post("/queue/jobs/stream", SUBMISSION)
+
+    assert streamed.status == 500
+    assert seen == [b"", SUBMISSION]
+
+
+async def test_body_that_is_too_long_for_the_host_is_so_for_its_hooks() -> None:
+    read = READINGS["data"]
+    async with reading("before_request", read, [], max_content_length=10) as client:
+        with trio.fail_after(5):
+            assert_problem(await client.post("/queue/jobs", SUBMISSION), 413)
+
+
+async def test_client_that_leaves_while_a_hook_reads_is_gone() -> None:
+    seen: list[object] = []
+    async with reading("before_request", READINGS["data"], seen) as client:
+        with trio.fail_after(5):
+            async with client.open("POST", "/queue/jobs") as exchange:
+                await exchange.send(SUBMISSION[:5])
+                exchange.stop_sending()
+                assert await exchange.head() == 400
+
+    assert seen == []

@@ -9,6 +9,7 @@ its own pace. A route that waits long watches `receive` itself.
 import math
 from contextlib import suppress
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
@@ -18,6 +19,7 @@ from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
+from trio_jobs.api.hosted_body import HostedBody
 from trio_jobs.api.problems import Problem
 
 # How much of a stream is read while its lines wait for room, to see whether the client is there.
@@ -64,8 +66,14 @@ class JobRequest(TrioRequest):
             Problem: As the server puts it.
 
         Checkpoints:
-            As ``receive`` does.
+            As ``receive`` does; none if a hook has read the piece already.
         """
+        if isinstance(self.body, HostedBody):
+            return await self.body.read_chunk()
+        return await self.receive_chunk()
+
+    async def receive_chunk(self) -> tuple[bytes, bool]:
+        """The same, whatever hooks have read."""
         body = self.front_door_body
         refused: tuple[type[Exception], ...] = () if body is None else (body.RefusedError,)
         try:
@@ -176,6 +184,8 @@ class BodyStream:
         self._more = True
         self._ahead = bytearray()  # read by `wait_client_left`, not yet by `read`
         self._failure: Problem | None = None  # what ended the reading ahead
+        if isinstance(self._request.body, HostedBody):
+            self._request.body.forget()
         body = self._request.front_door_body
         if body is not None:
             body.lift(idle_timeout=math.inf)  # the time limit is kept here, for any server
@@ -249,6 +259,16 @@ async def wait_client_left() -> None:
 def current_request() -> JobRequest:
     """The request that the current task answers."""
     return cast("JobRequest", request)
+
+
+def current_path() -> str:
+    """The current request's path as its client knows it, with ASGI's ``root_path``."""
+    return root_path() + request.path
+
+
+def root_path() -> str:
+    """What a server takes off the paths of the application, as in a URL."""
+    return quote(request.root_path.rstrip("/"))
 
 
 def _too_long(max_bytes: int) -> Problem:

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, default_exce
 
 from trio_jobs.api.app import create_routes
 from trio_jobs.api.connection import Connection, JobRequest
+from trio_jobs.api.hosted_body import HostedBody
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import problem_for, register_problems
 
@@ -107,6 +108,11 @@ class HostedConnection(Connection):
 
     async def respond(self, job_request: JobRequest) -> Response:
         """The route's answer, or that of one of the application's hooks."""
+        job_request.body = HostedBody(
+            job_request.receive_chunk,
+            content_length=job_request.content_length,
+            max_content_length=self.app.config["MAX_CONTENT_LENGTH"],
+        )
         response: Any = await super().respond(job_request)
         if isinstance(response, Response):
             return response

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import trio
 from quart import Blueprint, Response, request
 
+from trio_jobs.api.connection import current_path
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem
 from trio_jobs.api.queries import read_parameters, unknown_parameter
@@ -70,7 +71,7 @@ def add_listing_route(routes: Blueprint, parts: Parts) -> None:
         response = Response(listing(jobs), content_type=MEDIA_TYPE)
         if more:
             response.headers["Link"] = (
-                f'<{request.path}?{query.next_page(jobs[-1].id)}>; rel="next"'
+                f'<{current_path()}?{query.next_page(jobs[-1].id)}>; rel="next"'
             )
         return response
 

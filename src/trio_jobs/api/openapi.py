@@ -7,6 +7,7 @@ import msgspec
 from quart import Blueprint, Response
 
 from trio_jobs.api import schemas
+from trio_jobs.api.connection import root_path
 from trio_jobs.api.listing import MAX_LIMIT
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.views import MEDIA_TYPE
@@ -36,7 +37,10 @@ def add_openapi_route(routes: Blueprint, parts: Parts) -> None:
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
-        return Response(document, content_type=MEDIA_TYPE)
+        if not (root := root_path()):
+            return Response(document, content_type=MEDIA_TYPE)
+        below = describe(parts.handlers, prefix=root + parts.prefix)
+        return Response(msgspec.json.encode(below), content_type=MEDIA_TYPE)
 
 
 def describe(handlers: Handlers, *, prefix: str = "") -> Object:

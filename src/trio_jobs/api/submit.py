@@ -7,7 +7,7 @@ from quart import Blueprint, Response, request
 
 from trio_jobs.admission import QueueFullError, ShuttingDownError
 from trio_jobs.api import views
-from trio_jobs.api.connection import read_body
+from trio_jobs.api.connection import current_path, read_body
 from trio_jobs.api.parsing import parse_submission
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem, no_room, shutting_down
@@ -41,7 +41,7 @@ def add_submit_route(routes: Blueprint, parts: Parts) -> None:
                 raise no_room(error) from None
             except ShuttingDownError:
                 raise shutting_down(parts.shutdown_retry_after) from None
-        headers["Location"] = f"{request.path}/{job.id}"
+        headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
             job, applied = await wait_if_preferred(job, parts)
