@@ -78,12 +78,18 @@ class Client:
             pass
         return rest
 
-    def close(self) -> None:
-        """Close without a word, as a client does that is killed."""
+    @property
+    def transport(self) -> trio.SocketStream:
+        """What is below TLS, if there is any."""
         stream = self.stream
         while isinstance(stream, trio.SSLStream):
             stream = stream.transport_stream
-        stream.socket.close()
+        assert isinstance(stream, trio.SocketStream)
+        return stream
+
+    def close(self) -> None:
+        """Close without a word, as a client does that is killed."""
+        self.transport.socket.close()
 
     async def _until(self, end: bytes) -> bytes:
         while end not in self._ahead:

@@ -64,28 +64,23 @@ async def drip(client: Client, data: bytes) -> None:
         pass
 
 
+# What comes at once, and what then comes a byte now and then.
+SLOW = {
+    "silent headers": (b"GET / HT", b""),
+    "dripping target": (b"G", b"ET /" + b"x" * 1000),
+    "dripping headers": (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X: y\r\n" * 100),
+    "silent body": (post(bytes(100))[:-50], b""),
+    "dripping body": (post(bytes(1000))[:-999], bytes(998)),
+    "dripping long body": (post(bytes(100_000))[:-99_999], bytes(1000)),
+    "dripping chunks": (
+        get("/", "Transfer-Encoding: chunked", method="POST"),
+        b"1\r\nx\r\n" * 100,
+    ),
+}
+
+
 @pytest.mark.parametrize("first", [b"", get()], ids=["first request", "second request"])
-@pytest.mark.parametrize(
-    ("start", "drops"),
-    [
-        (b"GET / HT", b""),
-        (b"G", b"ET /" + b"x" * 1000),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X: y\r\n" * 100),
-        (post(bytes(100))[:-50], b""),
-        (post(bytes(1000))[:-999], bytes(998)),
-        (post(bytes(100_000))[:-99_999], bytes(1000)),
-        (get("/", "Transfer-Encoding: chunked", method="POST"), b"1\r\nx\r\n" * 100),
-    ],
-    ids=[
-        "silent headers",
-        "dripping target",
-        "dripping headers",
-        "silent body",
-        "dripping body",
-        "dripping long body",
-        "dripping chunks",
-    ],
-)
+@pytest.mark.parametrize(("start", "drops"), SLOW.values(), ids=SLOW.keys())
 async def test_a_slow_request_is_a_408_and_the_connection_closes(
     first: bytes, start: bytes, drops: bytes
 ) -> None:

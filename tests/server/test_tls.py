@@ -68,7 +68,10 @@ async def test_http_2_is_not_offered() -> None:
         assert client.stream.selected_alpn_protocol() == "http/1.1"
 
 
-@pytest.mark.parametrize("data", [get(), b"\x16\x03\x01\x00\x05hello", b"\0" * 1000, b"G"])
+NO_TLS = [get(), b"\x16\x03\x01\x00\x05hello", b"\0" * 1000, b"G"]
+
+
+@pytest.mark.parametrize("data", NO_TLS)
 async def test_bytes_that_are_no_tls_end_that_connection_only(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
