@@ -1,6 +1,7 @@
 """A client of the real command for load: raw HTTP over one connection, cheap and honest."""
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,10 +22,14 @@ LEFT = (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError)
 class Talker:
     """One connection to the server, opened when it is needed and again when it has been closed."""
 
-    def __init__(self, url: str, told: Told) -> None:
+    def __init__(
+        self, url: str, told: Told, *, tls: ssl.SSLContext | None = None, fresh: float = FRESH
+    ) -> None:
         """``told`` takes down what this client is told about its submissions."""
         self._url = httpx.URL(url)
         self._told = told
+        self._tls = tls
+        self._fresh = fresh
         self._client: Client | None = None
         self._used = 0.0
 
@@ -41,13 +46,11 @@ class Talker:
 
     async def exchange(self, data: bytes) -> Answer | None:
         """The answer to these bytes; None if the server has closed the connection instead."""
-        if trio.current_time() > self._used + FRESH:
+        if trio.current_time() > self._used + self._fresh:
             self.close()
         try:
             if self._client is None:
-                self._client = Client(
-                    await trio.open_tcp_stream(self._url.host, self._url.port or 0)
-                )
+                self._client = await connect(self._url, self._tls)
             answer = await self._client.request(data)
         except LEFT:
             self.close()
@@ -67,11 +70,7 @@ class Talker:
         self._told.unanswered.add(token)
         answer = await self.ask("POST", "/jobs", task(job_type, token, seconds), headers)
         if answer is not None:
-            self._told.unanswered.discard(token)
-            if answer.status == 201:
-                self._told.accepted[token] = answer.json()["id"]
-            else:
-                self._told.refused.add(token)
+            take_down(self._told, token, answer)
         return answer
 
     async def submit_batch(self, job_type: str, tokens: list[str], seconds: float) -> int:
@@ -109,13 +108,43 @@ class Talker:
 
 
 @asynccontextmanager
-async def talking(url: str, told: Told) -> AsyncIterator[Talker]:
+async def talking(
+    url: str, told: Told, *, tls: ssl.SSLContext | None = None, fresh: float = FRESH
+) -> AsyncIterator[Talker]:
     """A client whose connection is closed at the end of the block."""
-    talker = Talker(url, told)
+    talker = Talker(url, told, tls=tls, fresh=fresh)
     try:
         yield talker
     finally:
         talker.close()
+
+
+async def connect(url: httpx.URL, tls: ssl.SSLContext | None = None) -> Client:
+    """A connection, encrypted if ``tls`` is given; the caller closes it.
+
+    Raises:
+        OSError: Nobody listens there.
+        trio.BrokenResourceError: It came to no handshake.
+    """
+    stream = await trio.open_tcp_stream(url.host, url.port or 0)
+    if tls is None:
+        return Client(stream)
+    client = Client(trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True))
+    try:
+        await client.stream.do_handshake()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def take_down(told: Told, token: str, answer: Answer) -> None:
+    """What the answer to a submission says of its job."""
+    told.unanswered.discard(token)
+    if answer.status == 201:
+        told.accepted[token] = answer.json()["id"]
+    else:
+        told.refused.add(token)
 
 
 def body_bytes(body: object) -> bytes:
