@@ -1,17 +1,19 @@
 """Everything that the front door's tests try one by one, at the same time, while jobs run.
 
-Attackers of every kind go on until the server is gone, so the stop has all of them connected.
-Meanwhile honest clients submit jobs, and the three accounts of these must agree in the end.
+Attackers of every kind go on until the server is gone, so the stop has all of them connected; it
+has fewer descriptors than there are clients. Meanwhile honest clients submit jobs and wait for
+them, and the three accounts of these must agree in the end.
 """
 
 import contextlib
-import json
-import random
+import re
+import resource
 import signal
-import struct
+import ssl
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,250 +21,244 @@ import httpx
 import pytest
 import trio
 
-from tests.command import Command, running_command
-from tests.proof.accounts import Ledger, Told, check
+from tests.command import MODULE, PATIENCE, Command, running_command
+from tests.proof.accounts import Ledger, check
+from tests.proof.attacks import WAYS_OF_ASKING, WAYS_WITHOUT_TLS
+from tests.proof.honest import start_honest_clients
 from tests.proof.share import share_of
-from tests.proof.talking import LEFT, request_bytes, talking, task
-from tests.server.serving import get, post
-from tests.server.test_hostile import HOSTILE, SEVEN_PACKETS
+from tests.proof.siege import TOKEN, Kind, Siege
+from tests.proof.slow_attacks import WAYS_OF_BEING_SLOW
+from tests.proof.talking import LEFT
+from tests.proof.tls_attacks import WAYS_OF_TLS
+from tests.server.test_hostile import SECRET
+from tests.server.test_tls import CERTIFICATE, KEY
 
 GRACE = 10.0
 GRACEFUL = 1.0
 
 CONFIG = f"""
 [pool]
-workers = 4
+workers = 16
 buffer_size = 50
 grace_period = {GRACE}
 
 [http]
+token = "{TOKEN}"
 max_body_bytes = 100_000
-keep_alive_timeout = 2
+keep_alive_timeout = 3
+header_timeout = 3
+body_timeout = 2
+send_timeout = 2
 stream_idle_timeout = 2
 graceful_timeout = {GRACEFUL}
+"""
 
+WITH_TLS = f"""
+certfile = "{CERTIFICATE}"
+keyfile = "{KEY}"
+"""
+
+FUNCTIONS = """
 [handlers]
 work = "work:work"
 fail = "work:fail"
+hoard = "work:hoard"
 """
 
 HANDLERS = Path(__file__).with_name("work.py")
 
-BODIES = [
-    b"[" * 50_000,
-    b'{"a":' * 10_000,
-    b'{"type":"\xff"}',
-    b'{"type":"work","payload":1e999}',
-    b'{"type":"work","payload":"\xed\xa0\x80"}',
-    b"\x00" * 1000,
-    b'{"type":"work"' + b" " * 90_000 + b"}",
-    b'{"type":"work","payload":' + b"9" * 90_000 + b"}",
-    b"null",
-]
+# The server may have so many open. A quarter is not for connections: that leaves some 160, which is
+# enough for the attackers and not for a crowd.
+DESCRIPTORS = 256
+COMMAND = ("sh", "-c", f'ulimit -n {DESCRIPTORS} && exec "$0" "$@"', *MODULE)
+
+ADDRESSES = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0,127.0.0.2:0"}
+
+# Seconds: an attack that takes longer is given up, and does not count.
+LONGEST = 15.0
 
 
-@dataclass(slots=True)
-class Siege:
-    """A server and those around it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to come.
 
     Attributes:
-        attacks: How many attacks of all kinds have been carried out.
-        delays: How long each honest request took, in seconds.
-        served_at: When an honest client was served last, by Trio's clock.
-        stopping: Whether the server has been asked to.
+        seconds: How long it lasts at the least.
+        patience: How many seconds more it may take until every attack has been carried out.
     """
 
-    server: Command
-    told: Told = field(default_factory=Told)
-    chance: random.Random = field(default_factory=lambda: random.Random(20261125))  # noqa: S311 - to be repeated
-    attacks: int = 0
-    delays: list[float] = field(default_factory=list)
-    served_at: float = 0.0
-    stopping: bool = False
+    tls: bool
+    seconds: float
+    crowd: int
+    patience: float = PATIENCE
 
-    async def connect(self) -> trio.SocketStream:
-        url = httpx.URL(self.server.url)
-        return await trio.open_tcp_stream(url.host, url.port or 0)
+    @property
+    def kinds(self) -> list[Kind]:
+        """Every kind of attack that there is on such a server."""
+        others = WAYS_OF_TLS if self.tls else WAYS_WITHOUT_TLS
+        return [*WAYS_OF_ASKING, *WAYS_OF_BEING_SLOW, *others]
 
-
-Attack = Callable[[Siege, trio.SocketStream], Awaitable[None]]
-
-
-async def send_bytes(siege: Siege, stream: trio.SocketStream) -> None:
-    """Something that is no request, or a harmful one."""
-    known = [*SEVEN_PACKETS.values(), *(data for data, _ in HOSTILE.values())]
-    data = bytearray(siege.chance.choice([*known, siege.chance.randbytes(300)]) or b"x")
-    if siege.chance.random() < 0.3:
-        data[siege.chance.randrange(len(data))] = siege.chance.randrange(256)
-    await stream.send_all(data)
-    await stream.send_eof()
-    await read_to_the_end(stream)
+    def wanted(self, kind: Kind) -> int:
+        """How many there must be: one, and in the two minutes some, and each of its ways."""
+        return max(10, kind.ways) if self.seconds >= 120 else 1
 
 
-async def reset(siege: Siege, stream: trio.SocketStream) -> None:
-    """Break off somewhere in a request, with a reset."""
-    data = post(json.dumps({"type": "none"}).encode() * 20, "/jobs")
-    await stream.send_all(data[: siege.chance.randrange(len(data))])
-    stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-async def say_nothing(_: Siege, stream: trio.SocketStream) -> None:
-    await read_to_the_end(stream)
-
-
-async def drip(siege: Siege, stream: trio.SocketStream) -> None:
-    """Headers, a body or chunks, a byte now and then."""
-    start, drops = siege.chance.choice(
-        [
-            (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X: y\r\n" * 1000),
-            (post(bytes(1000), "/jobs")[:-999], bytes(998)),
-            (get("/jobs", "Transfer-Encoding: chunked", method="POST"), b"1\r\n \r\n" * 1000),
-        ]
-    )
-    await stream.send_all(start)
-    for n in range(len(drops)):
-        await stream.send_all(drops[n : n + 1])
-        await trio.sleep(0.05)
-
-
-async def never_read(_: Siege, stream: trio.SocketStream) -> None:
-    """Ask and ask, and read none of the answers."""
-    await stream.send_all(get("/jobs") * 200)
-    await stream.send_all(get("/openapi.json") * 5000)
-    await trio.sleep(10)
-
-
-async def send_too_much(siege: Siege, stream: trio.SocketStream) -> None:
-    """A body far over the limit, its length declared or not."""
-    if siege.chance.random() < 0.5:
-        await stream.send_all(get("/jobs", "Content-Length: 5000000", method="POST"))
-        chunk = bytes(65_536)
-    else:
-        await stream.send_all(get("/jobs", "Transfer-Encoding: chunked", method="POST"))
-        chunk = b"10000\r\n" + bytes(65_536) + b"\r\n"
-    for _ in range(70):
-        await stream.send_all(chunk)
-
-
-async def send_bad_json(siege: Siege, stream: trio.SocketStream) -> None:
-    path = siege.chance.choice(["/jobs", "/jobs/batch", "/jobs/stream"])
-    await stream.send_all(post(siege.chance.choice(BODIES), path))
-    await stream.send_eof()
-    await read_to_the_end(stream)
-
-
-async def stall_a_stream(siege: Siege, stream: trio.SocketStream) -> None:
-    """Some jobs, half a line, and nothing more."""
-    token = f"stalled-{siege.attacks}"
-    siege.told.unanswered.add(token)
-    line = json.dumps(task("work", token, 0.01)).encode() + b"\n"
-    await stream.send_all(get("/jobs/stream", "Transfer-Encoding: chunked", method="POST"))
-    await stream.send_all(b"%x\r\n%b\r\n" % (len(line) + 5, line + line[:5]))
-    await read_to_the_end(stream)
-
-
-async def wait_and_leave(siege: Siege, stream: trio.SocketStream) -> None:
-    """Submit, ask to wait, and hang up."""
-    token = f"left-{siege.attacks}"
-    siege.told.unanswered.add(token)
-    body = json.dumps(task("work", token, 0.02)).encode()
-    await stream.send_all(request_bytes("POST", "/jobs", body, {"Prefer": "wait=60"}))
-    await trio.sleep(siege.chance.uniform(0, 0.03))
-
-
-async def read_to_the_end(stream: trio.SocketStream) -> None:
-    while await stream.receive_some(65_536):
-        pass
-
-
-# How many attackers of each kind there are.
-ATTACKERS: dict[Attack, int] = {
-    send_bytes: 6,
-    reset: 2,
-    say_nothing: 60,
-    drip: 20,
-    never_read: 5,
-    send_too_much: 2,
-    send_bad_json: 3,
-    stall_a_stream: 5,
-    wait_and_leave: 3,
-}
-
-
-async def attack(siege: Siege, kind: Attack) -> None:
+async def attack(siege: Siege, kind: Kind) -> None:
     """Again and again, until the server is gone."""
-    while True:
-        try:
-            stream = await siege.connect()
-        except OSError:
-            return
-        siege.attacks += 1
-        async with stream:
-            with trio.move_on_after(8):
-                with contextlib.suppress(*LEFT):
-                    await kind(siege, stream)
-        await trio.sleep(siege.chance.uniform(0.02, 0.2))
+    listening = True
+    while listening:
+        with trio.move_on_after(LONGEST):
+            listening = await attack_once(siege, kind)
+        await trio.sleep(siege.chance.uniform(0.1, 1) * kind.pause)
 
 
-async def be_honest(siege: Siege, name: str) -> None:
-    """Submit jobs and look at them, until the server is gone."""
-    async with talking(siege.server.url, siege.told) as talker:
-        for n in range(100_000):
-            began = trio.current_time()
-            job_type = siege.chance.choice(["work", "work", "fail"])
-            answer = await talker.submit(job_type, f"{name}-{n}", 0.05)
-            if answer is None:
-                assert siege.stopping, f"{name}-{n} was not answered"
-                return
-            assert answer.status in (201, 429, 503), answer.body
-            siege.served_at = trio.current_time()
-            if answer.status == 201:
-                job = await talker.ask("GET", f"/jobs/{answer.json()['id']}")
-                assert job is None or job.status == 200
-                siege.delays.append(trio.current_time() - began)
-            await trio.sleep(siege.chance.uniform(0.02, 0.1))
+async def attack_once(siege: Siege, kind: Kind) -> bool:
+    """Once, whatever becomes of it; False if the server is gone."""
+    try:
+        client = await siege.connect(bare=kind.bare)
+    except OSError:
+        if not siege.stopping:
+            raise
+        return False
+    except trio.BrokenResourceError:
+        return True
+    try:
+        await kind.attack(siege, client)
+        siege.count(kind.name)
+    except* LEFT:
+        pass
+    finally:
+        client.close()
+    return True
 
 
-async def besieged(folder: Path, *, seconds: float) -> str:
-    """What this was like, in a line, once everything has been checked."""
-    async with running_command(folder, config=CONFIG, handlers=HANDLERS.read_text()) as server:
-        siege = Siege(server)
-        async with trio.open_nursery() as clients:
-            for kind, number in ATTACKERS.items():
-                for _ in range(number):
-                    clients.start_soon(attack, siege, kind)
-            for number in range(3):
-                clients.start_soon(be_honest, siege, f"honest{number}")
-            await trio.sleep(seconds)
-            assert siege.served_at > trio.current_time() - max(seconds / 4, 1)
-            siege.stopping = True
-            server.send(signal.SIGTERM)
-            began = time.monotonic()
-            status = await server.wait_exit()
-            took = time.monotonic() - began
-            clients.cancel_scope.cancel()
+@contextlib.contextmanager
+def room_for(clients: int) -> Iterator[None]:
+    """This process may open so many connections in this block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients + 300
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"needs {wanted} descriptors, the hard limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-        check(siege.told, Ledger.read(folder), server.lines, status)
-        assert status == 0
-        assert took < GRACE + GRACEFUL + 1
-        assert siege.told.accepted
-        assert median(siege.delays) < 1
-        assert not server.lines_with("Traceback", "trio_jobs.server")
-        failures = server.lines_with("connection_failed") + server.lines_with("request_failed")
-        assert not failures, failures
-        return (
-            f"{siege.attacks} attacks in {seconds:g} s by {sum(ATTACKERS.values())} attackers;"
-            f" {len(siege.told.accepted)} jobs accepted from honest clients, two requests took"
-            f" {1000 * median(siege.delays):.0f} ms in the median and"
-            f" {1000 * max(siege.delays):.0f} ms at the most; the stop took {took:.1f} s"
+
+@contextlib.asynccontextmanager
+async def server_under_siege(folder: Path, plan: Plan) -> AsyncIterator[Siege]:
+    """A server with few descriptors at two addresses, and nobody around it yet."""
+    async with running_command(
+        folder,
+        config=CONFIG + (WITH_TLS if plan.tls else "") + FUNCTIONS,
+        handlers=HANDLERS.read_text(),
+        environment=ADDRESSES,
+        command=COMMAND,
+    ) as server:
+        running = await server.wait_for_lines(2, "Running on http")
+        yield Siege(
+            server,
+            urls=[httpx.URL(line.split()[-1]) for line in running],
+            tls=ssl.create_default_context(cafile=CERTIFICATE) if plan.tls else None,
+            crowd=plan.crowd,
+            lacking=Counter({kind.name: plan.wanted(kind) for kind in plan.kinds}),
         )
 
 
-async def test_attackers_of_every_kind_at_once_cost_nobody_else_a_job(tmp_path: Path) -> None:
-    await besieged(tmp_path, seconds=2)
+async def besieged(folder: Path, plan: Plan) -> str:
+    """What this was like, in a few lines, once everything has been checked."""
+    with room_for(plan.crowd):
+        async with server_under_siege(folder, plan) as siege:
+            # Honest clients go on until they notice that the server is gone.
+            async with trio.open_nursery() as honest, trio.open_nursery() as hostile:
+                started = trio.current_time()
+                names = start_honest_clients(siege, honest)
+                for kind in plan.kinds:
+                    for _ in range(kind.attackers):
+                        hostile.start_soon(attack, siege, kind)
+                await trio.sleep(plan.seconds)
+                await wait_until_ready(siege, names, plan.patience)
+                held = siege.waiting & Ledger.read(folder).began.keys()
+                lasted = trio.current_time() - started
+                siege.stopping = True
+                siege.server.send(signal.SIGTERM)
+                began = time.monotonic()
+                status = await siege.server.wait_exit()
+                took = time.monotonic() - began
+                hostile.cancel_scope.cancel()
+
+            check(siege.told, Ledger.read(folder), siege.server.lines, status)
+            check_the_stop(status, took)
+            check_the_log(siege.server)
+            assert not held & siege.waiting, "who waited when the stop came was not answered"
+            assert median(siege.delays) < 1
+            return report_of(siege, plan, lasted) + (
+                f"{len(held)} clients waited through the stop, which took {took:.1f} s\n"
+            )
+
+
+async def wait_until_ready(siege: Siege, names: set[str], patience: float) -> None:
+    """Wait until no attack lacks any more, and then until each honest client is served again."""
+    with trio.move_on_after(patience):
+        await siege.complete.wait()
+    assert not siege.lacking, f"attacks that have not been carried out: {siege.lacking}"
+    # Both have had their effect: there was no room, and there were no descriptors.
+    await siege.server.wait_for_line("connection_limit_reached")
+    await siege.server.wait_for_line("cannot_accept")
+    siege.ignored |= names
+    with trio.move_on_after(PATIENCE):
+        await siege.all_served.wait()
+    assert not siege.ignored, f"honest clients that are not served any more: {siege.ignored}"
+
+
+def check_the_stop(status: int, took: float) -> None:
+    """It is clean, and within its bound."""
+    assert status == 0
+    assert took < GRACE + GRACEFUL + 1
+
+
+def check_the_log(server: Command) -> None:
+    """It tells of trouble with clients, and of none of its own."""
+    event = ""
+    for line in server.lines:
+        if re.match(r"\d{4}-", line):
+            event = line
+        assert "Traceback" not in line or " handler_raised " in event, event
+    failures = server.lines_with("connection_failed") + server.lines_with("request_failed")
+    assert not failures, failures
+    assert not server.lines_with(TOKEN)
+    assert not server.lines_with(SECRET)
+
+
+def report_of(siege: Siege, plan: Plan, lasted: float) -> str:
+    """What there was until the stop."""
+    attackers = sum(kind.attackers for kind in plan.kinds)
+    counts = ", ".join(f"{siege.carried_out[kind.name]} {kind.name}" for kind in plan.kinds)
+    return (
+        f"{'TLS' if siege.tls else 'plain'}: {siege.carried_out.total()} attacks in"
+        f" {lasted:.0f} s by {attackers} attackers and crowds of {siege.crowd}, with {DESCRIPTORS}"
+        f" descriptors; {len(siege.told.accepted)} jobs accepted;"
+        f" two requests took {1000 * median(siege.delays):.0f} ms in the median and"
+        f" {1000 * max(siege.delays):.0f} ms at the most, {1000 * median(siege.turns):.0f} ms and"
+        f" {1000 * max(siege.turns):.0f} ms on a new connection\n"
+        f"of each kind: {counts.replace('_', ' ')}\n"
+    )
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_attackers_of_every_kind_at_once_cost_nobody_else_a_job(
+    tmp_path: Path, *, tls: bool
+) -> None:
+    await besieged(tmp_path, Plan(tls=tls, seconds=2, crowd=300))
 
 
 @pytest.mark.soak
-async def test_two_minutes_of_attacks_of_every_kind(tmp_path: Path, report: Path) -> None:
-    line = await besieged(tmp_path, seconds=max(share_of(120), 2))
-    (report / "hostile.txt").write_text(line + "\n")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_two_minutes_of_attacks_of_every_kind(
+    tmp_path: Path, report: Path, *, tls: bool
+) -> None:
+    plan = Plan(tls=tls, seconds=max(share_of(120), 2), crowd=1000, patience=600)
+    lines = await besieged(tmp_path, plan)
+    with (report / "hostile.txt").open("a") as file:
+        file.write(lines)

@@ -5,6 +5,7 @@ that what has really run can be compared with what clients were told and what th
 Nothing here may import the tests.
 """
 
+import contextlib
 import os
 import time
 from typing import TypedDict
@@ -60,6 +61,27 @@ def in_thread(task: Task) -> str:
 def in_process(task: Task) -> str:
     """Succeed, in a process."""
     return in_thread(task)
+
+
+async def hoard(task: Task) -> int:
+    """Leave no descriptor to anybody, for a while; how many there were."""
+    _note("begin", task)
+    taken = _take_descriptors()
+    try:
+        await trio.sleep(task["seconds"])
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    _note("end", task)
+    return len(taken)
+
+
+def _take_descriptors() -> list[int]:
+    taken: list[int] = []
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.dup(_ledger))
+    return taken
 
 
 async def census(_: object) -> dict[str, int]:
