@@ -191,6 +191,11 @@ def holds_the_gil() -> None:
     sum(range(10**12))
 
 
+def ignores_sigalrm_and_holds_the_gil() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    holds_the_gil()
+
+
 def hangs_after_the_second_signal() -> None:
     async def main() -> None:
         patient.connect()

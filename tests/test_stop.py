@@ -97,6 +97,14 @@ def test_repetition_that_does_not_count_does_not_put_off_the_next(stop: Stop, cl
     assert stop._count == 2  # at 0 and at 0.3
 
 
+def test_repetition_of_the_second_request_is_no_third(stop: Stop, clock: Clock) -> None:
+    for moment in (0, 0.3, 0.4):  # a wrapper forwards the second one, too
+        clock.now = 100 + moment
+        stop.request()
+
+    assert stop._count == 2
+
+
 async def test_second_request_insists(stop: Stop, clock: Clock) -> None:
     stop.connect()
     stop.request()
@@ -307,3 +315,11 @@ def test_unread_log_does_not_hold_up_the_end_of_code_that_holds_the_gil(
         status = program.wait(TOO_LONG)
 
     assert status == expected
+
+
+def test_program_that_ignores_sigalrm_is_ended_by_it_nevertheless() -> None:
+    """A handler's module may, and so may whoever started the server: that is inherited."""
+    with unread_socket() as log, start("ignores_sigalrm_and_holds_the_gil", stderr=log) as program:
+        status = program.wait(TOO_LONG)
+
+    assert status == -signal.SIGALRM

@@ -278,6 +278,38 @@ async def quick(payload):
             assert not server.lines_with("Traceback")
 
 
+# A signal in the moment in which the sockets are bound.
+SIGNALLED_WHILE_BINDING = """
+import signal
+import sys
+import trio_jobs.start
+
+bind_sockets = trio_jobs.start.bind_sockets
+
+def bind_and_be_signalled(*arguments, **settings):
+    listeners = bind_sockets(*arguments, **settings)
+    signal.raise_signal(signal.SIGTERM)
+    return listeners
+
+trio_jobs.start.bind_sockets = bind_and_be_signalled
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+async def test_signal_while_the_sockets_are_bound_stops_the_server_in_order(
+    tmp_path: Path,
+) -> None:
+    async with started_command(
+        tmp_path,
+        config=configuration("quick"),
+        command=(sys.executable, "-c", SIGNALLED_WHILE_BINDING),
+    ) as server:
+        assert await server.wait_exit() == 0
+        assert server.lines_with("stopped", "status=0")
+
+
 async def send_five(server: Command) -> None:
     """Five SIGINTs to the whole group within the window in which they are one."""
     began = time.monotonic()
@@ -434,6 +466,35 @@ async def test_log_on_a_full_disk_costs_neither_service_nor_stop(tmp_path: Path)
             assert await server.wait_exit() == 0
             assert ledger(tmp_path) == ["job"]
             assert len(server.lines) == 1
+
+
+# Each piece of the log takes a moment, as with a reader that is merely slow.
+SLOW_LOG = """
+import sys
+import time
+import trio_jobs.logs.writer
+
+write_within = trio_jobs.logs.writer.write_within
+
+def write_slowly(*arguments):
+    time.sleep(0.1)
+    return write_within(*arguments)
+
+trio_jobs.logs.writer.write_within = write_slowly
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+async def test_last_lines_reach_a_log_that_takes_its_time(tmp_path: Path) -> None:
+    config = configuration("quick")
+    command = (sys.executable, "-c", SLOW_LOG)
+    async with running_command(tmp_path, config=config, command=command) as server:
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 0
+        assert "stopped status=0" in server.lines[-1]
 
 
 # Failures of our own

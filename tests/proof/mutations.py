@@ -5,26 +5,44 @@
     SOAK_SHARE=0.1 python -m tests.proof.mutations    # every tenth
 
 Each is made in a copy of the sources, and the few test files that should notice run against it.
+Before that they run against the right version: there they must pass, and the time that this takes
+says when a wrong version hangs.
 `tests/proof/test_mutations.py` sees to it that the list fits the sources.
 """
 
 import math
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from tests.proof.share import share_of
 
 ROOT = Path(__file__).parents[2]
 
-# Seconds; a wrong version may hang, and that is noticed too.
-PATIENCE = 180
+# A wrong version that takes so many times as long as the right one, and some seconds on top, hangs.
+# The seconds are more than any test waits for something: who waits in vain has failed by then.
+PATIENCE_TIMES, PATIENCE_SECONDS = 5, 120
+
+# What pytest returns when tests have failed; anything else but 0 says that they could not run.
+TESTS_FAILED = 1
+
+
+class Verdict(Enum):
+    """What became of a wrong version."""
+
+    NOTICED = "noticed"
+    HANGS = "hang"
+    SURVIVED = "survived"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +81,47 @@ HANDLERS = (
 )
 MAIN = ("tests/proof/test_every_step.py", "tests/test_stopping.py")
 STOP = ("tests/test_stop.py", "tests/test_stopping.py")
+CONNECTION = (
+    "tests/server/test_hostile.py",
+    "tests/server/test_requests.py",
+    "tests/server/test_slow_clients.py",
+    "tests/server/test_tls.py",
+    "tests/server/test_stop.py",
+)
+
+# Lines that change their places.
+TELL = (
+    "        core.completions.end()  # who still waits for a job gets it as it is\n"
+    "        pool_ended.set()\n"
+)
+NAME = (
+    "        unfinished = list(core.unfinished())\n"
+    "        if unfinished:\n"
+    "            seconds = max(config.http.graceful_timeout, _NAMING_SECONDS)\n"
+    "            name = partial(_name, unfinished, logs, seconds=seconds)\n"
+    "            try:\n"
+    "                # With a limiter of its own: handlers may have filled Trio's.\n"
+    "                await trio.to_thread.run_sync(name, limiter=trio.CapacityLimiter(1))\n"
+    "            except RuntimeError:  # no thread to be had; it does not take for ever\n"
+    "                name()\n"
+)
+BIND = (
+    "    _read_addresses(config)\n"
+    "    tls, token = _read_secrets(config)\n"
+    "    # Before the handlers are imported, which may look at the limit, or run into it.\n"
+    "    raise_limit(connections=config.http.max_connections)\n"
+    "    try:\n"
+    "        # Bound before anything of the user's runs, listening only when the pool is there.\n"
+    "        listeners = bind_sockets(config.http.bind, tls=tls)\n"
+)
+IMPORT = (
+    "    except BindError as error:\n"
+    "        raise StartError(str(error)) from error\n"
+    "    try:\n"
+    "        for warning in config.warnings:\n"
+    '            log.warning("unknown_setting", extra={"reason": warning})\n'
+    "        handlers = _load_handlers(config)\n"
+)
 
 
 def mutations(file: str, tests: tuple[str, ...], *variants: tuple[str, str, str]) -> list[Mutation]:
@@ -425,6 +484,16 @@ MUTATIONS = [
         ("the second signal does nothing", "    pool.cancel()\n", "    pass\n"),
         ("who waits is not told of the end", "        core.completions.end()  #", "        #"),
         (
+            "who waits is told of the end after the unfinished are named",
+            f"{TELL}{NAME}",
+            f"{NAME}{TELL}",
+        ),
+        (
+            "HTTP does not close while the unfinished are named",
+            f"{TELL}{NAME}",
+            f"        core.completions.end()\n{NAME}        pool_ended.set()\n",
+        ),
+        (
             "the unfinished are named through the threads that handlers use",
             "run_sync(name, limiter=trio.CapacityLimiter(1))",
             "run_sync(name)",
@@ -454,6 +523,14 @@ MUTATIONS = [
             "            self._last = now\n            return\n        # No call",
         ),
         ("a repeated signal counts", "if now - self._last < REPEAT_WINDOW_SECONDS:", "if False:"),
+        (
+            "the window of a repetition begins with the first signal alone",
+            "        self._last = now\n        self._count += 1\n",
+            (
+                "        self._last = now if self._count == 0 else self._last\n"
+                "        self._count += 1\n"
+            ),
+        ),
         (
             "the first signal does not arm the hard limit",
             "self._hard_limit.arm(since=now, seconds=self._grace_period + self._closing_time)\n",
@@ -494,6 +571,21 @@ MUTATIONS = [
             "        logs.write_final(__name__, logging.ERROR, stop.unfinished(),",
             "        logs.write_final(__name__, logging.ERROR, (),",
         ),
+        (
+            "the last lines are not waited for",
+            "        logs.flush(seconds=_FLUSH_SECONDS)\n",
+            "",
+        ),
+        (
+            "the signals are taken over once the sockets are bound",
+            f"    stop.install()\n{BIND}",
+            f"{BIND}        stop.install()\n",
+        ),
+        (
+            "the signals are taken over once the handlers are imported",
+            f"    stop.install()\n{BIND}{IMPORT}",
+            f"{BIND}{IMPORT}        stop.install()\n",
+        ),
     ),
     *mutations(
         "stop/hard_limit.py",
@@ -514,6 +606,56 @@ MUTATIONS = [
             "        except ZeroDivisionError:\n            pass\n        else:\n            # Not",
         ),
         ("the report waits for its reader", "end - time.monotonic()) < len", "None) < len"),
+        (
+            "what a handler has done to SIGALRM stays",
+            "        signal.signal(signal.SIGALRM, signal.SIG_DFL)\n",
+            "",
+        ),
+    ),
+    *mutations(
+        "server/connection.py",
+        CONNECTION,
+        (
+            "only an Exception ends its connection alone",
+            "        except BaseException as error:  # noqa: ASYNC103 - the",
+            "        except Exception as error:  # noqa: ASYNC103 - the",
+        ),
+        (
+            "a client that has left is a failure",
+            "except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError) as",
+            "except ClientLeftError as",
+        ),
+        (
+            "a failure of ours is taken for a client that has left",
+            "except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError) as",
+            "except Exception as",
+        ),
+        (
+            "closing has no deadline",
+            (
+                "        with trio.move_on_after(self._limits.send_timeout):\n"
+                "            await self._close()\n"
+            ),
+            "        await self._close()\n",
+        ),
+        (
+            "a refusal has no deadline",
+            (
+                "        with trio.move_on_after(self._limits.send_timeout):\n"
+                "            await self.stream.send_all(head)\n"
+            ),
+            "        await self.stream.send_all(head)\n",
+        ),
+        (
+            "what comes after an early answer is read for ever",
+            "        with trio.move_on_after(_LINGER_SECONDS):\n",
+            "        if True:\n",
+        ),
+        (
+            "a handshake has no deadline",
+            "self._scope, trio.move_on_after(self._limits.header_timeout) as timeout:",
+            "self._scope, trio.CancelScope() as timeout:",
+        ),
     ),
     *mutations(
         "api/waiting.py",
@@ -547,73 +689,121 @@ MUTATIONS = [
 ]
 
 
-def run(mutation: Mutation, copy: Path) -> str:
-    """Run the tests against a wrong version; what noticed it, or nothing."""
-    path = copy / "src" / "trio_jobs" / mutation.file
-    right = path.read_text()
-    path.write_text(right.replace(mutation.old, mutation.new, 1))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """How a run of tests has ended.
+
+    Attributes:
+        status: What pytest returned; None if it was killed because it took too long.
+        output: What it has written.
+        seconds: How long it took.
+    """
+
+    status: int | None
+    output: str
+    seconds: float
+
+    @property
+    def failed(self) -> str:
+        """The first test that failed; else the end of the output."""
+        first = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", self.output, re.MULTILINE)
+        return first[1] if first else self.output.strip()[-100:]
+
+
+def run_tests(tests: Sequence[str], copy: Path, *, patience: float | None = None) -> Ran:
+    """Run tests against the sources in ``copy``, for so many seconds at the most."""
     environment = os.environ | {
         "PYTHONPATH": str(copy / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        *mutation.tests,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    began = time.monotonic()
+    with subprocess.Popen(
+        command,
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=patience)
+            status: int | None = process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            status = None
+    return Ran(status=status, output=output, seconds=time.monotonic() - began)
+
+
+def run_right(tests: Sequence[str], copy: Path) -> float:
+    """Run tests against the right version, which must pass; how many seconds that takes."""
+    right = run_tests(tests, copy)
+    if right.status != 0:
+        sys.exit(f"the tests do not pass as they are: {right.failed}\n{right.output[-2000:]}")
+    return right.seconds
+
+
+def run_wrong(mutation: Mutation, copy: Path, *, right_seconds: float) -> tuple[Verdict, str]:
+    """Run the tests against a wrong version; the verdict, and it in words."""
+    path = copy / "src" / "trio_jobs" / mutation.file
+    right = path.read_text()
+    path.write_text(right.replace(mutation.old, mutation.new, 1))
+    patience = PATIENCE_TIMES * right_seconds + PATIENCE_SECONDS
     try:
-        with subprocess.Popen(
-            command,
-            cwd=copy,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                return f"hangs: killed after {PATIENCE} s"
+        ran = run_tests(mutation.tests, copy, patience=patience)
     finally:
         path.write_text(right)
-    if process.returncode == 0:
-        return ""
-    failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" - ")[0].partition(" ")[2] if failed else output.strip()[-100:]
+    if ran.status is None:
+        return Verdict.HANGS, f"HANGS: not over after {patience:.0f} s"
+    if ran.status == 0:
+        return Verdict.SURVIVED, "SURVIVED"
+    if ran.status != TESTS_FAILED:
+        sys.exit(f"{mutation.what}: the tests cannot run against it\n{ran.output[-2000:]}")
+    return Verdict.NOTICED, f"noticed by {ran.failed}"
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the mutations whose descriptions or files have one of the words; all without any."""
-    survived = 0
+def choose(words: Sequence[str]) -> list[Mutation]:
+    """Those with one of the words in their descriptions or files; of that, the share to be run."""
     chosen = [
         each
         for each in MUTATIONS
         if not words or any(word in f"{each.file}: {each.what}" for word in words)
     ]
-    chosen = chosen[:: math.ceil(1 / share_of(1))]
+    return chosen[:: math.ceil(1 / share_of(1))]
+
+
+def copy_project(copy: Path) -> None:
+    """Copy what the tests need."""
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "config.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the wrong versions that the words choose; without any, all of them."""
+    verdicts: Counter[Verdict] = Counter()
+    right_seconds: dict[tuple[str, ...], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("src", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "config.toml", "README.md"):
-            shutil.copy(ROOT / name, copy / name)
-        for mutation in chosen:
+        copy_project(copy)
+        for mutation in choose(words):
+            if mutation.tests not in right_seconds:
+                right_seconds[mutation.tests] = run_right(mutation.tests, copy)
+            right = right_seconds[mutation.tests]
             began = time.monotonic()
-            noticed = run(mutation, copy)
-            survived += not noticed
-            verdict = f"noticed by {noticed}" if noticed else "SURVIVED"
+            verdict, text = run_wrong(mutation, copy, right_seconds=right)
+            verdicts[verdict] += 1
             took = time.monotonic() - began
-            sys.stdout.write(f"{mutation.file}: {mutation.what}: {verdict} ({took:.0f} s)\n")
+            sys.stdout.write(
+                f"{mutation.file}: {mutation.what}: {text} ({took:.0f} s; right: {right:.0f} s)\n"
+            )
             sys.stdout.flush()
-    sys.stdout.write(f"{len(chosen)} wrong versions, {survived} survived\n")
-    return 1 if survived else 0
+    counts = ", ".join(f"{verdicts[each]} {each.value}" for each in Verdict)
+    sys.stdout.write(f"{verdicts.total()} wrong versions: {counts}\n")
+    return 1 if verdicts[Verdict.SURVIVED] else 0
 
 
 if __name__ == "__main__":

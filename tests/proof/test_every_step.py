@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from unittest import mock
 
@@ -124,6 +124,32 @@ def test_who_waits_for_a_job_is_answered_when_the_pool_is_cut_off() -> None:
 
     assert program.told.accepted.keys() == {"e1"}
     assert program.status == 1
+
+
+def test_who_waits_is_answered_and_http_closes_while_the_unfinished_are_being_named() -> None:
+    """Naming may take as long as closing: one after the other could be more than the hard limit."""
+    closed = trio.Event()
+
+    async def name_slowly(function: Callable[[], object], **_: object) -> object:
+        await closed.wait()
+        return function()
+
+    async def wait_for_a_job(program: Program, asker: Asker) -> None:
+        await submit(program, asker, "endless", "e1", wait=50)
+        while await asker.ask("GET", "/health") is not None:  # noqa: ASYNC110 - nothing tells
+            await trio.sleep(1)
+        closed.set()
+
+    async def insist(program: Program, _: Asker) -> None:
+        await trio.sleep(1)
+        program.signal_twice()
+
+    with mock.patch("tests.proof.program.in_place_of_a_thread", name_slowly):
+        program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[wait_for_a_job, insist])
+
+    assert program.status == 1
+    [(_, ids)] = program.names.events
+    assert ids == program.told.accepted["e1"]
 
 
 def test_jobs_are_named_also_where_no_thread_can_be_had() -> None:

@@ -290,13 +290,22 @@ async def test_random_bytes_do_no_harm(caplog: pytest.LogCaptureFixture) -> None
     assert not any(record.exc_info for record in caplog.records)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("a fault nobody knows"),
+        SystemExit("a fault nobody knows"),
+        BaseExceptionGroup("a fault nobody knows", [KeyboardInterrupt()]),
+    ],
+    ids=repr,
+)
 async def test_an_error_of_our_own_ends_one_connection_with_one_line(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """Nobody knows such an error; if one did, it would be cured."""
 
     def broken(*_: object) -> None:
-        raise ZeroDivisionError("a fault nobody knows")
+        raise error
 
     async with served(echo) as server:
         other = await server.connect()

@@ -120,6 +120,39 @@ async def test_a_client_that_pipelines_and_does_not_read_is_closed() -> None:
             await client.send(get() * 1_000_000)
 
 
+async def test_a_client_that_does_not_take_its_refusal_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send_all = trio.SocketStream.send_all
+
+    async def take_no_refusal(stream: trio.SocketStream, data: bytes) -> None:
+        """Stands for a socket that answers before it have filled up to the last byte."""
+        if bytes(data).startswith(b"HTTP/1.1 400 "):
+            await trio.sleep_forever()
+        await send_all(stream, data)
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", take_no_refusal)
+    async with served(echo, limits=QUICK) as server:
+        client = await server.connect()
+        await client.send(b"NONSENSE\r\n\r\n")
+
+        assert await client.receive_rest() == b""
+        await server.wait_alone()
+
+
+async def test_a_client_that_does_not_go_on_after_an_early_answer_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it still sends is read, so that the answer reaches it; but not for ever."""
+    monkeypatch.setattr("trio_jobs.server.connection._LINGER_SECONDS", 0.1)
+    async with served(echo, limits=Limits(max_body_bytes=1000)) as server:
+        client = await server.connect()
+        reply = await client.request(get("/", "Content-Length: 5000000", method="POST"))
+
+        assert reply.status == 413
+        await server.wait_alone()
+
+
 async def test_a_client_that_reads_slowly_gets_all_of_a_long_answer() -> None:
     """The deadline is for each piece: 10 MB in 0.5 s are fine where 0.2 s are allowed."""
 
