@@ -110,6 +110,8 @@ class Command:
     async def close_log(self) -> None:
         """Close the pipe behind standard error: whoever writes to it from now on gets EPIPE."""
         self._reading.cancel()
+        while not self._ended:  # whoever reads at this moment would fail
+            await self._more.wait()
         assert self.process.stderr is not None
         await self.process.stderr.aclose()
 

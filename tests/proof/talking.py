@@ -81,6 +81,7 @@ class Talker:
         if answer is None:
             return 0
         self._told.unanswered.difference_update(tokens)
+        self._told.statuses[answer.status] += 1
         if answer.status == 201:
             ids = [job["id"] for job in answer.json()]
             self._told.accepted.update(zip(tokens, ids, strict=True))
@@ -141,6 +142,7 @@ async def connect(url: httpx.URL, tls: ssl.SSLContext | None = None) -> Client:
 def take_down(told: Told, token: str, answer: Answer) -> None:
     """What the answer to a submission says of its job."""
     told.unanswered.discard(token)
+    told.statuses[answer.status] += 1
     if answer.status == 201:
         told.accepted[token] = answer.json()["id"]
     else:

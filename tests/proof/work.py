@@ -1,8 +1,8 @@
 """Handlers that keep a ledger outside of the server: copied beside its ``config.toml``.
 
-Each writes a line when it begins and one when it ends, with the token that the client chose, so
-that what has really run can be compared with what clients were told and what the log says.
-Nothing here may import the tests.
+Each writes a line when it begins and one when it ends, with the token that the client chose and,
+where a handler is told, the job's id, so that what has really run can be compared with what clients
+were told and what the log says. Nothing here may import the tests.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import time
 from typing import TypedDict
 
 import trio
+
+from trio_jobs import JobContext
 
 # Opened once: a job must not need a descriptor when there are none.
 _ledger = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -23,16 +25,16 @@ class Task(TypedDict):
     seconds: float
 
 
-def _note(word: str, task: Task) -> None:
+def _note(word: str, task: Task, *job_id: str) -> None:
     # One short write to a file opened for appending: whole, also from several processes.
-    os.write(_ledger, f"{word} {task['token']}\n".encode())
+    os.write(_ledger, f"{' '.join([word, task['token'], *job_id])}\n".encode())
 
 
-async def work(task: Task) -> str:
+async def work(task: Task, job: JobContext) -> str:
     """Succeed."""
-    _note("begin", task)
+    _note("begin", task, job.id)
     await trio.sleep(task["seconds"])
-    _note("end", task)
+    _note("end", task, job.id)
     return task["token"]
 
 
@@ -54,7 +56,7 @@ def in_thread(task: Task) -> str:
     """Succeed, in a thread."""
     _note("begin", task)
     time.sleep(task["seconds"])
-    _note("end", task)
+    _note("return", task)  # what becomes of it, the server decides
     return task["token"]
 
 
