@@ -37,6 +37,12 @@ async def blocking(_: object) -> None:
     time.sleep(3600)  # noqa: ASYNC251 - that is the point
 
 
+async def awaiting_a_thread(_: object) -> None:
+    """Wait for a thread that never returns: Trio does not cancel that."""
+    _say("awaiting_a_thread")
+    await trio.to_thread.run_sync(time.sleep, 3600)
+
+
 async def leaving_a_pool(_: object) -> None:
     """Leave a thread pool behind that is busy; Python waits for it at its end."""
     ThreadPoolExecutor(1, "left behind").submit(time.sleep, 3600)
@@ -67,8 +73,3 @@ def endless_process(_: object) -> None:
     """Never return; the server kills it."""
     _say("endless_process")
     time.sleep(3600)
-
-
-async def failing(_: object) -> None:
-    """Fill the log."""
-    raise ValueError("x" * 4000)

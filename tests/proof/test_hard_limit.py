@@ -1,5 +1,7 @@
 """The hard limit fires when it must, names what was in the way, and fires only then."""
 
+import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ import trio
 
 from tests.command import Command, running_command
 from tests.server.serving import get
+from trio_jobs.stop.hard_limit import FAULTHANDLER_AFTER_SECONDS
 
 HANDLERS = Path(__file__).with_name("obstacles.py")
 
@@ -26,6 +29,7 @@ MUST_FIRE = {
     "shielded": "in shielded",
     "stubborn": "in stubborn",
     "blocking": "in blocking",
+    "awaiting_a_thread": "in awaiting_a_thread",
     "leaving_a_pool": "thread left behind",
     "leaving_a_thread": "thread left behind",
 }
@@ -46,24 +50,33 @@ def config(*functions: str) -> str:
     )
 
 
-async def fill_log(server: Command) -> None:
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="fills the log's pipe from its other end"
+)
+
+
+def fill_log(server: Command) -> None:
     """Nobody reads it any more, and what a pipe takes is used up."""
     server.stop_reading()
-    for _ in range(40):
-        await server.submit("failing")
+    assert isinstance(server.process.stderr, trio.lowlevel.FdStream)
+    reader = server.process.stderr.fileno()
+    writer = os.open(f"/proc/self/fd/{reader}", os.O_WRONLY | os.O_NONBLOCK)
+    # Not by jobs that log much: their lines would come later, and not all of them perhaps.
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.close(writer)
 
 
 async def ended_by_the_limit(folder: Path, function: str, *, read_log: bool) -> str:
     """Have the limit end a server in which this function runs; what was seen, in a line."""
-    settings = config("failing", function)
+    settings = config(function)
     handlers = HANDLERS.read_text()
     async with running_command(folder, config=settings, handlers=handlers) as server:
         job_id = await server.submit(function)
         await server.wait_for_line(f"{function}_began")
-        if not read_log and function != "blocking":
-            await fill_log(server)
-        elif not read_log:
-            server.stop_reading()
+        if not read_log:
+            fill_log(server)
         signalled = time.monotonic()
         server.send(signal.SIGTERM)
 
@@ -75,8 +88,8 @@ async def ended_by_the_limit(folder: Path, function: str, *, read_log: bool) -> 
             await server.wait_exit()
             await server.wait_for_line("hard limit reached")
             await server.wait_for_line(MUST_FIRE[function])
-            if function not in COMPLETED:
-                await server.wait_for_line("jobs_interrupted", job_id)
+            named = server.lines_with("jobs_interrupted", job_id)
+            assert bool(named) == (function not in COMPLETED)
         log = "read" if read_log else "unread"
         return f"{function}, log {log}: status {status} after {took:.2f} s (limit {LIMIT:.1f} s)"
 
@@ -85,11 +98,13 @@ async def ask_and_never_read(url: str) -> trio.SocketStream:
     """A client that does not read one of its many answers."""
     parts = httpx.URL(url)
     stream = await trio.open_tcp_stream(parts.host, parts.port or 0)
-    with trio.move_on_after(0.3):
+    with trio.move_on_after(0.3) as scope:
         await stream.send_all(get("/jobs") * 100_000)
+    assert scope.cancelled_caught, "the server waits for nobody"
     return stream
 
 
+@needs_proc
 async def test_limit_fires_also_when_nobody_reads_its_report(tmp_path: Path) -> None:
     async with trio.open_nursery() as servers:
         for function, read_log in [("stubborn", False), ("leaving_a_pool", True)]:
@@ -99,21 +114,38 @@ async def test_limit_fires_also_when_nobody_reads_its_report(tmp_path: Path) -> 
                 await ended_by_the_limit(tmp_path / function, function, read_log=read_log)
 
 
-async def test_limit_does_not_fire_for_what_the_stop_can_deal_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "read_log", [True, pytest.param(False, marks=needs_proc)], ids=["log read", "log unread"]
+)
+async def test_limit_does_not_fire_for_what_the_stop_can_deal_with(
+    tmp_path: Path, *, read_log: bool
+) -> None:
     """An unread log, a client that does not read, a thread and a process that do not return."""
-    settings = config("failing", "endless_thread", "endless_process")
+    settings = config("endless_thread", "endless_process")
     handlers = HANDLERS.read_text()
     async with running_command(tmp_path, config=settings, handlers=handlers) as server:
-        await server.submit("endless_thread")
-        await server.submit("endless_process")
+        thread = await server.submit("endless_thread")
+        process = await server.submit("endless_process")
         await server.wait_for_line("endless_thread_began")
         await server.wait_for_line("endless_process_began")
         stream = await ask_and_never_read(server.url)
-        await fill_log(server)
+        if not read_log:
+            fill_log(server)
+        signalled = time.monotonic()
         server.send(signal.SIGTERM)
 
         assert await server.process.wait() == 1
+        # It has not been faulthandler either, whose status is the same.
+        assert time.monotonic() - signalled < LIMIT + FAULTHANDLER_AFTER_SECONDS
         await stream.aclose()
+        if read_log:
+            await server.wait_exit()
+            assert server.lines_with("stopped", "status=1")
+            assert server.lines_with("thread_still_running", thread)
+            assert server.lines_with("connections_cut")
+            [interrupted] = server.lines_with("jobs_interrupted", thread)
+            assert process in interrupted
+            assert not server.lines_with("hard limit")
 
 
 async def test_process_that_is_frozen_beyond_its_limit_ends_when_it_goes_on(
