@@ -28,6 +28,9 @@ WORKERS = 16
 BUFFER = 50
 LOAD = 0.8
 
+# Minutes: the load has become what it should be, and of everything there is some.
+LONG_ENOUGH = 5
+
 # Few enough to be reached within the first minutes: from then on a job is dropped for each that
 # ends.
 KEPT = 2_000
@@ -69,7 +72,8 @@ class Soak:
         rate: Arrivals a second; adjusted to the load that is measured.
         kinds: How often each kind of client came.
         answers: How often each status was answered, by kind.
-        expected: How the accepted jobs of each token's kind have to end, by token.
+        outcomes: How each job has to end if it is accepted, by token.
+        streams: What was sent in each stream that was answered, and how much of it was accepted.
     """
 
     server: Command
@@ -80,7 +84,7 @@ class Soak:
     kinds: Counter[str] = field(default_factory=Counter)
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     outcomes: dict[str, str] = field(default_factory=dict)
-    streamed: int = 0
+    streams: list[tuple[list[str], int]] = field(default_factory=list)
     idle: list[Talker] = field(default_factory=list)
 
     def token(self, outcome: str) -> str:
@@ -184,7 +188,8 @@ async def stream(soak: Soak, talker: Talker) -> None:
     answer = await talker.exchange(request_bytes("POST", "/jobs/stream", lines.encode()))
     soak.took("stream", _status(answer))
     if answer is not None:
-        soak.streamed += answer.json()["accepted"]
+        soak.told.unanswered.difference_update(tokens)
+        soak.streams.append((tokens, answer.json()["accepted"]))
 
 
 async def too_many(soak: Soak, talker: Talker) -> None:
@@ -387,10 +392,11 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
 
         server.send(signal.SIGTERM)
         status = await server.wait_exit(90)
+        streamed = sum(accepted for _, accepted in soak.streams)
         text = [
             (
                 f"{minutes:g} minutes, {WORKERS} workers, {sum(soak.kinds.values())} clients,"
-                f" {len(soak.told.accepted) + soak.streamed} accepted jobs,"
+                f" {len(soak.told.accepted) + streamed} accepted jobs,"
                 f" mean load {100 * mean(seen.busy):.0f} %, exit status {status}"
             ),
             "clients: " + ", ".join(f"{n} {kind}" for kind, n in sorted(soak.kinds.items())),
@@ -410,6 +416,7 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
 
         assert status == 0
         check_counts(soak, ledger, logged)
+        check_that_everything_came(soak, seen, ledger, minutes)
         assert tasks_after == tasks_before
         assert after.descriptors == before.descriptors
         assert after.threads <= before.threads
@@ -462,7 +469,25 @@ def check_counts(soak: Soak, ledger: Ledger, logged: Counter[str]) -> None:
     assert logged["job_timed_out"] == accepted["timed_out"]
     assert logged["job_cancelled"] == accepted["cancelled"]
     assert not logged["claim_refused"]
-    # Streams and clients that hung up: what ran of theirs was never refused, and all of it ended.
-    others = set(ledger.began) - told.accepted.keys()
-    assert others <= told.unanswered
+    # Of each stream as many lines as it was told, from the first one on.
+    streamed = {token for tokens, accepted in soak.streams for token in tokens[:accepted]}
+    # Clients that hung up: what ran of theirs was never refused. All of it has ended.
+    others = ledger.began.keys() - told.accepted.keys()
+    assert streamed <= others <= streamed | told.unanswered
     assert all(ledger.ended[token] == 1 for token in others)
+
+
+def check_that_everything_came(soak: Soak, seen: Seen, ledger: Ledger, minutes: float) -> None:
+    """Each kind of client and of end, and no answer that nobody should get."""
+    assert soak.kinds.keys() >= KINDS.keys() - {"too many"}
+    assert {status for _, status in soak.answers} <= {200, 201, 400, 429}
+    assert {status for kind, status in soak.answers if kind == "mistaken"} == {400}
+    accepted = Counter(soak.outcomes[token] for token in soak.told.accepted)
+    assert accepted.keys() == {"succeeded", "failed", "timed_out", "cancelled"}
+    assert soak.streams
+    if minutes < LONG_ENOUGH:
+        return
+    assert abs(mean(seen.busy) - LOAD) < 0.1
+    assert accepted.total() > 3 * KEPT  # so that most of it was dropped again
+    assert sum(count for (_, status), count in soak.answers.items() if status == 429) > 0
+    assert soak.told.unanswered & ledger.began.keys(), "no job of a client that hung up"
