@@ -180,6 +180,14 @@ def run(name: str) -> tuple[int, str, str]:
     return program.returncode, out.decode(), err.decode()
 
 
+def status_of(program: subprocess.Popen[bytes]) -> int:
+    """Its exit status, once it has ended; it is killed if that takes too long."""
+    try:
+        return program.wait(TOO_LONG)
+    finally:
+        program.kill()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["ends_in_order", "ends_in_order_while_busy"])
 def test_signal_is_a_request_and_no_exception(name: str, signum: signal.Signals) -> None:
@@ -300,7 +308,7 @@ def test_unread_log_does_not_hold_up_the_hard_limit(
     unread: Callable[[], contextlib.AbstractContextManager[int]],
 ) -> None:
     with unread() as log, start("blocks_the_loop", stderr=log) as program:
-        status = program.wait(TOO_LONG)
+        status = status_of(program)
 
     assert status == 70
 
@@ -312,7 +320,7 @@ def test_unread_log_does_not_hold_up_the_end_of_code_that_holds_the_gil(
     unread: Callable[[], contextlib.AbstractContextManager[int]], expected: int
 ) -> None:
     with unread() as log, start("holds_the_gil", stderr=log) as program:
-        status = program.wait(TOO_LONG)
+        status = status_of(program)
 
     assert status == expected
 
@@ -320,6 +328,6 @@ def test_unread_log_does_not_hold_up_the_end_of_code_that_holds_the_gil(
 def test_program_that_ignores_sigalrm_is_ended_by_it_nevertheless() -> None:
     """A handler's module may, and so may whoever started the server: that is inherited."""
     with unread_socket() as log, start("ignores_sigalrm_and_holds_the_gil", stderr=log) as program:
-        status = program.wait(TOO_LONG)
+        status = status_of(program)
 
     assert status == -signal.SIGALRM
