@@ -631,14 +631,6 @@ MUTATIONS = [
             "except Exception as",
         ),
         (
-            "closing has no deadline",
-            (
-                "        with trio.move_on_after(self._limits.send_timeout):\n"
-                "            await self._close()\n"
-            ),
-            "        await self._close()\n",
-        ),
-        (
             "a refusal has no deadline",
             (
                 "        with trio.move_on_after(self._limits.send_timeout):\n"

@@ -161,26 +161,6 @@ async def test_slow_and_unread_clients_are_closed_and_the_stop_keeps_its_bound()
             await server.ended.wait()
 
 
-async def test_a_client_that_does_not_take_the_last_alert_is_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    send_all = trio.SocketStream.send_all
-
-    async def take_no_alert(stream: trio.SocketStream, data: bytes) -> None:
-        """Stands for a socket that the answer has filled up to the last byte."""
-        if len(data) < 32:  # bytes: nothing else in TLS is as short
-            await trio.sleep_forever()
-        await send_all(stream, data)
-
-    monkeypatch.setattr(trio.SocketStream, "send_all", take_no_alert)
-    tls = load_certificate(CERTIFICATE, KEY)
-    async with served(echo, tls=tls, limits=Limits(send_timeout=0.2)) as server:
-        client = await connect(server)
-        assert (await client.request(get("/", "Connection: close"))).status == 200
-
-        await server.wait_alone()
-
-
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a key with a password")
 def test_a_certificate_that_cannot_be_used_is_one_line_that_names_the_files(
     tmp_path: Path,
