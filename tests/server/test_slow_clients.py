@@ -132,6 +132,7 @@ async def test_a_client_that_does_not_take_its_refusal_is_closed(
         await send_all(stream, data)
 
     monkeypatch.setattr(trio.SocketStream, "send_all", take_no_refusal)
+    monkeypatch.setattr("trio_jobs.server.connection._LINGER_SECONDS", 0.1)
     async with served(echo, limits=QUICK) as server:
         client = await server.connect()
         await client.send(b"NONSENSE\r\n\r\n")
