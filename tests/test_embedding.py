@@ -474,10 +474,30 @@ async def test_handler_runs_in_a_process() -> None:
             jobs.submit("add", "1")
 
 
-async def test_function_that_cannot_be_a_handler_is_refused() -> None:
-    with pytest.raises(HandlerError, match="is not callable"):
-        async with open_jobs({"email": "shop:send_email"}):
-            pass
+async def takes_nothing() -> None:
+    pytest.fail("it is called")
+
+
+@pytest.mark.parametrize(
+    ("handlers", "complaint"),
+    [
+        (
+            {"email": "shop:send_email"},
+            "the function for type 'email' is not callable: 'shop:send_email'",
+        ),
+        (
+            {"echo": echo, "bad": takes_nothing},
+            r"the function for type 'bad' \(.*:takes_nothing\) cannot be called with a payload: .*",
+        ),
+        ({3: echo}, "a job type must be a string, got 3"),
+    ],
+)
+async def test_function_that_cannot_be_a_handler_is_refused_with_its_type(
+    handlers: dict[Any, object], complaint: str
+) -> None:
+    with pytest.raises(HandlerError, match=f"^{complaint}$"):
+        async with open_jobs(handlers):
+            pytest.fail("the block is entered")
 
 
 @pytest.mark.parametrize(

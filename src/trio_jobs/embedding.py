@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, nullcontext
 import trio
 
 from trio_jobs.core import make_core
-from trio_jobs.handlers import GeneratorEnds, Handler, Handlers
+from trio_jobs.handlers import GeneratorEnds, Handlers
 from trio_jobs.jobs import Jobs
 from trio_jobs.ranges import check_numbers
 from trio_jobs.worker import run_worker
@@ -56,7 +56,7 @@ async def open_jobs(
             included.
 
     Raises:
-        HandlerError: A function cannot be a handler.
+        HandlerError: A function cannot be a handler; the text says for which type.
         ValueError: A number is out of the range of the setting it stands for.
 
     Cancellation:
@@ -79,12 +79,7 @@ async def open_jobs(
     )
     send, receive = trio.open_memory_channel[str](buffer_size)
     core = make_core(
-        Handlers(
-            {
-                name: each if isinstance(each, Handler) else Handler.of(each)
-                for name, each in handlers.items()
-            }
-        ),
+        Handlers.of(handlers),
         send,
         workers=workers,
         processes=processes,

@@ -407,6 +407,26 @@ async def test_clock_that_stands_still(jobs, mock_clock):
     result.stdout.fnmatch_lines([f"*the handler of 'plain' runs in a {run_in}*mock_clock=False*"])
 
 
+def test_marker_with_a_function_that_cannot_be_a_handler_says_which(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+async def takes_nothing():
+    pass
+
+@pytest.mark.trio_jobs({"sleep": sleep, "bad": takes_nothing})
+async def test_bad(jobs):
+    pass
+""",
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*HandlerError: the function for type 'bad' (*:takes_nothing) *"])
+
+
 def test_pytest_finds_the_plugin_by_itself() -> None:
     [found] = [
         each for each in entry_points(group="pytest11") if each.value == "trio_jobs.testing.plugin"

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Self
 
 import msgspec
 
 from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.loading import HandlerError, own_name
 from trio_jobs.handlers.payload import PayloadSchemas, make_schemas
 
 # The entry for every type that has none of its own.
@@ -37,6 +39,16 @@ class Handlers:
         self.table = MappingProxyType(dict(table))
         self._default = table.get(DEFAULT)
 
+    @classmethod
+    def of(cls, functions: Mapping[str, object]) -> Self:
+        """The table for functions by job type, and for those that are handlers already.
+
+        Raises:
+            HandlerError: One cannot be a handler, or what it is for is no type;
+                the text says which.
+        """
+        return cls({name: _handler_for(name, each) for name, each in functions.items()})
+
     def find(self, type: str) -> Handler:  # noqa: A002  (the field's name)
         """The handler for jobs of this type.
 
@@ -62,6 +74,18 @@ class Handlers:
         """
         types = {name: handler.payload_type for name, handler in self.table.items()}
         return make_schemas(types, ref_template=ref_template)
+
+
+def _handler_for(type_: object, function: object) -> Handler:
+    if not isinstance(type_, str):
+        raise HandlerError(f"a job type must be a string, got {type_!r}")
+    if isinstance(function, Handler):
+        return function
+    try:
+        return Handler.of(function)
+    except HandlerError as error:
+        which = f" ({own_name(function)})" if callable(function) else ""
+        raise HandlerError(f"the function for type {type_!r}{which} {error}") from error
 
 
 def describe_payloads(handlers: Handlers) -> str:

@@ -245,13 +245,12 @@ def _check_clock(handlers: Mapping[str, object], **_: object) -> None:
     """Refuse handlers that a clock would not wait for."""
     import trio.testing
 
-    from trio_jobs.handlers import Handler, Run
+    from trio_jobs.handlers import Handlers, Run
 
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold == math.inf:
         return
-    for name, function in handlers.items():
-        handler = function if isinstance(function, Handler) else Handler.of(function)
+    for name, handler in Handlers.of(handlers).table.items():
         if handler.run is not Run.ASYNC:
             pytest.fail(
                 f"the handler of {name!r} runs in a {handler.run}, and a clock that jumps ahead"
