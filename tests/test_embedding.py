@@ -118,12 +118,18 @@ async def test_payload_is_an_object_that_is_written_as_json_once(autojump_clock:
         ("email", "\ud800", "^the payload holds text that is not valid Unicode: "),
         ("email", "x" * 2000, "^the payload is 2002 bytes of JSON, more than 1000$"),
         ("", None, r"^\$\.type must be a non-empty string$"),
+        (3, None, r"^\$\.type: expected str, got int$"),
+        (None, None, r"^\$\.type: expected str, got null$"),
+        ("\ud800", None, r"^\$\.type is not valid Unicode: "),
     ],
 )
 async def test_bad_submission_is_refused_in_the_words_of_the_http_api(
-    type_: str, payload: object, complaint: str
+    type_: Any,  # noqa: ANN401
+    payload: object,
+    complaint: str,
 ) -> None:
-    async with open_jobs({"email": send_email}, max_payload_bytes=1000) as jobs:
+    handlers = {"email": send_email, "default": echo}
+    async with open_jobs(handlers, max_payload_bytes=1000) as jobs:
         with pytest.raises(PayloadError, match=complaint):
             jobs.submit(type_, payload)
         with pytest.raises(PayloadError, match=complaint):

@@ -10,7 +10,7 @@ import trio
 from trio_jobs.admission import Submission
 from trio_jobs.core import Core, PoolStatus
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.payloads import check_submission, encode_payload
+from trio_jobs.payloads import check_submission, check_type, encode_payload
 from trio_jobs.ranges import check_numbers
 from trio_jobs.store import JobNotFoundError
 
@@ -63,7 +63,8 @@ class Jobs:
 
         Raises:
             UnknownTypeError: There is no handler for the type.
-            PayloadError: The payload is not what the handler takes, or no JSON.
+            PayloadError: The payload is not what the handler takes, or no JSON;
+                or the type is no text.
             QueueFullError: There is no room in the buffer.
             ShuttingDownError: No more jobs are taken: the block has been left, or
                 `drain` was called.
@@ -319,6 +320,7 @@ class Jobs:
         )
 
     def _check(self, type_: str, payload: object) -> Submission:
+        check_type(type_)
         encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
         check_submission(type_, encoded, self._core.handlers)
         return Submission(type_, encoded)

@@ -36,6 +36,23 @@ class TooDeepError(PayloadError):
         super().__init__(f"the JSON is nested deeper than {MAX_DEPTH} levels")
 
 
+def check_type(type: object) -> None:  # noqa: A002
+    """Refuse what cannot be a job's type, where it has not been read from JSON.
+
+    Raises:
+        PayloadError: It is no string, or not valid Unicode.
+    """
+    try:
+        if not isinstance(type, str):
+            msgspec.convert(type, str)  # which refuses it in the words for JSON
+        elif not type.isascii():
+            type.encode()
+    except msgspec.ValidationError as error:
+        raise json_fault(error, "$.type") from None
+    except UnicodeError as error:
+        raise PayloadError(f"$.type is not valid Unicode: {error}") from None
+
+
 def check_submission(type: str, payload: bytes, handlers: Handlers) -> None:  # noqa: A002
     """Refuse what no handler could be called with.
 
