@@ -563,6 +563,24 @@ async def test_limit_of_a_page_that_is_no_count_is_refused(limit: object) -> Non
         assert (jobs.page(limit=0), jobs.page(limit=sys.maxsize)) == ([], [job])
 
 
+@pytest.mark.parametrize("after", ["nope", "", 3])
+async def test_page_after_what_is_no_id_is_refused(after: Any) -> None:  # noqa: ANN401
+    async with open_jobs({"echo": echo}) as jobs:
+        jobs.submit("echo")
+
+        with pytest.raises(ValueError, match=rf"^after must be the id of a job, got {after!r}$"):
+            jobs.page(after=after)
+
+
+async def test_page_goes_on_after_a_job_that_is_gone(autojump_clock: MockClock) -> None:
+    async with open_jobs({"echo": echo}) as jobs:
+        first, second = jobs.submit_all([("echo", 1), ("echo", 2)])
+        await jobs.drain()
+        jobs.delete(first.id)
+
+        assert [job.id for job in jobs.page(after=first.id)] == [second.id]
+
+
 @pytest.mark.parametrize("function", [open_jobs, Jobs.add_routes, Jobs.create_app, Jobs.page])
 def test_every_number_has_a_range_and_the_default_of_its_setting(
     function: Callable[..., object],

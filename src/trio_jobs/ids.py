@@ -1,6 +1,7 @@
 """Job ids: UUIDv7 texts, each one greater than the one before."""
 
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -14,6 +15,13 @@ _SEED_BITS = _COUNTER_BITS - 1
 _TAIL_BITS = 32
 
 _MILLISECOND = 1_000_000  # in nanoseconds
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def is_id(value: object) -> bool:
+    """Whether it looks like one that `Uuid7` has made."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 class Uuid7:

@@ -9,6 +9,7 @@ import trio
 
 from trio_jobs.admission import Submission
 from trio_jobs.core import Core, PoolStatus
+from trio_jobs.ids import is_id
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.payloads import check_submission, check_type, encode_payload
 from trio_jobs.ranges import check_numbers
@@ -223,10 +224,18 @@ class Jobs:
     def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
         """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
 
+        Args:
+            after: A job's id; it need not be there any more.
+            limit: How many at the most.
+
         Raises:
-            ValueError: The limit is no integer, or less than 0.
+            ValueError: The limit is no integer, or less than 0; or ``after`` is
+                not what an id looks like.
         """
         check_numbers(limit=limit)
+        # Any text has its place among the ids, and most have it after all of them.
+        if after is not None and not is_id(after):
+            raise ValueError(f"after must be the id of a job, got {after!r}")
         return self._core.store.page(after=after, limit=limit)
 
     def unfinished(self) -> tuple[list[str], list[str]]:
