@@ -9,11 +9,13 @@ from msgspec import Meta
 from trio_jobs.config import ConfigError
 from trio_jobs.config.keys import KEYS_BY_PATH, Key
 
-# Of `open_jobs`, `Jobs.add_routes` and `Jobs.create_app`: which setting each is.
+# Of `open_jobs`, `Jobs.add_routes`, `Jobs.create_app` and the marker of the pytest plugin: which
+# setting each is.
 SETTINGS: Final[Mapping[str, str]] = {
     "workers": "pool.workers",
     "buffer_size": "pool.buffer_size",
     "processes": "pool.processes",
+    "grace_period": "pool.grace_period",
     "keep_completed": "store.keep_completed",
     "keep_completed_bytes": "store.keep_completed_bytes",
     "max_payload_bytes": "http.max_body_bytes",

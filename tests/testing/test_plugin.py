@@ -225,6 +225,74 @@ async def test_marker(jobs):
     result.stdout.no_fnmatch_line("*Trio fixtures can only be used*")
 
 
+def test_marker_that_was_not_given_one_table_of_handlers_says_what_it_was_given(
+    pytester: pytest.Pytester,
+) -> None:
+    arguments = ["{'a': print}, {'b': print}", "{}, handlers={}", "[print]", "handlers=None"]
+    for n, given in enumerate(arguments):
+        test = f"import pytest\n@pytest.mark.trio_jobs({given})\nasync def test_pool(jobs): pass"
+        pytester.makepyfile(**{f"test_{n}": test})
+
+    result = run(pytester, "")
+
+    result.assert_outcomes(errors=len(arguments))
+    for given in arguments:
+        shown = given.replace("print", repr(print))
+        assert (
+            "the marker trio_jobs takes one table of functions by job type, and its options by"
+            f" name, got ({shown})"
+        ) in result.outlines
+
+
+@pytest.mark.parametrize("wrong", ["None", "-1", "True", "'10'", "inf"])
+def test_grace_period_that_is_no_number_of_seconds_is_refused(
+    wrong: str, pytester: pytest.Pytester
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + f"""
+from math import inf
+
+@pytest.mark.trio_jobs({{"sleep": sleep}}, grace_period={wrong})
+async def test_pool(jobs):
+    pass
+""",
+    )
+
+    result.assert_outcomes(errors=1)
+    assert (
+        "the marker trio_jobs: grace_period must be a number of seconds from 0 to 604800,"
+        f" got {wrong}"
+    ) in result.outlines
+
+
+def test_test_that_is_marked_for_anyio_as_well_is_told_to_choose(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        SLEEPER
+        + """
+pytestmark = pytest.mark.anyio
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_both(jobs):
+    pass
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+def test_plain():
+    pass
+""",
+    )
+
+    # Anyio makes a test for each event loop that it knows.
+    result.assert_outcomes(errors=2, passed=1)
+    result.stdout.fnmatch_lines(
+        ["the test is marked trio_jobs, so *anyio, which would run it too*"]
+    )
+
+
 def test_fixture_of_the_projects_own_that_has_the_same_name_needs_no_marker(
     pytester: pytest.Pytester,
 ) -> None:

@@ -69,10 +69,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         seeds = _seeds(*marker.args, **marker.kwargs)
     except TypeError:
-        given = [*map(repr, marker.args), *(f"{k}={v!r}" for k, v in marker.kwargs.items())]
         pytest.fail(
             f"{metafunc.definition.nodeid}: the marker interleavings takes one number, of at"
-            f" least 1, got ({', '.join(given)})",
+            f" least 1, got {_given(marker)}",
             pytrace=False,
         )
     if _SEED not in metafunc.fixturenames:
@@ -82,7 +81,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 # Not among the first, where it would come before pytest's own look at marks like `skip`.
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tell a test that cannot have the fixture `jobs` why not, before any fixture is made."""
+    """Tell a test that cannot have what it asks for why not, before any fixture is made."""
+    both = item.get_closest_marker(_MARKER) and item.get_closest_marker("anyio")
+    if both and _is_async(item):
+        pytest.fail(
+            "the test is marked trio_jobs, so pytest-trio runs it, and anyio, which would run it"
+            " too: take one of the markers away",
+            pytrace=False,
+        )
     if not _uses_our_jobs(item):
         return
     _marker_of(item)
@@ -204,11 +210,13 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
     from trio_jobs.embedding import open_jobs
 
     marker = _marker_of(request.node)
-    _check_clock(*marker.args, **marker.kwargs)
-    options = {name: value for name, value in marker.kwargs.items() if name != "mock_clock"}
-    grace_period: float = options.pop("grace_period", _GRACE_PERIOD)
+    handlers = _handlers_in(marker)
+    _check_clock(handlers)
+    not_options = ("handlers", "mock_clock", "grace_period")
+    options = {name: value for name, value in marker.kwargs.items() if name not in not_options}
+    grace_period: float = marker.kwargs.get("grace_period", _GRACE_PERIOD)
     with trio.CancelScope() as scope:
-        async with open_jobs(*marker.args, **options) as running:
+        async with open_jobs(handlers, **options) as running:
             # So that a test finds each worker waiting for a job.
             await trio.testing.wait_all_tasks_blocked()
             yield running  # noqa: ASYNC119 - pytest-trio closes its fixtures
@@ -230,7 +238,7 @@ def jobs_client(jobs: "Jobs") -> "Client":
 
 
 def _marker_of(item: pytest.Item) -> pytest.Mark:
-    """The marker ``trio_jobs`` of a test that needs one, with handlers in it."""
+    """The marker ``trio_jobs`` of a test that needs one, with what the fixture `jobs` needs."""
     marker = item.get_closest_marker(_MARKER)
     if marker is None or not (marker.args or "handlers" in marker.kwargs):
         pytest.fail(
@@ -238,10 +246,34 @@ def _marker_of(item: pytest.Item) -> pytest.Mark:
             ' mark the test with @pytest.mark.trio_jobs({"email": send_email})',
             pytrace=False,
         )
+    if len(marker.args) + ("handlers" in marker.kwargs) > 1 or not isinstance(
+        _handlers_in(marker), Mapping
+    ):
+        pytest.fail(
+            "the marker trio_jobs takes one table of functions by job type, and its options by"
+            f" name, got {_given(marker)}",
+            pytrace=False,
+        )
+    from trio_jobs.ranges import check_numbers
+
+    try:
+        check_numbers(grace_period=marker.kwargs.get("grace_period", _GRACE_PERIOD))
+    except ValueError as error:
+        pytest.fail(f"the marker trio_jobs: {error}", pytrace=False)
     return marker
 
 
-def _check_clock(handlers: Mapping[str, object], **_: object) -> None:
+def _handlers_in(marker: pytest.Mark) -> Any:  # noqa: ANN401
+    return marker.args[0] if marker.args else marker.kwargs["handlers"]
+
+
+def _given(marker: pytest.Mark) -> str:
+    """What a marker has been given, as it could have been written."""
+    named = (f"{name}={value!r}" for name, value in marker.kwargs.items())
+    return f"({', '.join([*map(repr, marker.args), *named])})"
+
+
+def _check_clock(handlers: Mapping[str, object]) -> None:
     """Refuse handlers that a clock would not wait for."""
     import trio.testing
 
