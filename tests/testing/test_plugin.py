@@ -1,5 +1,6 @@
 """The pytest plugin, in projects that use it and in one that does not."""
 
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -534,6 +535,34 @@ async def test_race():
     assert said[0].startswith(f"scheduler seed {node.partition('[seed')[2].removesuffix(']')};")
     for _ in range(2):
         run(pytester, test, *without, node).assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize("folder", [".", "tests/unit", "elsewhere"])
+def test_command_for_the_same_again_runs_what_has_failed(
+    folder: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makefile(".ini", pytest=SETTINGS)
+    test = pytester.mkdir("tests") / "unit" / "test_it's $HOME.py"
+    test.parent.mkdir()
+    test.write_text("""
+import pytest
+
+@pytest.mark.interleavings(1)
+@pytest.mark.parametrize("text", ["\u00e9", "a\\nb", "\\\\", "it's $HOME", "a::b", "", '"'])
+def test_fails(text):
+    assert text is None
+""")
+    (pytester.path / "elsewhere").mkdir()
+    monkeypatch.chdir(pytester.path / folder)
+
+    result = pytester.runpytest_subprocess(*PLUGIN, str(pytester.path / "tests"), timeout=60)
+
+    result.assert_outcomes(failed=7)
+    said = [line.partition("the same again: pytest ")[2] for line in result.outlines]
+    # All at once, as each start of pytest takes a while.
+    pytest_ = f'"$0" -m pytest {" ".join(PLUGIN)} {" ".join(filter(None, said))}'
+    again = pytester.run("sh", "-c", pytest_, sys.executable, timeout=60)
+    again.assert_outcomes(failed=7)
 
 
 def test_interleavings_of_a_property_differ_from_each_other(pytester: pytest.Pytester) -> None:

@@ -8,6 +8,8 @@ does not ask for it.
 import functools
 import inspect
 import math
+import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -110,7 +112,7 @@ def pytest_runtest_makereport(
     report = yield
     seed = _seed_of(item)
     if report.failed and seed is not None:
-        again = f"scheduler seed {seed}; the same again: pytest {item.nodeid!r}"
+        again = f"scheduler seed {seed}; the same again: pytest {shlex.quote(_argument_of(item))}"
         report.sections.append(("trio_jobs", again))
     return report
 
@@ -161,6 +163,14 @@ def _seeds(n: object) -> range:
 def _seed_of(item: pytest.Item) -> int | None:
     params: dict[str, int] = getattr(getattr(item, "callspec", None), "params", {})
     return params.get(_SEED)
+
+
+def _argument_of(item: pytest.Item) -> str:
+    """What runs this test if it is given to pytest, in the folder where it has been started."""
+    # In a test's id the path is relative to the root, and nothing in a path is a double colon.
+    path, colons, names = item.nodeid.partition("::")
+    path = os.path.relpath(item.config.rootpath / path, item.config.invocation_params.dir)
+    return f"{path}{colons}{names}"
 
 
 def _hypothesis_of(item: pytest.Item) -> Any:  # noqa: ANN401
