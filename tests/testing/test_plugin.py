@@ -1,7 +1,7 @@
 """The pytest plugin, in projects that use it and in one that does not."""
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,16 @@ def this_code_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    pytester: pytest.Pytester, test: str, *arguments: str, settings: str = SETTINGS
+    pytester: pytest.Pytester,
+    test: str,
+    *arguments: str,
+    settings: str = SETTINGS,
+    first: tuple[str, ...] = (),
 ) -> pytest.RunResult:
     """Run one module of tests of a project."""
     pytester.makefile(".ini", pytest=settings)
     pytester.makepyfile(test)
-    return pytester.runpytest_subprocess(*PLUGIN, *arguments, timeout=60)
+    return pytester.runpytest_subprocess(*first, *PLUGIN, *arguments, timeout=60)
 
 
 def test_job_of_an_hour_is_tested_at_once(pytester: pytest.Pytester) -> None:
@@ -502,6 +506,70 @@ def test_pytest_finds_the_plugin_by_itself() -> None:
     ]
 
     assert found.load() is plugin
+
+
+# A pytest that says that it is an old one; 6.2 has no such tuple.
+OLD = """
+import pytest
+
+pytest.__version__ = "7.4.4"
+pytest.version_tuple = (7, 4, 4)
+"""
+OLDER = OLD.replace("pytest.version_tuple = (7, 4, 4)", "del pytest.version_tuple")
+
+
+@pytest.mark.parametrize("old", [OLD, OLDER])
+def test_old_pytest_is_left_alone(old: str, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(old_pytest=old)
+
+    result = run(
+        pytester,
+        """
+import pytest, sys
+
+@pytest.fixture
+def jobs():
+    return "our own"
+
+def test_own_fixture(jobs):
+    assert jobs == "our own"
+    assert "trio_jobs.testing.plugin" in sys.modules
+    assert "trio_jobs.testing.hooks" not in sys.modules
+""",
+        first=("-p", "old_pytest"),
+    )
+
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("marker", ["trio_jobs({})", "interleavings(3)"])
+def test_marker_in_an_old_pytest_says_which_one_it_needs(
+    marker: str, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(old_pytest=OLD)
+
+    result = run(
+        pytester,
+        f"""
+import pytest
+
+@pytest.mark.{marker}
+def test_pool():
+    pass
+""",
+        first=("-p", "old_pytest"),
+    )
+
+    assert result.ret is pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [f"ERROR: *::test_pool: the marker {marker.partition('(')[0]} needs pytest >= *got 7.4.4*"]
+    )
+
+
+def test_pytest_that_the_plugin_needs_is_the_one_that_its_extra_installs() -> None:
+    [needed] = [each for each in requires("trio-jobs") or () if each.startswith("pytest>=")]
+
+    assert f"pytest>={'.'.join(map(str, plugin._NEEDED))};" in needed.replace(" ", "")
 
 
 def test_failing_interleaving_is_named_and_can_be_repeated(pytester: pytest.Pytester) -> None:
