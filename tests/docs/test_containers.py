@@ -18,7 +18,7 @@ from tests.docs.room import Room, need_room, open_room
 pytestmark = pytest.mark.deploy
 
 PID, EXIT_STATUS = "{{.State.Pid}}", "{{.State.ExitCode}}"
-FILES = ("Dockerfile", "compose.yaml", "pod.yaml")
+FILES = ("pyproject.toml", "Dockerfile", "compose.yaml", "pod.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +31,30 @@ def podman_is_there() -> None:
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Path:
+def own_wheel(wheels: Path) -> Path:
+    """That of trio-jobs, which the page has its reader make, as no index has it."""
+    [wheel] = wheels.glob("trio_jobs-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, wheels: Path, own_wheel: Path) -> Path:
     """The folder that the base image is built from."""
     folder = tmp_path_factory.mktemp("base")
     write_image(folder, wheels)
+    (folder / "wheels" / own_wheel.name).unlink()
     return folder
 
 
 @pytest.fixture
-async def room(tmp_path: Path, base: Path) -> AsyncIterator[Room]:
+async def room(tmp_path: Path, base: Path, own_wheel: Path) -> AsyncIterator[Room]:
     """A machine with Podman, the base image, and the project with the page's files."""
     async with open_room(tmp_path, "catatonit", "-P") as room:
         for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
             await room.run("mount", "-t", "tmpfs", "podman", folder)
         await room.run("cp", "-r", str(SHOP), "/root/shop")
+        await room.run("mkdir", "/root/shop/wheels")
+        await room.run("cp", str(own_wheel), "/root/shop/wheels")
         for name in FILES:
             await room.write(f"/root/shop/{name}", block_named(name).text)
         [image] = re.findall(r"^FROM (.*)$", block_named("Dockerfile").text, re.MULTILINE)

@@ -22,7 +22,7 @@ JOURNAL = ("journalctl", "--unit=trio-jobs", "--output=cat", "--follow", "--line
 # The project's folder, as its reader would have made it. Python may be in somebody's home.
 INSTALL = f"""
 for folder in {" ".join(map(str, Path(sys.base_prefix).parents))}; do chmod a+x $folder; done
-cp -r {SHOP} /opt/shop
+cp -r {SHOP}/. /opt/shop
 cd /opt/shop
 {sys.base_prefix}/bin/python3 -m venv .venv
 .venv/bin/pip install --no-index --find-links "$1" .
@@ -44,6 +44,7 @@ def systemd_is_there() -> None:
 async def room(tmp_path: Path, wheels: Path) -> AsyncIterator[Room]:
     """A machine with the project and the unit."""
     async with open_room(tmp_path, "bash", "-euc", BOOT) as room:
+        await room.write("/opt/shop/pyproject.toml", block_named("pyproject.toml").text)
         await room.run("bash", "-euc", INSTALL, "-", str(wheels))
         await room.write(PATH, UNIT.text)
         yield room
