@@ -29,36 +29,47 @@ import trio
 from trio.testing import MockClock
 
 from tests.proof.accounts import Told
+from tests.proof.raising import (
+    Calls,
+    FaultError,
+    FaultExit,
+    Harm,
+    Part,
+    awaited_in,
+    can_raise,
+    lineage,
+    raise_in,
+)
 from tests.proof.talking import body_bytes, talking
 from trio_jobs.config import Config
 from trio_jobs.config.settings import HttpConfig, LoggingConfig, PoolConfig
+from trio_jobs.core import Core, make_core
 from trio_jobs.handlers import Handler, Handlers
-from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.job import Job, JobStatus, Outcome, current_job_id
 from trio_jobs.logs import Logs
 from trio_jobs.main import main
 from trio_jobs.server import Limits, Listeners, bind_sockets
 from trio_jobs.stop import Stop
+from trio_jobs.store import JobStore
 from trio_jobs.testing import asgi
 from trio_jobs.testing.schedule import seeded_schedule
 from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
     from trio_jobs.server.connection import Connection
-    from trio_jobs.store import JobStore
 
 WORKERS = 3
 BUFFER = 4
 THREADS = {"thread", "limited_thread"}
+
+# One task for each connection, also for the one in memory that warms up.
+REQUEST_TASKS = ("MemoryDoor._answer", "FrontDoor._serve", "Connection.run")
 
 CONFIG = Config(
     pool=PoolConfig(workers=WORKERS, buffer_size=BUFFER, grace_period=60),
     http=HttpConfig(graceful_timeout=1),
     logging=LoggingConfig(slow_step=0),
 )
-
-
-class FaultError(Exception):
-    """What is raised at a step."""
 
 
 class Answered(Protocol):
@@ -82,10 +93,23 @@ class Asker(Protocol):
 
 
 class Names(Logs):
-    """Keeps what `main` writes as its last lines; everything else goes to logging as usual."""
+    """Keeps what `main` writes as its last lines; everything else goes to logging as usual.
+
+    Attributes:
+        events: Those lines: an event and the ids.
+        failures: The errors that `main` has logged before, each with its event.
+        failed_late: Whether it has logged one after it had begun with those lines.
+    """
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
+        self.failures: list[tuple[str, BaseException]] = []
+        self.failed_late = False
+
+    def note_failure(self, event: str, *, exc_info: BaseException) -> None:
+        """Stand where `main` logs an error that it has not expected."""
+        self.failures.append((event, exc_info))
+        self.failed_late = self.failed_late or bool(self.events)
 
     def write_final(
         self,
@@ -101,7 +125,12 @@ class Names(Logs):
 
     def ids(self, event: str) -> list[str]:
         """All that were named with this event."""
-        return [job_id for name, ids in self.events if name == event for job_id in ids.split(",")]
+        return ids_in(self.events, event)
+
+
+def ids_in(lines: Iterable[tuple[str, str]], event: str) -> list[str]:
+    """All that these lines name with this event."""
+    return [job_id for name, ids in lines if name == event for job_id in ids.split(",")]
 
 
 @dataclass(slots=True)
@@ -121,6 +150,10 @@ class Program:
         connection: The connection that was accepted last, if there are any.
         http: The front door's nursery.
         whole: The nursery that `main` runs in.
+        main_task: The task that `main` runs in, while it does.
+        clients: The nursery of the clients.
+        core: The parts around the pool.
+        harm: What a test has raised.
     """
 
     unit: float
@@ -145,6 +178,10 @@ class Program:
     connection: Connection | None = None
     http: trio.Nursery | None = None
     whole: trio.Nursery | None = None
+    main_task: trio.lowlevel.Task | None = None
+    clients: trio.Nursery | None = None
+    core: Core | None = None
+    harm: Harm = field(default_factory=Harm)
 
     def __post_init__(self) -> None:
         self.stop = Stop(
@@ -160,7 +197,7 @@ class Program:
         cancel(self.pool)
 
     def fail_in_the_pool(self) -> None:
-        fail_in(self.pool)
+        self.fail_in(self.pool)
 
     def cancel_request(self) -> None:
         cancel(*self.requests[-1:])
@@ -180,16 +217,58 @@ class Program:
 
     def fail_in_the_request(self) -> None:
         for nursery in self.requests[-1:]:
-            fail_in(nursery)
+            self.fail_in(nursery)
 
     def cancel_program(self) -> None:
         cancel(self.whole)
 
     def fail_beside_the_program(self) -> None:
-        fail_in(self.whole)
+        self.fail_in(self.whole)
 
     def fail_in_the_front_door(self) -> None:
-        fail_in(self.http)
+        self.fail_in(self.http)
+
+    def fail_in_the_task(self) -> None:
+        """Have the task whose step it is raise, whichever it is, unless it is none of ours."""
+        task = trio.lowlevel.current_task()
+        part = self.part_of(task)
+        if part is None or not can_raise(task):
+            return
+        if part is Part.HANDLER:
+            self.harm.job_id = task.context[current_job_id]
+        self.harm.lost += on_its_way(task)
+        raise_in(task, self.harm.error(part))
+
+    def exit_in_the_task(self) -> None:
+        """The same with an error that is no `Exception`."""
+        self.harm.kind = FaultExit
+        self.fail_in_the_task()
+
+    def fail_in(self, nursery: trio.Nursery | None) -> None:
+        """Have a new task of this nursery raise, if it is there, and open."""
+
+        async def fail() -> NoReturn:
+            raise self.harm.error(Part.BESIDE)
+
+        if nursery is not None:
+            with contextlib.suppress(RuntimeError):  # closed
+                nursery.start_soon(fail)
+
+    def part_of(self, task: trio.lowlevel.Task) -> Part | None:
+        """What of the program a task belongs to; None for a client, or Trio's own."""
+        tasks = list(lineage(task))
+        if self.main_task not in tasks or any(
+            each.parent_nursery is self.clients for each in tasks
+        ):
+            return None
+        for each in tasks:
+            if each.name.endswith("Lifespan.handle_lifespan"):
+                return None  # Hypercorn takes an error to say that an application has no lifespan
+            if each.name.endswith(REQUEST_TASKS):
+                return Part.REQUEST
+            if each.name.startswith("worker-"):
+                return Part.HANDLER if "Processor._run" in awaited_in(task) else Part.WORKER
+        return Part.REST
 
     def signal(self) -> None:
         """Ask it to stop, unless it has been asked."""
@@ -256,17 +335,6 @@ def cancel(*nurseries: trio.Nursery | None) -> None:
             nursery.cancel_scope.cancel()
 
 
-def fail_in(nursery: trio.Nursery | None) -> None:
-    """Have a task of this nursery raise, if it is there, and open."""
-
-    async def fail() -> NoReturn:
-        raise FaultError
-
-    if nursery is not None:
-        with contextlib.suppress(RuntimeError):  # closed
-            nursery.start_soon(fail)
-
-
 class Steps(At):
     """Finds the parts of a program, and does something just before one of its steps.
 
@@ -304,14 +372,19 @@ class Steps(At):
             return  # the last one to go has emptied it
         pending = [
             job.id
-            for job in store.page(limit=1000)
+            for job in JobStore.page(store, limit=1000)  # not the one that a test lets fail
             if job.status is JobStatus.PENDING and job.id not in store._released
         ]
         if list(channel.data) == pending:
             return
-        # An id may also be on its way to the one worker that gets it.
-        handed = [job_id for worker in self._workers for job_id in on_its_way(worker)]
-        if sorted([*handed, *channel.data]) != pending:
+        # An id may also be on its way to the one worker that gets it; and what a test has raised
+        # may have taken one along, or the record of one.
+        harm = self._program.harm
+        handed = [job_id for worker in self._workers for job_id in on_its_way(worker)] + harm.lost
+        ids_there = [*handed, *channel.data]
+        if sorted(set(ids_there) - harm.without_record) != pending or len(set(ids_there)) != len(
+            ids_there
+        ):
             self.disagreement = (
                 f"after step {self.steps}: {list(channel.data)} in the channel, {handed} handed"
                 f" over, {pending} pending"
@@ -329,6 +402,9 @@ def on_its_way(worker: trio.lowlevel.Task) -> list[str]:
     return []
 
 
+Action = Callable[[Program], None]
+Client = Callable[[Program, Asker], Awaitable[None]]
+
 # The clients of the scenario. -------------------------------------------------------------------
 
 
@@ -336,8 +412,8 @@ async def patient(program: Program, asker: Asker) -> None:
     """Jobs of three endings; waits for one; comes back during the drain."""
     await submit(program, asker, "limited", "p1")
     await submit(program, asker, "fail", "p2")
-    await submit(program, asker, "work", "p3", wait=10)
-    listing = await asker.ask("GET", "/jobs")
+    await submit(program, asker, "work", "p3", wait=10, keyed=True)
+    listing = await ask(program, asker, "GET", "/jobs")
     if listing is not None:
         assert {job["status"] for job in listing.json()} <= set(JobStatus)
     await trio.sleep_until(program.began_at + 3.2 * program.unit)
@@ -350,13 +426,16 @@ async def thorough(program: Program, asker: Asker) -> None:
     job_id = await submit(program, asker, "careful", "b3")
     if job_id is not None:
         await trio.sleep(program.unit / 2)
-        answer = await asker.ask("POST", f"/jobs/{job_id}/cancel", headers={"Prefer": "wait=10"})
-        if answer is not None:
+        path, headers = f"/jobs/{job_id}/cancel", {"Prefer": "wait=10"}
+        answer = await ask(program, asker, "POST", path, headers=headers)
+        if answer is not None and program.harm.job_id == job_id:
+            assert answer.status in (200, 409), answer.status  # it has failed before
+        elif answer is not None:
             assert answer.status in (200, 202), answer.status
             program.facts.append(partial(was_cancelled, job_id=job_id, status=answer.status))
     first = program.told.accepted.get("b1")
     if first is not None:
-        answer = await asker.ask("DELETE", f"/jobs/{first}")
+        answer = await ask(program, asker, "DELETE", f"/jobs/{first}")
         if answer is not None:
             assert answer.status in (204, 409)
             program.facts.append(partial(is_there, job_id=first, there=answer.status != 204))
@@ -371,7 +450,7 @@ async def streaming(program: Program, asker: Asker) -> None:
         json.dumps({"type": job_type, "payload": token})
         for job_type, token in zip(itertools.cycle(["thread", "work"]), tokens, strict=False)
     )
-    answer = await asker.ask("POST", "/jobs/stream", lines.encode())
+    answer = await ask(program, asker, "POST", "/jobs/stream", lines.encode())
     accepted = None
     if answer is not None:
         assert answer.status in (201, 503), answer.status
@@ -395,24 +474,54 @@ async def operator(program: Program, _: Asker) -> None:
     program.signal()
 
 
-CLIENTS: list[Callable[[Program, Asker], Awaitable[None]]] = [
-    patient,
-    thorough,
-    streaming,
-    impatient,
-    operator,
-]
+async def insistent(program: Program, _: Asker) -> None:
+    """Does not wait for the jobs."""
+    await trio.sleep(2.5 * program.unit)
+    program.signal_twice()
+
+
+WORKING: list[Client] = [patient, thorough, streaming, impatient]
+CLIENTS = [*WORKING, operator]
+CUT_OFF = [*WORKING, insistent]
+
+
+async def ask(
+    program: Program,
+    asker: Asker,
+    method: str,
+    path: str,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answered | None:
+    """An answer that says what has become of the request.
+
+    None is also for the one to a request that something was raised in: like none at all, it leaves
+    open whether the job is in.
+    """
+    answer = await asker.ask(method, path, body, headers)
+    if answer is not None and answer.status == 500:
+        assert program.harm.part in (Part.REQUEST, Part.BESIDE), "nothing was raised there"
+        return None
+    return answer
 
 
 async def submit(
-    program: Program, asker: Asker, job_type: str, token: str, *, wait: int | None = None
+    program: Program,
+    asker: Asker,
+    job_type: str,
+    token: str,
+    *,
+    wait: int | None = None,
+    keyed: bool = False,
 ) -> str | None:
     """Submit a job, and take down what comes of it; its id, if it is in."""
     told = program.told
     told.unanswered.add(token)
     headers = {} if wait is None else {"Prefer": f"wait={wait}"}
+    if keyed:
+        headers["Idempotency-Key"] = token
     body = {"type": job_type, "payload": token}
-    answer = await asker.ask("POST", "/jobs", body, headers)
+    answer = await ask(program, asker, "POST", "/jobs", body, headers)
     if answer is None:
         return None
     told.unanswered.discard(token)
@@ -431,7 +540,7 @@ async def submit_batch(program: Program, asker: Asker, tokens: list[str]) -> Non
     told = program.told
     told.unanswered.update(tokens)
     body = [{"type": "work", "payload": token} for token in tokens]
-    answer = await asker.ask("POST", "/jobs/batch", body)
+    answer = await ask(program, asker, "POST", "/jobs/batch", body)
     if answer is None:
         program.facts.append(partial(all_or_none, tokens=tokens))
         return
@@ -465,7 +574,7 @@ def became(program: Program, *, told: dict[str, Any]) -> None:
 def was_cancelled(program: Program, *, job_id: str, status: int) -> None:
     assert program.store is not None
     job = program.store.get(job_id)
-    cut_short = job.status is JobStatus.PENDING and status == 202
+    cut_short = job.status is not JobStatus.COMPLETED and status == 202
     assert cut_short or (job.ending is not None and job.ending.outcome is Outcome.CANCELLED)
 
 
@@ -484,7 +593,10 @@ def these_are_in(program: Program, *, tokens: list[str], accepted: int | None) -
 
 def all_or_none(program: Program, *, tokens: list[str]) -> None:
     jobs = jobs_of(program)
-    assert len({token in jobs for token in tokens}) == 1
+    inside = [token in jobs for token in tokens]
+    # A store that fails at one of the records, which it never does, leaves those before it.
+    failed = program.harm.call == "add"
+    assert inside == sorted(inside, reverse=True) if failed else len(set(inside)) == 1
 
 
 def check(program: Program) -> None:
@@ -501,7 +613,10 @@ def check(program: Program) -> None:
     assert deleted <= {"b1"}
     for token, job_id in told.accepted.items():
         assert token in deleted or jobs[token].id == job_id
-    assert {job.status for job in jobs.values()} <= {JobStatus.PENDING, JobStatus.COMPLETED}
+    unrecorded = program.harm.unrecorded
+    for job in jobs.values():
+        # None is left processing, unless the store has failed to record just that one's end.
+        assert job.status is not JobStatus.PROCESSING or job.id in unrecorded
     assert not told.refused & jobs.keys()
     assert jobs.keys() <= told.accepted.keys() | told.unanswered
 
@@ -513,19 +628,35 @@ def check(program: Program) -> None:
         elif job.id in released:
             # A thread is left behind, and ends; of others a value that comes at the same moment as
             # the cancellation is not waited for.
-            assert not program.ended[token] or job.type in THREADS
+            assert not program.ended[token] or job.type in THREADS or job.id in unrecorded
         else:
             assert job.ending is not None
+            if job.id == program.harm.job_id:
+                continue  # its handler was made to raise, wherever it was
             ended = job.ending.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)
             assert program.ended[token] == (ended or job.type in THREADS)
             assert program.began[token] == 1 or job.ending.outcome is Outcome.CANCELLED
 
     for fact in program.facts:
         fact(program)
-    if program.status is not None:
-        assert program.names.ids("jobs_interrupted") == released
-        assert program.names.ids("jobs_not_started") == queued
-        assert program.status == 1 or not released + queued
+    # What the log has named; if `main` has raised before that, what its caller will name.
+    lines = list(program.names.events)
+    if program.status is None and not lines:
+        lines = [(event, str(fields["job_ids"])) for event, fields in program.stop.unfinished()]
+    assert ids_in(lines, "jobs_interrupted") == released
+    assert ids_in(lines, "jobs_not_started") == queued
+    assert program.status is None or program.status == 1 or not released + queued
+    check_nothing_is_left(program)
+
+
+def check_nothing_is_left(program: Program) -> None:
+    """Nobody waits for a job or for room, and no job is taken to be running."""
+    assert program.core is not None
+    completions, submissions = program.core.completions, program.core.submissions
+    assert (completions.waiters, completions._awaited) == (0, {})
+    assert not submissions._places.turn.locked()
+    assert not submissions._open_blocks
+    assert not program.core.process._running
 
 
 # Running it. ------------------------------------------------------------------------------------
@@ -592,7 +723,7 @@ class MemoryDoor:
                     await app(scope, request.receive, request.send)
                 finally:
                     self._program.requests.remove(nursery)
-        except* (FaultError, OSError):
+        except* (FaultError, FaultExit, OSError):
             pass  # an error ends one request: the front door has tests of its own for that
         except* Exception as group:  # noqa: BLE001 - kept, and shown by the test
             self.surprises.append(group)
@@ -684,15 +815,20 @@ def asgi_scope(method: str, path: str, headers: Mapping[str, str]) -> asgi.Messa
     }
 
 
-Action = Callable[[Program], None]
-Client = Callable[[Program, Asker], Awaitable[None]]
-
-
 def run_in_memory(
-    action: Action, step: int, *, seed: int, clients: Sequence[Client] = CLIENTS
+    action: Action,
+    step: int,
+    *,
+    seed: int,
+    clients: Sequence[Client] = CLIENTS,
+    calls: Calls | None = None,
 ) -> tuple[Program, int]:
-    """Run the scenario without sockets, under a mock clock; see `run`."""
-    program = Program(unit=1.0, in_memory=True)
+    """Run the scenario without sockets, under a mock clock; see `run`.
+
+    One of the calls may fail.
+    """
+    calls = calls or Calls()
+    program = Program(unit=1.0, in_memory=True, harm=calls.harm)
     door = MemoryDoor(program)
 
     async def one(client: Client) -> None:
@@ -700,15 +836,18 @@ def run_in_memory(
         await client(program, MemoryAsker(door))
 
     async def scenario() -> None:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as program.clients:
             for client in clients:
-                nursery.start_soon(one, client)
+                program.clients.start_soon(one, client)
             await whole_program(program, Listeners((), None))
+            calls.stop()
             program.opened.set()  # nobody waits for a server that did not get so far
 
     with (
         mock.patch("trio_jobs.main.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
+        mock.patch("trio_jobs.core.JobStore", calls.store),
+        mock.patch("trio_jobs.core.Processor", calls.processor),
     ):
         steps = run(
             program, scenario, action, step, seed=seed, clock=MockClock(autojump_threshold=0)
@@ -733,9 +872,9 @@ def run_on_loopback(action: Action, step: int, *, seed: int) -> tuple[Program, i
 
     async def scenario() -> None:
         with contextlib.closing(bind_sockets(["127.0.0.1:0"])) as listeners:
-            async with trio.open_nursery() as clients:
+            async with trio.open_nursery() as program.clients:
                 for client in CLIENTS:
-                    clients.start_soon(one, client, listeners)
+                    program.clients.start_soon(one, client, listeners)
                 await whole_program(program, listeners)
                 program.opened.set()
 
@@ -762,13 +901,24 @@ async def in_place_of_a_thread(
 
 async def whole_program(program: Program, listeners: Listeners) -> None:
     """Run `main` to its end, whatever that is."""
+
+    def note_core(*args: Any, **settings: Any) -> Core:  # noqa: ANN401 - as `make_core`
+        program.core = make_core(*args, **settings)
+        return program.core
+
+    program.main_task = trio.lowlevel.current_task()
     try:
-        async with trio.open_nursery() as program.whole:
-            program.status = await main(
-                program.config, program.handlers(), listeners, program.stop, program.names
-            )
+        with (
+            mock.patch("trio_jobs.main.make_core", note_core),
+            mock.patch("trio_jobs.main.log.critical", program.names.note_failure),
+        ):
+            async with trio.open_nursery() as program.whole:
+                program.status = await main(
+                    program.config, program.handlers(), listeners, program.stop, program.names
+                )
     except BaseExceptionGroup as group:
         program.fault = group
+    program.main_task = None
     program.took = trio.current_time() - program.began_at
 
 
@@ -799,9 +949,7 @@ def run(
     try:
         with seeded_schedule(seed):
             trio.run(guarded, clock=clock, instruments=[steps])
-        for thread in busy_threads():
-            if thread.name.startswith("job "):
-                thread.join(program.unit)  # of a job that was left behind, and ends
+        wait_left_behind(program.unit)
         assert open_files() == open_before
         assert busy_threads() == threads_before
         assert steps.disagreement is None, steps.disagreement
@@ -815,6 +963,15 @@ def run(
 def open_files() -> list[str]:
     """The descriptors of this process."""
     return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a listing of numbers
+
+
+def wait_left_behind(seconds: float) -> None:
+    """Wait for the threads of jobs that were left behind; they end, or have nothing to do."""
+    for _ in range(500):
+        left = [each for each in busy_threads() if each.name.startswith("job ")]
+        if not left:
+            return
+        left[0].join(seconds)
 
 
 def busy_threads() -> list[threading.Thread]:

@@ -2,7 +2,8 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from unittest import mock
 
@@ -10,14 +11,18 @@ import pytest
 import trio
 
 from tests.proof.program import (
+    CLIENTS,
+    CUT_OFF,
     Action,
     Asker,
+    Client,
     Program,
     jobs_of,
     run_in_memory,
     run_on_loopback,
     submit,
 )
+from tests.proof.raising import STORE_CALLS, Calls, FaultError, FaultExit, Part
 from trio_jobs.job import Outcome
 
 CANCELLED_REQUESTS: list[Action] = [
@@ -39,6 +44,8 @@ ACTIONS: list[Action] = [
     Program.fail_in_the_front_door,
 ]
 
+EVERY_PART = {Part.REQUEST, Part.HANDLER, Part.WORKER, Part.REST}
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
@@ -50,20 +57,78 @@ def quiet() -> Iterator[None]:
 
 def check_ending(program: Program, action: Action) -> None:
     """The program has ended as it must after this."""
-    if action is Program.fail_beside_the_program:
-        assert program.status is not None or program.fault is not None
+    if program.harm.part is not None:
+        check_ending_after_raising(program, action)
         return
     assert program.fault is None
-    if action in (Program.nothing, Program.signal):
+    assert program.names.failures == [] or action is Program.cancel_pool
+    if action in CANCELLED_REQUESTS:
+        check_service_went_on(program)
+    elif action is Program.cancel_pool:
+        # It is a failure unless it was draining, when what is left says it all.
+        draining = program.stop.at is not None
+        assert program.status == 1 or (draining and program.status == bool(program.names.events))
+    elif action is Program.cancel_program:
+        assert program.status in (None, 0)
+    elif program.insisted or not program.in_memory:  # a grace period by the real clock can end
+        assert program.status == bool(program.names.events)
+    else:
         assert program.status == 0
         assert program.took < 10  # as long as the jobs need, not as long as they may
-    elif action in (*CANCELLED_REQUESTS, Program.fail_in_the_request):
+
+
+def check_service_went_on(program: Program) -> None:
+    """But for one request, or one job, nothing has come of it."""
+    assert program.fault is None
+    assert program.names.failures == []
+    assert program.status == bool(program.names.events)
+    if program.in_memory and not program.insisted:
         # Among the requests is the one that cancels the job without an end.
+        assert program.names.ids("jobs_not_started") == []
         interrupted = program.names.ids("jobs_interrupted")
         assert not interrupted or interrupted == [jobs_of(program)["b3"].id]
-        assert program.status == len(program.names.events) == len(interrupted)
-    elif action is not Program.cancel_program:
-        assert program.status in (0, 1)
+
+
+def check_ending_after_raising(program: Program, action: Action) -> None:
+    """An error ends what it should, and is to be found in the log, or in what `main` raises."""
+    part, failures = program.harm.part, program.names.failures
+    if part is Part.HANDLER:
+        check_service_went_on(program)
+        ending = next(  # unless it has been deleted
+            (job.ending for job in jobs_of(program).values() if job.id == program.harm.job_id), None
+        )
+        assert ending is None or ending.outcome is not Outcome.SUCCEEDED
+    elif part is Part.REQUEST or action is Program.fail_in_the_request:
+        check_service_went_on(program)
+    elif part is Part.WORKER or action is Program.fail_in_the_pool:
+        check_pool_failed(program)
+    elif program.fault is not None:
+        assert action is not Program.fail_in_the_front_door
+        assert only_faults(program.fault)
+    else:
+        assert action is not Program.fail_beside_the_program
+        assert program.status == 1
+        assert failures
+        assert only_faults(failures[0][1])
+        assert action is not Program.fail_in_the_front_door or failures[0][0] == "http_failed"
+
+
+def check_pool_failed(program: Program) -> None:
+    """It has stopped at once, and said why before it named the jobs."""
+    assert program.fault is None
+    assert program.status == 1
+    [(event, error)] = program.names.failures
+    assert event == "pool_failed"
+    assert only_faults(error)
+    assert not program.names.failed_late
+    assert program.took < 10  # and not as long as the grace period
+
+
+def only_faults(error: BaseException) -> bool:
+    """Whether it is what the test has raised, in however many groups, and nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(only_faults(each) for each in error.exceptions)
+    return isinstance(error, (FaultError, FaultExit))
 
 
 def test_scenario_has_everything_in_it() -> None:
@@ -191,28 +256,104 @@ def note(armed: list[bool], *, draining: bool = False) -> None:
     armed.append(draining)
 
 
-def at_every_step(action: Action, *, seed: int) -> None:
-    """Run it once for each step that it has."""
-    step, steps = 0, 1
+def at_every_step(action: Action, *, seed: int, clients: Sequence[Client] = CLIENTS) -> set[Part]:
+    """Run it once for each step that it has; where in the program something was raised."""
+    step, steps, parts = 0, 1, set[Part | None]()
     while step < steps:
         step += 1
-        steps = run_and_check(action, step, seed=seed)
+        program, steps = run_and_check(action, step, seed=seed, clients=clients)
+        parts.add(program.harm.part)
+    return {part for part in parts if part is not None}
 
 
-def run_and_check(action: Action, step: int, *, seed: int) -> int:
-    """How many steps it had; a failure says what leads to it again."""
-    program, steps = run_in_memory(action, step, seed=seed)
-    try:
+def run_and_check(
+    action: Action, step: int, *, seed: int, clients: Sequence[Client] = CLIENTS
+) -> tuple[Program, int]:
+    """Run it, and check also how it has ended; a failure says what leads to it again."""
+    program, steps = run_in_memory(action, step, seed=seed, clients=clients)
+    with noted(f"seed {seed}, {action.__name__} at step {step} of {steps}"):
         check_ending(program, action)
-    except AssertionError as error:
-        error.add_note(f"seed {seed}, {action.__name__} at step {step} of {steps}")
+    return program, steps
+
+
+@contextmanager
+def noted(what: str) -> Iterator[None]:
+    """A failure in the block says what leads to it again."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
         raise
-    return steps
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
 def test_whatever_step_it_happens_at_every_job_is_accounted_for(action: Action) -> None:
     at_every_step(action, seed=0)
+
+
+def test_whichever_task_raises_every_job_is_accounted_for() -> None:
+    raised_in = at_every_step(Program.fail_in_the_task, seed=0)
+
+    assert raised_in == EVERY_PART
+
+
+def test_whichever_task_raises_as_the_pool_is_cut_off_every_job_is_accounted_for() -> None:
+    raised_in = at_every_step(Program.fail_in_the_task, seed=0, clients=CUT_OFF)
+
+    assert raised_in == EVERY_PART
+
+
+@pytest.mark.parametrize("clients", [CLIENTS, CUT_OFF], ids=["drain", "cut off"])
+@pytest.mark.parametrize("afterwards", [False, True])
+def test_whichever_call_fails_every_job_is_accounted_for(
+    *, afterwards: bool, clients: Sequence[Client]
+) -> None:
+    failed = at_every_call(seed=0, afterwards=afterwards, clients=clients)
+
+    released = {"release"} if clients is CLIENTS else set()
+    assert failed == {*STORE_CALLS, "process"} - released
+
+
+def at_every_call(*, seed: int, afterwards: bool, clients: Sequence[Client]) -> set[str]:
+    """Let each call of the store, and of what processes jobs, fail in a run; the names of those."""
+    failing, made, failed = 0, 1, set[str]()
+    while failing < made:
+        failing += 1
+        calls = Calls(failing, afterwards=afterwards)
+        made = run_and_check_call(calls, seed=seed, clients=clients)
+        if calls.harm.call is not None:  # in the last run there may be fewer calls
+            failed.add(calls.harm.call)
+    return failed
+
+
+def run_and_check_call(calls: Calls, *, seed: int, clients: Sequence[Client]) -> int:
+    """How many calls there were; a failure says which one failed."""
+    with noted(f"call {calls.failing}, {calls.harm}"):
+        program, _ = run_in_memory(Program.nothing, 0, seed=seed, calls=calls, clients=clients)
+        check_ending(program, Program.nothing)
+    return calls.made
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 7))
+@pytest.mark.parametrize("clients", [CLIENTS, CUT_OFF], ids=["drain", "cut off"])
+@pytest.mark.parametrize(
+    "action", [Program.fail_in_the_task, Program.exit_in_the_task], ids=lambda each: each.__name__
+)
+def test_whichever_task_raises_the_same_holds_under_more_seeds(
+    action: Action, clients: Sequence[Client], seed: int
+) -> None:
+    assert at_every_step(action, seed=seed, clients=clients) == EVERY_PART
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 7))
+@pytest.mark.parametrize("clients", [CLIENTS, CUT_OFF], ids=["drain", "cut off"])
+@pytest.mark.parametrize("afterwards", [False, True])
+def test_whichever_call_fails_the_same_holds_under_more_seeds(
+    *, afterwards: bool, clients: Sequence[Client], seed: int
+) -> None:
+    at_every_call(seed=seed, afterwards=afterwards, clients=clients)
 
 
 @pytest.mark.soak
@@ -222,29 +363,36 @@ def test_at_every_step_the_same_holds_under_more_seeds(action: Action, seed: int
     at_every_step(action, seed=seed)
 
 
-def test_the_same_holds_over_real_sockets() -> None:
-    for action in (Program.cancel_program, Program.fail_in_the_pool, Program.cancel_request):
-        for step in (0, 90, 180):
-            run_on_loopback(action, step, seed=0)
+# Over sockets only the connection of a request is known.
+OVER_SOCKETS: list[Action] = [
+    Program.fail_in_the_task,
+    Program.exit_in_the_task,
+    *(each for each in ACTIONS if each not in (*CANCELLED_REQUESTS, Program.fail_in_the_request)),
+    Program.cancel_request,
+]
+
+
+@pytest.mark.parametrize("step", [1, 40, 80, 120, 160, 200])
+def test_the_same_holds_over_real_sockets(step: int) -> None:
+    for action in OVER_SOCKETS:
+        run_and_check_on_loopback(action, step, seed=0)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    "action",
-    [
-        each
-        for each in ACTIONS
-        # Of the requests over sockets only the connection is known.
-        if each is Program.cancel_request
-        or each not in (*CANCELLED_REQUESTS, Program.fail_in_the_request)
-    ],
-    ids=lambda action: action.__name__,
-)
-def test_at_every_third_step_the_same_holds_over_real_sockets(action: Action) -> None:
+@pytest.mark.parametrize("action", OVER_SOCKETS, ids=lambda action: action.__name__)
+def test_at_every_step_the_same_holds_over_real_sockets(action: Action) -> None:
     step, steps = 0, 1
     while step < steps:
-        _, steps = run_on_loopback(action, step + 1, seed=step)
-        step += 3
+        step += 1
+        steps = run_and_check_on_loopback(action, step, seed=step)
+
+
+def run_and_check_on_loopback(action: Action, step: int, *, seed: int) -> int:
+    """Run it, and check how it has ended, as far as the clock lets that be known."""
+    program, steps = run_on_loopback(action, step, seed=seed)
+    with noted(f"seed {seed}, {action.__name__} at step {step} of {steps}"):
+        check_ending(program, action)
+    return steps
 
 
 @pytest.mark.parametrize("seed", range(100, 115))
@@ -260,6 +408,6 @@ def test_a_thousand_orders_of_the_tasks_account_for_every_job(seed: int) -> None
 
 def check_one_order(seed: int) -> None:
     """One schedule of the whole, and one that something happens in; the seed decides what."""
-    steps = run_and_check(Program.nothing, 0, seed=seed)
+    _, steps = run_and_check(Program.nothing, 0, seed=seed)
     chance = random.Random(seed)  # noqa: S311 - to be repeated
     run_and_check(chance.choice(ACTIONS), chance.randrange(steps), seed=seed)

@@ -1,0 +1,207 @@
+"""Raising in the program itself: in a step of one of its tasks, in a call that it makes."""
+
+import enum
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import outcome
+import trio
+
+from trio_jobs.handlers import Processor
+from trio_jobs.job import Ending, Job
+from trio_jobs.store import JobStore
+
+# What the program does with a store. Each may fail on the way in, and on the way out.
+STORE_CALLS = (
+    "add",
+    "claim",
+    "complete",
+    "delete",
+    "find_key",
+    "get",
+    "page",
+    "release",
+    "request_cancel",
+    "unfinished",
+)
+# Those that a worker makes, with the job it has.
+WORKER_CALLS = frozenset({"claim", "complete", "process", "release"})
+
+
+class FaultError(Exception):
+    """What a test raises."""
+
+
+class FaultExit(SystemExit):
+    """What it raises else."""
+
+
+class Part(enum.Enum):
+    """Where in the program something was raised.
+
+    Attributes:
+        REQUEST: In the task of a request, or one that this has started.
+        HANDLER: In a worker's task, inside of a user's function.
+        WORKER: In a worker's task, in our own code.
+        REST: In the task of `main`, of the front door, of the watch for signals.
+        BESIDE: In a new task, beside those of one of these nurseries.
+    """
+
+    REQUEST = enum.auto()
+    HANDLER = enum.auto()
+    WORKER = enum.auto()
+    REST = enum.auto()
+    BESIDE = enum.auto()
+
+
+@dataclass(slots=True)
+class Harm:
+    """What a test has raised, and what cannot be as it would be otherwise.
+
+    Attributes:
+        kind: What it raises.
+        part: Where that was; None before.
+        call: The call that has failed, if it was one.
+        job_id: The job whose handler it came out of.
+        lost: An id that a worker was about to get: its job stays pending.
+        without_record: An id that was in the channel when its record was refused.
+        unrecorded: A job that a worker could not record something about.
+    """
+
+    kind: type[FaultError | FaultExit] = FaultError
+    part: Part | None = None
+    call: str | None = None
+    job_id: str | None = None
+    lost: list[str] = field(default_factory=list)
+    without_record: set[str] = field(default_factory=set)
+    unrecorded: set[str] = field(default_factory=set)
+
+    def error(self, part: Part) -> FaultError | FaultExit:
+        """What to raise there."""
+        self.part = part
+        return self.kind(part.name)
+
+
+def raise_in(task: trio.lowlevel.Task, error: BaseException) -> None:
+    """Have a task that is about to make a step raise instead; to be called by an instrument.
+
+    What it was waiting for raises that, in its place: the error goes the same way as one that a
+    call in the task raises. Trio has no public way to this. A task that is to run has been told
+    already what it gets, and ``_next_send`` is where that is kept; and the end of a nursery takes
+    an error only by ``_add_exc``, as it takes a KeyboardInterrupt.
+    """
+    for frame, _ in task.iter_await_frames():
+        if frame.f_code.co_qualname == "Nursery._nested_child_finished":
+            frame.f_locals["self"]._add_exc(error, reason=None)
+            return
+    assert task._next_send_fn == task.coro.send
+    task._next_send = outcome.Error(error)
+
+
+def can_raise(task: trio.lowlevel.Task) -> bool:
+    """Whether what it does could raise at its next step.
+
+    Nothing can in one that has not begun; nor where Trio hands a lock to it, which would be held
+    then for ever.
+    """
+    return inspect.getcoroutinestate(task.coro) != inspect.CORO_CREATED and not any(
+        name == "_LockImpl.acquire" for name in awaited_in(task)
+    )
+
+
+def awaited_in(task: trio.lowlevel.Task) -> list[str]:
+    """The functions that a task is in while it waits, the innermost last."""
+    return [frame.f_code.co_qualname for frame, _ in task.iter_await_frames()]
+
+
+def lineage(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+    """The task, the one that has opened the nursery that it is in, and so on."""
+    yield task
+    while (nursery := task.parent_nursery) is not None:
+        task = nursery.parent_task
+        yield task
+
+
+class Calls:
+    """Stands where the program makes its store and what processes jobs; one call of them fails.
+
+    Args:
+        failing: Which call, from 1; one that never comes counts only.
+        afterwards: Whether it fails when it has done what it does, or instead.
+
+    Attributes:
+        failing: Which call fails.
+        harm: What has come of it.
+        made: How many calls there have been.
+    """
+
+    def __init__(self, failing: int = 0, *, afterwards: bool = False) -> None:
+        self.failing = failing
+        self._afterwards = afterwards
+        self.harm = Harm()
+        self._over = False
+        self.made = 0
+
+    def store(self, **settings: Any) -> JobStore:  # noqa: ANN401 - whatever a store takes
+        """A `JobStore`."""
+        store = JobStore(**settings)
+        for name in STORE_CALLS:
+            setattr(store, name, partial(self._call, name, getattr(store, name)))
+        return store
+
+    def processor(self, *args: Any, **settings: Any) -> Processor:  # noqa: ANN401
+        """A `Processor`."""
+        return FailingProcessor(self, *args, **settings)
+
+    def stop(self) -> None:
+        """Let no more calls fail: those that follow are the test's."""
+        self._over = True
+
+    @contextmanager
+    def one(self, name: str, subject: object) -> Iterator[None]:
+        """Around each call.
+
+        Raises:
+            FaultError: It is the one.
+        """
+        self.made += 1
+        fails = self.made == self.failing and not self._over
+        if fails and not self._afterwards:
+            raise self._error(name, subject)
+        yield
+        if fails:
+            raise self._error(name, subject)
+
+    def _call(self, name: str, call: Callable[..., object], *args: Any, **more: Any) -> object:  # noqa: ANN401
+        with self.one(name, args[0] if args else None):
+            return call(*args, **more)
+
+    def _error(self, name: str, subject: object) -> FaultError | FaultExit:
+        self.harm.call = name
+        job_id = subject.id if isinstance(subject, Job) else str(subject)
+        if name == "add" and not self._afterwards:
+            self.harm.without_record.add(job_id)
+        elif name == "claim" and not self._afterwards:
+            self.harm.lost.append(job_id)
+        elif name in WORKER_CALLS:
+            self.harm.unrecorded.add(job_id)
+        if name in WORKER_CALLS:
+            return self.harm.error(Part.WORKER)
+        return self.harm.error(Part.REST if name == "unfinished" else Part.REQUEST)
+
+
+class FailingProcessor(Processor):
+    """What processes jobs, one call of which fails."""
+
+    def __init__(self, calls: Calls, *args: Any, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **settings)
+        self._calls = calls
+
+    async def __call__(self, job: Job) -> Ending:
+        """Process a job."""
+        with self._calls.one("process", job):
+            return await super().__call__(job)
