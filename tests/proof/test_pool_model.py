@@ -6,38 +6,56 @@ scheduler, and so the model can say it.
 """
 
 import contextlib
+import math
 import queue
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 import outcome
+import pytest
 import trio
-from hypothesis import settings
+from hypothesis import event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.proof.share import share_of
 from tests.support import noon
+from tests.test_store_model import StoreMachine
 from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission, Submissions
 from trio_jobs.handlers import Handler, Handlers, Processor
 from trio_jobs.ids import Uuid7
-from trio_jobs.job import Job, JobStatus, Outcome, current_job_id
+from trio_jobs.job import Ending, Job, Outcome, current_job_id
 from trio_jobs.places import Places
 from trio_jobs.store import JobStore, StoreError
 from trio_jobs.worker import run_worker
 
-WORKERS = 2
-BUFFER = 3
-KEPT = 4
+MOST_WORKERS = 3
+MOST_BUFFERED = 4
+MOST_KEPT = 4
 TIME_LIMIT = 10
 
 # Seconds until a pool that does not come to rest fails the test.
 PATIENCE = 30.0
 
+# How many calls there are in a sequence, at the most.
+CALLS = 40
+some_calls = st.integers(5, 20)
+
 some_type = st.sampled_from(["work", "limited"])
-# Which of the jobs there are, or were: some have been dropped.
-some_job = st.integers(0, 20)
+# Which of several; and the status of the jobs of which it is one ("held" is a second kind of
+# processing, "gone" is none).
+some_number = st.integers(0, 20)
+some_status = st.sampled_from(["pending", "processing", "held", "completed", "released", "gone"])
+some_outcome = st.sampled_from(Outcome)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +63,7 @@ class Expected:
     """A job of the model's."""
 
     type: str
-    status: str = "pending"  # with "released" as a status
+    status: str = "pending"  # with "released" as a status, and "held": claimed by a rule
     began_at: float = 0.0
     cancel_requested: bool = False
     outcome: Outcome | None = None
@@ -55,18 +73,28 @@ class Expected:
 class Model:
     """A pool as one would first write it: a list for the channel, a count of workers."""
 
+    workers: int
+    buffer_size: int
+    keep_completed: int
     jobs: dict[str, Expected] = field(default_factory=dict)
     channel: list[str] = field(default_factory=list)
+    began: list[str] = field(default_factory=list)
     completed: set[str] = field(default_factory=set)  # since the last look
     kept: list[str] = field(default_factory=list)
     now: float = 0.0
     closed: bool = False
 
+    def those(self, *statuses: str) -> list[str]:
+        return [job_id for job_id, job in self.jobs.items() if job.status in statuses]
+
     def running(self) -> list[str]:
-        return [job_id for job_id, job in self.jobs.items() if job.status == "processing"]
+        return self.those("processing")
 
     def room(self) -> int:
-        return BUFFER - len(self.channel) + WORKERS - len(self.running())
+        return self.buffer_size - len(self.channel) + self.workers - len(self.running())
+
+    def allows(self, job_id: str, *statuses: str) -> bool:
+        return job_id in self.jobs and self.jobs[job_id].status in statuses
 
     def admit(self, job_id: str, job_type: str) -> None:
         self.jobs[job_id] = Expected(type=job_type)
@@ -83,20 +111,23 @@ class Model:
             job = self.jobs[job_id]
             if job.type == "limited" and self.now >= job.began_at + TIME_LIMIT:
                 self.complete(job_id, Outcome.TIMED_OUT)
-        while self.channel and len(self.running()) < WORKERS:
+        while self.channel and len(self.running()) < self.workers:
             job_id = self.channel.pop(0)
+            if not self.allows(job_id, "pending"):
+                continue  # passed over
             job = self.jobs[job_id]
             if job.cancel_requested:
                 self.complete(job_id, Outcome.CANCELLED)
             else:
                 job.status, job.began_at = "processing", self.now
+                self.began.append(job_id)
 
     def drop(self, completions: list[str]) -> None:
         """Those that completed at the same time did so in this order; the oldest go."""
         assert sorted(completions) == sorted(self.completed)
         self.completed.clear()
         self.kept += completions
-        while len(self.kept) > KEPT:
+        while len(self.kept) > self.keep_completed:
             del self.jobs[self.kept.pop(0)]
 
 
@@ -105,7 +136,6 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
         self.ids: list[str] = []  # all there ever were
         self.began: Counter[str | None] = Counter()
         self.endings: dict[str, trio.Event] = {}
@@ -117,6 +147,26 @@ class PoolMachine(RuleBasedStateMachine):
         self._settled = False
         self._result: outcome.Outcome[object] | None = None
         self._clock = MockClock()
+
+    @initialize(
+        workers=st.integers(1, MOST_WORKERS),
+        buffer_size=st.integers(1, MOST_BUFFERED),
+        keep_completed=st.integers(0, MOST_KEPT),
+        open_for=st.integers(0, CALLS) | some_calls,
+        pool_lasts_for=st.integers(0, CALLS) | some_calls,
+    )
+    def open(
+        self,
+        workers: int,
+        buffer_size: int,
+        keep_completed: int,
+        open_for: int,
+        pool_lasts_for: int,
+    ) -> None:
+        """The numbers of calls are those before which there is no drain, and no cut."""
+        self.model = Model(workers, buffer_size, keep_completed)
+        self.open_for, self.pool_lasts_for = open_for, pool_lasts_for
+        self.calls = 0
         trio.lowlevel.start_guest_run(
             self._run,
             run_sync_soon_threadsafe=self._host.put,
@@ -131,7 +181,7 @@ class PoolMachine(RuleBasedStateMachine):
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._commands, commands = trio.open_memory_channel[Callable[[], object]](1)
-        self.send, receive = trio.open_memory_channel[str](BUFFER)
+        self.send, receive = trio.open_memory_channel[str](self.model.buffer_size)
         places = Places()
 
         def completed(job: Job) -> None:
@@ -140,7 +190,7 @@ class PoolMachine(RuleBasedStateMachine):
 
         self.store = JobStore(
             now=noon,
-            keep_completed=KEPT,
+            keep_completed=self.model.keep_completed,
             keep_completed_bytes=1_000_000,
             claimed=places.note_claim,
             completed=completed,
@@ -154,10 +204,11 @@ class PoolMachine(RuleBasedStateMachine):
                 "limited": Handler.of(self._handle, timeout=TIME_LIMIT),
             }
         )
-        self.processor = Processor(handlers, workers=WORKERS, max_result_bytes=1000)
+        workers = self.model.workers
+        self.processor = Processor(handlers, workers=workers, max_result_bytes=1000)
         async with trio.open_nursery() as pool:
             self.scope = pool.cancel_scope
-            for n in range(WORKERS):
+            for n in range(workers):
                 pool.start_soon(
                     run_worker, receive.clone(), self.store, self.processor, name=f"worker-{n}"
                 )
@@ -191,29 +242,42 @@ class PoolMachine(RuleBasedStateMachine):
 
     def _do(self, command: Callable[[], object]) -> object:
         """Run this in the event loop, and let the pool come to rest."""
+        if self.over:  # there is none: nothing but the store is left
+            self._result = outcome.capture(command)
+            self._note_completions()
+            return self._result.unwrap()
+        self.calls += 1
         self._settled, self._result = False, None
         self._token.run_sync_soon(self._commands.send_nowait, command)
         self._pump()
         assert self._result is not None
         self.model.settle()
+        self._note_completions()
+        return self._result.unwrap()
+
+    def _note_completions(self) -> None:
         self.model.drop(self.completions)
         self.completions.clear()
-        return self._result.unwrap()
 
     def teardown(self) -> None:
         """End the run, whatever it is doing."""
+        if not hasattr(self, "scope"):
+            return  # it has not begun
         if self._ended is None:
             self._token.run_sync_soon(self.scope.cancel)
             while self._ended is None:
                 self._host.get(timeout=PATIENCE)()
         self._ended.unwrap()
 
-    def _some(self, number: int) -> str:
-        return self.ids[number % len(self.ids)] if self.ids else "unknown"
+    def _some(self, number: int, status: str) -> str:
+        """One of the jobs in this status, if there are any; else one that is not there."""
+        jobs = self.model.jobs
+        gone = [job_id for job_id in self.ids if job_id not in jobs]
+        those = gone if status == "gone" else self.model.those(status)
+        return those[number % len(those)] if those else "unknown"
 
     # What can happen.
 
-    @precondition(lambda self: not self.over)
     @rule(job_type=some_type)
     def submit(self, job_type: str) -> None:
         def command() -> None:
@@ -221,20 +285,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.model.admit(job.id, job_type)
             self.ids.append(job.id)
 
-        room, closed = self.model.room(), self.model.closed
-        try:
+        with self._refused_beyond_room(1):
             self._do(command)
-        except QueueFullError:
-            assert room == 0
-            assert not closed
-        except ShuttingDownError:
-            assert closed
-        else:
-            assert room > 0
-            assert not closed
 
-    @precondition(lambda self: not self.over)
-    @rule(types=st.lists(some_type, max_size=BUFFER + WORKERS + 1))
+    @rule(types=st.lists(some_type, max_size=MOST_BUFFERED + MOST_WORKERS + 1))
     def submit_batch(self, types: list[str]) -> None:
         def command() -> None:
             batch = [Submission(job_type, b"null") for job_type in types]
@@ -242,52 +296,86 @@ class PoolMachine(RuleBasedStateMachine):
                 self.model.admit(job.id, job.type)
                 self.ids.append(job.id)
 
+        with self._refused_beyond_room(len(types)):
+            self._do(command)
+
+    @contextlib.contextmanager
+    def _refused_beyond_room(self, wanted: int) -> Generator[None]:
+        """The block must run through exactly if there is room for so many, and it is open."""
         room, closed = self.model.room(), self.model.closed
         try:
-            self._do(command)
+            yield
         except QueueFullError:
-            assert len(types) > room
+            event("refused: full")
+            assert wanted > room
             assert not closed
         except ShuttingDownError:
+            event("refused: closed")
             assert closed
         else:
-            assert len(types) <= room
+            assert wanted <= room
             assert not closed
 
     @precondition(lambda self: not self.over and self.model.running())
-    @rule(number=some_job, error=st.sampled_from([None, ValueError(), SystemExit(0)]))
+    @rule(number=some_number, error=st.sampled_from([None, ValueError(), SystemExit(0)]))
     def end_a_handler(self, number: int, error: BaseException | None) -> None:
-        running = self.model.running()
-        job_id = running[number % len(running)]
+        job_id = self._some(number, "processing")
         if error is not None:
             self.errors[job_id] = error
         self.model.complete(job_id, Outcome.SUCCEEDED if error is None else Outcome.FAILED)
         self._do(self.endings[job_id].set)
 
-    @precondition(lambda self: not self.over)
-    @rule(number=some_job)
-    def cancel(self, number: int) -> None:
-        job_id = self._some(number)
+    # The moves that workers make, made by somebody else: a copy of an id finds them refused, and
+    # one that is claimed in the channel is passed over.
+
+    @rule(number=some_number, status=some_status)
+    def claim(self, number: int, status: str) -> None:
+        job_id = self._some(number, status)
+        allowed = self.model.allows(job_id, "pending")
+        if allowed:
+            self.model.jobs[job_id].status = "held"
+        with refused(unless=allowed):
+            self._do(lambda: self.store.claim(job_id))
+
+    @rule(number=some_number, status=some_status.filter("processing".__ne__), how=some_outcome)
+    def complete(self, number: int, status: str, how: Outcome) -> None:
+        job_id = self._some(number, status)
+        allowed = self.model.allows(job_id, "held")
+        if allowed:
+            self.model.complete(job_id, how)
+        with refused(unless=allowed):
+            self._do(lambda: self.store.complete(job_id, Ending(outcome=how)))
+
+    @rule(number=some_number, status=some_status.filter("processing".__ne__))
+    def release(self, number: int, status: str) -> None:
+        job_id = self._some(number, status)
+        allowed = self.model.allows(job_id, "held")
+        if allowed:
+            self.model.jobs[job_id].status = "released"
+        with refused(unless=allowed):
+            self._do(lambda: self.store.release(job_id))
+
+    @rule(number=some_number, status=some_status)
+    def cancel(self, number: int, status: str) -> None:
+        job_id = self._some(number, status)
 
         def command() -> None:
             self.store.request_cancel(job_id)
             self.processor.cancel(job_id)
 
-        job = self.model.jobs.get(job_id)
-        allowed = job is not None and job.status in ("pending", "processing")
-        if job is not None and allowed:
+        allowed = self.model.allows(job_id, "pending", "processing", "held", "released")
+        if allowed:
+            job = self.model.jobs[job_id]
             job.cancel_requested = True
             if job.status == "processing":
                 self.model.complete(job_id, Outcome.CANCELLED)
         with refused(unless=allowed):
             self._do(command)
 
-    @precondition(lambda self: not self.over)
-    @rule(number=some_job)
-    def delete(self, number: int) -> None:
-        job_id = self._some(number)
-        job = self.model.jobs.get(job_id)
-        allowed = job is not None and job.status == "completed"
+    @rule(number=some_number, status=some_status)
+    def delete(self, number: int, status: str) -> None:
+        job_id = self._some(number, status)
+        allowed = self.model.allows(job_id, "completed")
         if allowed:
             del self.model.jobs[job_id]
             self.model.kept.remove(job_id)
@@ -300,37 +388,45 @@ class PoolMachine(RuleBasedStateMachine):
         self.model.now += seconds
         self._do(lambda: self._clock.jump(seconds))
 
-    @rule(number=some_job, limit=st.integers(0, 10))
-    def look_at_a_page(self, number: int, limit: int) -> None:
-        after = self._some(number)
+    @rule(number=some_number, status=some_status, limit=st.integers(0, 10))
+    def look_at_a_page(self, number: int, status: str, limit: int) -> None:
+        after = self._some(number, status)
         expected = [job_id for job_id in sorted(self.model.jobs) if job_id > after]
         assert [job.id for job in self.store.page(after=after, limit=limit)] == expected[:limit]
 
-    @precondition(lambda self: not self.over and len(self.ids) > 5)
+    @precondition(lambda self: not self.model.closed and self.calls >= self.open_for)
     @rule()
     def begin_the_drain(self) -> None:
+        event(self._described("drain"))
         self.model.closed = True
         self._do(self.submissions.close)
 
-    @precondition(lambda self: not self.over and len(self.ids) > 5)
+    @precondition(lambda self: not self.over and self.calls >= self.pool_lasts_for)
     @rule()
     def cut_off(self) -> None:
+        event(self._described("cut off"))
         for job_id in self.model.running():
             self.model.jobs[job_id].status = "released"
-        self.over = True
+        self.over = self.model.closed = True
         self._settled = False
         self._token.run_sync_soon(self.scope.cancel)
         while self._ended is None:
             self._host.get(timeout=PATIENCE)()
+        self.submissions.close()  # as `main` does
+
+    def _described(self, what: str) -> str:
+        model = self.model
+        draining = ", draining" if model.closed else ""
+        return f"{what}: {len(model.running())} running, {len(model.channel)} queued{draining}"
 
     # What must be so, whenever the pool has come to rest.
 
     @invariant()
     def each_job_is_where_the_model_has_it(self) -> None:
         shown = {job.id: job for job in self.store.page(limit=1000)}
+        as_shown = {"released": "pending", "held": "processing"}
         assert {job_id: str(job.status) for job_id, job in shown.items()} == {
-            job_id: "pending" if job.status == "released" else job.status
-            for job_id, job in self.model.jobs.items()
+            job_id: as_shown.get(job.status, job.status) for job_id, job in self.model.jobs.items()
         }
         for job_id, job in shown.items():
             ending = None if job.ending is None else job.ending.outcome
@@ -340,27 +436,20 @@ class PoolMachine(RuleBasedStateMachine):
     def channel_and_store_agree(self) -> None:
         if not self.over:  # the last worker to go empties it
             assert list(self.send._state.data) == self.model.channel
-        assert self.store.statistics().processing == (0 if self.over else len(self.model.running()))
+        processing = len(self.model.those("processing", "held"))
+        assert self.store.statistics().processing == processing
 
     @invariant()
-    def nothing_runs_twice_or_although_it_was_cancelled(self) -> None:
-        assert set(self.began.values()) <= {1}
-        for job_id, job in self.model.jobs.items():
-            if job.status in ("processing", "released") or job.outcome in (
-                Outcome.SUCCEEDED,
-                Outcome.FAILED,
-                Outcome.TIMED_OUT,
-            ):
-                assert self.began[job_id] == 1
-            elif job.status == "pending":
-                assert not self.began[job_id]
+    def what_the_workers_have_runs_and_nothing_else(self) -> None:
+        assert self.began == dict.fromkeys(self.model.began, 1)
+        running = {each.job_id for each in self.processor.running_here()}
+        assert running == set(self.model.running())
 
     @invariant()
     def the_unfinished_are_told_apart(self) -> None:
         begun, not_begun = self.store.unfinished()
-        jobs = self.model.jobs
-        assert begun == [each for each in jobs if jobs[each].status in ("processing", "released")]
-        assert not_begun == [each for each in jobs if jobs[each].status == JobStatus.PENDING]
+        assert begun == self.model.those("processing", "held", "released")
+        assert not_begun == self.model.those("pending")
 
 
 @contextlib.contextmanager
@@ -375,4 +464,18 @@ def refused(*, unless: bool) -> Generator[None]:
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=40, stateful_step_count=30)
+TestPool.settings = settings(max_examples=200, stateful_step_count=CALLS)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("machine", [PoolMachine, StoreMachine])
+def test_other_sequences_than_the_suites_agree_with_the_model(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    others = settings(
+        max_examples=math.ceil(share_of(5000)),
+        stateful_step_count=2 * CALLS,
+        derandomize=False,
+        print_blob=True,
+    )
+    run_state_machine_as_test(machine, settings=others)
