@@ -949,7 +949,7 @@ def run(
     try:
         with seeded_schedule(seed):
             trio.run(guarded, clock=clock, instruments=[steps])
-        wait_left_behind(program.unit)
+        wait_left_behind(threads_before, program.unit)
         assert open_files() == open_before
         assert busy_threads() == threads_before
         assert steps.disagreement is None, steps.disagreement
@@ -965,10 +965,10 @@ def open_files() -> list[str]:
     return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a listing of numbers
 
 
-def wait_left_behind(seconds: float) -> None:
-    """Wait for the threads of jobs that were left behind; they end, or have nothing to do."""
+def wait_left_behind(before: list[threading.Thread], seconds: float) -> None:
+    """Wait for the threads that have begun since: they come to their end, or to have no work."""
     for _ in range(500):
-        left = [each for each in busy_threads() if each.name.startswith("job ")]
+        left = [each for each in busy_threads() if each not in before]
         if not left:
             return
         left[0].join(seconds)
