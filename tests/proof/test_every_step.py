@@ -372,7 +372,7 @@ OVER_SOCKETS: list[Action] = [
 ]
 
 
-@pytest.mark.parametrize("step", [1, 40, 80, 120, 160, 200])
+@pytest.mark.parametrize("step", [40, 120, 200])
 def test_the_same_holds_over_real_sockets(step: int) -> None:
     for action in OVER_SOCKETS:
         run_and_check_on_loopback(action, step, seed=0)

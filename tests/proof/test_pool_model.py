@@ -464,7 +464,7 @@ def refused(*, unless: bool) -> Generator[None]:
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=200, stateful_step_count=CALLS)
+TestPool.settings = settings(max_examples=120, stateful_step_count=CALLS)
 
 
 @pytest.mark.soak
@@ -473,7 +473,7 @@ def test_other_sequences_than_the_suites_agree_with_the_model(
     machine: type[RuleBasedStateMachine],
 ) -> None:
     others = settings(
-        max_examples=math.ceil(share_of(5000)),
+        max_examples=math.ceil(share_of(2000)),
         stateful_step_count=2 * CALLS,
         derandomize=False,
         print_blob=True,
