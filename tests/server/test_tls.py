@@ -47,7 +47,6 @@ async def test_requests_are_answered_over_tls() -> None:
         assert (await client.request(post(b"hello"))).body == b"hello"
         assert (await client.request(post(bytes(500_000)))).body == bytes(500_000)
         assert (await client.request(get("/", "Connection: close"))).status == 200
-        # Closed in good order: a client that asks for that is told that nothing is missing.
         assert await client.stream.receive_some(1) == b""
 
 
