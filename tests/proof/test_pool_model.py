@@ -317,11 +317,11 @@ class PoolMachine(RuleBasedStateMachine):
             assert not closed
 
     @precondition(lambda self: not self.over and self.model.running())
-    @rule(number=some_number, error=st.sampled_from([None, ValueError(), SystemExit(0)]))
-    def end_a_handler(self, number: int, error: BaseException | None) -> None:
+    @rule(number=some_number, error=st.sampled_from([None, ValueError, SystemExit]))
+    def end_a_handler(self, number: int, error: type[BaseException] | None) -> None:
         job_id = self._some(number, "processing")
         if error is not None:
-            self.errors[job_id] = error
+            self.errors[job_id] = error()  # a new one: it keeps where it was raised
         self.model.complete(job_id, Outcome.SUCCEEDED if error is None else Outcome.FAILED)
         self._do(self.endings[job_id].set)
 
