@@ -508,12 +508,20 @@ def test_pytest_finds_the_plugin_by_itself() -> None:
     assert found.load() is plugin
 
 
-# A pytest that says that it is an old one; 6.2 has no such tuple.
+# A pytest that says that it is an old one, and lacks what the plugin needs; 6.2 has no such tuple.
 OLD = """
 import pytest
 
 pytest.__version__ = "7.4.4"
 pytest.version_tuple = (7, 4, 4)
+new = pytest.hookimpl
+
+def hookimpl(*args, **options):
+    if "wrapper" in options:
+        raise TypeError("unexpected keyword argument 'wrapper'")
+    return new(*args, **options)
+
+pytest.hookimpl = hookimpl
 """
 OLDER = OLD.replace("pytest.version_tuple = (7, 4, 4)", "del pytest.version_tuple")
 
