@@ -197,6 +197,9 @@ async def test_signals_to_the_group_while_a_process_starts_fail_no_job(tmp_path:
             server.send_to_group(signal.SIGINT)
             await trio.sleep(0.02)
 
-        assert await server.wait_exit() == 0
-        assert len(server.lines_with("job_succeeded")) == 2
+        status = await server.wait_exit()
+        assert not server.lines_with("job_failed")
         assert not server.lines_with("Traceback")
+        # Sent in more than 0.2 s, by a busy machine, they are two requests to stop.
+        all_succeeded = len(server.lines_with("job_succeeded")) == 2
+        assert status == (0 if all_succeeded else 1)
