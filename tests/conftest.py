@@ -5,6 +5,7 @@ import inspect
 import itertools
 import math
 import re
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -117,3 +118,11 @@ def report(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folder for what was measured."""
     folder: Path | None = request.config.option.report
     return tmp_path if folder is None else folder
+
+
+@pytest.fixture
+def pythons_own_ctrl_c() -> Iterator[None]:
+    """SIGINT is Python's, also where it is ignored, as in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

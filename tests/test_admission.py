@@ -55,6 +55,7 @@ async def test_admitted_job_is_pending_in_the_store_and_its_id_in_the_channel() 
     assert drained(parts.receive) == [job.id]
 
 
+@pytest.mark.usefixtures("pythons_own_ctrl_c")
 @pytest.mark.parametrize("number", [1, 3])
 def test_ctrl_c_lands_after_the_step_and_not_within_it(number: int) -> None:
     def now() -> datetime:

@@ -362,6 +362,7 @@ async def test_exception_beside_a_cancellation_is_not_lost(autojump_clock: MockC
     assert trio.current_time() == 10
 
 
+@pytest.mark.usefixtures("pythons_own_ctrl_c")
 def test_ctrl_c_while_a_handler_runs_is_the_programs_and_not_the_jobs() -> None:
     interrupted: list[str] = []
 
