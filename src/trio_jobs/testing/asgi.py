@@ -44,6 +44,16 @@ class _ClientGoneError(OSError):
     pass
 
 
+def _tells_of_leaving(error: BaseException) -> bool:
+    """Whether it is that error, nothing but groups of it, or what was raised in its place."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_tells_of_leaving, error.exceptions))
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, _ClientGoneError):
+        cause = cause.__context__  # also after `raise … from None`, as in Quart from 0.23 on
+    return cause is not None
+
+
 class Exchange:
     """One request and its answer, piece by piece; `Client.open` makes and runs it.
 
@@ -68,8 +78,9 @@ class Exchange:
         """
         try:
             await app(scope, self._receive, self._send)
-        except* _ClientGoneError:
-            pass
+        except Exception as error:
+            if not _tells_of_leaving(error):
+                raise
         # Not after an error: that is to be seen, and not that nothing comes any more.
         self._to_client.close()
         self._from_client.close()
