@@ -178,6 +178,35 @@ async def test_application_that_sends_from_a_nursery_may_be_left_early() -> None
             break
 
 
+async def send_for_ever(send: Callable[..., Any]) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+
+
+async def test_error_that_the_application_raises_in_place_of_leaving_is_none() -> None:
+    async def app(_scope: Message, _receive: object, send: Callable[..., Any]) -> None:
+        try:
+            await send_for_ever(send)
+        except OSError:
+            raise LookupError("gone") from None
+
+    async with Client(app).open("GET", "/") as exchange:
+        assert await exchange.head() == 200
+
+
+async def test_error_of_the_cleanup_after_a_client_has_left_is_the_applications_own() -> None:
+    async def app(_scope: Message, _receive: object, send: Callable[..., Any]) -> None:
+        try:
+            await send_for_ever(send)
+        finally:
+            raise LookupError("lost while it unwinds")
+
+    with pytest.raises(LookupError, match="lost while it unwinds"):
+        async with Client(app).open("GET", "/") as exchange:
+            assert await exchange.head() == 200
+
+
 async def test_error_of_the_operating_system_is_the_applications_own() -> None:
     async def app(_scope: Message, _receive: object, _send: object) -> None:
         raise FileNotFoundError("where is it?")

@@ -44,14 +44,15 @@ class _ClientGoneError(OSError):
     pass
 
 
-def _tells_of_leaving(error: BaseException) -> bool:
+def _tells_of_leaving(error: BaseException | None) -> bool:
     """Whether it is that error, nothing but groups of it, or what was raised in its place."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_tells_of_leaving, error.exceptions))
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, _ClientGoneError):
-        cause = cause.__context__  # also after `raise … from None`, as in Quart from 0.23 on
-    return cause is not None
+    while error is not None and not isinstance(error, _ClientGoneError):
+        # In its place is what `raise … from …` raises, as in Quart from 0.23 on. What merely
+        # happens while the application unwinds is a fault of its own.
+        error = error.__context__ if error.__suppress_context__ else None
+    return error is not None
 
 
 class Exchange:
