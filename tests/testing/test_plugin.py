@@ -30,6 +30,19 @@ async def sleep(seconds):
 """
 
 
+# A project with a fixture of its own that has the name of ours.
+OWN_FIXTURE = """
+import pytest
+
+@pytest.fixture
+def jobs():
+    return "our own"
+
+def test_own_fixture(jobs):
+    assert jobs == "our own"
+"""
+
+
 @pytest.fixture(autouse=True)
 def this_code_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where another version of it is installed."""
@@ -533,15 +546,9 @@ def test_old_pytest_is_left_alone(old: str, pytester: pytest.Pytester) -> None:
 
     result = run(
         pytester,
-        """
-import pytest, sys
-
-@pytest.fixture
-def jobs():
-    return "our own"
-
-def test_own_fixture(jobs):
-    assert jobs == "our own"
+        OWN_FIXTURE
+        + """
+    import sys
     assert "trio_jobs.testing.plugin" in sys.modules
     assert "trio_jobs.testing.hooks" not in sys.modules
 """,
@@ -760,16 +767,8 @@ def pytest_sessionfinish():
     )
     result = run(
         pytester,
-        """
-import pytest
-
-@pytest.fixture
-def jobs():
-    return "our own"
-
-def test_own_fixture(jobs):
-    assert jobs == "our own"
-
+        OWN_FIXTURE
+        + """
 def test_nothing(request):
     assert "scheduler_seed" not in request.fixturenames
 """,

@@ -100,7 +100,7 @@ class HostedBody(Body):
     def _check_length(self, length: int) -> None:
         if self._max_length is not None and length > self._max_length:
             self._fault = RequestEntityTooLarge()
-            self._for_hooks = bytearray()
+            self._for_hooks.clear()
 
     def _raise_fault(self) -> None:
         if self._fault is not None:
