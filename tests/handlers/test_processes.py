@@ -16,6 +16,7 @@ import pytest
 import trio
 import trio_parallel
 from trio.testing import wait_all_tasks_blocked
+from trio_parallel._proc import SpawnProcWorker
 
 from tests.handlers import tasks
 from tests.handlers.support import (
@@ -459,3 +460,23 @@ async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
     assert ending.error is not None
     assert ending.error.message == "the process that ran the job ended itself with status 3"
     assert not late.exists()
+
+
+async def test_a_process_that_answers_as_its_job_is_cancelled_does_not_outlast_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = SpawnProcWorker.run_sync
+    scope = trio.CancelScope()
+
+    async def answer_and_cancel(worker: SpawnProcWorker, *call: object) -> object:
+        result = await answer(worker, *call)
+        scope.cancel()
+        return result
+
+    monkeypatch.setattr(SpawnProcWorker, "run_sync", answer_and_cancel)
+    async with Processes(1) as running:
+        with scope:
+            await process(in_process(tasks.pid), processes=running)
+
+    assert scope.cancelled_caught
+    assert not multiprocessing.active_children()

@@ -271,6 +271,9 @@ async def _cut_off_by_end(pid: int, answering: trio.CancelScope) -> AsyncIterato
         async with trio.open_nursery() as nursery:
             nursery.start_soon(set_deadline)
             yield
+            # The block has its answer. To be cancelled only now, while the task ends, would leave
+            # a child that is neither idle nor killed, and nobody's.
+            nursery.cancel_scope.shield = True
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # The group is the nursery's doing.
