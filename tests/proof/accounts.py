@@ -115,6 +115,7 @@ def check_cut_off(told: Told, ledger: Ledger, interrupted: set[str]) -> None:
 def check_without_log(told: Told, ledger: Ledger, status: int) -> None:
     """The same without names, because the log could not be written: the exit status has to tell."""
     check_what_ran(told, ledger)
+    assert status in (0, 1), "it has not ended in order"
     left = [token for token in told.accepted if not ledger.ended[token]]
     if left or ledger.cut_off:
         assert status == 1, f"{len(left)} accepted jobs were left, {len(ledger.cut_off)} cut off"

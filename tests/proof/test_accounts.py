@@ -7,6 +7,7 @@ from tests.proof.accounts import Ledger, Told, check, check_without_log
 # What agrees: "a" has completed; "b" was cut off, "c" not started, "d" cut off without its client.
 TOLD = {"a": "1", "b": "2", "c": "3"}
 LEDGER = ["begin a 1", "end a 1", "begin b 2", "begin d 4"]
+ALL_ENDED = ["begin a 1", "end a 1", "begin b 2", "end b 2", "begin c 3", "end c 3"]
 LOG = ["ERROR x jobs_interrupted job_ids=2,4", "ERROR x jobs_not_started job_ids=3"]
 
 
@@ -39,7 +40,7 @@ def test_accounts_that_agree_pass() -> None:
         (LEDGER, [*LOG, "ERROR x jobs_interrupted job_ids=5,6"], 1),
         (LEDGER, LOG, 0),
         (LEDGER, LOG, 70),
-        (["begin a 1", "end a 1", "begin b 2", "end b 2", "begin c 3", "end c 3"], [], 1),
+        (ALL_ENDED, [], 1),
     ],
     ids=[
         "a job began twice",
@@ -80,14 +81,16 @@ def test_thread_that_returned_too_late_is_named_all_the_same() -> None:
         (LEDGER, 70),
         ([*LEDGER, "begin a 1"], 1),
         ([*LEDGER, "begin r 5"], 1),
-        (["begin a 1", "end a 1", "begin b 2", "end b 2", "begin c 3", "end c 3", "begin d 4"], 0),
+        ([*ALL_ENDED, "begin d 4"], 0),
+        (ALL_ENDED, 70),
     ],
     ids=[
         "something was left, and the status is 0",
-        "the hard limit",
+        "something was left, and the hard limit came",
         "a job began twice",
         "a refused job ran",
         "a job whose client has left was cut off, and the status is 0",
+        "nothing was left, and the hard limit came",
     ],
 )
 def test_accounts_without_a_log_that_disagree_fail(ledger: list[str], status: int) -> None:
