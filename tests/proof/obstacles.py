@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import trio
@@ -66,6 +67,19 @@ async def holding_the_gil(_: object) -> None:
         await trio.sleep(0.01)
     _say("holding_the_gil")
     sum(range(10**15))
+
+
+async def holding_the_gil_for_a_while(_: object) -> None:
+    """Compute in one call of C for some seconds; then wait."""
+    await trio.sleep(0.2)  # the answer to the submission goes out first
+    began = time.perf_counter()
+    sum(range(10**7))
+    speed = 10**7 / (time.perf_counter() - began)
+    # The call itself says that it has begun, so that nothing of Python's runs after that.
+    saying = map(os.write, [2], [b"holding_the_gil_for_a_while_began\n"])
+    sum(chain(saying, range(int(3 * speed))))
+    os.write(2, b"the call has returned\n")
+    await trio.sleep_forever()
 
 
 def endless_thread(_: object) -> None:

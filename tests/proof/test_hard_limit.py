@@ -164,6 +164,27 @@ async def test_process_that_is_frozen_beyond_its_limit_ends_when_it_goes_on(
         assert await server.process.wait() in (70, 1, -signal.SIGALRM)
 
 
+async def test_stop_begins_when_a_call_of_c_that_holds_the_gil_returns(tmp_path: Path) -> None:
+    """The signal comes during the call, which takes longer than the limit."""
+    settings, handlers = config("holding_the_gil_for_a_while"), HANDLERS.read_text()
+    async with running_command(tmp_path, config=settings, handlers=handlers) as server:
+        job_id = await server.submit("holding_the_gil_for_a_while")
+        await server.wait_for_line("holding_the_gil_for_a_while_began")
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 1
+        said = [
+            server.lines.index(line)
+            for what in ("the call has returned", "draining", "jobs_interrupted", "stopped")
+            for line in server.lines_with(what)
+        ]
+        assert said == sorted(said)
+        assert len(said) == 4
+        assert server.lines_with("jobs_interrupted", job_id)
+        assert not server.lines_with("hard limit")
+        assert not server.lines_with("Timeout (")
+
+
 @pytest.mark.soak
 async def test_whatever_is_in_the_way_the_limit_ends_it(tmp_path: Path, report: Path) -> None:
     lines = [
