@@ -83,6 +83,7 @@ class Model:
     kept: list[str] = field(default_factory=list)
     now: float = 0.0
     closed: bool = False
+    ways: Counter[str] = field(default_factory=Counter)  # that jobs have gone
 
     def those(self, *statuses: str) -> list[str]:
         return [job_id for job_id, job in self.jobs.items() if job.status in statuses]
@@ -102,6 +103,7 @@ class Model:
 
     def complete(self, job_id: str, how: Outcome) -> None:
         job = self.jobs[job_id]
+        self.ways[f"{job.status}, {how}"] += 1
         job.status, job.outcome = "completed", how
         self.completed.add(job_id)
 
@@ -114,7 +116,8 @@ class Model:
         while self.channel and len(self.running()) < self.workers:
             job_id = self.channel.pop(0)
             if not self.allows(job_id, "pending"):
-                continue  # passed over
+                self.ways["passed over"] += 1
+                continue
             job = self.jobs[job_id]
             if job.cancel_requested:
                 self.complete(job_id, Outcome.CANCELLED)
@@ -129,13 +132,23 @@ class Model:
         self.kept += completions
         while len(self.kept) > self.keep_completed:
             del self.jobs[self.kept.pop(0)]
+            self.ways["dropped"] += 1
+
+    def cut_off(self) -> None:
+        """Nobody processes anything any more."""
+        self.closed = True
+        for job_id in self.running():
+            self.jobs[job_id].status = "released"
+            self.ways["released"] += 1
 
 
 class PoolMachine(RuleBasedStateMachine):
     """Each rule does one thing to the pool and to the model; then both settle, and are compared."""
 
-    def __init__(self) -> None:
+    def __init__(self, ways: Counter[str] | None = None) -> None:
+        """``ways`` counts the ways that jobs have gone."""
         super().__init__()
+        self.ways = Counter() if ways is None else ways
         self.ids: list[str] = []  # all there ever were
         self.began: Counter[str | None] = Counter()
         self.endings: dict[str, trio.Event] = {}
@@ -164,7 +177,7 @@ class PoolMachine(RuleBasedStateMachine):
         pool_lasts_for: int,
     ) -> None:
         """The numbers of calls are those before which there is no drain, and no cut."""
-        self.model = Model(workers, buffer_size, keep_completed)
+        self.model = Model(workers, buffer_size, keep_completed, ways=self.ways)
         self.open_for, self.pool_lasts_for = open_for, pool_lasts_for
         self.calls = 0
         trio.lowlevel.start_guest_run(
@@ -355,10 +368,16 @@ class PoolMachine(RuleBasedStateMachine):
         with refused(unless=allowed):
             self._do(lambda: self.store.release(job_id))
 
+    @precondition(lambda self: self.model.those("pending"))
+    @rule(number=some_number)
+    def cancel_one_that_waits(self, number: int) -> None:
+        self._cancel(self._some(number, "pending"))
+
     @rule(number=some_number, status=some_status)
     def cancel(self, number: int, status: str) -> None:
-        job_id = self._some(number, status)
+        self._cancel(self._some(number, status))
 
+    def _cancel(self, job_id: str) -> None:
         def command() -> None:
             self.store.request_cancel(job_id)
             self.processor.cancel(job_id)
@@ -405,9 +424,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def cut_off(self) -> None:
         event(self._described("cut off"))
-        for job_id in self.model.running():
-            self.model.jobs[job_id].status = "released"
-        self.over = self.model.closed = True
+        self.model.cut_off()
+        self.over = True
         self._settled = False
         self._token.run_sync_soon(self.scope.cancel)
         while self._ended is None:
@@ -463,8 +481,28 @@ def refused(*, unless: bool) -> Generator[None]:
         assert unless
 
 
-TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=200, stateful_step_count=CALLS)
+def test_pool_agrees_with_the_model() -> None:
+    ways: Counter[str] = Counter()
+
+    class Counted(PoolMachine):
+        def __init__(self) -> None:
+            super().__init__(ways)
+
+    run_state_machine_as_test(
+        Counted, settings=settings(max_examples=300, stateful_step_count=CALLS)
+    )
+
+    # Else the two agree in what does not happen.
+    assert {way for way, count in ways.items() if count > 2} >= {
+        "processing, succeeded",
+        "processing, failed",
+        "processing, timed_out",
+        "processing, cancelled",
+        "pending, cancelled",
+        "passed over",
+        "released",
+        "dropped",
+    }, ways
 
 
 @pytest.mark.soak
