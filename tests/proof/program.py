@@ -409,14 +409,16 @@ Client = Callable[[Program, Asker], Awaitable[None]]
 
 
 async def patient(program: Program, asker: Asker) -> None:
-    """Jobs of three endings; waits for one; comes back during the drain."""
+    """Jobs of three endings; waits for one, and repeats it; comes back during the drain."""
     await submit(program, asker, "limited", "p1")
     await submit(program, asker, "fail", "p2")
-    await submit(program, asker, "work", "p3", wait=10, keyed=True)
+    if await submit(program, asker, "work", "p3", wait=10, keyed=True) is None:
+        await submit(program, asker, "work", "p3", keyed=True)
     listing = await ask(program, asker, "GET", "/jobs")
     if listing is not None:
         assert {job["status"] for job in listing.json()} <= set(JobStatus)
     await trio.sleep_until(program.began_at + 3.2 * program.unit)
+    await submit(program, asker, "work", "p3", keyed=True)
     await submit(program, asker, "work", "p4", wait=5)  # by then it is shutting down
 
 
@@ -514,7 +516,10 @@ async def submit(
     wait: int | None = None,
     keyed: bool = False,
 ) -> str | None:
-    """Submit a job, and take down what comes of it; its id, if it is in."""
+    """Submit a job, and take down what comes of it; its id, if it is in.
+
+    With a key it may be submitted again: that is the same job, whether or not that is known.
+    """
     told = program.told
     told.unanswered.add(token)
     headers = {} if wait is None else {"Prefer": f"wait={wait}"}
@@ -527,10 +532,12 @@ async def submit(
     told.unanswered.discard(token)
     if answer.status != 201:
         assert answer.status in (429, 503), answer.status
+        assert token not in told.accepted
         told.refused.add(token)
         return None
     job = answer.json()
-    told.accepted[token] = job["id"]
+    told.refused.discard(token)
+    assert told.accepted.setdefault(token, job["id"]) == job["id"]
     program.facts.append(partial(became, told=job))
     return str(job["id"])
 
@@ -558,7 +565,10 @@ async def submit_batch(program: Program, asker: Asker, tokens: list[str]) -> Non
 def jobs_of(program: Program) -> dict[str, Job]:
     """All jobs in the store, by token."""
     assert program.store is not None
-    return {json.loads(job.payload): job for job in program.store.page(limit=1000)}
+    jobs = program.store.page(limit=1000)
+    by_token = {json.loads(job.payload): job for job in jobs}
+    assert len(by_token) == len(jobs), "one was admitted twice"
+    return by_token
 
 
 def became(program: Program, *, told: dict[str, Any]) -> None:
