@@ -393,6 +393,10 @@ MUTATIONS = [
             "return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)",
             "return Ending(outcome=_SUCCEEDED, result=encoded)",
         ),
+    ),
+    *mutations(
+        "handlers/processor.py",
+        ("tests/proof/test_hard_limit.py",),  # only from outside a test can end such a thread
         (
             "a thread outlasts the grace period",
             "                abandon_on_cancel=True,\n",
