@@ -63,8 +63,26 @@ async def never_returns(_payload: object) -> None:
     await trio.sleep_forever()
 
 
+async def slow_to_go(_payload: object) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+
+
 def in_process(payload: int) -> int:
     return payload + 1
+
+
+@pytest.fixture
+def no_completion_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has processed a job crashes."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)
 
 
 async def test_job_is_submitted_and_waited_for(autojump_clock: MockClock) -> None:
@@ -315,28 +333,83 @@ async def test_exception_in_the_block_cuts_jobs_short_and_leaves_as_it_is(
     assert trio.current_time() == 0
 
 
-async def test_crash_of_a_worker_ends_the_block(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+async def test_failed_block_takes_no_more_jobs_while_its_handlers_unwind(
+    autojump_clock: MockClock,
 ) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("a bug of ours")
+    told_at: list[float] = []
 
-    monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)
+    async def wait_for_room(jobs: Jobs) -> None:
+        with pytest.raises(ShuttingDownError):
+            await jobs.submit_when_possible("slow")
+        told_at.append(trio.current_time())
 
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(OSError, match="disk"):  # noqa: PT012  (it leaves the block)
+            async with open_jobs({"slow": slow_to_go}, workers=1, buffer_size=1) as jobs:
+                jobs.submit("slow")
+                await wait_all_tasks_blocked()
+                jobs.submit("slow")
+                nursery.start_soon(wait_for_room, jobs)  # noqa: ASYNC111 - that is the point
+                await wait_all_tasks_blocked()
+                raise OSError("disk")
+
+    assert told_at == [0]
+    assert trio.current_time() == 10
+
+
+async def test_clean_up_of_a_block_that_is_cut_short_is_told_that_the_pool_has_ended(
+    autojump_clock: MockClock,
+) -> None:
+    """The pool's end must not wait for the block's, which waits for the pool's."""
+    with trio.move_on_after(1):
+        async with open_jobs({"forever": never_returns}, workers=1, buffer_size=1) as jobs:
+            begun = jobs.submit("forever")
+            await wait_all_tasks_blocked()
+            waiting = jobs.submit("forever")
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.fail_after(5, shield=True):
+                    with pytest.raises(ShuttingDownError):
+                        await jobs.submit_when_possible("forever")
+                    assert (await jobs.wait(begun.id)).status is JobStatus.PENDING
+                    await jobs.drain()
+
+    assert trio.current_time() == 1
+    assert jobs.unfinished() == ([begun.id], [waiting.id])
+
+
+@pytest.mark.usefixtures("no_completion_is_recorded")
+async def test_crash_of_a_worker_refuses_what_the_blocks_clean_up_submits(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug of ours")):
+        async with open_jobs({"echo": echo}) as jobs:
+            job = jobs.submit("echo")
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.fail_after(5, shield=True):
+                    await wait_all_tasks_blocked()  # the workers have gone
+                assert jobs.statistics().status == "shutting down"
+                with pytest.raises(ShuttingDownError):
+                    jobs.submit("echo")
+
+    assert jobs.page() == [jobs.get(job.id)]
+
+
+@pytest.mark.usefixtures("no_completion_is_recorded")
+async def test_crash_of_a_worker_ends_the_block(autojump_clock: MockClock) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug of ours")):
         async with open_jobs({"echo": echo}) as jobs:
             jobs.submit("echo")
             await trio.sleep_forever()
 
 
+@pytest.mark.usefixtures("no_completion_is_recorded")
 async def test_crash_of_a_worker_is_told_also_where_the_block_has_a_nursery(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock,
 ) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("a bug of ours")
-
-    monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)
-
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug of ours")):
         async with open_jobs({"echo": echo}) as jobs, trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
@@ -346,13 +419,6 @@ async def test_crash_of_a_worker_is_told_also_where_the_block_has_a_nursery(
 
 
 async def test_exception_beside_a_cancellation_is_not_lost(autojump_clock: MockClock) -> None:
-    async def slow_to_go(_payload: object) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(10)
-
     # In a group, for once, because the cancellation is on its way as well.
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="disk")), trio.move_on_after(5):
         async with open_jobs({"slow": slow_to_go}) as jobs:
@@ -463,6 +529,26 @@ async def test_pools_do_not_know_of_each_other(autojump_clock: MockClock) -> Non
         assert (one.statistics().workers, two.statistics().workers) == (1, 3)
 
 
+async def test_generators_are_watched_for_as_long_as_there_is_a_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    class Watch(trio.abc.Instrument):
+        def task_spawned(self, task: trio.lowlevel.Task) -> None:
+            seen.append(task.name)
+
+    monkeypatch.setattr("trio_jobs.embedding.GeneratorEnds", Watch)
+
+    async with open_jobs({"echo": echo}, workers=2):
+        await trio.lowlevel.checkpoint()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.lowlevel.checkpoint)
+        await trio.lowlevel.checkpoint()
+
+    assert set(seen) == {"worker-0", "worker-1"}
+
+
 async def test_pool_has_the_http_api_as_an_application_of_its_own() -> None:
     async with open_jobs({"echo": echo}, max_payload_bytes=100) as jobs:
         client = Client(jobs.create_app())
@@ -479,6 +565,11 @@ async def test_handler_runs_in_a_process() -> None:
         assert await jobs.result(jobs.submit("add", 1).id) == 2
         with pytest.raises(PayloadError, match=r"^\$\.payload: expected int, got str$"):
             jobs.submit("add", "1")
+        job = jobs.submit("add", 2)  # for the drain
+
+    ending = jobs.get(job.id).ending
+    assert ending is not None
+    assert ending.result == b"3"
 
 
 async def takes_nothing() -> None:

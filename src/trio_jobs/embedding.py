@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, nullcontext
 
 import trio
 
-from trio_jobs.core import make_core
+from trio_jobs.core import Core, make_core
 from trio_jobs.handlers import GeneratorEnds, Handlers
 from trio_jobs.jobs import Jobs
 from trio_jobs.ranges import check_numbers
@@ -96,8 +96,7 @@ async def open_jobs(
         # The child processes outlive the pool.
         async with core.processes or nullcontext(), trio.open_nursery() as pool:
             for n in range(workers):
-                clone = receive.clone()
-                pool.start_soon(run_worker, clone, core.store, core.process, name=f"worker-{n}")
+                pool.start_soon(_work, core, receive.clone(), name=f"worker-{n}")
             receive.close()  # the workers hold the clones
             try:
                 yield Jobs(core, max_payload_bytes=max_payload_bytes)
@@ -114,11 +113,26 @@ async def open_jobs(
             raise
     finally:
         trio.lowlevel.remove_instrument(generator_ends)
-        core.completions.end()  # who still waits for a job gets it as it is
         for event, fields in core.unfinished():
             log.warning(event, extra=fields)
     if alone and left_by is not None:
         raise left_by  # here, where it does not get the group as its context
+
+
+@trio.lowlevel.enable_ki_protection  # as a worker
+async def _work(core: Core, jobs: trio.MemoryReceiveChannel[str]) -> None:
+    """Run a worker, and tell of its end who waits.
+
+    At once, and not when the block has been left: if the pool is cut short, the
+    block's own clean-up may be what waits, for room or for a job, and who waits
+    for the block would wait for ever.
+    """
+    try:
+        await run_worker(jobs, core.store, core.process)
+    finally:
+        core.submissions.close()  # one ends only when all do
+        if jobs.statistics().open_receive_channels == 0:  # the last one
+            core.completions.end()  # who still waits for a job gets it as it is
 
 
 def _leaves(error: BaseException) -> set[int]:

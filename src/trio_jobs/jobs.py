@@ -67,8 +67,8 @@ class Jobs:
             PayloadError: The payload is not what the handler takes, or no JSON;
                 or the type is no text.
             QueueFullError: There is no room in the buffer.
-            ShuttingDownError: No more jobs are taken: the block has been left, or
-                `drain` was called.
+            ShuttingDownError: No more jobs are taken: the block has been left,
+                `drain` was called, or the pool was cut short.
         """
         checked = self._check(type, payload)
         return self._core.submissions.submit(checked.type, checked.payload)
