@@ -80,6 +80,7 @@ HANDLERS = (
     "tests/handlers/test_context.py",
 )
 MAIN = ("tests/proof/test_every_step.py", "tests/test_stopping.py")
+EMBEDDING = ("tests/test_embedding.py", "tests/proof/test_every_step_of_a_block.py")
 STOP = ("tests/test_stop.py", "tests/test_stopping.py")
 CONNECTION = (
     "tests/server/test_hostile.py",
@@ -431,6 +432,11 @@ MUTATIONS = [
             "    left_open = send.clone()  # noqa: F841\n    core = make_core(\n",
         ),
         (
+            "the receive end is left open",
+            "                receive.close()  # the workers hold the clones\n",
+            "",
+        ),
+        (
             "the drain does not begin",
             "                submissions.close()  # the only send end",
             "                pass  # the only send end",
@@ -516,6 +522,80 @@ MUTATIONS = [
             "a failure of HTTP goes unnoticed",
             "            self._ending.set()\n",
             "            pass\n",
+        ),
+    ),
+    *mutations(
+        "embedding.py",
+        EMBEDDING,
+        (
+            "a block leaves a clone of the send end open",
+            "    core = make_core(\n",
+            "    left_open = send.clone()  # noqa: F841\n    core = make_core(\n",
+        ),
+        (
+            "a block leaves the receive end open",
+            "            receive.close()  # the workers hold the clones\n",
+            "",
+        ),
+        (
+            "leaving the block does not begin the drain",
+            "                core.submissions.close()  # the only send end",
+            "                pass  # the only send end",
+        ),
+        (
+            "the submissions are closed only when the block is left in order",
+            "            finally:\n                core.submissions.close()",
+            "            else:\n                core.submissions.close()",
+        ),
+        (
+            "the submissions stay open in a pool that is cut short",
+            "        core.submissions.close()  # one ends",
+            "        # one ends",
+        ),
+        (
+            "who waits is not told of the end of a pool in a block",
+            "            core.completions.end()  # who",
+            "            pass  # who",
+        ),
+        (
+            "who waits is told of the end when the first worker goes",
+            "        if jobs.statistics().open_receive_channels == 0:",
+            "        if True:",
+        ),
+        (
+            "the child processes end before the pool",
+            "core.processes or nullcontext(), trio.open_nursery() as pool:",
+            "trio.open_nursery() as pool, core.processes or nullcontext():",
+        ),
+        (
+            "an exception leaves the block in a group",
+            "        alone = left_by is not None and _leaves(group) <= _leaves(left_by)\n",
+            "        alone = False\n",
+        ),
+        (
+            "a crash is lost behind what leaves the block",
+            " and _leaves(group) <= _leaves(left_by)\n",
+            "\n",
+        ),
+        (
+            "an exception that leaves the block gets the group as its context",
+            "        if not alone:\n            raise\n",
+            "        if not alone:\n            raise\n        raise left_by\n",
+        ),
+        (
+            "what a block leaves unfinished is not named",
+            "        for event, fields in core.unfinished():\n",
+            "        for event, fields in ():\n",
+        ),
+        (
+            "unfinished jobs are named only when the block is left in order",
+            "    finally:\n        trio.lowlevel.remove_instrument(generator_ends)\n",
+            "    else:\n        trio.lowlevel.remove_instrument(generator_ends)\n",
+        ),
+        (
+            "what follows the generators of handlers stays",
+            "        trio.lowlevel.remove_instrument(generator_ends)\n",
+            "",
         ),
     ),
     *mutations(

@@ -18,10 +18,10 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 from unittest import mock
 
 import outcome
@@ -123,6 +123,10 @@ class Names(Logs):
         self.events += [(event, str(fields["job_ids"])) for event, fields in events]
         return True
 
+    def note_unfinished(self, event: str, *, extra: Mapping[str, object]) -> None:
+        """Stand where `open_jobs` names them in the log."""
+        self.events.append((event, str(extra["job_ids"])))
+
     def ids(self, event: str) -> list[str]:
         """All that were named with this event."""
         return ids_in(self.events, event)
@@ -172,7 +176,7 @@ class Program:
     status: int | None = None
     fault: BaseException | None = None
     store: JobStore | None = None
-    ids: trio.MemoryReceiveChannel[str] | None = None
+    send: trio.MemorySendChannel[str] | None = None
     pool: trio.Nursery | None = None
     requests: list[trio.Nursery] = field(default_factory=list)
     connection: Connection | None = None
@@ -187,6 +191,18 @@ class Program:
         self.stop = Stop(
             grace_period=60, graceful_timeout=1, clock=lambda: time.monotonic() + self.insisted
         )
+
+    def make_core(
+        self,
+        handlers: Handlers,
+        send: trio.MemorySendChannel[str],
+        **settings: Any,  # noqa: ANN401 - as `make_core`
+    ) -> Core:
+        """Stand where the parts are made, and keep them."""
+        self.send = send
+        self.core = make_core(handlers, send, **settings)
+        self.store = self.core.store
+        return self.core
 
     # What can happen at a step.
 
@@ -354,8 +370,6 @@ class Steps(At):
         if task.name.startswith("worker-"):
             self._workers.append(task)
         if task.name == "worker-0":
-            ids, store, _ = inspect.getcoroutinelocals(task.coro)["args"]
-            self._program.store, self._program.ids = store, ids
             self._program.pool = task.parent_nursery
         elif task.name.endswith("FrontDoor._serve"):
             self._program.connection = inspect.getcoroutinelocals(task.coro)["connection"]
@@ -364,10 +378,10 @@ class Steps(At):
             self._program.opened.set()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        ids, store = self._program.ids, self._program.store
-        if ids is None or store is None or self.disagreement is not None:
+        send, store = self._program.send, self._program.store
+        if send is None or store is None or self.disagreement is not None:
             return
-        channel = ids._state
+        channel = send._state
         if not channel.open_receive_channels:
             return  # the last one to go has emptied it
         pending = [
@@ -402,6 +416,7 @@ def on_its_way(worker: trio.lowlevel.Task) -> list[str]:
     return []
 
 
+Run = TypeVar("Run", bound=Program)
 Action = Callable[[Program], None]
 Client = Callable[[Program, Asker], Awaitable[None]]
 
@@ -612,7 +627,7 @@ def all_or_none(program: Program, *, tokens: list[str]) -> None:
 def check(program: Program) -> None:
     """What must hold however a run has ended."""
     told = program.told
-    if program.store is None or program.ids is None:
+    if program.store is None or program.send is None:
         assert not told.accepted
         return
     jobs = jobs_of(program)
@@ -649,6 +664,7 @@ def check(program: Program) -> None:
 
     for fact in program.facts:
         fact(program)
+    assert program.send.statistics().open_receive_channels == 0
     # What the log has named; if `main` has raised before that, what its caller will name.
     lines = list(program.names.events)
     if program.status is None and not lines:
@@ -911,15 +927,10 @@ async def in_place_of_a_thread(
 
 async def whole_program(program: Program, listeners: Listeners) -> None:
     """Run `main` to its end, whatever that is."""
-
-    def note_core(*args: Any, **settings: Any) -> Core:  # noqa: ANN401 - as `make_core`
-        program.core = make_core(*args, **settings)
-        return program.core
-
     program.main_task = trio.lowlevel.current_task()
     try:
         with (
-            mock.patch("trio_jobs.main.make_core", note_core),
+            mock.patch("trio_jobs.main.make_core", program.make_core),
             mock.patch("trio_jobs.main.log.critical", program.names.note_failure),
         ):
             async with trio.open_nursery() as program.whole:
@@ -933,9 +944,9 @@ async def whole_program(program: Program, listeners: Listeners) -> None:
 
 
 def run(
-    program: Program,
+    program: Run,
     scenario: Callable[[], Awaitable[None]],
-    action: Action,
+    action: Callable[[Run], None],
     step: int,
     *,
     seed: int,
@@ -968,6 +979,26 @@ def run(
         error.add_note(f"seed {seed}, {action.__name__} at step {step} of {steps.steps}")
         raise
     return steps.steps
+
+
+def for_each_step(run_at: Callable[[int], tuple[Program, int]]) -> set[Part]:
+    """Run something once for each step that it has; where in the program something was raised."""
+    step, steps, parts = 0, 1, set[Part | None]()
+    while step < steps:
+        step += 1
+        program, steps = run_at(step)
+        parts.add(program.harm.part)
+    return {part for part in parts if part is not None}
+
+
+@contextlib.contextmanager
+def noted(what: str) -> Iterator[None]:
+    """A failure in the block says what leads to it again."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
+        raise
 
 
 def open_files() -> list[str]:

@@ -86,6 +86,13 @@ class Harm:
         return self.kind(part.name)
 
 
+def only_faults(error: BaseException) -> bool:
+    """Whether it is what the test has raised, in however many groups, and nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(only_faults(each) for each in error.exceptions)
+    return isinstance(error, (FaultError, FaultExit))
+
+
 def raise_in(task: trio.lowlevel.Task, error: BaseException) -> None:
     """Have a task that is about to make a step raise instead; to be called by an instrument.
 

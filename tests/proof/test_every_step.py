@@ -1,9 +1,7 @@
 """The whole program, cut off or broken at every single step of it: nobody was told a lie."""
 
-import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from unittest import mock
 
@@ -17,12 +15,14 @@ from tests.proof.program import (
     Asker,
     Client,
     Program,
+    for_each_step,
     jobs_of,
+    noted,
     run_in_memory,
     run_on_loopback,
     submit,
 )
-from tests.proof.raising import STORE_CALLS, Calls, FaultError, FaultExit, Part
+from tests.proof.raising import STORE_CALLS, Calls, Part, only_faults
 from trio_jobs.job import Outcome
 
 CANCELLED_REQUESTS: list[Action] = [
@@ -44,15 +44,9 @@ ACTIONS: list[Action] = [
     Program.fail_in_the_front_door,
 ]
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 EVERY_PART = {Part.REQUEST, Part.HANDLER, Part.WORKER, Part.REST}
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Else each run's tracebacks would be kept for a report."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def check_ending(program: Program, action: Action) -> None:
@@ -122,13 +116,6 @@ def check_pool_failed(program: Program) -> None:
     assert only_faults(error)
     assert not program.names.failed_late
     assert program.took < 10  # and not as long as the grace period
-
-
-def only_faults(error: BaseException) -> bool:
-    """Whether it is what the test has raised, in however many groups, and nothing else."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(only_faults(each) for each in error.exceptions)
-    return isinstance(error, (FaultError, FaultExit))
 
 
 def test_scenario_has_everything_in_it() -> None:
@@ -258,12 +245,7 @@ def note(armed: list[bool], *, draining: bool = False) -> None:
 
 def at_every_step(action: Action, *, seed: int, clients: Sequence[Client] = CLIENTS) -> set[Part]:
     """Run it once for each step that it has; where in the program something was raised."""
-    step, steps, parts = 0, 1, set[Part | None]()
-    while step < steps:
-        step += 1
-        program, steps = run_and_check(action, step, seed=seed, clients=clients)
-        parts.add(program.harm.part)
-    return {part for part in parts if part is not None}
+    return for_each_step(partial(run_and_check, action, seed=seed, clients=clients))
 
 
 def run_and_check(
@@ -274,16 +256,6 @@ def run_and_check(
     with noted(f"seed {seed}, {action.__name__} at step {step} of {steps}"):
         check_ending(program, action)
     return program, steps
-
-
-@contextmanager
-def noted(what: str) -> Iterator[None]:
-    """A failure in the block says what leads to it again."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(what)
-        raise
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
