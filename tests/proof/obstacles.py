@@ -18,6 +18,12 @@ def _say(word: str) -> None:
     os.write(2, f"{word}_began\n".encode())  # past the log, which nobody may be reading
 
 
+async def _told_to_go() -> None:
+    """Wait for the test, which could not get an answer any more: there is a file then."""
+    while not os.path.exists("go"):  # noqa: ASYNC110, ASYNC240, PTH110 - by another process
+        await trio.sleep(0.01)
+
+
 async def shielded(_: object) -> None:
     """Hide from every cancellation."""
     _say("shielded")
@@ -38,7 +44,7 @@ async def stubborn(_: object) -> None:
 
 async def blocking(_: object) -> None:
     """Hold the event loop."""
-    await trio.sleep(0.2)  # the answer to the submission goes out first
+    await _told_to_go()
     _say("blocking")
     time.sleep(3600)  # noqa: ASYNC251 - that is the point
 
@@ -63,15 +69,14 @@ async def leaving_a_thread(_: object) -> None:
 
 async def holding_the_gil(_: object) -> None:
     """Compute in one call of C for ever: no other thread of Python's runs again."""
-    while not os.path.exists("signalled"):  # noqa: ASYNC110, ASYNC240, PTH110 - by another process
-        await trio.sleep(0.01)
+    await _told_to_go()
     _say("holding_the_gil")
     sum(range(10**15))
 
 
 async def holding_the_gil_for_a_while(_: object) -> None:
     """Compute in one call of C for some seconds; then wait."""
-    await trio.sleep(0.2)  # the answer to the submission goes out first
+    await _told_to_go()
     began = time.perf_counter()
     sum(range(10**7))
     speed = 10**7 / (time.perf_counter() - began)

@@ -73,6 +73,7 @@ async def ended_by_the_limit(folder: Path, function: str, *, read_log: bool) -> 
     handlers = HANDLERS.read_text()
     async with running_command(folder, config=settings, handlers=handlers) as server:
         job_id = await server.submit(function)
+        (folder / "go").touch()
         await server.wait_for_line(f"{function}_began")
         if not read_log:
             fill_log(server)
@@ -169,6 +170,7 @@ async def test_stop_begins_when_a_call_of_c_that_holds_the_gil_returns(tmp_path:
     settings, handlers = config("holding_the_gil_for_a_while"), HANDLERS.read_text()
     async with running_command(tmp_path, config=settings, handlers=handlers) as server:
         job_id = await server.submit("holding_the_gil_for_a_while")
+        (tmp_path / "go").touch()
         await server.wait_for_line("holding_the_gil_for_a_while_began")
         server.send(signal.SIGTERM)
 
@@ -203,7 +205,7 @@ async def test_one_call_of_c_that_holds_the_gil_is_ended_by_faulthandler(tmp_pat
         await server.submit("holding_the_gil")
         server.send(signal.SIGTERM)  # before the call: during it, the stop begins when it returns
         await server.wait_for_line("draining")
-        (tmp_path / "signalled").touch()
+        (tmp_path / "go").touch()
         await server.wait_for_line("holding_the_gil_began")
 
         assert await server.wait_exit() == 1
