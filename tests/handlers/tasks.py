@@ -26,6 +26,14 @@ def pid(_payload: object) -> int:
     return os.getpid()
 
 
+def add_a_line(path: str) -> int:
+    """Put a line into the file; how many there are then."""
+    with Path(path).open("a+") as file:
+        file.write("ran\n")
+        file.seek(0)
+        return len(file.readlines())
+
+
 def enter_and_wait(folder: str) -> int:
     """Leave the process's id in the folder, and return when there is a file `go` in it."""
     mine = Path(folder, f"{os.getpid()}.tmp")
@@ -89,11 +97,11 @@ def unserialisable(_payload: object) -> object:
 
 
 def open_sockets(_payload: object) -> list[str]:
-    links = [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in _descriptors()]
+    links = [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in descriptors()]
     return [link for link in links if link.startswith("socket:")]
 
 
-def _descriptors() -> list[int]:
+def descriptors() -> list[int]:
     found = []
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:

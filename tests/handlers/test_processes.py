@@ -1,6 +1,7 @@
 """Handlers in child processes: on the real clock, by what they do, not by how long it takes."""
 
 import errno
+import gc
 import math
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -462,9 +464,10 @@ async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
     assert not late.exists()
 
 
-async def test_a_process_that_answers_as_its_job_is_cancelled_does_not_outlast_the_block(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_the_answer_of_a_process_is_kept_although_its_job_is_cut_off_as_it_comes(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    idle = await process(in_process(tasks.pid), processes=processes)
     answer = SpawnProcWorker.run_sync
     scope = trio.CancelScope()
 
@@ -474,9 +477,29 @@ async def test_a_process_that_answers_as_its_job_is_cancelled_does_not_outlast_t
         return result
 
     monkeypatch.setattr(SpawnProcWorker, "run_sync", answer_and_cancel)
-    async with Processes(1) as running:
-        with scope:
-            await process(in_process(tasks.pid), processes=running)
+    with scope:
+        ending = await process(in_process(tasks.pid), processes=processes)
 
-    assert scope.cancelled_caught
-    assert not multiprocessing.active_children()
+    assert ending == idle
+    assert str(multiprocessing.active_children()[0].pid).encode() == idle.result
+
+
+async def test_a_process_that_is_killed_leaves_no_descriptors_to_the_garbage_collector(
+    processes: Processes,
+) -> None:
+    resource_tracker.ensure_running()  # it stays, with one
+    gc.collect()
+    gc.disable()
+
+    try:
+        before = len(tasks.descriptors())
+        for _ in range(3):
+            await process(in_process(tasks.pid), processes=processes)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await processes._call(tasks.pid, None)  # the first wait is for the child
+        after = len(tasks.descriptors())
+    finally:
+        gc.enable()
+
+    assert after == before

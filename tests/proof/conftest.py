@@ -1,4 +1,4 @@
-"""For the tests that run a program hundreds of times."""
+"""For tests that run the same again and again."""
 
 import logging
 from collections.abc import Iterator

@@ -966,13 +966,9 @@ def run(
         assert trio.lowlevel.current_statistics().tasks_living == living
 
     steps = Steps(program, step, lambda: action(program))
-    open_before, threads_before = open_files(), busy_threads()
     try:
-        with seeded_schedule(seed):
+        with leaving_nothing(program.unit), seeded_schedule(seed):
             trio.run(guarded, clock=clock, instruments=[steps])
-        wait_left_behind(threads_before, program.unit)
-        assert open_files() == open_before
-        assert busy_threads() == threads_before
         assert steps.disagreement is None, steps.disagreement
         check(program)
     except BaseException as error:
@@ -999,6 +995,16 @@ def noted(what: str) -> Iterator[None]:
     except BaseException as error:
         error.add_note(what)
         raise
+
+
+@contextlib.contextmanager
+def leaving_nothing(seconds: float = 1.0) -> Iterator[None]:
+    """The block leaves no descriptor, and no thread that does not end in so many seconds."""
+    open_before, threads_before = open_files(), busy_threads()
+    yield
+    wait_left_behind(threads_before, seconds)
+    assert open_files() == open_before
+    assert busy_threads() == threads_before
 
 
 def open_files() -> list[str]:

@@ -30,6 +30,8 @@ STORE_CALLS = (
 )
 # Those that a worker makes, with the job it has.
 WORKER_CALLS = frozenset({"claim", "complete", "process", "release"})
+# Where Trio hands something to a task that waits for it.
+HANDED_OVER = frozenset({"_LockImpl.acquire", "CapacityLimiter.acquire_on_behalf_of"})
 
 
 class FaultError(Exception):
@@ -112,12 +114,11 @@ def raise_in(task: trio.lowlevel.Task, error: BaseException) -> None:
 def can_raise(task: trio.lowlevel.Task) -> bool:
     """Whether what it does could raise at its next step.
 
-    Nothing can in one that has not begun; nor where Trio hands a lock to it, which would be held
-    then for ever.
+    Nothing can in one that has not begun; nor where Trio hands a lock or a token to it, which would
+    be held then for ever.
     """
-    return inspect.getcoroutinestate(task.coro) != inspect.CORO_CREATED and not any(
-        name == "_LockImpl.acquire" for name in awaited_in(task)
-    )
+    begun = inspect.getcoroutinestate(task.coro) != inspect.CORO_CREATED
+    return begun and HANDED_OVER.isdisjoint(awaited_in(task))
 
 
 def awaited_in(task: trio.lowlevel.Task) -> list[str]:

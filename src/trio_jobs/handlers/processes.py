@@ -108,6 +108,9 @@ class Processes:
             await self._opening.__aexit__(None, None, None)  # noqa: ASYNC102 - bounded by itself
         except BrokenWorkerError as error:
             log.warning("processes_killed", extra={"cause": str(error.args[0])})
+        finally:
+            # They hold the pipes of the children that have ended.
+            self._opening = self._context = None
 
     async def run(
         self,
@@ -201,17 +204,46 @@ def _worker_class() -> type:
 
     class Worker(SpawnProcWorker):  # type: ignore[misc]
         async def start(self) -> None:
-            await trio.to_thread.run_sync(_start_deaf, self.proc)
-            # To see the child close them.
-            self._child_send_pipe.close()
-            self._child_recv_pipe.close()
+            async with self._ended_by_failure():
+                await trio.to_thread.run_sync(_start_deaf, self.proc)
+                # To see the child close them.
+                self._child_send_pipe.close()
+                self._child_recv_pipe.close()
 
         async def run_sync(self, sync_fn: Callable[..., object], *args: object) -> object:
-            with trio.CancelScope() as answering:
-                async with _cut_off_by_end(self.proc.pid, answering):
-                    return await super().run_sync(sync_fn, *args)
-            # Left by its own cancellation alone: then the child has been waited for.
-            raise BrokenWorkerError("Worker died unexpectedly:", self.proc)
+            async with self._ended_by_failure():
+                with trio.CancelScope() as answering:
+                    async with _cut_off_by_end(self.proc.pid, answering):
+                        return await super().run_sync(sync_fn, *args)
+                # Left by its own cancellation alone: then the child has been waited for.
+                raise BrokenWorkerError("Worker died unexpectedly:", self.proc)
+
+        @contextlib.asynccontextmanager
+        async def _ended_by_failure(self) -> AsyncIterator[None]:
+            # Whatever it is that fails, also when the answer has come: a child that is neither idle
+            # nor killed would be nobody's, and hold up the end of the program.
+            try:
+                yield
+            except BaseException:
+                if self.proc.pid is not None:
+                    self.kill()
+                    with trio.CancelScope(shield=True):
+                        await self.wait()  # noqa: ASYNC102 - bounded by itself
+                self._close()
+                raise
+
+        def _close(self) -> None:
+            # The traceback of what has failed holds this object, and may be part of a cycle: these
+            # descriptors would stay open until the garbage collector comes by.
+            for pipe in (
+                self._send_pipe,
+                self._recv_pipe,
+                self._child_send_pipe,
+                self._child_recv_pipe,
+            ):
+                pipe.close()
+            if self.proc.pid is not None:
+                self.proc._popen.close()  # and not `proc` itself, which is asked how it has died
 
         async def wait(self) -> int | None:
             if self.proc.pid is not None and self.proc.exitcode is None:

@@ -1,0 +1,182 @@
+"""A job in a child process, cut off or broken at every single step of it: no child is nobody's."""
+
+import gc
+import itertools
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.handlers import tasks
+from tests.handlers.support import make_processor
+from tests.proof.program import leaving_nothing, noted
+from tests.proof.raising import FaultError, can_raise, raise_in
+from tests.support import At, make_job
+from trio_jobs.handlers import Handler, Processes, Processor
+from trio_jobs.job import Ending, Outcome, current_job_id
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@dataclass(slots=True, kw_only=True)
+class Life:
+    """A job from its claim to its end, and what happens to it.
+
+    Attributes:
+        ledger: Where its function notes that it has run.
+        cancelled: Whether a client was told that it ends as cancelled.
+        raised: Whether something was raised in one of its tasks.
+        ending: How it ended; None if it was cut short.
+        steps: How many it had.
+    """
+
+    processor: Processor
+    ledger: Path
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    cancelled: bool = False
+    raised: bool = False
+    ending: Ending | None = None
+    steps: int = 0
+
+    async def live(self, step: int, action: "Action") -> None:
+        """Process it, and do something just before one of its steps."""
+        job = make_job(self.ledger.name, payload=f'"{self.ledger}"'.encode())
+
+        def is_ours(task: trio.lowlevel.Task) -> bool:
+            return task.context.get(current_job_id) == job.id
+
+        with At(step, lambda: action(self), of=is_ours) as at, self.scope:
+            self.ending = await self.processor(job)
+        self.steps = at.steps
+
+    # What can happen at a step.
+
+    def nothing(self) -> None:
+        """Let it run as it is."""
+
+    def cancel(self) -> None:
+        """As for a client."""
+        self.cancelled = self.processor.cancel(self.ledger.name)
+
+    def cut_off(self) -> None:
+        """As the end of the grace period does."""
+        self.scope.cancel()
+
+    def fail(self) -> None:
+        """Have the task whose step it is raise."""
+        task = trio.lowlevel.current_task()
+        if can_raise(task):
+            self.raised = True
+            raise_in(task, FaultError("here"))
+
+    def fail_cut_off(self) -> None:
+        """Both at once."""
+        self.cut_off()
+        self.fail()
+
+
+Action = Callable[[Life], None]
+
+# What can happen at a step, and the outcome of that; none if the job is cut short.
+every_action = pytest.mark.parametrize(
+    ("action", "outcome"),
+    [
+        (Life.cancel, Outcome.CANCELLED),
+        (Life.cut_off, None),
+        (Life.fail, Outcome.FAILED),
+        (Life.fail_cut_off, None),
+    ],
+    ids=["cancel", "cut_off", "fail", "fail_cut_off"],
+)
+
+
+@pytest.fixture(autouse=True)
+def helper() -> None:
+    """That of multiprocessing: once started it stays, with a descriptor."""
+    resource_tracker.ensure_running()
+
+
+@every_action
+async def test_whatever_step_it_happens_at_an_idle_process_is_idle_again_or_has_ended(
+    action: Action, outcome: Outcome | None, tmp_path: Path
+) -> None:
+    outcomes = set()
+
+    with leaving_nothing():
+        async with Processes(1) as processes:
+            await one_life(processes, tmp_path / "before")
+            for step in itertools.count(1):
+                life = await at_one_step(step, action, processes, tmp_path)
+                outcomes.add(outcome_of(life))
+                if life.steps < step:
+                    break
+        assert not multiprocessing.active_children()
+        gc.collect()  # a cycle may hold a frame, and this the pipes
+
+    assert outcomes == {outcome, Outcome.SUCCEEDED}
+
+
+@pytest.mark.soak
+@every_action
+async def test_whatever_step_it_happens_at_a_process_that_is_started_is_idle_or_has_ended(
+    action: Action, outcome: Outcome | None, tmp_path: Path
+) -> None:
+    outcomes = set()
+
+    for step in itertools.count(1):
+        with leaving_nothing():
+            async with Processes(1) as processes:
+                life = await at_one_step(step, action, processes, tmp_path)
+            assert not multiprocessing.active_children()
+            gc.collect()
+        outcomes.add(outcome_of(life))
+        if life.steps < step:
+            break
+
+    assert outcomes == {outcome, Outcome.SUCCEEDED}
+
+
+async def at_one_step(step: int, action: Action, processes: Processes, folder: Path) -> Life:
+    """A job that something happens to, unless it is over before that step; and one after it."""
+    with noted(f"{action.__name__} at step {step}"):
+        life = await one_life(processes, folder / f"at-{step}", step, action)
+        following = await one_life(processes, folder / f"after-{step}")
+        assert outcome_of(following) is Outcome.SUCCEEDED
+    return life
+
+
+async def one_life(
+    processes: Processes, ledger: Path, step: int = 0, action: Action = Life.nothing
+) -> Life:
+    """A job, and no child but an idle one when it has ended."""
+    handler = Handler.of(tasks.add_a_line, run="process")
+    life = Life(processor=make_processor({"test": handler}, processes=processes), ledger=ledger)
+    await life.live(step, action)
+    check(life)
+    idle = processes._open.statistics().idle_workers
+    assert len(multiprocessing.active_children()) == idle <= 1
+    return life
+
+
+def check(life: Life) -> None:
+    """It has run once at the most, and ended as what was first decides; a value is a true one."""
+    ran = life.ledger.read_text().count("ran") if life.ledger.exists() else 0
+    assert ran <= 1
+    if life.ending is None:
+        assert life.scope.cancelled_caught
+        return
+    assert (life.ending.outcome is Outcome.CANCELLED) == life.cancelled
+    assert (life.ending.outcome is Outcome.FAILED) == life.raised
+    if life.raised:
+        assert life.ending.error is not None
+        assert (life.ending.error.type, life.ending.error.message) == ("FaultError", "here")
+    elif not life.cancelled:
+        assert (life.ending.result, ran) == (b"1", 1)
+
+
+def outcome_of(life: Life) -> Outcome | None:
+    return None if life.ending is None else life.ending.outcome
