@@ -79,6 +79,7 @@ HANDLERS = (
     "tests/handlers/test_threads.py",
     "tests/handlers/test_context.py",
 )
+PROCESSES = ("tests/proof/test_every_step_of_a_process.py", "tests/handlers/test_processes.py")
 MAIN = ("tests/proof/test_every_step.py", "tests/test_stopping.py")
 EMBEDDING = ("tests/test_embedding.py", "tests/proof/test_every_step_of_a_block.py")
 STOP = ("tests/test_stop.py", "tests/test_stopping.py")
@@ -421,6 +422,55 @@ MUTATIONS = [
             "the end goes over the time limit",
             "        self._look_at_clock()\n        self._ended = True\n",
             "        self._ended = True\n",
+        ),
+    ),
+    *mutations(
+        "handlers/processes.py",
+        PROCESSES,
+        (
+            "the nursery around a child's answer is not shielded",
+            "            nursery.cancel_scope.shield = True\n",
+            "",
+        ),
+        (
+            "a failure beside a child's answer leaves the child",
+            "            except BaseException:\n                if self.proc.pid",
+            "            except ZeroDivisionError:\n                if self.proc.pid",
+        ),
+        (
+            "a child that a failure has killed is not waited for",
+            "                    with trio.CancelScope(shield=True):\n",
+            "                    with trio.CancelScope():\n",
+        ),
+        (
+            "a cancel does not kill the child",
+            "kill_on_cancel=True",
+            "kill_on_cancel=False",
+        ),
+        (
+            "the slot of a child is given back too early",
+            "        async with self._limiter:\n",
+            "        async with self._limiter:\n            pass\n        if True:\n",
+        ),
+        (
+            "a child's start is its job's time",
+            "            if not self._open.statistics().idle_workers:\n",
+            ("            started()\n            if not self._open.statistics().idle_workers:\n"),
+        ),
+        (
+            "the end of a child is that of its pipe",
+            "            nursery.start_soon(set_deadline)\n",
+            "",
+        ),
+        (
+            "a child that does not end is waited for",
+            "        kill()\n        await trio.lowlevel.wait_readable(process)\n",
+            "        await trio.lowlevel.wait_readable(process)\n",
+        ),
+        (
+            "the pipes of children outlast the block",
+            "            self._opening = self._context = None\n",
+            "            pass\n",
         ),
     ),
     *mutations(
