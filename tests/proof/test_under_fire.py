@@ -217,6 +217,8 @@ async def terminate(server: Command, _: random.Random) -> None:
 async def terminate_twice(server: Command, chance: random.Random) -> None:
     """And a second one during the drain, if it has not ended by then."""
     server.send(signal.SIGTERM)
+    # One that comes less than 0.2 s after the server has noticed the first does not count.
+    await server.wait_for_line("draining")
     await trio.sleep(chance.uniform(0.21, 0.5))
     server.send(signal.SIGTERM)
 
