@@ -98,6 +98,8 @@ async def open_jobs(
             for n in range(workers):
                 pool.start_soon(_work, core, receive.clone(), name=f"worker-{n}")
             receive.close()  # the workers hold the clones
+            left = trio.Event()
+            pool.start_soon(_close_when_left_or_cut_short, core, left)
             try:
                 yield Jobs(core, max_payload_bytes=max_payload_bytes)
             except BaseException as error:
@@ -105,6 +107,7 @@ async def open_jobs(
                 raise
             finally:
                 core.submissions.close()  # the only send end: the workers drain and end
+                left.set()
     except BaseExceptionGroup as group:
         # That there is a nursery in here is no business of the block's, unless a worker has
         # crashed. By the leaves, because Trio makes its groups anew on their way out.
@@ -119,18 +122,25 @@ async def open_jobs(
         raise left_by  # here, where it does not get the group as its context
 
 
-@trio.lowlevel.enable_ki_protection  # as a worker
-async def _work(core: Core, jobs: trio.MemoryReceiveChannel[str]) -> None:
-    """Run a worker, and tell of its end who waits.
+# If the pool is cut short, the block's own clean-up may wait, for room or for a job: to be told
+# only when the block has been left would be never. Both are kept from Ctrl-C, as a worker is.
 
-    At once, and not when the block has been left: if the pool is cut short, the
-    block's own clean-up may be what waits, for room or for a job, and who waits
-    for the block would wait for ever.
-    """
+
+@trio.lowlevel.enable_ki_protection
+async def _close_when_left_or_cut_short(core: Core, left: trio.Event) -> None:
+    """Close the submissions as soon as the pool is cancelled, also while its handlers unwind."""
+    try:
+        await left.wait()
+    finally:
+        core.submissions.close()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _work(core: Core, jobs: trio.MemoryReceiveChannel[str]) -> None:
+    """Run a worker; the last one to end tells who waits."""
     try:
         await run_worker(jobs, core.store, core.process)
     finally:
-        core.submissions.close()  # one ends only when all do
         if jobs.statistics().open_receive_channels == 0:  # the last one
             core.completions.end()  # who still waits for a job gets it as it is
 
