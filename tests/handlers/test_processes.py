@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,58 @@ async def test_a_process_that_dies_fails_its_job_and_no_other(
         other = pool.parts.store.get(job.id).ending
         assert other is not None
         assert other.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_process_whose_start_fails_half_way_is_ended(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_and_fail(child: BaseProcess) -> None:
+        child.start()
+        raise OSError("too late")
+
+    monkeypatch.setattr("trio_jobs.handlers.processes._start_deaf", start_and_fail)
+
+    ending = await process(in_process(tasks.pid), processes=processes)
+
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("OSError", "too late")
+    assert not multiprocessing.active_children()
+
+
+# As a program may begin that another one has started.
+IGNORES_CHILDREN = """
+import signal
+import trio
+from tests.handlers import tasks
+from tests.handlers.support import process
+from trio_jobs.handlers import Handler, Processes
+
+async def main():
+    handler = Handler.of(tasks.die, run="process")
+    async with Processes(1) as processes:
+        ending = await process(handler, b"9", processes=processes)
+        print(ending.error.type, ending.error.message)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    trio.run(main)
+"""
+
+
+async def test_a_process_that_dies_fails_its_job_also_where_nobody_is_told_how(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(IGNORES_CHILDREN)
+
+    with trio.fail_after(30):
+        finished = await trio.run_process(
+            [sys.executable, program],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_stdout=True,
+        )
+
+    assert finished.stdout == b"ProcessDiedError the process that ran the job has ended\n"
 
 
 async def test_an_idle_process_that_dies_harms_no_job(processes: Processes) -> None:

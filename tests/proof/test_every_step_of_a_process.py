@@ -95,9 +95,10 @@ every_action = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def helper() -> None:
-    """That of multiprocessing: once started it stays, with a descriptor."""
+def rest() -> None:
+    """Nothing of earlier tests goes in the middle; and what stays, with a descriptor, is there."""
     resource_tracker.ensure_running()
+    gc.collect()
 
 
 @every_action

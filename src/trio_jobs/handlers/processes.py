@@ -203,6 +203,8 @@ def _worker_class() -> type:
     from trio_parallel._proc import SpawnProcWorker
 
     class Worker(SpawnProcWorker):  # type: ignore[misc]
+        _has_ended = False
+
         async def start(self) -> None:
             async with self._ended_by_failure():
                 await trio.to_thread.run_sync(_start_deaf, self.proc)
@@ -225,7 +227,7 @@ def _worker_class() -> type:
             try:
                 yield
             except BaseException:
-                if self.proc.pid is not None:
+                if self._may_live():
                     self.kill()
                     with trio.CancelScope(shield=True):
                         await self.wait()  # noqa: ASYNC102 - bounded by itself
@@ -245,10 +247,16 @@ def _worker_class() -> type:
             if self.proc.pid is not None:
                 self.proc._popen.close()  # and not `proc` itself, which is asked how it has died
 
+        def _may_live(self) -> bool:
+            # How it has ended nobody knows where the end of children is ignored, or awaited by
+            # somebody else. Its pid may be another's then.
+            return self.proc.pid is not None and not self._has_ended and self.proc.exitcode is None
+
         async def wait(self) -> int | None:
-            if self.proc.pid is not None and self.proc.exitcode is None:
+            if self._may_live():
                 try:
                     await _ended(self.proc.pid, self.kill)
+                    self._has_ended = True
                 except OSError:  # an old kernel, or no descriptor is left
                     with trio.move_on_after(_DYING_TIME):
                         await trio.lowlevel.wait_readable(self.proc.sentinel)
@@ -328,7 +336,9 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _how_it_died(exit_code: int) -> str:
+def _how_it_died(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "has ended"  # and somebody else was told how
     if exit_code < 0:
         return f"was killed by signal {-exit_code} ({signal.strsignal(-exit_code)})"
     return f"ended itself with status {exit_code}"
