@@ -434,8 +434,13 @@ MUTATIONS = [
         ),
         (
             "a failure beside a child's answer leaves the child",
-            "            except BaseException:\n                if self.proc.pid",
-            "            except ZeroDivisionError:\n                if self.proc.pid",
+            "            except BaseException:\n                if self._may_live",
+            "            except ZeroDivisionError:\n                if self._may_live",
+        ),
+        (
+            "a failure of a child's start leaves the child",
+            "def start(self) -> None:\n            async with self._ended_by_failure():\n",
+            "def start(self) -> None:\n            if True:\n",
         ),
         (
             "a child that a failure has killed is not waited for",
@@ -599,13 +604,18 @@ MUTATIONS = [
         ),
         (
             "the submissions stay open in a pool that is cut short",
-            "        core.submissions.close()  # one ends",
-            "        # one ends",
+            "        await left.wait()\n    finally:\n        core.submissions.close()\n",
+            "        await left.wait()\n    finally:\n        pass\n",
         ),
         (
             "who waits is not told of the end of a pool in a block",
             "            core.completions.end()  # who",
             "            pass  # who",
+        ),
+        (
+            "Ctrl-C can come between the end of a pool and who waits",
+            "@trio.lowlevel.enable_ki_protection\nasync def _work",
+            "async def _work",
         ),
         (
             "who waits is told of the end when the first worker goes",
