@@ -105,9 +105,7 @@ async def open_jobs(
             except BaseException as error:
                 left_by = error
                 raise
-            finally:
-                core.submissions.close()  # the only send end: the workers drain and end
-                left.set()
+            left.set()
     except BaseExceptionGroup as group:
         # That there is a nursery in here is no business of the block's, unless a worker has
         # crashed. By the leaves, because Trio makes its groups anew on their way out.
@@ -132,7 +130,7 @@ async def _close_when_left_or_cut_short(core: Core, left: trio.Event) -> None:
     try:
         await left.wait()
     finally:
-        core.submissions.close()
+        core.submissions.close()  # the only send end: the workers drain and end
 
 
 @trio.lowlevel.enable_ki_protection

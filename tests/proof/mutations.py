@@ -592,20 +592,11 @@ MUTATIONS = [
             "            receive.close()  # the workers hold the clones\n",
             "",
         ),
-        (
-            "leaving the block does not begin the drain",
-            "                core.submissions.close()  # the only send end",
-            "                pass  # the only send end",
-        ),
+        ("leaving the block does not begin the drain", "            left.set()\n", ""),
         (
             "the submissions are closed only when the block is left in order",
-            "            finally:\n                core.submissions.close()",
-            "            else:\n                core.submissions.close()",
-        ),
-        (
-            "the submissions stay open in a pool that is cut short",
-            "        await left.wait()\n    finally:\n        core.submissions.close()\n",
-            "        await left.wait()\n    finally:\n        pass\n",
+            "    try:\n        await left.wait()\n    finally:\n        core.submissions",
+            "    if True:\n        await left.wait()\n    if True:\n        core.submissions",
         ),
         (
             "who waits is not told of the end of a pool in a block",
