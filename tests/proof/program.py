@@ -14,7 +14,6 @@ import inspect
 import itertools
 import json
 import os
-import re
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from unittest import mock
 
 import outcome
 import trio
+from trio._core._thread_cache import THREAD_CACHE
 from trio.testing import MockClock
 
 from tests.proof.accounts import Told
@@ -1002,9 +1002,9 @@ def leaving_nothing(seconds: float = 1.0) -> Iterator[None]:
     """The block leaves no descriptor, and no thread that does not end in so many seconds."""
     open_before, threads_before = open_files(), busy_threads()
     yield
-    wait_left_behind(threads_before, seconds)
+    left = wait_left_behind(threads_before, seconds)
     assert open_files() == open_before
-    assert busy_threads() == threads_before
+    assert left == []
 
 
 def open_files() -> list[str]:
@@ -1012,15 +1012,21 @@ def open_files() -> list[str]:
     return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a listing of numbers
 
 
-def wait_left_behind(before: list[threading.Thread], seconds: float) -> None:
-    """Wait for the threads that have begun since: they come to their end, or to have no work."""
+def wait_left_behind(before: list[threading.Thread], seconds: float) -> list[threading.Thread]:
+    """Wait for the threads that have begun since; those that do not end, or end their work."""
     for _ in range(500):
         left = [each for each in busy_threads() if each not in before]
         if not left:
-            return
+            break
         left[0].join(seconds)
+    return left
 
 
 def busy_threads() -> list[threading.Thread]:
-    """The threads of this process; Trio keeps its own for a while when they have nothing to do."""
-    return [each for each in threading.enumerate() if not re.match(r"Trio thread \d+$", each.name)]
+    """The threads of this process; Trio keeps its own for a while when they have nothing to do.
+
+    By its list of those, not by their names: one that has been given work, and has not got to it,
+    has no other name yet.
+    """
+    idle = [worker._thread for worker in list(THREAD_CACHE._idle_workers)]
+    return [each for each in threading.enumerate() if each not in idle]
