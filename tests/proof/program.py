@@ -927,16 +927,25 @@ async def in_place_of_a_thread(
 
 async def whole_program(program: Program, listeners: Listeners) -> None:
     """Run `main` to its end, whatever that is."""
+
+    async def body() -> None:
+        program.status = await main(
+            program.config, program.handlers(), listeners, program.stop, program.names
+        )
+
+    with (
+        mock.patch("trio_jobs.main.make_core", program.make_core),
+        mock.patch("trio_jobs.main.log.critical", program.names.note_failure),
+    ):
+        await run_to_its_end(program, body)
+
+
+async def run_to_its_end(program: Program, body: Callable[[], Awaitable[None]]) -> None:
+    """Run what the clients are clients of, and take down what becomes of it."""
     program.main_task = trio.lowlevel.current_task()
     try:
-        with (
-            mock.patch("trio_jobs.main.make_core", program.make_core),
-            mock.patch("trio_jobs.main.log.critical", program.names.note_failure),
-        ):
-            async with trio.open_nursery() as program.whole:
-                program.status = await main(
-                    program.config, program.handlers(), listeners, program.stop, program.names
-                )
+        async with trio.open_nursery() as program.whole:
+            await body()
     except BaseExceptionGroup as group:
         program.fault = group
     program.main_task = None

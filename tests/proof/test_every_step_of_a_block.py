@@ -23,6 +23,7 @@ from tests.proof.program import (
     jobs_of,
     noted,
     run,
+    run_to_its_end,
 )
 from tests.proof.raising import Part, only_faults
 from trio_jobs import (
@@ -250,18 +251,11 @@ def check_harmed_job(program: Block) -> None:
 
 async def whole_block(program: Block) -> None:
     """Run the block to its end, whatever that is."""
-    program.main_task = trio.lowlevel.current_task()
-    try:
-        with (
-            mock.patch("trio_jobs.embedding.make_core", program.make_core),
-            mock.patch("trio_jobs.embedding.log.warning", program.names.note_unfinished),
-        ):
-            async with trio.open_nursery() as program.whole:
-                await block(program)
-    except BaseExceptionGroup as group:
-        program.fault = group
-    program.main_task = None
-    program.took = trio.current_time() - program.began_at
+    with (
+        mock.patch("trio_jobs.embedding.make_core", program.make_core),
+        mock.patch("trio_jobs.embedding.log.warning", program.names.note_unfinished),
+    ):
+        await run_to_its_end(program, partial(block, program))
 
 
 def run_and_check(
