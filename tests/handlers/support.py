@@ -1,5 +1,7 @@
 """Small helpers of the handlers' tests: one job through a processor; threads and processes."""
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +47,11 @@ async def wait_until_set(event: threading.Event) -> None:
     await trio.to_thread.run_sync(
         event.wait, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
     )
+
+
+def able_to_import_tests() -> dict[str, str]:
+    """The environment of a program that is to import the tests, from wherever it runs."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def entered(folder: Path) -> list[int]:

@@ -23,6 +23,7 @@ from trio_parallel._proc import SpawnProcWorker
 
 from tests.handlers import tasks
 from tests.handlers.support import (
+    able_to_import_tests,
     children_of,
     is_alive,
     make_processor,
@@ -239,7 +240,7 @@ async def test_a_process_that_dies_fails_its_job_also_where_nobody_is_told_how(
     with trio.fail_after(30):
         finished = await trio.run_process(
             [sys.executable, program],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=able_to_import_tests(),
             capture_stdout=True,
         )
 
@@ -418,9 +419,8 @@ if __name__ == "__main__":
 async def test_no_process_survives_a_killed_server(function: str, tmp_path: Path) -> None:
     program = tmp_path / "server.py"
     program.write_text(SERVER)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
-        [sys.executable, program, function, quoted(tmp_path)], env=environment
+        [sys.executable, program, function, quoted(tmp_path)], env=able_to_import_tests()
     ) as server:
         try:
             [child] = await wait_for_pids(tmp_path)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import trio
 from tests.command import MODULE, PATIENCE, Command, running_command
 from tests.proof.accounts import Ledger, Told, check, check_without_log, named
 from tests.proof.share import share_of
-from tests.proof.talking import Talker, talking
+from tests.proof.talking import Talker, connect, talking
 from tests.test_stopping import FULL_LOG
 
 HANDLERS = Path(__file__).with_name("work.py")
@@ -386,9 +386,9 @@ async def test_hundred_clients_and_64_descriptors_lose_nothing(tmp_path: Path) -
                 clients.start_soon(take_turns, server.url, told, f"c{number}", 3)
         # The clients are too quick now and then to be that many at once.
         url = httpx.URL(server.url)
-        async with AsyncExitStack() as idle:
+        with ExitStack() as idle:
             for _ in range(64):
-                await idle.enter_async_context(await trio.open_tcp_stream(url.host, url.port or 0))
+                idle.enter_context(closing(await connect(url)))
             await server.wait_for_line("connection_limit_reached")
         recovered = await server.client.get("/health")
         hoarded = await server.job(told.accepted["hoard"])
