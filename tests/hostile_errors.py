@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[Callable[[], BaseException], str, str]] = {
     "name raises": (lambda: NamelessError("x"), "NamelessError", "x"),
     "name is a number": (lambda: NumberError("x"), "NumberError", "x"),
     "text is a subclass": (BadTextError, "BadTextError", "text"),
-    "text raises": (NoTextError, "NoTextError", "<the error's text could not be made>"),
+    "text raises": (NoTextError, "NoTextError", "<exception str() failed>"),
     "class raises": (lambda: NoClassError("x"), "NoClassError", "x"),
     "traceback raises": (lambda: NoTracebackError("x"), "NoTracebackError", "x"),
     "members raise": (

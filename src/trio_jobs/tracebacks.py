@@ -8,6 +8,7 @@ no end.
 import traceback
 from collections.abc import Iterator
 from itertools import islice
+from types import TracebackType
 
 # Errors that are looked at: members of groups, causes and contexts. With more, only the outermost
 # one's frames are shown: of what Python prints of a group nobody reads so much.
@@ -21,7 +22,7 @@ def traceback_text(error: BaseException) -> str:
             return "".join(traceback.format_exception(error))
         except BaseException:  # noqa: ASYNC103, BLE001, S110 - its own code may raise anything
             pass
-    return f"{_frames(error)}<the error could not be shown>\n"
+    return f"{frames_text(error)}<the error could not be shown>\n"
 
 
 def has_traceback(error: BaseException) -> bool:
@@ -49,9 +50,15 @@ def _errors(error: BaseException) -> Iterator[BaseException]:
             walks.append(other for other in (each.__cause__, each.__context__) if other is not None)
 
 
-def _frames(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """The error's traceback, whatever its class shows instead."""
+    found: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
+    return found
+
+
+def frames_text(error: BaseException) -> str:
+    """The frames alone, as Python would print them."""
     try:
-        # By the descriptor: the class may have an attribute of this name.
-        return "".join(traceback.format_tb(BaseException.__dict__["__traceback__"].__get__(error)))
+        return "".join(traceback.format_tb(traceback_of(error)))
     except BaseException:  # noqa: ASYNC103, BLE001 - a source line is asked of an importer
         return ""  # noqa: ASYNC104 - as above

@@ -22,7 +22,7 @@ class UnprintableError(Exception):
         (KeyError("k"), "KeyError", "'k'"),
         (AssertionError(), "AssertionError", ""),
         (SystemExit(3), "SystemExit", "3"),
-        (UnprintableError(), "UnprintableError", "<the error's text could not be made>"),
+        (UnprintableError(), "UnprintableError", "<exception str() failed>"),
         (ValueError("a\x00b\x1b[1m\ud800\tc\nd"), "ValueError", "a�b�[1m�\tc\nd"),
         (
             ExceptionGroup("two", [ValueError("a"), ExceptionGroup("in", [KeyError("b")])]),

@@ -95,12 +95,12 @@ ASYNC = {
     "unprintable": (
         raiser(UnprintableError()),
         "UnprintableError",
-        "<the error's text could not be made>",
+        "<exception str() failed>",
     ),
     "unprintable inside": (
         raiser(ExceptionGroup("group", [UnprintableError()])),
         "ExceptionGroup",
-        "group (1 sub-exception): UnprintableError: <the error's text could not be made>",
+        "group (1 sub-exception): UnprintableError: <exception str() failed>",
     ),
     **{kind: (raiser(make()), type_, text) for kind, (make, type_, text) in HOSTILE.items()},
     "SystemExit": (raiser(SystemExit(0)), "SystemExit", "0"),
@@ -176,7 +176,7 @@ PLAIN = {
     "KeyboardInterrupt": (raise_keyboard_interrupt, "KeyboardInterrupt", ""),
     "coroutine": (return_a_coroutine, "TypeError", AWAITABLE),
     "awaitable": (return_an_awaitable, "TypeError", AWAITABLE),
-    "unprintable": (raise_unprintable, "UnprintableError", "<the error's text could not be made>"),
+    "unprintable": (raise_unprintable, "UnprintableError", "<exception str() failed>"),
     "nameless": (raise_nameless, "NamelessError", "x"),
     "no class": (raise_no_class, "NoClassError", "x"),
     "unpicklable": (raise_two_arguments, "TwoArgumentsError", "('cannot be pickled', 1, "),

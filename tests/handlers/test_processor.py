@@ -17,6 +17,7 @@ from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
 from trio_jobs.handlers import Handler, JobContext, Processes, Processor
 from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
+from trio_jobs.logs import LogFormatter
 
 
 class Endings:
@@ -57,7 +58,7 @@ async def test_what_the_handler_raises_is_the_error_and_is_logged(
     assert (record.job_id, record.job_type) == ("a", "test")  # type: ignore[attr-defined]
 
 
-async def test_an_error_that_cannot_be_logged_is_logged_without_its_traceback(
+async def test_an_error_that_hides_its_traceback_is_logged_with_its_frames(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fail(_payload: object) -> None:
@@ -67,8 +68,84 @@ async def test_an_error_that_cannot_be_logged_is_logged_without_its_traceback(
 
     assert ending.outcome is Outcome.FAILED
     [record] = caplog.records
-    assert (record.message, record.exc_info) == ("handler_raised", None)
-    assert record.cause == "NoTracebackError"  # type: ignore[attr-defined]
+    assert record.message == "handler_raised"
+    assert record.exc_text is not None
+    assert 'raise NoTracebackError("no")' in record.exc_text
+    assert record.exc_text.endswith("\nNoTracebackError: no\n")
+
+
+class CountedError(Exception):
+    """Notes each time that it is asked for its text."""
+
+    def __init__(self, asked: list[str], text: str) -> None:
+        super().__init__()
+        self._asked = asked
+        self._text = text
+
+    def __str__(self) -> str:
+        self._asked.append(self._text)
+        return self._text
+
+
+@pytest.mark.parametrize("run", ["async", "thread"])
+async def test_each_error_is_asked_once_for_its_text(
+    run: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def fail(_payload: object) -> None:
+        inner = [CountedError(asked, text) for text in "abcde"]
+        raise ExceptionGroup("five", inner) from CountedError(asked, "cause")
+
+    async def fail_in_the_loop(payload: object) -> None:
+        fail(payload)
+
+    ending = await process(fail if run == "thread" else fail_in_the_loop)
+
+    assert sorted(asked) == ["a", "b", "c", "cause", "d", "e"]
+    assert ending.error is not None
+    assert ending.error.message == "five (5 sub-exceptions): " + "; ".join(
+        f"CountedError: {text}" for text in "abcde"
+    )
+    [record] = caplog.records
+    assert "CountedError: cause" in LogFormatter("text").format(record)
+    assert "CountedError: cause" in logging.Formatter().format(record)
+    assert len(asked) == 6
+
+
+async def test_a_log_that_fails_over_an_error_gets_the_line_without_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines: list[object] = []
+
+    class Strict(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info:
+                raise SystemExit
+            lines.append(record.exc_text)
+
+    async def fail(_payload: object) -> None:
+        raise ValueError("no")
+
+    logger, handler = logging.getLogger("trio_jobs.handlers.processor"), Strict()
+    logger.addHandler(handler)
+    try:
+        await process(fail)
+    finally:
+        logger.removeHandler(handler)
+
+    [text] = lines
+    assert str(text).endswith("ValueError: no\n")
+
+
+async def test_a_warning_that_nobody_wants_is_not_made(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_payload: object) -> None:
+        raise ValueError("no")
+
+    with caplog.at_level(logging.ERROR):
+        await process(fail)
+
+    assert not caplog.records
 
 
 async def test_the_time_limit_interrupts_the_handler(autojump_clock: MockClock) -> None:

@@ -1,6 +1,7 @@
 """Handlers in threads: on the real clock, and by what they do, never by how long they take."""
 
 import threading
+from dataclasses import dataclass
 
 import pytest
 import trio
@@ -46,6 +47,84 @@ async def test_a_plain_function_runs_in_a_thread_with_the_jobs_id() -> None:
         ]
 
     assert (await process(handler, b"1")).result == b'[1,false,"a"]'
+
+
+class SlowError(Exception):
+    """Its text takes as long as nobody says that it may come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.go_on = threading.Event()
+
+    def __str__(self) -> str:
+        self.asked.set()
+        return "told" if self.go_on.wait(30) else "the event loop stood still"
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(None, "failed"), (0.01, "timed_out")])
+async def test_an_errors_text_is_made_in_the_thread_and_in_the_handlers_time(
+    limit: float | None, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = SlowError()
+
+    def fail(_payload: object) -> None:
+        raise error
+
+    async with running_pool({"test": Handler.of(fail, timeout=limit)}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(error.asked)
+        await trio.sleep(0.02)  # the event loop goes on, beyond the time limit
+        error.go_on.set()
+
+    ending = ending_of(pool, job)
+    assert ending is not None
+    assert ending.error is not None
+    assert ending.outcome == outcome
+    assert ending.error.message == ("told" if limit is None else "the time limit of 0.01 s passed")
+    [record] = [record for record in caplog.records if record.message == "handler_raised"]
+    assert str(record.exc_text).endswith("SlowError: told\n")
+
+
+async def test_the_payload_is_made_in_the_thread() -> None:
+    made_in: list[threading.Thread] = []
+
+    @dataclass
+    class Payload:
+        number: int
+
+        def __post_init__(self) -> None:
+            made_in.append(threading.current_thread())
+
+    def handler(payload: Payload) -> int:
+        return payload.number
+
+    ending = await process(handler, b'{"number":7}')
+
+    assert ending.result == b"7"
+    assert [thread is threading.main_thread() for thread in made_in] == [False]
+
+
+async def test_the_text_of_a_thread_that_was_left_behind_goes_nowhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = SlowError()
+
+    def fail(_payload: object) -> None:
+        raise error
+
+    async with running_pool({"test": fail}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until_set(error.asked)
+        pool.scope.cancel()
+    [thread] = [each for each in threading.enumerate() if each.name == f"job {job.id}"]
+    error.go_on.set()
+    while thread.name == f"job {job.id}":  # noqa: ASYNC110  (Trio renames it at the job's end)
+        await trio.sleep(0.005)
+    await trio.lowlevel.checkpoint()
+
+    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert [record.message for record in caplog.records] == ["thread_still_running"]
 
 
 async def test_as_many_threads_run_at_once_as_there_are_workers() -> None:

@@ -13,33 +13,13 @@ import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 
-from trio_jobs.handlers.errors import describe_error
+from trio_jobs.handlers.errors import Failure, describe_failure
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.loading import load_function
-from trio_jobs.handlers.results import encode_result
-from trio_jobs.job import JobError
-from trio_jobs.tracebacks import traceback_text
 
 MEANT_FOR_THE_SERVER = frozenset({signal.SIGINT, signal.SIGTERM})
-
-# Characters of a traceback that go into the log: its end says the most.
-_MAX_TRACEBACK = 20_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """What a function raised in the child.
-
-    Attributes:
-        error: Its description.
-        traceback: For the log.
-    """
-
-    error: JobError
-    traceback: str
 
 
 def prepare() -> None:
@@ -74,13 +54,9 @@ def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | 
     pid = os.getpid()
     answer: bytes | Failure
     try:
-        handler = _find(name)
-        result = handler.call_plain(handler.decode(payload))
-        answer = encode_result(result, max_bytes=max_result_bytes)
+        answer = _find(name).run_plain(payload, max_result_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (it must not end the process)
-        answer = Failure(
-            error=describe_error(error), traceback=traceback_text(error)[-_MAX_TRACEBACK:]
-        )
+        answer = describe_failure(error)
     if os.getpid() != pid:
         # It has forked; however the copy comes here, it would answer and take jobs as well.
         os._exit(int(isinstance(answer, Failure)))

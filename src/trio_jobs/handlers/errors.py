@@ -1,10 +1,17 @@
-"""What a handler raised, as a bounded, readable text: it never raises itself."""
+"""What a handler raised, as bounded, readable texts: made where it was raised, in one go.
+
+Making them runs the error's own code, which may take long or raise anything. None of that leaves
+this module, and each error's text is asked for once.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
+from traceback import TracebackException
 
 from trio_jobs.job import JobError
+from trio_jobs.tracebacks import frames_text, has_traceback, traceback_text
 
 # Characters, for the type's name and for the text.
 MAX_TYPE = 200
@@ -14,9 +21,25 @@ MAX_MESSAGE = 4000
 _MAX_NAMED = 10
 _MAX_STEPS = 10_000
 
+# Characters of a traceback that go into the log: its end says the most.
+_MAX_TRACEBACK = 20_000
+
 # NUL and the other control characters (but for tab and line feed) upset logs,
 # terminals and databases downstream; lone surrogates are not valid UTF-8.
 _UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a handler raised, without the error itself.
+
+    Attributes:
+        error: Its description.
+        traceback: For the log.
+    """
+
+    error: JobError
+    traceback: str
 
 
 class DescribedError(Exception):
@@ -29,6 +52,15 @@ class DescribedError(Exception):
     def __init__(self, text: str, error: JobError) -> None:
         super().__init__(text)
         self.error = error
+
+
+def describe_failure(error: BaseException) -> Failure:
+    """The error's description and its traceback."""
+    if issubclass(type(error), DescribedError):
+        described, traceback = describe_error(error), traceback_text(error)
+    else:
+        described, traceback = _describe_with_traceback(error)
+    return Failure(error=described, traceback=traceback[-_MAX_TRACEBACK:])
 
 
 def describe_error(error: BaseException) -> JobError:
@@ -52,15 +84,48 @@ def readable(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def _describe_with_traceback(error: BaseException) -> tuple[JobError, str]:
+    try:
+        if has_traceback(error):
+            # It asks each error for its text, and keeps that.
+            made = TracebackException.from_exception(error)
+            message = _with_leaves(error, str(made), _made_leaves(error, made))
+            described = JobError(type=_type_name(error), message=readable(message, MAX_MESSAGE))
+            return described, "".join(made.format())
+    except BaseException:  # noqa: ASYNC103, BLE001, S110  (as in `describe_error`)
+        pass
+    described = describe_error(error)
+    return described, f"{frames_text(error)}{described.type}: {described.message}\n"
+
+
 def _text(error: BaseException) -> str:
-    text = _own_text(error)
+    leaves = ((each, _own_text(each)) for each in _leaves(error))
+    return _with_leaves(error, _own_text(error), leaves)
+
+
+def _with_leaves(
+    error: BaseException, text: str, leaves: Iterable[tuple[BaseException, str]]
+) -> str:
+    """The text of an error; of a group, with those of the errors in it."""
     if not issubclass(type(error), BaseExceptionGroup):
         return text
     inner = "; ".join(
-        f"{_type_name(each)}: {readable(_own_text(each), MAX_MESSAGE)}"
-        for each in islice(_leaves(error), _MAX_NAMED)
+        f"{_type_name(each)}: {readable(own, MAX_MESSAGE)}"
+        for each, own in islice(leaves, _MAX_NAMED)
     )
     return f"{text}: {inner}"
+
+
+def _made_leaves(
+    error: BaseException, made: TracebackException
+) -> Iterator[tuple[BaseException, str]]:
+    left = [(error, made)]
+    while left:
+        error, made = left.pop()
+        if made.exceptions is None:
+            yield error, str(made)
+        else:
+            left += reversed([*zip(_members(error), made.exceptions, strict=True)])
 
 
 def _type_name(error: BaseException) -> str:
@@ -73,7 +138,7 @@ def _own_text(error: BaseException) -> str:
         # `str()` also returns an instance of a subclass, whose methods are the user's.
         return str.__str__(str(error))
     except BaseException:  # noqa: ASYNC103, BLE001  (the user's __str__ may raise anything)
-        return "<the error's text could not be made>"  # noqa: ASYNC104 - no checkpoint in str()
+        return "<exception str() failed>"  # noqa: ASYNC104 - no checkpoint in str()
 
 
 def _leaves(group: BaseException) -> Iterator[BaseException]:
@@ -85,7 +150,12 @@ def _leaves(group: BaseException) -> Iterator[BaseException]:
             return
         error = left.pop()
         if issubclass(type(error), BaseExceptionGroup):
-            # What the group was made with, whatever its class shows instead.
-            left += reversed(BaseExceptionGroup.__dict__["exceptions"].__get__(error))
+            left += reversed(_members(error))
         else:
             yield error
+
+
+def _members(group: BaseException) -> tuple[BaseException, ...]:
+    # What the group was made with, whatever its class shows instead.
+    members: tuple[BaseException, ...] = BaseExceptionGroup.__dict__["exceptions"].__get__(group)
+    return members

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from trio_jobs.handlers.errors import Failure, describe_failure
 from trio_jobs.handlers.loading import HandlerError, find_again, one_line, own_name
 from trio_jobs.handlers.payload import (
     Decode,
@@ -16,6 +17,7 @@ from trio_jobs.handlers.payload import (
     make_decoder,
     payload_type,
 )
+from trio_jobs.handlers.results import encode_result
 
 
 class Run(StrEnum):
@@ -105,6 +107,21 @@ class Handler:
             payload_type=type_,
             decode=decode,
         )
+
+    def run_plain(self, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
+        """Run a plain function from JSON to JSON; never raises.
+
+        To be called in the thread or the process where the function runs, so that all of the
+        user's code runs there: payload classes, the function, the texts of what it raises.
+
+        Returns:
+            Its result as JSON, or what it raised, be it a ``SystemExit``.
+        """
+        try:
+            result = self.call_plain(self.decode(payload))
+            return encode_result(result, max_bytes=max_result_bytes)
+        except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
+            return describe_failure(error)  # noqa: ASYNC104 - no task's
 
     def call_plain(self, payload: object) -> object:
         """Call a plain function; in the thread or the process where it runs.

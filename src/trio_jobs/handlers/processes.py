@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 import trio
 
 from trio_jobs.handlers import child
-from trio_jobs.handlers.errors import DescribedError
+from trio_jobs.handlers.errors import DescribedError, Failure
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Processes:
                 result = await self._call(function, name, payload)
             except _BrokenError as error:
                 raise ProcessDiedError(f"the process that ran the job {error}") from error
-        if isinstance(result, child.Failure):
+        if isinstance(result, Failure):
             raise ChildError(f'\n"""\n{result.traceback}"""', result.error)
         return result
 

@@ -11,7 +11,7 @@ import trio
 
 from trio_jobs.handlers.abandoned import abandon_nurseries, innermost_nursery
 from trio_jobs.handlers.context import call_with_context
-from trio_jobs.handlers.errors import describe_error
+from trio_jobs.handlers.errors import Failure, describe_failure
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
@@ -19,7 +19,7 @@ from trio_jobs.handlers.slow_steps import Suspect
 from trio_jobs.handlers.table import Handlers
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
-from trio_jobs.tracebacks import has_traceback
+from trio_jobs.tracebacks import has_traceback, traceback_of
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,10 @@ class Processor:
             if trio.current_effective_deadline() == -math.inf:
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
+            failure = describe_failure(error)
             if type(error) is not CutShortError:  # its `__class__` may be a property that raises
-                _log_raised(error, job)
-            failed = Ending(outcome=Outcome.FAILED, error=describe_error(error))
-            return decided or failed  # noqa: ASYNC104 - the handler's, not this task's
+                _log_raised(failure, job, error)
+            return decided or _failed(failure)  # noqa: ASYNC104 - the handler's, not this task's
         finally:
             del self._running[job.id]
             self._ended.append(running)
@@ -152,11 +152,17 @@ class Processor:
         if handler.run is _PROCESS:
             encoded = await self._run_in_process(handler, running)
             return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)
+        if handler.run is _THREAD:
+            running.start_clock(handler.timeout)
+            answer = await self._run_in_thread(handler, running.job)
+            decided = running.end()
+            if isinstance(answer, Failure):
+                _log_raised(answer, running.job)
+                return decided or _failed(answer)
+            return decided or Ending(outcome=_SUCCEEDED, result=answer)
         payload = handler.decode(running.job.payload)
         running.start_clock(handler.timeout)
-        if handler.run is _THREAD:
-            result = await self._run_in_thread(handler, payload, running.job)
-        elif handler.takes_context:
+        if handler.takes_context:
             result = await call_with_context(handler.call, payload, running.job)
         else:
             result = await handler.call(payload)
@@ -166,7 +172,7 @@ class Processor:
             result=encode_result(result, max_bytes=self._max_result_bytes),
         )
 
-    async def _run_in_thread(self, handler: Handler, payload: object, job: Job) -> object:
+    async def _run_in_thread(self, handler: Handler, job: Job) -> bytes | Failure:
         # A thread cannot be interrupted, and there are never more than N jobs
         # at a time. So a cancel and the time limit do not reach this (the job's
         # scope is not theirs to cancel): they decide, and the slot stays taken
@@ -174,8 +180,8 @@ class Processor:
         # nothing may outlast the grace period.
         try:
             return await trio.to_thread.run_sync(
-                handler.call_plain,
-                payload,
+                partial(handler.run_plain, max_result_bytes=self._max_result_bytes),
+                job.payload,
                 thread_name=f"job {job.id}",
                 abandon_on_cancel=True,
                 limiter=self._threads,
@@ -195,14 +201,33 @@ class Processor:
         )
 
 
-def _log_raised(error: BaseException, job: Job) -> None:
+def _failed(failure: Failure) -> Ending:
+    return Ending(outcome=Outcome.FAILED, error=failure.error)
+
+
+def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) -> None:
+    """Log the traceback that was made where the error was raised.
+
+    Args:
+        failure: What the handler raised.
+        job: The handler's job.
+        error: What it raised in the event loop, for logs that want more of it than its text.
+    """
+    if not log.isEnabledFor(logging.WARNING):
+        return
     fields = {"job_id": job.id, "job_type": job.type}
-    # Whatever shows it, be it a log that is not ours, runs the error's own code.
-    if has_traceback(error):
+    record = log.makeRecord(
+        log.name, logging.WARNING, __file__, 0, "handler_raised", (), None, extra=fields
+    )
+    record.exc_text = failure.traceback  # formatters show it, and do not make another
+    if error is not None and has_traceback(error):
+        record.exc_info = (type(error), error, traceback_of(error))
+        # A log that is not ours may run the error's own code all the same.
         with contextlib.suppress(BaseException):
-            log.warning("handler_raised", exc_info=error, extra=fields)
+            log.handle(record)
             return
-    log.warning("handler_raised", extra=fields | {"cause": describe_error(error).type})
+        record.exc_info = None
+    log.handle(record)
 
 
 def _suspects(jobs: Iterable[RunningJob]) -> list[Suspect]:

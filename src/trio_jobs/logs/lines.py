@@ -101,7 +101,9 @@ def _parts(record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
 
 def _below(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
     """What is longer than a line."""
-    if record.exc_info and record.exc_info[1] is not None:
+    if record.exc_text:  # made where the error was raised, or by another formatter
+        yield "exception", record.exc_text
+    elif record.exc_info and record.exc_info[1] is not None:
         yield "exception", traceback_text(record.exc_info[1])
     if record.stack_info:
         yield "stack", record.stack_info
