@@ -456,13 +456,38 @@ async def test_worker_logs_each_step_and_failures_a_level_above(
         ("DEBUG", "job_started"),
         ("DEBUG", "job_succeeded"),
         ("DEBUG", "job_started"),
-        ("INFO", "job_failed"),
+        ("WARNING", "job_failed"),
     ]
     fields = [vars(record) for record in caplog.records]
     assert [each["job_id"] for each in fields] == [first, first, second, second]
     assert {(each["job_type"], each["worker"]) for each in fields} == {("test", "worker-0")}
     assert [each["duration"] for each in fields[1::2]] == [2.5, 2.5]
     assert fields[3]["error"] == "ValueError: no"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [
+        (Outcome.FAILED, "WARNING"),
+        (Outcome.TIMED_OUT, "WARNING"),
+        (Outcome.CANCELLED, "INFO"),
+        (Outcome.SUCCEEDED, "DEBUG"),
+    ],
+)
+async def test_job_that_failed_is_a_warning_and_one_that_a_client_cancelled_is_none(
+    outcome: Outcome, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = make_parts()
+
+    async def process(_job: Job) -> Ending:
+        return Ending(outcome=outcome)
+
+    with caplog.at_level(logging.DEBUG, "trio_jobs.worker"):
+        async with workers(1, parts, process):
+            submit(parts)
+
+    ends = [(record.levelname, record.message) for record in caplog.records[1:]]
+    assert ends == [(level, f"job_{outcome}")]
 
 
 async def test_worker_logs_nothing_of_jobs_that_succeed_unless_asked(

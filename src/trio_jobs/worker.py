@@ -12,6 +12,15 @@ log = logging.getLogger(__name__)
 
 _SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
 
+# A failure is a warning, so that it stays in sight at `level = "warning"`; what a client has asked
+# for is none.
+_LEVELS = {
+    Outcome.SUCCEEDED: logging.DEBUG,
+    Outcome.CANCELLED: logging.INFO,
+    Outcome.FAILED: logging.WARNING,
+    Outcome.TIMED_OUT: logging.WARNING,
+}
+
 # Runs one job and says how it ended. It turns whatever the user's function
 # does into an `Ending`; what it raises is `Cancelled`, or a bug of ours.
 Process = Callable[[Job], Awaitable[Ending]]
@@ -74,8 +83,7 @@ def _log_end(job: Job, ending: Ending, worker: str, *, duration: float) -> None:
     fields = _fields(job, worker, duration=duration)
     if ending.error is not None:
         fields["error"] = f"{ending.error.type}: {ending.error.message}"
-    level = logging.DEBUG if ending.outcome is _SUCCEEDED else logging.INFO
-    log.log(level, f"job_{ending.outcome}", extra=fields)
+    log.log(_LEVELS[ending.outcome], f"job_{ending.outcome}", extra=fields)
 
 
 def _fields(job: Job, worker: str, **more: object) -> dict[str, object]:
