@@ -20,6 +20,8 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 SUCCEEDED = Ending(outcome=Outcome.SUCCEEDED, result=b"null")
 
+NONE_DROPPED = dict.fromkeys(Outcome, 0)
+
 
 def noon() -> datetime:
     """A wall clock that stands still."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import NOON, At, Parts, make_job, make_parts, noon
+from tests.support import NONE_DROPPED, NOON, At, Parts, make_job, make_parts, noon
 from trio_jobs.admission import (
     QueueFullError,
     ShuttingDownError,
@@ -20,7 +20,9 @@ from trio_jobs.job import IdempotencyKey, Job, JobStatus
 from trio_jobs.places import Places
 from trio_jobs.store import DuplicateJobError, JobStore, StoreStatistics
 
-EMPTY = StoreStatistics(pending=0, processing=0, completed=0, completed_bytes=0)
+EMPTY = StoreStatistics(
+    pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED
+)
 
 
 def drained(receive: trio.MemoryReceiveChannel[str]) -> list[str]:

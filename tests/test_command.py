@@ -150,6 +150,24 @@ async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
     assert [line for line in after if line.startswith("import time:")] == []
 
 
+async def test_dropped_jobs_are_counted_and_logged(tmp_path: Path) -> None:
+    config = configuration("fail", "quick") + "\n[store]\nkeep_completed = 0\n"
+    async with running_command(tmp_path, config=config) as server:
+        for job_type in ("quick", "fail"):
+            job = {"type": job_type, "payload": "no"}
+            await server.client.post("/jobs", json=job, headers={"Prefer": "wait=9"})
+        ready = (await server.client.get("/health/ready")).json()
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    assert ready["dropped"] == {"succeeded": 1, "failed": 1, "timed_out": 0, "cancelled": 0}
+    lines = [line.partition(" ")[2] for line in server.lines_with("jobs_dropped")]
+    assert lines == [
+        "INFO trio_jobs.drop_log jobs_dropped succeeded=1",
+        "WARNING trio_jobs.drop_log jobs_dropped failed=1",
+    ]
+
+
 # Options and environment
 
 

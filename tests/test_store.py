@@ -8,7 +8,7 @@ from types import FrameType
 import pytest
 from msgspec.structs import replace
 
-from tests.support import NOON, SUCCEEDED, make_job, noon
+from tests.support import NONE_DROPPED, NOON, SUCCEEDED, make_job, noon
 from trio_jobs.job import Ending, IdempotencyKey, Job, JobStatus, Outcome
 from trio_jobs.store import (
     DuplicateJobError,
@@ -264,8 +264,30 @@ def test_pending_and_processing_jobs_are_never_dropped() -> None:
 
     assert {job.id for job in store.page(limit=1000)} == {"pending", "processing", "released"}
     assert store.statistics() == StoreStatistics(
-        pending=2, processing=1, completed=0, completed_bytes=0
+        pending=2,
+        processing=1,
+        completed=0,
+        completed_bytes=0,
+        dropped=NONE_DROPPED | {Outcome.SUCCEEDED: 100},
     )
+
+
+def test_dropped_jobs_are_counted_by_outcome() -> None:
+    told: list[tuple[Outcome, int]] = []
+    store = JobStore(
+        now=noon,
+        keep_completed=1,
+        keep_completed_bytes=1_000_000,
+        dropped=lambda outcome, counts: told.append((outcome, sum(counts.values()))),
+    )
+    outcomes = [Outcome.FAILED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT]
+    for n, outcome in enumerate(outcomes):
+        run_through(store, make_job(f"{n}"), Ending(outcome=outcome))
+
+    store.delete("3")
+
+    assert store.statistics().dropped == NONE_DROPPED | {Outcome.FAILED: 2, Outcome.SUCCEEDED: 1}
+    assert told == [(Outcome.FAILED, 1), (Outcome.SUCCEEDED, 2), (Outcome.FAILED, 3)]
 
 
 def test_completing_returns_the_record_even_if_it_is_not_kept() -> None:
@@ -306,7 +328,7 @@ def test_statistics_count_where_the_jobs_are(store: JobStore) -> None:
 
     assert len(store) == 6
     assert store.statistics() == StoreStatistics(
-        pending=3, processing=2, completed=1, completed_bytes=10
+        pending=3, processing=2, completed=1, completed_bytes=10, dropped=NONE_DROPPED
     )
     assert store.unfinished() == (["b", "c", "d"], ["e", "f"])
 
@@ -520,7 +542,7 @@ def test_deleted_job_is_gone_with_its_bytes() -> None:
 
     assert store.page(limit=10) == []
     assert store.statistics() == StoreStatistics(
-        pending=0, processing=0, completed=0, completed_bytes=0
+        pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED
     )
     with pytest.raises(JobNotFoundError):
         store.delete("a")

@@ -1,6 +1,7 @@
 """The store against a plain model of it, over any sequence of calls."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
@@ -36,6 +37,8 @@ class Model:
     status: dict[str, str] = field(default_factory=dict)  # with "released" as a status
     size: dict[str, int] = field(default_factory=dict)
     completions: list[str] = field(default_factory=list)  # of jobs still kept
+    outcome: dict[str, Outcome] = field(default_factory=dict)  # also of those dropped
+    dropped: Counter[Outcome] = field(default_factory=Counter)
 
     def allows(self, job_id: str, *statuses: str) -> bool:
         return self.status.get(job_id) in statuses
@@ -45,7 +48,9 @@ class Model:
             len(self.completions) > KEEP_COMPLETED
             or sum(self.size[each] for each in self.completions) > KEEP_COMPLETED_BYTES
         ):
-            del self.status[self.completions.pop(0)]
+            job_id = self.completions.pop(0)
+            del self.status[job_id]
+            self.dropped[self.outcome[job_id]] += 1
 
     def count(self, *statuses: str) -> int:
         return sum(status in statuses for status in self.status.values())
@@ -91,6 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
             message = ending.error.message if ending.error else ""
             self.model.size[job_id] += len(ending.result or b"") + len(message.encode())
             self.model.completions.append(job_id)
+            self.model.outcome[job_id] = ending.outcome
             self.model.drop_beyond_the_bounds()
 
     @rule(job_id=some_id)
@@ -132,6 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
             processing=self.model.count("processing"),
             completed=len(self.model.completions),
             completed_bytes=sum(self.model.size[each] for each in self.model.completions),
+            dropped={outcome: self.model.dropped[outcome] for outcome in Outcome},
         )
 
     @invariant()

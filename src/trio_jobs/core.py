@@ -4,7 +4,7 @@ Nothing runs here. `main` and `open_jobs` each open the channel, and the nursery
 in which their workers run on clones of its receive end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,9 +12,10 @@ from functools import partial
 import trio
 
 from trio_jobs.admission import Submissions
+from trio_jobs.drop_log import DropLog
 from trio_jobs.handlers import Handlers, Processes, Processor
 from trio_jobs.ids import Uuid7
-from trio_jobs.job import Job
+from trio_jobs.job import Job, Outcome
 from trio_jobs.places import Places
 from trio_jobs.store import JobStore
 from trio_jobs.waiting import Completions
@@ -38,6 +39,8 @@ class PoolStatus:
         buffer_size: How many jobs it can hold.
         oldest_running_seconds: How long the job that began first has been
             running; null if none is.
+        dropped: How many completed jobs have had to make room for others, by
+            outcome.
     """
 
     status: str
@@ -46,6 +49,7 @@ class PoolStatus:
     buffered: int
     buffer_size: int
     oldest_running_seconds: float | None
+    dropped: Mapping[Outcome, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,7 @@ class Core:
         processes: The child processes, to be entered around the pool; None if
             no handler asks for them.
         process: What the workers process a job with.
+        drop_log: Says that completed jobs are dropped.
     """
 
     workers: int
@@ -71,17 +76,24 @@ class Core:
     completions: Completions
     processes: Processes | None
     process: Processor
+    drop_log: DropLog
 
     def status(self) -> PoolStatus:
         """What the pool is doing now."""
+        statistics = self.store.statistics()
         return PoolStatus(
             status="shutting down" if self.submissions.closed else "ready",
             workers=self.workers,
-            busy=self.store.statistics().processing,
+            busy=statistics.processing,
             buffered=self.submissions.buffered,
             buffer_size=self.submissions.buffer_size,
             oldest_running_seconds=self.process.oldest_running_seconds(),
+            dropped=statistics.dropped,
         )
+
+    def report_dropped(self) -> None:
+        """Log what has been dropped since the last line about it."""
+        self.drop_log.report(self.store.statistics().dropped)
 
     def unfinished(self) -> Iterator[tuple[str, dict[str, object]]]:
         """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
@@ -119,6 +131,7 @@ def make_core(
     """
     places = Places()
     completions = Completions(max_waiters=max_waiters)
+    drop_log = DropLog()
 
     def completed(job: Job) -> None:
         completions.note(job)
@@ -130,6 +143,7 @@ def make_core(
         keep_completed_bytes=keep_completed_bytes,
         claimed=places.note_claim,
         completed=completed,
+        dropped=drop_log.note,
     )
     names = handlers.process_names
     children = Processes(processes, names=names) if names else None
@@ -143,4 +157,5 @@ def make_core(
         process=Processor(
             handlers, workers=workers, max_result_bytes=max_result_bytes, processes=children
         ),
+        drop_log=drop_log,
     )

@@ -140,6 +140,7 @@ async def main(
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
     if isinstance(failure.error, BindError):
         raise failure.error  # another process was faster: nothing of ours is broken
+    core.report_dropped()
     status = 1 if failure.error is not None or http.failed or unfinished else 0
     log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
     return status

@@ -6,14 +6,14 @@ happened to its job.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
 from msgspec.structs import replace
 
-from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus
+from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus, Outcome
 from trio_jobs.order import IdOrder
 
 # Looked up once. On Python 3.11 a member of an enum costs more than all that a
@@ -46,12 +46,15 @@ class StoreStatistics:
         processing: Claimed by a worker.
         completed: Ended, and still kept.
         completed_bytes: What the completed ones hold (`Job.size`).
+        dropped: Completed ones that had to make room for others, by outcome.
+            Those that a client has deleted are not among them.
     """
 
     pending: int
     processing: int
     completed: int
     completed_bytes: int
+    dropped: Mapping[Outcome, int]
 
 
 def _ignore_claim() -> None:
@@ -59,6 +62,10 @@ def _ignore_claim() -> None:
 
 
 def _ignore_completion(job: Job) -> None:
+    pass
+
+
+def _ignore_drop(outcome: Outcome, dropped: Mapping[Outcome, int]) -> None:
     pass
 
 
@@ -82,6 +89,8 @@ class JobStore:
             room with it.
         completed: Called after each completion with the job, which may have
             been dropped by then. Those who wait for the job get it so.
+        dropped: Called after each drop, with the job's outcome and the counts
+            of all drops so far.
     """
 
     def __init__(
@@ -92,12 +101,14 @@ class JobStore:
         keep_completed_bytes: int,
         claimed: Callable[[], None] = _ignore_claim,
         completed: Callable[[Job], None] = _ignore_completion,
+        dropped: Callable[[Outcome, Mapping[Outcome, int]], None] = _ignore_drop,
     ) -> None:
         self._now = now
         self._keep_completed = keep_completed
         self._keep_completed_bytes = keep_completed_bytes
         self._claim_noted = claimed
         self._completion_noted = completed
+        self._drop_noted = dropped
         self._jobs: dict[str, Job] = {}
         # The ids in order. A dict remembers its order too, but cannot start in
         # the middle, and walks over the gaps that dropped entries leave.
@@ -107,6 +118,7 @@ class JobStore:
         # of a dict again and again walks over all that were taken before.
         self._completed: OrderedDict[str, int] = OrderedDict()
         self._completed_bytes = 0
+        self._dropped = dict.fromkeys(Outcome, 0)
         self._released: set[str] = set()
         # Ids by idempotency key; an entry goes with its job.
         self._keys: dict[str, str] = {}
@@ -227,7 +239,7 @@ class JobStore:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a completed job can be deleted"
             )
-        self._drop(job_id)
+        self._forget(job_id)
 
     def find_key(self, text: str) -> Job | None:
         """The job that was submitted under this idempotency key, as it is now; None if none was."""
@@ -259,14 +271,22 @@ class JobStore:
             processing=len(self._processing),
             completed=len(self._completed),
             completed_bytes=self._completed_bytes,
+            dropped=self._dropped.copy(),
         )
 
     def _drop(self, job_id: str) -> None:
+        outcome = self._forget(job_id).outcome
+        assert outcome is not None  # noqa: S101  (for the type checker: it has completed)
+        self._dropped[outcome] += 1
+        self._drop_noted(outcome, self._dropped)
+
+    def _forget(self, job_id: str) -> Job:
         self._completed_bytes -= self._completed.pop(job_id)
         self._order.remove(job_id)
         job = self._jobs.pop(job_id)
         if job.key is not None:
             del self._keys[job.key.text]
+        return job
 
     def _get(self, job_id: str, *, expected: JobStatus, wanted: JobStatus) -> Job:
         """The job, if it is where it has to be for a move that there is."""

@@ -1,7 +1,7 @@
 """`GET /health` and `GET /health/ready`."""
 
 from tests.api.support import SUBMISSION, Api
-from tests.support import make_parts
+from tests.support import SUCCEEDED, make_parts
 
 
 async def test_health_says_that_the_event_loop_is_alive() -> None:
@@ -27,7 +27,20 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
         "buffered": 1,
         "buffer_size": 100,
         "oldest_running_seconds": None,
+        "dropped": {"succeeded": 0, "failed": 0, "timed_out": 0, "cancelled": 0},
     }
+
+
+async def test_ready_counts_the_jobs_that_were_dropped_by_outcome() -> None:
+    api = Api(parts=make_parts(keep_completed=0))
+    job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
+    api.parts.store.claim(job_id)
+    api.parts.store.complete(job_id, SUCCEEDED)
+
+    answer = await api.client.get("/health/ready")
+
+    dropped = {"succeeded": 1, "failed": 0, "timed_out": 0, "cancelled": 0}
+    assert answer.json()["dropped"] == dropped
 
 
 async def test_a_full_buffer_is_ready() -> None:

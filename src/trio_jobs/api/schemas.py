@@ -65,8 +65,21 @@ def components(handlers: Handlers) -> Object:
                 "buffered": _COUNT,
                 "buffer_size": _COUNT,
                 "oldest_running_seconds": {"type": ["number", "null"]},
+                "dropped": {
+                    "type": "object",
+                    "additionalProperties": _COUNT,
+                    "description": "Completed jobs that had to make room for others, by outcome",
+                },
             },
-            ["status", "workers", "busy", "buffered", "buffer_size", "oldest_running_seconds"],
+            [
+                "status",
+                "workers",
+                "busy",
+                "buffered",
+                "buffer_size",
+                "oldest_running_seconds",
+                "dropped",
+            ],
         ),
         "Problem": _object(
             {
