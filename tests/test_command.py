@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -14,6 +17,7 @@ import trio
 
 from tests.command import (
     MODULE,
+    PATIENCE,
     SCRIPT,
     Gate,
     configuration,
@@ -22,11 +26,21 @@ from tests.command import (
     post_job,
     run_command,
     running_command,
+    started_command,
     write_files,
 )
 from trio_jobs.cli import run
 
 ROOT = Path(__file__).parents[1]
+
+NOBODY = 65534
+# http.unix_mode, whether the client belongs to the server's group, and whether it gets in.
+MODES = [
+    ("0600", True, False),
+    ("0660", True, True),
+    ("0660", False, False),
+    ("0666", False, True),
+]
 
 
 # The first minutes with it
@@ -87,6 +101,38 @@ async def test_each_of_300_submissions_at_once_is_accepted_and_completed_or_refu
     assert sorted(statuses) == [201] * 110 + [429] * 190
     assert len(listed) == 110
     assert len(ledger(tmp_path)) == len(set(ledger(tmp_path))) == 110
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that all users may look into: pytest's own are closed to others."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to be somebody else")
+@pytest.mark.parametrize(("mode", "member", "let_in"), MODES)
+async def test_group_may_connect_to_a_unix_socket_where_its_mode_says_so(
+    tmp_path: Path, shared_folder: Path, mode: str, member: bool, let_in: bool
+) -> None:
+    path = f"{shared_folder}/s"
+    environment = {"TRIO_JOBS_HTTP_BIND": f"unix:{path}", "TRIO_JOBS_HTTP_UNIX_MODE": mode}
+    async with started_command(tmp_path, environment=environment) as server:
+        await server.wait_for_line("Running on unix:")
+        with trio.fail_after(PATIENCE):
+            client = await trio.run_process(
+                ["curl", "-sS", "--unix-socket", path, "http://localhost/health"],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                user=NOBODY,
+                group=NOBODY,
+                extra_groups=[os.getegid()] if member else [],
+            )
+
+    assert client.stdout == (b'{"status":"ok"}' if let_in else b"")
+    assert (client.returncode == 0) is let_in
 
 
 async def test_port_in_use_is_one_line_and_nothing_of_the_user_s_has_run(tmp_path: Path) -> None:

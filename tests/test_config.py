@@ -351,6 +351,28 @@ class TestValues:
         assert in_environment == f"TRIO_JOBS_HTTP_BIND must be {ADDRESSES}, got '8080'"
         assert on_the_command_line == f"--bind must be {ADDRESSES}, got ['8080']"
 
+    @pytest.mark.parametrize("mode", ["0600", "0660", "660", "0666", "0770"])
+    def test_a_sockets_mode_is_octal_text(self, mode: str) -> None:
+        assert load(f'http.unix_mode = "{mode}"').http.unix_mode == mode
+        assert load(environment={"TRIO_JOBS_HTTP_UNIX_MODE": mode}).http.unix_mode == mode
+
+    @pytest.mark.parametrize(
+        "value",
+        # A number: 0o660 is 432, and 660 is not. A mode for nobody, for readers, with a sticky
+        # bit; what is no mode.
+        [
+            *("0o660", "660", '""', '"0000"', '"0640"', '"1660"', '"06600"', '"0860"', '"0o660"'),
+            *('"rw-rw----"', '"0660 "', '"0660\\n"', "true", "[]"),
+        ],
+    )
+    def test_a_mode_that_is_none_is_refused(self, value: str) -> None:
+        message = refusal(f"http.unix_mode = {value}")
+
+        assert message.startswith(
+            "config.toml: http.unix_mode must be an octal mode in quotes like '0660', "
+            "of 6 (may connect) and 0 (may not), got "
+        )
+
     @pytest.mark.parametrize("text", ["", ",", "127.0.0.1:0,"])
     def test_empty_items_of_an_array_in_the_environment_are_refused(self, text: str) -> None:
         message = refusal(environment={"TRIO_JOBS_HTTP_BIND": text})

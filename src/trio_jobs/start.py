@@ -83,7 +83,8 @@ def serve(config: Config) -> int:
     raise_limit(connections=config.http.max_connections)
     try:
         # Bound before anything of the user's runs, listening only when the pool is there.
-        listeners = bind_sockets(config.http.bind, tls=tls)
+        unix_mode = int(config.http.unix_mode, base=8)
+        listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)
     except BindError as error:
         raise StartError(str(error)) from error
     try:

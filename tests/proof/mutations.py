@@ -114,7 +114,8 @@ BIND = (
     "    raise_limit(connections=config.http.max_connections)\n"
     "    try:\n"
     "        # Bound before anything of the user's runs, listening only when the pool is there.\n"
-    "        listeners = bind_sockets(config.http.bind, tls=tls)\n"
+    "        unix_mode = int(config.http.unix_mode, base=8)\n"
+    "        listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)\n"
 )
 IMPORT = (
     "    except BindError as error:\n"

@@ -158,6 +158,32 @@ def test_a_unix_socket_is_for_its_owner_only_and_removed_at_the_end(tmp_path: Pa
     listeners.close()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o770])
+def test_a_unix_socket_has_its_mode_before_anyone_can_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    path = tmp_path / "s"
+    modes: list[int] = []
+    listen = socket.socket.listen
+
+    def observed_listen(self: socket.socket, backlog: int) -> None:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        listen(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", observed_listen)
+    umask = os.umask(0o027)  # a service's own, which the mode does not depend on
+
+    try:
+        listeners = bind_sockets([f"unix:{path}"], unix_mode=mode)
+    finally:
+        left = os.umask(umask)
+
+    assert modes == [mode]
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert left == 0o027
+    listeners.close()
+
+
 def test_a_live_owners_unix_socket_is_not_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = bind_sockets([f"unix:{path}"])

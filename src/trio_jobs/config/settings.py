@@ -38,6 +38,14 @@ _LONGEST_UNIX_PATH: Final = 107  # in bytes; the kernel's limit
 _UNIX: Final = r"unix:/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 Address = Annotated[str, Meta(pattern=rf"\A(?a:{_HOST}:{_PORT}|{_UNIX})\Z")]
 _ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
+# A client connects by writing: a mode that lets somebody only read the socket lets nobody in.
+SocketMode = Annotated[
+    str,
+    Meta(
+        pattern=r"\A0?[67][067][067]\Z",
+        description="an octal mode in quotes like '0660', of 6 (may connect) and 0 (may not)",
+    ),
+]
 _NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 FunctionName = Annotated[
     str,
@@ -78,6 +86,7 @@ class HttpConfig:
     bind: Annotated[tuple[Address, ...], Meta(min_length=1, description=_ADDRESSES)] = field(
         default=("127.0.0.1:8080",), metadata={"check": check_addresses}
     )
+    unix_mode: SocketMode = "0600"
     certfile: Text | None = None
     keyfile: Text | None = None
     allowed_hosts: tuple[Text, ...] = ()

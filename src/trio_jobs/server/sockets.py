@@ -111,7 +111,9 @@ class Listeners:
                     )
 
 
-def bind_sockets(addresses: Sequence[str], *, tls: ssl.SSLContext | None = None) -> Listeners:
+def bind_sockets(
+    addresses: Sequence[str], *, tls: ssl.SSLContext | None = None, unix_mode: int = 0o600
+) -> Listeners:
     """Bind every address, or none.
 
     A host name is resolved (this may block) and bound at each address it has.
@@ -122,6 +124,7 @@ def bind_sockets(addresses: Sequence[str], *, tls: ssl.SSLContext | None = None)
     Args:
         addresses: As in ``http.bind``.
         tls: From ``load_certificate``; clients then have to speak TLS.
+        unix_mode: Who may connect to the Unix sockets among them.
 
     Raises:
         AddressError: One of them cannot be understood.
@@ -133,7 +136,7 @@ def bind_sockets(addresses: Sequence[str], *, tls: ssl.SSLContext | None = None)
         bound: list[Bound] = []
         for address in parsed:
             if isinstance(address, UnixAddress):
-                new = [_bind_unix(address)]
+                new = [_bind_unix(address, unix_mode)]
             else:
                 new = _bind_tcp(address, scheme)
             undo.callback(Listeners(new, None).close)
@@ -197,17 +200,17 @@ def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...
     return sock
 
 
-def _bind_unix(address: UnixAddress) -> Bound:
+def _bind_unix(address: UnixAddress, mode: int) -> Bound:
     # Else of two servers that find the same stale file, one could remove the other's new one.
     with _locked_folder(address.path):
-        return _replace_unix(address)
+        return _replace_unix(address, mode)
 
 
-def _replace_unix(address: UnixAddress) -> Bound:
+def _replace_unix(address: UnixAddress, mode: int) -> Bound:
     _remove_stale(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode has to be right from the first moment, so chmod would come too late.
-    umask = os.umask(0o177)
+    umask = os.umask(0o777 & ~mode)
     try:
         sock.bind(address.path)
         sock.listen(_BACKLOG)
