@@ -562,6 +562,16 @@ class TestFile:
 
         assert refusal() == "config.toml: must be a readable file, got: Is a directory"
 
+    def test_a_link_to_a_device_without_an_end_is_refused(self) -> None:
+        Path("config.toml").symlink_to("/dev/zero")
+
+        assert refusal() == "config.toml: must be a readable file, got: more than 1048576 bytes"
+
+    def test_a_device_without_content_is_an_empty_file(self) -> None:
+        Path("config.toml").symlink_to("/dev/null")
+
+        assert load() == Config()
+
     def test_a_link_that_leads_nowhere_is_refused_not_taken_for_absent(self) -> None:
         Path("config.toml").symlink_to("gone.toml")
 

@@ -299,7 +299,7 @@ async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path
     ("settings", "complaint"),
     [
         ('certfile = "a.pem"', "http.certfile and http.keyfile must be set together"),
-        ('certfile = "a.pem"\nkeyfile = "b.pem"', "cannot use certfile 'a.pem' with keyfile"),
+        ('certfile = "a.pem"\nkeyfile = "b.pem"', "cannot use certfile 'a.pem': No such file"),
         ('token = "tök"', "http: the token must be ASCII, without white space"),
         ('token = "a b"', "http: the token must be ASCII, without white space"),
         ('token_file = "none"', "cannot read the token file 'none'"),

@@ -171,15 +171,15 @@ def test_a_certificate_that_cannot_be_used_is_one_line_that_names_the_files(
     command = ["openssl", "pkey", "-in", KEY, "-aes256", "-passout", "pass:x", "-out", str(locked)]
     subprocess.run(command, check=True)
 
-    for certfile, keyfile in [
-        (CERTIFICATE, str(locked)),
-        ("/no/such/file", KEY),
-        (CERTIFICATE, "/no/such/file"),
-        (str(nonsense), KEY),
-        (CERTIFICATE, str(nonsense)),
+    for certfile, keyfile, wrong in [
+        (CERTIFICATE, str(locked), str(locked)),
+        ("/no/such/file", KEY, "/no/such/file"),
+        (CERTIFICATE, "/no/such/file", "/no/such/file"),
+        (str(nonsense), KEY, str(nonsense)),
+        (CERTIFICATE, str(nonsense), str(nonsense)),
     ]:
         with pytest.raises(AddressError) as caught:
             load_certificate(certfile, keyfile)
 
-        assert repr(certfile) in str(caught.value)
+        assert repr(wrong) in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from trio_jobs.bounded_read import read_within
 from trio_jobs.config.keys import KEYS, KEYS_BY_PATH, keys_of
 from trio_jobs.config.messages import ConfigError, cut, nearest, shown, shown_name
 from trio_jobs.config.settings import HandlerConfig
 
 _HANDLERS: Final = "handlers"
+_MAX_BYTES: Final = 2**20
 
 
 def read_file(path: Path) -> tuple[dict[str, object], dict[str, HandlerConfig] | None]:
@@ -43,7 +45,8 @@ def read_file(path: Path) -> tuple[dict[str, object], dict[str, HandlerConfig] |
 
 def _parse(path: Path, file: str) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # Windows' editors begin a file with a BOM
+        data = read_within(path, max_bytes=_MAX_BYTES)
+        text = data.decode("utf-8-sig")  # Windows' editors begin a file with a BOM
     except OSError as error:
         raise ConfigError(f"{file}: must be a readable file, got: {error.strerror}") from error
     except UnicodeDecodeError as error:

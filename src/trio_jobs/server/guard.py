@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from trio_jobs.bounded_read import read_within
+
 from .problems import RefusedError
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -13,6 +15,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 _LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+# Far more than a client may send: request line and headers have 1 MiB at the most.
+_MAX_TOKEN_FILE = 2**20
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="trio-jobs"')
 
 
@@ -98,7 +102,7 @@ def read_token(path: str | Path) -> str:
             the file and never what is in it.
     """
     try:
-        token = Path(path).read_text(encoding="ascii").strip()
+        token = read_within(path, max_bytes=_MAX_TOKEN_FILE).decode("ascii").strip()
     except UnicodeDecodeError:
         raise ValueError(f"the token in {str(path)!r} must be ASCII") from None
     except OSError as error:

@@ -2,7 +2,12 @@
 
 import ssl
 
+from trio_jobs.bounded_read import check_regular
+
 from .addresses import AddressError
+
+# Far more than a chain of certificates has.
+_MAX_BYTES = 2**20
 
 
 def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
@@ -11,6 +16,12 @@ def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
     Raises:
         AddressError: The files cannot be read, or do not belong together.
     """
+    for what, file in (("certfile", certfile), ("keyfile", keyfile)):
+        try:
+            # OpenSSL reads a device or a pipe without an end, and the start would never be over.
+            check_regular(file, max_bytes=_MAX_BYTES)
+        except OSError as error:
+            raise AddressError(f"cannot use {what} {file!r}: {error.strerror}") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Clients that could speak HTTP/2 learn here that this server does not.

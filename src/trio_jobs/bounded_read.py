@@ -1,0 +1,65 @@
+"""Reading a small file that anything may stand behind: a device, a pipe, a folder."""
+
+import errno
+import os
+import select
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+# Seconds that a pipe gets, as in `--config <(command)`.
+_PATIENCE: Final = 5.0
+
+
+def read_within(path: str | Path, *, max_bytes: int, seconds: float = _PATIENCE) -> bytes:
+    """The whole content of a file, device or pipe.
+
+    Args:
+        path: Its name.
+        max_bytes: The most that it may hold: ``/dev/zero`` has no end.
+        seconds: How long a pipe may take until its writer has closed it: one without a writer
+            never does.
+
+    Raises:
+        OSError: It cannot be read, is too long, or has not ended in time; ``strerror`` says so.
+    """
+    end = time.monotonic() + seconds
+    # Non-blocking: the opening of a pipe without a writer would wait for one.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        readable = select.poll()
+        readable.register(fd, select.POLLIN)
+        data = bytearray()
+        while len(data) <= max_bytes:
+            if not readable.poll(max(end - time.monotonic(), 0) * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"a pipe that has not ended in {seconds:g} s")
+            try:
+                piece = os.read(fd, max_bytes + 1 - len(data))
+            except BlockingIOError:
+                continue  # somebody else has read it
+            if not piece:
+                return bytes(data)
+            data += piece
+    finally:
+        os.close(fd)
+    raise OSError(errno.EFBIG, _too_long(max_bytes))
+
+
+def check_regular(path: str | Path, *, max_bytes: int) -> None:
+    """Pass a file that a library may be left to read by itself.
+
+    Raises:
+        OSError: It is not there, no regular file, or too long; ``strerror`` says so.
+    """
+    found = Path(path).stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if found.st_size > max_bytes:
+        raise OSError(errno.EFBIG, _too_long(max_bytes))
+
+
+def _too_long(max_bytes: int) -> str:
+    return f"more than {max_bytes} bytes"
