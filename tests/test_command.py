@@ -386,6 +386,7 @@ async def test_wrong_address_is_found_by_check_as_well(tmp_path: Path) -> None:
     [
         ("--wrkers=4", "unrecognized arguments: --wrkers=4, the nearest is --workers"),
         ("--worker", "unrecognized arguments: --worker, the nearest is --workers"),
+        ("--zzz", "unrecognized arguments: --zzz"),
         ("extra", "unrecognized arguments: extra"),
         ("--workers", "argument --workers: expected one argument"),
     ],

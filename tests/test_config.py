@@ -383,8 +383,8 @@ class TestValues:
     def test_a_choice_is_refused_with_the_choices(self) -> None:
         levels = "one of 'debug', 'error', 'info', 'warning'"
 
-        assert refusal('logging.level = "INFO"') == (
-            f"config.toml: logging.level must be {levels}, got 'INFO'"
+        assert refusal('logging.level = "Verbose"') == (
+            f"config.toml: logging.level must be {levels}, got 'Verbose'"
         )
         assert refusal("", overrides={"logging.level": "trace"}) == (
             f"--log-level must be {levels}, got 'trace'"
@@ -392,6 +392,36 @@ class TestValues:
         assert refusal("", environment={"TRIO_JOBS_LOGGING_FORMAT": ""}) == (
             "TRIO_JOBS_LOGGING_FORMAT must be one of 'json', 'text', got ''"
         )
+
+    @pytest.mark.parametrize("text", ["INFO", "Info", "info"])
+    def test_a_choice_may_be_written_in_capitals(self, text: str) -> None:
+        assert load(f'logging.level = "{text}"').logging.level == "info"
+        assert load("", environment={"TRIO_JOBS_LOGGING_LEVEL": text}).logging.level == "info"
+        assert load("", overrides={"logging.level": text}).logging.level == "info"
+
+    @pytest.mark.parametrize(
+        ("texts", "value"),
+        [
+            (["true", "True", "TRUE", "1", "yes", "on", "ON"], True),
+            (["false", "False", "0", "no", "off"], False),
+        ],
+    )
+    def test_the_environment_has_several_words_for_yes_and_no(
+        self, texts: list[str], value: bool
+    ) -> None:
+        for text in texts:
+            config = load(environment={"TRIO_JOBS_HTTP_ACCESS_LOG": text})
+            assert config.http.access_log is value
+
+    @pytest.mark.parametrize("text", ["", "y", "t", "2", "01", "1.0", " true", "none", "enabled"])
+    def test_a_word_that_may_mean_something_else_is_no_boolean(self, text: str) -> None:
+        message = refusal(environment={"TRIO_JOBS_HTTP_ACCESS_LOG": text})
+
+        assert message == f"TRIO_JOBS_HTTP_ACCESS_LOG must be true or false, got {text!r}"
+
+    @pytest.mark.parametrize("value", ["1", "0", '"true"', '"yes"'])
+    def test_the_file_has_booleans_of_its_own(self, value: str) -> None:
+        assert "access_log must be true or false" in refusal(f"http.access_log = {value}")
 
     @given(
         st.sampled_from([key for key in KEYS_BY_PATH.values() if not key.secret]),
@@ -444,12 +474,12 @@ class TestNames:
 
     def test_an_unknown_section_is_refused_with_the_nearest_name(self) -> None:
         assert refusal("[pol]\nworkers = 3") == (
-            "config.toml: pol is not a section, the nearest known name is pool"
+            "config.toml: pol is not a section, the nearest is pool"
         )
 
     def test_a_key_outside_any_section_is_refused_with_the_section_it_belongs_to(self) -> None:
         assert refusal("workers = 3") == (
-            "config.toml: workers is not a section, the nearest known name is pool.workers"
+            "config.toml: workers is not a section, the nearest is pool.workers"
         )
 
     def test_a_section_that_is_no_table_is_refused(self) -> None:
@@ -477,14 +507,50 @@ class TestNames:
             "handlers are set in the [handlers] table of the configuration file"
         )
 
-    @pytest.mark.parametrize("name", ["WORKERS", "CONFIG", "POOL", "Pool_workers", "", "É\n"])
-    def test_another_variable_that_begins_like_ours_gives_a_warning(self, name: str) -> None:
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("WORKERS", ", the nearest is TRIO_JOBS_POOL_WORKERS"),
+            ("Pool_workers", ", the nearest is TRIO_JOBS_POOL_WORKERS"),
+            ("LEVEL", ", the nearest is TRIO_JOBS_LOGGING_LEVEL"),
+            ("PORT", ", the nearest is TRIO_JOBS_HTTP_BIND"),
+            ("CONFIG", ", the option --config names the file"),
+            ("VERSION", ""),
+            ("POOL", ""),
+            ("", ""),
+            ("É\n", ""),
+        ],
+    )
+    def test_another_variable_that_begins_like_ours_gives_a_warning(
+        self, name: str, hint: str
+    ) -> None:
         config = load(environment={f"TRIO_JOBS_{name}": "4"})
 
         assert config == Config()
         [warning] = config.warnings
-        assert "is not a setting and has no effect, the nearest is TRIO_JOBS_" in warning
+        assert warning.endswith(f"is not a setting and has no effect{hint}")
         assert warning.isprintable()
+
+    def test_name_that_resembles_no_setting_is_refused_without_a_hint(self) -> None:
+        assert refusal("[pool]\nzzz = 3") == "config.toml: pool.zzz is not a setting"
+        assert refusal("[database]\nurl = 3") == (
+            "config.toml: database is not a section, known: pool, http, store, logging, handlers"
+        )
+        assert refusal("[handlers.a]\nx = 1").startswith(
+            "config.toml: handlers.a.x is not a setting, known: call, run, timeout "
+        )
+        assert refusal("", environment={"TRIO_JOBS_POOL_XYZ": "4"}) == (
+            "TRIO_JOBS_POOL_XYZ is not a setting"
+        )
+        assert refusal("", overrides={"zzz": 3}) == "'zzz' is not a setting"
+
+    def test_host_and_port_lead_to_the_address(self) -> None:
+        assert refusal("[http]\nport = 80").endswith(", the nearest is http.bind")
+        assert refusal("[server]\nport = 80").startswith("config.toml: server is not a section")
+        assert refusal("port = 80").endswith(", the nearest is http.bind")
+        assert refusal("", environment={"TRIO_JOBS_HTTP_PORT": "80"}).endswith(
+            ", the nearest is TRIO_JOBS_HTTP_BIND"
+        )
 
     def test_a_variable_of_someone_else_is_not_looked_at(self) -> None:
         config = load(environment={"TRIO_JOBSPOOL_WORKERS": "", "PATH": "", "trio_jobs_pool_x": ""})
@@ -681,7 +747,7 @@ class TestHandlers:
             ),
             (
                 "tiemout = 30",
-                ".tiemout is not a setting, the nearest is timeout (a type with a dot in it",
+                ".tiemout is not a setting, the nearest is timeout, known: call, run, timeout (a",
             ),
         ],
     )
@@ -787,7 +853,7 @@ class TestNewKeys:
         ("name", "text", "expected"),
         [
             ("certfile", "", "a non-empty string without control characters, got ''"),
-            ("access_log", "yes", "true or false, got 'yes'"),
+            ("access_log", "maybe", "true or false, got 'maybe'"),
             ("allowed_hosts", "a,", "a string or an array of strings, got 'a,'"),
             ("processes", "0", "an integer from 1 to 64, got '0'"),
             ("wait", "x", "a number of seconds from 0 to 9, got 'x'"),

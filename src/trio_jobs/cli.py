@@ -78,12 +78,12 @@ def _complain(text: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains as the rest of the command does: in one line, with the nearest known name."""
+    """Complains as the rest of the command does: in one line, with a known name that is near."""
 
     def error(self, message: str) -> NoReturn:
         wrong = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
         known = [option for action in self._actions for option in action.option_strings]
-        if wrong and (near := difflib.get_close_matches(wrong[1], known, n=1, cutoff=0)):
+        if wrong and (near := difflib.get_close_matches(wrong[1], known, n=1)):
             message += f", the nearest is {near[0]}"
         _complain(message)
         sys.exit(MISTAKEN)

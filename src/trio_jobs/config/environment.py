@@ -4,10 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from trio_jobs.config.keys import KEYS, KEYS_BY_PATH
-from trio_jobs.config.messages import ConfigError, nearest, shown_name
+from trio_jobs.config.keys import KEYS, KEYS_BY_PATH, PATHS_BY_NAME
+from trio_jobs.config.messages import ConfigError, hint, shown_name
 
 _PREFIX: Final = "TRIO_JOBS_"
+_VARIABLES_BY_NAME: Final = {
+    name.replace(".", "_").upper(): KEYS_BY_PATH[path].variable
+    for name, path in PATHS_BY_NAME.items()
+}
 _SECTION_PREFIXES: Final = tuple(f"{section.upper()}_" for section in KEYS)
 # Kubernetes puts these into every pod beside a service called trio-jobs, and beside one called
 # trio-jobs-http they look like settings of ours: TRIO_JOBS_HTTP_PORT_8080_TCP_ADDR.
@@ -51,10 +55,14 @@ def read_environment(
                 "handlers are set in the [handlers] table of the configuration file"
             )
         unknown = f"{shown_name(variable)} is not a setting"
-        hint = f"the nearest is {nearest(variable, variables)}"
+        # Without the prefix, which makes all of them alike.
+        rest = name.upper().partition("_")[2]
+        near = hint(name.upper(), _VARIABLES_BY_NAME) or hint(rest, _VARIABLES_BY_NAME)
         if name.startswith(_SECTION_PREFIXES):
-            raise ConfigError(f"{unknown}, {hint}")
-        warnings.append(f"{unknown} and has no effect, {hint}")
+            raise ConfigError(f"{unknown}{near}")
+        if name == "CONFIG":
+            near = ", the option --config names the file"
+        warnings.append(f"{unknown} and has no effect{near}")
     return values, tuple(warnings)
 
 

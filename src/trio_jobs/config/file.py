@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from trio_jobs.bounded_read import read_within
-from trio_jobs.config.keys import KEYS, KEYS_BY_PATH, keys_of
-from trio_jobs.config.messages import ConfigError, cut, nearest, shown, shown_name
+from trio_jobs.config.keys import KEYS, PATHS_BY_NAME, keys_of
+from trio_jobs.config.messages import ConfigError, cut, hint, shown, shown_name
 from trio_jobs.config.settings import HandlerConfig
 
 _HANDLERS: Final = "handlers"
@@ -28,9 +28,11 @@ def read_file(path: Path) -> tuple[dict[str, object], dict[str, HandlerConfig] |
     handlers = None
     for section, table in _parse(path, file).items():
         if section not in KEYS and section != _HANDLERS:
-            known = nearest(section, [*KEYS, _HANDLERS, *KEYS_BY_PATH])
+            sections = [*KEYS, _HANDLERS]
+            near = hint(section, {**PATHS_BY_NAME, **{name: name for name in sections}})
             raise ConfigError(
-                f"{file}: {shown_name(section)} is not a section, the nearest known name is {known}"
+                f"{file}: {shown_name(section)} is not a section"
+                f"{near or ', known: ' + ', '.join(sections)}"
             )
         if not isinstance(table, dict):
             # Not the items of an array of tables: one of them may be a secret.
@@ -68,10 +70,8 @@ def _read_section(section: str, table: Mapping[str, object], file: str) -> dict[
     for name, value in table.items():
         key = KEYS[section].get(name)
         if key is None:
-            known = nearest(f"{section}.{name}", KEYS_BY_PATH)
-            raise ConfigError(
-                f"{file}: {section}.{shown_name(name)} is not a setting, the nearest is {known}"
-            )
+            near = hint(f"{section}.{name}", PATHS_BY_NAME) or hint(name, PATHS_BY_NAME)
+            raise ConfigError(f"{file}: {section}.{shown_name(name)} is not a setting{near}")
         values[key.path] = key.convert(value, where=f"{file}: {key.path}")
     return values
 
@@ -97,8 +97,9 @@ def _read_handler(value: object, *, where: str) -> HandlerConfig:
     for name in value:
         if name not in keys:
             raise ConfigError(
-                f"{where}.{shown_name(name)} is not a setting, the nearest is {nearest(name, keys)}"
-                " (a type with a dot in it is written in quotes)"
+                f"{where}.{shown_name(name)} is not a setting"
+                f"{hint(name, {known: known for known in keys})}"
+                f", known: {', '.join(keys)} (a type with a dot in it is written in quotes)"
             )
     if "call" not in value:
         raise ConfigError(f"{where} must have a function's name as its key call, got none")

@@ -26,6 +26,12 @@ from trio_jobs.config.settings import SECTIONS
 # number stays text, and is refused as any text is where a number was expected.
 _NUMBER: Final = re.compile(r"-?[0-9]{1,100}(\.[0-9]{1,100})?")
 
+# What can stand for nothing else; for a lone y or f one would have to know what was meant.
+_BOOLEANS: Final[Mapping[str, bool]] = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
@@ -72,7 +78,7 @@ class Key:
             case IntType() | FloatType() if _NUMBER.fullmatch(text):
                 value = float(text) if "." in text else int(text)
             case BoolType():
-                value = {"true": True, "false": False}.get(text, text)
+                value = _BOOLEANS.get(text.lower(), text)
             case VarTupleType():
                 value = [item.strip() for item in text.split(",")]
         return self._checked(value, found=text, where=where)
@@ -81,6 +87,8 @@ class Key:
         plain, noun = _unwrap(type_info(self.type))
         if isinstance(value, str) and isinstance(plain, VarTupleType):
             value = [value]
+        if isinstance(value, str) and isinstance(plain, LiteralType):
+            value = value.lower()  # INFO is what a level is called elsewhere
         try:
             checked: object = msgspec.convert(value, self.type)
             if self.check is not None:
@@ -113,6 +121,13 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
 }
 KEYS_BY_PATH: Final[Mapping[str, Key]] = {
     key.path: key for keys in KEYS.values() for key in keys.values()
+}
+
+# For a name that is not quite a setting's: also one that lacks the section, or has another. Other
+# servers have a host and a port.
+PATHS_BY_NAME: Final[Mapping[str, str]] = {
+    **{name: key.path for key in KEYS_BY_PATH.values() for name in (key.path, key.name)},
+    **dict.fromkeys(("host", "port"), "http.bind"),
 }
 
 

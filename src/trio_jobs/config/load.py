@@ -8,8 +8,8 @@ from typing import Final
 
 from trio_jobs.config.environment import read_environment
 from trio_jobs.config.file import read_file
-from trio_jobs.config.keys import KEYS, KEYS_BY_PATH
-from trio_jobs.config.messages import ConfigError, nearest, shown
+from trio_jobs.config.keys import KEYS, KEYS_BY_PATH, PATHS_BY_NAME
+from trio_jobs.config.messages import ConfigError, hint, shown
 from trio_jobs.config.settings import SECTIONS, Config
 
 DEFAULT_FILE: Final = Path("config.toml")
@@ -58,8 +58,7 @@ def _read_overrides(overrides: Mapping[str, object]) -> dict[str, object]:
     for path, value in overrides.items():
         key = KEYS_BY_PATH.get(path)
         if key is None:
-            known = nearest(path, KEYS_BY_PATH)
-            raise ConfigError(f"{shown(path)} is not a setting, the nearest is {known}")
+            raise ConfigError(f"{shown(path)} is not a setting{hint(path, PATHS_BY_NAME)}")
         if isinstance(value, str):
             values[path] = key.parse(value, where=key.option)
         elif value is not None:

@@ -2,10 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 _LONGEST: Final = 80  # characters of anything found that a message repeats
+
+# How much of two names is the same, from 0 to 1. With less, http.port resembles http.certfile, and
+# the hint is nonsense.
+_ALIKE: Final = 0.7
 
 
 class ConfigError(Exception):
@@ -30,6 +34,12 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:40]}...{text[-30:]}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that looks most like this one."""
-    return difflib.get_close_matches(name[:_LONGEST], list(known), n=1, cutoff=0)[0]
+def hint(name: str, known: Mapping[str, str]) -> str:
+    """The end of a refusal: the known name that this one resembles; nothing if it resembles none.
+
+    Args:
+        name: What was found.
+        known: The names to show, by the names to compare with.
+    """
+    near = difflib.get_close_matches(name[:_LONGEST], known, n=1, cutoff=_ALIKE)
+    return f", the nearest is {known[near[0]]}" if near else ""
