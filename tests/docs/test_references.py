@@ -86,6 +86,11 @@ def events_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
                 args=[_, ast.Attribute(attr=level), ast.Constant(str(name)), *_],
             ):
                 yield name, level.lower()
+            case ast.Call(
+                func=ast.Attribute(ast.Name("log"), "makeRecord"),
+                args=[_, ast.Attribute(attr=level), _, _, ast.Constant(str(name)), *_],
+            ):
+                yield name, level.lower()
             case ast.Call(func=ast.Attribute(ast.Name("log"), "log"), args=[_, message, *_]):
                 yield text_of(message), "?"
             case ast.Call(func=ast.Attribute(ast.Name("log"), level), args=[message, *_]) if (

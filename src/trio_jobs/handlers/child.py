@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 
 from trio_jobs.handlers.errors import Failure, describe_failure
-from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.loading import load_function
 
 MEANT_FOR_THE_SERVER = frozenset({signal.SIGINT, signal.SIGTERM})
@@ -54,7 +54,7 @@ def run_handler(name: str, payload: bytes, *, max_result_bytes: int) -> bytes | 
     pid = os.getpid()
     answer: bytes | Failure
     try:
-        answer = _find(name).run_plain(payload, max_result_bytes=max_result_bytes)
+        answer = run_plain(_find(name), payload, max_result_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (it must not end the process)
         answer = describe_failure(error)
     if os.getpid() != pid:

@@ -108,21 +108,6 @@ class Handler:
             decode=decode,
         )
 
-    def run_plain(self, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
-        """Run a plain function from JSON to JSON; never raises.
-
-        To be called in the thread or the process where the function runs, so that all of the
-        user's code runs there: payload classes, the function, the texts of what it raises.
-
-        Returns:
-            Its result as JSON, or what it raised, be it a ``SystemExit``.
-        """
-        try:
-            result = self.call_plain(self.decode(payload))
-            return encode_result(result, max_bytes=max_result_bytes)
-        except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
-            return describe_failure(error)  # noqa: ASYNC104 - no task's
-
     def call_plain(self, payload: object) -> object:
         """Call a plain function; in the thread or the process where it runs.
 
@@ -141,6 +126,22 @@ class Handler:
                 result.close()
             raise TypeError("a plain function returned an awaitable; make it an async function")
         return result
+
+
+def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
+    """Run a plain function from JSON to JSON; never raises.
+
+    To be called in the thread or the process where the function runs, so that all of the user's
+    code runs there: payload classes, the function, the texts of what it raises.
+
+    Returns:
+        Its result as JSON, or what it raised, be it a ``SystemExit``.
+    """
+    try:
+        result = handler.call_plain(handler.decode(payload))
+        return encode_result(result, max_bytes=max_result_bytes)
+    except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
+        return describe_failure(error)  # noqa: ASYNC104 - no task's
 
 
 def _where(function: Callable[..., Any], run: str | None) -> Run:

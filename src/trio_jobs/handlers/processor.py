@@ -12,7 +12,7 @@ import trio
 from trio_jobs.handlers.abandoned import abandon_nurseries, innermost_nursery
 from trio_jobs.handlers.context import call_with_context
 from trio_jobs.handlers.errors import Failure, describe_failure
-from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.slow_steps import Suspect
@@ -180,7 +180,7 @@ class Processor:
         # nothing may outlast the grace period.
         try:
             return await trio.to_thread.run_sync(
-                partial(handler.run_plain, max_result_bytes=self._max_result_bytes),
+                partial(run_plain, handler, max_result_bytes=self._max_result_bytes),
                 job.payload,
                 thread_name=f"job {job.id}",
                 abandon_on_cancel=True,
