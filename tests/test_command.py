@@ -331,7 +331,7 @@ MISTAKES = {
     ),
     "a type of many lines": ('[handlers]\n"a\\nb" = "nowhere:f"', "", {}, "nowhere"),
     "a module that exits": ('[handlers]\nx = "work:f"', "raise SystemExit(0)", {}, "SystemExit"),
-    "no function": ('[handlers]\nx = "work:f"', "", {}, "module 'work' has no 'f'"),
+    "no function": ('[handlers]\nx = "work:f"', "", {}, "has no 'f'"),
     "no callable": ('[handlers]\nx = "work:f"', "f = 1", {}, "is not callable: 1"),
 }
 

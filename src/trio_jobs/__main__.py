@@ -2,8 +2,14 @@
 
 import sys
 
-from trio_jobs.cli import run
-
 # Child processes of process handlers import this module again, by another name.
 if __name__ == "__main__":
+    from trio_jobs.import_path import place_folder
+
+    # Before anything else is imported: `-m` has put the current folder first.
+    if not sys.flags.safe_path:
+        place_folder(sys.path[0])
+
+    from trio_jobs.cli import run
+
     sys.exit(run())

@@ -48,7 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             },
         )
         if options.check:
-            return _show(check(config))
+            return _show(check(config, warn=lambda text: _complain(f"warning: {text}")))
         return serve(config)
     except ConfigError as error:
         _complain(str(error))

@@ -2,9 +2,8 @@
 
 import logging
 import ssl
-import sys
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -16,6 +15,8 @@ from trio_jobs.handlers import (
     describe_payloads,
     load_function,
 )
+from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
+from trio_jobs.import_path import place_folder
 from trio_jobs.logs import start_logging
 from trio_jobs.main import main
 from trio_jobs.server import (
@@ -43,8 +44,12 @@ class StartError(Exception):
     """The server cannot start, for a reason that is no mistake in the configuration."""
 
 
-def check(config: Config) -> str:
+def check(config: Config, *, warn: Callable[[str], None]) -> str:
     """Load everything that a start would load, without starting anything.
+
+    Args:
+        config: The settings.
+        warn: Called with each line about what is allowed, and hardly meant.
 
     Returns:
         The settings that hold, as TOML, and what the handlers' payloads look like.
@@ -54,7 +59,9 @@ def check(config: Config) -> str:
     """
     _read_addresses(config)
     _read_secrets(config)
-    handlers = _load_handlers(config)
+    handlers = _load_handlers(
+        config, warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}")
+    )
     return describe(config) + describe_payloads(handlers)
 
 
@@ -90,7 +97,7 @@ def serve(config: Config) -> int:
     try:
         for warning in config.warnings:
             log.warning("unknown_setting", extra={"reason": warning})
-        handlers = _load_handlers(config)
+        handlers = _load_handlers(config, warn_hidden=_log_hidden)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
         return trio.run(main, config, handlers, listeners, stop, logs, token)
@@ -135,19 +142,34 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
     return tls, token
 
 
-def _load_handlers(config: Config) -> Handlers:
-    # Where `python` would put it: a command's own folder is not the user's.
-    folder = Path() if config.source is None else config.source.parent
-    sys.path.insert(0, str(folder.resolve()))
+def _load_handlers(config: Config, *, warn_hidden: Callable[[HiddenModule], None]) -> Handlers:
+    hidden = {}
+    if config.source is not None:
+        # Not before now: all that the server needs has been imported.
+        folder = config.source.parent.resolve()
+        place_folder(str(folder))
+        hidden = {each.name: each for each in find_hidden_modules(folder)}
+    for each in hidden.values():
+        warn_hidden(each)
     table = _DEMONSTRATION if config.handlers is None else config.handlers
-    return Handlers({name: _load_handler(name, each, config) for name, each in table.items()})
+    return Handlers(
+        {name: _load_handler(name, each, config, hidden) for name, each in table.items()}
+    )
 
 
-def _load_handler(name: str, settings: HandlerConfig, config: Config) -> Handler:
+def _load_handler(
+    name: str, settings: HandlerConfig, config: Config, hidden: Mapping[str, HiddenModule]
+) -> Handler:
     try:
         function = load_function(settings.call)
         return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
     except HandlerError as error:
-        raise ConfigError(
-            f"{config.source}: handlers.{name} = {settings.call!r}: {error}"
-        ) from error
+        text = f"{config.source}: handlers.{name} = {settings.call!r}: {error}"
+        module = hidden.get(settings.call.partition(":")[0].partition(".")[0])
+        if module is not None:
+            text += f"; {module.hidden} is hidden by it: rename the file"
+        raise ConfigError(text) from error
+
+
+def _log_hidden(module: HiddenModule) -> None:
+    log.warning("module_hidden", extra={"hidden": module.hidden, "by": module.by})

@@ -23,6 +23,7 @@ _MASKS = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
     (re.compile(r"(?<=date: )\w.*GMT"), "<time>"),
     (re.compile(r"(?:127\.0\.0\.1|localhost):\d+"), "<address>"),
+    (re.compile(r"/(?:[^\s'\"():/]+/)*(?=[^\s'\"():/]+\.py\b)"), "<folder>/"),
     (re.compile(r"(?<=in )\d+\.\d\ds"), "<seconds>"),
     (re.compile(r'(?<=oldest_running_seconds":)[\d.e-]+'), "<seconds>"),
     (re.compile(r"(?<=duration=)[\d.e-]+"), "<seconds>"),

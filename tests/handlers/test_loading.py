@@ -40,9 +40,10 @@ def test_a_function_is_loaded_by_its_qualified_name() -> None:
     ("reference", "message"),
     [
         ("no_such_module:work", "no module named 'no_such_module'"),
-        ("good_handlers.deeper:work", "no module named 'good_handlers.deeper'"),
-        ("good_handlers:works", "module 'good_handlers' has no 'works'"),
-        ("good_handlers:Group.works", "module 'good_handlers' has no 'Group.works'"),
+        ("good_handlers.deeper:work", "no module named 'good_handlers.deeper' in /"),
+        ("good_handlers:works", "/good_handlers.py) has no 'works'"),
+        ("good_handlers:Group.works", "/good_handlers.py) has no 'Group.works'"),
+        ("time:works", "module 'time' (built-in) has no 'works'"),
     ],
 )
 def test_what_is_not_there_is_named(reference: str, message: str) -> None:

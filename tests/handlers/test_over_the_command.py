@@ -171,7 +171,7 @@ async def test_check_shows_the_schema_of_each_payload(tmp_path: Path) -> None:
     ("handlers", "message"),
     [
         ("[handlers.a]\ncall = 'work:typed'\nrun = 'thread'", "needs a plain one"),
-        ("[handlers.a]\ncall = 'work:nothing'", "module 'work' has no 'nothing'"),
+        ("[handlers.a]\ncall = 'work:nothing'", "work.py) has no 'nothing'"),
         ("[handlers.a]\ncall = 'nowhere:f'", "no module named 'nowhere'"),
     ],
 )

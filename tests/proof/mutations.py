@@ -123,7 +123,7 @@ IMPORT = (
     "    try:\n"
     "        for warning in config.warnings:\n"
     '            log.warning("unknown_setting", extra={"reason": warning})\n'
-    "        handlers = _load_handlers(config)\n"
+    "        handlers = _load_handlers(config, warn_hidden=_log_hidden)\n"
 )
 
 

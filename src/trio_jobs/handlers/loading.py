@@ -1,6 +1,7 @@
 """Finding a handler's function by its name, `"package.module:function"`."""
 
 import importlib
+import sys
 import traceback
 
 from trio_jobs.handlers.errors import describe_error, readable
@@ -26,7 +27,8 @@ def load_function(reference: str) -> object:
     except BaseException as error:  # noqa: ASYNC103  (a module may raise anything, an exit for one)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
-            text = f"no module named {missing!r}"
+            package, _, _ = missing.rpartition(".")
+            text = f"no module named {missing!r}" + (f" in {_file_of(package)}" if package else "")
         else:
             text = f"module {module_name!r} could not be imported: {one_line(error)}"
         raise HandlerError(text) from error  # noqa: ASYNC104 - before there is an event loop
@@ -34,12 +36,21 @@ def load_function(reference: str) -> object:
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            raise HandlerError(f"module {module_name!r} has no {qualified_name!r}") from error
+            raise HandlerError(
+                f"module {module_name!r} ({_file_of(module_name)}) has no {qualified_name!r}"
+            ) from error
         except BaseException as error:  # noqa: ASYNC103  (a module may have a `__getattr__`)
             raise HandlerError(  # noqa: ASYNC104 - as above
                 f"module {module_name!r} could not give {qualified_name!r}: {one_line(error)}"
             ) from error
     return found
+
+
+def _file_of(module_name: str) -> str:
+    """Where a module comes from: the same name may be in several places."""
+    module = sys.modules.get(module_name)
+    spec = getattr(module, "__spec__", None)
+    return str(getattr(module, "__file__", None) or getattr(spec, "origin", None) or "no file")
 
 
 def own_name(function: object) -> str:
