@@ -13,7 +13,7 @@ import trio
 
 from trio_jobs.admission import Submissions
 from trio_jobs.drop_log import DropLog
-from trio_jobs.handlers import Handlers, Processes, Processor
+from trio_jobs.handlers import Handlers, Processes, Processor, StartShortage
 from trio_jobs.ids import Uuid7
 from trio_jobs.job import Job, Outcome
 from trio_jobs.places import Places
@@ -39,6 +39,8 @@ class PoolStatus:
         buffer_size: How many jobs it can hold.
         oldest_running_seconds: How long the job that began first has been
             running; null if none is.
+        blocked: Why jobs that have a worker cannot begin: what this process or
+            its machine has run out of; null while none has to wait.
         dropped: How many completed jobs have had to make room for others, by
             outcome.
     """
@@ -49,6 +51,7 @@ class PoolStatus:
     buffered: int
     buffer_size: int
     oldest_running_seconds: float | None
+    blocked: str | None
     dropped: Mapping[Outcome, int]
 
 
@@ -66,6 +69,7 @@ class Core:
         processes: The child processes, to be entered around the pool; None if
             no handler asks for them.
         process: What the workers process a job with.
+        shortage: Where jobs wait that cannot begin; to be told of what comes free.
         drop_log: Says that completed jobs are dropped.
     """
 
@@ -76,6 +80,7 @@ class Core:
     completions: Completions
     processes: Processes | None
     process: Processor
+    shortage: StartShortage
     drop_log: DropLog
 
     def status(self) -> PoolStatus:
@@ -88,8 +93,17 @@ class Core:
             buffered=self.submissions.buffered,
             buffer_size=self.submissions.buffer_size,
             oldest_running_seconds=self.process.oldest_running_seconds(),
+            blocked=self.shortage.cause,
             dropped=statistics.dropped,
         )
+
+    def unfinished_ids(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, those not begun."""
+        claimed, not_begun = self.store.unfinished()
+        begun = [job_id for job_id in claimed if self.process.has_begun(job_id)]
+        if len(begun) < len(claimed):
+            not_begun = sorted({*claimed, *not_begun}.difference(begun))
+        return begun, not_begun
 
     def report_dropped(self) -> None:
         """Log what has been dropped since the last line about it."""
@@ -97,7 +111,7 @@ class Core:
 
     def unfinished(self) -> Iterator[tuple[str, dict[str, object]]]:
         """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
-        interrupted, not_started = self.store.unfinished()
+        interrupted, not_started = self.unfinished_ids()
         for event, ids in (("jobs_interrupted", interrupted), ("jobs_not_started", not_started)):
             for start in range(0, len(ids), _IDS_PER_LINE):
                 yield event, {"job_ids": ",".join(ids[start : start + _IDS_PER_LINE])}
@@ -147,6 +161,7 @@ def make_core(
     )
     names = handlers.process_names
     children = Processes(processes, names=names) if names else None
+    shortage = StartShortage()
     return Core(
         workers=workers,
         handlers=handlers,
@@ -155,7 +170,12 @@ def make_core(
         completions=completions,
         processes=children,
         process=Processor(
-            handlers, workers=workers, max_result_bytes=max_result_bytes, processes=children
+            handlers,
+            workers=workers,
+            max_result_bytes=max_result_bytes,
+            processes=children,
+            shortage=shortage,
         ),
+        shortage=shortage,
         drop_log=drop_log,
     )

@@ -240,7 +240,7 @@ class Jobs:
 
     def unfinished(self) -> tuple[list[str], list[str]]:
         """The ids of the jobs that have not completed: those begun, those not begun."""
-        return self._core.store.unfinished()
+        return self._core.unfinished_ids()
 
     def statistics(self) -> PoolStatus:
         """What the pool is doing now."""

@@ -78,6 +78,7 @@ class Api:
             buffered=self.parts.receive.statistics().current_buffer_used,
             buffer_size=100,
             oldest_running_seconds=None,
+            blocked=None,
             dropped=self.parts.store.statistics().dropped,
         )
 

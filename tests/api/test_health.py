@@ -27,6 +27,7 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
         "buffered": 1,
         "buffer_size": 100,
         "oldest_running_seconds": None,
+        "blocked": None,
         "dropped": {"succeeded": 0, "failed": 0, "timed_out": 0, "cancelled": 0},
     }
 

@@ -377,8 +377,8 @@ MUTATIONS = [
         ),
         (
             "the type decides whether the worker is cancelled",
-            "            if trio.current_effective_deadline() == -math.inf:\n                await",
-            "            if isinstance(error, trio.Cancelled):\n                await",
+            "  if trio.current_effective_deadline() == -math.inf:\n                if not",
+            "  if isinstance(error, trio.Cancelled):\n                if not",
         ),
         (
             "no scope for each job",
@@ -388,8 +388,8 @@ MUTATIONS = [
         ("a cancelled job runs", "        if job.cancel_requested:\n", "        if False:\n"),
         (
             "cancelling frees the slot of a thread",
-            "                if handler.run is not _THREAD:\n",
-            "                if True:\n",
+            "start_clock(handler.timeout, interruptible=False)",
+            "start_clock(handler.timeout)",
         ),
         (
             "the value of a process goes over a cancel that was first",

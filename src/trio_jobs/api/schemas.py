@@ -65,6 +65,10 @@ def components(handlers: Handlers) -> Object:
                 "buffered": _COUNT,
                 "buffer_size": _COUNT,
                 "oldest_running_seconds": {"type": ["number", "null"]},
+                "blocked": {
+                    "type": ["string", "null"],
+                    "description": "Why jobs that have a worker cannot begin, if they cannot",
+                },
                 "dropped": {
                     "type": "object",
                     "additionalProperties": _COUNT,
@@ -78,6 +82,7 @@ def components(handlers: Handlers) -> Object:
                 "buffered",
                 "buffer_size",
                 "oldest_running_seconds",
+                "blocked",
                 "dropped",
             ],
         ),

@@ -9,6 +9,7 @@ from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.processor import Processor
 from trio_jobs.handlers.results import ResultError, encode_result
 from trio_jobs.handlers.slow_steps import SlowSteps
+from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.handlers.table import Handlers, UnknownTypeError, describe_payloads
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ResultError",
     "Run",
     "SlowSteps",
+    "StartShortage",
     "UnknownTypeError",
     "describe_payloads",
     "encode_result",

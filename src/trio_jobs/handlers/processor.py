@@ -16,6 +16,7 @@ from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.processes import Processes
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.slow_steps import Suspect
+from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.handlers.table import Handlers
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
@@ -45,6 +46,7 @@ class Processor:
             for threads. Trio's default limiter is shared with everybody.
         max_result_bytes: The largest result, as JSON.
         processes: Where handlers run that ask for a process.
+        shortage: Where jobs wait that cannot begin.
 
     Raises:
         ValueError: A handler asks for a process, and there are none.
@@ -57,6 +59,7 @@ class Processor:
         workers: int,
         max_result_bytes: int,
         processes: Processes | None = None,
+        shortage: StartShortage | None = None,
     ) -> None:
         if processes is None and handlers.process_names:
             raise ValueError("a handler runs in a process, but there are no processes")
@@ -64,9 +67,12 @@ class Processor:
         self._threads = trio.CapacityLimiter(workers)
         self._max_result_bytes = max_result_bytes
         self._processes = processes
+        self._shortage = shortage or StartShortage()
         # By id; the one that began first is first.
         self._running: dict[str, RunningJob] = {}
         self._ended: deque[RunningJob] = deque(maxlen=_REMEMBERED)
+        # One a worker at the most: a worker that is cut off takes no other job.
+        self._cut_off_before_begin: set[str] = set()
 
     async def __call__(self, job: Job) -> Ending:
         """Run the job's handler; whatever that returns or raises becomes the ending.
@@ -95,8 +101,7 @@ class Processor:
             # closed (an async generator that yields inside of one) from staying the
             # worker's: when that is cancelled it would end the pool, silently.
             with trio.CancelScope() as scope:
-                if handler.run is not _THREAD:
-                    running.scope = scope
+                running.scope = scope
                 return await self._run(handler, running)
             raise CutShortError  # noqa: TRY301  (it ends like what a handler raises)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
@@ -107,6 +112,8 @@ class Processor:
             # `SystemExit` is a handler's, not the operator's: passing either on
             # would take a worker away, the first one silently.
             if trio.current_effective_deadline() == -math.inf:
+                if not running.begun:
+                    self._cut_off_before_begin.add(job.id)
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
             failure = describe_failure(error)
@@ -129,6 +136,17 @@ class Processor:
         """
         running = self._running.get(job_id)
         return running is not None and running.cancel()
+
+    def has_begun(self, job_id: str) -> bool:
+        """Whether a claimed job's handler has begun; true also of one that is not known here.
+
+        One that has not waits for a process or a thread, or did so until it was
+        cut off.
+        """
+        running = self._running.get(job_id)
+        if running is not None:
+            return running.begun
+        return job_id not in self._cut_off_before_begin
 
     def oldest_running_seconds(self) -> float | None:
         """How long the job that began first has been running; None if none is."""
@@ -153,8 +171,8 @@ class Processor:
             encoded = await self._run_in_process(handler, running)
             return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)
         if handler.run is _THREAD:
-            running.start_clock(handler.timeout)
-            answer = await self._run_in_thread(handler, running.job)
+            attempt = partial(self._run_in_thread, handler, running)
+            answer = await self._shortage.outlast(attempt)
             decided = running.end()
             if isinstance(answer, Failure):
                 _log_raised(answer, running.job)
@@ -172,14 +190,16 @@ class Processor:
             result=encode_result(result, max_bytes=self._max_result_bytes),
         )
 
-    async def _run_in_thread(self, handler: Handler, job: Job) -> bytes | Failure:
+    async def _run_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
+        job = running.job
         # A thread cannot be interrupted, and there are never more than N jobs
         # at a time. So a cancel and the time limit do not reach this (the job's
         # scope is not theirs to cancel): they decide, and the slot stays taken
         # until the thread returns. Only the pool's end leaves it behind, since
         # nothing may outlast the grace period.
+        running.start_clock(handler.timeout, interruptible=False)
         try:
-            return await trio.to_thread.run_sync(
+            answer = await trio.to_thread.run_sync(
                 partial(run_plain, handler, max_result_bytes=self._max_result_bytes),
                 job.payload,
                 thread_name=f"job {job.id}",
@@ -190,6 +210,11 @@ class Processor:
             if trio.current_effective_deadline() == -math.inf:
                 log.warning("thread_still_running", extra={"job_id": job.id, "job_type": job.type})
             raise
+        except RuntimeError as error:  # Trio's: what the thread runs returns what was raised
+            running.take_back_start()
+            raise ShortageError(f"no thread can be started: {error}") from error
+        self._shortage.note_change()
+        return answer
 
     async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes:
         assert self._processes is not None  # noqa: S101  (for the type checker: checked above)

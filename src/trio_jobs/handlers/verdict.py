@@ -1,5 +1,7 @@
 """`RunningJob`: a job in a handler's hands, and what decides its outcome: the first, once."""
 
+import math
+
 import trio
 
 from trio_jobs.handlers.handler import Handler
@@ -21,15 +23,18 @@ class RunningJob:
         job: As it was claimed.
         started: When it was claimed, by Trio's clock.
         handler: What runs it. Set when it has been found.
-        scope: What its handler runs in, if it can be interrupted. Whoever runs
-            the handler sets it; cancel and time limit cancel it.
+        scope: What its handler runs in, set by whoever runs the handler. Cancel
+            and time limit cancel it, unless what it runs in cannot be interrupted.
+        begun: Whether its handler has begun: whether its clock runs.
     """
 
     __slots__ = (
         "_deadline",
         "_decided",
         "_ended",
+        "_interruptible",
         "_timeout",
+        "begun",
         "handler",
         "job",
         "scope",
@@ -42,18 +47,39 @@ class RunningJob:
         self.started = trio.current_time()
         self.handler = None
         self.scope: trio.CancelScope | None = None
+        self.begun = False
+        self._interruptible = True
         self._timeout: float | None = None
         self._deadline: float | None = None
         self._decided: Ending | None = None
         self._ended = False
 
-    def start_clock(self, timeout: float | None) -> None:
-        """Let a time limit count from now, in seconds; None for none."""
+    def start_clock(self, timeout: float | None, *, interruptible: bool = True) -> None:
+        """Note that the handler begins.
+
+        Args:
+            timeout: Its time limit, which counts from now, in seconds; None for none.
+            interruptible: Whether cancel and time limit cancel its scope; or else they only decide.
+        """
+        self.begun = True
+        self._interruptible = interruptible
         if timeout is not None:
             self._timeout = timeout
             self._deadline = trio.current_time() + timeout
-            if self.scope is not None:
+            if self.scope is not None and interruptible:
                 self.scope.deadline = self._deadline
+
+    def take_back_start(self) -> None:
+        """Note that the handler has not begun after all, and can be interrupted again."""
+        self._look_at_clock()
+        self.begun = False
+        self._interruptible = True
+        if self._decided is None:
+            self._deadline = None
+            if self.scope is not None:
+                self.scope.deadline = math.inf
+        elif self.scope is not None:  # what was decided while it could not be interrupted
+            self.scope.cancel()
 
     def cancel(self) -> bool:
         """Decide that the job ends as cancelled, if nothing has decided it yet.
@@ -66,7 +92,7 @@ class RunningJob:
         self._look_at_clock()
         if self._decided is None and not self._ended:
             self._decided = CANCELLED
-            if self.scope is not None:
+            if self.scope is not None and self._interruptible:
                 self.scope.cancel()
         return self._decided is CANCELLED
 

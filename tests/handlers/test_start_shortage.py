@@ -1,0 +1,211 @@
+"""Jobs that cannot begin for the server's sake wait: what wakes and reaches them."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support import Pool, running_pool
+from trio_jobs.handlers import Handler, StartShortage
+from trio_jobs.handlers.start_shortage import ShortageError
+from trio_jobs.job import Ending, Job, JobStatus, Outcome
+
+
+@dataclass
+class Attempts:
+    """An attempt that fails so often; when it was made."""
+
+    failing: float
+    cause: str = "nothing left"
+
+    def __post_init__(self) -> None:
+        self.times: list[float] = []
+        self._start = trio.current_time()
+
+    async def __call__(self) -> str:
+        self.times.append(trio.current_time() - self._start)
+        await trio.lowlevel.checkpoint()
+        if len(self.times) <= self.failing:
+            raise ShortageError(self.cause)
+        return "begun"
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.message.startswith("jobs_")]
+
+
+async def test_what_is_there_is_neither_waited_for_nor_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shortage = StartShortage()
+
+    assert await shortage.outlast(Attempts(failing=0)) == "begun"
+
+    assert (shortage.cause, events(caplog)) == (None, [])
+
+
+async def test_it_is_tried_again_after_growing_pauses(autojump_clock: MockClock) -> None:
+    attempt = Attempts(failing=9)
+
+    assert await StartShortage().outlast(attempt) == "begun"
+
+    pauses = [b - a for a, b in zip(attempt.times, attempt.times[1:], strict=False)]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5])
+
+
+async def test_what_comes_free_wakes_the_jobs_at_once(autojump_clock: MockClock) -> None:
+    shortage = StartShortage()
+    attempts = [Attempts(failing=1) for _ in range(3)]
+
+    async with trio.open_nursery() as nursery:
+        for attempt in attempts:
+            nursery.start_soon(shortage.outlast, attempt)
+        await wait_all_tasks_blocked()
+        shortage.note_change()
+
+    assert [attempt.times for attempt in attempts] == [[0, 0]] * 3
+
+
+async def test_the_cause_is_logged_once_and_shown_as_long_as_a_job_waits(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shortage = StartShortage()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shortage.outlast, Attempts(failing=5, cause="first"))
+        nursery.start_soon(shortage.outlast, Attempts(failing=7, cause="first"))
+        await trio.sleep(5)  # one has begun
+        assert shortage.cause == "first"
+
+    assert shortage.cause is None
+    assert events(caplog) == ["jobs_blocked", "jobs_unblocked"]
+    assert vars(caplog.records[0])["cause"] == "first"
+
+
+async def test_the_cause_is_the_last_that_was_found(autojump_clock: MockClock) -> None:
+    shortage = StartShortage()
+    attempt = Attempts(failing=math.inf, cause="first")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shortage.outlast, attempt)
+        await wait_all_tasks_blocked()
+        attempt.cause = "second"
+        await trio.sleep(1)
+        assert shortage.cause == "second"
+        nursery.cancel_scope.cancel()
+
+    assert shortage.cause is None
+
+
+async def test_an_attempt_that_fails_otherwise_is_not_repeated() -> None:
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await StartShortage().outlast(fail)
+
+
+class NoThreads:
+    """Stands for `trio.to_thread.run_sync` where no thread can be started, until it can."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, while_starting: Any = None) -> None:  # noqa: ANN401
+        self.tries = 0
+        self.left = math.inf
+        self._while_starting = while_starting
+        self._run_sync = trio.to_thread.run_sync
+        monkeypatch.setattr("trio.to_thread.run_sync", self)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
+        self.tries += 1
+        await trio.lowlevel.checkpoint()
+        if self.left > 0:
+            self.left -= 1
+            if self._while_starting is not None:
+                self._while_starting()
+            raise RuntimeError("can't start new thread")
+        return await self._run_sync(*args, **kwargs)
+
+
+def returns(_payload: object) -> str:
+    return "returned"
+
+
+def ending_of(pool: Pool, job: Job) -> Ending | None:
+    return pool.parts.store.get(job.id).ending
+
+
+async def waits_until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a stand-in has no event
+        await trio.sleep(0.001)
+
+
+async def test_a_job_that_gets_no_thread_waits_in_its_worker_and_its_limit_does_not_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = NoThreads(monkeypatch)
+
+    async with running_pool({"test": Handler.of(returns, timeout=0.1)}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await waits_until(lambda: threads.tries > 2)  # 0.3 s
+        shown, status = pool.parts.store.get(job.id), pool.parts.core.status()
+        threads.left = 0
+
+    assert shown.status is JobStatus.PROCESSING
+    assert status.blocked == "no thread can be started: can't start new thread"
+    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"returned"')
+    assert pool.parts.core.status().blocked is None
+
+
+async def test_a_cancel_reaches_a_job_that_gets_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    NoThreads(monkeypatch)
+
+    async with running_pool({"test": returns}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        assert pool.processor.cancel(job.id)
+
+    ending = ending_of(pool, job)
+    assert ending is not None
+    assert ending.outcome is Outcome.CANCELLED
+
+
+async def test_a_cancel_that_comes_while_a_thread_cannot_be_started_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = []
+
+    async with running_pool({"test": Handler.of(returns, timeout=60)}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        cancel = partial(pool.processor.cancel, job.id)
+        NoThreads(monkeypatch, while_starting=lambda: said.append(cancel()))
+
+    ending = ending_of(pool, job)
+    assert ending is not None
+    assert (said, ending.outcome) == ([True], Outcome.CANCELLED)
+
+
+async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    NoThreads(monkeypatch)
+
+    async with running_pool({"test": returns}, workers=1) as pool:
+        waiting = pool.parts.submissions.submit("test", b"null")
+        queued = pool.parts.submissions.submit("test", b"null")
+        await wait_all_tasks_blocked()
+        while_waiting = pool.parts.core.unfinished_ids()
+        pool.scope.cancel()
+
+    assert while_waiting == ([], [waiting.id, queued.id])
+    assert [*pool.parts.core.unfinished()] == [
+        ("jobs_not_started", {"job_ids": f"{waiting.id},{queued.id}"})
+    ]
