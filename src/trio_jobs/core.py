@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 
 import trio
 
@@ -17,12 +18,9 @@ from trio_jobs.handlers import Handlers, Processes, Processor, StartShortage
 from trio_jobs.ids import Uuid7
 from trio_jobs.job import Job, Outcome
 from trio_jobs.places import Places
-from trio_jobs.store import JobStore
+from trio_jobs.store import JobStore, UnfinishedJobs
+from trio_jobs.unfinished import unfinished_lines
 from trio_jobs.waiting import Completions
-
-# Ids a line, 37 characters each: a log line keeps 2,000 of a field.
-_IDS_PER_LINE = 50
-
 
 _now = partial(datetime.now, UTC)
 
@@ -97,24 +95,34 @@ class Core:
             dropped=statistics.dropped,
         )
 
+    def unfinished_jobs(self) -> UnfinishedJobs:
+        """The jobs that have not completed: those begun, those not begun.
+
+        May be called in another thread while the jobs go on.
+        """
+        jobs = self.store.unfinished_jobs()
+        begun: list[Job] = []
+        waiting: list[Job] = []  # claimed, but for a thread or a process
+        for job in jobs.begun:
+            (begun if self.process.has_begun(job.id) else waiting).append(job)
+        if not waiting:
+            return jobs
+        return UnfinishedJobs(
+            begun=begun, not_begun=sorted([*waiting, *jobs.not_begun], key=attrgetter("id"))
+        )
+
     def unfinished_ids(self) -> tuple[list[str], list[str]]:
         """The ids of the jobs that have not completed: those begun, those not begun."""
-        claimed, not_begun = self.store.unfinished()
-        begun = [job_id for job_id in claimed if self.process.has_begun(job_id)]
-        if len(begun) < len(claimed):
-            not_begun = sorted({*claimed, *not_begun}.difference(begun))
-        return begun, not_begun
+        jobs = self.unfinished_jobs()
+        return [job.id for job in jobs.begun], [job.id for job in jobs.not_begun]
 
     def report_dropped(self) -> None:
         """Log what has been dropped since the last line about it."""
         self.drop_log.report(self.store.statistics().dropped)
 
-    def unfinished(self) -> Iterator[tuple[str, dict[str, object]]]:
-        """What names the unfinished jobs in the log: an event and a line's worth of ids each."""
-        interrupted, not_started = self.unfinished_ids()
-        for event, ids in (("jobs_interrupted", interrupted), ("jobs_not_started", not_started)):
-            for start in range(0, len(ids), _IDS_PER_LINE):
-                yield event, {"job_ids": ",".join(ids[start : start + _IDS_PER_LINE])}
+    def unfinished(self) -> Iterator[tuple[str, Mapping[str, object]]]:
+        """What names the unfinished jobs in the log: an event and its fields for each line."""
+        return unfinished_lines(self.unfinished_jobs())
 
 
 def make_core(

@@ -6,7 +6,7 @@ The parts of the server meet here: everything else gets what it needs as argumen
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 
@@ -222,7 +222,7 @@ async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope)
 
 
 def _name(
-    unfinished: Iterable[tuple[str, dict[str, object]]], logs: Logs, *, seconds: float
+    unfinished: Iterable[tuple[str, Mapping[str, object]]], logs: Logs, *, seconds: float
 ) -> None:
     """Name the unfinished jobs in the log; blocks, for no longer than ``seconds``."""
     if not logs.write_final(__name__, logging.ERROR, unfinished, seconds=seconds):

@@ -6,10 +6,11 @@ happened to its job.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -19,6 +20,8 @@ from trio_jobs.order import IdOrder
 # Looked up once. On Python 3.11 a member of an enum costs more than all that a
 # move does with it.
 _PENDING, _PROCESSING, _COMPLETED = JobStatus
+
+_id = attrgetter("id")
 
 
 class StoreError(Exception):
@@ -55,6 +58,22 @@ class StoreStatistics:
     completed: int
     completed_bytes: int
     dropped: Mapping[Outcome, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedJobs:
+    """The jobs that have not completed, in order.
+
+    Attributes:
+        begun: A worker has claimed them, and may have done a part of their work.
+        not_begun: No worker has.
+    """
+
+    begun: Sequence[Job]
+    not_begun: Sequence[Job]
+
+    def __bool__(self) -> bool:
+        return bool(self.begun or self.not_begun)
 
 
 def _ignore_claim() -> None:
@@ -256,13 +275,22 @@ class JobStore:
 
     def unfinished(self) -> tuple[list[str], list[str]]:
         """The ids of all jobs that have not completed: those begun, those not begun."""
-        begun: list[str] = []
-        not_begun: list[str] = []
-        for job_id in self._order:
-            if self._jobs[job_id].status is not _COMPLETED:
-                was_begun = job_id in self._processing or job_id in self._released
-                (begun if was_begun else not_begun).append(job_id)
-        return begun, not_begun
+        jobs = self.unfinished_jobs()
+        return [job.id for job in jobs.begun], [job.id for job in jobs.not_begun]
+
+    def unfinished_jobs(self) -> UnfinishedJobs:
+        """All jobs that have not completed.
+
+        May be called in another thread while the jobs go on.
+        """
+        # Copied in one call, which no other thread can come into.
+        jobs = [job for job in list(self._jobs.values()) if job.status is not _COMPLETED]
+        jobs.sort(key=_id)
+        was_begun = [job.id in self._processing or job.id in self._released for job in jobs]
+        return UnfinishedJobs(
+            begun=[job for job, begun in zip(jobs, was_begun, strict=True) if begun],
+            not_begun=[job for job, begun in zip(jobs, was_begun, strict=True) if not begun],
+        )
 
     def statistics(self) -> StoreStatistics:
         """How many jobs are where, now."""

@@ -86,7 +86,7 @@ def test_end_of_the_grace_period_names_what_is_left(tmp_path: Path) -> None:
         status, log = end(process)
 
     assert status == 1
-    assert log.endswith(f"jobs_interrupted job_ids={job_id}\n")
+    assert log.endswith(f"jobs_interrupted job_type=email job_ids={job_id}\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -99,7 +99,7 @@ def test_second_signal_cuts_short_and_names(tmp_path: Path, number: signal.Signa
         status, log = end(process)
 
     assert status == 1
-    assert log.endswith(f"jobs_interrupted job_ids={job_id}\n")
+    assert log.endswith(f"jobs_interrupted job_type=email job_ids={job_id}\n")
 
 
 def test_third_sigterm_ends_it_on_the_spot(tmp_path: Path) -> None:

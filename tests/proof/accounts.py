@@ -68,7 +68,7 @@ class Ledger:
 
 def named(lines: Iterable[str], event: str) -> list[str]:
     """The ids that the log's lines with this event name."""
-    found = [re.search(rf" {event} job_ids=(\S+)", line) for line in lines]
+    found = [re.search(rf" {event} .*job_ids=(\S+)", line) for line in lines]
     return [job_id for match in found if match for job_id in match[1].split(",")]
 
 

@@ -26,7 +26,7 @@ STORE_CALLS = (
     "page",
     "release",
     "request_cancel",
-    "unfinished",
+    "unfinished_jobs",
 )
 # Those that a worker makes, with the job it has.
 WORKER_CALLS = frozenset({"claim", "complete", "process", "release"})
@@ -199,7 +199,7 @@ class Calls:
             self.harm.unrecorded.add(job_id)
         if name in WORKER_CALLS:
             return self.harm.error(Part.WORKER)
-        return self.harm.error(Part.REST if name == "unfinished" else Part.REQUEST)
+        return self.harm.error(Part.REST if name == "unfinished_jobs" else Part.REQUEST)
 
 
 class FailingProcessor(Processor):

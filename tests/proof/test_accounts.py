@@ -8,7 +8,10 @@ from tests.proof.accounts import Ledger, Told, check, check_without_log
 TOLD = {"a": "1", "b": "2", "c": "3"}
 LEDGER = ["begin a 1", "end a 1", "begin b 2", "begin d 4"]
 ALL_ENDED = ["begin a 1", "end a 1", "begin b 2", "end b 2", "begin c 3", "end c 3"]
-LOG = ["ERROR x jobs_interrupted job_ids=2,4", "ERROR x jobs_not_started job_ids=3"]
+LOG = [
+    "ERROR x jobs_interrupted job_type=t job_ids=2,4",
+    "ERROR x jobs_not_started job_type=t job_ids=3",
+]
 
 
 def told(**accepted: str) -> Told:
@@ -35,9 +38,9 @@ def test_accounts_that_agree_pass() -> None:
         (LEDGER[2:], LOG, 1),
         (LEDGER, LOG[:1], 1),
         (LEDGER, [*LOG, LOG[1]], 1),
-        (LEDGER, ["ERROR x jobs_interrupted job_ids=2", LOG[1]], 1),
-        ([*LEDGER[:3], "begin d"], ["ERROR x jobs_interrupted job_ids=2", LOG[1]], 1),
-        (LEDGER, [*LOG, "ERROR x jobs_interrupted job_ids=5,6"], 1),
+        (LEDGER, ["ERROR x jobs_interrupted job_type=t job_ids=2", LOG[1]], 1),
+        ([*LEDGER[:3], "begin d"], ["ERROR x jobs_interrupted job_type=t job_ids=2", LOG[1]], 1),
+        (LEDGER, [*LOG, "ERROR x jobs_interrupted job_type=t job_ids=5,6"], 1),
         (LEDGER, LOG, 0),
         (LEDGER, LOG, 70),
         (ALL_ENDED, [], 1),
