@@ -207,5 +207,5 @@ async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
 
     assert while_waiting == ([], [waiting.id, queued.id])
     assert [*pool.parts.core.unfinished()] == [
-        ("jobs_not_started", {"job_ids": f"{waiting.id},{queued.id}"})
+        ("jobs_not_started", {"job_type": "test", "job_ids": f"{waiting.id},{queued.id}"})
     ]
