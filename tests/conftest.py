@@ -73,7 +73,7 @@ def under_mock_clock(item: pytest.Function) -> bool:
     marker = item.get_closest_marker("trio_jobs")
     if marker is not None and marker.kwargs.get("mock_clock", True):
         return True
-    return "autojump_clock" in item.fixturenames
+    return not {"autojump_clock", "mock_clock"}.isdisjoint(item.fixturenames)
 
 
 @pytest.hookimpl(tryfirst=True, wrapper=True)

@@ -89,6 +89,7 @@ CONNECTION = (
     "tests/server/test_slow_clients.py",
     "tests/server/test_tls.py",
     "tests/server/test_stop.py",
+    "tests/server/test_time_limits.py",
 )
 
 # Lines that change their places.
@@ -767,22 +768,105 @@ MUTATIONS = [
             "except Exception as",
         ),
         (
-            "a refusal has no deadline",
-            (
-                "        with trio.move_on_after(self._limits.send_timeout):\n"
-                "            await self.stream.send_all(head)\n"
-            ),
-            "        await self.stream.send_all(head)\n",
-        ),
-        (
             "what comes after an early answer is read for ever",
-            "        with trio.move_on_after(_LINGER_SECONDS):\n",
-            "        if True:\n",
+            "await self.receive_some(deadline)):\n",
+            "await self.receive_some()):\n",
         ),
         (
             "a handshake has no deadline",
-            "self._scope, trio.move_on_after(self._limits.header_timeout) as timeout:",
-            "self._scope, trio.CancelScope() as timeout:",
+            "self._transport.receive_by = self._idle_until(self._limits.header_timeout)",
+            "self._transport.receive_by = inf",
+        ),
+        (
+            "the stop takes no notice of what is in the socket of an idle connection",
+            "            self._transport.stop_waiting()\n",
+            "            self.abort()\n",
+        ),
+        (
+            "the stop waits for idle connections that it has just let in",
+            "return -inf if self._shared.stopping else self.time",
+            "return self.time",
+        ),
+        (
+            "a client that does not read leaves the application running",
+            "            self._scope.cancel()\n            await trio.lowlevel.checkpoint_if",
+            "            await trio.lowlevel.checkpoint_if",
+        ),
+        (
+            "a limit of a request is measured by Trio's clock",
+            "deadline = self.time.now() + limits.header_timeout",
+            "deadline = trio.current_time() + limits.header_timeout",
+        ),
+    ),
+    *mutations(
+        "server/transport.py",
+        CONNECTION,
+        (
+            "a wait is given up without another look at the socket",
+            "            over = self._waiting.cancelled_caught",
+            (
+                "            if self._waiting.cancelled_caught:\n"
+                "                raise TimeUpError\n"
+                "            over = self._waiting.cancelled_caught"
+            ),
+        ),
+        (
+            "Trio's clock is believed about a client that sends",
+            "self._waiting.cancelled_caught and self._time.passed(self.receive_by)",
+            "self._waiting.cancelled_caught",
+        ),
+        (
+            "Trio's clock is believed about a client that reads",
+            "waiting.cancelled_caught and self._time.passed(deadline)",
+            "waiting.cancelled_caught",
+        ),
+        (
+            "a client that does not read has for ever",
+            "deadline = self._time.now() + self._send_timeout",
+            "deadline = inf",
+        ),
+        (
+            "the stop leaves a connection that waits as it is",
+            "            self._waiting.cancel()\n",
+            "            pass\n",
+        ),
+    ),
+    *mutations(
+        "server/client_time.py",
+        CONNECTION,
+        ("a turn counts in full", "_LONGEST_TURN = 0.1", "_LONGEST_TURN = inf"),
+        (
+            "a wait that ended too late counts in full",
+            "        self._charge_until(now)\n        self._charged_until = now + _LONGEST_TURN",
+            "        self._charged_until = now + _LONGEST_TURN",
+        ),
+        (
+            "the middle of a turn that is too long counts",
+            "min(trio.current_time(), self._charged_until)",
+            "trio.current_time()",
+        ),
+    ),
+    *mutations(
+        "server/front_door.py",
+        CONNECTION,
+        (
+            "the stop's patience ends while the loop is blocked",
+            "            while self._connections and not self._time.passed(deadline):\n",
+            "            if self._connections:\n",
+        ),
+    ),
+    *mutations(
+        "server/body.py",
+        CONNECTION,
+        ("a body has for ever", "_connection.receive_some(deadline)", "_connection.receive_some()"),
+    ),
+    *mutations(
+        "server/http11.py",
+        CONNECTION,
+        (
+            "the stop forgets the request behind an answer",
+            "            self.head_only = False\n            return True\n",
+            "            self.head_only = False\n            return not self._shared.stopping\n",
         ),
     ),
     *mutations(

@@ -8,6 +8,7 @@ import h11
 import trio
 
 from .problems import RefusedError
+from .transport import TimeUpError
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -80,18 +81,19 @@ class Body:
         """Read a short body to its end, and of any other what has already come in.
 
         Raises:
-            RefusedError: The bytes are not valid HTTP.
+            RefusedError: The bytes are not valid HTTP (400), or did not arrive
+                in time (408).
             ClientLeftError: The client left before the end.
 
         Checkpoints:
-            Only if it has to wait for the client. The caller bounds that time.
+            Only if it has to wait for the client.
         """
         length, longest = self._length, self._limits.max_body_bytes
         if length is None:
             ended = await self._parse()
         elif length <= min(_SHORT, longest):
             while not (ended := await self._parse()):
-                await self._fill()
+                await self._fill(self._next_deadline())
         else:
             return
         if ended and self._count <= longest:
@@ -115,21 +117,19 @@ class Body:
 
     async def _read(self) -> tuple[bytes, bool]:
         self._check_length(self._length or 0)
-        with trio.CancelScope(deadline=self._next_deadline()) as scope:
-            while True:
-                ended = await self._parse()
-                self._check_length(self._count)
-                if ended or self._parts:
-                    break
-                await self._fill()
-        if scope.cancelled_caught:
-            raise RefusedError(408, "the body did not arrive in time")
+        deadline = self._next_deadline()
+        while True:
+            ended = await self._parse()
+            self._check_length(self._count)
+            if ended or self._parts:
+                break
+            await self._fill(deadline)
         part = b"".join(self._parts)
         self._parts.clear()
         return part, not ended
 
     def _next_deadline(self) -> float:
-        now = trio.current_time()
+        now = self._connection.time.now()
         if self._idle_timeout is not None:
             return now + self._idle_timeout
         if self._deadline is None:
@@ -154,7 +154,14 @@ class Body:
                 await trio.lowlevel.checkpoint()
         return type(event) is h11.EndOfMessage
 
-    async def _fill(self) -> None:
+    async def _fill(self, deadline: float) -> None:
         if self._http.connection.they_are_waiting_for_100_continue:
             await self._http.send_continue()
-        self._http.feed(await self._connection.receive_some())
+        try:
+            self._http.feed(await self._connection.receive_some(deadline))
+        except TimeUpError:
+            if self._idle_timeout is None:
+                late = "the body did not arrive in time"
+            else:
+                late = f"nothing was received for {self._idle_timeout:g} s"
+            raise RefusedError(408, late) from None

@@ -1,9 +1,10 @@
-"""One connection: its one task, its one deadline, and how it ends."""
+"""One connection: its one task, what it waits for, and how it ends."""
 
 from __future__ import annotations
 
 import enum
 import logging
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +20,7 @@ from .exchange import Exchange
 from .http11 import ClientLeftError, Protocol
 from .problems import CONTENT_TYPE, RefusedError, problem
 from .tls import tls_failure
+from .transport import TimeUpError, Transport
 
 if TYPE_CHECKING:
     from hypercorn.events import Event
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Stream = Transport | trio.SSLStream[Transport]
 
-# A deadline is renewed for each piece of an answer, so that a slow client is not taken for one
-# that does not read.
+# The time to send begins anew with each piece of an answer, so that a slow client is not taken for
+# one that does not read.
 _PIECE = 262_144
 # After an early answer: how long, and how much, of what the client is still sending is read and
 # thrown away. Closing at once would take the answer away from it.
@@ -41,12 +43,11 @@ _QUOTE = 200
 
 
 class Phase(enum.Enum):
-    """What the connection is waiting for, and so what it means when its deadline passes."""
+    """What the connection is about, and so whether the stop may end it."""
 
-    IDLE = enum.auto()
+    IDLE = enum.auto()  # no byte of a request has come in
     HEAD = enum.auto()
-    BODY = enum.auto()
-    ANSWER = enum.auto()
+    REQUEST = enum.auto()
     CLOSING = enum.auto()
 
 
@@ -67,6 +68,13 @@ class Connection(TCPServer):
         )
         self._shared = shared
         self._limits = shared.limits
+        self.time = shared.client_time
+        if isinstance(stream, trio.SSLStream):
+            self._transport = stream.transport_stream
+        else:
+            self._transport = stream
+        # Around what answers requests. No deadline cancels it: an answer that is owed is given,
+        # unless its client does not take it, or the whole connection is cut.
         self._scope = trio.CancelScope()
         self._phase = Phase.IDLE
         self._unlogged: Unlogged | None = None  # the request that the access log awaits
@@ -102,29 +110,34 @@ class Connection(TCPServer):
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def finish(self) -> None:
-        """End a connection that is idle, and any other after its present answer."""
+        """End a connection that is idle, and any other after its present answer.
+
+        One that waits looks at its socket first: of a next request that is
+        there already, the client may think that it is being answered.
+        """
         if self._phase is Phase.IDLE:
-            self._scope.cancel()
+            self._transport.stop_waiting()
 
     def abort(self) -> None:
         """Close the socket, whatever is going on. What waits for it gets an error.
 
-        That reaches also what a deadline does not: an application that waits
-        for its client within a shield.
+        That reaches also what a cancellation does not: an application that
+        waits for its client within a shield.
         """
-        stream = self.stream
-        if isinstance(stream, trio.SSLStream):
-            stream.transport_stream.socket.close()
-        else:
-            stream.socket.close()
+        self._transport.close()
         self._scope.cancel()
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self, deadline: float = inf) -> bytes:
         """What the client sends next; nothing once it has closed its side.
+
+        Args:
+            deadline: Until when to wait for it, by the server's ``ClientTime``.
 
         Raises:
             ClientLeftError: The connection is broken.
+            TimeUpError: It is later than that, and nothing has come in.
         """
+        self._transport.receive_by = deadline
         try:
             return bytes(await self.stream.receive_some(MAX_RECV))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -143,17 +156,19 @@ class Connection(TCPServer):
             Nothing is sent on this connection any more.
         """
         self._cut = True
-        deadline = self._scope.deadline
         try:
             for start in range(0, len(data), _PIECE):
-                self._expire_in(self._limits.send_timeout)
                 piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
                 await self.stream.send_all(piece)
+            self._cut = False
+        except TimeUpError:
+            log.info("client_does_not_read", extra={"client": self.client_name})
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ClientLeftError("the connection is broken") from error
-        finally:
-            self._scope.deadline = deadline
-        self._cut = False
+        if self._cut:
+            self._scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise ClientLeftError("the client does not read")  # to who sends within a shield
 
     async def protocol_send(self, event: Event) -> None:
         """Send what Hypercorn's part of the protocol writes."""
@@ -165,14 +180,12 @@ class Connection(TCPServer):
         stream = cast("Stream", self.stream)
         tls = isinstance(stream, trio.SSLStream)
         if isinstance(stream, trio.SSLStream):
-            with self._scope, trio.move_on_after(self._limits.header_timeout) as timeout:
+            self._transport.receive_by = self._idle_until(self._limits.header_timeout)
+            try:
                 await stream.do_handshake()
-            if timeout.cancelled_caught or self._scope.cancel_called:
+            except TimeUpError:
                 return False
-            self._scope = trio.CancelScope()
-            socket = stream.transport_stream.socket
-        else:
-            socket = stream.socket
+        socket = self._transport.socket
         try:
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
@@ -189,19 +202,16 @@ class Connection(TCPServer):
         try:
             with self._scope:
                 await self._serve()
-            if self._scope.cancelled_caught:
-                refused = self._expired()
         except RefusedError as error:
             refused = error
         self._phase = Phase.CLOSING
-        # The scope above may be cancelled by now; what follows has deadlines of its own.
+        # The scope above may be cancelled by now; what follows is outside of it.
         if refused is not None:
             await self._refuse(refused)
         self.http.skip_body()
         if not self.http.request_complete or self.http.ahead():
             await self._linger()
-        with trio.move_on_after(self._limits.send_timeout):
-            await self._close()
+        await self._close()
 
     async def _serve(self) -> None:
         """Answer one request after the other, until one is the last."""
@@ -214,11 +224,7 @@ class Connection(TCPServer):
             if self._unlogged is not None:
                 self._unlogged.exchange = exchange
             exchange.check()
-            self._phase = Phase.BODY
-            self._scope.deadline = began + self._limits.body_timeout
             await exchange.body.read_short()
-            self._phase = Phase.ANSWER
-            self._scope.deadline = inf
             self.http.keep_alive_requests += 1
             await exchange.run()
             self._log_request()
@@ -226,35 +232,35 @@ class Connection(TCPServer):
                 return
 
     async def _next_head(self) -> h11.Request | None:
-        """The next request's head; None if no more will come."""
-        http = self.http
+        """The next request's head; None if no more will come.
+
+        Raises:
+            RefusedError: It did not arrive in time, or is not valid HTTP.
+            ClientLeftError: The client stopped in the middle.
+        """
+        http, limits = self.http, self._limits
         self._phase = Phase.IDLE
+        deadline = self._idle_until(limits.keep_alive_timeout)
         while True:
             event = http.next_event()
             if type(event) is h11.Request:
+                self._phase = Phase.REQUEST
                 return event
             if event is not h11.NEED_DATA:
                 return None
-            if self._phase is Phase.IDLE:
-                if http.ahead():
-                    self._phase = Phase.HEAD
-                    self._expire_in(self._limits.header_timeout)
-                else:
-                    self._expire_in(self._limits.keep_alive_timeout)
-            http.feed(await self.receive_some())
+            if self._phase is Phase.IDLE and http.ahead():
+                self._phase = Phase.HEAD
+                deadline = self.time.now() + limits.header_timeout
+            try:
+                http.feed(await self.receive_some(deadline))
+            except TimeUpError:
+                if self._phase is Phase.IDLE:
+                    return None
+                raise RefusedError(408, "the request did not arrive in time") from None
 
-    def _expire_in(self, seconds: float) -> None:
-        self._scope.deadline = trio.current_time() + seconds
-
-    def _expired(self) -> RefusedError | None:
-        """What to tell a client whose time is up."""
-        if self._phase is Phase.HEAD:
-            return RefusedError(408, "the request did not arrive in time")
-        if self._phase is Phase.BODY:
-            return RefusedError(408, "the body did not arrive in time")
-        if self._phase is Phase.ANSWER:
-            log.info("client_does_not_read", extra={"client": self.client_name})
-        return None
+    def _idle_until(self, seconds: float) -> float:
+        """When to give up a client that has sent no byte of a request: at the stop, at once."""
+        return -inf if self._shared.stopping else self.time.now() + seconds
 
     async def _refuse(self, refused: RefusedError) -> None:
         """Answer in the application's place. The connection ends with that."""
@@ -281,7 +287,7 @@ class Connection(TCPServer):
         head = http.head_of_answer(refused.status, headers)
         if not http.head_only:
             head += body
-        with trio.move_on_after(self._limits.send_timeout):
+        with suppress(TimeUpError):
             await self.stream.send_all(head)
         self._log_request(refused.status, 0 if http.head_only else len(body))
 
@@ -291,11 +297,12 @@ class Connection(TCPServer):
         To close with unread bytes resets the connection, and a client that has
         not come to the answer by then never will.
         """
-        with trio.move_on_after(_LINGER_SECONDS):
-            if isinstance(self.stream, trio.SocketStream):
-                await self.stream.send_eof()
-            left = _LINGER_BYTES
-            while left > 0 and (data := await self.stream.receive_some(MAX_RECV)):
+        if not self.http.ssl:
+            await self._transport.send_eof()
+        deadline = self.time.now() + _LINGER_SECONDS
+        left = _LINGER_BYTES
+        with suppress(TimeUpError):
+            while left > 0 and (data := await self.receive_some(deadline)):
                 left -= len(data)
 
     def _log_request(self, status: int | None = None, size: int = 0) -> None:

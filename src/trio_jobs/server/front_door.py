@@ -17,6 +17,7 @@ from .lifespan import lifespan
 from .limits import Limits
 from .quiet import Quiet
 from .shared import App, Shared, hypercorn_config
+from .transport import Transport
 from .warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class FrontDoor:
     def __init__(self, shared: Shared, listeners: Listeners, *, reserved_descriptors: int) -> None:
         self._shared = shared
         self._limits = shared.limits
+        self._time = shared.client_time
         self._listeners = listeners
         # Accept loops add, each connection's task removes itself, the stop reads.
         self._connections: set[Connection] = set()
@@ -131,6 +133,10 @@ class FrontDoor:
 
     async def run(self, closing: trio.Event, started: Callable[[], None]) -> None:
         """Listen, tell ``started``, serve until ``closing``, then close what is open."""
+        with self._time.running():
+            await self._run(closing, started)
+
+    async def _run(self, closing: trio.Event, started: Callable[[], None]) -> None:
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 self._listeners.listen(send_timeout=self._limits.send_timeout)
@@ -150,8 +156,10 @@ class FrontDoor:
             connection.finish()
         if self._connections:
             self._emptied = trio.Event()
-            with trio.move_on_after(self._limits.graceful_timeout):
-                await self._emptied.wait()
+            deadline = self._time.now() + self._limits.graceful_timeout
+            while self._connections and not self._time.passed(deadline):
+                with self._time.scope(deadline):
+                    await self._emptied.wait()
         if self._connections:
             log.warning("connections_cut", extra={"count": len(self._connections)})
         for connection in self._connections:
@@ -176,8 +184,7 @@ class FrontDoor:
                 self._exhausted.warn(cause=str(error), url=bound.url)
                 await trio.sleep(_ACCEPT_RETRY)
                 continue
-            sock.setblocking(False)
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            stream = Transport(sock, self._time, send_timeout=self._limits.send_timeout)
             connection = Connection(self._shared, self._encrypted(stream), loopback=bound.loopback)
             self._connections.add(connection)
             nursery.start_soon(self._serve, connection)
@@ -192,7 +199,7 @@ class FrontDoor:
             if self._emptied is not None and not self._connections:
                 self._emptied.set()
 
-    def _encrypted(self, stream: trio.SocketStream) -> Stream:
+    def _encrypted(self, stream: Transport) -> Stream:
         tls = self._listeners.tls
         if tls is None:
             return stream

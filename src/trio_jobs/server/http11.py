@@ -146,9 +146,13 @@ class Protocol(H11Protocol):
         await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
 
     def next_request(self) -> bool:
-        """Get ready for another request; False if this connection has had its last."""
+        """Get ready for another request; False if this connection has had its last.
+
+        At the stop one more may be there: the client has been promised it, by an answer that began
+        before and did not say ``Connection: close``.
+        """
         if self.connection.our_state is h11.DONE and self.connection.their_state is h11.DONE:
             self.connection.start_next_cycle()
             self.head_only = False
-            return not self._shared.stopping
+            return True
         return False

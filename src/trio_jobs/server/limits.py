@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may take. Durations are in seconds, sizes in bytes.
+    """What one client may take. Durations are in seconds by ``ClientTime``, sizes in bytes.
 
     Attributes:
         max_body_bytes: The longest body of a request, counted as it arrives.

@@ -11,6 +11,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
+from .client_time import ClientTime
 from .guard import Guard
 from .limits import Limits
 
@@ -65,6 +66,7 @@ class Shared:
     context: WorkerContext = field(default_factory=lambda: WorkerContext(None))
     state: dict[str, Any] = field(default_factory=dict)
     date: Date = field(default_factory=Date)
+    client_time: ClientTime = field(default_factory=ClientTime)
 
     @property
     def stopping(self) -> bool:

@@ -12,6 +12,7 @@ import trio
 
 from .connection import Connection
 from .shared import Shared
+from .transport import Transport
 
 log = logging.getLogger("trio_jobs.server")
 
@@ -25,7 +26,8 @@ async def warm_up(shared: Shared, path: str) -> None:
     except OSError as error:
         log.warning("warm_up_failed", extra={"path": path, "cause": str(error)})
         return
-    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in ends)
+    ours = Transport(ends[0], shared.client_time, send_timeout=shared.limits.send_timeout)
+    theirs = trio.SocketStream(trio.socket.from_stdlib_socket(ends[1]))
     connection = Connection(replace(shared, access_log=False), ours, loopback=False)
     with trio.move_on_after(_SECONDS) as scope:
         async with theirs, trio.open_nursery() as nursery:

@@ -1,0 +1,557 @@
+"""Time limits take no answer away, and are not charged while the loop is blocked.
+
+The clock here goes on by itself, and jumps: within one step of a task, that is a loop that is
+blocked. The clients are on loopback, where what is sent is there at once, so each test decides what
+has come in while the server was not looking.
+"""
+
+import logging
+import math
+import os
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from trio_jobs.server import Limits, load_certificate
+from trio_jobs.server.client_time import ClientTime
+from trio_jobs.server.connection import Connection
+
+from .serving import (
+    PATIENCE,
+    Client,
+    Receive,
+    Scope,
+    Send,
+    Served,
+    answer,
+    body_of,
+    chunked,
+    get,
+    post,
+    served,
+)
+from .test_tls import CERTIFICATE, KEY, connect
+
+LIMITS = Limits(
+    keep_alive_timeout=10,
+    header_timeout=10,
+    body_timeout=10,
+    send_timeout=10,
+    graceful_timeout=10,
+)
+LONG = bytes(50_000_000)
+
+
+class Application:
+    """Counts the requests that it acts on. ``/flood`` is more than any socket holds."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+        self.holding = trio.Event()
+        self.release = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["path"] == "/lifted":
+            body_of(scope).lift(idle_timeout=10)
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        self.ran += 1
+        if scope["path"] == "/hold":
+            self.holding.set()
+            await self.release.wait()
+        await answer(send, LONG if scope["path"] == "/flood" else body)
+
+
+@pytest.fixture
+def app() -> Application:
+    return Application()
+
+
+@pytest.fixture
+def clock(mock_clock: trio.testing.MockClock) -> trio.testing.MockClock:
+    """Real time, and jumps."""
+    mock_clock.rate = 1
+    return mock_clock
+
+
+@pytest.fixture(params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "tls")
+
+
+@asynccontextmanager
+async def door(app: Application, *, tls: bool, limits: Limits = LIMITS) -> AsyncIterator[Served]:
+    context = load_certificate(CERTIFICATE, KEY) if tls else None
+    ended = threading.Event()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def watch() -> None:
+            """By real time: the test's clock says nothing of a test that hangs."""
+            in_time = await trio.to_thread.run_sync(ended.wait, PATIENCE, abandon_on_cancel=True)
+            assert in_time, "the test hangs"
+
+        try:
+            async with served(app, limits=limits, patience=math.inf, tls=context) as server:
+                yield server
+        finally:
+            ended.set()
+
+
+async def open_client(server: Served, *, tls: bool) -> Client:
+    return await connect(server) if tls else await server.connect()
+
+
+def send_at_once(client: Client, data: bytes) -> None:
+    """Send without a step: the server does not get to look in between."""
+    stream = client.stream
+    if isinstance(stream, trio.SSLStream):
+        stream._ssl_object.write(data)
+        data = stream._outgoing.read()
+    assert os.write(client.transport.socket.fileno(), data) == len(data)
+
+
+async def pass_time(clock: trio.testing.MockClock, seconds: float) -> None:
+    """Let time pass in which the loop is not blocked."""
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(round(seconds / 0.1)):
+        clock.jump(0.1)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of clients."""
+    events = ("client_does_not_read", "request_refused", "connection_failed", "connections_cut")
+    return [record.getMessage() for record in caplog.records if record.getMessage() in events]
+
+
+async def test_requests_that_come_while_the_loop_is_blocked_are_all_answered(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    """20 connections, idle for 8.5 of their 10 s; then the loop is blocked for 2.5 s."""
+    caplog.set_level(logging.INFO)
+    async with door(app, tls=tls) as server:
+        clients = [await open_client(server, tls=tls) for _ in range(20)]
+        for client in clients:
+            await client.request(get())
+        app.ran = 0
+        await pass_time(clock, 8.5)
+
+        for client in clients:
+            send_at_once(client, post(b"hello"))
+        clock.jump(2.5)
+
+        answers = [await client.receive_answer() for client in clients]
+        assert [reply.body for reply in answers] == [b"hello"] * 20
+        assert app.ran == 20
+    assert complaints(caplog) == []
+
+
+# What has come in before the loop is blocked, what comes meanwhile, and the answer's body.
+HALVES = {
+    "first request": (b"", post(b"hello"), b"hello"),
+    "head": (b"GET / HT", get()[8:], b""),
+    "short body": (post(b"hello")[:-2], b"lo", b"hello"),
+    "long body": (post(bytes(100_000))[:-100], bytes(100), bytes(100_000)),
+    "chunks": (chunked(b"hello")[:-7], chunked(b"hello")[-7:], b"hello"),
+    "lifted body": (post(bytes(100_000), "/lifted")[:-100], bytes(100), bytes(100_000)),
+}
+
+
+@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("blocked", [2.5, 1000.0])
+async def test_bytes_that_are_there_beat_a_clock_that_has_run_out(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    start: bytes,
+    rest: bytes,
+    body: bytes,
+    blocked: float,
+    *,
+    tls: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        if start:
+            await client.send(start)
+        await pass_time(clock, 8.5)
+
+        send_at_once(client, rest)
+        clock.jump(blocked)
+
+        assert (await client.receive_answer()).body == body
+        assert app.ran == 1
+    assert complaints(caplog) == []
+
+
+@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+async def test_time_in_which_the_server_was_not_looking_is_not_the_clients(
+    app: Application,
+    clock: trio.testing.MockClock,
+    start: bytes,
+    rest: bytes,
+    body: bytes,
+    *,
+    tls: bool,
+) -> None:
+    """It has come to nothing while the loop was blocked: its time goes on from there."""
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        if start:
+            await client.send(start)
+        await trio.testing.wait_all_tasks_blocked()
+
+        clock.jump(9)
+        await pass_time(clock, 4)
+        clock.jump(1000)
+        await pass_time(clock, 4)
+        await client.send(rest)
+
+        assert (await client.receive_answer()).body == body
+        assert app.ran == 1
+
+
+@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+async def test_time_in_which_the_server_was_looking_is_the_clients(
+    app: Application,
+    clock: trio.testing.MockClock,
+    start: bytes,
+    rest: bytes,
+    body: bytes,
+    *,
+    tls: bool,
+) -> None:
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        if start:
+            await client.send(start)
+
+        await pass_time(clock, 4)
+        clock.jump(1000)
+        await pass_time(clock, 7)
+
+        if start:
+            assert (await client.receive_answer()).status == 408
+        client.transport.socket.shutdown(trio.socket.SHUT_WR)
+        assert await client.receive_rest() == b""
+        assert app.ran == 0
+
+
+async def test_a_client_that_reads_gets_a_long_answer_over_a_loop_that_is_always_blocked(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    """50 MB; each turn of the loop takes longer than a client may take for 256 KiB."""
+    caplog.set_level(logging.INFO)
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/flood"))
+        received = 0
+        while received < len(LONG):
+            clock.jump(25)
+            data = await client.stream.receive_some(1_000_000)
+            assert data
+            received += len(data)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert app.ran == 1
+    assert complaints(caplog) == []
+
+
+async def test_a_client_that_does_not_read_before_the_loop_is_blocked_still_has_its_time(
+    app: Application, clock: trio.testing.MockClock, *, tls: bool
+) -> None:
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/flood"))
+        await pass_time(clock, 5)
+        clock.jump(1000)
+        await pass_time(clock, 4)
+
+        assert (await client.receive_answer()).body == LONG
+
+
+async def test_a_client_that_does_not_read_while_the_server_looks_is_cut_off(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/flood"))
+        await pass_time(clock, 5)
+        clock.jump(1000)
+        await pass_time(clock, 6)
+
+        assert len(await client.receive_rest()) < len(LONG)
+    assert complaints(caplog) == ["client_does_not_read"]
+
+
+async def test_a_handshake_goes_on_after_the_loop_was_blocked(
+    app: Application, clock: trio.testing.MockClock
+) -> None:
+    async with door(app, tls=True) as server:
+        raw = await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        clock.jump(9)
+        await pass_time(clock, 2)
+        clock.jump(1000)
+        await pass_time(clock, 2)
+
+        context = ssl.create_default_context(cafile=CERTIFICATE)
+        stream = trio.SSLStream(raw.stream, context, server_hostname="localhost")
+        await stream.do_handshake()
+        assert (await Client(stream).request(get())).status == 200
+
+
+async def test_an_early_answer_is_not_taken_away_by_a_blocked_loop(
+    app: Application, clock: trio.testing.MockClock
+) -> None:
+    """What the client is still sending is read, however late: else a reset destroys the answer."""
+    limits = Limits(max_body_bytes=1000)
+    async with door(app, tls=False, limits=limits) as server:
+        for _ in range(5):
+            client = await server.connect()
+            head = get("/", "Content-Length: 3000000", method="POST")
+            await client.send(head)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(30):
+                clock.jump(25)
+                await client.send(bytes(100_000))
+
+            assert (await client.receive_answer()).status == 413
+
+
+# What a connection has done before the stop, and what is in its socket as it comes.
+AT_THE_STOP = {
+    "first request": (b"", post(b"hello")),
+    "next request": (get(), post(b"hello")),
+    "half a request": (get(), post(b"hello")[:-2]),
+    "half a head": (get(), post(b"hello")[:7]),
+}
+
+
+@pytest.mark.parametrize("lately", [False, True], ids=["before it", "as it comes"])
+@pytest.mark.parametrize(("first", "there"), AT_THE_STOP.values(), ids=AT_THE_STOP)
+async def test_the_stop_ends_no_connection_with_a_request_in_its_socket(
+    app: Application,
+    first: bytes,
+    there: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    lately: bool,
+    tls: bool,
+) -> None:
+    finish = Connection.finish
+
+    def send_and_finish(connection: Connection) -> None:
+        if lately:
+            send_at_once(client, there)
+        finish(connection)
+
+    monkeypatch.setattr(Connection, "finish", send_and_finish)
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        if first:
+            await client.request(first)
+        await trio.testing.wait_all_tasks_blocked()
+        app.ran = 0
+
+        if not lately:
+            send_at_once(client, there)
+        server.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+        if rest := post(b"hello")[len(there) :]:
+            await client.send(rest)
+
+        reply = await client.receive_answer()
+        assert reply.body == b"hello"
+        assert app.ran == 1
+        if lately or rest:
+            assert reply.headers["connection"] == "close"
+        assert await client.receive_rest() == b""
+
+
+async def test_the_stop_reads_what_a_client_has_sent_that_it_has_just_let_in(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task has not had its first step: it is neither idle nor busy."""
+    async with door(app, tls=False) as server:
+        started = Connection.run
+
+        async def run(connection: Connection) -> None:
+            if not server.closing.is_set():
+                server.closing.set()
+                while not connection._shared.stopping:
+                    await trio.lowlevel.checkpoint()
+            await started(connection)
+
+        monkeypatch.setattr(Connection, "run", run)
+        client = await server.connect()
+
+        reply = await client.request(post(b"hello"))
+        assert (reply.body, reply.headers["connection"]) == (b"hello", "close")
+        assert app.ran == 1
+
+
+async def test_the_stop_leaves_a_request_behind_an_answer_that_promised_to_read_it(
+    app: Application, clock: trio.testing.MockClock, *, tls: bool
+) -> None:
+    """The first answer has begun before the stop, so it could not say that it is the last."""
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/flood") + post(b"hello") + post(b"too much"))
+        await trio.testing.wait_all_tasks_blocked()
+
+        server.closing.set()
+        await trio.testing.wait_all_tasks_blocked()
+
+        first, second = await client.receive_answer(), await client.receive_answer()
+        assert (first.body, "connection" in first.headers) == (LONG, False)
+        assert (second.body, second.headers["connection"]) == (b"hello", "close")
+        assert await client.receive_rest() == b""
+        assert app.ran == 2
+
+
+async def test_the_stop_cuts_nobody_while_the_loop_is_blocked(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    async with door(app, tls=tls) as server:
+        held, reading = [await open_client(server, tls=tls) for _ in range(2)]
+        await held.send(get("/hold"))
+        await reading.send(get("/flood"))
+        await app.holding.wait()
+        server.closing.set()
+        await pass_time(clock, 5)
+
+        clock.jump(1000)
+        app.release.set()
+
+        assert (await held.receive_answer()).status == 200
+        assert (await reading.receive_answer()).body == LONG
+        await server.ended.wait()
+    assert complaints(caplog) == []
+
+
+async def test_the_stop_is_over_in_time_if_the_loop_is_not_blocked(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/hold"))
+        await app.holding.wait()
+        server.closing.set()
+        await pass_time(clock, 5)
+        clock.jump(1000)
+        await pass_time(clock, 6)
+
+        assert server.ended.is_set()
+    assert complaints(caplog) == ["connections_cut"]
+
+
+class TestClientTime:
+    """The clock by itself."""
+
+    async def test_it_is_trios_clock_while_the_loop_turns(
+        self, clock: trio.testing.MockClock
+    ) -> None:
+        clock.rate = 0
+        time = ClientTime()
+        with time.running():
+            began = time.now()
+            await pass_time(clock, 50)
+
+            assert time.now() - began == pytest.approx(50)
+            assert time.lag == pytest.approx(0)
+
+    @pytest.mark.parametrize("blocked", [0.2, 7.0, 1000.0])
+    async def test_a_turn_counts_as_a_tenth_of_a_second(
+        self, clock: trio.testing.MockClock, blocked: float
+    ) -> None:
+        clock.rate = 0
+        time = ClientTime()
+        with time.running():
+            await trio.testing.wait_all_tasks_blocked()
+            began = time.now()
+            clock.jump(blocked)
+            assert time.now() - began == pytest.approx(0.1)  # at once
+            await trio.testing.wait_all_tasks_blocked()
+            assert time.now() - began == pytest.approx(0.1)  # and when the turn is over
+            await pass_time(clock, 1)
+            assert time.now() - began == pytest.approx(1.1)
+
+    async def test_a_wait_that_ends_too_late_counts_as_long_as_it_should_have_been(
+        self, clock: trio.testing.MockClock
+    ) -> None:
+        """The process was frozen, or a thread has held the interpreter lock."""
+        clock.rate = 0
+        time = ClientTime()
+        with time.running():
+            await trio.lowlevel.checkpoint()
+            began = time.now()
+            time.before_io_wait(3)
+            clock.jump(1000)
+            time.after_io_wait(3)
+
+            assert time.now() - began == pytest.approx(3.1)
+
+    async def test_it_never_goes_back(self, clock: trio.testing.MockClock) -> None:
+        clock.rate = 0
+        time = ClientTime()
+        with time.running():
+            last = time.now()
+            for seconds in (0.0, 0.05, 0.1, 0.15, 30.0, 0.0, 0.1) * 5:
+                clock.jump(seconds)
+                assert time.now() >= last - 1e-9
+                last = time.now()
+                await trio.lowlevel.checkpoint()
+
+    async def test_a_deadline_is_over_when_both_clocks_say_so(
+        self, clock: trio.testing.MockClock
+    ) -> None:
+        clock.rate = 0
+        time = ClientTime()
+        with time.running():
+            await trio.testing.wait_all_tasks_blocked()
+            deadline = time.now() + 5
+            clock.jump(100)
+            await trio.testing.wait_all_tasks_blocked()
+            with time.scope(deadline) as scope:
+                await pass_time(clock, 4.8)
+            assert not scope.cancel_called
+            assert not time.passed(deadline)
+            with time.scope(deadline) as scope:
+                await pass_time(clock, 0.3)
+            assert scope.cancelled_caught
+            assert time.passed(deadline)
