@@ -1,58 +1,174 @@
-"""The pictures of the page: how costs grow, and where the peers are. Drawn offline, as SVG."""
+"""The pictures of the page: how costs grow, and where the peers are. Drawn offline, as SVG.
 
+Narrow with large letters, so that they can be read on a phone. White behind, so that they can be
+read on a dark page. Okabe and Ito's colours, which colour-blind readers can tell apart, as dark as
+letters must be; and each line has its name beside it.
+"""
+
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from bench.row import Row
+from bench.row import Row, amount
 
 # The same figures make the same file: no random ids, no date. Text stays text.
-mpl.rcParams.update({"svg.hashsalt": "trio-jobs", "svg.fonttype": "none", "font.size": 9})
+mpl.rcParams.update(
+    {
+        "svg.hashsalt": "trio-jobs",
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "#dddddd",
+        "text.color": "#1a1a1a",
+    }
+)
 
 _METADATA = {"Date": None, "Creator": None}
+_WIDTH = 5.2  # inches
+
+_BLUE, _VERMILION, _GREEN, _PURPLE, _GREY = "#0072b2", "#b84c00", "#007a59", "#a3457d", "#5c5c5c"
+_COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _GREY)
+
+# What comes after this in the name of a row is the same thing measured again: a dashed line.
+_ONCE_MORE = ", once more"
+
+_UNITS = {
+    " µs": "microseconds (µs)",
+    " ms": "milliseconds (ms), logarithmic",
+    "/s": "jobs a second, logarithmic",
+}
+
+_HOW_DRAWN = "Dots{} are medians over the turns, {}\nreach from the lowest turn to the highest."
 
 
-def draw_growth(path: Path, rows: Sequence[Row], *, title: str) -> None:
-    """A line for each row: what its sides cost, from the smallest to the largest."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for row in rows:
+def draw_growth(path: Path, panels: Sequence[tuple[str, Sequence[Row]]], *, along: str) -> None:
+    """A panel for each title, with a line for each of its rows, from their smallest side on.
+
+    Args:
+        path: Where to.
+        panels: Each title, and the rows below it.
+        along: What there is more and more of; the sides' names are their number, and its unit.
+    """
+    heights = [3.6 if len(rows) > 1 else 2.6 for _, rows in panels]
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4), layout="constrained")
+    every = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, rows) in zip(every, panels, strict=True):
+        _lines(axes, rows)
+        axes.set_title(title)
+        axes.set_xlabel(along)
+    figure.supxlabel(_HOW_DRAWN.format("", "shaded areas"), fontsize=9, x=0.02, ha="left")
+    figure.savefig(path, metadata=_METADATA)
+
+
+def _lines(axes: Axes, rows: Sequence[Row]) -> None:
+    names = [row.what.partition(" at ")[0] for row in rows]
+    kinds = list(dict.fromkeys(name.removesuffix(_ONCE_MORE) for name in names))
+    starts = []
+    for name, row in zip(names, rows, strict=True):
         spreads = list(row.sides.values())
         places = range(len(spreads))
-        name = row.what.partition(" at ")[0]
-        axes.plot(places, [each.median for each in spreads], marker="o", label=name)
+        medians = [each.median for each in spreads]
+        colour = _COLOURS[kinds.index(name.removesuffix(_ONCE_MORE))]
+        style = "--" if name.endswith(_ONCE_MORE) else "-"
+        axes.plot(places, medians, style, marker="o", color=colour)
         axes.fill_between(
-            places, [each.low for each in spreads], [each.high for each in spreads], alpha=0.2
+            places,
+            [each.low for each in spreads],
+            [each.high for each in spreads],
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
         )
-        axes.set_xticks(places, list(row.sides))
-    axes.set_yscale("log")
-    axes.set_ylabel(f"CPU ({rows[0].sides_unit.strip()})")
-    axes.set_title(title)
-    axes.grid(visible=True, axis="y", which="both", alpha=0.3)
-    if len(rows) > 1:
-        axes.legend(fontsize=8)
+        starts.append((medians[0], name, colour))
+    axes.set_xticks(places, [side.split()[0] for side in rows[0].sides])
+    axes.set_ylabel(_UNITS[rows[0].sides_unit])
+    axes.grid(visible=True, axis="y")
+    values = [each.median for row in rows for each in row.sides.values()]
+    if max(values) > 20 * min(values):
+        axes.set_yscale("log")
+        _number(axes.yaxis, values)
+        axes.set_ylabel(f"{axes.get_ylabel()}, logarithmic")
+        axes.margins(y=0.15)
     else:
-        axes.set_ylim(bottom=1)
-    figure.savefig(path, metadata=_METADATA)
+        axes.set_ylim(0, max(values) * 1.2)
+    if len(rows) > 1:
+        _name_lines(axes, starts)
+
+
+def _name_lines(axes: Axes, starts: Sequence[tuple[float, str, str]]) -> None:
+    """Write each line's name above its start, or below it where another line is close above."""
+    to_part = axes.transScale + axes.transLimits
+    above = math.inf
+    for value, name, colour in sorted(starts, reverse=True):
+        place = to_part.transform((0, value))[1]
+        is_below = above - place < 0.18
+        axes.annotate(
+            name,
+            (0, value),
+            (0, -8 if is_below else 8),
+            textcoords="offset points",
+            va="top" if is_below else "bottom",
+            color=colour,
+        )
+        above = place
+
+
+def _number(axis: Axis, values: Sequence[float]) -> None:
+    """Put numbers along a logarithmic axis as people write them, more of them where it is short."""
+    is_short = max(values) < 100 * min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def draw_comparison(path: Path, rows: Sequence[Row], *, titles: Sequence[str]) -> None:
-    """Bars for each row, one a contestant; logarithmic, for they are far apart."""
-    figure = Figure(figsize=(7, 2.4 * len(rows)), layout="constrained")
-    for place, (row, title) in enumerate(zip(rows, titles, strict=True)):
-        _bars(figure.add_subplot(len(rows), 1, place + 1), row, title)
+    """A panel for each row, in it a dot for each contestant, the best at the top.
+
+    The axis is logarithmic, for they are far apart: so a bar would have no
+    zero to begin at.
+    """
+    figure = Figure(figsize=(_WIDTH, 2.7 * len(rows) + 0.4), layout="constrained")
+    every = figure.subplots(len(rows), squeeze=False)[:, 0]
+    for axes, row, title in zip(every, rows, titles, strict=True):
+        _dots(axes, row)
+        axes.set_title("\n".join(wrap(title, 42)))
+    figure.supxlabel(_HOW_DRAWN.format(" and numbers", "lines"), fontsize=9, x=0.02, ha="left")
     figure.savefig(path, metadata=_METADATA)
 
 
-def _bars(axes: Axes, row: Row, title: str) -> None:
-    names = list(row.sides)[::-1]
-    medians = [row.sides[name].median for name in names]
-    colours = ["tab:orange" if name == "trio-jobs" else "tab:blue" for name in names]
-    bars = axes.barh(names, medians, color=colours)
-    axes.bar_label(bars, [f"{value:,.3g}" for value in medians], padding=3, fontsize=8)
+def _dots(axes: Axes, row: Row) -> None:
+    less_is_better = row.reach is not None and row.reach.at_most
+    best_last = sorted(row.sides.items(), key=lambda side: side[1].median, reverse=less_is_better)
+    for place, (name, spread) in enumerate(best_last):
+        colour = _VERMILION if name == "trio-jobs" else _BLUE
+        axes.plot([spread.low, spread.high], [place, place], color=colour, alpha=0.5, linewidth=3)
+        axes.plot([spread.median], [place], "o", color=colour)
+        axes.annotate(
+            amount(spread.median),
+            (max(spread.median, spread.high), place),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            weight="bold" if name == "trio-jobs" else "normal",
+        )
+    axes.set_yticks(range(len(best_last)), [name for name, _ in best_last])
+    for label in axes.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() == "trio-jobs" else "normal")
     axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.set_title(f"{title} ({row.sides_unit.strip()})")
+    _number(axes.xaxis, [spread.median for _, spread in best_last])
+    axes.margins(x=0.15, y=0.08)
+    better = "less is better" if less_is_better else "more is better"
+    axes.set_xlabel(f"{_UNITS[row.sides_unit]}; {better}")
+    axes.grid(visible=True, axis="x")
+    axes.tick_params(axis="y", length=0)

@@ -3,6 +3,8 @@
 import os
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.proof.vitals import Curve, Vitals, draw
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -38,3 +40,25 @@ def test_picture_has_a_line_with_each_value_of_each_curve() -> None:
     texts = [text.text for text in picture.iter(f"{_SVG}text")]
     assert texts[0] == "two of them"
     assert texts.count("memory, MB") == 2
+
+
+@pytest.mark.parametrize(
+    ("highest", "labels"),
+    [
+        (52.9, ["0", "20", "40", "60"]),
+        (9, ["0", "2", "4", "6", "8", "10"]),
+        (100, ["0", "20", "40", "60", "80", "100"]),
+        (0.03, ["0", "0.01", "0.02", "0.03"]),
+        (52_900, ["0", "20,000", "40,000", "60,000"]),
+    ],
+)
+def test_numbers_of_a_picture_are_round_and_begin_at_zero(
+    highest: float, labels: list[str]
+) -> None:
+    curve = Curve(title="", times=[0, 1800], values=[1e-3, highest])
+
+    picture = ElementTree.fromstring(draw("", [curve]))  # noqa: S314 - our own
+
+    texts = [text for text in picture.iter(f"{_SVG}text") if text.get("text-anchor") == "end"]
+    assert [text.text for text in texts] == labels
+    assert "30" in [text.text for text in picture.iter(f"{_SVG}text")]

@@ -1,5 +1,6 @@
 """What a process takes, read from /proc while it runs, and drawn as curves."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,44 +54,57 @@ class Curve:
         )
 
 
-# The picture, in its own units.
-_WIDTH, _HEIGHT, _LEFT, _GAP = 760, 120, 70, 56
+# The picture, in its own units: narrow with large letters, so that it can be read on a phone.
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _GAP = 420, 110, 52, 28, 76
+_BETWEEN_TICKS = (1, 2, 5, 10, 20, 50)
 
 
 def draw(title: str, curves: Sequence[Curve]) -> str:
     """The curves below each other, as SVG; each axis begins at zero."""
     height = 40 + len(curves) * (_HEIGHT + _GAP)
-    width = _LEFT + _WIDTH + 30
+    width = _LEFT + _WIDTH + _RIGHT
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">',
-        "<style>text { font: 12px sans-serif }</style>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
+        "<style>text { font: 14px sans-serif; fill: #1a1a1a } .title { font-weight: bold }</style>",
+        # Else letters that are dark would stand on a dark page.
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_LEFT}" y="22" style="font-size: 15px">{title}</text>',
+        f'<text x="{_LEFT}" y="26" style="font-size: 17px" class="title">{title}</text>',
     ]
     for number, curve in enumerate(curves):
-        parts += _draw_one(curve, top=58 + number * (_HEIGHT + _GAP))
+        parts += _draw_one(curve, top=66 + number * (_HEIGHT + _GAP))
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _draw_one(curve: Curve, *, top: int) -> list[str]:
-    end = max(curve.times[-1], 1e-9)
-    most = max(*curve.values, 1e-9) * 1.1
+    minutes = max(curve.times[-1], 1e-9) / 60
+    heights = _ticks(max(*curve.values, 1e-9))
+    most = heights[-1]
     bottom = top + _HEIGHT
     points = " ".join(
-        f"{_LEFT + moment / end * _WIDTH:.1f},{bottom - value / most * _HEIGHT:.1f}"
+        f"{_LEFT + moment / 60 / minutes * _WIDTH:.1f},{bottom - value / most * _HEIGHT:.1f}"
         for moment, value in zip(curve.times, curve.values, strict=True)
     )
-    parts = [f'<text x="{_LEFT}" y="{top - 6}">{curve.title}</text>']
-    for part in (0.0, 0.5, 1.0):
-        y = bottom - part * _HEIGHT
-        label = f"{most * part:.3g}"
+    parts = [f'<text x="{_LEFT}" y="{top - 9}" class="title">{curve.title}</text>']
+    for value in heights:
+        y = bottom - value / most * _HEIGHT
         parts.append(
             f'<path d="M{_LEFT} {y:.1f}h{_WIDTH}" stroke="#ddd"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+            f'<text x="{_LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{value:,g}</text>'
         )
-    for sixth in range(7):
-        x = _LEFT + sixth / 6 * _WIDTH
-        label = f"{end * sixth / 6 / 60:.3g} min"
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="1.2"/>')
+    for value in _ticks(minutes):
+        if value > minutes:
+            continue
+        x = _LEFT + value / minutes * _WIDTH
+        label = f"{value:,g}" if value else "0 minutes"
+        anchor = "middle" if value else "start"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="{anchor}">{label}</text>')
+    parts.append(f'<polyline points="{points}" fill="none" stroke="#0072b2" stroke-width="1.5"/>')
     return parts
+
+
+def _ticks(most: float) -> list[float]:
+    """Round numbers from zero to the first that is not below the highest value; few enough."""
+    unit = 10.0 ** math.floor(math.log10(most)) / 10
+    step = next(unit * each for each in _BETWEEN_TICKS if most <= 5 * unit * each)
+    return [step * n for n in range(math.ceil(most / step) + 1)]
