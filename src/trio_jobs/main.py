@@ -19,6 +19,7 @@ from trio_jobs.core import make_core
 from trio_jobs.handlers import GeneratorEnds, Handlers, SlowSteps
 from trio_jobs.logs import Logs
 from trio_jobs.server import BindError, Limits, Listeners, serve
+from trio_jobs.service_manager import ServiceManager
 from trio_jobs.stop import Stop
 from trio_jobs.worker import run_worker
 
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 # be over before the hard limit when nobody reads the log.
 _NAMING_SECONDS = 0.3
 
+# Seconds from the end of `http.graceful_timeout` to the last of the hard limit's clocks, and some.
+_HARD_LIMIT_SECONDS = 4.0
+
 
 async def main(
     config: Config,
@@ -36,6 +40,7 @@ async def main(
     stop: Stop,
     logs: Logs,
     token: str | None = None,
+    service_manager: ServiceManager | None = None,
 ) -> int:
     """Serve until a signal asks to stop; everything is over when this returns.
 
@@ -46,6 +51,7 @@ async def main(
         stop: Says when to stop, and sees to it that the process does.
         logs: Where the unfinished jobs are named.
         token: What clients must show, if anything.
+        service_manager: Told when connections are accepted, and when the stop begins.
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
@@ -102,6 +108,7 @@ async def main(
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     stop.unfinished = core.unfinished
     stop.connect()
+    service_manager = service_manager or ServiceManager(None)
     failure = _Failure(stop, submissions)
 
     # The child processes and HTTP outlive the pool.
@@ -115,10 +122,15 @@ async def main(
                 # Outlives the pool: to cancel a scope that is over does nothing.
                 server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
                 await server.start(http.run)
+                service_manager.tell_ready()
                 await ending.wait()
                 log.info("draining", extra={"buffered": submissions.buffered})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
+                drain_seconds = pool.cancel_scope.deadline - trio.current_time()
+                service_manager.tell_stopping(
+                    seconds=drain_seconds + config.http.graceful_timeout + _HARD_LIMIT_SECONDS
+                )
             if not ending.is_set():
                 failure.note(RuntimeError("the pool ended by itself"))
         except BaseException as error:  # noqa: ASYNC103 - raised again if it is this task's own

@@ -1,6 +1,7 @@
 """The order of starting: configuration → sockets bound → handlers imported → pool → listening."""
 
 import logging
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,6 +30,7 @@ from trio_jobs.server import (
     raise_limit,
     read_token,
 )
+from trio_jobs.service_manager import ServiceManager
 from trio_jobs.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def serve(config: Config) -> int:
         ConfigError: There is a mistake in the configuration.
         StartError: The addresses cannot be had.
     """
+    service_manager = ServiceManager.from_environment(os.environ)
     logs = start_logging(config.logging.level.upper(), config.logging.format)
     # The signals first: one that comes while sockets are bound and handlers imported ends the
     # server in order as well.
@@ -100,7 +103,7 @@ def serve(config: Config) -> int:
         handlers = _load_handlers(config, warn_hidden=_log_hidden)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        return trio.run(main, config, handlers, listeners, stop, logs, token)
+        return trio.run(main, config, handlers, listeners, stop, logs, token, service_manager)
     except ConfigError:
         raise
     except BindError as error:

@@ -1,0 +1,56 @@
+"""What the service manager is told, systemd or any with its protocol: the server is ready, or ends.
+
+See sd_notify(3): a datagram of assignments to the Unix socket that ``NOTIFY_SOCKET`` names.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import MutableMapping
+from typing import Self
+
+log = logging.getLogger(__name__)
+
+_VARIABLE = "NOTIFY_SOCKET"
+
+
+class ServiceManager:
+    """The service manager, if there is one. What it is told is sent at once, or not at all.
+
+    Args:
+        address: Of its socket; an abstract one begins with ``@``. None: nobody is told.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str]) -> Self:
+        """Take its address out of the environment: a child that inherited it could be heard."""
+        return cls(environment.pop(_VARIABLE, None))
+
+    def tell_ready(self) -> None:
+        """Connections are accepted."""
+        self._tell("READY=1\nSTATUS=ready")
+
+    def tell_stopping(self, *, seconds: float) -> None:
+        """The stop has begun.
+
+        Args:
+            seconds: How long it may still take; more than this is the manager's to judge.
+        """
+        self._tell(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def _tell(self, text: str) -> None:
+        if self._address is None:
+            return
+        address = os.fsencode(self._address)
+        if address.startswith(b"@"):
+            address = b"\0" + address[1:]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto(text.encode(), address)
+        except OSError as error:
+            self._address = None  # it would fail again; one line is enough
+            log.warning("service_manager_not_told", extra={"cause": str(error)})
