@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support import SUCCEEDED, At, Parts, make_job, make_parts, noon
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.store import JobStore
-from trio_jobs.worker import Process, run_worker
+from trio_jobs.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
 
 FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
 
@@ -348,26 +349,151 @@ async def test_whatever_step_workers_are_cancelled_at_the_channel_and_the_store_
         await run_with_cancellation_at(step)
 
 
-async def test_others_run_between_jobs_that_never_wait() -> None:
-    parts = make_parts()
-    order: list[str] = []
+# Bursts: quick jobs without a turn of the event loop in between. --------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 4])
+async def test_no_job_is_refused_while_a_worker_is_idle(number: int, mock_clock: MockClock) -> None:
+    # Each turn of the event loop serves every connection that is ready: 16 jobs come in.
+    connections, turns = 16, 50
+    parts = make_parts(buffer_size=100)
+    finished = trio.Event()
+    busy = connections
+
+    async def connection() -> None:
+        nonlocal busy
+        for _ in range(turns):
+            submit(parts)
+            await trio.lowlevel.checkpoint()
+        busy -= 1
+        if not busy:
+            finished.set()
+
+    async with workers(number, parts, succeed) as nursery:
+        for _ in range(connections):
+            nursery.start_soon(connection)
+        await finished.wait()
+
+    assert statuses(parts) == {JobStatus.COMPLETED: connections * turns}
+
+
+async def processed_between_turns(jobs: int, mock_clock: MockClock, *, seconds: float) -> list[int]:
+    """How many jobs that never wait, and take so long, have been processed at each turn."""
+    parts = make_parts(buffer_size=1000)
+    processed = 0
+    seen: list[int] = []
 
     async def process(job: Job) -> Ending:
-        order.append("job")
+        nonlocal processed
+        processed += 1
+        mock_clock.jump(seconds)
         return SUCCEEDED
 
     async def other() -> None:
-        for _ in range(20):
-            order.append("other")
+        while processed < jobs:
+            seen.append(processed)
             await trio.lowlevel.checkpoint()
 
     async with workers(1, parts, process) as nursery:
-        submit(parts, 10)
+        submit(parts, jobs)
         nursery.start_soon(other)
+    return [*seen, processed]
 
-    # In each round of the scheduler both run once, in either order.
-    assert "job job job" not in " ".join(order)
-    assert order.count("job") == 10
+
+@pytest.mark.parametrize(
+    ("seconds", "most"),
+    [
+        (0, BURST_JOBS),
+        (BURST_SECONDS / 10, 11),  # the last one goes beyond
+        (BURST_SECONDS / 2, 3),
+        (2 * BURST_SECONDS, 1),
+    ],
+)
+async def test_others_get_their_turn_within_a_bursts_bounds(
+    seconds: float, most: int, mock_clock: MockClock
+) -> None:
+    seen = await processed_between_turns(200, mock_clock, seconds=seconds)
+
+    # Twice, where the other one's step comes first in one turn and last in the next.
+    assert max(after - before for before, after in pairwise(seen)) <= 2 * most
+    assert seen[-1] == 200
+
+
+async def test_a_pool_that_is_cancelled_is_noticed_before_the_next_job() -> None:
+    parts = make_parts()
+    processed: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        processed.append(job.id)
+        if len(processed) == 3:
+            nursery.cancel_scope.cancel()
+        return SUCCEEDED
+
+    async with workers(1, parts, process) as nursery:
+        ids = submit(parts, 10)
+
+    assert processed == ids[:3]
+    assert statuses(parts) == {JobStatus.COMPLETED: 3, JobStatus.PENDING: 7}
+
+
+@pytest.mark.interleavings(10)
+async def test_a_cancelled_burst_leaves_the_other_ids_in_the_channel() -> None:
+    parts = make_parts()
+    channel = parts.receive.clone()
+    processed: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        processed.append(job.id)
+        if len(processed) == 5:
+            nursery.cancel_scope.cancel()
+        return SUCCEEDED
+
+    async with workers(2, parts, process) as nursery:
+        ids = submit(parts, 20)
+
+    left = [job_id async for job_id in channel]
+    assert sorted(processed + left) == ids
+
+
+@pytest.mark.parametrize("when", ["waiting", "in a burst"])
+async def test_a_worker_whose_clone_is_closed_ends_and_takes_no_other_job(when: str) -> None:
+    parts = make_parts()
+    clone = parts.receive.clone()
+    processed: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        processed.append(job.id)
+        clone.close()
+        return SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_worker, clone, parts.store, process)
+        if when == "waiting":
+            await wait_all_tasks_blocked()
+            clone.close()
+        else:
+            ids = submit(parts, 5)
+
+    assert processed == ([] if when == "waiting" else ids[:1])
+    assert parts.send.statistics().open_receive_channels == 1  # the original
+
+
+async def test_a_refused_claim_does_not_end_the_burst(caplog: pytest.LogCaptureFixture) -> None:
+    parts = make_parts()
+    processed: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        processed.append(job.id)
+        return SUCCEEDED
+
+    async with workers(1, parts, process):
+        (first,) = submit(parts)
+        for _ in range(2 * BURST_JOBS // 3):
+            parts.send.send_nowait(first)
+        (last,) = submit(parts)
+
+    assert processed == [first, last]
+    assert len(caplog.records) == 2 * BURST_JOBS // 3
 
 
 # Failures of our own: loud. -------------------------------------------------------------------

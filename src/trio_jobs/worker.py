@@ -10,6 +10,13 @@ from trio_jobs.store import InvalidTransitionError, JobNotFoundError, JobStore
 
 log = logging.getLogger(__name__)
 
+# A worker's burst: the jobs that it takes before the event loop turns. A turn serves every
+# connection that is ready: with one job a turn, more connections than workers fill the buffer,
+# and jobs are refused while workers are idle. Time bounds it, so that all other tasks get their
+# turn; the number bounds it where the clock stands still, as a test's does.
+BURST_SECONDS = 0.0003
+BURST_JOBS = 64
+
 _SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
 
 # A failure is a warning, so that it stays in sight at `level = "warning"`; what a client has asked
@@ -37,6 +44,9 @@ async def run_worker(
 ) -> None:
     """Process jobs one at a time until the channel ends.
 
+    Jobs that do not wait are processed in bursts of at most `BURST_SECONDS` (by Trio's clock) or
+    `BURST_JOBS`, without a checkpoint. The job that goes beyond the time is the burst's last.
+
     An id whose job cannot be claimed is logged and passed over: whatever put
     a second copy of it into the channel, the job does not run twice.
 
@@ -47,44 +57,70 @@ async def run_worker(
         process: Awaited with each claimed job.
 
     Returns:
-        Once the send channel is closed and the buffer is empty.
+        Once the send channel is closed and the buffer is empty, or once
+        ``jobs`` is closed: for this worker that is the channel's end.
 
     Cancellation:
-        Acted on while waiting for a job and inside ``process``. A job cut
+        Acted on before each job is received, and inside ``process``. A job cut
         short is released in the store before ``Cancelled`` leaves this
         function, so no job is left ``processing`` without a worker.
 
     Checkpoints:
-        At least once per job.
+        At least once per burst.
     """
-    worker = trio.lowlevel.current_task().name
+    now = trio.lowlevel.current_clock().current_time
     with jobs:
-        async for job_id in jobs:
+        while True:
             try:
-                job = store.claim(job_id)
-            except (InvalidTransitionError, JobNotFoundError) as refusal:
-                log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
-                continue
-            started = trio.current_time()
-            verbose = log.isEnabledFor(logging.DEBUG)
-            if verbose:
-                log.debug("job_started", extra=_fields(job, worker))
-            try:
-                ending = await process(job)
-            except BaseException:  # the pool ends: cancelled, or a bug that ends the server
-                store.release(job_id)
-                raise
-            store.complete(job_id, ending)
-            if verbose or ending.outcome is not _SUCCEEDED:
-                _log_end(job, ending, worker, duration=trio.current_time() - started)
+                job_id = await jobs.receive()  # the event loop turns
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                return
+            burst_ends = now() + BURST_SECONDS
+            left = BURST_JOBS
+            while True:
+                await _process_one(job_id, store, process, now)
+                left -= 1
+                if not left or now() >= burst_ends:
+                    break
+                # Before the next id is taken: a worker that is cancelled with an id in hand
+                # would lose its job.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                try:
+                    job_id = jobs.receive_nowait()
+                except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                    break
 
 
-def _log_end(job: Job, ending: Ending, worker: str, *, duration: float) -> None:
-    fields = _fields(job, worker, duration=duration)
+async def _process_one(
+    job_id: str, store: JobStore, process: Process, now: Callable[[], float]
+) -> None:
+    try:
+        job = store.claim(job_id)
+    except (InvalidTransitionError, JobNotFoundError) as refusal:
+        log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
+        return
+    started = now()
+    verbose = log.isEnabledFor(logging.DEBUG)
+    if verbose:
+        log.debug("job_started", extra=_fields(job))
+    try:
+        ending = await process(job)
+    except BaseException:  # the pool ends: cancelled, or a bug that ends the server
+        store.release(job_id)
+        raise
+    duration = now() - started
+    store.complete(job_id, ending)
+    if verbose or ending.outcome is not _SUCCEEDED:
+        _log_end(job, ending, duration=duration)
+
+
+def _log_end(job: Job, ending: Ending, *, duration: float) -> None:
+    fields = _fields(job, duration=duration)
     if ending.error is not None:
         fields["error"] = f"{ending.error.type}: {ending.error.message}"
     log.log(_LEVELS[ending.outcome], f"job_{ending.outcome}", extra=fields)
 
 
-def _fields(job: Job, worker: str, **more: object) -> dict[str, object]:
+def _fields(job: Job, **more: object) -> dict[str, object]:
+    worker = trio.lowlevel.current_task().name
     return {"job_id": job.id, "job_type": job.type, "worker": worker, **more}

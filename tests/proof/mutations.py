@@ -324,21 +324,21 @@ MUTATIONS = [
     *mutations(
         "worker.py",
         WORKER,
-        ("a job cut short is not released", "                store.release(job_id)\n", ""),
+        ("a job cut short is not released", "        store.release(job_id)\n", ""),
         (
             "release only after an Exception",
-            "            except BaseException:  # the",
-            "            except Exception:  # the",
+            "    except BaseException:  # the",
+            "    except Exception:  # the",
         ),
         (
             "the worker swallows its end",
-            "                raise\n            store",
-            "                return\n            store",
+            "        store.release(job_id)\n        raise\n",
+            "        store.release(job_id)\n        return\n",
         ),
         (
             "a refused claim ends the worker",
-            "                continue\n",
-            "                return\n",
+            '"reason": str(refusal)})\n        return\n',
+            '"reason": str(refusal)})\n        raise\n',
         ),
         (
             "a job that is gone ends the server",
@@ -348,24 +348,52 @@ MUTATIONS = [
         ("the clone is not closed", "    with jobs:\n", "    if True:\n"),
         (
             "a checkpoint before the claim",
-            "            try:\n                job = store.claim(job_id)",
-            (
-                "            try:\n                await trio.lowlevel.checkpoint()\n"
-                "                job = store.claim(job_id)"
-            ),
+            "    try:\n        job = store.claim(job_id)",
+            ("    await trio.lowlevel.checkpoint()\n    try:\n        job = store.claim(job_id)"),
         ),
         (
             "a checkpoint before the record",
-            "            store.complete(job_id, ending)\n",
-            (
-                "            await trio.lowlevel.checkpoint()\n"
-                "            store.complete(job_id, ending)\n"
-            ),
+            "    store.complete(job_id, ending)\n",
+            "    await trio.lowlevel.checkpoint()\n    store.complete(job_id, ending)\n",
         ),
         (
             "each job is processed twice",
-            "                ending = await process(job)\n",
-            "                await process(job)\n                ending = await process(job)\n",
+            "        ending = await process(job)\n",
+            "        await process(job)\n        ending = await process(job)\n",
+        ),
+        ("one job a turn of the loop", "BURST_JOBS = 64\n", "BURST_JOBS = 1\n"),
+        (
+            "a burst has no end by time",
+            "                if not left or now() >= burst_ends:\n",
+            "                if not left:\n",
+        ),
+        (
+            "a burst has no end by number",
+            "                if not left or now() >= burst_ends:\n",
+            "                if now() >= burst_ends:\n",
+        ),
+        (
+            "a cancelled worker loses an id",
+            (
+                "                await trio.lowlevel.checkpoint_if_cancelled()\n"
+                "                try:\n"
+                "                    job_id = jobs.receive_nowait()\n"
+            ),
+            (
+                "                try:\n"
+                "                    job_id = jobs.receive_nowait()\n"
+                "                    await trio.lowlevel.checkpoint_if_cancelled()\n"
+            ),
+        ),
+        (
+            "a cancelled pool goes on with its burst",
+            "                await trio.lowlevel.checkpoint_if_cancelled()\n",
+            "",
+        ),
+        (
+            "a closed clone ends the server",
+            "            except (trio.EndOfChannel, trio.ClosedResourceError):\n",
+            "            except trio.EndOfChannel:\n",
         ),
     ),
     *mutations(

@@ -24,7 +24,8 @@ from trio_jobs.tracebacks import has_traceback, traceback_of
 
 log = logging.getLogger(__name__)
 
-# How many jobs that have ended are remembered for `SlowSteps`, at the most.
+# How many jobs that have ended are remembered for `SlowSteps`, at the most: more than a worker
+# ends in one step.
 _REMEMBERED = 100
 
 
@@ -257,7 +258,12 @@ def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) 
 
 def _suspects(jobs: Iterable[RunningJob]) -> list[Suspect]:
     return [
-        Suspect(handler=each.handler.name, job_id=each.job.id, job_type=each.job.type)
+        Suspect(
+            handler=each.handler.name,
+            job_id=each.job.id,
+            job_type=each.job.type,
+            started=each.started,
+        )
         for each in jobs
         if each.handler is not None and each.handler.run is _ASYNC
     ]

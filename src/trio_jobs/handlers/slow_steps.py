@@ -1,20 +1,17 @@
 """A warning about handlers that block the event loop: async ones that compute or call what blocks.
 
-Between two waits for I/O Trio runs one step of each task that is ready. How
-long such a stretch took costs two looks at the clock; which task took so long
-it does not tell. So there are two stages. A stretch that was too long is
-reported with every job whose handler ran in the event loop meanwhile: with one,
-that is the one. With several, single steps are timed for the next minute, and
-what is slow then is reported by itself.
+Between two waits for I/O Trio runs one step of each task that is ready. The steps of handlers are
+timed, and what they take together in such a stretch is put down to them: not what HTTP and
+admission take of it, however many requests there are.
 
-What it cannot know: a stretch is also long while the whole process stands
-still (SIGSTOP, a swapping machine); and a loop that never comes back is for the
-hard limit to report.
+What it cannot know: a step is also long while the whole process stands still (SIGSTOP, a swapping
+machine); and a step that never ends is for the hard limit to report.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from time import perf_counter
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import trio
@@ -23,11 +20,15 @@ from trio_jobs.job import current_job_id
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a handler is not reported again, and single steps are timed.
+# Seconds for which a handler is not reported again.
 _MINUTE = 60.0
 
 # How many jobs a report names, at the most.
 _NAMED = 5
+
+# Steps that are shorter than this part of the limit are not counted: so many, of so many jobs,
+# are no handler's fault. And each step would cost more.
+_COUNTED = 0.001
 
 _ADVICE = (
     "an async handler must not compute or call what blocks: make it a plain function, which runs"
@@ -36,11 +37,12 @@ _ADVICE = (
 
 
 class Suspect(NamedTuple):
-    """A job that may have blocked the event loop, and its handler's name."""
+    """A job that may have blocked the event loop; its handler's name; when it began."""
 
     handler: str
     job_id: str
     job_type: str
+    started: float
 
 
 class Activity(Protocol):
@@ -50,7 +52,7 @@ class Activity(Protocol):
         """The jobs whose handlers are running in the event loop."""
 
     def ended_here(self) -> Sequence[Suspect]:
-        """Those that have ended since `forget_ended`."""
+        """Those that have ended since `forget_ended`, in order."""
 
     def forget_ended(self) -> None:
         """Forget the jobs that have ended."""
@@ -59,98 +61,72 @@ class Activity(Protocol):
 class SlowSteps(trio.abc.Instrument):
     """Warns of handlers that block the event loop, once per handler and minute.
 
+    To be made in the event loop: its times are Trio's.
+
     Args:
         activity: Knows which jobs run.
-        limit: Seconds from which on a step is too long.
-        clock: Seconds that pass also while the event loop is blocked.
+        limit: Seconds in one stretch from which on they are too long.
     """
 
-    def __init__(
-        self, activity: Activity, *, limit: float, clock: Callable[[], float] = perf_counter
-    ) -> None:
+    def __init__(self, activity: Activity, *, limit: float) -> None:
         self._activity = activity
+        self._forget_ended = activity.forget_ended  # looked up once: each step ends with it
         self._limit = limit
-        self._clock = clock
-        self._reports = _Reports()
-        self._closer_look: _CloserLook | None = None
-        self._began = clock()
+        self._counted = limit * _COUNTED
+        self._now = trio.lowlevel.current_clock().current_time
+        self._began = self._now()
+        self._taken: dict[str, tuple[Suspect, float]] = {}  # in this stretch, by the job's id
+        self._reported: dict[str, float] = {}  # when, by the handler's name
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
-        """Begin a stretch."""
-        self._activity.forget_ended()
-        self._began = self._clock()
-
-    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
-        """End it."""
-        now = self._clock()
-        if self._closer_look is not None:
-            if now >= self._closer_look.until:
-                trio.lowlevel.remove_instrument(self._closer_look)
-                self._closer_look = None
-        elif now - self._began >= self._limit:
-            suspects = [*self._activity.ended_here(), *self._activity.running_here()]
-            self._reports.report(suspects, seconds=now - self._began, now=now)
-            if len(suspects) > 1:
-                self._closer_look = _CloserLook(
-                    self._activity, self._reports, limit=self._limit, clock=self._clock
-                )
-                trio.lowlevel.add_instrument(self._closer_look)
-
-
-class _CloserLook(trio.abc.Instrument):
-    """Times every single step, for a minute."""
-
-    def __init__(
-        self,
-        activity: Activity,
-        reports: "_Reports",
-        *,
-        limit: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._activity = activity
-        self._reports = reports
-        self._limit = limit
-        self._clock = clock
-        self._began = clock()
-        self.until = self._began + _MINUTE
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  (Trio's signature)
-        self._activity.forget_ended()
-        self._began = self._clock()
+        """Begin a stretch, and its first step."""
+        self._began = self._now()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        now = self._clock()
-        if now - self._began < self._limit:
-            return
-        # In the middle of a job, be it its own task or a child's, the context
-        # tells which. Otherwise it is the one that ended in this very step.
+        """End a step, and begin the next one."""
+        now = self._now()
+        if now - self._began >= self._counted:
+            self._put_down(task, now)
+        self._forget_ended()
+        self._began = now
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
+        """End the stretch."""
+        if self._taken:
+            self._report(list(self._taken.values()))
+            self._taken.clear()
+
+    def _put_down(self, task: trio.lowlevel.Task, now: float) -> None:
+        """Put a step down to the jobs whose handlers have run in it, one after the other."""
+        ran = list(self._activity.ended_here())
+        # In the middle of a job, be it its own task or a child's, the context tells which.
         job_id = task.context.get(current_job_id)
-        if job_id is None:
-            suspects = self._activity.ended_here()
-        else:
-            running = self._activity.running_here()
-            suspects = [suspect for suspect in running if suspect.job_id == job_id]
-        self._reports.report(suspects, seconds=now - self._began, now=now)
+        ran += [each for each in self._activity.running_here() if each.job_id == job_id]
+        began = [*(max(each.started, self._began) for each in ran), now]
+        for job, (start, end) in zip(ran, pairwise(began), strict=True):
+            _, before = self._taken.get(job.job_id, (job, 0.0))
+            self._taken[job.job_id] = job, before + end - start
+
+    def _report(self, taken: list[tuple[Suspect, float]]) -> None:
+        taken.sort(key=lambda each: -each[1])
+        while taken and taken[0][1] >= self._limit:
+            job, seconds = taken.pop(0)
+            if self._is_time_for(job.handler):
+                fields = {"handler": job.handler, "job_id": job.job_id, "job_type": job.job_type}
+                _warn(fields, seconds)
+        together = sum(seconds for _, seconds in taken)
+        if together >= self._limit and self._is_time_for(""):
+            named = ", ".join(f"{job.handler} {job.job_id}" for job, _ in taken[:_NAMED])
+            _warn({"jobs": len(taken), "handlers": named}, together)
+
+    def _is_time_for(self, handler: str) -> bool:
+        now = self._now()
+        if now - self._reported.get(handler, -math.inf) < _MINUTE:
+            return False
+        self._reported[handler] = now
+        return True
 
 
-class _Reports:
-    """Writes the warnings, each handler's at most once a minute."""
-
-    def __init__(self) -> None:
-        self._written: dict[str, float] = {}  # when, by the handler's name
-
-    def report(self, suspects: Sequence[Suspect], *, seconds: float, now: float) -> None:
-        """Report a handler, or that it was one of several."""
-        fields: dict[str, object] = {"seconds": round(seconds, 3), "advice": _ADVICE}
-        match suspects:
-            case []:
-                pass
-            case [Suspect(handler=handler) as suspect]:
-                if now - self._written.get(handler, -_MINUTE) >= _MINUTE:
-                    self._written[handler] = now
-                    log.warning("event_loop_blocked", extra=suspect._asdict() | fields)
-            case _:
-                named = [f"{suspect.handler} {suspect.job_id}" for suspect in suspects[:_NAMED]]
-                more = {"jobs": len(suspects), "one_of": ", ".join(named)}
-                log.warning("event_loop_blocked", extra=more | fields)
+def _warn(fields: Mapping[str, object], seconds: float) -> None:
+    more = {"seconds": round(seconds, 3), "advice": _ADVICE}
+    log.warning("event_loop_blocked", extra={**fields, **more})
