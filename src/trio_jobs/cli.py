@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from trio_jobs.signals import Signals
+
 OK = 0
 BROKEN = 1
 MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
@@ -30,6 +32,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         configuration or on the command line. The hard limit ends the process with 70.
     """
     options = _parser().parse_args(arguments)
+    signals = Signals()
+    if not options.check:
+        # Before the imports that take most of a start: a signal that comes meanwhile is noted.
+        signals.take()
     # Not at the top: the child processes of process handlers import the command's script again,
     # and with it this module, and need nothing of a server.
     from trio_jobs.config import ConfigError, load_config
@@ -49,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
         if options.check:
             return _show(check(config, warn=lambda text: _complain(f"warning: {text}")))
-        return serve(config)
+        return serve(config, signals)
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN

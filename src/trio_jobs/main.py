@@ -16,11 +16,13 @@ from trio_jobs.admission import Submissions
 from trio_jobs.api import create_app
 from trio_jobs.config import Config
 from trio_jobs.core import make_core
+from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handlers import GeneratorEnds, Handlers, SlowSteps
 from trio_jobs.logs import Logs
 from trio_jobs.server import BindError, Limits, Listeners, serve
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.stop import Stop
+from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ async def main(
     logs: Logs,
     token: str | None = None,
     service_manager: ServiceManager | None = None,
+    takeovers: Takeovers | None = None,
+    forks: Forks | None = None,
 ) -> int:
     """Serve until a signal asks to stop; everything is over when this returns.
 
@@ -52,6 +56,8 @@ async def main(
         logs: Where the unfinished jobs are named.
         token: What clients must show, if anything.
         service_manager: Told when connections are accepted, and when the stop begins.
+        takeovers: Looked at at every turn of the event loop.
+        forks: Told what a child that a handler forks gives up.
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
@@ -109,6 +115,11 @@ async def main(
     stop.unfinished = core.unfinished
     stop.connect()
     service_manager = service_manager or ServiceManager(None)
+    if takeovers is not None:
+        look = TakesBackBeforeWaiting(takeovers, process.recent_types)
+        trio.lowlevel.add_instrument(look)
+    if forks is not None:
+        forks.in_child(end_copy_with_its_step)
     failure = _Failure(stop, submissions)
 
     # The child processes and HTTP outlive the pool.

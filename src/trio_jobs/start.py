@@ -9,6 +9,7 @@ from functools import partial
 import trio
 
 from trio_jobs.config import Config, ConfigError, HandlerConfig, describe
+from trio_jobs.forks import Forks
 from trio_jobs.handlers import (
     Handler,
     HandlerError,
@@ -31,7 +32,9 @@ from trio_jobs.server import (
     read_token,
 )
 from trio_jobs.service_manager import ServiceManager
+from trio_jobs.signals import Signals
 from trio_jobs.stop import Stop
+from trio_jobs.takeovers import Takeovers
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +65,19 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     _read_addresses(config)
     _read_secrets(config)
     handlers = _load_handlers(
-        config, warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}")
+        config,
+        warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
+        imported=lambda _: None,
     )
     return describe(config) + describe_payloads(handlers)
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, signals: Signals) -> int:
     """Start, serve until a signal asks to stop, and stop in order.
+
+    Args:
+        config: The settings.
+        signals: Taken over already; what has come since then counts.
 
     Returns:
         The exit status of a server that has started: see `main`.
@@ -86,7 +95,12 @@ def serve(config: Config) -> int:
         graceful_timeout=config.http.graceful_timeout,
         render=partial(logs.render, "trio_jobs.stop"),
     )
-    stop.install()
+    stop.install(signals)
+    takeovers = Takeovers()
+    stop.hold_against(takeovers)
+    forks = Forks()
+    forks.watch()
+    forks.in_child(stop.give_up)
     _read_addresses(config)
     tls, token = _read_secrets(config)
     # Before the handlers are imported, which may look at the limit, or run into it.
@@ -97,13 +111,27 @@ def serve(config: Config) -> int:
         listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)
     except BindError as error:
         raise StartError(str(error)) from error
+    forks.in_child(listeners.close_in_child)
     try:
         for warning in config.warnings:
             log.warning("unknown_setting", extra={"reason": warning})
-        handlers = _load_handlers(config, warn_hidden=_log_hidden)
+
+        def imported(name: str) -> None:
+            forks.end_copy()
+            takeovers.check(module=name.partition(":")[0])
+
+        handlers = _load_handlers(config, warn_hidden=_log_hidden, imported=imported)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        return trio.run(main, config, handlers, listeners, stop, logs, token, service_manager)
+        start = partial(main, token=token, service_manager=service_manager)
+        return trio.run(
+            partial(start, takeovers=takeovers, forks=forks),
+            config,
+            handlers,
+            listeners,
+            stop,
+            logs,
+        )
     except ConfigError:
         raise
     except BindError as error:
@@ -145,7 +173,13 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
     return tls, token
 
 
-def _load_handlers(config: Config, *, warn_hidden: Callable[[HiddenModule], None]) -> Handlers:
+def _load_handlers(
+    config: Config,
+    *,
+    warn_hidden: Callable[[HiddenModule], None],
+    imported: Callable[[str], None],
+) -> Handlers:
+    """Load the functions; ``imported`` is called with each one's name once its module has run."""
     hidden = {}
     if config.source is not None:
         # Not before now: all that the server needs has been imported.
@@ -156,15 +190,22 @@ def _load_handlers(config: Config, *, warn_hidden: Callable[[HiddenModule], None
         warn_hidden(each)
     table = _DEMONSTRATION if config.handlers is None else config.handlers
     return Handlers(
-        {name: _load_handler(name, each, config, hidden) for name, each in table.items()}
+        {name: _load_handler(name, each, config, hidden, imported) for name, each in table.items()}
     )
 
 
 def _load_handler(
-    name: str, settings: HandlerConfig, config: Config, hidden: Mapping[str, HiddenModule]
+    name: str,
+    settings: HandlerConfig,
+    config: Config,
+    hidden: Mapping[str, HiddenModule],
+    imported: Callable[[str], None],
 ) -> Handler:
     try:
-        function = load_function(settings.call)
+        try:
+            function = load_function(settings.call)
+        finally:
+            imported(settings.call)
         return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
     except HandlerError as error:
         text = f"{config.source}: handlers.{name} = {settings.call!r}: {error}"

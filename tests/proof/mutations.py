@@ -108,24 +108,6 @@ NAME = (
     "            except RuntimeError:  # no thread to be had; it does not take for ever\n"
     "                name()\n"
 )
-BIND = (
-    "    _read_addresses(config)\n"
-    "    tls, token = _read_secrets(config)\n"
-    "    # Before the handlers are imported, which may look at the limit, or run into it.\n"
-    "    raise_limit(connections=config.http.max_connections)\n"
-    "    try:\n"
-    "        # Bound before anything of the user's runs, listening only when the pool is there.\n"
-    "        unix_mode = int(config.http.unix_mode, base=8)\n"
-    "        listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)\n"
-)
-IMPORT = (
-    "    except BindError as error:\n"
-    "        raise StartError(str(error)) from error\n"
-    "    try:\n"
-    "        for warning in config.warnings:\n"
-    '            log.warning("unknown_setting", extra={"reason": warning})\n'
-    "        handlers = _load_handlers(config, warn_hidden=_log_hidden)\n"
-)
 
 
 def mutations(file: str, tests: tuple[str, ...], *variants: tuple[str, str, str]) -> list[Mutation]:
@@ -698,12 +680,12 @@ MUTATIONS = [
         ),
         (
             "the first signal does not arm the hard limit",
-            "self._hard_limit.arm(since=now, seconds=self._grace_period + self._closing_time)\n",
+            "self._arm(since=now, seconds=self._grace_period + self._closing_time)\n",
             "pass\n",
         ),
         (
             "the second signal does not arm the hard limit",
-            "            self._hard_limit.arm(since=now, seconds=self._closing_time)\n",
+            "            self._arm(since=now, seconds=self._closing_time)\n",
             "            pass\n",
         ),
         (
@@ -724,6 +706,21 @@ MUTATIONS = [
         ("the hard limit comes late", "MARGIN_SECONDS = 1.0", "MARGIN_SECONDS = 3.0"),
     ),
     *mutations(
+        "cli.py",
+        ("tests/test_stopping.py",),
+        ("the signals are not taken over", "        signals.take()\n", "        pass\n"),
+    ),
+    *mutations(
+        "forks.py",
+        ("tests/test_forks.py",),
+        ("a signal may come before a child has its own handlers", "self._block_signals", "None"),
+        (
+            "a copy of the event loop goes on",
+            "        trio.lowlevel.add_instrument(_EndsCopy())\n",
+            "        pass\n",
+        ),
+    ),
+    *mutations(
         "start.py",
         ("tests/test_stopping.py",),
         (
@@ -740,16 +737,6 @@ MUTATIONS = [
             "the last lines are not waited for",
             "        logs.flush(seconds=_FLUSH_SECONDS)\n",
             "",
-        ),
-        (
-            "the signals are taken over once the sockets are bound",
-            f"    stop.install()\n{BIND}",
-            f"{BIND}        stop.install()\n",
-        ),
-        (
-            "the signals are taken over once the handlers are imported",
-            f"    stop.install()\n{BIND}{IMPORT}",
-            f"{BIND}{IMPORT}        stop.install()\n",
         ),
     ),
     *mutations(

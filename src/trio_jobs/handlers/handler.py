@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -134,14 +135,21 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
     To be called in the thread or the process where the function runs, so that all of the user's
     code runs there: payload classes, the function, the texts of what it raises.
 
+    A copy of the process that the function has forked ends here, with status 0 or 1.
+
     Returns:
         Its result as JSON, or what it raised, be it a ``SystemExit``.
     """
+    process = os.getpid()
+    answer: bytes | Failure
     try:
         result = handler.call_plain(handler.decode(payload))
-        return encode_result(result, max_bytes=max_result_bytes)
+        answer = encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
-        return describe_failure(error)  # noqa: ASYNC104 - no task's
+        answer = describe_failure(error)
+    if os.getpid() != process:
+        os._exit(int(isinstance(answer, Failure)))
+    return answer  # noqa: ASYNC104 - no task's
 
 
 def _where(function: Callable[..., Any], run: str | None) -> Run:

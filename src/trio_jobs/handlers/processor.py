@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
@@ -69,6 +70,7 @@ class Processor:
         self._max_result_bytes = max_result_bytes
         self._processes = processes
         self._shortage = shortage or StartShortage()
+        self._process = os.getpid()
         # By id; the one that began first is first.
         self._running: dict[str, RunningJob] = {}
         self._ended: deque[RunningJob] = deque(maxlen=_REMEMBERED)
@@ -91,6 +93,7 @@ class Processor:
         Checkpoints:
             As many as the handler; none if that has none.
         """
+        self._end_copy()  # which would run every job as well
         if job.cancel_requested:
             return CANCELLED
         outer = innermost_nursery()  # the caller's, and none of the handler's
@@ -106,6 +109,7 @@ class Processor:
                 return await self._run(handler, running)
             raise CutShortError  # noqa: TRY301  (it ends like what a handler raises)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
+            self._end_copy(status=1)
             abandon_nurseries(above=outer)
             # By the scope, not by the type: only if this task is itself being
             # cancelled does the job end cut short. A `Cancelled` that a handler
@@ -155,6 +159,10 @@ class Processor:
             return trio.current_time() - running.started
         return None
 
+    def recent_types(self) -> set[str]:
+        """The types of the jobs that run, and of some that have ended since `forget_ended`."""
+        return {each.job.type for each in (*self._running.values(), *self._ended)}
+
     def running_here(self) -> list[Suspect]:
         """The jobs whose handlers are running in the event loop; for `SlowSteps`."""
         return _suspects(self._running.values())
@@ -185,11 +193,17 @@ class Processor:
             result = await call_with_context(handler.call, payload, running.job)
         else:
             result = await handler.call(payload)
+        self._end_copy()
         # The end comes first: encoding is not the handler's time.
         return running.end() or Ending(
             outcome=_SUCCEEDED,
             result=encode_result(result, max_bytes=self._max_result_bytes),
         )
+
+    def _end_copy(self, *, status: int = 0) -> None:
+        """End a copy of this process that an async handler has forked and let come back here."""
+        if os.getpid() != self._process:
+            os._exit(status)
 
     async def _run_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
         job = running.job

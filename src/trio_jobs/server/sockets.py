@@ -66,6 +66,7 @@ class Listeners:
     def __init__(self, bound: Sequence[Bound], tls: ssl.SSLContext | None) -> None:
         self.bound = tuple(bound)
         self.tls = tls
+        self._places = {_place(each.socket) for each in bound}
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -109,6 +110,22 @@ class Listeners:
                     log.warning(
                         "socket_not_removed", extra={"path": bound.path, "cause": str(error)}
                     )
+
+    def close_in_child(self) -> None:
+        """Let go of the sockets and of every connection, in a child that has been forked.
+
+        A child that held them would keep the port from the next server, and from clients the
+        end of their connections. The server's own are not touched: descriptors are closed here,
+        and nothing is told to the sockets.
+        """
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in _own_descriptors():
+            # Found by their address, and not by a list: a connection that has just been accepted
+            # is on none yet.
+            if (place := _place_of(fd)) is not None and place in self._places:
+                # The number stays in use: an object that still has it may close it later on.
+                os.dup2(nowhere, fd, inheritable=False)
+        os.close(nowhere)
 
 
 def bind_sockets(
@@ -273,6 +290,32 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _own_descriptors() -> list[int]:
+    return [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 - numbers are wanted
+
+
+def _place_of(fd: int) -> object:
+    """Where this descriptor's socket is bound, in the words of `_place`; None if it has none."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return None
+    except OSError:
+        return None  # the one through which the list was read
+    sock = socket.socket(fileno=fd)
+    try:
+        return _place(sock)
+    finally:
+        sock.detach()
+
+
+def _place(sock: socket.socket) -> object:
+    """What a listening socket and the connections that it has accepted have in common."""
+    name = sock.getsockname()
+    if sock.type != socket.SOCK_STREAM or not name:
+        return None
+    return name[1] if sock.family in {socket.AF_INET, socket.AF_INET6} else name
 
 
 def _bind_error(address: str, error: OSError) -> BindError:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the three levels of a stop, and the hard limit behind them.
+"""What the signals ask for: the three levels of a stop, and the hard limit behind them.
 
 A stop begins in the signal handler, not in a task: a task cannot run while something blocks the
 event loop. Between signals nothing here runs.
@@ -9,16 +9,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FrameType
 
 import trio
 
+from trio_jobs.signals import ENDING, STOPPING, Signals
 from trio_jobs.stop.hard_limit import HARD_LIMIT_STATUS, Block, HardLimit
 from trio_jobs.stop.in_the_way import tasks_in_the_way, threads_in_the_way
+from trio_jobs.takeovers import Takeovers
 
 __all__ = ["HARD_LIMIT_STATUS", "Stop"]
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Wrappers (a shell, a terminal's process group with npm or make in between) forward a signal
 # that the process gets anyway; a person needs longer to insist.
@@ -29,7 +28,7 @@ MARGIN_SECONDS = 1.0
 
 
 def _ignore_signals() -> None:
-    for signum in STOP_SIGNALS:
+    for signum in (*STOPPING, *ENDING):
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -43,8 +42,8 @@ class Stop:
     """Counts the signals that ask this process to stop, and sees to it that it does.
 
     The first asks for a drain, the second insists (no grace any longer), the third ends the
-    process at once, with status 70. One that comes less than 0.2 s after the last that counted
-    does not count.
+    process at once, with status 70, as any SIGQUIT does. One that comes less than 0.2 s after the
+    last that counted does not count.
 
     Attributes:
         at: ``time.monotonic()`` of the first signal, even when the event loop was blocked then or
@@ -79,25 +78,54 @@ class Stop:
         self._insisted = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
+        self._signals: Signals | None = None
         self._hard_limit = HardLimit(in_the_way=self._in_the_way, render=render)
 
-    def install(self) -> None:
-        """Take over SIGTERM and SIGINT, for the rest of the process's life.
+    def install(self, signals: Signals | None = None) -> None:
+        """Take over the signals, for the rest of the process's life.
 
-        In the main thread, and first of all: a signal before this ends the process. With a
-        SIGINT handler that is not Python's own, Trio raises no KeyboardInterrupt. A Stop that is
-        not installed works too (``request``), but never ends the process.
+        In the main thread. With a SIGINT handler that is not Python's own, Trio raises no
+        KeyboardInterrupt. A Stop that is not installed works too (``request``), but never ends the
+        process.
+
+        Args:
+            signals: Those that have been taken already, with what has come since then; by default
+                they are taken now.
         """
         self._hard_limit.start()
-        for signum in STOP_SIGNALS:
-            signal.signal(signum, self._handle_signal)
+        if signals is None:
+            signals = Signals()
+            signals.take()
+        self._signals = signals
         # The interpreter's last act takes Python's handlers away. A signal that is repeated then
         # would kill a process that has stopped in order. Registered first, this runs last.
         atexit.register(_ignore_signals)
+        signals.connect(self._handle_signal)
+
+    def hold_against(self, takeovers: Takeovers) -> None:
+        """Put back what user code takes of what has been installed."""
+        if self._signals is None:
+            return  # nothing has been installed
+        takeovers.add_group(taken=self._signals.taken, put_back=self._signals.put_back)
+        for what, intact, put_back in (
+            ("signal mask", self._signals.is_unblocked, self._signals.unblock),
+            ("wakeup descriptor", self._signals.has_wakeup, self._signals.has_wakeup),
+            ("alarm", self._hard_limit.is_armed, self._hard_limit.arm_again),
+        ):
+            takeovers.add(what, intact=intact, put_back=put_back, costly=True)
+
+    def give_up(self) -> None:
+        """Leave nothing of this in effect, in a child that has been forked."""
+        if self._signals is not None:
+            self._signals.give_up()
+        self._hard_limit.give_up()
+        atexit.unregister(_ignore_signals)
 
     def connect(self) -> None:
         """Let signals wake the tasks of this Trio run, and those that came before it count."""
         self._root = trio.lowlevel.current_root_task()
+        if self._signals is not None:
+            self._signals.hold_wakeup()
         # The token before the look at the count: a signal in between then comes twice, not never.
         self._token = trio.lowlevel.current_trio_token()
         self._wake()
@@ -118,9 +146,13 @@ class Stop:
         """
         await self._insisted.wait()
 
-    def request(self) -> None:
-        """Do what a signal does. Safe in the main thread, and in a signal handler."""
-        now = self._clock()
+    def request(self, *, at: float | None = None) -> None:
+        """Do what SIGTERM does. Safe in the main thread, and in a signal handler.
+
+        Args:
+            at: When it was asked for, by the clock; by default now.
+        """
+        now = self._clock() if at is None else at
         if now - self._last < REPEAT_WINDOW_SECONDS:
             return
         # No call between the look and these lines: a second signal's handler, which may run
@@ -129,14 +161,11 @@ class Stop:
         self._count += 1
         if self._count == 1:
             self.at = now
-            self._hard_limit.arm(since=now, seconds=self._grace_period + self._closing_time)
+            self._arm(since=now, seconds=self._grace_period + self._closing_time)
         elif self._count == 2:
-            self._hard_limit.arm(since=now, seconds=self._closing_time)
+            self._arm(since=now, seconds=self._closing_time)
         else:
-            self._hard_limit.end_process(
-                f"third signal: the process ends with status {HARD_LIMIT_STATUS}",
-                _guarded(self._jobs_in_the_way),
-            )
+            self._end_process("third signal")
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._wake)
@@ -149,10 +178,24 @@ class Stop:
                 cancelled (a worker failed).
         """
         seconds = self._closing_time + (self._grace_period if draining else 0)
-        self._hard_limit.arm(since=self._clock(), seconds=seconds)
+        self._arm(since=self._clock(), seconds=seconds)
 
-    def _handle_signal(self, _signum: int, _frame: FrameType | None) -> None:
-        self.request()
+    def _handle_signal(self, signum: int, at: float) -> None:
+        if signum in STOPPING:
+            self.request(at=at)
+        elif signum in ENDING:
+            self._end_process(signal.Signals(signum).name)
+
+    def _arm(self, *, since: float, seconds: float) -> None:
+        if self._signals is not None:
+            self._signals.let_go(signal.SIGALRM)  # to the limit's own clock
+        self._hard_limit.arm(since=since, seconds=seconds)
+
+    def _end_process(self, why: str) -> None:
+        self._hard_limit.end_process(
+            f"{why}: the process ends with status {HARD_LIMIT_STATUS}",
+            _guarded(self._jobs_in_the_way),
+        )
 
     def _wake(self) -> None:
         if self._count >= 1:

@@ -82,6 +82,32 @@ class HardLimit:
             self._since = since
         self._due = due
         self._armed.put(None)
+        self._set_alarms()
+
+    def is_armed(self) -> bool:
+        """Whether the kernel's timer runs and ends the process, if the limit has been armed.
+
+        What user code does to faulthandler's thread cannot be seen. Behind that is this timer.
+        """
+        if self._due == math.inf or not self._started:
+            return True
+        ends = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+        return ends and signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+    def arm_again(self) -> None:
+        """Set the clocks that user code may have stopped."""
+        self._set_alarms()
+
+    def give_up(self) -> None:
+        """Have no power over this process any more: it is a child that has been forked.
+
+        Threads and timers are not copied.
+        """
+        if self._started:
+            self._started = False
+            os.close(self._log)
+
+    def _set_alarms(self) -> None:
         left = max(self._due - time.monotonic(), 0)
         with contextlib.suppress(RuntimeError):  # no thread to be had: SIGALRM is left
             faulthandler.dump_traceback_later(

@@ -1,0 +1,86 @@
+"""What a child made by ``os.fork`` gives up, so that a fork in user code is harmless.
+
+A fork copies what belongs to one process alone: signal handlers, the wakeup descriptor, listening
+sockets, clients' connections, an event loop with jobs in it. ``multiprocessing`` forks as well.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import trio
+
+_ALL_SIGNALS = signal.valid_signals()
+
+
+class Forks:
+    """Runs, in every child that this process forks, what its parts have asked for.
+
+    For the command alone: what ``watch`` registers stays for the rest of the process's life.
+    """
+
+    def __init__(self) -> None:
+        self._server = os.getpid()
+        self._in_child: list[Callable[[], None]] = []
+        # By thread: several may fork at the same time.
+        self._masks: dict[int, set[int | signal.Signals]] = {}
+
+    def watch(self) -> None:
+        """Begin: from now on every fork runs the callbacks in the child."""
+        os.register_at_fork(
+            before=self._block_signals,
+            after_in_parent=self._unblock_signals,
+            after_in_child=self._give_up,
+        )
+
+    def in_child(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called in each child, in the thread that has forked.
+
+        In the children of children as well: a part that gives something up once has to know
+        that it has. Signals wait until all callbacks have run. A callback never waits and never
+        takes a lock, which another thread may have held when the process was copied.
+        """
+        self._in_child.append(callback)
+
+    def end_copy(self) -> None:
+        """End this process if it is a copy of the server and not the server."""
+        if os.getpid() != self._server:
+            os._exit(0)
+
+    def _block_signals(self) -> None:
+        # Until the child has its own handlers: it would run the server's, and end by none.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        self._masks[threading.get_ident()] = before
+
+    def _unblock_signals(self) -> None:
+        before = self._masks.pop(threading.get_ident())
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _give_up(self) -> None:
+        # Every callback, whatever another raises; the last one on the stack is the first to run.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._unblock_signals)
+            for callback in reversed(self._in_child):
+                stack.callback(callback)
+
+
+def end_copy_with_its_step() -> None:
+    """Have a copy of the event loop end with the step that has forked it; called in the child.
+
+    It shares the epoll descriptor and the sockets with the server, and has a copy of every job.
+    """
+    if trio.lowlevel.in_trio_run():
+        trio.lowlevel.add_instrument(_EndsCopy())
+
+
+class _EndsCopy(trio.abc.Instrument):
+    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
+        os._exit(0)
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        os._exit(0)  # it has been forked between two steps
+
+    def before_io_wait(self, _timeout: float) -> None:
+        os._exit(0)  # as above

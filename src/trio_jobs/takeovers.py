@@ -1,0 +1,124 @@
+"""What user code may take from the server, and how the server notices and takes it back.
+
+Signals, the log, the event loop's wakeup descriptor: a handler's module may change each of them
+at import, and a handler while it runs. Nothing here watches: the caller says when to look.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import trio
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    taken: Callable[[], Iterable[str]]
+    put_back: Callable[[], object]
+    costly: bool
+
+
+class Takeovers:
+    """Looks whether the server still has what its promises rest on, and puts back what is gone.
+
+    Each part of the server adds what it needs::
+
+        takeovers.add("log", intact=writer.is_installed, put_back=writer.install)
+
+    and whoever has run user code asks for a look: ``check(module="shop")`` after an import,
+    ``check(job_types=...)`` before the event loop waits. In the main thread only.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[_Part] = []
+
+    def add(
+        self,
+        what: str,
+        *,
+        intact: Callable[[], bool],
+        put_back: Callable[[], object],
+        costly: bool = False,
+    ) -> None:
+        """Hold one thing against user code.
+
+        Args:
+            what: Its name in the warning.
+            intact: Whether the server still has it. Called at every turn of the event loop, so
+                it costs well under a microsecond.
+            put_back: Called when it is not; the warning is logged afterwards.
+            costly: Whether ``intact`` costs more: then a busy event loop passes it over until
+                it is about to wait.
+        """
+        self.add_group(taken=lambda: () if intact() else (what,), put_back=put_back, costly=costly)
+
+    def add_group(
+        self,
+        *,
+        taken: Callable[[], Iterable[str]],
+        put_back: Callable[[], object],
+        costly: bool = False,
+    ) -> None:
+        """Hold several things that one look covers.
+
+        Args:
+            taken: The names of those that are gone; empty in the usual case.
+            put_back: Puts back all of them.
+            costly: See `add`.
+        """
+        self._parts.append(_Part(taken=taken, put_back=put_back, costly=costly))
+
+    def check(
+        self,
+        *,
+        module: str | None = None,
+        job_types: Callable[[], Iterable[str]] = tuple,
+        costly: bool = True,
+    ) -> None:
+        """Put back what is gone, and warn of it: one line for all.
+
+        Never raises: a part that fails is reported, and the others are looked at.
+
+        Args:
+            module: The module that has just been imported.
+            job_types: The types of the jobs that may have done it. Called only for the warning.
+            costly: Whether the costly parts are looked at, too.
+        """
+        gone: list[str] = []
+        for part in self._parts:
+            if part.costly and not costly:
+                continue
+            taken: tuple[str, ...] = ()
+            try:
+                taken = tuple(part.taken())
+                if taken:
+                    part.put_back()
+                    gone += taken
+            except Exception:
+                fields = {"what": ",".join(taken)}
+                log.error("not_taken_back", exc_info=True, extra=fields)
+        if gone:
+            fields = {"what": ",".join(gone)}
+            if module is not None:
+                fields["module_name"] = module  # LogRecord has a `module` of its own
+            else:
+                fields["job_types"] = ",".join(sorted(set(job_types())))
+            log.warning("taken_back", extra=fields)
+
+
+class TakesBackBeforeWaiting(trio.abc.Instrument):
+    """Looks at every turn of the event loop: it never waits for a signal that is not the server's.
+
+    A job that has ended has ended in this turn, and one that goes on waits.
+    """
+
+    def __init__(self, takeovers: Takeovers, job_types: Callable[[], Iterable[str]]) -> None:
+        """``job_types`` are those of the jobs that run, and of those that have just ended."""
+        self._check = takeovers.check
+        self._job_types = job_types
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Look; a loop that has more to do at once leaves out what is costly."""
+        self._check(job_types=self._job_types, costly=timeout > 0)
