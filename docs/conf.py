@@ -1,10 +1,12 @@
 """How Sphinx builds these pages: offline, and with every warning an error (`.ci/run`)."""
 
 import inspect
+import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 sys.path.append(str(Path(__file__).parent / "_extensions"))
@@ -67,6 +69,8 @@ copybutton_selector = (
     "div.highlight-console > .highlight > pre:has(.gp)"
 )
 
+_TEST = re.compile(r"(?:\w+/)*test_\w+\.py(?:::\w+)?")
+
 
 def show_context_managers(
     _app: Sphinx,
@@ -84,6 +88,14 @@ def show_context_managers(
     return parameters, result
 
 
+def tell_tests(_app: Sphinx, page: nodes.document, _name: str) -> None:
+    """Give names of tests a class: they are long, and most readers read over them."""
+    for literal in page.findall(nodes.literal):
+        if _TEST.fullmatch(literal.astext()):
+            literal["classes"].append("test")
+
+
 def setup(app: Sphinx) -> None:
     """Connect the above."""
     app.connect("autodoc-process-signature", show_context_managers)
+    app.connect("doctree-resolved", tell_tests)
