@@ -81,6 +81,33 @@ async def test_more_slashes_than_one_are_404(method: str, path: str) -> None:
         assert_problem(await client.request(method, path, body=SUBMISSION), 404)
 
 
+async def test_cache_hears_of_ours_alone_and_a_hook_knows_better() -> None:
+    app = make_host()
+
+    @app.after_request
+    async def name_a_time(response: Response) -> Response:
+        if request.path.endswith("/ready"):
+            response.headers["Cache-Control"] = "max-age=1"
+        return response
+
+    async with open_jobs({"email": accept}, workers=1) as jobs:
+        jobs.add_routes(app, prefix="/queue")
+        client = Client(app)
+
+        assert (await client.get("/queue/jobs")).headers["cache-control"] == "no-store"
+        assert (await client.get("/queue/none")).headers["cache-control"] == "no-store"
+        assert (await client.get("/queue/health/ready")).headers["cache-control"] == "max-age=1"
+        assert "cache-control" not in (await client.post("/echo", b"hello")).headers
+
+
+async def test_options_are_answered_below_the_prefix() -> None:
+    async with hosted() as (_, client):
+        answer = await client.request("OPTIONS", "/queue/jobs")
+
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
 async def test_routes_work_below_the_prefix() -> None:
     async with hosted() as (jobs, client):
         answer = await client.post("/queue/jobs", SUBMISSION)

@@ -39,8 +39,8 @@ async def test_each_request_is_one_line_with_what_was_asked_and_answered(
     assert [(x["method"], x["path"], x["status"], x["bytes"]) for x in lines] == [
         ("POST", "/a", 200, 5),
         ("GET", "/b", 200, 0),
-        ("GET", "/error", 500, 183),
-        ("POST", "/c", 403, 171),
+        ("GET", "/error", 500, 173),
+        ("POST", "/c", 403, 161),
     ]
     assert all(0 <= x["duration"] < 10 for x in lines)
     assert all(x["client"].startswith("127.0.0.1:") for x in lines)

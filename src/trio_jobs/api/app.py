@@ -12,6 +12,7 @@ from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.jobs import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
+from trio_jobs.api.options import answer_options
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import register_problems
 from trio_jobs.api.queries import refuse_parameters
@@ -85,6 +86,7 @@ def app_over(parts: Parts) -> QuartTrio:
 def create_routes(parts: Parts) -> Blueprint:
     """The routes alone, for an application whose requests are read by `Connection`."""
     routes = Blueprint("trio_jobs", __name__)
+    answer_options(routes)  # first: one of a path's methods may have parameters
     refuse_parameters(routes, except_on="list_jobs")
     add_submit_route(routes, parts)
     add_batch_route(routes, parts)

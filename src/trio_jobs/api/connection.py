@@ -102,11 +102,15 @@ class Connection(TrioASGIHTTPConnection):
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
         response = await self.respond(job_request)
+        headers = encode_headers(response.headers)
+        # All of it changes with the next job. Unless a hook of the application's knows better.
+        if not any(name == b"cache-control" for name, _ in headers):
+            headers.append((b"cache-control", b"no-store"))
         await send(
             {
                 "type": "http.response.start",
                 "status": response.status_code,
-                "headers": encode_headers(response.headers),
+                "headers": headers,
                 "trailers": False,
             }
         )
@@ -254,6 +258,14 @@ async def wait_client_left() -> None:
     with suppress(ClientLeftError):
         while True:
             await job_request.read_chunk()
+
+
+def no_content(headers: dict[str, str] | None = None) -> Response:
+    """An answer without a body."""
+    response = Response(b"", 204, headers=headers)
+    # Nothing follows, and RFC 9110 (8.6) wants no length of it.
+    del response.headers["Content-Type"], response.headers["Content-Length"]
+    return response
 
 
 def current_request() -> JobRequest:

@@ -7,6 +7,7 @@ from uuid import UUID
 from quart import Blueprint, Response
 
 from trio_jobs.api import views
+from trio_jobs.api.connection import no_content
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem
 from trio_jobs.api.waiting import wait_if_preferred
@@ -47,10 +48,7 @@ def add_job_routes(routes: Blueprint, parts: Parts) -> None:
     async def delete_job(job_id: UUID) -> Response:
         with store_problems():
             store.delete(str(job_id))
-        response = Response(b"", 204)
-        # Nothing follows, and RFC 9110 (8.6) wants no length of it.
-        del response.headers["Content-Type"], response.headers["Content-Length"]
-        return response
+        return no_content()
 
 
 def show(job: Job, status: int, headers: dict[str, str]) -> Response:

@@ -1,19 +1,15 @@
-"""Errors as clients see them: one JSON shape, `application/problem+json` (RFC 9457)."""
+"""Errors as clients see them: raised in a route, answered in one JSON shape."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
-import msgspec
 from quart import Blueprint, Response
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from trio_jobs.admission import QueueFullError
-
-MEDIA_TYPE = "application/problem+json"
-
-_encode = msgspec.json.Encoder().encode
+from trio_jobs.problem_details import MEDIA_TYPE, PHRASES, problem_body
 
 
 class Problem(Exception):  # noqa: N818  (RFC 9457's word for it)
@@ -42,15 +38,8 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word for it)
 
     def response(self) -> Response:
         """The answer."""
-        body = {
-            "type": "about:blank",
-            "title": _TITLES.get(self.status) or HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "error": self.detail,
-            **self.members,
-        }
-        return Response(_encode(body), self.status, headers=self.headers, content_type=MEDIA_TYPE)
+        body = problem_body(self.status, self.detail, **self.members)
+        return Response(body, self.status, headers=self.headers, content_type=MEDIA_TYPE)
 
 
 def no_room(error: QueueFullError) -> Problem:
@@ -80,13 +69,20 @@ def problem_for(error: HTTPException) -> Problem:
     headers = {
         name: value
         for name, value in error.get_headers()
-        if name.lower() not in ("content-type", "content-length", "location")
+        if name.lower() not in ("content-type", "content-length", "location", "allow")
     }
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = allow(error.valid_methods or ())
     # A redirect to the tidy path would drop a POST's body: there is no such path.
     redirect = isinstance(error, RequestRedirect)
     status = HTTPStatus.NOT_FOUND if redirect else error.code or HTTPStatus.INTERNAL_SERVER_ERROR
-    detail = _DETAILS.get(status) or error.description or HTTPStatus(status).phrase
+    detail = _DETAILS.get(status) or error.description or PHRASES[status]
     return Problem(status, detail, headers=headers)
+
+
+def allow(methods: Iterable[str]) -> str:
+    """The value of ``Allow``, in an order of its own: that of a set differs each time."""
+    return ", ".join(sorted(methods))
 
 
 def register_problems(app: QuartTrio | Blueprint) -> None:
@@ -100,9 +96,6 @@ def register_problems(app: QuartTrio | Blueprint) -> None:
     async def http_exception(error: HTTPException) -> Response:
         return problem_for(error).response()
 
-
-# Pythons before 3.13 know these by their names of before RFC 9110.
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _DETAILS = {
     404: "no such path, or no such job",

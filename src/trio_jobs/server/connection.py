@@ -14,11 +14,13 @@ from hypercorn.events import RawData
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr
 
+from trio_jobs.problem_details import MEDIA_TYPE, problem_body
+
 from .access_log import Unlogged
 from .errors import is_own_cancellation
 from .exchange import Exchange
 from .http11 import ClientLeftError, Protocol
-from .problems import CONTENT_TYPE, RefusedError, problem
+from .problems import RefusedError
 from .tls import tls_failure
 from .transport import TimeUpError, Transport
 
@@ -277,10 +279,11 @@ class Connection(TCPServer):
         http = self.http
         if self._cut or http.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return  # an answer had begun
-        body = problem(refused.status, refused.detail)
+        body = problem_body(refused.status, refused.detail)
         headers = [
-            CONTENT_TYPE,
+            (b"content-type", MEDIA_TYPE.encode("ascii")),
             (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
             (b"connection", b"close"),
             *refused.headers,
         ]

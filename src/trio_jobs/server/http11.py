@@ -15,7 +15,9 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import ConnectionState
 
-from .problems import PHRASES, RefusedError
+from trio_jobs.problem_details import PHRASES
+
+from .problems import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from hypercorn.events import Event
 
     from .shared import Shared
+
+_PHRASES = {status: phrase.encode("ascii") for status, phrase in PHRASES.items()}
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -132,7 +136,7 @@ class Protocol(H11Protocol):
         if last and not any(name.lower() == b"connection" for name, _ in headers):
             headers.append((b"connection", b"close"))
         return self.connection.send(
-            h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
+            h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, b""))
         )
 
     def skip_body(self) -> None:

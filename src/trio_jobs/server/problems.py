@@ -1,13 +1,6 @@
-"""What this layer itself answers: a status, and a body of ``application/problem+json``."""
+"""What this layer itself answers: a status, with why and for whom."""
 
-import json
 from collections.abc import Iterable
-from http import HTTPStatus
-
-CONTENT_TYPE = (b"content-type", b"application/problem+json")
-
-# The reason phrase of each status, as it stands in the status line.
-PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
 
 class RefusedError(Exception):
@@ -37,16 +30,3 @@ class RefusedError(Exception):
         self.detail = detail
         self.headers = tuple(headers)
         self.malformed = malformed
-
-
-def problem(status: int, detail: str) -> bytes:
-    """The body of an error's answer (RFC 9457, and ``error`` for simple clients)."""
-    return json.dumps(
-        {
-            "type": "about:blank",
-            "title": PHRASES.get(status, b"Error").decode("ascii"),
-            "status": status,
-            "detail": detail,
-            "error": detail,
-        }
-    ).encode()
