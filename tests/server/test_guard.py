@@ -269,3 +269,51 @@ async def test_an_address_for_everybody_without_a_token_is_a_warning(
     async with served(echo, "127.0.0.1:0"):
         pass
     assert "listening_to" not in caplog.text
+
+
+def detail_of(**headers: str) -> str:
+    """Why a request with these headers is refused."""
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    with pytest.raises(RefusedError) as caught:
+        Guard().check("POST", "/jobs", pairs, loopback=True)
+    return str(caught.value)
+
+
+def test_refused_name_is_told_as_the_setting_takes_it() -> None:
+    assert detail_of(host="Jobs.Example.:8080") == (
+        "the host name 'jobs.example' is not served here; http.allowed_hosts takes further names"
+    )
+
+
+def test_refused_name_is_bounded_and_escaped() -> None:
+    detail = detail_of(host="\u00e9'\"<\\" + "x" * 10_000)
+
+    assert detail.isascii()
+    assert detail.isprintable()
+    assert len(detail) < 250
+
+
+def test_refused_origin_is_told_with_what_it_was_compared_with() -> None:
+    assert detail_of(host="localhost", origin="http://localhost:8443") == (
+        "pages of another origin may not write here: Origin is 'http://localhost:8443', "
+        "Host is 'localhost'; a proxy must pass both on as they came"
+    )
+    assert detail_of(host="localhost", sec_fetch_site="cross-site") == (
+        "pages of another origin may not write here: Sec-Fetch-Site is 'cross-site'"
+    )
+    assert len(detail_of(host="localhost", origin="x" * 10_000)) < 400
+
+
+async def test_refused_name_is_told_to_the_client_and_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with served(echo) as server:
+        answer = await server.request(get("/").replace(b"localhost", b"jobs.example"))
+
+    detail = (
+        "the host name 'jobs.example' is not served here; http.allowed_hosts takes further names"
+    )
+    assert answer.json()["detail"] == detail
+    [refused] = [record for record in caplog.records if record.message == "request_refused"]
+    assert vars(refused)["cause"] == detail

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     import h11
 
     from .exchange import Exchange
+    from .guard import Guard
 
 log = logging.getLogger("trio_jobs.access")
+
+# Characters. The end is kept: each proxy adds what it saw behind what it was sent, and a client
+# can send as much as it likes.
+_MAX_FORWARDED = 200
 
 
 class Unlogged:
@@ -23,15 +28,16 @@ class Unlogged:
             alone never has.
     """
 
-    __slots__ = ("_began", "_request", "exchange")
+    __slots__ = ("_began", "_guard", "_request", "exchange")
 
-    def __init__(self, request: h11.Request, began: float) -> None:
+    def __init__(self, request: h11.Request, began: float, guard: Guard) -> None:
         self._request = request
         self._began = began
+        self._guard = guard
         self.exchange: Exchange | None = None
 
     def log(self, status: int | None, size: int, *, client: str) -> None:
-        """Write the line.
+        """Write the line: at debug level for a probe that was answered with 200.
 
         Args:
             status: Of the front door's own answer; None if it gave none.
@@ -46,7 +52,10 @@ class Unlogged:
             method, path = exchange.scope["method"], exchange.scope["path"]
             if status is None:
                 status, size = exchange.status, exchange.size
-        log.info(
+        # They come every few seconds from several sides, and say nothing but that all is well.
+        probe = status == 200 and self._guard.is_open(method, path)
+        log.log(
+            logging.DEBUG if probe else logging.INFO,
             "request",
             extra={
                 "method": method,
@@ -55,5 +64,15 @@ class Unlogged:
                 "bytes": size,
                 "duration": round(trio.current_time() - self._began, 6),
                 "client": client,
+                **self._forwarded(),
             },
         )
+
+    def _forwarded(self) -> dict[str, str]:
+        """Whom a proxy says that it asks for: told, never believed, since anybody can say so."""
+        for wanted in (b"x-forwarded-for", b"forwarded"):
+            values = [value for name, value in self._request.headers if name == wanted]
+            if values:
+                text = b", ".join(values)[-_MAX_FORWARDED:].decode("latin-1")
+                return {"forwarded_for": text}
+        return {}

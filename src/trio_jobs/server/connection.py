@@ -221,7 +221,7 @@ class Connection(TCPServer):
         while (request := await self._next_head()) is not None:
             began = trio.current_time()
             if shared.access_log:
-                self._unlogged = Unlogged(request, began)
+                self._unlogged = Unlogged(request, began, shared.guard)
             exchange = Exchange(shared, self, request)
             if self._unlogged is not None:
                 self._unlogged.exchange = exchange

@@ -17,6 +17,8 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 # Far more than a client may send: request line and headers have 1 MiB at the most.
 _MAX_TOKEN_FILE = 2**20
+_FOREIGN = "pages of another origin may not write here"
+_MAX_SHOWN = 100
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="trio-jobs"')
 
 
@@ -71,18 +73,27 @@ class Guard:
         # gives it away is the name that its browser then sends here.
         for name, value in headers:
             if name == b"host":
-                if _host_name(value.lower()) not in self._names:
+                seen = _host_name(value.lower())
+                if seen not in self._names:
                     raise RefusedError(
-                        403, "this host name is not served here (http.allowed_hosts)"
+                        403,
+                        f"the host name {_shown(seen)} is not served here;"
+                        " http.allowed_hosts takes further names",
                     )
                 return
 
-    def _is_open(self, path: str) -> bool:
+    def is_open(self, method: str, path: str) -> bool:
+        """Whether this needs no token."""
         below = path.removeprefix(self._open_path)
-        return self._open_path != "" and below != path and below[:1] in {"", "/"}
+        return (
+            method in {"GET", "HEAD"}
+            and self._open_path != ""
+            and below != path
+            and below[:1] in {"", "/"}
+        )
 
     def _check_token(self, token: bytes, method: str, path: str, headers: Headers) -> None:
-        if method in {"GET", "HEAD"} and self._is_open(path):
+        if self.is_open(method, path):
             return
         given = _header(headers, b"authorization")
         if given is None:
@@ -138,11 +149,19 @@ def _check_origin(headers: Headers) -> None:
         elif name == b"host":
             host = value
     if site is not None:
-        allowed = site in {b"same-origin", b"none"}
-    else:
-        allowed = origin is None or (host is not None and _same_host(origin, host))
-    if not allowed:
-        raise RefusedError(403, "pages of another origin may not write here")
+        if site not in {b"same-origin", b"none"}:
+            raise RefusedError(403, f"{_FOREIGN}: Sec-Fetch-Site is {_shown(site)}")
+    elif origin is not None and (host is None or not _same_host(origin, host)):
+        raise RefusedError(
+            403,
+            f"{_FOREIGN}: Origin is {_shown(origin)}, Host is {_shown(host or b'')};"
+            " a proxy must pass both on as they came",
+        )
+
+
+def _shown(value: bytes) -> str:
+    """What a client sent, bounded and escaped, for the client and for the log."""
+    return ascii(value[:_MAX_SHOWN].decode("latin-1"))
 
 
 def _same_host(origin: bytes, host: bytes) -> bool:
