@@ -6,7 +6,7 @@ The parts of the server meet here: everything else gets what it needs as argumen
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -18,18 +18,20 @@ from trio_jobs.config import Config
 from trio_jobs.core import make_core
 from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handlers import GeneratorEnds, Handlers, SlowSteps
+from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs import Logs
 from trio_jobs.server import BindError, Limits, Listeners, serve
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.stop import Stop
 from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
+from trio_jobs.unfinished_report import UnfinishedReport
 from trio_jobs.worker import run_worker
 
 log = logging.getLogger(__name__)
 
-# Seconds that naming the unfinished jobs gets at the least. It goes on while HTTP closes, and must
-# be over before the hard limit when nobody reads the log.
-_NAMING_SECONDS = 0.3
+# Seconds that reporting the unfinished jobs gets at the least. It goes on while HTTP closes, and
+# must be over before the hard limit when nobody reads the log.
+_REPORT_SECONDS = 0.3
 
 # Seconds from the end of `http.graceful_timeout` to the last of the hard limit's clocks, and some.
 _HARD_LIMIT_SECONDS = 4.0
@@ -45,6 +47,7 @@ async def main(
     service_manager: ServiceManager | None = None,
     takeovers: Takeovers | None = None,
     forks: Forks | None = None,
+    leftovers: Leftovers | None = None,
 ) -> int:
     """Serve until a signal asks to stop; everything is over when this returns.
 
@@ -58,6 +61,7 @@ async def main(
         service_manager: Told when connections are accepted, and when the stop begins.
         takeovers: Looked at at every turn of the event loop.
         forks: Told what a child that a handler forks gives up.
+        leftovers: Where the unfinished jobs are left, if anywhere; started.
 
     Returns:
         The exit status: 0, nothing was left; 1, something was left or broke.
@@ -112,7 +116,8 @@ async def main(
         reserved_descriptors=core.processes.max_descriptors if core.processes else 0,
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
-    stop.unfinished = core.unfinished
+    report = UnfinishedReport(core.unfinished_jobs, leftovers)
+    stop.unfinished = report.lines
     stop.connect()
     service_manager = service_manager or ServiceManager(None)
     if takeovers is not None:
@@ -150,15 +155,15 @@ async def main(
             failure.note(_unwrapped(error))
         core.completions.end()  # who still waits for a job gets it as it is
         pool_ended.set()
-        unfinished = list(core.unfinished())
+        unfinished = core.unfinished_jobs()
         if unfinished:
-            seconds = max(config.http.graceful_timeout, _NAMING_SECONDS)
-            name = partial(_name, unfinished, logs, seconds=seconds)
+            seconds = max(config.http.graceful_timeout, _REPORT_SECONDS)
+            write = partial(report.write, unfinished, logs, seconds=seconds)
             try:
                 # With a limiter of its own: handlers may have filled Trio's.
-                await trio.to_thread.run_sync(name, limiter=trio.CapacityLimiter(1))
+                await trio.to_thread.run_sync(write, limiter=trio.CapacityLimiter(1))
             except RuntimeError:  # no thread to be had; it does not take for ever
-                name()
+                write()
         await http.ended.wait()
         server.cancel_scope.cancel()  # nobody is left who could be asked to stop
     if isinstance(failure.error, BindError):
@@ -242,14 +247,6 @@ async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope)
     ending.set()
     await stop.insisted()
     pool.cancel()
-
-
-def _name(
-    unfinished: Iterable[tuple[str, Mapping[str, object]]], logs: Logs, *, seconds: float
-) -> None:
-    """Name the unfinished jobs in the log; blocks, for no longer than ``seconds``."""
-    if not logs.write_final(__name__, logging.ERROR, unfinished, seconds=seconds):
-        log.error("unfinished_jobs_not_all_named")
 
 
 def _limits(config: Config) -> Limits:

@@ -5,6 +5,7 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -19,6 +20,7 @@ from trio_jobs.handlers import (
 )
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
+from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.logs import start_logging
 from trio_jobs.main import main
 from trio_jobs.server import (
@@ -64,6 +66,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     """
     _read_addresses(config)
     _read_secrets(config)
+    _place_leftovers(config)
     handlers = _load_handlers(
         config,
         warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
@@ -103,6 +106,7 @@ def serve(config: Config, signals: Signals) -> int:
     forks.in_child(stop.give_up)
     _read_addresses(config)
     tls, token = _read_secrets(config)
+    leftovers = _place_leftovers(config)
     # Before the handlers are imported, which may look at the limit, or run into it.
     raise_limit(connections=config.http.max_connections)
     try:
@@ -115,6 +119,10 @@ def serve(config: Config, signals: Signals) -> int:
     try:
         for warning in config.warnings:
             log.warning("unknown_setting", extra={"reason": warning})
+        if leftovers is not None:
+            leftovers.start()
+            for path in leftovers.found():
+                log.warning("leftovers_found", extra={"path": str(path)})
 
         def imported(name: str) -> None:
             forks.end_copy()
@@ -125,7 +133,7 @@ def serve(config: Config, signals: Signals) -> int:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
         start = partial(main, token=token, service_manager=service_manager)
         return trio.run(
-            partial(start, takeovers=takeovers, forks=forks),
+            partial(start, takeovers=takeovers, forks=forks, leftovers=leftovers),
             config,
             handlers,
             listeners,
@@ -171,6 +179,16 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
     except (AddressError, ValueError) as error:
         raise ConfigError(f"http: {error}") from error
     return tls, token
+
+
+def _place_leftovers(config: Config) -> Leftovers | None:
+    """Where a stop leaves what is unfinished: by the working folder of the start."""
+    if config.pool.leftovers is None:
+        return None
+    try:
+        return Leftovers(Path(config.pool.leftovers))
+    except LeftoversError as error:
+        raise ConfigError(f"pool.leftovers: {error}") from error
 
 
 def _load_handlers(

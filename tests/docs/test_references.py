@@ -112,6 +112,11 @@ PUT_TOGETHER = {
     "f'job_{ending.outcome}'": [f"job_{outcome}" for outcome in Outcome],
     "f'Running on {bound.url}'": ["Running on …"],
     "event": ["jobs_interrupted", "jobs_not_started"],
+    "unfinished_jobs_not_all_named": [
+        "unfinished_jobs_not_all_named",
+        "leftovers_written",
+        "leftovers_not_written",
+    ],
     "self._event": [],  # those of `Quiet`, which are found where it is made
 }
 

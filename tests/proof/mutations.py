@@ -98,15 +98,15 @@ TELL = (
     "        pool_ended.set()\n"
 )
 NAME = (
-    "        unfinished = list(core.unfinished())\n"
+    "        unfinished = core.unfinished_jobs()\n"
     "        if unfinished:\n"
-    "            seconds = max(config.http.graceful_timeout, _NAMING_SECONDS)\n"
-    "            name = partial(_name, unfinished, logs, seconds=seconds)\n"
+    "            seconds = max(config.http.graceful_timeout, _REPORT_SECONDS)\n"
+    "            write = partial(report.write, unfinished, logs, seconds=seconds)\n"
     "            try:\n"
     "                # With a limiter of its own: handlers may have filled Trio's.\n"
-    "                await trio.to_thread.run_sync(name, limiter=trio.CapacityLimiter(1))\n"
+    "                await trio.to_thread.run_sync(write, limiter=trio.CapacityLimiter(1))\n"
     "            except RuntimeError:  # no thread to be had; it does not take for ever\n"
-    "                name()\n"
+    "                write()\n"
 )
 
 
@@ -572,7 +572,7 @@ MUTATIONS = [
         ),
         (
             "the unfinished are named through the threads that handlers use",
-            "run_sync(name, limiter=trio.CapacityLimiter(1))",
+            "run_sync(write, limiter=trio.CapacityLimiter(1))",
             "run_sync(name)",
         ),
         (

@@ -77,6 +77,7 @@ class PoolConfig:
     buffer_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 100
     grace_period: Seconds = 25.0
     processes: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    leftovers: Text | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
