@@ -37,6 +37,10 @@ class PlainObject:
     def static(payload: object) -> object:
         return payload
 
+    @classmethod
+    def of_class(cls, payload: object) -> object:
+        return payload
+
 
 @pytest.mark.parametrize(
     ("function", "run"),
@@ -48,6 +52,11 @@ class PlainObject:
         (plain_function, Run.THREAD),
         (PlainObject(), Run.THREAD),
         (PlainObject().method, Run.THREAD),
+        (PlainObject.static, Run.THREAD),
+        (PlainObject.of_class, Run.THREAD),
+        (functools.partial(PlainObject.method, PlainObject()), Run.THREAD),
+        (str, Run.THREAD),
+        (str.upper, Run.THREAD),
         (functools.partial(plain_function), Run.THREAD),
         (len, Run.THREAD),
     ],
@@ -119,7 +128,7 @@ def test_a_function_that_takes_no_payload_is_refused(function: Callable[..., obj
         Handler.of(function)
 
 
-async def second_required(_payload: object, _context: object) -> None: ...
+async def second_required(_payload: object, _context) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 async def second_with_a_default(_payload: object, _retries: int = 3) -> None: ...
@@ -141,18 +150,6 @@ def test_a_second_argument_that_cannot_be_left_out_is_the_context(
     function: Callable[..., object], takes_context: bool
 ) -> None:
     assert Handler.of(function).takes_context is takes_context
-
-
-@pytest.mark.parametrize("run", ["thread", "process"])
-def test_a_plain_function_gets_no_context(run: str) -> None:
-    def with_context(_payload: object, _context: object) -> None: ...
-
-    with pytest.raises(HandlerError) as refusal:
-        Handler.of(with_context, run=run, name="somewhere:with_context")
-
-    assert str(refusal.value) == (
-        f"takes a second argument, which only an async function gets; this one runs in a {run}"
-    )
 
 
 @pytest.mark.parametrize("timeout", [None, 1, 0.001, 30.0])

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from trio_jobs.handlers.errors import Failure, describe_failure
-from trio_jobs.handlers.loading import HandlerError, find_again, one_line, own_name
+from trio_jobs.handlers.loading import HandlerError, find_again, own_name
 from trio_jobs.handlers.payload import (
     Decode,
     PayloadType,
@@ -19,6 +19,7 @@ from trio_jobs.handlers.payload import (
     payload_type,
 )
 from trio_jobs.handlers.results import encode_result
+from trio_jobs.handlers.signature import check_kind, takes_context
 
 
 class Run(StrEnum):
@@ -84,14 +85,10 @@ class Handler:
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
+        check_kind(function)
         where = _where(function, run)
         _check_timeout(timeout)
-        takes_context = _takes_context(function)
-        if takes_context and where is not Run.ASYNC:
-            raise HandlerError(
-                f"takes a second argument, which only an async function gets; this one runs in"
-                f" a {where}"
-            )
+        with_context = takes_context(function, is_async=where is Run.ASYNC)
         if name is None:
             name = find_again(function) if where is Run.PROCESS else own_name(function)
         try:
@@ -104,7 +101,7 @@ class Handler:
             call=function,
             run=where,
             timeout=timeout,
-            takes_context=takes_context,
+            takes_context=with_context,
             payload_type=type_,
             decode=decode,
         )
@@ -180,28 +177,6 @@ def _called(function: Callable[..., Any]) -> list[object]:
     while isinstance(function, functools.partial):
         function = function.func
     return [function, getattr(function, "__call__", None)]  # noqa: B004  (the method itself)
-
-
-def _takes_context(function: Callable[..., Any]) -> bool:
-    """Whether the function cannot do without a second argument.
-
-    A second parameter with a default is the function's own business.
-    """
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some builtins have no signature; they get the benefit of the doubt
-        return False
-    except Exception as error:  # it is made from attributes that anybody may set
-        raise HandlerError(f"has a signature that cannot be read: {one_line(error)}") from error
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        try:
-            signature.bind(None, None)
-        except TypeError:
-            raise HandlerError(f"cannot be called with a payload: {error}") from None
-        return True
-    return False
 
 
 def _check_timeout(timeout: object) -> None:

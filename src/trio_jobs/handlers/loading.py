@@ -1,8 +1,10 @@
 """Finding a handler's function by its name, `"package.module:function"`."""
 
 import importlib
+import inspect
 import sys
 import traceback
+from types import FunctionType
 
 from trio_jobs.handlers.errors import describe_error, readable
 
@@ -18,8 +20,8 @@ def load_function(reference: str) -> object:
 
     Raises:
         HandlerError: There is no such module, the module raised while it was
-            imported or asked for the attribute, or it has no such attribute:
-            each another text, of one line.
+            imported or asked for the attribute, it has no such attribute, or
+            that is a method without its instance: each another text, of one line.
     """
     module_name, _, qualified_name = reference.partition(":")
     try:
@@ -33,8 +35,9 @@ def load_function(reference: str) -> object:
             text = f"module {module_name!r} could not be imported: {one_line(error)}"
         raise HandlerError(text) from error  # noqa: ASYNC104 - before there is an event loop
     for name in qualified_name.split("."):
+        holder = found
         try:
-            found = getattr(found, name)
+            found = getattr(holder, name)
         except AttributeError as error:
             raise HandlerError(
                 f"module {module_name!r} ({_file_of(module_name)}) has no {qualified_name!r}"
@@ -43,7 +46,29 @@ def load_function(reference: str) -> object:
             raise HandlerError(  # noqa: ASYNC104 - as above
                 f"module {module_name!r} could not give {qualified_name!r}: {one_line(error)}"
             ) from error
+    refuse_method(holder, name, found)
     return found
+
+
+def refuse_method(holder: object, name: str, function: object) -> None:
+    """Refuse a function that was found through its class: it would get the payload as ``self``.
+
+    Raises:
+        HandlerError: It was.
+    """
+    if (
+        inspect.isclass(holder)
+        and isinstance(function, FunctionType)
+        and inspect.getattr_static(holder, name, None) is function
+    ):
+        raise method_error(holder.__qualname__)
+
+
+def method_error(class_name: str) -> HandlerError:
+    """What is said of a method without its instance."""
+    return HandlerError(
+        f"is a method of class {class_name}: name one of an instance, or make it a staticmethod"
+    )
 
 
 def _file_of(module_name: str) -> str:
@@ -56,7 +81,8 @@ def _file_of(module_name: str) -> str:
 def own_name(function: object) -> str:
     """What a function is called where it was defined; an object goes by its class."""
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}:{named.__qualname__}"
+    module = getattr(named, "__module__", None) or "builtins"  # methods written in C have none
+    return f"{module}:{named.__qualname__}"
 
 
 def find_again(function: object) -> str:

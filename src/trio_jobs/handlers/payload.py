@@ -52,16 +52,21 @@ def payload_type(function: Callable[..., object]) -> PayloadType:
     annotation = first.annotation
     if annotation is inspect.Parameter.empty:
         return Any
-    # This parameter's alone: the context's type, for one, is often imported
-    # for type checkers only.
-    holder = SimpleNamespace(__annotations__={"payload": annotation})
     try:
-        hints = typing.get_type_hints(holder, _namespace(function), include_extras=True)
+        resolved = resolve(function, annotation)
     except Exception as error:  # whatever evaluating the user's text raises
         raise PayloadTypeError(
             f"has a payload annotated {annotation!r}, which cannot be resolved: {error}"
         ) from error
-    return Any if hints["payload"] is object else hints["payload"]
+    return Any if resolved is object else resolved
+
+
+def resolve(function: Callable[..., object], annotation: object) -> Any:  # noqa: ANN401
+    """What an annotation of the function's stands for; raises whatever its text does."""
+    # This parameter's alone: the context's type, for one, is often imported
+    # for type checkers only.
+    holder = SimpleNamespace(__annotations__={"parameter": annotation})
+    return typing.get_type_hints(holder, _namespace(function), include_extras=True)["parameter"]
 
 
 def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
