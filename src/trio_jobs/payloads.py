@@ -21,6 +21,8 @@ _MAX_FAULT = 400
 _decode_anything = msgspec.json.Decoder().decode
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# An escape that a second one must follow, and does not.
+_HALF_OF_A_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F])")
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
@@ -48,7 +50,7 @@ def check_type(type: object) -> None:  # noqa: A002
         elif not type.isascii():
             type.encode()
     except msgspec.ValidationError as error:
-        raise json_fault(error, "$.type") from None
+        raise json_fault(error, b"", "$.type") from None
     except UnicodeError as error:
         raise PayloadError(f"$.type is not valid Unicode: {error}") from None
 
@@ -72,7 +74,7 @@ def check_submission(type: str, payload: bytes, handlers: Handlers) -> None:  # 
             _decode_anything(payload)
         handler.decode(payload)
     except JSON_ERRORS as error:
-        raise json_fault(error, "$.payload") from None
+        raise json_fault(error, payload, "$.payload") from None
 
 
 def encode_payload(payload: object, *, max_bytes: int) -> bytes:
@@ -87,8 +89,8 @@ def encode_payload(payload: object, *, max_bytes: int) -> bytes:
         raise PayloadError(str(error)) from error
 
 
-def json_fault(error: Exception, root: str = "$") -> PayloadError:
-    """One of `JSON_ERRORS`, told with the place of the fault."""
+def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError:
+    """One of `JSON_ERRORS`, raised by decoding ``source``, told with the place of the fault."""
     if isinstance(error, RecursionError):
         return TooDeepError()
     if isinstance(error, msgspec.ValidationError):
@@ -100,6 +102,13 @@ def json_fault(error: Exception, root: str = "$") -> PayloadError:
         # It may name a key that the client has sent, which is as long as the client likes.
         return PayloadError(readable(fault, _MAX_FAULT))
     what = "the body" if root == "$" else root
+    if not source.strip():
+        return PayloadError(f"{what} is empty; JSON was expected")
+    # msgspec looks for the second half beyond the end of the string, and says that it was cut off.
+    if "truncated" in str(error) and (half := _HALF_OF_A_PAIR.search(source)):
+        return PayloadError(
+            f"{what} is not valid JSON: {half[1].decode()} is half of a surrogate pair"
+        )
     return PayloadError(f"{what} is not valid JSON: {error}")
 
 

@@ -159,6 +159,34 @@ async def test_hostile_json_is_refused_with_a_reason_and_keeps_nothing(
 
 
 @pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "the body is empty; JSON was expected"),
+        (b" \r\n", "the body is empty; JSON was expected"),
+        (
+            b'{"type":"\\ud800"}',
+            "the body is not valid JSON: \\ud800 is half of a surrogate pair",
+        ),
+        (
+            b'{"type":"email","payload":{"to":["\\uD83D"]}}',
+            "the body is not valid JSON: \\uD83D is half of a surrogate pair",
+        ),
+        (
+            b'{"type":"email","payload":"\\\\\\ud83d"}',
+            "the body is not valid JSON: \\ud83d is half of a surrogate pair",
+        ),
+        # Cut off, with an escaped backslash before what looks like one.
+        (b'{"type":"\\\\ud83d', "the body is not valid JSON: Input data was truncated"),
+        (b'{"type":"\\ud83d\\ude00', "the body is not valid JSON: Input data was truncated"),
+    ],
+)
+async def test_body_without_an_end_is_told_why(body: bytes, detail: str) -> None:
+    problem = assert_problem(await Api().client.post("/jobs", body), 400)
+
+    assert problem["detail"] == detail
+
+
+@pytest.mark.parametrize(
     "media_type", ["application/json; charset=utf-16", "text/plain; charset=x"]
 )
 async def test_a_charset_parameter_changes_nothing(media_type: str) -> None:
@@ -209,12 +237,13 @@ async def test_what_was_accepted_is_shown_by_every_get(payload: bytes) -> None:
         ]
 
 
-async def test_a_key_given_twice_counts_as_its_last_value() -> None:
+async def test_key_given_twice_in_a_payload_counts_as_its_last_value() -> None:
     api = Api()
 
-    answer = await api.client.post("/jobs", b'{"type":"email","type":"resize"}')
+    answer = await api.client.post("/jobs", b'{"type":"email","payload":{"to":1,"to":2}}')
 
-    assert answer.json()["type"] == "resize"
+    assert answer.status == 201
+    assert (await api.client.get(answer.headers["location"])).json()["payload"] == {"to": 2}
 
 
 @pytest.mark.parametrize(

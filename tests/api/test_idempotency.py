@@ -192,3 +192,16 @@ async def test_two_keys_are_400() -> None:
     )
 
     assert_problem(answer, 400)
+
+
+@pytest.mark.parametrize("path", ["/jobs/batch", "/jobs/stream"])
+@pytest.mark.parametrize("key", ["k", ""])
+async def test_key_for_many_jobs_is_refused_and_keeps_nothing(path: str, key: str) -> None:
+    api = Api()
+
+    answer = await api.client.post(path, b"[%s]" % SUBMISSION, idempotency_key=key)
+
+    problem = assert_problem(answer, 400)
+    assert problem["detail"] == "Idempotency-Key is for POST /jobs only: it names one job"
+    assert problem.get("accepted") == (0 if path == "/jobs/stream" else None)
+    assert len(api.parts.store) == 0

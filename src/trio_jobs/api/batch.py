@@ -7,6 +7,7 @@ from quart import Blueprint, Response
 from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission
 from trio_jobs.api import views
 from trio_jobs.api.connection import read_body
+from trio_jobs.api.idempotency import refuse_key
 from trio_jobs.api.parsing import ITEM_COST, TURN_COST, json_problem, parse_submission
 from trio_jobs.api.parts import Parts
 from trio_jobs.api.problems import Problem, no_room, shutting_down
@@ -26,6 +27,7 @@ def add_batch_route(routes: Blueprint, parts: Parts) -> None:
 
     @routes.post("/jobs/batch")
     async def submit_batch() -> Response:
+        refuse_key()
         if submissions.closed:
             raise shutting_down(parts.shutdown_retry_after)
         body = await read_body(max_bytes=parts.max_body_bytes)
@@ -52,7 +54,7 @@ async def parse_batch(body: bytes, handlers: Handlers, *, max_items: int) -> lis
     try:
         items = _decode_items(body)
     except JSON_ERRORS as error:
-        raise json_problem(error) from None
+        raise json_problem(error, body) from None
     if len(items) > max_items:
         raise Problem(
             400,

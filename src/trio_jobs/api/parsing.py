@@ -1,5 +1,7 @@
 """Submissions as JSON, and what a client is told of those that are refused."""
 
+import re
+
 import msgspec
 
 from trio_jobs.admission import Submission
@@ -22,10 +24,18 @@ TURN_COST = 100_000
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     type: str
-    payload: msgspec.Raw = msgspec.Raw(b"null")
+    payload: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+# All but their values of the shortest submissions that have a key twice.
+_REPEATED = len('{"type":"","type":""}')
+_REPEATED_WITH_PAYLOAD = len('{"type":"","type":"","payload":}')
+
+_KEY = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*')
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_END = re.compile(rb"\s*}")
 
 
 def parse_submission(body: bytes, handlers: Handlers) -> Submission:
@@ -37,9 +47,13 @@ def parse_submission(body: bytes, handlers: Handlers) -> Submission:
     try:
         envelope = _decode_envelope(body)
     except JSON_ERRORS as error:
-        raise json_problem(error) from None
+        raise json_problem(error, body) from None
     # A Raw is a view into the whole body; what is kept is the payload alone.
     payload = bytes(envelope.payload)
+    least = _REPEATED_WITH_PAYLOAD if payload else _REPEATED
+    if len(body) - len(envelope.type) - len(payload) >= least and _repeats_a_key(body, payload):
+        raise Problem(400, "$: object contains a field more than once")
+    payload = payload or b"null"
     try:
         # Also because a Raw has only been skimmed: bad UTF-8 and 1e999 pass.
         check_submission(envelope.type, payload, handlers)
@@ -50,9 +64,29 @@ def parse_submission(body: bytes, handlers: Handlers) -> Submission:
     return Submission(envelope.type, payload)
 
 
-def json_problem(error: Exception) -> Problem:
+def json_problem(error: Exception, body: bytes) -> Problem:
     """What a client is told of one of `JSON_ERRORS` in a whole body."""
-    return _problem(json_fault(error))
+    return _problem(json_fault(error, body))
+
+
+def _repeats_a_key(body: bytes, payload: bytes) -> bool:
+    """Whether a submission, which has been decoded, has a key twice: msgspec takes the last one."""
+    seen: set[str] = set()
+    end = 0
+    while key := _KEY.match(body, end):
+        name: str = msgspec.json.decode(key[1])
+        if name in seen:
+            return True
+        seen.add(name)
+        if name == "type":
+            value = _STRING.match(body, key.end())
+            end = value.end() if value else len(body)
+        elif body.startswith(payload, key.end()):
+            end = key.end() + len(payload)
+        else:
+            return True  # another payload, before the one that was taken
+    # What is not the end is the rest of another payload, which begins like the one that was taken.
+    return _END.match(body, end) is None
 
 
 def _problem(error: PayloadError) -> Problem:

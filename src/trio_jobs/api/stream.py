@@ -6,6 +6,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.admission import ShuttingDownError, Submission
 from trio_jobs.api.connection import BodyStream, ClientLeftError, refuse_encoded_body
+from trio_jobs.api.idempotency import refuse_key
 from trio_jobs.api.lines import Lines
 from trio_jobs.api.parsing import ITEM_COST, TURN_COST, parse_submission
 from trio_jobs.api.parts import Parts
@@ -58,7 +59,7 @@ class Upload:
         """Take in the current request's body.
 
         Raises:
-            Problem: 400, a bad line or an incomplete body, or the client left
+            Problem: 400, an idempotency key, a bad line or an incomplete body, or the client left
                 while lines waited for room; 408, the client sent nothing; 413,
                 a line is too long; 415, the body is encoded.
             ShuttingDownError: The submissions are closed.
@@ -66,6 +67,7 @@ class Upload:
         Cancellation:
             What has been admitted stays.
         """
+        refuse_key()
         refuse_encoded_body()
         lines = Lines()
         while chunk := await self._body.read():
