@@ -1,6 +1,7 @@
 """Lines reach the stream in order; a stream that takes none costs lines, and nothing else."""
 
 import contextlib
+import json
 import logging
 import os
 import select
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from quart import Quart
 
+from tests.log_programs import FORKS, FORKS_LINES
 from trio_jobs.job import current_job_id
 from trio_jobs.logs import Logs, start_logging
 from trio_jobs.logs.lines import RENDERERS
@@ -215,7 +217,7 @@ def test_signal_handler_may_log_in_the_middle_of_logging(logs: Logs, pipe: Pipe)
 
 
 def test_line_that_cannot_be_rendered_is_counted(pipe: Pipe) -> None:
-    def render(record: logging.LogRecord) -> bytes:
+    def render(record: logging.LogRecord, /, *, max_bytes: int = 0) -> bytes:
         if record.msg == "bad":
             raise RuntimeError
         return RENDERERS["text"](record)
@@ -327,6 +329,63 @@ def test_close_leaves_logging_as_it_was(pipe: Pipe) -> None:
 @pytest.mark.parametrize("name", ["logs_much_and_ends", "fails_everywhere_and_ends"])
 def test_unread_log_does_not_hold_up_a_program_that(name: str, pipe: Pipe) -> None:
     command = [sys.executable, str(PROGRAMS), name]
+    with subprocess.Popen(command, stderr=pipe.writer) as program:
+        try:
+            status = program.wait(TOO_LONG)
+        finally:
+            program.kill()
+
+    assert status == 0
+
+
+def run_program(name: str) -> list[str]:
+    """Run a program whose log is read; its lines."""
+    command = [sys.executable, str(PROGRAMS), name]
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=TOO_LONG)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 0, lines
+    return events(lines)
+
+
+def test_lines_of_forked_children_arrive_whole_and_once() -> None:
+    lines = run_program("forks_among_much")
+
+    expected = [f"parent n={n}" for n in range(2 * FORKS_LINES)]
+    for child in range(FORKS):
+        expected += [f"child{child} n={n} pad={'x' * 1000}" for n in range(FORKS_LINES)]
+    assert sorted(lines) == sorted(expected)
+
+
+def test_long_line_of_a_child_is_cut_to_what_a_pipe_takes_at_once() -> None:
+    command = [sys.executable, str(PROGRAMS), "logs_a_long_line_in_a_child"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=True, timeout=TOO_LONG)
+
+    [line] = done.stderr.splitlines()
+    fields = json.loads(line)
+    assert 2000 < len(line) < select.PIPE_BUF
+    assert fields["event"] == "long"
+    assert fields["exception"].endswith("ValueError: the end\n")
+
+
+def test_forks_in_the_middle_of_logging_neither_hang_nor_lose_a_line() -> None:
+    lines = run_program("forks_while_threads_log")
+
+    children = [line for line in lines if line.startswith("child")]
+    assert sorted(children) == sorted(f"child n={n}" for n in range(100))
+
+
+def test_child_that_has_closed_all_descriptors_writes_into_none_of_its_files(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, str(PROGRAMS), "becomes_a_daemon_and_logs"]
+    subprocess.run(command, stderr=subprocess.PIPE, check=True, timeout=TOO_LONG, cwd=tmp_path)
+
+    assert (tmp_path / "data").read_bytes() == b"data"
+
+
+def test_unread_log_does_not_hold_up_a_child(pipe: Pipe) -> None:
+    pipe.fill()
+    command = [sys.executable, str(PROGRAMS), "logs_in_a_child_and_ends"]
     with subprocess.Popen(command, stderr=pipe.writer) as program:
         try:
             status = program.wait(TOO_LONG)

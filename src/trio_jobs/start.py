@@ -103,6 +103,7 @@ def serve(config: Config, signals: Signals) -> int:
     stop.hold_against(takeovers)
     forks = Forks()
     forks.watch()
+    forks.in_child(logs.give_up)
     forks.in_child(stop.give_up)
     _read_addresses(config)
     tls, token = _read_secrets(config)

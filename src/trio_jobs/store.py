@@ -21,8 +21,6 @@ from trio_jobs.order import IdOrder
 # move does with it.
 _PENDING, _PROCESSING, _COMPLETED = JobStatus
 
-_id = attrgetter("id")
-
 
 class StoreError(Exception):
     """A request that the store refuses; nothing has changed."""
@@ -285,7 +283,7 @@ class JobStore:
         """
         # Copied in one call, which no other thread can come into.
         jobs = [job for job in list(self._jobs.values()) if job.status is not _COMPLETED]
-        jobs.sort(key=_id)
+        jobs.sort(key=attrgetter("id"))
         was_begun = [job.id in self._processing or job.id in self._released for job in jobs]
         return UnfinishedJobs(
             begun=[job for job, begun in zip(jobs, was_begun, strict=True) if begun],

@@ -72,6 +72,10 @@ class Logs:
         # that job.
         return contextvars.Context().run(self._render, record)
 
+    def give_up(self) -> None:
+        """Have lines written where they are logged, in a child that has been forked."""
+        self._writer.write_directly()
+
     def close(self, *, seconds: float) -> None:
         """Undo ``start_logging``, after a flush; for tests and embedding programs.
 

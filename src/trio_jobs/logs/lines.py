@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Protocol
 
 from trio_jobs.job import current_job_id
 from trio_jobs.tracebacks import traceback_text
@@ -18,9 +19,9 @@ from trio_jobs.tracebacks import traceback_text
 # A line's memory in the queue is bounded; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384
 
-# How many characters of each text a line keeps: as many as fit into MAX_LINE_BYTES. When not even
+# How many characters of each text a line keeps: as many as fit into its bytes. When not even
 # the last of these fits, there are thousands of fields, and the line does without them.
-_TEXT_LIMITS = (2_000, 200, 20)
+_TEXT_LIMITS = (2_000, 600, 200, 20)
 _TRACEBACK_LIMIT_FACTOR = 5
 
 # What every record has. Everything else in one came from ``extra``.
@@ -34,24 +35,31 @@ _OWN_KEYS = frozenset([*_HEAD, "exception", "stack"])
 _BARE = re.compile(r"""[^\s"'=\\]+""")
 
 Plain = str | int | float | bool | None
-Render = Callable[[logging.LogRecord], bytes]
 
 
-def render_text(record: logging.LogRecord) -> bytes:
+class Render(Protocol):
+    """Makes a record a line, with its end."""
+
+    def __call__(self, record: logging.LogRecord, /, *, max_bytes: int = ...) -> bytes:
+        """The line, of ``max_bytes`` at the most."""
+        ...
+
+
+def render_text(record: logging.LogRecord, /, *, max_bytes: int = MAX_LINE_BYTES) -> bytes:
     """``2026-11-25T08:00:00.123Z WARNING trio_jobs.worker job_failed job_id=…``, for people.
 
     Tracebacks stand on the following lines, indented.
     """
-    return _bounded(record, _text_line)
+    return _bounded(record, _text_line, max_bytes)
 
 
-def render_json(record: logging.LogRecord) -> bytes:
+def render_json(record: logging.LogRecord, /, *, max_bytes: int = MAX_LINE_BYTES) -> bytes:
     """One JSON object on one line, in ASCII.
 
     Its keys are ``time``, ``level``, ``logger``, ``event``, the fields' names, ``exception`` and
     ``stack``. A field with one of the others' names gets an underscore behind it.
     """
-    return _bounded(record, _json_line)
+    return _bounded(record, _json_line, max_bytes)
 
 
 RENDERERS: Mapping[str, Render] = {"text": render_text, "json": render_json}
@@ -66,7 +74,9 @@ def event_record(
 
 
 def _bounded(
-    record: logging.LogRecord, line: Callable[[dict[str, Plain], dict[str, str]], str]
+    record: logging.LogRecord,
+    line: Callable[[dict[str, Plain], dict[str, str]], str],
+    max_bytes: int,
 ) -> bytes:
     parts, below = dict(_parts(record)), dict(_below(record))
     for limit in _TEXT_LIMITS:
@@ -74,7 +84,7 @@ def _bounded(
         below_limit = limit * _TRACEBACK_LIMIT_FACTOR
         cut_below = {key: _cut(text, below_limit) for key, text in below.items()}
         data = line(cut_parts, cut_below).encode()
-        if len(data) <= MAX_LINE_BYTES:
+        if len(data) <= max_bytes:
             return data
     return line(dict(islice(cut_parts.items(), len(_HEAD))), {}).encode()
 

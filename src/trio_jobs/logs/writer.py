@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain
 
 from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_within
+from trio_jobs.logs.direct import DirectLines
 from trio_jobs.logs.lines import MAX_LINE_BYTES, Render, event_record
 
 # Some megabytes: seconds of a burst, for a reader that is merely slow. The second bound is for
@@ -44,6 +45,7 @@ class LogWriter(logging.Handler):
         self._queued_bytes = 0
         self._dropped = 0
         self._torn = False  # whether the stream ends inside a line; the thread's own
+        self._direct: DirectLines | None = None
         # A daemon: stuck in a write, it must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
@@ -54,6 +56,9 @@ class LogWriter(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue the record's line, or drop and count it: never waits, never raises."""
+        if self._direct is not None:
+            self._direct.write(record)
+            return True
         line = b""
         if self._has_room():  # else it would be rendered for nothing
             # What is logged must not fail because of its log; user code runs in there, which may
@@ -68,8 +73,18 @@ class LogWriter(logging.Handler):
                 self._dropped += 1
         return True
 
+    def write_directly(self) -> None:
+        """Queue no more lines, and forget those that are: in a child, which has no thread of ours.
+
+        They are the server's, and are written there.
+        """
+        self._queue = queue.SimpleQueue()
+        self._direct = DirectLines(self._fd, self._render)
+
     def flush_within(self, seconds: float) -> bool:
         """Wait until the lines queued so far are written; False if that takes longer."""
+        if self._direct is not None:
+            return True
         written = threading.Event()
         self._queue.put(written)
         return written.wait(seconds)
@@ -96,8 +111,9 @@ class LogWriter(logging.Handler):
 
     def close_within(self, seconds: float) -> None:
         """Write what is queued and end the thread; a thread that is stuck is left behind."""
-        self._queue.put(None)
-        self._thread.join(seconds)
+        if self._direct is None:
+            self._queue.put(None)
+            self._thread.join(seconds)
         if not self._thread.is_alive():
             os.close(self._fd)
         self.close()
