@@ -756,7 +756,7 @@ def test_what_public_things_are_made_of_is_public() -> None:
 
 def used_by(public: object) -> set[tuple[str, str]]:
     """The classes in the annotations of a function, or of a class's attributes and methods."""
-    names = {"QuartTrio": QuartTrio}  # imported for type checkers only
+    names = {"QuartTrio": QuartTrio, "trio": trio}  # imported for type checkers only
     hints: list[object] = []
     for each in [public, *(getattr(public, name) for name in vars(public) if name[0] != "_")]:
         each = each.fget if isinstance(each, property) else each
@@ -774,8 +774,10 @@ def used_by(public: object) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
+        ("import trio_jobs.child_process", "trio quart hypercorn asyncio multiprocessing"),
+        ("from trio_jobs import Handler, JobContext, JobError", "trio quart hypercorn asyncio"),
         ("import trio_jobs", "trio_jobs.embedding trio msgspec quart logging"),
-        ("from trio_jobs import open_jobs", "quart quart_trio hypercorn trio_parallel"),
+        ("from trio_jobs import open_jobs", "quart quart_trio hypercorn multiprocessing"),
     ],
 )
 def test_importing_imports_only_what_is_needed(statement: str, absent: str) -> None:

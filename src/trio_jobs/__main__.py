@@ -2,7 +2,7 @@
 
 import sys
 
-# Child processes of process handlers import this module again, by another name.
+# What a handler starts with multiprocessing may import this module again, by another name.
 if __name__ == "__main__":
     from trio_jobs.import_path import place_folder
 

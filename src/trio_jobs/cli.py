@@ -36,8 +36,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if not options.check:
         # Before the imports that take most of a start: a signal that comes meanwhile is noted.
         signals.take()
-    # Not at the top: the child processes of process handlers import the command's script again,
-    # and with it this module, and need nothing of a server.
+    # Not at the top: what a handler starts with multiprocessing imports the command's script again,
+    # and with it this module, and needs nothing of a server.
     from trio_jobs.config import ConfigError, load_config
     from trio_jobs.start import StartError, check, serve
 

@@ -14,7 +14,7 @@ import trio
 
 from trio_jobs.admission import Submissions
 from trio_jobs.drop_log import DropLog
-from trio_jobs.handlers import Handlers, Processes, Processor, StartShortage
+from trio_jobs.handlers import Handlers, Processor, ProcessPool, StartShortage
 from trio_jobs.ids import Uuid7
 from trio_jobs.job import Job, Outcome
 from trio_jobs.places import Places
@@ -76,7 +76,7 @@ class Core:
     store: JobStore
     submissions: Submissions
     completions: Completions
-    processes: Processes | None
+    processes: ProcessPool | None
     process: Processor
     shortage: StartShortage
     drop_log: DropLog
@@ -135,6 +135,7 @@ def make_core(
     keep_completed_bytes: int,
     max_result_bytes: int,
     max_waiters: int,
+    folder: int | None = None,
     now: Callable[[], datetime] = _now,
 ) -> Core:
     """The parts, connected with each other.
@@ -149,6 +150,7 @@ def make_core(
         keep_completed_bytes: See `JobStore`.
         max_result_bytes: The largest result, as JSON.
         max_waiters: How many tasks may wait for jobs at the same time.
+        folder: See `ProcessPool`.
         now: The wall clock, as an aware UTC time.
     """
     places = Places()
@@ -168,8 +170,10 @@ def make_core(
         dropped=drop_log.note,
     )
     names = handlers.process_names
-    children = Processes(processes, names=names) if names else None
     shortage = StartShortage()
+    children = None
+    if names:
+        children = ProcessPool(processes, names=names, shortage=shortage, folder=folder)
     return Core(
         workers=workers,
         handlers=handlers,

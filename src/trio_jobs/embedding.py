@@ -35,8 +35,9 @@ async def open_jobs(
     so does cancelling the scope around it; what is then unfinished is logged.
     For a drain of bounded length, set that scope's deadline before leaving.
 
-    If a handler runs in a process, the program must begin behind
-    ``if __name__ == "__main__":``, because child processes import its file again.
+    If a handler that runs in a process is defined in the program's own file,
+    that must begin behind ``if __name__ == "__main__":``, because child
+    processes import it to find the function.
 
     Args:
         handlers: A function for each job type, or a `Handler` made with

@@ -44,6 +44,7 @@ async def main(
     stop: Stop,
     logs: Logs,
     token: str | None = None,
+    folder: int | None = None,
     service_manager: ServiceManager | None = None,
     takeovers: Takeovers | None = None,
     forks: Forks | None = None,
@@ -58,6 +59,8 @@ async def main(
         stop: Says when to stop, and sees to it that the process does.
         logs: Where the unfinished jobs are named.
         token: What clients must show, if anything.
+        folder: A descriptor of the folder that child processes start in; None for
+            this process's own.
         service_manager: Told when connections are accepted, and when the stop begins.
         takeovers: Looked at at every turn of the event loop.
         forks: Told what a child that a handler forks gives up.
@@ -82,6 +85,7 @@ async def main(
         keep_completed_bytes=config.store.keep_completed_bytes,
         max_result_bytes=config.store.max_result_bytes,
         max_waiters=config.http.max_waiters,
+        folder=folder,
     )
     store, process, submissions = core.store, core.process, core.submissions
     trio.lowlevel.add_instrument(GeneratorEnds())

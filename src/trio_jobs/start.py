@@ -18,6 +18,7 @@ from trio_jobs.handlers import (
     describe_payloads,
     load_function,
 )
+from trio_jobs.handlers.process_pool import open_folder
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
 from trio_jobs.leftovers import Leftovers, LeftoversError
@@ -90,6 +91,8 @@ def serve(config: Config, signals: Signals) -> int:
         StartError: The addresses cannot be had.
     """
     service_manager = ServiceManager.from_environment(os.environ)
+    # For child processes, and before the handlers are imported, which may change it.
+    folder = open_folder()
     logs = start_logging(config.logging.level.upper(), config.logging.format)
     # The signals first: one that comes while sockets are bound and handlers imported ends the
     # server in order as well.
@@ -132,7 +135,7 @@ def serve(config: Config, signals: Signals) -> int:
         handlers = _load_handlers(config, warn_hidden=_log_hidden, imported=imported)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        start = partial(main, token=token, service_manager=service_manager)
+        start = partial(main, token=token, folder=folder, service_manager=service_manager)
         return trio.run(
             partial(start, takeovers=takeovers, forks=forks, leftovers=leftovers),
             config,
@@ -152,6 +155,8 @@ def serve(config: Config, signals: Signals) -> int:
         return 1  # noqa: ASYNC104 - as above
     finally:
         listeners.close()
+        if folder is not None:
+            os.close(folder)
         logs.flush(seconds=_FLUSH_SECONDS)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from tests.support import make_job
-from trio_jobs.handlers import Handler, Handlers, Processes, Processor
+from trio_jobs.handlers import Handler, Handlers, Processor, ProcessPool
 from trio_jobs.job import Ending
 
 
@@ -18,7 +18,7 @@ def make_processor(
     *,
     workers: int = 2,
     max_result_bytes: int = 1_000_000,
-    processes: Processes | None = None,
+    processes: ProcessPool | None = None,
 ) -> Processor:
     """A processor over these handlers."""
     return Processor(
@@ -31,7 +31,7 @@ async def process(
     payload: bytes = b"null",
     *,
     max_result_bytes: int = 1_000_000,
-    processes: Processes | None = None,
+    processes: ProcessPool | None = None,
 ) -> Ending:
     """Process one job with one handler."""
     handler = function if isinstance(function, Handler) else Handler.of(function)
@@ -86,3 +86,9 @@ def children_of(pid: int) -> list[int]:
     """The processes that any thread of this one has started."""
     lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return [int(each) for each in " ".join(lists).split()]
+
+
+async def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until something is so that no event tells, being done by another process."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.002)

@@ -1,10 +1,14 @@
 """Plain functions for tests to run in child processes; light to import, for the children's sake."""
 
+import atexit
+import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -122,3 +126,147 @@ def loaded_main(_payload: object) -> str | None:
 
 def shout(_payload: object) -> None:
     raise ValueError("loud")
+
+
+def have_a_family(folder: str) -> None:
+    """A copy of this process, and a program that the copy has started; each leaves its id."""
+    enter = f"import os, pathlib, sys; pathlib.Path({folder!r}, f'{{os.getpid()}}.pid').touch()"
+    if not os.fork():
+        subprocess.Popen([sys.executable, "-c", f"{enter}; import time; time.sleep(60)"])
+    Path(folder, f"{os.getpid()}.pid").touch()
+    time.sleep(60)
+
+
+def leave_a_program(folder: str, *, session: bool = False) -> None:
+    program = subprocess.Popen(["sleep", "60"], start_new_session=session)
+    program.returncode = 0  # or its end would be asked for, with a warning
+    Path(folder, f"{program.pid}.pid").touch()
+
+
+def leave_a_program_and_die(folder: str) -> None:
+    leave_a_program(folder)
+    os._exit(0)
+
+
+def leave_a_session(folder: str) -> None:
+    leave_a_program(folder, session=True)
+    time.sleep(60)
+
+
+def signals_of_a_program(_payload: object) -> dict[str, int]:
+    status = subprocess.run(
+        ["cat", "/proc/self/status"], check=True, capture_output=True, text=True
+    ).stdout
+    lines = dict(line.split(":\t", 1) for line in status.splitlines())
+    # Those that Python knows: the others are the C library's.
+    known = sum(1 << (number - 1) for number in range(1, 32))
+    return {name: int(lines[name], 16) & known for name in ("SigBlk", "SigIgn", "SigCgt")}
+
+
+def terminate_a_program(_payload: object) -> int:
+    program = subprocess.Popen(["sleep", "60"])
+    program.terminate()
+    return program.wait()
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def compute_in_a_pool(method: str) -> list[int]:
+    import multiprocessing
+
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        return pool.map(square, range(3))
+
+
+def terminate_a_process(method: str) -> int | None:
+    import multiprocessing
+
+    context = multiprocessing.get_context(method)
+    process = context.Process(target=time.sleep, args=(60,))  # type: ignore[attr-defined]
+    process.start()
+    time.sleep(0.1)  # it is a copy then, or a program
+    process.terminate()
+    process.join()
+    code: int | None = process.exitcode
+    return code
+
+
+def interrupt_a_copy(_payload: object) -> str:
+    read, write = os.pipe()
+    copy = os.fork()
+    if not copy:
+        try:
+            os.write(write, b"ready,")
+            time.sleep(60)
+        except KeyboardInterrupt as error:
+            os.write(write, type(error).__name__.encode())
+        os._exit(0)
+    os.close(write)
+    assert os.read(read, 6) == b"ready,"
+    os.kill(copy, signal.SIGINT)
+    os.waitpid(copy, 0)
+    return os.read(read, 100).decode()
+
+
+log = logging.getLogger(__name__)
+
+
+def log_lines(count: int) -> int:
+    for number in range(count):
+        extra = {"number": number, "odd": [1, (2,)]}
+        log.info("line %d of %d", number, count, extra=extra)
+    return os.getpid()
+
+
+def log_an_exception(_payload: object) -> None:
+    try:
+        print(1 / 0)  # noqa: T201
+    except ZeroDivisionError:
+        log.exception("divided")
+
+
+def warn_and_fail_in_a_thread(_payload: object) -> None:
+    def fail() -> None:
+        raise ValueError("in a thread")
+
+    warnings.warn("careful", stacklevel=1)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+
+
+def log_from_threads(count: int) -> None:
+    def log_some() -> None:
+        for _ in range(count):
+            log.warning("x" * 1000)
+
+    threads = [threading.Thread(target=log_some) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def log_in_a_copy(_payload: object) -> None:
+    copy = os.fork()
+    if copy:
+        os.waitpid(copy, 0)
+    else:
+        log.warning("from the copy")
+
+
+def log_at_exit(_payload: object) -> None:
+    atexit.register(log.warning, "at exit")
+
+
+def loaded_modules(_payload: object) -> list[str]:
+    return [*sys.modules]
+
+
+def folder(_payload: object) -> str | None:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return None

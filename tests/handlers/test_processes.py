@@ -3,23 +3,17 @@
 import errno
 import gc
 import math
-import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from multiprocessing import resource_tracker
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
-import trio_parallel
 from trio.testing import wait_all_tasks_blocked
-from trio_parallel._proc import SpawnProcWorker
 
 from tests.handlers import tasks
 from tests.handlers.support import (
@@ -32,8 +26,8 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import make_job, running_pool
-from trio_jobs.handlers import Handler, Processes, load_function
-from trio_jobs.handlers.processes import ProcessDiedError
+from trio_jobs.handlers import Handler, ProcessPool, load_function
+from trio_jobs.handlers.process_pool import ChildProcess
 from trio_jobs.job import Ending, JobStatus, Outcome
 
 
@@ -42,8 +36,8 @@ def in_process(function: Callable[..., object], *, timeout: float | None = None)
 
 
 @pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    async with Processes(1) as processes:
+async def processes() -> AsyncIterator[ProcessPool]:
+    async with ProcessPool(1) as processes:
         yield processes
 
 
@@ -51,7 +45,7 @@ def quoted(path: Path) -> bytes:
     return f'"{path}"'.encode()
 
 
-async def test_json_goes_in_and_json_comes_out(processes: Processes) -> None:
+async def test_json_goes_in_and_json_comes_out(processes: ProcessPool) -> None:
     ending = await process(in_process(tasks.add), b'{"left": 20, "right": 22}', processes=processes)
 
     assert ending == Ending(
@@ -59,7 +53,7 @@ async def test_json_goes_in_and_json_comes_out(processes: Processes) -> None:
     )
 
 
-async def test_jobs_share_a_process_of_its_own_kind(processes: Processes) -> None:
+async def test_jobs_share_a_process_of_its_own_kind(processes: ProcessPool) -> None:
     first = await process(in_process(tasks.pid), processes=processes)
     second = await process(in_process(tasks.pid), processes=processes)
 
@@ -72,12 +66,12 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     async with running_pool(
         {"test": in_process(tasks.enter_and_wait)}, workers=4, processes=2
     ) as pool:
-        assert not multiprocessing.active_children()
+        assert not children_of(os.getpid())
 
         jobs = [pool.parts.submissions.submit("test", quoted(tmp_path)) for _ in range(4)]
         await wait_for_pids(tmp_path, 2)
         await wait_all_tasks_blocked(0.01)
-        assert len(multiprocessing.active_children()) == 2
+        assert len(children_of(os.getpid())) == 2
         (tmp_path / "go").touch()
 
     endings = [pool.parts.store.get(job.id).ending for job in jobs]
@@ -85,14 +79,14 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
 
 
 async def test_none_is_left_when_the_block_has_ended() -> None:
-    async with Processes(1) as processes:
+    async with ProcessPool(1) as processes:
         await process(in_process(tasks.pid), processes=processes)
-        assert multiprocessing.active_children()
+        assert children_of(os.getpid())
 
-    assert not multiprocessing.active_children()
+    assert not children_of(os.getpid())
 
 
-async def test_a_time_limit_kills_the_process(processes: Processes, tmp_path: Path) -> None:
+async def test_a_time_limit_kills_the_process(processes: ProcessPool, tmp_path: Path) -> None:
     handler = in_process(tasks.enter_and_hold_the_gil, timeout=0.3)
 
     ending = await process(handler, quoted(tmp_path), processes=processes)
@@ -100,7 +94,7 @@ async def test_a_time_limit_kills_the_process(processes: Processes, tmp_path: Pa
     assert ending.outcome is Outcome.TIMED_OUT
     assert ending.error is not None
     assert ending.error.message == "the time limit of 0.3 s passed"
-    assert not multiprocessing.active_children()
+    assert not children_of(os.getpid())
 
 
 async def test_waiting_for_a_process_is_not_the_functions_time(tmp_path: Path) -> None:
@@ -195,20 +189,24 @@ async def test_a_process_that_dies_fails_its_job_and_no_other(
         assert other.outcome is Outcome.SUCCEEDED
 
 
-async def test_a_process_whose_start_fails_half_way_is_ended(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
+async def test_a_process_whose_start_fails_half_way_is_ended_and_started_again(
+    processes: ProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start_and_fail(child: BaseProcess) -> None:
-        child.start()
-        raise OSError("too late")
+    started = []
+    open_pidfd = os.pidfd_open
 
-    monkeypatch.setattr("trio_jobs.handlers.processes._start_deaf", start_and_fail)
+    def fail_once(pid: int) -> int:
+        started.append(pid)
+        if len(started) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_pidfd(pid)
+
+    monkeypatch.setattr("os.pidfd_open", fail_once)
 
     ending = await process(in_process(tasks.pid), processes=processes)
 
-    assert ending.error is not None
-    assert (ending.error.type, ending.error.message) == ("OSError", "too late")
-    assert not multiprocessing.active_children()
+    assert ending.result == str(started[1]).encode()
+    assert children_of(os.getpid()) == [started[1]]
 
 
 # As a program may begin that another one has started.
@@ -217,17 +215,16 @@ import signal
 import trio
 from tests.handlers import tasks
 from tests.handlers.support import process
-from trio_jobs.handlers import Handler, Processes
+from trio_jobs.handlers import Handler, ProcessPool
 
 async def main():
     handler = Handler.of(tasks.die, run="process")
-    async with Processes(1) as processes:
+    async with ProcessPool(1) as processes:
         ending = await process(handler, b"9", processes=processes)
         print(ending.error.type, ending.error.message)
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    trio.run(main)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+trio.run(main)
 """
 
 
@@ -247,12 +244,11 @@ async def test_a_process_that_dies_fails_its_job_also_where_nobody_is_told_how(
     assert finished.stdout == b"ProcessDiedError the process that ran the job has ended\n"
 
 
-async def test_an_idle_process_that_dies_harms_no_job(processes: Processes) -> None:
+async def test_an_idle_process_that_dies_harms_no_job(processes: ProcessPool) -> None:
     await process(in_process(tasks.pid), processes=processes)
-    [idle] = multiprocessing.active_children()
-    assert idle.pid is not None
-    os.kill(idle.pid, signal.SIGKILL)
-    await wait_until_dead(idle.pid)
+    [idle] = children_of(os.getpid())
+    os.kill(idle, signal.SIGKILL)
+    await wait_until_dead(idle)
 
     ending = await process(in_process(tasks.pid), processes=processes)
 
@@ -273,64 +269,7 @@ async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
 
 
-class FakeContext:
-    """Starts processes that die as they start, so many of them."""
-
-    def __init__(self, *, dying: int = 0, idle: int = 0) -> None:
-        self.dying = dying
-        self.idle = idle
-        self.calls: list[str] = []
-
-    def statistics(self) -> Any:  # noqa: ANN401
-        return trio_parallel._impl.WorkerContextStatistics(
-            idle_workers=self.idle, running_workers=0
-        )
-
-    async def run_sync(self, sync_fn: Callable[..., Any], *args: object, **_: object) -> Any:  # noqa: ANN401
-        name = getattr(sync_fn, "__name__", "run_handler")
-        self.calls.append(name)
-        await trio.lowlevel.checkpoint()
-        if self.dying:
-            self.dying -= 1
-            dead = multiprocessing.get_context("spawn").Process()
-            dead._popen = type("Dead", (), {"poll": lambda _self: -15})()  # type: ignore[attr-defined]
-            raise trio_parallel.BrokenWorkerError("died", dead)
-        return b"1" if name == "run_handler" else None
-
-
-async def test_a_process_that_is_hit_by_a_signal_while_it_starts_is_started_again() -> None:
-    context = FakeContext(dying=2)
-    processes = Processes(1)
-    processes._context = context
-
-    ending = await process(in_process(tasks.pid), processes=processes)
-
-    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"1")
-    assert context.calls == ["ready", "ready", "ready", "run_handler"]
-
-
-async def test_a_job_that_finds_an_idle_process_goes_to_it_at_once() -> None:
-    context = FakeContext(idle=1)
-    processes = Processes(1)
-    processes._context = context
-
-    await process(in_process(tasks.pid), processes=processes)
-
-    assert context.calls == ["run_handler"]
-
-
-async def test_processes_that_never_start_fail_the_job() -> None:
-    context = FakeContext(dying=100)
-    processes = Processes(1)
-    processes._context = context
-
-    with pytest.raises(ProcessDiedError, match="no process could be started for the job: each was"):
-        await processes.run("m:f", b"", max_result_bytes=1, started=lambda: None)
-
-    assert context.calls == ["ready"] * 3
-
-
-async def test_a_large_result_stays_in_the_process(processes: Processes) -> None:
+async def test_a_large_result_stays_in_the_process(processes: ProcessPool) -> None:
     ending = await process(
         in_process(tasks.large), b"100", processes=processes, max_result_bytes=100
     )
@@ -339,7 +278,7 @@ async def test_a_large_result_stays_in_the_process(processes: Processes) -> None
     assert ending.error.message == "the result is 102 bytes of JSON, more than 100"
 
 
-async def test_a_result_that_is_not_serialisable_fails_the_job(processes: Processes) -> None:
+async def test_a_result_that_is_not_serialisable_fails_the_job(processes: ProcessPool) -> None:
     ending = await process(in_process(tasks.unserialisable), processes=processes)
 
     assert ending.error is not None
@@ -347,7 +286,7 @@ async def test_a_result_that_is_not_serialisable_fails_the_job(processes: Proces
 
 
 async def test_the_log_has_the_traceback_from_the_child(
-    processes: Processes, caplog: pytest.LogCaptureFixture
+    processes: ProcessPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     await process(in_process(tasks.shout), processes=processes)
 
@@ -355,7 +294,7 @@ async def test_the_log_has_the_traceback_from_the_child(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-async def test_a_process_does_not_inherit_the_servers_sockets(processes: Processes) -> None:
+async def test_a_process_does_not_inherit_the_servers_sockets(processes: ProcessPool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.set_inheritable(True)
 
@@ -365,7 +304,7 @@ async def test_a_process_does_not_inherit_the_servers_sockets(processes: Process
 
 
 async def test_a_process_finds_modules_where_the_server_does(
-    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "beside_the_config.py").write_text("def work(payload): return 'found'\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -379,16 +318,16 @@ async def test_a_process_finds_modules_where_the_server_does(
 async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with Processes(1) as processes:
+    async with ProcessPool(1) as processes:
         await process(in_process(tasks.leave_a_thread_behind), processes=processes)
 
-    assert not multiprocessing.active_children()
+    assert not children_of(os.getpid())
     assert [record.message for record in caplog.records] == ["processes_killed"]
 
 
 async def test_a_process_that_does_not_end_well_hides_nothing_else() -> None:
     with pytest.raises(KeyError, match="mine"):  # noqa: PT012  (how the block ends is the test)
-        async with Processes(1) as processes:
+        async with ProcessPool(1) as processes:
             await process(in_process(tasks.leave_a_thread_behind), processes=processes)
             raise KeyError("mine")
 
@@ -399,18 +338,18 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import make_processor
 from tests.support import make_job
-from trio_jobs.handlers import Handler, Processes, load_function
+from trio_jobs.handlers import Handler, ProcessPool, load_function
+from trio_jobs.handlers.process_pool import ChildProcess
 
 
 async def main():
-    async with Processes(1) as processes:
+    async with ProcessPool(1) as processes:
         handler = Handler.of(getattr(tasks, sys.argv[1]), run="process")
         processor = make_processor({"test": handler}, processes=processes)
         await processor(make_job("a", payload=sys.argv[2].encode()))
 
 
-if __name__ == "__main__":
-    trio.run(main)
+trio.run(main)
 """
 
 
@@ -430,12 +369,12 @@ async def test_no_process_survives_a_killed_server(function: str, tmp_path: Path
 
     assert child in started
 
-    for pid in started:  # also multiprocessing's own helper
+    for pid in started:
         await wait_until_dead(pid)
 
 
 async def test_a_running_job_can_be_seen_while_it_waits_for_its_process(
-    processes: Processes, tmp_path: Path
+    processes: ProcessPool, tmp_path: Path
 ) -> None:
     processor = make_processor({"test": in_process(tasks.enter_and_wait)}, processes=processes)
 
@@ -461,7 +400,7 @@ def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
     late = tmp_path / "late"
 
     async def main() -> tuple[Ending, bool, Ending]:
-        async with Processes(1) as processes:
+        async with ProcessPool(1) as processes:
             handler = in_process(tasks.close_all_and_stay)
             ending = await process(handler, quoted(late), processes=processes)
             waited = late.exists()
@@ -494,7 +433,7 @@ async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
 
 @pytest.mark.parametrize("function", [tasks.fork, tasks.fork_and_raise])
 async def test_the_copy_that_a_fork_makes_of_a_process_takes_no_jobs(
-    function: Callable[..., object], processes: Processes
+    function: Callable[..., object], processes: ProcessPool
 ) -> None:
     before = await process(in_process(tasks.pid), processes=processes)
     forked = await process(in_process(function), processes=processes)
@@ -506,7 +445,7 @@ async def test_the_copy_that_a_fork_makes_of_a_process_takes_no_jobs(
 
 
 async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
-    processes: Processes, tmp_path: Path
+    processes: ProcessPool, tmp_path: Path
 ) -> None:
     late = tmp_path / "late"
 
@@ -518,41 +457,38 @@ async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
 
 
 async def test_the_answer_of_a_process_is_kept_although_its_job_is_cut_off_as_it_comes(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
+    processes: ProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle = await process(in_process(tasks.pid), processes=processes)
-    answer = SpawnProcWorker.run_sync
+    read = ChildProcess._read
     scope = trio.CancelScope()
 
-    async def answer_and_cancel(worker: SpawnProcWorker, *call: object) -> object:
-        result = await answer(worker, *call)
+    def read_and_cancel(child: ChildProcess) -> None:
+        read(child)
         scope.cancel()
-        return result
 
-    monkeypatch.setattr(SpawnProcWorker, "run_sync", answer_and_cancel)
+    monkeypatch.setattr(ChildProcess, "_read", read_and_cancel)
     with scope:
         ending = await process(in_process(tasks.pid), processes=processes)
 
     assert ending == idle
-    assert str(multiprocessing.active_children()[0].pid).encode() == idle.result
+    assert [str(pid).encode() for pid in children_of(os.getpid())] == [idle.result]
 
 
-async def test_a_process_that_is_killed_leaves_no_descriptors_to_the_garbage_collector(
-    processes: Processes,
+async def test_processes_that_are_killed_leave_no_descriptors_to_the_garbage_collector(
+    processes: ProcessPool,
 ) -> None:
-    resource_tracker.ensure_running()  # it stays, with one
     gc.collect()
     gc.disable()
 
     try:
         before = len(tasks.descriptors())
-        for _ in range(3):
-            await process(in_process(tasks.pid), processes=processes)
-            with trio.CancelScope() as scope:
-                scope.cancel()
-                await processes._call(tasks.pid, None)  # the first wait is for the child
+        for _ in range(30):
+            ending = await process(in_process(tasks.die), b"9", processes=processes)
+            assert ending.outcome is Outcome.FAILED
         after = len(tasks.descriptors())
     finally:
         gc.enable()
 
     assert after == before
+    assert not children_of(os.getpid())

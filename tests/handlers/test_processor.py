@@ -15,7 +15,7 @@ from tests.handlers import tasks
 from tests.handlers.support import make_processor, process
 from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
-from trio_jobs.handlers import Handler, JobContext, Processes, Processor
+from trio_jobs.handlers import Handler, JobContext, Processor, ProcessPool
 from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
 from trio_jobs.logs import LogFormatter
 
@@ -543,7 +543,7 @@ async def test_a_cancel_that_is_first_decides_although_a_process_returns_a_value
             assert processor.cancel("a")
             return b"1"  # it had been on its way
 
-    processes = cast("Processes", Racing())
+    processes = cast("ProcessPool", Racing())
     processor = make_processor({"test": Handler.of(tasks.pid, run="process")}, processes=processes)
 
     ending = await processor(make_job("a"))

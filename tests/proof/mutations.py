@@ -79,7 +79,12 @@ HANDLERS = (
     "tests/handlers/test_threads.py",
     "tests/handlers/test_context.py",
 )
-PROCESSES = ("tests/proof/test_every_step_of_a_process.py", "tests/handlers/test_processes.py")
+PROCESSES = (
+    "tests/proof/test_every_step_of_a_process.py",
+    "tests/handlers/test_processes.py",
+    "tests/handlers/test_process_groups.py",
+    "tests/handlers/test_process_shortage.py",
+)
 MAIN = ("tests/proof/test_every_step.py", "tests/test_stopping.py")
 EMBEDDING = ("tests/test_embedding.py", "tests/proof/test_every_step_of_a_block.py")
 STOP = ("tests/test_stop.py", "tests/test_stopping.py")
@@ -404,8 +409,8 @@ MUTATIONS = [
         ),
         (
             "the value of a process goes over a cancel that was first",
-            "return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)",
-            "return Ending(outcome=_SUCCEEDED, result=encoded)",
+            "return decided or Ending(outcome=_SUCCEEDED, result=answer)",
+            "return Ending(outcome=_SUCCEEDED, result=answer)",
         ),
     ),
     *mutations(
@@ -437,32 +442,27 @@ MUTATIONS = [
         ),
     ),
     *mutations(
-        "handlers/processes.py",
+        "handlers/process_pool.py",
         PROCESSES,
         (
-            "the nursery around a child's answer is not shielded",
-            "            nursery.cancel_scope.shield = True\n",
-            "",
-        ),
-        (
             "a failure beside a child's answer leaves the child",
-            "            except BaseException:\n                if self._may_live",
-            "            except ZeroDivisionError:\n                if self._may_live",
+            "                except BaseException:\n                    await self._end(child)",
+            "                except ZeroDivisionError:\n                    await self._end(child)",
         ),
         (
             "a failure of a child's start leaves the child",
-            "def start(self) -> None:\n            async with self._ended_by_failure():\n",
-            "def start(self) -> None:\n            if True:\n",
+            "        except BaseException:\n            await self._end(child)",
+            "        except ZeroDivisionError:\n            await self._end(child)",
         ),
         (
             "a child that a failure has killed is not waited for",
-            "                    with trio.CancelScope(shield=True):\n",
-            "                    with trio.CancelScope():\n",
+            "                await self._wait_ended()  # noqa: ASYNC102 - bounded\n",
+            "                pass\n",
         ),
         (
-            "a cancel does not kill the child",
-            "kill_on_cancel=True",
-            "kill_on_cancel=False",
+            "what a child has started outlives it",
+            "                os.killpg(self._process.pid, signal.SIGKILL)\n",
+            "                os.kill(self._process.pid, signal.SIGKILL)\n",
         ),
         (
             "the slot of a child is given back too early",
@@ -471,23 +471,45 @@ MUTATIONS = [
         ),
         (
             "a child's start is its job's time",
-            "            if not self._open.statistics().idle_workers:\n",
-            ("            started()\n            if not self._open.statistics().idle_workers:\n"),
+            "                child = await self._shortage.outlast(self._obtain)\n",
+            (
+                "                started()\n"
+                "                child = await self._shortage.outlast(self._obtain)\n"
+            ),
         ),
         (
             "the end of a child is that of its pipe",
-            "            nursery.start_soon(set_deadline)\n",
+            "            self._either.register(self._pidfd, select.EPOLLIN)\n",
             "",
         ),
         (
             "a child that does not end is waited for",
-            "        kill()\n        await trio.lowlevel.wait_readable(process)\n",
-            "        await trio.lowlevel.wait_readable(process)\n",
+            "        with trio.move_on_after(_DYING_TIME):\n",
+            "        with trio.CancelScope():\n",
         ),
         (
-            "the pipes of children outlast the block",
-            "            self._opening = self._context = None\n",
-            "            pass\n",
+            "a job that a dead child has not taken fails",
+            "            if self._unread():\n",
+            "            if False:\n",
+        ),
+        (
+            "a job that gets no process fails",
+            "            except (OSError, MemoryError) as error:\n",
+            "            except ZeroDivisionError as error:\n",
+        ),
+    ),
+    *mutations(
+        "child_process.py",
+        PROCESSES,
+        (
+            "what a child starts ignores its signals",
+            "            signal.signal(number, _do_nothing)\n",
+            "            signal.signal(number, signal.SIG_IGN)\n",
+        ),
+        (
+            "the kernel ends the child alone",
+            "fcntl.F_SETOWN, -os.getpgrp())",
+            "fcntl.F_SETOWN, os.getpid())",
         ),
     ),
     *mutations(

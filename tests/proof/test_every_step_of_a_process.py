@@ -2,21 +2,20 @@
 
 import gc
 import itertools
-import multiprocessing
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.handlers import tasks
-from tests.handlers.support import make_processor
+from tests.handlers.support import children_of, make_processor
 from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
 from tests.support import At, make_job
-from trio_jobs.handlers import Handler, Processes, Processor
+from trio_jobs.handlers import Handler, Processor, ProcessPool
 from trio_jobs.job import Ending, Outcome, current_job_id
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -96,8 +95,7 @@ every_action = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def rest() -> None:
-    """Nothing of earlier tests goes in the middle; and what stays, with a descriptor, is there."""
-    resource_tracker.ensure_running()
+    """Nothing of earlier tests goes in the middle."""
     gc.collect()
 
 
@@ -108,14 +106,14 @@ async def test_whatever_step_it_happens_at_an_idle_process_is_idle_again_or_has_
     outcomes = set()
 
     with leaving_nothing():
-        async with Processes(1) as processes:
+        async with ProcessPool(1) as processes:
             await one_life(processes, tmp_path / "before")
             for step in itertools.count(1):
                 life = await at_one_step(step, action, processes, tmp_path)
                 outcomes.add(outcome_of(life))
                 if life.steps < step:
                     break
-        assert not multiprocessing.active_children()
+        assert not children_of(os.getpid())
         gc.collect()  # a cycle may hold a frame, and this the pipes
 
     assert outcomes == {outcome, Outcome.SUCCEEDED}
@@ -130,9 +128,9 @@ async def test_whatever_step_it_happens_at_a_process_that_is_started_is_idle_or_
 
     for step in itertools.count(1):
         with leaving_nothing():
-            async with Processes(1) as processes:
+            async with ProcessPool(1) as processes:
                 life = await at_one_step(step, action, processes, tmp_path)
-            assert not multiprocessing.active_children()
+            assert not children_of(os.getpid())
             gc.collect()
         outcomes.add(outcome_of(life))
         if life.steps < step:
@@ -141,7 +139,7 @@ async def test_whatever_step_it_happens_at_a_process_that_is_started_is_idle_or_
     assert outcomes == {outcome, Outcome.SUCCEEDED}
 
 
-async def at_one_step(step: int, action: Action, processes: Processes, folder: Path) -> Life:
+async def at_one_step(step: int, action: Action, processes: ProcessPool, folder: Path) -> Life:
     """A job that something happens to, unless it is over before that step; and one after it."""
     with noted(f"{action.__name__} at step {step}"):
         life = await one_life(processes, folder / f"at-{step}", step, action)
@@ -151,15 +149,14 @@ async def at_one_step(step: int, action: Action, processes: Processes, folder: P
 
 
 async def one_life(
-    processes: Processes, ledger: Path, step: int = 0, action: Action = Life.nothing
+    processes: ProcessPool, ledger: Path, step: int = 0, action: Action = Life.nothing
 ) -> Life:
     """A job, and no child but an idle one when it has ended."""
     handler = Handler.of(tasks.add_a_line, run="process")
     life = Life(processor=make_processor({"test": handler}, processes=processes), ledger=ledger)
     await life.live(step, action)
     check(life)
-    idle = processes._open.statistics().idle_workers
-    assert len(multiprocessing.active_children()) == idle <= 1
+    assert len(children_of(os.getpid())) == processes.idle <= 1
     return life
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from traceback import TracebackException
 
 from trio_jobs.job import JobError
-from trio_jobs.tracebacks import frames_text, has_traceback, traceback_text
+from trio_jobs.tracebacks import frames_text, has_traceback
 
 # Characters, for the type's name and for the text.
 MAX_TYPE = 200
@@ -42,34 +42,15 @@ class Failure:
     traceback: str
 
 
-class DescribedError(Exception):
-    """An error that knows its description already, because it was raised elsewhere.
-
-    Attributes:
-        error: The description.
-    """
-
-    def __init__(self, text: str, error: JobError) -> None:
-        super().__init__(text)
-        self.error = error
-
-
 def describe_failure(error: BaseException) -> Failure:
     """The error's description and its traceback."""
-    if issubclass(type(error), DescribedError):
-        described, traceback = describe_error(error), traceback_text(error)
-    else:
-        described, traceback = _describe_with_traceback(error)
+    described, traceback = _describe_with_traceback(error)
     return Failure(error=described, traceback=traceback[-_MAX_TRACEBACK:])
 
 
 def describe_error(error: BaseException) -> JobError:
     """The error's type and text; the text of a group names the inner ones."""
     try:
-        # By the type, here and below: `isinstance` also asks for the error's
-        # `__class__`, which may be a property of the user's.
-        if issubclass(type(error), DescribedError) and isinstance(error, DescribedError):
-            return error.error
         return JobError(type=_type_name(error), message=readable(_text(error), MAX_MESSAGE))
     except BaseException:  # noqa: ASYNC103, BLE001  (a user's class; what it does has no limits)
         return JobError(  # noqa: ASYNC104 - no checkpoint in there
@@ -107,6 +88,8 @@ def _with_leaves(
     error: BaseException, text: str, leaves: Iterable[tuple[BaseException, str]]
 ) -> str:
     """The text of an error; of a group, with those of the errors in it."""
+    # By the type, here and below: `isinstance` also asks for the error's
+    # `__class__`, which may be a property of the user's.
     if not issubclass(type(error), BaseExceptionGroup):
         return text
     inner = "; ".join(

@@ -20,6 +20,7 @@ from trio_jobs.handlers.payload import (
 )
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.signature import check_kind, takes_context
+from trio_jobs.tracebacks import traceback_of
 
 
 class Run(StrEnum):
@@ -71,9 +72,9 @@ class Handler:
             function: Any callable that can be called with a payload.
             run: ``"async"``, ``"thread"`` or ``"process"``; None goes by the
                 kind of function: async ones in the event loop, others in a thread.
-                With ``"process"`` a program must begin behind
-                ``if __name__ == "__main__":``, wherever the function is, because
-                child processes import its file again.
+                With ``"process"``, a program that defines the function itself
+                must begin behind ``if __name__ == "__main__":``, because child
+                processes import its file to find it.
             timeout: Seconds that it may take; None for no limit.
             name: What it was loaded by, if it was: then a child process can do
                 the same. Otherwise it goes by its own name.
@@ -143,10 +144,20 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
         result = handler.call_plain(handler.decode(payload))
         answer = encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
+        _leave_out_own_frames(error)
         answer = describe_failure(error)
     if os.getpid() != process:
         os._exit(int(isinstance(answer, Failure)))
     return answer  # noqa: ASYNC104 - no task's
+
+
+def _leave_out_own_frames(error: BaseException) -> None:
+    """Let the error's traceback begin with the user's code."""
+    frames = traceback_of(error)
+    while frames is not None and frames.tb_frame.f_globals is globals():
+        frames = frames.tb_next
+    if frames is not None:
+        BaseException.__dict__["__traceback__"].__set__(error, frames)
 
 
 def _where(function: Callable[..., Any], run: str | None) -> Run:

@@ -4,11 +4,15 @@ import importlib
 import inspect
 import sys
 import traceback
+from contextvars import ContextVar
 from types import FunctionType
 
 from trio_jobs.handlers.errors import describe_error, readable
 
 _MAX_TEXT = 500
+
+# Whether a child process imports functions, for what must not run while it does so.
+imports_in_child: ContextVar[bool] = ContextVar("imports_in_child", default=False)
 
 
 class HandlerError(Exception):
@@ -93,6 +97,8 @@ def find_again(function: object) -> str:
             function, or one that a decorator has replaced.
     """
     name = own_name(function)
+    if imports_in_child.get():  # half of its module is there, and nothing is started from here
+        return name
     try:
         found = load_function(name)
     except HandlerError as error:

@@ -11,10 +11,10 @@ from functools import partial
 import trio
 
 from trio_jobs.handlers.abandoned import abandon_nurseries, innermost_nursery
-from trio_jobs.handlers.context import call_with_context
 from trio_jobs.handlers.errors import Failure, describe_failure
 from trio_jobs.handlers.handler import Handler, Run, run_plain
-from trio_jobs.handlers.processes import Processes
+from trio_jobs.handlers.job_nursery import call_with_context
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.slow_steps import Suspect
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
@@ -60,7 +60,7 @@ class Processor:
         *,
         workers: int,
         max_result_bytes: int,
-        processes: Processes | None = None,
+        processes: ProcessPool | None = None,
         shortage: StartShortage | None = None,
     ) -> None:
         if processes is None and handlers.process_names:
@@ -176,12 +176,12 @@ class Processor:
         self._ended.clear()
 
     async def _run(self, handler: Handler, running: RunningJob) -> Ending:
-        if handler.run is _PROCESS:
-            encoded = await self._run_in_process(handler, running)
-            return running.end() or Ending(outcome=_SUCCEEDED, result=encoded)
-        if handler.run is _THREAD:
-            attempt = partial(self._run_in_thread, handler, running)
-            answer = await self._shortage.outlast(attempt)
+        if handler.run is not _ASYNC:
+            if handler.run is _PROCESS:
+                answer = await self._run_in_process(handler, running)
+            else:
+                attempt = partial(self._run_in_thread, handler, running)
+                answer = await self._shortage.outlast(attempt)
             decided = running.end()
             if isinstance(answer, Failure):
                 _log_raised(answer, running.job)
@@ -231,13 +231,15 @@ class Processor:
         self._shortage.note_change()
         return answer
 
-    async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes:
+    async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes | Failure:
         assert self._processes is not None  # noqa: S101  (for the type checker: checked above)
         return await self._processes.run(
             handler.name,
             running.job.payload,
+            job_id=running.job.id,
             max_result_bytes=self._max_result_bytes,
             started=partial(running.start_clock, handler.timeout),
+            start_taken_back=running.take_back_start,
         )
 
 
@@ -253,7 +255,7 @@ def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) 
         job: The handler's job.
         error: What it raised in the event loop, for logs that want more of it than its text.
     """
-    if not log.isEnabledFor(logging.WARNING):
+    if not log.isEnabledFor(logging.WARNING) or not failure.traceback:
         return
     fields = {"job_id": job.id, "job_type": job.type}
     record = log.makeRecord(

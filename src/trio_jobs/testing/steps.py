@@ -8,7 +8,7 @@ from typing import Any, Self
 import trio
 
 from trio_jobs.handlers import Handler, Handlers, Processor, Run
-from trio_jobs.handlers.context import call_with_context
+from trio_jobs.handlers.job_nursery import call_with_context
 from trio_jobs.job import Job, Outcome, current_job_id
 from trio_jobs.payloads import check_submission, encode_payload
 

@@ -1,0 +1,170 @@
+"""What a process handler starts: it has Python's own signals, and ends with its job's process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from tests.handlers import tasks
+from tests.handlers.support import (
+    able_to_import_tests,
+    process,
+    wait_for_pids,
+    wait_until_dead,
+)
+from tests.support import running_pool
+from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.job import Outcome
+
+
+def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
+    return Handler.of(function, run="process", timeout=timeout)
+
+
+def quoted(path: Path) -> bytes:
+    return f'"{path}"'.encode()
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[ProcessPool]:
+    async with ProcessPool(1) as processes:
+        yield processes
+
+
+@pytest.fixture(autouse=True)
+async def in_time() -> AsyncIterator[None]:
+    with trio.fail_after(60):
+        yield
+
+
+async def test_a_time_limit_ends_what_the_function_has_started(
+    processes: ProcessPool, tmp_path: Path
+) -> None:
+    handler = in_process(tasks.have_a_family, timeout=1)
+
+    ending = await process(handler, quoted(tmp_path), processes=processes)
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    family = await wait_for_pids(tmp_path, 3)
+    for pid in family:
+        await wait_until_dead(pid)
+
+
+async def test_a_cancel_ends_what_the_function_has_started(tmp_path: Path) -> None:
+    async with running_pool({"test": in_process(tasks.have_a_family)}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", quoted(tmp_path))
+        family = await wait_for_pids(tmp_path, 3)
+        assert pool.processor.cancel(job.id)
+        for pid in family:
+            await wait_until_dead(pid)
+
+
+async def test_what_a_function_leaves_behind_ends_with_its_process(tmp_path: Path) -> None:
+    async with ProcessPool(1) as processes:
+        ending = await process(
+            in_process(tasks.leave_a_program), quoted(tmp_path), processes=processes
+        )
+        assert ending.outcome is Outcome.SUCCEEDED
+        [left] = await wait_for_pids(tmp_path)
+
+    await wait_until_dead(left)
+
+
+async def test_what_a_function_leaves_behind_ends_when_its_process_dies(
+    processes: ProcessPool, tmp_path: Path
+) -> None:
+    ending = await process(
+        in_process(tasks.leave_a_program_and_die), quoted(tmp_path), processes=processes
+    )
+
+    assert ending.outcome is Outcome.FAILED
+    [left] = await wait_for_pids(tmp_path)
+    await wait_until_dead(left)
+
+
+async def test_a_program_in_a_session_of_its_own_survives(
+    processes: ProcessPool, tmp_path: Path
+) -> None:
+    handler = in_process(tasks.leave_a_session, timeout=1)
+
+    ending = await process(handler, quoted(tmp_path), processes=processes)
+
+    [left] = await wait_for_pids(tmp_path)
+    try:
+        assert ending.outcome is Outcome.TIMED_OUT
+        os.kill(left, 0)
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+SERVER = """
+import sys
+import trio
+from tests.handlers import tasks
+from tests.handlers.support import process
+from trio_jobs.handlers import Handler, ProcessPool
+
+async def main():
+    handler = Handler.of(tasks.have_a_family, run="process")
+    async with ProcessPool(1) as processes:
+        await process(handler, sys.argv[1].encode(), processes=processes)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
+async def test_a_family_of_three_does_not_survive_a_killed_server(tmp_path: Path) -> None:
+    program = tmp_path / "server.py"
+    program.write_text(SERVER)
+    with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
+        [sys.executable, program, quoted(tmp_path)], env=able_to_import_tests()
+    ) as server:
+        try:
+            family = await wait_for_pids(tmp_path, 3)
+        finally:
+            server.kill()
+
+    for pid in family:
+        await wait_until_dead(pid)
+
+
+async def test_a_program_gets_default_signals_and_no_mask(processes: ProcessPool) -> None:
+    ending = await process(in_process(tasks.signals_of_a_program), processes=processes)
+
+    assert ending.result is not None
+    shown = msgspec.json.decode(ending.result)
+    # SIGPIPE and the like are Python's own affair: subprocess gives the default back.
+    assert shown == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
+
+
+async def test_a_function_ends_a_program_by_a_signal(processes: ProcessPool) -> None:
+    ending = await process(in_process(tasks.terminate_a_program), processes=processes)
+
+    assert ending.result == b"-15"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+async def test_a_function_may_have_processes_and_pools_of_its_own(
+    method: str, processes: ProcessPool
+) -> None:
+    payload = f'"{method}"'.encode()
+    pool = await process(in_process(tasks.compute_in_a_pool), payload, processes=processes)
+    ended = await process(in_process(tasks.terminate_a_process), payload, processes=processes)
+
+    assert (pool.result, ended.result) == (b"[0,1,4]", b"-15")
+
+
+@pytest.mark.parametrize("function", [tasks.interrupt_a_copy])
+async def test_a_copy_has_pythons_own_interrupt(
+    function: Callable[..., object], processes: ProcessPool
+) -> None:
+    ending = await process(in_process(function), processes=processes)
+
+    assert ending.result == b'"KeyboardInterrupt"'

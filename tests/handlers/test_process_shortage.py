@@ -1,0 +1,314 @@
+"""Process jobs that cannot begin: no descriptor, no thread, children that die too early."""
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.handlers import tasks
+from tests.handlers.support import (
+    children_of,
+    process,
+    wait_for_pids,
+    wait_until,
+    wait_until_dead,
+)
+from tests.support import Pool, make_job, running_pool
+from trio_jobs.handlers import Handler, Handlers, Processor, ProcessPool, load_function
+from trio_jobs.job import Ending, Job, JobStatus, Outcome
+
+
+def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
+    return Handler.of(function, run="process", timeout=timeout)
+
+
+def quoted(path: Path) -> bytes:
+    return f'"{path}"'.encode()
+
+
+def ending_of(pool: Pool, job: Job) -> Ending:
+    ending = pool.parts.store.get(job.id).ending
+    assert ending is not None
+    return ending
+
+
+@pytest.fixture(autouse=True)
+async def in_time() -> AsyncIterator[None]:
+    with trio.fail_after(60):
+        yield
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let this process open no more than so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(tasks.descriptors())
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    while max(held) < highest:  # the limit is one of numbers
+        held.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 1 + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in held:
+            os.close(number)
+
+
+@pytest.mark.parametrize("left", range(12))
+async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
+    left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = len(tasks.descriptors())
+    handler = in_process(tasks.pid, timeout=30)
+
+    async with running_pool({"test": handler}, workers=4, processes=2) as pool:
+        with descriptors_left(left):
+            jobs = [pool.parts.submissions.submit("test", b"null") for _ in range(8)]
+            await wait_until(lambda: pool.parts.core.status().blocked or left > 8)
+            shown = pool.parts.store.get(jobs[0].id)
+            blocked = pool.parts.core.status().blocked
+
+    assert left > 8 or shown.status is JobStatus.PROCESSING
+    assert left > 8 or "no process can be started: [Errno 24] Too many open files" in str(blocked)
+    assert {ending_of(pool, job).outcome for job in jobs} == {Outcome.SUCCEEDED}
+    assert [record.message for record in caplog.records].count("jobs_blocked") <= 1
+    assert len(tasks.descriptors()) == before
+
+
+async def test_a_process_that_comes_free_is_taken_by_a_job_that_waits_for_descriptors(
+    tmp_path: Path,
+) -> None:
+    table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
+
+    async with running_pool(table, workers=2, processes=2) as pool:
+        first = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        await wait_for_pids(tmp_path)
+        with descriptors_left(1):  # for the test's file
+            second = pool.parts.submissions.submit("pid", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+            (tmp_path / "go").touch()
+            await wait_until(lambda: pool.parts.store.get(second.id).outcome)
+
+    assert ending_of(pool, first) == ending_of(pool, second)
+
+
+async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(
+    tmp_path: Path,
+) -> None:
+    killed: list[int] = []
+
+    async def kill_each(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while len(killed) < 6:
+            for pid in children_of(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(kill_each)
+        async with running_pool({"test": in_process(tasks.pid)}, workers=2, processes=2) as pool:
+            jobs = [pool.parts.submissions.submit("test", b"null") for _ in range(6)]
+
+    assert {ending_of(pool, job).outcome for job in jobs} == {Outcome.SUCCEEDED}
+
+
+async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    handler = in_process(tasks.add_a_line, timeout=30)
+
+    async with ProcessPool(1) as processes:
+        await process(in_process(tasks.pid), processes=processes)
+        [idle] = children_of(os.getpid())
+        os.kill(idle, signal.SIGSTOP)
+        processor = Processor(
+            Handlers({"test": handler}),
+            workers=1,
+            max_result_bytes=100,
+            processes=processes,
+        )
+        endings = []
+
+        async def run() -> None:
+            endings.append(await processor(make_job("a", payload=quoted(ledger))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await wait_all_tasks_blocked()
+            assert processor.has_begun("a")
+            os.kill(idle, signal.SIGKILL)
+            await wait_until_dead(idle)
+
+    assert endings == [Ending(outcome=Outcome.SUCCEEDED, result=b"1")]
+
+
+async def test_the_limit_of_a_job_passes_also_in_a_process_that_does_not_take_it() -> None:
+    async with ProcessPool(1) as processes:
+        await process(in_process(tasks.pid), processes=processes)
+        [idle] = children_of(os.getpid())
+        os.kill(idle, signal.SIGSTOP)
+
+        ending = await process(in_process(tasks.pid, timeout=0.2), processes=processes)
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    await wait_until_dead(idle)
+
+
+@pytest.fixture
+def handler_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], Handler]:
+    """A handler in a module, which says something else when a process imports it."""
+
+    def make(name: str, in_child: str) -> Handler:
+        (tmp_path / f"{name}.py").write_text(
+            f"import os\nif os.getpid() != {os.getpid()}:\n    {in_child}\n"
+            "def work(_payload): return 'worked'\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        call = f"{name}:work"
+        return Handler.of(load_function(call), run="process", name=call)
+
+    return make
+
+
+async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancelled(
+    handler_of_a_module: Callable[[str, str], Handler],
+) -> None:
+    table = {"test": handler_of_a_module("leaves_at_import", "os._exit(3)")}
+
+    async with running_pool(table, workers=2) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until(lambda: pool.parts.core.status().blocked)
+        blocked = pool.parts.core.status().blocked
+        assert pool.processor.cancel(job.id)
+        await wait_until(lambda: pool.parts.store.get(job.id).outcome)
+        unblocked = pool.parts.core.status().blocked
+        last = pool.parts.submissions.submit("test", b"null")
+        await wait_until(lambda: pool.parts.core.status().blocked)
+        pool.scope.cancel()
+
+    assert blocked == "a process that was started for a job ended itself with status 3 at once"
+    assert ending_of(pool, job).outcome is Outcome.CANCELLED
+    assert unblocked is None
+    assert pool.parts.core.unfinished_ids() == ([], [last.id])
+
+
+@pytest.mark.parametrize(
+    "error", ["MemoryError", "OSError(24, 'Too many')", 'RuntimeError("can\'t start new thread")']
+)
+async def test_a_job_whose_modules_find_the_machine_exhausted_waits(
+    error: str, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
+) -> None:
+    better = tmp_path / "better"
+    in_child = f"\n    if not os.path.exists({str(better)!r}): raise {error}"
+    table = {"test": handler_of_a_module(f"exhausted_{len(error)}", in_child)}
+
+    async with running_pool(table, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until(lambda: pool.parts.core.status().blocked)
+        blocked = pool.parts.core.status().blocked
+        better.touch()
+
+    assert blocked is not None
+    assert blocked.startswith("a process cannot import the handlers: ")
+    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
+
+
+async def test_a_job_waits_for_the_thread_that_starts_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_sync, left = trio.to_thread.run_sync, [1]
+
+    async def fail_once(*args: object, **kwargs: object) -> object:
+        if left:
+            left.pop()
+            raise RuntimeError("can't start new thread")
+        return await run_sync(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("trio.to_thread.run_sync", fail_once)
+
+    async with ProcessPool(1) as processes:
+        ending = await process(in_process(tasks.pid), processes=processes)
+
+    assert (left, ending.outcome) == ([], Outcome.SUCCEEDED)
+
+
+async def hold_trios_threads(_payload: object) -> None:
+    """Take all of them and more, until the job is cancelled."""
+    read, write = os.pipe()
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(in_thread, read)
+    finally:
+        os.write(write, b"x" * 50)  # they end
+        os.close(write)
+
+
+async def in_thread(read: int) -> None:
+    await trio.to_thread.run_sync(os.read, read, 1, abandon_on_cancel=True)
+
+
+async def test_process_jobs_begin_and_end_although_a_handler_holds_all_of_trios_threads(
+    tmp_path: Path,
+) -> None:
+    table = {
+        "hold": Handler.of(hold_trios_threads),
+        "pid": in_process(tasks.pid),
+        "long": in_process(tasks.enter_and_wait, timeout=0.3),
+    }
+
+    async with running_pool(table, workers=2) as pool:
+        holding = pool.parts.submissions.submit("hold", b"null")
+        await wait_all_tasks_blocked(0.01)
+        assert trio.to_thread.current_default_thread_limiter().available_tokens == 0
+        jobs = [
+            pool.parts.submissions.submit("pid", b"null"),
+            pool.parts.submissions.submit("long", quoted(tmp_path)),
+            pool.parts.submissions.submit("pid", b"null"),
+        ]
+        await wait_until(lambda: pool.parts.store.get(jobs[-1].id).outcome)
+        pool.processor.cancel(holding.id)
+
+    outcomes = [ending_of(pool, job).outcome for job in jobs]
+    assert outcomes == [Outcome.SUCCEEDED, Outcome.TIMED_OUT, Outcome.SUCCEEDED]
+
+
+async def test_a_job_that_waits_for_a_free_process_is_reported_as_not_started(
+    tmp_path: Path,
+) -> None:
+    table = {"test": in_process(tasks.enter_and_wait)}
+
+    async with running_pool(table, workers=2, processes=1) as pool:
+        first = pool.parts.submissions.submit("test", quoted(tmp_path))
+        await wait_for_pids(tmp_path)
+        second = pool.parts.submissions.submit("test", quoted(tmp_path))
+        await wait_all_tasks_blocked()
+        pool.scope.cancel()
+
+    assert pool.parts.core.unfinished_ids() == ([first.id], [second.id])
+
+
+async def test_what_passes_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
+        with descriptors_left(0):
+            pool.parts.submissions.submit("test", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+
+    messages = [record.message for record in caplog.records]
+    assert [each for each in messages if "blocked" in each] == ["jobs_blocked", "jobs_unblocked"]
+    assert pool.parts.core.status().blocked is None

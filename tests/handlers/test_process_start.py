@@ -1,0 +1,216 @@
+"""How a child process is started: in which folder, with which code, importing what."""
+
+import math
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from tests.handlers import tasks
+from tests.handlers.support import able_to_import_tests, process, wait_until
+from tests.support import running_pool
+from trio_jobs.handlers import Handler, ProcessPool, load_function
+from trio_jobs.job import Ending, Outcome
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[ProcessPool]:
+    with trio.fail_after(60):
+        async with ProcessPool(1) as processes:
+            yield processes
+
+
+async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPool) -> None:
+    handler = Handler.of(tasks.loaded_modules, run="process")
+
+    ending = await process(handler, processes=processes)
+
+    assert ending.result is not None
+    loaded = set(msgspec.json.decode(ending.result))
+    assert not loaded & {"trio", "quart", "hypercorn", "asyncio", "multiprocessing.context"}
+    assert "trio_jobs.child_process" in loaded
+    ours = {name for name in loaded if name.startswith("trio_jobs.")}
+    assert not ours & {"trio_jobs.core", "trio_jobs.logs", "trio_jobs.server", "trio_jobs.cli"}
+
+
+async def test_a_child_has_no_main_module_that_could_be_run_again(
+    processes: ProcessPool,
+) -> None:
+    ending = await process(Handler.of(tasks.loaded_main, run="process"), processes=processes)
+
+    assert ending.result == b"null"
+
+
+@pytest.mark.parametrize("what", ["changed", "removed", "moved"])
+async def test_a_process_starts_in_the_folder_of_the_pool_whatever_becomes_of_it(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    async with ProcessPool(1) as processes:
+        if what == "changed":
+            monkeypatch.chdir(tmp_path)
+        elif what == "moved":
+            folder.rename(tmp_path / "moved")
+        else:
+            folder.rmdir()
+        ending = await process(Handler.of(tasks.folder, run="process"), processes=processes)
+
+    expected = {"changed": f'"{folder}"', "moved": f'"{tmp_path}/moved"', "removed": "null"}
+    assert ending.result == expected[what].encode()
+
+
+async def test_a_process_starts_also_where_there_is_no_folder_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    async with ProcessPool(1) as processes:
+        ending = await process(Handler.of(tasks.pid, run="process"), processes=processes)
+
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+async def test_files_of_the_users_do_not_hide_what_a_child_is_made_of(
+    processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("msgspec", "trio_jobs", "logging", "types", "queue", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise AssertionError('the wrong one')\n")
+    (tmp_path / "beside_many.py").write_text("def work(payload): return 'found'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    handler = Handler.of(math.sqrt, run="process", name="beside_many:work")
+
+    ending = await process(handler, processes=processes)
+
+    assert ending.result == b'"found"'
+
+
+async def test_an_import_that_fails_in_the_child_is_its_jobs_error(
+    processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fails_there.py").write_text("raise ValueError('not here')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    handler = Handler.of(math.sqrt, run="process", name="fails_there:work")
+
+    ending = await process(handler, processes=processes)
+    other = await process(Handler.of(tasks.pid, run="process"), processes=processes)
+
+    assert ending.error is not None
+    assert ending.error.type == "HandlerError"
+    assert ending.error.message == (
+        "module 'fails_there' could not be imported: ValueError: not here"
+        f" ({tmp_path}/fails_there.py:1)"
+    )
+    assert other.outcome is Outcome.SUCCEEDED
+
+
+PROGRAM = """
+import trio
+from tests.handlers import tasks
+from trio_jobs import Handler, open_jobs
+
+def own(payload):
+    return __name__
+
+async def main():
+    handlers = {"other": Handler.of(tasks.pid, run="process")}
+    if "own" in %(which)r:
+        handlers["own"] = Handler.of(own, run="process")
+    async with open_jobs(handlers, workers=1, processes=1) as jobs:
+        job = await jobs.wait(jobs.submit(%(which)r).id)
+        print(job.outcome, job.ending.error and job.ending.error.message)
+
+%(guard)strio.run(main)
+"""
+
+GUARD = "if __name__ == '__main__': "
+
+
+@pytest.mark.parametrize(
+    ("which", "guard", "output"),
+    [
+        ("other", "", "succeeded None\n"),
+        ("own", GUARD, "succeeded None\n"),
+        (
+            "own",
+            "",
+            "failed the program could not be imported: RuntimeError: a child process imports this",
+        ),
+    ],
+)
+async def test_a_program_needs_a_guard_only_for_functions_of_its_own_file(
+    which: str, guard: str, output: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM % {"which": which, "guard": guard})
+
+    with trio.fail_after(60):
+        finished = await trio.run_process(
+            [sys.executable, program], env=able_to_import_tests(), capture_stdout=True
+        )
+
+    assert finished.stdout.decode().startswith(output)
+
+
+async def test_new_code_is_not_run_under_the_old_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "gets_replaced.py"
+    module.write_text("def work(payload): return 'old'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "gets_replaced:work"
+    table = {
+        "new": Handler.of(load_function(name), run="process", name=name),
+        "wait": Handler.of(tasks.enter_and_wait, run="process"),
+    }
+    folder = f'"{tmp_path}"'.encode()
+
+    with trio.fail_after(60):
+        async with running_pool(table, workers=2, processes=2) as pool:
+            first = pool.parts.submissions.submit("new", b"null")
+            await wait_until(lambda: pool.parts.store.get(first.id).outcome)
+            old = module.stat()
+            module.write_text("def work(payload): return 'new'\n" * 2)
+            waiting = pool.parts.submissions.submit("wait", folder)  # in the process that there is
+            second = pool.parts.submissions.submit("new", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+            blocked = pool.parts.core.status().blocked
+            assert pool.parts.core.unfinished_ids() == ([waiting.id], [second.id])
+            (tmp_path / "go").touch()  # the job that waits gets the process with the old code
+
+    endings = [pool.parts.store.get(job.id).ending for job in (first, second)]
+    assert blocked == f"code_changed files={module}"
+    assert endings == [Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')] * 2
+    assert old != module.stat()
+
+
+async def test_code_that_is_put_back_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "comes_back.py"
+    module.write_text("def work(payload): return 'old'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "comes_back:work"
+    handler = Handler.of(load_function(name), run="process", name=name)
+    before = module.stat()
+
+    with trio.fail_after(60):
+        async with running_pool({"test": handler}, workers=1) as pool:
+            module.write_text("def work(payload): return 'newer'\n")
+            job = pool.parts.submissions.submit("test", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+            module.write_text("def work(payload): return 'old'\n")
+            os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    ending = pool.parts.store.get(job.id).ending
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')
