@@ -716,6 +716,19 @@ class TestHandlers:
             f"'package.module:function', got {found!r}"
         )
 
+    def test_a_functions_name_is_read_as_python_reads_it(self) -> None:
+        composed, decomposed = "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n", "gru\u0308n"
+
+        config = load(
+            f"""
+            handlers.a = "{decomposed}:{decomposed}"
+            handlers.b.call = "{decomposed}:{decomposed}"
+            """
+        )
+
+        call = f"{composed}:{composed}"
+        assert config.handlers == {"a": HandlerConfig(call=call), "b": HandlerConfig(call=call)}
+
     def test_the_long_form_says_how_a_function_is_run(self) -> None:
         config = load(
             """

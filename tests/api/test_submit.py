@@ -290,3 +290,20 @@ async def test_times_have_microseconds_also_when_they_are_zero() -> None:
     times = [(await api.client.post("/jobs", SUBMISSION)).json()["created_at"] for _ in range(2)]
 
     assert times == ["2026-11-25T12:00:00.000000Z", "2026-11-25T12:00:00.000007Z"]
+
+
+async def test_type_that_only_looks_like_another_is_told_apart() -> None:
+    api = Api({"gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n": accept})
+
+    problem = assert_problem(await api.client.post("/jobs", b'{"type":"gru\\u0308n"}'), 400)
+
+    assert problem["detail"].endswith("; 'gru\\u0308n' only looks like 'gr\\xfcn'")
+
+
+async def test_type_of_any_length_looks_like_no_other() -> None:
+    api = Api({"x" * 300: accept})
+    body = b'{"type":"%s"}' % (b"x" * 5000)
+
+    problem = assert_problem(await api.client.post("/jobs", body), 400)
+
+    assert "looks like" not in problem["detail"]

@@ -4,7 +4,7 @@ import pytest
 
 from tests.hostile_errors import HOSTILE
 from trio_jobs.handlers import errors
-from trio_jobs.handlers.errors import MAX_MESSAGE, MAX_TYPE, describe_error
+from trio_jobs.handlers.errors import MAX_MESSAGE, MAX_TYPE, describe_error, describe_failure
 from trio_jobs.job import JobError
 
 
@@ -76,3 +76,25 @@ def test_an_error_that_cannot_be_described_says_so(monkeypatch: pytest.MonkeyPat
     described = describe_error(ValueError("x"))
 
     assert described == JobError(type="Exception", message="<the error could not be described>")
+
+
+NO_LOOP = "no running event loop"
+
+
+@pytest.mark.parametrize(
+    ("error", "explained"),
+    [
+        (RuntimeError(NO_LOOP), True),
+        (RuntimeError("There is no current event loop in thread 'x'."), True),
+        (ExceptionGroup("g", [RuntimeError(NO_LOOP)]), True),
+        (ValueError(NO_LOOP), False),
+        (RuntimeError("there was no running event loop"), False),
+    ],
+)
+def test_code_for_asyncio_is_told_where_it_belongs(error: Exception, explained: bool) -> None:
+    with pytest.raises(type(error)) as raised:
+        raise error
+
+    for described in (describe_error(error), describe_failure(raised.value).error):
+        hint = "code for asyncio goes into a plain function, which calls asyncio.run()"
+        assert (hint in described.message) is explained

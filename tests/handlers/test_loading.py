@@ -95,3 +95,16 @@ def test_a_module_that_raises_when_it_is_asked_for_the_function_is_named(
     text = str(refusal.value)
     assert text.startswith(f"module {module!r} could not give 'work': {message}")
     assert f"({modules / module}.py:" in text
+
+
+@pytest.mark.parametrize("module", ["shop.py", "no_such_shop.py"])
+def test_file_s_name_is_answered_with_the_module_s(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").write_text("async def send(payload): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(HandlerError, match="no module named ") as refusal:
+        load_function(f"{module}:send")
+
+    assert str(refusal.value).endswith(f"; without the .py it is '{module[:-3]}:send'")

@@ -1,6 +1,7 @@
 """The file: ``config.toml``, or whatever it is called."""
 
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -92,7 +93,7 @@ def _read_handler(value: object, *, where: str) -> HandlerConfig:
     """A function's name, or a table of its own: ``[handlers.email]``."""
     keys = keys_of(_HANDLERS, HandlerConfig)
     if not isinstance(value, dict):
-        settings: dict[str, Any] = {"call": keys["call"].convert(value, where=where)}
+        settings: dict[str, Any] = {"call": keys["call"].convert(_identifier(value), where=where)}
         return HandlerConfig(**settings)
     for name in value:
         if name not in keys:
@@ -103,7 +104,13 @@ def _read_handler(value: object, *, where: str) -> HandlerConfig:
             )
     if "call" not in value:
         raise ConfigError(f"{where} must have a function's name as its key call, got none")
+    value = {**value, "call": _identifier(value["call"])}
     settings = {
         name: keys[name].convert(each, where=f"{where}.{name}") for name, each in value.items()
     }
     return HandlerConfig(**settings)
+
+
+def _identifier(value: object) -> object:
+    """A function's name as Python reads it in a program: whichever way its letters are composed."""
+    return unicodedata.normalize("NFKC", value) if isinstance(value, str) else value

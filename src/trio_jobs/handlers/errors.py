@@ -28,6 +28,9 @@ _MAX_TRACEBACK = 20_000
 # terminals and databases downstream; lone surrogates are not valid UTF-8.
 _UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+# What asyncio says where it does not run.
+_NO_LOOP = re.compile("no running event loop|There is no current event loop")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -91,12 +94,20 @@ def _with_leaves(
     # By the type, here and below: `isinstance` also asks for the error's
     # `__class__`, which may be a property of the user's.
     if not issubclass(type(error), BaseExceptionGroup):
-        return text
+        return _explained(error, text)
     inner = "; ".join(
-        f"{_type_name(each)}: {readable(own, MAX_MESSAGE)}"
+        f"{_type_name(each)}: {readable(_explained(each, own), MAX_MESSAGE)}"
         for each, own in islice(leaves, _MAX_NAMED)
     )
     return f"{text}: {inner}"
+
+
+def _explained(error: BaseException, text: str) -> str:
+    """The text, with what to do where it is asyncio that misses its event loop."""
+    if type(error) is RuntimeError and _NO_LOOP.match(text):
+        text += " (handlers run on Trio: code for asyncio goes into a plain function, which calls"
+        text += " asyncio.run())"
+    return text
 
 
 def _made_leaves(

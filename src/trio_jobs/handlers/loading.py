@@ -35,6 +35,8 @@ def load_function(reference: str) -> object:
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
             package, _, _ = missing.rpartition(".")
             text = f"no module named {missing!r}" + (f" in {_file_of(package)}" if package else "")
+            if module_name.endswith(".py"):
+                text += f"; without the .py it is '{module_name[:-3]}:{qualified_name}'"
         else:
             text = f"module {module_name!r} could not be imported: {one_line(error)}"
         raise HandlerError(text) from error  # noqa: ASYNC104 - before there is an event loop

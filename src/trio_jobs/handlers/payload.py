@@ -143,7 +143,10 @@ def _make_schemas(
 def _custom_schema(type: PayloadType) -> dict[str, object]:  # noqa: A002
     if type is object:  # as in dict[str, object]; msgspec takes an empty schema for none
         return {"description": "any JSON value"}
-    raise TypeError(f"{type!r} cannot be made from JSON")
+    text = f"{type!r} cannot be made from JSON; a dataclass, a TypedDict or a msgspec.Struct can"
+    if hasattr(type, "model_validate"):  # one of pydantic's
+        text += f". Or leave it out, and call {type.__name__}.model_validate() in the function"
+    raise TypeError(text)
 
 
 def _namespace(function: Callable[..., object]) -> dict[str, Any]:

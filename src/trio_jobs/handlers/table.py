@@ -1,5 +1,6 @@
 """The table of handlers: which one processes a job of which type."""
 
+import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Self
@@ -13,6 +14,9 @@ from trio_jobs.handlers.payload import PayloadSchemas, make_schemas
 # The entry for every type that has none of its own.
 DEFAULT = "default"
 
+# Characters: a client's type may be as long as a body.
+_MAX_ALIKE = 200
+
 
 class UnknownTypeError(Exception):
     """No handler for this job type.
@@ -23,8 +27,19 @@ class UnknownTypeError(Exception):
 
     def __init__(self, type: str, types: tuple[str, ...]) -> None:  # noqa: A002
         known = ", ".join(repr(name) for name in types) or "none"
-        super().__init__(f"no handler for type {type[:100]!r}; known types: {known}")
+        text = f"no handler for type {type[:100]!r}; known types: {known}"
+        alike = [name for name in types if _look_alike(name, type)]
+        if alike:
+            text += f"; {type!a} only looks like {alike[0]!a}"
+        super().__init__(text)
         self.types = types
+
+
+def _look_alike(one: str, other: str) -> bool:
+    """Whether two texts have the same letters, composed in different ways."""
+    if max(len(one), len(other)) > _MAX_ALIKE:
+        return False
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
 
 
 class Handlers:
