@@ -1,9 +1,12 @@
 """A result is JSON that can always be shown, or the job has failed and says why."""
 
 import math
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 
 import msgspec
 import pytest
@@ -17,6 +20,10 @@ async def ending_with(result: object, *, max_result_bytes: int = 1_000_000) -> E
         return result
 
     return await process(handler, max_result_bytes=max_result_bytes)
+
+
+class MyFloat(float):
+    """A number of somebody's, as numpy's are."""
 
 
 @dataclass
@@ -37,12 +44,64 @@ class Answer:
         (datetime(2026, 11, 25, tzinfo=UTC), b'"2026-11-25T00:00:00Z"'),
         (b"ab", b'"YWI="'),
         (10**30, b"1" + b"0" * 30),
+        ([msgspec.Raw(b"[1]"), None], b"[[1],null]"),
+        ([msgspec.Raw(b"[1]"), deque([None])], b"[[1],[null]]"),
     ],
 )
 async def test_a_result_is_kept_as_json(result: object, encoded: bytes) -> None:
     ending = await ending_with(result)
 
     assert (ending.outcome, ending.result) == (Outcome.SUCCEEDED, encoded)
+
+
+@pytest.mark.parametrize("run", ["async", "thread"])
+async def test_what_is_converted_is_looked_at_once_and_where_the_handler_runs(run: str) -> None:
+    looked_at_in: list[threading.Thread] = []
+
+    class Lazy(Sequence[object]):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> object:  # type: ignore[override]
+            if index == 0:
+                looked_at_in.append(threading.current_thread())
+                return None  # what NaN would be written as
+            raise IndexError
+
+    def plain(_payload: object) -> object:
+        return Lazy()
+
+    async def in_the_loop(payload: object) -> object:
+        return plain(payload)
+
+    ending = await process(plain if run == "thread" else in_the_loop)
+
+    assert ending.result == b"[null]"
+    in_main = [each is threading.main_thread() for each in looked_at_in]
+    assert in_main == [run == "async"]
+
+
+async def test_a_conversion_that_raises_fails_the_job() -> None:
+    class Broken(Mapping[str, int]):
+        def __getitem__(self, key: str) -> int:
+            raise OSError("gone")
+
+        def __iter__(self) -> Iterator[str]:
+            return iter("a")
+
+        def __len__(self) -> int:
+            return 1
+
+    ending = await ending_with({"in": Broken()})
+
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("OSError", "gone")
+
+
+def make_cyclic_deque() -> object:
+    cycle: deque[object] = deque()
+    cycle.append(cycle)
+    return cycle
 
 
 def make_cycle() -> object:
@@ -66,6 +125,30 @@ def make_deep() -> object:
         pytest.param(lambda: 10**5000, "the result is not serialisable: ", id="integer"),
         pytest.param(lambda: msgspec.Raw(b"{"), "the result is not serialisable: ", id="raw"),
         pytest.param(make_cycle, "the result is cyclic or nested too deep", id="cycle"),
+        pytest.param(
+            make_cyclic_deque, "the result is cyclic or nested too deep", id="cyclic deque"
+        ),
+        pytest.param(
+            lambda: Fraction(1, 2),
+            "the result is not serialisable: Fraction has no one form in JSON; convert it first",
+            id="fraction",
+        ),
+        pytest.param(
+            lambda: {(1, 2): 3},
+            "the result is not serialisable: a tuple cannot be a key",
+            id="tuple as a key",
+        ),
+        pytest.param(
+            lambda: [range(10**12)],
+            "the result is not serialisable: a range of 1000000000000 numbers is too large",
+            id="range",
+        ),
+        pytest.param(
+            lambda: [range(10**30)], "the result is not serialisable: ", id="larger range"
+        ),
+        pytest.param(
+            lambda: deque([MyFloat("nan")]), "the result holds NaN or an infinity", id="nan of own"
+        ),
         pytest.param(make_deep, "the result is cyclic or nested too deep", id="deep"),
         pytest.param(
             lambda: "\ud800", "the result holds text that is not valid Unicode: ", id="surrogate"
