@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -13,6 +14,8 @@ from tests.docs.blocks import DOCS, ROOT, Block, blocks_of
 from tests.docs.room import Room
 
 SHOP = ROOT / "tests/docs/shop"  # the project that is deployed
+
+WAIT = "Prefer: wait=30"
 
 
 def block_named(name: str) -> Block:
@@ -47,6 +50,12 @@ class Deployed:
     async def submit(self, job_type: str) -> str:
         body = json.dumps({"type": job_type})
         return str(json.loads(await self.curl("/jobs", "-d", body))["id"])
+
+    async def run_job(self, job_type: str, payload: object = None) -> dict[str, Any]:
+        """Submit a job and wait for it; the job."""
+        body = json.dumps({"type": job_type, "payload": payload})
+        job: dict[str, Any] = json.loads(await self.curl("/jobs", "-d", body, "-H", WAIT))
+        return job
 
     async def probe(self) -> tuple[str, str]:
         """What `alive` and `ready` answer."""

@@ -1,5 +1,6 @@
 """The unit of the page about deployment, on a machine that systemd has booted."""
 
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,13 +20,18 @@ UNIT = block_named(PATH)
 SYSTEMD = "/lib/systemd/systemd"
 JOURNAL = ("journalctl", "--unit=trio-jobs", "--output=cat", "--follow", "--lines=all")
 
-# The project's folder, as its reader would have made it. Python may be in somebody's home.
+# The project's folder, as its reader would have made it. Python, and its library, may be in
+# somebody's home, where the unit does not look.
 INSTALL = f"""
-for folder in {" ".join(map(str, Path(sys.base_prefix).parents))}; do chmod a+x $folder; done
-cp -r {SHOP}/. /opt/shop
-cd /opt/shop
-{sys.base_prefix}/bin/python3 -m venv .venv
-.venv/bin/pip install --no-index --find-links "$1" .
+mkdir /opt/python
+mount --bind {sys.base_prefix} /opt/python
+echo /opt/python/lib >/etc/ld.so.conf.d/00-python.conf
+ldconfig
+cp -r {SHOP}/. /opt/shop-1
+ln -s shop-1 /opt/shop
+cd /opt/shop-1
+python3 -m venv .venv
+.venv/bin/pip install --find-links wheels .
 """
 # Of the machine's own units only the journal starts.
 BOOT = f"""
@@ -44,10 +50,19 @@ def systemd_is_there() -> None:
 async def room(tmp_path: Path, wheels: Path) -> AsyncIterator[Room]:
     """A machine with the project and the unit."""
     async with open_room(tmp_path, "bash", "-euc", BOOT) as room:
-        await room.write("/opt/shop/pyproject.toml", block_named("pyproject.toml").text)
-        await room.run("bash", "-euc", INSTALL, "-", str(wheels))
+        await room.write("/opt/shop-1/pyproject.toml", block_named("pyproject.toml").text)
+        await run_script(room, INSTALL, wheels)
         await room.write(PATH, UNIT.text)
         yield room
+
+
+async def run_script(room: Room, script: str, wheels: Path, *arguments: str) -> None:
+    """Run a script of its reader's; the wheels take the place of an index of packages."""
+    await room.run(
+        *("env", "PATH=/opt/python/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        *("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={wheels}"),
+        *("bash", "-euc", script, "-", *arguments),
+    )
 
 
 @asynccontextmanager
@@ -74,6 +89,64 @@ async def test_unit_is_valid_and_starts_with_the_machine(room: Room) -> None:
 
     wanted = await room.run("systemctl", "show", "multi-user.target", "--property=Wants")
     assert "trio-jobs.service" in wanted
+
+
+async def test_unit_exposes_little(room: Room) -> None:
+    text = await room.run("systemd-analyze", "security", "--offline=true", "--no-pager", PATH)
+
+    [exposure, word] = re.findall(r"Overall exposure level for \S+: ([\d.]+) (\w+)", text)[0]
+    assert word == "OK"
+    assert float(exposure) < 2.0
+
+
+async def test_start_returns_when_connections_are_accepted(room: Room) -> None:
+    shop = await room.run("cat", "/opt/shop/shop.py")
+    await room.write("/opt/shop-1/shop.py", f"import time\ntime.sleep(2)\n{shop}")
+
+    await room.run("systemctl", "start", "trio-jobs")
+
+    assert await room.run("curl", "-sS", "localhost:8080/health") == '{"status":"ok"}'
+
+
+async def test_handlers_can_do_what_handlers_do(room: Room, tmp_path: Path) -> None:
+    async with started(room, tmp_path) as deployed:
+        for job_type in ("threaded", "separate"):
+            job = await deployed.run_job(job_type, 8080)
+            assert job.get("result") == "kept", job
+        job = await deployed.run_job("write_beside_the_code")
+        assert job["error"]["message"].startswith("[Errno 30] Read-only file system"), job
+
+    kept = await room.run("sh", "-c", "cat /var/lib/trio-jobs/kept-*")
+    assert kept == "keptkept"
+
+
+async def test_stop_has_the_time_that_the_server_asks_for(room: Room, tmp_path: Path) -> None:
+    await room.write(f"{PATH}.d/override.conf", "[Service]\nTimeoutStopSec=1\n")
+
+    async with started(room, tmp_path) as deployed:
+        await deployed.stop_with_jobs("systemctl", "stop", "trio-jobs")
+
+    assert (await state(room))["Result"] == "success"
+
+
+async def test_upgrade_is_built_beside_the_running_version(
+    room: Room, tmp_path: Path, wheels: Path
+) -> None:
+    shop = await room.run("cat", "/opt/shop/shop.py")
+    files = ("cp", "/opt/shop-1/pyproject.toml", "/opt/shop-1/config.toml", "/opt/shop-2")
+    script = block_named("upgrade.sh").text
+
+    async with started(room, tmp_path) as deployed:
+        await room.write("/opt/shop-2/shop.py", shop.replace("VERSION = 1", "VERSION = 2"))
+        await room.run(*files)
+        # All but the restart: the first child of the running server starts after the switch.
+        await run_script(room, script.replace("systemctl restart trio-jobs", ""), wheels, "2")
+        assert (await deployed.run_job("version"))["result"] == 1
+
+        await run_script(room, script, wheels, "2")
+        assert (await deployed.run_job("version"))["result"] == 2
+
+    assert (await state(room))["NRestarts"] == "0"
 
 
 @pytest.mark.parametrize("kill_mode", ["mixed", "control-group"])
@@ -110,11 +183,11 @@ async def test_mistake_in_the_configuration_fails_again(
     room: Room, tmp_path: Path, override: str, restarts: str, last: str
 ) -> None:
     await room.write(f"{PATH}.d/override.conf", f"[Service]\n{override}\n")
-    await room.write("/opt/shop/config.toml", "[pool]\nwokers = 3\n")
+    await room.write("/opt/shop-1/config.toml", "[pool]\nwokers = 3\n")
 
     follow = room.inside("sh", "-c", f"exec {' '.join(JOURNAL)} >&2")
     async with started_command(tmp_path, command=follow) as journal:
-        await room.run("systemctl", "start", "trio-jobs")
+        await room.run("systemctl", "start", "--no-block", "trio-jobs")
         await journal.wait_for_line(last)
 
     assert await state(room) == {

@@ -1,6 +1,13 @@
 """The project that the page about deployment deploys."""
 
+import multiprocessing
+import os
+import socket
+import subprocess
+import tempfile
 from pathlib import Path
+
+VERSION = 1
 
 
 def hold(_payload: object) -> str:
@@ -11,3 +18,29 @@ def hold(_payload: object) -> str:
 async def email(payload: object) -> object:
     """End at once."""
     return payload
+
+
+def version(_payload: object) -> int:
+    """Which one's code this is."""
+    return VERSION
+
+
+def use_the_machine(port: int) -> str:
+    """Do what handlers do: files, a program, the network, a lock between processes."""
+    kept = Path(os.environ["STATE_DIRECTORY"], f"kept-{os.getpid()}")
+    kept.write_text("kept")
+    with tempfile.TemporaryFile() as file:
+        file.write(b"temporary")
+    subprocess.run(["sh", "-c", "exit 0"], check=True)
+    with multiprocessing.Lock(), socket.create_connection(("localhost", port)):
+        return kept.read_text()
+
+
+def write_beside_the_code(_payload: object) -> None:
+    """Fail: the project is read-only."""
+    Path(__file__).with_name("written").touch()
+
+
+def background(_payload: object) -> None:
+    """Leave a program behind, which ends when nobody waits for it any more."""
+    subprocess.run(["sh", "-c", "sleep 0.1 & exit 0"], check=True)
