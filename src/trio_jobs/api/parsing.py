@@ -30,8 +30,8 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 # All but their values of the shortest submissions that have a key twice.
-_REPEATED = len('{"type":"","type":""}')
-_REPEATED_WITH_PAYLOAD = len('{"type":"","type":"","payload":}')
+_REPEATED = b'{"type":"","type":""}'
+_REPEATED_WITH_PAYLOAD = b'{"type":"","type":"","payload":}'
 
 _KEY = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*')
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -50,7 +50,7 @@ def parse_submission(body: bytes, handlers: Handlers) -> Submission:
         raise json_problem(error, body) from None
     # A Raw is a view into the whole body; what is kept is the payload alone.
     payload = bytes(envelope.payload)
-    least = _REPEATED_WITH_PAYLOAD if payload else _REPEATED
+    least = len(_REPEATED_WITH_PAYLOAD if payload else _REPEATED)
     if len(body) - len(envelope.type) - len(payload) >= least and _repeats_a_key(body, payload):
         raise Problem(400, "$: object contains a field more than once")
     payload = payload or b"null"
