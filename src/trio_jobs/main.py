@@ -118,6 +118,7 @@ async def main(
         access_log=config.http.access_log,
         warm_up_path="/health",
         reserved_descriptors=core.processes.max_descriptors if core.processes else 0,
+        connection_closed=core.shortage.note_change,
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     report = UnfinishedReport(core.unfinished_jobs, leftovers)

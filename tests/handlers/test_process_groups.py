@@ -14,6 +14,7 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import (
     able_to_import_tests,
+    entered,
     process,
     wait_for_pids,
     wait_until_dead,
@@ -133,6 +134,62 @@ async def test_a_family_of_three_does_not_survive_a_killed_server(tmp_path: Path
 
     for pid in family:
         await wait_until_dead(pid)
+
+
+FORKS = SERVER.replace(
+    "        await process",
+    """        import os
+        if not os.fork():
+            os.close(0); os.read(int(sys.argv[2]), 1); os._exit(0)
+        await process""",
+).replace(
+    "async with ProcessPool(1) as processes:",
+    """async with ProcessPool(1) as processes:
+        await process(Handler.of(tasks.pid, run="process"), processes=processes)""",
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
+async def test_a_copy_of_the_server_that_lives_on_keeps_none_alive(tmp_path: Path) -> None:
+    program = tmp_path / "server.py"
+    program.write_text(FORKS)
+    read, write = os.pipe()
+    try:
+        with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
+            [sys.executable, program, quoted(tmp_path), str(read)],
+            env=able_to_import_tests(),
+            pass_fds=[read],
+        ) as server:
+            try:
+                family = await wait_for_pids(tmp_path, 3)
+            finally:
+                server.kill()
+
+        for pid in family:
+            await wait_until_dead(pid)
+    finally:
+        os.close(read)
+        os.close(write)  # the copy ends
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+async def test_processes_start_also_without_standard_streams(closed: str, tmp_path: Path) -> None:
+    program = tmp_path / "server.py"
+    program.write_text(
+        SERVER.replace("tasks.have_a_family", "tasks.enter_and_wait")
+        .replace("        await process", "        assert (await process")
+        .replace("processes=processes)", "processes=processes)).result")
+    )
+    (tmp_path / "go").touch()
+
+    finished = await trio.run_process(
+        ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, program, quoted(tmp_path)],
+        env=able_to_import_tests(),
+        check=False,
+    )
+
+    assert finished.returncode == 0
+    assert len(entered(tmp_path)) == 1
 
 
 async def test_a_program_gets_default_signals_and_no_mask(processes: ProcessPool) -> None:

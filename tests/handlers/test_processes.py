@@ -27,7 +27,7 @@ from tests.handlers.support import (
 )
 from tests.support import make_job, running_pool
 from trio_jobs.handlers import Handler, ProcessPool, load_function
-from trio_jobs.handlers.process_pool import ChildProcess
+from trio_jobs.handlers.child import ChildProcess
 from trio_jobs.job import Ending, JobStatus, Outcome
 
 
@@ -339,7 +339,7 @@ from tests.handlers import tasks
 from tests.handlers.support import make_processor
 from tests.support import make_job
 from trio_jobs.handlers import Handler, ProcessPool, load_function
-from trio_jobs.handlers.process_pool import ChildProcess
+from trio_jobs.handlers.child import ChildProcess
 
 
 async def main():

@@ -455,16 +455,6 @@ MUTATIONS = [
             "        except ZeroDivisionError:\n            await self._end(child)",
         ),
         (
-            "a child that a failure has killed is not waited for",
-            "                await self._wait_ended()  # noqa: ASYNC102 - bounded\n",
-            "                pass\n",
-        ),
-        (
-            "what a child has started outlives it",
-            "                os.killpg(self._process.pid, signal.SIGKILL)\n",
-            "                os.kill(self._process.pid, signal.SIGKILL)\n",
-        ),
-        (
             "the slot of a child is given back too early",
             "        async with self._limiter:\n",
             "        async with self._limiter:\n            pass\n        if True:\n",
@@ -476,6 +466,30 @@ MUTATIONS = [
                 "                started()\n"
                 "                child = await self._shortage.outlast(self._obtain)\n"
             ),
+        ),
+        (
+            "a job that gets no process fails",
+            "            except (OSError, MemoryError) as error:\n",
+            "            except ZeroDivisionError as error:\n",
+        ),
+        (
+            "a copy of the server keeps its children alive",
+            "            child.close()\n",
+            "            pass\n",
+        ),
+    ),
+    *mutations(
+        "handlers/child.py",
+        PROCESSES,
+        (
+            "a child that a failure has killed is not waited for",
+            "                await self._wait_ended()  # noqa: ASYNC102 - bounded\n",
+            "                pass\n",
+        ),
+        (
+            "what a child has started outlives it",
+            "                os.killpg(self._process.pid, signal.SIGKILL)\n",
+            "                os.kill(self._process.pid, signal.SIGKILL)\n",
         ),
         (
             "the end of a child is that of its pipe",
@@ -491,11 +505,6 @@ MUTATIONS = [
             "a job that a dead child has not taken fails",
             "            if self._unread():\n",
             "            if False:\n",
-        ),
-        (
-            "a job that gets no process fails",
-            "            except (OSError, MemoryError) as error:\n",
-            "            except ZeroDivisionError as error:\n",
         ),
     ),
     *mutations(

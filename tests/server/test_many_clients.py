@@ -37,6 +37,22 @@ def descriptors_used_up() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def test_the_end_of_a_connection_is_told_when_its_descriptor_is_free() -> None:
+    open_then: list[int] = []
+
+    def open_now() -> int:
+        return sum(1 for _ in Path("/dev/fd").iterdir())
+
+    async with served(echo, connection_closed=lambda: open_then.append(open_now())) as server:
+        before = open_now()
+        client = await server.connect()
+        await client.request(get())
+        client.close()
+        await server.wait_alone()
+
+    assert open_then == [before]
+
+
 async def test_at_the_cap_others_wait_and_nobody_who_is_connected_suffers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -1,20 +1,9 @@
-"""`ProcessPool`: a pool's child processes, started on demand; none outlives the server.
-
-Each is the leader of a group of its own: what a job starts ends with it. The server holds one end
-of a pipe that carries nothing, and the kernel ends the group when that end closes.
-"""
+"""`ProcessPool`: a pool's child processes, started on demand; none outlives the server."""
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
-import select
-import signal
-import struct
-import subprocess
 import sys
-import termios
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -23,15 +12,17 @@ from typing import Self
 import msgspec
 import trio
 
+from trio_jobs.handlers.child import (
+    ChildProcess,
+    NotBegunError,
+    ProcessDiedError,
+    beyond_standard_streams,
+)
 from trio_jobs.handlers.errors import Failure
 from trio_jobs.handlers.frames import (
     Call,
     FileState,
-    FrameError,
-    FrameReader,
-    Hello,
     Kind,
-    LogLine,
     Program,
     Settings,
     frame,
@@ -47,43 +38,12 @@ log = logging.getLogger(__name__)
 # pipe to close; one that takes longer is held up by what a function left behind.
 _CLOSING_TIME = 0.5
 
-# Seconds that a child whose pipe has closed gets to end by itself, so that it can be told how;
-# and that one gets that was killed, which only a machine in trouble does not end in.
-_DYING_TIME = 0.5
-
 # Descriptors here: of a child, as long as it lives; and of one that is being started, beside them.
 _DESCRIPTORS = 5
 _STARTING_DESCRIPTORS = 8
 
-# Lines of a child's log until other tasks get their turn.
-_LINES_AT_ONCE = 16
-
-_CHUNK_BYTES = 65_536
-
 # How many changed files are named, at the most.
 _NAMED_FILES = 10
-
-# What Python found this package by, before anything of the user's was on the path: a child imports
-# the same, and no file of the user's in its place.
-_OWN_PATH = tuple(filter(None, sys.path))
-
-# `-c`, and not `-m`: what a function starts with multiprocessing imports the main module again.
-_BOOT = (
-    "import sys; sys.path[:] = sys.argv[5:];"
-    " from trio_jobs.child_process import main; main(*map(int, sys.argv[1:5]))"
-)
-
-
-class ProcessDiedError(Exception):
-    """The process that ran a job has died; the text says how."""
-
-
-class _NotBegunError(Exception):
-    """A child has died before it took the job that it was sent."""
-
-
-class _EndedError(Exception):
-    """A child has ended, or closed its pipe; all that it has written has been read."""
 
 
 class ProcessPool:
@@ -217,7 +177,7 @@ class ProcessPool:
                 started()
                 try:
                     answer = await child.call(call, max_result_bytes=max_result_bytes)
-                except _NotBegunError:
+                except NotBegunError:
                     start_taken_back()
                     await self._end(child)
                     continue
@@ -232,7 +192,7 @@ class ProcessPool:
                 self._shortage.note_change()
                 return answer
 
-    async def _obtain(self) -> "ChildProcess":
+    async def _obtain(self) -> ChildProcess:
         if not self._open:
             raise RuntimeError("the processes are used outside of their block")
         while self._idle:
@@ -242,7 +202,7 @@ class ProcessPool:
             await self._end(child)
         return await self._start()
 
-    async def _start(self) -> "ChildProcess":
+    async def _start(self) -> ChildProcess:
         child = ChildProcess()
         self._children.add(child)
         try:
@@ -267,7 +227,7 @@ class ProcessPool:
         await self._end(child)
         raise ShortageError(shortage)
 
-    def _spawn(self, child: "ChildProcess") -> None:
+    def _spawn(self, child: ChildProcess) -> None:
         # Before a process imports everything once more, only to find out the same.
         if self._changed and still_changed(self._changed):
             raise ShortageError(_code_changed(each.file for each in self._changed))
@@ -284,276 +244,13 @@ class ProcessPool:
         )
         return frame(Kind.SETTINGS, msgspec.json.encode(settings))
 
-    async def _end(self, child: "ChildProcess") -> None:
+    async def _end(self, child: ChildProcess) -> None:
         # Out first: whatever happens then, nobody is given it.
         self._children.discard(child)
         try:
             await child.kill()
         finally:
             self._shortage.note_change()
-
-
-class ChildProcess:
-    """One child process, from its start to its end; made without one."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        # Ours: the write ends of two pipes, the read end of one, the process's own descriptor, and
-        # one to wait with for either of the last two. -1 if closed, or not to be had.
-        self._requests = self._lifeline = self._answers = self._pidfd = -1
-        self._either: select.epoll | None = None
-        self._frames = FrameReader()
-
-    def spawn(self, *, folder: int | None) -> None:
-        """Start it. Blocks, and is to be called in a thread: the mask of its signals is its own.
-
-        Raises:
-            OSError: It cannot be started; nothing is left of it.
-        """
-        with contextlib.ExitStack() as theirs:
-            requests, self._requests = self._pipe(theirs)
-            lifeline, self._lifeline = self._pipe(theirs)
-            self._answers, answers = self._pipe(theirs, ours_reads=True)
-            passed = [requests, answers, lifeline, *([] if folder is None else [folder])]
-            numbers = [requests, answers, lifeline, -1 if folder is None else folder]
-            # All signals wait until the child knows what to do with them.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            try:
-                self._process = subprocess.Popen(  # noqa: S603
-                    [sys.executable, *_flags(), "-c", _BOOT, *map(str, numbers), *_OWN_PATH],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=passed,
-                    process_group=0,
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        try:
-            self._pidfd = os.pidfd_open(self._process.pid)
-        except (AttributeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-                raise
-        else:
-            self._either = select.epoll()
-            self._either.register(self._answers, select.EPOLLIN)
-            self._either.register(self._pidfd, select.EPOLLIN)
-
-    async def greet(self, settings: bytes) -> Hello:
-        """Wait until it is ready.
-
-        Raises:
-            ShortageError: It has ended before.
-        """
-        try:
-            await self._send(settings)
-            _, body = await self._receive(Kind.HELLO)
-        except (_EndedError, FrameError) as error:
-            how = await self._how_it_ended()
-            raise ShortageError(f"a process that was started for a job {how} at once") from error
-        return msgspec.json.decode(body, type=Hello)
-
-    async def call(self, call: bytes, *, max_result_bytes: int) -> bytes | Failure:
-        """Run a job.
-
-        Returns:
-            Its result as JSON, or what its function raised.
-
-        Raises:
-            ProcessDiedError: The process has ended, or is of no use any more.
-            _NotBegunError: It had ended before it took the job.
-        """
-        try:
-            await self._send(call)
-        except _EndedError as error:
-            raise _NotBegunError from error
-        try:
-            kind, body = await self._receive(
-                Kind.RESULT, Kind.FAILURE, max_result_bytes=max_result_bytes
-            )
-            return body if kind is Kind.RESULT else msgspec.json.decode(body, type=Failure)
-        except _EndedError as error:
-            if self._unread():
-                raise _NotBegunError from error
-            raise ProcessDiedError(
-                f"the process that ran the job {await self._how_it_ended()}"
-            ) from error
-        except (FrameError, msgspec.MsgspecError) as error:
-            raise ProcessDiedError(
-                f"the process that ran the job gave no answer that can be understood: {error}"
-            ) from error
-
-    async def finish(self) -> None:
-        """Wait until it has ended by itself; what it logs meanwhile goes into the log."""
-        with contextlib.suppress(_EndedError, FrameError):
-            while True:
-                await self._receive()
-        await self._wait_ended()
-
-    def has_ended(self) -> bool:
-        """Whether it has ended; true also of one that was never started."""
-        if self._process is None or self._process.returncode is not None:
-            return True
-        if self._pidfd >= 0:
-            ended = select.poll()
-            ended.register(self._pidfd, select.POLLIN)
-            return bool(ended.poll(0))
-        return self._reap()
-
-    def close_requests(self) -> None:
-        """Tell it to end: there are no more jobs."""
-        self._close("_requests")
-
-    def kill_group(self) -> None:
-        """Kill it and all that it has started, at once."""
-        # While its leader is not reaped, the group's number cannot be another's.
-        if self._process is not None and self._process.returncode is None:
-            # Nobody is left, or all of them have become another user's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def kill(self) -> None:
-        """Kill it and all that it has started, and wait for its end.
-
-        Cancellation:
-            Is not acted on: this takes as long as the kernel needs, and 0.5 s at the most.
-        """
-        self.kill_group()
-        try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _DYING_TIME):
-                await self._wait_ended()  # noqa: ASYNC102 - bounded
-        finally:
-            self.kill_group()  # what it has forked meanwhile
-            self._reap()
-            self.close()
-
-    def close(self) -> None:
-        """Close the descriptors; also in a copy that a fork has made of this process."""
-        if self._either is not None:
-            self._either.close()
-        for name in ("_requests", "_answers", "_lifeline", "_pidfd"):
-            self._close(name)
-
-    def _close(self, name: str) -> None:
-        number: int = getattr(self, name)
-        setattr(self, name, -1)
-        if number >= 0:
-            os.close(number)
-
-    def _pipe(self, theirs: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[int, int]:
-        """A pipe; the end that is not ours is closed with the block."""
-        read, write = os.pipe()
-        ours = read if ours_reads else write
-        theirs.callback(os.close, write if ours_reads else read)
-        os.set_blocking(ours, False)
-        return read, write
-
-    async def _send(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            try:
-                left = left[os.write(self._requests, left) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._requests)
-            except BrokenPipeError as error:
-                raise _EndedError from error
-
-    async def _receive(self, *kinds: Kind, max_result_bytes: int = 0) -> tuple[Kind, bytes]:
-        """The next frame that is no log line, of one of these kinds; log lines are logged.
-
-        Raises:
-            _EndedError: The process has ended.
-            FrameError: It is of another kind.
-        """
-        waited_for = self._answers if self._either is None else self._either.fileno()
-        lines = 0
-        while True:
-            found = self._frames.next(max_result_bytes=max_result_bytes)
-            if found is None:
-                await trio.lowlevel.wait_readable(waited_for)
-                self._read()
-                lines = 0
-            elif found[0] in kinds:
-                return found
-            elif found[0] is not Kind.LOG:
-                raise FrameError(f"a frame of kind {found[0].name} is not expected")
-            else:
-                _log_line(found[1])
-                lines += 1
-                if lines % _LINES_AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._answers, _CHUNK_BYTES)
-        except BlockingIOError:
-            if self.has_ended():  # and has written nothing else
-                raise _EndedError from None
-            return
-        if not data:
-            raise _EndedError
-        self._frames.feed(data)
-
-    def _unread(self) -> bool:
-        """Whether it has left any of what it was sent."""
-        try:
-            count = fcntl.ioctl(self._requests, termios.FIONREAD, bytes(4))
-        except OSError:  # this kernel does not say: then it may have begun
-            return False
-        return bool(struct.unpack("i", count)[0])
-
-    async def _how_it_ended(self) -> str:
-        """Wait a little for its end; how that was, as a predicate."""
-        with trio.move_on_after(_DYING_TIME):
-            await self._wait_ended()
-        await self.kill()
-        status = None if self._process is None else self._process.returncode
-        if status is None or status == _UNKNOWN:
-            return "has ended"  # and somebody else was told how
-        if status < 0:
-            return f"was killed by signal {-status} ({signal.strsignal(-status)})"
-        return f"ended itself with status {status}"
-
-    async def _wait_ended(self) -> None:
-        if self.has_ended():
-            return
-        if self._pidfd >= 0:
-            await trio.lowlevel.wait_readable(self._pidfd)
-        else:
-            with contextlib.suppress(RuntimeError):  # no thread to be had: it is killed anyway
-                await trio.to_thread.run_sync(
-                    self._wait_in_thread,
-                    limiter=trio.CapacityLimiter(1),
-                    abandon_on_cancel=True,
-                )
-
-    def _wait_in_thread(self) -> None:
-        if self._process is None:
-            return
-        if hasattr(os, "waitid"):  # which leaves it to be reaped: this thread may be left behind
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            self._reap(block=True)
-
-    def _reap(self, *, block: bool = False) -> bool:
-        """Whether it has ended; then nothing is left of it in the kernel."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return True
-        try:
-            pid, status = os.waitpid(process.pid, 0 if block else os.WNOHANG)
-        except ChildProcessError:  # the end of children is ignored, or awaited by somebody else
-            process.returncode = _UNKNOWN
-            return True
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-        return bool(pid)
-
-
-# A return code that no process has.
-_UNKNOWN = 1 << 16
-
-# Of `OSError`s: what passes, where there is another way of doing without.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
 
 def open_folder() -> int | None:
@@ -564,7 +261,7 @@ def open_folder() -> int | None:
     # It need not be readable for this.
     how = getattr(os, "O_PATH", os.O_RDONLY)
     try:
-        return os.open(".", how | os.O_DIRECTORY)
+        return beyond_standard_streams(os.open(".", how | os.O_DIRECTORY))
     except OSError:
         return None
 
@@ -576,36 +273,6 @@ def _close_copies(pool: "weakref.ref[ProcessPool]") -> None:
     if found is not None:
         for child in found._children:
             child.close()
-
-
-def _log_line(body: bytes) -> None:
-    """Log what a function has logged in a child, as if it had been here."""
-    line = msgspec.json.decode(body, type=LogLine)
-    logger = logging.getLogger(line.name)
-    if not logger.isEnabledFor(line.level):
-        return
-    record = logging.makeLogRecord(
-        {
-            **({} if line.job_id is None else {"job_id": line.job_id}),
-            **line.fields,
-            "name": line.name,
-            "levelno": line.level,
-            "levelname": line.level_name,
-            "msg": line.text,
-            "created": line.created,
-            "msecs": line.created % 1 * 1000,
-            "process": line.process,
-            "processName": "child",
-            "pathname": line.path,
-            "filename": os.path.basename(line.path),  # noqa: PTH119
-            "lineno": line.line,
-            "funcName": line.function,
-            "threadName": line.thread_name,
-            "exc_text": line.traceback,
-            "stack_info": line.stack,
-        }
-    )
-    logger.handle(record)
 
 
 def _program() -> Program:
@@ -622,12 +289,6 @@ def _code_changed(files: Iterable[str]) -> str:
     named = sorted(set(files))
     more = f" and {len(named) - _NAMED_FILES} more" if len(named) > _NAMED_FILES else ""
     return f"code_changed files={','.join(named[:_NAMED_FILES])}{more}"
-
-
-def _flags() -> list[str]:
-    """The interpreter's options, as this one was started with, and no folder of its own."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags if "-P" in flags or "-I" in flags else [*flags, "-P"]
 
 
 def _processors() -> int:

@@ -56,6 +56,7 @@ async def serve(
     access_log: bool = False,
     warm_up_path: str | None = None,
     reserved_descriptors: int = 0,
+    connection_closed: Callable[[], None] | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until ``closing`` is set, then end within ``graceful_timeout``.
@@ -76,6 +77,8 @@ async def serve(
             that is out of descriptors.
         reserved_descriptors: How many the rest of the process will open, as
             far as that is known. Connections leave them, and some more, free.
+        connection_closed: Called when a connection has ended, and its
+            descriptor is free.
         task_status: Told the listeners' URLs once clients are let in.
 
     Returns:
@@ -101,7 +104,12 @@ async def serve(
         async with lifespan(shared):
             if warm_up_path is not None:
                 await warm_up(shared, warm_up_path)
-            door = FrontDoor(shared, listeners, reserved_descriptors=reserved_descriptors)
+            door = FrontDoor(
+                shared,
+                listeners,
+                reserved_descriptors=reserved_descriptors,
+                connection_closed=connection_closed,
+            )
             await door.run(closing, started=lambda: task_status.started(listeners.urls))
     except BaseExceptionGroup as group:
         # Callers need not know how many nurseries an error has come through.
@@ -116,7 +124,15 @@ async def serve(
 class FrontDoor:
     """All connections of a server. Every method runs in the event loop's thread."""
 
-    def __init__(self, shared: Shared, listeners: Listeners, *, reserved_descriptors: int) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        listeners: Listeners,
+        *,
+        reserved_descriptors: int,
+        connection_closed: Callable[[], None] | None,
+    ) -> None:
+        self._connection_closed = connection_closed
         self._shared = shared
         self._limits = shared.limits
         self._time = shared.client_time
@@ -196,6 +212,8 @@ class FrontDoor:
             self._connections.discard(connection)
             # All: one of them may find that its client has gone, and would keep it to itself.
             self._room.unpark_all()
+            if self._connection_closed is not None:
+                self._connection_closed()
             if self._emptied is not None and not self._connections:
                 self._emptied.set()
 

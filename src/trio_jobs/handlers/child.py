@@ -1,0 +1,366 @@
+"""`ChildProcess`: one child process as the server has it, from its start to its end.
+
+It is the leader of a group of its own: what a job starts ends with it. The server holds one end of
+a pipe that carries nothing, and the kernel ends the group when that end closes.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+
+import msgspec
+import trio
+
+from trio_jobs.handlers.errors import Failure
+from trio_jobs.handlers.frames import FrameError, FrameReader, Hello, Kind, LogLine
+from trio_jobs.handlers.start_shortage import ShortageError
+
+# Seconds that a child whose pipe has closed gets to end by itself, so that it can be told how;
+# and that one gets that was killed, which only a machine in trouble does not end in.
+_DYING_TIME = 0.5
+
+# Lines of a child's log until other tasks get their turn.
+_LINES_AT_ONCE = 16
+
+_CHUNK_BYTES = 65_536
+
+# A return code that no process has.
+_UNKNOWN = 1 << 16
+
+# Of `OSError`s: what passes, where there is another way of doing without.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+# What Python found this package by, before anything of the user's was on the path: a child imports
+# the same, and no file of the user's in its place.
+_OWN_PATH = tuple(filter(None, sys.path))
+
+# `-c`, and not `-m`: what a function starts with multiprocessing imports the main module again.
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[5:];"
+    " from trio_jobs.child_process import main; main(*map(int, sys.argv[1:5]))"
+)
+
+
+class ProcessDiedError(Exception):
+    """The process that ran a job has died; the text says how."""
+
+
+class NotBegunError(Exception):
+    """A child has died before it took the job that it was sent."""
+
+
+class _EndedError(Exception):
+    """A child has ended, or closed its pipe; all that it has written has been read."""
+
+
+class ChildProcess:
+    """One child process, from its start to its end; made without one."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        # Ours: the write ends of two pipes, the read end of one, the process's own descriptor, and
+        # one to wait with for either of the last two. -1 if closed, or not to be had.
+        self._requests = self._lifeline = self._answers = self._pidfd = -1
+        self._either: select.epoll | None = None
+        self._frames = FrameReader()
+
+    def spawn(self, *, folder: int | None) -> None:
+        """Start it. Blocks, and is to be called in a thread: the mask of its signals is its own.
+
+        Raises:
+            OSError: It cannot be started; nothing is left of it.
+        """
+        with contextlib.ExitStack() as theirs:
+            requests, self._requests = self._pipe(theirs)
+            lifeline, self._lifeline = self._pipe(theirs)
+            self._answers, answers = self._pipe(theirs, ours_reads=True)
+            passed = [requests, answers, lifeline, *([] if folder is None else [folder])]
+            numbers = [requests, answers, lifeline, -1 if folder is None else folder]
+            # All signals wait until the child knows what to do with them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                self._process = subprocess.Popen(  # noqa: S603
+                    [sys.executable, *_flags(), "-c", _BOOT, *map(str, numbers), *_OWN_PATH],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=passed,
+                    process_group=0,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+                raise
+        else:
+            self._either = select.epoll()
+            self._either.register(self._answers, select.EPOLLIN)
+            self._either.register(self._pidfd, select.EPOLLIN)
+
+    async def greet(self, settings: bytes) -> Hello:
+        """Wait until it is ready.
+
+        Raises:
+            ShortageError: It has ended before.
+        """
+        try:
+            await self._send(settings)
+            _, body = await self._receive(Kind.HELLO)
+        except (_EndedError, FrameError) as error:
+            how = await self._how_it_ended()
+            raise ShortageError(f"a process that was started for a job {how} at once") from error
+        return msgspec.json.decode(body, type=Hello)
+
+    async def call(self, call: bytes, *, max_result_bytes: int) -> bytes | Failure:
+        """Run a job.
+
+        Returns:
+            Its result as JSON, or what its function raised.
+
+        Raises:
+            ProcessDiedError: The process has ended, or is of no use any more.
+            NotBegunError: It had ended before it took the job.
+        """
+        try:
+            await self._send(call)
+        except _EndedError as error:
+            raise NotBegunError from error
+        try:
+            kind, body = await self._receive(
+                Kind.RESULT, Kind.FAILURE, max_result_bytes=max_result_bytes
+            )
+            return body if kind is Kind.RESULT else msgspec.json.decode(body, type=Failure)
+        except _EndedError as error:
+            if self._unread():
+                raise NotBegunError from error
+            raise ProcessDiedError(
+                f"the process that ran the job {await self._how_it_ended()}"
+            ) from error
+        except (FrameError, msgspec.MsgspecError) as error:
+            raise ProcessDiedError(
+                f"the process that ran the job gave no answer that can be understood: {error}"
+            ) from error
+
+    async def finish(self) -> None:
+        """Wait until it has ended by itself; what it logs meanwhile goes into the log."""
+        with contextlib.suppress(_EndedError, FrameError):
+            while True:
+                await self._receive()
+        await self._wait_ended()
+
+    def has_ended(self) -> bool:
+        """Whether it has ended; true also of one that was never started."""
+        if self._process is None or self._process.returncode is not None:
+            return True
+        if self._pidfd >= 0:
+            ended = select.poll()
+            ended.register(self._pidfd, select.POLLIN)
+            return bool(ended.poll(0))
+        return self._reap()
+
+    def close_requests(self) -> None:
+        """Tell it to end: there are no more jobs."""
+        self._close("_requests")
+
+    def kill_group(self) -> None:
+        """Kill it and all that it has started, at once."""
+        # While its leader is not reaped, the group's number cannot be another's.
+        if self._process is not None and self._process.returncode is None:
+            # Nobody is left, or all of them have become another user's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def kill(self) -> None:
+        """Kill it and all that it has started, and wait for its end.
+
+        Cancellation:
+            Is not acted on: this takes as long as the kernel needs, and 0.5 s at the most.
+        """
+        self.kill_group()
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _DYING_TIME):
+                await self._wait_ended()  # noqa: ASYNC102 - bounded
+        finally:
+            self.kill_group()  # what it has forked meanwhile
+            self._reap()
+            self.close()
+
+    def close(self) -> None:
+        """Close the descriptors; also in a copy that a fork has made of this process."""
+        if self._either is not None:
+            self._either.close()
+        for name in ("_requests", "_answers", "_lifeline", "_pidfd"):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        number: int = getattr(self, name)
+        setattr(self, name, -1)
+        if number >= 0:
+            os.close(number)
+
+    def _pipe(self, theirs: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[int, int]:
+        """A pipe; the end that is not ours is closed with the block."""
+        read, write = map(beyond_standard_streams, os.pipe())
+        ours = read if ours_reads else write
+        theirs.callback(os.close, write if ours_reads else read)
+        os.set_blocking(ours, False)
+        return read, write
+
+    async def _send(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[os.write(self._requests, left) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._requests)
+            except BrokenPipeError as error:
+                raise _EndedError from error
+
+    async def _receive(self, *kinds: Kind, max_result_bytes: int = 0) -> tuple[Kind, bytes]:
+        """The next frame that is no log line, of one of these kinds; log lines are logged.
+
+        Raises:
+            _EndedError: The process has ended.
+            FrameError: It is of another kind.
+        """
+        waited_for = self._answers if self._either is None else self._either.fileno()
+        lines = 0
+        while True:
+            found = self._frames.next(max_result_bytes=max_result_bytes)
+            if found is None:
+                await trio.lowlevel.wait_readable(waited_for)
+                self._read()
+                lines = 0
+            elif found[0] in kinds:
+                return found
+            elif found[0] is not Kind.LOG:
+                raise FrameError(f"a frame of kind {found[0].name} is not expected")
+            else:
+                _log_line(found[1])
+                lines += 1
+                if lines % _LINES_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._answers, _CHUNK_BYTES)
+        except BlockingIOError:
+            if self.has_ended():  # and has written nothing else
+                raise _EndedError from None
+            return
+        if not data:
+            raise _EndedError
+        self._frames.feed(data)
+
+    def _unread(self) -> bool:
+        """Whether it has left any of what it was sent."""
+        try:
+            count = fcntl.ioctl(self._requests, termios.FIONREAD, bytes(4))
+        except OSError:  # this kernel does not say: then it may have begun
+            return False
+        return bool(struct.unpack("i", count)[0])
+
+    async def _how_it_ended(self) -> str:
+        """Wait a little for its end; how that was, as a predicate."""
+        with trio.move_on_after(_DYING_TIME):
+            await self._wait_ended()
+        await self.kill()
+        status = None if self._process is None else self._process.returncode
+        if status is None or status == _UNKNOWN:
+            return "has ended"  # and somebody else was told how
+        if status < 0:
+            return f"was killed by signal {-status} ({signal.strsignal(-status)})"
+        return f"ended itself with status {status}"
+
+    async def _wait_ended(self) -> None:
+        if self.has_ended():
+            return
+        if self._pidfd >= 0:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        else:
+            with contextlib.suppress(RuntimeError):  # no thread to be had: it is killed anyway
+                await trio.to_thread.run_sync(
+                    self._wait_in_thread,
+                    limiter=trio.CapacityLimiter(1),
+                    abandon_on_cancel=True,
+                )
+
+    def _wait_in_thread(self) -> None:
+        if self._process is None:
+            return
+        if hasattr(os, "waitid"):  # which leaves it to be reaped: this thread may be left behind
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._reap(block=True)
+
+    def _reap(self, *, block: bool = False) -> bool:
+        """Whether it has ended; then nothing is left of it in the kernel."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return True
+        try:
+            pid, status = os.waitpid(process.pid, 0 if block else os.WNOHANG)
+        except ChildProcessError:  # the end of children is ignored, or awaited by somebody else
+            process.returncode = _UNKNOWN
+            return True
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+        return bool(pid)
+
+
+def beyond_standard_streams(number: int) -> int:
+    """The same descriptor, by a number that a child's standard streams do not take.
+
+    Where a server was started without some of those, the first ones that it opens have theirs.
+    """
+    if number > 2:
+        return number
+    try:
+        return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(number)
+
+
+def _log_line(body: bytes) -> None:
+    """Log what a function has logged in a child, as if it had been here."""
+    line = msgspec.json.decode(body, type=LogLine)
+    logger = logging.getLogger(line.name)
+    if not logger.isEnabledFor(line.level):
+        return
+    record = logging.makeLogRecord(
+        {
+            **({} if line.job_id is None else {"job_id": line.job_id}),
+            **line.fields,
+            "name": line.name,
+            "levelno": line.level,
+            "levelname": line.level_name,
+            "msg": line.text,
+            "created": line.created,
+            "msecs": line.created % 1 * 1000,
+            "process": line.process,
+            "processName": "child",
+            "pathname": line.path,
+            "filename": os.path.basename(line.path),  # noqa: PTH119
+            "lineno": line.line,
+            "funcName": line.function,
+            "threadName": line.thread_name,
+            "exc_text": line.traceback,
+            "stack_info": line.stack,
+        }
+    )
+    logger.handle(record)
+
+
+def _flags() -> list[str]:
+    """The interpreter's options, as this one was started with, and no folder of its own."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags if "-P" in flags or "-I" in flags else [*flags, "-P"]
