@@ -374,6 +374,37 @@ def test_mistake_has_its_status_even_when_nobody_can_be_told(
         assert run(["--workers=0"]) == 2
 
 
+DESCRIPTORS = """
+import os
+with open("seen", "w") as seen:
+    seen.write(" ".join(os.readlink(f"/proc/self/fd/{n}") for n in range(3)))
+def work(_payload): ...
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("closed", "expected"),
+    [
+        ("<&- >&- 2>&-", {"/dev/null"}),
+        ("<&- 2>&-", {"/dev/null"}),
+        ("", {"/dev/null", "pipe"}),  # what the test gives it
+    ],
+)
+async def test_closed_standard_descriptors_lead_nowhere(
+    tmp_path: Path, closed: str, expected: set[str]
+) -> None:
+    write_files(tmp_path, config='handlers.a = "work:work"', handlers=DESCRIPTORS)
+    os.mkfifo(tmp_path / "seen")
+    command = f"exec {sys.executable} -m trio_jobs {closed}"
+    async with started_command(tmp_path, handlers=DESCRIPTORS, command=("sh", "-c", command)):
+        with trio.fail_after(PATIENCE):
+            # Written once the sockets are bound, when the handlers are imported.
+            seen = await trio.to_thread.run_sync((tmp_path / "seen").read_text)
+
+    assert {name.partition(":")[0] for name in seen.split()} == expected
+
+
 async def test_wrong_address_is_found_by_check_as_well(tmp_path: Path) -> None:
     checked = await run_command(tmp_path, "--check", "--bind=8080")
 

@@ -32,6 +32,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         configuration or on the command line. The hard limit ends the process with 70.
     """
     options = _parser().parse_args(arguments)
+    _fill_standard_descriptors()
     signals = Signals()
     if not options.check:
         # Before the imports that take most of a start: a signal that comes meanwhile is noted.
@@ -62,6 +63,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         _complain(str(error))
         return BROKEN
+
+
+def _fill_standard_descriptors() -> None:
+    """Open the null device at those of 0, 1 and 2 that are closed.
+
+    Else the next file or socket gets the number: a library that writes to standard error would
+    write to a client, and a program that a handler starts would inherit the listening socket.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # always the lowest that is free
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _show(text: str) -> int:
