@@ -1,7 +1,6 @@
 """`OPTIONS`: the methods that a path has."""
 
-from quart import Blueprint, Response, request
-from quart.globals import request_ctx
+from quart import Blueprint, Response, current_app, request
 
 from trio_jobs.api.connection import no_content
 from trio_jobs.api.problems import allow
@@ -12,7 +11,10 @@ def answer_options(routes: Blueprint) -> None:
 
     @routes.before_request
     async def options() -> Response | None:
-        adapter = request_ctx.url_adapter
-        if request.method != "OPTIONS" or adapter is None:
+        rule = request.url_rule
+        if request.method != "OPTIONS" or rule is None:
             return None
-        return no_content({"Allow": allow(adapter.allowed_methods())})
+        # One rule for each function: a path can have several. What Quart has an adapter for, its
+        # versions keep in different places.
+        rules = [each for each in current_app.url_map.iter_rules() if each.rule == rule.rule]
+        return no_content({"Allow": allow(set().union(*(each.methods or () for each in rules)))})
