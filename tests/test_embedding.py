@@ -79,7 +79,7 @@ def in_process(payload: int) -> int:
 def no_completion_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that has processed a job crashes."""
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug of ours")
 
     monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)

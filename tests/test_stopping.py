@@ -504,7 +504,7 @@ FAULT_IN_THE_STORE = """
 import sys
 from trio_jobs.store import JobStore
 
-def complete(self, job_id, ending):
+def complete(self, job_id, ending, *, duration):
     raise RuntimeError("the store is broken")
 
 JobStore.complete = complete

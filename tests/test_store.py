@@ -67,14 +67,24 @@ def test_job_goes_from_pending_to_processing_to_completed() -> None:
         job, status=JobStatus.PROCESSING, started_at=NOON + timedelta(seconds=1)
     )
 
-    completed = store.complete("a", SUCCEEDED)
+    completed = store.complete("a", SUCCEEDED, duration=2.5)
     assert completed == store.get("a")
     assert completed == replace(
         claimed,
         status=JobStatus.COMPLETED,
         completed_at=NOON + timedelta(seconds=3),
+        duration=2.5,
         ending=SUCCEEDED,
     )
+
+
+def test_a_wall_clock_that_is_set_back_takes_no_time_before_another() -> None:
+    times = iter([NOON - timedelta(seconds=1), NOON - timedelta(hours=1)])
+    store = make_store(now=times.__next__)
+    store.add(make_job("a"))
+
+    assert store.claim("a").started_at == NOON
+    assert store.complete("a", SUCCEEDED).completed_at == NOON
 
 
 def test_released_job_is_as_it_was_admitted(store: JobStore) -> None:

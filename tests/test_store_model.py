@@ -4,12 +4,13 @@ import contextlib
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.support import make_job, noon
+from tests.support import NOON, make_job
 from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 from trio_jobs.store import JobStore, StoreError, StoreStatistics
 
@@ -62,14 +63,22 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
+        self.wall_clock = NOON
         self.claims = 0
         self.announced = 0
         self.store = JobStore(
-            now=noon,
+            now=self._now,
             keep_completed=KEEP_COMPLETED,
             keep_completed_bytes=KEEP_COMPLETED_BYTES,
             claimed=self._announce,
         )
+
+    def _now(self) -> datetime:
+        return self.wall_clock
+
+    @rule(seconds=st.integers(-100, 100))
+    def set_the_wall_clock(self, seconds: int) -> None:
+        self.wall_clock += timedelta(seconds=seconds)
 
     def _announce(self) -> None:
         self.announced += 1
@@ -126,6 +135,9 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def times_and_ending_fit_the_status(self) -> None:
         for job in self.store.page(limit=100):
+            times = [job.created_at, job.started_at, job.completed_at]
+            known = [time for time in times if time is not None]
+            assert known == sorted(known)
             assert (job.started_at is None) == (job.status is JobStatus.PENDING)
             assert (job.completed_at is None) == (job.status is not JobStatus.COMPLETED)
             assert (job.ending is None) == (job.status is not JobStatus.COMPLETED)

@@ -4,13 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import SUCCEEDED, At, Parts, make_job, make_parts, noon
+from tests.support import NOON, SUCCEEDED, At, Parts, make_job, make_parts, noon
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.store import JobStore
 from trio_jobs.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
@@ -496,6 +497,36 @@ async def test_a_refused_claim_does_not_end_the_burst(caplog: pytest.LogCaptureF
     assert len(caplog.records) == 2 * BURST_JOBS // 3
 
 
+# How long it takes. ---------------------------------------------------------------------------
+
+
+async def test_a_jobs_duration_is_its_own_whatever_the_wall_clock_does(
+    autojump_clock: MockClock,
+) -> None:
+    times = iter([NOON, NOON, NOON - timedelta(days=1), NOON + timedelta(days=1)] * 2)
+    parts = make_parts(now=times.__next__)
+
+    async def process(_: Job) -> Ending:
+        await trio.sleep(2.5)
+        return SUCCEEDED
+
+    async with workers(1, parts, process):
+        ids = submit(parts, 2)
+
+    assert [parts.store.get(job_id).duration for job_id in ids] == [2.5, 2.5]
+
+
+async def test_a_released_job_has_no_duration() -> None:
+    parts = make_parts()
+
+    async with workers(1, parts, never_returns) as nursery:
+        [job_id] = submit(parts)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert parts.store.get(job_id).duration is None
+
+
 # Failures of our own: loud. -------------------------------------------------------------------
 
 
@@ -515,10 +546,10 @@ class BrokenStore(JobStore):
             raise BugError
         return super().claim(job_id)
 
-    def complete(self, job_id: str, ending: Ending) -> Job:
+    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
         if self._broken == "complete":
             raise BugError
-        return super().complete(job_id, ending)
+        return super().complete(job_id, ending, duration=duration)
 
 
 @pytest.mark.parametrize("broken", ["claim", "complete"])

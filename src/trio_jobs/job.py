@@ -88,8 +88,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         payload: What was submitted, as JSON, unable to change.
         status: Where it is in its life.
         created_at: When it was admitted (UTC).
-        started_at: When a worker claimed it; set from processing on.
+        started_at: When a worker claimed it; set from processing on. None of
+            the times is before the one ahead of it, wherever the clock is set.
         completed_at: When it ended; set once completed.
+        duration: Seconds from its claim to its end, by a clock that nobody
+            sets; once completed, and None if nobody has measured it.
         ending: How it ended; set once completed.
         outcome: The ending's outcome; None before.
         cancel_requested: Whether a client has asked for it to be cancelled.
@@ -103,6 +106,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: JobStatus = JobStatus.PENDING
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    duration: float | None = None
     ending: Ending | None = None
     cancel_requested: bool = False
     key: IdempotencyKey | None = None

@@ -186,21 +186,34 @@ class JobStore:
         job = self._get(job_id, expected=_PENDING, wanted=_PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
-        job = replace(job, status=_PROCESSING, started_at=self._now())
+        # The wall clock may have been set back since.
+        started_at = max(self._now(), job.created_at)
+        job = replace(job, status=_PROCESSING, started_at=started_at)
         self._jobs[job_id] = job
         self._processing.add(job_id)
         self._claim_noted()
         return job
 
-    def complete(self, job_id: str, ending: Ending) -> Job:
+    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
         """Record how a job ended, processing → completed; drops what is beyond the bounds.
+
+        Args:
+            job_id: Whose end it is.
+            ending: How it ended.
+            duration: Seconds since its claim, by a clock that nobody sets.
 
         Raises:
             JobNotFoundError: There is no such job, or no longer.
             InvalidTransitionError: It is not processing.
         """
         job = self._get(job_id, expected=_PROCESSING, wanted=_COMPLETED)
-        job = replace(job, status=_COMPLETED, completed_at=self._now(), ending=ending)
+        job = replace(
+            job,
+            status=_COMPLETED,
+            completed_at=max(self._now(), job.started_at or job.created_at),
+            duration=duration,
+            ending=ending,
+        )
         self._jobs[job_id] = job
         self._processing.remove(job_id)
         self._completed[job_id] = size = job.size

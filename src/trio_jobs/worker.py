@@ -109,7 +109,7 @@ async def _process_one(
         store.release(job_id)
         raise
     duration = now() - started
-    store.complete(job_id, ending)
+    store.complete(job_id, ending, duration=duration)
     if verbose or ending.outcome is not _SUCCEEDED:
         _log_end(job, ending, duration=duration)
 

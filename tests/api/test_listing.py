@@ -52,12 +52,12 @@ async def test_a_listed_job_has_neither_payload_nor_result() -> None:
     api = Api()
     api.parts.store.add(make_job(job_id(1), payload=b'"secret"'))
     api.parts.store.claim(job_id(1))
-    api.parts.store.complete(job_id(1), SUCCEEDED)
+    api.parts.store.complete(job_id(1), SUCCEEDED, duration=0.0)
 
     [job] = (await api.client.get("/jobs")).json()
 
     assert set(job) == {
-        "id", "type", "status", "created_at", "started_at", "completed_at", "outcome"
+        "id", "type", "status", "created_at", "started_at", "completed_at", "duration", "outcome"
     }  # fmt: skip
 
 

@@ -60,7 +60,8 @@ async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
     api = Api()
     job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
     api.parts.store.claim(job_id)
-    api.parts.store.complete(job_id, Ending(outcome=Outcome.SUCCEEDED, result=b'{"n":1}'))
+    ending = Ending(outcome=Outcome.SUCCEEDED, result=b'{"n":1}')
+    api.parts.store.complete(job_id, ending, duration=1.23456789)
 
     answer = await api.client.get(f"/jobs/{job_id}")
 
@@ -72,6 +73,7 @@ async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
         "created_at": time,
         "started_at": time,
         "completed_at": time,
+        "duration": 1.234568,
         "outcome": "succeeded",
         "payload": {"to": "user@example.com"},
         "result": {"n": 1},

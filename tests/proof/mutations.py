@@ -340,8 +340,11 @@ MUTATIONS = [
         ),
         (
             "a checkpoint before the record",
-            "    store.complete(job_id, ending)\n",
-            "    await trio.lowlevel.checkpoint()\n    store.complete(job_id, ending)\n",
+            "    store.complete(job_id, ending, duration=duration)\n",
+            (
+                "    await trio.lowlevel.checkpoint()\n"
+                "    store.complete(job_id, ending, duration=duration)\n"
+            ),
         ),
         (
             "each job is processed twice",

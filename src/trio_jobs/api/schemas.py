@@ -27,6 +27,11 @@ _BRIEF: Object = {
     "created_at": _TIME,
     "started_at": _TIME,
     "completed_at": _TIME,
+    "duration": {
+        "type": "number",
+        "minimum": 0,
+        "description": "Seconds from started_at to completed_at, by a clock that nobody sets",
+    },
     "outcome": OUTCOME,
 }
 

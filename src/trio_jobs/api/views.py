@@ -22,6 +22,7 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     created_at: str
     started_at: str | None = None
     completed_at: str | None = None
+    duration: float | None = None
     outcome: Outcome | None = None
 
 
@@ -68,6 +69,7 @@ def whole(job: Job) -> bytes:
             created_at=_text(job.created_at),
             started_at=_text_or_none(job.started_at),
             completed_at=_text_or_none(job.completed_at),
+            duration=_seconds(job),
             outcome=None if job.ending is None else job.ending.outcome,
             payload=msgspec.Raw(job.payload),
             result=result,
@@ -89,8 +91,13 @@ def _brief(job: Job) -> _Brief:
         created_at=_text(job.created_at),
         started_at=_text_or_none(job.started_at),
         completed_at=_text_or_none(job.completed_at),
+        duration=_seconds(job),
         outcome=None if job.ending is None else job.ending.outcome,
     )
+
+
+def _seconds(job: Job) -> float | None:
+    return None if job.duration is None else round(job.duration, 6)
 
 
 def _text_or_none(time: datetime | None) -> str | None:
