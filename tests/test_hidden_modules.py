@@ -18,14 +18,20 @@ CONFIG = """
 [handlers]
 async = "handlers_of_all_kinds:in_loop"
 thread = { call = "handlers_of_all_kinds:plain", run = "thread" }
+process = { call = "handlers_of_all_kinds:logged", run = "process" }
+failing = { call = "handlers_of_all_kinds:failing", run = "process" }
 """
 # Named as nothing else is.
 HANDLERS = """
-import email.message, queue, sqlite3
+import email.message, logging, queue, sqlite3
 async def in_loop(payload): return str(email.message.EmailMessage())
 def plain(payload): return [queue.Queue().qsize(), sqlite3.connect(":memory:").total_changes]
+def logged(payload):
+    logging.getLogger("handler").warning("logged")
+    return plain(payload)
+def failing(payload): return {}["nothing"]
 """
-RESULTS = {"async": "\n", "thread": [0, 0]}
+RESULTS = {"async": "\n", "thread": [0, 0], "process": [0, 0]}
 # Each is hidden: its name stands for a module that is not in the folder.
 HIDDEN = 'raise ImportError("hidden!")\n'
 # What Python itself imports for `-m` before it gets to the package.
@@ -56,6 +62,10 @@ async def use_all(folder: Path, *, command: tuple[str, ...]) -> list[str]:
             results[kind] = answer.json().get("result", answer.text)
         assert results == RESULTS
         job = answer.json()["id"]
+        answer = await server.client.post(
+            "/jobs", json={"type": "failing"}, headers={"Prefer": "wait=30"}
+        )
+        assert answer.json()["error"]["type"] == "KeyError", answer.text
         line = b'{"type": "async"}\n'
         for expected, method, path, content in [
             (200, "GET", "/health", b""),
@@ -70,7 +80,7 @@ async def use_all(folder: Path, *, command: tuple[str, ...]) -> list[str]:
             (400, "POST", "/jobs", b"{"),
             (404, "GET", "/nothing", b""),
             (405, "PUT", "/jobs", b""),
-            (200, "OPTIONS", "/jobs", b""),
+            (204, "OPTIONS", "/jobs", b""),
         ]:
             answer = await server.client.request(method, path, content=content)
             assert answer.status_code == expected, (method, path, answer.text)
