@@ -82,7 +82,7 @@ class Deployed:
             await self.room.run("sh", "-c", f"echo open >{self.gate}")
         await self.log.wait_for_line('"stopped", "status": 0')
         succeeded = [json.loads(line)["job_id"] for line in self.log.lines_with("job_succeeded")]
-        assert succeeded == [held, queued]
+        assert succeeded[-2:] == [held, queued]
 
 
 @asynccontextmanager

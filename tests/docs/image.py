@@ -1,6 +1,7 @@
 """What stands in for an image of Python: nothing is downloaded, and no registry is asked.
 
-It has the Python of the tests, with what belongs to it, a shell, and wheels for ``pip``.
+It has the Python of the tests, with what belongs to it, a shell, wheels for ``pip``, and an
+``apt-get`` that knows one package.
 """
 
 import re
@@ -24,6 +25,16 @@ RUN ["python3", "-c", "import os; os.symlink('pip3', '/usr/local/bin/pip')"]
 PREFIX = Path(sys.base_prefix)
 LIBRARY = PREFIX / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
 PROGRAMS = {PREFIX / "bin/python3": "usr/local/bin/python3", Path("/bin/sh"): "bin/sh"}
+# Debian's packages, and what comes with any Debian.
+PACKAGES = {Path("/usr/bin/catatonit"): "packages/catatonit"}
+SCRIPTS = {
+    "usr/local/bin/apt-get": """
+import shutil, sys
+if "install" in sys.argv:
+    shutil.copy("/packages/" + sys.argv[-1], "/usr/local/bin")
+""",
+    "usr/local/bin/rm": "",
+}
 # What a wheel may take for granted.
 LIBRARIES = ("libdl.so.2", "libgcc_s.so.1", "libpthread.so.0", "librt.so.1", "libstdc++.so.6")
 
@@ -43,7 +54,12 @@ def write_image(folder: Path, wheels: Path) -> None:
     left_out = shutil.ignore_patterns("test", "site-packages", "__pycache__", "config-*")
     shutil.copytree(LIBRARY, library, ignore=left_out)
     (library / "site-packages").mkdir()
-    copies = PROGRAMS | {path: str(path)[1:] for path in linked_libraries()}
+    for name, text in SCRIPTS.items():
+        script = folder / "files" / name
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(f"#!/usr/local/bin/python3{text}\n")
+        script.chmod(0o755)
+    copies = PROGRAMS | PACKAGES | {path: str(path)[1:] for path in linked_libraries()}
     for source, target in copies.items():
         (folder / "files" / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, folder / "files" / target)

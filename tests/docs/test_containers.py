@@ -17,8 +17,10 @@ from tests.docs.room import Room, need_room, open_room
 
 pytestmark = pytest.mark.deploy
 
-PID, EXIT_STATUS = "{{.State.Pid}}", "{{.State.ExitCode}}"
-FILES = ("pyproject.toml", "Dockerfile", "compose.yaml", "pod.yaml")
+PID, EXIT_STATUS, USER = "{{.State.Pid}}", "{{.State.ExitCode}}", "{{.Config.User}}"
+# What a project's folder has beside the project.
+CLUTTER = (".git/config", ".venv/pyvenv.cfg", "__pycache__/shop.pyc", "more/__pycache__/more.pyc")
+FILES = ("pyproject.toml", "Dockerfile", ".dockerignore", "compose.yaml", "pod.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,7 @@ async def room(tmp_path: Path, base: Path, own_wheel: Path) -> AsyncIterator[Roo
     """A machine with Podman, the base image, and the project with the page's files."""
     async with open_room(tmp_path, "catatonit", "-P") as room:
         for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
+            await room.run("mkdir", "-p", folder)
             await room.run("mount", "-t", "tmpfs", "podman", folder)
         await room.run("cp", "-r", str(SHOP), "/root/shop")
         await room.run("mkdir", "/root/shop/wheels")
@@ -75,11 +78,33 @@ async def followed(room: Room, folder: Path, container: str) -> AsyncIterator[De
         yield Deployed(room=room, gate=gate, log=log)
 
 
+async def leave_programs(room: Room, container: str, deployed: Deployed) -> None:
+    """Have handlers leave programs behind; none must stay, defunct or not."""
+    processes = f"/proc/{await inspect(room, container, PID)}/root/proc"
+    left = [str((await deployed.run_job("background"))["result"]) for _ in range(3)]
+    for pid in left:
+        gone = f"while read -r line <{processes}/{pid}/stat; do sleep 0.1; done 2>/dev/null"
+        await room.run("timeout", "30", "sh", "-c", gone)
+
+
+async def test_image_has_a_user_and_the_project_alone(room: Room) -> None:
+    for name in CLUTTER:
+        await room.write(f"/root/shop/{name}", "")
+
+    await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
+
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", await inspect(room, "shop-jobs", USER))
+    look = "import os; print(os.getuid(), *sorted(os.listdir()), *os.listdir('more'))"
+    told = await room.run("podman", "run", "--entrypoint=python3", "shop-jobs", "-c", look)
+    assert told.split() == ["65532", "config.toml", "more", "pyproject.toml", "shop.py", "wheels"]
+
+
 async def test_container_waits_for_the_jobs_when_it_is_stopped(room: Room, tmp_path: Path) -> None:
     await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
     await room.run("podman", "run", "-d", "--name=jobs", "-p", "127.0.0.1:8080:8080", "shop-jobs")
 
     async with followed(room, tmp_path, "jobs") as deployed:
+        await leave_programs(room, "jobs", deployed)
         await deployed.stop_with_jobs("podman", "stop", "-t", "30", "jobs")
 
     assert await inspect(room, "jobs", EXIT_STATUS) == "0"
@@ -90,6 +115,7 @@ async def test_compose_waits_for_the_jobs_when_it_stops(room: Room, tmp_path: Pa
     await room.run(*compose, "up", "--detach")
 
     async with followed(room, tmp_path, "shop_jobs_1") as deployed:
+        await leave_programs(room, "shop_jobs_1", deployed)
         await deployed.stop_with_jobs(*compose, "stop")
 
     assert await inspect(room, "shop_jobs_1", EXIT_STATUS) == "0"
@@ -113,6 +139,7 @@ async def test_pod_is_probed_and_waits_for_the_jobs_when_it_is_stopped(
             alive=probes["liveness"],
             ready=probes["readiness"],
         )
+        await leave_programs(room, "jobs-jobs", deployed)
         # Podman runs pods, but neither asks whether they are ready nor gives them their time: the
         # test does here what the kubelet does.
         await deployed.stop_with_jobs("podman", "stop", "-t", grace, "jobs-jobs")
