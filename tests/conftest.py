@@ -42,7 +42,15 @@ APART = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the suite's markers known."""
+    """Make the suite's markers known, and start no server that ignores what it is sent."""
+    # In the background of a shell, and under nohup; a server inherits that, and keeps to it.
+    for signum, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
     for name, reason in APART.items():
         config.addinivalue_line("markers", f"{name}: {reason}; runs only with -m {name}")
 

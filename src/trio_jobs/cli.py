@@ -28,11 +28,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Those after the command's name; by default the process's own.
 
     Returns:
-        The exit status: 0 stopped, nothing left; 1 something left or broken; 2 a mistake in the
-        configuration or on the command line. The hard limit ends the process with 70.
+        The exit status: 0, the settings are shown; 1, the server cannot start; 2, a mistake in the
+        configuration or on the command line. A server that has started ends the process itself.
     """
-    options = _parser().parse_args(arguments)
     _fill_standard_descriptors()
+    options = _parser().parse_args(arguments)
     signals = Signals()
     if not options.check:
         # Before the imports that take most of a start: a signal that comes meanwhile is noted.
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
         if options.check:
             return _show(check(config, warn=lambda text: _complain(f"warning: {text}")))
-        return serve(config, signals)
+        serve(config, signals)
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN

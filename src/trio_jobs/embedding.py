@@ -10,7 +10,7 @@ from trio_jobs.core import Core, make_core
 from trio_jobs.handlers import GeneratorEnds, Handlers
 from trio_jobs.jobs import Jobs
 from trio_jobs.ranges import check_numbers
-from trio_jobs.worker import run_worker
+from trio_jobs.worker import check_channel_has_ended, run_worker
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ async def _work(core: Core, jobs: trio.MemoryReceiveChannel[str]) -> None:
     """Run a worker; the last one to end tells who waits."""
     try:
         await run_worker(jobs, core.store, core.process)
+        check_channel_has_ended(jobs)
     finally:
         if jobs.statistics().open_receive_channels == 0:  # the last one
             core.completions.end()  # who still waits for a job gets it as it is

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -25,7 +26,7 @@ from trio_jobs.service_manager import ServiceManager
 from trio_jobs.stop import Stop
 from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.unfinished_report import UnfinishedReport
-from trio_jobs.worker import run_worker
+from trio_jobs.worker import check_channel_has_ended, run_worker
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,19 @@ _REPORT_SECONDS = 0.3
 
 # Seconds from the end of `http.graceful_timeout` to the last of the hard limit's clocks, and some.
 _HARD_LIMIT_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a server has ended.
+
+    Attributes:
+        status: The exit status: 0, nothing was left; 1, something was left or broke.
+        peak_buffer_used: How many jobs were in the buffer at the most.
+    """
+
+    status: int = 0
+    peak_buffer_used: int = 0
 
 
 async def main(
@@ -49,7 +63,7 @@ async def main(
     takeovers: Takeovers | None = None,
     forks: Forks | None = None,
     leftovers: Leftovers | None = None,
-) -> int:
+) -> Ended:
     """Serve until a signal asks to stop; everything is over when this returns.
 
     Args:
@@ -67,7 +81,8 @@ async def main(
         leftovers: Where the unfinished jobs are left, if anywhere; started.
 
     Returns:
-        The exit status: 0, nothing was left; 1, something was left or broke.
+        How it has ended, for the last line of the log, which is written when nothing can change it
+        any more.
 
     Raises:
         BindError: Somebody else was the first to listen on one of the addresses.
@@ -140,10 +155,13 @@ async def main(
                     worker = (run_worker, receive.clone(), store, process)
                     pool.start_soon(failure.watch, *worker, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
-                # Outlives the pool: to cancel a scope that is over does nothing.
-                server.start_soon(_watch_signals, stop, ending, pool.cancel_scope)  # noqa: ASYNC111
-                await server.start(http.run)
-                service_manager.tell_ready()
+                with trio.CancelScope() as opening:
+                    # Outlives the pool: to cancel a scope that is over does nothing.
+                    server.start_soon(  # noqa: ASYNC111
+                        _watch_signals, stop, ending, opening, pool.cancel_scope
+                    )
+                    await server.start(http.run)
+                    service_manager.tell_ready()
                 await ending.wait()
                 log.info("draining", extra={"buffered": submissions.buffered})
                 submissions.close()  # the only send end: POST answers 503, workers drain and end
@@ -175,8 +193,7 @@ async def main(
         raise failure.error  # another process was faster: nothing of ours is broken
     core.report_dropped()
     status = 1 if failure.error is not None or http.failed or unfinished else 0
-    log.info("stopped", extra={"status": status, "peak_buffer_used": submissions.peak_buffer_used})
-    return status
+    return Ended(status=status, peak_buffer_used=submissions.peak_buffer_used)
 
 
 class _Failure:
@@ -191,10 +208,20 @@ class _Failure:
         self._submissions = submissions
         self.error: BaseException | None = None
 
-    async def watch(self, worker: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run a worker, and note the error that it ends with, if it does."""
+    async def watch(
+        self,
+        worker: Callable[..., Awaitable[None]],
+        jobs: trio.MemoryReceiveChannel[str],
+        *args: object,
+    ) -> None:
+        """Run a worker, and note the error that it ends with, if it does.
+
+        Raises:
+            RuntimeError: It has returned, though its channel goes on: the pool would shrink.
+        """
         try:
-            await worker(*args)
+            await worker(jobs, *args)
+            check_channel_has_ended(jobs)
         except BaseException as error:
             if trio.current_effective_deadline() != -math.inf:
                 self.note(error)
@@ -236,6 +263,7 @@ class _Http:
                 await nursery.start(self._serve)
                 started = True
                 task_status.started()
+            self._check_that_it_was_to_end()
         except Exception as error:
             if not started:
                 raise
@@ -246,9 +274,16 @@ class _Http:
         finally:
             self.ended.set()
 
+    def _check_that_it_was_to_end(self) -> None:
+        if not self._closing.is_set():
+            raise RuntimeError("HTTP has ended by itself")
 
-async def _watch_signals(stop: Stop, ending: trio.Event, pool: trio.CancelScope) -> None:
+
+async def _watch_signals(
+    stop: Stop, ending: trio.Event, opening: trio.CancelScope, pool: trio.CancelScope
+) -> None:
     await stop.requested()
+    opening.cancel()  # a server that stops while it starts lets nobody in
     ending.set()
     await stop.insisted()
     pool.cancel()

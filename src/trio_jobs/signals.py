@@ -32,8 +32,8 @@ _MUST_NOT_END = frozenset({*HARMLESS, _PIPE})
 # all the rest of a look.
 _getsignal: Callable[[int], Any] = inspect.unwrap(signal.getsignal)
 
-# As that function has them; small integers are one object each.
-_DEFAULT, _IGNORED = int(signal.SIG_DFL), int(signal.SIG_IGN)
+# For a start to get from its first lines to its configuration; it takes a second.
+_NOTED_SECONDS = 10.0
 
 
 class Signals:
@@ -56,7 +56,7 @@ class Signals:
         # The mask is inherited as well; one that blocks a signal is nobody's wish.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
         for signum in OURS:
-            if _getsignal(signum) is not _IGNORED:
+            if not _is(_getsignal(signum), signal.SIG_IGN):
                 signal.signal(signum, self._handler)
             self._held[signum] = _getsignal(signum)
         self._held[_PIPE] = _getsignal(_PIPE)
@@ -89,7 +89,7 @@ class Signals:
             handler = _getsignal(signum)
             if handler is must_be or signum not in self._held:
                 continue
-            if signum in _MUST_NOT_END and handler is not _DEFAULT:
+            if signum in _MUST_NOT_END and not _is(handler, signal.SIG_DFL):
                 held[signum] = handler  # whatever it does, the process does not end by it
             else:
                 taken.append(signal.Signals(signum).name)
@@ -142,3 +142,12 @@ class Signals:
 
     def _note(self, signum: int, at: float) -> None:
         self._noted.append((signum, at))
+        if signum not in HARMLESS:
+            # The limits of a stop are not known yet, and a configuration may be where no read ends.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, _NOTED_SECONDS)
+
+
+def _is(handler: object, action: signal.Handlers) -> bool:
+    # Not of the same type, and nothing is asked of a handler of user code.
+    return isinstance(handler, int) and handler == action

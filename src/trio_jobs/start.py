@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 
@@ -22,8 +23,8 @@ from trio_jobs.handlers.process_pool import open_folder
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
 from trio_jobs.leftovers import Leftovers, LeftoversError
-from trio_jobs.logs import start_logging
-from trio_jobs.main import main
+from trio_jobs.logs import Logs, start_logging
+from trio_jobs.main import Ended, main
 from trio_jobs.server import (
     AddressError,
     BindError,
@@ -36,7 +37,7 @@ from trio_jobs.server import (
 )
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.signals import Signals
-from trio_jobs.stop import Stop
+from trio_jobs.stop import Stop, end_interpreter
 from trio_jobs.takeovers import Takeovers
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ _FLUSH_SECONDS = 0.5
 
 class StartError(Exception):
     """The server cannot start, for a reason that is no mistake in the configuration."""
+
+
+class _StoppedError(Exception):
+    """A signal has asked for the end before the start was over."""
 
 
 def check(config: Config, *, warn: Callable[[str], None]) -> str:
@@ -71,12 +76,12 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     handlers = _load_handlers(
         config,
         warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
-        imported=lambda _: None,
+        after_import=lambda _: None,
     )
     return describe(config) + describe_payloads(handlers)
 
 
-def serve(config: Config, signals: Signals) -> int:
+def serve(config: Config, signals: Signals) -> NoReturn:
     """Start, serve until a signal asks to stop, and stop in order.
 
     Args:
@@ -84,7 +89,7 @@ def serve(config: Config, signals: Signals) -> int:
         signals: Taken over already; what has come since then counts.
 
     Returns:
-        The exit status of a server that has started: see `main`.
+        Never: the process ends in here, with the status that `main` has told, or 1.
 
     Raises:
         ConfigError: There is a mistake in the configuration.
@@ -120,30 +125,36 @@ def serve(config: Config, signals: Signals) -> int:
     except BindError as error:
         raise StartError(str(error)) from error
     forks.in_child(listeners.close_in_child)
+    after_import = partial(_after_import, forks=forks, takeovers=takeovers, stop=stop)
+    ended: Ended | None = None
     try:
+        _check_that_it_is_to_start(stop)
         for warning in config.warnings:
             log.warning("unknown_setting", extra={"reason": warning})
         if leftovers is not None:
             leftovers.start()
             for path in leftovers.found():
                 log.warning("leftovers_found", extra={"path": str(path)})
-
-        def imported(name: str) -> None:
-            forks.end_copy()
-            takeovers.check(module=name.partition(":")[0])
-
-        handlers = _load_handlers(config, warn_hidden=_log_hidden, imported=imported)
+        handlers = _load_handlers(config, warn_hidden=_log_hidden, after_import=after_import)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        start = partial(main, token=token, folder=folder, service_manager=service_manager)
-        return trio.run(
-            partial(start, takeovers=takeovers, forks=forks, leftovers=leftovers),
+        serving = partial(
+            main,
             config,
             handlers,
             listeners,
             stop,
             logs,
+            token=token,
+            folder=folder,
+            service_manager=service_manager,
+            takeovers=takeovers,
+            forks=forks,
+            leftovers=leftovers,
         )
+        ended = trio.run(serving)
+    except _StoppedError:
+        ended = Ended()  # nothing had begun
     except ConfigError:
         raise
     except BindError as error:
@@ -152,12 +163,34 @@ def serve(config: Config, signals: Signals) -> int:
         stop.arm_after_crash()
         log.critical("server_failed", exc_info=True)
         logs.write_final(__name__, logging.ERROR, stop.unfinished(), seconds=_FLUSH_SECONDS)
-        return 1  # noqa: ASYNC104 - as above
     finally:
         listeners.close()
         if folder is not None:
             os.close(folder)
         logs.flush(seconds=_FLUSH_SECONDS)
+    end_interpreter(
+        1 if ended is None else ended.status,
+        last_words=partial(_say_that_it_has_stopped, ended, logs),
+    )
+
+
+def _after_import(name: str, *, forks: Forks, takeovers: Takeovers, stop: Stop) -> None:
+    """Deal with what a handler's module has done, and with what has come while it ran."""
+    forks.end_copy()
+    takeovers.check(module=name.partition(":")[0])
+    _check_that_it_is_to_start(stop)
+
+
+def _check_that_it_is_to_start(stop: Stop) -> None:
+    if stop.at is not None:
+        raise _StoppedError
+
+
+def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
+    if ended is not None:
+        fields = {"status": ended.status, "peak_buffer_used": ended.peak_buffer_used}
+        log.info("stopped", extra=fields)
+    logs.flush(seconds=_FLUSH_SECONDS)
 
 
 def _read_addresses(config: Config) -> None:
@@ -201,9 +234,9 @@ def _load_handlers(
     config: Config,
     *,
     warn_hidden: Callable[[HiddenModule], None],
-    imported: Callable[[str], None],
+    after_import: Callable[[str], None],
 ) -> Handlers:
-    """Load the functions; ``imported`` is called with each one's name once its module has run."""
+    """Load the functions; ``after_import`` is given each one's name once its module has run."""
     hidden = {}
     if config.source is not None:
         # Not before now: all that the server needs has been imported.
@@ -214,7 +247,10 @@ def _load_handlers(
         warn_hidden(each)
     table = _DEMONSTRATION if config.handlers is None else config.handlers
     return Handlers(
-        {name: _load_handler(name, each, config, hidden, imported) for name, each in table.items()}
+        {
+            name: _load_handler(name, each, config, hidden, after_import)
+            for name, each in table.items()
+        }
     )
 
 
@@ -223,13 +259,13 @@ def _load_handler(
     settings: HandlerConfig,
     config: Config,
     hidden: Mapping[str, HiddenModule],
-    imported: Callable[[str], None],
+    after_import: Callable[[str], None],
 ) -> Handler:
     try:
         try:
             function = load_function(settings.call)
         finally:
-            imported(settings.call)
+            after_import(settings.call)
         return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
     except HandlerError as error:
         text = f"{config.source}: handlers.{name} = {settings.call!r}: {error}"

@@ -114,6 +114,17 @@ async def _process_one(
         _log_end(job, ending, duration=duration)
 
 
+def check_channel_has_ended(jobs: trio.MemoryReceiveChannel[str]) -> None:
+    """For whoever has started a worker that has returned: a pool must not shrink unseen.
+
+    Raises:
+        RuntimeError: The worker's channel has not ended.
+    """
+    channel = jobs.statistics()
+    if channel.open_send_channels or channel.current_buffer_used:
+        raise RuntimeError("a worker has returned before its channel has ended")
+
+
 def _log_end(job: Job, ending: Ending, *, duration: float) -> None:
     fields = _fields(job, duration=duration)
     if ending.error is not None:

@@ -929,9 +929,10 @@ async def whole_program(program: Program, listeners: Listeners) -> None:
     """Run `main` to its end, whatever that is."""
 
     async def body() -> None:
-        program.status = await main(
+        ended = await main(
             program.config, program.handlers(), listeners, program.stop, program.names
         )
+        program.status = ended.status
 
     with (
         mock.patch("trio_jobs.main.make_core", program.make_core),

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import trio
 
 from trio_jobs.signals import ENDING, STOPPING, Signals
+from trio_jobs.stop.end import end_interpreter
 from trio_jobs.stop.hard_limit import HARD_LIMIT_STATUS, Block, HardLimit
 from trio_jobs.stop.in_the_way import tasks_in_the_way, threads_in_the_way
 from trio_jobs.takeovers import Takeovers
 
-__all__ = ["HARD_LIMIT_STATUS", "Stop"]
+__all__ = ["HARD_LIMIT_STATUS", "Stop", "end_interpreter"]
 
 # Wrappers (a shell, a terminal's process group with npm or make in between) forward a signal
 # that the process gets anyway; a person needs longer to insist.
@@ -108,8 +109,8 @@ class Stop:
             return  # nothing has been installed
         takeovers.add_group(taken=self._signals.taken, put_back=self._signals.put_back)
         for what, intact, put_back in (
-            ("signal mask", self._signals.is_unblocked, self._signals.unblock),
-            ("wakeup descriptor", self._signals.has_wakeup, self._signals.has_wakeup),
+            ("signal_mask", self._signals.is_unblocked, self._signals.unblock),
+            ("wakeup_fd", self._signals.has_wakeup, self._signals.has_wakeup),
             ("alarm", self._hard_limit.is_armed, self._hard_limit.arm_again),
         ):
             takeovers.add(what, intact=intact, put_back=put_back, costly=True)
