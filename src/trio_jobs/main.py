@@ -141,7 +141,7 @@ async def main(
     stop.connect()
     service_manager = service_manager or ServiceManager(None)
     if takeovers is not None:
-        look = TakesBackBeforeWaiting(takeovers, process.recent_types)
+        look = TakesBackBeforeWaiting(takeovers, process.recent_types, process.forget_types)
         trio.lowlevel.add_instrument(look)
     if forks is not None:
         forks.in_child(end_copy_with_its_step)

@@ -109,6 +109,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     stop.install(signals)
     takeovers = Takeovers()
     stop.hold_against(takeovers)
+    takeovers.add_group(taken=logs.taken, put_back=logs.put_back)
     forks = Forks()
     forks.watch()
     forks.in_child(logs.give_up)

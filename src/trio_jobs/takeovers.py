@@ -114,11 +114,24 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
     A job that has ended has ended in this turn, and one that goes on waits.
     """
 
-    def __init__(self, takeovers: Takeovers, job_types: Callable[[], Iterable[str]]) -> None:
-        """``job_types`` are those of the jobs that run, and of those that have just ended."""
+    def __init__(
+        self,
+        takeovers: Takeovers,
+        job_types: Callable[[], Iterable[str]],
+        forget: Callable[[], object] = tuple,
+    ) -> None:
+        """Looks for the command.
+
+        Args:
+            takeovers: What is looked for.
+            job_types: Those of the jobs that run, and of those that have ended since ``forget``.
+            forget: Called after each look.
+        """
         self._check = takeovers.check
         self._job_types = job_types
+        self._forget = forget
 
     def before_io_wait(self, timeout: float) -> None:
         """Look; a loop that has more to do at once leaves out what is costly."""
         self._check(job_types=self._job_types, costly=timeout > 0)
+        self._forget()

@@ -74,6 +74,7 @@ class Processor:
         # By id; the one that began first is first.
         self._running: dict[str, RunningJob] = {}
         self._ended: deque[RunningJob] = deque(maxlen=_REMEMBERED)
+        self._ended_types: set[str] = set()
         # One a worker at the most: a worker that is cut off takes no other job.
         self._cut_off_before_begin: set[str] = set()
 
@@ -128,6 +129,7 @@ class Processor:
         finally:
             del self._running[job.id]
             self._ended.append(running)
+            self._ended_types.add(job.type)
             current_job_id.reset(token)
 
     def cancel(self, job_id: str) -> bool:
@@ -160,8 +162,12 @@ class Processor:
         return None
 
     def recent_types(self) -> set[str]:
-        """The types of the jobs that run, and of some that have ended since `forget_ended`."""
-        return {each.job.type for each in (*self._running.values(), *self._ended)}
+        """The types of the jobs that run, and of those that have ended since `forget_types`."""
+        return self._ended_types | {each.job.type for each in self._running.values()}
+
+    def forget_types(self) -> None:
+        """Forget the types of the jobs that have ended."""
+        self._ended_types.clear()
 
     def running_here(self) -> list[Suspect]:
         """The jobs whose handlers are running in the event loop; for `SlowSteps`."""

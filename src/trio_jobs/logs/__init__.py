@@ -5,16 +5,20 @@ warn about, and what fails in a thread or a finalizer, comes out in the same for
 way: Python itself would write it to standard error, and wait when nobody reads that.
 """
 
-import contextlib
 import contextvars
 import logging
-import sys
 import threading
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from trio_jobs.logs.formatter import LogFormatter
+from trio_jobs.logs.hold import Hold
 from trio_jobs.logs.lines import RENDERERS, Render, event_record
+from trio_jobs.logs.own_loggers import disown_loggers, own_loggers
 from trio_jobs.logs.writer import LogWriter
+
+if TYPE_CHECKING:
+    import sys
 
 __all__ = ["LogFormatter", "Logs", "start_logging"]
 
@@ -24,10 +28,10 @@ log = logging.getLogger(__name__)
 class Logs:
     """The log of this process, once it has been started."""
 
-    def __init__(self, writer: LogWriter, render: Render, undo: contextlib.ExitStack) -> None:
+    def __init__(self, writer: LogWriter, render: Render, hold: Hold) -> None:
         self._writer = writer
         self._render = render
-        self._undo = undo
+        self._hold = hold
 
     def flush(self, *, seconds: float) -> bool:
         """Wait until the lines logged so far are written; False if that takes longer.
@@ -76,13 +80,22 @@ class Logs:
         """Have lines written where they are logged, in a child that has been forked."""
         self._writer.write_directly()
 
+    def taken(self) -> tuple[str, ...]:
+        """The names of what user code has taken from the log since it was started."""
+        return self._hold.taken()
+
+    def put_back(self) -> None:
+        """Install again what is gone."""
+        self._hold.install()
+
     def close(self, *, seconds: float) -> None:
         """Undo ``start_logging``, after a flush; for tests and embedding programs.
 
         The command only flushes: with no handler left, logging itself would write to standard
         error, and wait.
         """
-        self._undo.close()
+        disown_loggers()
+        self._hold.remove()
         self._writer.close_within(seconds)
 
 
@@ -98,19 +111,16 @@ def start_logging(level: str, line_format: str, *, fd: int = 2) -> Logs:
     """
     render = RENDERERS[line_format]
     writer = LogWriter(fd, render)
-    root = logging.getLogger()
-    undo = contextlib.ExitStack()
-    undo.callback(root.removeHandler, writer)
-    undo.callback(root.setLevel, root.level)
-    undo.callback(logging.captureWarnings, capture=False)
-    undo.callback(setattr, threading, "excepthook", threading.excepthook)
-    undo.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
-    root.addHandler(writer)
-    root.setLevel(level)
-    logging.captureWarnings(capture=True)
-    threading.excepthook = _log_thread_error
-    sys.unraisablehook = _log_unraisable_error
-    return Logs(writer, render, undo)
+    least = logging.getLevelNamesMapping()[level]
+    own_loggers(writer, least)
+    hold = Hold(
+        writer,
+        least,
+        thread_hook=_log_thread_error,
+        unraisable_hook=_log_unraisable_error,
+    )
+    hold.install()
+    return Logs(writer, render, hold)
 
 
 def _log_thread_error(args: threading.ExceptHookArgs) -> None:

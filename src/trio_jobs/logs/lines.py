@@ -69,8 +69,11 @@ def event_record(
     logger: str, level: int, event: str, fields: Mapping[str, object], *, stack: str = ""
 ) -> logging.LogRecord:
     """A record for a line that does not go through a logger."""
-    head = {"name": logger, "levelno": level, "levelname": logging.getLevelName(level)}
-    return logging.makeLogRecord({**fields, **head, "msg": event, "stack_info": stack})
+    # Of Python's own class: `logging.makeLogRecord` asks the factory, which user code may set.
+    record = logging.LogRecord(logger, level, "", 0, event, (), None, sinfo=stack)
+    head = {name: vars(record)[name] for name in ("name", "levelno", "levelname", "msg")}
+    vars(record).update({**fields, **head})
+    return record
 
 
 def _bounded(
