@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import trio
 
-_ALL_SIGNALS = signal.valid_signals()
-
 
 class Forks:
     """Runs, in every child that this process forks, what its parts have asked for.
@@ -51,7 +49,7 @@ class Forks:
 
     def _block_signals(self) -> None:
         # Until the child has its own handlers: it would run the server's, and end by none.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._masks[threading.get_ident()] = before
 
     def _unblock_signals(self) -> None:
