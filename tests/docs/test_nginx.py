@@ -183,6 +183,33 @@ async def test_other_names_are_refused(proxied: Proxied) -> None:
     assert answer.headers["content-type"] == "application/problem+json"  # so it is not nginx's
 
 
+# What browsers send with a write: new ones say where a page is from, to servers that have TLS.
+OWN_PAGES = [
+    {"Origin": "https://jobs.example.com{port}"},
+    {"Origin": "https://jobs.example.com{port}", "Sec-Fetch-Site": "same-origin"},
+]
+OTHER_PAGES = [
+    {"Origin": "https://jobs.example.com:9443"},
+    {"Origin": "https://other.example.com{port}"},
+    {"Origin": "https://other.example.com{port}", "Sec-Fetch-Site": "cross-site"},
+]
+
+
+@pytest.mark.parametrize("port", ["", ":8443"])
+async def test_pages_of_the_proxys_own_origin_may_write_on_any_port(
+    proxied: Proxied, port: str
+) -> None:
+    proxied.client.base_url = httpx.URL(f"https://jobs.example.com{port}")
+
+    for headers, status in [(each, 201) for each in OWN_PAGES] + [
+        (each, 403) for each in OTHER_PAGES
+    ]:
+        sent = {name: text.format(port=port) for name, text in headers.items()}
+        answer = await proxied.client.post("/jobs", json={"type": "quick"}, headers=sent)
+        assert answer.status_code == status, sent
+        assert str(answer.request.url).startswith(f"https://jobs.example.com{port}/")
+
+
 async def test_stream_is_passed_on_as_it_comes(proxied: Proxied) -> None:
     async def lines() -> AsyncIterator[bytes]:
         for n in range(1, 4):

@@ -1,5 +1,6 @@
 """The unit of the page about deployment, on a machine that systemd has booted."""
 
+import json
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.command import started_command
-from tests.docs.deployed import SHOP, Deployed, block_named, follow_log
+from tests.docs.blocks import DOCS, blocks_of
+from tests.docs.deployed import SHOP, WAIT, Deployed, block_named, follow_log
 from tests.docs.machine import need
 from tests.docs.room import Room, need_room, open_room
 
@@ -32,6 +34,20 @@ ln -s shop-1 /opt/shop
 cd /opt/shop-1
 python3 -m venv .venv
 .venv/bin/pip install --find-links wheels .
+"""
+NGINX = DOCS / "how-to/nginx.md"
+NGINX_AROUND = """
+user www-data;
+events {}
+http { include conf.d/jobs.conf; }
+"""
+NAMES = "[Service]\nEnvironment=TRIO_JOBS_HTTP_ALLOWED_HOSTS=jobs.example.com\n"
+CERTIFICATE = """
+cd /etc/ssl
+mkdir -p certs private
+openssl req -x509 -nodes -days 1 -subj /CN=jobs.example.com -newkey ec \\
+    -pkeyopt ec_paramgen_curve:prime256v1 \\
+    -keyout private/jobs.example.com.key -out certs/jobs.example.com.pem
 """
 # Of the machine's own units only the journal starts.
 BOOT = f"""
@@ -162,6 +178,33 @@ async def test_stop_waits_for_the_jobs(room: Room, tmp_path: Path, kill_mode: st
         "ExecMainStatus": "0",
         "NRestarts": "0",
     }
+
+
+async def test_nginx_reaches_the_server_by_its_socket(room: Room, tmp_path: Path) -> None:
+    need("nginx", "openssl")
+    [socket] = [block for block in blocks_of(NGINX) if block.kind == "ini"]
+    [proxy] = [block.text for block in blocks_of(NGINX) if block.kind == "nginx"]
+    [server] = re.findall(r"`(server unix:.*;)`", NGINX.read_text())
+    assert "server 127.0.0.1:8080;" in proxy
+    proxy = proxy.replace("server 127.0.0.1:8080;", server).replace("listen 443", "listen 8443")
+    assert socket.name is not None
+    await room.write(socket.name, socket.text)
+    await room.write("/etc/nginx/nginx.conf", NGINX_AROUND)
+    await room.write("/etc/nginx/conf.d/jobs.conf", proxy)
+    await room.run("bash", "-euc", CERTIFICATE)
+    await room.write(f"{PATH}.d/names.conf", NAMES)
+
+    await room.run("systemctl", "start", "trio-jobs")
+    # As a daemon it would hold on to the pipe that its output is read from.
+    await room.run("sh", "-c", "nginx >/var/log/started 2>&1 || cat /var/log/started")
+
+    place = "https://jobs.example.com:8443"
+    own = ("-H", f"Origin: {place}", "-d", '{"type": "email", "payload": 1}', "-H", WAIT)
+    resolve = ("--resolve", "jobs.example.com:8443:127.0.0.1")
+    answer = await room.run("curl", "-sSk", f"{place}/jobs", *resolve, *own)
+    assert json.loads(answer)["result"] == 1
+    mode = await room.run("stat", "--format=%a %G", "/run/trio-jobs/jobs.sock")
+    assert mode == "660 www-data\n"
 
 
 async def test_server_that_has_died_is_started_again(room: Room, tmp_path: Path) -> None:
