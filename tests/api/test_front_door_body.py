@@ -78,7 +78,7 @@ async def test_a_stream_has_the_limits_lifted_and_says_what_it_got_when_the_serv
         answer = await exchange.answer()
 
     assert assert_problem(answer, 400)["accepted"] == 1
-    assert body.idle_timeouts == [math.inf]  # the time limit is kept by the stream itself
+    assert body.idle_timeouts == [math.inf, 30, 30]  # as long as it reads, not before
 
 
 async def test_a_refusal_while_lines_wait_for_room_comes_after_them() -> None:

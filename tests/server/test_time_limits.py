@@ -1,49 +1,33 @@
 """Time limits take no answer away, and are not charged while the loop is blocked.
 
-The clock here goes on by itself, and jumps: within one step of a task, that is a loop that is
-blocked. The clients are on loopback, where what is sent is there at once, so each test decides what
-has come in while the server was not looking.
+The clock jumps where the loop is blocked; see ``blocked.py``.
 """
 
 import logging
-import math
-import os
 import ssl
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server import Limits, load_certificate
+from trio_jobs.server import Limits
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.connection import Connection
 
+from .blocked import door, open_client, pass_time, passing, send_at_once
 from .serving import (
-    PATIENCE,
     Client,
     Receive,
     Scope,
     Send,
-    Served,
     answer,
     body_of,
     chunked,
     get,
     post,
-    served,
 )
-from .test_tls import CERTIFICATE, KEY, connect
+from .test_tls import CERTIFICATE
 
-LIMITS = Limits(
-    keep_alive_timeout=10,
-    header_timeout=10,
-    body_timeout=10,
-    send_timeout=10,
-    graceful_timeout=10,
-)
 LONG = bytes(50_000_000)
 
 
@@ -80,54 +64,12 @@ def app() -> Application:
 
 @pytest.fixture
 def clock(mock_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    """Real time, and jumps."""
-    mock_clock.rate = 1
-    return mock_clock
+    return passing(mock_clock)
 
 
 @pytest.fixture(params=["plain", "tls"])
 def tls(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "tls")
-
-
-@asynccontextmanager
-async def door(app: Application, *, tls: bool, limits: Limits = LIMITS) -> AsyncIterator[Served]:
-    context = load_certificate(CERTIFICATE, KEY) if tls else None
-    ended = threading.Event()
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def watch() -> None:
-            """By real time: the test's clock says nothing of a test that hangs."""
-            in_time = await trio.to_thread.run_sync(ended.wait, PATIENCE, abandon_on_cancel=True)
-            assert in_time, "the test hangs"
-
-        try:
-            async with served(app, limits=limits, patience=math.inf, tls=context) as server:
-                yield server
-        finally:
-            ended.set()
-
-
-async def open_client(server: Served, *, tls: bool) -> Client:
-    return await connect(server) if tls else await server.connect()
-
-
-def send_at_once(client: Client, data: bytes) -> None:
-    """Send without a step: the server does not get to look in between."""
-    stream = client.stream
-    if isinstance(stream, trio.SSLStream):
-        stream._ssl_object.write(data)
-        data = stream._outgoing.read()
-    assert os.write(client.transport.socket.fileno(), data) == len(data)
-
-
-async def pass_time(clock: trio.testing.MockClock, seconds: float) -> None:
-    """Let time pass in which the loop is not blocked."""
-    await trio.testing.wait_all_tasks_blocked()
-    for _ in range(round(seconds / 0.1)):
-        clock.jump(0.1)
-        await trio.testing.wait_all_tasks_blocked()
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -190,9 +190,8 @@ class BodyStream:
         self._failure: Problem | None = None  # what ended the reading ahead
         if isinstance(self._request.body, HostedBody):
             self._request.body.forget()
-        body = self._request.front_door_body
-        if body is not None:
-            body.lift(idle_timeout=math.inf)  # the time limit is kept here, for any server
+        self._front_door = self._request.front_door_body
+        self._lift(math.inf)
 
     async def read(self) -> bytes:
         """The next piece; empty at the end.
@@ -211,17 +210,30 @@ class BodyStream:
         if self._failure is not None:
             raise self._failure
         while self._more:
-            with trio.move_on_after(self._idle_timeout) as scope:
-                chunk, self._more = await self._request.read_chunk()
-            if scope.cancelled_caught:
-                raise Problem(
-                    408,
-                    f"nothing was received for {self._idle_timeout:g} s",
-                    headers={"Connection": "close"},
-                )
-            if chunk:
+            if chunk := await self._read_in_time():
                 return chunk
         return b""
+
+    async def _read_in_time(self) -> bytes:
+        """The next chunk, which may be empty.
+
+        The front door looks at the socket before it gives up, and does not
+        charge the time in which the loop is blocked. Other servers cannot be
+        asked to: there the limit is kept here.
+        """
+        self._lift(self._idle_timeout)
+        seconds = self._idle_timeout if self._front_door is None else math.inf
+        with trio.move_on_after(seconds) as scope:
+            chunk, self._more = await self._request.read_chunk()
+        if scope.cancelled_caught:
+            raise Problem(
+                408, f"nothing was received for {seconds:g} s", headers={"Connection": "close"}
+            )
+        return chunk
+
+    def _lift(self, idle_timeout: float) -> None:
+        if self._front_door is not None:
+            self._front_door.lift(idle_timeout=idle_timeout)
 
     async def wait_client_left(self) -> None:
         """Wait until the client has left, or has shut down its sending side.
@@ -232,6 +244,7 @@ class BodyStream:
         Cancellation:
             Can be called again, and loses nothing.
         """
+        self._lift(math.inf)  # a client that waits for the server may be silent
         while len(self._ahead) <= _AHEAD_BYTES and self._failure is None:
             try:
                 chunk, more = await self._request.read_chunk()

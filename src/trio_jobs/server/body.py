@@ -26,7 +26,7 @@ class Body:
     An application needs none of this: ``receive`` works as ASGI says. It may
 
     - take ``whole`` instead of calling ``receive``, and so save the work;
-    - ``lift`` the limits, before its first ``receive``;
+    - ``lift`` the limits, before its first ``receive``, and change the time later;
     - catch ``body.RefusedError`` around ``receive`` (named here so that the
       application need not import this package) to answer in its own words.
 
@@ -64,6 +64,8 @@ class Body:
 
     def lift(self, *, idle_timeout: float) -> None:
         """Take a body of any length, for as long as the client keeps sending.
+
+        May be called again, with another time for what is then received.
 
         Each message from ``receive`` holds what one read from the socket gave
         (at most 64 KiB, the first one twice that), so the application decides

@@ -1,0 +1,82 @@
+"""`POST /jobs/stream` over the real front door: how long its client may be silent.
+
+The clock jumps where the loop is blocked; see `tests.server.blocked`.
+"""
+
+import pytest
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.api.support import Api
+from tests.api.test_stream import LINE, take
+from tests.server.blocked import door, pass_time, passing, send_at_once
+from tests.server.serving import Client, Served, chunked
+from tests.support import make_parts
+
+UPLOAD = chunked(LINE, LINE, path="/jobs/stream")
+START, REST = UPLOAD[:-40], UPLOAD[-40:]  # in the middle of the second line
+
+
+@pytest.fixture
+def clock(mock_clock: MockClock) -> MockClock:
+    return passing(mock_clock)
+
+
+async def begin(server: Served) -> Client:
+    client = await server.connect()
+    await client.send(START)
+    await wait_all_tasks_blocked()
+    return client
+
+
+async def test_lines_that_come_while_the_loop_is_blocked_are_taken(clock: MockClock) -> None:
+    api = Api()
+    async with door(api.app, tls=False) as server:
+        client = await begin(server)
+        await pass_time(clock, 29)
+        send_at_once(client, REST)
+        clock.jump(1000)
+
+        reply = await client.receive_answer()
+
+    assert (reply.status, reply.json()) == (201, {"accepted": 2})
+
+
+async def test_time_in_which_the_loop_is_blocked_is_not_the_clients(clock: MockClock) -> None:
+    api = Api()
+    async with door(api.app, tls=False) as server:
+        client = await begin(server)
+        await pass_time(clock, 20)
+        clock.jump(1000)
+        await pass_time(clock, 9)
+
+        assert (await client.request(REST)).json() == {"accepted": 2}
+
+
+async def test_a_client_that_is_silent_while_the_server_reads_is_refused(clock: MockClock) -> None:
+    api = Api()
+    async with door(api.app, tls=False) as server:
+        client = await begin(server)
+        clock.jump(1000)
+        await pass_time(clock, 31)
+
+        reply = await client.receive_answer()
+
+    assert (reply.status, reply.json()["accepted"]) == (408, 1)
+    assert reply.json()["detail"] == "nothing was received for 30 s"
+    assert reply.headers["connection"] == "close"
+
+
+async def test_a_client_may_be_silent_while_its_lines_wait_for_room(clock: MockClock) -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    async with door(api.app, tls=False) as server:
+        client = await server.connect()
+        await client.send(chunked(LINE, LINE, LINE, path="/jobs/stream")[:-5])
+        await pass_time(clock, 100)
+        assert len(api.parts.store) == 1
+
+        for _ in range(2):
+            take(api.parts)
+            await wait_all_tasks_blocked()
+        await pass_time(clock, 20)
+
+        assert (await client.request(b"0\r\n\r\n")).json() == {"accepted": 3}
