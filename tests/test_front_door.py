@@ -405,3 +405,59 @@ async def test_signal_at_any_stage_of_a_request_stops_in_order(
 
 def _port(server: Command) -> int:
     return server.client.base_url.port or 0
+
+
+BLOCKING = """
+import time
+
+ran = 0
+
+
+async def block(payload):
+    time.sleep(payload)
+
+
+async def count(payload):
+    global ran
+    ran += 1
+
+
+async def how_many(payload):
+    return ran
+"""
+
+
+async def test_clients_that_submit_while_a_job_blocks_the_loop_are_answered(tmp_path: Path) -> None:
+    """Their connections have been idle for most of the time, which is then over."""
+    config = """
+    [http]
+    keep_alive_timeout = 2.0
+
+    [handlers]
+    block = "work:block"
+    count = "work:count"
+    how_many = "work:how_many"
+    """
+    body = b'{"type":"count"}'
+    post = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with running_command(tmp_path, config=config, handlers=BLOCKING) as server:
+        idle = [await connect(server) for _ in range(20)]
+        for stream in idle:
+            assert b" 200 " in await ask(stream, HEALTH)
+        await trio.sleep(1.5)  # of 2.0
+
+        await server.submit("block", 1.0)
+        answers: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+            for stream in idle:
+
+                @nursery.start_soon
+                async def submit(stream: trio.SocketStream = stream) -> None:
+                    answers.append(await ask(stream, post + body))
+
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 201"] * 20
+        wait = {"Prefer": "wait=10"}
+        job = await server.client.post("/jobs", json={"type": "how_many"}, headers=wait)
+        assert job.json()["result"] == 20
+        for stream in idle:
+            await stream.aclose()

@@ -96,6 +96,7 @@ CONNECTION = (
     "tests/server/test_stop.py",
     "tests/server/test_time_limits.py",
 )
+TIME_LIMITS = ("tests/server/test_time_limits.py", "tests/server/test_slow_clients.py")
 
 # Lines that change their places.
 TELL = (
@@ -849,15 +850,21 @@ MUTATIONS = [
     ),
     *mutations(
         "server/transport.py",
-        CONNECTION,
+        TIME_LIMITS,
         (
             "a wait is given up without another look at the socket",
             "            over = self._waiting.cancelled_caught",
             (
-                "            if self._waiting.cancelled_caught:\n"
+                "            over = self._waiting.cancelled_caught\n"
+                "            if over and self._time.passed(self.receive_by):\n"
                 "                raise TimeUpError\n"
                 "            over = self._waiting.cancelled_caught"
             ),
+        ),
+        (
+            "a wait is given up without another try to send",
+            "            if over and not more:\n",
+            "            if over:\n",
         ),
         (
             "Trio's clock is believed about a client that sends",
@@ -882,7 +889,7 @@ MUTATIONS = [
     ),
     *mutations(
         "server/client_time.py",
-        CONNECTION,
+        TIME_LIMITS,
         ("a turn counts in full", "_LONGEST_TURN = 0.1", "_LONGEST_TURN = inf"),
         (
             "a wait that ended too late counts in full",
@@ -897,7 +904,7 @@ MUTATIONS = [
     ),
     *mutations(
         "server/front_door.py",
-        CONNECTION,
+        TIME_LIMITS,
         (
             "the stop's patience ends while the loop is blocked",
             "            while self._connections and not self._time.passed(deadline):\n",
@@ -911,7 +918,7 @@ MUTATIONS = [
     ),
     *mutations(
         "server/http11.py",
-        CONNECTION,
+        TIME_LIMITS,
         (
             "the stop forgets the request behind an answer",
             "            self.head_only = False\n            return True\n",

@@ -12,8 +12,8 @@ import trio
 from tests.proof.accounts import Told
 from tests.server.serving import Answer, Client
 
-# Seconds: the server closes a connection that has been idle for longer than ten, and who submits
-# over it at that moment cannot know what has become of the job.
+# Seconds: the server closes a connection that has been idle for longer than ten, and a submission
+# over it at that moment may find it closed.
 FRESH = 5.0
 
 LEFT = (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError)

@@ -39,6 +39,10 @@ class Client:
         self.stream: Any = stream
         self._ahead = bytearray()
 
+    def ahead(self, data: bytes | bytearray) -> None:
+        """Take what has been read from the stream by other means."""
+        self._ahead += data
+
     async def send(self, data: bytes) -> None:
         await self.stream.send_all(data)
 

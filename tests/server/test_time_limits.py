@@ -4,7 +4,10 @@ The clock jumps where the loop is blocked; see ``blocked.py``.
 """
 
 import logging
+import os
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -143,6 +146,50 @@ async def test_bytes_that_are_there_beat_a_clock_that_has_run_out(
     assert complaints(caplog) == []
 
 
+class BetweenLookAndClock(trio.abc.Instrument):
+    """Acts once, where Trio has asked the kernel what has come in, and not yet the clock."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def after_io_wait(self, _timeout: float) -> None:
+        trio.lowlevel.remove_instrument(self)
+        self._act()
+
+
+@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+async def test_bytes_that_come_just_before_the_clock_is_asked_are_seen(
+    app: Application,
+    clock: trio.testing.MockClock,
+    start: bytes,
+    rest: bytes,
+    body: bytes,
+    *,
+    tls: bool,
+) -> None:
+    clock.rate = 0
+    async with door(app, tls=tls) as server:
+        client = await open_client(server, tls=tls)
+        if start:
+            await client.send(start)
+        await trio.testing.wait_all_tasks_blocked()
+        await pass_time(clock, 9.8)
+        clock.jump(0.05)
+        await trio.testing.wait_all_tasks_blocked()
+
+        def act() -> None:
+            send_at_once(client, rest)
+            clock.jump(0.5)
+
+        # The limit is over within what is charged of the next turn: by both clocks.
+        clock.jump(0.09)
+        trio.lowlevel.add_instrument(BetweenLookAndClock(act))
+        await trio.lowlevel.checkpoint()
+
+        assert (await client.receive_answer()).body == body
+        assert app.ran == 1
+
+
 @pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
 async def test_time_in_which_the_server_was_not_looking_is_not_the_clients(
     app: Application,
@@ -231,6 +278,35 @@ async def test_a_client_that_does_not_read_before_the_loop_is_blocked_still_has_
         await pass_time(clock, 4)
 
         assert (await client.receive_answer()).body == LONG
+
+
+async def test_room_that_is_made_just_before_the_clock_is_asked_is_used(
+    app: Application, clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock.rate = 0
+    async with door(app, tls=False) as server:
+        client = await server.connect()
+        await client.send(get("/flood"))
+        await trio.testing.wait_all_tasks_blocked()
+        await pass_time(clock, 9.8)
+        clock.jump(0.05)
+        await trio.testing.wait_all_tasks_blocked()
+        received = bytearray()
+
+        def act() -> None:
+            with suppress(BlockingIOError):
+                while data := os.read(client.transport.socket.fileno(), 1_000_000):
+                    received.extend(data)
+            clock.jump(0.5)
+
+        clock.jump(0.09)
+        trio.lowlevel.add_instrument(BetweenLookAndClock(act))
+        await trio.lowlevel.checkpoint()
+
+        client.ahead(received)
+        assert (await client.receive_answer()).body == LONG
+    assert complaints(caplog) == []
 
 
 async def test_a_client_that_does_not_read_while_the_server_looks_is_cut_off(

@@ -1,0 +1,340 @@
+"""Requests that come at the very moment of a time limit: answered, or never acted on.
+
+Over and over, with real time and real sockets. Each client comes a little later than the last one
+that was answered, a little earlier than the last one that was not, so most come within some
+milliseconds of the limit. Both sides of it must have been hit, or nothing is shown.
+"""
+
+import logging
+import random
+import signal
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil, inf
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.command import running_command
+from tests.proof.accounts import Ledger, Told, check
+from tests.proof.share import share_of
+from tests.proof.talking import LEFT, body_bytes, connect, request_bytes, take_down, task
+from tests.server.blocked import open_client
+from tests.server.serving import Client, Receive, Scope, Send, answer, get, http_only, post, served
+from tests.server.test_tls import CERTIFICATE, KEY
+from trio_jobs.server import Limits, load_certificate
+
+# Seconds: the shortest that the settings allow, so that there can be many.
+LIMIT = 0.1
+# Seconds that the next client comes later or earlier, around the edge.
+STEP = 0.002
+CLIENTS = 20
+# Of those that read few at a time, and with more time: a busy machine takes long to read so much.
+READERS = 5
+SEND_LIMIT = 0.3
+
+CONFIG = f"""
+[pool]
+workers = {2 * CLIENTS}
+buffer_size = {10 * CLIENTS}
+
+[http]
+keep_alive_timeout = {LIMIT}
+header_timeout = {LIMIT}
+body_timeout = {LIMIT}
+
+[handlers]
+work = "work:work"
+block = "work:block"
+"""
+WITH_TLS = f"""
+[http]
+certfile = "{CERTIFICATE}"
+keyfile = "{KEY}"
+"""
+
+HANDLERS = (
+    Path(__file__).with_name("work.py").read_text()
+    + '''
+
+async def block(task: Task) -> None:
+    """Block the event loop."""
+    _note("begin", task)
+    time.sleep(task["seconds"])
+    _note("end", task)
+'''
+)
+
+# What is sent before the limit has begun to run, of a request and before it; what is left is sent
+# as it ends.
+Cut = Callable[[bytes], int]
+LIMITS: dict[str, Cut] = {
+    "idle": lambda _: 0,
+    "head": lambda data: data.index(b"Host"),
+    "body": lambda data: len(data) - 10,
+}
+
+
+class Edge:
+    """Looks for the moment at which a limit is over; a busy machine shifts it.
+
+    Attributes:
+        delay: How long the next client waits.
+    """
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        self.delay = limit
+        self._step = STEP
+        self._later: bool | None = None
+
+    def note(self, *, in_time: bool) -> None:
+        """Take note of whether the last one came in time."""
+        # Ever longer steps as long as they lead to the same side, short ones around the edge.
+        self._step = min(1.5 * self._step, LIMIT / 4) if in_time is self._later else STEP
+        self._later = in_time
+        step = random.uniform(0, self._step)  # noqa: S311 - no secret
+        self.delay = max(self.delay + (step if in_time else -step), 0)
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Clients that come at a limit, and what became of them."""
+
+    url: httpx.URL
+    cut: Cut
+    tls: ssl.SSLContext | None
+    left: int
+    told: Told = field(default_factory=Told)
+    counts: Counter[str] = field(default_factory=Counter)
+    number: int = 0
+
+    async def run(self) -> None:
+        """One client after the other, until there have been enough."""
+        edge = Edge()
+        while self.left > 0:
+            self.left -= 1
+            status = await self.submit("work", 0, edge.delay)
+            self.counts[status] += 1
+            edge.note(in_time=status == "201")
+
+    async def block(self) -> None:
+        """Have a job block the loop, now and then, until there have been enough clients."""
+        while self.left > 0:
+            await self.submit("block", 1.5 * LIMIT, 0)
+            await trio.sleep(LIMIT)
+
+    def next_token(self) -> str:
+        """A token that no job has."""
+        self.number += 1
+        return f"t{self.number}"
+
+    async def submit(self, job_type: str, seconds: float, delay: float) -> str:
+        """Submit a job whose last bytes come so late; the answer's status, or "closed"."""
+        token = self.next_token()
+        data = request_bytes("POST", "/jobs", body_bytes(task(job_type, token, seconds)))
+        cut = self.cut(data)
+        self.told.unanswered.add(token)
+        client: Client | None = None
+        try:
+            client = await connect(self.url, self.tls)
+            assert (await client.request(get("/health"))).status == 200
+            if cut:
+                await client.send(data[:cut])
+            await trio.sleep(delay)
+            reply = await client.request(data[cut:])
+        except LEFT:
+            return "closed"
+        finally:
+            if client is not None:
+                client.close()
+        take_down(self.told, token, reply)
+        assert reply.status in (201, 408)
+        return str(reply.status)
+
+
+async def swept(folder: Path, limit: str, tries: int, *, tls: bool, blocked: bool) -> Counter[str]:
+    """So many clients at a limit of the real command: the accounts of their jobs must agree.
+
+    Args:
+        folder: For the command.
+        limit: Which.
+        tries: How many clients.
+        tls: Over TLS.
+        blocked: Jobs block the event loop meanwhile, for longer than the limit.
+    """
+    config = CONFIG.replace("[http]\n", WITH_TLS) if tls else CONFIG
+    context = ssl.create_default_context(cafile=CERTIFICATE) if tls else None
+    async with running_command(folder, config=config, handlers=HANDLERS) as server:
+        sweep = Sweep(httpx.URL(server.url), LIMITS[limit], context, tries)
+        async with trio.open_nursery() as nursery:
+            for _ in range(CLIENTS):
+                nursery.start_soon(sweep.run)
+            if blocked:
+                await sweep.block()
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+    ledger = Ledger.read(folder)
+    assert not ledger.began.keys() & sweep.told.unanswered, "a job ran without an answer"
+    check(sweep.told, ledger, server.lines, 0)
+    assert not server.lines_with("client_does_not_read")
+    assert len(server.lines_with("request_refused")) <= tries
+    return sweep.counts
+
+
+def check_both_sides(counts: Counter[str]) -> None:
+    """Some came before the limit and some after it, and not one by accident."""
+    assert min(counts["201"], counts.total() - counts["201"]) >= counts.total() / 20, counts
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_no_job_runs_unanswered_around_a_limit(
+    tmp_path: Path, limit: str, *, tls: bool
+) -> None:
+    check_both_sides(await swept(tmp_path, limit, 200, tls=tls, blocked=False))
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+async def test_no_job_runs_unanswered_while_others_block_the_loop(
+    tmp_path: Path, limit: str
+) -> None:
+    counts = await swept(tmp_path, limit, 200, tls=False, blocked=True)
+
+    assert counts["201"] > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("blocked", [False, True], ids=["free", "blocked"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("limit", LIMITS)
+async def test_no_job_of_thousands_runs_unanswered_around_a_limit(
+    tmp_path: Path, report: Path, limit: str, *, tls: bool, blocked: bool
+) -> None:
+    tries = ceil(share_of(2_000 if blocked else 5_000))
+    counts = await swept(tmp_path, limit, tries, tls=tls, blocked=blocked)
+
+    if not blocked:
+        check_both_sides(counts)
+    write(report, f"{limit}, {'TLS' if tls else 'plain'}{', blocked' * blocked}", counts)
+
+
+async def stopped(clients: int, *, tls: bool) -> Counter[str]:
+    """A front door that stops while clients send their next request; what became of those."""
+    counts: Counter[str] = Counter()
+    acted_on: set[bytes] = set()
+    answered: set[bytes] = set()
+
+    @http_only
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        acted_on.add(body)
+        await answer(send, body)
+
+    context = load_certificate(CERTIFICATE, KEY) if tls else None
+
+    async def ask_late(client: Client, name: bytes, late: int) -> None:
+        for _ in range(late):
+            await trio.lowlevel.checkpoint()
+        try:
+            reply = await client.request(post(name))
+        except LEFT:
+            counts["closed"] += 1
+        else:
+            counts["answered"] += 1
+            assert reply.body == name
+            answered.add(name)
+
+    limits = Limits(graceful_timeout=20)
+    async with served(app, tls=context, limits=limits) as server, trio.open_nursery() as nursery:
+        known = [await open_client(server, tls=tls) for _ in range(clients)]
+        for client in known[::2]:
+            await client.request(get())  # the others' next request is their first
+        await wait_all_tasks_blocked()
+        acted_on.clear()
+        for number, client in enumerate(known):
+            nursery.start_soon(ask_late, client, b"%d" % number, random.randrange(8))  # noqa: S311
+        for _ in range(random.randrange(4)):  # noqa: S311 - no secret
+            await trio.lowlevel.checkpoint()
+        server.closing.set()
+    assert acted_on == answered
+    return counts
+
+
+async def stopped_often(times: int, *, tls: bool) -> Counter[str]:
+    """What became of ten clients each time; some were answered, some not."""
+    counts: Counter[str] = Counter()
+    for _ in range(times):
+        counts += await stopped(10, tls=tls)
+    assert min(counts["answered"], counts["closed"]) >= counts.total() / 20, counts
+    return counts
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_nothing_is_acted_on_unanswered_as_the_stop_ends_idle_connections(
+    *, tls: bool
+) -> None:
+    await stopped_often(20, tls=tls)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_nothing_is_acted_on_unanswered_in_hundreds_of_stops(
+    report: Path, *, tls: bool
+) -> None:
+    write(report, f"stop, {'TLS' if tls else 'plain'}", await stopped_often(500, tls=tls))
+
+
+async def read_late(tries: int, caplog: pytest.LogCaptureFixture) -> Counter[str]:
+    """Clients that begin to read their answers as the time for it ends."""
+    caplog.set_level(logging.INFO)
+    counts: Counter[str] = Counter()
+
+    @http_only
+    async def flood(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await answer(send, bytes(5_000_000))
+
+    async def run() -> None:
+        edge = Edge(SEND_LIMIT)
+        while counts.total() < tries:
+            client = await server.connect()
+            await client.send(get())
+            await trio.sleep(edge.delay)
+            whole = len(await client.receive_rest()) > 5_000_000
+            client.close()
+            counts["whole" if whole else "cut off"] += 1
+            edge.note(in_time=whole)
+
+    # An answer ends its connection, so that a client can read to the end.
+    limits = Limits(send_timeout=SEND_LIMIT, max_requests_per_connection=1)
+    async with served(flood, limits=limits, patience=inf) as server, trio.open_nursery() as nursery:
+        for _ in range(READERS):
+            nursery.start_soon(run)
+    blamed = [record for record in caplog.records if record.message == "client_does_not_read"]
+    assert len(blamed) == counts["cut off"]
+    assert min(counts["whole"], counts["cut off"]) >= counts.total() / 20, counts
+    return counts
+
+
+async def test_a_client_that_reads_as_its_time_ends_is_served_or_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await read_late(60, caplog)
+
+
+@pytest.mark.soak
+async def test_each_of_thousands_that_read_as_their_time_ends_is_served_or_told_of(
+    caplog: pytest.LogCaptureFixture, report: Path
+) -> None:
+    write(report, "send", await read_late(ceil(share_of(2_000)), caplog))
+
+
+def write(report: Path, limit: str, counts: Counter[str]) -> None:
+    """Keep what there was."""
+    with (report / "limits.txt").open("a") as lines:
+        what = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+        lines.write(f"{limit}: {counts.total()} requests, {what}\n")
