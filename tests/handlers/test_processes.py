@@ -444,12 +444,13 @@ async def test_the_copy_that_a_fork_makes_of_a_process_takes_no_jobs(
     assert [ending.result for ending in after] == [before.result] * 3
 
 
+@pytest.mark.parametrize("function", [tasks.fork_and_leave, tasks.fork_unseen_and_leave])
 async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
-    processes: ProcessPool, tmp_path: Path
+    function: Callable[..., object], processes: ProcessPool, tmp_path: Path
 ) -> None:
     late = tmp_path / "late"
 
-    ending = await process(in_process(tasks.fork_and_leave), quoted(late), processes=processes)
+    ending = await process(in_process(function), quoted(late), processes=processes)
 
     assert ending.error is not None
     assert ending.error.message == "the process that ran the job ended itself with status 3"
