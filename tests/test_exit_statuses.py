@@ -291,6 +291,7 @@ async def _(folder: Path) -> None:
     await stands_still(folder)
 
 
+# At the least; some systems have more.
 FATAL = [
     *(signal.SIGKILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
     *(signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP, signal.SIGXCPU, signal.SIGPROF),
@@ -301,10 +302,10 @@ FATAL = [
 
 @row("SIGKILL")
 async def _(folder: Path) -> None:
-    for begin in range(0, len(FATAL), 4):
-        async with trio.open_nursery() as servers:
-            for signum in FATAL[begin : begin + 4]:
-                servers.start_soon(killed_by, signum, folder / signum.name)
+    # Each is the kernel's to act on: some of them are enough.
+    async with trio.open_nursery() as servers:
+        for signum in (signal.SIGABRT, signal.SIGSEGV, signal.SIGXCPU, signal.SIGRTMAX):
+            servers.start_soon(killed_by, signum, folder / signum.name)
 
 
 @row("one of the first three rows that was ignored when the server was started")

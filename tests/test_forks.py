@@ -6,10 +6,12 @@ Over the real command: what is copied is a process.
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from tests.command import Command, ledger, running_command, started_command
 
@@ -369,3 +371,31 @@ async def test_child_that_is_forked_at_import_holds_nothing(tmp_path: Path) -> N
         await server.wait_running()
 
         assert_nothing_is_the_servers(await result_of(server, "shown"), server)
+
+
+PROGRAM = """
+import os
+import trio
+from trio_jobs import open_jobs
+
+async def copy(_):
+    os.fork()
+    await trio.lowlevel.checkpoint()
+
+async def count(n):
+    os.write(1, b"%d\\n" % n)
+
+async def main():
+    async with open_jobs({"copy": copy, "count": count}, workers=2) as jobs:
+        jobs.submit("copy")
+        for n in range(20):
+            jobs.submit("count", n)
+
+trio.run(main)
+"""
+
+
+async def test_copy_of_a_program_with_a_pool_runs_no_job() -> None:
+    ended = await trio.run_process([sys.executable, "-c", PROGRAM], capture_stdout=True)
+
+    assert sorted(map(int, ended.stdout.split())) == list(range(20))

@@ -656,6 +656,103 @@ async def test_failing_http_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
             assert not server.lines_with("ExceptionGroup")
 
 
+# A worker leaves after its first job, as if the channel had ended.
+FAULT_IN_A_WORKER = """
+import sys
+import trio
+import trio_jobs.main
+
+run_worker = trio_jobs.main.run_worker
+
+class OneJob:
+    def __init__(self, jobs):
+        self.jobs = jobs
+        self.taken = False
+
+    def __enter__(self):
+        self.jobs.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.jobs.__exit__(*error)
+
+    async def receive(self):
+        if self.taken:
+            raise trio.EndOfChannel
+        self.taken = True
+        return await self.jobs.receive()
+
+    def receive_nowait(self):
+        raise trio.EndOfChannel
+
+async def run_worker_for_one_job(jobs, *arguments):
+    await run_worker(OneJob(jobs), *arguments)
+
+trio_jobs.main.run_worker = run_worker_for_one_job
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+async def test_worker_that_returns_before_its_channel_has_ended_ends_the_server(
+    tmp_path: Path,
+) -> None:
+    config = configuration("quick", workers=2, grace_period=60)
+    async with running_command(
+        tmp_path, config=config, command=with_fault(FAULT_IN_A_WORKER)
+    ) as server:
+        await server.submit("quick")
+
+        assert await server.wait_exit() == 1
+        await server.wait_for_line("pool_failed")
+        await server.wait_for_line("RuntimeError: a worker has returned")
+
+
+# The front door closes as if the pool had ended.
+FAULT_IN_CLOSING = """
+import os
+import sys
+import trio
+import trio_jobs.main
+
+serve = trio_jobs.main.serve
+
+async def serve_until_told(*arguments, closing, task_status, **settings):
+    early = trio.Event()
+    async with trio.open_nursery() as nursery:
+        task_status.started(await nursery.start(lambda task_status: serve(
+            *arguments, closing=early, task_status=task_status, **settings)))
+        fault = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
+        await trio.lowlevel.wait_readable(fault)
+        early.set()
+
+trio_jobs.main.serve = serve_until_told
+
+from trio_jobs.cli import run
+sys.exit(run())
+"""
+
+
+async def test_http_that_ends_by_itself_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
+    config = configuration("at_the_gate", workers=1, grace_period=60)
+    os.mkfifo(tmp_path / "fault")
+    with Gate(tmp_path) as gate:
+        async with running_command(
+            tmp_path, config=config, command=with_fault(FAULT_IN_CLOSING)
+        ) as server:
+            for n in range(3):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_line("work at_the_gate")
+            (tmp_path / "fault").write_bytes(b"now")
+            await server.wait_for_line("RuntimeError: HTTP has ended by itself")
+            await server.wait_for_line("draining", "buffered=2")
+            gate.open()
+
+            assert await server.wait_exit() == 1
+            assert ledger(tmp_path) == ["0", "1", "2"]
+
+
 async def test_http_that_does_not_start_ends_the_server(tmp_path: Path) -> None:
     async with started_command(
         tmp_path, config=configuration("quick"), command=with_fault(FAULT_AT_THE_START)

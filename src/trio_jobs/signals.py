@@ -3,10 +3,13 @@
 Nothing heavy is imported here: until this module has run, a signal ends the process.
 """
 
-import inspect
 import operator
 import signal
 import time
+
+# `signal.getsignal` makes an enum of each answer. That takes longer than all the rest of a look,
+# and there is one at every turn of the event loop.
+from _signal import getsignal as _getsignal  # type: ignore[import-not-found]
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -27,10 +30,6 @@ _PIPE = signal.SIGPIPE
 
 # Of these only the default action is a danger: user code may have handlers of its own.
 _MUST_NOT_END = frozenset({*HARMLESS, _PIPE})
-
-# The function of C itself. The one around it makes an enum of each answer, which takes longer than
-# all the rest of a look.
-_getsignal: Callable[[int], Any] = inspect.unwrap(signal.getsignal)
 
 # For a start to get from its first lines to its configuration; it takes a second.
 _NOTED_SECONDS = 10.0

@@ -115,7 +115,9 @@ async def _process_one(
 
 
 def check_channel_has_ended(jobs: trio.MemoryReceiveChannel[str]) -> None:
-    """For whoever has started a worker that has returned: a pool must not shrink unseen.
+    """Check that a worker had a reason to return: a pool must not shrink unseen.
+
+    Not for a worker whose clone the caller itself has closed.
 
     Raises:
         RuntimeError: The worker's channel has not ended.

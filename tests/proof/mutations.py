@@ -746,6 +746,44 @@ MUTATIONS = [
         ("the signals are not taken over", "        signals.take()\n", "        pass\n"),
     ),
     *mutations(
+        "signals.py",
+        ("tests/test_exit_statuses.py", "tests/test_takeovers.py"),
+        (
+            "what was ignored at the start is taken",
+            "if not _is(_getsignal(signum), signal.SIG_IGN):",
+            "if True:",
+        ),
+        (
+            "what user code has done to a signal stays",
+            "                signal.signal(signum, handler)\n",
+            "                pass\n",
+        ),
+        (
+            "a noted signal ends no start that hangs",
+            "            signal.setitimer(signal.ITIMER_REAL, _NOTED_SECONDS)\n",
+            "            pass\n",
+        ),
+    ),
+    *mutations(
+        "stop/end.py",
+        ("tests/test_exit_statuses.py",),
+        (
+            "the last words come before the last threads",
+            "    threading._shutdown()  # type: ignore[attr-defined]\n",
+            "",
+        ),
+        ("what is registered for the end does not run", "    atexit._run_exitfuncs()\n", ""),
+    ),
+    *mutations(
+        "server/sockets.py",
+        ("tests/test_forks.py",),
+        (
+            "a child that is forked holds listeners and connections",
+            "                os.dup2(nowhere, fd, inheritable=False)\n",
+            "                pass\n",
+        ),
+    ),
+    *mutations(
         "forks.py",
         ("tests/test_forks.py",),
         ("a signal may come before a child has its own handlers", "self._block_signals", "None"),
@@ -753,6 +791,25 @@ MUTATIONS = [
             "a copy of the event loop goes on",
             "        trio.lowlevel.add_instrument(_EndsCopy())\n",
             "        pass\n",
+        ),
+    ),
+    *mutations(
+        "main.py",
+        ("tests/test_exit_statuses.py", "tests/test_stopping.py"),
+        (
+            "a server that stops while it starts lets clients in",
+            "    opening.cancel()  # a server that stops while it starts lets nobody in\n",
+            "",
+        ),
+        (
+            "a worker may leave as it likes",
+            "            check_channel_has_ended(jobs)\n",
+            "",
+        ),
+        (
+            "HTTP may end as it likes",
+            "            self._check_that_it_was_to_end()\n",
+            "",
         ),
     ),
     *mutations(
