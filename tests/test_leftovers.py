@@ -8,21 +8,25 @@ import signal
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from msgspec.structs import replace
 
 from tests.command import Command, Gate, configuration, ledger, run_command, running_command
 from tests.support import make_job
+from tests.test_stopping import FAULT_IN_THE_STORE, with_fault
 from trio_jobs.api.lines import Lines
 from trio_jobs.api.parsing import parse_submission
 from trio_jobs.handlers import Handlers
 from trio_jobs.job import Job
-from trio_jobs.leftovers import Leftovers, LeftoversError
+from trio_jobs.leftovers import Leftovers, LeftoversError, Line
 from trio_jobs.store import UnfinishedJobs
+from trio_jobs.unfinished_report import UnfinishedReport
 
 TOO_LONG = 20.0
 APART = 0.3  # seconds between two signals, for both to count
@@ -212,6 +216,48 @@ def test_disk_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert leftovers.line()[1]["cause"] == f"{tmp_path / 'left'}: Input/output error"
 
 
+def test_disk_that_hangs_costs_the_log_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = threading.Event()
+
+    def hang(*_args: object) -> int:
+        leave.wait(TOO_LONG)
+        raise OSError(5, "Input/output error")
+
+    leftovers = Leftovers(tmp_path / "left")
+    leftovers.start()
+    jobs = UnfinishedJobs(begun=[make_job("a")], not_begun=[make_job("b")])
+    report = UnfinishedReport(lambda: jobs, leftovers)
+    monkeypatch.setattr("trio_jobs.leftovers._created", hang)
+    log = FinalLines()
+
+    report.write(jobs, log, seconds=0.2)  # type: ignore[arg-type]  # what it needs of a log
+
+    leave.set()
+    assert leftovers.wait(TOO_LONG)
+    assert [event for event, _ in log.lines] == [
+        "jobs_interrupted",
+        "jobs_not_started",
+        "leftovers_not_written",
+    ]
+    assert log.lines[-1][1]["cause"] == "not written in time"
+
+
+class FinalLines:
+    """A log that keeps its last lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def write_final(
+        self, _logger: str, _level: int, events: Iterable[Line], *, seconds: float
+    ) -> bool:
+        assert 0 < seconds <= 0.2
+        self.lines += events
+        return True
+
+
 def test_nothing_is_written_after_the_deadline(tmp_path: Path) -> None:
     event, fields = write(tmp_path / "left", not_begun=[make_job("a")], seconds=-1)
 
@@ -313,6 +359,33 @@ async def test_third_signal_leaves_a_file(tmp_path: Path) -> None:
         "CRITICAL trio_jobs.stop leftovers_written interrupted=1 not_started=1"
     )
     assert submissions(tmp_path / "left.jsonl") == [("stubborn", b"1")]
+
+
+async def test_sigquit_leaves_a_file(tmp_path: Path) -> None:
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=shop()) as server:
+            for n in range(2):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGQUIT)
+            assert await server.wait_exit() == 70
+
+    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
+    assert submissions(tmp_path / "left.interrupted.jsonl") == [("at_the_gate", b"0")]
+
+
+async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
+    command = with_fault(FAULT_IN_THE_STORE)
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=shop(), command=command) as server:
+            content = '[{"type":"quick","payload":0},{"type":"at_the_gate","payload":1}]'
+            with suppress(httpx.HTTPError):
+                await server.client.post("/jobs/batch", content=content)
+            assert await server.wait_exit() == 1
+
+    assert server.lines_with("CRITICAL trio_jobs.main pool_failed")
+    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
+    assert submissions(tmp_path / "left.interrupted.jsonl") == [("quick", b"0")]
 
 
 async def test_hard_limit_leaves_a_file(tmp_path: Path) -> None:
