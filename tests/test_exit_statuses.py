@@ -433,6 +433,13 @@ async def quick(_): pass
     assert not server.lines_with("Running on")
     assert server.lines_with("stopped", "status=0")
 
+    endless = "import signal, time\nsignal.raise_signal(signal.SIGTERM)\ntime.sleep(3600)"
+    config = f'{SHORT}[handlers]\nquick = "work:quick"'
+    async with started_command(folder, config=config, handlers=endless) as server:
+        assert await server.wait_exit() == 70
+    assert server.lines_with("hard limit")
+    assert server.lines_with("work.py", "in <module>")
+
 
 @row("while the server begins to listen")
 async def _(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.command import Command, ledger, running_command, started_command
+from tests.command import Command, ledger, run_command, running_command, started_command
 
 HANDLERS = '''
 import json
@@ -361,6 +361,18 @@ async def test_copy_that_is_forked_at_import_ends_with_it(tmp_path: Path, how: s
         assert await server.wait_exit() == 0
     assert len(server.lines_with("Running on")) == 1
     assert not server.lines_with("trio-jobs:")
+
+
+async def test_copy_that_is_forked_at_import_shows_no_settings(tmp_path: Path) -> None:
+    checked = await run_command(
+        tmp_path,
+        "--check",
+        config='[handlers]\nquick = "work:quick"',
+        handlers=AT_IMPORT.replace("how", "(lambda: None)"),
+    )
+
+    assert checked.status == 0
+    assert checked.output.count("[pool]") == 1
 
 
 async def test_child_that_is_forked_at_import_holds_nothing(tmp_path: Path) -> None:

@@ -73,10 +73,11 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     _read_addresses(config)
     _read_secrets(config)
     _place_leftovers(config)
+    forks = Forks()
     handlers = _load_handlers(
         config,
         warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
-        after_import=lambda _: None,
+        after_import=lambda _: forks.end_copy(),
     )
     return describe(config) + describe_payloads(handlers)
 

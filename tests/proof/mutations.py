@@ -786,7 +786,11 @@ MUTATIONS = [
     *mutations(
         "forks.py",
         ("tests/test_forks.py",),
-        ("a signal may come before a child has its own handlers", "self._block_signals", "None"),
+        (
+            "a signal may come before a child has its own handlers",
+            "signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)",
+            "signal.pthread_sigmask(signal.SIG_BLOCK, ())",
+        ),
         (
             "a copy of the event loop goes on",
             "        trio.lowlevel.add_instrument(_EndsCopy())\n",
