@@ -92,7 +92,7 @@ def logs_a_long_line_in_a_child() -> None:
         try:
             fail_deep(500)
         except ValueError:
-            log.exception("long", extra={"pad": "x" * 10_000})
+            log.exception("long", extra={f"pad{n}": "x" * 10_000 for n in range(4)})
 
     wait_for([fork(log_in_child)])
 

@@ -362,7 +362,7 @@ def test_long_line_of_a_child_is_cut_to_what_a_pipe_takes_at_once() -> None:
 
     [line] = done.stderr.splitlines()
     fields = json.loads(line)
-    assert 2000 < len(line) < select.PIPE_BUF
+    assert 1000 < len(line) < select.PIPE_BUF
     assert fields["event"] == "long"
     assert fields["exception"].endswith("ValueError: the end\n")
 

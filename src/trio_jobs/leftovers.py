@@ -57,15 +57,13 @@ class Leftovers:
         for each in (self._path, self._interrupted):
             _check(each)
         self._reserved = -1
-        self._asked = False
-        self._seconds = 0.0
         self._count = {"interrupted": 0, "not_started": 0}
         self._fields: dict[str, object] = {}
         self._causes: list[str] = []
         self._ended = False
         # Used in signal handlers, which may interrupt a thread that is using them: neither an
         # Event nor a Condition is for that. The lock is held until all is written.
-        self._jobs: queue.SimpleQueue[UnfinishedJobs] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[UnfinishedJobs, float]] = queue.SimpleQueue()
         self._writing = threading.Lock()
 
     def found(self) -> list[Path]:
@@ -81,10 +79,7 @@ class Leftovers:
 
     def begin(self, jobs: UnfinishedJobs, *, seconds: float) -> None:
         """Begin to write these jobs, for so many seconds at the most; only the first call does."""
-        if not self._asked:
-            self._asked = True
-            self._seconds = seconds
-            self._jobs.put(jobs)
+        self._asked.put((jobs, seconds))  # the thread takes one and no more
 
     def wait(self, seconds: float) -> bool:
         """Wait until the files are written, or cannot be; False if that takes longer."""
@@ -102,8 +97,8 @@ class Leftovers:
         return "leftovers_not_written", {"cause": cause, **fields}
 
     def _run(self) -> None:
-        jobs = self._jobs.get()
-        end = time.monotonic() + self._seconds
+        jobs, seconds = self._asked.get()
+        end = time.monotonic() + seconds
         os.close(self._reserved)
         try:
             cancelled = sum(job.cancel_requested for job in (*jobs.begun, *jobs.not_begun))

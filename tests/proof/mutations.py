@@ -1015,6 +1015,95 @@ MUTATIONS = [
             "",
         ),
     ),
+    *mutations(
+        "drop_log.py",
+        ("tests/test_drop_log.py",),
+        ("each drop is a line", "if now >= self._due or (", "if True or ("),
+        ("a failure waits for its hour", " or (now >= self._warning_due", " and (now >= self._due"),
+        ("a line tells all drops again", "        self._logged = dict(dropped)\n", ""),
+        (
+            "a failure is no warning",
+            "logging.WARNING if failures else",
+            "logging.INFO if True else",
+        ),
+    ),
+    *mutations(
+        "leftovers.py",
+        ("tests/test_leftovers.py",),
+        ("an earlier file is written over", "os.O_CREAT | os.O_EXCL", "os.O_CREAT"),
+        ("everybody may read the file", "flags, 0o600", "flags, 0o644"),
+        (
+            "interrupted jobs are among those to be taken up",
+            "path = self._interrupted if begun else self._path",
+            "path = self._path",
+        ),
+        ("a cancelled job is taken up again", " if not job.cancel_requested]", "]"),
+        ("a payload's line end ends its line", '.replace(b"\\n", b" ")', ""),
+        ("half a line stays", "            if whole < written:\n", "            if False:\n"),
+        ("no descriptor is kept", "        os.close(self._reserved)\n", ""),
+        ("the path follows the working folder", "path.absolute()", "path"),
+        ("nothing is too late", "if time.monotonic() > end:", "if False:"),
+    ),
+    *mutations(
+        "unfinished.py",
+        ("tests/test_unfinished.py",),
+        ("a long type costs the ids", "readable(job_type, _MAX_TYPE)", "job_type"),
+        ("the ids do not fit into a line", "_IDS_PER_LINE = 50", "_IDS_PER_LINE = 60"),
+    ),
+    *mutations(
+        "logs/own_loggers.py",
+        ("tests/test_logs_command.py",),
+        (
+            "the server's loggers can be silenced",
+            "        return level >= self._least\n\n    def getE",
+            "        return super().isEnabledFor(level)\n\n    def getE",
+        ),
+        (
+            "the server's lines pass the root's handlers",
+            "        self._writer.handle(record)\n",
+            "        super().handle(record)\n",
+        ),
+        (
+            "the server's records are made by user code",
+            "record = logging.LogRecord(",
+            "record = logging.getLogRecordFactory()(",
+        ),
+    ),
+    *mutations(
+        "logs/hold.py",
+        ("tests/test_logs_command.py",),
+        (
+            "the handler of the root is not looked for",
+            "self._writer in self._root.handlers\n",
+            "True\n",
+        ),
+        ("the level of the root is not put back", "        self._root.setLevel(self._level)\n", ""),
+        (
+            "the hook of threads is not put back",
+            "threading.excepthook = self._thread_hook\n",
+            "pass\n",
+        ),
+    ),
+    *mutations(
+        "logs/writer.py",
+        ("tests/test_logs.py",),
+        (
+            "a child queues its lines for a thread that is not there",
+            "        self._direct = DirectLines(self._fd, self._render)\n",
+            "",
+        ),
+    ),
+    *mutations(
+        "logs/direct.py",
+        ("tests/test_logs.py",),
+        ("a child's long line is torn", ", max_bytes=PIECE_BYTES", ""),
+        (
+            "a child writes into a file of its own",
+            "        if _identity(self._fd) != self._stream:\n",
+            "        if False:\n",
+        ),
+        ("each line of a child waits", "0 if self._dropped else _SECONDS", "_SECONDS"),
+    ),
 ]
 
 
