@@ -82,8 +82,8 @@ class Reader:
             self.write(block.name, block.text)
 
     def write(self, name: str, text: str) -> None:
-        """Write a file."""
-        path = self._folder / name
+        """Write a file; the machine's own folders stay as they are."""
+        path = self._folder / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("localhost:8080", self._address))
 

@@ -54,6 +54,12 @@ def test_readme_does_what_it_says_with_handlers_of_the_readers(tmp_path: Path) -
     follow(README, blocks, Reader(tmp_path))
 
 
+def test_reader_leaves_the_machines_own_folders_alone(tmp_path: Path) -> None:
+    Reader(tmp_path).write("/etc/systemd/system/trio-jobs.service", "[Unit]")
+
+    assert (tmp_path / "work/etc/systemd/system/trio-jobs.service").read_text() == "[Unit]"
+
+
 def follow(page: Path, blocks: list[Block], reader: Reader) -> None:
     """Do what these blocks say."""
     for block in blocks:
