@@ -172,6 +172,25 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_long_answer() -> None:
             await trio.sleep(0.01)
 
 
+async def test_a_cut_off_client_cancels_also_what_takes_no_notice_of_it() -> None:
+    ended = trio.Event()
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        try:
+            with suppress(OSError):
+                await answer(send, bytes(50_000_000))
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with served(app, limits=QUICK) as server:
+        client = await server.connect()
+        await client.send(get())
+
+        await ended.wait()
+
+
 async def test_a_cut_off_client_cancels_what_answers_it() -> None:
     ended = trio.Event()
 

@@ -228,6 +228,9 @@ async def test_time_in_which_the_server_was_looking_is_the_clients(
     tls: bool,
 ) -> None:
     async with door(app, tls=tls) as server:
+        await trio.testing.wait_all_tasks_blocked()
+        clock.jump(1000)  # a limit that begins after it is no longer for it
+        await trio.testing.wait_all_tasks_blocked()
         client = await open_client(server, tls=tls)
         if start:
             await client.send(start)
