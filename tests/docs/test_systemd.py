@@ -25,7 +25,7 @@ JOURNAL = ("journalctl", "--unit=trio-jobs", "--output=cat", "--follow", "--line
 # The project's folder, as its reader would have made it. Python, and its library, may be in
 # somebody's home, where the unit does not look.
 INSTALL = f"""
-rm -rf {PATH} {PATH}.d /opt/shop*
+rm -rf {PATH} {PATH}.d
 mkdir /opt/python
 mount --bind {sys.base_prefix} /opt/python
 echo /opt/python/lib >/etc/ld.so.conf.d/00-python.conf
