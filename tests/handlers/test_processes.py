@@ -476,16 +476,15 @@ async def test_the_answer_of_a_process_is_kept_although_its_job_is_cut_off_as_it
     assert [str(pid).encode() for pid in children_of(os.getpid())] == [idle.result]
 
 
-@pytest.mark.parametrize("times", [30, pytest.param(1000, marks=pytest.mark.soak)])
 async def test_processes_that_are_killed_leave_no_descriptors_to_the_garbage_collector(
-    times: int, processes: ProcessPool
+    processes: ProcessPool,
 ) -> None:
     gc.collect()
     gc.disable()
 
     try:
         before = len(tasks.descriptors())
-        for _ in range(times):
+        for _ in range(30):
             ending = await process(in_process(tasks.die), b"9", processes=processes)
             assert ending.outcome is Outcome.FAILED
         after = len(tasks.descriptors())

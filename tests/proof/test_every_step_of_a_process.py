@@ -139,6 +139,19 @@ async def test_whatever_step_it_happens_at_a_process_that_is_started_is_idle_or_
     assert outcomes == {outcome, Outcome.SUCCEEDED}
 
 
+@pytest.mark.soak
+async def test_a_thousand_processes_that_are_killed_leave_nothing() -> None:
+    handler = Handler.of(tasks.die, run="process")
+
+    with leaving_nothing():
+        async with ProcessPool(2) as processes:
+            processor = make_processor({"test": handler}, processes=processes)
+            for number in range(1000):
+                ending = await processor(make_job(str(number), payload=b"9"))
+                assert ending.outcome is Outcome.FAILED
+            assert not children_of(os.getpid())
+
+
 async def at_one_step(step: int, action: Action, processes: ProcessPool, folder: Path) -> Life:
     """A job that something happens to, unless it is over before that step; and one after it."""
     with noted(f"{action.__name__} at step {step}"):
