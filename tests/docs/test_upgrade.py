@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import trio
 
-from tests.command import PATIENCE, Command, new_client, running_command
+from tests.command import PATIENCE, Command, post_job, running_command
 
 CONFIG = """
 [pool]
@@ -96,32 +96,27 @@ class Clients:
     def __init__(self, url: str) -> None:
         self.job_types = ["in_loop"]
         self.accepted: list[int] = []
-        self._client = new_client(url)
+        self._url = httpx.URL(url)
         self._attempts = count()
         self._more = trio.Event()
         self._leaving = False
 
     async def run(self) -> None:
-        async with self._client, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             for _ in range(CLIENTS):
                 nursery.start_soon(self._submit_jobs)
 
     async def _submit_jobs(self) -> None:
         while not self._leaving:
             attempt = next(self._attempts)
-            job = {"type": self.job_types[attempt % len(self.job_types)], "payload": attempt}
-            try:
-                answer = await self._client.post("/jobs", json=job)
-            except httpx.TransportError:  # refused, or the connection has ended
-                await trio.sleep(0.02)
-                continue
-            if answer.status_code == 201:
+            job_type = self.job_types[attempt % len(self.job_types)]
+            status = await post_job(self._url, job_type, attempt)
+            if status == 201:
                 self.accepted.append(attempt)
                 self._more.set()
                 self._more = trio.Event()
             else:
-                assert answer.status_code in {429, 503}, answer.text
-                assert "retry-after" in answer.headers
+                assert status in {0, 429, 503}  # 0: there was nobody to connect to
                 await trio.sleep(0.02)  # a client with less to do waits for as long as it is told
 
     async def wait_accepted(self, more: int = ENOUGH) -> None:
