@@ -129,18 +129,22 @@ async def _(folder: Path) -> None:
         assert not server.lines_with("jobs_interrupted") + server.lines_with("hard limit")
 
 
+def fill(writer: socket.socket) -> None:
+    """Write until there is no room any more."""
+    writer.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            writer.send(b"x")
+    writer.setblocking(True)
+
+
 @row("killed by SIGALRM, 1.5 s beyond it")
 async def _(folder: Path) -> None:
     # Standard error is a socket that nobody reads, which cannot be opened anew.
     program = Path(__file__).with_name("stop_programs.py")
     reader, writer = socket.socketpair()
     with reader, writer:
-        writer.setblocking(False)
-        try:
-            while True:
-                writer.send(b"x")
-        except BlockingIOError:
-            writer.setblocking(True)
+        fill(writer)
         ended = await trio.run_process(
             [sys.executable, program, "holds_the_gil"], stderr=writer, check=False
         )

@@ -157,9 +157,8 @@ async def main(
                 receive.close()  # the workers hold the clones
                 with trio.CancelScope() as opening:
                     # Outlives the pool: to cancel a scope that is over does nothing.
-                    server.start_soon(  # noqa: ASYNC111
-                        _watch_signals, stop, ending, opening, pool.cancel_scope
-                    )
+                    scopes = opening, pool.cancel_scope
+                    server.start_soon(_watch_signals, stop, ending, *scopes)
                     await server.start(http.run)
                     service_manager.tell_ready()
                 await ending.wait()
