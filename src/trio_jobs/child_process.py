@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from trio_jobs.handlers.frames import (
     HEADER,
     MAX_LOG_TEXT,
     MAX_LOG_TRACEBACK,
+    TIME,
     Call,
     Hello,
     Kind,
@@ -120,9 +122,9 @@ class _Server:
         body = self._read(HEADER.unpack(header)[1])
         return None if body is None else msgspec.json.decode(body, type=type)
 
-    def write(self, kind: Kind, body: bytes) -> None:
-        """Write a frame, whole; blocks as long as the server does not read."""
-        self._frames.append(frame(kind, body))
+    def write(self, kind: Kind, body: bytes, *, before: bytes = b"") -> None:
+        """Write a frame, whole, and one before it; blocks as long as the server does not read."""
+        self._frames.append(before + frame(kind, body))
         with self._lock:
             if self._writing:
                 # A signal's handler that logs has interrupted this very function, which goes on
@@ -222,10 +224,11 @@ def _run(call: Call, functions: _Functions, server: _Server) -> None:
     else:
         # A copy that the function forks ends in there, where the function does.
         answer = run_plain(handler, bytes(call.payload), max_result_bytes=call.max_result_bytes)
+    ended = frame(Kind.ENDED, TIME.pack(time.perf_counter()))
     if isinstance(answer, Failure):
-        server.write(Kind.FAILURE, msgspec.json.encode(answer))
+        server.write(Kind.FAILURE, msgspec.json.encode(answer), before=ended)
     else:
-        server.write(Kind.RESULT, answer)
+        server.write(Kind.RESULT, answer, before=ended)
     current_job_id.reset(token)
     server.job_id = None
 

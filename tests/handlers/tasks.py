@@ -279,3 +279,25 @@ def folder(_payload: object) -> str | None:
         return str(Path.cwd())
     except FileNotFoundError:
         return None
+
+
+def _wait_until_asked() -> None:
+    Path("begun").touch()
+    while not Path("go").exists():
+        time.sleep(0.005)
+
+
+def text_when_asked(_payload: object) -> str:
+    _wait_until_asked()
+    return "done"
+
+
+def long_text_when_asked(_payload: object) -> str:
+    """Return more than a pipe holds."""
+    _wait_until_asked()
+    return "x" * 500_000
+
+
+def fail_when_asked(_payload: object) -> NoReturn:
+    _wait_until_asked()
+    raise ValueError("no")

@@ -68,6 +68,37 @@ async def test_a_time_limit_after_the_end_decides_nothing(mock_clock: MockClock)
     assert running.end() is None
 
 
+async def test_an_end_before_the_time_limit_is_in_time_whenever_it_is_known(
+    mock_clock: MockClock,
+) -> None:
+    running = running_job(timeout=1)
+    mock_clock.jump(2)
+
+    assert not running.cancel()  # either was first
+    assert running.end(0.9) is None
+    assert running.end() is None
+    assert not running.cancel()
+
+
+async def test_an_end_at_the_time_limit_is_late(mock_clock: MockClock) -> None:
+    running = running_job(timeout=1)
+    mock_clock.jump(2)
+
+    ending = running.end(1)
+
+    assert ending is not None
+    assert ending.outcome is Outcome.TIMED_OUT
+
+
+async def test_an_end_in_time_goes_over_no_cancel(mock_clock: MockClock) -> None:
+    running = running_job(timeout=1)
+
+    assert running.cancel()
+    mock_clock.jump(2)
+
+    assert running.end(0.9) is CANCELLED
+
+
 async def test_a_second_cancel_says_the_same_as_the_first() -> None:
     running = running_job()
 

@@ -78,12 +78,14 @@ HANDLERS = (
     "tests/handlers/test_processor.py",
     "tests/handlers/test_threads.py",
     "tests/handlers/test_context.py",
+    "tests/handlers/test_late_loop.py",
 )
 PROCESSES = (
     "tests/proof/test_every_step_of_a_process.py",
     "tests/handlers/test_processes.py",
     "tests/handlers/test_process_groups.py",
     "tests/handlers/test_process_shortage.py",
+    "tests/handlers/test_late_loop.py",
 )
 MAIN = ("tests/proof/test_every_step.py", "tests/test_stopping.py")
 EMBEDDING = ("tests/test_embedding.py", "tests/proof/test_every_step_of_a_block.py")
@@ -441,8 +443,13 @@ MUTATIONS = [
         ),
         (
             "the end goes over the time limit",
-            "        self._look_at_clock()\n        self._ended = True\n",
-            "        self._ended = True\n",
+            "                self._look_at_clock()\n            elif",
+            "                pass\n            elif",
+        ),
+        (
+            "an end in time is late if the event loop is",
+            "            if at is None or at >= self._deadline:\n",
+            "            if True:\n",
         ),
     ),
     *mutations(
@@ -504,6 +511,11 @@ MUTATIONS = [
             "a child that does not end is waited for",
             "        with trio.move_on_after(_DYING_TIME):\n",
             "        with trio.CancelScope():\n",
+        ),
+        (
+            "an answer that is there is thrown away with its child",
+            "            if not self._has_answered():\n",
+            "            if True:\n",
         ),
         (
             "a job that a dead child has not taken fails",

@@ -15,12 +15,15 @@ import struct
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import trio
 
 from trio_jobs.handlers.errors import Failure
-from trio_jobs.handlers.frames import FrameError, FrameReader, Hello, Kind, LogLine
+from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind, LogLine
 from trio_jobs.handlers.start_shortage import ShortageError
 
 # Seconds that a child whose pipe has closed gets to end by itself, so that it can be told how;
@@ -71,6 +74,8 @@ class ChildProcess:
         self._requests = self._lifeline = self._answers = self._pidfd = -1
         self._either: select.epoll | None = None
         self._frames = FrameReader()
+        # To be called when the function has ended that runs there; None if it has.
+        self._ended: Callable[[float], object] | None = None
 
     def spawn(self, *, folder: int | None) -> None:
         """Start it. Blocks, and is to be called in a thread: the mask of its signals is its own.
@@ -119,8 +124,15 @@ class ChildProcess:
             raise ShortageError(f"a process that was started for a job {how} at once") from error
         return msgspec.json.decode(body, type=Hello)
 
-    async def call(self, call: bytes, *, max_result_bytes: int) -> bytes | Failure:
+    async def call(
+        self, call: bytes, *, max_result_bytes: int, ended: Callable[[float], object]
+    ) -> bytes | Failure:
         """Run a job.
+
+        Args:
+            call: The frame that says which.
+            max_result_bytes: The largest result, as JSON.
+            ended: Called with when its function ended, by Trio's clock.
 
         Returns:
             Its result as JSON, or what its function raised.
@@ -128,15 +140,17 @@ class ChildProcess:
         Raises:
             ProcessDiedError: The process has ended, or is of no use any more.
             NotBegunError: It had ended before it took the job.
+
+        Cancellation:
+            Not acted on if the function has ended.
         """
+        self._ended = ended
         try:
             await self._send(call)
         except _EndedError as error:
             raise NotBegunError from error
         try:
-            kind, body = await self._receive(
-                Kind.RESULT, Kind.FAILURE, max_result_bytes=max_result_bytes
-            )
+            kind, body = await self._receive_answer(max_result_bytes)
             return body if kind is Kind.RESULT else msgspec.json.decode(body, type=Failure)
         except _EndedError as error:
             if self._unread():
@@ -224,6 +238,26 @@ class ChildProcess:
             except BrokenPipeError as error:
                 raise _EndedError from error
 
+    async def _receive_answer(self, max_result_bytes: int) -> tuple[Kind, bytes]:
+        receive = partial(
+            self._receive, Kind.RESULT, Kind.FAILURE, max_result_bytes=max_result_bytes
+        )
+        try:
+            return await receive()
+        except trio.Cancelled:
+            # What has been written beats a clock that ran out while nobody read.
+            if not self._has_answered():
+                raise
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _DYING_TIME):
+                return await receive()  # noqa: ASYNC102 - bounded
+            raise
+
+    def _has_answered(self) -> bool:
+        """Whether its function has ended, by what it has written so far."""
+        with contextlib.suppress(_EndedError):
+            self._read()
+        return self._ended is None or self._frames.holds(Kind.ENDED)
+
     async def _receive(self, *kinds: Kind, max_result_bytes: int = 0) -> tuple[Kind, bytes]:
         """The next frame that is no log line, of one of these kinds; log lines are logged.
 
@@ -241,6 +275,8 @@ class ChildProcess:
                 lines = 0
             elif found[0] in kinds:
                 return found
+            elif found[0] is Kind.ENDED:
+                self._note_end(found[1])
             elif found[0] is not Kind.LOG:
                 raise FrameError(f"a frame of kind {found[0].name} is not expected")
             else:
@@ -248,6 +284,13 @@ class ChildProcess:
                 lines += 1
                 if lines % _LINES_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
+
+    def _note_end(self, body: bytes) -> None:
+        ended, self._ended = self._ended, None
+        if ended is None or len(body) != TIME.size:
+            raise FrameError("a time is not expected")
+        (when,) = TIME.unpack(body)
+        ended(trio.current_time() - (time.perf_counter() - when))
 
     def _read(self) -> None:
         try:

@@ -12,6 +12,9 @@ import msgspec
 
 HEADER = Struct("!BI")
 
+# By `time.perf_counter`, which counts alike in all processes of a system.
+TIME = Struct("!d")
+
 # Bytes of a frame that holds neither a payload nor a result: texts of 20,000 characters, and some.
 _MAX_OTHER = 1_048_576
 
@@ -29,6 +32,7 @@ class Kind(IntEnum):
     LOG = 4
     RESULT = 5  # the job's result, which is the JSON itself
     FAILURE = 6  # a `Failure`
+    ENDED = 7  # when the function ended, a `TIME`: just before its result or failure
 
 
 class FrameError(Exception):
@@ -129,6 +133,16 @@ class FrameReader:
     def feed(self, data: bytes) -> None:
         """Take what has come."""
         self._buffer += data
+
+    def holds(self, kind: Kind) -> bool:
+        """Whether a frame of this kind has come, be it the beginning of one."""
+        at = 0
+        while len(self._buffer) - at >= HEADER.size:
+            found, length = HEADER.unpack_from(self._buffer, at)
+            if found == kind:
+                return True
+            at += HEADER.size + length
+        return False
 
     def next(self, *, max_result_bytes: int = 0) -> tuple[Kind, bytes] | None:
         """The next frame; None as long as it is not complete.

@@ -139,6 +139,7 @@ class ProcessPool:
         max_result_bytes: int,
         started: Callable[[], None],
         start_taken_back: Callable[[], None] = lambda: None,
+        ended: Callable[[float], object] = lambda _: None,
     ) -> bytes | Failure:
         """Run a function in a process of its own, when one is free.
 
@@ -151,13 +152,16 @@ class ProcessPool:
                 waiting for one is not the function's time.
             start_taken_back: Called when it has not begun after all, because
                 the process had died before; another one is looked for.
+            ended: Called with when the function ended, by Trio's clock, before
+                all of its answer has come.
 
         Returns:
             The result, as JSON, or what the function raised; a process that was
             killed or has ended itself is a `ProcessDiedError` without a traceback.
 
         Cancellation:
-            Kills the process with the function in it, and waits for its end.
+            Kills the process with the function in it, and waits for its end;
+            unless the function has ended: then its answer is returned.
         """
         call = frame(
             Kind.CALL,
@@ -176,7 +180,7 @@ class ProcessPool:
                 child = await self._shortage.outlast(self._obtain)
                 started()
                 try:
-                    answer = await child.call(call, max_result_bytes=max_result_bytes)
+                    answer = await child.call(call, max_result_bytes=max_result_bytes, ended=ended)
                 except NotBegunError:
                     start_taken_back()
                     await self._end(child)

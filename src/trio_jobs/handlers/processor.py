@@ -219,10 +219,15 @@ class Processor:
         # until the thread returns. Only the pool's end leaves it behind, since
         # nothing may outlast the grace period.
         running.start_clock(handler.timeout, interruptible=False)
+        clock = trio.lowlevel.current_clock()
+
+        def run_in_time() -> tuple[bytes | Failure, float]:
+            answer = run_plain(handler, job.payload, max_result_bytes=self._max_result_bytes)
+            return answer, clock.current_time()
+
         try:
-            answer = await trio.to_thread.run_sync(
-                partial(run_plain, handler, max_result_bytes=self._max_result_bytes),
-                job.payload,
+            answer, ended = await trio.to_thread.run_sync(
+                run_in_time,
                 thread_name=f"job {job.id}",
                 abandon_on_cancel=True,
                 limiter=self._threads,
@@ -234,6 +239,7 @@ class Processor:
         except RuntimeError as error:  # Trio's: what the thread runs returns what was raised
             running.take_back_start()
             raise ShortageError(f"no thread can be started: {error}") from error
+        running.end(ended)
         self._shortage.note_change()
         return answer
 
@@ -246,6 +252,7 @@ class Processor:
             max_result_bytes=self._max_result_bytes,
             started=partial(running.start_clock, handler.timeout),
             start_taken_back=running.take_back_start,
+            ended=running.end,
         )
 
 

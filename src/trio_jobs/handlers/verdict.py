@@ -96,14 +96,23 @@ class RunningJob:
                 self.scope.cancel()
         return self._decided is CANCELLED
 
-    def end(self) -> Ending | None:
-        """Note that the handler has ended; to be called as soon as it has.
+    def end(self, at: float | None = None) -> Ending | None:
+        """Note that the handler has ended, once; to be called as soon as it is known.
+
+        Args:
+            at: When it ended, by Trio's clock; None for now.
 
         Returns:
             What was decided before; None leaves it to the handler.
         """
-        if self._deadline is not None:
-            self._look_at_clock()
+        if self._deadline is not None and not self._ended:
+            if at is None or at >= self._deadline:
+                self._look_at_clock()
+            elif self._decided is not CANCELLED:
+                # The clock was looked at after the limit; the handler had ended before it.
+                self._decided = None
+                if self.scope is not None:
+                    self.scope.deadline = math.inf  # the rest of its answer may be on its way
         self._ended = True
         return self._decided
 

@@ -1,0 +1,291 @@
+"""A function that ended within its time limit did so, however late the event loop looks at it."""
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.handlers import tasks
+from tests.handlers.support import wait_until
+from tests.support import Pool, running_pool
+from trio_jobs.handlers import Handler
+from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.frames import TIME, Kind, LogLine, frame
+from trio_jobs.job import Ending, Outcome
+
+LIMIT = 50.0
+LATER = 100.0
+
+END = frame(Kind.ENDED, TIME.pack(0.0))
+
+
+class SkippingClock(trio.abc.Clock):
+    """The system's clock, put forward by a test."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+        self.read_by_thread = threading.Event()
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        now = perf_counter() + self.skipped
+        if threading.current_thread() is not threading.main_thread():
+            self.read_by_thread.set()
+        return now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return deadline - self.current_time()
+
+
+class Held:
+    """A plain handler that ends when it may."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+        self._error = error
+
+    def __call__(self, _payload: object) -> str:
+        self.begun.set()
+        assert self.may_end.wait(30)
+        if self._error is not None:
+            raise self._error
+        return "done"
+
+
+def run(
+    handler: Handler,
+    block: Callable[[Pool, str], object],
+    *,
+    clock: SkippingClock,
+    begun: Callable[[], bool],
+) -> Ending:
+    """The end of a job beside one that blocks the event loop with `block`, when it has begun."""
+    ids: list[str] = []
+    pools: list[Pool] = []
+
+    async def blocking(_payload: object) -> None:
+        block(pools[0], ids[0])
+
+    async def main() -> Ending:
+        table = {"test": handler, "block": Handler.of(blocking)}
+        with trio.fail_after(1000):
+            async with running_pool(table, workers=2) as pool:
+                pools.append(pool)
+                ids.append(pool.parts.submissions.submit("test", b"null").id)
+                await wait_until(begun)
+                pool.parts.submissions.submit("block", b"null")
+        ending = pool.parts.store.get(ids[0]).ending
+        assert ending is not None
+        return ending
+
+    return trio.run(main, clock=clock)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(None, Outcome.SUCCEEDED), (ValueError("no"), Outcome.FAILED)]
+)
+def test_a_thread_that_ended_in_time_is_not_timed_out(
+    error: Exception | None, outcome: Outcome
+) -> None:
+    clock, held = SkippingClock(), Held(error)
+
+    def block(_pool: Pool, _job_id: str) -> None:
+        held.may_end.set()
+        assert clock.read_by_thread.wait(30)
+        clock.skipped = LATER
+
+    ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
+
+    assert ending.outcome is outcome
+
+
+def test_a_thread_that_ended_late_is_timed_out() -> None:
+    clock, held = SkippingClock(), Held()
+
+    def block(_pool: Pool, _job_id: str) -> None:
+        clock.skipped = LATER
+        held.may_end.set()
+        assert clock.read_by_thread.wait(30)
+
+    ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
+
+    assert ending.outcome is Outcome.TIMED_OUT
+
+
+@pytest.mark.parametrize("first", ["cancel", "end"])
+def test_of_a_threads_end_and_a_cancel_the_first_decides(first: str) -> None:
+    clock, held = SkippingClock(), Held()
+    said: list[bool] = []
+
+    def block(pool: Pool, job_id: str) -> None:
+        if first == "cancel":
+            said.append(pool.processor.cancel(job_id))
+        held.may_end.set()
+        assert clock.read_by_thread.wait(30)
+        clock.skipped = LATER
+        if first == "end":  # or the limit: for the cancel it is too late in either case
+            said.append(pool.processor.cancel(job_id))
+
+    ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
+
+    assert said == [first == "cancel"]
+    assert ending.outcome is (Outcome.CANCELLED if first == "cancel" else Outcome.SUCCEEDED)
+
+
+def children(pool: Pool) -> list[ChildProcess]:
+    processes = pool.processor._processes
+    assert processes is not None
+    return [*processes._children]
+
+
+@pytest.mark.parametrize(
+    ("function", "outcome"),
+    [
+        (tasks.text_when_asked, Outcome.SUCCEEDED),
+        (tasks.long_text_when_asked, Outcome.SUCCEEDED),
+        (tasks.fail_when_asked, Outcome.FAILED),
+    ],
+)
+def test_a_process_whose_function_ended_in_time_is_not_timed_out(
+    function: Callable[..., object],
+    outcome: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: object,
+) -> None:
+    clock = SkippingClock()
+    monkeypatch.chdir(str(tmp_path))
+    monkeypatch.setattr(
+        "trio_jobs.handlers.child.time", SimpleNamespace(perf_counter=clock.current_time)
+    )
+
+    def block(pool: Pool, _job_id: str) -> None:
+        with open("go", "w"):  # noqa: PTH123
+            pass
+        [child] = children(pool)
+        assert select.select([child._answers], [], [], 30)[0]
+        clock.skipped = LATER
+
+    ending = run(
+        Handler.of(function, run="process", timeout=LIMIT),
+        block,
+        clock=clock,
+        begun=lambda: os.path.exists("begun"),  # noqa: PTH110
+    )
+
+    assert ending.outcome is outcome
+
+
+class FakeChild(ChildProcess):
+    """One whose answers a test writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theirs, self._requests = os.pipe()
+        self._answers, self.answers = os.pipe()
+        os.set_blocking(self._answers, False)
+
+    def has_ended(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        super().close()
+        os.close(self.theirs)
+        os.close(self.answers)
+
+
+LINE = frame(
+    Kind.LOG,
+    msgspec.json.encode(
+        LogLine(
+            name="tests",
+            level=10,
+            level_name="DEBUG",
+            text="line",
+            created=0.0,
+            process=1,
+            path="",
+            line=1,
+            function=None,
+            thread_name=None,
+            job_id=None,
+            traceback=None,
+            stack=None,
+            fields={},
+        )
+    ),
+)
+
+
+async def test_what_was_written_before_a_cancel_is_the_answer() -> None:
+    child, ended = FakeChild(), list[float]()
+    os.write(child.answers, LINE * 40 + END + frame(Kind.RESULT, b'"done"'))
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        answer = await child.call(b"", max_result_bytes=100, ended=ended.append)
+
+    assert answer == b'"done"'
+    assert len(ended) == 1
+    child.close()
+
+
+async def test_the_rest_of_an_answer_is_waited_for() -> None:
+    child = FakeChild()
+    whole = END + frame(Kind.RESULT, b'"done"')
+    os.write(child.answers, whole[:-3])
+    answers: list[object] = []
+
+    async def call() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            answers.append(await child.call(b"", max_result_bytes=100, ended=lambda _: None))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await wait_all_tasks_blocked()
+        assert not answers
+        os.write(child.answers, whole[-3:])
+
+    assert answers == [b'"done"']
+    child.close()
+
+
+async def test_the_rest_of_an_answer_is_waited_for_half_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    child = FakeChild()
+    os.write(child.answers, END)
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await child.call(b"", max_result_bytes=100, ended=lambda _: None)
+
+    assert scope.cancelled_caught
+    assert trio.current_time() == 0.5
+    child.close()
+
+
+@pytest.mark.parametrize("written", [b"", LINE * 40, END[:4]])
+async def test_without_an_end_a_cancel_is_acted_on_at_once(
+    written: bytes, mock_clock: MockClock
+) -> None:
+    child, ended = FakeChild(), list[float]()
+    os.write(child.answers, written)
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await child.call(b"", max_result_bytes=100, ended=ended.append)
+
+    assert scope.cancelled_caught
+    assert not ended
+    child.close()
