@@ -12,6 +12,7 @@ from tests.command import running_command
 from tests.handlers import tasks
 from tests.handlers.support import process
 from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.job import Outcome
 
 LOGGER = "tests.handlers.tasks"
 
@@ -133,6 +134,85 @@ async def test_a_traceback_begins_with_the_users_code(
     assert first == "Traceback (most recent call last):"
     assert second.endswith(", in shout")
 
+
+TAKES_ITS_LOG_APART = """
+import datetime
+import logging
+import os
+
+log = logging.getLogger("shop")
+log.setLevel("INFO")
+
+
+class AddsField(logging.Filter):
+    def filter(self, record):
+        record.minutes = record.took.total_seconds() / 60
+        record.filtered_by = os.getpid()
+        return True
+
+
+class Shows(logging.Handler):
+    def emit(self, record):
+        assert record.took.total_seconds()
+        os.write(2, f"handled by {os.getpid()}\\n".encode())
+
+
+class Record(logging.LogRecord):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.made_by = os.getpid()
+
+
+log.addFilter(AddsField())
+log.addHandler(Shows())
+logging.setLogRecordFactory(Record)
+
+
+def work(payload):
+    log.info("sent", extra={"took": datetime.timedelta(minutes=3)})
+    return os.getpid()
+"""
+
+
+async def test_filters_handlers_and_factories_of_a_module_run_in_its_process_alone(
+    tmp_path: Path,
+) -> None:
+    async with running_command(tmp_path, config=CONFIG, handlers=TAKES_ITS_LOG_APART) as server:
+        answer = await server.client.post("/jobs", json={"type": "pack"}, headers=WAIT)
+        child = answer.json()["result"]
+        sent = json.loads(await server.wait_for_line('"sent"'))
+        handled = server.lines_with("handled by")
+
+    assert answer.json()["outcome"] == "succeeded"
+    assert sent["took"] == "datetime.timedelta(seconds=180)"
+    assert (sent["minutes"], sent["filtered_by"], sent["made_by"]) == (3.0, child, child)
+    assert handled == [f"handled by {child}"]
+
+
+class Breaks(logging.Filter):
+    """A filter of the program's own, on the way of every line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("function", [tasks.log_lines, tasks.shout])
+async def test_no_job_ends_otherwise_because_of_its_log(
+    function: Callable[..., object], processes: ProcessPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    broken = Breaks()
+    caplog.handler.addFilter(broken)
+    try:
+        ending = await process(in_process(function), b"3", processes=processes)
+    finally:
+        caplog.handler.removeFilter(broken)
+
+    told = ending.error and ending.error.message
+    assert (ending.outcome is Outcome.SUCCEEDED) or told == "loud"
+
+
+WAIT = {"Prefer": "wait=20"}
 
 WORK = """
 import logging

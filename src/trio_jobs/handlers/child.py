@@ -26,6 +26,8 @@ from trio_jobs.handlers.errors import Failure
 from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind, LogLine
 from trio_jobs.handlers.start_shortage import ShortageError
 
+log = logging.getLogger(__name__)
+
 # Seconds that a child whose pipe has closed gets to end by itself, so that it can be told how;
 # and that one gets that was killed, which only a machine in trouble does not end in.
 _DYING_TIME = 0.5
@@ -374,33 +376,47 @@ def beyond_standard_streams(number: int) -> int:
 
 
 def _log_line(body: bytes) -> None:
-    """Log what a function has logged in a child, as if it had been here."""
+    """Log what a function has logged in a child.
+
+    Its logger's filters and handlers have seen it there, as the module sets them up at import. They
+    and the record factory are user code, made for the values that the function logged: here, only
+    this module's own logger gets the line.
+    """
     line = msgspec.json.decode(body, type=LogLine)
-    logger = logging.getLogger(line.name)
-    if not logger.isEnabledFor(line.level):
-        return
-    record = logging.makeLogRecord(
+    # A job must not fail because of its log: a program with a log of its own may have anything
+    # on the way of this line.
+    with contextlib.suppress(BaseException):
+        if logging.getLogger(line.name).isEnabledFor(line.level):
+            log.handle(_record(line))
+
+
+def _record(line: LogLine) -> logging.LogRecord:
+    # Of Python's own class: `logging.makeLogRecord` asks the factory.
+    record = logging.LogRecord(
+        line.name,
+        line.level,
+        line.path,
+        line.line,
+        line.text,
+        (),
+        None,
+        func=line.function,
+        sinfo=line.stack,
+    )
+    vars(record).update(
         {
             **({} if line.job_id is None else {"job_id": line.job_id}),
             **line.fields,
-            "name": line.name,
-            "levelno": line.level,
             "levelname": line.level_name,
-            "msg": line.text,
             "created": line.created,
             "msecs": line.created % 1 * 1000,
             "process": line.process,
             "processName": "child",
-            "pathname": line.path,
-            "filename": os.path.basename(line.path),  # noqa: PTH119
-            "lineno": line.line,
-            "funcName": line.function,
             "threadName": line.thread_name,
             "exc_text": line.traceback,
-            "stack_info": line.stack,
         }
     )
-    logger.handle(record)
+    return record
 
 
 def _flags() -> list[str]:

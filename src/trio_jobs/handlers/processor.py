@@ -282,7 +282,8 @@ def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) 
             log.handle(record)
             return
         record.exc_info = None
-    log.handle(record)
+    with contextlib.suppress(BaseException):  # nor must its job's end be another because of it
+        log.handle(record)
 
 
 def _suspects(jobs: Iterable[RunningJob]) -> list[Suspect]:

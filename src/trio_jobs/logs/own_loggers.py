@@ -14,8 +14,8 @@ from trio_jobs.logs.writer import LogWriter
 # And those below. Of Trio's what is logged in the server's time; warnings, because they are made
 # anywhere.
 _ROOTS = ("trio_jobs", "trio", "py.warnings")
-# Asked for later than at import.
-_LATE = ("trio_jobs.server.hypercorn",)
+# Asked for later than at import; the second one in child processes, whose lines come by its name.
+_LATE = ("trio_jobs.server.hypercorn", "trio_jobs.child_process")
 
 
 class OwnLogger(logging.Logger):
