@@ -122,13 +122,18 @@ def keyword_only(*, payload: object) -> object:
     return payload
 
 
-@pytest.mark.parametrize("function", [no_parameter, three_parameters, keyword_only])
+@pytest.mark.parametrize("function", [no_parameter, keyword_only])
 def test_a_function_that_takes_no_payload_is_refused(function: Callable[..., object]) -> None:
     with pytest.raises(HandlerError, match="cannot be called with a payload: "):
         Handler.of(function)
 
 
-async def second_required(_payload: object, _context) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+def test_a_function_that_takes_more_than_a_payload_is_refused() -> None:
+    with pytest.raises(HandlerError, match="takes '_a', '_b', '_c', but a job has one payload"):
+        Handler.of(three_parameters)
+
+
+async def second_required(_payload: object, context) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 async def second_with_a_default(_payload: object, _retries: int = 3) -> None: ...
@@ -146,7 +151,7 @@ async def any_number(*_payloads: object) -> None: ...
         (any_number, False),
     ],
 )
-def test_a_second_argument_that_cannot_be_left_out_is_the_context(
+def test_a_second_argument_called_context_is_the_context(
     function: Callable[..., object], takes_context: bool
 ) -> None:
     assert Handler.of(function).takes_context is takes_context

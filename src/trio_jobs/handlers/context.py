@@ -10,7 +10,10 @@ if TYPE_CHECKING:  # a child process imports this module with the user's, and ru
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
-    """The job that a handler works on: an async handler's second argument, if it takes one.
+    """The job that a handler works on.
+
+    An async handler gets it in the parameter that it annotates so, wherever that stands; or, if it
+    annotates none, in one called ``context`` or ``ctx`` behind the payload's.
 
     Attributes:
         id: The job's id.

@@ -19,7 +19,7 @@ from trio_jobs.handlers.payload import (
     payload_type,
 )
 from trio_jobs.handlers.results import encode_result
-from trio_jobs.handlers.signature import check_kind, takes_context
+from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.tracebacks import traceback_of
 
 
@@ -38,8 +38,8 @@ class Handler:
     Attributes:
         name: What it is called where it was defined or configured,
             ``"package.module:qualified.name"``; a child process finds it by this.
-        call: Called with the payload, and with a `JobContext` if it takes one;
-            what it returns is the job's result.
+        call: Called with the payload, and with a `JobContext` as the second
+            argument if it takes one; what it returns is the job's result.
         run: Where it runs: a coroutine function in the event loop, a plain
             function in a worker thread or in a child process.
         timeout: How long it may take, in seconds; None for as long as it likes.
@@ -89,20 +89,20 @@ class Handler:
         check_kind(function)
         where = _where(function, run)
         _check_timeout(timeout)
-        with_context = takes_context(function, is_async=where is Run.ASYNC)
+        shape = shape_of(function, is_async=where is Run.ASYNC)
         if name is None:
             name = find_again(function) if where is Run.PROCESS else own_name(function)
         try:
-            type_ = payload_type(function)
+            type_ = payload_type(function, shape.payload)
             decode = make_decoder(type_)
         except PayloadTypeError as error:
             raise HandlerError(str(error)) from error
         return cls(
             name=name,
-            call=function,
+            call=shape.call,
             run=where,
             timeout=timeout,
-            takes_context=with_context,
+            takes_context=shape.takes_context,
             payload_type=type_,
             decode=decode,
         )

@@ -1,15 +1,20 @@
 """Finding a handler's function by its name, `"package.module:function"`."""
 
+import functools
 import importlib
 import inspect
 import sys
 import traceback
 from contextvars import ContextVar
-from types import FunctionType
+from types import FunctionType, MethodType
 
 from trio_jobs.handlers.errors import describe_error, readable
 
 _MAX_TEXT = 500
+
+# By which attributes decorators, and Python's own partial methods, tell what they are around.
+_LAYERS = ("__wrapped__", "func", "__partialmethod__", "_partialmethod")
+_MAX_LAYERS = 100
 
 # Whether a child process imports functions, for what must not run while it does so.
 imports_in_child: ContextVar[bool] = ContextVar("imports_in_child", default=False)
@@ -62,12 +67,46 @@ def refuse_method(holder: object, name: str, function: object) -> None:
     Raises:
         HandlerError: It was.
     """
+    if not inspect.isclass(holder):
+        return
+    kept = inspect.getattr_static(holder, name, None)
+    method = innermost(kept)
+    # What has no `__get__` gets no instance from anywhere.
     if (
-        inspect.isclass(holder)
-        and isinstance(function, FunctionType)
-        and inspect.getattr_static(holder, name, None) is function
+        isinstance(method, FunctionType)
+        and hasattr(type(kept), "__get__")
+        and innermost(function) is method
     ):
         raise method_error(holder.__qualname__)
+
+
+def innermost(function: object) -> object:
+    """What is under decorators that tell, and under partials, up to one that gives an instance."""
+    for _ in range(_MAX_LAYERS):
+        below = _layer_below(function)
+        if below is None:
+            break
+        function = below
+    return function
+
+
+def _layer_below(function: object) -> object | None:
+    if isinstance(function, staticmethod | classmethod | MethodType):
+        return None
+    if isinstance(function, functools.partialmethod):
+        return function.func
+    if isinstance(function, functools.partial):
+        return None if function.args else function.func
+    try:
+        own = vars(function)
+    except Exception:  # noqa: BLE001 - it has none, or is asked for it by the user's code
+        return None
+    below = (own.get(each) for each in _LAYERS)
+    return next((each for each in below if callable(each) or _is_partial(each)), None)
+
+
+def _is_partial(layer: object) -> bool:
+    return isinstance(layer, functools.partialmethod)
 
 
 def method_error(class_name: str) -> HandlerError:

@@ -37,21 +37,19 @@ class PayloadSchemas:
     components: Mapping[str, Mapping[str, object]]
 
 
-def payload_type(function: Callable[..., object]) -> PayloadType:
-    """The type that a function asks for with the annotation of its first parameter.
+def payload_type(
+    function: Callable[..., object], parameter: inspect.Parameter | None
+) -> PayloadType:
+    """The type that a function asks for with the annotation of its payload's parameter.
 
     ``Any`` if there is none, or if it says ``object``: plain JSON values.
 
     Raises:
         PayloadTypeError: The annotation is text that cannot be resolved.
     """
-    try:
-        first = next(iter(inspect.signature(function).parameters.values()))
-    except (ValueError, StopIteration):  # some builtins have no signature
+    if parameter is None or parameter.annotation is parameter.empty:
         return Any
-    annotation = first.annotation
-    if annotation is inspect.Parameter.empty:
-        return Any
+    annotation = parameter.annotation
     try:
         resolved = resolve(function, annotation)
     except Exception as error:  # whatever evaluating the user's text raises

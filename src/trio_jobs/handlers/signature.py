@@ -9,23 +9,53 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
 from types import FunctionType, UnionType
 from typing import Any, ForwardRef
 
-from trio_jobs.handlers.loading import HandlerError, method_error, one_line, refuse_method
+from trio_jobs.handlers.loading import (
+    HandlerError,
+    innermost,
+    method_error,
+    one_line,
+    refuse_method,
+)
 from trio_jobs.handlers.payload import resolve
 
 # By its name: the annotation may be text whose import only a type checker sees.
 _CONTEXT = "JobContext"
 
-# What an unannotated first parameter is taken for the context by, if there is a second one.
+# What a parameter without annotation is taken for the context by.
 _CONTEXT_NAMES = frozenset({"context", "ctx"})
+
+_POSITIONAL = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD})
+_ANY_NUMBER = frozenset({Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD})
 
 _ONE_PAYLOAD = (
     "a job has one payload: write one parameter, a dataclass, a TypedDict or a msgspec.Struct with"
     " these as its fields"
 )
+
+_PAYLOAD_ALONE = (
+    "but a plain function gets the payload alone, and only an async one the job's context"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How a function is called.
+
+    Attributes:
+        payload: The payload's parameter; None if there is no telling.
+        takes_context: Whether it is called with the context as well.
+        call: Called with the payload, and with the context as a second argument.
+    """
+
+    payload: Parameter | None
+    takes_context: bool
+    call: Callable[..., Any]
 
 
 def check_kind(function: Callable[..., Any]) -> None:
@@ -39,83 +69,137 @@ def check_kind(function: Callable[..., Any]) -> None:
         called = called.func
     if inspect.isclass(called) and any("__call__" in vars(each) for each in called.__mro__):
         raise HandlerError(f"is a class; name an instance of it: {called.__name__}(...)")
-    if isinstance(function, FunctionType):
-        _refuse_method(function)
+    method = innermost(function)
+    if isinstance(method, FunctionType):
+        _refuse_method(method)
 
 
-def takes_context(function: Callable[..., Any], *, is_async: bool) -> bool:
-    """Whether the function is called with a context as well as the payload.
+def shape_of(function: Callable[..., Any], *, is_async: bool) -> Shape:
+    """What a function's parameters are.
 
-    That is a second parameter without a default: annotated as `JobContext`, or not annotated. One
-    with a default is the function's own business.
+    The context's is the one annotated as `JobContext`, wherever it stands. If none is, it is one
+    without annotation that is called ``context`` or ``ctx``, behind the payload's. Beside these
+    two, parameters with a default are the function's own.
 
     Raises:
-        HandlerError: The function cannot be called with a payload, or takes more than it can get.
+        HandlerError: It cannot be called with a payload, or takes more than it can get.
     """
     try:
         signature = inspect.signature(function)
     except ValueError:  # some builtins have no signature; they get the benefit of the doubt
-        return False
+        return Shape(payload=None, takes_context=False, call=function)
     except Exception as error:  # it is made from attributes that anybody may set
         raise HandlerError(f"has a signature that cannot be read: {one_line(error)}") from error
-    parameters = list(signature.parameters.values())
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        return _is_second_the_context(function, signature, error, is_async=is_async)
-    if _is_annotated_as_context(function, parameters[0]):
+    parameters = [*signature.parameters.values()]
+    context = _context(function, parameters)
+    if context is not None and not is_async:
+        if context.annotation is context.empty and context.default is not context.empty:
+            context = None  # its own: it has one for everybody who does not call it as a handler
+        else:
+            named = _named(each for each in parameters if _is_required(each) or each is context)
+            raise HandlerError(f"takes {named}, {_PAYLOAD_ALONE}; {_ONE_PAYLOAD}")
+    others = [each for each in parameters if each is not context]
+    payload = _payload(others, context, is_async=is_async)
+    if context is None:
+        return Shape(payload=payload, takes_context=False, call=function)
+    return Shape(
+        payload=payload, takes_context=True, call=_caller(function, parameters, payload, context)
+    )
+
+
+def _context(function: Callable[..., Any], parameters: Sequence[Parameter]) -> Parameter | None:
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    possible = [each for each in parameters if each.kind not in _ANY_NUMBER]
+    possible = [each for each in possible if each.name not in bound]
+    annotated = [each for each in possible if _is_annotated_as_context(function, each)]
+    if len(annotated) > 1:
+        raise HandlerError(f"takes the job's context more than once: {_named(annotated)}")
+    if annotated:
+        return annotated[0]
+    return next(filter(_is_called_context, possible[1:]), None)
+
+
+def _payload(
+    others: Sequence[Parameter], context: Parameter | None, *, is_async: bool
+) -> Parameter:
+    required = [each for each in others if _is_required(each)]
+    positional = [each for each in others if each.kind in _POSITIONAL]
+    first = positional[0] if positional else None
+    named = [each for each in others if each.kind not in _ANY_NUMBER]
+    # The first of several is nobody's payload by this name.
+    if is_async and context is None and len(named) > 1 and _is_called_context(named[0]):
         raise HandlerError(
-            f"takes the job's context, {parameters[0].name!r}, in place of the payload: write"
-            f" (payload, {parameters[0].name}: {_CONTEXT})"
+            f"takes the job's context, {named[0].name!r}, before the payload: write"
+            f" ({named[1].name}, {named[0].name}: {_CONTEXT})"
         )
-    return False
+    if len(required) > 1:
+        raise HandlerError(_too_many(required, context, is_async=is_async))
+    if required and required[0].kind is Parameter.KEYWORD_ONLY:
+        raise HandlerError(
+            f"cannot be called with a payload: it takes {required[0].name!r} by its name only"
+        )
+    if first is not None:
+        return first
+    for each in others:
+        if each.kind is Parameter.VAR_POSITIONAL:
+            return each
+    if context is not None:
+        raise HandlerError(
+            f"takes the job's context, {context.name!r}, in place of the payload: write"
+            f" (payload, {context.name}: {_CONTEXT})"
+        )
+    raise HandlerError("cannot be called with a payload: it takes none by position")
 
 
-def _is_second_the_context(
+def _too_many(required: Sequence[Parameter], context: Parameter | None, *, is_async: bool) -> str:
+    text = f"takes {_named(required)}, but {_ONE_PAYLOAD}"
+    second = required[1]
+    if len(required) > 2 or context is not None:
+        return text
+    if is_async:
+        text += f", or annotate {second.name!r} as {_CONTEXT}"
+        if second.annotation is second.empty:
+            text += ", or call it context,"
+        return text + " if it is the job's context"
+    if second.annotation is second.empty:
+        return f"takes {_named(required)}, {_PAYLOAD_ALONE}; {_ONE_PAYLOAD}"
+    return text
+
+
+def _caller(
     function: Callable[..., Any],
-    signature: inspect.Signature,
-    error: TypeError,
-    *,
-    is_async: bool,
-) -> bool:
-    required = [
-        each
-        for each in signature.parameters.values()
-        if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
-        and each.default is each.empty
-    ]
-    named = ", ".join(repr(each.name) for each in required)
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        text = f"cannot be called with a payload: {error}"
-        if len(required) > 1:
-            text += f"; it takes {named}, and {_ONE_PAYLOAD}"
-        raise HandlerError(text) from None
-    first, second = required
-    is_context = _is_annotated_as_context(function, second)
-    if not is_context and (
-        _is_annotated_as_context(function, first)
-        or (first.annotation is first.empty and first.name in _CONTEXT_NAMES)
-    ):
+    parameters: Sequence[Parameter],
+    payload: Parameter,
+    context: Parameter,
+) -> Callable[..., Any]:
+    """What calls the function with a payload and a context, in this order."""
+    first_two = [each for each in parameters if each.kind is not Parameter.KEYWORD_ONLY][:2]
+    if first_two == [payload, context]:  # a decorator's wrapper may have other names for them
+        return function
+    if first_two == [context, payload]:
+        return lambda payload, context: function(context, payload)
+    if context.kind is Parameter.POSITIONAL_ONLY:
         raise HandlerError(
-            f"takes the job's context, {first.name!r}, before the payload: write"
-            f" ({second.name}, {first.name}: {_CONTEXT})"
+            f"takes the job's context, {context.name!r}, behind others by position only: write"
+            f" ({payload.name}, {context.name}: {_CONTEXT})"
         )
-    if not is_context and second.annotation is not second.empty:
-        text = f"takes {named}, but {_ONE_PAYLOAD}"
-        if is_async:
-            text += f", or annotate {second.name!r} as {_CONTEXT} if it is the job's context"
-        raise HandlerError(text)
-    if not is_async:
-        raise HandlerError(
-            f"takes {named}, but a plain function gets the payload alone, and only an async one"
-            f" the job's context; {_ONE_PAYLOAD}"
-        )
-    return True
+    name = context.name
+    return lambda payload, context: function(payload, **{name: context})
 
 
-def _is_annotated_as_context(function: Callable[..., Any], parameter: inspect.Parameter) -> bool:
+def _is_required(parameter: Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in _ANY_NUMBER
+
+
+def _is_called_context(parameter: Parameter) -> bool:
+    return parameter.annotation is parameter.empty and parameter.name in _CONTEXT_NAMES
+
+
+def _named(parameters: Iterable[Parameter]) -> str:
+    return ", ".join(repr(each.name) for each in parameters)
+
+
+def _is_annotated_as_context(function: Callable[..., Any], parameter: Parameter) -> bool:
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return False
@@ -176,7 +260,8 @@ def _refuse_method(function: FunctionType) -> None:
     if not outer or outer.endswith("<locals>"):
         return
     if "<locals>" in outer:  # the class cannot be looked up
-        if next(iter(inspect.signature(function).parameters), None) == "self":
+        code = function.__code__
+        if code.co_argcount and code.co_varnames[0] == "self":
             raise method_error(outer.rpartition("<locals>.")[2])
         return
     holder: object = sys.modules.get(function.__module__)
