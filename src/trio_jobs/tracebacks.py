@@ -7,6 +7,7 @@ no end.
 
 import traceback
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from types import TracebackType
 
@@ -54,6 +55,22 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     """The error's traceback, whatever its class shows instead."""
     found: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
     return found
+
+
+def begin_with_others(error: BaseException, own: AbstractSet[str]) -> None:
+    """Let the error's traceback begin with the user's code, if there is any in it.
+
+    Each frame takes longer to print than most jobs to run.
+
+    Args:
+        error: What was raised.
+        own: The names of the modules around the user's code.
+    """
+    frames = traceback_of(error)
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in own:
+        frames = frames.tb_next
+    if frames is not None:
+        BaseException.__dict__["__traceback__"].__set__(error, frames)
 
 
 def frames_text(error: BaseException) -> str:

@@ -549,3 +549,47 @@ async def test_a_cancel_that_is_first_decides_although_a_process_returns_a_value
     ending = await processor(make_job("a"))
 
     assert ending.outcome is Outcome.CANCELLED
+
+
+async def raise_it(_payload: object) -> None:
+    raise ValueError("no")
+
+
+async def raise_it_with_a_context(_payload: object, _job: JobContext) -> None:
+    raise ValueError("no")
+
+
+async def raise_it_in_a_child(_payload: object, job: JobContext) -> None:
+    job.nursery.start_soon(raise_it, None)
+
+
+@pytest.mark.parametrize(
+    ("handler", "first"),
+    [
+        (raise_it, "raise_it"),
+        (raise_it_with_a_context, "raise_it_with_a_context"),
+        (raise_it_in_a_child, "raise_it"),
+    ],
+)
+async def test_the_traceback_begins_with_the_handlers_code(
+    handler: Callable[..., object], first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await process(handler)
+
+    [record] = [record for record in caplog.records if record.message == "handler_raised"]
+    lines = str(record.exc_text).splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].endswith(f", in {first}")
+    assert lines[-1] == "ValueError: no"
+
+
+async def test_a_traceback_without_the_handlers_code_is_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(_payload: object) -> object:
+        return object()
+
+    await process(handler)
+
+    [record] = [record for record in caplog.records if record.message == "handler_raised"]
+    assert ", in encode_result\n" in str(record.exc_text)

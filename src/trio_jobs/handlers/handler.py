@@ -20,7 +20,10 @@ from trio_jobs.handlers.payload import (
 )
 from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.signature import check_kind, shape_of
-from trio_jobs.tracebacks import traceback_of
+from trio_jobs.tracebacks import begin_with_others
+
+# Around a plain function's code.
+_OWN = frozenset({__name__})
 
 
 class Run(StrEnum):
@@ -144,20 +147,11 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
         result = handler.call_plain(handler.decode(payload))
         answer = encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
-        _leave_out_own_frames(error)
+        begin_with_others(error, _OWN)
         answer = describe_failure(error)
     if os.getpid() != process:
         os._exit(int(isinstance(answer, Failure)))
     return answer  # noqa: ASYNC104 - no task's
-
-
-def _leave_out_own_frames(error: BaseException) -> None:
-    """Let the error's traceback begin with the user's code."""
-    frames = traceback_of(error)
-    while frames is not None and frames.tb_frame.f_globals is globals():
-        frames = frames.tb_next
-    if frames is not None:
-        BaseException.__dict__["__traceback__"].__set__(error, frames)
 
 
 def _where(function: Callable[..., Any], run: str | None) -> Run:

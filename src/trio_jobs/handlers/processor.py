@@ -21,7 +21,7 @@ from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.handlers.table import Handlers
 from trio_jobs.handlers.verdict import CANCELLED, RunningJob
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
-from trio_jobs.tracebacks import has_traceback, traceback_of
+from trio_jobs.tracebacks import begin_with_others, has_traceback, traceback_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 # ends in one step.
 _REMEMBERED = 100
 
+
+# Around an async handler's code.
+_OWN = frozenset({__name__, call_with_context.__module__})
 
 # Looked up once, as in the store.
 _ASYNC, _THREAD, _PROCESS = Run
@@ -122,6 +125,7 @@ class Processor:
                     self._cut_off_before_begin.add(job.id)
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
+            begin_with_others(error, _OWN)
             failure = describe_failure(error)
             if type(error) is not CutShortError:  # its `__class__` may be a property that raises
                 _log_raised(failure, job, error)
