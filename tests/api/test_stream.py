@@ -313,7 +313,7 @@ async def test_accepted_is_true_whenever_the_shutdown_comes() -> None:
             nursery.start_soon(run_worker, clone, api.parts.store, succeed)
             api.parts.receive.close()
             with At(step, api.parts.submissions.close) as at:
-                answer = await api.client.post("/jobs/stream", [LINE * 8, LINE * 7])
+                answer = await api.client.post("/jobs/stream", [LINE * 10, LINE * 9])
             api.parts.submissions.close()
 
         steps = at.steps
@@ -321,7 +321,7 @@ async def test_accepted_is_true_whenever_the_shutdown_comes() -> None:
         assert accepted == len(api.parts.store), f"step {step}"
         assert api.parts.store.statistics().completed == accepted, f"step {step}"
         # All may be in when it shuts down; it does not know then that they are all.
-        assert (answer.status, accepted) == (201, 15) or answer.status == 503, f"step {step}"
+        assert (answer.status, accepted) == (201, 19) or answer.status == 503, f"step {step}"
     assert step > 50
 
 
