@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trio_jobs.import_path import library_path, place_folder
+import trio_jobs
+from trio_jobs.import_path import library_path, place_folder, take_first_folder
 
 LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - as the path has it
 ZIP = f"/usr/lib/python{sys.version_info[0]}{sys.version_info[1]}.zip"
@@ -87,6 +88,27 @@ def test_folders_that_are_gone_do_not_matter(
     place_folder(str(tmp_path))
 
     assert sys.path == ["", str(current), LIBRARY, str(tmp_path)]
+
+
+def test_first_folder_is_taken_off_until_it_is_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # PYTHONPATH has put it there as well.
+    monkeypatch.setattr(sys, "path", [str(tmp_path), f"{tmp_path}/", ZIP, LIBRARY, PACKAGES])
+
+    assert take_first_folder() == str(tmp_path)
+
+    assert sys.path == [ZIP, LIBRARY, PACKAGES]
+
+
+def test_first_folder_that_this_package_is_in_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As are its libraries after `pip install --target`.
+    own = str(Path(trio_jobs.__file__).parents[1])
+    monkeypatch.setattr(sys, "path", [own, ZIP, LIBRARY, PACKAGES])
+
+    assert take_first_folder() is None
+
+    assert sys.path == [ZIP, LIBRARY, own, PACKAGES]
 
 
 def test_library_of_this_python_is_found() -> None:

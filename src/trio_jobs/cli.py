@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from trio_jobs.import_path import place_folder
 from trio_jobs.signals import Signals
 
 OK = 0
@@ -21,11 +22,12 @@ MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
 _LONGEST_COMPLAINT = 2_000
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) -> int:
     """Run the command.
 
     Args:
         arguments: Those after the command's name; by default the process's own.
+        folder: Placed on Python's path once all that the server needs is imported.
 
     Returns:
         The exit status: 0, the settings are shown; 1, the server cannot start; 2, a mistake in the
@@ -42,6 +44,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from trio_jobs.config import ConfigError, load_config
     from trio_jobs.start import StartError, check, serve
 
+    if folder is not None:
+        place_folder(folder)
     try:
         config = load_config(
             options.config,

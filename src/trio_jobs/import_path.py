@@ -18,14 +18,34 @@ def place_folder(folder: str) -> None:
     standard library's module. An entry for it that stands further in front is
     removed.
     """
-    end = _end_of_library()
-    kept = [path for path in sys.path[:end] if _is_library(path) or not _is_same(path, folder)]
-    sys.path[:end] = [*kept, folder]
+    _take_off(folder)
+    sys.path.insert(_end_of_library(), folder)
+
+
+def take_first_folder() -> str | None:
+    """Take the first folder off `sys.path`, for ``place_folder`` once all libraries are imported.
+
+    Behind the standard library it is still in front of them. None if this package itself is in it,
+    and its libraries with it: then it is placed at once.
+    """
+    folder = sys.path[0]
+    if _is_same(os.path.dirname(os.path.dirname(__file__)), folder):  # noqa: PTH120  (see above)
+        place_folder(folder)
+        return None
+    _take_off(folder)
+    return folder
 
 
 def library_path() -> list[str]:
     """The entries of `sys.path` that hold the standard library."""
     return [path for path in sys.path if _is_library(path)]
+
+
+def _take_off(folder: str) -> None:
+    end = _end_of_library()
+    sys.path[:end] = [
+        path for path in sys.path[:end] if _is_library(path) or not _is_same(path, folder)
+    ]
 
 
 def _end_of_library() -> int:
