@@ -1,5 +1,6 @@
 """Files beside the configuration hide no module of their name, and are warned of."""
 
+import importlib.util
 import json
 import os
 import queue
@@ -35,13 +36,17 @@ RESULTS = {"async": "\n", "thread": [0, 0], "process": [0, 0]}
 # Each is hidden: its name stands for a module that is not in the folder.
 HIDDEN = 'raise ImportError("hidden!")\n'
 # What Python itself imports for `-m` before it gets to the package.
+# As the module of a process's handler does.
+USES_LIBRARIES = f"import msgspec, trio\n{HANDLERS}"
+# What `trio` and the server itself import.
+LIBRARIES = ("attr", "hypercorn", "msgspec", "outcome", "sniffio", "trio")
 STARTING = ("queue", "email", "logging", "selectors", "argparse", "signal", "ssl")
 
 
-def write_folder(folder: Path, names: Iterable[str]) -> None:
+def write_folder(folder: Path, names: Iterable[str], *, handlers: str = HANDLERS) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.toml").write_text(CONFIG)
-    (folder / "handlers_of_all_kinds.py").write_text(HANDLERS)
+    (folder / "handlers_of_all_kinds.py").write_text(handlers)
     for name in names:
         (folder / f"{name}.py").write_text(HIDDEN)
 
@@ -51,9 +56,9 @@ def dependencies() -> set[str]:
     return {name for name in packages_distributions() if name.isidentifier()}
 
 
-async def use_all(folder: Path, *, command: tuple[str, ...]) -> list[str]:
+async def use_all(folder: Path, *arguments: str, command: tuple[str, ...]) -> list[str]:
     """Start the server, run a job of each kind, ask for everything, and stop; its log."""
-    async with running_command(folder, command=command) as server:
+    async with running_command(folder, *arguments, command=command) as server:
         results = {}
         for kind in RESULTS:
             answer = await server.client.post(
@@ -106,6 +111,69 @@ async def test_current_folder_hides_nothing_from_a_module_either(tmp_path: Path)
     lines = await use_all(tmp_path, command=MODULE)
 
     assert len([line for line in lines if "module_hidden" in line]) == len(STARTING)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+@pytest.mark.parametrize("options", [[], ["-P"]], ids=["", "-P"])
+async def test_current_folder_hides_no_library_from_a_module(
+    tmp_path: Path, options: list[str], *, elsewhere: bool
+) -> None:
+    current = tmp_path / "current" if elsewhere else tmp_path
+    tmp_path.joinpath("current").mkdir()
+    write_folder(tmp_path, [], handlers=USES_LIBRARIES)
+    write_folder(current, LIBRARIES, handlers=USES_LIBRARIES)
+    if elsewhere:
+        (tmp_path / "config.toml").rename(tmp_path / "other.toml")
+
+    lines = await use_all(
+        current,
+        "--config=../other.toml" if elsewhere else "--config=config.toml",
+        command=(sys.executable, *options, "-m", "trio_jobs"),
+    )
+
+    told = [line for line in lines if "module_hidden" in line]
+    assert len(told) == (0 if elsewhere else len(LIBRARIES))
+
+
+async def test_current_folder_hides_no_library_from_a_check(tmp_path: Path) -> None:
+    write_folder(tmp_path, LIBRARIES)
+
+    ended = await run_command(tmp_path, "--check", command=MODULE)
+
+    assert ended.status == 0
+    assert len(ended.lines) == len(LIBRARIES)
+
+
+async def test_current_folder_is_on_the_path_of_a_module(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.toml").write_text('[handlers]\nbeside = "beside:beside"\n')
+    (tmp_path / "beside.py").write_text("def beside(payload): ...\n")
+
+    ended = await run_command(tmp_path, "--config=config/config.toml", "--check", command=MODULE)
+
+    assert ended.status == 0, ended.lines
+
+
+async def test_files_named_like_libraries_hide_nothing_from_a_process(tmp_path: Path) -> None:
+    here = {name for name in sys.stdlib_module_names if importlib.util.find_spec(name)}
+    write_folder(tmp_path, here | dependencies(), handlers=USES_LIBRARIES)
+
+    lines = await use_all(tmp_path, command=SCRIPT)
+
+    assert not [line for line in lines if "hidden!" in line or "jobs_blocked" in line]
+
+
+async def test_file_that_comes_later_hides_nothing_from_a_process(tmp_path: Path) -> None:
+    write_folder(tmp_path, [], handlers=USES_LIBRARIES)
+
+    async with running_command(tmp_path) as server:
+        for name in LIBRARIES:
+            (tmp_path / f"{name}.py").write_text(HIDDEN)
+        answer = await server.client.post(
+            "/jobs", json={"type": "process"}, headers={"Prefer": "wait=30"}
+        )
+
+    assert answer.json()["result"] == RESULTS["process"], answer.text
 
 
 async def test_folder_without_such_files_is_not_told_of(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from trio_jobs.handlers.frames import (
 from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.loaded_files import changed_files
 from trio_jobs.handlers.loading import HandlerError, imports_in_child, load_function, one_line
+from trio_jobs.handlers.same_modules import SameModules
 from trio_jobs.job import current_job_id
 from trio_jobs.tracebacks import traceback_text
 
@@ -174,6 +175,7 @@ class _Functions:
         self._program_fault: HandlerError | None = None
         self._handlers: dict[str, Handler] = {}
         sys.path[:] = settings.path
+        SameModules(settings.files).install()
         sys.argv[:] = settings.arguments
 
     def load(self) -> str | None:

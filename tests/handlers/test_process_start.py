@@ -1,5 +1,6 @@
 """How a child process is started: in which folder, with which code, importing what."""
 
+import importlib
 import math
 import os
 import sys
@@ -93,6 +94,32 @@ async def test_files_of_the_users_do_not_hide_what_a_child_is_made_of(
     ending = await process(handler, processes=processes)
 
     assert ending.result == b'"found"'
+
+
+@pytest.mark.parametrize("file", ["twice.py", "twice/__init__.py"])
+async def test_a_module_is_the_one_that_the_server_has_imported(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("first", "second"):
+        path = tmp_path / folder / file
+        path.parent.mkdir(parents=True)
+        path.write_text(f"name = {folder!r}\n")
+        path.with_name("part.py").write_text(f"name = {folder!r}\n")
+    (tmp_path / "second/twice_user.py").write_text(
+        "import twice\n"
+        "def work(payload): return [twice.name, __import__(payload, fromlist=['name']).name]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    importlib.import_module("twice")
+    monkeypatch.setitem(sys.modules, "twice", sys.modules.pop("twice"))  # until this test ends
+    monkeypatch.syspath_prepend(tmp_path / "second")
+    handler = Handler.of(math.sqrt, run="process", name="twice_user:work")
+
+    async with ProcessPool(1, names=["twice_user:work"]) as processes:
+        part = "twice.part" if "/" in file else "twice"
+        ending = await process(handler, f'"{part}"'.encode(), processes=processes)
+
+    assert ending.result == b'["first","first"]'
 
 
 async def test_an_import_that_fails_in_the_child_is_its_jobs_error(
