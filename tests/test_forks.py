@@ -122,6 +122,30 @@ async def terminate_in_loop(_):
     return end_at_once(fork)
 
 
+def terminate_in_process(_):
+    return end_at_once(fork)
+
+
+def kill_copies_in_process(_):
+    """How each of a few copies ends that is sent a signal at once."""
+    ended = {}
+    for name in OURS:
+        child = os.fork()
+        if child == 0:
+            time.sleep(3600)
+        os.kill(child, getattr(signal, name))
+        if name == "SIGINT":  # it may come where Python drops it
+            os.kill(child, signal.SIGTERM)
+        ended[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return ended
+
+
+def pool_in_process(_):
+    for _ in range(5):
+        with fork.Pool(4) as pool:
+            pool.apply(abs, (-1,))
+
+
 def pool_in_thread(_):
     with fork.Pool(2) as pool:
         return pool.map(abs, [-1, 2])
@@ -183,7 +207,12 @@ CONFIG = "\n".join(
     [
         "[pool]\nworkers = 1\nbuffer_size = 100\ngrace_period = 60",
         "[handlers]",
-        *(f'{name} = "work:{name}"' for name in FUNCTIONS),
+        *(
+            f'{name} = {{call = "work:{name}", run = "process"}}'
+            if name.endswith("_in_process")
+            else f'{name} = "work:{name}"'
+            for name in FUNCTIONS
+        ),
     ]
 )
 
@@ -263,13 +292,30 @@ async def test_child_of_a_child_keeps_what_that_one_has_set(tmp_path: Path) -> N
         assert_nothing_is_the_servers(shown, server)
 
 
-@pytest.mark.parametrize("job_type", ["terminate_in_thread", "terminate_in_loop"])
+@pytest.mark.parametrize(
+    "job_type", ["terminate_in_thread", "terminate_in_loop", "terminate_in_process"]
+)
 async def test_child_that_is_terminated_at_once_ends_by_that_signal(
     tmp_path: Path, job_type: str
 ) -> None:
     async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
         for _ in range(20):
             assert await result_of(server, job_type) == -signal.SIGTERM
+
+
+async def test_copy_of_a_child_process_ends_by_the_signal_that_is_sent_at_once(
+    tmp_path: Path,
+) -> None:
+    async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
+        ended = await result_of(server, "kill_copies_in_process")
+
+    assert ended.pop("SIGINT") in (1, -signal.SIGINT, -signal.SIGTERM)
+    assert ended == {name: -signal.Signals[name] for name in ended}
+
+
+async def test_pools_of_children_of_a_child_process_end_with_their_blocks(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
+        assert await result_of(server, "pool_in_process") is None
 
 
 async def test_pool_of_children_ends_with_its_block(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.errors import Failure, describe_failure, readable
 from trio_jobs.handlers.frames import (
     HEADER,
@@ -90,7 +91,7 @@ def main(requests: int, answers: int, lifeline: int, folder: int) -> None:
     if sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     server = _Server(requests, answers)
-    os.register_at_fork(after_in_child=partial(_become_a_copy, server))
+    ForkMask(partial(_become_a_copy, server)).watch()
     settings = server.read(Settings)
     if settings is not None:
         _send_log(server, settings.log_level)
@@ -295,6 +296,8 @@ def _do_nothing(_number: int, _frame: types.FrameType | None) -> None:
 
 def _become_a_copy(server: _Server) -> None:
     """Run in each copy that is made by a fork: it is the user's program, and can be ended."""
+    if server.is_copy:
+        return  # a copy's copy: it keeps what that one has set
     server.become_a_copy()
     for number in _MEANT_FOR_THE_SERVER:
         if signal.getsignal(number) is _do_nothing:

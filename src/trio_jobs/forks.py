@@ -6,11 +6,11 @@ sockets, clients' connections, an event loop with jobs in it. ``multiprocessing`
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable
 
 import trio
+
+from trio_jobs.fork_mask import ForkMask
 
 
 class Forks:
@@ -22,16 +22,11 @@ class Forks:
     def __init__(self) -> None:
         self._server = os.getpid()
         self._in_child: list[Callable[[], None]] = []
-        # By thread: several may fork at the same time.
-        self._masks: dict[int, set[int | signal.Signals]] = {}
+        self._mask = ForkMask(self._give_up)
 
     def watch(self) -> None:
         """Begin: from now on every fork runs the callbacks in the child."""
-        os.register_at_fork(
-            before=self._block_signals,
-            after_in_parent=self._unblock_signals,
-            after_in_child=self._give_up,
-        )
+        self._mask.watch()
 
     def in_child(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called in each child, in the thread that has forked.
@@ -47,19 +42,9 @@ class Forks:
         if os.getpid() != self._server:
             os._exit(0)
 
-    def _block_signals(self) -> None:
-        # Until the child has its own handlers: it would run the server's, and end by none.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._masks[threading.get_ident()] = before
-
-    def _unblock_signals(self) -> None:
-        before = self._masks.pop(threading.get_ident())
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
     def _give_up(self) -> None:
         # Every callback, whatever another raises; the last one on the stack is the first to run.
         with contextlib.ExitStack() as stack:
-            stack.callback(self._unblock_signals)
             for callback in reversed(self._in_child):
                 stack.callback(callback)
 

@@ -1,0 +1,45 @@
+"""What keeps a signal from coming between a fork and the child's own handlers.
+
+Imports nothing heavy: the server uses it, and so do its child processes.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+
+class ForkMask:
+    """Blocks all signals around each fork of this process.
+
+    Until a child has its own handlers it would run its parent's, and end by no signal.
+    """
+
+    def __init__(self, give_up: Callable[[], object]) -> None:
+        """``give_up`` is called in each child, in the thread that has forked, before signals come.
+
+        In the children of children as well.
+        """
+        self._give_up = give_up
+        # By thread: several may fork at the same time.
+        self._masks: dict[int, set[int | signal.Signals]] = {}
+
+    def watch(self) -> None:
+        """Begin, for the rest of the process's life."""
+        os.register_at_fork(
+            before=self._block, after_in_parent=self._unblock, after_in_child=self._in_child
+        )
+
+    def _block(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._masks[threading.get_ident()] = before
+
+    def _unblock(self) -> None:
+        before = self._masks.pop(threading.get_ident())
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _in_child(self) -> None:
+        try:
+            self._give_up()
+        finally:
+            self._unblock()
