@@ -113,6 +113,22 @@ async def test_event_loop_looks_before_it_waits_and_leaves_out_what_is_costly_wh
     assert (cheap.looks, costly.looks) == (2, 1)
 
 
+async def test_jobs_that_ended_in_a_busy_turn_are_named_by_the_look_that_finds_what_they_took(
+    takeovers: Takeovers, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = ["email"]
+    thing = added(takeovers, "thing", costly=True)
+    look = TakesBackBeforeWaiting(takeovers, lambda: ended, ended.clear)
+    thing.taken = True
+
+    look.before_io_wait(0)
+    look.before_io_wait(1)
+
+    [record] = caplog.records
+    assert (record.__dict__["what"], record.__dict__["job_types"]) == ("thing", "email")
+    assert not ended
+
+
 # Over the real command
 
 HANDLERS = """
@@ -169,6 +185,17 @@ async def is_told_and_stops(server: Command, what: str, by: str) -> None:
     assert not server.lines_with("the handler's own")
 
 
+@pytest.mark.parametrize("take", [take for take in TAKES if "other" not in take])
+async def test_job_that_has_ended_in_the_turn_in_which_it_was_submitted_is_named(
+    tmp_path: Path, take: str
+) -> None:
+    handlers = f"{HANDLERS.replace('TAKE()', '')}\nasync def take(_):\n    {take}\n"
+    async with running_command(tmp_path, config=CONFIG, handlers=handlers) as server:
+        job = {"type": "take", "payload": None}
+        await server.client.post("/jobs", json=job, headers={"Prefer": "wait=20"})
+        await is_told_and_stops(server, TAKES[take], "job_types=take")
+
+
 @pytest.mark.parametrize("take", TAKES)
 async def test_what_a_module_takes_at_import_is_put_back(tmp_path: Path, take: str) -> None:
     handlers = HANDLERS.replace("TAKE()", take)
@@ -210,17 +237,29 @@ async def test_handler_of_a_modules_own_for_a_signal_that_means_nothing_stays(
         assert not server.lines_with("taken_back")
 
 
-async def test_alarm_that_a_job_stops_during_a_stop_is_set_again(tmp_path: Path) -> None:
+# Each leaves the server's own alarm with another time than its own, or none.
+ALARMS = [
+    "signal.setitimer(signal.ITIMER_REAL, 0)",
+    "signal.signal(signal.SIGALRM, signal.SIG_IGN)",
+    "signal.alarm(1)",
+    "signal.setitimer(signal.ITIMER_REAL, 3600)",
+]
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+async def test_alarm_that_a_job_changes_during_a_stop_is_set_again(
+    tmp_path: Path, alarm: str
+) -> None:
+    # Longer than the alarm of one second that the handler has set.
     handlers = (
         HANDLERS.replace("TAKE()", "")
-        + """
+        + f"""
 async def take(_):
-    while not signal.getitimer(signal.ITIMER_REAL)[0]:
+    while not (before := signal.getitimer(signal.ITIMER_REAL)[0]):
         await trio.sleep(0.01)  # until the stop has begun
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    await trio.sleep(0.01)
-    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    {alarm}
+    await trio.sleep(1.2)
+    assert before - 10 < signal.getitimer(signal.ITIMER_REAL)[0] < before
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 """
     )

@@ -125,7 +125,7 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
         Args:
             takeovers: What is looked for.
             job_types: Those of the jobs that run, and of those that have ended since ``forget``.
-            forget: Called after each look.
+            forget: Called after each look that has left nothing out.
         """
         self._check = takeovers.check
         self._job_types = job_types
@@ -133,5 +133,7 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Look; a loop that has more to do at once leaves out what is costly."""
-        self._check(job_types=self._job_types, costly=timeout > 0)
-        self._forget()
+        is_whole = timeout > 0
+        self._check(job_types=self._job_types, costly=is_whole)
+        if is_whole:  # else a job that has ended may have taken what was left out
+            self._forget()
