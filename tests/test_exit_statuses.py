@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from tests.command import (
+    PATIENCE,
     Command,
     Gate,
     configuration,
@@ -550,3 +551,77 @@ sys.exit(run(["--bind=127.0.0.1:0"]))
     assert ended.returncode == 0, ended.stderr
     assert ledger(tmp_path) == ["atexit", "thread"]
     assert b"stopped status=0" in ended.stderr.splitlines()[-1]
+
+
+# What comes before the server serves
+
+LEAVES_A_THREAD = """
+import threading
+import time
+
+threading.Thread(target=time.sleep, args=(3600,)).start()
+
+async def quick(_): pass
+"""
+LEAVES_A_PROGRAM = """
+import multiprocessing
+import os
+import time
+
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+child.start()
+with open("ledger", "w") as ledger:
+    ledger.write(str(child.pid))
+
+async def quick(_): pass
+"""
+# The five seconds are shortened.
+SOON = (
+    "import sys, trio_jobs.stop;"
+    "from trio_jobs.cli import run;"
+    "trio_jobs.stop.UNSERVED_SECONDS = 0.3;"
+    "sys.exit(run())"
+)
+
+
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["start", "--check"])
+@pytest.mark.parametrize(
+    ("handlers", "function"),
+    [
+        (LEAVES_A_THREAD, "nothing"),
+        (LEAVES_A_THREAD + "raise ImportError('missing')", "quick"),
+        (LEAVES_A_PROGRAM, "nothing"),
+    ],
+    ids=["thread", "thread and error", "program"],
+)
+async def test_mistake_that_is_found_in_a_module_ends_the_process_whatever_the_module_has_left(
+    tmp_path: Path, handlers: str, function: str, options: tuple[str, ...]
+) -> None:
+    async with started_command(
+        tmp_path,
+        *options,
+        config=f'[handlers]\nquick = "work:{function}"',
+        handlers=handlers,
+        command=(sys.executable, "-c", SOON),
+    ) as server:
+        try:
+            with trio.fail_after(PATIENCE):
+                await server.process.wait()
+        finally:
+            for child in ledger(tmp_path):
+                os.kill(int(child), signal.SIGKILL)  # it holds the log open
+        assert await server.wait_exit() == 2
+    assert server.lines[0].startswith("trio-jobs: ")
+    assert server.lines_with("the process ends with status 2")
+
+
+async def test_check_ends_whatever_a_module_has_left(tmp_path: Path) -> None:
+    async with started_command(
+        tmp_path,
+        "--check",
+        config='[handlers]\nquick = "work:quick"',
+        handlers=LEAVES_A_THREAD,
+        command=(sys.executable, "-c", SOON),
+    ) as checked:
+        assert await checked.wait_exit() == 0
+    assert checked.lines_with("the process ends with status 0")

@@ -30,8 +30,9 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         folder: Placed on Python's path once all that the server needs is imported.
 
     Returns:
-        The exit status: 0, the settings are shown; 1, the server cannot start; 2, a mistake in the
-        configuration or on the command line. A server that has started ends the process itself.
+        The exit status 2, for a mistake in the configuration or on the command line. Once modules
+        of handlers have been imported the process ends in here, with that status or: 0, the
+        settings are shown; 1, the server cannot start; and what a server ends with.
     """
     _fill_standard_descriptors()
     options = _parser().parse_args(arguments)
@@ -43,6 +44,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     # and with it this module, and needs nothing of a server.
     from trio_jobs.config import ConfigError, load_config
     from trio_jobs.start import StartError, check, serve
+    from trio_jobs.stop import end_unserved, limit_unserved
 
     if folder is not None:
         place_folder(folder)
@@ -58,15 +60,25 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
                 "logging.format": options.log_format,
             },
         )
-        if options.check:
-            return _show(check(config, warn=lambda text: _complain(f"warning: {text}")))
-        serve(config, signals)
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN
-    except StartError as error:
+    # From here on modules of handlers are imported, and may have left behind what does not end.
+    # The limit comes before the complaint, which may not end either.
+    try:
+        if options.check:
+            text = check(config, warn=lambda text: _complain(f"warning: {text}"))
+            limit_unserved(OK)
+            status = _show(text)
+        else:
+            serve(config, signals)
+    except ConfigError as error:
+        limit_unserved(status := MISTAKEN)
         _complain(str(error))
-        return BROKEN
+    except StartError as error:
+        limit_unserved(status := BROKEN)
+        _complain(str(error))
+    return end_unserved(status)
 
 
 def _fill_standard_descriptors() -> None:
@@ -94,8 +106,8 @@ def _complain(text: str) -> None:
     # One bounded line, whatever a module of the user's raised when it was imported.
     line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
     # A status of its own must not depend on somebody to tell: standard error may be closed (then
-    # it is None), or a full disk.
-    with contextlib.suppress(AttributeError, OSError):
+    # it is None), a full disk, or user code's own.
+    with contextlib.suppress(Exception):
         sys.stderr.write(f"trio-jobs: {line}\n")
 
 

@@ -758,6 +758,15 @@ MUTATIONS = [
         ("the signals are not taken over", "        signals.take()\n", "        pass\n"),
     ),
     *mutations(
+        "cli.py",
+        ("tests/test_exit_statuses.py",),
+        (
+            "a mistake in a module leaves the end to the interpreter",
+            "    return end_unserved(status)\n",
+            "    return status\n",
+        ),
+    ),
+    *mutations(
         "signals.py",
         ("tests/test_exit_statuses.py", "tests/test_takeovers.py"),
         (
@@ -796,13 +805,17 @@ MUTATIONS = [
         ),
     ),
     *mutations(
-        "forks.py",
+        "fork_mask.py",
         ("tests/test_forks.py",),
         (
             "a signal may come before a child has its own handlers",
             "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
             "signal.pthread_sigmask(signal.SIG_BLOCK, ())",
         ),
+    ),
+    *mutations(
+        "forks.py",
+        ("tests/test_forks.py",),
         (
             "a copy of the event loop goes on",
             "        trio.lowlevel.add_instrument(_EndsCopy())\n",
@@ -857,8 +870,8 @@ MUTATIONS = [
         ),
         (
             "an exit that waits for threads",
-            "            os._exit(HARD_LIMIT_STATUS)\n",
-            "            sys.exit(HARD_LIMIT_STATUS)\n",
+            "            os._exit(self._status)\n",
+            "            sys.exit(self._status)\n",
         ),
         (
             "an exit that needs the report to succeed",
@@ -870,6 +883,24 @@ MUTATIONS = [
             "what a handler has done to SIGALRM stays",
             "        signal.signal(signal.SIGALRM, signal.SIG_DFL)\n",
             "",
+        ),
+    ),
+    *mutations(
+        "stop/hard_limit.py",
+        ("tests/test_takeovers.py",),
+        (
+            "a timer that runs is taken for the server's own",
+            "        return ends and abs(off) < _SLACK_SECONDS\n",
+            "        return ends and off > -left - SIGALRM_AFTER_SECONDS\n",
+        ),
+    ),
+    *mutations(
+        "takeovers.py",
+        ("tests/test_takeovers.py",),
+        (
+            "a job is forgotten by a look that leaves something out",
+            "        if is_whole:  # else a job that has ended may have taken what was left out\n",
+            "        if True:\n",
         ),
     ),
     *mutations(

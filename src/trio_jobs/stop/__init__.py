@@ -9,6 +9,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NoReturn
 
 import trio
 
@@ -18,7 +19,7 @@ from trio_jobs.stop.hard_limit import HARD_LIMIT_STATUS, Block, HardLimit
 from trio_jobs.stop.in_the_way import tasks_in_the_way, threads_in_the_way
 from trio_jobs.takeovers import Takeovers
 
-__all__ = ["HARD_LIMIT_STATUS", "Stop", "end_interpreter"]
+__all__ = ["HARD_LIMIT_STATUS", "Stop", "end_interpreter", "end_unserved", "limit_unserved"]
 
 # Wrappers (a shell, a terminal's process group with npm or make in between) forward a signal
 # that the process gets anyway; a person needs longer to insist.
@@ -26,6 +27,9 @@ REPEAT_WINDOW_SECONDS = 0.2
 
 # What a clean stop may take beyond the two times that are configured.
 MARGIN_SECONDS = 1.0
+
+# What modules of handlers leave behind gets in a process that does not serve: threads, `atexit`.
+UNSERVED_SECONDS = 5.0
 
 
 def _ignore_signals() -> None:
@@ -37,6 +41,27 @@ def _plain(line: str, below: str, fields: Mapping[str, object]) -> bytes:
     line = " ".join([line, *(f"{name}={value}" for name, value in fields.items())])
     text = "\n  ".join([line, *below.splitlines()])
     return f"{text}\n".encode(errors="backslashreplace")
+
+
+def limit_unserved(status: int) -> None:
+    """Have a process that does not serve end with this status, in five seconds at the most.
+
+    The modules of handlers have been imported, and left threads or programs behind. In the main
+    thread.
+    """
+    limit = HardLimit(
+        in_the_way=lambda: _guarded(lambda: _without_fields(threads_in_the_way())),
+        render=_plain,
+        status=status,
+    )
+    with contextlib.suppress(RuntimeError):  # no thread to be had: the other clocks are left
+        limit.start()
+    limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)
+
+
+def end_unserved(status: int) -> NoReturn:
+    """End such a process, once nothing is left to say."""
+    end_interpreter(status, last_words=lambda: None)
 
 
 class Stop:

@@ -34,6 +34,10 @@ HEAD_START_SECONDS = 0.5
 FAULTHANDLER_AFTER_SECONDS = 1.0
 SIGALRM_AFTER_SECONDS = 1.5
 
+# By how much the kernel's timer may be off: it stays behind the other clocks, and no two of the
+# server's own steps are that far apart.
+_SLACK_SECONDS = 0.4
+
 # A line for the log, and what stands below it: a stack, or nothing.
 Block = tuple[str, str, Mapping[str, object]]
 
@@ -49,10 +53,12 @@ class HardLimit:
         *,
         in_the_way: Callable[[], Iterable[Block]],
         render: Callable[[str, str, Mapping[str, object]], bytes],
+        status: int = HARD_LIMIT_STATUS,
     ) -> None:
         """``in_the_way`` is called in the limit's own thread, when the limit has been reached."""
         self._in_the_way = in_the_way
         self._render = render
+        self._status = status
         self._started = False
         self._log = -1
         self._since = 0.0
@@ -85,14 +91,19 @@ class HardLimit:
         self._set_alarms()
 
     def is_armed(self) -> bool:
-        """Whether the kernel's timer runs and ends the process, if the limit has been armed.
+        """Whether the kernel's timer ends the process at its time, if the limit has been armed.
 
         What user code does to faulthandler's thread cannot be seen. Behind that is this timer.
         """
         if self._due == math.inf or not self._started:
             return True
+        left = self._due - time.monotonic()
+        if left <= 0:
+            return True  # the thread is ending the process
         ends = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
-        return ends and signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        # There is but one timer: one that runs may be user code's own, and come earlier or later.
+        off = signal.getitimer(signal.ITIMER_REAL)[0] - left - SIGALRM_AFTER_SECONDS
+        return ends and abs(off) < _SLACK_SECONDS
 
     def arm_again(self) -> None:
         """Set the clocks that user code may have stopped."""
@@ -117,7 +128,7 @@ class HardLimit:
         signal.setitimer(signal.ITIMER_REAL, left + SIGALRM_AFTER_SECONDS)
 
     def end_process(self, line: str, blocks: Iterable[Block]) -> None:
-        """Write ``line`` and the blocks, as far as the log takes them, and exit with status 70.
+        """Write ``line`` and the blocks, as far as the log takes them, and exit with the status.
 
         Safe in a signal handler.
         """
@@ -131,7 +142,7 @@ class HardLimit:
                     break
         finally:
             # Not sys.exit(): the interpreter would wait for every thread that is not a daemon.
-            os._exit(HARD_LIMIT_STATUS)
+            os._exit(self._status)
 
     def _watch(self) -> None:
         while True:
@@ -146,6 +157,6 @@ class HardLimit:
         time.sleep(max(self._due - time.monotonic(), 0))
         self.end_process(
             f"hard limit reached after {time.monotonic() - self._since:.1f} s:"
-            f" the process ends with status {HARD_LIMIT_STATUS}",
+            f" the process ends with status {self._status}",
             self._in_the_way(),
         )
