@@ -339,6 +339,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_mistake_is_one_clear_line_and_status_2(tmp_path: Path, mistake: str) -> None:
     config, handlers, environment, expected = MISTAKES[mistake]
+    # Something else on this machine may serve on the default port.
+    environment = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0", **environment}
     finished = await run_command(
         tmp_path, config=config, handlers=handlers, environment=environment
     )
