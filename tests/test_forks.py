@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 
 import trio
@@ -194,6 +195,14 @@ def copy_of_thread_that_raises(_):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def copy_of_own_thread(_):
+    children = []
+    thread = threading.Thread(target=lambda: children.append(os.fork()))
+    thread.start()
+    thread.join()
+    return os.waitpid(children[0], 0)[1]
+
+
 async def count(payload):
     note(payload)
 '''
@@ -360,7 +369,12 @@ async def test_copy_of_the_event_loop_runs_no_job(tmp_path: Path, copy: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("copy", "status"), [("copy_of_thread_that_returns", 0), ("copy_of_thread_that_raises", 1)]
+    ("copy", "status"),
+    [
+        ("copy_of_thread_that_returns", 0),
+        ("copy_of_thread_that_raises", 1),
+        ("copy_of_own_thread", 0),
+    ],
 )
 async def test_copy_of_a_thread_ends_with_its_function(
     tmp_path: Path, copy: str, status: int
