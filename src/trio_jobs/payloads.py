@@ -72,7 +72,9 @@ def check_submission(type: str, payload: bytes, handlers: Handlers) -> None:  # 
         # UTF-8 and 1e999 through there. Whoever reads the job is sent all of it.
         if handler.payload_type is not Any:
             _decode_anything(payload)
-        handler.decode(payload)
+            handlers.check_payload(handler, payload)
+        else:
+            handler.decode(payload)
     except JSON_ERRORS as error:
         raise json_fault(error, payload, "$.payload") from None
 

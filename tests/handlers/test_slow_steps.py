@@ -1,8 +1,11 @@
 """A handler that blocks the event loop is reported, by name. On a clock that the handlers move."""
 
+import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 import trio
@@ -10,6 +13,7 @@ from trio.testing import MockClock
 
 from tests.support import Pool, running_pool
 from trio_jobs.handlers import JobContext, SlowSteps
+from trio_jobs.payloads import PayloadError, check_submission
 from trio_jobs.worker import BURST_SECONDS
 
 LIMIT = 0.5
@@ -328,5 +332,57 @@ async def test_what_a_thread_has_run_in_the_event_loop_is_not_an_async_handlers(
         trio.from_thread.run_sync(clock.jump, payload)
 
     await run_jobs(clock, {"plain": plain}, ("plain", 8))
+
+    assert not reports(caplog)
+
+
+@dataclass
+class SlowToMake:
+    """Its own code sleeps for so long; below zero, it refuses."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        time.sleep(abs(self.seconds))
+        if self.seconds < 0:
+            raise ValueError("below zero")
+
+
+def take(payload: SlowToMake) -> float:
+    return payload.seconds
+
+
+async def submit_slow(*seconds: float, limit: float) -> None:
+    """Submit one after the other, in one step of Trio's, on the real clock."""
+    async with running_pool({"slow": take}) as pool:
+        slow_steps = SlowSteps(pool.processor, limit=limit)
+        trio.lowlevel.add_instrument(slow_steps)
+        await trio.lowlevel.checkpoint()
+        for each in seconds:
+            with contextlib.suppress(PayloadError):
+                check_submission("slow", f'{{"seconds": {each}}}'.encode(), pool.handlers)
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(slow_steps)
+
+
+@pytest.mark.parametrize("seconds", [[0.06], [-0.06], [0.03, 0.03]])
+async def test_a_payload_whose_own_code_blocks_is_named_by_its_handler(
+    seconds: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    await submit_slow(*seconds, limit=0.05)
+
+    [report] = reports(caplog)
+    assert report["payload_of"] == "tests.handlers.test_slow_steps:take"
+    assert isinstance(report["seconds"], float)
+    assert report["seconds"] >= 0.05
+    assert "the code of its class must not" in str(report["advice"])
+    assert "handler" not in report
+
+
+async def test_payloads_that_are_made_at_once_are_not_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await submit_slow(*[0.0] * 100, limit=10)
 
     assert not reports(caplog)

@@ -2,7 +2,8 @@
 
 Between two waits for I/O Trio runs one step of each task that is ready. The steps of handlers are
 timed, and what they take together in such a stretch is put down to them: not what HTTP and
-admission take of it, however many requests there are.
+admission take of it, however many requests there are. The code of a payload's class, which runs
+as a job is submitted, is put down to the handler that takes such payloads.
 
 What it cannot know: a step is also long while the whole process stands still (SIGSTOP, a swapping
 machine); and a step that never ends is for the hard limit to report.
@@ -35,6 +36,11 @@ _ADVICE = (
     ' in a thread, with run = "process" if it computes'
 )
 
+_PAYLOAD_ADVICE = (
+    "a payload is made in the event loop when it is submitted: the code of its class must not"
+    " compute or call what blocks; do that in the function"
+)
+
 
 class Suspect(NamedTuple):
     """A job that may have blocked the event loop; its handler's name; when it began."""
@@ -57,6 +63,12 @@ class Activity(Protocol):
     def forget_ended(self) -> None:
         """Forget the jobs that have ended."""
 
+    def take_check_seconds(self) -> Mapping[str, float]:
+        """Seconds that payloads' own code has taken as jobs were submitted, by the handler's name.
+
+        Since this was called last.
+        """
+
 
 class SlowSteps(trio.abc.Instrument):
     """Warns of handlers that block the event loop, once per handler and minute.
@@ -76,6 +88,7 @@ class SlowSteps(trio.abc.Instrument):
         self._now = trio.lowlevel.current_clock().current_time
         self._began = self._now()
         self._taken: dict[str, tuple[Suspect, float]] = {}  # in this stretch, by the job's id
+        self._checks: dict[str, float] = {}  # of payloads, in this stretch, by the handler's name
         self._reported: dict[str, float] = {}  # when, by the handler's name
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
@@ -95,6 +108,9 @@ class SlowSteps(trio.abc.Instrument):
         if self._taken:
             self._report(list(self._taken.values()))
             self._taken.clear()
+        if self._checks:
+            self._report_checks()
+            self._checks.clear()
 
     def _put_down(self, task: trio.lowlevel.Task, now: float) -> None:
         """Put a step down to the jobs whose handlers have run in it, one after the other."""
@@ -106,6 +122,8 @@ class SlowSteps(trio.abc.Instrument):
         for job, (start, end) in zip(ran, pairwise(began), strict=True):
             _, before = self._taken.get(job.job_id, (job, 0.0))
             self._taken[job.job_id] = job, before + end - start
+        for handler, seconds in self._activity.take_check_seconds().items():
+            self._checks[handler] = self._checks.get(handler, 0.0) + seconds
 
     def _report(self, taken: list[tuple[Suspect, float]]) -> None:
         taken.sort(key=lambda each: -each[1])
@@ -119,6 +137,11 @@ class SlowSteps(trio.abc.Instrument):
             named = ", ".join(f"{job.handler} {job.job_id}" for job, _ in taken[:_NAMED])
             _warn({"jobs": len(taken), "handlers": named}, together)
 
+    def _report_checks(self) -> None:
+        for handler, seconds in self._checks.items():
+            if seconds >= self._limit and self._is_time_for(f"{handler}, its payloads"):
+                _warn({"payload_of": handler}, seconds, _PAYLOAD_ADVICE)
+
     def _is_time_for(self, handler: str) -> bool:
         now = self._now()
         if now - self._reported.get(handler, -math.inf) < _MINUTE:
@@ -127,6 +150,6 @@ class SlowSteps(trio.abc.Instrument):
         return True
 
 
-def _warn(fields: Mapping[str, object], seconds: float) -> None:
-    more = {"seconds": round(seconds, 3), "advice": _ADVICE}
+def _warn(fields: Mapping[str, object], seconds: float, advice: str = _ADVICE) -> None:
+    more = {"seconds": round(seconds, 3), "advice": advice}
     log.warning("event_loop_blocked", extra={**fields, **more})

@@ -1,5 +1,6 @@
 """The table of handlers: which one processes a job of which type."""
 
+import time
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,6 +14,9 @@ from trio_jobs.handlers.payload import PayloadSchemas, make_schemas
 
 # The entry for every type that has none of its own.
 DEFAULT = "default"
+
+# Seconds: shorter checks are not counted.
+_COUNTED = 0.0005
 
 # Characters: a client's type may be as long as a body.
 _MAX_ALIKE = 200
@@ -53,6 +57,8 @@ class Handlers:
     def __init__(self, table: Mapping[str, Handler]) -> None:
         self.table = MappingProxyType(dict(table))
         self._default = table.get(DEFAULT)
+        # By the handler's name; `check_payload` writes, `SlowSteps` takes.
+        self._check_seconds: dict[str, float] = {}
 
     @classmethod
     def of(cls, functions: Mapping[str, object]) -> Self:
@@ -74,6 +80,26 @@ class Handlers:
         if handler is None:
             raise UnknownTypeError(type, tuple(sorted(self.table)))
         return handler
+
+    def check_payload(self, handler: Handler, payload: bytes) -> None:
+        """Make a payload for the handler, to see whether it can be made: its class's code runs.
+
+        Raises:
+            msgspec.MsgspecError: It cannot; or UnicodeError.
+        """
+        began = time.perf_counter()
+        try:
+            handler.decode(payload)
+        finally:
+            seconds = time.perf_counter() - began
+            if seconds >= _COUNTED:
+                before = self._check_seconds.get(handler.name, 0.0)
+                self._check_seconds[handler.name] = before + seconds
+
+    def take_check_seconds(self) -> Mapping[str, float]:
+        """What `check_payload` has taken since this was called last, by the handler's name."""
+        taken, self._check_seconds = self._check_seconds, {}
+        return taken
 
     @property
     def process_names(self) -> list[str]:
