@@ -4,6 +4,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -226,13 +227,37 @@ LINE = frame(
 )
 
 
+def begin() -> None:
+    pass
+
+
+async def test_a_function_begins_when_all_of_its_payload_has_been_sent() -> None:
+    child, begun = FakeChild(), trio.Event()
+    call = b"x" * 1_000_000  # more than a pipe holds
+    os.set_blocking(child._requests, False)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(child.call, call, max_result_bytes=100, started=begun.set, ended=lambda _: None)
+        )
+        await wait_all_tasks_blocked()
+        assert not begun.is_set()
+        left = len(call)
+        while left:
+            left -= len(os.read(child.theirs, left))
+            await wait_all_tasks_blocked(0.001)
+        assert begun.is_set()
+        nursery.cancel_scope.cancel()
+    child.close()
+
+
 async def test_what_was_written_before_a_cancel_is_the_answer() -> None:
     child, ended = FakeChild(), list[float]()
     os.write(child.answers, LINE * 40 + END + frame(Kind.RESULT, b'"done"'))
 
     with trio.CancelScope() as scope:
         scope.cancel()
-        answer = await child.call(b"", max_result_bytes=100, ended=ended.append)
+        answer = await child.call(b"", max_result_bytes=100, started=begin, ended=ended.append)
 
     assert answer == b'"done"'
     assert len(ended) == 1
@@ -248,7 +273,9 @@ async def test_the_rest_of_an_answer_is_waited_for() -> None:
     async def call() -> None:
         with trio.CancelScope() as scope:
             scope.cancel()
-            answers.append(await child.call(b"", max_result_bytes=100, ended=lambda _: None))
+            answers.append(
+                await child.call(b"", max_result_bytes=100, started=begin, ended=lambda _: None)
+            )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
@@ -268,7 +295,7 @@ async def test_the_rest_of_an_answer_is_waited_for_half_a_second(
 
     with trio.CancelScope() as scope:
         scope.cancel()
-        await child.call(b"", max_result_bytes=100, ended=lambda _: None)
+        await child.call(b"", max_result_bytes=100, started=begin, ended=lambda _: None)
 
     assert scope.cancelled_caught
     assert trio.current_time() == 0.5
@@ -284,7 +311,7 @@ async def test_without_an_end_a_cancel_is_acted_on_at_once(
 
     with trio.CancelScope() as scope:
         scope.cancel()
-        await child.call(b"", max_result_bytes=100, ended=ended.append)
+        await child.call(b"", max_result_bytes=100, started=begin, ended=ended.append)
 
     assert scope.cancelled_caught
     assert not ended

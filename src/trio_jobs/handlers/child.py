@@ -127,13 +127,19 @@ class ChildProcess:
         return msgspec.json.decode(body, type=Hello)
 
     async def call(
-        self, call: bytes, *, max_result_bytes: int, ended: Callable[[float], object]
+        self,
+        call: bytes,
+        *,
+        max_result_bytes: int,
+        started: Callable[[], object],
+        ended: Callable[[float], object],
     ) -> bytes | Failure:
         """Run a job.
 
         Args:
             call: The frame that says which.
             max_result_bytes: The largest result, as JSON.
+            started: Called when it has been sent, and its function begins.
             ended: Called with when its function ended, by Trio's clock.
 
         Returns:
@@ -151,6 +157,7 @@ class ChildProcess:
             await self._send(call)
         except _EndedError as error:
             raise NotBegunError from error
+        started()
         try:
             kind, body = await self._receive_answer(max_result_bytes)
             return body if kind is Kind.RESULT else msgspec.json.decode(body, type=Failure)

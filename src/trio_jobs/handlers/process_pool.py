@@ -178,9 +178,10 @@ class ProcessPool:
             while True:
                 # Nothing waits between its choice and the call: the child is nobody else's.
                 child = await self._shortage.outlast(self._obtain)
-                started()
                 try:
-                    answer = await child.call(call, max_result_bytes=max_result_bytes, ended=ended)
+                    answer = await child.call(
+                        call, max_result_bytes=max_result_bytes, started=started, ended=ended
+                    )
                 except NotBegunError:
                     start_taken_back()
                     await self._end(child)
