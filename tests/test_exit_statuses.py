@@ -29,6 +29,7 @@ from tests.command import (
     write_files,
 )
 from tests.docs.test_references import rows_of
+from trio_jobs.signals import ENDING, HARMLESS, STOPPING
 
 # Between two signals that count.
 APART = 0.3
@@ -151,6 +152,20 @@ async def _(folder: Path) -> None:
         )
 
     assert ended.returncode == -signal.SIGALRM
+
+
+@row("any other")
+async def _(folder: Path) -> None:
+    ends = "import atexit, os\natexit.register(os._exit, 9)\nasync def quick(_): pass"
+    async with running_command(folder, config=configuration("quick"), handlers=ends) as server:
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 9
+        assert not server.lines_with("stopped")
+    at_import = await run_command(
+        folder, config=configuration("quick"), handlers="import os; os._exit(9)"
+    )
+    assert at_import.status == 9
 
 
 @row("killed by another signal")
@@ -357,7 +372,7 @@ async def signalled_by_itself(
 
 IN_PYTHONS_START = "import os, signal; os.kill(os.getpid(), signal.SIGNAL)"
 
-# When the first module of the server's that takes long is imported.
+# When one of the first modules of the server's that take long is imported.
 AT_AN_IMPORT = """
 import importlib.abc
 import os
@@ -366,7 +381,7 @@ import sys
 
 class Signals(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "trio":
+        if name == "LATE":
             os.kill(os.getpid(), signal.SIGNAL)
 
 sys.meta_path.insert(0, Signals())
@@ -375,7 +390,7 @@ sys.meta_path.insert(0, Signals())
 
 @row("before the command's first lines have run")
 async def _(folder: Path) -> None:
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for signum in (*STOPPING, *ENDING, *HARMLESS):
         ended = await signalled_by_itself(folder / signum.name, signum, IN_PYTHONS_START)
         if signum == signal.SIGINT:
             assert ended.lines_with("KeyboardInterrupt")
@@ -386,8 +401,10 @@ async def _(folder: Path) -> None:
 
 @row("until the configuration is read")
 async def _(folder: Path) -> None:
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        ended = await signalled_by_itself(folder / signum.name, signum, AT_AN_IMPORT)
+    # The second is what the arguments are parsed with.
+    for signum, late in zip((*STOPPING, *ENDING), ["trio", "argparse"] * 2, strict=True):
+        customize = AT_AN_IMPORT.replace("LATE", late)
+        ended = await signalled_by_itself(folder / signum.name, signum, customize)
         if signum == signal.SIGQUIT:
             assert ended.process.returncode == 70
             assert ended.lines_with("SIGQUIT: the process ends with status 70")
@@ -625,3 +642,23 @@ async def test_check_ends_whatever_a_module_has_left(tmp_path: Path) -> None:
     ) as checked:
         assert await checked.wait_exit() == 0
     assert checked.lines_with("the process ends with status 0")
+
+
+async def test_check_ends_by_the_first_signal_even_by_one_that_has_come_early(
+    tmp_path: Path,
+) -> None:
+    customize = AT_AN_IMPORT.replace("LATE", "argparse").replace("SIGNAL", "SIGTERM")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(customize)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+        early = await run_command(tmp_path, "--check", config=configuration("quick"))
+    late = await run_command(
+        tmp_path,
+        "--check",
+        config=configuration("quick"),
+        handlers="import signal; signal.raise_signal(signal.SIGTERM)",
+    )
+
+    assert early.status == late.status == -signal.SIGTERM
+    assert not early.output + late.output

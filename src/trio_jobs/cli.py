@@ -1,22 +1,18 @@
-"""The command `trio-jobs`: its arguments, its complaints, its exit status."""
+"""The command `trio-jobs`: its complaints, its exit status.
 
-import argparse
+Nothing heavy is imported at the top: until `run` has taken the signals, one ends the process.
+"""
+
 import contextlib
-import difflib
 import os
-import re
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import NoReturn
 
 from trio_jobs.import_path import place_folder
 from trio_jobs.signals import Signals
 
 OK = 0
 BROKEN = 1
-MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
 
 # Characters: some lines on a terminal.
 _LONGEST_COMPLAINT = 2_000
@@ -34,14 +30,17 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         of handlers have been imported the process ends in here, with that status or: 0, the
         settings are shown; 1, the server cannot start; and what a server ends with.
     """
-    _fill_standard_descriptors()
-    options = _parser().parse_args(arguments)
     signals = Signals()
-    if not options.check:
-        # Before the imports that take most of a start: a signal that comes meanwhile is noted.
-        signals.take()
-    # Not at the top: what a handler starts with multiprocessing imports the command's script again,
-    # and with it this module, and needs nothing of a server.
+    # Before the imports that take most of a start: a signal that comes meanwhile is noted.
+    signals.take()
+    _fill_standard_descriptors()
+    from trio_jobs.arguments import MISTAKEN, parse_arguments
+
+    options = parse_arguments(arguments, complain=_complain)
+    if options.check:
+        signals.release()  # nothing has to be stopped in order
+    # Not at the top, either: what a handler starts with multiprocessing imports the command's
+    # script again, and with it this module, and needs nothing of a server.
     from trio_jobs.config import ConfigError, load_config
     from trio_jobs.start import StartError, check, serve
     from trio_jobs.stop import end_unserved, limit_unserved
@@ -109,42 +108,3 @@ def _complain(text: str) -> None:
     # it is None), a full disk, or user code's own.
     with contextlib.suppress(Exception):
         sys.stderr.write(f"trio-jobs: {line}\n")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Complains as the rest of the command does: in one line, with a known name that is near."""
-
-    def error(self, message: str) -> NoReturn:
-        wrong = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        known = [option for action in self._actions for option in action.option_strings]
-        if wrong and (near := difflib.get_close_matches(wrong[1], known, n=1)):
-            message += f", the nearest is {near[0]}"
-        _complain(message)
-        sys.exit(MISTAKEN)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="trio-jobs",
-        description="A job server: N workers, each job exactly once, a clean stop.",
-        epilog="Options go over TRIO_JOBS_* in the environment, which goes over the file.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="the configuration (default: config.toml in the current folder, if there)",
-    )
-    parser.add_argument("--workers", metavar="N", help="how many jobs run at the same time")
-    parser.add_argument("--buffer-size", metavar="N", help="how many jobs may wait for a worker")
-    parser.add_argument("--bind", metavar="ADDRESS", help="host:port; several: comma separated")
-    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
-    parser.add_argument("--log-format", metavar="FORMAT", help="text or json")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="load configuration and handlers, print the effective settings, and exit",
-    )
-    parser.add_argument("--version", action="version", version=f"trio-jobs {version('trio-jobs')}")
-    return parser

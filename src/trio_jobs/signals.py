@@ -73,6 +73,14 @@ class Signals:
         for signum, at in noted:
             handle(signum, at)
 
+    def release(self) -> None:
+        """Give all of them back to Python, and those noted so far as well."""
+        noted, self._noted = self._noted, []
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self.give_up()
+        for signum, _ in noted:
+            signal.raise_signal(signum)
+
     def let_go(self, signum: signal.Signals) -> None:
         """Hold this one no longer: another part has it from now on. Safe in a signal handler."""
         # A new one: the handler may interrupt a loop over the other.

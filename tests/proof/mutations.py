@@ -755,7 +755,7 @@ MUTATIONS = [
     *mutations(
         "cli.py",
         ("tests/test_stopping.py",),
-        ("the signals are not taken over", "        signals.take()\n", "        pass\n"),
+        ("the signals are not taken over", "    signals.take()\n", "    pass\n"),
     ),
     *mutations(
         "cli.py",
