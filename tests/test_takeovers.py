@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,32 @@ def test_line_names_the_types_that_ran_meanwhile(
     assert record.__dict__["job_types"] == "email,resize"
 
 
+def test_what_is_taken_again_and_again_is_told_ever_more_seldom_and_anybody_new_at_once(
+    takeovers: Takeovers, caplog: pytest.LogCaptureFixture
+) -> None:
+    thing = added(takeovers, "thing")
+    for turn in range(1, 1001):
+        thing.taken = True
+        takeovers.check(job_types=partial(list, ["new"] if turn == 700 else ["usual"]))
+        assert not thing.taken
+
+    told = [(vars(each).get("times", 1), vars(each)["job_types"]) for each in caplog.records]
+    assert told == sorted([*((2**n, "usual") for n in range(10)), (700, "new")])
+
+
+def test_part_that_can_never_be_put_back_is_told_ever_more_seldom(
+    takeovers: Takeovers, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no way")
+
+    takeovers.add("broken", intact=lambda: False, put_back=fail)
+    for _ in range(1000):
+        takeovers.check()
+
+    assert len(caplog.records) == 10
+
+
 def test_part_that_cannot_be_put_back_is_told_and_keeps_no_other_from_it(
     takeovers: Takeovers, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,17 +143,26 @@ async def test_event_loop_looks_before_it_waits_and_leaves_out_what_is_costly_wh
 async def test_jobs_that_ended_in_a_busy_turn_are_named_by_the_look_that_finds_what_they_took(
     takeovers: Takeovers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ended = ["email"]
-    thing = added(takeovers, "thing", costly=True)
-    look = TakesBackBeforeWaiting(takeovers, lambda: ended, ended.clear)
-    thing.taken = True
+    ended: list[str] = []
 
-    look.before_io_wait(0)
-    look.before_io_wait(1)
+    def forget() -> list[str]:
+        forgotten = ended[:]
+        ended.clear()
+        return forgotten
 
-    [record] = caplog.records
-    assert (record.__dict__["what"], record.__dict__["job_types"]) == ("thing", "email")
-    assert not ended
+    cheap, costly = added(takeovers, "cheap"), added(takeovers, "costly", costly=True)
+    look = TakesBackBeforeWaiting(takeovers, lambda: ended, forget)
+    for name, timeout in [("email", 0), ("resize", 0), ("report", 1), ("late", 1)]:
+        ended.append(name)
+        costly.taken |= name == "email"
+        cheap.taken = name in {"resize", "late"}
+        look.before_io_wait(timeout)
+
+    assert [(vars(each)["what"], vars(each)["job_types"]) for each in caplog.records] == [
+        ("cheap", "resize"),
+        ("costly", "email,report,resize"),
+        ("cheap", "late"),
+    ]
 
 
 # Over the real command

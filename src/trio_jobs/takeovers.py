@@ -33,6 +33,9 @@ class Takeovers:
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
+        # By what was taken: how often, and by whom as far as that has been told.
+        self._times: dict[str, int] = {}
+        self._told: dict[str, set[str]] = {}
 
     def add(
         self,
@@ -75,6 +78,7 @@ class Takeovers:
         *,
         module: str | None = None,
         job_types: Callable[[], Iterable[str]] = tuple,
+        earlier_job_types: Iterable[str] = (),
         costly: bool = True,
     ) -> None:
         """Put back what is gone, and warn of it: one line for all.
@@ -84,9 +88,12 @@ class Takeovers:
         Args:
             module: The module that has just been imported.
             job_types: The types of the jobs that may have done it. Called only for the warning.
+            earlier_job_types: Those that may have taken what is costly besides.
             costly: Whether the costly parts are looked at, too.
         """
+        fields: dict[str, object]
         gone: list[str] = []
+        is_costly = False
         for part in self._parts:
             if part.costly and not costly:
                 continue
@@ -96,16 +103,33 @@ class Takeovers:
                 if taken:
                     part.put_back()
                     gone += taken
+                    is_costly |= part.costly
             except Exception:
-                fields = {"what": ",".join(taken)}
-                log.error("not_taken_back", exc_info=True, extra=fields)
-        if gone:
-            fields = {"what": ",".join(gone)}
-            if module is not None:
-                fields["module_name"] = module  # LogRecord has a `module` of its own
-            else:
-                fields["job_types"] = ",".join(sorted(set(job_types())))
+                what = ",".join(taken)
+                if (times := self._times_to_tell(f"not {what}", set())) is not None:
+                    fields = {"what": what, **times}
+                    log.error("not_taken_back", exc_info=True, extra=fields)
+        if not gone:
+            return
+        what = ",".join(gone)
+        names = {module} if module is not None else set(job_types())
+        if is_costly:
+            names |= set(earlier_job_types)
+        if (times := self._times_to_tell(what, names)) is not None:
+            # LogRecord has a `module` of its own.
+            by = "job_types" if module is None else "module_name"
+            fields = {"what": what, by: ",".join(sorted(names)), **times}
             log.warning("taken_back", extra=fields)
+
+    def _times_to_tell(self, what: str, names: set[str]) -> dict[str, object] | None:
+        """A field with how often it has happened; None if much the same has been told enough."""
+        # User code may do it at every turn, for ever.
+        times = self._times[what] = self._times.get(what, 0) + 1
+        told = self._told.setdefault(what, set())
+        if times & (times - 1) and names <= told:  # neither a power of two, nor somebody new
+            return None
+        told |= names
+        return {"times": times} if times > 1 else {}
 
 
 class TakesBackBeforeWaiting(trio.abc.Instrument):
@@ -118,22 +142,25 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
         self,
         takeovers: Takeovers,
         job_types: Callable[[], Iterable[str]],
-        forget: Callable[[], object] = tuple,
+        forget: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """Looks for the command.
 
         Args:
             takeovers: What is looked for.
             job_types: Those of the jobs that run, and of those that have ended since ``forget``.
-            forget: Called after each look that has left nothing out.
+            forget: Called after each look; tells the types of those that have ended.
         """
         self._check = takeovers.check
         self._job_types = job_types
         self._forget = forget
+        # Of the jobs that have ended since the last look that left nothing out.
+        self._earlier: set[str] = set()
 
     def before_io_wait(self, timeout: float) -> None:
         """Look; a loop that has more to do at once leaves out what is costly."""
         is_whole = timeout > 0
-        self._check(job_types=self._job_types, costly=is_whole)
-        if is_whole:  # else a job that has ended may have taken what was left out
-            self._forget()
+        self._check(job_types=self._job_types, earlier_job_types=self._earlier, costly=is_whole)
+        self._earlier.update(self._forget())
+        if is_whole:
+            self._earlier.clear()

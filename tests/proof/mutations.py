@@ -899,8 +899,8 @@ MUTATIONS = [
         ("tests/test_takeovers.py",),
         (
             "a job is forgotten by a look that leaves something out",
-            "        if is_whole:  # else a job that has ended may have taken what was left out\n",
-            "        if True:\n",
+            "        if is_whole:\n            self._earlier",
+            "        if True:\n            self._earlier",
         ),
     ),
     *mutations(

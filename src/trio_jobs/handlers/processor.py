@@ -169,9 +169,12 @@ class Processor:
         """The types of the jobs that run, and of those that have ended since `forget_types`."""
         return self._ended_types | {each.job.type for each in self._running.values()}
 
-    def forget_types(self) -> None:
-        """Forget the types of the jobs that have ended."""
-        self._ended_types.clear()
+    def forget_types(self) -> Iterable[str]:
+        """Forget those that have ended, and tell which they were."""
+        if not self._ended_types:
+            return ()
+        ended, self._ended_types = self._ended_types, set()
+        return ended
 
     def running_here(self) -> list[Suspect]:
         """The jobs whose handlers are running in the event loop; for `SlowSteps`."""

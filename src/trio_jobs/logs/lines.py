@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
+from logging import LogRecord
 from typing import Protocol
 
 from trio_jobs.job import current_job_id
@@ -33,6 +34,8 @@ _OWN_KEYS = frozenset([*_HEAD, "exception", "stack"])
 
 # Readable without quotes: cannot be taken for two fields, or for a quoted text.
 _BARE = re.compile(r"""[^\s"'=\\]+""")
+
+_LEVEL_NAMES = {level: logging.getLevelName(level) for level in (10, 20, 30, 40, 50)}
 
 Plain = str | int | float | bool | None
 
@@ -65,12 +68,31 @@ def render_json(record: logging.LogRecord, /, *, max_bytes: int = MAX_LINE_BYTES
 RENDERERS: Mapping[str, Render] = {"text": render_text, "json": render_json}
 
 
+def own_record(
+    name: str,
+    level: int,
+    path: str,
+    line: int,
+    message: object,
+    args: "logging._ArgsType",
+    exc_info: "logging._SysExcInfoType | None",
+    function: str | None = None,
+    sinfo: str | None = None,
+) -> logging.LogRecord:
+    """A record of Python's own class, with Python's own name of the level.
+
+    User code may set the factory, replace the class, and give the levels other names.
+    """
+    record = LogRecord(name, level, path, line, message, args, exc_info, function, sinfo)
+    record.levelname = _LEVEL_NAMES.get(level, record.levelname)
+    return record
+
+
 def event_record(
     logger: str, level: int, event: str, fields: Mapping[str, object], *, stack: str = ""
 ) -> logging.LogRecord:
     """A record for a line that does not go through a logger."""
-    # Of Python's own class: `logging.makeLogRecord` asks the factory, which user code may set.
-    record = logging.LogRecord(logger, level, "", 0, event, (), None, sinfo=stack)
+    record = own_record(logger, level, "", 0, event, (), None, sinfo=stack)
     head = {name: vars(record)[name] for name in ("name", "levelno", "levelname", "msg")}
     vars(record).update({**fields, **head})
     return record

@@ -9,6 +9,7 @@ nor records from there.
 import logging
 from collections.abc import Iterator, Mapping
 
+from trio_jobs.logs.lines import own_record
 from trio_jobs.logs.writer import LogWriter
 
 # And those below. Of Trio's what is logged in the server's time; warnings, because they are made
@@ -50,7 +51,7 @@ class OwnLogger(logging.Logger):
         sinfo: str | None = None,
     ) -> logging.LogRecord:
         """A record of Python's own class: user code's factory may take its time, or raise."""
-        record = logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+        record = own_record(name, level, fn, lno, msg, args, exc_info, func, sinfo)
         vars(record).update(extra or {})
         return record
 
