@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.command import MODULE, SCRIPT, run_command, running_command
+from tests.command import MODULE, SCRIPT, Command, run_command, running_command
 from tests.handlers.support import children_of, is_alive, wait_for_pids, wait_until_dead
 
 WORK = """
@@ -299,3 +299,69 @@ async def test_a_program_that_a_process_has_started_ends_with_the_server(
 
     for pid in started:
         await wait_until_dead(pid)
+
+
+HOLDS_DESCRIPTORS = """
+import math
+import os
+import sys
+
+import trio
+
+if "trio_jobs.main" in sys.modules:  # in the server: the pause never ends
+    from trio_jobs.handlers import start_shortage
+
+    start_shortage._SHORTEST_PAUSE = start_shortage._LONGEST_PAUSE = math.inf
+
+held = []
+
+
+async def hold_all_but(count):
+    resource = __import__("resource")
+    highest = max(map(int, os.listdir("/proc/self/fd"))) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        for _ in range(count):
+            os.close(held.pop())
+
+
+def work(payload):
+    return "worked"
+"""
+
+HOLDS_CONFIG = """
+[handlers]
+hold = "work:hold_all_but"
+
+[handlers.work]
+call = "work:work"
+run = "process"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+async def test_a_connection_that_closes_wakes_a_job_that_waits_for_descriptors(
+    tmp_path: Path,
+) -> None:
+    async with running_command(tmp_path, config=HOLDS_CONFIG, handlers=HOLDS_DESCRIPTORS) as server:
+        idle = [await open_connection(server) for _ in range(20)]
+        await server.submit("hold", 2)
+        job_id = await server.submit("work")
+        await server.wait_for_line("jobs_blocked", "Too many open files")
+        for stream in idle:
+            await stream.aclose()
+        answer = await server.client.get(f"/jobs/{job_id}", headers={"Prefer": "wait=20"})
+
+    assert answer.json()["result"] == "worked"
+
+
+async def open_connection(server: Command) -> trio.SocketStream:
+    """A connection that the server has answered a request on, and keeps."""
+    host, _, port = server.url.partition("//")[2].partition(":")
+    stream = await trio.open_tcp_stream(host, int(port.rstrip("/")))
+    await stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert await stream.receive_some()
+    return stream

@@ -299,15 +299,18 @@ async def test_a_job_that_waits_for_a_free_process_is_reported_as_not_started(
     assert pool.parts.core.unfinished_ids() == ([first.id], [second.id])
 
 
-async def test_what_passes_is_told(
-    caplog: pytest.LogCaptureFixture,
+async def test_what_passes_is_told_by_the_first_job_after_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trio_jobs.handlers.start_shortage._CALM", 0)
     caplog.set_level(logging.INFO)
 
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
         with descriptors_left(0):
             pool.parts.submissions.submit("test", b"null")
             await wait_until(lambda: pool.parts.core.status().blocked)
+        last = pool.parts.submissions.submit("test", b"null")
+        await wait_until(lambda: pool.parts.store.get(last.id).outcome)
 
     messages = [record.message for record in caplog.records]
     assert [each for each in messages if "blocked" in each] == ["jobs_blocked", "jobs_unblocked"]

@@ -2,17 +2,24 @@
 
 import logging
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.handlers import tasks
+from tests.handlers.support import wait_for_pids
 from tests.support import Pool, running_pool
 from trio_jobs.handlers import Handler, StartShortage
+from trio_jobs.handlers.child import ChildProcess
 from trio_jobs.handlers.start_shortage import ShortageError
 from trio_jobs.job import Ending, Job, JobStatus, Outcome
 
@@ -85,8 +92,43 @@ async def test_the_cause_is_logged_once_and_shown_as_long_as_a_job_waits(
         assert shortage.cause == "first"
 
     assert shortage.cause is None
-    assert events(caplog) == ["jobs_blocked", "jobs_unblocked"]
+    assert events(caplog) == ["jobs_blocked"]
     assert vars(caplog.records[0])["cause"] == "first"
+
+
+async def test_jobs_that_wait_in_turn_are_one_shortage_and_the_first_job_after_it_tells(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shortage = StartShortage()
+
+    for _ in range(90):  # as with enough for every second job
+        await shortage.outlast(Attempts(failing=1))
+        await shortage.outlast(Attempts(failing=0))
+    during = events(caplog)
+    await trio.sleep(5)
+    await shortage.outlast(Attempts(failing=0))
+    await shortage.outlast(Attempts(failing=1))
+
+    assert during == ["jobs_blocked"]
+    assert events(caplog) == ["jobs_blocked", "jobs_unblocked", "jobs_blocked"]
+
+
+async def test_each_new_cause_is_logged_once_and_not_without_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shortage = StartShortage()
+    attempt = Attempts(failing=math.inf, cause="0")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shortage.outlast, attempt)
+        for n in [0, 1, 0, 2, *range(30)]:
+            attempt.cause = str(n)
+            await trio.sleep(6)
+        nursery.cancel_scope.cancel()
+
+    causes = [vars(record)["cause"] for record in caplog.records]
+    assert causes == [str(n) for n in range(20)]
 
 
 async def test_the_cause_is_the_last_that_was_found(autojump_clock: MockClock) -> None:
@@ -209,3 +251,129 @@ async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
     assert [*pool.parts.core.unfinished()] == [
         ("jobs_not_started", {"job_type": "test", "job_ids": f"{waiting.id},{queued.id}"})
     ]
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause never ends: only what ends in this process wakes a job."""
+    for pause in ("_SHORTEST_PAUSE", "_LONGEST_PAUSE"):
+        monkeypatch.setattr(f"trio_jobs.handlers.start_shortage.{pause}", math.inf)
+
+
+class Descriptors:
+    """Stands for descriptors that a process needs, and a handler holds until it ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held = True
+        self.tries = 0
+        spawn = ChildProcess.spawn
+
+        def spawn_if_free(child: ChildProcess, *, folder: int | None) -> None:
+            self.tries += 1
+            if self.held:
+                raise OSError(24, "Too many open files")
+            spawn(child, folder=folder)
+
+        monkeypatch.setattr(ChildProcess, "spawn", spawn_if_free)
+
+    def handlers(self) -> dict[str, Handler]:
+        self.end_async = trio.Event()
+        self.end_thread = threading.Event()
+
+        async def hold(_payload: object) -> None:
+            await self.end_async.wait()
+            self.held = False
+
+        def hold_in_thread(_payload: object) -> None:
+            self.end_thread.wait()
+            self.held = False
+
+        return {
+            "async": Handler.of(hold),
+            "thread": Handler.of(hold_in_thread),
+            "process": Handler.of(tasks.pid, run="process"),
+        }
+
+    def end(self) -> None:
+        self.end_async.set()
+        self.end_thread.set()
+
+
+@pytest.mark.usefixtures("no_pause")
+@pytest.mark.parametrize("held_by", ["async", "thread"])
+async def test_the_end_of_a_job_wakes_those_that_wait_for_what_it_has_held(
+    held_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors = Descriptors(monkeypatch)
+
+    with trio.fail_after(60):
+        async with running_pool(descriptors.handlers(), workers=3) as pool:
+            pool.parts.submissions.submit(held_by, b"null")
+            await wait_all_tasks_blocked()
+            jobs = [pool.parts.submissions.submit("process", b"null") for _ in range(2)]
+            await waits_until(lambda: pool.parts.core.status().blocked is not None)
+            await wait_all_tasks_blocked(0.05)
+            assert descriptors.tries == 1  # the second one waits for the first: there is one slot
+            descriptors.end()
+
+    assert {pool.parts.store.get(job.id).outcome for job in jobs} == {Outcome.SUCCEEDED}
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_process_that_a_job_leaves_idle_is_taken_by_one_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors = Descriptors(monkeypatch)
+    descriptors.held = False
+    table = descriptors.handlers() | {"wait": Handler.of(tasks.enter_and_wait, run="process")}
+
+    with trio.fail_after(60):
+        async with running_pool(table, workers=2, processes=2) as pool:
+            pool.parts.submissions.submit("wait", f'"{tmp_path}"'.encode())
+            [pid] = await wait_for_pids(tmp_path)
+            descriptors.held = True
+            job = pool.parts.submissions.submit("process", b"null")
+            await waits_until(lambda: pool.parts.core.status().blocked is not None)
+            (tmp_path / "go").touch()
+
+    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_the_death_of_a_jobs_process_wakes_one_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors = Descriptors(monkeypatch)
+    descriptors.held = False
+    table = descriptors.handlers() | {"wait": Handler.of(tasks.enter_and_wait, run="process")}
+
+    with trio.fail_after(60):
+        async with running_pool(table, workers=2, processes=2) as pool:
+            pool.parts.submissions.submit("wait", f'"{tmp_path}"'.encode())
+            [pid] = await wait_for_pids(tmp_path)
+            descriptors.held = True
+            job = pool.parts.submissions.submit("process", b"null")
+            await waits_until(lambda: pool.parts.core.status().blocked is not None)
+            descriptors.held = False
+            os.kill(pid, signal.SIGKILL)
+
+    ending = ending_of(pool, job)
+    assert ending is not None
+    assert ending.outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_jobs_that_wait_for_a_process_do_not_wake_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    descriptors = Descriptors(monkeypatch)
+
+    async with running_pool(descriptors.handlers(), workers=3, processes=3) as pool:
+        for _ in range(3):
+            pool.parts.submissions.submit("process", b"null")
+        await waits_until(lambda: descriptors.tries >= 3)
+        await wait_all_tasks_blocked(0.1)
+        tries = descriptors.tries
+        pool.scope.cancel()
+
+    assert tries == 3

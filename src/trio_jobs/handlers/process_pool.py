@@ -194,7 +194,6 @@ class ProcessPool:
                     await self._end(child)  # noqa: ASYNC102 - bounded by itself
                     raise
                 self._idle.append(child)
-                self._shortage.note_change()
                 return answer
 
     async def _obtain(self) -> ChildProcess:
@@ -252,10 +251,7 @@ class ProcessPool:
     async def _end(self, child: ChildProcess) -> None:
         # Out first: whatever happens then, nobody is given it.
         self._children.discard(child)
-        try:
-            await child.kill()
-        finally:
-            self._shortage.note_change()
+        await child.kill()
 
 
 def open_folder() -> int | None:

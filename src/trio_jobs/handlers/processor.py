@@ -135,6 +135,7 @@ class Processor:
             self._ended.append(running)
             self._ended_types.add(job.type)
             current_job_id.reset(token)
+            self._shortage.note_change()  # whatever it has held is free now
 
     def cancel(self, job_id: str) -> bool:
         """End a running job as cancelled, unless it has been decided how it ends.
@@ -251,7 +252,6 @@ class Processor:
             running.take_back_start()
             raise ShortageError(f"no thread can be started: {error}") from error
         running.end(ended)
-        self._shortage.note_change()
         return answer
 
     async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes | Failure:

@@ -4,8 +4,9 @@ A process or a thread cannot be started while descriptors, memory or threads are
 passes, and is no job's fault: the job has not begun, so it does not fail.
 """
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import trio
@@ -16,6 +17,13 @@ log = logging.getLogger(__name__)
 # wakes a job earlier: the pause is only for what no event tells, as another process's end.
 _SHORTEST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+
+# Seconds without a job that waits, until a shortage has passed: while there is just enough for some
+# of the jobs, others begin to wait many times a second.
+_CALM = 5.0
+
+# Causes that are told of one shortage; some hold texts that are never the same.
+_MAX_TOLD = 20
 
 _T = TypeVar("_T")
 
@@ -30,6 +38,9 @@ class StartShortage:
     def __init__(self) -> None:
         self._waiting = 0
         self._cause: str | None = None
+        # Of this shortage: the causes that the log has, and since when no job waits.
+        self._told: set[str] = set()
+        self._calm_since = 0.0
         # Made when a job begins to wait: what ends while none does costs nothing for it.
         self._change: trio.Event | None = None
 
@@ -39,10 +50,23 @@ class StartShortage:
         return self._cause
 
     def note_change(self) -> None:
-        """Wake the jobs that wait: a child, a thread's job or a descriptor has come free."""
+        """Wake the jobs that wait: a child, a job or a connection has ended."""
         if self._change is not None:
             self._change.set()
             self._change = None
+
+    @contextlib.contextmanager
+    def waiting(self, cause: str) -> Iterator[None]:
+        """Show that a job waits, as long as the block takes."""
+        self._waiting += 1
+        self._tell(cause)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._cause = None
+                self._calm_since = trio.current_time()
 
     async def outlast(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         """Call ``attempt`` until it finds what it needs.
@@ -59,17 +83,14 @@ class StartShortage:
         Checkpoints:
             If it has to wait; otherwise as ``attempt``.
         """
+        if self._told:
+            self._tell_if_passed()
         try:
             return await attempt()
         except ShortageError as error:
-            self._block(str(error))
-        began = False
-        try:
-            result = await self._try_again(attempt)
-            began = True
-        finally:
-            self._unblock(began=began)
-        return result
+            cause = str(error)
+        with self.waiting(cause):
+            return await self._try_again(attempt)
 
     async def _try_again(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         pause = _SHORTEST_PAUSE
@@ -82,17 +103,15 @@ class StartShortage:
             try:
                 return await attempt()
             except ShortageError as error:
-                self._cause = str(error)
+                self._tell(str(error))
 
-    def _block(self, cause: str) -> None:
-        self._waiting += 1
+    def _tell(self, cause: str) -> None:
         self._cause = cause
-        if self._waiting == 1:
+        if cause not in self._told and len(self._told) < _MAX_TOLD:
+            self._told.add(cause)
             log.warning("jobs_blocked", extra={"cause": cause})
 
-    def _unblock(self, *, began: bool) -> None:
-        self._waiting -= 1
-        if self._waiting == 0:
-            self._cause = None
-            if began:  # or else it was cancelled, and nobody knows
-                log.info("jobs_unblocked")
+    def _tell_if_passed(self) -> None:
+        if not self._waiting and trio.current_time() >= self._calm_since + _CALM:
+            self._told.clear()
+            log.info("jobs_unblocked")
