@@ -3,10 +3,11 @@
 Neither Trio nor anything of the server is imported here, unless the user's modules import it.
 """
 
+import _thread
 import contextlib
 import errno
 import fcntl
-import logging
+import mmap
 import os
 import runpy
 import select
@@ -16,18 +17,17 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
+from trio_jobs.child_log import ChildLog, line_text
 from trio_jobs.fork_mask import ForkMask
-from trio_jobs.handlers.errors import Failure, describe_failure, readable
+from trio_jobs.handlers.errors import Failure, describe_failure
 from trio_jobs.handlers.frames import (
     HEADER,
-    MAX_LOG_TEXT,
-    MAX_LOG_TRACEBACK,
     TIME,
     Call,
     Hello,
@@ -42,9 +42,6 @@ from trio_jobs.handlers.loaded_files import changed_files
 from trio_jobs.handlers.loading import HandlerError, imports_in_child, load_function, one_line
 from trio_jobs.handlers.same_modules import SameModules
 from trio_jobs.job import current_job_id
-from trio_jobs.tracebacks import traceback_text
-
-log = logging.getLogger("trio_jobs.child_process")
 
 # What these mean is for the server to say: a terminal and a service manager send them to each
 # process of it. So they do nothing here. Not by being ignored, which the programs that a function
@@ -58,14 +55,12 @@ _MEANT_FOR_THE_SERVER = (
     signal.SIGUSR2,
 )
 
-# How many fields of a log line cross.
-_MAX_FIELDS = 50
-
-# What every record has. Everything else in one came from ``extra``.
-_RECORD_ATTRIBUTES = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"])
-
 # Of these errors while modules are imported none is the modules' fault.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+# More than the import of a module mostly needs at a time.
+_PROBED_PIPES = 4
+_PROBED_BYTES = 64 * 1024 * 1024
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -94,14 +89,16 @@ def main(requests: int, answers: int, lifeline: int, folder: int) -> None:
     ForkMask(partial(_become_a_copy, server)).watch()
     settings = server.read(Settings)
     if settings is not None:
-        _send_log(server, settings.log_level)
+        log = ChildLog(server.send_line)
+        log.install(settings.log_level)
         functions = _Functions(settings)
-        shortage = functions.load()
+        functions.load()
         server.end_copy()
-        changed = changed_files(settings.files)
-        server.write(Kind.HELLO, msgspec.json.encode(Hello(changed=changed, shortage=shortage)))
+        server.write(Kind.HELLO, msgspec.json.encode(functions.hello()))
         while (call := server.read(Call)) is not None:
+            log.job_id = call.job_id
             _run(call, functions, server)
+            log.job_id = None
 
 
 class _Server:
@@ -114,7 +111,6 @@ class _Server:
         self._frames: deque[bytes] = deque()
         self._writing = False
         self.is_copy = False
-        self.job_id: str | None = None
 
     def read(self, type: type[_T]) -> _T | None:  # noqa: A002
         """The next frame, which is of this type; None if the server has closed the pipe."""
@@ -138,6 +134,14 @@ class _Server:
                     self._write(memoryview(self._frames.popleft()))
             finally:
                 self._writing = False
+
+    def send_line(self, line: LogLine) -> None:
+        """Send a line to the server's log; a copy writes it to standard error."""
+        if self.is_copy:
+            # At once: the lines of other processes come before it or after it.
+            os.write(2, line_text(line).encode(errors="backslashreplace"))
+        else:
+            self.write(Kind.LOG, msgspec.json.encode(line))
 
     def become_a_copy(self) -> None:
         """Let go of the pipes: they are the original's."""
@@ -168,72 +172,78 @@ class _Server:
 
 
 class _Functions:
-    """The handlers, by their names."""
+    """The handlers, by their names.
+
+    What could not be imported is not imported again: what a module has left behind, half-way, would
+    make it fail in another way.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._names = settings.names
-        self._program = settings.program
-        self._program_fault: HandlerError | None = None
+        self._settings = settings
         self._handlers: dict[str, Handler] = {}
+        # By the names of modules, and of functions that are not what they should be.
+        self._faults: dict[str, Failure] = {}
+        self._shortage: str | None = None
         sys.path[:] = settings.path
         SameModules(settings.files).install()
         sys.argv[:] = settings.arguments
 
-    def load(self) -> str | None:
-        """Import them, which takes as long as their modules like, but is none of their time.
-
-        Returns:
-            What this process has run out of meanwhile, if it has. Other errors
-            are those of the jobs that want the function.
-        """
+    def load(self) -> None:
+        """Import them, which takes as long as their modules like, but is none of their time."""
         token = imports_in_child.set(True)
         try:
-            if self._program is not None:
-                self._program_fault = _load_program(self._program)
-            faults = [*filter(None, [self._program_fault, *map(self._fault, self._names)])]
+            if self._settings.program is not None:
+                fault = _load_program(self._settings.program)
+                if fault is not None:
+                    self._note("__main__", fault)
+            for name in self._settings.names:
+                self.find(name)
         finally:
             imports_in_child.reset(token)
-        return next(filter(None, map(_shortage, faults)), None)
 
-    def find(self, name: str) -> Handler:
-        """The handler of this name.
+    def hello(self) -> Hello:
+        """What has come of it."""
+        return Hello(
+            changed=changed_files(self._settings.files, loaded_only=not self._faults),
+            shortage=self._shortage,
+            faulty=bool(self._faults),
+        )
 
-        Raises:
-            HandlerError: It cannot be found, or its module not be imported.
-        """
-        if name not in self._handlers:
-            if self._program_fault is not None and name.startswith("__main__:"):
-                raise self._program_fault
-            self._handlers[name] = Handler.of(load_function(name), run=Run.PROCESS, name=name)
-        return self._handlers[name]
-
-    def _fault(self, name: str) -> BaseException | None:
+    def find(self, name: str) -> Handler | Failure:
+        """The handler of this name, or why it cannot be had."""
+        module, _, _ = name.partition(":")
+        known = self._handlers.get(name) or self._faults.get(name) or self._faults.get(module)
+        if known is not None:
+            return known
         try:
-            self.find(name)
-        except BaseException as error:  # noqa: ASYNC103, BLE001  (a user's module; told by the call)
-            return error  # noqa: ASYNC104 - there is no event loop here
-        return None
+            handler = Handler.of(load_function(name), run=Run.PROCESS, name=name)
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - a user's module
+            return self._note(name if module in sys.modules else module, error)  # noqa: ASYNC104 - no event loop
+        self._handlers[name] = handler
+        return handler
+
+    def _note(self, key: str, error: BaseException) -> Failure:
+        self._shortage = self._shortage or _shortage(error)
+        self._faults[key] = describe_failure(error)
+        return self._faults[key]
 
 
 def _run(call: Call, functions: _Functions, server: _Server) -> None:
-    server.job_id = call.job_id
     token = current_job_id.set(call.job_id)
-    answer: bytes | Failure
-    try:
-        handler = functions.find(call.name)
-        server.end_copy()
-    except BaseException as error:  # noqa: ASYNC103, BLE001  (as in `_fault`)
-        answer = describe_failure(error)
-    else:
-        # A copy that the function forks ends in there, where the function does.
-        answer = run_plain(handler, bytes(call.payload), max_result_bytes=call.max_result_bytes)
+    found = functions.find(call.name)
+    server.end_copy()
+    # A copy that the function forks ends in there, where the function does.
+    answer = (
+        found
+        if isinstance(found, Failure)
+        else run_plain(found, bytes(call.payload), max_result_bytes=call.max_result_bytes)
+    )
     ended = frame(Kind.ENDED, TIME.pack(time.perf_counter()))
     if isinstance(answer, Failure):
         server.write(Kind.FAILURE, msgspec.json.encode(answer), before=ended)
     else:
         server.write(Kind.RESULT, answer, before=ended)
     current_job_id.reset(token)
-    server.job_id = None
 
 
 def _load_program(program: Program) -> HandlerError | None:
@@ -264,7 +274,27 @@ def _shortage(fault: BaseException) -> str | None:
             or (isinstance(error, RuntimeError) and "start new thread" in str(error))
         ):
             return one_line(error)
-    return None
+    return one_line(fault) if _is_exhausted() else None
+
+
+def _is_exhausted() -> bool:
+    """Whether this process cannot have what an import may need.
+
+    An error does not always tell: the linker's have no number, and EAGAIN says that a process
+    cannot be started as well as that a file is locked.
+    """
+    pipes: list[int] = []
+    try:
+        for _ in range(_PROBED_PIPES):
+            pipes += os.pipe()
+        mmap.mmap(-1, _PROBED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        _thread.start_new_thread(int, ())
+    except (OSError, MemoryError, RuntimeError):
+        return True
+    finally:
+        for number in pipes:
+            os.close(number)
+    return False
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -326,99 +356,3 @@ def _end_with_server(lifeline: int) -> None:
 def _wait_for_servers_end(lifeline: int) -> None:
     os.read(lifeline, 1)
     os.killpg(0, signal.SIGKILL)
-
-
-# The log. ---------------------------------------------------------------------------------------
-
-
-def _send_log(server: _Server, level: int) -> None:
-    """Send log lines, warnings and what fails in a thread to the server's log."""
-    root = logging.getLogger()
-    root.addHandler(_LogSender(server))
-    root.setLevel(level)
-    logging.captureWarnings(capture=True)
-    threading.excepthook = _log_thread_error
-    sys.unraisablehook = _log_unraisable_error
-
-
-class _LogSender(logging.Handler):
-    def __init__(self, server: _Server) -> None:
-        super().__init__()
-        self._server = server
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a line to the server; a copy writes it to standard error."""
-        # What is logged must not fail because of its log; user code runs in there, which may
-        # raise anything.
-        with contextlib.suppress(BaseException):
-            line = _line(record, current_job_id.get() or self._server.job_id)
-            if self._server.is_copy:
-                # At once: the lines of other processes come before it or after it.
-                os.write(2, _text(line).encode(errors="backslashreplace"))
-            else:
-                self._server.write(Kind.LOG, msgspec.json.encode(line))
-
-
-def _line(record: logging.LogRecord, job_id: str | None) -> LogLine:
-    traceback = record.exc_text
-    if record.exc_info and record.exc_info[1] is not None:
-        traceback = traceback_text(record.exc_info[1])
-    extra = ((key, value) for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES)
-    fields = {readable(str(key), 200): _plain(value) for key, value in _first(extra, _MAX_FIELDS)}
-    try:
-        text = record.getMessage()
-    except Exception:  # noqa: BLE001 - a message may not fit its arguments
-        text = f"{record.msg} {record.args}"
-    return LogLine(
-        name=readable(record.name, 200),
-        level=record.levelno,
-        level_name=record.levelname,
-        text=_cut(text, MAX_LOG_TEXT),
-        created=record.created,
-        process=os.getpid(),
-        path=record.pathname,
-        line=record.lineno,
-        function=record.funcName,
-        thread_name=record.threadName,
-        job_id=job_id,
-        traceback=None if traceback is None else _cut(traceback, MAX_LOG_TRACEBACK),
-        stack=None if record.stack_info is None else _cut(record.stack_info, MAX_LOG_TRACEBACK),
-        fields=fields,
-    )
-
-
-def _first(items: Iterable[tuple[str, object]], count: int) -> Iterator[tuple[str, object]]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
-
-
-def _plain(value: object) -> str | int | float | bool | None:
-    if value is None or type(value) in (bool, float):
-        return value  # type: ignore[return-value]
-    if type(value) is int and value.bit_length() <= 63:
-        return value
-    text = str.__str__(value) if isinstance(value, str) else repr(value)
-    return _cut(text, MAX_LOG_TEXT)
-
-
-def _cut(text: str, limit: int) -> str:
-    """The end of a text, which says the most, as valid UTF-8."""
-    return text[-limit:].encode(errors="backslashreplace").decode()
-
-
-def _text(line: LogLine) -> str:
-    fields = "".join(f" {key}={value!r}" for key, value in line.fields.items())
-    job = "" if line.job_id is None else f" job_id={line.job_id}"
-    below = f"\n{line.traceback.rstrip()}" if line.traceback else ""
-    return f"{line.level_name} {line.name} {line.text}{job}{fields}{below}\n"
-
-
-def _log_thread_error(args: threading.ExceptHookArgs) -> None:
-    if args.exc_type is not SystemExit:
-        name = args.thread.name if args.thread is not None else None
-        log.error("thread_failed", extra={"thread_name": name}, exc_info=args.exc_value)
-
-
-def _log_unraisable_error(args: "sys.UnraisableHookArgs") -> None:
-    fields = {"cause": args.err_msg or "exception ignored", "where": args.object}
-    log.error("exception_ignored", extra=fields, exc_info=args.exc_value)

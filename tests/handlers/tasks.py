@@ -69,6 +69,10 @@ def close_all_and_stay(path: str) -> None:
     Path(path).touch()
 
 
+def become_a_program(_payload: object) -> None:
+    os.execvp("sleep", ["sleep", "60"])  # noqa: S606
+
+
 def fork(_payload: object) -> int:
     return os.fork()
 
@@ -160,6 +164,24 @@ def leave_a_program_and_die(folder: str) -> None:
 def leave_a_session(folder: str) -> None:
     leave_a_program(folder, session=True)
     time.sleep(60)
+
+
+def sleep(_payload: object) -> None:
+    time.sleep(60)
+
+
+@dataclass
+class Started:
+    """A program to run, and where its id is left."""
+
+    folder: str
+    program: list[str]
+
+
+def run_a_program(started: Started) -> None:
+    program = subprocess.Popen(started.program)
+    Path(started.folder, f"{program.pid}.pid").touch()
+    program.wait()
 
 
 def signals_of_a_program(_payload: object) -> dict[str, int]:

@@ -14,13 +14,17 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import (
     able_to_import_tests,
+    children_of,
     entered,
+    is_alive,
     process,
     wait_for_pids,
+    wait_until,
     wait_until_dead,
 )
 from tests.support import running_pool
 from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.handlers.child import ChildProcess
 from trio_jobs.job import Outcome
 
 
@@ -89,6 +93,81 @@ async def test_what_a_function_leaves_behind_ends_when_its_process_dies(
     await wait_until_dead(left)
 
 
+async def test_what_a_dead_process_leaves_behind_ends_also_where_no_descriptor_tells_its_end(
+    processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.pidfd_open")
+
+    ending = await process(
+        in_process(tasks.leave_a_program_and_die), quoted(tmp_path), processes=processes
+    )
+
+    assert ending.error is not None
+    assert ending.error.message == "the process that ran the job ended itself with status 0"
+    [left] = await wait_for_pids(tmp_path)
+    await wait_until_dead(left)
+
+
+async def test_what_joins_the_group_while_its_process_dies_ends_as_well(
+    processes: ProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_ended = ChildProcess._wait_ended
+    joined: list[subprocess.Popen[bytes]] = []
+
+    async def join_and_wait(child: ChildProcess) -> None:
+        await wait_ended(child)
+        if not joined and child._process is not None:
+            joined.append(subprocess.Popen(["sleep", "60"], process_group=child._process.pid))  # noqa: ASYNC220
+
+    handler = in_process(tasks.sleep, timeout=0.5)
+    monkeypatch.setattr(ChildProcess, "_wait_ended", join_and_wait)
+    ending = await process(handler, processes=processes)
+
+    assert ending.outcome is Outcome.TIMED_OUT
+    with joined[0] as program:
+        assert program.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["timeout", "60", "sleep", "60"],
+        ["bash", "-c", "set -m; sleep 60 & wait"],
+    ],
+    ids=lambda program: program[0],
+)
+async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_path: Path) -> None:
+    payload = msgspec.json.encode({"folder": str(tmp_path), "program": program})
+
+    async with running_pool({"test": in_process(tasks.run_a_program)}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", payload)
+        [started] = await wait_for_pids(tmp_path)
+        await wait_until(lambda: children_of(started))
+        [sleeping] = children_of(started)
+        await wait_until(lambda: os.getpgid(sleeping) in (started, sleeping))
+        group = os.getpgid(sleeping)
+        assert pool.processor.cancel(job.id)
+        await wait_until(lambda: pool.parts.store.get(job.id).ending)
+
+    try:
+        os.killpg(group, 0)
+        assert is_alive(sleeping)
+    finally:
+        os.killpg(group, signal.SIGKILL)
+
+
+async def test_timeout_in_the_foreground_stays_in_the_group(
+    processes: ProcessPool, tmp_path: Path
+) -> None:
+    program = ["timeout", "--foreground", "60", "sleep", "60"]
+    payload = msgspec.json.encode({"folder": str(tmp_path), "program": program})
+
+    await process(in_process(tasks.run_a_program, timeout=1), payload, processes=processes)
+
+    [started] = await wait_for_pids(tmp_path)
+    await wait_until_dead(started)
+
+
 async def test_a_program_in_a_session_of_its_own_survives(
     processes: ProcessPool, tmp_path: Path
 ) -> None:
@@ -110,6 +189,7 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import process
 from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.handlers.child import ChildProcess
 
 async def main():
     handler = Handler.of(tasks.have_a_family, run="process")

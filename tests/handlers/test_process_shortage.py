@@ -5,8 +5,10 @@ import logging
 import os
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,6 +24,8 @@ from tests.handlers.support import (
 )
 from tests.support import Pool, make_job, running_pool
 from trio_jobs.handlers import Handler, Handlers, Processor, ProcessPool, load_function
+from trio_jobs.handlers.child import ChildProcess, NotBegunError
+from trio_jobs.handlers.errors import Failure
 from trio_jobs.job import Ending, Job, JobStatus, Outcome
 
 
@@ -79,7 +83,8 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
     assert left > 8 or shown.status is JobStatus.PROCESSING
     assert left > 8 or "no process can be started: [Errno 24] Too many open files" in str(blocked)
     assert {ending_of(pool, job).outcome for job in jobs} == {Outcome.SUCCEEDED}
-    assert [record.message for record in caplog.records].count("jobs_blocked") <= 1
+    causes = [vars(each)["cause"] for each in caplog.records if each.message == "jobs_blocked"]
+    assert len({*causes}) == len(causes) <= 3  # a child has no more than its server
     assert len(tasks.descriptors()) == before
 
 
@@ -315,3 +320,99 @@ async def test_what_passes_is_told_by_the_first_job_after_it(
     messages = [record.message for record in caplog.records]
     assert [each for each in messages if "blocked" in each] == ["jobs_blocked", "jobs_unblocked"]
     assert pool.parts.core.status().blocked is None
+
+
+# Libraries that the linker loads: its errors are of many kinds.
+LIBRARIES = """
+if not os.path.exists({better!r}):
+        import resource
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + {kibibytes} * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    import asyncio, ctypes, decimal, sqlite3, ssl, zoneinfo
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.parametrize("kibibytes", [0, 500, 1000, 2000, 3000, 4000, 6000, 8000, 12000, 16000])
+async def test_jobs_wait_while_a_process_has_no_memory_for_what_the_server_has_imported(
+    kibibytes: int, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
+) -> None:
+    better = tmp_path / "better"
+    in_child = LIBRARIES.format(better=str(better), kibibytes=kibibytes).strip()
+    table = {"test": handler_of_a_module(f"needs_libraries_{kibibytes}", in_child)}
+
+    async with running_pool(table, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until(
+            lambda: pool.parts.core.status().blocked or pool.parts.store.get(job.id).outcome
+        )
+        better.touch()
+
+    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
+
+
+@pytest.mark.parametrize("left", [0, 2, 5])
+async def test_jobs_wait_while_a_process_has_no_descriptors_for_what_the_server_has_imported(
+    left: int, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
+) -> None:
+    better = tmp_path / "better"
+    in_child = (
+        f"if not os.path.exists({str(better)!r}):\n"
+        "        import resource\n"
+        "        count = max(int(each) for each in os.listdir('/proc/self/fd'))\n"
+        f"        limit = count + {left}\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
+        "    import ctypes, sqlite3\n"
+    )
+    table = {"test": handler_of_a_module(f"needs_descriptors_{left}", in_child)}
+
+    async with running_pool(table, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until(
+            lambda: pool.parts.core.status().blocked or pool.parts.store.get(job.id).outcome
+        )
+        better.touch()
+
+    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
+
+
+async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_without_pause(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trio_jobs.handlers.process_pool._PAUSE_AFTER_DEATH", 0.01)
+    call, deaths = ChildProcess.call, [3]
+
+    async def die_first(child: ChildProcess, *args: Any, **kwargs: Any) -> bytes | Failure:  # noqa: ANN401
+        if deaths[0]:
+            deaths[0] -= 1
+            raise NotBegunError
+        return await call(child, *args, **kwargs)
+
+    monkeypatch.setattr(ChildProcess, "call", die_first)
+    async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
+        job = pool.parts.submissions.submit("test", b"null")
+        await wait_until(lambda: pool.parts.core.status().blocked)
+        blocked = pool.parts.core.status().blocked
+
+    assert blocked == "a process has ended before it took its job"
+    assert ending_of(pool, job).outcome is Outcome.SUCCEEDED
+    assert [record.message for record in caplog.records] == ["jobs_blocked"]
+
+
+async def test_a_first_word_that_is_none_is_told_and_the_process_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    receive, words = ChildProcess._receive, [b"{}"]
+
+    async def receive_garbage(child: ChildProcess, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
+        kind, body = await receive(child, *args, **kwargs)
+        return kind, words.pop() if words else body
+
+    monkeypatch.setattr(ChildProcess, "_receive", receive_garbage)
+    async with ProcessPool(1) as processes:
+        ending = await process(in_process(tasks.pid), processes=processes)
+
+    assert ending.outcome is Outcome.SUCCEEDED
+    [record] = caplog.records
+    assert "gave no sign that is understood: Object missing" in vars(record)["cause"]

@@ -1,5 +1,6 @@
 """How a child process is started: in which folder, with which code, importing what."""
 
+import fcntl
 import importlib
 import math
 import os
@@ -13,7 +14,7 @@ import trio
 
 from tests.handlers import tasks
 from tests.handlers.support import able_to_import_tests, process, wait_until
-from tests.support import running_pool
+from tests.support import Pool, running_pool
 from trio_jobs.handlers import Handler, ProcessPool, load_function
 from trio_jobs.job import Ending, Outcome
 
@@ -139,6 +140,184 @@ async def test_an_import_that_fails_in_the_child_is_its_jobs_error(
         f" ({tmp_path}/fails_there.py:1)"
     )
     assert other.outcome is Outcome.SUCCEEDED
+
+
+ONCE_ONLY = """
+import os
+with open({ledger!r}, "a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+{in_child}
+def work(payload): return os.getpid()
+def other(payload): return os.getpid()
+"""
+
+
+def module_of(
+    folder: Path, name: str, in_child: str, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Handler]:
+    """Handlers for `work` and `other` of a module, that does something else in a process."""
+    ledger = str(folder / f"{name}.ledger")
+    only = f"if os.getpid() != {os.getpid()}:\n    {in_child}\n"
+    (folder / f"{name}.py").write_text(ONCE_ONLY.format(ledger=ledger, in_child=only))
+    monkeypatch.syspath_prepend(folder)
+    return {
+        f"{name}.{each}": Handler.of(
+            load_function(f"{name}:{each}"), run="process", name=f"{name}:{each}"
+        )
+        for each in ("work", "other")
+    }
+
+
+async def ending_of_job(pool: Pool, job_type: str) -> Ending:
+    job = pool.parts.submissions.submit(job_type, b"null")
+    await wait_until(lambda: pool.parts.store.get(job.id).ending)
+    ending = pool.parts.store.get(job.id).ending
+    assert ending is not None
+    return ending
+
+
+LOCKS = """
+    import fcntl
+    lock = open({!r})
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+
+
+async def test_a_lock_that_an_import_wants_fails_its_modules_jobs_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").touch()
+    table = module_of(tmp_path, "locks", LOCKS.format(str(tmp_path / "lock")), monkeypatch)
+    table |= module_of(tmp_path, "is_free", "pass", monkeypatch)
+
+    with trio.fail_after(60):
+        async with running_pool(table, workers=1, processes=1) as pool:
+            with (tmp_path / "lock").open() as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                names = ("locks.work", "is_free.work", "locks.other", "is_free.other")
+                endings = [await ending_of_job(pool, name) for name in names]
+            after = [await ending_of_job(pool, "locks.work") for _ in range(2)]
+
+    failed, ran = endings[0::2], endings[1::2]
+    for ending in failed:
+        assert ending.error is not None
+        assert "'locks' could not be imported: BlockingIOError: [Errno 11]" in ending.error.message
+    assert [ending.outcome for ending in [*ran, *after]] == [Outcome.SUCCEEDED] * 4
+    assert ran[0] != ran[1]  # each from a process that has ended after it
+    assert after[0] == after[1]
+    imports = (tmp_path / "locks.ledger").read_text().split()
+    assert len({*imports}) == len(imports) == 6  # once in each process
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["def work(payload:\n", "import not_installed\n", "", None],
+    ids=["half written", "needs more", "without the function", "removed"],
+)
+@pytest.mark.parametrize("which", ["work", "helps"])
+async def test_jobs_wait_where_new_code_cannot_even_be_imported(
+    change: str | None, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"shop_{tmp_path.name.replace('-', '_')}"
+    files = {
+        "work": tmp_path / f"{name}.py",
+        "helps": tmp_path / f"{name}_helps.py",
+    }
+    files["work"].write_text(f"from {name}_helps import help\ndef work(payload): return help()\n")
+    files["helps"].write_text("def help(): return 'old'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    call = f"{name}:work"
+    table = {"test": Handler.of(load_function(call), run="process", name=call)}
+    changed = files[which]
+    before, content = changed.stat(), changed.read_text()
+
+    with trio.fail_after(60):
+        async with running_pool(table, workers=1) as pool:
+            if change is None:
+                changed.unlink()
+            else:
+                changed.write_text(change)
+            job = pool.parts.submissions.submit("test", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+            blocked = pool.parts.core.status().blocked
+            changed.write_text(content)
+            os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert blocked == f"code_changed files={changed}"
+    assert pool.parts.store.get(job.id).ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')
+
+
+WRITES = """
+import importlib, pathlib
+pathlib.Path(__file__).with_name("made_by_import.py").write_text("value = 'made'\\n")
+importlib.invalidate_caches()
+import os, made_by_import
+def work(payload): os._exit(3) if payload else None; return made_by_import.value
+"""
+
+
+async def test_a_module_that_an_import_writes_is_not_taken_for_new_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "writes_a_module.py").write_text(WRITES)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "writes_a_module:work"
+    handler = Handler.of(load_function(name), run="process", name=name)
+
+    with trio.fail_after(60):
+        async with running_pool({"test": handler}, workers=1) as pool:
+            for payload in (b"false", b"true", b"false"):  # the last one in a second process
+                last = pool.parts.submissions.submit("test", payload)
+            await wait_until(lambda: pool.parts.store.get(last.id).ending)
+
+    ending = pool.parts.store.get(last.id).ending
+    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"made"')
+
+
+async def test_a_module_of_the_same_length_that_is_new_is_new_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "as_long_as_before.py"
+    module.write_text("def work(payload): return 'old'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "as_long_as_before:work"
+    handler = Handler.of(load_function(name), run="process", name=name)
+
+    with trio.fail_after(60):
+        async with running_pool({"test": handler}, workers=1) as pool:
+            module.write_text("def work(payload): return 'new'\n")
+            pool.parts.submissions.submit("test", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+            blocked = pool.parts.core.status().blocked
+            pool.scope.cancel()
+
+    assert blocked == f"code_changed files={module}"
+
+
+async def test_jobs_count_as_blocked_while_an_import_takes_long_and_begin_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trio_jobs.handlers.process_pool._IMPORTING_TIME", 0.3)
+    wait = f"""
+    import time
+    while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.005)
+"""
+    table = module_of(tmp_path, "takes_its_time", wait, monkeypatch)
+
+    with trio.fail_after(60):
+        async with running_pool(table, workers=1) as pool:
+            job = pool.parts.submissions.submit("takes_its_time.work", b"null")
+            await wait_until(lambda: pool.parts.core.status().blocked)
+            blocked = pool.parts.core.status().blocked
+            assert pool.parts.core.unfinished_ids() == ([], [job.id])
+            (tmp_path / "go").touch()
+            await wait_until(lambda: pool.parts.store.get(job.id).outcome)
+            assert pool.parts.core.status().blocked is None
+
+    assert blocked == "a process is still importing its modules after 0.3 s"
+    assert pool.parts.store.get(job.id).outcome is Outcome.SUCCEEDED
+    assert [record.message for record in caplog.records] == ["jobs_blocked"]
+    assert len((tmp_path / "takes_its_time.ledger").read_text().split()) == 2
 
 
 PROGRAM = """

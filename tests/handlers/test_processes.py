@@ -23,9 +23,10 @@ from tests.handlers.support import (
     make_processor,
     process,
     wait_for_pids,
+    wait_until,
     wait_until_dead,
 )
-from tests.support import make_job, running_pool
+from tests.support import Pool, make_job, running_pool
 from trio_jobs.handlers import Handler, ProcessPool, load_function
 from trio_jobs.handlers.child import ChildProcess
 from trio_jobs.job import Ending, JobStatus, Outcome
@@ -409,9 +410,54 @@ def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
     ending, waited, again = trio.run(main)
 
     assert ending.error is not None
-    assert ending.error.message == "the process that ran the job was killed by signal 9 (Killed)"
+    assert ending.error.message == (
+        "the process that ran the job has closed its pipes to the server, and was killed for that"
+    )
     assert not waited  # the event loop has not stood still for it
     assert again.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_process_that_becomes_another_program_is_told_from_one_that_was_killed(
+    processes: ProcessPool,
+) -> None:
+    ending = await process(in_process(tasks.become_a_program), processes=processes)
+
+    assert ending.error is not None
+    assert ending.error.message == (
+        "the process that ran the job has closed its pipes to the server, and was killed for that"
+    )
+
+
+async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins(
+    tmp_path: Path,
+) -> None:
+    table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
+
+    async with running_pool(table, workers=4, processes=4) as pool:
+        for _ in range(4):
+            pool.parts.submissions.submit("wait", quoted(tmp_path))
+        idle = await wait_for_pids(tmp_path, 4)
+        (tmp_path / "go").touch()
+        processes = pool.parts.core.processes
+        await wait_until(lambda: processes is not None and processes.idle == 4)
+        descriptors = len(tasks.descriptors())
+        last = await next_result(pool)
+        for pid in {*idle} - {last}:
+            os.kill(pid, signal.SIGKILL)
+            await wait_until_dead(pid)
+        assert await next_result(pool) == last
+
+        assert children_of(os.getpid()) == [last]
+        assert len(tasks.descriptors()) == descriptors - 3 * 5
+
+
+async def next_result(pool: Pool) -> int:
+    job = pool.parts.submissions.submit("pid", b"null")
+    await wait_until(lambda: pool.parts.store.get(job.id).ending)
+    ending = pool.parts.store.get(job.id).ending
+    assert ending is not None
+    assert ending.result is not None
+    return int(ending.result)
 
 
 async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(

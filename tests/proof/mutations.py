@@ -85,6 +85,7 @@ PROCESSES = (
     "tests/handlers/test_processes.py",
     "tests/handlers/test_process_groups.py",
     "tests/handlers/test_process_shortage.py",
+    "tests/handlers/test_process_start.py",
     "tests/handlers/test_late_loop.py",
 )
 MAIN = ("tests/proof/test_every_step.py", "tests/test_stopping.py")
@@ -484,6 +485,16 @@ MUTATIONS = [
             "            except ZeroDivisionError as error:\n",
         ),
         (
+            "a process with an import that failed serves on",
+            "                if child.is_faulty:",
+            "                if False:",
+        ),
+        (
+            "an idle process that has died is reaped by the job that would take it",
+            "for child in [each for each in self._idle if each.has_ended()]:",
+            "for child in [each for each in self._idle[-1:] if each.has_ended()]:",
+        ),
+        (
             "a copy of the server keeps its children alive",
             "            child.close()\n",
             "            pass\n",
@@ -530,6 +541,21 @@ MUTATIONS = [
             "what a child starts ignores its signals",
             "            signal.signal(number, _do_nothing)\n",
             "            signal.signal(number, signal.SIG_IGN)\n",
+        ),
+        (
+            "exhaustion is told by an error's type",
+            "    return one_line(fault) if _is_exhausted() else None\n",
+            "    return None\n",
+        ),
+        (
+            "a module that could not be imported is imported again",
+            " or self._faults.get(module)\n",
+            "\n",
+        ),
+        (
+            "new code that cannot be imported is its jobs' fault",
+            "loaded_only=not self._faults",
+            "loaded_only=True",
         ),
         (
             "the kernel ends the child alone",

@@ -75,7 +75,10 @@ class ChildProcess:
         # one to wait with for either of the last two. -1 if closed, or not to be had.
         self._requests = self._lifeline = self._answers = self._pidfd = -1
         self._either: select.epoll | None = None
+        self._unsent = memoryview(b"")
         self._frames = FrameReader()
+        # Whether it could not import all that the server has imported: no child for many jobs.
+        self.is_faulty = False
         # To be called when the function has ended that runs there; None if it has.
         self._ended: Callable[[float], object] | None = None
 
@@ -112,19 +115,27 @@ class ChildProcess:
             self._either.register(self._answers, select.EPOLLIN)
             self._either.register(self._pidfd, select.EPOLLIN)
 
-    async def greet(self, settings: bytes) -> Hello:
+    async def greet(self, settings: bytes = b"") -> Hello:
         """Wait until it is ready.
 
+        Args:
+            settings: What it is to know; nothing when this was cancelled before, to go on.
+
         Raises:
-            ShortageError: It has ended before.
+            ShortageError: It has ended before, or is of no use.
         """
         try:
             await self._send(settings)
             _, body = await self._receive(Kind.HELLO)
-        except (_EndedError, FrameError) as error:
+            hello = msgspec.json.decode(body, type=Hello)
+        except _EndedError as error:
             how = await self._how_it_ended()
             raise ShortageError(f"a process that was started for a job {how} at once") from error
-        return msgspec.json.decode(body, type=Hello)
+        except (FrameError, msgspec.MsgspecError) as error:
+            text = f"a process that was started for a job gave no sign that is understood: {error}"
+            raise ShortageError(text) from error
+        self.is_faulty = hello.faulty
+        return hello
 
     async def call(
         self,
@@ -180,13 +191,23 @@ class ChildProcess:
         await self._wait_ended()
 
     def has_ended(self) -> bool:
-        """Whether it has ended; true also of one that was never started."""
+        """Whether it has ended; true also of one that was never started.
+
+        It is not reaped by this, where the kernel can tell without: its group has to be killed
+        before.
+        """
         if self._process is None or self._process.returncode is not None:
             return True
         if self._pidfd >= 0:
             ended = select.poll()
             ended.register(self._pidfd, select.POLLIN)
             return bool(ended.poll(0))
+        if hasattr(os, "waitid"):
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            try:
+                return os.waitid(os.P_PID, self._process.pid, options) is not None
+            except ChildProcessError:
+                return True
         return self._reap()
 
     def close_requests(self) -> None:
@@ -238,10 +259,12 @@ class ChildProcess:
         return read, write
 
     async def _send(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
+        """Send this, after what a cancelled call has left."""
+        if data:
+            self._unsent = memoryview(data)
+        while self._unsent:
             try:
-                left = left[os.write(self._requests, left) :]
+                self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._requests)
             except BrokenPipeError as error:
@@ -324,7 +347,10 @@ class ChildProcess:
         """Wait a little for its end; how that was, as a predicate."""
         with trio.move_on_after(_DYING_TIME):
             await self._wait_ended()
+        ended_by_itself = self.has_ended()
         await self.kill()
+        if not ended_by_itself:
+            return "has closed its pipes to the server, and was killed for that"
         status = None if self._process is None else self._process.returncode
         if status is None or status == _UNKNOWN:
             return "has ended"  # and somebody else was told how

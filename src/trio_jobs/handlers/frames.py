@@ -40,11 +40,19 @@ class FrameError(Exception):
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True):
-    """A module's file as it was."""
+    """A module's file as it was.
+
+    Attributes:
+        file: Its path.
+        mtime_ns: When it was written.
+        size: In bytes.
+        digest: Of its content, if it was written since the server was started.
+    """
 
     file: str
     mtime_ns: int
     size: int
+    digest: str | None
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +93,12 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         changed: The files of modules that are not what the server has imported.
         shortage: What the child has run out of, if it has.
+        faulty: Whether anything could not be imported that the server has imported.
     """
 
     changed: list[str]
     shortage: str | None
+    faulty: bool
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from trio_jobs.handlers.errors import Failure
 from trio_jobs.handlers.frames import (
     Call,
     FileState,
+    Hello,
     Kind,
     Program,
     Settings,
@@ -41,6 +42,12 @@ _CLOSING_TIME = 0.5
 # Descriptors here: of a child, as long as it lives; and of one that is being started, beside them.
 _DESCRIPTORS = 5
 _STARTING_DESCRIPTORS = 8
+
+# Seconds that a process gets to import its modules before jobs count as blocked by that.
+_IMPORTING_TIME = 10.0
+
+# Seconds until another process is tried, where one has died idle.
+_PAUSE_AFTER_DEATH = 0.1
 
 # How many changed files are named, at the most.
 _NAMED_FILES = 10
@@ -185,6 +192,9 @@ class ProcessPool:
                 except NotBegunError:
                     start_taken_back()
                     await self._end(child)
+                    # Not again at once: whoever has killed it may kill them all.
+                    with self._shortage.waiting("a process has ended before it took its job"):
+                        await trio.sleep(_PAUSE_AFTER_DEATH)
                     continue
                 except ProcessDiedError as error:
                     await self._end(child)
@@ -193,18 +203,22 @@ class ProcessPool:
                 except BaseException:
                     await self._end(child)  # noqa: ASYNC102 - bounded by itself
                     raise
-                self._idle.append(child)
+                if child.is_faulty:  # the next job gets one that imports everything again
+                    await self._end(child)
+                else:
+                    self._idle.append(child)
                 return answer
 
     async def _obtain(self) -> ChildProcess:
         if not self._open:
             raise RuntimeError("the processes are used outside of their block")
-        while self._idle:
-            child = self._idle.pop()
-            if not child.has_ended():
-                return child
-            await self._end(child)
-        return await self._start()
+        # All of them: the last one that became idle is the first to be taken, and others may have
+        # ended long ago.
+        for child in [each for each in self._idle if each.has_ended()]:
+            if child in self._idle:  # or another job has seen to it meanwhile
+                self._idle.remove(child)
+                await self._end(child)
+        return self._idle.pop() if self._idle else await self._start()
 
     async def _start(self) -> ChildProcess:
         child = ChildProcess()
@@ -217,7 +231,7 @@ class ProcessPool:
                 raise ShortageError(f"no process can be started: {text}") from error
             except RuntimeError as error:  # Trio's: what the thread runs raises none
                 raise ShortageError(f"no thread can be started: {error}") from error
-            hello = await child.greet(self._settings())
+            hello = await self._greet(child)
         except BaseException:
             await self._end(child)  # noqa: ASYNC102 - bounded by itself
             raise
@@ -230,6 +244,14 @@ class ProcessPool:
             return child
         await self._end(child)
         raise ShortageError(shortage)
+
+    async def _greet(self, child: ChildProcess) -> Hello:
+        with trio.move_on_after(_IMPORTING_TIME):
+            return await child.greet(self._settings())
+        # It may take as long as it likes, or hang: no event tells.
+        cause = f"a process is still importing its modules after {_IMPORTING_TIME:g} s"
+        with self._shortage.waiting(cause):
+            return await child.greet()
 
     def _spawn(self, child: ChildProcess) -> None:
         # Before a process imports everything once more, only to find out the same.
