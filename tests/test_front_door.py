@@ -430,6 +430,9 @@ async def how_many(payload):
 async def test_clients_that_submit_while_a_job_blocks_the_loop_are_answered(tmp_path: Path) -> None:
     """Their connections have been idle for most of the time, which is then over."""
     config = """
+    [pool]
+    workers = 1  # the last job runs last
+
     [http]
     keep_alive_timeout = 2.0
 

@@ -919,9 +919,11 @@ async def in_place_of_a_thread(
     A job's takes a second, in which it can be left behind, but not interrupted.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    result = function(*args)
-    with trio.CancelScope(shield=not abandon_on_cancel):
-        await trio.sleep(1 if thread_name and thread_name.startswith("job ") else 0)
+    try:
+        with trio.CancelScope(shield=not abandon_on_cancel):
+            await trio.sleep(1 if thread_name and thread_name.startswith("job ") else 0)
+    finally:
+        result = function(*args)  # at the end of its time, and also if it is left behind
     return result
 
 
