@@ -96,7 +96,7 @@ async def test_the_cause_is_logged_once_and_shown_as_long_as_a_job_waits(
     assert vars(caplog.records[0])["cause"] == "first"
 
 
-async def test_jobs_that_wait_in_turn_are_one_shortage_and_the_first_job_after_it_tells(
+async def test_jobs_that_wait_in_turn_are_one_shortage_and_what_ends_after_it_tells(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -105,13 +105,16 @@ async def test_jobs_that_wait_in_turn_are_one_shortage_and_the_first_job_after_i
     for _ in range(90):  # as with enough for every second job
         await shortage.outlast(Attempts(failing=1))
         await shortage.outlast(Attempts(failing=0))
+        shortage.note_change()
     during = events(caplog)
     await trio.sleep(5)
-    await shortage.outlast(Attempts(failing=0))
+    shortage.note_change()
+    await shortage.outlast(Attempts(failing=1))
+    await trio.sleep(5)
     await shortage.outlast(Attempts(failing=1))
 
     assert during == ["jobs_blocked"]
-    assert events(caplog) == ["jobs_blocked", "jobs_unblocked", "jobs_blocked"]
+    assert events(caplog) == ["jobs_blocked", "jobs_unblocked"] * 2 + ["jobs_blocked"]
 
 
 async def test_each_new_cause_is_logged_once_and_not_without_end(
@@ -203,6 +206,27 @@ async def test_a_job_that_gets_no_thread_waits_in_its_worker_and_its_limit_does_
     assert status.blocked == "no thread can be started: can't start new thread"
     assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"returned"')
     assert pool.parts.core.status().blocked is None
+
+
+async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = NoThreads(monkeypatch)
+    begun, end = threading.Event(), threading.Event()
+
+    def work(_payload: object) -> None:
+        begun.set()
+        end.wait()
+
+    async with running_pool({"test": work}, workers=1) as pool:
+        pool.parts.submissions.submit("test", b"null")
+        await waits_until(lambda: pool.parts.core.status().blocked is not None)
+        threads.left = 0
+        await waits_until(begun.is_set)
+        blocked = pool.parts.core.status().blocked
+        end.set()
+
+    assert blocked is None
 
 
 async def test_a_cancel_reaches_a_job_that_gets_no_thread(

@@ -198,8 +198,7 @@ class Processor:
             if handler.run is _PROCESS:
                 answer = await self._run_in_process(handler, running)
             else:
-                attempt = partial(self._run_in_thread, handler, running)
-                answer = await self._shortage.outlast(attempt)
+                answer = await self._run_in_thread(handler, running)
             decided = running.end()
             if isinstance(answer, Failure):
                 _log_raised(answer, running.job)
@@ -224,6 +223,21 @@ class Processor:
             os._exit(status)
 
     async def _run_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
+        while True:
+            try:
+                return await self._start_in_thread(handler, running)
+            except ShortageError:
+                # For any thread, which Trio keeps for the job: what waits for the function itself
+                # is shown as blocked as long as that runs.
+                await self._shortage.outlast(self._start_thread)
+
+    async def _start_thread(self) -> None:
+        try:
+            await trio.to_thread.run_sync(int, limiter=self._threads)
+        except RuntimeError as error:  # Trio's
+            raise ShortageError(f"no thread can be started: {error}") from error
+
+    async def _start_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
         job = running.job
         # A thread cannot be interrupted, and there are never more than N jobs
         # at a time. So a cancel and the time limit do not reach this (the job's

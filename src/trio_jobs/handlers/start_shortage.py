@@ -50,14 +50,16 @@ class StartShortage:
         return self._cause
 
     def note_change(self) -> None:
-        """Wake the jobs that wait: a child, a job or a connection has ended."""
+        """Wake the jobs that wait: a job or a connection has ended."""
         if self._change is not None:
             self._change.set()
             self._change = None
+        self._tell_if_passed()
 
     @contextlib.contextmanager
     def waiting(self, cause: str) -> Iterator[None]:
         """Show that a job waits, as long as the block takes."""
+        self._tell_if_passed()
         self._waiting += 1
         self._tell(cause)
         try:
@@ -83,8 +85,6 @@ class StartShortage:
         Checkpoints:
             If it has to wait; otherwise as ``attempt``.
         """
-        if self._told:
-            self._tell_if_passed()
         try:
             return await attempt()
         except ShortageError as error:
@@ -112,6 +112,8 @@ class StartShortage:
             log.warning("jobs_blocked", extra={"cause": cause})
 
     def _tell_if_passed(self) -> None:
-        if not self._waiting and trio.current_time() >= self._calm_since + _CALM:
+        if not self._told or self._waiting:
+            return
+        if trio.current_time() >= self._calm_since + _CALM:
             self._told.clear()
             log.info("jobs_unblocked")
