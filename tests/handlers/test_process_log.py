@@ -166,6 +166,7 @@ class Record(logging.LogRecord):
 log.addFilter(AddsField())
 log.addHandler(Shows())
 logging.setLogRecordFactory(Record)
+logging.LogRecord = Record
 
 
 def work(payload):

@@ -1132,10 +1132,14 @@ MUTATIONS = [
             "        self._writer.handle(record)\n",
             "        super().handle(record)\n",
         ),
+    ),
+    *mutations(
+        "logs/lines.py",
+        ("tests/test_logs_command.py",),
         (
             "the server's records are made by user code",
-            "record = logging.LogRecord(",
-            "record = logging.getLogRecordFactory()(",
+            "    record = LogRecord(",
+            "    record = logging.getLogRecordFactory()(",
         ),
     ),
     *mutations(

@@ -18,6 +18,7 @@ import termios
 import time
 from collections.abc import Callable
 from functools import partial
+from logging import LogRecord
 
 import msgspec
 import trio
@@ -423,9 +424,9 @@ def _log_line(body: bytes) -> None:
             log.handle(_record(line))
 
 
-def _record(line: LogLine) -> logging.LogRecord:
-    # Of Python's own class: `logging.makeLogRecord` asks the factory.
-    record = logging.LogRecord(
+def _record(line: LogLine) -> LogRecord:
+    # Of Python's own class: user code may set the factory, and replace the class.
+    record = LogRecord(
         line.name,
         line.level,
         line.path,
