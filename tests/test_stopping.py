@@ -794,3 +794,45 @@ async def quick(_):
     assert refused.status_code == 503
     assert status == 70
     assert server.lines_with("jobs_interrupted", held)
+
+
+WAITS_IN_C = """
+import ctypes
+import os
+
+async def wait(_):
+    library = ctypes.CDLL(None)
+    mutex = ctypes.create_string_buffer(64)
+    library.pthread_mutex_lock(mutex)
+    os.write(2, b"wait began\\n")
+    library.pthread_mutex_lock(mutex)  # for ever
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "line"),
+    [
+        ([signal.SIGTERM], "hard limit reached"),
+        ([signal.SIGTERM] * 3, "third signal"),
+        ([signal.SIGQUIT], "SIGQUIT: "),
+    ],
+    ids=["first", "third", "SIGQUIT"],
+)
+async def test_signals_count_while_the_main_thread_waits_in_c(
+    tmp_path: Path, signals: list[signal.Signals], line: str
+) -> None:
+    seconds = 0.2 if len(signals) == 1 else 60
+    config = (
+        f"[pool]\ngrace_period = {seconds}\n[http]\ngraceful_timeout = {seconds}\n"
+        '[handlers]\nwait = "work:wait"'
+    )
+    async with running_command(tmp_path, config=config, handlers=WAITS_IN_C) as server:
+        job_id = await server.submit("wait")
+        await server.wait_for_line("wait began")
+        for n, signum in enumerate(signals):
+            await trio.sleep(0.5 if n else 0)  # apart, so that each counts
+            server.send(signum)
+
+        assert await server.wait_exit() == 70
+    assert server.lines_with(line)
+    assert server.lines_with("jobs_interrupted", job_id)

@@ -3,6 +3,7 @@
 Nothing heavy is imported here: until this module has run, a signal ends the process.
 """
 
+import contextlib
 import operator
 import signal
 import time
@@ -10,6 +11,7 @@ import time
 # `signal.getsignal` makes an enum of each answer. That takes longer than all the rest of a look,
 # and there is one at every turn of the event loop.
 from _signal import getsignal as _getsignal  # type: ignore[import-not-found]
+from _thread import RLock
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -49,6 +51,9 @@ class Signals:
         # What each signal's handler is to be: ours, or one of user code that does no harm.
         self._held: dict[int, Any] = {}
         self._wakeup = -1
+        self._read: Callable[[], bytes] | None = None
+        # Two threads may handle signals, and a handler interrupts itself.
+        self._handling = RLock()
 
     def take(self) -> None:
         """Take the signals over, for the rest of the process's life. In the main thread."""
@@ -108,10 +113,29 @@ class Signals:
             if _getsignal(signum) is not handler:
                 signal.signal(signum, handler)
 
-    def hold_wakeup(self) -> None:
-        """Keep the descriptor by which a signal wakes the event loop that runs now."""
-        self._wakeup = signal.set_wakeup_fd(-1)
+    def hold_wakeup(self, descriptor: int, read: Callable[[], bytes] | None = None) -> None:
+        """Have the number of each signal written to a descriptor, from now on.
+
+        Args:
+            descriptor: Never blocks; at its other end is who wakes the event loop.
+            read: Returns what has been written since the last call; None if nobody but the loop
+                reads it.
+        """
+        self._read = read
+        self._wakeup = descriptor
         self.has_wakeup()
+
+    def handle_written(self, at: float) -> bytes:
+        """Handle the signals whose numbers have been written, and return these.
+
+        In any thread. Each number is read once, so each signal is handled once.
+        """
+        with self._handling:
+            numbers = b"" if self._read is None else self._read()
+            for signum in numbers:
+                if _getsignal(signum) is self._handler:  # else it is user code's
+                    self._handle(signum, at)
+        return numbers
 
     def has_wakeup(self) -> bool:
         """Whether that descriptor is still in use; it is again, at any rate.
@@ -145,7 +169,20 @@ class Signals:
                 )
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        self._handle(signum, time.monotonic())
+        now = time.monotonic()
+        if signum not in self.handle_written(now) and not self._is_written():
+            self._handle(signum, now)
+
+    def _is_written(self) -> bool:
+        """Whether numbers go to who reads them: then the other thread has read this one."""
+        if self._read is None:
+            return False
+        now = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        if now == self._wakeup:
+            return True
+        with contextlib.suppress(OSError, ValueError):  # it has been closed
+            signal.set_wakeup_fd(now, warn_on_full_buffer=False)
+        return False
 
     def _note(self, signum: int, at: float) -> None:
         self._noted.append((signum, at))

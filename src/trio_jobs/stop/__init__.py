@@ -17,6 +17,7 @@ from trio_jobs.signals import ENDING, STOPPING, Signals
 from trio_jobs.stop.end import end_interpreter
 from trio_jobs.stop.hard_limit import HARD_LIMIT_STATUS, Block, HardLimit
 from trio_jobs.stop.in_the_way import tasks_in_the_way, threads_in_the_way
+from trio_jobs.stop.wakeup import Wakeup
 from trio_jobs.takeovers import Takeovers
 
 __all__ = ["HARD_LIMIT_STATUS", "Stop", "end_interpreter", "end_unserved", "limit_unserved"]
@@ -105,6 +106,7 @@ class Stop:
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
         self._signals: Signals | None = None
+        self._wakeup: Wakeup | None = None
         self._hard_limit = HardLimit(in_the_way=self._in_the_way, render=render)
 
     def install(self, signals: Signals | None = None) -> None:
@@ -144,16 +146,20 @@ class Stop:
         """Leave nothing of this in effect, in a child that has been forked."""
         if self._signals is not None:
             self._signals.give_up()
+        if self._wakeup is not None:
+            self._wakeup.give_up()
+            self._wakeup = None  # once
         self._hard_limit.give_up()
         atexit.unregister(_ignore_signals)
 
     def connect(self) -> None:
         """Let signals wake the tasks of this Trio run, and those that came before it count."""
         self._root = trio.lowlevel.current_root_task()
-        if self._signals is not None:
-            self._signals.hold_wakeup()
         # The token before the look at the count: a signal in between then comes twice, not never.
         self._token = trio.lowlevel.current_trio_token()
+        if self._signals is not None:
+            self._wakeup = Wakeup(self._signals, self._wake_loop)
+            self._wakeup.start()
         self._wake()
 
     async def requested(self) -> None:
@@ -192,9 +198,7 @@ class Stop:
             self._arm(since=now, seconds=self._closing_time)
         else:
             self._end_process("third signal")
-        if self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._wake)
+        self._wake_loop()
 
     def arm_after_crash(self, *, draining: bool = False) -> None:
         """Arm the hard limit without a signal, because something of ours has failed.
@@ -222,6 +226,11 @@ class Stop:
             f"{why}: the process ends with status {HARD_LIMIT_STATUS}",
             _guarded(self._jobs_in_the_way),
         )
+
+    def _wake_loop(self) -> None:
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._wake)
 
     def _wake(self) -> None:
         if self._count >= 1:

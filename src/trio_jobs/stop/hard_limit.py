@@ -60,6 +60,7 @@ class HardLimit:
         self._render = render
         self._status = status
         self._started = False
+        self._is_deadly = False
         self._log = -1
         self._since = 0.0
         self._due = math.inf
@@ -77,7 +78,7 @@ class HardLimit:
     def arm(self, *, since: float, seconds: float) -> None:
         """End the process ``seconds`` after ``since`` (``time.monotonic()``), or earlier.
 
-        Safe in a signal handler. In the main thread only.
+        Safe in a signal handler. In the main thread, unless that is in C.
         """
         due = since + seconds
         if not self._started or self._due <= due:
@@ -100,6 +101,8 @@ class HardLimit:
         left = self._due - time.monotonic()
         if left <= 0:
             return True  # the thread is ending the process
+        if not self._is_deadly:
+            self._set_alarms()  # another thread has armed it
         ends = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
         # There is but one timer: one that runs may be user code's own, and come earlier or later.
         off = signal.getitimer(signal.ITIMER_REAL)[0] - left - SIGALRM_AFTER_SECONDS
@@ -124,7 +127,9 @@ class HardLimit:
             faulthandler.dump_traceback_later(
                 left + FAULTHANDLER_AFTER_SECONDS, exit=True, file=self._log
             )
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        self._is_deadly = threading.current_thread() is threading.main_thread()
+        if self._is_deadly:  # else Python refuses, and the main thread may be in C for ever
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, left + SIGALRM_AFTER_SECONDS)
 
     def end_process(self, line: str, blocks: Iterable[Block]) -> None:
