@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -252,10 +253,11 @@ class FinalLines:
 
     def write_final(
         self, _logger: str, _level: int, events: Iterable[Line], *, seconds: float
-    ) -> bool:
+    ) -> int:
         assert 0 < seconds <= 0.2
+        before = len(self.lines)
         self.lines += events
-        return True
+        return len(self.lines) - before
 
 
 def test_nothing_is_written_after_the_deadline(tmp_path: Path) -> None:
@@ -447,6 +449,64 @@ async def test_a_hundred_thousand_jobs_are_written_and_named_in_time(tmp_path: P
     assert (tmp_path / "left.jsonl").read_text() == "".join(
         jobs.read_text().splitlines(keepends=True)[1:]
     )
+
+
+@pytest.mark.parametrize("end", ["hard limit", "second signal", "SIGQUIT"])
+async def test_a_hundred_thousand_jobs_of_as_many_types_are_accounted_for_in_time(
+    tmp_path: Path, end: str
+) -> None:
+    grace_period = 60 if end == "second signal" else 0.3
+    work = "shielded" if end == "hard limit" else "at_the_gate"
+    config = shop(grace_period=grace_period, work=work)
+    config = config.replace("workers = 1", "workers = 1\nbuffer_size = 100000")
+    config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"').replace(
+        "= 2.0", "= 0.5"
+    )
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text("".join(f'{{"type":"type{n}","payload":{n}}}\n' for n in range(100_000)))
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            assert await take_up(server, jobs) == {"accepted": 100_000}
+            server.send(signal.SIGQUIT if end == "SIGQUIT" else signal.SIGTERM)
+            if end == "second signal":
+                await server.wait_for_line("draining")
+                await trio.sleep(APART)
+                server.send(signal.SIGTERM)
+            # Neither faulthandler's clock, whose status is 1 as well, nor the kernel's.
+            assert await server.wait_exit() == (1 if end == "second signal" else 70)
+
+    assert not server.lines_with("Timeout (")
+    assert bool(server.lines_with("hard limit reached")) == (end == "hard limit")
+    named = [
+        job_id
+        for line in server.lines_with(" job_ids=")
+        for job_id in line.partition(" job_ids=")[2].split(",")
+    ]
+    left_out = [
+        int(line.partition("count=")[2])
+        for line in server.lines_with("unfinished_jobs_not_all_named")
+    ]
+    assert len(set(named)) == len(named)
+    assert len(named) + sum(left_out) == 100_000
+
+
+def test_names_that_come_too_late_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = UnfinishedJobs(begun=[], not_begun=[make_job(str(n)) for n in range(200)])
+    clock = iter([0.0, 0.1, 0.2, 100.0])
+    monkeypatch.setattr(
+        "trio_jobs.unfinished_report.time", SimpleNamespace(monotonic=lambda: next(clock))
+    )
+
+    lines = list(UnfinishedReport(lambda: jobs, None).lines())
+
+    assert [event for event, _ in lines] == [
+        "jobs_not_started",
+        "jobs_not_started",
+        "unfinished_jobs_not_all_named",
+    ]
+    assert lines[-1][1] == {"count": 100}
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])

@@ -1,6 +1,7 @@
 """Lines reach the stream in order; a stream that takes none costs lines, and nothing else."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -245,7 +246,7 @@ def test_final_lines_come_after_what_was_queued(logs: Logs, pipe: Pipe) -> None:
     )
 
     lines = events(pipe.read())
-    assert written
+    assert written == 2
     assert lines[:-2] == ["line"] * 100
     assert lines[-2:] == ["jobs_unfinished job_ids=a,b", "jobs_not_started job_ids=c"]
 
@@ -259,6 +260,22 @@ def test_final_lines_give_up_at_their_deadline(logs: Logs, pipe: Pipe) -> None:
 
     assert not written
     assert 0.1 <= time.monotonic() - start < 1
+
+
+def test_final_lines_end_at_their_deadline_also_when_the_stream_takes_everything(
+    tmp_path: Path,
+) -> None:
+    def endless() -> Iterator[tuple[str, dict[str, object]]]:
+        for n in itertools.count():
+            yield "jobs_unfinished", {"job_ids": str(n)}
+
+    with (tmp_path / "log").open("wb") as file:
+        logs = start_logging("INFO", "text", fd=file.fileno())
+        written = logs.write_final("x", logging.ERROR, endless(), seconds=0.1)
+        logs.close(seconds=TOO_LONG)
+
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.partition("job_ids=")[2] for line in lines] == [str(n) for n in range(written)]
 
 
 def test_line_for_others_is_about_no_job(logs: Logs) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from itertools import chain
+from urllib.parse import unquote
 
 import pytest
 
@@ -50,14 +51,42 @@ def test_no_type_costs_an_id_and_no_payload_is_shown(job_type: str, line_format:
     assert b"secret" not in written
 
 
-def test_each_of_very_many_types_is_named() -> None:
-    types = {str(n): f"type-{n}" for n in range(10_000)}
+@pytest.mark.parametrize("line_format", ["text", "json"])
+@pytest.mark.parametrize(
+    ("job_type", "most_lines"),
+    [
+        ("type-{}", 250),
+        ("{}, =%\n\"'\\", 250),
+        ("{}" + "x" * 1_000, 400),
+        ("{}" + "\U0001f4e7" * 99, 5_050),
+    ],
+)
+def test_very_many_types_share_lines_and_each_id_has_its_own(
+    job_type: str, most_lines: int, line_format: str
+) -> None:
+    types = {ID.format(n): job_type.format(n) for n in range(10_000)}
 
-    lines = unfinished_lines(jobs({}, types))
+    lines = [fields for _, fields in unfinished_lines(jobs({}, types))]
 
-    named = chain.from_iterable(
-        (job_id, fields["job_type"])
-        for _, fields in lines
-        for job_id in str(fields["job_ids"]).split(",")
-    )
-    assert list(named) == list(chain.from_iterable(types.items()))
+    assert len(lines) <= most_lines
+    assert all("job_type" in fields for fields in lines[:50])
+    named = chain.from_iterable(named_in(fields) for fields in lines)
+    for (job_id, shown), (expected_id, expected) in zip(named, types.items(), strict=True):
+        whole = shown.replace("\N{REPLACEMENT CHARACTER}", "\n")
+        assert job_id == expected_id
+        assert whole == expected or (
+            whole.endswith("\N{HORIZONTAL ELLIPSIS}") and expected.startswith(whole[:-1])
+        )
+    for fields in lines:
+        written = RENDERERS[line_format](event_record("x", logging.ERROR, "e", fields))
+        assert str(fields["job_ids"]).encode() in written
+        assert str(fields.get("job_types", "")).encode() in written
+
+
+def named_in(fields: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The ids of one line, and their types."""
+    ids = str(fields["job_ids"]).split(",")
+    if "job_type" in fields:
+        return [(job_id, str(fields["job_type"])) for job_id in ids]
+    types = str(fields["job_types"]).split(",")
+    return list(zip(ids, map(unquote, types), strict=True))

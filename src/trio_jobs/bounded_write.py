@@ -38,6 +38,9 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
 
     Fewer than all of them when ``seconds`` have passed (None: wait for ever), or at the first
     error: a closed pipe, a full disk. Called from threads and from signal handlers.
+
+    The time bounds the waits: what takes everything at once gets all of ``data``, so whoever has
+    more than a few lines looks at the clock between them.
     """
     end = None if seconds is None else time.monotonic() + seconds
     writable = select.poll()

@@ -121,18 +121,18 @@ class Leftovers:
             with _created(path) as (fd, name):
                 self._fields["interrupted_path" if begun else "path"] = str(name)
                 for chunk in _chunks(map(_line, wanted)):
-                    if time.monotonic() > end:
-                        raise TimeoutError(errno.ETIMEDOUT, _TOO_SLOW)
-                    self._append(fd, chunk, what)
+                    self._append(fd, chunk, what, end)
         except (OSError, MemoryError) as error:
             cause = error.strerror if isinstance(error, OSError) else None
             self._causes.append(f"{path}: {cause or type(error).__name__}")
 
-    def _append(self, fd: int, lines: bytes, what: str) -> None:
+    def _append(self, fd: int, lines: bytes, what: str, end: float) -> None:
         """Append and count these lines, or as many whole ones as there is room for."""
         written = 0
         try:
             while written < len(lines):
+                if time.monotonic() > end:
+                    raise TimeoutError(errno.ETIMEDOUT, _TOO_SLOW)
                 written += os.write(fd, lines[written : written + _CHUNK_BYTES])
         finally:
             whole = lines.rfind(b"\n", 0, written) + 1

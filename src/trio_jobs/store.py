@@ -73,6 +73,11 @@ class UnfinishedJobs:
     def __bool__(self) -> bool:
         return bool(self.begun or self.not_begun)
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.begun) + len(self.not_begun)
+
 
 def _ignore_claim() -> None:
     pass

@@ -913,7 +913,7 @@ MUTATIONS = [
             "        finally:\n            # Not",
             "        except ZeroDivisionError:\n            pass\n        else:\n            # Not",
         ),
-        ("the report waits for its reader", "end - time.monotonic()) < len", "None) < len"),
+        ("the report waits for its reader", "data, left) < len", "data, None) < len"),
         (
             "what a handler has done to SIGALRM stays",
             "            signal.signal(signal.SIGALRM, signal.SIG_DFL)\n",
@@ -1118,15 +1118,32 @@ MUTATIONS = [
         ("a cancelled job is taken up again", " if not job.cancel_requested]", "]"),
         ("a payload's line end ends its line", '.replace(b"\\n", b" ")', ""),
         ("half a line stays", "            if whole < written:\n", "            if False:\n"),
+        (
+            "a disk that is merely slow is waited for",
+            "                if time.monotonic() > end:\n",
+            "                if False:\n",
+        ),
         ("no descriptor is kept", "        os.close(self._reserved)\n", ""),
         ("the path follows the working folder", "path.absolute()", "path"),
         ("nothing is too late", "if time.monotonic() > end:", "if False:"),
+    ),
+    *mutations(
+        "unfinished_report.py",
+        ("tests/test_leftovers.py",),
+        (
+            "names that come too late are not counted",
+            "            if time.monotonic() > end:\n",
+            "            if False:\n",
+        ),
     ),
     *mutations(
         "unfinished.py",
         ("tests/test_unfinished.py",),
         ("a long type costs the ids", "readable(job_type, _MAX_TYPE)", "job_type"),
         ("the ids do not fit into a line", "_IDS_PER_LINE = 50", "_IDS_PER_LINE = 60"),
+        ("a line for each type", "_OF_THEIR_OWN = 50", "_OF_THEIR_OWN = 50_000"),
+        ("a comma in a type ends it", 'safe=":/@+"', 'safe=":/@+,"'),
+        ("the types do not fit into a line", "_TYPES_FIELD = 2_000", "_TYPES_FIELD = 3_000"),
     ),
     *mutations(
         "logs/own_loggers.py",

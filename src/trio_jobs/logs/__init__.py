@@ -48,7 +48,7 @@ class Logs:
         events: Iterable[tuple[str, Mapping[str, object]]],
         *,
         seconds: float,
-    ) -> bool:
+    ) -> int:
         """Write lines that must not be dropped, after those logged so far.
 
         They do not go through the queue. Half of the time is for what is queued, the rest for
@@ -62,7 +62,7 @@ class Logs:
             seconds: The longest this may take.
 
         Returns:
-            Whether all of them were written.
+            How many of them were written.
         """
         records = (event_record(logger, level, event, fields) for event, fields in events)
         return self._writer.write_within(records, seconds)

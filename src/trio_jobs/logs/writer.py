@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, chain
+from itertools import accumulate
 
 from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_within
 from trio_jobs.logs.direct import DirectLines
@@ -89,25 +89,32 @@ class LogWriter(logging.Handler):
         self._queue.put(written)
         return written.wait(seconds)
 
-    def write_within(self, records: Iterable[logging.LogRecord], seconds: float) -> bool:
+    def write_within(self, records: Iterable[logging.LogRecord], seconds: float) -> int:
         """Write lines that must not be dropped, after those that are queued.
 
         They do not go through the queue: half of the time is for what stands there, the other for
         these lines. Blocks the calling thread, so it is for the end of a program.
 
         Returns:
-            Whether all of them were written.
+            How many of them were written.
         """
         end = time.monotonic() + seconds
         flushed = self.flush_within(seconds / 2)
         # The thread may be stuck inside a line.
-        first = b"" if flushed else b"\n"
+        before = b"" if flushed else b"\n"
+        count = 0
         # One after the other: to render a million ids takes time that writing needs as well.
-        lines = chain([first], map(self._render, records))
-        for piece in map(b"".join, _pieces(lines)):
-            if write_within(self._fd, piece, end - time.monotonic()) < len(piece):
-                return False
-        return True
+        for piece in _pieces(map(self._render, records)):
+            left = end - time.monotonic()  # also when the stream takes everything at once
+            if left <= 0:
+                break
+            written = write_within(self._fd, before + b"".join(piece), left) - len(before)
+            whole = sum(line_end <= written for line_end in accumulate(map(len, piece)))
+            count += whole
+            if whole < len(piece):
+                break
+            before = b""
+        return count
 
     def close_within(self, seconds: float) -> None:
         """Write what is queued and end the thread; a thread that is stuck is left behind."""

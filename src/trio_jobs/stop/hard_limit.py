@@ -143,7 +143,8 @@ class HardLimit:
         try:
             for block in itertools.chain([(line, "", {})], blocks):
                 data = self._render(*block)
-                if write_within(self._log, data, end - time.monotonic()) < len(data):
+                left = end - time.monotonic()  # also when the log takes everything at once
+                if left <= 0 or write_within(self._log, data, left) < len(data):
                     break
         finally:
             # Not sys.exit(): the interpreter would wait for every thread that is not a daemon.
