@@ -329,6 +329,32 @@ async def test_one_upload_takes_up_what_was_left_and_each_job_runs_once(tmp_path
     assert Counter(ledger(tmp_path)) == Counter(map(str, range(30)))
 
 
+async def test_upload_that_is_cut_off_goes_on_behind_the_jobs_in_the_list(tmp_path: Path) -> None:
+    # Long ones: a short body is not looked into before it is complete.
+    lines = [f'{{"type":"quick","payload":{n}{" " * 100_000}}}\n' for n in range(10)]
+    content = "".join(lines).encode()
+    head = (
+        f"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    async with running_command(tmp_path, config=shop()) as server:
+        parts = httpx.URL(server.url)
+        stream = await trio.open_tcp_stream(parts.host, parts.port or 0)
+        await stream.send_all(head.encode() + content[: len("".join(lines[:3])) + 10])
+        accepted: list[dict[str, str]] = []
+        with trio.fail_after(TOO_LONG):
+            while len(accepted) < 3:
+                accepted = (await server.client.get("/jobs")).json()
+        await stream.aclose()
+        last = (await server.client.get(f"/jobs/{accepted[-1]['id']}")).json()
+        rest = tmp_path / "rest"
+        rest.write_text("".join(lines[last["payload"] + 1 :]))
+        assert await take_up(server, rest) == {"accepted": 7}
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    assert Counter(ledger(tmp_path)) == Counter(map(str, range(10)))
+
+
 async def test_second_signal_leaves_a_file(tmp_path: Path) -> None:
     with Gate(tmp_path):
         async with running_command(tmp_path, config=shop()) as server:
@@ -507,6 +533,17 @@ def test_names_that_come_too_late_are_counted(
         "unfinished_jobs_not_all_named",
     ]
     assert lines[-1][1] == {"count": 100}
+
+
+def test_folder_in_which_no_file_can_be_made_is_refused() -> None:
+    with pytest.raises(LeftoversError, match="'/proc' cannot be written to: "):
+        Leftovers(Path("/proc/x"))
+
+
+def test_check_of_the_folder_leaves_nothing(tmp_path: Path) -> None:
+    Leftovers(tmp_path / "left")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])

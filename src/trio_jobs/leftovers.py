@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import msgspec
 
@@ -144,8 +145,13 @@ class Leftovers:
 def _check(path: Path) -> None:
     if not path.parent.is_dir():
         raise LeftoversError(f"the folder {str(path.parent)!r} does not exist")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise LeftoversError(f"the folder {str(path.parent)!r} cannot be written to")
+    try:
+        # Not `os.access`, which says yes to root, even of /proc.
+        with NamedTemporaryFile(dir=path.parent, prefix=".leftovers-"):
+            pass
+    except OSError as error:
+        cause = f"the folder {str(path.parent)!r} cannot be written to: {error.strerror}"
+        raise LeftoversError(cause) from error
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
