@@ -125,16 +125,17 @@ class Signals:
         self._wakeup = descriptor
         self.has_wakeup()
 
-    def handle_written(self, at: float) -> bytes:
+    def handle_written(self) -> bytes:
         """Handle the signals whose numbers have been written, and return these.
 
-        In any thread. Each number is read once, so each signal is handled once.
+        In any thread. Each number is read once, so each signal is handled once. It counts from
+        now: since it came, C code may have held the interpreter lock for longer than a limit.
         """
         with self._handling:
             numbers = b"" if self._read is None else self._read()
             for signum in numbers:
                 if _getsignal(signum) is self._handler:  # else it is user code's
-                    self._handle(signum, at)
+                    self._handle(signum, time.monotonic())
         return numbers
 
     def has_wakeup(self) -> bool:
@@ -169,9 +170,8 @@ class Signals:
                 )
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if signum not in self.handle_written(now) and not self._is_written():
-            self._handle(signum, now)
+        if signum not in self.handle_written() and not self._is_written():
+            self._handle(signum, time.monotonic())
 
     def _is_written(self) -> bool:
         """Whether numbers go to who reads them: then the other thread has read this one."""

@@ -816,7 +816,7 @@ MUTATIONS = [
         ("tests/test_stopping.py",),
         (
             "signals wait for a main thread that never comes",
-            "            self._signals.handle_written(at)\n",
+            "            self._signals.handle_written()\n",
             "            pass\n",
         ),
     ),

@@ -56,7 +56,6 @@ class Wakeup:
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         while all(event & select.POLLIN for _, event in poll.poll()):
-            at = time.monotonic()
             self._wake()
             time.sleep(GRACE_SECONDS)
-            self._signals.handle_written(at)
+            self._signals.handle_written()
