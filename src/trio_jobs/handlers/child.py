@@ -130,7 +130,7 @@ class ChildProcess:
             _, body = await self._receive(Kind.HELLO)
             hello = msgspec.json.decode(body, type=Hello)
         except _EndedError as error:
-            how = await self._how_it_ended()
+            how = await self._how_it_ended()  # noqa: ASYNC120 - a cancellation says more
             raise ShortageError(f"a process that was started for a job {how} at once") from error
         except (FrameError, msgspec.MsgspecError) as error:
             text = f"a process that was started for a job gave no sign that is understood: {error}"
@@ -282,7 +282,8 @@ class ChildProcess:
             if not self._has_answered():
                 raise
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _DYING_TIME):
-                return await receive()  # noqa: ASYNC102 - bounded
+                # The job has ended: this task's cancellation comes at its next checkpoint.
+                return await receive()  # noqa: ASYNC102, ASYNC104 - bounded
             raise
 
     def _has_answered(self) -> bool:
@@ -300,7 +301,7 @@ class ChildProcess:
         """
         waited_for = self._answers if self._either is None else self._either.fileno()
         lines = 0
-        while True:
+        while True:  # noqa: ASYNC913 - a turn without a wait takes a frame that is there
             found = self._frames.next(max_result_bytes=max_result_bytes)
             if found is None:
                 await trio.lowlevel.wait_readable(waited_for)
