@@ -464,3 +464,93 @@ async def test_clients_that_submit_while_a_job_blocks_the_loop_are_answered(tmp_
         assert job.json()["result"] == 20
         for stream in idle:
             await stream.aclose()
+
+
+BIG = 30_000_000
+BIG_WORK = """
+async def big(count):
+    return "x" * count
+"""
+
+
+def big_config(*, grace_period: float, tls: bool) -> str:
+    """A server with a short ``graceful_timeout``, for a long answer."""
+    more = f'certfile = "{CERTIFICATE}"\nkeyfile = "{KEY}"' if tls else ""
+    return f"""
+[pool]
+grace_period = {grace_period}
+[http]
+bind = "127.0.0.1:0"
+graceful_timeout = 0.3
+{more}
+[store]
+max_result_bytes = 80_000_000
+[handlers]
+big = "work:big"
+"""
+
+
+async def ask_for_big(server: Command, *, tls: bool) -> trio.abc.Stream:
+    """A client that has the first bytes of a long answer."""
+    stream: trio.abc.Stream = await connect(server)
+    if tls:
+        context = ssl.create_default_context(cafile=CERTIFICATE)
+        stream = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+    body = b'{"type": "big", "payload": %d}' % BIG
+    head = (
+        b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=20\r\nContent-Length: %d\r\n\r\n"
+    )
+    assert (await ask(stream, head % len(body) + body)).startswith(b"HTTP/1.1 20")
+    return stream
+
+
+async def read_on(stream: trio.abc.Stream, *, pause: float) -> int:
+    """Read like one with a slow line; how much came."""
+    received = 0
+    with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
+        while data := await stream.receive_some(65_536):
+            received += len(data)
+            await trio.sleep(pause)
+    return received
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_reads_during_the_stop_gets_all_of_its_answer(
+    tmp_path: Path, *, tls: bool
+) -> None:
+    config = big_config(grace_period=60, tls=tls)
+    async with running_command(tmp_path, config=config, handlers=BIG_WORK) as server:
+        async with await ask_for_big(server, tls=tls) as stream:
+            server.send(signal.SIGTERM)
+            assert await read_on(stream, pause=0.003 if not tls else 0.001) > BIG - 70_000
+
+        assert await server.wait_exit() == 0
+        assert not server.lines_with("connections_cut")
+
+
+@pytest.mark.parametrize("how", ["second signal", "hard limit near"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_reads_is_cut_by_force_and_not_by_the_hard_limit(
+    tmp_path: Path, how: str, *, tls: bool
+) -> None:
+    grace_period = 60 if how == "second signal" else 0.3
+    config = big_config(grace_period=grace_period, tls=tls)
+    async with running_command(tmp_path, config=config, handlers=BIG_WORK) as server:
+        async with await ask_for_big(server, tls=tls) as stream, trio.open_nursery() as nursery:
+            received = 0
+
+            @nursery.start_soon
+            async def read() -> None:
+                nonlocal received
+                received = await read_on(stream, pause=0.02)
+
+            server.send(signal.SIGTERM)
+            await server.wait_for_line("draining")
+            if how == "second signal":
+                await trio.sleep(0.6)  # more than graceful_timeout, and not taken for a repetition
+                server.send(signal.SIGTERM)
+            await server.wait_for_line("connections_cut")
+
+        assert received < BIG - 70_000
+        assert await server.wait_exit() == 0
+        assert not server.lines_with("hard limit")

@@ -121,6 +121,7 @@ async def main(
     )
     ending = trio.Event()  # set by the first signal, and when HTTP fails
     pool_ended = trio.Event()
+    failure = _Failure(stop, submissions)
     serve_http = partial(
         serve,
         app,
@@ -134,6 +135,7 @@ async def main(
         warm_up_path="/health",
         reserved_descriptors=core.processes.max_descriptors if core.processes else 0,
         connection_closed=core.shortage.note_change,
+        last_moment=partial(_last_moment, config, stop, failure),
     )
     http = _Http(serve_http, stop, ending=ending, closing=pool_ended)
     report = UnfinishedReport(core.unfinished_jobs, leftovers)
@@ -145,7 +147,6 @@ async def main(
         trio.lowlevel.add_instrument(look)
     if forks is not None:
         forks.in_child(end_copy_with_its_step)
-    failure = _Failure(stop, submissions)
 
     # The child processes and HTTP outlive the pool.
     async with core.processes or nullcontext(), trio.open_nursery() as server:
@@ -306,6 +307,18 @@ def _grace_ends(stop: Stop, grace_period: float) -> float:
     """When the grace period is over, by Trio's clock: it began at the signal."""
     began = stop.at if stop.at is not None else time.monotonic()
     return trio.current_time() + grace_period - (time.monotonic() - began)
+
+
+async def _last_moment(config: Config, stop: Stop, failure: _Failure) -> None:
+    """Wait until the answers that clients are still reading must not go on.
+
+    At once if the stop is forced; else when as long is left until the hard limit as without them.
+    """
+    if stop.at is None or failure.error is not None:
+        return
+    ends = _grace_ends(stop, config.pool.grace_period) + config.http.graceful_timeout
+    with trio.move_on_at(ends):
+        await stop.insisted()
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -1002,8 +1002,12 @@ MUTATIONS = [
         ),
         (
             "a wait is given up without another try to send",
-            "            if over and not more:\n",
-            "            if over:\n",
+            "            with data[sent:] as rest:\n",
+            (
+                "            if over:\n"
+                "                raise TimeUpError\n"
+                "            with data[sent:] as rest:\n"
+            ),
         ),
         (
             "Trio's clock is believed about a client that sends",
@@ -1019,6 +1023,16 @@ MUTATIONS = [
             "a client that does not read has for ever",
             "deadline = self._time.now() + self._send_timeout",
             "deadline = inf",
+        ),
+        (
+            "a client that takes a bit now and then has for ever",
+            "last = self._time.now() + _TIMES_IN_ALL * self._send_timeout",
+            "last = inf",
+        ),
+        (
+            "a client that reads has no more time than one that does not",
+            "deadline = min(last, self._time.now() + self._send_timeout)",
+            "pass",
         ),
         (
             "the stop leaves a connection that waits as it is",
@@ -1046,8 +1060,18 @@ MUTATIONS = [
         TIME_LIMITS,
         (
             "the stop's patience ends while the loop is blocked",
-            "            while self._connections and not self._time.passed(deadline):\n",
-            "            if self._connections:\n",
+            "        while self._connections and not self._time.passed(deadline):\n",
+            "        if self._connections:\n",
+        ),
+        (
+            "the stop cuts who is reading",
+            "if one.progress() == before[one]}",
+            "}",
+        ),
+        (
+            "the stop waits for whoever has read once",
+            "        while self._connections:\n            await self._wait_and_look",
+            "        while self._connections:\n            await trio.sleep_forever()",
         ),
     ),
     *mutations(

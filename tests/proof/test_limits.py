@@ -181,7 +181,7 @@ async def swept(folder: Path, limit: str, tries: int, *, tls: bool, blocked: boo
     ledger = Ledger.read(folder)
     assert not ledger.began.keys() & sweep.told.unanswered, "a job ran without an answer"
     check(sweep.told, ledger, server.lines, 0)
-    assert not server.lines_with("client_does_not_read")
+    assert not server.lines_with("client_too_slow")
     assert len(server.lines_with("request_refused")) <= tries
     return sweep.counts
 
@@ -319,7 +319,7 @@ async def read_late(folder: Path, tries: int, caplog: pytest.LogCaptureFixture) 
     ):
         for _ in range(READERS):
             nursery.start_soon(run)
-    blamed = [record for record in caplog.records if record.message == "client_does_not_read"]
+    blamed = [record for record in caplog.records if record.message == "client_too_slow"]
     assert len(blamed) == counts["cut off"]
     assert min(counts["whole"], counts["cut off"]) >= counts.total() / 20, counts
     return counts

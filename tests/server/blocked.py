@@ -41,6 +41,7 @@ async def door(
     *,
     tls: bool,
     limits: Limits = LIMITS,
+    **options: Any,  # noqa: ANN401 - handed on
 ) -> AsyncIterator[Served]:
     context = load_certificate(CERTIFICATE, KEY) if tls else None
     ended = threading.Event()
@@ -53,7 +54,8 @@ async def door(
             assert in_time, "the test hangs"
 
         try:
-            async with served(app, limits=limits, patience=math.inf, tls=context) as server:
+            options |= {"limits": limits, "patience": math.inf, "tls": context}
+            async with served(app, **options) as server:
                 yield server
         finally:
             ended.set()

@@ -111,7 +111,7 @@ async def test_a_client_that_does_not_read_is_closed_with_one_line(
         await client.send(get("/flood"))
         await server.wait_alone()
 
-    assert [record.getMessage() for record in caplog.records] == ["client_does_not_read"]
+    assert [record.getMessage() for record in caplog.records] == ["client_too_slow"]
 
 
 async def test_a_client_that_pipelines_and_does_not_read_is_closed() -> None:

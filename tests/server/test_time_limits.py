@@ -5,6 +5,7 @@ The clock jumps where the loop is blocked; see ``blocked.py``.
 
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from .serving import (
     Receive,
     Scope,
     Send,
+    Served,
     answer,
     body_of,
     chunked,
@@ -77,7 +79,7 @@ def tls(request: pytest.FixtureRequest) -> bool:
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the log says of clients."""
-    events = ("client_does_not_read", "request_refused", "connection_failed", "connections_cut")
+    events = ("client_too_slow", "request_refused", "connection_failed", "connections_cut")
     return [record.getMessage() for record in caplog.records if record.getMessage() in events]
 
 
@@ -328,7 +330,7 @@ async def test_a_client_that_does_not_read_while_the_server_looks_is_cut_off(
         await pass_time(clock, 6)
 
         assert len(await client.receive_rest()) < len(LONG)
-    assert complaints(caplog) == ["client_does_not_read"]
+    assert complaints(caplog) == ["client_too_slow"]
 
 
 async def test_a_handshake_goes_on_after_the_loop_was_blocked(
@@ -498,6 +500,140 @@ async def test_the_stop_is_over_in_time_if_the_loop_is_not_blocked(
         await pass_time(clock, 6)
 
         assert server.ended.is_set()
+    assert complaints(caplog) == ["connections_cut"]
+
+
+async def read(client: Client, count: int) -> bytes:
+    """So much of what comes, or less at its end."""
+    received = bytearray()
+    with suppress(trio.BrokenResourceError):
+        while len(received) < count and (data := await client.stream.receive_some(16_384)):
+            received += data
+    return bytes(received)
+
+
+async def open_small_client(server: Served, *, tls: bool) -> Client:
+    """One with little room, so that every bit that it reads makes room for another."""
+    client = await open_client(server, tls=tls)
+    client.transport.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    return client
+
+
+async def test_a_client_that_reads_is_not_cut_off_for_how_slowly_it_reads(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    """It takes longer for 256 KiB than it may take nothing."""
+    caplog.set_level(logging.INFO)
+    async with door(app, tls=tls) as server:
+        client = await open_small_client(server, tls=tls)
+        await client.send(get("/flood"))
+        for _ in range(12):
+            client.ahead(await read(client, 100_000))
+            await pass_time(clock, 6)
+
+        assert (await client.receive_answer()).body == LONG
+    assert complaints(caplog) == []
+
+
+async def test_a_client_that_reads_a_bit_now_and_then_does_not_hold_its_connection_for_ever(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    tls: bool,
+) -> None:
+    """Each 256 KiB have a time in all, here 15 s, of which it needs 20."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("trio_jobs.server.transport._TIMES_IN_ALL", 1.5)
+    async with door(app, tls=tls) as server:
+        client = await open_small_client(server, tls=tls)
+        await client.send(get("/flood"))
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(40):
+            if server.connections():
+                await read(client, 40_000)
+                await pass_time(clock, 3)
+
+        assert server.connections() == 0
+    assert complaints(caplog) == ["client_too_slow"]
+
+
+# So that not this limit cuts who does not read.
+PATIENT = Limits(send_timeout=1000, graceful_timeout=10)
+
+
+async def test_the_stop_waits_for_a_client_that_reads(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    async with door(app, tls=tls, limits=PATIENT, last_moment=trio.sleep_forever) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/flood"))
+        await trio.testing.wait_all_tasks_blocked()
+        server.closing.set()
+        for _ in range(6):
+            await pass_time(clock, 8)
+            client.ahead(await read(client, 300_000))
+
+        assert (await client.receive_answer()).body == LONG
+        await server.ended.wait()
+    assert complaints(caplog) == []
+
+
+async def test_the_stop_cuts_a_client_that_reads_no_more(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    """And before it one beside it that has never read."""
+    async with door(app, tls=tls, limits=PATIENT, last_moment=trio.sleep_forever) as server:
+        silent, client = [await open_client(server, tls=tls) for _ in range(2)]
+        for one in silent, client:
+            await one.send(get("/flood"))
+        await trio.testing.wait_all_tasks_blocked()
+        server.closing.set()
+        # The kernel goes by a clock of its own, and may still be moving what fits into it.
+        while server.connections() == 2:
+            await read(client, 100_000)
+            await pass_time(clock, 1)
+        assert not server.ended.is_set()
+        while not server.ended.is_set():
+            await pass_time(clock, 1)
+
+        assert len(await read(silent, len(LONG))) < len(LONG)
+    assert complaints(caplog) == ["connections_cut"] * 2
+
+
+async def test_the_last_moment_cuts_also_a_client_that_reads(
+    app: Application,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    tls: bool,
+) -> None:
+    moment = trio.Event()
+    async with door(app, tls=tls, limits=PATIENT, last_moment=moment.wait) as server:
+        client = await open_client(server, tls=tls)
+        await client.send(get("/flood"))
+        await trio.testing.wait_all_tasks_blocked()
+        server.closing.set()
+        await pass_time(clock, 9)
+        await read(client, 1_000_000)
+        await pass_time(clock, 2)
+        assert server.connections() == 1
+
+        moment.set()
+        await server.ended.wait()
     assert complaints(caplog) == ["connections_cut"]
 
 

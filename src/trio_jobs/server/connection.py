@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 Stream = Transport | trio.SSLStream[Transport]
 
-# The time to send begins anew with each piece of an answer, so that a slow client is not taken for
-# one that does not read.
+# The time for all that is sent at once begins anew with each piece of an answer, so that a long one
+# may take long.
 _PIECE = 262_144
 # After an early answer: how long, and how much, of what the client is still sending is read and
 # thrown away. Closing at once would take the answer away from it.
@@ -129,6 +129,10 @@ class Connection(TCPServer):
         self._transport.close()
         self._scope.cancel()
 
+    def progress(self) -> tuple[int, int]:
+        """Something that changes when the client takes a part of its answer."""
+        return self._transport.progress()
+
     async def receive_some(self, deadline: float = inf) -> bytes:
         """What the client sends next; nothing once it has closed its side.
 
@@ -146,9 +150,10 @@ class Connection(TCPServer):
             raise ClientLeftError("the connection is broken") from error
 
     async def send_all(self, data: bytes) -> None:
-        """Send a part of an answer, each 256 KiB of it within ``send_timeout``.
+        """Send a part of an answer, while the client takes some of it within ``send_timeout``.
 
-        A client that takes longer ends the connection, and so cancels what
+        A client that is slower, or takes longer than ten times that for
+        256 KiB, ends the connection, and so cancels what
         answers it.
 
         Raises:
@@ -164,13 +169,13 @@ class Connection(TCPServer):
                 await self.stream.send_all(piece)
             self._cut = False
         except TimeUpError:
-            log.info("client_does_not_read", extra={"client": self.client_name})
+            log.info("client_too_slow", extra={"client": self.client_name})
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ClientLeftError("the connection is broken") from error
         if self._cut:
             self._scope.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()
-            raise ClientLeftError("the client does not read")  # to who sends within a shield
+            raise ClientLeftError("the client is too slow")  # to who sends within a shield
 
     async def protocol_send(self, event: Event) -> None:
         """Send what Hypercorn's part of the protocol writes."""

@@ -21,7 +21,7 @@ from .transport import Transport
 from .warm_up import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from .sockets import Bound, Listeners
 
@@ -57,9 +57,13 @@ async def serve(
     warm_up_path: str | None = None,
     reserved_descriptors: int = 0,
     connection_closed: Callable[[], None] | None = None,
+    last_moment: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application until ``closing`` is set, then end within ``graceful_timeout``.
+    """Serve an ASGI application until ``closing`` is set, then end when the answers are given.
+
+    After ``graceful_timeout`` only clients that are taking their answers are
+    waited for, and they until ``last_moment``.
 
     Args:
         app: Called once for each request, in its connection's task.
@@ -79,6 +83,8 @@ async def serve(
             far as that is known. Connections leave them, and some more, free.
         connection_closed: Called when a connection has ended, and its
             descriptor is free.
+        last_moment: Waits until every connection is to be cut. Called once
+            ``graceful_timeout`` is over; by default, that is when.
         task_status: Told the listeners' URLs once clients are let in.
 
     Returns:
@@ -109,6 +115,7 @@ async def serve(
                 listeners,
                 reserved_descriptors=reserved_descriptors,
                 connection_closed=connection_closed,
+                last_moment=last_moment,
             )
             await door.run(closing, started=lambda: task_status.started(listeners.urls))
     except BaseExceptionGroup as group:
@@ -131,13 +138,15 @@ class FrontDoor:
         *,
         reserved_descriptors: int,
         connection_closed: Callable[[], None] | None,
+        last_moment: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._connection_closed = connection_closed
+        self._last_moment = last_moment
         self._shared = shared
         self._limits = shared.limits
         self._time = shared.client_time
         self._listeners = listeners
-        # Accept loops add, each connection's task removes itself, the stop reads.
+        # Accept loops add, each connection's task removes itself, the stop removes what it cuts.
         self._connections: set[Connection] = set()
         self._room = trio.lowlevel.ParkingLot()  # accept loops that have found it full
         self._emptied: trio.Event | None = None  # made by the stop, set by the last connection
@@ -166,19 +175,43 @@ class FrontDoor:
             await self._close()
 
     async def _close(self) -> None:
-        """Idle connections end at once, the others after their answer or the time for it."""
+        """Idle connections end at once, the others after their answer or the time for it.
+
+        The first look comes after ``graceful_timeout`` whatever else happens;
+        later ones until the last moment, for clients that are still reading.
+        """
         await self._shared.context.terminated.set()
         for connection in self._connections:
             connection.finish()
         if self._connections:
             self._emptied = trio.Event()
-            deadline = self._time.now() + self._limits.graceful_timeout
-            while self._connections and not self._time.passed(deadline):
-                with self._time.scope(deadline):
-                    await self._emptied.wait()
-        if self._connections:
-            log.warning("connections_cut", extra={"count": len(self._connections)})
-        for connection in self._connections:
+            await self._wait_and_look(self._emptied)
+            if self._connections and self._last_moment is not None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._look_on, self._emptied, nursery.cancel_scope)
+                    await self._last_moment()
+                    nursery.cancel_scope.cancel()
+        self._cut(set(self._connections))
+
+    async def _look_on(self, emptied: trio.Event, until: trio.CancelScope) -> None:
+        while self._connections:
+            await self._wait_and_look(emptied)
+        until.cancel()
+
+    async def _wait_and_look(self, emptied: trio.Event) -> None:
+        """Cut, after ``graceful_timeout``, the connections whose clients took nothing in it."""
+        before = {connection: connection.progress() for connection in self._connections}
+        deadline = self._time.now() + self._limits.graceful_timeout
+        while self._connections and not self._time.passed(deadline):
+            with self._time.scope(deadline):
+                await emptied.wait()
+        self._cut({one for one in self._connections if one.progress() == before[one]})
+
+    def _cut(self, connections: set[Connection]) -> None:
+        if connections:
+            log.warning("connections_cut", extra={"count": len(connections)})
+        self._connections -= connections
+        for connection in connections:
             connection.abort()
 
     async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:

@@ -20,10 +20,10 @@ class Limits:
             their first byte on, and the handshake of TLS.
         body_timeout: How long the body may take, from when it is first read.
             The application may lift it for one request.
-        send_timeout: How long a client may take to accept the next 256 KiB
-            of an answer.
+        send_timeout: How long a client may take nothing of its answer; each
+            256 KiB may take ten times as long.
         graceful_timeout: How long requests that are being answered may still
-            take at the stop.
+            take at the stop, unless their clients are taking the answers.
     """
 
     max_body_bytes: int = 1_048_576

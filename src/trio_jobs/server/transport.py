@@ -9,7 +9,11 @@ socket is looked at once more.
 from __future__ import annotations
 
 import errno
+import struct
+from contextlib import suppress
+from fcntl import ioctl
 from math import inf
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
 # Bytes that one look at the socket reads at most.
 _RECEIVE = 65_536
+# How many times its time to take anything a client has for the whole of one ``send_all``. Without
+# this, one that takes a byte now and then would hold its connection, and its answer, for ever.
+_TIMES_IN_ALL = 10
 
 
 class TimeUpError(Exception):
@@ -37,14 +44,24 @@ class Transport(trio.abc.HalfCloseableStream):
     Args:
         sock: Connected; closed with this object.
         time: What deadlines go by.
-        send_timeout: Seconds of one ``send_all``.
+        send_timeout: Seconds in which the client takes something of what is
+            sent; ten times as long for all of one ``send_all``.
 
     Attributes:
         receive_by: When ``receive_some`` gives up, by ``time``; the caller
             sets it before each call.
     """
 
-    __slots__ = ("_send_timeout", "_sending", "_sock", "_stream", "_time", "_waiting", "receive_by")
+    __slots__ = (
+        "_send_timeout",
+        "_sending",
+        "_sent",
+        "_sock",
+        "_stream",
+        "_time",
+        "_waiting",
+        "receive_by",
+    )
 
     def __init__(self, sock: socket.socket, time: ClientTime, *, send_timeout: float) -> None:
         sock.setblocking(False)
@@ -54,6 +71,7 @@ class Transport(trio.abc.HalfCloseableStream):
         self._time = time
         self._send_timeout = send_timeout
         self._sending = False
+        self._sent = 0
         self._waiting: trio.CancelScope | None = None
         self.receive_by = inf
 
@@ -103,11 +121,11 @@ class Transport(trio.abc.HalfCloseableStream):
             self._waiting.cancel()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of this within ``send_timeout``.
+        """Send all of this, while the client takes some of it within every ``send_timeout``.
 
         Raises:
-            TimeUpError: The client did not make room for it. Some of it may
-                have been sent.
+            TimeUpError: The client took nothing for so long, or has not taken
+                enough in ten times as long. Some of it may have been sent.
             trio.BrokenResourceError: The connection is broken.
             trio.ClosedResourceError: The socket is closed.
             trio.BusyResourceError: Another task is sending.
@@ -133,24 +151,42 @@ class Transport(trio.abc.HalfCloseableStream):
             self._sending = False
 
     async def _send_rest(self, data: memoryview, sent: int) -> None:
+        last = self._time.now() + _TIMES_IN_ALL * self._send_timeout
         deadline = self._time.now() + self._send_timeout
+        before = self.progress()
         while sent < len(data):
             with self._time.scope(deadline) as waiting:
                 await trio.lowlevel.wait_writable(self._sock)
             over = waiting.cancelled_caught and self._time.passed(deadline)
             with data[sent:] as rest:
-                more = self._send_some(rest)
-            if over and not more:
+                sent += self._send_some(rest)
+            now = self.progress()
+            if over and sent < len(data) and (now == before or deadline == last):
                 raise TimeUpError
-            sent += more
+            if now != before:
+                before = now
+                deadline = min(last, self._time.now() + self._send_timeout)
 
     def _send_some(self, data: bytes | bytearray | memoryview) -> int:
         try:
-            return self._sock.send(data)
+            sent = self._sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise _stream_error(error) from error
+        self._sent += sent
+        return sent
+
+    def progress(self) -> tuple[int, int]:
+        """Something that changes when the client takes what was sent, or more could be sent.
+
+        The kernel says that there is room when there is much of it. So what it
+        still holds is looked at as well, where it tells.
+        """
+        held = bytes(4)
+        with suppress(OSError, ValueError):  # the latter if the socket is closed
+            held = ioctl(self._sock, TIOCOUTQ, held)
+        return self._sent, struct.unpack("i", held)[0]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the client has made room."""
