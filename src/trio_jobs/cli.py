@@ -63,12 +63,13 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         _complain(str(error))
         return MISTAKEN
     # From here on modules of handlers are imported, and may have left behind what does not end.
-    # The limit comes before the complaint, which may not end either.
+    # The limit comes before the complaint, which may not end either; not before the settings,
+    # which would be cut off.
     try:
         if options.check:
             text = check(config, warn=lambda text: _complain(f"warning: {text}"))
-            limit_unserved(OK)
-            status = _show(text)
+            status = _show(text)  # as slowly as somebody reads it
+            limit_unserved(status)
         else:
             serve(config, signals)
     except ConfigError as error:

@@ -251,6 +251,28 @@ async def test_a_function_begins_when_all_of_its_payload_has_been_sent() -> None
     child.close()
 
 
+async def test_a_function_whose_process_takes_nothing_begins_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    """So its time limit ends it: else it would wait for ever, and nothing would say so."""
+    child, begun = FakeChild(), trio.Event()
+    call = b"x" * 1_000_000  # more than a pipe holds
+    os.set_blocking(child._requests, False)
+    start = partial(child.call, call, max_result_bytes=100, started=begun.set, ended=lambda _: None)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start)
+        with trio.fail_after(60):
+            await begun.wait()
+        await wait_all_tasks_blocked()
+        left = len(call)  # what is left is sent when the process takes it
+        while left:
+            left -= len(os.read(child.theirs, left))
+            await wait_all_tasks_blocked(0.001)
+        nursery.cancel_scope.cancel()
+    child.close()
+
+
 async def test_what_was_written_before_a_cancel_is_the_answer() -> None:
     child, ended = FakeChild(), list[float]()
     os.write(child.answers, LINE * 40 + END + frame(Kind.RESULT, b'"done"'))

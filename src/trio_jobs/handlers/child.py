@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 # and that one gets that was killed, which only a machine in trouble does not end in.
 _DYING_TIME = 0.5
 
+# Seconds that a child gets to take a job before the job's time begins all the same. One that a
+# function has left held up (by a thread, by SIGSTOP) takes nothing, and no event tells.
+_TAKING_TIME = 5.0
+
 # Lines of a child's log until other tasks get their turn.
 _LINES_AT_ONCE = 16
 
@@ -151,7 +155,8 @@ class ChildProcess:
         Args:
             call: The frame that says which.
             max_result_bytes: The largest result, as JSON.
-            started: Called when it has been sent, and its function begins.
+            started: Called when it has been sent, and its function begins; also when the process
+                is not taking it.
             ended: Called with when its function ended, by Trio's clock.
 
         Returns:
@@ -166,10 +171,12 @@ class ChildProcess:
         """
         self._ended = ended
         try:
-            await self._send(call)
+            with trio.move_on_after(_TAKING_TIME):
+                await self._send(call)
+            started()
+            await self._send()
         except _EndedError as error:
             raise NotBegunError from error
-        started()
         try:
             kind, body = await self._receive_answer(max_result_bytes)
             return body if kind is Kind.RESULT else msgspec.json.decode(body, type=Failure)
@@ -259,7 +266,7 @@ class ChildProcess:
         os.set_blocking(ours, False)
         return read, write
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes = b"") -> None:
         """Send this, after what a cancelled call has left."""
         if data:
             self._unsent = memoryview(data)

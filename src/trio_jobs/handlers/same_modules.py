@@ -28,7 +28,8 @@ class SameModules:
     def install(self) -> None:
         """Have imports ask this, before they look along the path."""
         # Not in front of all: other finders (an agent's, which wraps what it traces) ask the rest.
-        sys.meta_path.insert(sys.meta_path.index(PathFinder), self)
+        is_there = PathFinder in sys.meta_path  # and not another one in its place
+        sys.meta_path.insert(sys.meta_path.index(PathFinder) if is_there else 0, self)
 
     def find_spec(
         self,
