@@ -145,7 +145,7 @@ class FrameReader:
         self._buffer += data
 
     def holds(self, kind: Kind) -> bool:
-        """Whether a frame of this kind has come, be it the beginning of one."""
+        """Whether a frame of this kind has come, or the beginning of one."""
         at = 0
         while len(self._buffer) - at >= HEADER.size:
             found, length = HEADER.unpack_from(self._buffer, at)

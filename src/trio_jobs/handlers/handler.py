@@ -139,7 +139,7 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
     A copy of the process that the function has forked ends here, with status 0 or 1.
 
     Returns:
-        Its result as JSON, or what it raised, be it a ``SystemExit``.
+        Its result as JSON, or what it raised, even a ``SystemExit``.
     """
     process = os.getpid()
     answer: bytes | Failure
