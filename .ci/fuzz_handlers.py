@@ -1,4 +1,4 @@
-"""Handlers that end at once, for `fuzz_api.py`."""
+"""HandlerRegistry that end at once, for `fuzz_api.py`."""
 
 import msgspec
 

@@ -104,7 +104,9 @@ async def serve_plain(app: Any, listening: socket.socket) -> None:  # noqa: ANN4
 
 async def serve_ours(app: Any) -> None:  # noqa: ANN401
     """Serve with the front door, as it is configured when nobody configures it."""
-    from trio_jobs.server import Limits, bind_sockets, serve
+    from trio_jobs.server.limits import Limits
+    from trio_jobs.server.listener import serve
+    from trio_jobs.server.sockets import bind_sockets
 
     listeners = bind_sockets(["127.0.0.1:0"])
     print(listeners.urls[0].rpartition(":")[2], flush=True)

@@ -9,10 +9,10 @@ from statistics import median
 import trio
 
 from bench.measuring import Spread, ratio
-from bench.pool import Pool
+from bench.pool import BenchPool
 from bench.row import Reach, Result, Row
 from trio_jobs.job import Ending, Outcome
-from trio_jobs.store import JobStore
+from trio_jobs.stores.memory import MemoryStore
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 OPERATIONS = ("submit", "claim", "complete", "get", "page of 100")
@@ -91,7 +91,7 @@ class _Filled:
     """A store that holds so many completed jobs, before and after each block."""
 
     def __init__(self, size: int) -> None:
-        self._pool = pool = Pool.of(workers=1, buffer_size=_BLOCK, keep_completed=size)
+        self._pool = pool = BenchPool.of(workers=1, buffer_size=_BLOCK, keep_completed=size)
         self._chance = random.Random(size)  # noqa: S311  (which jobs are looked at)
         self._ids: list[str] = []
         for _ in range(size):
@@ -131,7 +131,7 @@ class _Filled:
         return [self._ids[position].encode().decode() for position in chosen]
 
 
-def _page(store: JobStore, after: str) -> None:
+def _page(store: MemoryStore, after: str) -> None:
     store.page(after=after, limit=100)
 
 

@@ -6,7 +6,7 @@ import trio
 
 from bench.children import python_module
 from bench.measuring import Spread, resident_bytes
-from bench.pool import Pool
+from bench.pool import BenchPool
 from bench.row import Reach, Result, Row
 
 
@@ -34,7 +34,7 @@ def measure(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:
 
 
 async def _fill(jobs: int) -> int:
-    pool = Pool.of(workers=10, buffer_size=jobs + 1)
+    pool = BenchPool.of(workers=10, buffer_size=jobs + 1)
     pool.submissions.submit("email", b"null")
     before = resident_bytes()
     for number in range(jobs):

@@ -8,47 +8,50 @@ from dataclasses import dataclass
 import trio
 
 from bench.workload import empty
-from trio_jobs.admission import Submissions
-from trio_jobs.config import HttpConfig, StoreConfig
-from trio_jobs.core import Core, make_core
-from trio_jobs.handlers import Handler, Handlers
-from trio_jobs.store import JobStore
-from trio_jobs.worker import run_worker
+from trio_jobs.config import HttpSettings, StoreSettings
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.pool.admission import Admission
+from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.worker import run_worker
+from trio_jobs.stores.memory import MemoryStore
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class BenchPool:
     """The core, and the channel's end that its workers are started on."""
 
-    core: Core
+    core: Pool
     receive: trio.MemoryReceiveChannel[str]
 
     @classmethod
-    def of(cls, *, workers: int, buffer_size: int, keep_completed: int | None = None) -> "Pool":
+    def of(
+        cls, *, workers: int, buffer_size: int, keep_completed: int | None = None
+    ) -> "BenchPool":
         """The parts, with the defaults of the configuration for what is not given."""
-        store = StoreConfig()
+        store = StoreSettings()
         send, receive = trio.open_memory_channel[str](buffer_size)
-        core = make_core(
-            Handlers({"default": Handler.of(empty)}),
+        core = make_pool(
+            HandlerRegistry({"default": Handler.of(empty)}),
             send,
             workers=workers,
             processes=None,
             keep_completed=store.keep_completed if keep_completed is None else keep_completed,
             keep_completed_bytes=store.keep_completed_bytes,
             max_result_bytes=store.max_result_bytes,
-            max_waiters=HttpConfig().max_waiters,
+            max_waiters=HttpSettings().max_waiters,
         )
         return cls(core=core, receive=receive)
 
     @property
-    def store(self) -> JobStore:
+    def store(self) -> MemoryStore:
         """Every job."""
         return self.core.store
 
     @property
-    def submissions(self) -> Submissions:
+    def submissions(self) -> Admission:
         """Where jobs come in."""
         return self.core.submissions
 
@@ -63,7 +66,7 @@ def core_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter) -
     """From the first submission to the last completion, the buffer filled first."""
 
     async def run() -> float:
-        pool = Pool.of(workers=workers, buffer_size=jobs)
+        pool = BenchPool.of(workers=workers, buffer_size=jobs)
         submit = pool.submissions.submit
         began = clock()
         for _ in range(jobs):

@@ -64,11 +64,11 @@ def lean() -> Any:  # noqa: ANN401  (an ASGI application)
     from quart import Response
     from quart_trio import QuartTrio
 
-    from trio_jobs.api.connection import Connection, JobRequest, read_body
+    from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, read_body
 
     app = QuartTrio("bench", static_folder=None)
     app.request_class = JobRequest
-    app.asgi_http_class = Connection
+    app.asgi_http_class = RequestAdapter
 
     @app.post("/jobs")
     async def submit() -> Response:
@@ -96,7 +96,9 @@ async def serve_plain(app: Any) -> None:  # noqa: ANN401
 
 async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
     """Serve by our front door, with its defaults but for the time that others have their turn."""
-    from trio_jobs.server import Limits, bind_sockets, serve
+    from trio_jobs.server.limits import Limits
+    from trio_jobs.server.listener import serve
+    from trio_jobs.server.sockets import bind_sockets
 
     listeners = bind_sockets(["127.0.0.1:0"])
     limits = Limits(keep_alive_timeout=IDLE_SECONDS)

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from bench.measuring import Spread, ratio, take_turns
-from bench.pool import Pool
+from bench.pool import BenchPool
 from bench.row import Reach, Result, Row
 
 COUNTS = (10, 100, 1_000, 10_000)
@@ -50,7 +50,7 @@ def _costs(*, jobs: int, turns: int) -> dict[int, list[float]]:
 
 
 async def _cost(jobs: int, workers: int) -> float:
-    pool = Pool.of(workers=workers, buffer_size=jobs)
+    pool = BenchPool.of(workers=workers, buffer_size=jobs)
     async with trio.open_nursery() as nursery:
         pool.start_workers(nursery)
         await trio.testing.wait_all_tasks_blocked()

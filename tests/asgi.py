@@ -2,4 +2,4 @@
 
 from trio_jobs.testing import Answer as Answer
 from trio_jobs.testing import Client as Client
-from trio_jobs.testing import Exchange as Exchange
+from trio_jobs.testing import OpenRequest as OpenRequest

@@ -14,7 +14,7 @@ import trio
 from hypothesis import settings
 
 from tests.proof.share import share_of
-from trio_jobs.testing.schedule import seeded_schedule
+from trio_jobs.testing.schedules import seeded_schedule
 
 # The same examples in every run, on every machine: a failure is there to stay.
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)

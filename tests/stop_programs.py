@@ -15,7 +15,7 @@ import time
 
 import trio
 
-from trio_jobs.stop import Stop
+from trio_jobs.shutdown.stop import Stop
 
 LONG = 60
 
@@ -214,8 +214,8 @@ def ends_after_the_second_signal() -> None:
         await patient.requested()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(insist)
-            await patient.insisted()
-        say("insisted")
+            await patient.force_requested()
+        say("force_requested")
 
     patient.install()
     trio.run(main)

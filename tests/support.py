@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 
 import trio
 
-from trio_jobs.admission import Submissions
-from trio_jobs.core import Core, make_core
-from trio_jobs.handlers import Handler, Handlers, Processor
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, Job, Outcome
-from trio_jobs.store import JobStore
+from trio_jobs.pool.admission import Admission
+from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.worker import run_worker
+from trio_jobs.stores.memory import MemoryStore
 from trio_jobs.testing.steps import At as At
-from trio_jobs.waiting import Completions
-from trio_jobs.worker import run_worker
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -39,23 +41,23 @@ class Parts:
 
     send: trio.MemorySendChannel[str]
     receive: trio.MemoryReceiveChannel[str]
-    core: Core
+    core: Pool
 
     @property
-    def store(self) -> JobStore:
+    def store(self) -> MemoryStore:
         return self.core.store
 
     @property
-    def submissions(self) -> Submissions:
+    def submissions(self) -> Admission:
         return self.core.submissions
 
     @property
-    def completions(self) -> Completions:
+    def completions(self) -> CompletionWaiters:
         return self.core.completions
 
 
 def make_parts(
-    handlers: Handlers | None = None,
+    handlers: HandlerRegistry | None = None,
     *,
     workers: int = 2,
     processes: int = 1,
@@ -67,8 +69,8 @@ def make_parts(
 ) -> Parts:
     """The parts that `main` wires, without HTTP; nothing runs."""
     send, receive = trio.open_memory_channel[str](buffer_size)
-    core = make_core(
-        handlers or Handlers({}),
+    core = make_pool(
+        handlers or HandlerRegistry({}),
         send,
         workers=workers,
         processes=processes,
@@ -82,12 +84,12 @@ def make_parts(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class RunningPool:
     """A running pool and its parts."""
 
     parts: Parts
-    handlers: Handlers
-    processor: Processor
+    handlers: HandlerRegistry
+    processor: JobExecutor
     scope: trio.CancelScope
 
 
@@ -98,9 +100,9 @@ async def running_pool(
     workers: int = 2,
     processes: int = 1,
     buffer_size: int = 100,
-) -> AsyncIterator[Pool]:
+) -> AsyncIterator[RunningPool]:
     """A pool over these handlers; leaving the block drains it."""
-    handlers = Handlers(
+    handlers = HandlerRegistry(
         {
             name: function if isinstance(function, Handler) else Handler.of(function)
             for name, function in functions.items()
@@ -113,5 +115,7 @@ async def running_pool(
             clone = parts.receive.clone()
             nursery.start_soon(run_worker, clone, parts.store, process, name=f"worker-{n}")
         parts.receive.close()
-        yield Pool(parts=parts, handlers=handlers, processor=process, scope=nursery.cancel_scope)
+        yield RunningPool(
+            parts=parts, handlers=handlers, processor=process, scope=nursery.cancel_scope
+        )
         parts.submissions.close()

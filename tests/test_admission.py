@@ -10,15 +10,16 @@ import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from tests.support import NONE_DROPPED, NOON, At, Parts, make_job, make_parts, noon
-from trio_jobs.admission import (
+from trio_jobs.job import IdempotencyKey, Job, JobStatus
+from trio_jobs.pool.admission import (
+    Admission,
+    JobSpec,
     QueueFullError,
     ShuttingDownError,
-    Submission,
-    Submissions,
 )
-from trio_jobs.job import IdempotencyKey, Job, JobStatus
-from trio_jobs.places import Places
-from trio_jobs.store import DuplicateJobError, JobStore, StoreStatistics
+from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.store import DuplicateJobError, StoreStatistics
+from trio_jobs.stores.memory import MemoryStore
 
 EMPTY = StoreStatistics(
     pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED
@@ -35,7 +36,7 @@ def drained(receive: trio.MemoryReceiveChannel[str]) -> list[str]:
             return ids
 
 
-def stored(store: JobStore) -> list[str]:
+def stored(store: MemoryStore) -> list[str]:
     return [job.id for job in store.page(limit=10_000)]
 
 
@@ -72,7 +73,7 @@ def test_ctrl_c_lands_after_the_step_and_not_within_it(number: int) -> None:
         if number == 1:
             parts.submissions.submit("email", b"{}")
         else:
-            parts.submissions.submit_all([Submission("email", b"{}")] * number)
+            parts.submissions.submit_all([JobSpec("email", b"{}")] * number)
         await trio.lowlevel.checkpoint()
 
     with pytest.raises(KeyboardInterrupt):
@@ -91,7 +92,7 @@ async def test_submitting_is_one_step() -> None:
         with pytest.raises(QueueFullError):
             parts.submissions.submit("test", b"null")
         with pytest.raises(QueueFullError):
-            parts.submissions.submit_all([Submission("test", b"null")])
+            parts.submissions.submit_all([JobSpec("test", b"null")])
         parts.submissions.close()
 
 
@@ -105,7 +106,7 @@ async def test_full_buffer_refuses_the_job_and_stores_nothing() -> None:
     assert stored(parts.store) == drained(parts.receive) == kept
 
 
-class Witness(JobStore):
+class Witness(MemoryStore):
     """A store that remembers every job that was ever visible in it."""
 
     def __init__(self) -> None:
@@ -121,7 +122,7 @@ class Witness(JobStore):
 async def test_refused_job_was_not_visible_even_for_a_moment(closed: bool) -> None:
     store = Witness()
     send, receive = trio.open_memory_channel[str](1)
-    submissions = Submissions(send, store, places=Places(), new_id=ids(), now=noon)
+    submissions = Admission(send, store, places=Capacity(), new_id=ids(), now=noon)
     admitted = submissions.submit("test", b"null")
     if closed:
         submissions.close()
@@ -129,7 +130,7 @@ async def test_refused_job_was_not_visible_even_for_a_moment(closed: bool) -> No
     with pytest.raises(ShuttingDownError if closed else QueueFullError):
         submissions.submit("test", b"null")
     with pytest.raises(ShuttingDownError if closed else QueueFullError):
-        submissions.submit_all([Submission("test", b"null")])
+        submissions.submit_all([JobSpec("test", b"null")])
 
     assert store.ever_visible == drained(receive) == [admitted.id]
 
@@ -176,8 +177,8 @@ async def test_ids_and_times_are_in_the_order_of_admission() -> None:
 # Many at once. --------------------------------------------------------------------------------
 
 
-def some(n: int) -> list[Submission]:
-    return [Submission("test", b"%d" % i) for i in range(n)]
+def some(n: int) -> list[JobSpec]:
+    return [JobSpec("test", b"%d" % i) for i in range(n)]
 
 
 async def test_all_are_admitted_in_their_order() -> None:
@@ -336,20 +337,20 @@ async def test_admission_is_atomic_wherever_the_client_hangs_up() -> None:
 async def test_without_any_claim_yet_clients_shall_look_again_in_a_second(
     autojump_clock: MockClock,
 ) -> None:
-    places = Places()
+    places = Capacity()
     await trio.sleep(30)
 
     assert places.retry_after() == places.retry_after(places=1000) == 1
 
 
-async def claims(places: Places, number: int, *, every: float) -> None:
+async def claims(places: Capacity, number: int, *, every: float) -> None:
     for _ in range(number):
-        places.note_claim()
+        places.slot_freed()
         await trio.sleep(every)
 
 
 async def test_retry_after_follows_the_time_between_claims(autojump_clock: MockClock) -> None:
-    places = Places()
+    places = Capacity()
 
     await claims(places, 100, every=0.1)
     assert [places.retry_after(number) for number in (1, 10, 11, 100)] == [1, 1, 2, 10]
@@ -359,8 +360,8 @@ async def test_retry_after_follows_the_time_between_claims(autojump_clock: MockC
 
 
 async def test_retry_after_is_whole_seconds_from_1_to_60(autojump_clock: MockClock) -> None:
-    places = Places()
-    places.note_claim()
+    places = Capacity()
+    places.slot_freed()
 
     answers = []
     for _ in range(100):
@@ -378,7 +379,7 @@ async def test_retry_after_is_whole_seconds_from_1_to_60(autojump_clock: MockClo
 async def test_idle_night_does_not_make_the_next_refusal_say_a_minute(
     autojump_clock: MockClock,
 ) -> None:
-    places = Places()
+    places = Capacity()
     await claims(places, 64, every=0.1)
     await trio.sleep(8 * 3600)
 

@@ -15,16 +15,16 @@ from msgspec import Meta
 from trio_jobs.config import (
     Config,
     ConfigError,
-    HandlerConfig,
-    HttpConfig,
-    LoggingConfig,
-    PoolConfig,
-    StoreConfig,
+    HandlerSettings,
+    HttpSettings,
+    LoggingSettings,
+    PoolSettings,
+    StoreSettings,
     describe,
     load_config,
 )
 from trio_jobs.config.keys import KEYS_BY_PATH, Key, keys_of
-from trio_jobs.config.settings import SECTIONS, Text
+from trio_jobs.settings import SECTIONS, Text
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 INTEGER = "an integer from 1 to 100000"
@@ -71,15 +71,15 @@ class TestDefaults:
         config = load()
 
         assert config == Config(
-            pool=PoolConfig(workers=10, buffer_size=100, grace_period=25.0),
-            http=HttpConfig(
+            pool=PoolSettings(workers=10, buffer_size=100, grace_period=25.0),
+            http=HttpSettings(
                 bind=("127.0.0.1:8080",),
                 max_body_bytes=1_048_576,
                 keep_alive_timeout=10.0,
                 graceful_timeout=2.0,
             ),
-            store=StoreConfig(keep_completed=10_000, keep_completed_bytes=268_435_456),
-            logging=LoggingConfig(level="info", format="text"),
+            store=StoreSettings(keep_completed=10_000, keep_completed_bytes=268_435_456),
+            logging=LoggingSettings(level="info", format="text"),
             handlers=None,
         )
         assert config.source is None
@@ -110,7 +110,7 @@ class TestDefaults:
         with pytest.raises(FrozenInstanceError):
             config.pool.workers = 3  # type: ignore[misc]  # that is what is tested
         with pytest.raises(TypeError):
-            config.handlers["email"] = HandlerConfig(call="x:y")  # type: ignore[index]  # the same
+            config.handlers["email"] = HandlerSettings(call="x:y")  # type: ignore[index]  # the same
 
 
 class TestShippedFile:
@@ -119,7 +119,7 @@ class TestShippedFile:
     def test_it_gives_exactly_the_defaults_and_the_demonstration_handler(self) -> None:
         config = load_config(SHIPPED, environment={}, overrides={})
 
-        demonstration = {"default": HandlerConfig(call="trio_jobs.demo:simulate_work")}
+        demonstration = {"default": HandlerSettings(call="trio_jobs.demo:simulate_work")}
         assert config == Config(handlers=demonstration)
         assert config.source == SHIPPED
 
@@ -144,7 +144,7 @@ class TestSources:
     def test_the_file_goes_over_the_default(self) -> None:
         config = load("pool.workers = 3")
 
-        assert config.pool == PoolConfig(workers=3)
+        assert config.pool == PoolSettings(workers=3)
         assert config.source == Path("config.toml")
 
     def test_the_environment_goes_over_the_file(self) -> None:
@@ -152,7 +152,7 @@ class TestSources:
             "[pool]\nworkers = 3\nbuffer_size = 30", environment={"TRIO_JOBS_POOL_WORKERS": "4"}
         )
 
-        assert config.pool == PoolConfig(workers=4, buffer_size=30)
+        assert config.pool == PoolSettings(workers=4, buffer_size=30)
 
     def test_the_command_line_goes_over_everything(self) -> None:
         config = load(
@@ -161,7 +161,7 @@ class TestSources:
             overrides={"pool.workers": 5},
         )
 
-        assert config.pool == PoolConfig(workers=5, buffer_size=50)
+        assert config.pool == PoolSettings(workers=5, buffer_size=50)
 
     def test_an_option_that_was_not_given_overrides_nothing(self) -> None:
         assert load("pool.workers = 3", overrides={"pool.workers": None}).pool.workers == 3
@@ -200,15 +200,15 @@ class TestSources:
         )
 
         assert config == Config(
-            pool=PoolConfig(workers=4, buffer_size=50, grace_period=2.5),
-            http=HttpConfig(
+            pool=PoolSettings(workers=4, buffer_size=50, grace_period=2.5),
+            http=HttpSettings(
                 bind=("127.0.0.1:0",),
                 max_body_bytes=1000,
                 keep_alive_timeout=3.0,
                 graceful_timeout=0.0,
             ),
-            store=StoreConfig(keep_completed=0, keep_completed_bytes=5_000_000_000),
-            logging=LoggingConfig(level="debug", format="json"),
+            store=StoreSettings(keep_completed=0, keep_completed_bytes=5_000_000_000),
+            logging=LoggingSettings(level="debug", format="json"),
         )
 
     def test_options_may_come_as_text_or_as_values(self) -> None:
@@ -221,7 +221,7 @@ class TestSources:
 
         config = load(overrides=given)
 
-        assert config.pool == PoolConfig(workers=4, buffer_size=50)
+        assert config.pool == PoolSettings(workers=4, buffer_size=50)
         assert config.http.bind == ("127.0.0.1:0", "[::1]:0")
         assert config.logging.level == "debug"
 
@@ -684,8 +684,8 @@ class TestHandlers:
         )
 
         assert config.handlers == {
-            "default": HandlerConfig(call="myapp:anything"),
-            "image.resize": HandlerConfig(call="myapp.images:Resizer.resize"),
+            "default": HandlerSettings(call="myapp:anything"),
+            "image.resize": HandlerSettings(call="myapp.images:Resizer.resize"),
         }
 
     @pytest.mark.parametrize(
@@ -727,7 +727,7 @@ class TestHandlers:
         )
 
         call = f"{composed}:{composed}"
-        assert config.handlers == {"a": HandlerConfig(call=call), "b": HandlerConfig(call=call)}
+        assert config.handlers == {"a": HandlerSettings(call=call), "b": HandlerSettings(call=call)}
 
     def test_the_long_form_says_how_a_function_is_run(self) -> None:
         config = load(
@@ -743,8 +743,8 @@ class TestHandlers:
         )
 
         assert config.handlers == {
-            "resize": HandlerConfig(call="myapp.images:resize", run="process", timeout=30.0),
-            "other": HandlerConfig(call="myapp:other", run=None, timeout=None),
+            "resize": HandlerSettings(call="myapp.images:resize", run="process", timeout=30.0),
+            "other": HandlerSettings(call="myapp:other", run=None, timeout=None),
         }
 
     @pytest.mark.parametrize(
@@ -829,7 +829,7 @@ class TestDescribe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OtherHttpConfig(HttpConfig):
+class OtherHttpConfig(HttpSettings):
     """Keys of the kinds that the configuration knows about but has none of so far."""
 
     token: Text | None = field(default=None, repr=False)

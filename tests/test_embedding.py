@@ -82,7 +82,7 @@ def no_completion_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr("trio_jobs.store.JobStore.complete", broken)
+    monkeypatch.setattr("trio_jobs.stores.memory.MemoryStore.complete", broken)
 
 
 async def test_job_is_submitted_and_waited_for(autojump_clock: MockClock) -> None:
@@ -400,7 +400,7 @@ async def test_end_of_a_pool_is_told_where_ctrl_c_cannot_come_between(
     def note(*_: object) -> None:
         protected.append(trio.lowlevel.currently_ki_protected())
 
-    monkeypatch.setattr("trio_jobs.waiting.Completions.end", note)
+    monkeypatch.setattr("trio_jobs.pool.waiters.CompletionWaiters.end", note)
 
     with trio.CancelScope() as scope:
         async with open_jobs({"echo": echo}):
@@ -591,7 +591,7 @@ async def test_generators_are_watched_for_as_long_as_there_is_a_pool(
         def task_spawned(self, task: trio.lowlevel.Task) -> None:
             seen.append(task.name)
 
-    monkeypatch.setattr("trio_jobs.embedding.GeneratorEnds", Watch)
+    monkeypatch.setattr("trio_jobs.embed.GeneratorEnds", Watch)
 
     async with open_jobs({"echo": echo}, workers=2):
         await trio.lowlevel.checkpoint()
@@ -776,7 +776,7 @@ def used_by(public: object) -> set[tuple[str, str]]:
     [
         ("import trio_jobs.child_process", "trio quart hypercorn asyncio multiprocessing"),
         ("from trio_jobs import Handler, JobContext, JobError", "trio quart hypercorn asyncio"),
-        ("import trio_jobs", "trio_jobs.embedding trio msgspec quart logging"),
+        ("import trio_jobs", "trio_jobs.embed trio msgspec quart logging"),
         ("from trio_jobs import open_jobs", "quart quart_trio hypercorn multiprocessing"),
     ],
 )

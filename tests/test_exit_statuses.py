@@ -29,7 +29,7 @@ from tests.command import (
     write_files,
 )
 from tests.docs.test_references import rows_of
-from trio_jobs.signals import ENDING, HARMLESS, STOPPING
+from trio_jobs.shutdown.signals import ENDING, HARMLESS, STOPPING
 
 # Between two signals that count.
 APART = 0.3
@@ -419,7 +419,8 @@ async def _(folder: Path) -> None:
 async def _(folder: Path) -> None:
     # The ten seconds are shortened.
     command = (
-        "import signal, sys, time; from trio_jobs import signals; signals._NOTED_SECONDS = 0.2;"
+        "import signal, sys, time; from trio_jobs.shutdown import signals;"
+        " signals._NOTED_SECONDS = 0.2;"
         " taken = signals.Signals(); taken.take(); signal.raise_signal(signal.SIGTERM);"
         " open(sys.argv[1]).read()"
     )
@@ -468,15 +469,15 @@ async def _(folder: Path) -> None:
     command = """
 import signal
 import sys
-from trio_jobs.server import front_door
+from trio_jobs.server import listener
 
-warm_up = front_door.warm_up
+warm_up = listener.warm_up
 
 async def be_signalled_and_warm_up(*arguments):
     signal.raise_signal(signal.SIGTERM)
     await warm_up(*arguments)
 
-front_door.warm_up = be_signalled_and_warm_up
+listener.warm_up = be_signalled_and_warm_up
 
 from trio_jobs.cli import run
 sys.exit(run())
@@ -594,9 +595,9 @@ async def quick(_): pass
 """
 # The five seconds are shortened.
 SOON = (
-    "import sys, trio_jobs.stop;"
+    "import sys, trio_jobs.shutdown.stop;"
     "from trio_jobs.cli import run;"
-    "trio_jobs.stop.UNSERVED_SECONDS = 0.3;"
+    "trio_jobs.shutdown.stop.UNSERVED_SECONDS = 0.3;"
     "sys.exit(run())"
 )
 

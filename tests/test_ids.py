@@ -8,7 +8,7 @@ from uuid import RFC_4122, UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_jobs.ids import Uuid7
+from trio_jobs.pool.ids import Uuid7
 
 NOW = 1_764_000_000_000
 LAST = 2**48 - 2**16

@@ -21,12 +21,12 @@ from msgspec.structs import replace
 from tests.command import Command, Gate, configuration, ledger, run_command, running_command
 from tests.support import make_job
 from tests.test_stopping import FAULT_IN_THE_STORE, with_fault
-from trio_jobs.api.lines import Lines
-from trio_jobs.api.parsing import parse_submission
-from trio_jobs.handlers import Handlers
+from trio_jobs.api.ndjson import Lines
+from trio_jobs.api.submission_json import parse_submission
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job
 from trio_jobs.leftovers import Leftovers, LeftoversError, Line
-from trio_jobs.store import UnfinishedJobs
+from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.unfinished_report import UnfinishedReport
 
 TOO_LONG = 20.0
@@ -53,7 +53,7 @@ def submissions(path: Path) -> list[tuple[str, bytes]]:
     """What `POST /jobs/stream` makes of a file."""
     lines = Lines()
     texts = [*lines.feed(path.read_bytes()), lines.last()]
-    handlers = Handlers.of({"default": anything})
+    handlers = HandlerRegistry.of({"default": anything})
     parsed = [parse_submission(text, handlers) for text in texts if text.strip()]
     return [(each.type, each.payload) for each in parsed]
 
@@ -384,7 +384,7 @@ async def test_third_signal_leaves_a_file(tmp_path: Path) -> None:
         assert await server.wait_exit() == 70
 
     assert server.lines_with(
-        "CRITICAL trio_jobs.stop leftovers_written interrupted=1 not_started=1"
+        "CRITICAL trio_jobs.shutdown.stop leftovers_written interrupted=1 not_started=1"
     )
     assert submissions(tmp_path / "left.jsonl") == [("stubborn", b"1")]
 
@@ -426,7 +426,7 @@ async def test_hard_limit_leaves_a_file(tmp_path: Path) -> None:
         assert await server.wait_exit() == 70
 
     assert server.lines_with(
-        "CRITICAL trio_jobs.stop leftovers_written interrupted=1 not_started=1"
+        "CRITICAL trio_jobs.shutdown.stop leftovers_written interrupted=1 not_started=1"
     )
     assert submissions(tmp_path / "left.jsonl") == [("shielded", b"1")]
 

@@ -280,10 +280,12 @@ def test_final_lines_end_at_their_deadline_also_when_the_stream_takes_everything
 
 def test_line_for_others_is_about_no_job(logs: Logs) -> None:
     token = current_job_id.set("a1")
-    line = logs.render("trio_jobs.stop", "hard limit reached", "File 1\nFile 2").decode()
+    line = logs.render("trio_jobs.shutdown.stop", "hard limit reached", "File 1\nFile 2").decode()
     current_job_id.reset(token)
 
-    assert line.endswith("Z CRITICAL trio_jobs.stop hard limit reached\n  File 1\n  File 2\n")
+    assert line.endswith(
+        "Z CRITICAL trio_jobs.shutdown.stop hard limit reached\n  File 1\n  File 2\n"
+    )
 
 
 def test_warning_is_a_line(logs: Logs, pipe: Pipe) -> None:

@@ -282,7 +282,7 @@ async def test_server_logs_whatever_a_module_does_to_logging(tmp_path: Path, wha
         server.send(signal.SIGTERM)
         assert await server.wait_exit() == 0
 
-    assert server.lines_with("WARNING trio_jobs.worker job_failed", failed)
+    assert server.lines_with("WARNING trio_jobs.pool.worker job_failed", failed)
     assert len(server.lines_with("INFO trio_jobs.access request")) == 2
     assert server.lines_with("WARNING py.warnings", "look out", warned)
     assert server.lines_with("ERROR trio_jobs.logs thread_failed")
@@ -305,7 +305,7 @@ async def test_server_logs_whatever_a_handler_does_to_logging(tmp_path: Path) ->
         assert await server.wait_exit() == 0
 
     for what, (failed, warned) in ids.items():
-        assert server.lines_with("WARNING trio_jobs.worker job_failed", failed), what
+        assert server.lines_with("WARNING trio_jobs.pool.worker job_failed", failed), what
         if what not in last:
             assert server.lines_with("WARNING py.warnings", "look out", warned), what
     assert len(server.lines_with("ERROR trio_jobs.logs thread_failed")) == len(TAKEN)
@@ -323,7 +323,7 @@ async def test_crash_is_logged_although_a_running_job_has_taken_all_of_the_log(
         job_id = await server.submit("crash", list(TAKEN))
         assert await server.wait_exit() == 1
 
-    assert server.lines_with("CRITICAL trio_jobs.start server_failed")
+    assert server.lines_with("CRITICAL trio_jobs.bootstrap server_failed")
     assert server.lines_with("ZeroDivisionError")
     assert server.lines_with("jobs_interrupted", job_id)
 

@@ -50,8 +50,8 @@ async def test_what_is_unfinished_is_named_in_the_log_of_a_program(
 
     lines = [line.partition(" ")[2] for line in log.getvalue().splitlines()]
     assert lines == [
-        f"WARNING trio_jobs.embedding jobs_interrupted job_type=hang job_ids={begun.id}",
-        f"WARNING trio_jobs.embedding jobs_not_started job_type=hang job_ids={waiting.id}",
+        f"WARNING trio_jobs.embed jobs_interrupted job_type=hang job_ids={begun.id}",
+        f"WARNING trio_jobs.embed jobs_not_started job_type=hang job_ids={waiting.id}",
     ]
 
 

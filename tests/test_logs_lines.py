@@ -47,7 +47,7 @@ class Broken:
 
 
 def record(event: object = "job_failed", /, **fields: object) -> logging.LogRecord:
-    made = event_record("trio_jobs.worker", logging.WARNING, "", fields)
+    made = event_record("trio_jobs.pool.worker", logging.WARNING, "", fields)
     made.msg = event
     made.created = 1795593600.1234
     return made
@@ -77,7 +77,7 @@ def test_text_line_is_time_level_logger_event_and_fields() -> None:
     made = record(job_id="a1", duration=1.5, worker=3, outcome=Color.RED)
 
     assert text(made) == (
-        "2026-11-25T08:00:00.123Z WARNING trio_jobs.worker job_failed"
+        "2026-11-25T08:00:00.123Z WARNING trio_jobs.pool.worker job_failed"
         " job_id=a1 duration=1.5 worker=3 outcome=red\n"
     )
 
@@ -88,7 +88,7 @@ def test_json_line_is_one_object() -> None:
     assert json.loads(render_json(made)) == {
         "time": "2026-11-25T08:00:00.123Z",
         "level": "WARNING",
-        "logger": "trio_jobs.worker",
+        "logger": "trio_jobs.pool.worker",
         "event": "job_failed",
         "job_id": "a1",
         "duration": 1.5,

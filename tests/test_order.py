@@ -1,19 +1,19 @@
-"""`IdOrder`: beside a sorted list, and where its blocks begin and end."""
+"""`SortedIds`: beside a sorted list, and where its blocks begin and end."""
 
 from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_jobs.order import IdOrder
+from trio_jobs.stores.sorted_ids import SortedIds
 
 
 def ascending(number: int) -> list[str]:
     return [f"{n:06}" for n in range(number)]
 
 
-def order_of(ids: list[str]) -> IdOrder:
-    order = IdOrder()
+def order_of(ids: list[str]) -> SortedIds:
+    order = SortedIds()
     for each in ids:
         order.add(each)
     return order
@@ -39,7 +39,7 @@ def test_it_holds_what_was_added_and_not_removed_in_order(
 
 
 def test_ids_can_come_and_go_without_end() -> None:
-    order = IdOrder()
+    order = SortedIds()
 
     for each in (ids := ascending(1000)):
         order.add(each)

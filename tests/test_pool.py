@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import At, Pool, running_pool
-from trio_jobs.admission import QueueFullError, ShuttingDownError
+from tests.support import At, RunningPool, running_pool
 from trio_jobs.job import Job, JobError, JobStatus, Outcome, current_job_id
+from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 
 Function = Callable[[object], object]
 
@@ -158,11 +158,11 @@ class Meeting:
         return "met"
 
 
-def submit(pool: Pool, job_type: str, number: int = 1) -> list[str]:
+def submit(pool: RunningPool, job_type: str, number: int = 1) -> list[str]:
     return [pool.parts.submissions.submit(job_type, b"null").id for _ in range(number)]
 
 
-def jobs(pool: Pool, job_ids: list[str]) -> list[Job]:
+def jobs(pool: RunningPool, job_ids: list[str]) -> list[Job]:
     return [pool.parts.store.get(job_id) for job_id in job_ids]
 
 
@@ -433,7 +433,7 @@ class Scenario:
         assert job_id is not None
         self.begun[job_id] += 1
 
-    async def client(self, pool: Pool, scope: trio.CancelScope) -> None:
+    async def client(self, pool: RunningPool, scope: trio.CancelScope) -> None:
         with scope:
             for job_type in ("work", "fail", "clean_up") * 2:
                 try:
@@ -442,7 +442,7 @@ class Scenario:
                     self.refused += 1
                 await trio.lowlevel.checkpoint()
 
-    async def run(self, at: Callable[[Pool], At]) -> tuple[Pool, int]:
+    async def run(self, at: Callable[[RunningPool], At]) -> tuple[RunningPool, int]:
         handlers = {"work": self.work, "fail": self.fail, "clean_up": self.clean_up}
         with contextlib.ExitStack() as stack:
             async with running_pool(handlers, workers=3, buffer_size=4) as pool:
@@ -453,7 +453,7 @@ class Scenario:
                     clients.start_soon(self.client, pool, trio.CancelScope())
         return pool, instrument.steps
 
-    def check(self, pool: Pool) -> None:
+    def check(self, pool: RunningPool) -> None:
         store = pool.parts.store
         shown = store.page(limit=1000)
         assert sorted(self.accepted) == [job.id for job in shown]
@@ -522,7 +522,7 @@ async def test_every_job_is_processed_once_in_every_order(
         begun[current_job_id.get()] += 1
         await trio.lowlevel.checkpoint()
 
-    async def client(pool: Pool) -> None:
+    async def client(pool: RunningPool) -> None:
         for _ in range(10):
             with contextlib.suppress(QueueFullError):
                 accepted.extend(submit(pool, "work"))

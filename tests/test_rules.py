@@ -13,12 +13,19 @@ from pathlib import Path
 import pytest
 
 import trio_jobs
-from trio_jobs.admission import Submissions
-from trio_jobs.store import JobStore
+from trio_jobs.pool.admission import Admission
+from trio_jobs.stores.memory import MemoryStore
 
 SOURCE = Path(trio_jobs.__file__).parent
 MODULES = {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}
-WORKER_LAYER = ("worker.py", "store.py", "job.py", "admission.py", "places.py")
+WORKER_LAYER = (
+    "pool/worker.py",
+    "pool/store.py",
+    "stores/memory.py",
+    "job.py",
+    "pool/admission.py",
+    "pool/capacity.py",
+)
 
 Rule = Callable[[ast.Module], Iterator[ast.AST]]
 
@@ -153,13 +160,13 @@ RULES: dict[Rule, tuple[str, ...]] = {
 EXCEPTIONS: dict[tuple[Rule, str], list[str]] = {
     # Held by who waits for room to submit, so that they get in in the order in which they came.
     # No worker has to do with it.
-    (locks_and_queues, "places.py"): ["self.turn = trio.StrictFIFOLock()"],
+    (locks_and_queues, "pool/capacity.py"): ["self.turn = trio.StrictFIFOLock()"],
     # Out of descriptors: nothing tells when one comes free.
-    (sleeps_in_loops, "server/front_door.py"): ["await trio.sleep(_ACCEPT_RETRY)"],
+    (sleeps_in_loops, "server/listener.py"): ["await trio.sleep(_ACCEPT_RETRY)"],
     # Somebody outside kills idle processes: nothing tells when that is over.
     (sleeps_in_loops, "handlers/process_pool.py"): ["await trio.sleep(_PAUSE_AFTER_DEATH)"],
     # The main thread may come first. Whoever reads a signal's number handles it, also without this.
-    (sleeps_in_loops, "stop/wakeup.py"): ["time.sleep(GRACE_SECONDS)"],
+    (sleeps_in_loops, "shutdown/wakeup.py"): ["time.sleep(GRACE_SECONDS)"],
     # A function, made a fixture after it has been marked.
     (mutable_globals, "testing/hooks.py"): ["jobs = pytest.fixture(jobs)"],
 }
@@ -198,7 +205,7 @@ def test_code_keeps_the_rule(rule: Rule) -> None:
         (mutable_globals, "cache = {}"),
         (mutable_globals, "CACHE = {}\ndef f(): CACHE['a'] = 1"),
         (mutable_globals, "CACHE: set[str] = {'a'}\ndef f(): CACHE.add('b')"),
-        (mutable_globals, "_store = JobStore()"),
+        (mutable_globals, "_store = MemoryStore()"),
         (mutable_globals, "_first, _second = deque(), None"),
         (mutable_globals, "LATEST = [None]\nLATEST += [1]"),
         (mutable_globals, "class Worker:\n    jobs = []"),
@@ -234,7 +241,12 @@ def test_the_pool_has_one_channel_whichever_way_it_is_opened() -> None:
     ]
 
     # The last two are the two directions of a client that tests use.
-    assert opened == ["embedding.py", "main.py", "testing/asgi.py", "testing/asgi.py"]
+    assert opened == [
+        "embed.py",
+        "main.py",
+        "testing/asgi_client.py",
+        "testing/asgi_client.py",
+    ]
 
 
 # What is atomic. ------------------------------------------------------------------------------
@@ -260,18 +272,18 @@ def waits(function: Callable[..., object]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", methods(JobStore))
+@pytest.mark.parametrize("name", methods(MemoryStore))
 def test_every_method_of_the_store_is_atomic(name: str) -> None:
-    assert not waits(methods(JobStore)[name])
+    assert not waits(methods(MemoryStore)[name])
 
 
 def test_store_inherits_nothing_that_would_escape_the_check() -> None:
-    assert JobStore.__mro__ == (JobStore, object)
+    assert MemoryStore.__mro__ == (MemoryStore, object)
 
 
 @pytest.mark.parametrize("name", ["submit", "submit_all", "room", "close", "closed"])
 def test_admission_is_atomic(name: str) -> None:
-    assert not waits(methods(Submissions)[name])
+    assert not waits(methods(Admission)[name])
 
 
 def test_check_for_what_is_atomic_notices() -> None:
@@ -309,13 +321,13 @@ def uses_of(tree: ast.Module, name: str) -> set[str]:
 
 
 def test_worker_asks_the_store_for_its_three_moves_and_nothing_else() -> None:
-    tree = ast.parse(MODULES["worker.py"].read_text())
+    tree = ast.parse(MODULES["pool/worker.py"].read_text())
 
     assert uses_of(tree, "store") == {"claim", "complete", "release"}
 
 
 def test_worker_is_given_the_channel_the_store_and_the_process() -> None:
-    tree = ast.parse(MODULES["worker.py"].read_text())
+    tree = ast.parse(MODULES["pool/worker.py"].read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
     function = functions["run_worker"]
 
@@ -334,4 +346,4 @@ def test_only_workers_make_the_moves(move: str) -> None:
         if move in uses_of(ast.parse(path.read_text()), "store")
     ]
 
-    assert users == ["worker.py"]
+    assert users == ["pool/worker.py"]

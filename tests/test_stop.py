@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_jobs.stop import Stop
+from trio_jobs.shutdown.stop import Stop
 
 PROGRAMS = Path(__file__).with_name("stop_programs.py")
 
@@ -68,7 +68,7 @@ async def test_request_wakes_those_who_wait_for_it(stop: Stop) -> None:
     with trio.fail_after(TOO_LONG):
         await stop.requested()
     assert not before
-    assert not await has_come(stop.insisted)
+    assert not await has_come(stop.force_requested)
 
 
 def test_limits_leave_the_grace_period_to_a_drain_and_closing_time_to_every_end(
@@ -113,7 +113,7 @@ async def test_second_request_insists(stop: Stop, clock: Clock) -> None:
     stop.request()
 
     with trio.fail_after(TOO_LONG):
-        await stop.insisted()
+        await stop.force_requested()
 
 
 async def test_requests_before_trio_runs_count(stop: Stop, clock: Clock) -> None:
@@ -124,7 +124,7 @@ async def test_requests_before_trio_runs_count(stop: Stop, clock: Clock) -> None
     stop.connect()
 
     assert await has_come(stop.requested)
-    assert await has_come(stop.insisted)
+    assert await has_come(stop.force_requested)
 
 
 async def test_requests_within_the_window_are_one(stop: Stop, clock: Clock) -> None:
@@ -136,7 +136,7 @@ async def test_requests_within_the_window_are_one(stop: Stop, clock: Clock) -> N
 
     assert stop.at == 100
     assert await has_come(stop.requested)
-    assert not await has_come(stop.insisted)
+    assert not await has_come(stop.force_requested)
 
 
 def test_time_of_the_first_request_is_kept(stop: Stop, clock: Clock) -> None:
@@ -260,7 +260,7 @@ def test_hard_limit_names_the_unfinished_jobs_first() -> None:
 
 
 def test_second_signal_wakes_those_who_wait_for_it() -> None:
-    assert run("ends_after_the_second_signal") == (0, "insisted\n", "")
+    assert run("ends_after_the_second_signal") == (0, "force_requested\n", "")
 
 
 def test_third_signal_ends_the_process_at_once() -> None:

@@ -282,16 +282,16 @@ async def quick(payload):
 SIGNALLED_WHILE_BINDING = """
 import signal
 import sys
-import trio_jobs.start
+import trio_jobs.bootstrap
 
-bind_sockets = trio_jobs.start.bind_sockets
+bind_sockets = trio_jobs.bootstrap.bind_sockets
 
 def bind_and_be_signalled(*arguments, **settings):
     listeners = bind_sockets(*arguments, **settings)
     signal.raise_signal(signal.SIGTERM)
     return listeners
 
-trio_jobs.start.bind_sockets = bind_and_be_signalled
+trio_jobs.bootstrap.bind_sockets = bind_and_be_signalled
 
 from trio_jobs.cli import run
 sys.exit(run())
@@ -502,12 +502,12 @@ async def test_last_lines_reach_a_log_that_takes_its_time(tmp_path: Path) -> Non
 # What stands before the command, to put a fault into it.
 FAULT_IN_THE_STORE = """
 import sys
-from trio_jobs.store import JobStore
+from trio_jobs.stores.memory import MemoryStore
 
 def complete(self, job_id, ending, *, duration):
     raise RuntimeError("the store is broken")
 
-JobStore.complete = complete
+MemoryStore.complete = complete
 
 from trio_jobs.cli import run
 sys.exit(run())

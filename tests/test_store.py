@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from tests.support import NONE_DROPPED, NOON, SUCCEEDED, make_job, noon
 from trio_jobs.job import Ending, IdempotencyKey, Job, JobStatus, Outcome
-from trio_jobs.store import (
+from trio_jobs.pool.store import (
     DuplicateJobError,
     InvalidTransitionError,
     JobNotFoundError,
-    JobStore,
     StoreStatistics,
 )
+from trio_jobs.stores.memory import MemoryStore
 
 
 def make_store(
@@ -25,8 +25,8 @@ def make_store(
     keep_completed: int = 1000,
     keep_completed_bytes: int = 1_000_000,
     claimed: Callable[[], None] = lambda: None,
-) -> JobStore:
-    return JobStore(
+) -> MemoryStore:
+    return MemoryStore(
         now=now,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
@@ -35,17 +35,17 @@ def make_store(
 
 
 @pytest.fixture
-def store() -> JobStore:
+def store() -> MemoryStore:
     return make_store()
 
 
-def run_through(store: JobStore, job: Job, ending: Ending = SUCCEEDED) -> Job:
+def run_through(store: MemoryStore, job: Job, ending: Ending = SUCCEEDED) -> Job:
     store.add(job)
     store.claim(job.id)
     return store.complete(job.id, ending)
 
 
-def contents(store: JobStore) -> tuple[list[Job], StoreStatistics, object]:
+def contents(store: MemoryStore) -> tuple[list[Job], StoreStatistics, object]:
     """All that can be seen of a store from outside."""
     return store.page(limit=sys.maxsize), store.statistics(), store.unfinished()
 
@@ -87,7 +87,7 @@ def test_a_wall_clock_that_is_set_back_takes_no_time_before_another() -> None:
     assert store.complete("a", SUCCEEDED).completed_at == NOON
 
 
-def test_released_job_is_as_it_was_admitted(store: JobStore) -> None:
+def test_released_job_is_as_it_was_admitted(store: MemoryStore) -> None:
     job = make_job("a")
     store.add(job)
     store.claim("a")
@@ -117,7 +117,7 @@ def test_claim_is_announced_once_it_has_been_made() -> None:
 # Refusals: what people read, and that nothing has changed. ------------------------------------
 
 
-def bring_to(store: JobStore, where: str) -> None:
+def bring_to(store: MemoryStore, where: str) -> None:
     """Bring the job "a" to a place in its life, beside others that stand everywhere."""
     for other in ("pending", "processing", "completed"):
         store.add(make_job(f"other-{other}"))
@@ -133,7 +133,7 @@ def bring_to(store: JobStore, where: str) -> None:
         store.release("a")
 
 
-MOVES: dict[str, Callable[[JobStore], Job]] = {
+MOVES: dict[str, Callable[[MemoryStore], Job]] = {
     "claim": lambda store: store.claim("a"),
     "complete": lambda store: store.complete("a", SUCCEEDED),
     "release": lambda store: store.release("a"),
@@ -155,7 +155,7 @@ MOVES: dict[str, Callable[[JobStore], Job]] = {
     ],
 )
 def test_every_other_move_is_refused_and_changes_nothing(
-    store: JobStore, where: str, move: str, refusal: str
+    store: MemoryStore, where: str, move: str, refusal: str
 ) -> None:
     bring_to(store, where)
     before = contents(store)
@@ -168,7 +168,7 @@ def test_every_other_move_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("move", ["get", *MOVES])
-def test_unknown_job_is_refused_and_nothing_changes(store: JobStore, move: str) -> None:
+def test_unknown_job_is_refused_and_nothing_changes(store: MemoryStore, move: str) -> None:
     store.add(make_job("b"))
     before = contents(store)
 
@@ -180,7 +180,7 @@ def test_unknown_job_is_refused_and_nothing_changes(store: JobStore, move: str) 
 
 @pytest.mark.parametrize("where", ["pending", "processing", "completed", "released"])
 def test_id_that_is_there_already_is_refused_and_changes_nothing(
-    store: JobStore, where: str
+    store: MemoryStore, where: str
 ) -> None:
     bring_to(store, where)
     before = contents(store)
@@ -192,7 +192,7 @@ def test_id_that_is_there_already_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("status", [JobStatus.PROCESSING, JobStatus.COMPLETED])
-def test_only_a_pending_job_can_be_added(store: JobStore, status: JobStatus) -> None:
+def test_only_a_pending_job_can_be_added(store: MemoryStore, status: JobStatus) -> None:
     with pytest.raises(InvalidTransitionError) as caught:
         store.add(replace(make_job("a"), status=status))
 
@@ -284,7 +284,7 @@ def test_pending_and_processing_jobs_are_never_dropped() -> None:
 
 def test_dropped_jobs_are_counted_by_outcome() -> None:
     told: list[tuple[Outcome, int]] = []
-    store = JobStore(
+    store = MemoryStore(
         now=noon,
         keep_completed=1,
         keep_completed_bytes=1_000_000,
@@ -316,7 +316,7 @@ def test_id_of_a_dropped_job_is_unknown_to_every_move() -> None:
             move(store)
 
 
-def test_records_that_were_read_stay_as_they_were(store: JobStore) -> None:
+def test_records_that_were_read_stay_as_they_were(store: MemoryStore) -> None:
     store.add(make_job("a"))
     read = store.get("a"), *store.page(limit=1)
 
@@ -328,7 +328,7 @@ def test_records_that_were_read_stay_as_they_were(store: JobStore) -> None:
     assert len(store.page(limit=10)) == 1
 
 
-def test_statistics_count_where_the_jobs_are(store: JobStore) -> None:
+def test_statistics_count_where_the_jobs_are(store: MemoryStore) -> None:
     for job_id in "abcdef":
         store.add(make_job(job_id, type="t", payload=b"12345"))
     for job_id in "abcd":
@@ -350,7 +350,7 @@ def ids(jobs: list[Job]) -> list[str]:
     return [job.id for job in jobs]
 
 
-def test_pages_follow_each_other_without_a_gap_or_a_repetition(store: JobStore) -> None:
+def test_pages_follow_each_other_without_a_gap_or_a_repetition(store: MemoryStore) -> None:
     for n in range(25):
         store.add(make_job(f"{n:02}"))
 
@@ -377,7 +377,7 @@ def test_page_after_a_dropped_or_a_foreign_id_goes_on_where_it_would_be() -> Non
     assert ids(store.page(limit=0)) == []
 
 
-def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: JobStore) -> None:
+def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: MemoryStore) -> None:
     for job_id in "cab":
         store.add(make_job(job_id))
     for job_id in "bac":
@@ -388,7 +388,7 @@ def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: JobStore
     assert ids(store.page(limit=10)) == ["a", "b", "c"]
 
 
-def test_jobs_that_come_in_between_two_pages_are_on_a_later_one(store: JobStore) -> None:
+def test_jobs_that_come_in_between_two_pages_are_on_a_later_one(store: MemoryStore) -> None:
     store.add(make_job("a"))
     store.add(make_job("b"))
     first = store.page(limit=1)
@@ -441,7 +441,7 @@ def operations(action: Callable[[], object]) -> int:
     return calls + CountedId.operations
 
 
-def cost_of_one_life(store: JobStore, start: int) -> int:
+def cost_of_one_life(store: MemoryStore, start: int) -> int:
     """The cost of a hundred jobs: in, claimed, completed (others dropped), looked up, paged."""
 
     def live() -> None:
@@ -509,7 +509,9 @@ def test_hook_is_called_with_each_completed_job_after_it_was_dropped() -> None:
     def note(job: Job) -> None:
         seen.append((job, len(keeps_nothing)))
 
-    keeps_nothing = JobStore(now=noon, keep_completed=0, keep_completed_bytes=100, completed=note)
+    keeps_nothing = MemoryStore(
+        now=noon, keep_completed=0, keep_completed_bytes=100, completed=note
+    )
 
     completed = run_through(keeps_nothing, make_job("a"))
 

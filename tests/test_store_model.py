@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.support import NOON, make_job
 from trio_jobs.job import Ending, JobError, JobStatus, Outcome
-from trio_jobs.store import JobStore, StoreError, StoreStatistics
+from trio_jobs.pool.store import StoreError, StoreStatistics
+from trio_jobs.stores.memory import MemoryStore
 
 KEEP_COMPLETED = 3
 KEEP_COMPLETED_BYTES = 60
@@ -66,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.wall_clock = NOON
         self.claims = 0
         self.announced = 0
-        self.store = JobStore(
+        self.store = MemoryStore(
             now=self._now,
             keep_completed=KEEP_COMPLETED,
             keep_completed_bytes=KEEP_COMPLETED_BYTES,

@@ -6,7 +6,7 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, Parts, make_job, make_parts
 from trio_jobs.job import Job, JobStatus
-from trio_jobs.waiting import TooManyWaitersError
+from trio_jobs.pool.waiters import TooManyWaitersError
 
 
 async def wait_for(parts: Parts, job_id: str, got: list[Job | None]) -> None:

@@ -8,13 +8,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, Parts, make_parts
-from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission
 from trio_jobs.job import Ending, Job
-from trio_jobs.worker import run_worker
+from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
+from trio_jobs.pool.worker import run_worker
 
 
-def some(number: int, type: str = "stream") -> list[Submission]:  # noqa: A002
-    return [Submission(type, b"%d" % n) for n in range(number)]
+def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002
+    return [JobSpec(type, b"%d" % n) for n in range(number)]
 
 
 def fill(parts: Parts) -> None:
@@ -31,10 +31,10 @@ def take(parts: Parts, number: int = 1) -> list[Job]:
     return taken
 
 
-async def pour(parts: Parts, submissions: list[Submission], admitted: list[Job]) -> None:
+async def pour(parts: Parts, submissions: list[JobSpec], admitted: list[Job]) -> None:
     """Submit all of these, as a stream would."""
     while submissions:
-        jobs = await parts.submissions.submit_some(submissions)
+        jobs = await parts.submissions.submit_up_to(submissions)
         admitted += jobs
         submissions = submissions[len(jobs) :]
 
@@ -42,7 +42,7 @@ async def pour(parts: Parts, submissions: list[Submission], admitted: list[Job])
 async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> None:
     parts = make_parts()
 
-    jobs = await parts.submissions.submit_some(some(5))
+    jobs = await parts.submissions.submit_up_to(some(5))
 
     assert [job.payload for job in jobs] == [b"0", b"1", b"2", b"3", b"4"]
     assert [job.id for job in jobs] == sorted(job.id for job in jobs)
@@ -53,7 +53,7 @@ async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> Non
 async def test_as_many_are_admitted_as_there_is_room_for_but_the_last_place() -> None:
     parts = make_parts(buffer_size=4)
 
-    jobs = await parts.submissions.submit_some(some(9))
+    jobs = await parts.submissions.submit_up_to(some(9))
 
     assert len(jobs) == 3
     assert parts.submissions.room == 1
@@ -77,13 +77,13 @@ async def test_waiting_that_is_cancelled_has_admitted_nothing() -> None:
     fill(parts)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(parts.submissions.submit_some, some(1))
+        nursery.start_soon(parts.submissions.submit_up_to, some(1))
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
     assert len(parts.store) == 2
     take(parts, 2)
-    assert len(await parts.submissions.submit_some(some(1))) == 1
+    assert len(await parts.submissions.submit_up_to(some(1))) == 1
 
 
 async def test_closing_wakes_everyone_who_waits() -> None:
@@ -92,7 +92,7 @@ async def test_closing_wakes_everyone_who_waits() -> None:
 
     async def refused() -> None:
         with pytest.raises(ShuttingDownError):
-            await parts.submissions.submit_some(some(3))
+            await parts.submissions.submit_up_to(some(3))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
@@ -108,7 +108,7 @@ async def test_a_block_is_cancelled_when_the_submissions_close() -> None:
     parts = make_parts()
 
     async def block() -> None:
-        with pytest.raises(ShuttingDownError), parts.submissions.while_open():
+        with pytest.raises(ShuttingDownError), parts.submissions.cancel_on_close():
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
@@ -121,12 +121,12 @@ async def test_a_block_is_cancelled_when_the_submissions_close() -> None:
 async def test_a_block_that_ends_before_the_submissions_close_is_left_alone() -> None:
     parts = make_parts()
 
-    with parts.submissions.while_open():
+    with parts.submissions.cancel_on_close():
         pass
     parts.submissions.close()
     await trio.lowlevel.checkpoint()
 
-    with parts.submissions.while_open():  # no checkpoint: nothing of it was cut off
+    with parts.submissions.cancel_on_close():  # no checkpoint: nothing of it was cut off
         pass
 
 
@@ -276,7 +276,7 @@ async def test_a_worker_that_becomes_idle_makes_room_beside_a_single_place() -> 
         parts.submissions.submit("running", b"0")
         await wait_all_tasks_blocked()
         parts.submissions.submit("waiting", b"1")
-        nursery.start_soon(pour, parts, [Submission("stream", b"2")], admitted)
+        nursery.start_soon(pour, parts, [JobSpec("stream", b"2")], admitted)
         await wait_all_tasks_blocked()
         with pytest.raises(QueueFullError):
             parts.submissions.submit("single", b"null")

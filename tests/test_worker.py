@@ -13,8 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import NOON, SUCCEEDED, At, Parts, make_job, make_parts, noon
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
-from trio_jobs.store import JobStore
-from trio_jobs.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
+from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
+from trio_jobs.stores.memory import MemoryStore
 
 FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
 
@@ -158,7 +158,7 @@ async def test_second_copy_of_an_id_is_not_processed_and_the_worker_goes_on(
     assert parts.store.get("a") == before
     assert parts.store.get(next_job).status is JobStatus.COMPLETED
     (record,) = caplog.records
-    assert (record.name, record.levelname) == ("trio_jobs.worker", "ERROR")
+    assert (record.name, record.levelname) == ("trio_jobs.pool.worker", "ERROR")
     assert record.message == "claim_refused"
     assert (record.job_id, record.reason) == ("a", f"job 'a' {reason}")  # type: ignore[attr-defined]
 
@@ -263,7 +263,7 @@ class CleanupError(Exception):
 
 
 async def test_cancelled_worker_releases_its_job_whatever_the_cleanup_raises() -> None:
-    # `Processor` never lets this out, but nothing may stay processing.
+    # `JobExecutor` never lets this out, but nothing may stay processing.
     parts = make_parts()
 
     async def process(_: Job) -> Ending:
@@ -534,7 +534,7 @@ class BugError(Exception):
     """A mistake in our own code."""
 
 
-class BrokenStore(JobStore):
+class BrokenStore(MemoryStore):
     """A store with a bug in one of its methods."""
 
     def __init__(self, broken: str) -> None:
@@ -605,7 +605,7 @@ async def test_worker_logs_each_step_and_failures_a_level_above(
         await trio.sleep(2.5)
         return SUCCEEDED if job.id == first else FAILED
 
-    with caplog.at_level(logging.DEBUG, "trio_jobs.worker"):
+    with caplog.at_level(logging.DEBUG, "trio_jobs.pool.worker"):
         async with workers(1, parts, process):
             first, second = submit(parts, 2)
 
@@ -639,7 +639,7 @@ async def test_job_that_failed_is_a_warning_and_one_that_a_client_cancelled_is_n
     async def process(_job: Job) -> Ending:
         return Ending(outcome=outcome)
 
-    with caplog.at_level(logging.DEBUG, "trio_jobs.worker"):
+    with caplog.at_level(logging.DEBUG, "trio_jobs.pool.worker"):
         async with workers(1, parts, process):
             submit(parts)
 

@@ -9,54 +9,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trio_jobs.admission import AdmissionError as AdmissionError
-    from trio_jobs.admission import QueueFullError as QueueFullError
-    from trio_jobs.admission import ShuttingDownError as ShuttingDownError
-    from trio_jobs.core import PoolStatus as PoolStatus
-    from trio_jobs.embedding import open_jobs as open_jobs
-    from trio_jobs.handlers import Handler as Handler
-    from trio_jobs.handlers import HandlerError as HandlerError
-    from trio_jobs.handlers import JobContext as JobContext
-    from trio_jobs.handlers import Run as Run
-    from trio_jobs.handlers import UnknownTypeError as UnknownTypeError
+    from trio_jobs.api.validation import PayloadError as PayloadError
+    from trio_jobs.embed import Jobs as Jobs
+    from trio_jobs.embed import JobUnsuccessfulError as JobUnsuccessfulError
+    from trio_jobs.embed import open_jobs as open_jobs
+    from trio_jobs.handlers.handler import Handler as Handler
+    from trio_jobs.handlers.handler import Run as Run
+    from trio_jobs.handlers.importing import HandlerError as HandlerError
+    from trio_jobs.handlers.job_context import JobContext as JobContext
+    from trio_jobs.handlers.registry import UnknownTypeError as UnknownTypeError
     from trio_jobs.job import Ending as Ending
     from trio_jobs.job import IdempotencyKey as IdempotencyKey
     from trio_jobs.job import Job as Job
     from trio_jobs.job import JobError as JobError
     from trio_jobs.job import JobStatus as JobStatus
     from trio_jobs.job import Outcome as Outcome
-    from trio_jobs.jobs import Jobs as Jobs
-    from trio_jobs.jobs import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.logs import LogFormatter as LogFormatter
-    from trio_jobs.payloads import PayloadError as PayloadError
-    from trio_jobs.store import InvalidTransitionError as InvalidTransitionError
-    from trio_jobs.store import JobNotFoundError as JobNotFoundError
-    from trio_jobs.waiting import TooManyWaitersError as TooManyWaitersError
+    from trio_jobs.pool.admission import AdmissionError as AdmissionError
+    from trio_jobs.pool.admission import QueueFullError as QueueFullError
+    from trio_jobs.pool.admission import ShuttingDownError as ShuttingDownError
+    from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
+    from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
+    from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
+    from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
 
 _MODULES = {
-    "AdmissionError": "admission",
+    "AdmissionError": "pool.admission",
     "Ending": "job",
-    "Handler": "handlers",
-    "HandlerError": "handlers",
+    "Handler": "handlers.handler",
+    "HandlerError": "handlers.importing",
     "IdempotencyKey": "job",
-    "InvalidTransitionError": "store",
+    "InvalidTransitionError": "pool.store",
     "Job": "job",
-    "JobContext": "handlers",
+    "JobContext": "handlers.job_context",
     "JobError": "job",
-    "JobNotFoundError": "store",
+    "JobNotFoundError": "pool.store",
     "JobStatus": "job",
-    "JobUnsuccessfulError": "jobs",
-    "Jobs": "jobs",
+    "JobUnsuccessfulError": "embed",
+    "Jobs": "embed",
     "LogFormatter": "logs",
     "Outcome": "job",
-    "PayloadError": "payloads",
-    "PoolStatus": "core",
-    "QueueFullError": "admission",
-    "Run": "handlers",
-    "ShuttingDownError": "admission",
-    "TooManyWaitersError": "waiting",
-    "UnknownTypeError": "handlers",
-    "open_jobs": "embedding",
+    "PayloadError": "api.validation",
+    "PoolStatistics": "pool.pool",
+    "QueueFullError": "pool.admission",
+    "Run": "handlers.handler",
+    "ShuttingDownError": "pool.admission",
+    "TooManyWaitersError": "pool.waiters",
+    "UnknownTypeError": "handlers.registry",
+    "open_jobs": "embed",
 }
 
 __all__ = [
@@ -76,7 +76,7 @@ __all__ = [
     "LogFormatter",
     "Outcome",
     "PayloadError",
-    "PoolStatus",
+    "PoolStatistics",
     "QueueFullError",
     "Run",
     "ShuttingDownError",

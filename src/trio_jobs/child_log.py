@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from trio_jobs.handlers.errors import readable
+from trio_jobs.handlers.error_text import readable
 from trio_jobs.handlers.frames import MAX_LOG_TEXT, MAX_LOG_TRACEBACK, LogLine
 from trio_jobs.job import current_job_id
 from trio_jobs.tracebacks import traceback_text

@@ -25,7 +25,7 @@ import msgspec
 
 from trio_jobs.child_log import ChildLog, line_text
 from trio_jobs.fork_mask import ForkMask
-from trio_jobs.handlers.errors import Failure, describe_failure
+from trio_jobs.handlers.error_text import Failure, describe_failure
 from trio_jobs.handlers.frames import (
     HEADER,
     TIME,
@@ -38,8 +38,8 @@ from trio_jobs.handlers.frames import (
     frame,
 )
 from trio_jobs.handlers.handler import Handler, Run, run_plain
+from trio_jobs.handlers.importing import HandlerError, imports_in_child, load_function, one_line
 from trio_jobs.handlers.loaded_files import changed_files
-from trio_jobs.handlers.loading import HandlerError, imports_in_child, load_function, one_line
 from trio_jobs.handlers.same_modules import SameModules
 from trio_jobs.job import current_job_id
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from trio_jobs.import_path import place_folder
-from trio_jobs.signals import Signals
+from trio_jobs.shutdown.signals import Signals
 
 OK = 0
 BROKEN = 1
@@ -41,9 +41,9 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         signals.release()  # nothing has to be stopped in order
     # Not at the top, either: what a handler starts with multiprocessing imports the command's
     # script again, and with it this module, and needs nothing of a server.
+    from trio_jobs.bootstrap import StartError, check, serve
     from trio_jobs.config import ConfigError, load_config
-    from trio_jobs.start import StartError, check, serve
-    from trio_jobs.stop import end_unserved, limit_unserved
+    from trio_jobs.shutdown.stop import end_unserved, limit_unserved
 
     if folder is not None:
         place_folder(folder)

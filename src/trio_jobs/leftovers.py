@@ -19,7 +19,7 @@ from tempfile import NamedTemporaryFile
 import msgspec
 
 from trio_jobs.job import Job
-from trio_jobs.store import UnfinishedJobs
+from trio_jobs.pool.store import UnfinishedJobs
 
 # One write's worth: whole lines, of which one may be longer.
 _CHUNK_BYTES = 1024 * 1024

@@ -13,20 +13,24 @@ from functools import partial
 
 import trio
 
-from trio_jobs.admission import Submissions
-from trio_jobs.api import create_app
+from trio_jobs.api.app import create_app
 from trio_jobs.config import Config
-from trio_jobs.core import make_core
 from trio_jobs.forks import Forks, end_copy_with_its_step
-from trio_jobs.handlers import GeneratorEnds, Handlers, SlowSteps
+from trio_jobs.handlers.abandoned import GeneratorEnds
+from trio_jobs.handlers.blocking_monitor import BlockingMonitor
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs import Logs
-from trio_jobs.server import BindError, Limits, Listeners, serve
+from trio_jobs.pool.admission import Admission
+from trio_jobs.pool.pool import make_pool
+from trio_jobs.pool.worker import check_channel_has_ended, run_worker
+from trio_jobs.server.limits import Limits
+from trio_jobs.server.listener import serve
+from trio_jobs.server.sockets import BindError, Listeners
 from trio_jobs.service_manager import ServiceManager
-from trio_jobs.stop import Stop
+from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.unfinished_report import UnfinishedReport
-from trio_jobs.worker import check_channel_has_ended, run_worker
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Ended:
 
 async def main(
     config: Config,
-    handlers: Handlers,
+    handlers: HandlerRegistry,
     listeners: Listeners,
     stop: Stop,
     logs: Logs,
@@ -91,7 +95,7 @@ async def main(
         Everything ends at once; jobs cut short are released.
     """
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
-    core = make_core(
+    core = make_pool(
         handlers,
         send,
         workers=config.pool.workers,
@@ -105,7 +109,7 @@ async def main(
     store, process, submissions = core.store, core.process, core.submissions
     trio.lowlevel.add_instrument(GeneratorEnds())
     if config.logging.slow_step:
-        trio.lowlevel.add_instrument(SlowSteps(process, limit=config.logging.slow_step))
+        trio.lowlevel.add_instrument(BlockingMonitor(process, limit=config.logging.slow_step))
 
     app = create_app(
         submissions,
@@ -203,7 +207,7 @@ class _Failure:
     has unwound, which may be never.
     """
 
-    def __init__(self, stop: Stop, submissions: Submissions) -> None:
+    def __init__(self, stop: Stop, submissions: Admission) -> None:
         self._stop = stop
         self._submissions = submissions
         self.error: BaseException | None = None
@@ -285,7 +289,7 @@ async def _watch_signals(
     await stop.requested()
     opening.cancel()  # a server that stops while it starts lets nobody in
     ending.set()
-    await stop.insisted()
+    await stop.force_requested()
     pool.cancel()
 
 
@@ -318,7 +322,7 @@ async def _last_moment(config: Config, stop: Stop, failure: _Failure) -> None:
         return
     ends = _grace_ends(stop, config.pool.grace_period) + config.http.graceful_timeout
     with trio.move_on_at(ends):
-        await stop.insisted()
+        await stop.force_requested()
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 from trio_jobs.leftovers import Leftovers, Line
 from trio_jobs.logs import Logs
-from trio_jobs.store import UnfinishedJobs
-from trio_jobs.unfinished import count_ids, unfinished_lines
+from trio_jobs.pool.store import UnfinishedJobs
+from trio_jobs.pool.unfinished import count_ids, unfinished_lines
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,10 @@ from quart_trio import QuartTrio
 
 from tests.asgi import Answer, Client
 from tests.support import Parts, make_parts
-from trio_jobs.api import PoolStatus, create_app
-from trio_jobs.handlers import Handler, Handlers
+from trio_jobs.api.app import create_app
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.pool.pool import PoolStatistics
 
 MAX_BODY_BYTES = 10_000
 
@@ -25,9 +27,9 @@ def ignore(job_id: str) -> None:
     """Cancel nothing."""
 
 
-def handlers_of(functions: Mapping[str, Callable[[Any], Any]]) -> Handlers:
+def handlers_of(functions: Mapping[str, Callable[[Any], Any]]) -> HandlerRegistry:
     """Handlers for these functions."""
-    return Handlers({name: Handler.of(function) for name, function in functions.items()})
+    return HandlerRegistry({name: Handler.of(function) for name, function in functions.items()})
 
 
 class Api:
@@ -70,8 +72,8 @@ class Api:
         self.app = app
         self.client = Client(app)
 
-    def _pool_status(self) -> PoolStatus:
-        return PoolStatus(
+    def _pool_status(self) -> PoolStatistics:
+        return PoolStatistics(
             status="shutting down" if self.parts.submissions.closed else "ready",
             workers=2,
             busy=0,

@@ -6,15 +6,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import Api
 from tests.asgi import Answer
-from tests.support import Pool, running_pool
-from trio_jobs.api import PoolStatus, create_app
-from trio_jobs.handlers import Handler
+from tests.support import RunningPool, running_pool
+from trio_jobs.api.app import create_app
+from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import JobStatus, Outcome
+from trio_jobs.pool.pool import PoolStatistics
 
 SUBMISSION = b'{"type":"work","payload":null}'
 
 
-def api_over(pool: Pool) -> Api:
+def api_over(pool: RunningPool) -> Api:
     """The API of a running pool."""
     api = Api(parts=pool.parts)
     api.serve(
@@ -34,7 +35,7 @@ def api_over(pool: Pool) -> Api:
     return api
 
 
-def unused() -> PoolStatus:
+def unused() -> PoolStatistics:
     raise NotImplementedError
 
 

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api, assert_problem
 from tests.support import make_parts
-from trio_jobs.testing.asgi import App, Client, Message
+from trio_jobs.testing.asgi_client import App, Client, Message
 
 
 class BrokenLimit(Exception):  # noqa: N818  (the body names it `RefusedError`)

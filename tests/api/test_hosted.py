@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from tests.api.support import SUBMISSION, accept, assert_problem
 from tests.asgi import Client
 from trio_jobs import Jobs, open_jobs
-from trio_jobs.testing.asgi import App, Message
+from trio_jobs.testing.asgi_client import App, Message
 
 
 class HostRequest(TrioRequest):
@@ -201,7 +201,7 @@ async def test_bug_in_our_routes_has_our_form_and_is_logged(
         raise ValueError
 
     async with hosted() as (_jobs, client):
-        monkeypatch.setattr("trio_jobs.store.JobStore.page", broken)
+        monkeypatch.setattr("trio_jobs.stores.memory.MemoryStore.page", broken)
 
         assert_problem(await client.get("/queue/jobs?limit=1"), 500)
 

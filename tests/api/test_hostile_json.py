@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.support import Api, assert_problem
-from trio_jobs.payloads import MAX_DEPTH, TooDeepError, check_depth
+from trio_jobs.api.validation import MAX_DEPTH, TooDeepError, check_depth
 
 
 def nested(opening: bytes, closing: bytes, depth: int, inner: bytes = b"") -> bytes:

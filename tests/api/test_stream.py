@@ -11,12 +11,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
 from tests.api.test_hostile_json import REFUSED
-from tests.asgi import Answer, Exchange
+from tests.asgi import Answer, OpenRequest
 from tests.support import SUCCEEDED, Parts, make_parts
-from trio_jobs.api.lines import Lines
+from trio_jobs.api.ndjson import Lines
 from trio_jobs.job import Ending, Job
+from trio_jobs.pool.worker import run_worker
 from trio_jobs.testing.steps import At
-from trio_jobs.worker import run_worker
 
 LINE = SUBMISSION + b"\n"
 
@@ -92,7 +92,7 @@ async def test_lines_are_in_before_the_next_ones_are_sent() -> None:
 async def test_while_the_buffer_is_full_no_more_than_a_little_of_the_body_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_jobs.api.connection._AHEAD_BYTES", 3 * len(line(0)))
+    monkeypatch.setattr("trio_jobs.api.quart_adapter._AHEAD_BYTES", 3 * len(line(0)))
     api = Api(parts=make_parts(buffer_size=3))
     sent = 0
 
@@ -248,7 +248,7 @@ async def test_time_that_the_server_does_not_read_does_not_count(
         assert_accepted(await exchange.answer(), 2)
 
 
-async def end_by_shutdown(api: Api, exchange: Exchange) -> Answer:
+async def end_by_shutdown(api: Api, exchange: OpenRequest) -> Answer:
     await wait_all_tasks_blocked()
     api.parts.submissions.close()
     answer = await exchange.answer()

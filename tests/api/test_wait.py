@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.api.support import SUBMISSION, Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, make_job, make_parts
-from trio_jobs.api.waiting import preferred_wait
+from trio_jobs.api.prefer_wait import preferred_wait
 from trio_jobs.testing.steps import At
 
 ID = "01936d3c-0000-7000-8000-000000000001"

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from tests.docs.test_references import rows_of
-from trio_jobs.handlers import ResultError, encode_result
+from trio_jobs.json_encoding import ResultError, encode_result
 
 
 @dataclass

@@ -17,11 +17,11 @@ import trio_jobs.testing
 from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
 from trio_jobs import Outcome, arguments, cli
-from trio_jobs.api import openapi, problems
-from trio_jobs.config import HandlerConfig
-from trio_jobs.config.settings import SECTIONS
-from trio_jobs.stop import HARD_LIMIT_STATUS
-from trio_jobs.stop.hard_limit import FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS
+from trio_jobs.api import error_handlers, openapi
+from trio_jobs.config import HandlerSettings
+from trio_jobs.settings import SECTIONS
+from trio_jobs.shutdown.hard_limit import FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS
+from trio_jobs.shutdown.stop import HARD_LIMIT_STATUS
 from trio_jobs.testing import hooks
 
 REFERENCE = DOCS / "reference"
@@ -50,7 +50,7 @@ def test_every_setting_is_there_with_its_default() -> None:
         for section, kind in SECTIONS.items()
         for field in dataclasses.fields(kind)
     }
-    handlers = {f"handlers.TYPE.{field.name}" for field in dataclasses.fields(HandlerConfig)}
+    handlers = {f"handlers.TYPE.{field.name}" for field in dataclasses.fields(HandlerSettings)}
 
     assert documented.keys() == defaults.keys() | handlers | {"handlers.TYPE"}
     for key, default in defaults.items():
@@ -79,7 +79,7 @@ def events_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """The names of the events that a module logs, and their levels; ``?`` for one that varies."""
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Name("Quiet"), args=[ast.Constant(str(name))]):
+            case ast.Call(func=ast.Name("RateLimitedWarning"), args=[ast.Constant(str(name))]):
                 yield name, "warning"
             case ast.Call(
                 func=ast.Name("event_record"),
@@ -117,7 +117,7 @@ PUT_TOGETHER = {
         "leftovers_written",
         "leftovers_not_written",
     ],
-    "self._event": [],  # those of `Quiet`, which are found where it is made
+    "self._event": [],  # those of `RateLimitedWarning`, which are found where it is made
 }
 
 
@@ -201,7 +201,9 @@ def test_every_error_of_http_is_there() -> None:
         for status in statuses_in(ast.parse(path.read_text()))
     }
 
-    assert documented == told | OF_H11 | set(problems._DETAILS) | set(map(int, openapi._PROBLEMS))
+    assert documented == told | OF_H11 | set(error_handlers._DETAILS) | set(
+        map(int, openapi._PROBLEMS)
+    )
 
 
 def test_h11_hints_at_no_other_statuses() -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import trio
 
 from tests.support import make_job
-from trio_jobs.handlers import Handler, Handlers, Processor, ProcessPool
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending
 
 
@@ -19,10 +22,13 @@ def make_processor(
     workers: int = 2,
     max_result_bytes: int = 1_000_000,
     processes: ProcessPool | None = None,
-) -> Processor:
+) -> JobExecutor:
     """A processor over these handlers."""
-    return Processor(
-        Handlers(table), workers=workers, max_result_bytes=max_result_bytes, processes=processes
+    return JobExecutor(
+        HandlerRegistry(table),
+        workers=workers,
+        max_result_bytes=max_result_bytes,
+        processes=processes,
     )
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.hostile_errors import HOSTILE
-from trio_jobs.handlers import errors
-from trio_jobs.handlers.errors import MAX_MESSAGE, MAX_TYPE, describe_error, describe_failure
+from trio_jobs.handlers import error_text
+from trio_jobs.handlers.error_text import MAX_MESSAGE, MAX_TYPE, describe_error, describe_failure
 from trio_jobs.job import JobError
 
 
@@ -71,7 +71,7 @@ def test_an_error_that_cannot_be_described_says_so(monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> str:
         raise SystemExit
 
-    monkeypatch.setattr(errors, "readable", fail)
+    monkeypatch.setattr(error_text, "readable", fail)
 
     described = describe_error(ValueError("x"))
 

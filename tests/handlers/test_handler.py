@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from trio_jobs.handlers import Handler, HandlerError, Run
+from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.importing import HandlerError
 
 
 async def async_function(payload: object) -> object:

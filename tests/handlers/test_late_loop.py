@@ -15,10 +15,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import wait_until
-from tests.support import Pool, running_pool
-from trio_jobs.handlers import Handler
+from tests.support import RunningPool, running_pool
 from trio_jobs.handlers.child import ChildProcess
 from trio_jobs.handlers.frames import TIME, Kind, LogLine, frame
+from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import Ending, Outcome
 
 LIMIT = 50.0
@@ -65,14 +65,14 @@ class Held:
 
 def run(
     handler: Handler,
-    block: Callable[[Pool, str], object],
+    block: Callable[[RunningPool, str], object],
     *,
     clock: SkippingClock,
     begun: Callable[[], bool],
 ) -> Ending:
     """The end of a job beside one that blocks the event loop with `block`, when it has begun."""
     ids: list[str] = []
-    pools: list[Pool] = []
+    pools: list[RunningPool] = []
 
     async def blocking(_payload: object) -> None:
         block(pools[0], ids[0])
@@ -100,7 +100,7 @@ def test_a_thread_that_ended_in_time_is_not_timed_out(
 ) -> None:
     clock, held = SkippingClock(), Held(error)
 
-    def block(_pool: Pool, _job_id: str) -> None:
+    def block(_pool: RunningPool, _job_id: str) -> None:
         held.may_end.set()
         assert clock.read_by_thread.wait(30)
         clock.skipped = LATER
@@ -113,7 +113,7 @@ def test_a_thread_that_ended_in_time_is_not_timed_out(
 def test_a_thread_that_ended_late_is_timed_out() -> None:
     clock, held = SkippingClock(), Held()
 
-    def block(_pool: Pool, _job_id: str) -> None:
+    def block(_pool: RunningPool, _job_id: str) -> None:
         clock.skipped = LATER
         held.may_end.set()
         assert clock.read_by_thread.wait(30)
@@ -128,7 +128,7 @@ def test_of_a_threads_end_and_a_cancel_the_first_decides(first: str) -> None:
     clock, held = SkippingClock(), Held()
     said: list[bool] = []
 
-    def block(pool: Pool, job_id: str) -> None:
+    def block(pool: RunningPool, job_id: str) -> None:
         if first == "cancel":
             said.append(pool.processor.cancel(job_id))
         held.may_end.set()
@@ -143,7 +143,7 @@ def test_of_a_threads_end_and_a_cancel_the_first_decides(first: str) -> None:
     assert ending.outcome is (Outcome.CANCELLED if first == "cancel" else Outcome.SUCCEEDED)
 
 
-def children(pool: Pool) -> list[ChildProcess]:
+def children(pool: RunningPool) -> list[ChildProcess]:
     processes = pool.processor._processes
     assert processes is not None
     return [*processes._children]
@@ -169,7 +169,7 @@ def test_a_process_whose_function_ended_in_time_is_not_timed_out(
         "trio_jobs.handlers.child.time", SimpleNamespace(perf_counter=clock.current_time)
     )
 
-    def block(pool: Pool, _job_id: str) -> None:
+    def block(pool: RunningPool, _job_id: str) -> None:
         with open("go", "w"):  # noqa: PTH123
             pass
         [child] = children(pool)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_jobs.handlers import HandlerError, load_function
+from trio_jobs.handlers.importing import HandlerError, load_function
 
 MODULES = {
     "good_handlers": "class Group:\n    @staticmethod\n    def work(payload): return payload\n",

@@ -13,11 +13,13 @@ import msgspec
 import pytest
 
 from tests.handlers.support import process
-from trio_jobs.handlers import Handler, HandlerError, Handlers
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.importing import HandlerError
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Outcome
 
 if TYPE_CHECKING:
-    from trio_jobs.handlers import JobContext
+    from trio_jobs.handlers.job_context import JobContext
 
 
 class Email(msgspec.Struct):
@@ -273,7 +275,7 @@ async def test_a_handler_gets_an_object_of_the_type() -> None:
 
 
 def test_each_type_has_a_schema() -> None:
-    handlers = Handlers(
+    handlers = HandlerRegistry(
         {
             "email": Handler.of(take_email),
             "numbers": Handler.of(take_numbers),
@@ -312,7 +314,7 @@ def test_types_of_the_same_name_have_a_schema_each() -> None:
     async def take_other_email(payload: object) -> None: ...
 
     take_other_email.__annotations__["payload"] = Email
-    handlers = Handlers({"a": Handler.of(take_email), "b": Handler.of(take_other_email)})
+    handlers = HandlerRegistry({"a": Handler.of(take_email), "b": Handler.of(take_other_email)})
 
     schemas = handlers.schemas()
 
@@ -328,7 +330,7 @@ def test_types_whose_names_become_the_same_have_a_schema_each() -> None:
     async def take_other(payload: object) -> None: ...
 
     take.__annotations__["payload"], take_other.__annotations__["payload"] = one, other
-    handlers = Handlers({"a": Handler.of(take), "b": Handler.of(take_other)})
+    handlers = HandlerRegistry({"a": Handler.of(take), "b": Handler.of(take_other)})
 
     schemas = handlers.schemas()
 

@@ -23,8 +23,9 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import running_pool
-from trio_jobs.handlers import Handler, ProcessPool
 from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Outcome
 
 
@@ -188,7 +189,8 @@ import sys
 import trio
 from tests.handlers import tasks
 from tests.handlers.support import process
-from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.child import ChildProcess
 
 async def main():

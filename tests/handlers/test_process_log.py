@@ -11,7 +11,8 @@ import trio
 from tests.command import running_command
 from tests.handlers import tasks
 from tests.handlers.support import process
-from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Outcome
 
 LOGGER = "tests.handlers.tasks"
@@ -128,7 +129,7 @@ async def test_a_traceback_begins_with_the_users_code(
 ) -> None:
     await process(in_process(tasks.shout), processes=processes)
 
-    [record] = records_of(caplog, "trio_jobs.handlers.processor")
+    [record] = records_of(caplog, "trio_jobs.handlers.executor")
     assert record.exc_text is not None
     first, second, *_ = record.exc_text.splitlines()
     assert first == "Traceback (most recent call last):"

@@ -22,10 +22,14 @@ from tests.handlers.support import (
     wait_until,
     wait_until_dead,
 )
-from tests.support import Pool, make_job, running_pool
-from trio_jobs.handlers import Handler, Handlers, Processor, ProcessPool, load_function
+from tests.support import RunningPool, make_job, running_pool
 from trio_jobs.handlers.child import ChildProcess, NotBegunError
-from trio_jobs.handlers.errors import Failure
+from trio_jobs.handlers.error_text import Failure
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.importing import load_function
+from trio_jobs.handlers.process_pool import ProcessPool
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, Job, JobStatus, Outcome
 
 
@@ -37,7 +41,7 @@ def quoted(path: Path) -> bytes:
     return f'"{path}"'.encode()
 
 
-def ending_of(pool: Pool, job: Job) -> Ending:
+def ending_of(pool: RunningPool, job: Job) -> Ending:
     ending = pool.parts.store.get(job.id).ending
     assert ending is not None
     return ending
@@ -135,8 +139,8 @@ async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_pat
         await process(in_process(tasks.pid), processes=processes)
         [idle] = children_of(os.getpid())
         os.kill(idle, signal.SIGSTOP)
-        processor = Processor(
-            Handlers({"test": handler}),
+        processor = JobExecutor(
+            HandlerRegistry({"test": handler}),
             workers=1,
             max_result_bytes=100,
             processes=processes,

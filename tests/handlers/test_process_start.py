@@ -14,8 +14,10 @@ import trio
 
 from tests.handlers import tasks
 from tests.handlers.support import able_to_import_tests, process, wait_until
-from tests.support import Pool, running_pool
-from trio_jobs.handlers import Handler, ProcessPool, load_function
+from tests.support import RunningPool, running_pool
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.importing import load_function
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Ending, Outcome
 
 
@@ -36,7 +38,7 @@ async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPoo
     assert not loaded & {"trio", "quart", "hypercorn", "asyncio", "multiprocessing.context"}
     assert "trio_jobs.child_process" in loaded
     ours = {name for name in loaded if name.startswith("trio_jobs.")}
-    assert not ours & {"trio_jobs.core", "trio_jobs.logs", "trio_jobs.server", "trio_jobs.cli"}
+    assert not ours & {"trio_jobs.pool.pool", "trio_jobs.logs", "trio_jobs.server", "trio_jobs.cli"}
 
 
 async def test_a_child_has_no_main_module_that_could_be_run_again(
@@ -168,7 +170,7 @@ def module_of(
     }
 
 
-async def ending_of_job(pool: Pool, job_type: str) -> Ending:
+async def ending_of_job(pool: RunningPool, job_type: str) -> Ending:
     job = pool.parts.submissions.submit(job_type, b"null")
     await wait_until(lambda: pool.parts.store.get(job.id).ending)
     ending = pool.parts.store.get(job.id).ending

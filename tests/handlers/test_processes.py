@@ -26,9 +26,11 @@ from tests.handlers.support import (
     wait_until,
     wait_until_dead,
 )
-from tests.support import Pool, make_job, running_pool
-from trio_jobs.handlers import Handler, ProcessPool, load_function
+from tests.support import RunningPool, make_job, running_pool
 from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.importing import load_function
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Ending, JobStatus, Outcome
 
 
@@ -216,7 +218,8 @@ import signal
 import trio
 from tests.handlers import tasks
 from tests.handlers.support import process
-from trio_jobs.handlers import Handler, ProcessPool
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
 
 async def main():
     handler = Handler.of(tasks.die, run="process")
@@ -339,7 +342,9 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import make_processor
 from tests.support import make_job
-from trio_jobs.handlers import Handler, ProcessPool, load_function
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
+from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.child import ChildProcess
 
 
@@ -451,7 +456,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
         assert len(tasks.descriptors()) == descriptors - 3 * 5
 
 
-async def next_result(pool: Pool) -> int:
+async def next_result(pool: RunningPool) -> int:
     job = pool.parts.submissions.submit("pid", b"null")
     await wait_until(lambda: pool.parts.store.get(job.id).ending)
     ending = pool.parts.store.get(job.id).ending

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
@@ -15,9 +15,14 @@ from tests.handlers import tasks
 from tests.handlers.support import make_processor, process
 from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
-from trio_jobs.handlers import Handler, JobContext, Processor, ProcessPool
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.job_context import JobContext
 from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
 from trio_jobs.logs import LogFormatter
+
+if TYPE_CHECKING:
+    from trio_jobs.handlers.process_pool import ProcessPool
 
 
 class Endings:
@@ -26,7 +31,7 @@ class Endings:
     def __init__(self) -> None:
         self.by_id: dict[str, Ending] = {}
 
-    async def collect(self, processor: Processor, job_id: str) -> None:
+    async def collect(self, processor: JobExecutor, job_id: str) -> None:
         self.by_id[job_id] = await processor(make_job(job_id))
 
 
@@ -127,7 +132,7 @@ async def test_a_log_that_fails_over_an_error_gets_the_line_without_it(
     async def fail(_payload: object) -> None:
         raise ValueError("no")
 
-    logger, handler = logging.getLogger("trio_jobs.handlers.processor"), Strict()
+    logger, handler = logging.getLogger("trio_jobs.handlers.executor"), Strict()
     logger.addHandler(handler)
     try:
         await process(fail)
@@ -224,7 +229,7 @@ async def test_encoding_the_result_is_not_the_handlers_time(
 
     async def handler(_payload: object) -> None: ...
 
-    monkeypatch.setattr("trio_jobs.handlers.processor.encode_result", encode_slowly)
+    monkeypatch.setattr("trio_jobs.handlers.executor.encode_result", encode_slowly)
     ending = await process(Handler.of(handler, timeout=1))
 
     assert ending.outcome is Outcome.FAILED

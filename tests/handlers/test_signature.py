@@ -13,13 +13,14 @@ import pytest
 
 import trio_jobs
 from trio_jobs import Handler, HandlerError, open_jobs
-from trio_jobs.handlers import JobContext, load_function
+from trio_jobs.handlers.importing import load_function
+from trio_jobs.handlers.job_context import JobContext
 
 Ctx = JobContext
 
 if TYPE_CHECKING:
     # To be found by nobody but a type checker.
-    from trio_jobs.handlers import JobContext as Hidden
+    from trio_jobs.handlers.job_context import JobContext as Hidden
 
 OBJECTS: dict[str, object] = {
     "class": JobContext,

@@ -11,10 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support import Pool, running_pool
-from trio_jobs.handlers import JobContext, SlowSteps
-from trio_jobs.payloads import PayloadError, check_submission
-from trio_jobs.worker import BURST_SECONDS
+from tests.support import RunningPool, running_pool
+from trio_jobs.api.validation import PayloadError, check_submission
+from trio_jobs.handlers.blocking_monitor import BlockingMonitor
+from trio_jobs.handlers.job_context import JobContext
+from trio_jobs.pool.worker import BURST_SECONDS
 
 LIMIT = 0.5
 
@@ -36,8 +37,8 @@ def block(clock: MockClock) -> Callable[[float], Awaitable[None]]:
 
 
 @asynccontextmanager
-async def watched(pool: Pool) -> AsyncIterator[None]:
-    slow_steps = SlowSteps(pool.processor, limit=LIMIT)
+async def watched(pool: RunningPool) -> AsyncIterator[None]:
+    slow_steps = BlockingMonitor(pool.processor, limit=LIMIT)
     trio.lowlevel.add_instrument(slow_steps)
     try:
         yield
@@ -46,7 +47,7 @@ async def watched(pool: Pool) -> AsyncIterator[None]:
         trio.lowlevel.remove_instrument(slow_steps)
 
 
-async def wait_completed(pool: Pool, ids: Sequence[str]) -> None:
+async def wait_completed(pool: RunningPool, ids: Sequence[str]) -> None:
     for job_id in ids:
         if pool.parts.store.get(job_id).ending is None:
             with pool.parts.completions.watch(job_id) as completion:
@@ -355,7 +356,7 @@ def take(payload: SlowToMake) -> float:
 async def submit_slow(*seconds: float, limit: float) -> None:
     """Submit one after the other, in one step of Trio's, on the real clock."""
     async with running_pool({"slow": take}) as pool:
-        slow_steps = SlowSteps(pool.processor, limit=limit)
+        slow_steps = BlockingMonitor(pool.processor, limit=limit)
         trio.lowlevel.add_instrument(slow_steps)
         await trio.lowlevel.checkpoint()
         for each in seconds:

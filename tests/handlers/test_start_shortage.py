@@ -17,10 +17,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import wait_for_pids
-from tests.support import Pool, running_pool
-from trio_jobs.handlers import Handler, StartShortage
+from tests.support import RunningPool, running_pool
 from trio_jobs.handlers.child import ChildProcess
-from trio_jobs.handlers.start_shortage import ShortageError
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import Ending, Job, JobStatus, Outcome
 
 
@@ -182,7 +182,7 @@ def returns(_payload: object) -> str:
     return "returned"
 
 
-def ending_of(pool: Pool, job: Job) -> Ending | None:
+def ending_of(pool: RunningPool, job: Job) -> Ending | None:
     return pool.parts.store.get(job.id).ending
 
 

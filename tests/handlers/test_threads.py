@@ -8,8 +8,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers.support import process, wait_until_set
-from tests.support import Pool, running_pool
-from trio_jobs.handlers import Handler
+from tests.support import RunningPool, running_pool
+from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import Ending, Job, JobStatus, Outcome, current_job_id
 
 
@@ -34,7 +34,7 @@ class Blocker:
         return "returned"
 
 
-def ending_of(pool: Pool, job: Job) -> Ending | None:
+def ending_of(pool: RunningPool, job: Job) -> Ending | None:
     return pool.parts.store.get(job.id).ending
 
 

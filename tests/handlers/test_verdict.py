@@ -4,7 +4,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.support import make_job
-from trio_jobs.handlers.verdict import CANCELLED, RunningJob
+from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.job import Outcome
 
 

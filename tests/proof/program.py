@@ -42,33 +42,35 @@ from tests.proof.raising import (
 )
 from tests.proof.talking import body_bytes, talking
 from trio_jobs.config import Config
-from trio_jobs.config.settings import HttpConfig, LoggingConfig, PoolConfig
-from trio_jobs.core import Core, make_core
-from trio_jobs.handlers import Handler, Handlers
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome, current_job_id
 from trio_jobs.logs import Logs
 from trio_jobs.main import main
-from trio_jobs.server import Limits, Listeners, bind_sockets
-from trio_jobs.stop import Stop
-from trio_jobs.store import JobStore
-from trio_jobs.testing import asgi
-from trio_jobs.testing.schedule import seeded_schedule
+from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.server.sockets import Listeners, bind_sockets
+from trio_jobs.settings import HttpSettings, LoggingSettings, PoolSettings
+from trio_jobs.shutdown.stop import Stop
+from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.testing import asgi_client
+from trio_jobs.testing.schedules import seeded_schedule
 from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
-    from trio_jobs.server.connection import Connection
+    from trio_jobs.server.connection import ClientConnection
+    from trio_jobs.server.limits import Limits
 
 WORKERS = 3
 BUFFER = 4
 THREADS = {"thread", "limited_thread"}
 
 # One task for each connection, also for the one in memory that warms up.
-REQUEST_TASKS = ("MemoryDoor._answer", "FrontDoor._serve", "Connection.run")
+REQUEST_TASKS = ("MemoryDoor._answer", "Listener._serve", "ClientConnection.run")
 
 CONFIG = Config(
-    pool=PoolConfig(workers=WORKERS, buffer_size=BUFFER, grace_period=60),
-    http=HttpConfig(graceful_timeout=1),
-    logging=LoggingConfig(slow_step=0),
+    pool=PoolSettings(workers=WORKERS, buffer_size=BUFFER, grace_period=60),
+    http=HttpSettings(graceful_timeout=1),
+    logging=LoggingSettings(slow_step=0),
 )
 
 
@@ -169,39 +171,41 @@ class Program:
     began: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     facts: list[Callable[[Program], None]] = field(default_factory=list)
-    insisted: float = 0.0
+    force_requested: float = 0.0
     began_at: float = 0.0
     took: float = 0.0
     opened: trio.Event = field(default_factory=trio.Event)
     stop: Stop = field(init=False)
     status: int | None = None
     fault: BaseException | None = None
-    store: JobStore | None = None
+    store: MemoryStore | None = None
     send: trio.MemorySendChannel[str] | None = None
     pool: trio.Nursery | None = None
     requests: list[trio.Nursery] = field(default_factory=list)
-    connection: Connection | None = None
+    connection: ClientConnection | None = None
     http: trio.Nursery | None = None
     whole: trio.Nursery | None = None
     main_task: trio.lowlevel.Task | None = None
     clients: trio.Nursery | None = None
-    core: Core | None = None
+    core: Pool | None = None
     harm: Harm = field(default_factory=Harm)
 
     def __post_init__(self) -> None:
         self.stop = Stop(
-            grace_period=60, graceful_timeout=1, clock=lambda: time.monotonic() + self.insisted
+            grace_period=60,
+            graceful_timeout=1,
+            clock=lambda: time.monotonic() + self.force_requested,
         )
 
-    def make_core(
+    def make_pool(
         self,
-        handlers: Handlers,
+        handlers: HandlerRegistry,
         send: trio.MemorySendChannel[str],
-        **settings: Any,  # noqa: ANN401 - as `make_core`
-    ) -> Core:
+        **settings: Any,  # noqa: ANN401 - as `make_pool`
+    ) -> Pool:
         """Stand where the parts are made, and keep them."""
         self.send = send
-        self.core = make_core(handlers, send, **settings)
+        self.core = make_pool(handlers, send, **settings)
         self.store = self.core.store
         return self.core
 
@@ -284,7 +288,7 @@ class Program:
             if each.name.endswith(REQUEST_TASKS):
                 return Part.REQUEST
             if each.name.startswith("worker-"):
-                return Part.HANDLER if "Processor._run" in awaited_in(task) else Part.WORKER
+                return Part.HANDLER if "JobExecutor._run" in awaited_in(task) else Part.WORKER
         return Part.REST
 
     def signal(self) -> None:
@@ -295,7 +299,7 @@ class Program:
     def signal_twice(self) -> None:
         """Insist on it."""
         self.signal()
-        self.insisted += 1  # second: later than a repetition that does not count
+        self.force_requested += 1  # second: later than a repetition that does not count
         self.stop.request()
 
     # The users' functions.
@@ -331,8 +335,8 @@ class Program:
             with trio.CancelScope(shield=True):
                 await trio.sleep(self.unit)  # to clean up; nothing ends before it has
 
-    def handlers(self) -> Handlers:
-        return Handlers(
+    def handlers(self) -> HandlerRegistry:
+        return HandlerRegistry(
             {
                 "work": Handler.of(self.work),
                 "fail": Handler.of(self.fail),
@@ -372,9 +376,9 @@ class Steps(At):
             self._workers.append(task)
         if task.name == "worker-0":
             self._program.pool = task.parent_nursery
-        elif task.name.endswith("FrontDoor._serve"):
+        elif task.name.endswith("Listener._serve"):
             self._program.connection = inspect.getcoroutinelocals(task.coro)["connection"]
-        elif task.name.endswith("FrontDoor._accept"):
+        elif task.name.endswith("Listener._accept"):
             self._program.http = task.parent_nursery
             self._program.opened.set()
 
@@ -387,7 +391,7 @@ class Steps(At):
             return  # the last one to go has emptied it
         pending = [
             job.id
-            for job in JobStore.page(store, limit=1000)  # not the one that a test lets fail
+            for job in MemoryStore.page(store, limit=1000)  # not the one that a test lets fail
             if job.status is JobStatus.PENDING and job.id not in store._released
         ]
         if list(channel.data) == pending:
@@ -694,7 +698,7 @@ class MemoryDoor:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._app: asgi.App | None = None
+        self._app: asgi_client.App | None = None
         self._nursery: trio.Nursery | None = None
         self._requests = 0
         self._emptied = trio.Event()
@@ -702,7 +706,7 @@ class MemoryDoor:
 
     async def serve(
         self,
-        app: asgi.App,
+        app: asgi_client.App,
         listeners: Listeners,
         *,
         limits: Limits,
@@ -726,7 +730,9 @@ class MemoryDoor:
         finally:
             self._app = None
 
-    async def exchange(self, scope: asgi.Message, pieces: list[bytes]) -> asgi.Answer | None:
+    async def exchange(
+        self, scope: asgi_client.Message, pieces: list[bytes]
+    ) -> asgi_client.Answer | None:
         """One request and its answer; None if it is refused, or cut off."""
         if self._app is None or self._nursery is None:
             return None
@@ -742,7 +748,9 @@ class MemoryDoor:
             request.left.set()
         return request.answer()
 
-    async def _answer(self, app: asgi.App, request: MemoryRequest, scope: asgi.Message) -> None:
+    async def _answer(
+        self, app: asgi_client.App, request: MemoryRequest, scope: asgi_client.Message
+    ) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 self._program.requests.append(nursery)
@@ -766,11 +774,11 @@ class MemoryRequest:
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces
-        self._messages: list[asgi.Message] = []
+        self._messages: list[asgi_client.Message] = []
         self.left = trio.Event()  # the client has
         self.over = trio.Event()  # the server's part is
 
-    async def receive(self) -> asgi.Message:
+    async def receive(self) -> asgi_client.Message:
         """ASGI's."""
         await trio.lowlevel.checkpoint()
         if self._pieces:
@@ -779,7 +787,7 @@ class MemoryRequest:
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: asgi.Message) -> None:
+    async def send(self, message: asgi_client.Message) -> None:
         """ASGI's."""
         await trio.lowlevel.checkpoint()
         if self.left.is_set():
@@ -788,12 +796,12 @@ class MemoryRequest:
         if message["type"] == "http.response.body" and not message.get("more_body"):
             self.over.set()
 
-    def answer(self) -> asgi.Answer | None:
+    def answer(self) -> asgi_client.Answer | None:
         """What the client has got; None if it is not whole."""
         if not self._messages or self._messages[-1].get("more_body", True):
             return None
         head, *body = self._messages
-        return asgi.Answer(
+        return asgi_client.Answer(
             status=head["status"], headers={}, body=b"".join(part["body"] for part in body)
         )
 
@@ -810,7 +818,7 @@ class MemoryAsker:
         path: str,
         body: object = None,
         headers: Mapping[str, str] | None = None,
-    ) -> asgi.Answer | None:
+    ) -> asgi_client.Answer | None:
         """One request in pieces, and its answer."""
         data = body_bytes(body)
         half = len(data) // 2
@@ -820,7 +828,7 @@ class MemoryAsker:
         )
 
 
-def asgi_scope(method: str, path: str, headers: Mapping[str, str]) -> asgi.Message:
+def asgi_scope(method: str, path: str, headers: Mapping[str, str]) -> asgi_client.Message:
     """What a server tells an application about a request."""
     return {
         "type": "http",
@@ -873,8 +881,8 @@ def run_in_memory(
     with (
         mock.patch("trio_jobs.main.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
-        mock.patch("trio_jobs.core.JobStore", calls.store),
-        mock.patch("trio_jobs.core.Processor", calls.processor),
+        mock.patch("trio_jobs.pool.pool.MemoryStore", calls.store),
+        mock.patch("trio_jobs.pool.pool.JobExecutor", calls.processor),
     ):
         steps = run(
             program, scenario, action, step, seed=seed, clock=MockClock(autojump_threshold=0)
@@ -889,7 +897,7 @@ def run_on_loopback(action: Action, step: int, *, seed: int) -> tuple[Program, i
     The kernel has a say in what comes when: the same step need not be the same moment again.
     """
     # Short, as a job may be left that nobody cancels.
-    pool = PoolConfig(workers=WORKERS, buffer_size=BUFFER, grace_period=0.5)
+    pool = PoolSettings(workers=WORKERS, buffer_size=BUFFER, grace_period=0.5)
     program = Program(unit=0.02, in_memory=False, config=dataclasses.replace(CONFIG, pool=pool))
 
     async def one(client: Client, listeners: Listeners) -> None:
@@ -938,7 +946,7 @@ async def whole_program(program: Program, listeners: Listeners) -> None:
         program.status = ended.status
 
     with (
-        mock.patch("trio_jobs.main.make_core", program.make_core),
+        mock.patch("trio_jobs.main.make_pool", program.make_pool),
         mock.patch("trio_jobs.main.log.critical", program.names.note_failure),
     ):
         await run_to_its_end(program, body)

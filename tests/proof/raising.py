@@ -11,9 +11,9 @@ from typing import Any
 import outcome
 import trio
 
-from trio_jobs.handlers import Processor
+from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.job import Ending, Job
-from trio_jobs.store import JobStore
+from trio_jobs.stores.memory import MemoryStore
 
 # What the program does with a store. Each may fail on the way in, and on the way out.
 STORE_CALLS = (
@@ -154,15 +154,15 @@ class Calls:
         self._over = False
         self.made = 0
 
-    def store(self, **settings: Any) -> JobStore:  # noqa: ANN401 - whatever a store takes
-        """A `JobStore`."""
-        store = JobStore(**settings)
+    def store(self, **settings: Any) -> MemoryStore:  # noqa: ANN401 - whatever a store takes
+        """A `MemoryStore`."""
+        store = MemoryStore(**settings)
         for name in STORE_CALLS:
             setattr(store, name, partial(self._call, name, getattr(store, name)))
         return store
 
-    def processor(self, *args: Any, **settings: Any) -> Processor:  # noqa: ANN401
-        """A `Processor`."""
+    def processor(self, *args: Any, **settings: Any) -> JobExecutor:  # noqa: ANN401
+        """A `JobExecutor`."""
         return FailingProcessor(self, *args, **settings)
 
     def stop(self) -> None:
@@ -202,7 +202,7 @@ class Calls:
         return self.harm.error(Part.REST if name == "unfinished_jobs" else Part.REQUEST)
 
 
-class FailingProcessor(Processor):
+class FailingProcessor(JobExecutor):
     """What processes jobs, one call of which fails."""
 
     def __init__(self, calls: Calls, *args: Any, **settings: Any) -> None:  # noqa: ANN401

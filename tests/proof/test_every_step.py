@@ -64,7 +64,9 @@ def check_ending(program: Program, action: Action) -> None:
         assert program.status == 1 or (draining and program.status == bool(program.names.events))
     elif action is Program.cancel_program:
         assert program.status in (None, 0)
-    elif program.insisted or not program.in_memory:  # a grace period by the real clock can end
+    elif (
+        program.force_requested or not program.in_memory
+    ):  # a grace period by the real clock can end
         assert program.status == bool(program.names.events)
     else:
         assert program.status == 0
@@ -76,7 +78,7 @@ def check_service_went_on(program: Program) -> None:
     assert program.fault is None
     assert program.names.failures == []
     assert program.status == bool(program.names.events)
-    if program.in_memory and not program.insisted:
+    if program.in_memory and not program.force_requested:
         # Among the requests is the one that cancels the job without an end.
         assert program.names.ids("jobs_not_started") == []
         interrupted = program.names.ids("jobs_interrupted")
@@ -145,7 +147,7 @@ def test_run_is_the_same_every_time() -> None:
 def test_grace_period_counts_from_the_signal_though_nobody_could_act_on_it_then() -> None:
     async def leave_a_job_and_signal(program: Program, asker: Asker) -> None:
         await submit(program, asker, "endless", "e1")
-        program.insisted = -50  # the loop was blocked for so long
+        program.force_requested = -50  # the loop was blocked for so long
         program.signal()
 
     program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[leave_a_job_and_signal])

@@ -37,7 +37,7 @@ from trio_jobs import (
     ShuttingDownError,
     open_jobs,
 )
-from trio_jobs.handlers import Handlers
+from trio_jobs.handlers.registry import HandlerRegistry
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -66,10 +66,10 @@ class Block(Program):
         assert self.send is not None
         return self.send.statistics().open_receive_channels == 0
 
-    def handlers(self) -> Handlers:
+    def handlers(self) -> HandlerRegistry:
         """Among them one that takes its time to go, and goes by itself."""
         stubborn = Handler.of(self.careful, timeout=self.unit / 2)
-        return Handlers({**Program.handlers(self).table, "stubborn": stubborn})
+        return HandlerRegistry({**Program.handlers(self).table, "stubborn": stubborn})
 
     # What can happen at a step, beside what can happen to any program.
 
@@ -252,8 +252,8 @@ def check_harmed_job(program: Block) -> None:
 async def whole_block(program: Block) -> None:
     """Run the block to its end, whatever that is."""
     with (
-        mock.patch("trio_jobs.embedding.make_core", program.make_core),
-        mock.patch("trio_jobs.embedding.log.warning", program.names.note_unfinished),
+        mock.patch("trio_jobs.embed.make_pool", program.make_pool),
+        mock.patch("trio_jobs.embed.log.warning", program.names.note_unfinished),
     ):
         await run_to_its_end(program, partial(block, program))
 

@@ -15,7 +15,9 @@ from tests.handlers.support import children_of, make_processor
 from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
 from tests.support import At, make_job
-from trio_jobs.handlers import Handler, Processor, ProcessPool
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Ending, Outcome, current_job_id
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -33,7 +35,7 @@ class Life:
         steps: How many it had.
     """
 
-    processor: Processor
+    processor: JobExecutor
     ledger: Path
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     cancelled: bool = False

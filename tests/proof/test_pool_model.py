@@ -30,13 +30,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.proof.share import share_of
 from tests.support import noon
 from tests.test_store_model import StoreMachine
-from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission, Submissions
-from trio_jobs.handlers import Handler, Handlers, Processor
-from trio_jobs.ids import Uuid7
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
-from trio_jobs.places import Places
-from trio_jobs.store import JobStore, StoreError
-from trio_jobs.worker import run_worker
+from trio_jobs.pool.admission import Admission, JobSpec, QueueFullError, ShuttingDownError
+from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.ids import Uuid7
+from trio_jobs.pool.store import StoreError
+from trio_jobs.pool.worker import run_worker
+from trio_jobs.stores.memory import MemoryStore
 
 MOST_WORKERS = 3
 MOST_BUFFERED = 4
@@ -195,30 +198,28 @@ class PoolMachine(RuleBasedStateMachine):
         self._token = trio.lowlevel.current_trio_token()
         self._commands, commands = trio.open_memory_channel[Callable[[], object]](1)
         self.send, receive = trio.open_memory_channel[str](self.model.buffer_size)
-        places = Places()
+        places = Capacity()
 
         def completed(job: Job) -> None:
             self.completions.append(job.id)
             places.note_completion()
 
-        self.store = JobStore(
+        self.store = MemoryStore(
             now=noon,
             keep_completed=self.model.keep_completed,
             keep_completed_bytes=1_000_000,
-            claimed=places.note_claim,
+            claimed=places.slot_freed,
             completed=completed,
         )
-        self.submissions = Submissions(
-            self.send, self.store, places=places, new_id=Uuid7(), now=noon
-        )
-        handlers = Handlers(
+        self.submissions = Admission(self.send, self.store, places=places, new_id=Uuid7(), now=noon)
+        handlers = HandlerRegistry(
             {
                 "work": Handler.of(self._handle),
                 "limited": Handler.of(self._handle, timeout=TIME_LIMIT),
             }
         )
         workers = self.model.workers
-        self.processor = Processor(handlers, workers=workers, max_result_bytes=1000)
+        self.processor = JobExecutor(handlers, workers=workers, max_result_bytes=1000)
         async with trio.open_nursery() as pool:
             self.scope = pool.cancel_scope
             for n in range(workers):
@@ -304,7 +305,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(types=st.lists(some_type, max_size=MOST_BUFFERED + MOST_WORKERS + 1))
     def submit_batch(self, types: list[str]) -> None:
         def command() -> None:
-            batch = [Submission(job_type, b"null") for job_type in types]
+            batch = [JobSpec(job_type, b"null") for job_type in types]
             for job in self.submissions.submit_all(batch):
                 self.model.admit(job.id, job.type)
                 self.ids.append(job.id)

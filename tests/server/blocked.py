@@ -15,7 +15,8 @@ from typing import Any
 import trio
 import trio.testing
 
-from trio_jobs.server import Limits, load_certificate
+from trio_jobs.server.limits import Limits
+from trio_jobs.server.tls import load_certificate
 
 from .serving import PATIENCE, Client, Served, served
 from .test_tls import CERTIFICATE, KEY, connect

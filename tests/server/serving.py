@@ -8,7 +8,10 @@ from typing import Any
 
 import trio
 
-from trio_jobs.server import Body, Limits, bind_sockets, serve
+from trio_jobs.server.body import Body
+from trio_jobs.server.limits import Limits
+from trio_jobs.server.listener import serve
+from trio_jobs.server.sockets import bind_sockets
 
 # No test should come near this; it turns a deadlock into a failure.
 PATIENCE = 30.0
@@ -136,7 +139,7 @@ class Served:
     def connections(self) -> int:
         """How many connections the server has now."""
         return sum(
-            task.name.endswith("FrontDoor._serve")
+            task.name.endswith("Listener._serve")
             for nursery in self.nursery.child_tasks
             for task in _descendants(nursery)
         )

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from trio_jobs.server import Limits
+from trio_jobs.server.limits import Limits
 
 from .serving import Receive, Scope, Send, echo, get, http_only, post, served
 

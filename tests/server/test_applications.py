@@ -10,7 +10,8 @@ import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from trio_jobs.server import Limits, RefusedError
+from trio_jobs.server.limits import Limits
+from trio_jobs.server.problems import RefusedError
 
 from .serving import (
     Receive,

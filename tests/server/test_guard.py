@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from trio_jobs.server import RefusedError, read_token
-from trio_jobs.server.guard import Guard
+from trio_jobs.server.access_control import AccessControl, read_token
+from trio_jobs.server.problems import RefusedError
 
 from .serving import echo, get, post, served
 
 
 def status_of(
-    guard: Guard,
+    guard: AccessControl,
     method: str = "POST",
     path: str = "/jobs",
     *,
@@ -48,7 +48,7 @@ def status_of(
     ],
 )
 def test_own_and_allowed_host_names_are_let_in(host: str) -> None:
-    guard = Guard(allowed_hosts=["jobs.example:80"])
+    guard = AccessControl(allowed_hosts=["jobs.example:80"])
 
     assert status_of(guard, "GET", host=host) == 200
 
@@ -69,19 +69,19 @@ FOREIGN_HOSTS = [
 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
 def test_foreign_host_names_are_refused_on_loopback_and_only_there(host: str) -> None:
-    guard = Guard()
+    guard = AccessControl()
 
     assert status_of(guard, "GET", host=host) == 403
     assert status_of(guard, "GET", host=host, loopback=False) == 200
 
 
 def test_every_host_name_is_let_in_where_a_star_says_so() -> None:
-    assert status_of(Guard(allowed_hosts=["*"]), host="anything.example") == 200
+    assert status_of(AccessControl(allowed_hosts=["*"]), host="anything.example") == 200
 
 
 def test_an_allowed_ipv6_address_may_lack_its_brackets_and_nothing_allows_the_empty_host() -> None:
     for allowed in ("::1", "[::1]", ":80", "", "fe80::A"):
-        guard = Guard(allowed_hosts=[allowed])
+        guard = AccessControl(allowed_hosts=[allowed])
         assert status_of(guard, host="") == 403
         assert status_of(guard, host=":80") == 403
     assert status_of(guard, host="[fe80::a]:80") == 200
@@ -93,7 +93,7 @@ OTHER_SITES = ["cross-site", "same-site", "", "nonsense"]
 @pytest.mark.parametrize("site", OTHER_SITES)
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH", "BREW"])
 def test_a_page_of_another_site_may_not_write(site: str, method: str) -> None:
-    guard = Guard()
+    guard = AccessControl()
 
     assert status_of(guard, method, host="localhost", sec_fetch_site=site) == 403
     # What the browser says of the site counts, also if the origin looks like ours.
@@ -103,14 +103,14 @@ def test_a_page_of_another_site_may_not_write(site: str, method: str) -> None:
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
 def test_our_own_page_and_the_user_may_write(site: str) -> None:
-    assert status_of(Guard(), host="localhost", sec_fetch_site=site) == 200
+    assert status_of(AccessControl(), host="localhost", sec_fetch_site=site) == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_reading_is_not_refused_by_origin(method: str) -> None:
     origin = "https://evil.example"
 
-    assert status_of(Guard(), method, sec_fetch_site="cross-site", origin=origin) == 200
+    assert status_of(AccessControl(), method, sec_fetch_site="cross-site", origin=origin) == 200
 
 
 @pytest.mark.parametrize(
@@ -132,19 +132,19 @@ def test_reading_is_not_refused_by_origin(method: str) -> None:
     ],
 )
 def test_without_site_the_origin_must_be_our_host(origin: str, host: str, status: int) -> None:
-    assert status_of(Guard(), host=host, origin=origin) == status
+    assert status_of(AccessControl(), host=host, origin=origin) == status
 
 
 def test_clients_that_are_no_browsers_send_neither_and_are_let_in() -> None:
-    assert status_of(Guard(), host="localhost") == 200
-    assert status_of(Guard()) == 200  # HTTP/1.0 without a host
+    assert status_of(AccessControl(), host="localhost") == 200
+    assert status_of(AccessControl()) == 200  # HTTP/1.0 without a host
 
 
 @pytest.mark.parametrize(
     "authorization", ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret", "Bearer s3cret "]
 )
 def test_the_right_token_is_let_in(authorization: str) -> None:
-    assert status_of(Guard(token="s3cret"), authorization=authorization) == 200  # noqa: S106
+    assert status_of(AccessControl(token="s3cret"), authorization=authorization) == 200  # noqa: S106
 
 
 WRONG_TOKENS = [
@@ -161,7 +161,7 @@ WRONG_TOKENS = [
 
 @pytest.mark.parametrize("authorization", WRONG_TOKENS)
 def test_a_wrong_token_is_refused(authorization: str) -> None:
-    guard = Guard(token="s3cret")  # noqa: S106
+    guard = AccessControl(token="s3cret")  # noqa: S106
 
     assert status_of(guard, authorization=authorization) == 401
     assert status_of(guard) == 401
@@ -180,13 +180,13 @@ def test_a_wrong_token_is_refused(authorization: str) -> None:
     ],
 )
 def test_only_reading_the_open_path_needs_no_token(method: str, path: str, status: int) -> None:
-    guard = Guard(token="s3cret", open_path="/health")  # noqa: S106
+    guard = AccessControl(token="s3cret", open_path="/health")  # noqa: S106
 
     assert status_of(guard, method, path) == status
 
 
 def test_without_an_open_path_every_path_needs_the_token() -> None:
-    assert status_of(Guard(token="s3cret"), "GET", "/") == 401  # noqa: S106
+    assert status_of(AccessControl(token="s3cret"), "GET", "/") == 401  # noqa: S106
 
 
 def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def detail_of(**headers: str) -> str:
     """Why a request with these headers is refused."""
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     with pytest.raises(RefusedError) as caught:
-        Guard().check("POST", "/jobs", pairs, loopback=True)
+        AccessControl().check("POST", "/jobs", pairs, loopback=True)
     return str(caught.value)
 
 

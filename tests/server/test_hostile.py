@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server import Limits
+from trio_jobs.server.limits import Limits
 
 from .serving import (
     Client,
@@ -313,7 +313,7 @@ async def test_an_error_of_our_own_ends_one_connection_with_one_line(
         await trio.testing.wait_all_tasks_blocked()  # it is idle again
         caplog.clear()
         with monkeypatch.context() as patch:
-            patch.setattr("trio_jobs.server.http11.Protocol.next_request", broken)
+            patch.setattr("trio_jobs.server.h11_connection.Protocol.next_request", broken)
             assert b"200 OK" in await server.exchange(get())
 
         assert (await other.request(get())).status == 200

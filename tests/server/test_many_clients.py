@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_jobs.server import Limits
+from trio_jobs.server.limits import Limits
 
 from .serving import Client, echo, get, post, served
 
@@ -176,7 +176,9 @@ _SERVER = """
     from trio.testing import wait_all_tasks_blocked
     from quart import request
     from quart_trio import QuartTrio
-    from trio_jobs.server import Limits, bind_sockets, serve
+    from trio_jobs.server.limits import Limits
+    from trio_jobs.server.listener import serve
+    from trio_jobs.server.sockets import bind_sockets
 
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
     app = QuartTrio("app")

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 import trio
 
-from trio_jobs.server import Limits
+from trio_jobs.server.limits import Limits
 
 from .serving import Receive, Scope, Send, answer, body_of, echo, get, http_only, served
 

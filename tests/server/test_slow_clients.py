@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from trio_jobs.server import Limits
+from trio_jobs.server.limits import Limits
 from trio_jobs.server.transport import Transport
 
 from .serving import (

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_jobs.server import BindError, Listeners, bind_sockets, serve
+from trio_jobs.server.listener import serve
+from trio_jobs.server.sockets import BindError, Listeners, bind_sockets
 
 from .serving import Client, echo, get, served
 

@@ -6,7 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server import Limits, bind_sockets, serve
+from trio_jobs.server.limits import Limits
+from trio_jobs.server.listener import serve
+from trio_jobs.server.sockets import bind_sockets
 
 from .serving import (
     Client,

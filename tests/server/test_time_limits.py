@@ -14,9 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server import Limits
 from trio_jobs.server.client_time import ClientTime
-from trio_jobs.server.connection import Connection
+from trio_jobs.server.connection import ClientConnection
+from trio_jobs.server.limits import Limits
 
 from .blocked import door, open_client, pass_time, passing, send_at_once
 from .serving import (
@@ -388,14 +388,14 @@ async def test_the_stop_ends_no_connection_with_a_request_in_its_socket(
     lately: bool,
     tls: bool,
 ) -> None:
-    finish = Connection.finish
+    finish = ClientConnection.finish
 
-    def send_and_finish(connection: Connection) -> None:
+    def send_and_finish(connection: ClientConnection) -> None:
         if lately:
             send_at_once(client, there)
         finish(connection)
 
-    monkeypatch.setattr(Connection, "finish", send_and_finish)
+    monkeypatch.setattr(ClientConnection, "finish", send_and_finish)
     async with door(app, tls=tls) as server:
         client = await open_client(server, tls=tls)
         if first:
@@ -423,16 +423,16 @@ async def test_the_stop_reads_what_a_client_has_sent_that_it_has_just_let_in(
 ) -> None:
     """Its task has not had its first step: it is neither idle nor busy."""
     async with door(app, tls=False) as server:
-        started = Connection.run
+        started = ClientConnection.run
 
-        async def run(connection: Connection) -> None:
+        async def run(connection: ClientConnection) -> None:
             if not server.closing.is_set():
                 server.closing.set()
                 while not connection._shared.stopping:
                     await trio.lowlevel.checkpoint()
             await started(connection)
 
-        monkeypatch.setattr(Connection, "run", run)
+        monkeypatch.setattr(ClientConnection, "run", run)
         client = await server.connect()
 
         reply = await client.request(post(b"hello"))

@@ -10,7 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server import AddressError, Limits, load_certificate
+from trio_jobs.server.addresses import AddressError
+from trio_jobs.server.limits import Limits
+from trio_jobs.server.tls import load_certificate
 
 from .serving import (
     Client,

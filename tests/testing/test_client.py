@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_jobs.testing import Client
-from trio_jobs.testing.asgi import App, Message
+from trio_jobs.testing.asgi_client import App, Message
 
 
 def echo(seen: list[Message]) -> App:

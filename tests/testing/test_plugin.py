@@ -761,7 +761,7 @@ def test_project_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) ->
 import sys
 
 def pytest_sessionfinish():
-    heavy = {"trio", "msgspec", "quart", "hypercorn", "trio_jobs.embedding", "hypothesis"}
+    heavy = {"trio", "msgspec", "quart", "hypercorn", "trio_jobs.embed", "hypothesis"}
     print("imported:", sorted(heavy & sys.modules.keys()))
 """
     )

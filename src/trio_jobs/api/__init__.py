@@ -1,6 +1,1 @@
-"""The HTTP API: HTTP in, admission, JSON out. See `create_app`."""
-
-from trio_jobs.api.app import create_app
-from trio_jobs.core import PoolStatus
-
-__all__ = ["PoolStatus", "create_app"]
+"""The HTTP API: HTTP in, admission, JSON out. See `trio_jobs.api.app.create_app`."""

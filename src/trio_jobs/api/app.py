@@ -5,33 +5,33 @@ from collections.abc import Callable
 from quart import Blueprint
 from quart_trio import QuartTrio
 
-from trio_jobs.admission import Submissions
 from trio_jobs.api.batch import add_batch_route
-from trio_jobs.api.connection import Connection, JobRequest
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.error_handlers import register_problems
 from trio_jobs.api.health import add_health_routes
-from trio_jobs.api.jobs import add_job_routes
+from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
 from trio_jobs.api.options import answer_options
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.problems import register_problems
-from trio_jobs.api.queries import refuse_parameters
+from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter
+from trio_jobs.api.query_params import refuse_parameters
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
-from trio_jobs.core import PoolStatus
-from trio_jobs.handlers import Handlers
-from trio_jobs.store import JobStore
-from trio_jobs.waiting import Completions
+from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.pool.admission import Admission
+from trio_jobs.pool.pool import PoolStatistics
+from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.stores.memory import MemoryStore
 
 
 def create_app(
-    submissions: Submissions,
-    store: JobStore,
-    handlers: Handlers,
-    completions: Completions,
+    submissions: Admission,
+    store: MemoryStore,
+    handlers: HandlerRegistry,
+    completions: CompletionWaiters,
     *,
     cancel: Callable[[str], object],
-    pool_status: Callable[[], PoolStatus],
+    pool_status: Callable[[], PoolStatistics],
     max_body_bytes: int,
     max_wait_seconds: float,
     stream_idle_timeout: float,
@@ -56,7 +56,7 @@ def create_app(
             of a shutdown should find a server again.
     """
     return app_over(
-        Parts(
+        ApiContext(
             submissions=submissions,
             store=store,
             handlers=handlers,
@@ -71,11 +71,11 @@ def create_app(
     )
 
 
-def app_over(parts: Parts) -> QuartTrio:
+def app_over(parts: ApiContext) -> QuartTrio:
     """The application over these parts."""
     app = QuartTrio("trio_jobs", static_folder=None)
     app.request_class = JobRequest
-    app.asgi_http_class = Connection
+    app.asgi_http_class = RequestAdapter
     # A redirect to the tidy path would drop a POST's body.
     app.url_map.merge_slashes = False
     register_problems(app)
@@ -83,8 +83,8 @@ def app_over(parts: Parts) -> QuartTrio:
     return app
 
 
-def create_routes(parts: Parts) -> Blueprint:
-    """The routes alone, for an application whose requests are read by `Connection`."""
+def create_routes(parts: ApiContext) -> Blueprint:
+    """The routes alone, for an application whose requests are read by `RequestAdapter`."""
     routes = Blueprint("trio_jobs", __name__)
     answer_options(routes)  # first: one of a path's methods may have parameters
     refuse_parameters(routes, except_on="list_jobs")

@@ -4,16 +4,16 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
-from trio_jobs.admission import QueueFullError, ShuttingDownError, Submission
-from trio_jobs.api import views
-from trio_jobs.api.connection import read_body
+from trio_jobs.api import serialization
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.error_handlers import Problem, no_room, shutting_down
 from trio_jobs.api.idempotency import refuse_key
-from trio_jobs.api.parsing import ITEM_COST, TURN_COST, json_problem, parse_submission
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.problems import Problem, no_room, shutting_down
-from trio_jobs.handlers import Handlers
+from trio_jobs.api.quart_adapter import read_body
+from trio_jobs.api.submission_json import ITEM_COST, TURN_COST, json_problem, parse_submission
+from trio_jobs.api.validation import JSON_ERRORS
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job
-from trio_jobs.payloads import JSON_ERRORS
+from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
 
 # The faults of so many items are told in words; of the others only the index.
 _MAX_DETAILS = 20
@@ -21,7 +21,7 @@ _MAX_DETAILS = 20
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def add_batch_route(routes: Blueprint, parts: Parts) -> None:
+def add_batch_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``POST /jobs/batch``."""
     submissions = parts.submissions
 
@@ -38,10 +38,10 @@ def add_batch_route(routes: Blueprint, parts: Parts) -> None:
             raise no_room(error) from None
         except ShuttingDownError:
             raise shutting_down(parts.shutdown_retry_after) from None
-        return Response(await encode_jobs(jobs), 201, content_type=views.MEDIA_TYPE)
+        return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
 
-async def parse_batch(body: bytes, handlers: Handlers, *, max_items: int) -> list[Submission]:
+async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int) -> list[JobSpec]:
     """The submissions of a batch.
 
     Raises:
@@ -62,7 +62,7 @@ async def parse_batch(body: bytes, handlers: Handlers, *, max_items: int) -> lis
             f" got {len(items)}",
             limit=max_items,
         )
-    batch: list[Submission] = []
+    batch: list[JobSpec] = []
     bad: list[tuple[int, str]] = []
     cost = 0
     for index, item in enumerate(items):
@@ -88,8 +88,8 @@ async def encode_jobs(jobs: list[Job]) -> bytes:
         After each millisecond's work.
     """
     pieces = []
-    for start in range(0, len(jobs), views.STRIDE):
-        piece = views.submitted_together(jobs[start : start + views.STRIDE])
+    for start in range(0, len(jobs), serialization.STRIDE):
+        piece = serialization.submitted_together(jobs[start : start + serialization.STRIDE])
         pieces.append(piece[1:-1])
         await trio.lowlevel.checkpoint()
     return b"[" + b",".join(pieces) + b"]"

@@ -3,11 +3,11 @@
 import msgspec
 from quart import Blueprint, Response
 
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.views import MEDIA_TYPE
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.serialization import MEDIA_TYPE
 
 
-def add_health_routes(routes: Blueprint, parts: Parts) -> None:
+def add_health_routes(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``GET /health`` and ``GET /health/ready``."""
 
     @routes.get("/health")

@@ -13,10 +13,10 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, InternalServerError, default_exceptions
 
 from trio_jobs.api.app import create_routes
-from trio_jobs.api.connection import Connection, JobRequest
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.error_handlers import problem_for, register_problems
 from trio_jobs.api.hosted_body import HostedBody
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.problems import problem_for, register_problems
+from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 _PREFIX = re.compile(r"(/(?!\.\.?(/|\Z))[A-Za-z0-9._~-]+)+")
 
 
-def add_routes(app: QuartTrio, parts: Parts, *, prefix: str) -> None:
+def add_routes(app: QuartTrio, parts: ApiContext, *, prefix: str) -> None:
     """Add the routes.
 
-    Requests below the prefix are read by `Connection`, all others as before.
+    Requests below the prefix are read by `RequestAdapter`, all others as before.
 
     Args:
         app: The application, before its first request.
@@ -103,7 +103,7 @@ def _connection(
     return HostedConnection(app, scope) if _is_below(prefix, path) else other(app, scope)
 
 
-class HostedConnection(Connection):
+class HostedConnection(RequestAdapter):
     """Runs one request to our routes."""
 
     async def respond(self, job_request: JobRequest) -> Response:

@@ -5,7 +5,7 @@ import re
 
 from quart import request
 
-from trio_jobs.api.problems import Problem
+from trio_jobs.api.error_handlers import Problem
 from trio_jobs.job import IdempotencyKey
 
 KEY = "Idempotency-Key"

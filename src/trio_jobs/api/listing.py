@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 import trio
 from quart import Blueprint, Response, request
 
-from trio_jobs.api.connection import current_path
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.problems import Problem
-from trio_jobs.api.queries import read_parameters, unknown_parameter
-from trio_jobs.api.views import MEDIA_TYPE, STRIDE, listing
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.error_handlers import Problem
+from trio_jobs.api.quart_adapter import current_path
+from trio_jobs.api.query_params import read_parameters, unknown_parameter
+from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, listing
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.store import JobStore
+from trio_jobs.stores.memory import MemoryStore
 
 MAX_LIMIT = 1000
 
@@ -58,7 +58,7 @@ class Query:
         return urlencode(pairs)
 
 
-def add_listing_route(routes: Blueprint, parts: Parts) -> None:
+def add_listing_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``GET /jobs``."""
     store = parts.store
 
@@ -103,7 +103,7 @@ def parse_query(text: bytes) -> Query:
     )
 
 
-async def read_page(store: JobStore, query: Query) -> tuple[list[Job], bool]:
+async def read_page(store: MemoryStore, query: Query) -> tuple[list[Job], bool]:
     """The jobs of one page, and whether there are more beyond it.
 
     Checkpoints:
@@ -123,7 +123,7 @@ async def read_page(store: JobStore, query: Query) -> tuple[list[Job], bool]:
         await trio.lowlevel.checkpoint()
 
 
-async def stream_all(store: JobStore, query: Query) -> AsyncIterator[bytes]:
+async def stream_all(store: MemoryStore, query: Query) -> AsyncIterator[bytes]:
     """All matching jobs as one JSON array, in pieces.
 
     Jobs come and go meanwhile; each one that is there throughout is in it

@@ -7,11 +7,11 @@ import msgspec
 from quart import Blueprint, Response
 
 from trio_jobs.api import schemas
-from trio_jobs.api.connection import root_path
+from trio_jobs.api.context import ApiContext
 from trio_jobs.api.listing import MAX_LIMIT
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.views import MEDIA_TYPE
-from trio_jobs.handlers import Handlers
+from trio_jobs.api.quart_adapter import root_path
+from trio_jobs.api.serialization import MEDIA_TYPE
+from trio_jobs.handlers.registry import HandlerRegistry
 
 Object = dict[str, Any]
 
@@ -31,7 +31,7 @@ _PROBLEMS = {
 }
 
 
-def add_openapi_route(routes: Blueprint, parts: Parts) -> None:
+def add_openapi_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
     document = msgspec.json.encode(describe(parts.handlers, prefix=parts.prefix))  # once
 
@@ -43,7 +43,7 @@ def add_openapi_route(routes: Blueprint, parts: Parts) -> None:
         return Response(msgspec.json.encode(below), content_type=MEDIA_TYPE)
 
 
-def describe(handlers: Handlers, *, prefix: str = "") -> Object:
+def describe(handlers: HandlerRegistry, *, prefix: str = "") -> Object:
     """The document, with the payload types of these handlers."""
     return {
         "openapi": "3.1.0",

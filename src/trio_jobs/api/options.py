@@ -2,8 +2,8 @@
 
 from quart import Blueprint, Response, current_app, request
 
-from trio_jobs.api.connection import no_content
-from trio_jobs.api.problems import allow
+from trio_jobs.api.error_handlers import allow
+from trio_jobs.api.quart_adapter import no_content
 
 
 def answer_options(routes: Blueprint) -> None:

@@ -4,8 +4,7 @@ from typing import Any
 
 import msgspec
 
-from trio_jobs.handlers import Handlers
-from trio_jobs.handlers.table import DEFAULT
+from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.job import JobStatus, Outcome
 
 Object = dict[str, Any]
@@ -41,7 +40,7 @@ _ALWAYS = ["id", "type", "status", "created_at"]
 _PREFIX = "Payload."
 
 
-def components(handlers: Handlers) -> Object:
+def components(handlers: HandlerRegistry) -> Object:
     """All schemas by name, those of the handlers' payload types included."""
     payloads = handlers.schemas(ref_template=REF.format(name=_PREFIX + "{name}"))
     return {
@@ -112,7 +111,7 @@ def components(handlers: Handlers) -> Object:
     }
 
 
-def _submission(handlers: Handlers, name: str, payload: Object) -> Object:
+def _submission(handlers: HandlerRegistry, name: str, payload: Object) -> Object:
     """What one handler takes; that of ``default`` every type but those of the others."""
     type_: Object = {"const": name}
     if name == DEFAULT:

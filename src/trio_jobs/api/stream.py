@@ -4,27 +4,27 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
-from trio_jobs.admission import ShuttingDownError, Submission
-from trio_jobs.api.connection import BodyStream, ClientLeftError, refuse_encoded_body
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.error_handlers import Problem, shutting_down
 from trio_jobs.api.idempotency import refuse_key
-from trio_jobs.api.lines import Lines
-from trio_jobs.api.parsing import ITEM_COST, TURN_COST, parse_submission
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.problems import Problem, shutting_down
-from trio_jobs.api.views import MEDIA_TYPE
+from trio_jobs.api.ndjson import Lines
+from trio_jobs.api.quart_adapter import BodyStream, ClientDisconnectedError, refuse_encoded_body
+from trio_jobs.api.serialization import MEDIA_TYPE
+from trio_jobs.api.submission_json import ITEM_COST, TURN_COST, parse_submission
 from trio_jobs.job import Job
+from trio_jobs.pool.admission import JobSpec, ShuttingDownError
 
 _WHITE_SPACE = b" \t\r"
 
 
-def add_stream_route(routes: Blueprint, parts: Parts) -> None:
+def add_stream_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``POST /jobs/stream``."""
 
     @routes.post("/jobs/stream")
     async def submit_stream() -> Response:
         upload = Upload(parts)
         try:
-            with parts.submissions.while_open():
+            with parts.submissions.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
             raise shutting_down(parts.shutdown_retry_after, accepted=upload.accepted) from None
@@ -46,7 +46,7 @@ class Upload:
         accepted: How many jobs are in. True at any checkpoint.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ApiContext) -> None:
         self.accepted = 0
         self._submissions = parts.submissions
         self._handlers = parts.handlers
@@ -78,7 +78,7 @@ class Upload:
         await self._take([lines.last()])
 
     async def _take(self, lines: list[bytes]) -> None:
-        ready: list[Submission] = []
+        ready: list[JobSpec] = []
         bad: Problem | None = None
         cost = 0
         for line in lines:
@@ -99,7 +99,7 @@ class Upload:
         if bad is not None:
             raise bad  # the lines before it are in, and stay
 
-    def _parse(self, text: bytes) -> Submission:
+    def _parse(self, text: bytes) -> JobSpec:
         if len(text) > self._max_line_bytes:
             raise self._too_long()
         try:
@@ -108,9 +108,9 @@ class Upload:
             problem.members["line"] = self._line
             raise
 
-    async def _admit(self, ready: list[Submission]) -> None:
+    async def _admit(self, ready: list[JobSpec]) -> None:
         while ready:
-            admitted = self._submissions.submit_some_nowait(ready)
+            admitted = self._submissions.submit_up_to_nowait(ready)
             # Before any checkpoint: a shutdown or a hang-up does not falsify it.
             self.accepted += len(admitted)
             if admitted:
@@ -119,11 +119,11 @@ class Upload:
                 admitted = await self._admit_when_possible(ready)
             ready = ready[len(admitted) :]
 
-    async def _admit_when_possible(self, ready: list[Submission]) -> list[Job]:
+    async def _admit_when_possible(self, ready: list[JobSpec]) -> list[Job]:
         """Wait for room, unless the client leaves: else it would keep its descriptor meanwhile.
 
         Raises:
-            ClientLeftError: Nothing was admitted.
+            ClientDisconnectedError: Nothing was admitted.
             ShuttingDownError: Nothing was admitted.
         """
         admitted: list[Job] = []
@@ -136,7 +136,7 @@ class Upload:
                 nursery.cancel_scope.cancel()
 
             try:
-                admitted = await self._submissions.submit_some(ready)
+                admitted = await self._submissions.submit_up_to(ready)
                 self.accepted += len(admitted)
             except ShuttingDownError as error:  # past the nursery, which would wrap it
                 closed = error
@@ -144,7 +144,7 @@ class Upload:
         if closed is not None:
             raise closed
         if not admitted:
-            raise ClientLeftError("the client left, or stopped sending, while lines waited")
+            raise ClientDisconnectedError("the client left, or stopped sending, while lines waited")
         return admitted
 
     def _too_long(self) -> Problem:

@@ -2,18 +2,18 @@
 
 from quart import Blueprint, Response, request
 
-from trio_jobs.admission import QueueFullError, ShuttingDownError
-from trio_jobs.api import views
-from trio_jobs.api.connection import current_path, read_body
+from trio_jobs.api import serialization
+from trio_jobs.api.context import ApiContext
+from trio_jobs.api.error_handlers import Problem, no_room, shutting_down
 from trio_jobs.api.idempotency import KEY, read_key
-from trio_jobs.api.parsing import parse_submission
-from trio_jobs.api.parts import Parts
-from trio_jobs.api.problems import Problem, no_room, shutting_down
-from trio_jobs.api.waiting import wait_if_preferred
+from trio_jobs.api.prefer_wait import wait_if_preferred
+from trio_jobs.api.quart_adapter import current_path, read_body
+from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 
 
-def add_submit_route(routes: Blueprint, parts: Parts) -> None:
+def add_submit_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``POST /jobs``."""
     submissions, store = parts.submissions, parts.store
 
@@ -40,8 +40,8 @@ def add_submit_route(routes: Blueprint, parts: Parts) -> None:
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
             job, applied = await wait_if_preferred(job, parts)
-        view = views.whole(job) if applied else views.submitted(job)
-        return Response(view, 201, headers=headers | applied, content_type=views.MEDIA_TYPE)
+        view = serialization.job_json(job) if applied else serialization.accepted_json(job)
+        return Response(view, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE)
 
     def find_first(key: IdempotencyKey) -> Job | None:
         job = store.find_key(key.text)

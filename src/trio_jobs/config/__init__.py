@@ -7,23 +7,23 @@ them is refused, also where another one would have overridden it.
 from trio_jobs.config.describe import describe
 from trio_jobs.config.load import load_config
 from trio_jobs.config.messages import ConfigError
-from trio_jobs.config.settings import (
+from trio_jobs.settings import (
     Config,
-    HandlerConfig,
-    HttpConfig,
-    LoggingConfig,
-    PoolConfig,
-    StoreConfig,
+    HandlerSettings,
+    HttpSettings,
+    LoggingSettings,
+    PoolSettings,
+    StoreSettings,
 )
 
 __all__ = [
     "Config",
     "ConfigError",
-    "HandlerConfig",
-    "HttpConfig",
-    "LoggingConfig",
-    "PoolConfig",
-    "StoreConfig",
+    "HandlerSettings",
+    "HttpSettings",
+    "LoggingSettings",
+    "PoolSettings",
+    "StoreSettings",
     "describe",
     "load_config",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from trio_jobs.config.messages import shown
-from trio_jobs.config.settings import SECTIONS, Config, HandlerConfig
+from trio_jobs.settings import SECTIONS, Config, HandlerSettings
 
 
 def describe(config: Config) -> str:
@@ -28,7 +28,7 @@ def _lines(config: Config) -> Iterator[str]:
             yield f"{_toml(job_type)} = {_handler(handler)}"
 
 
-def _handler(handler: HandlerConfig) -> str:
+def _handler(handler: HandlerSettings) -> str:
     values = ((field.name, getattr(handler, field.name)) for field in fields(handler))
     settings = [f"{name} = {_toml(value)}" for name, value in values if value is not None]
     return _toml(handler.call) if len(settings) == 1 else f"{{ {', '.join(settings)} }}"

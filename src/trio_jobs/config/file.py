@@ -9,13 +9,13 @@ from typing import Any, Final
 from trio_jobs.bounded_read import read_within
 from trio_jobs.config.keys import KEYS, PATHS_BY_NAME, keys_of
 from trio_jobs.config.messages import ConfigError, cut, hint, shown, shown_name
-from trio_jobs.config.settings import HandlerConfig
+from trio_jobs.settings import HandlerSettings
 
 _HANDLERS: Final = "handlers"
 _MAX_BYTES: Final = 2**20
 
 
-def read_file(path: Path) -> tuple[dict[str, object], dict[str, HandlerConfig] | None]:
+def read_file(path: Path) -> tuple[dict[str, object], dict[str, HandlerSettings] | None]:
     """Read and check a whole file.
 
     Returns:
@@ -77,7 +77,7 @@ def _read_section(section: str, table: Mapping[str, object], file: str) -> dict[
     return values
 
 
-def _read_handlers(table: Mapping[str, object], file: str) -> dict[str, HandlerConfig]:
+def _read_handlers(table: Mapping[str, object], file: str) -> dict[str, HandlerSettings]:
     # A server that refuses every job is a mistake; the demonstration runs without the table.
     if not table:
         raise ConfigError(f"{file}: [handlers] must name at least one handler, got none")
@@ -89,12 +89,12 @@ def _read_handlers(table: Mapping[str, object], file: str) -> dict[str, HandlerC
     }
 
 
-def _read_handler(value: object, *, where: str) -> HandlerConfig:
+def _read_handler(value: object, *, where: str) -> HandlerSettings:
     """A function's name, or a table of its own: ``[handlers.email]``."""
-    keys = keys_of(_HANDLERS, HandlerConfig)
+    keys = keys_of(_HANDLERS, HandlerSettings)
     if not isinstance(value, dict):
         settings: dict[str, Any] = {"call": keys["call"].convert(_identifier(value), where=where)}
-        return HandlerConfig(**settings)
+        return HandlerSettings(**settings)
     for name in value:
         if name not in keys:
             raise ConfigError(
@@ -108,7 +108,7 @@ def _read_handler(value: object, *, where: str) -> HandlerConfig:
     settings = {
         name: keys[name].convert(each, where=f"{where}.{name}") for name, each in value.items()
     }
-    return HandlerConfig(**settings)
+    return HandlerSettings(**settings)
 
 
 def _identifier(value: object) -> object:

@@ -20,7 +20,7 @@ from msgspec.inspect import (
 )
 
 from trio_jobs.config.messages import ConfigError, shown
-from trio_jobs.config.settings import SECTIONS
+from trio_jobs.settings import SECTIONS
 
 # ASCII decimals and nothing else: no sign +, blanks, 1_000, 0x10, 1e3, inf. Text that is no such
 # number stays text, and is refused as any text is where a number was expected.
@@ -35,7 +35,7 @@ _BOOLEANS: Final[Mapping[str, bool]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One setting, as its field in `trio_jobs.config.settings` declares it."""
+    """One setting, as its field in `trio_jobs.settings` declares it."""
 
     section: str
     name: str

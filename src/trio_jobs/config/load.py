@@ -10,7 +10,7 @@ from trio_jobs.config.environment import read_environment
 from trio_jobs.config.file import read_file
 from trio_jobs.config.keys import KEYS, KEYS_BY_PATH, PATHS_BY_NAME
 from trio_jobs.config.messages import ConfigError, hint, shown
-from trio_jobs.config.settings import SECTIONS, Config
+from trio_jobs.settings import SECTIONS, Config
 
 DEFAULT_FILE: Final = Path("config.toml")
 

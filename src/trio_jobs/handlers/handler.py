@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from trio_jobs.handlers.errors import Failure, describe_failure
-from trio_jobs.handlers.loading import HandlerError, find_again, own_name
-from trio_jobs.handlers.payload import (
+from trio_jobs.handlers.error_text import Failure, describe_failure
+from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
+from trio_jobs.handlers.payload_type import (
     Decode,
     PayloadType,
     PayloadTypeError,
     make_decoder,
     payload_type,
 )
-from trio_jobs.handlers.results import encode_result
 from trio_jobs.handlers.signature import check_kind, shape_of
+from trio_jobs.json_encoding import encode_result
 from trio_jobs.tracebacks import begin_with_others
 
 # Around a plain function's code.
@@ -94,7 +94,7 @@ class Handler:
         _check_timeout(timeout)
         shape = shape_of(function, is_async=where is Run.ASYNC)
         if name is None:
-            name = find_again(function) if where is Run.PROCESS else own_name(function)
+            name = importable_name(function) if where is Run.PROCESS else own_name(function)
         try:
             type_ = payload_type(function, shape.payload)
             decode = make_decoder(type_)

@@ -6,7 +6,7 @@ from typing import Any
 import trio
 
 from trio_jobs.handlers.abandoned import abandon_nurseries
-from trio_jobs.handlers.context import JobContext
+from trio_jobs.handlers.job_context import JobContext
 from trio_jobs.job import Job
 
 

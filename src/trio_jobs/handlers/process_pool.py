@@ -18,7 +18,7 @@ from trio_jobs.handlers.child import (
     ProcessDiedError,
     beyond_standard_streams,
 )
-from trio_jobs.handlers.errors import Failure
+from trio_jobs.handlers.error_text import Failure
 from trio_jobs.handlers.frames import (
     Call,
     FileState,
@@ -28,8 +28,8 @@ from trio_jobs.handlers.frames import (
     Settings,
     frame,
 )
+from trio_jobs.handlers.importing import imports_in_child
 from trio_jobs.handlers.loaded_files import loaded_files, still_changed
-from trio_jobs.handlers.loading import imports_in_child
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import JobError
 

@@ -15,14 +15,14 @@ from inspect import Parameter
 from types import FunctionType, UnionType
 from typing import Any, ForwardRef
 
-from trio_jobs.handlers.loading import (
+from trio_jobs.handlers.importing import (
     HandlerError,
     innermost,
     method_error,
     one_line,
     refuse_method,
 )
-from trio_jobs.handlers.payload import resolve
+from trio_jobs.handlers.payload_type import resolve
 
 # By its name: the annotation may be text whose import only a type checker sees.
 _CONTEXT = "JobContext"

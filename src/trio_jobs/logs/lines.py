@@ -49,7 +49,7 @@ class Render(Protocol):
 
 
 def render_text(record: logging.LogRecord, /, *, max_bytes: int = MAX_LINE_BYTES) -> bytes:
-    """``2026-11-25T08:00:00.123Z WARNING trio_jobs.worker job_failed job_id=…``, for people.
+    """``2026-11-25T08:00:00.123Z WARNING trio_jobs.pool.worker job_failed job_id=…``, for people.
 
     Tracebacks stand on the following lines, indented.
     """

@@ -10,8 +10,8 @@ import trio
 if TYPE_CHECKING:
     import h11
 
-    from .exchange import Exchange
-    from .guard import Guard
+    from trio_jobs.server.access_control import AccessControl
+    from trio_jobs.server.request_cycle import RequestCycle
 
 log = logging.getLogger("trio_jobs.access")
 
@@ -20,7 +20,7 @@ log = logging.getLogger("trio_jobs.access")
 _MAX_FORWARDED = 200
 
 
-class Unlogged:
+class PendingAccessLine:
     """A request whose line is still to be written.
 
     Attributes:
@@ -30,11 +30,11 @@ class Unlogged:
 
     __slots__ = ("_began", "_guard", "_request", "exchange")
 
-    def __init__(self, request: h11.Request, began: float, guard: Guard) -> None:
+    def __init__(self, request: h11.Request, began: float, guard: AccessControl) -> None:
         self._request = request
         self._began = began
         self._guard = guard
-        self.exchange: Exchange | None = None
+        self.exchange: RequestCycle | None = None
 
     def log(self, status: int | None, size: int, *, client: str) -> None:
         """Write the line: at debug level for a probe that was answered with 200.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import h11
 import trio
 
-from .problems import RefusedError
-from .transport import TimeUpError
+from trio_jobs.server.problems import RefusedError
+from trio_jobs.server.transport import TimeUpError
 
 if TYPE_CHECKING:
-    from .connection import Connection
-    from .limits import Limits
+    from trio_jobs.server.connection import ClientConnection
+    from trio_jobs.server.limits import Limits
 
 # Bodies up to this length are read before the application is called.
 _SHORT = 65_536
@@ -50,7 +50,7 @@ class Body:
         "whole",
     )
 
-    def __init__(self, connection: Connection, limits: Limits, length: int | None) -> None:
+    def __init__(self, connection: ClientConnection, limits: Limits, length: int | None) -> None:
         self._connection = connection
         self._http = connection.http
         self._limits = limits
@@ -85,7 +85,7 @@ class Body:
         Raises:
             RefusedError: The bytes are not valid HTTP (400), or did not arrive
                 in time (408).
-            ClientLeftError: The client left before the end.
+            ClientDisconnectedError: The client left before the end.
 
         Checkpoints:
             Only if it has to wait for the client.
@@ -107,7 +107,7 @@ class Body:
         Raises:
             RefusedError: A limit is broken (413, 408), or the bytes are not
                 valid HTTP (400). Every later call raises it again.
-            ClientLeftError: The client left before the end.
+            ClientDisconnectedError: The client left before the end.
         """
         if self._refused is not None:
             raise self._refused

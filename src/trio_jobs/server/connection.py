@@ -15,19 +15,18 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr
 
 from trio_jobs.problem_details import MEDIA_TYPE, problem_body
-
-from .access_log import Unlogged
-from .errors import is_own_cancellation
-from .exchange import Exchange
-from .http11 import ClientLeftError, Protocol
-from .problems import RefusedError
-from .tls import tls_failure
-from .transport import TimeUpError, Transport
+from trio_jobs.server.access_log import PendingAccessLine
+from trio_jobs.server.exception_groups import is_own_cancellation
+from trio_jobs.server.h11_connection import ClientDisconnectedError, Protocol
+from trio_jobs.server.problems import RefusedError
+from trio_jobs.server.request_cycle import RequestCycle
+from trio_jobs.server.tls import tls_failure
+from trio_jobs.server.transport import TimeUpError, Transport
 
 if TYPE_CHECKING:
     from hypercorn.events import Event
 
-    from .shared import Shared
+    from trio_jobs.server.server_context import ServerContext
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +52,14 @@ class Phase(enum.Enum):
     CLOSING = enum.auto()
 
 
-class Connection(TCPServer):
+class ClientConnection(TCPServer):
     """Hypercorn's connection, with one task for everything.
 
     The front door calls ``run`` in a task of its own and, at the stop,
     ``finish`` and then ``abort``.
     """
 
-    def __init__(self, shared: Shared, stream: Stream, *, loopback: bool) -> None:
+    def __init__(self, shared: ServerContext, stream: Stream, *, loopback: bool) -> None:
         super().__init__(
             shared.wrapper,
             shared.config,
@@ -79,7 +78,7 @@ class Connection(TCPServer):
         # unless its client does not take it, or the whole connection is cut.
         self._scope = trio.CancelScope()
         self._phase = Phase.IDLE
-        self._unlogged: Unlogged | None = None  # the request that the access log awaits
+        self._unlogged: PendingAccessLine | None = None  # the request that the access log awaits
         # A part of an answer has perhaps not been sent whole; nothing can follow it.
         self._cut = False
         self.http: Protocol
@@ -95,7 +94,11 @@ class Connection(TCPServer):
         try:
             if await self._open():
                 await self._talk()
-        except (ClientLeftError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (
+            ClientDisconnectedError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+        ) as error:
             if (reason := tls_failure(error)) is not None:
                 log.warning("tls_failed", extra={"client": self.client_name, "cause": reason})
         except BaseException as error:  # noqa: ASYNC103 - the boundary around one connection
@@ -140,14 +143,14 @@ class Connection(TCPServer):
             deadline: Until when to wait for it, by the server's ``ClientTime``.
 
         Raises:
-            ClientLeftError: The connection is broken.
+            ClientDisconnectedError: The connection is broken.
             TimeUpError: It is later than that, and nothing has come in.
         """
         self._transport.receive_by = deadline
         try:
             return bytes(await self.stream.receive_some(MAX_RECV))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ClientLeftError("the connection is broken") from error
+            raise ClientDisconnectedError("the connection is broken") from error
 
     async def send_all(self, data: bytes) -> None:
         """Send a part of an answer, while the client takes some of it within ``send_timeout``.
@@ -157,7 +160,7 @@ class Connection(TCPServer):
         answers it.
 
         Raises:
-            ClientLeftError: The connection is broken.
+            ClientDisconnectedError: The connection is broken.
 
         Cancellation:
             Nothing is sent on this connection any more.
@@ -171,11 +174,11 @@ class Connection(TCPServer):
         except TimeUpError:
             log.info("client_too_slow", extra={"client": self.client_name})
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ClientLeftError("the connection is broken") from error
+            raise ClientDisconnectedError("the connection is broken") from error
         if self._cut:
             self._scope.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()
-            raise ClientLeftError("the client is too slow")  # to who sends within a shield
+            raise ClientDisconnectedError("the client is too slow")  # to who sends within a shield
 
     async def protocol_send(self, event: Event) -> None:
         """Send what Hypercorn's part of the protocol writes."""
@@ -226,8 +229,8 @@ class Connection(TCPServer):
         while (request := await self._next_head()) is not None:
             began = trio.current_time()
             if shared.access_log:
-                self._unlogged = Unlogged(request, began, shared.guard)
-            exchange = Exchange(shared, self, request)
+                self._unlogged = PendingAccessLine(request, began, shared.guard)
+            exchange = RequestCycle(shared, self, request)
             if self._unlogged is not None:
                 self._unlogged.exchange = exchange
             exchange.check()
@@ -243,7 +246,7 @@ class Connection(TCPServer):
 
         Raises:
             RefusedError: It did not arrive in time, or is not valid HTTP.
-            ClientLeftError: The client stopped in the middle.
+            ClientDisconnectedError: The client stopped in the middle.
         """
         http, limits = self.http, self._limits
         self._phase = Phase.IDLE

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager, suppress
 import trio
 from hypercorn.trio.lifespan import Lifespan
 
-from .shared import Shared
+from trio_jobs.server.server_context import ServerContext
 
 
 @asynccontextmanager
-async def lifespan(shared: Shared) -> AsyncIterator[None]:
+async def lifespan(shared: ServerContext) -> AsyncIterator[None]:
     """Start up the application, by Hypercorn's own class for it, and at the end shut it down.
 
     Raises:

@@ -3,8 +3,7 @@
 import ssl
 
 from trio_jobs.bounded_read import check_regular
-
-from .addresses import AddressError
+from trio_jobs.server.addresses import AddressError
 
 # Far more than a chain of certificates has.
 _MAX_BYTES = 2**20

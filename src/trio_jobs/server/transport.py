@@ -21,7 +21,7 @@ import trio
 if TYPE_CHECKING:
     import socket
 
-    from .client_time import ClientTime
+    from trio_jobs.server.client_time import ClientTime
 
 # Bytes that one look at the socket reads at most.
 _RECEIVE = 65_536

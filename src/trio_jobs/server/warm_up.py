@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import trio
 
-from .connection import Connection
-from .shared import Shared
-from .transport import Transport
+from trio_jobs.server.connection import ClientConnection
+from trio_jobs.server.server_context import ServerContext
+from trio_jobs.server.transport import Transport
 
 log = logging.getLogger("trio_jobs.server")
 
 _SECONDS = 10.0
 
 
-async def warm_up(shared: Shared, path: str) -> None:
+async def warm_up(shared: ServerContext, path: str) -> None:
     """Request ``path`` once and throw the answer away. A failure is logged and no more."""
     try:
         ends = socket.socketpair()
@@ -28,7 +28,7 @@ async def warm_up(shared: Shared, path: str) -> None:
         return
     ours = Transport(ends[0], shared.client_time, send_timeout=shared.limits.send_timeout)
     theirs = trio.SocketStream(trio.socket.from_stdlib_socket(ends[1]))
-    connection = Connection(replace(shared, access_log=False), ours, loopback=False)
+    connection = ClientConnection(replace(shared, access_log=False), ours, loopback=False)
     with trio.move_on_after(_SECONDS) as scope:
         async with theirs, trio.open_nursery() as nursery:
             nursery.start_soon(connection.run)

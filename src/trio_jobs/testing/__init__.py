@@ -8,21 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trio_jobs.testing.asgi import Answer as Answer
-    from trio_jobs.testing.asgi import Client as Client
-    from trio_jobs.testing.asgi import Exchange as Exchange
+    from trio_jobs.testing.asgi_client import Answer as Answer
+    from trio_jobs.testing.asgi_client import Client as Client
+    from trio_jobs.testing.asgi_client import OpenRequest as OpenRequest
     from trio_jobs.testing.steps import Attempt as Attempt
     from trio_jobs.testing.steps import cancelled_at_each_step as cancelled_at_each_step
 
 _MODULES = {
-    "Answer": "asgi",
+    "Answer": "asgi_client",
     "Attempt": "steps",
-    "Client": "asgi",
-    "Exchange": "asgi",
+    "Client": "asgi_client",
+    "OpenRequest": "asgi_client",
     "cancelled_at_each_step": "steps",
 }
 
-__all__ = ["Answer", "Attempt", "Client", "Exchange", "cancelled_at_each_step"]
+__all__ = ["Answer", "Attempt", "Client", "OpenRequest", "cancelled_at_each_step"]
 
 
 if not TYPE_CHECKING:  # or else a type checker would take any name for one that is there

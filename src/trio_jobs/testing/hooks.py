@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from trio_jobs.jobs import Jobs
-    from trio_jobs.testing.asgi import Client
+    from trio_jobs.embed import Jobs
+    from trio_jobs.testing.asgi_client import Client
 
 _MARKER = "trio_jobs"
 _SEED = "scheduler_seed"
@@ -123,7 +123,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     seed = _seed_of(item)
     if seed is None:
         return (yield)
-    from trio_jobs.testing.schedule import seeded_schedule
+    from trio_jobs.testing.schedules import seeded_schedule
 
     with seeded_schedule(seed):
         return (yield)
@@ -138,7 +138,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     seed, hypothesis = _seed_of(pyfuncitem), _hypothesis_of(pyfuncitem)
     if seed is None or hypothesis is None:
         return (yield)
-    from trio_jobs.testing.schedule import seeded_schedule
+    from trio_jobs.testing.schedules import seeded_schedule
 
     run_example = hypothesis.inner_test
 
@@ -217,7 +217,7 @@ async def jobs(request: pytest.FixtureRequest) -> AsyncIterator["Jobs"]:
     """
     import trio.testing
 
-    from trio_jobs.embedding import open_jobs
+    from trio_jobs.embed import open_jobs
 
     marker = _marker_of(request.node)
     handlers = _handlers_in(marker)
@@ -242,7 +242,7 @@ jobs = pytest.fixture(jobs)
 @pytest.fixture
 def jobs_client(jobs: "Jobs") -> "Client":
     """The HTTP API over `jobs`, without sockets; see `trio_jobs.testing.Client`."""
-    from trio_jobs.testing.asgi import Client
+    from trio_jobs.testing.asgi_client import Client
 
     return Client(jobs.create_app())
 
@@ -287,12 +287,13 @@ def _check_clock(handlers: Mapping[str, object]) -> None:
     """Refuse handlers that a clock would not wait for."""
     import trio.testing
 
-    from trio_jobs.handlers import Handlers, Run
+    from trio_jobs.handlers.handler import Run
+    from trio_jobs.handlers.registry import HandlerRegistry
 
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold == math.inf:
         return
-    for name, handler in Handlers.of(handlers).table.items():
+    for name, handler in HandlerRegistry.of(handlers).table.items():
         if handler.run is not Run.ASYNC:
             pytest.fail(
                 f"the handler of {name!r} runs in a {handler.run}, and a clock that jumps ahead"

@@ -7,10 +7,12 @@ from typing import Any, Self
 
 import trio
 
-from trio_jobs.handlers import Handler, Handlers, Processor, Run
+from trio_jobs.api.validation import check_submission, encode_payload
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.job_nursery import call_with_context
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, Outcome, current_job_id
-from trio_jobs.payloads import check_submission, encode_payload
 
 _MAX_BYTES = 2**30
 
@@ -110,7 +112,7 @@ async def cancelled_at_each_step(
     if handler.run is not Run.ASYNC:
         raise ValueError(f"only an async handler has steps; {handler.name} runs in a {handler.run}")
     encoded = encode_payload(payload, max_bytes=_MAX_BYTES)
-    check_submission("test", encoded, Handlers({"test": handler}))
+    check_submission("test", encoded, HandlerRegistry({"test": handler}))
     run = _Run(handler, encoded, cancel_at=None)
     await run.run()
     steps = run.steps
@@ -130,8 +132,8 @@ class _Run:
         self._job = Job(id="test", type="test", payload=payload, created_at=datetime.now(UTC))
         # The nursery of its context is opened in `_call`: what children raise is the handler's too.
         watched = replace(handler, call=self._call, takes_context=False)
-        self._process = Processor(
-            Handlers({"test": watched}), workers=1, max_result_bytes=_MAX_BYTES
+        self._process = JobExecutor(
+            HandlerRegistry({"test": watched}), workers=1, max_result_bytes=_MAX_BYTES
         )
         self._raised: BaseException | None = None
         self.returned = False

@@ -1,0 +1,109 @@
+"""A job as JSON: what a client sees of it, whole or brief."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from trio_jobs.job import Job, JobError, JobStatus, Outcome
+
+MEDIA_TYPE = "application/json"
+
+# Jobs encoded between two checkpoints: about a millisecond's work.
+STRIDE = 500
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    id: str
+    type: str
+    status: JobStatus
+    created_at: str
+    started_at: str | None = None
+    completed_at: str | None = None
+    duration: float | None = None
+    outcome: Outcome | None = None
+
+
+class _Whole(_Brief, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    payload: msgspec.Raw
+    result: msgspec.Raw | None = None
+    error: JobError | None = None
+
+
+def accepted_json(job: Job) -> bytes:
+    """The job as it was when it was submitted, whatever has become of it."""
+    return _encode(
+        _Brief(
+            id=job.id,
+            type=job.type,
+            status=JobStatus.PENDING,
+            created_at=_text(job.created_at),
+        )
+    )
+
+
+def submitted_together(jobs: Sequence[Job]) -> bytes:
+    """An array of jobs as they were when they were submitted: at least one, in one step."""
+    # They have one time. To write it out costs more than all else of a job.
+    created_at = _text(jobs[0].created_at)
+    pending = JobStatus.PENDING
+    return _encode(
+        [_Brief(id=job.id, type=job.type, status=pending, created_at=created_at) for job in jobs]
+    )
+
+
+def job_json(job: Job) -> bytes:
+    """All of the job."""
+    result = error = None
+    if job.ending is not None:
+        error = job.ending.error
+        if job.ending.result is not None:
+            result = msgspec.Raw(job.ending.result)
+    return _encode(
+        _Whole(
+            id=job.id,
+            type=job.type,
+            status=job.status,
+            created_at=_text(job.created_at),
+            started_at=_text_or_none(job.started_at),
+            completed_at=_text_or_none(job.completed_at),
+            duration=_seconds(job),
+            outcome=None if job.ending is None else job.ending.outcome,
+            payload=msgspec.Raw(job.payload),
+            result=result,
+            error=error,
+        )
+    )
+
+
+def listing(jobs: Iterable[Job]) -> bytes:
+    """An array of jobs, each of them brief."""
+    return _encode([_brief(job) for job in jobs])
+
+
+def _brief(job: Job) -> _Brief:
+    return _Brief(
+        id=job.id,
+        type=job.type,
+        status=job.status,
+        created_at=_text(job.created_at),
+        started_at=_text_or_none(job.started_at),
+        completed_at=_text_or_none(job.completed_at),
+        duration=_seconds(job),
+        outcome=None if job.ending is None else job.ending.outcome,
+    )
+
+
+def _seconds(job: Job) -> float | None:
+    return None if job.duration is None else round(job.duration, 6)
+
+
+def _text_or_none(time: datetime | None) -> str | None:
+    return None if time is None else _text(time)
+
+
+def _text(time: datetime) -> str:
+    # Not msgspec's own conversion: that leaves out microseconds which are 0.
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -1,0 +1,272 @@
+"""The order of starting: configuration → sockets bound → handlers imported → pool → listening."""
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import trio
+
+from trio_jobs.config import Config, ConfigError, HandlerSettings, describe
+from trio_jobs.forks import Forks
+from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.importing import HandlerError, load_function
+from trio_jobs.handlers.process_pool import open_folder
+from trio_jobs.handlers.registry import HandlerRegistry, describe_payloads
+from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
+from trio_jobs.import_path import place_folder
+from trio_jobs.leftovers import Leftovers, LeftoversError
+from trio_jobs.logs import Logs, start_logging
+from trio_jobs.main import Ended, main
+from trio_jobs.server.access_control import parse_token, read_token
+from trio_jobs.server.addresses import AddressError, parse_address
+from trio_jobs.server.descriptors import raise_limit
+from trio_jobs.server.sockets import BindError, bind_sockets
+from trio_jobs.server.tls import load_certificate
+from trio_jobs.service_manager import ServiceManager
+from trio_jobs.shutdown.signals import Signals
+from trio_jobs.shutdown.stop import Stop, end_interpreter
+from trio_jobs.takeovers import Takeovers
+
+log = logging.getLogger(__name__)
+
+# What runs without a [handlers] table.
+_DEMONSTRATION = {"default": HandlerSettings(call="trio_jobs.demo:simulate_work")}
+
+# Seconds for the last lines to reach a log that nobody may be reading.
+_FLUSH_SECONDS = 0.5
+
+
+class StartError(Exception):
+    """The server cannot start, for a reason that is no mistake in the configuration."""
+
+
+class _StoppedError(Exception):
+    """A signal has asked for the end before the start was over."""
+
+
+def check(config: Config, *, warn: Callable[[str], None]) -> str:
+    """Load everything that a start would load, without starting anything.
+
+    Args:
+        config: The settings.
+        warn: Called with each line about what is allowed, and hardly meant.
+
+    Returns:
+        The settings that hold, as TOML, and what the handlers' payloads look like.
+
+    Raises:
+        ConfigError: The start would fail because of the configuration.
+    """
+    _read_addresses(config)
+    _read_secrets(config)
+    _place_leftovers(config)
+    forks = Forks()
+    handlers = _load_handlers(
+        config,
+        warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
+        after_import=lambda _: forks.end_copy(),
+    )
+    return describe(config) + describe_payloads(handlers)
+
+
+def serve(config: Config, signals: Signals) -> NoReturn:
+    """Start, serve until a signal asks to stop, and stop in order.
+
+    Args:
+        config: The settings.
+        signals: Taken over already; what has come since then counts.
+
+    Returns:
+        Never: the process ends in here, with the status that `main` has told, or 1.
+
+    Raises:
+        ConfigError: There is a mistake in the configuration.
+        StartError: The addresses cannot be had.
+    """
+    service_manager = ServiceManager.from_environment(os.environ)
+    # For child processes, and before the handlers are imported, which may change it.
+    folder = open_folder()
+    logs = start_logging(config.logging.level.upper(), config.logging.format)
+    # The signals first: one that comes while sockets are bound and handlers imported ends the
+    # server in order as well.
+    stop = Stop(
+        grace_period=config.pool.grace_period,
+        graceful_timeout=config.http.graceful_timeout,
+        render=partial(logs.render, "trio_jobs.shutdown.stop"),
+    )
+    stop.install(signals)
+    takeovers = Takeovers()
+    stop.hold_against(takeovers)
+    takeovers.add_group(taken=logs.taken, put_back=logs.put_back)
+    forks = Forks()
+    forks.watch()
+    forks.in_child(logs.give_up)
+    forks.in_child(stop.give_up)
+    _read_addresses(config)
+    tls, token = _read_secrets(config)
+    leftovers = _place_leftovers(config)
+    # Before the handlers are imported, which may look at the limit, or run into it.
+    raise_limit(connections=config.http.max_connections)
+    try:
+        # Bound before anything of the user's runs, listening only when the pool is there.
+        unix_mode = int(config.http.unix_mode, base=8)
+        listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)
+    except BindError as error:
+        raise StartError(str(error)) from error
+    forks.in_child(listeners.close_in_child)
+    after_import = partial(_after_import, forks=forks, takeovers=takeovers, stop=stop)
+    ended: Ended | None = None
+    try:
+        _check_that_it_is_to_start(stop)
+        for warning in config.warnings:
+            log.warning("unknown_setting", extra={"reason": warning})
+        if leftovers is not None:
+            leftovers.start()
+            for path in leftovers.found():
+                log.warning("leftovers_found", extra={"path": str(path)})
+        handlers = _load_handlers(config, warn_hidden=_log_hidden, after_import=after_import)
+        if config.handlers is None:
+            log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
+        serving = partial(
+            main,
+            config,
+            handlers,
+            listeners,
+            stop,
+            logs,
+            token=token,
+            folder=folder,
+            service_manager=service_manager,
+            takeovers=takeovers,
+            forks=forks,
+            leftovers=leftovers,
+        )
+        ended = trio.run(serving)
+    except _StoppedError:
+        ended = Ended()  # nothing had begun
+    except ConfigError:
+        raise
+    except BindError as error:
+        raise StartError(str(error)) from error
+    except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
+        stop.arm_after_crash()
+        log.critical("server_failed", exc_info=True)
+        logs.write_final(__name__, logging.ERROR, stop.unfinished(), seconds=_FLUSH_SECONDS)
+    finally:
+        listeners.close()
+        if folder is not None:
+            os.close(folder)
+        logs.flush(seconds=_FLUSH_SECONDS)
+    end_interpreter(
+        1 if ended is None else ended.status,
+        last_words=partial(_say_that_it_has_stopped, ended, logs),
+    )
+
+
+def _after_import(name: str, *, forks: Forks, takeovers: Takeovers, stop: Stop) -> None:
+    """Deal with what a handler's module has done, and with what has come while it ran."""
+    forks.end_copy()
+    takeovers.check(module=name.partition(":")[0])
+    _check_that_it_is_to_start(stop)
+
+
+def _check_that_it_is_to_start(stop: Stop) -> None:
+    if stop.at is not None:
+        raise _StoppedError
+
+
+def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
+    if ended is not None:
+        fields = {"status": ended.status, "peak_buffer_used": ended.peak_buffer_used}
+        log.info("stopped", extra=fields)
+    logs.flush(seconds=_FLUSH_SECONDS)
+
+
+def _read_addresses(config: Config) -> None:
+    try:
+        for address in config.http.bind:
+            parse_address(address)
+    except AddressError as error:
+        raise ConfigError(f"http.bind: {error}") from error
+
+
+def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
+    """The certificate with its key, and the token that clients must show."""
+    http = config.http
+    if (http.certfile is None) != (http.keyfile is None):
+        raise ConfigError("http.certfile and http.keyfile must be set together")
+    if http.token is not None and http.token_file is not None:
+        raise ConfigError("http.token and http.token_file must not be set together")
+    try:
+        tls = None
+        if http.certfile is not None and http.keyfile is not None:
+            tls = load_certificate(http.certfile, http.keyfile)
+        token = None if http.token is None else parse_token(http.token)
+        if http.token_file is not None:
+            token = read_token(http.token_file)
+    except (AddressError, ValueError) as error:
+        raise ConfigError(f"http: {error}") from error
+    return tls, token
+
+
+def _place_leftovers(config: Config) -> Leftovers | None:
+    """Where a stop leaves what is unfinished: by the working folder of the start."""
+    if config.pool.leftovers is None:
+        return None
+    try:
+        return Leftovers(Path(config.pool.leftovers))
+    except LeftoversError as error:
+        raise ConfigError(f"pool.leftovers: {error}") from error
+
+
+def _load_handlers(
+    config: Config,
+    *,
+    warn_hidden: Callable[[HiddenModule], None],
+    after_import: Callable[[str], None],
+) -> HandlerRegistry:
+    """Load the functions; ``after_import`` is given each one's name once its module has run."""
+    hidden = {}
+    if config.source is not None:
+        # Not before now: all that the server needs has been imported.
+        folder = config.source.parent.resolve()
+        place_folder(str(folder))
+        hidden = {each.name: each for each in find_hidden_modules(folder)}
+    for each in hidden.values():
+        warn_hidden(each)
+    table = _DEMONSTRATION if config.handlers is None else config.handlers
+    return HandlerRegistry(
+        {
+            name: _load_handler(name, each, config, hidden, after_import)
+            for name, each in table.items()
+        }
+    )
+
+
+def _load_handler(
+    name: str,
+    settings: HandlerSettings,
+    config: Config,
+    hidden: Mapping[str, HiddenModule],
+    after_import: Callable[[str], None],
+) -> Handler:
+    try:
+        try:
+            function = load_function(settings.call)
+        finally:
+            after_import(settings.call)
+        return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
+    except HandlerError as error:
+        text = f"{config.source}: handlers.{name} = {settings.call!r}: {error}"
+        module = hidden.get(settings.call.partition(":")[0].partition(".")[0])
+        if module is not None:
+            text += f"; {module.hidden} is hidden by it: rename the file"
+        raise ConfigError(text) from error
+
+
+def _log_hidden(module: HiddenModule) -> None:
+    log.warning("module_hidden", extra={"hidden": module.hidden, "by": module.by})

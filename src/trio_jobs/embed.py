@@ -1,0 +1,478 @@
+"""`open_jobs`: a pool of workers inside any Trio program, and `Jobs`, its handle in there."""
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import msgspec
+import trio
+
+from trio_jobs.api.validation import check_submission, check_type, encode_payload
+from trio_jobs.handlers.abandoned import GeneratorEnds
+from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.ids import is_id
+from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
+from trio_jobs.pool.store import JobNotFoundError
+from trio_jobs.pool.worker import check_channel_has_ended, run_worker
+from trio_jobs.ranges import check_numbers
+
+if TYPE_CHECKING:
+    from quart_trio import QuartTrio
+
+    from trio_jobs.api.context import ApiContext
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+class JobUnsuccessfulError(Exception):
+    """A job has no result: it failed, timed out, was cancelled, or was never completed.
+
+    Attributes:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.ending is None:
+            text = f"job {job.id!r} is {job.status}, and the pool has ended"
+        else:
+            error = job.ending.error
+            why = "" if error is None else f": {error.type}: {error.message}"
+            text = f"job {job.id!r} {job.ending.outcome}{why}"
+        super().__init__(text)
+        self.job = job
+
+
+class Jobs:
+    """A running pool; made by `open_jobs`.
+
+    Its plain methods are atomic between tasks.
+    """
+
+    def __init__(self, core: Pool, *, max_payload_bytes: int) -> None:
+        self._core = core
+        self._max_payload_bytes = max_payload_bytes
+
+    def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
+        """Submit a job, or refuse it at once, and keep nothing of it.
+
+        Args:
+            type: Which handler processes it.
+            payload: Anything that msgspec can write as JSON; written here, so
+                later changes to the object are not seen.
+
+        Returns:
+            The pending job.
+
+        Raises:
+            UnknownTypeError: There is no handler for the type.
+            PayloadError: The payload is not what the handler takes, or no JSON;
+                or the type is no text.
+            QueueFullError: There is no room in the buffer.
+            ShuttingDownError: No more jobs are taken: the block has been left,
+                `drain` was called, or the pool was cut short.
+        """
+        checked = self._check(type, payload)
+        return self._core.submissions.submit(checked.type, checked.payload)
+
+    def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
+        """Submit jobs, each a type and a payload, in this order: all of them or none.
+
+        Raises:
+            UnknownTypeError: See `submit`.
+            PayloadError: See `submit`.
+            QueueFullError: There is not room for all.
+            ShuttingDownError: See `submit`.
+        """
+        return self._core.submissions.submit_all(
+            [self._check(type_, payload) for type_, payload in submissions]
+        )
+
+    async def submit_when_possible(self, type: str, payload: object = None) -> Job:  # noqa: A002
+        """Wait for room in the buffer, in turn with all others who do, then submit a job.
+
+        Raises:
+            UnknownTypeError: See `submit`.
+            PayloadError: See `submit`.
+            ShuttingDownError: See `submit`; also while this waits.
+
+        Cancellation:
+            Acted on while waiting; then nothing has been submitted.
+
+        Checkpoints:
+            Always, unless the type or the payload is refused.
+        """
+        [job] = await self._core.submissions.submit_up_to([self._check(type, payload)])
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is now.
+
+        Raises:
+            JobNotFoundError: There is no such job (any more).
+        """
+        return self._core.store.get(job_id)
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait for a job to complete.
+
+        Returns:
+            The completed job, even if it has been dropped since; or, if the
+            pool ends without having completed it, the job as it then is.
+
+        Raises:
+            JobNotFoundError: There is no such job (any more).
+            TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
+
+        Cancellation:
+            Leaves nothing behind; the job goes on.
+
+        Checkpoints:
+            Always.
+        """
+        job = self._core.store.get(job_id)
+        if job.status is JobStatus.COMPLETED:
+            await trio.lowlevel.checkpoint()
+            return job
+        with self._core.completions.watch(job_id) as completion:
+            await completion.wait()
+            return completion.job or self._core.store.get(job_id)
+
+    @overload
+    async def result(self, job_id: str, *, type: type[_Result]) -> _Result: ...
+
+    @overload
+    async def result(self, job_id: str, *, type: Any = Any) -> Any: ...  # noqa: ANN401
+
+    async def result(self, job_id: str, *, type: Any = Any) -> Any:  # noqa: A002
+        """Wait for a job to succeed, and take its result.
+
+        Args:
+            job_id: The job's id.
+            type: What to make of the result: anything that msgspec can read,
+                such as a ``Struct`` or ``list[int]``; plain JSON values by
+                default.
+
+        Raises:
+            JobUnsuccessfulError: It did not succeed.
+            msgspec.ValidationError: The result is not of this type.
+            JobNotFoundError: See `wait`.
+            TooManyWaitersError: See `wait`.
+
+        Cancellation:
+            Leaves nothing behind; the job goes on.
+
+        Checkpoints:
+            Always.
+        """
+        job = await self.wait(job_id)
+        if job.ending is None or job.ending.outcome is not Outcome.SUCCEEDED:
+            raise JobUnsuccessfulError(job)
+        return msgspec.json.decode(job.ending.result or b"null", type=type)
+
+    async def drain(self) -> None:
+        """Take no more jobs, from now on, and wait for those already accepted.
+
+        Leaving the block does the same; this is for a program that has more to
+        do in it then. Can be called again.
+
+        Returns:
+            When all of them have completed; or, if the pool is cut short, when
+            it has ended: then `unfinished` names the rest.
+
+        Raises:
+            TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
+
+        Cancellation:
+            The jobs go on; still no more are taken.
+
+        Checkpoints:
+            Always.
+        """
+        self._core.submissions.close()
+        await trio.lowlevel.checkpoint()
+        for job_ids in self._core.store.unfinished():
+            for job_id in job_ids:
+                # One that has completed meanwhile may have been dropped as well.
+                with suppress(JobNotFoundError):
+                    await self.wait(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be cancelled.
+
+        A pending one keeps its place, and completes without running when a
+        worker comes to it; a running one when its handler has unwound.
+
+        Returns:
+            The job as it now is; `wait` for its end.
+
+        Raises:
+            JobNotFoundError: There is no such job (any more).
+            InvalidTransitionError: It is completed.
+        """
+        job = self._core.store.request_cancel(job_id)
+        self._core.process.cancel(job_id)
+        return job
+
+    def delete(self, job_id: str) -> None:
+        """Forget a completed job.
+
+        Raises:
+            JobNotFoundError: There is no such job (any more).
+            InvalidTransitionError: It is not completed.
+        """
+        self._core.store.delete(job_id)
+
+    def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
+        """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
+
+        Args:
+            after: A job's id; it need not be there any more.
+            limit: How many at the most.
+
+        Raises:
+            ValueError: The limit is no integer, or less than 0; or ``after`` is
+                not what an id looks like.
+        """
+        check_numbers(limit=limit)
+        # Any text has its place among the ids, and most have it after all of them.
+        if after is not None and not is_id(after):
+            raise ValueError(f"after must be the id of a job, got {after!r}")
+        return self._core.store.page(after=after, limit=limit)
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, those not begun."""
+        return self._core.unfinished_ids()
+
+    def statistics(self) -> PoolStatistics:
+        """What the pool is doing now."""
+        return self._core.status()
+
+    def add_routes(
+        self,
+        app: "QuartTrio",
+        *,
+        prefix: str,
+        max_wait_seconds: float = 60.0,
+        stream_idle_timeout: float = 30.0,
+        shutdown_retry_after: int = 25,
+    ) -> None:
+        """Add the routes of the HTTP API to an application, before it gets its first request.
+
+        The application's own hooks (`before_request` and the like) hold for
+        them as for its own routes: that is where to ask who may submit jobs.
+        They may read the body, as far as ``MAX_CONTENT_LENGTH`` allows; a
+        stream's only before our route does, and then it is no stream any more.
+
+        Args:
+            app: The application.
+            prefix: What the routes' paths begin with, as in ``"/queue"``:
+                ``/queue/jobs``.
+            max_wait_seconds: How long a client may wait for a job at the most.
+            stream_idle_timeout: How long, in seconds, the client of a stream
+                may send nothing while the server is reading.
+            shutdown_retry_after: Whole seconds after which a client should try
+                again that was told that no more jobs are taken.
+
+        Raises:
+            ValueError: The prefix is no path of letters, digits and ``-._~``
+                that begins with a slash and does not end with one, or has the
+                routes of a pool already; or a number is out of range.
+        """
+        # Here, so that programs without HTTP need not import it.
+        from trio_jobs.api.hosted import add_routes
+
+        parts = self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after)
+        add_routes(app, parts, prefix=prefix)
+
+    def create_app(
+        self,
+        *,
+        max_wait_seconds: float = 60.0,
+        stream_idle_timeout: float = 30.0,
+        shutdown_retry_after: int = 25,
+    ) -> "QuartTrio":
+        """An application with the routes of the HTTP API, and nothing else.
+
+        Args:
+            max_wait_seconds: See `add_routes`.
+            stream_idle_timeout: See `add_routes`.
+            shutdown_retry_after: See `add_routes`.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        from trio_jobs.api.app import app_over
+
+        return app_over(self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after))
+
+    def _parts(
+        self, max_wait_seconds: float, stream_idle_timeout: float, shutdown_retry_after: int
+    ) -> "ApiContext":
+        from trio_jobs.api.context import ApiContext
+
+        check_numbers(
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=shutdown_retry_after,
+        )
+        core = self._core
+        return ApiContext(
+            submissions=core.submissions,
+            store=core.store,
+            handlers=core.handlers,
+            completions=core.completions,
+            cancel=core.process.cancel,
+            pool_status=core.status,
+            max_body_bytes=self._max_payload_bytes,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=shutdown_retry_after,
+        )
+
+    def _check(self, type_: str, payload: object) -> JobSpec:
+        check_type(type_)
+        encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
+        check_submission(type_, encoded, self._core.handlers)
+        return JobSpec(type_, encoded)
+
+
+@asynccontextmanager
+async def open_jobs(
+    handlers: Mapping[str, object],
+    *,
+    workers: int = 10,
+    buffer_size: int = 100,
+    processes: int | None = None,
+    keep_completed: int = 10_000,
+    keep_completed_bytes: int = 268_435_456,
+    max_payload_bytes: int = 1_048_576,
+    max_result_bytes: int = 1_048_576,
+    max_waiters: int = 10_000,
+) -> AsyncIterator[Jobs]:
+    """A pool of workers for the length of an ``async with`` block.
+
+    Leaving the block drains: no more jobs are taken, and those already accepted
+    are completed first. An exception that leaves the block cuts them short, and
+    so does cancelling the scope around it; what is then unfinished is logged.
+    For a drain of bounded length, set that scope's deadline before leaving.
+
+    If a handler that runs in a process is defined in the program's own file,
+    that must begin behind ``if __name__ == "__main__":``, because child
+    processes import it to find the function.
+
+    Args:
+        handlers: A function for each job type, or a `Handler` made with
+            `Handler.of` for more choices; ``default`` takes every type that
+            has no entry of its own.
+        workers: How many jobs run at the same time.
+        buffer_size: How many jobs may wait for a worker.
+        processes: How many child processes there are at the most, if handlers
+            ask for them; None for as many as there are processors.
+        keep_completed: How many completed jobs can be looked up; beyond that
+            the oldest are dropped.
+        keep_completed_bytes: How many bytes they may hold together.
+        max_payload_bytes: The largest payload, as JSON, and over HTTP the
+            longest body of a request.
+        max_result_bytes: The largest result, as JSON; a larger one fails its job.
+        max_waiters: How many tasks may wait for jobs at the same time, HTTP's
+            included.
+
+    Raises:
+        HandlerError: A function cannot be a handler; the text says for which type.
+        ValueError: A number is out of the range of the setting it stands for.
+
+    Cancellation:
+        Cuts the jobs short, and waits until async handlers have unwound and
+        processes are killed. A thread cannot be interrupted: it is left behind
+        (``thread_still_running`` in the log), and goes on after the block.
+
+    Checkpoints:
+        At the end of the block.
+    """
+    check_numbers(
+        workers=workers,
+        buffer_size=buffer_size,
+        processes=processes,
+        keep_completed=keep_completed,
+        keep_completed_bytes=keep_completed_bytes,
+        max_payload_bytes=max_payload_bytes,
+        max_result_bytes=max_result_bytes,
+        max_waiters=max_waiters,
+    )
+    send, receive = trio.open_memory_channel[str](buffer_size)
+    core = make_pool(
+        HandlerRegistry.of(handlers),
+        send,
+        workers=workers,
+        processes=processes,
+        keep_completed=keep_completed,
+        keep_completed_bytes=keep_completed_bytes,
+        max_result_bytes=max_result_bytes,
+        max_waiters=max_waiters,
+    )
+    left_by: BaseException | None = None
+    alone = False
+    generator_ends = GeneratorEnds()
+    trio.lowlevel.add_instrument(generator_ends)
+    try:
+        # The child processes outlive the pool.
+        async with core.processes or nullcontext(), trio.open_nursery() as pool:
+            for n in range(workers):
+                pool.start_soon(_work, core, receive.clone(), name=f"worker-{n}")
+            receive.close()  # the workers hold the clones
+            left = trio.Event()
+            pool.start_soon(_close_when_left_or_cut_short, core, left)
+            try:
+                yield Jobs(core, max_payload_bytes=max_payload_bytes)
+            except BaseException as error:
+                left_by = error
+                raise
+            left.set()
+    except BaseExceptionGroup as group:
+        # That there is a nursery in here is no business of the block's, unless a worker has
+        # crashed. By the leaves, because Trio makes its groups anew on their way out.
+        alone = left_by is not None and _leaves(group) <= _leaves(left_by)
+        if not alone:
+            raise
+    finally:
+        trio.lowlevel.remove_instrument(generator_ends)
+        for event, fields in core.unfinished():
+            log.warning(event, extra=fields)
+    if alone and left_by is not None:
+        raise left_by  # here, where it does not get the group as its context
+
+
+# If the pool is cut short, the block's own clean-up may wait, for room or for a job: to be told
+# only when the block has been left would be never. Both are kept from Ctrl-C, as a worker is.
+
+
+@trio.lowlevel.enable_ki_protection
+async def _close_when_left_or_cut_short(core: Pool, left: trio.Event) -> None:
+    """Close the submissions as soon as the pool is cancelled, also while its handlers unwind."""
+    try:
+        await left.wait()
+    finally:
+        core.submissions.close()  # the only send end: the workers drain and end
+
+
+@trio.lowlevel.enable_ki_protection
+async def _work(core: Pool, jobs: trio.MemoryReceiveChannel[str]) -> None:
+    """Run a worker; the last one to end tells who waits."""
+    try:
+        await run_worker(jobs, core.store, core.process)
+        check_channel_has_ended(jobs)
+    finally:
+        if jobs.statistics().open_receive_channels == 0:  # the last one
+            core.completions.end()  # who still waits for a job gets it as it is
+
+
+def _leaves(error: BaseException) -> set[int]:
+    """The identities of the exceptions in a group, or of the one that is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return {leaf for inner in error.exceptions for leaf in _leaves(inner)}
+    return {id(error)}

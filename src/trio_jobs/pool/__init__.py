@@ -1,0 +1,1 @@
+"""The promise: how jobs come in, wait, are processed once, and end."""

@@ -1,0 +1,191 @@
+"""Who is let in: names in ``Host``, pages of other origins, and the bearer token."""
+
+import hmac
+import ipaddress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from trio_jobs.bounded_read import read_within
+from trio_jobs.server.problems import RefusedError
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+# Far more than a client may send: request line and headers have 1 MiB at the most.
+_MAX_TOKEN_FILE = 2**20
+_FOREIGN = "pages of another origin may not write here"
+_MAX_SHOWN = 100
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="trio-jobs"')
+
+
+class AccessControl:
+    """Decides by a request's head alone whether the application gets to see it."""
+
+    def __init__(
+        self, *, allowed_hosts: Iterable[str] = (), token: str | None = None, open_path: str = ""
+    ) -> None:
+        """Set up what is allowed.
+
+        Args:
+            allowed_hosts: Names that clients may use in ``Host`` beside those
+                of the loopback interface; ``*`` is any name.
+            token: What ``Authorization: Bearer`` must carry; None asks nobody.
+            open_path: ``GET`` of this path, and of those below it, needs no
+                token.
+        """
+        names = {_allowed_name(name) for name in allowed_hosts}
+        names.discard(b"")  # a browser can be made to send that
+        self._any_host = b"*" in names
+        self._names = _LOOPBACK_NAMES | names
+        self._token = None if token is None else token.encode()
+        self._open_path = open_path
+
+    @property
+    def asks_for_token(self) -> bool:
+        """Not everybody who can connect is let in."""
+        return self._token is not None
+
+    def check(self, method: str, path: str, headers: Headers, *, loopback: bool) -> None:
+        """Pass, or say why not.
+
+        Args:
+            method: In capitals.
+            path: Decoded, without the query.
+            headers: Names in lower case.
+            loopback: The connection came in by a socket bound to loopback.
+
+        Raises:
+            RefusedError: With 403 or 401.
+        """
+        if loopback and not self._any_host:
+            self._check_host(headers)
+        if method not in _READING:
+            _check_origin(headers)
+        if self._token is not None:
+            self._check_token(self._token, method, path, headers)
+
+    def _check_host(self, headers: Headers) -> None:
+        # A page of any origin can have its own name resolve to 127.0.0.1; what
+        # gives it away is the name that its browser then sends here.
+        for name, value in headers:
+            if name == b"host":
+                seen = _host_name(value.lower())
+                if seen not in self._names:
+                    raise RefusedError(
+                        403,
+                        f"the host name {_shown(seen)} is not served here;"
+                        " http.allowed_hosts takes further names",
+                    )
+                return
+
+    def is_open(self, method: str, path: str) -> bool:
+        """Whether this needs no token."""
+        below = path.removeprefix(self._open_path)
+        return (
+            method in {"GET", "HEAD"}
+            and self._open_path != ""
+            and below != path
+            and below[:1] in {"", "/"}
+        )
+
+    def _check_token(self, token: bytes, method: str, path: str, headers: Headers) -> None:
+        if self.is_open(method, path):
+            return
+        given = _header(headers, b"authorization")
+        if given is None:
+            raise RefusedError(401, "a bearer token is required", headers=[_CHALLENGE])
+        scheme, _, credentials = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token):
+            name, value = _CHALLENGE
+            challenge = (name, value + b', error="invalid_token"')
+            raise RefusedError(401, "the bearer token is not valid", headers=[challenge])
+
+
+def read_token(path: str | Path) -> str:
+    """The token that a file holds; white space around it does not count.
+
+    Raises:
+        ValueError: The file cannot be read, or holds no token. The text names
+            the file and never what is in it.
+    """
+    try:
+        token = read_within(path, max_bytes=_MAX_TOKEN_FILE).decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"the token in {str(path)!r} must be ASCII") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the token file {str(path)!r}: {error.strerror}") from None
+    if not _is_token(token):
+        raise ValueError(f"the token file {str(path)!r} must hold one token, without white space")
+    return token
+
+
+def parse_token(text: str) -> str:
+    """The token that a setting holds; white space around it does not count.
+
+    Raises:
+        ValueError: No client could send such a token. The text does not show it.
+    """
+    token = text.strip()
+    if not _is_token(token):
+        raise ValueError("the token must be ASCII, without white space")
+    return token
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable() and len(text.split()) == 1
+
+
+def _check_origin(headers: Headers) -> None:
+    site = origin = host = None
+    for name, value in headers:
+        if name == b"sec-fetch-site":
+            site = value
+        elif name == b"origin":
+            origin = value
+        elif name == b"host":
+            host = value
+    if site is not None:
+        if site not in {b"same-origin", b"none"}:
+            raise RefusedError(403, f"{_FOREIGN}: Sec-Fetch-Site is {_shown(site)}")
+    elif origin is not None and (host is None or not _same_host(origin, host)):
+        raise RefusedError(
+            403,
+            f"{_FOREIGN}: Origin is {_shown(origin)}, Host is {_shown(host or b'')};"
+            " a proxy must pass both on as they came",
+        )
+
+
+def _shown(value: bytes) -> str:
+    """What a client sent, bounded and escaped, for the client and for the log."""
+    return ascii(value[:_MAX_SHOWN].decode("latin-1"))
+
+
+def _same_host(origin: bytes, host: bytes) -> bool:
+    scheme, _, authority = origin.lower().partition(b"://")
+    port = _DEFAULT_PORTS.get(scheme, b"")
+    return authority.removesuffix(port) == host.lower().removesuffix(port)
+
+
+def _allowed_name(name: str) -> bytes:
+    """A name of the settings, as ``_host_name`` gives it; an IPv6 address may lack its brackets."""
+    with suppress(ValueError):
+        name = f"[{ipaddress.IPv6Address(name)}]"
+    return _host_name(name.lower().encode())
+
+
+def _host_name(host: bytes) -> bytes:
+    """The name in a ``Host``, without port and closing dot."""
+    if host.startswith(b"["):
+        name, bracket, port = host.partition(b"]")
+        return name + bracket if port[:1] in {b"", b":"} else host
+    return host.partition(b":")[0].removesuffix(b".")
+
+
+def _header(headers: Headers, wanted: bytes) -> bytes | None:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None

@@ -1,0 +1,1 @@
+"""How the process ends: signals, the hard limit, and what is in the way."""

@@ -1,0 +1,1 @@
+"""Where jobs are kept: implementations of the port in `trio_jobs.pool.store`."""
