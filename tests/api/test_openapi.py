@@ -10,7 +10,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from tests.api.support import SUBMISSION, Api, accept, assert_problem
 from tests.asgi import Answer
 from tests.support import make_parts
-from trio_jobs.job import Ending, JobError, Outcome
+from trio_jobs.api.listing import MAX_LIMIT
+from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 
 
 class Address(msgspec.Struct):
@@ -75,6 +76,18 @@ async def test_its_paths_and_methods_are_those_of_the_application() -> None:
     }
 
 
+async def test_its_lists_and_limits_are_those_of_the_code() -> None:
+    components = (await document())["components"]
+
+    job = components["schemas"]["Job"]["properties"]
+    assert job["status"]["enum"] == list(JobStatus)
+    assert job["outcome"]["enum"] == list(Outcome)
+    parameters = components["parameters"]
+    assert parameters["Status"]["schema"]["items"] == job["status"]
+    assert parameters["Outcome"]["schema"]["items"] == job["outcome"]
+    assert parameters["Limit"]["schema"]["maximum"] == MAX_LIMIT
+
+
 async def test_every_error_of_the_table_is_described() -> None:
     described = await document()
 
@@ -86,18 +99,7 @@ async def test_every_error_of_the_table_is_described() -> None:
         for status in operation["responses"]
     }
     assert statuses >= {
-        "400",
-        "401",
-        "403",
-        "404",
-        "408",
-        "409",
-        "413",
-        "415",
-        "422",
-        "429",
-        "500",
-        "503",
+        str(s) for s in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503)
     }
 
 
