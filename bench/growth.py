@@ -95,7 +95,7 @@ class _Filled:
         self._chance = random.Random(size)  # noqa: S311  (which jobs are looked at)
         self._ids: list[str] = []
         for _ in range(size):
-            self._ids.append(pool.submissions.submit(*_EMAIL).id)
+            self._ids.append(pool.admission.submit(*_EMAIL).id)
             pool.store.complete(pool.store.claim(pool.receive.receive_nowait()).id, _ENDING)
         self._size = size
         self._dict = dict.fromkeys(self._ids, _ENDING)
@@ -104,7 +104,7 @@ class _Filled:
     def block(self) -> dict[str, float]:
         """A block of each operation: microseconds of CPU for one of them."""
         store = self._pool.store
-        micros = {"submit": _timed(self._pool.submissions.submit, [_EMAIL] * _BLOCK)}
+        micros = {"submit": _timed(self._pool.admission.submit, [_EMAIL] * _BLOCK)}
         ids = [self._pool.receive.receive_nowait() for _ in range(_BLOCK)]
         micros["claim"] = _timed(store.claim, [(each,) for each in ids])
         self._ids += ids

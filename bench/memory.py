@@ -35,10 +35,10 @@ def measure(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:
 
 async def _fill(jobs: int) -> int:
     pool = BenchPool.of(workers=10, buffer_size=jobs + 1)
-    pool.submissions.submit("email", b"null")
+    pool.admission.submit("email", b"null")
     before = resident_bytes()
     for number in range(jobs):
-        pool.submissions.submit("email", b'"%098d"' % number)
+        pool.admission.submit("email", b'"%098d"' % number)
     return resident_bytes() - before
 
 

@@ -23,7 +23,7 @@ Clock = Callable[[], float]
 class BenchPool:
     """The core, and the channel's end that its workers are started on."""
 
-    core: Pool
+    pool: Pool
     receive: trio.MemoryReceiveChannel[str]
 
     @classmethod
@@ -33,7 +33,7 @@ class BenchPool:
         """The parts, with the defaults of the configuration for what is not given."""
         store = StoreSettings()
         send, receive = trio.open_memory_channel[str](buffer_size)
-        core = make_pool(
+        pool = make_pool(
             HandlerRegistry({"default": Handler.of(empty)}),
             send,
             workers=workers,
@@ -43,22 +43,22 @@ class BenchPool:
             max_result_bytes=store.max_result_bytes,
             max_waiters=HttpSettings().max_waiters,
         )
-        return cls(core=core, receive=receive)
+        return cls(pool=pool, receive=receive)
 
     @property
     def store(self) -> MemoryStore:
         """Every job."""
-        return self.core.store
+        return self.pool.store
 
     @property
-    def submissions(self) -> Admission:
+    def admission(self) -> Admission:
         """Where jobs come in."""
-        return self.core.submissions
+        return self.pool.admission
 
     def start_workers(self, nursery: trio.Nursery) -> None:
         """Start the workers, each on its clone."""
-        for _ in range(self.core.workers):
-            nursery.start_soon(run_worker, self.receive.clone(), self.store, self.core.process)
+        for _ in range(self.pool.workers):
+            nursery.start_soon(run_worker, self.receive.clone(), self.store, self.pool.executor)
         self.receive.close()
 
 
@@ -67,11 +67,11 @@ def core_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter) -
 
     async def run() -> float:
         pool = BenchPool.of(workers=workers, buffer_size=jobs)
-        submit = pool.submissions.submit
+        submit = pool.admission.submit
         began = clock()
         for _ in range(jobs):
             submit("email", b"null")
-        pool.submissions.close()
+        pool.admission.close()
         async with trio.open_nursery() as nursery:
             pool.start_workers(nursery)
         return clock() - began

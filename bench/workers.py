@@ -56,6 +56,6 @@ async def _cost(jobs: int, workers: int) -> float:
         await trio.testing.wait_all_tasks_blocked()
         began = time.process_time()
         for _ in range(jobs):
-            pool.submissions.submit("email", b"null")
-        pool.submissions.close()
+            pool.admission.submit("email", b"null")
+        pool.admission.close()
     return (time.process_time() - began) / jobs * 1e6

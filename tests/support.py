@@ -37,23 +37,23 @@ def make_job(job_id: str, *, type: str = "test", payload: bytes = b"null") -> Jo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A core and both ends of its channel."""
+    """A pool and both ends of its channel."""
 
     send: trio.MemorySendChannel[str]
     receive: trio.MemoryReceiveChannel[str]
-    core: Pool
+    pool: Pool
 
     @property
     def store(self) -> MemoryStore:
-        return self.core.store
+        return self.pool.store
 
     @property
-    def submissions(self) -> Admission:
-        return self.core.submissions
+    def admission(self) -> Admission:
+        return self.pool.admission
 
     @property
-    def completions(self) -> CompletionWaiters:
-        return self.core.completions
+    def waiters(self) -> CompletionWaiters:
+        return self.pool.waiters
 
 
 def make_parts(
@@ -69,7 +69,7 @@ def make_parts(
 ) -> Parts:
     """The parts that `main` wires, without HTTP; nothing runs."""
     send, receive = trio.open_memory_channel[str](buffer_size)
-    core = make_pool(
+    pool = make_pool(
         handlers or HandlerRegistry({}),
         send,
         workers=workers,
@@ -80,7 +80,7 @@ def make_parts(
         max_waiters=max_waiters,
         now=now,
     )
-    return Parts(send=send, receive=receive, core=core)
+    return Parts(send=send, receive=receive, pool=pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +109,13 @@ async def running_pool(
         }
     )
     parts = make_parts(handlers, workers=workers, processes=processes, buffer_size=buffer_size)
-    process = parts.core.process
-    async with parts.core.processes or nullcontext(), trio.open_nursery() as nursery:
+    executor = parts.pool.executor
+    async with parts.pool.processes or nullcontext(), trio.open_nursery() as nursery:
         for n in range(workers):
             clone = parts.receive.clone()
-            nursery.start_soon(run_worker, clone, parts.store, process, name=f"worker-{n}")
+            nursery.start_soon(run_worker, clone, parts.store, executor, name=f"worker-{n}")
         parts.receive.close()
         yield RunningPool(
-            parts=parts, handlers=handlers, processor=process, scope=nursery.cancel_scope
+            parts=parts, handlers=handlers, processor=executor, scope=nursery.cancel_scope
         )
-        parts.submissions.close()
+        parts.admission.close()

@@ -51,7 +51,7 @@ async def receiver(receive: trio.MemoryReceiveChannel[str], received: list[str])
 async def test_admitted_job_is_pending_in_the_store_and_its_id_in_the_channel() -> None:
     parts = make_parts()
 
-    job = parts.submissions.submit("email", b"{}")
+    job = parts.admission.submit("email", b"{}")
 
     assert job == Job(id=job.id, type="email", payload=b"{}", created_at=NOON)
     assert parts.store.get(job.id) == job
@@ -71,9 +71,9 @@ def test_ctrl_c_lands_after_the_step_and_not_within_it(number: int) -> None:
         parts = make_parts(now=now)
         made.append(parts)
         if number == 1:
-            parts.submissions.submit("email", b"{}")
+            parts.admission.submit("email", b"{}")
         else:
-            parts.submissions.submit_all([JobSpec("email", b"{}")] * number)
+            parts.admission.submit_all([JobSpec("email", b"{}")] * number)
         await trio.lowlevel.checkpoint()
 
     with pytest.raises(KeyboardInterrupt):
@@ -88,20 +88,20 @@ async def test_submitting_is_one_step() -> None:
     parts = make_parts(buffer_size=1)
 
     with assert_no_checkpoints():
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
         with pytest.raises(QueueFullError):
-            parts.submissions.submit("test", b"null")
+            parts.admission.submit("test", b"null")
         with pytest.raises(QueueFullError):
-            parts.submissions.submit_all([JobSpec("test", b"null")])
-        parts.submissions.close()
+            parts.admission.submit_all([JobSpec("test", b"null")])
+        parts.admission.close()
 
 
 async def test_full_buffer_refuses_the_job_and_stores_nothing() -> None:
     parts = make_parts(buffer_size=2)
-    kept = [parts.submissions.submit("test", b"null").id for _ in range(2)]
+    kept = [parts.admission.submit("test", b"null").id for _ in range(2)]
 
     with pytest.raises(QueueFullError, match=r"\Ano room in the buffer\Z"):
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
 
     assert stored(parts.store) == drained(parts.receive) == kept
 
@@ -122,15 +122,15 @@ class Witness(MemoryStore):
 async def test_refused_job_was_not_visible_even_for_a_moment(closed: bool) -> None:
     store = Witness()
     send, receive = trio.open_memory_channel[str](1)
-    submissions = Admission(send, store, places=Capacity(), new_id=ids(), now=noon)
-    admitted = submissions.submit("test", b"null")
+    admission = Admission(send, store, places=Capacity(), new_id=ids(), now=noon)
+    admitted = admission.submit("test", b"null")
     if closed:
-        submissions.close()
+        admission.close()
 
     with pytest.raises(ShuttingDownError if closed else QueueFullError):
-        submissions.submit("test", b"null")
+        admission.submit("test", b"null")
     with pytest.raises(ShuttingDownError if closed else QueueFullError):
-        submissions.submit_all([JobSpec("test", b"null")])
+        admission.submit_all([JobSpec("test", b"null")])
 
     assert store.ever_visible == drained(receive) == [admitted.id]
 
@@ -144,11 +144,11 @@ async def test_idle_worker_takes_a_job_past_the_buffer(nursery: trio.Nursery) ->
     received: list[str] = []
     nursery.start_soon(receiver, parts.receive, received)
     await wait_all_tasks_blocked()
-    assert parts.submissions.room == 2
+    assert parts.admission.room == 2
 
-    jobs = [parts.submissions.submit("test", b"null").id for _ in range(2)]
+    jobs = [parts.admission.submit("test", b"null").id for _ in range(2)]
     with pytest.raises(QueueFullError):
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
 
     await wait_all_tasks_blocked()
     assert received == jobs == stored(parts.store)
@@ -161,7 +161,7 @@ async def test_ids_and_times_are_in_the_order_of_admission() -> None:
 
     async def client() -> None:
         for _ in range(10):
-            parts.submissions.submit("test", b"null")
+            parts.admission.submit("test", b"null")
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
@@ -184,7 +184,7 @@ def some(n: int) -> list[JobSpec]:
 async def test_all_are_admitted_in_their_order() -> None:
     parts = make_parts(buffer_size=3)
 
-    jobs = parts.submissions.submit_all(some(3))
+    jobs = parts.admission.submit_all(some(3))
 
     assert [job.payload for job in jobs] == [b"0", b"1", b"2"]
     assert drained(parts.receive) == stored(parts.store) == [job.id for job in jobs]
@@ -192,12 +192,12 @@ async def test_all_are_admitted_in_their_order() -> None:
 
 async def test_if_there_is_not_room_for_all_none_is_admitted() -> None:
     parts = make_parts(buffer_size=3)
-    first = parts.submissions.submit("test", b"null")
+    first = parts.admission.submit("test", b"null")
 
     with pytest.raises(QueueFullError, match=r"\Ano room in the buffer\Z"):
-        parts.submissions.submit_all(some(3))
+        parts.admission.submit_all(some(3))
 
-    assert parts.submissions.room == 2
+    assert parts.admission.room == 2
     assert stored(parts.store) == drained(parts.receive) == [first.id]
 
 
@@ -209,9 +209,9 @@ async def test_idle_workers_are_room_for_a_batch(nursery: trio.Nursery) -> None:
     await wait_all_tasks_blocked()
 
     with pytest.raises(QueueFullError):
-        parts.submissions.submit_all(some(6))
+        parts.admission.submit_all(some(6))
     assert parts.store.statistics() == EMPTY
-    jobs = parts.submissions.submit_all(some(5))
+    jobs = parts.admission.submit_all(some(5))
 
     await wait_all_tasks_blocked()
     assert sorted(received) == [job.id for job in jobs]
@@ -227,14 +227,14 @@ async def test_worker_whose_wait_was_cancelled_is_no_room() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         # The task has not even run again, but will never receive.
-        assert parts.submissions.room == 1
+        assert parts.admission.room == 1
 
 
 async def test_no_job_at_all_is_admitted_at_once() -> None:
     parts = make_parts(buffer_size=1)
-    parts.submissions.submit("test", b"null")
+    parts.admission.submit("test", b"null")
 
-    assert parts.submissions.submit_all([]) == []
+    assert parts.admission.submit_all([]) == []
 
 
 # Closing. -------------------------------------------------------------------------------------
@@ -242,17 +242,17 @@ async def test_no_job_at_all_is_admitted_at_once() -> None:
 
 async def test_closed_submissions_refuse_and_what_is_in_stays() -> None:
     parts = make_parts()
-    admitted = parts.submissions.submit("test", b"null")
-    assert not parts.submissions.closed
+    admitted = parts.admission.submit("test", b"null")
+    assert not parts.admission.closed
 
-    parts.submissions.close()
-    parts.submissions.close()
+    parts.admission.close()
+    parts.admission.close()
 
-    assert parts.submissions.closed
+    assert parts.admission.closed
     for refused in (
-        lambda: parts.submissions.submit("test", b"null"),
-        lambda: parts.submissions.submit_all(some(1)),
-        lambda: parts.submissions.submit_all([]),
+        lambda: parts.admission.submit("test", b"null"),
+        lambda: parts.admission.submit_all(some(1)),
+        lambda: parts.admission.submit_all([]),
     ):
         with pytest.raises(ShuttingDownError, match=r"\Ashutting down\Z"):
             refused()
@@ -266,9 +266,9 @@ async def test_without_any_worker_left_submissions_are_refused() -> None:
     parts.receive.close()
 
     with pytest.raises(ShuttingDownError):
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
     with pytest.raises(ShuttingDownError):
-        parts.submissions.submit_all(some(2))
+        parts.admission.submit_all(some(2))
 
     assert parts.store.statistics() == EMPTY
 
@@ -286,10 +286,10 @@ async def client(parts: Parts, told: list[str], scope: trio.CancelScope) -> None
     """Read a body, submit, answer; then a batch: what a request does, all of it cancellable."""
     with scope:
         payload = b"".join([chunk async for chunk in body(3)])
-        told.append(parts.submissions.submit("test", payload).id)
+        told.append(parts.admission.submit("test", payload).id)
         await trio.lowlevel.checkpoint()
         payload = b"".join([chunk async for chunk in body(2)])
-        told += [job.id for job in parts.submissions.submit_all(some(3))]
+        told += [job.id for job in parts.admission.submit_all(some(3))]
         await trio.lowlevel.checkpoint()
 
 
@@ -310,7 +310,7 @@ async def run_with_hang_up_at(step: int) -> tuple[int, bool]:
             async with trio.open_nursery() as clients:
                 clients.start_soon(client, parts, told_leaver, leaver)
                 clients.start_soon(client, parts, told_other, trio.CancelScope())
-            parts.submissions.close()
+            parts.admission.close()
 
     # All that was admitted went through the channel, once, and has its record;
     # a step is taken whole or not at all, and the client knows which.
@@ -395,12 +395,12 @@ async def test_refusals_carry_the_measured_time(autojump_clock: MockClock) -> No
         parts.store.claim(str(n))
         await trio.sleep(3)
     assert parts.store.get("0").status is JobStatus.PROCESSING
-    parts.submissions.submit("test", b"null")
+    parts.admission.submit("test", b"null")
 
     with pytest.raises(QueueFullError) as one:
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
     with pytest.raises(QueueFullError) as batch:
-        parts.submissions.submit_all(some(5))
+        parts.admission.submit_all(some(5))
 
     assert (one.value.retry_after, batch.value.retry_after) == (3, 15)
 
@@ -411,10 +411,10 @@ async def test_refusals_carry_the_measured_time(autojump_clock: MockClock) -> No
 async def test_second_submission_with_a_key_leaves_no_id_without_a_record() -> None:
     parts = make_parts()
     key = IdempotencyKey(text="k", digest=b"digest")
-    job = parts.submissions.submit("test", b"null", key=key)
+    job = parts.admission.submit("test", b"null", key=key)
 
     with pytest.raises(DuplicateJobError):
-        parts.submissions.submit("test", b"null", key=key)
+        parts.admission.submit("test", b"null", key=key)
 
     assert parts.store.find_key("k") == job
     assert drained(parts.receive) == stored(parts.store) == [job.id]
@@ -423,26 +423,26 @@ async def test_second_submission_with_a_key_leaves_no_id_without_a_record() -> N
 async def test_peak_of_the_buffer_is_the_most_that_waited_at_once() -> None:
     parts = make_parts(buffer_size=3)
     for _ in range(3):
-        parts.submissions.submit("test", b"null")
-    peak_of_a_burst = parts.submissions.peak_buffer_used
+        parts.admission.submit("test", b"null")
+    peak_of_a_burst = parts.admission.peak_buffer_used
 
     for _ in range(2):
         parts.store.claim(parts.receive.receive_nowait())
-    parts.submissions.submit("test", b"null")
+    parts.admission.submit("test", b"null")
 
     assert peak_of_a_burst == 3
-    assert parts.submissions.peak_buffer_used == 3
+    assert parts.admission.peak_buffer_used == 3
 
 
 async def test_peak_that_equals_the_size_has_refused_nobody_yet() -> None:
     parts = make_parts(buffer_size=2)
     for _ in range(2):
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
 
-    assert parts.submissions.peak_buffer_used == parts.submissions.buffer_size
+    assert parts.admission.peak_buffer_used == parts.admission.buffer_size
     with pytest.raises(QueueFullError):  # only the one after these
-        parts.submissions.submit("test", b"null")
-    assert parts.submissions.peak_buffer_used == 2
+        parts.admission.submit("test", b"null")
+    assert parts.admission.peak_buffer_used == 2
 
 
 async def test_jobs_that_idle_workers_take_do_not_use_the_buffer() -> None:
@@ -451,7 +451,7 @@ async def test_jobs_that_idle_workers_take_do_not_use_the_buffer() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receiver, parts.receive, received)
         await wait_all_tasks_blocked()
-        parts.submissions.submit("test", b"null")
+        parts.admission.submit("test", b"null")
         nursery.cancel_scope.cancel()
 
-    assert parts.submissions.peak_buffer_used == 0
+    assert parts.admission.peak_buffer_used == 0

@@ -159,7 +159,7 @@ class Meeting:
 
 
 def submit(pool: RunningPool, job_type: str, number: int = 1) -> list[str]:
-    return [pool.parts.submissions.submit(job_type, b"null").id for _ in range(number)]
+    return [pool.parts.admission.submit(job_type, b"null").id for _ in range(number)]
 
 
 def jobs(pool: RunningPool, job_ids: list[str]) -> list[Job]:
@@ -276,7 +276,7 @@ async def test_exit_of_a_handler_does_not_disturb_the_drain(autojump_clock: Mock
         bad = submit(pool, "exit", 3)
         good = submit(pool, "work", 3)
         await trio.sleep(1)
-        pool.parts.submissions.close()
+        pool.parts.admission.close()
 
     assert {outcome_of(job) for job in jobs(pool, bad)} == {Outcome.FAILED}
     assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
@@ -296,7 +296,7 @@ async def test_drain_takes_as_long_as_the_jobs_need(autojump_clock: MockClock) -
         job_ids = submit(pool, "work", 110)
         with pytest.raises(QueueFullError):
             submit(pool, "work")
-        pool.parts.submissions.close()
+        pool.parts.admission.close()
         with pytest.raises(ShuttingDownError):
             submit(pool, "work")
 
@@ -348,7 +348,7 @@ async def test_jobs_cut_short_by_the_end_of_the_grace_period_are_released(
         job_ids = submit(pool, "endless", 5)
         await wait_all_tasks_blocked()
         start = trio.current_time()
-        pool.parts.submissions.close()
+        pool.parts.admission.close()
         pool.scope.deadline = start + 25
 
     assert trio.current_time() == pytest.approx(start + 25)
@@ -504,7 +504,7 @@ async def test_whatever_step_the_drain_begins_at_every_accepted_job_completes() 
     for step in range(1, await steps_of_the_scenario() + 1):
         scenario = Scenario()
         pool, _ = await scenario.run(
-            lambda pool, step=step: At(step, pool.parts.submissions.close)  # type: ignore[misc]
+            lambda pool, step=step: At(step, pool.parts.admission.close)  # type: ignore[misc]
         )
         scenario.check(pool)
         assert pool.parts.store.unfinished() == ([], [])

@@ -10,7 +10,7 @@ from trio_jobs.pool.waiters import TooManyWaitersError
 
 
 async def wait_for(parts: Parts, job_id: str, got: list[Job | None]) -> None:
-    with parts.completions.watch(job_id) as completion:
+    with parts.waiters.subscribe(job_id) as completion:
         await completion.wait()
         got.append(completion.job)
 
@@ -37,7 +37,7 @@ async def test_everyone_who_waits_for_a_job_gets_it_as_it_completed() -> None:
 
     assert got == [completed] * 3
     assert completed.status is JobStatus.COMPLETED
-    assert parts.completions.waiters == 0
+    assert parts.waiters.count == 0
 
 
 async def test_a_job_that_is_dropped_at_once_still_reaches_those_who_wait() -> None:
@@ -58,7 +58,7 @@ async def test_a_job_that_completes_as_its_waiter_gives_up_still_reaches_it() ->
     parts = make_parts(keep_completed=0)
     begin(parts, "a")
 
-    with parts.completions.watch("a") as completion:
+    with parts.waiters.subscribe("a") as completion:
         with trio.CancelScope() as scope:
             scope.cancel()
             await completion.wait()
@@ -76,9 +76,9 @@ async def test_the_end_of_the_pool_wakes_everyone_without_a_job_now_and_later() 
         nursery.start_soon(wait_for, parts, "a", got)
         nursery.start_soon(wait_for, parts, "b", got)
         await wait_all_tasks_blocked()
-        parts.completions.end()
+        parts.waiters.end()
     await wait_for(parts, "a", got)
-    parts.completions.end()
+    parts.waiters.end()
 
     assert got == [None, None, None]
 
@@ -86,14 +86,14 @@ async def test_the_end_of_the_pool_wakes_everyone_without_a_job_now_and_later() 
 async def test_one_more_than_may_wait_is_refused_until_another_leaves() -> None:
     parts = make_parts(max_waiters=2)
 
-    with parts.completions.watch("a"), parts.completions.watch("a"):
+    with parts.waiters.subscribe("a"), parts.waiters.subscribe("a"):
         with (
             pytest.raises(TooManyWaitersError, match="2 tasks wait already"),
-            parts.completions.watch("b"),
+            parts.waiters.subscribe("b"),
         ):
             pass
-        assert parts.completions.waiters == 2
-    with parts.completions.watch("b"):
+        assert parts.waiters.count == 2
+    with parts.waiters.subscribe("b"):
         pass
 
 
@@ -102,12 +102,12 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing_behind(autojump_clock: 
     begin(parts, "a")
 
     for _ in range(3):
-        with trio.move_on_after(5), parts.completions.watch("a") as completion:
+        with trio.move_on_after(5), parts.waiters.subscribe("a") as completion:
             await completion.wait()
 
     assert trio.current_time() == 15
-    assert parts.completions.waiters == 0
-    assert not parts.completions._awaited
+    assert parts.waiters.count == 0
+    assert not parts.waiters._awaited
 
 
 @pytest.mark.interleavings(20)
@@ -136,13 +136,13 @@ async def test_waiters_come_and_go_and_the_last_ones_are_woken() -> None:
         completed = parts.store.complete("a", SUCCEEDED)
 
     assert stayed == [completed]
-    assert parts.completions.waiters == 0
-    assert not parts.completions._awaited
+    assert parts.waiters.count == 0
+    assert not parts.waiters._awaited
 
 
 async def test_waiting_is_a_checkpoint_also_when_there_is_nothing_to_wait_for() -> None:
     parts = make_parts()
-    parts.completions.end()
+    parts.waiters.end()
 
-    with parts.completions.watch("a") as completion, assert_checkpoints():
+    with parts.waiters.subscribe("a") as completion, assert_checkpoints():
         await completion.wait()

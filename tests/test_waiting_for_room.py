@@ -18,8 +18,8 @@ def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002
 
 
 def fill(parts: Parts) -> None:
-    while parts.submissions.room:
-        parts.submissions.submit("filler", b"null")
+    while parts.admission.room:
+        parts.admission.submit("filler", b"null")
 
 
 def take(parts: Parts, number: int = 1) -> list[Job]:
@@ -34,7 +34,7 @@ def take(parts: Parts, number: int = 1) -> list[Job]:
 async def pour(parts: Parts, submissions: list[JobSpec], admitted: list[Job]) -> None:
     """Submit all of these, as a stream would."""
     while submissions:
-        jobs = await parts.submissions.submit_up_to(submissions)
+        jobs = await parts.admission.submit_up_to(submissions)
         admitted += jobs
         submissions = submissions[len(jobs) :]
 
@@ -42,7 +42,7 @@ async def pour(parts: Parts, submissions: list[JobSpec], admitted: list[Job]) ->
 async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> None:
     parts = make_parts()
 
-    jobs = await parts.submissions.submit_up_to(some(5))
+    jobs = await parts.admission.submit_up_to(some(5))
 
     assert [job.payload for job in jobs] == [b"0", b"1", b"2", b"3", b"4"]
     assert [job.id for job in jobs] == sorted(job.id for job in jobs)
@@ -53,10 +53,10 @@ async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> Non
 async def test_as_many_are_admitted_as_there_is_room_for_but_the_last_place() -> None:
     parts = make_parts(buffer_size=4)
 
-    jobs = await parts.submissions.submit_up_to(some(9))
+    jobs = await parts.admission.submit_up_to(some(9))
 
     assert len(jobs) == 3
-    assert parts.submissions.room == 1
+    assert parts.admission.room == 1
 
 
 async def test_in_a_full_buffer_it_waits_and_goes_on_as_places_come_free() -> None:
@@ -77,13 +77,13 @@ async def test_waiting_that_is_cancelled_has_admitted_nothing() -> None:
     fill(parts)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(parts.submissions.submit_up_to, some(1))
+        nursery.start_soon(parts.admission.submit_up_to, some(1))
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
     assert len(parts.store) == 2
     take(parts, 2)
-    assert len(await parts.submissions.submit_up_to(some(1))) == 1
+    assert len(await parts.admission.submit_up_to(some(1))) == 1
 
 
 async def test_closing_wakes_everyone_who_waits() -> None:
@@ -92,13 +92,13 @@ async def test_closing_wakes_everyone_who_waits() -> None:
 
     async def refused() -> None:
         with pytest.raises(ShuttingDownError):
-            await parts.submissions.submit_up_to(some(3))
+            await parts.admission.submit_up_to(some(3))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(refused)
         await wait_all_tasks_blocked()
-        parts.submissions.close()
+        parts.admission.close()
     await refused()
 
     assert len(parts.store) == 1
@@ -108,25 +108,25 @@ async def test_a_block_is_cancelled_when_the_submissions_close() -> None:
     parts = make_parts()
 
     async def block() -> None:
-        with pytest.raises(ShuttingDownError), parts.submissions.cancel_on_close():
+        with pytest.raises(ShuttingDownError), parts.admission.cancel_on_close():
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(block)
         await wait_all_tasks_blocked()
-        parts.submissions.close()
+        parts.admission.close()
     await block()
 
 
 async def test_a_block_that_ends_before_the_submissions_close_is_left_alone() -> None:
     parts = make_parts()
 
-    with parts.submissions.cancel_on_close():
+    with parts.admission.cancel_on_close():
         pass
-    parts.submissions.close()
+    parts.admission.close()
     await trio.lowlevel.checkpoint()
 
-    with parts.submissions.cancel_on_close():  # no checkpoint: nothing of it was cut off
+    with parts.admission.cancel_on_close():  # no checkpoint: nothing of it was cut off
         pass
 
 
@@ -158,7 +158,7 @@ def running(parts: Parts, nursery: trio.Nursery, workers: int) -> Iterator[None]
         nursery.start_soon(run_worker, parts.receive.clone(), parts.store, process)
     parts.receive.close()
     yield
-    parts.submissions.close()
+    parts.admission.close()
 
 
 @pytest.mark.interleavings(3)
@@ -189,7 +189,7 @@ async def test_single_submissions_beside_streams_share_the_places_with_them(
     async def submit_singly() -> None:
         while len(streamed) + len(single) < 400:
             with suppress(QueueFullError):
-                single.append(parts.submissions.submit("single", b"null"))
+                single.append(parts.admission.submit("single", b"null"))
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
@@ -217,13 +217,13 @@ async def test_the_last_place_goes_to_either_kind_in_turn() -> None:
             take(parts)
             await wait_all_tasks_blocked()
             assert len(admitted) == turn
-            parts.submissions.submit("single", b"null")
+            parts.admission.submit("single", b"null")
             # ... and the next one for the stream, whoever else comes first.
             take(parts)
             with pytest.raises(QueueFullError):
-                parts.submissions.submit("single", b"null")
+                parts.admission.submit("single", b"null")
             with pytest.raises(QueueFullError):
-                parts.submissions.submit_all(some(1))
+                parts.admission.submit_all(some(1))
             await wait_all_tasks_blocked()
             assert len(admitted) == turn + 1
         nursery.cancel_scope.cancel()
@@ -234,7 +234,7 @@ async def test_without_anyone_waiting_all_places_are_for_everyone() -> None:
 
     for submit in (one_by_one, all_at_once):
         submit(parts)
-        assert parts.submissions.room == 0
+        assert parts.admission.room == 0
         take(parts, 2)
 
 
@@ -243,7 +243,7 @@ def one_by_one(parts: Parts) -> None:
 
 
 def all_at_once(parts: Parts) -> None:
-    parts.submissions.submit_all(some(2))
+    parts.admission.submit_all(some(2))
 
 
 async def test_a_claim_makes_room_however_long_the_job_then_takes() -> None:
@@ -273,20 +273,20 @@ async def test_a_worker_that_becomes_idle_makes_room_beside_a_single_place() -> 
         nursery.start_soon(run_worker, parts.receive.clone(), parts.store, process)
         parts.receive.close()
         await wait_all_tasks_blocked()
-        parts.submissions.submit("running", b"0")
+        parts.admission.submit("running", b"0")
         await wait_all_tasks_blocked()
-        parts.submissions.submit("waiting", b"1")
+        parts.admission.submit("waiting", b"1")
         nursery.start_soon(pour, parts, [JobSpec("stream", b"2")], admitted)
         await wait_all_tasks_blocked()
         with pytest.raises(QueueFullError):
-            parts.submissions.submit("single", b"null")
+            parts.admission.submit("single", b"null")
         finish[0].set()
         await wait_all_tasks_blocked()
         # The one place has come free, and is kept for the client that was refused ...
-        assert (parts.submissions.room, admitted) == (1, [])
+        assert (parts.admission.room, admitted) == (1, [])
         finish[1].set()
         await wait_all_tasks_blocked()
         # ... who does not come: the idle worker takes the stream's job all the same.
         assert len(admitted) == 1
         finish[2].set()
-        parts.submissions.close()
+        parts.admission.close()

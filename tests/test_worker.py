@@ -57,11 +57,11 @@ async def workers(number: int, parts: Parts, process: Process) -> AsyncIterator[
             )
         parts.receive.close()
         yield nursery
-        parts.submissions.close()
+        parts.admission.close()
 
 
 def submit(parts: Parts, number: int = 1) -> list[str]:
-    return [parts.submissions.submit("test", b"null").id for _ in range(number)]
+    return [parts.admission.submit("test", b"null").id for _ in range(number)]
 
 
 def statuses(parts: Parts) -> Counter[JobStatus]:
@@ -116,7 +116,7 @@ async def test_every_job_is_processed_exactly_once() -> None:
 
     async def client() -> None:
         while len(submitted) < 1000:
-            if parts.submissions.room:
+            if parts.admission.room:
                 submitted.extend(submit(parts))
             await trio.lowlevel.checkpoint()
 
@@ -216,7 +216,7 @@ async def test_drain_completes_everything_that_was_admitted_and_the_workers_end(
 
     async with workers(4, parts, recording([])):
         submit(parts, 50)
-        parts.submissions.close()
+        parts.admission.close()
 
     assert statuses(parts) == {JobStatus.COMPLETED: 50}
 
@@ -312,7 +312,7 @@ async def test_deadline_that_passes_during_the_drain_releases_what_is_left(
     async with workers(2, parts, process) as nursery:
         submit(parts, 10)
         await wait_all_tasks_blocked()
-        parts.submissions.close()
+        parts.admission.close()
         nursery.cancel_scope.deadline = trio.current_time() + 25
         start = trio.current_time()
 
@@ -330,7 +330,7 @@ async def run_with_cancellation_at(step: int) -> int:
     with trio.CancelScope() as scope, At(step, scope.cancel) as instrument:
         async with workers(3, parts, recording(processed)):
             submit(parts, 8)
-            parts.submissions.close()
+            parts.admission.close()
 
     # An id is in the channel exactly as long as nobody has claimed its job.
     left = [job_id async for job_id in channel]

@@ -53,8 +53,8 @@ class Jobs:
     Its plain methods are atomic between tasks.
     """
 
-    def __init__(self, core: Pool, *, max_payload_bytes: int) -> None:
-        self._core = core
+    def __init__(self, pool: Pool, *, max_payload_bytes: int) -> None:
+        self._pool = pool
         self._max_payload_bytes = max_payload_bytes
 
     def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
@@ -77,7 +77,7 @@ class Jobs:
                 `drain` was called, or the pool was cut short.
         """
         checked = self._check(type, payload)
-        return self._core.submissions.submit(checked.type, checked.payload)
+        return self._pool.admission.submit(checked.type, checked.payload)
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
@@ -88,7 +88,7 @@ class Jobs:
             QueueFullError: There is not room for all.
             ShuttingDownError: See `submit`.
         """
-        return self._core.submissions.submit_all(
+        return self._pool.admission.submit_all(
             [self._check(type_, payload) for type_, payload in submissions]
         )
 
@@ -106,7 +106,7 @@ class Jobs:
         Checkpoints:
             Always, unless the type or the payload is refused.
         """
-        [job] = await self._core.submissions.submit_up_to([self._check(type, payload)])
+        [job] = await self._pool.admission.submit_up_to([self._check(type, payload)])
         return job
 
     def get(self, job_id: str) -> Job:
@@ -115,7 +115,7 @@ class Jobs:
         Raises:
             JobNotFoundError: There is no such job (any more).
         """
-        return self._core.store.get(job_id)
+        return self._pool.store.get(job_id)
 
     async def wait(self, job_id: str) -> Job:
         """Wait for a job to complete.
@@ -134,13 +134,13 @@ class Jobs:
         Checkpoints:
             Always.
         """
-        job = self._core.store.get(job_id)
+        job = self._pool.store.get(job_id)
         if job.status is JobStatus.COMPLETED:
             await trio.lowlevel.checkpoint()
             return job
-        with self._core.completions.watch(job_id) as completion:
+        with self._pool.waiters.subscribe(job_id) as completion:
             await completion.wait()
-            return completion.job or self._core.store.get(job_id)
+            return completion.job or self._pool.store.get(job_id)
 
     @overload
     async def result(self, job_id: str, *, type: type[_Result]) -> _Result: ...
@@ -193,9 +193,9 @@ class Jobs:
         Checkpoints:
             Always.
         """
-        self._core.submissions.close()
+        self._pool.admission.close()
         await trio.lowlevel.checkpoint()
-        for job_ids in self._core.store.unfinished():
+        for job_ids in self._pool.store.unfinished():
             for job_id in job_ids:
                 # One that has completed meanwhile may have been dropped as well.
                 with suppress(JobNotFoundError):
@@ -214,8 +214,8 @@ class Jobs:
             JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: It is completed.
         """
-        job = self._core.store.request_cancel(job_id)
-        self._core.process.cancel(job_id)
+        job = self._pool.store.request_cancel(job_id)
+        self._pool.executor.cancel(job_id)
         return job
 
     def delete(self, job_id: str) -> None:
@@ -225,7 +225,7 @@ class Jobs:
             JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: It is not completed.
         """
-        self._core.store.delete(job_id)
+        self._pool.store.delete(job_id)
 
     def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
         """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
@@ -242,15 +242,15 @@ class Jobs:
         # Any text has its place among the ids, and most have it after all of them.
         if after is not None and not is_id(after):
             raise ValueError(f"after must be the id of a job, got {after!r}")
-        return self._core.store.page(after=after, limit=limit)
+        return self._pool.store.page(after=after, limit=limit)
 
     def unfinished(self) -> tuple[list[str], list[str]]:
         """The ids of the jobs that have not completed: those begun, those not begun."""
-        return self._core.unfinished_ids()
+        return self._pool.unfinished_ids()
 
     def statistics(self) -> PoolStatistics:
         """What the pool is doing now."""
-        return self._core.status()
+        return self._pool.statistics()
 
     def add_routes(
         self,
@@ -320,14 +320,14 @@ class Jobs:
             stream_idle_timeout=stream_idle_timeout,
             shutdown_retry_after=shutdown_retry_after,
         )
-        core = self._core
+        core = self._pool
         return ApiContext(
-            submissions=core.submissions,
+            admission=core.admission,
             store=core.store,
             handlers=core.handlers,
-            completions=core.completions,
-            cancel=core.process.cancel,
-            pool_status=core.status,
+            waiters=core.waiters,
+            cancel=core.executor.cancel,
+            pool_statistics=core.statistics,
             max_body_bytes=self._max_payload_bytes,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
@@ -337,7 +337,7 @@ class Jobs:
     def _check(self, type_: str, payload: object) -> JobSpec:
         check_type(type_)
         encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
-        check_submission(type_, encoded, self._core.handlers)
+        check_submission(type_, encoded, self._pool.handlers)
         return JobSpec(type_, encoded)
 
 
@@ -457,18 +457,18 @@ async def _close_when_left_or_cut_short(core: Pool, left: trio.Event) -> None:
     try:
         await left.wait()
     finally:
-        core.submissions.close()  # the only send end: the workers drain and end
+        core.admission.close()  # the only send end: the workers drain and end
 
 
 @trio.lowlevel.enable_ki_protection
 async def _work(core: Pool, jobs: trio.MemoryReceiveChannel[str]) -> None:
     """Run a worker; the last one to end tells who waits."""
     try:
-        await run_worker(jobs, core.store, core.process)
+        await run_worker(jobs, core.store, core.executor)
         check_channel_has_ended(jobs)
     finally:
         if jobs.statistics().open_receive_channels == 0:  # the last one
-            core.completions.end()  # who still waits for a job gets it as it is
+            core.waiters.end()  # who still waits for a job gets it as it is
 
 
 def _leaves(error: BaseException) -> set[int]:

@@ -106,18 +106,18 @@ async def main(
         max_waiters=config.http.max_waiters,
         folder=folder,
     )
-    store, process, submissions = core.store, core.process, core.submissions
+    store, executor, admission = core.store, core.executor, core.admission
     trio.lowlevel.add_instrument(GeneratorEnds())
     if config.logging.slow_step:
-        trio.lowlevel.add_instrument(BlockingMonitor(process, limit=config.logging.slow_step))
+        trio.lowlevel.add_instrument(BlockingMonitor(executor, limit=config.logging.slow_step))
 
     app = create_app(
-        submissions,
+        admission,
         store,
         handlers,
-        core.completions,
-        cancel=process.cancel,
-        pool_status=core.status,
+        core.waiters,
+        cancel=executor.cancel,
+        pool_statistics=core.statistics,
         max_body_bytes=config.http.max_body_bytes,
         max_wait_seconds=config.http.max_wait_seconds,
         stream_idle_timeout=config.http.stream_idle_timeout,
@@ -125,7 +125,7 @@ async def main(
     )
     ending = trio.Event()  # set by the first signal, and when HTTP fails
     pool_ended = trio.Event()
-    failure = _Failure(stop, submissions)
+    failure = _Failure(stop, admission)
     serve_http = partial(
         serve,
         app,
@@ -147,7 +147,7 @@ async def main(
     stop.connect()
     service_manager = service_manager or ServiceManager(None)
     if takeovers is not None:
-        look = TakesBackBeforeWaiting(takeovers, process.recent_types, process.forget_types)
+        look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
         trio.lowlevel.add_instrument(look)
     if forks is not None:
         forks.in_child(end_copy_with_its_step)
@@ -157,7 +157,7 @@ async def main(
         try:
             async with trio.open_nursery() as pool:
                 for n in range(config.pool.workers):
-                    worker = (run_worker, receive.clone(), store, process)
+                    worker = (run_worker, receive.clone(), store, executor)
                     pool.start_soon(failure.watch, *worker, name=f"worker-{n}")
                 receive.close()  # the workers hold the clones
                 with trio.CancelScope() as opening:
@@ -167,8 +167,8 @@ async def main(
                     await server.start(http.run)
                     service_manager.tell_ready()
                 await ending.wait()
-                log.info("draining", extra={"buffered": submissions.buffered})
-                submissions.close()  # the only send end: POST answers 503, workers drain and end
+                log.info("draining", extra={"buffered": admission.buffered})
+                admission.close()  # the only send end: POST answers 503, workers drain and end
                 pool.cancel_scope.deadline = _grace_ends(stop, config.pool.grace_period)
                 drain_seconds = pool.cancel_scope.deadline - trio.current_time()
                 service_manager.tell_stopping(
@@ -180,7 +180,7 @@ async def main(
             if trio.current_effective_deadline() == -math.inf:
                 raise  # not the pool: the whole server is being cancelled
             failure.note(_unwrapped(error))
-        core.completions.end()  # who still waits for a job gets it as it is
+        core.waiters.end()  # who still waits for a job gets it as it is
         pool_ended.set()
         unfinished = core.unfinished_jobs()
         if unfinished:
@@ -197,7 +197,7 @@ async def main(
         raise failure.error  # another process was faster: nothing of ours is broken
     core.report_dropped()
     status = 1 if failure.error is not None or http.failed or unfinished else 0
-    return Ended(status=status, peak_buffer_used=submissions.peak_buffer_used)
+    return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
 
 
 class _Failure:
@@ -207,9 +207,9 @@ class _Failure:
     has unwound, which may be never.
     """
 
-    def __init__(self, stop: Stop, submissions: Admission) -> None:
+    def __init__(self, stop: Stop, admission: Admission) -> None:
         self._stop = stop
-        self._submissions = submissions
+        self._admission = admission
         self.error: BaseException | None = None
 
     async def watch(
@@ -235,7 +235,7 @@ class _Failure:
         """Take no more jobs, arm the hard limit, log the error; for the first one only."""
         if self.error is None:
             self.error = error
-            self._submissions.close()
+            self._admission.close()
             self._stop.arm_after_crash()
             if not isinstance(error, BindError):
                 log.critical("pool_failed", exc_info=error)

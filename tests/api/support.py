@@ -54,12 +54,12 @@ class Api:
     ) -> None:
         self.parts = parts or make_parts()
         self.app = create_app(
-            self.parts.submissions,
+            self.parts.admission,
             self.parts.store,
             handlers_of(functions or {"email": accept, "default": accept}),
-            self.parts.completions,
+            self.parts.waiters,
             cancel=cancel,
-            pool_status=self._pool_status,
+            pool_statistics=self._pool_statistics,
             max_body_bytes=max_body_bytes,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=30,
@@ -72,9 +72,9 @@ class Api:
         self.app = app
         self.client = Client(app)
 
-    def _pool_status(self) -> PoolStatistics:
+    def _pool_statistics(self) -> PoolStatistics:
         return PoolStatistics(
-            status="shutting down" if self.parts.submissions.closed else "ready",
+            status="shutting down" if self.parts.admission.closed else "ready",
             workers=2,
             busy=0,
             buffered=self.parts.receive.statistics().current_buffer_used,

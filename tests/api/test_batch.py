@@ -33,7 +33,7 @@ async def test_a_batch_is_answered_with_its_jobs_in_the_same_order() -> None:
 
 async def test_an_empty_batch_is_answered_with_an_empty_array() -> None:
     api = Api(parts=make_parts(buffer_size=1))
-    api.parts.submissions.submit("email", b"null")  # also when the buffer is full
+    api.parts.admission.submit("email", b"null")  # also when the buffer is full
 
     answer = await api.client.post("/jobs/batch", b"[]")
 
@@ -44,19 +44,19 @@ async def test_a_batch_that_fits_exactly_is_taken() -> None:
     api = Api(parts=make_parts(buffer_size=3))
 
     assert (await api.client.post("/jobs/batch", batch(*[SUBMISSION] * 3))).status == 201
-    assert api.parts.submissions.room == 0
+    assert api.parts.admission.room == 0
 
 
 async def test_without_room_for_all_nothing_is_kept() -> None:
     api = Api(parts=make_parts(buffer_size=3))
-    api.parts.submissions.submit("email", b"null")
+    api.parts.admission.submit("email", b"null")
 
     answer = await api.client.post("/jobs/batch", batch(*[SUBMISSION] * 3))
 
     assert_problem(answer, 429)
     assert int(answer.headers["retry-after"]) >= 1
     assert len(api.parts.store) == 1
-    assert api.parts.submissions.room == 2
+    assert api.parts.admission.room == 2
 
 
 async def test_a_batch_that_can_never_fit_is_refused_with_the_limit() -> None:
@@ -118,7 +118,7 @@ async def test_hostile_json_inside_a_batch_is_refused(item: bytes) -> None:
 
 async def test_a_batch_is_refused_during_a_shutdown() -> None:
     api = Api()
-    api.parts.submissions.close()
+    api.parts.admission.close()
 
     answer = await api.client.post("/jobs/batch", batch(SUBMISSION))
 
@@ -131,7 +131,7 @@ async def test_a_shutdown_while_a_batch_arrives_keeps_nothing() -> None:
 
     async with api.client.open("POST", "/jobs/batch") as exchange:
         await exchange.send(b"[")
-        api.parts.submissions.close()
+        api.parts.admission.close()
         await exchange.send(SUBMISSION + b"]", last=True)
         assert_problem(await exchange.answer(), 503)
 

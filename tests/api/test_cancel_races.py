@@ -20,12 +20,12 @@ def api_over(pool: RunningPool) -> Api:
     api = Api(parts=pool.parts)
     api.serve(
         create_app(
-            pool.parts.submissions,
+            pool.parts.admission,
             pool.parts.store,
             pool.handlers,
-            pool.parts.completions,
+            pool.parts.waiters,
             cancel=pool.processor.cancel,
-            pool_status=unused,
+            pool_statistics=unused,
             max_body_bytes=1000,
             max_wait_seconds=60,
             stream_idle_timeout=60,
@@ -167,7 +167,7 @@ async def test_cancel_against_the_end_of_the_pool_decides_once(scheduler_seed: i
         api = api_over(pool)
         job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
         await wait_all_tasks_blocked()
-        pool.parts.submissions.close()
+        pool.parts.admission.close()
 
         async def request_cancel(start: int) -> None:
             await steps(start)

@@ -84,7 +84,7 @@ async def test_a_stream_has_the_limits_lifted_and_says_what_it_got_when_the_serv
 async def test_a_refusal_while_lines_wait_for_room_comes_after_them() -> None:
     api = Api(parts=make_parts(buffer_size=2))
     body = Body(BrokenLimit(400, "bad chunk"))
-    api.parts.submissions.submit("email", b"null")
+    api.parts.admission.submit("email", b"null")
     client = Client(body.before(api.app))
 
     async with client.open("POST", "/jobs/stream") as exchange:
@@ -110,7 +110,7 @@ async def test_the_description_needs_no_installed_package(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("status", [400, 408, 413])
 async def test_a_body_that_breaks_a_limit_during_a_wait_is_refused(status: int) -> None:
     api = Api()
-    job = api.parts.submissions.submit("echo", b"null")
+    job = api.parts.admission.submit("echo", b"null")
     client = Client(Body(BrokenLimit(status, "the body breaks a limit")).before(api.app))
 
     async with client.open("GET", f"/jobs/{job.id}", headers={"prefer": "wait=50"}) as exchange:

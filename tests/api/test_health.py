@@ -6,7 +6,7 @@ from tests.support import SUCCEEDED, make_parts
 
 async def test_health_says_that_the_event_loop_is_alive() -> None:
     api = Api()
-    api.parts.submissions.close()
+    api.parts.admission.close()
 
     answer = await api.client.get("/health")
 
@@ -53,7 +53,7 @@ async def test_a_full_buffer_is_ready() -> None:
 
 async def test_a_server_that_shuts_down_is_not_ready_and_says_what_it_does() -> None:
     api = Api()
-    api.parts.submissions.close()
+    api.parts.admission.close()
 
     answer = await api.client.get("/health/ready")
 

@@ -144,7 +144,7 @@ async def test_a_repetition_is_answered_also_by_a_full_buffer_and_in_a_shutdown(
     first = await submit(api)
 
     assert (await submit(api)).body == first.body
-    api.parts.submissions.close()
+    api.parts.admission.close()
     assert (await submit(api)).body == first.body
     assert_problem(await submit(api, key="new"), 503)
 

@@ -22,7 +22,7 @@ class Cancelling:
         self.cancelled: list[str] = []
         self.parts = make_parts(keep_completed=keep_completed)
         self.api = Api(parts=self.parts, cancel=self.cancelled.append)
-        self.job_id = self.parts.submissions.submit("email", b"null").id
+        self.job_id = self.parts.admission.submit("email", b"null").id
 
     async def cancel(self, **headers: str) -> Answer:
         return await self.api.client.post(f"/jobs/{self.job_id}/cancel", b"", **headers)
@@ -137,7 +137,7 @@ async def test_a_cancel_that_waits_for_a_job_that_completes_otherwise_is_409() -
 async def test_cancelling_works_during_a_shutdown() -> None:
     one = Cancelling()
     one.claim()
-    one.parts.submissions.close()
+    one.parts.admission.close()
 
     assert (await one.cancel()).status == 202
 

@@ -250,7 +250,7 @@ async def test_time_that_the_server_does_not_read_does_not_count(
 
 async def end_by_shutdown(api: Api, exchange: OpenRequest) -> Answer:
     await wait_all_tasks_blocked()
-    api.parts.submissions.close()
+    api.parts.admission.close()
     answer = await exchange.answer()
     assert answer.headers["retry-after"] == "7"
     assert answer.headers["connection"] == "close"
@@ -294,7 +294,7 @@ async def test_a_shutdown_ends_a_stream_that_waits_behind_another() -> None:
 
 async def test_a_stream_that_begins_during_a_shutdown_is_refused() -> None:
     api = Api()
-    api.parts.submissions.close()
+    api.parts.admission.close()
 
     answer = await api.client.post("/jobs/stream", LINE)
 
@@ -312,9 +312,9 @@ async def test_accepted_is_true_whenever_the_shutdown_comes() -> None:
             clone = api.parts.receive.clone()
             nursery.start_soon(run_worker, clone, api.parts.store, succeed)
             api.parts.receive.close()
-            with At(step, api.parts.submissions.close) as at:
+            with At(step, api.parts.admission.close) as at:
                 answer = await api.client.post("/jobs/stream", [LINE * 10, LINE * 9])
-            api.parts.submissions.close()
+            api.parts.admission.close()
 
         steps = at.steps
         accepted = answer.json()["accepted"]
@@ -362,11 +362,11 @@ async def test_a_client_that_leaves_while_lines_wait_for_room_ends_its_stream(
             exchange.hang_up()
             with trio.fail_after(5):
                 await wait_all_tasks_blocked()
-            assert api.parts.submissions.buffered == 1
+            assert api.parts.admission.buffered == 1
 
             take(api.parts)
             await wait_all_tasks_blocked()
-            assert api.parts.submissions.buffered == (1 if behind else 0)
+            assert api.parts.admission.buffered == (1 if behind else 0)
 
 
 async def test_a_client_that_stops_sending_while_lines_wait_learns_what_was_accepted() -> None:
@@ -406,7 +406,7 @@ async def test_two_streams_get_on_side_by_side() -> None:
             clients.start_soon(stream)
             clients.start_soon(stream)
         api.parts.receive.close()
-        api.parts.submissions.close()
+        api.parts.admission.close()
 
     assert [answer.json() for answer in answers] == [{"accepted": 400}] * 2
 
@@ -459,7 +459,7 @@ async def test_memory_does_not_grow_with_the_length_of_the_stream() -> None:
             growth = resident_bytes() - before
             await exchange.send(b"", last=True)
             assert_accepted(await exchange.answer(), total)
-        api.parts.submissions.close()
+        api.parts.admission.close()
 
     assert growth < 4_000_000
     assert len(api.parts.store) == 1000

@@ -124,7 +124,7 @@ async def test_a_full_buffer_refuses_the_job_and_shows_nothing_of_it() -> None:
 
 async def test_a_shutdown_refuses_the_job_and_closes_the_connection() -> None:
     api = Api()
-    api.parts.submissions.close()
+    api.parts.admission.close()
 
     answer = await api.client.post("/jobs", SUBMISSION)
 
@@ -140,7 +140,7 @@ async def test_a_shutdown_while_the_body_arrives_refuses_the_job() -> None:
 
     async with api.client.open("POST", "/jobs") as exchange:
         await exchange.send(SUBMISSION[:10])
-        api.parts.submissions.close()
+        api.parts.admission.close()
         await exchange.send(SUBMISSION[10:], last=True)
         assert_problem(await exchange.answer(), 503)
 
@@ -149,7 +149,7 @@ async def test_a_shutdown_while_the_body_arrives_refuses_the_job() -> None:
 
 async def test_a_shutdown_is_answered_without_waiting_for_the_body() -> None:
     api = Api()
-    api.parts.submissions.close()
+    api.parts.admission.close()
 
     async with api.client.open("POST", "/jobs") as exchange:
         assert_problem(await exchange.answer(), 503)

@@ -81,7 +81,7 @@ async def test_a_get_whose_time_is_up_is_answered_with_the_job_as_it_is(
     assert got[0].json()["status"] == "processing"
     assert got[0].headers["preference-applied"] == "wait=10"
     assert got[0].headers["retry-after"] == "1"
-    assert api.parts.completions.waiters == 0
+    assert api.parts.waiters.count == 0
 
 
 @pytest.mark.parametrize(("asked", "held"), [("60", 60), ("61", 60), ("9" * 3000, 60), ("0", 0)])
@@ -138,7 +138,7 @@ async def test_the_end_of_the_pool_answers_with_the_job_as_it_is() -> None:
         nursery.start_soon(get, api, got)
         await wait_all_tasks_blocked()
         api.parts.store.release(ID)
-        api.parts.completions.end()
+        api.parts.waiters.end()
 
     assert got[0].json()["status"] == "pending"
     await get(api, got)
@@ -153,7 +153,7 @@ async def test_closing_the_submissions_leaves_waits_alone() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(get, api, got)
         await wait_all_tasks_blocked()
-        api.parts.submissions.close()
+        api.parts.admission.close()
         await wait_all_tasks_blocked()
         assert got == []
         api.parts.store.complete(ID, SUCCEEDED)
@@ -172,11 +172,11 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(
         async with api.client.open(method, target, headers={"prefer": "wait=50"}) as exchange:
             await exchange.send(SUBMISSION, last=True)
             await wait_all_tasks_blocked()
-            assert api.parts.completions.waiters == 1
+            assert api.parts.waiters.count == 1
             exchange.hang_up()
 
-        assert api.parts.completions.waiters == 0
-        assert not api.parts.completions._awaited
+        assert api.parts.waiters.count == 0
+        assert not api.parts.waiters._awaited
     assert not caplog.records
 
 
@@ -189,7 +189,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
-    assert api.parts.completions.waiters == 0
+    assert api.parts.waiters.count == 0
 
 
 async def test_a_submission_that_waits_is_answered_with_all_of_the_completed_job() -> None:
@@ -231,7 +231,7 @@ async def test_with_too_many_waiters_the_preference_is_ignored_and_the_job_is_in
     api = Api(parts=make_parts(max_waiters=1))
     begin(api)
 
-    with api.parts.completions.watch(ID):
+    with api.parts.waiters.subscribe(ID):
         submitted = await api.client.post("/jobs", SUBMISSION, prefer="wait=5")
         got = await api.client.get(f"/jobs/{ID}", prefer="wait=5")
 
@@ -245,7 +245,7 @@ async def test_with_too_many_waiters_the_preference_is_ignored_and_the_job_is_in
 
 async def test_many_clients_can_wait_for_many_jobs(autojump_clock: MockClock) -> None:
     api = Api()
-    jobs = [job.id for job in api.parts.submissions.submit_all([("email", b"1")] * 50)]  # type: ignore[list-item]
+    jobs = [job.id for job in api.parts.admission.submit_all([("email", b"1")] * 50)]  # type: ignore[list-item]
     done: list[str] = []
 
     async def wait_for(job_id: str) -> None:
@@ -257,7 +257,7 @@ async def test_many_clients_can_wait_for_many_jobs(autojump_clock: MockClock) ->
         for job_id in jobs * 10:
             nursery.start_soon(wait_for, job_id)
         await wait_all_tasks_blocked()
-        assert api.parts.completions.waiters == 500
+        assert api.parts.waiters.count == 500
         for n, job_id in enumerate(jobs, start=1):
             api.parts.store.claim(job_id)
             api.parts.store.complete(job_id, SUCCEEDED)

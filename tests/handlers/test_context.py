@@ -110,7 +110,7 @@ async def test_a_cancel_reaches_the_children(jobs: Jobs) -> None:
 
 async def test_the_pools_end_reaches_the_children() -> None:
     async with running_pool({"test": sleeping_children}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 

@@ -64,7 +64,7 @@ async def test_a_time_limit_ends_what_the_function_has_started(
 
 async def test_a_cancel_ends_what_the_function_has_started(tmp_path: Path) -> None:
     async with running_pool({"test": in_process(tasks.have_a_family)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", quoted(tmp_path))
+        job = pool.parts.admission.submit("test", quoted(tmp_path))
         family = await wait_for_pids(tmp_path, 3)
         assert pool.processor.cancel(job.id)
         for pid in family:
@@ -141,7 +141,7 @@ async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_
     payload = msgspec.json.encode({"folder": str(tmp_path), "program": program})
 
     async with running_pool({"test": in_process(tasks.run_a_program)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", payload)
+        job = pool.parts.admission.submit("test", payload)
         [started] = await wait_for_pids(tmp_path)
         await wait_until(lambda: children_of(started))
         [sleeping] = children_of(started)

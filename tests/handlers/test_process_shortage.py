@@ -79,10 +79,10 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
 
     async with running_pool({"test": handler}, workers=4, processes=2) as pool:
         with descriptors_left(left):
-            jobs = [pool.parts.submissions.submit("test", b"null") for _ in range(8)]
-            await wait_until(lambda: pool.parts.core.status().blocked or left > 8)
+            jobs = [pool.parts.admission.submit("test", b"null") for _ in range(8)]
+            await wait_until(lambda: pool.parts.pool.statistics().blocked or left > 8)
             shown = pool.parts.store.get(jobs[0].id)
-            blocked = pool.parts.core.status().blocked
+            blocked = pool.parts.pool.statistics().blocked
 
     assert left > 8 or shown.status is JobStatus.PROCESSING
     assert left > 8 or "no process can be started: [Errno 24] Too many open files" in str(blocked)
@@ -98,11 +98,11 @@ async def test_a_process_that_comes_free_is_taken_by_a_job_that_waits_for_descri
     table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
 
     async with running_pool(table, workers=2, processes=2) as pool:
-        first = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        first = pool.parts.admission.submit("wait", quoted(tmp_path))
         await wait_for_pids(tmp_path)
         with descriptors_left(1):  # for the test's file
-            second = pool.parts.submissions.submit("pid", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
+            second = pool.parts.admission.submit("pid", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
             (tmp_path / "go").touch()
             await wait_until(lambda: pool.parts.store.get(second.id).outcome)
 
@@ -126,7 +126,7 @@ async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(
     async with trio.open_nursery() as nursery:
         await nursery.start(kill_each)
         async with running_pool({"test": in_process(tasks.pid)}, workers=2, processes=2) as pool:
-            jobs = [pool.parts.submissions.submit("test", b"null") for _ in range(6)]
+            jobs = [pool.parts.admission.submit("test", b"null") for _ in range(6)]
 
     assert {ending_of(pool, job).outcome for job in jobs} == {Outcome.SUCCEEDED}
 
@@ -196,20 +196,20 @@ async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancel
     table = {"test": handler_of_a_module("leaves_at_import", "os._exit(3)")}
 
     async with running_pool(table, workers=2) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
-        await wait_until(lambda: pool.parts.core.status().blocked)
-        blocked = pool.parts.core.status().blocked
+        job = pool.parts.admission.submit("test", b"null")
+        await wait_until(lambda: pool.parts.pool.statistics().blocked)
+        blocked = pool.parts.pool.statistics().blocked
         assert pool.processor.cancel(job.id)
         await wait_until(lambda: pool.parts.store.get(job.id).outcome)
-        unblocked = pool.parts.core.status().blocked
-        last = pool.parts.submissions.submit("test", b"null")
-        await wait_until(lambda: pool.parts.core.status().blocked)
+        unblocked = pool.parts.pool.statistics().blocked
+        last = pool.parts.admission.submit("test", b"null")
+        await wait_until(lambda: pool.parts.pool.statistics().blocked)
         pool.scope.cancel()
 
     assert blocked == "a process that was started for a job ended itself with status 3 at once"
     assert ending_of(pool, job).outcome is Outcome.CANCELLED
     assert unblocked is None
-    assert pool.parts.core.unfinished_ids() == ([], [last.id])
+    assert pool.parts.pool.unfinished_ids() == ([], [last.id])
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,9 @@ async def test_a_job_whose_modules_find_the_machine_exhausted_waits(
     table = {"test": handler_of_a_module(f"exhausted_{len(error)}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
-        await wait_until(lambda: pool.parts.core.status().blocked)
-        blocked = pool.parts.core.status().blocked
+        job = pool.parts.admission.submit("test", b"null")
+        await wait_until(lambda: pool.parts.pool.statistics().blocked)
+        blocked = pool.parts.pool.statistics().blocked
         better.touch()
 
     assert blocked is not None
@@ -278,13 +278,13 @@ async def test_process_jobs_begin_and_end_although_a_handler_holds_all_of_trios_
     }
 
     async with running_pool(table, workers=2) as pool:
-        holding = pool.parts.submissions.submit("hold", b"null")
+        holding = pool.parts.admission.submit("hold", b"null")
         await wait_all_tasks_blocked(0.01)
         assert trio.to_thread.current_default_thread_limiter().available_tokens == 0
         jobs = [
-            pool.parts.submissions.submit("pid", b"null"),
-            pool.parts.submissions.submit("long", quoted(tmp_path)),
-            pool.parts.submissions.submit("pid", b"null"),
+            pool.parts.admission.submit("pid", b"null"),
+            pool.parts.admission.submit("long", quoted(tmp_path)),
+            pool.parts.admission.submit("pid", b"null"),
         ]
         await wait_until(lambda: pool.parts.store.get(jobs[-1].id).outcome)
         pool.processor.cancel(holding.id)
@@ -299,13 +299,13 @@ async def test_a_job_that_waits_for_a_free_process_is_reported_as_not_started(
     table = {"test": in_process(tasks.enter_and_wait)}
 
     async with running_pool(table, workers=2, processes=1) as pool:
-        first = pool.parts.submissions.submit("test", quoted(tmp_path))
+        first = pool.parts.admission.submit("test", quoted(tmp_path))
         await wait_for_pids(tmp_path)
-        second = pool.parts.submissions.submit("test", quoted(tmp_path))
+        second = pool.parts.admission.submit("test", quoted(tmp_path))
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
-    assert pool.parts.core.unfinished_ids() == ([first.id], [second.id])
+    assert pool.parts.pool.unfinished_ids() == ([first.id], [second.id])
 
 
 async def test_what_passes_is_told_by_the_first_job_after_it(
@@ -316,14 +316,14 @@ async def test_what_passes_is_told_by_the_first_job_after_it(
 
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
         with descriptors_left(0):
-            pool.parts.submissions.submit("test", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
-        last = pool.parts.submissions.submit("test", b"null")
+            pool.parts.admission.submit("test", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+        last = pool.parts.admission.submit("test", b"null")
         await wait_until(lambda: pool.parts.store.get(last.id).outcome)
 
     messages = [record.message for record in caplog.records]
     assert [each for each in messages if "blocked" in each] == ["jobs_blocked", "jobs_unblocked"]
-    assert pool.parts.core.status().blocked is None
+    assert pool.parts.pool.statistics().blocked is None
 
 
 # Libraries that the linker loads: its errors are of many kinds.
@@ -347,9 +347,9 @@ async def test_jobs_wait_while_a_process_has_no_memory_for_what_the_server_has_i
     table = {"test": handler_of_a_module(f"needs_libraries_{kibibytes}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until(
-            lambda: pool.parts.core.status().blocked or pool.parts.store.get(job.id).outcome
+            lambda: pool.parts.pool.statistics().blocked or pool.parts.store.get(job.id).outcome
         )
         better.touch()
 
@@ -372,9 +372,9 @@ async def test_jobs_wait_while_a_process_has_no_descriptors_for_what_the_server_
     table = {"test": handler_of_a_module(f"needs_descriptors_{left}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until(
-            lambda: pool.parts.core.status().blocked or pool.parts.store.get(job.id).outcome
+            lambda: pool.parts.pool.statistics().blocked or pool.parts.store.get(job.id).outcome
         )
         better.touch()
 
@@ -395,9 +395,9 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
 
     monkeypatch.setattr(ChildProcess, "call", die_first)
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
-        await wait_until(lambda: pool.parts.core.status().blocked)
-        blocked = pool.parts.core.status().blocked
+        job = pool.parts.admission.submit("test", b"null")
+        await wait_until(lambda: pool.parts.pool.statistics().blocked)
+        blocked = pool.parts.pool.statistics().blocked
 
     assert blocked == "a process has ended before it took its job"
     assert ending_of(pool, job).outcome is Outcome.SUCCEEDED

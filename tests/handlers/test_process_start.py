@@ -171,7 +171,7 @@ def module_of(
 
 
 async def ending_of_job(pool: RunningPool, job_type: str) -> Ending:
-    job = pool.parts.submissions.submit(job_type, b"null")
+    job = pool.parts.admission.submit(job_type, b"null")
     await wait_until(lambda: pool.parts.store.get(job.id).ending)
     ending = pool.parts.store.get(job.id).ending
     assert ending is not None
@@ -239,9 +239,9 @@ async def test_jobs_wait_where_new_code_cannot_even_be_imported(
                 changed.unlink()
             else:
                 changed.write_text(change)
-            job = pool.parts.submissions.submit("test", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
-            blocked = pool.parts.core.status().blocked
+            job = pool.parts.admission.submit("test", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+            blocked = pool.parts.pool.statistics().blocked
             changed.write_text(content)
             os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -269,7 +269,7 @@ async def test_a_module_that_an_import_writes_is_not_taken_for_new_code(
     with trio.fail_after(60):
         async with running_pool({"test": handler}, workers=1) as pool:
             for payload in (b"false", b"true", b"false"):  # the last one in a second process
-                last = pool.parts.submissions.submit("test", payload)
+                last = pool.parts.admission.submit("test", payload)
             await wait_until(lambda: pool.parts.store.get(last.id).ending)
 
     ending = pool.parts.store.get(last.id).ending
@@ -288,9 +288,9 @@ async def test_a_module_of_the_same_length_that_is_new_is_new_code(
     with trio.fail_after(60):
         async with running_pool({"test": handler}, workers=1) as pool:
             module.write_text("def work(payload): return 'new'\n")
-            pool.parts.submissions.submit("test", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
-            blocked = pool.parts.core.status().blocked
+            pool.parts.admission.submit("test", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+            blocked = pool.parts.pool.statistics().blocked
             pool.scope.cancel()
 
     assert blocked == f"code_changed files={module}"
@@ -308,13 +308,13 @@ async def test_jobs_count_as_blocked_while_an_import_takes_long_and_begin_after_
 
     with trio.fail_after(60):
         async with running_pool(table, workers=1) as pool:
-            job = pool.parts.submissions.submit("takes_its_time.work", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
-            blocked = pool.parts.core.status().blocked
-            assert pool.parts.core.unfinished_ids() == ([], [job.id])
+            job = pool.parts.admission.submit("takes_its_time.work", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+            blocked = pool.parts.pool.statistics().blocked
+            assert pool.parts.pool.unfinished_ids() == ([], [job.id])
             (tmp_path / "go").touch()
             await wait_until(lambda: pool.parts.store.get(job.id).outcome)
-            assert pool.parts.core.status().blocked is None
+            assert pool.parts.pool.statistics().blocked is None
 
     assert blocked == "a process is still importing its modules after 0.3 s"
     assert pool.parts.store.get(job.id).outcome is Outcome.SUCCEEDED
@@ -385,15 +385,15 @@ async def test_new_code_is_not_run_under_the_old_server(
 
     with trio.fail_after(60):
         async with running_pool(table, workers=2, processes=2) as pool:
-            first = pool.parts.submissions.submit("new", b"null")
+            first = pool.parts.admission.submit("new", b"null")
             await wait_until(lambda: pool.parts.store.get(first.id).outcome)
             old = module.stat()
             module.write_text("def work(payload): return 'new'\n" * 2)
-            waiting = pool.parts.submissions.submit("wait", folder)  # in the process that there is
-            second = pool.parts.submissions.submit("new", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
-            blocked = pool.parts.core.status().blocked
-            assert pool.parts.core.unfinished_ids() == ([waiting.id], [second.id])
+            waiting = pool.parts.admission.submit("wait", folder)  # in the process that there is
+            second = pool.parts.admission.submit("new", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+            blocked = pool.parts.pool.statistics().blocked
+            assert pool.parts.pool.unfinished_ids() == ([waiting.id], [second.id])
             (tmp_path / "go").touch()  # the job that waits gets the process with the old code
 
     endings = [pool.parts.store.get(job.id).ending for job in (first, second)]
@@ -415,8 +415,8 @@ async def test_code_that_is_put_back_runs_again(
     with trio.fail_after(60):
         async with running_pool({"test": handler}, workers=1) as pool:
             module.write_text("def work(payload): return 'newer'\n")
-            job = pool.parts.submissions.submit("test", b"null")
-            await wait_until(lambda: pool.parts.core.status().blocked)
+            job = pool.parts.admission.submit("test", b"null")
+            await wait_until(lambda: pool.parts.pool.statistics().blocked)
             module.write_text("def work(payload): return 'old'\n")
             os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
 

@@ -71,7 +71,7 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     ) as pool:
         assert not children_of(os.getpid())
 
-        jobs = [pool.parts.submissions.submit("test", quoted(tmp_path)) for _ in range(4)]
+        jobs = [pool.parts.admission.submit("test", quoted(tmp_path)) for _ in range(4)]
         await wait_for_pids(tmp_path, 2)
         await wait_all_tasks_blocked(0.01)
         assert len(children_of(os.getpid())) == 2
@@ -108,9 +108,9 @@ async def test_waiting_for_a_process_is_not_the_functions_time(tmp_path: Path) -
     }
 
     async with running_pool(table, workers=2) as pool:
-        pool.parts.submissions.submit("long", quoted(tmp_path))
+        pool.parts.admission.submit("long", quoted(tmp_path))
         await wait_for_pids(tmp_path)
-        short = pool.parts.submissions.submit("short", b"null")
+        short = pool.parts.admission.submit("short", b"null")
         await trio.sleep(2 * limit)
         (tmp_path / "go").touch()
 
@@ -123,8 +123,8 @@ async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_
     table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.submissions.submit("wait", quoted(tmp_path))
-        following = pool.parts.submissions.submit("pid", b"null")
+        job = pool.parts.admission.submit("wait", quoted(tmp_path))
+        following = pool.parts.admission.submit("pid", b"null")
         [killed] = await wait_for_pids(tmp_path)
         assert pool.processor.cancel(job.id)
         await wait_until_dead(killed)
@@ -139,9 +139,9 @@ async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_
 
 async def test_a_cancel_reaches_a_job_that_waits_for_a_process(tmp_path: Path) -> None:
     async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=2) as pool:
-        pool.parts.submissions.submit("wait", quoted(tmp_path))
+        pool.parts.admission.submit("wait", quoted(tmp_path))
         await wait_for_pids(tmp_path)
-        waiting = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        waiting = pool.parts.admission.submit("wait", quoted(tmp_path))
         await wait_all_tasks_blocked()
         assert pool.processor.cancel(waiting.id)
         await wait_all_tasks_blocked()
@@ -154,7 +154,7 @@ async def test_a_cancel_reaches_a_job_that_waits_for_a_process(tmp_path: Path) -
 
 async def test_the_pools_end_kills_the_process_and_releases_the_job(tmp_path: Path) -> None:
     async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        job = pool.parts.admission.submit("wait", quoted(tmp_path))
         [killed] = await wait_for_pids(tmp_path)
         pool.scope.cancel()
 
@@ -177,8 +177,8 @@ async def test_a_process_that_dies_fails_its_job_and_no_other(
     table = {"die": in_process(function), "pid": in_process(tasks.pid)}
 
     async with running_pool(table, workers=2) as pool:
-        dying = pool.parts.submissions.submit("die", payload)
-        others = [pool.parts.submissions.submit("pid", b"null") for _ in range(10)]
+        dying = pool.parts.admission.submit("die", payload)
+        others = [pool.parts.admission.submit("pid", b"null") for _ in range(10)]
 
     ending = pool.parts.store.get(dying.id).ending
     assert ending is not None
@@ -264,7 +264,7 @@ async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("wait", quoted(tmp_path))
+        job = pool.parts.admission.submit("wait", quoted(tmp_path))
         [pid] = await wait_for_pids(tmp_path)
         os.kill(pid, number)
         (tmp_path / "go").touch()
@@ -440,10 +440,10 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
 
     async with running_pool(table, workers=4, processes=4) as pool:
         for _ in range(4):
-            pool.parts.submissions.submit("wait", quoted(tmp_path))
+            pool.parts.admission.submit("wait", quoted(tmp_path))
         idle = await wait_for_pids(tmp_path, 4)
         (tmp_path / "go").touch()
-        processes = pool.parts.core.processes
+        processes = pool.parts.pool.processes
         await wait_until(lambda: processes is not None and processes.idle == 4)
         descriptors = len(tasks.descriptors())
         last = await next_result(pool)
@@ -457,7 +457,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
 
 
 async def next_result(pool: RunningPool) -> int:
-    job = pool.parts.submissions.submit("pid", b"null")
+    job = pool.parts.admission.submit("pid", b"null")
     await wait_until(lambda: pool.parts.store.get(job.id).ending)
     ending = pool.parts.store.get(job.id).ending
     assert ending is not None
@@ -476,7 +476,7 @@ async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
     handler = Handler.of(load_function(name), run="process", timeout=0.4, name=name)
 
     async with running_pool({"test": handler}, workers=1, processes=1) as pool:
-        job = pool.parts.submissions.submit("test", b"21")
+        job = pool.parts.admission.submit("test", b"21")
 
     ending = pool.parts.store.get(job.id).ending
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"42")

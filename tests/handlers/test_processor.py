@@ -364,7 +364,7 @@ async def test_cancel_time_limit_and_end_at_the_same_instant_give_one_outcome(
         return "done"
 
     async with running_pool({"test": Handler.of(second, timeout=1)}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
 
         async def cancel() -> None:
             await trio.sleep(1)
@@ -393,7 +393,7 @@ async def test_cancel_and_end_at_the_same_instant_give_one_outcome(
     said: list[bool] = []
 
     async with running_pool({"test": second}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await trio.sleep(1)
         said.append(pool.processor.cancel(job.id))
 
@@ -407,7 +407,7 @@ async def test_the_pools_end_racing_with_a_cancel_releases_or_completes(
     autojump_clock: MockClock,
 ) -> None:
     async with running_pool({"test": sleep_for_ever}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
 
         async def cancel_job() -> None:
@@ -439,7 +439,7 @@ async def test_as_the_pool_ends_the_handler_is_cancelled_and_the_job_released() 
             unwound = True
 
     async with running_pool({"test": handler}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
@@ -454,7 +454,7 @@ async def test_a_value_returned_as_the_pool_ends_is_recorded() -> None:
         return "saved"
 
     async with running_pool({"test": handler}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
@@ -470,7 +470,7 @@ async def test_an_error_raised_as_the_pool_ends_decides_nothing() -> None:
             raise ValueError("in cleanup")
 
     async with running_pool({"test": handler}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
@@ -479,9 +479,9 @@ async def test_an_error_raised_as_the_pool_ends_decides_nothing() -> None:
 
 async def test_a_time_limit_does_not_extend_the_grace_period(autojump_clock: MockClock) -> None:
     async with running_pool({"test": Handler.of(sleep_for_ever, timeout=100)}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
-        pool.parts.submissions.close()
+        pool.parts.admission.close()
         pool.scope.deadline = trio.current_time() + 25
 
     assert trio.current_time() == 25
@@ -490,9 +490,9 @@ async def test_a_time_limit_does_not_extend_the_grace_period(autojump_clock: Moc
 
 async def test_a_time_limit_within_the_grace_period_is_kept(autojump_clock: MockClock) -> None:
     async with running_pool({"test": Handler.of(sleep_for_ever, timeout=10)}) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
-        pool.parts.submissions.close()
+        pool.parts.admission.close()
         pool.scope.deadline = trio.current_time() + 25
 
     ending = pool.parts.store.get(job.id).ending

@@ -197,15 +197,15 @@ async def test_a_job_that_gets_no_thread_waits_in_its_worker_and_its_limit_does_
     threads = NoThreads(monkeypatch)
 
     async with running_pool({"test": Handler.of(returns, timeout=0.1)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await waits_until(lambda: threads.tries > 2)  # 0.3 s
-        shown, status = pool.parts.store.get(job.id), pool.parts.core.status()
+        shown, status = pool.parts.store.get(job.id), pool.parts.pool.statistics()
         threads.left = 0
 
     assert shown.status is JobStatus.PROCESSING
     assert status.blocked == "no thread can be started: can't start new thread"
     assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"returned"')
-    assert pool.parts.core.status().blocked is None
+    assert pool.parts.pool.statistics().blocked is None
 
 
 async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
@@ -219,11 +219,11 @@ async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
         end.wait()
 
     async with running_pool({"test": work}, workers=1) as pool:
-        pool.parts.submissions.submit("test", b"null")
-        await waits_until(lambda: pool.parts.core.status().blocked is not None)
+        pool.parts.admission.submit("test", b"null")
+        await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
         threads.left = 0
         await waits_until(begun.is_set)
-        blocked = pool.parts.core.status().blocked
+        blocked = pool.parts.pool.statistics().blocked
         end.set()
 
     assert blocked is None
@@ -235,7 +235,7 @@ async def test_a_cancel_reaches_a_job_that_gets_no_thread(
     NoThreads(monkeypatch)
 
     async with running_pool({"test": returns}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
         assert pool.processor.cancel(job.id)
 
@@ -250,7 +250,7 @@ async def test_a_cancel_that_comes_while_a_thread_cannot_be_started_is_not_lost(
     said = []
 
     async with running_pool({"test": Handler.of(returns, timeout=60)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         cancel = partial(pool.processor.cancel, job.id)
         NoThreads(monkeypatch, while_starting=lambda: said.append(cancel()))
 
@@ -265,14 +265,14 @@ async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
     NoThreads(monkeypatch)
 
     async with running_pool({"test": returns}, workers=1) as pool:
-        waiting = pool.parts.submissions.submit("test", b"null")
-        queued = pool.parts.submissions.submit("test", b"null")
+        waiting = pool.parts.admission.submit("test", b"null")
+        queued = pool.parts.admission.submit("test", b"null")
         await wait_all_tasks_blocked()
-        while_waiting = pool.parts.core.unfinished_ids()
+        while_waiting = pool.parts.pool.unfinished_ids()
         pool.scope.cancel()
 
     assert while_waiting == ([], [waiting.id, queued.id])
-    assert [*pool.parts.core.unfinished()] == [
+    assert [*pool.parts.pool.unfinished()] == [
         ("jobs_not_started", {"job_type": "test", "job_ids": f"{waiting.id},{queued.id}"})
     ]
 
@@ -332,10 +332,10 @@ async def test_the_end_of_a_job_wakes_those_that_wait_for_what_it_has_held(
 
     with trio.fail_after(60):
         async with running_pool(descriptors.handlers(), workers=3) as pool:
-            pool.parts.submissions.submit(held_by, b"null")
+            pool.parts.admission.submit(held_by, b"null")
             await wait_all_tasks_blocked()
-            jobs = [pool.parts.submissions.submit("process", b"null") for _ in range(2)]
-            await waits_until(lambda: pool.parts.core.status().blocked is not None)
+            jobs = [pool.parts.admission.submit("process", b"null") for _ in range(2)]
+            await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
             await wait_all_tasks_blocked(0.05)
             assert descriptors.tries == 1  # the second one waits for the first: there is one slot
             descriptors.end()
@@ -353,11 +353,11 @@ async def test_a_process_that_a_job_leaves_idle_is_taken_by_one_that_waits(
 
     with trio.fail_after(60):
         async with running_pool(table, workers=2, processes=2) as pool:
-            pool.parts.submissions.submit("wait", f'"{tmp_path}"'.encode())
+            pool.parts.admission.submit("wait", f'"{tmp_path}"'.encode())
             [pid] = await wait_for_pids(tmp_path)
             descriptors.held = True
-            job = pool.parts.submissions.submit("process", b"null")
-            await waits_until(lambda: pool.parts.core.status().blocked is not None)
+            job = pool.parts.admission.submit("process", b"null")
+            await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
             (tmp_path / "go").touch()
 
     assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
@@ -373,11 +373,11 @@ async def test_the_death_of_a_jobs_process_wakes_one_that_waits(
 
     with trio.fail_after(60):
         async with running_pool(table, workers=2, processes=2) as pool:
-            pool.parts.submissions.submit("wait", f'"{tmp_path}"'.encode())
+            pool.parts.admission.submit("wait", f'"{tmp_path}"'.encode())
             [pid] = await wait_for_pids(tmp_path)
             descriptors.held = True
-            job = pool.parts.submissions.submit("process", b"null")
-            await waits_until(lambda: pool.parts.core.status().blocked is not None)
+            job = pool.parts.admission.submit("process", b"null")
+            await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
             descriptors.held = False
             os.kill(pid, signal.SIGKILL)
 
@@ -394,7 +394,7 @@ async def test_jobs_that_wait_for_a_process_do_not_wake_each_other(
 
     async with running_pool(descriptors.handlers(), workers=3, processes=3) as pool:
         for _ in range(3):
-            pool.parts.submissions.submit("process", b"null")
+            pool.parts.admission.submit("process", b"null")
         await waits_until(lambda: descriptors.tries >= 3)
         await wait_all_tasks_blocked(0.1)
         tries = descriptors.tries

@@ -72,7 +72,7 @@ async def test_an_errors_text_is_made_in_the_thread_and_in_the_handlers_time(
         raise error
 
     async with running_pool({"test": Handler.of(fail, timeout=limit)}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until_set(error.asked)
         await trio.sleep(0.02)  # the event loop goes on, beyond the time limit
         error.go_on.set()
@@ -114,7 +114,7 @@ async def test_the_text_of_a_thread_that_was_left_behind_goes_nowhere(
         raise error
 
     async with running_pool({"test": fail}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until_set(error.asked)
         pool.scope.cancel()
     [thread] = [each for each in threading.enumerate() if each.name == f"job {job.id}"]
@@ -135,7 +135,7 @@ async def test_as_many_threads_run_at_once_as_there_are_workers() -> None:
         all_in.wait(30)
 
     async with running_pool({"test": handler}, workers=workers) as pool:
-        jobs = [pool.parts.submissions.submit("test", b"null") for _ in range(workers)]
+        jobs = [pool.parts.admission.submit("test", b"null") for _ in range(workers)]
 
     assert {pool.parts.store.get(job.id).status for job in jobs} == {JobStatus.COMPLETED}
     assert all(
@@ -159,8 +159,8 @@ async def test_a_cancelled_thread_keeps_its_slot_until_it_has_returned() -> None
     blocker = Blocker()
 
     async with running_pool({"test": blocker}, workers=1) as pool:
-        first = pool.parts.submissions.submit("test", b"null")
-        second = pool.parts.submissions.submit("test", b"null")
+        first = pool.parts.admission.submit("test", b"null")
+        second = pool.parts.admission.submit("test", b"null")
         await wait_until_set(blocker.entered)
 
         assert pool.processor.cancel(first.id)
@@ -182,8 +182,8 @@ async def test_a_timed_out_thread_keeps_its_slot_until_it_has_returned() -> None
     blocker = Blocker()
 
     async with running_pool({"test": Handler.of(blocker, timeout=0.01)}, workers=1) as pool:
-        first = pool.parts.submissions.submit("test", b"null")
-        second = pool.parts.submissions.submit("test", b"null")
+        first = pool.parts.admission.submit("test", b"null")
+        second = pool.parts.admission.submit("test", b"null")
         await wait_until_set(blocker.entered)
         await trio.sleep(0.02)  # the time limit, by the real clock
 
@@ -203,7 +203,7 @@ async def test_the_pools_end_leaves_the_thread_behind_and_releases_the_job(
     blocker = Blocker()
 
     async with running_pool({"test": blocker}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until_set(blocker.entered)
         pool.scope.cancel()
 
@@ -218,7 +218,7 @@ async def test_the_pools_end_releases_a_cancelled_job_whose_thread_still_runs() 
     blocker = Blocker()
 
     async with running_pool({"test": blocker}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until_set(blocker.entered)
         assert pool.processor.cancel(job.id)
         pool.scope.cancel()
@@ -251,7 +251,7 @@ async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:
             ended.set()
 
     async with running_pool({"test": handler}, workers=1) as pool:
-        job = pool.parts.submissions.submit("test", b"null")
+        job = pool.parts.admission.submit("test", b"null")
         await wait_until_set(checked)
         pool.processor.cancel(job.id)
         checked.clear()

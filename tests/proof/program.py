@@ -683,11 +683,11 @@ def check(program: Program) -> None:
 def check_nothing_is_left(program: Program) -> None:
     """Nobody waits for a job or for room, and no job is taken to be running."""
     assert program.core is not None
-    completions, submissions = program.core.completions, program.core.submissions
-    assert (completions.waiters, completions._awaited) == (0, {})
-    assert not submissions._places.turn.locked()
-    assert not submissions._open_blocks
-    assert not program.core.process._running
+    waiters, admission = program.core.waiters, program.core.admission
+    assert (waiters.count, waiters._awaited) == (0, {})
+    assert not admission._places.turn.locked()
+    assert not admission._open_blocks
+    assert not program.core.executor._running
 
 
 # Running it. ------------------------------------------------------------------------------------

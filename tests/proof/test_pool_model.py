@@ -211,7 +211,7 @@ class PoolMachine(RuleBasedStateMachine):
             claimed=places.slot_freed,
             completed=completed,
         )
-        self.submissions = Admission(self.send, self.store, places=places, new_id=Uuid7(), now=noon)
+        self.admission = Admission(self.send, self.store, places=places, new_id=Uuid7(), now=noon)
         handlers = HandlerRegistry(
             {
                 "work": Handler.of(self._handle),
@@ -295,7 +295,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(job_type=some_type)
     def submit(self, job_type: str) -> None:
         def command() -> None:
-            job = self.submissions.submit(job_type, b"null")
+            job = self.admission.submit(job_type, b"null")
             self.model.admit(job.id, job_type)
             self.ids.append(job.id)
 
@@ -306,7 +306,7 @@ class PoolMachine(RuleBasedStateMachine):
     def submit_batch(self, types: list[str]) -> None:
         def command() -> None:
             batch = [JobSpec(job_type, b"null") for job_type in types]
-            for job in self.submissions.submit_all(batch):
+            for job in self.admission.submit_all(batch):
                 self.model.admit(job.id, job.type)
                 self.ids.append(job.id)
 
@@ -419,7 +419,7 @@ class PoolMachine(RuleBasedStateMachine):
     def begin_the_drain(self) -> None:
         event(self._described("drain"))
         self.model.closed = True
-        self._do(self.submissions.close)
+        self._do(self.admission.close)
 
     @precondition(lambda self: not self.over and self.calls >= self.pool_lasts_for)
     @rule()
@@ -431,7 +431,7 @@ class PoolMachine(RuleBasedStateMachine):
         self._token.run_sync_soon(self.scope.cancel)
         while self._ended is None:
             self._host.get(timeout=PATIENCE)()
-        self.submissions.close()  # as `main` does
+        self.admission.close()  # as `main` does
 
     def _described(self, what: str) -> str:
         model = self.model

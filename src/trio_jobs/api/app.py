@@ -25,13 +25,13 @@ from trio_jobs.stores.memory import MemoryStore
 
 
 def create_app(
-    submissions: Admission,
+    admission: Admission,
     store: MemoryStore,
     handlers: HandlerRegistry,
-    completions: CompletionWaiters,
+    waiters: CompletionWaiters,
     *,
     cancel: Callable[[str], object],
-    pool_status: Callable[[], PoolStatistics],
+    pool_statistics: Callable[[], PoolStatistics],
     max_body_bytes: int,
     max_wait_seconds: float,
     stream_idle_timeout: float,
@@ -40,13 +40,13 @@ def create_app(
     """The application that clients talk to.
 
     Args:
-        submissions: Where jobs come in.
+        admission: Where jobs come in.
         store: Where they are looked up.
         handlers: Which types there are.
-        completions: Where clients wait for jobs.
+        waiters: Where clients wait for jobs.
         cancel: Cancels the handler of a running job, given the job's id; does
             nothing if the job is not running.
-        pool_status: What the pool is doing now.
+        pool_statistics: What the pool is doing now.
         max_body_bytes: The longest body of a request, and the longest line
             of a stream.
         max_wait_seconds: How long a client may wait for a job at the most.
@@ -57,12 +57,12 @@ def create_app(
     """
     return app_over(
         ApiContext(
-            submissions=submissions,
+            admission=admission,
             store=store,
             handlers=handlers,
-            completions=completions,
+            waiters=waiters,
             cancel=cancel,
-            pool_status=pool_status,
+            pool_statistics=pool_statistics,
             max_body_bytes=max_body_bytes,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,

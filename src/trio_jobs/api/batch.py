@@ -23,17 +23,17 @@ _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def add_batch_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``POST /jobs/batch``."""
-    submissions = parts.submissions
+    admission = parts.admission
 
     @routes.post("/jobs/batch")
     async def submit_batch() -> Response:
         refuse_key()
-        if submissions.closed:
+        if admission.closed:
             raise shutting_down(parts.shutdown_retry_after)
         body = await read_body(max_bytes=parts.max_body_bytes)
-        batch = await parse_batch(body, parts.handlers, max_items=submissions.buffer_size)
+        batch = await parse_batch(body, parts.handlers, max_items=admission.buffer_size)
         try:
-            jobs = submissions.submit_all(batch)
+            jobs = admission.submit_all(batch)
         except QueueFullError as error:
             raise no_room(error) from None
         except ShuttingDownError:

@@ -14,12 +14,12 @@ from trio_jobs.stores.memory import MemoryStore
 class ApiContext:
     """See `create_app`."""
 
-    submissions: Admission
+    admission: Admission
     store: MemoryStore
     handlers: HandlerRegistry
-    completions: CompletionWaiters
+    waiters: CompletionWaiters
     cancel: Callable[[str], object]
-    pool_status: Callable[[], PoolStatistics]
+    pool_statistics: Callable[[], PoolStatistics]
     max_body_bytes: int
     max_wait_seconds: float
     stream_idle_timeout: float

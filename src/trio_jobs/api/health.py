@@ -16,5 +16,7 @@ def add_health_routes(routes: Blueprint, parts: ApiContext) -> None:
 
     @routes.get("/health/ready")
     async def ready() -> Response:
-        status = 503 if parts.submissions.closed else 200
-        return Response(msgspec.json.encode(parts.pool_status()), status, content_type=MEDIA_TYPE)
+        status = 503 if parts.admission.closed else 200
+        return Response(
+            msgspec.json.encode(parts.pool_statistics()), status, content_type=MEDIA_TYPE
+        )

@@ -43,7 +43,7 @@ async def wait_if_preferred(job: Job, parts: ApiContext) -> tuple[Job, dict[str,
     if job.status is JobStatus.COMPLETED or seconds == 0:
         return job, applied
     try:
-        with parts.completions.watch(job.id) as completion:
+        with parts.waiters.subscribe(job.id) as completion:
             with trio.move_on_after(seconds):
                 async with trio.open_nursery() as nursery:
 

@@ -24,7 +24,7 @@ def add_stream_route(routes: Blueprint, parts: ApiContext) -> None:
     async def submit_stream() -> Response:
         upload = Upload(parts)
         try:
-            with parts.submissions.cancel_on_close():
+            with parts.admission.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
             raise shutting_down(parts.shutdown_retry_after, accepted=upload.accepted) from None
@@ -48,7 +48,7 @@ class Upload:
 
     def __init__(self, parts: ApiContext) -> None:
         self.accepted = 0
-        self._submissions = parts.submissions
+        self._admission = parts.admission
         self._handlers = parts.handlers
         self._max_line_bytes = parts.max_body_bytes
         self._idle_timeout = parts.stream_idle_timeout
@@ -110,7 +110,7 @@ class Upload:
 
     async def _admit(self, ready: list[JobSpec]) -> None:
         while ready:
-            admitted = self._submissions.submit_up_to_nowait(ready)
+            admitted = self._admission.submit_up_to_nowait(ready)
             # Before any checkpoint: a shutdown or a hang-up does not falsify it.
             self.accepted += len(admitted)
             if admitted:
@@ -136,7 +136,7 @@ class Upload:
                 nursery.cancel_scope.cancel()
 
             try:
-                admitted = await self._submissions.submit_up_to(ready)
+                admitted = await self._admission.submit_up_to(ready)
                 self.accepted += len(admitted)
             except ShuttingDownError as error:  # past the nursery, which would wrap it
                 closed = error

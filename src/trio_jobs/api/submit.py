@@ -15,12 +15,12 @@ from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 
 def add_submit_route(routes: Blueprint, parts: ApiContext) -> None:
     """Add ``POST /jobs``."""
-    submissions, store = parts.submissions, parts.store
+    admission, store = parts.admission, parts.store
 
     @routes.post("/jobs")
     async def submit_job() -> Response:
         # A key may stand for a job that is in already, and that answer is due also now.
-        if submissions.closed and KEY not in request.headers:
+        if admission.closed and KEY not in request.headers:
             raise shutting_down(parts.shutdown_retry_after)
         body = await read_body(max_bytes=parts.max_body_bytes)
         submission = parse_submission(body, parts.handlers)
@@ -31,7 +31,7 @@ def add_submit_route(routes: Blueprint, parts: ApiContext) -> None:
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
             try:
-                job = submissions.submit(submission.type, submission.payload, key=key)
+                job = admission.submit(submission.type, submission.payload, key=key)
             except QueueFullError as error:
                 raise no_room(error) from None
             except ShuttingDownError:

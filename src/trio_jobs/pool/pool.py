@@ -65,12 +65,12 @@ class Pool:
         workers: How many of them the parts are made for.
         handlers: The users' functions.
         store: Every job.
-        submissions: Where jobs come in. It owns the channel's one send end:
+        admission: Where jobs come in. It owns the channel's one send end:
             closing it begins the drain.
-        completions: Where tasks wait for jobs. Whoever runs the pool ends it.
+        waiters: Where tasks wait for jobs. Whoever runs the pool ends it.
         processes: The child processes, to be entered around the pool; None if
             no handler asks for them.
-        process: What the workers process a job with.
+        executor: What the workers process a job with.
         shortage: Where jobs wait that cannot begin; to be told of what comes free.
         drop_log: Says that completed jobs are dropped.
     """
@@ -78,23 +78,23 @@ class Pool:
     workers: int
     handlers: HandlerRegistry
     store: MemoryStore
-    submissions: Admission
-    completions: CompletionWaiters
+    admission: Admission
+    waiters: CompletionWaiters
     processes: ProcessPool | None
-    process: JobExecutor
+    executor: JobExecutor
     shortage: StartShortage
     drop_log: DropLog
 
-    def status(self) -> PoolStatistics:
+    def statistics(self) -> PoolStatistics:
         """What the pool is doing now."""
         statistics = self.store.statistics()
         return PoolStatistics(
-            status="shutting down" if self.submissions.closed else "ready",
+            status="shutting down" if self.admission.closed else "ready",
             workers=self.workers,
             busy=statistics.processing,
-            buffered=self.submissions.buffered,
-            buffer_size=self.submissions.buffer_size,
-            oldest_running_seconds=self.process.oldest_running_seconds(),
+            buffered=self.admission.buffered,
+            buffer_size=self.admission.buffer_size,
+            oldest_running_seconds=self.executor.oldest_running_seconds(),
             blocked=self.shortage.cause,
             dropped=statistics.dropped,
         )
@@ -108,7 +108,7 @@ class Pool:
         begun: list[Job] = []
         waiting: list[Job] = []  # claimed, but for a thread or a process
         for job in jobs.begun:
-            (begun if self.process.has_begun(job.id) else waiting).append(job)
+            (begun if self.executor.has_begun(job.id) else waiting).append(job)
         if not waiting:
             return jobs
         return UnfinishedJobs(
@@ -146,7 +146,7 @@ def make_pool(
 
     Args:
         handlers: The users' functions.
-        send: The job channel's one send end; ``submissions`` own it from now on.
+        send: The job channel's one send end; ``admission`` owns it from now on.
         workers: How many workers there will be.
         processes: How many child processes there are at the most; None for as
             many as there are processors.
@@ -158,11 +158,11 @@ def make_pool(
         now: The wall clock, as an aware UTC time.
     """
     places = Capacity()
-    completions = CompletionWaiters(max_waiters=max_waiters)
+    waiters = CompletionWaiters(max_waiters=max_waiters)
     drop_log = DropLog()
 
     def completed(job: Job) -> None:
-        completions.note(job)
+        waiters.note(job)
         places.note_completion()
 
     store = MemoryStore(
@@ -182,10 +182,10 @@ def make_pool(
         workers=workers,
         handlers=handlers,
         store=store,
-        submissions=Admission(send, store, places=places, new_id=Uuid7(), now=now),
-        completions=completions,
+        admission=Admission(send, store, places=places, new_id=Uuid7(), now=now),
+        waiters=waiters,
         processes=children,
-        process=JobExecutor(
+        executor=JobExecutor(
             handlers,
             workers=workers,
             max_result_bytes=max_result_bytes,

@@ -20,12 +20,12 @@ class Completion:
             has been dropped since; None before.
     """
 
-    __slots__ = ("_over", "_watchers", "job")
+    __slots__ = ("_over", "_subscribers", "job")
 
     def __init__(self) -> None:
         self.job: Job | None = None
         self._over = trio.Event()
-        self._watchers = 0
+        self._subscribers = 0
 
     async def wait(self) -> None:
         """Wait until the job has completed, or the pool has ended without that.
@@ -51,13 +51,13 @@ class CompletionWaiters:
         self._awaited: dict[str, Completion] = {}
 
     @property
-    def waiters(self) -> int:
+    def count(self) -> int:
         """How many tasks wait."""
         return self._waiters
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[Completion]:
-        """Watch a job that has not completed; look at it and enter without a checkpoint between.
+    def subscribe(self, job_id: str) -> Iterator[Completion]:
+        """Wait for a job in this block: look it up, and enter, without a checkpoint in between.
 
         Leaving the block, however that happens, leaves nothing behind.
 
@@ -72,13 +72,13 @@ class CompletionWaiters:
             if self._ended:
                 completion._over.set()
         self._waiters += 1
-        completion._watchers += 1
+        completion._subscribers += 1
         try:
             yield completion
         finally:
             self._waiters -= 1
-            completion._watchers -= 1
-            if completion._watchers == 0:
+            completion._subscribers -= 1
+            if completion._subscribers == 0:
                 self._awaited.pop(job_id, None)
 
     def note(self, job: Job) -> None:
