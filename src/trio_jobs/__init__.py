@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from trio_jobs.embed import Jobs as Jobs
     from trio_jobs.embed import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.embed import open_jobs as open_jobs
+    from trio_jobs.handlers.context import JobContext as JobContext
     from trio_jobs.handlers.handler import Handler as Handler
     from trio_jobs.handlers.handler import Run as Run
     from trio_jobs.handlers.importing import HandlerError as HandlerError
-    from trio_jobs.handlers.job_context import JobContext as JobContext
     from trio_jobs.handlers.registry import UnknownTypeError as UnknownTypeError
     from trio_jobs.job import Ending as Ending
     from trio_jobs.job import IdempotencyKey as IdempotencyKey
@@ -41,7 +41,7 @@ _MODULES = {
     "IdempotencyKey": "job",
     "InvalidTransitionError": "pool.store",
     "Job": "job",
-    "JobContext": "handlers.job_context",
+    "JobContext": "handlers.context",
     "JobError": "job",
     "JobNotFoundError": "pool.store",
     "JobStatus": "job",

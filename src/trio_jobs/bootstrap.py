@@ -15,7 +15,7 @@ from trio_jobs.forks import Forks
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import HandlerError, load_function
 from trio_jobs.handlers.process_pool import open_folder
-from trio_jobs.handlers.registry import HandlerRegistry, describe_payloads
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
 from trio_jobs.leftovers import Leftovers, LeftoversError
@@ -70,7 +70,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
         after_import=lambda _: forks.end_copy(),
     )
-    return describe(config) + describe_payloads(handlers)
+    return describe(config) + handlers.describe_payloads()
 
 
 def serve(config: Config, signals: Signals) -> NoReturn:

@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from trio_jobs.api.validation import check_submission, check_type, encode_payload
-from trio_jobs.handlers.abandoned import GeneratorEnds
+from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.admission import JobSpec

@@ -16,8 +16,8 @@ import trio
 from trio_jobs.api.app import create_app
 from trio_jobs.config import Config
 from trio_jobs.forks import Forks, end_copy_with_its_step
-from trio_jobs.handlers.abandoned import GeneratorEnds
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
+from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs import Logs

@@ -7,8 +7,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.handlers.support import process
 from tests.support import NOON, running_pool
 from trio_jobs import Jobs
+from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.job_context import JobContext
 from trio_jobs.job import Ending, JobStatus, Outcome
 
 

@@ -19,7 +19,7 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Outcome
 
 if TYPE_CHECKING:
-    from trio_jobs.handlers.job_context import JobContext
+    from trio_jobs.handlers.context import JobContext
 
 
 class Email(msgspec.Struct):

@@ -15,9 +15,9 @@ from tests.handlers import tasks
 from tests.handlers.support import make_processor, process
 from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
+from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.job_context import JobContext
 from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
 from trio_jobs.logs import LogFormatter
 

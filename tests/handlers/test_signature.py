@@ -13,14 +13,14 @@ import pytest
 
 import trio_jobs
 from trio_jobs import Handler, HandlerError, open_jobs
+from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.importing import load_function
-from trio_jobs.handlers.job_context import JobContext
 
 Ctx = JobContext
 
 if TYPE_CHECKING:
     # To be found by nobody but a type checker.
-    from trio_jobs.handlers.job_context import JobContext as Hidden
+    from trio_jobs.handlers.context import JobContext as Hidden
 
 OBJECTS: dict[str, object] = {
     "class": JobContext,

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from tests.support import RunningPool, running_pool
 from trio_jobs.api.validation import PayloadError, check_submission
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
-from trio_jobs.handlers.job_context import JobContext
+from trio_jobs.handlers.context import JobContext
 from trio_jobs.pool.worker import BURST_SECONDS
 
 LIMIT = 0.5

@@ -1,7 +1,6 @@
 """What payloads are taken, whichever way they come: every shape of bad JSON is refused here."""
 
 import re
-from typing import Any
 
 import msgspec
 
@@ -18,8 +17,6 @@ JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 # Characters of what a client is told of a fault.
 _MAX_FAULT = 400
-
-_decode_anything = msgspec.json.Decoder().decode
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # An escape that a second one must follow, and does not.
@@ -67,15 +64,8 @@ def check_submission(type: str, payload: bytes, handlers: HandlerRegistry) -> No
     if not type:
         raise PayloadError("$.type must be a non-empty string")
     check_depth(payload)
-    handler = handlers.find(type)
     try:
-        # A typed decoder only skims what its type does not name, or takes as a `Raw`, and lets bad
-        # UTF-8 and 1e999 through there. Whoever reads the job is sent all of it.
-        if handler.payload_type is not Any:
-            _decode_anything(payload)
-            handlers.check_payload(handler, payload)
-        else:
-            handler.decode(payload)
+        handlers.validate(type, payload)
     except JSON_ERRORS as error:
         raise json_fault(error, payload, "$.payload") from None
 

@@ -1,22 +1,23 @@
-"""A warning about handlers that block the event loop: async ones that compute or call what blocks.
+"""`BlockingMonitor`: warns of async handlers that compute or block in the event loop.
 
-Between two waits for I/O Trio runs one step of each task that is ready. The steps of handlers are
-timed, and what they take together in such a stretch is put down to them: not what HTTP and
-admission take of it, however many requests there are. The code of a payload's class, which runs
-as a job is submitted, is put down to the handler that takes such payloads.
+Between two waits for I/O Trio runs one step of each task that is ready. The monitor times each
+step in which a handler has run, and adds up the steps of each job between two waits. So handlers
+are not charged with the time of HTTP and admission. The code of a payload's class runs while a
+job is submitted, and is charged to the handler that takes such payloads.
 
-What it cannot know: a step is also long while the whole process stands still (SIGSTOP, a swapping
-machine); and a step that never ends is for the hard limit to report.
+A step is long as well while the whole process stands still (SIGSTOP, a swapping machine). A step
+that never ends is the hard limit's to report.
 """
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
 
 import trio
 
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Run
+from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.job import current_job_id
 
 log = logging.getLogger(__name__)
@@ -24,11 +25,10 @@ log = logging.getLogger(__name__)
 # Seconds for which a handler is not reported again.
 _MINUTE = 60.0
 
-# How many jobs a report names, at the most.
+# How many jobs one report names at most.
 _NAMED = 5
 
-# Steps that are shorter than this part of the limit are not counted: so many, of so many jobs,
-# are no handler's fault. And each step would cost more.
+# Shorter steps than this part of the limit are ignored: they are too many to add up.
 _COUNTED = 0.001
 
 _ADVICE = (
@@ -42,105 +42,75 @@ _PAYLOAD_ADVICE = (
 )
 
 
-class Suspect(NamedTuple):
-    """A job that may have blocked the event loop; its handler's name; when it began."""
-
-    handler: str
-    job_id: str
-    job_type: str
-    started: float
-
-
-class Activity(Protocol):
-    """Knows which jobs run in the event loop; `JobExecutor` does."""
-
-    def running_here(self) -> Sequence[Suspect]:
-        """The jobs whose handlers are running in the event loop."""
-
-    def ended_here(self) -> Sequence[Suspect]:
-        """Those that have ended since `forget_ended`, in order."""
-
-    def forget_ended(self) -> None:
-        """Forget the jobs that have ended."""
-
-    def take_check_seconds(self) -> Mapping[str, float]:
-        """Seconds that payloads' own code has taken as jobs were submitted, by the handler's name.
-
-        Since this was called last.
-        """
-
-
 class BlockingMonitor(trio.abc.Instrument):
     """Warns of handlers that block the event loop, once per handler and minute.
 
-    To be made in the event loop: its times are Trio's.
+    Make it in the event loop: its times are Trio's.
 
     Args:
-        activity: Knows which jobs run.
-        limit: Seconds in one stretch from which on they are too long.
+        executor: Runs the jobs.
+        limit: Seconds between two waits for I/O that a handler may take.
     """
 
-    def __init__(self, activity: Activity, *, limit: float) -> None:
-        self._activity = activity
-        self._forget_ended = activity.forget_ended  # looked up once: each step ends with it
+    def __init__(self, executor: JobExecutor, *, limit: float) -> None:
+        self._executor = executor
         self._limit = limit
         self._counted = limit * _COUNTED
         self._now = trio.lowlevel.current_clock().current_time
         self._began = self._now()
-        self._taken: dict[str, tuple[Suspect, float]] = {}  # in this stretch, by the job's id
-        self._checks: dict[str, float] = {}  # of payloads, in this stretch, by the handler's name
+        self._last_ended = executor.last_ended  # at the end of the last step
+        # Since the last wait for I/O, by the job's id.
+        self._taken: dict[str, tuple[RunningJob, float]] = {}
         self._reported: dict[str, float] = {}  # when, by the handler's name
 
-    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
-        """Begin a stretch, and its first step."""
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
+        """Begin the first step."""
         self._began = self._now()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """End a step, and begin the next one."""
         now = self._now()
         if now - self._began >= self._counted:
-            self._put_down(task, now)
-        self._forget_ended()
+            self._charge(task, now - self._began)
+        self._last_ended = self._executor.last_ended
         self._began = now
 
-    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  (Trio's signature)
-        """End the stretch."""
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
+        """Report the steps since the last wait for I/O."""
         if self._taken:
-            self._report(list(self._taken.values()))
+            self._report([*self._taken.values()])
             self._taken.clear()
-        if self._checks:
-            self._report_checks()
-            self._checks.clear()
-
-    def _put_down(self, task: trio.lowlevel.Task, now: float) -> None:
-        """Put a step down to the jobs whose handlers have run in it, one after the other."""
-        ran = list(self._activity.ended_here())
-        # In the middle of a job, be it its own task or a child's, the context tells which.
-        job_id = task.context.get(current_job_id)
-        ran += [each for each in self._activity.running_here() if each.job_id == job_id]
-        began = [*(max(each.started, self._began) for each in ran), now]
-        for job, (start, end) in zip(ran, pairwise(began), strict=True):
-            _, before = self._taken.get(job.job_id, (job, 0.0))
-            self._taken[job.job_id] = job, before + end - start
-        for handler, seconds in self._activity.take_check_seconds().items():
-            self._checks[handler] = self._checks.get(handler, 0.0) + seconds
-
-    def _report(self, taken: list[tuple[Suspect, float]]) -> None:
-        taken.sort(key=lambda each: -each[1])
-        while taken and taken[0][1] >= self._limit:
-            job, seconds = taken.pop(0)
-            if self._is_time_for(job.handler):
-                fields = {"handler": job.handler, "job_id": job.job_id, "job_type": job.job_type}
-                _warn(fields, seconds)
-        together = sum(seconds for _, seconds in taken)
-        if together >= self._limit and self._is_time_for(""):
-            named = ", ".join(f"{job.handler} {job.job_id}" for job, _ in taken[:_NAMED])
-            _warn({"jobs": len(taken), "handlers": named}, together)
-
-    def _report_checks(self) -> None:
-        for handler, seconds in self._checks.items():
+        for handler, seconds in self._executor.registry.take_check_seconds().items():
             if seconds >= self._limit and self._is_time_for(f"{handler}, its payloads"):
                 _warn({"payload_of": handler}, seconds, _PAYLOAD_ADVICE)
+
+    def _charge(self, task: trio.lowlevel.Task, seconds: float) -> None:
+        """Charge a step to the last job that ran in it.
+
+        A worker ends its burst, and the step, after a job that takes long.
+        """
+        running = self._executor.find_running(task.context.get(current_job_id))
+        if running is None and self._executor.last_ended is not self._last_ended:
+            running = self._executor.last_ended
+        if running and running.handler is not None and running.handler.run is Run.ASYNC:
+            _, before = self._taken.get(running.job.id, (running, 0.0))
+            self._taken[running.job.id] = running, before + seconds
+
+    def _report(self, taken: list[tuple[RunningJob, float]]) -> None:
+        """Report each job that took longer than the limit; the others if they did together."""
+        others = []
+        for running, seconds in taken:
+            handler = _name(running)
+            if seconds < self._limit:
+                others.append((seconds, running))
+            elif self._is_time_for(handler):
+                job = running.job
+                _warn({"handler": handler, "job_id": job.id, "job_type": job.type}, seconds)
+        together = sum(seconds for seconds, _ in others)
+        if together >= self._limit and self._is_time_for(""):
+            others.sort(key=lambda each: -each[0])
+            named = ", ".join(f"{_name(each)} {each.job.id}" for _, each in others[:_NAMED])
+            _warn({"jobs": len(others), "handlers": named}, together)
 
     def _is_time_for(self, handler: str) -> bool:
         now = self._now()
@@ -148,6 +118,10 @@ class BlockingMonitor(trio.abc.Instrument):
             return False
         self._reported[handler] = now
         return True
+
+
+def _name(running: RunningJob) -> str:
+    return "" if running.handler is None else running.handler.name
 
 
 def _warn(fields: Mapping[str, object], seconds: float, advice: str = _ADVICE) -> None:

@@ -1,4 +1,4 @@
-"""A handler: one user's function, and how it is run. Everything about it is checked here, once."""
+"""`Handler`: a user's function and how it runs. Every check of a function is made here, once."""
 
 import functools
 import inspect
@@ -22,8 +22,23 @@ from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
 from trio_jobs.tracebacks import begin_with_others
 
-# Around a plain function's code.
+# The modules around a plain function's code, whose frames a traceback leaves out.
 _OWN = frozenset({__name__})
+
+
+class _Forks:
+    """Counts the forks that lead to this process: in a copy of a process the count is higher."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        os.register_at_fork(after_in_child=self._add)
+
+    def _add(self) -> None:
+        self.count += 1
+
+
+# Read for each job: `os.getpid` takes ten times as long.
+FORKS = _Forks()
 
 
 class Run(StrEnum):
@@ -36,20 +51,18 @@ class Run(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A user's function and how it is run; made by `of`.
+    """A user's function and how it runs; `of` makes it.
 
     Attributes:
-        name: What it is called where it was defined or configured,
-            ``"package.module:qualified.name"``; a child process finds it by this.
-        call: Called with the payload, and with a `JobContext` as the second
-            argument if it takes one; what it returns is the job's result.
-        run: Where it runs: a coroutine function in the event loop, a plain
-            function in a worker thread or in a child process.
-        timeout: How long it may take, in seconds; None for as long as it likes.
-        takes_context: Whether it is called with a context as well.
-        payload_type: What payloads are checked against; ``Any`` for any JSON.
-        decode: Makes the payload that the function is called with from JSON;
-            raises ``msgspec.MsgspecError`` or ``UnicodeError`` if it cannot.
+        name: The function's name, ``"package.module:qualified.name"``, by which a child process
+            imports it.
+        call: Called with the payload, and with a `JobContext` behind it if ``takes_context``;
+            returns the job's result.
+        run: Where the function runs.
+        timeout: The time limit in seconds; None for no limit.
+        takes_context: Whether ``call`` takes a context.
+        payload_type: The type that payloads are checked against; ``Any`` for any JSON.
+        decode: Makes the payload from JSON; raises ``msgspec.MsgspecError`` or ``UnicodeError``.
     """
 
     name: str
@@ -69,23 +82,21 @@ class Handler:
         timeout: float | None = None,
         name: str | None = None,
     ) -> Self:
-        """The handler for a function.
+        """Make a handler of a function.
 
         Args:
-            function: Any callable that can be called with a payload.
-            run: ``"async"``, ``"thread"`` or ``"process"``; None goes by the
-                kind of function: async ones in the event loop, others in a thread.
-                With ``"process"``, a program that defines the function itself
-                must begin behind ``if __name__ == "__main__":``, because child
-                processes import its file to find it.
-            timeout: Seconds that it may take; None for no limit.
-            name: What it was loaded by, if it was: then a child process can do
-                the same. Otherwise it goes by its own name.
+            function: A callable that takes a payload.
+            run: ``"async"``, ``"thread"`` or ``"process"``; None runs an async function in the
+                event loop and any other in a thread. With ``"process"``, a program that defines
+                the function itself must begin behind ``if __name__ == "__main__":``, because
+                child processes import the program to find the function.
+            timeout: The time limit in seconds; None for no limit.
+            name: The name that the function was loaded by; None for the function's own name.
 
         Raises:
-            HandlerError: The function cannot be called with a payload, does not
-                fit ``run``, cannot be found again by a child process, or has a
-                payload annotated with what cannot be checked.
+            HandlerError: The function cannot be called with a payload, does not fit ``run``,
+                cannot be imported by a child process, or annotates its payload with a type that
+                JSON cannot be checked against.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
@@ -111,13 +122,13 @@ class Handler:
         )
 
     def call_plain(self, payload: object) -> object:
-        """Call a plain function; in the thread or the process where it runs.
+        """Call a plain function, in its thread or process.
 
         Raises:
-            TypeError: It returned an awaitable: a plain wrapper around an async
-                function looks like a plain one.
-            RuntimeError: It raised ``StopIteration``, which would turn into
-                this, with less to say, in any coroutine on its way.
+            TypeError: The function returned an awaitable: it is a plain wrapper around an async
+                function, which looks like a plain one.
+            RuntimeError: The function raised ``StopIteration``. Passed on through a coroutine,
+                that would become a `RuntimeError` which says less.
         """
         try:
             result = self.call(payload)
@@ -133,25 +144,24 @@ class Handler:
 def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
     """Run a plain function from JSON to JSON; never raises.
 
-    To be called in the thread or the process where the function runs, so that all of the user's
-    code runs there: payload classes, the function, the texts of what it raises.
-
-    A copy of the process that the function has forked ends here, with status 0 or 1.
+    Call this in the thread or the process of the function: payload classes, the function and the
+    texts of its exceptions are user code. If the function forks and the copy returns, the copy
+    ends here, with status 0 or 1.
 
     Returns:
-        Its result as JSON, or what it raised, even a ``SystemExit``.
+        The result as JSON, or the description of what the function raised, even a ``SystemExit``.
     """
-    process = os.getpid()
+    forks = FORKS.count
     answer: bytes | Failure
     try:
         result = handler.call_plain(handler.decode(payload))
         answer = encode_result(result, max_bytes=max_result_bytes)
-    except BaseException as error:  # noqa: ASYNC103, BLE001  (nothing of it may leave the thread)
+    except BaseException as error:  # noqa: ASYNC103, BLE001 - no exception may leave the thread
         begin_with_others(error, _OWN)
         answer = describe_failure(error)
-    if os.getpid() != process:
+    if forks != FORKS.count:
         os._exit(int(isinstance(answer, Failure)))
-    return answer  # noqa: ASYNC104 - no task's
+    return answer  # noqa: ASYNC104 - this runs outside of Trio
 
 
 def _where(function: Callable[..., Any], run: str | None) -> Run:
@@ -168,20 +178,15 @@ def _where(function: Callable[..., Any], run: str | None) -> Run:
     return where
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
-    called = _called(function)
-    if any(map(inspect.isgeneratorfunction, called)) or any(
-        map(inspect.isasyncgenfunction, called)
+def _is_async(function: object) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    called = [function, getattr(function, "__call__", None)]  # noqa: B004 - the method is meant
+    if any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called
     ):
         raise HandlerError("is a generator function; a handler returns one result")
     return any(map(inspect.iscoroutinefunction, called))
-
-
-def _called(function: Callable[..., Any]) -> list[object]:
-    """What runs when it is called: the function of a partial, an instance's ``__call__``."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return [function, getattr(function, "__call__", None)]  # noqa: B004  (the method itself)
 
 
 def _check_timeout(timeout: object) -> None:

@@ -1,10 +1,10 @@
-"""The table of handlers: which one processes a job of which type."""
+"""`HandlerRegistry`: the handler of each job type, and the one check of a submitted payload."""
 
 import time
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -12,21 +12,23 @@ from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.importing import HandlerError, own_name
 from trio_jobs.handlers.payload_type import PayloadSchemas, make_schemas
 
-# The entry for every type that has none of its own.
+# The entry for each type that has no entry of its own.
 DEFAULT = "default"
 
-# Seconds: shorter checks are not counted.
+# Shorter checks of payloads, in seconds, are not counted.
 _COUNTED = 0.0005
 
-# Characters: a client's type may be as long as a body.
+# Longer texts, in characters, are not compared: a client's type may be as long as a body.
 _MAX_ALIKE = 200
+
+_decode_anything = msgspec.json.Decoder().decode
 
 
 class UnknownTypeError(Exception):
     """No handler for this job type.
 
     Attributes:
-        types: The types that have one.
+        types: The types that have a handler.
     """
 
     def __init__(self, type: str, types: tuple[str, ...]) -> None:  # noqa: A002
@@ -50,43 +52,56 @@ class HandlerRegistry:
     """Handlers by job type.
 
     Args:
-        table: A handler for each type; the one named ``default``, if there is
-            one, is used for every type that has no entry of its own.
+        table: A handler for each type. The entry ``default`` is used for each type without an
+            entry.
+
+    Attributes:
+        table: The same, unable to change.
     """
 
     def __init__(self, table: Mapping[str, Handler]) -> None:
         self.table = MappingProxyType(dict(table))
         self._default = table.get(DEFAULT)
-        # By the handler's name; `check_payload` writes, `BlockingMonitor` takes.
-        self._check_seconds: dict[str, float] = {}
+        self._check_seconds: dict[str, float] = {}  # by the handler's name
 
     @classmethod
     def of(cls, functions: Mapping[str, object]) -> Self:
-        """The table for functions by job type, and for those that are handlers already.
+        """Make a registry of functions and handlers by job type.
 
         Raises:
-            HandlerError: One cannot be a handler, or what it is for is no type;
-                the text says which.
+            HandlerError: A function cannot be a handler, or its type is no string; the text says
+                which.
         """
-        return cls({name: _handler_for(name, each) for name, each in functions.items()})
+        return cls({type_: _handler_for(type_, each) for type_, each in functions.items()})
 
     def find(self, type: str) -> Handler:  # noqa: A002  (the field's name)
         """The handler for jobs of this type.
 
         Raises:
-            UnknownTypeError: There is none, and no default.
+            UnknownTypeError: The type has no handler, and there is no default.
         """
         handler = self.table.get(type, self._default)
         if handler is None:
             raise UnknownTypeError(type, tuple(sorted(self.table)))
         return handler
 
-    def check_payload(self, handler: Handler, payload: bytes) -> None:
-        """Make a payload for the handler, to see whether it can be made: its class's code runs.
+    def validate(self, type: str, payload: bytes) -> None:  # noqa: A002
+        """Check a submitted payload: all of it is JSON, and the type's handler takes it.
+
+        Runs the code of the payload's class, if the handler annotates one.
 
         Raises:
-            msgspec.MsgspecError: It cannot; or UnicodeError.
+            UnknownTypeError: The type has no handler, and there is no default.
+            msgspec.MsgspecError: The payload is not JSON, or not what the handler takes.
+            UnicodeError: The payload is not valid UTF-8.
+            RecursionError: The payload is nested too deep.
         """
+        handler = self.find(type)
+        # A typed decoder only skims fields that its type does not name, and lets bad UTF-8 and
+        # 1e999 pass there. Clients that read the job are sent those fields as well.
+        _decode_anything(payload)
+        if handler.payload_type is Any:
+            return
         began = time.perf_counter()
         try:
             handler.decode(payload)
@@ -97,24 +112,33 @@ class HandlerRegistry:
                 self._check_seconds[handler.name] = before + seconds
 
     def take_check_seconds(self) -> Mapping[str, float]:
-        """What `check_payload` has taken since this was called last, by the handler's name."""
-        taken, self._check_seconds = self._check_seconds, {}
+        """The seconds of `validate` since the last call of this method, by the handler's name."""
+        taken = self._check_seconds
+        if taken:
+            self._check_seconds = {}
         return taken
 
     @property
     def process_names(self) -> list[str]:
-        """The names of those that run in a child process."""
+        """The names of the handlers that run in a child process."""
         return [each.name for each in self.table.values() if each.run is Run.PROCESS]
 
     def schemas(self, *, ref_template: str = "#/$defs/{name}") -> PayloadSchemas:
         """The JSON schema of each type's payload.
 
         Args:
-            ref_template: How a schema refers to one of the components, given
-                its name.
+            ref_template: How a schema refers to a component, given the component's name.
         """
         types = {name: handler.payload_type for name, handler in self.table.items()}
         return make_schemas(types, ref_template=ref_template)
+
+    def describe_payloads(self) -> str:
+        """The schemas as comment lines of a TOML file."""
+        schemas = self.schemas()
+        lines = ["", "# The payload of each type, as JSON Schema:"]
+        lines += [f"# {_json(name)} = {_json(schema)}" for name, schema in schemas.types.items()]
+        lines += [f"# #/$defs/{name} = {_json(each)}" for name, each in schemas.components.items()]
+        return "\n".join(lines) + "\n"
 
 
 def _handler_for(type_: object, function: object) -> Handler:
@@ -127,15 +151,6 @@ def _handler_for(type_: object, function: object) -> Handler:
     except HandlerError as error:
         which = f" ({own_name(function)})" if callable(function) else ""
         raise HandlerError(f"the function for type {type_!r}{which} {error}") from error
-
-
-def describe_payloads(handlers: HandlerRegistry) -> str:
-    """What payload each type takes, as JSON Schema, in comment lines of a TOML file."""
-    schemas = handlers.schemas()
-    lines = ["", "# The payload of each type, as JSON Schema:"]
-    lines += [f"# {_json(name)} = {_json(schema)}" for name, schema in schemas.types.items()]
-    lines += [f"# #/$defs/{name} = {_json(each)}" for name, each in schemas.components.items()]
-    return "\n".join(lines) + "\n"
 
 
 def _json(value: object) -> str:

@@ -1,4 +1,8 @@
-"""`RunningJob`: a job in a handler's hands, and what decides its outcome: the first, once."""
+"""`RunningJob`: a job while its handler runs. Its first decision is its outcome.
+
+Three events decide how a job ends: the handler's end, a request to cancel the job, the time
+limit. The first one counts; later ones change nothing.
+"""
 
 import math
 
@@ -13,19 +17,15 @@ CANCELLED = Ending(
 
 
 class RunningJob:
-    """A job from its claim to its end.
-
-    Three things can decide how it ends: its handler's own end, a request to
-    cancel it, its time limit. The first does, and what comes later changes
-    nothing. Every method is a plain `def`: none comes between another's lines.
+    """A job from its claim to its end. Every method is a plain `def`, so none interrupts another.
 
     Attributes:
-        job: As it was claimed.
-        started: When it was claimed, by Trio's clock.
-        handler: What runs it. Set when it has been found.
-        scope: What its handler runs in, set by whoever runs the handler. Cancel
-            and time limit cancel it, unless what it runs in cannot be interrupted.
-        begun: Whether its handler has begun: whether its clock runs.
+        job: The job as the worker has claimed it.
+        started: When the worker claimed it, by Trio's clock.
+        handler: The handler; None until the executor has found it.
+        scope: The handler's cancel scope; None until the executor has opened it. A cancel or the
+            time limit cancels the scope, unless the handler cannot be interrupted.
+        begun: Whether the handler has begun, and its clock runs.
     """
 
     __slots__ = (
@@ -58,8 +58,8 @@ class RunningJob:
         """Note that the handler begins.
 
         Args:
-            timeout: Its time limit, which counts from now, in seconds; None for none.
-            interruptible: Whether cancel and time limit cancel its scope; or else they only decide.
+            timeout: The time limit in seconds from now; None for no limit.
+            interruptible: Whether a cancel or the limit cancels the scope as well.
         """
         self.begun = True
         self._interruptible = interruptible
@@ -70,26 +70,24 @@ class RunningJob:
                 self.scope.deadline = self._deadline
 
     def take_back_start(self) -> None:
-        """Note that the handler has not begun after all, and can be interrupted again."""
-        self._look_at_clock()
+        """Note that the handler could not begin: the job waits again, and can be interrupted."""
+        self._check_deadline()
         self.begun = False
         self._interruptible = True
         if self._decided is None:
             self._deadline = None
             if self.scope is not None:
                 self.scope.deadline = math.inf
-        elif self.scope is not None:  # what was decided while it could not be interrupted
+        elif self.scope is not None:  # a cancel came while the job could not be interrupted
             self.scope.cancel()
 
     def cancel(self) -> bool:
-        """Decide that the job ends as cancelled, if nothing has decided it yet.
-
-        Its handler is interrupted if it can be.
+        """Decide that the job ends as cancelled, unless something else has decided before.
 
         Returns:
-            Whether the job ends as cancelled, now or since an earlier request.
+            Whether the job ends as cancelled, by this request or an earlier one.
         """
-        self._look_at_clock()
+        self._check_deadline()
         if self._decided is None and not self._ended:
             self._decided = CANCELLED
             if self.scope is not None and self._interruptible:
@@ -97,28 +95,27 @@ class RunningJob:
         return self._decided is CANCELLED
 
     def end(self, at: float | None = None) -> Ending | None:
-        """Note that the handler has ended, once; to be called as soon as it is known.
+        """Note that the handler has ended. Call it as soon as that is known.
 
         Args:
-            at: When it ended, by Trio's clock; None for now.
+            at: When the handler ended, by Trio's clock; None for now.
 
         Returns:
-            What was decided before; None leaves it to the handler.
+            The earlier decision; None if the handler's end is the first.
         """
         if self._deadline is not None and not self._ended:
             if at is None or at >= self._deadline:
-                self._look_at_clock()
+                self._check_deadline()
             elif self._decided is not CANCELLED:
-                # The clock was looked at after the limit; the handler had ended before it.
+                # The handler ended in time, although the clock was checked after the limit.
                 self._decided = None
                 if self.scope is not None:
-                    self.scope.deadline = math.inf  # the rest of its answer may be on its way
+                    self.scope.deadline = math.inf  # the rest of the answer may be on its way
         self._ended = True
         return self._decided
 
-    def _look_at_clock(self) -> None:
-        # A deadline passes without anybody being called, so whoever comes next
-        # finds out whether it was first.
+    def _check_deadline(self) -> None:
+        # A deadline passes without a call: the next event finds out whether it came first.
         if self._deadline is None or self._decided is not None or self._ended:
             return
         if trio.current_time() >= self._deadline:

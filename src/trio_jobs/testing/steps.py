@@ -10,7 +10,7 @@ import trio
 from trio_jobs.api.validation import check_submission, encode_payload
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler, Run
-from trio_jobs.handlers.job_nursery import call_with_context
+from trio_jobs.handlers.nurseries import call_with_context
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, Outcome, current_job_id
 

@@ -1,0 +1,30 @@
+"""`JobContext`: what an async handler gets beside the payload. Imports no Trio at run time."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a child process imports the user's module, which imports this one
+    import trio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobContext:
+    """The job that a handler works on.
+
+    An async handler gets the context in the parameter that it annotates as `JobContext`, wherever
+    the parameter stands. Without such an annotation, the handler gets it in a parameter called
+    ``context`` or ``ctx`` behind the payload's.
+
+    Attributes:
+        id: The job's id.
+        type: The job's type.
+        submitted_at: When the job was admitted (UTC).
+        nursery: The job's own nursery. The job ends when all tasks in it have ended; a task that
+            fails fails the job; time limit, cancel and shutdown cancel all of them.
+    """
+
+    id: str
+    type: str
+    submitted_at: datetime
+    nursery: "trio.Nursery"
