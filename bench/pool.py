@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import trio
 
 from bench.workload import empty
-from trio_jobs.config import HttpSettings, StoreSettings
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.worker import run_worker
+from trio_jobs.settings import HttpSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
 Clock = Callable[[], float]

@@ -12,6 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from trio_jobs.config import option
+from trio_jobs.settings import SETTINGS
+
+# The settings that have an option, with what stands for their value in the help.
+OPTIONS = {
+    "pool.workers": "N",
+    "pool.buffer_size": "N",
+    "http.bind": "ADDRESS",
+    "logging.level": "LEVEL",
+    "logging.format": "FORMAT",
+}
+
 MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
 
 
@@ -45,7 +57,8 @@ def _parser(complain: Callable[[str], None]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="trio-jobs",
         description="A job server: N workers, each job exactly once, a clean stop.",
-        epilog="Options go over TRIO_JOBS_* in the environment, which goes over the file.",
+        epilog="Options go over TRIO_JOBS_* in the environment, which goes over the file. Commas"
+        " separate several addresses.",
         allow_abbrev=False,
     )
     parser.complain = complain
@@ -55,11 +68,10 @@ def _parser(complain: Callable[[str], None]) -> argparse.ArgumentParser:
         metavar="FILE",
         help="the configuration (default: config.toml in the current folder, if there)",
     )
-    parser.add_argument("--workers", metavar="N", help="how many jobs run at the same time")
-    parser.add_argument("--buffer-size", metavar="N", help="how many jobs may wait for a worker")
-    parser.add_argument("--bind", metavar="ADDRESS", help="host:port; several: comma separated")
-    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
-    parser.add_argument("--log-format", metavar="FORMAT", help="text or json")
+    for path, metavar in OPTIONS.items():
+        setting = SETTINGS[path]
+        text = f"{setting.description}: {setting.values} (default: {_text(setting.default)})"
+        parser.add_argument(option(path), dest=path, metavar=metavar, help=text)
     parser.add_argument(
         "--check",
         action="store_true",
@@ -67,3 +79,7 @@ def _parser(complain: Callable[[str], None]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"trio-jobs {version('trio-jobs')}")
     return parser
+
+
+def _text(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

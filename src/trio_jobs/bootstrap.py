@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import trio
 
-from trio_jobs.config import Config, ConfigError, HandlerSettings, describe
+from trio_jobs.addresses import AddressError
+from trio_jobs.config import describe
 from trio_jobs.forks import Forks
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import HandlerError, load_function
@@ -22,11 +23,11 @@ from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.logs import Logs, start_logging
 from trio_jobs.main import Ended, main
 from trio_jobs.server.access_control import parse_token, read_token
-from trio_jobs.server.addresses import AddressError, parse_address
 from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
+from trio_jobs.settings import Config, ConfigError, HandlerSettings
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop, end_interpreter
 from trio_jobs.takeovers import Takeovers
@@ -61,7 +62,6 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     Raises:
         ConfigError: The start would fail because of the configuration.
     """
-    _read_addresses(config)
     _read_secrets(config)
     _place_leftovers(config)
     forks = Forks()
@@ -106,7 +106,6 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     forks.watch()
     forks.in_child(logs.give_up)
     forks.in_child(stop.give_up)
-    _read_addresses(config)
     tls, token = _read_secrets(config)
     leftovers = _place_leftovers(config)
     # Before the handlers are imported, which may look at the limit, or run into it.
@@ -184,14 +183,6 @@ def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
         fields = {"status": ended.status, "peak_buffer_used": ended.peak_buffer_used}
         log.info("stopped", extra=fields)
     logs.flush(seconds=_FLUSH_SECONDS)
-
-
-def _read_addresses(config: Config) -> None:
-    try:
-        for address in config.http.bind:
-            parse_address(address)
-    except AddressError as error:
-        raise ConfigError(f"http.bind: {error}") from error
 
 
 def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:

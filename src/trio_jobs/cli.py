@@ -34,7 +34,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     # Before the imports that take most of a start: a signal that comes meanwhile is noted.
     signals.take()
     _fill_standard_descriptors()
-    from trio_jobs.arguments import MISTAKEN, parse_arguments
+    from trio_jobs.arguments import MISTAKEN, OPTIONS, parse_arguments
 
     options = parse_arguments(arguments, complain=_complain)
     if options.check:
@@ -42,7 +42,8 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     # Not at the top, either: what a handler starts with multiprocessing imports the command's
     # script again, and with it this module, and needs nothing of a server.
     from trio_jobs.bootstrap import StartError, check, serve
-    from trio_jobs.config import ConfigError, load_config
+    from trio_jobs.config import load_config
+    from trio_jobs.settings import ConfigError
     from trio_jobs.shutdown.stop import end_unserved, limit_unserved
 
     if folder is not None:
@@ -51,13 +52,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         config = load_config(
             options.config,
             environment=os.environ,
-            overrides={
-                "pool.workers": options.workers,
-                "pool.buffer_size": options.buffer_size,
-                "http.bind": options.bind,
-                "logging.level": options.log_level,
-                "logging.format": options.log_format,
-            },
+            overrides={path: getattr(options, path) for path in OPTIONS},
         )
     except ConfigError as error:
         _complain(str(error))

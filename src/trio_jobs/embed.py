@@ -1,6 +1,7 @@
 """`open_jobs`: a pool of workers inside any Trio program, and `Jobs`, its handle in there."""
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -17,7 +18,7 @@ from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.worker import check_channel_has_ended, run_worker
-from trio_jobs.ranges import check_numbers
+from trio_jobs.settings import SETTINGS, HttpSettings, PoolSettings, StoreSettings, build
 
 if TYPE_CHECKING:
     from quart_trio import QuartTrio
@@ -238,7 +239,8 @@ class Jobs:
             ValueError: The limit is no integer, or less than 0; or ``after`` is
                 not what an id looks like.
         """
-        check_numbers(limit=limit)
+        if not isinstance(limit, int) or not 0 <= limit <= sys.maxsize:
+            raise ValueError(f"limit must be an integer from 0 to {sys.maxsize}, got {limit!r}")
         # Any text has its place among the ids, and most have it after all of them.
         if after is not None and not is_id(after):
             raise ValueError(f"after must be the id of a job, got {after!r}")
@@ -315,11 +317,14 @@ class Jobs:
     ) -> "ApiContext":
         from trio_jobs.api.context import ApiContext
 
-        check_numbers(
-            max_wait_seconds=max_wait_seconds,
-            stream_idle_timeout=stream_idle_timeout,
-            shutdown_retry_after=shutdown_retry_after,
+        http = build(
+            HttpSettings, max_wait_seconds=max_wait_seconds, stream_idle_timeout=stream_idle_timeout
         )
+        if not isinstance(shutdown_retry_after, int) or not 1 <= shutdown_retry_after <= 604_800:
+            raise ValueError(
+                "shutdown_retry_after must be an integer from 1 to 604800,"
+                f" got {shutdown_retry_after!r}"
+            )
         core = self._pool
         return ApiContext(
             admission=core.admission,
@@ -329,8 +334,8 @@ class Jobs:
             cancel=core.executor.cancel,
             pool_statistics=core.statistics,
             max_body_bytes=self._max_payload_bytes,
-            max_wait_seconds=max_wait_seconds,
-            stream_idle_timeout=stream_idle_timeout,
+            max_wait_seconds=http.max_wait_seconds,
+            stream_idle_timeout=http.stream_idle_timeout,
             shutdown_retry_after=shutdown_retry_after,
         )
 
@@ -394,16 +399,15 @@ async def open_jobs(
     Checkpoints:
         At the end of the block.
     """
-    check_numbers(
-        workers=workers,
-        buffer_size=buffer_size,
-        processes=processes,
+    build(PoolSettings, workers=workers, buffer_size=buffer_size, processes=processes)
+    build(
+        StoreSettings,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
-        max_payload_bytes=max_payload_bytes,
         max_result_bytes=max_result_bytes,
-        max_waiters=max_waiters,
     )
+    build(HttpSettings, max_waiters=max_waiters)
+    SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
     send, receive = trio.open_memory_channel[str](buffer_size)
     core = make_pool(
         HandlerRegistry.of(handlers),

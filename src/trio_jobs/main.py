@@ -14,7 +14,6 @@ from functools import partial
 import trio
 
 from trio_jobs.api.app import create_app
-from trio_jobs.config import Config
 from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.nurseries import GeneratorEnds
@@ -28,6 +27,7 @@ from trio_jobs.server.limits import Limits
 from trio_jobs.server.listener import serve
 from trio_jobs.server.sockets import BindError, Listeners
 from trio_jobs.service_manager import ServiceManager
+from trio_jobs.settings import Config
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.unfinished_report import UnfinishedReport

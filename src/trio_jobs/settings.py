@@ -1,28 +1,48 @@
-"""Every setting: its type, range and default, each in exactly one place.
+"""Every setting, written once: name, type, range, default and description.
 
-To add a key, add one field. Its section and name make the key of the file and the name of the
-environment variable; its annotation makes the check and the text of a refusal, in which
-``Meta(description=...)`` says what a value is, in words that fit after "must be". The default
-None makes a key optional. ``field(repr=False)`` makes it a secret, which is shown nowhere.
+A setting is one field. The file calls it ``section.name``, the environment
+``TRIO_JOBS_SECTION_NAME``. Its type carries a `Meta` with the range and with the words that follow
+"must be" in a refusal, then the description. The default None makes a setting optional.
+``field(repr=False)`` makes it a secret: no text shows its value.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
-# Bounded, because what waits on them is not: a timer thread raises OverflowError above some
-# 292 years, and infinity would be a server that cannot be stopped. NaN is in no range.
-Seconds = Annotated[float, Meta(ge=0, le=604_800, description="a number of seconds")]
+from trio_jobs.addresses import parse_address
+
+_Section = TypeVar("_Section")
+_MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
+ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
+
+
+class ConfigError(ValueError):
+    """A setting is wrong or unknown. The text is one line for the author of the configuration."""
+
+
+def _integer(low: int, high: int) -> Meta:
+    return Meta(ge=low, le=high, description=f"an integer from {low} to {high}")
+
+
+def _seconds(low: float) -> Meta:
+    # A week at most: a timer thread raises OverflowError above some 292 years, and a server with
+    # an infinite grace period cannot be stopped. NaN is in no range.
+    return Meta(ge=low, le=604_800, description=f"a number of seconds from {low:g} to 604800")
+
+
+Seconds = Annotated[float, _seconds(0)]
 # Zero would close each connection before its first request.
-PositiveSeconds = Annotated[float, Meta(ge=0.1, le=604_800, description="a number of seconds")]
+PositiveSeconds = Annotated[float, _seconds(0.1)]
 # Any shorter one would be a way to run nothing.
-Timeout = Annotated[float, Meta(ge=0.001, le=604_800, description="a number of seconds")]
-# No control characters and no lone surrogates (what an environment variable that is not UTF-8
-# turns into): such a value could be written into no log line and no TOML file.
+Timeout = Annotated[float, _seconds(0.001)]
+Switch = Annotated[bool, Meta(description="true or false")]
+# No control character and no lone surrogate (from an environment variable that is not UTF-8):
+# neither can be written into a log line or a TOML file.
 Text = Annotated[
     str,
     Meta(
@@ -30,15 +50,9 @@ Text = Annotated[
         description="a non-empty string without control characters",
     ),
 ]
-# Checked wherever an address is read, be it overridden or not. Whether there is such an address is
-# for the front door to say.
-_PORT: Final = r"0*(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
-_HOST: Final = r"(\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]|\w[A-Za-z0-9._-]*)"
-_LONGEST_UNIX_PATH: Final = 107  # in bytes; the kernel's limit
-_UNIX: Final = r"unix:/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
-Address = Annotated[str, Meta(pattern=rf"\A(?a:{_HOST}:{_PORT}|{_UNIX})\Z")]
-_ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
-# A client connects by writing: a mode that lets somebody only read the socket lets nobody in.
+Texts = Annotated[tuple[Text, ...], Meta(description="a string or an array of strings")]
+Addresses = Annotated[tuple[str, ...], Meta(min_length=1, description=ADDRESSES)]
+# A client connects by writing: permission to read alone would admit nobody.
 SocketMode = Annotated[
     str,
     Meta(
@@ -56,92 +70,106 @@ FunctionName = Annotated[
 ]
 
 
-def check_addresses(addresses: tuple[str, ...]) -> None:
-    """Check what no pattern can say.
-
-    Raises:
-        ValueError: An IPv6 address is none, or a path is too long for a socket.
-    """
-    for address in addresses:
-        if address.startswith("["):
-            IPv6Address(address[1:].rpartition("]")[0])
-        elif len(address.removeprefix("unix:").encode()) > _LONGEST_UNIX_PATH:
-            raise ValueError(address)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
     """The workers and the channel that feeds them."""
 
-    workers: Annotated[int, Meta(ge=1, le=100_000)] = 10
-    buffer_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 100
-    grace_period: Seconds = 25.0
-    processes: Annotated[int, Meta(ge=1, le=1_000)] | None = None
-    leftovers: Text | None = None
+    workers: Annotated[int, _integer(1, 100_000), "how many jobs run at the same time"] = 10
+    buffer_size: Annotated[
+        int, _integer(1, 10_000_000), "how many accepted jobs may wait for a worker"
+    ] = 100
+    grace_period: Annotated[Seconds, "how long a stop waits for accepted jobs"] = 25.0
+    processes: Annotated[
+        Annotated[int, _integer(1, 1_000)] | None,
+        "how many jobs run in child processes at the same time",
+    ] = None
+    leftovers: Annotated[Text | None, "the file for jobs that a stop leaves unfinished"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
-    """The front door: addresses and limits."""
+    """The front door: addresses, access and limits."""
 
-    bind: Annotated[tuple[Address, ...], Meta(min_length=1, description=_ADDRESSES)] = field(
-        default=("127.0.0.1:8080",), metadata={"check": check_addresses}
+    bind: Annotated[Addresses, "where the server listens"] = ("127.0.0.1:8080",)
+    unix_mode: Annotated[SocketMode, "who may connect to a Unix socket"] = "0600"
+    certfile: Annotated[Text | None, "the certificate chain for HTTPS, in PEM"] = None
+    keyfile: Annotated[Text | None, "the certificate's key, in PEM"] = None
+    allowed_hosts: Annotated[Texts, "further names of a loopback server in Host; * for any"] = ()
+    token_file: Annotated[Text | None, "the file with the token that requests must carry"] = None
+    token: Annotated[Text | None, "the token itself"] = field(default=None, repr=False)
+    access_log: Annotated[Switch, "whether each request is logged"] = False
+    max_connections: Annotated[int, _integer(1, 1_000_000), "how many may be open"] = 10_000
+    max_requests_per_connection: Annotated[
+        int, _integer(1, 2**31), "after how many requests a connection is closed"
+    ] = 100_000
+    max_header_bytes: Annotated[
+        int, _integer(1_024, 2**20), "the longest request line and headers together"
+    ] = 16_384
+    max_body_bytes: Annotated[int, _integer(1, 2**30), "the largest request body"] = 1_048_576
+    header_timeout: Annotated[PositiveSeconds, "how long headers and a handshake may take"] = 10.0
+    body_timeout: Annotated[PositiveSeconds, "how long a request's body may take"] = 30.0
+    send_timeout: Annotated[PositiveSeconds, "how long a client may read nothing of an answer"] = (
+        5.0
     )
-    unix_mode: SocketMode = "0600"
-    certfile: Text | None = None
-    keyfile: Text | None = None
-    allowed_hosts: tuple[Text, ...] = ()
-    token_file: Text | None = None
-    token: Text | None = field(default=None, repr=False)
-    access_log: bool = False
-    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    max_requests_per_connection: Annotated[int, Meta(ge=1, le=2**31)] = 100_000
-    max_header_bytes: Annotated[int, Meta(ge=1_024, le=2**20)] = 16_384
-    max_body_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
-    header_timeout: PositiveSeconds = 10.0
-    body_timeout: PositiveSeconds = 30.0
-    send_timeout: PositiveSeconds = 5.0
-    keep_alive_timeout: PositiveSeconds = 10.0
-    stream_idle_timeout: PositiveSeconds = 30.0
-    max_wait_seconds: Seconds = 60.0
-    max_waiters: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
-    graceful_timeout: Seconds = 2.0
+    keep_alive_timeout: Annotated[
+        PositiveSeconds, "how long a connection may be silent before a request"
+    ] = 10.0
+    stream_idle_timeout: Annotated[
+        PositiveSeconds, "how long an upload stream may send nothing while the server reads"
+    ] = 30.0
+    max_wait_seconds: Annotated[Seconds, "the longest wait for a job that a client may ask for"] = (
+        60.0
+    )
+    max_waiters: Annotated[
+        int, _integer(0, 1_000_000), "how many clients may wait for jobs at the same time"
+    ] = 10_000
+    graceful_timeout: Annotated[
+        Seconds, "how long a stop waits for answers once the last job has ended"
+    ] = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """How many finished jobs are remembered; 0 remembers none."""
+    """How many completed jobs are kept; 0 keeps none."""
 
-    keep_completed: Annotated[int, Meta(ge=0, le=10_000_000)] = 10_000
-    keep_completed_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 268_435_456
-    max_result_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 1_048_576
+    keep_completed: Annotated[
+        int, _integer(0, 10_000_000), "how many completed jobs can be looked up"
+    ] = 10_000
+    keep_completed_bytes: Annotated[
+        int, _integer(0, 2**40), "how many bytes of payloads and results they may hold"
+    ] = 268_435_456
+    max_result_bytes: Annotated[int, _integer(1, 2**30), "the largest result, as JSON"] = 1_048_576
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingSettings:
-    """What is logged, and in which form."""
+    """Which lines are logged, and in which form."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
-    slow_step: Seconds = 0.5
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], "the least severe lines to log"
+    ] = "info"
+    format: Annotated[Literal["text", "json"], "the form of a line"] = "text"
+    slow_step: Annotated[
+        Seconds, "how long a handler may block the event loop before a warning; 0: never"
+    ] = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSettings:
-    """The function that processes the jobs of one type, not yet imported, and how it is run."""
+    """One job type: its function, not yet imported, and how the function is run."""
 
-    call: FunctionName
-    run: Literal["async", "thread", "process"] | None = None
-    timeout: Timeout | None = None
+    call: Annotated[FunctionName, "the function"]
+    run: Annotated[Literal["async", "thread", "process"] | None, "where it runs"] = None
+    timeout: Annotated[Timeout | None, "how long a job may take"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The whole configuration. Two are equal when their settings are, wherever they came from.
+    """The whole configuration. Two are equal if their settings are, whatever their sources.
 
     Attributes:
         handlers: By job type; None without a ``[handlers]`` table, never empty.
-        source: The file that was read, as it was named; None if there was none.
+        source: The file, as the user named it; None without a file.
         warnings: One line each, for the caller to log once logging is set up.
     """
 
@@ -154,10 +182,106 @@ class Config:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
-# The sections whose keys have fixed names. [handlers] is not among them: its keys are job types.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting, as the field of its section declares it.
+
+    Attributes:
+        type: Its type with the range, for msgspec.
+        values: The permitted values, in words that follow "must be".
+        description: What the setting says.
+        default: None if it has no value by default.
+        secret: Whether its value is shown nowhere.
+    """
+
+    type: Any
+    values: str
+    description: str
+    default: Any
+    secret: bool
+
+    def convert(self, value: object, *readings: object, where: str) -> Any:  # noqa: ANN401
+        """Check a value.
+
+        Args:
+            value: What the user wrote, in TOML's types.
+            readings: What the user may also mean by it, tried in turn.
+            where: The setting's name in its source, for the refusal.
+
+        Raises:
+            ConfigError: Each of them is of another type, or out of the range.
+        """
+        for each in (value, *readings):
+            try:
+                converted = msgspec.convert(each, self.type)
+                if self.values == ADDRESSES:
+                    for address in converted:
+                        parse_address(address)
+            except ValueError:  # also UnicodeEncodeError, from text with lone surrogates
+                continue
+            return converted
+        found = "a value that is not shown here" if self.secret else shown(value)
+        raise ConfigError(f"{where} must be {self.values}, got {found}")
+
+
+def settings_of(section: type[Any]) -> dict[str, Setting]:
+    """The settings of a section by name."""
+    hints = get_type_hints(section, include_extras=True)
+    return {
+        each.name: Setting(
+            type=(hint := hints[each.name]),
+            values=_values(hint),
+            description=hint.__metadata__[-1],
+            default=None if each.default is MISSING else each.default,
+            secret=not each.repr,
+        )
+        for each in fields(section)
+    }
+
+
+def _values(hint: Any) -> str:  # noqa: ANN401  # a type
+    if metas := [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Meta)]:
+        return str(metas[0].description)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(sorted(map(repr, get_args(hint))))
+    return _values(get_args(hint)[0])
+
+
+def build(section: type[_Section], **values: object) -> _Section:
+    """Make a section from the arguments of a Python program.
+
+    Raises:
+        ConfigError: A value is not of its setting's type, or out of its range.
+    """
+    settings = settings_of(section)
+    return section(
+        **{name: settings[name].convert(value, where=name) for name, value in values.items()}
+    )
+
+
+def shown(value: object) -> str:
+    """The value as a refusal shows it: its repr, without control characters, cut."""
+    try:
+        return cut(repr(value))
+    except (ValueError, RecursionError):  # TOML's hexadecimal integers and dotted keys are endless
+        return f"a value of type {type(value).__name__} that is too large to show"
+
+
+def cut(text: str) -> str:
+    """The text without the middle of a long one: a line number may stand at the end."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:40]}...{text[-30:]}"
+
+
+# The sections with fixed names. The names in [handlers] are job types.
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "pool": PoolSettings,
     "http": HttpSettings,
     "store": StoreSettings,
     "logging": LoggingSettings,
+}
+# By name in the file: ``pool.workers``.
+SETTINGS: Final[Mapping[str, Setting]] = {
+    f"{section}.{name}": setting
+    for section, settings in SECTIONS.items()
+    for name, setting in settings_of(settings).items()
 }

@@ -18,9 +18,8 @@ from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
 from trio_jobs import Outcome, arguments, cli
 from trio_jobs.api import error_handlers, openapi
-from trio_jobs.config import HandlerSettings
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.settings import SECTIONS
+from trio_jobs.settings import SECTIONS, HandlerSettings
 from trio_jobs.shutdown.hard_limit import FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS
 from trio_jobs.shutdown.stop import HARD_LIMIT_STATUS
 from trio_jobs.testing import hooks

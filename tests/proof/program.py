@@ -41,7 +41,6 @@ from tests.proof.raising import (
     raise_in,
 )
 from tests.proof.talking import body_bytes, talking
-from trio_jobs.config import Config
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome, current_job_id
@@ -49,7 +48,7 @@ from trio_jobs.logs import Logs
 from trio_jobs.main import main
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.server.sockets import Listeners, bind_sockets
-from trio_jobs.settings import HttpSettings, LoggingSettings, PoolSettings
+from trio_jobs.settings import Config, HttpSettings, LoggingSettings, PoolSettings
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.stores.memory import MemoryStore
 from trio_jobs.testing import asgi_client

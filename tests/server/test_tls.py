@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server.addresses import AddressError
+from trio_jobs.addresses import AddressError
 from trio_jobs.server.limits import Limits
 from trio_jobs.server.tls import load_certificate
 

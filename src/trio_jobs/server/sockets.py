@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from trio_jobs.server.addresses import TCPAddress, UnixAddress, parse_address
+from trio_jobs.addresses import TCPAddress, UnixAddress, parse_address
 
 _BACKLOG = 1024
 # Servers that start or end at the same moment hold the lock for far less.

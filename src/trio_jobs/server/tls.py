@@ -2,8 +2,8 @@
 
 import ssl
 
+from trio_jobs.addresses import AddressError
 from trio_jobs.bounded_read import check_regular
-from trio_jobs.server.addresses import AddressError
 
 # Far more than a chain of certificates has.
 _MAX_BYTES = 2**20

@@ -264,10 +264,10 @@ def _marker_of(item: pytest.Item) -> pytest.Mark:
             f" name, got {_given(marker)}",
             pytrace=False,
         )
-    from trio_jobs.ranges import check_numbers
+    from trio_jobs.settings import PoolSettings, build
 
     try:
-        check_numbers(grace_period=marker.kwargs.get("grace_period", _GRACE_PERIOD))
+        build(PoolSettings, grace_period=marker.kwargs.get("grace_period", _GRACE_PERIOD))
     except ValueError as error:
         pytest.fail(f"the marker trio_jobs: {error}", pytrace=False)
     return marker

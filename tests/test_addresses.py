@@ -2,7 +2,7 @@
 
 import pytest
 
-from trio_jobs.server.addresses import AddressError, TCPAddress, UnixAddress, parse_address
+from trio_jobs.addresses import AddressError, TCPAddress, UnixAddress, parse_address
 
 
 @pytest.mark.parametrize(
