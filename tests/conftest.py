@@ -4,7 +4,6 @@ import functools
 import inspect
 import itertools
 import math
-import re
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -34,16 +33,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", type=Path, help="a folder for what the soak tests have measured")
 
 
-# Tests that run only where they are asked for, as with `-m soak`; and why.
-APART = {
-    "soak": "takes minutes",
+# Folders whose tests get a marker of the folder's name, and why they have one.
+FOLDERS = {
+    "system": "starts the real command, child processes or another pytest",
+    "proof": "sweeps over every step, and models with many examples",
+    "docs": "follows the pages of the documentation",
     "deploy": "boots a machine, or builds an image; needs to be root on Linux",
 }
+MARKERS = {**FOLDERS, "soak": "takes minutes"}
+HERE = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the suite's markers known, and start no server that ignores what it is sent."""
-    # In the background of a shell, and under nohup; a server inherits that, and keeps to it.
+    """Register the suite's markers; restore the signals that servers inherit."""
+    # A shell's background and nohup ignore them, and a server would go on ignoring them.
     for signum, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),
@@ -51,20 +54,32 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
-    for name, reason in APART.items():
-        config.addinivalue_line("markers", f"{name}: {reason}; runs only with -m {name}")
+    for name, reason in MARKERS.items():
+        config.addinivalue_line(
+            "markers", f"{name}: {reason}; runs with -m {name}, or where its folder is named"
+        )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave those out that stand apart, unless ``-m`` says something about them."""
-    asked_for = set(re.findall(r"\w+", config.option.markexpr))
+    """Mark tests by their folder; without ``-m``, leave out those with a marker.
+
+    A folder or file that is named on the command line runs without ``-m`` too, but for the soak.
+    """
+    paths = [config.invocation_params.dir / each for each in config.args]
+    named = {path.relative_to(HERE).parts[0] for path in paths if HERE in path.parents}
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for _, same in itertools.groupby(items, lambda item: item.nodeid.partition("[")[0]):
         test = list(same)
-        apart = marks(test[0]) & APART.keys()
-        share = share_of(1) if "soak" in apart else 1
-        count = math.ceil(share * len(test)) if apart <= asked_for else 0
+        folder = test[0].path.relative_to(HERE).parts[0]
+        soak = "soak" in marks(test[0])
+        if folder in FOLDERS and not soak:
+            for item in test:
+                item.add_marker(folder)
+        share = share_of(1) if soak else 1
+        apart = marks(test[0]) & MARKERS.keys() - named
+        count = 0 if apart and not config.option.markexpr else math.ceil(share * len(test))
         kept += test[:count]
         left_out += test[count:]
     config.hook.pytest_deselected(items=left_out)

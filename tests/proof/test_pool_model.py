@@ -28,8 +28,8 @@ from hypothesis.stateful import (
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.proof.share import share_of
+from tests.stores.test_store_model import StoreMachine
 from tests.support import noon
-from tests.test_store_model import StoreMachine
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry

@@ -24,7 +24,7 @@ from tests.command import MODULE, PATIENCE, Command, running_command
 from tests.proof.accounts import Ledger, Told, check, check_without_log, named
 from tests.proof.share import share_of
 from tests.proof.talking import Talker, connect, talking
-from tests.test_stopping import FULL_LOG
+from tests.system.test_stopping import FULL_LOG
 
 HANDLERS = Path(__file__).with_name("work.py")
 CLIENTS = 6

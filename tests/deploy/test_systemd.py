@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.command import started_command
+from tests.deploy.deployed import SHOP, WAIT, Deployed, block_named, follow_log
+from tests.deploy.room import Room, need_room, open_room
 from tests.docs.blocks import DOCS, blocks_of
-from tests.docs.deployed import SHOP, WAIT, Deployed, block_named, follow_log
 from tests.docs.machine import need
-from tests.docs.room import Room, need_room, open_room
-
-pytestmark = pytest.mark.deploy
 
 PATH = "/etc/systemd/system/trio-jobs.service"
 UNIT = block_named(PATH)

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.deployed import SHOP, Deployed, block_named, follow_log
-from tests.docs.image import need_image, write_image
+from tests.deploy.deployed import SHOP, Deployed, block_named, follow_log
+from tests.deploy.image import need_image, write_image
+from tests.deploy.room import Room, need_room, open_room
 from tests.docs.machine import need, pass_over
-from tests.docs.room import Room, need_room, open_room
-
-pytestmark = pytest.mark.deploy
 
 PID, EXIT_STATUS, USER = "{{.State.Pid}}", "{{.State.ExitCode}}", "{{.Config.User}}"
 # What a project's folder has beside the project.

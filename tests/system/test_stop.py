@@ -6,164 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
-from unittest import mock
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
-
-from trio_jobs.shutdown.stop import Stop
 
 PROGRAMS = Path(__file__).with_name("stop_programs.py")
 
 # Far above what any of the programs needs, far below the minute for which they hang.
 TOO_LONG = 20
-
-
-class Clock:
-    """A clock that stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def stop(clock: Clock) -> Stop:
-    return Stop(grace_period=25, graceful_timeout=2, clock=clock)
-
-
-async def has_come(wait: Callable[[], Awaitable[None]]) -> bool:
-    """Whether ``wait`` returns without anything more happening."""
-    come = False
-
-    async def wait_and_tell() -> None:
-        nonlocal come
-        await wait()
-        come = True
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_and_tell)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    return come
-
-
-async def test_request_wakes_those_who_wait_for_it(stop: Stop) -> None:
-    stop.connect()
-    before = await has_come(stop.requested)
-
-    stop.request()
-
-    with trio.fail_after(TOO_LONG):
-        await stop.requested()
-    assert not before
-    assert not await has_come(stop.force_requested)
-
-
-def test_limits_leave_the_grace_period_to_a_drain_and_closing_time_to_every_end(
-    stop: Stop, clock: Clock
-) -> None:
-    armed: list[tuple[float, float]] = []
-
-    def arm(*, since: float, seconds: float) -> None:
-        armed.append((since, seconds))
-
-    with mock.patch.object(stop._hard_limit, "arm", arm):
-        stop.request()
-        clock.now += 10
-        stop.request()
-        stop.arm_after_crash()
-        stop.arm_after_crash(draining=True)
-
-    assert armed == [(100, 25 + 2 + 1), (110, 2 + 1), (110, 2 + 1), (110, 25 + 2 + 1)]
-
-
-def test_repetition_that_does_not_count_does_not_put_off_the_next(stop: Stop, clock: Clock) -> None:
-    for _ in range(3):
-        stop.request()
-        clock.now += 0.15
-
-    assert stop._count == 2  # at 0 and at 0.3
-
-
-def test_repetition_of_the_second_request_is_no_third(stop: Stop, clock: Clock) -> None:
-    for moment in (0, 0.3, 0.4):  # a wrapper forwards the second one, too
-        clock.now = 100 + moment
-        stop.request()
-
-    assert stop._count == 2
-
-
-async def test_second_request_insists(stop: Stop, clock: Clock) -> None:
-    stop.connect()
-    stop.request()
-    clock.now += 0.2
-
-    stop.request()
-
-    with trio.fail_after(TOO_LONG):
-        await stop.force_requested()
-
-
-async def test_requests_before_trio_runs_count(stop: Stop, clock: Clock) -> None:
-    stop.request()
-    clock.now += 1
-    stop.request()
-
-    stop.connect()
-
-    assert await has_come(stop.requested)
-    assert await has_come(stop.force_requested)
-
-
-async def test_requests_within_the_window_are_one(stop: Stop, clock: Clock) -> None:
-    for _ in range(5):
-        stop.request()
-        clock.now += 0.04
-
-    stop.connect()
-
-    assert stop.at == 100
-    assert await has_come(stop.requested)
-    assert not await has_come(stop.force_requested)
-
-
-def test_time_of_the_first_request_is_kept(stop: Stop, clock: Clock) -> None:
-    assert stop.at is None
-    stop.request()
-    clock.now += 10
-
-    stop.request()
-
-    assert stop.at == 100
-
-
-def test_request_after_the_run_has_ended_is_no_error(stop: Stop) -> None:
-    async def main() -> None:
-        stop.connect()
-
-    trio.run(main)
-
-    stop.request()
-
-    assert stop.at == 100
-
-
-def test_stop_that_is_not_installed_never_ends_the_process(stop: Stop, clock: Clock) -> None:
-    for _ in range(3):
-        stop.request()
-        clock.now += 1
 
 
 def start(name: str, *, stderr: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:

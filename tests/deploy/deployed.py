@@ -10,10 +10,10 @@ from typing import Any
 import trio
 
 from tests.command import Command, started_command
+from tests.deploy.room import Room
 from tests.docs.blocks import DOCS, ROOT, Block, blocks_of
-from tests.docs.room import Room
 
-SHOP = ROOT / "tests/docs/shop"  # the project that is deployed
+SHOP = ROOT / "tests/deploy/shop"  # the project that is deployed
 
 WAIT = "Prefer: wait=30"
 

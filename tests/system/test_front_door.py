@@ -23,8 +23,9 @@ from tests.command import (
 )
 from tests.server.test_hostile import SEVEN_PACKETS
 
-CERTIFICATE = Path(__file__).parent / "server" / "localhost.crt"
-KEY = Path(__file__).parent / "server" / "localhost.key"
+SERVER_TESTS = Path(__file__).parents[1] / "server"
+CERTIFICATE = SERVER_TESTS / "localhost.crt"
+KEY = SERVER_TESTS / "localhost.key"
 
 TOKEN = "a-long-random-text"  # noqa: S105  (nobody's)
 

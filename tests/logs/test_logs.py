@@ -1,13 +1,9 @@
 """Lines reach the stream in order; a stream that takes none costs lines, and nothing else."""
 
-import contextlib
 import itertools
-import json
 import logging
 import os
-import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,50 +14,16 @@ from pathlib import Path
 import pytest
 from quart import Quart
 
-from tests.log_programs import FORKS, FORKS_LINES
+from tests.logs.pipe import Pipe
 from trio_jobs.job import current_job_id
 from trio_jobs.logs import Logs, start_logging
 from trio_jobs.logs.lines import RENDERERS
 from trio_jobs.logs.writer import MAX_QUEUED_LINES, LogWriter
 
-PROGRAMS = Path(__file__).with_name("log_programs.py")
-
 # Far above what anything here needs.
 TOO_LONG = 20
 
 log = logging.getLogger("tests.logs")
-
-
-class Pipe:
-    """A pipe with a log at its one end, and the test at the other."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe()
-
-    def fill(self) -> None:
-        """Leave no room in the pipe."""
-        with contextlib.suppress(BlockingIOError):
-            fd = os.open(f"/proc/self/fd/{self.writer}", os.O_WRONLY | os.O_NONBLOCK)
-            try:
-                while True:
-                    os.write(fd, b"x" * 4095 + b"\n")
-            finally:
-                os.close(fd)
-
-    def read(self) -> list[str]:
-        """The lines that are in the pipe now, but for what ``fill`` wrote."""
-        data = b""
-        while select.select([self.reader], [], [], 0)[0]:
-            piece = os.read(self.reader, 65536)
-            if not piece:
-                break
-            data += piece
-        return [line for line in data.decode().splitlines() if not line.startswith("xxx")]
-
-    def close(self) -> None:
-        for fd in (self.reader, self.writer):
-            with contextlib.suppress(OSError):
-                os.close(fd)
 
 
 @pytest.fixture
@@ -343,78 +305,3 @@ def test_close_leaves_logging_as_it_was(pipe: Pipe) -> None:
     start_logging("DEBUG", "json", fd=pipe.writer).close(seconds=TOO_LONG)
 
     assert state() == before
-
-
-@pytest.mark.parametrize("name", ["logs_much_and_ends", "fails_everywhere_and_ends"])
-def test_unread_log_does_not_hold_up_a_program_that(name: str, pipe: Pipe) -> None:
-    command = [sys.executable, str(PROGRAMS), name]
-    with subprocess.Popen(command, stderr=pipe.writer) as program:
-        try:
-            status = program.wait(TOO_LONG)
-        finally:
-            program.kill()
-
-    assert status == 0
-
-
-def run_program(name: str) -> list[str]:
-    """Run a program whose log is read; its lines."""
-    command = [sys.executable, str(PROGRAMS), name]
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=TOO_LONG)
-    lines = done.stderr.decode().splitlines()
-    assert done.returncode == 0, lines
-    return events(lines)
-
-
-def test_lines_of_forked_children_arrive_whole_and_once() -> None:
-    lines = run_program("forks_among_much")
-
-    expected = [f"parent n={n}" for n in range(2 * FORKS_LINES)]
-    for child in range(FORKS):
-        expected += [f"child{child} n={n} pad={'x' * 1000}" for n in range(FORKS_LINES)]
-    assert sorted(lines) == sorted(expected)
-
-
-def test_long_line_of_a_child_is_cut_to_what_a_pipe_takes_at_once() -> None:
-    command = [sys.executable, str(PROGRAMS), "logs_a_long_line_in_a_child"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=True, timeout=TOO_LONG)
-
-    [line] = done.stderr.splitlines()
-    fields = json.loads(line)
-    assert 1000 < len(line) < select.PIPE_BUF
-    assert fields["event"] == "long"
-    assert fields["exception"].endswith("ValueError: the end\n")
-
-
-def test_forks_in_the_middle_of_logging_neither_hang_nor_lose_a_line() -> None:
-    lines = run_program("forks_while_threads_log")
-
-    children = [line for line in lines if line.startswith("child")]
-    assert sorted(children) == sorted(f"child n={n}" for n in range(100))
-
-
-def test_child_that_has_closed_all_descriptors_writes_into_none_of_its_files(
-    tmp_path: Path,
-) -> None:
-    command = [sys.executable, str(PROGRAMS), "becomes_a_daemon_and_logs"]
-    subprocess.run(command, stderr=subprocess.PIPE, check=True, timeout=TOO_LONG, cwd=tmp_path)
-
-    assert (tmp_path / "data").read_bytes() == b"data"
-
-
-def test_unread_log_does_not_hold_up_a_child(pipe: Pipe) -> None:
-    pipe.fill()
-    command = [sys.executable, str(PROGRAMS), "logs_in_a_child_and_ends"]
-    with subprocess.Popen(command, stderr=pipe.writer) as program:
-        try:
-            status = program.wait(TOO_LONG)
-        finally:
-            program.kill()
-
-    assert status == 0
-
-
-def test_program_without_standard_error_logs_nowhere() -> None:
-    command = f'exec "{sys.executable}" "{PROGRAMS}" logs_much_and_ends 2>&-'
-
-    assert subprocess.run(["sh", "-c", command], check=False, timeout=TOO_LONG).returncode == 0

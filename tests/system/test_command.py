@@ -31,7 +31,7 @@ from tests.command import (
 )
 from trio_jobs.cli import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 NOBODY = 65534
 # http.unix_mode, whether the client belongs to the server's group, and whether it gets in.

@@ -18,7 +18,7 @@ from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
 from trio_jobs.testing import cancelled_at_each_step
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @asynccontextmanager

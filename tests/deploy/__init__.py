@@ -1,0 +1,1 @@
+"""Tests of deployments: a booted machine, a container."""

@@ -1,0 +1,1 @@
+"""Tests of the signals and of the hard limit, in process."""

@@ -1,0 +1,275 @@
+"""What a stop had to cut off is in a file, and one upload takes it up again: each job once."""
+
+import json
+import signal
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from tests.command import Command, Gate, configuration, ledger, run_command, running_command
+from tests.system.test_stopping import FAULT_IN_THE_STORE, with_fault
+from trio_jobs.api.ndjson import Lines
+from trio_jobs.api.submission_json import parse_submission
+from trio_jobs.handlers.registry import HandlerRegistry
+
+TOO_LONG = 20.0
+APART = 0.3  # seconds between two signals, for both to count
+
+
+async def anything(_payload: object) -> None:
+    """A handler."""
+
+
+def submissions(path: Path) -> list[tuple[str, bytes]]:
+    """What `POST /jobs/stream` makes of a file."""
+    lines = Lines()
+    texts = [*lines.feed(path.read_bytes()), lines.last()]
+    handlers = HandlerRegistry.of({"default": anything})
+    parsed = [parse_submission(text, handlers) for text in texts if text.strip()]
+    return [(each.type, each.payload) for each in parsed]
+
+
+# Over the command
+
+
+def shop(workers: int = 1, *, grace_period: float = 60, work: str = "at_the_gate") -> str:
+    config = configuration(work, "quick", workers=workers, grace_period=grace_period)
+    return config.replace("[pool]", '[pool]\nleftovers = "left.jsonl"', 1)
+
+
+async def take_up(server: Command, path: Path) -> dict[str, int]:
+    """One `curl -T`, as the page about stopping has it."""
+    process = await trio.run_process(
+        ["curl", "-sS", "-T", str(path), "-X", "POST", f"{server.url}/jobs/stream"],
+        capture_stdout=True,
+    )
+    answer: dict[str, int] = json.loads(process.stdout)
+    return answer
+
+
+async def test_one_upload_takes_up_what_was_left_and_each_job_runs_once(tmp_path: Path) -> None:
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=shop(grace_period=0.3)) as server:
+            for n in range(30):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 1
+        [line] = server.lines_with("leftovers_written")
+        assert f"interrupted=1 not_started=29 interrupted_path={tmp_path}/left.interr" in line
+        assert server.log.index("leftovers_written") < server.log.index("jobs_interrupted")
+        gate.open()
+        async with running_command(tmp_path, config=shop()) as server:
+            await server.wait_for_lines(2, "leftovers_found")
+            assert await take_up(server, tmp_path / "left.jsonl") == {"accepted": 29}
+            assert await take_up(server, tmp_path / "left.interrupted.jsonl") == {"accepted": 1}
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 0
+
+    assert Counter(ledger(tmp_path)) == Counter(map(str, range(30)))
+
+
+async def test_upload_that_is_cut_off_goes_on_behind_the_jobs_in_the_list(tmp_path: Path) -> None:
+    # Long ones: a short body is not looked into before it is complete.
+    lines = [f'{{"type":"quick","payload":{n}{" " * 100_000}}}\n' for n in range(10)]
+    content = "".join(lines).encode()
+    head = (
+        f"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    async with running_command(tmp_path, config=shop()) as server:
+        parts = httpx.URL(server.url)
+        stream = await trio.open_tcp_stream(parts.host, parts.port or 0)
+        await stream.send_all(head.encode() + content[: len("".join(lines[:3])) + 10])
+        accepted: list[dict[str, str]] = []
+        with trio.fail_after(TOO_LONG):
+            while len(accepted) < 3:
+                accepted = (await server.client.get("/jobs")).json()
+        await stream.aclose()
+        last = (await server.client.get(f"/jobs/{accepted[-1]['id']}")).json()
+        rest = tmp_path / "rest"
+        rest.write_text("".join(lines[last["payload"] + 1 :]))
+        assert await take_up(server, rest) == {"accepted": 7}
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    assert Counter(ledger(tmp_path)) == Counter(map(str, range(10)))
+
+
+async def test_second_signal_leaves_a_file(tmp_path: Path) -> None:
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=shop()) as server:
+            for n in range(2):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGTERM)
+            await server.wait_for_line("draining")
+            await trio.sleep(APART)
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 1
+
+    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
+    assert submissions(tmp_path / "left.interrupted.jsonl") == [("at_the_gate", b"0")]
+
+
+async def test_third_signal_leaves_a_file(tmp_path: Path) -> None:
+    config = shop(work="stubborn")
+    async with running_command(tmp_path, config=config) as server:
+        for n in range(2):
+            await server.submit("stubborn", n)
+        await server.wait_for_line("stubborn_began")
+        for expected in ("draining", "cancellation_swallowed", "third signal"):
+            await trio.sleep(APART)
+            server.send(signal.SIGTERM)
+            await server.wait_for_line(expected)
+        assert await server.wait_exit() == 70
+
+    assert server.lines_with(
+        "CRITICAL trio_jobs.shutdown.stop leftovers_written interrupted=1 not_started=1"
+    )
+    assert submissions(tmp_path / "left.jsonl") == [("stubborn", b"1")]
+
+
+async def test_sigquit_leaves_a_file(tmp_path: Path) -> None:
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=shop()) as server:
+            for n in range(2):
+                await server.submit("at_the_gate", n)
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGQUIT)
+            assert await server.wait_exit() == 70
+
+    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
+    assert submissions(tmp_path / "left.interrupted.jsonl") == [("at_the_gate", b"0")]
+
+
+async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
+    command = with_fault(FAULT_IN_THE_STORE)
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=shop(), command=command) as server:
+            content = '[{"type":"quick","payload":0},{"type":"at_the_gate","payload":1}]'
+            with suppress(httpx.HTTPError):
+                await server.client.post("/jobs/batch", content=content)
+            assert await server.wait_exit() == 1
+
+    assert server.lines_with("CRITICAL trio_jobs.main pool_failed")
+    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
+    assert submissions(tmp_path / "left.interrupted.jsonl") == [("quick", b"0")]
+
+
+async def test_hard_limit_leaves_a_file(tmp_path: Path) -> None:
+    config = shop(work="shielded", grace_period=0.1).replace("= 2.0", "= 0.1")
+    async with running_command(tmp_path, config=config) as server:
+        for n in range(2):
+            await server.submit("shielded", n)
+        await server.wait_for_line("shielded_began")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 70
+
+    assert server.lines_with(
+        "CRITICAL trio_jobs.shutdown.stop leftovers_written interrupted=1 not_started=1"
+    )
+    assert submissions(tmp_path / "left.jsonl") == [("shielded", b"1")]
+
+
+async def test_stop_that_leaves_nothing_leaves_no_file(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=shop()) as server:
+        await server.submit("quick")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    assert not server.lines_with("leftovers")
+    assert list(await trio.Path(tmp_path).glob("left*")) == []
+
+
+async def test_folder_that_has_gone_is_told_and_the_jobs_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    config = shop(grace_period=0.1).replace("left.jsonl", "there/left.jsonl")
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            job_id = await server.submit("at_the_gate", 0)
+            await server.wait_for_line("work at_the_gate")
+            folder.rmdir()
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 1
+
+    [line] = server.lines_with("leftovers_not_written")
+    cause = f'cause="{folder}/left.interrupted.jsonl: No such file or directory"'
+    assert f"{cause} interrupted=0 not_started=0" in line
+    assert server.lines_with("jobs_interrupted", job_id)
+
+
+async def test_a_hundred_thousand_jobs_are_written_and_named_in_time(tmp_path: Path) -> None:
+    config = shop(grace_period=0.3).replace("workers = 1", "workers = 1\nbuffer_size = 100000")
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text("".join(f'{{"type":"at_the_gate","payload":{n}}}\n' for n in range(100_000)))
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            assert await take_up(server, jobs) == {"accepted": 100_000}
+            await server.wait_for_line("work at_the_gate")
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 1
+
+    assert server.lines_with("leftovers_written interrupted=1 not_started=99999")
+    assert not server.lines_with("not_all_named")
+    assert (tmp_path / "left.jsonl").read_text() == "".join(
+        jobs.read_text().splitlines(keepends=True)[1:]
+    )
+
+
+@pytest.mark.parametrize("end", ["hard limit", "second signal", "SIGQUIT"])
+async def test_a_hundred_thousand_jobs_of_as_many_types_are_accounted_for_in_time(
+    tmp_path: Path, end: str
+) -> None:
+    grace_period = 60 if end == "second signal" else 0.3
+    work = "shielded" if end == "hard limit" else "at_the_gate"
+    config = shop(grace_period=grace_period, work=work)
+    config = config.replace("workers = 1", "workers = 1\nbuffer_size = 100000")
+    config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"').replace(
+        "= 2.0", "= 0.5"
+    )
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text("".join(f'{{"type":"type{n}","payload":{n}}}\n' for n in range(100_000)))
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config) as server:
+            assert await take_up(server, jobs) == {"accepted": 100_000}
+            server.send(signal.SIGQUIT if end == "SIGQUIT" else signal.SIGTERM)
+            if end == "second signal":
+                await server.wait_for_line("draining")
+                await trio.sleep(APART)
+                server.send(signal.SIGTERM)
+            # Neither faulthandler's clock, whose status is 1 as well, nor the kernel's.
+            assert await server.wait_exit() == (1 if end == "second signal" else 70)
+
+    assert not server.lines_with("Timeout (")
+    assert bool(server.lines_with("hard limit reached")) == (end == "hard limit")
+    named = [
+        job_id
+        for line in server.lines_with(" job_ids=")
+        for job_id in line.partition(" job_ids=")[2].split(",")
+    ]
+    left_out = [
+        int(line.partition("count=")[2])
+        for line in server.lines_with("unfinished_jobs_not_all_named")
+    ]
+    assert len(set(named)) == len(named)
+    assert len(named) + sum(left_out) == 100_000
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])
+async def test_folder_that_is_not_there_is_a_mistake_in_the_configuration(
+    tmp_path: Path, check: list[str]
+) -> None:
+    config = shop().replace("left.jsonl", "nowhere/left.jsonl")
+
+    finished = await run_command(tmp_path, *check, config=config)
+
+    folder = tmp_path / "nowhere"
+    assert finished.status == 2
+    assert finished.lines[-1] == (
+        f"trio-jobs: pool.leftovers: the folder '{folder}' does not exist"
+    )
