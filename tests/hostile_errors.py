@@ -1,4 +1,4 @@
-"""Errors whose own classes make showing them fail, or never end."""
+"""Exceptions whose own classes make describing them fail, or never end."""
 
 from collections.abc import Callable
 
@@ -12,41 +12,21 @@ class RaisingName(type):
         return super().__getattribute__(name)
 
 
-class NumberedName(type):
-    """The class of classes whose name is no text."""
-
-    @property
-    def __name__(cls) -> int:  # type: ignore[override]
-        return 5
-
-
 class NamelessError(Exception, metaclass=RaisingName):
     """Has a name that raises."""
 
 
-class NumberError(Exception, metaclass=NumberedName):
-    """Has a name that is a number."""
-
-
-class BadText(str):
-    """A text that cannot be cut."""
+class OddText(str):
+    """A text that a JSON encoder refuses."""
 
     __slots__ = ()
 
-    def __getitem__(self, _: object) -> str:
-        raise SystemExit("no item")
 
-    def __len__(self) -> int:
-        return 10**9
-
-
-class BadTextError(Exception):
+class OddTextError(Exception):
     """Has a text that is more than a text."""
 
     def __str__(self) -> str:
-        return BadText("text")
-
-    __repr__ = __str__
+        return OddText("text")
 
 
 class NoTextError(Exception):
@@ -74,14 +54,6 @@ class NoTracebackError(Exception):
         raise SystemExit("no traceback")
 
 
-class NoMembersGroup(ExceptionGroup[ValueError]):
-    """A group that does not show its members."""
-
-    @property
-    def exceptions(self) -> tuple[ValueError]:
-        raise SystemExit("no members")
-
-
 class OwnMemberGroup(ExceptionGroup[ValueError]):
     """A group that is its own only member."""
 
@@ -98,23 +70,19 @@ def make_wide() -> ExceptionGroup[Exception]:
     return group
 
 
+UNKNOWN = ("Exception", "<the error could not be described>")
+
 # What makes it, its type, and its text as it is described.
 HOSTILE: dict[str, tuple[Callable[[], BaseException], str, str]] = {
-    "name raises": (lambda: NamelessError("x"), "NamelessError", "x"),
-    "name is a number": (lambda: NumberError("x"), "NumberError", "x"),
-    "text is a subclass": (BadTextError, "BadTextError", "text"),
+    "name raises": (lambda: NamelessError("x"), *UNKNOWN),
+    "text is a subclass": (OddTextError, "OddTextError", "text"),
     "text raises": (NoTextError, "NoTextError", "<exception str() failed>"),
-    "class raises": (lambda: NoClassError("x"), "NoClassError", "x"),
-    "traceback raises": (lambda: NoTracebackError("x"), "NoTracebackError", "x"),
-    "members raise": (
-        lambda: NoMembersGroup("g", [ValueError("a")]),
-        "NoMembersGroup",
-        "g (1 sub-exception): ValueError: a",
-    ),
+    "class raises": (lambda: NoClassError("x"), *UNKNOWN),
+    "traceback raises": (lambda: NoTracebackError("x"), *UNKNOWN),
     "member of itself": (
         lambda: OwnMemberGroup("g", [ValueError("a")]),
         "OwnMemberGroup",
-        "g (1 sub-exception): ValueError: a",
+        "g (1 sub-exception)",
     ),
-    "no end": (make_wide, "ExceptionGroup", "wide (2 sub-exceptions): ValueError: leaf"),
+    "no end": (make_wide, "ExceptionGroup", "wide (2 sub-exceptions)"),
 }

@@ -10,10 +10,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from trio_jobs.handlers.error_text import readable
+from trio_jobs.error_text import describe, readable
 from trio_jobs.handlers.frames import MAX_LOG_TEXT, MAX_LOG_TRACEBACK, LogLine
 from trio_jobs.job import current_job_id
-from trio_jobs.tracebacks import traceback_text
 
 log = logging.getLogger("trio_jobs.child_process")
 
@@ -59,7 +58,7 @@ class ChildLog(logging.Handler):
 def _line(record: logging.LogRecord, job_id: str | None) -> LogLine:
     traceback = record.exc_text
     if record.exc_info and record.exc_info[1] is not None:
-        traceback = traceback_text(record.exc_info[1])
+        traceback = describe(record.exc_info[1]).traceback
     extra = ((key, value) for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES)
     fields = {readable(str(key), 200): _plain(value) for key, value in _first(extra, _MAX_FIELDS)}
     try:

@@ -24,8 +24,8 @@ from typing import TypeVar
 import msgspec
 
 from trio_jobs.child_log import ChildLog, line_text
+from trio_jobs.error_text import Failure, describe
 from trio_jobs.fork_mask import ForkMask
-from trio_jobs.handlers.error_text import Failure, describe_failure
 from trio_jobs.handlers.frames import (
     HEADER,
     TIME,
@@ -224,7 +224,7 @@ class _Functions:
 
     def _note(self, key: str, error: BaseException) -> Failure:
         self._shortage = self._shortage or _shortage(error)
-        self._faults[key] = describe_failure(error)
+        self._faults[key] = describe(error)
         return self._faults[key]
 
 

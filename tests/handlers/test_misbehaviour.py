@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.hostile_errors import HOSTILE, NamelessError, NoClassError
+from tests.hostile_errors import HOSTILE, UNKNOWN, NamelessError, NoClassError
 from trio_jobs import Handler, Jobs
 from trio_jobs.job import Outcome
 
@@ -177,8 +177,8 @@ PLAIN = {
     "coroutine": (return_a_coroutine, "TypeError", AWAITABLE),
     "awaitable": (return_an_awaitable, "TypeError", AWAITABLE),
     "unprintable": (raise_unprintable, "UnprintableError", "<exception str() failed>"),
-    "nameless": (raise_nameless, "NamelessError", "x"),
-    "no class": (raise_no_class, "NoClassError", "x"),
+    "nameless": (raise_nameless, *UNKNOWN),
+    "no class": (raise_no_class, *UNKNOWN),
     "unpicklable": (raise_two_arguments, "TwoArgumentsError", "('cannot be pickled', 1, "),
 }
 

@@ -13,7 +13,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import make_processor, process
-from tests.hostile_errors import NoTracebackError
 from tests.support import make_job, running_pool
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
@@ -61,22 +60,6 @@ async def test_what_the_handler_raises_is_the_error_and_is_logged(
     assert (record.message, record.levelno) == ("handler_raised", logging.WARNING)
     assert record.exc_info is not None
     assert (record.job_id, record.job_type) == ("a", "test")  # type: ignore[attr-defined]
-
-
-async def test_an_error_that_hides_its_traceback_is_logged_with_its_frames(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def fail(_payload: object) -> None:
-        raise NoTracebackError("no")
-
-    ending = await process(fail)
-
-    assert ending.outcome is Outcome.FAILED
-    [record] = caplog.records
-    assert record.message == "handler_raised"
-    assert record.exc_text is not None
-    assert 'raise NoTracebackError("no")' in record.exc_text
-    assert record.exc_text.endswith("\nNoTracebackError: no\n")
 
 
 class CountedError(Exception):

@@ -23,8 +23,8 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import RunningPool, make_job, running_pool
+from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child import ChildProcess, NotBegunError
-from trio_jobs.handlers.error_text import Failure
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function

@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-from trio_jobs.handlers.error_text import readable
+from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.json_encoding import ResultError, encode_result
 

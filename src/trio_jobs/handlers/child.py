@@ -23,7 +23,7 @@ from logging import LogRecord
 import msgspec
 import trio
 
-from trio_jobs.handlers.error_text import Failure
+from trio_jobs.error_text import Failure
 from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind, LogLine
 from trio_jobs.handlers.start_shortage import ShortageError
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from trio_jobs.handlers.error_text import Failure, describe_failure
+from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.handler import FORKS, Handler, Run, run_plain
 from trio_jobs.handlers.nurseries import abandon_nurseries, call_with_context, innermost_nursery
 from trio_jobs.handlers.process_pool import ProcessPool
@@ -18,7 +18,6 @@ from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import Ending, Job, Outcome, current_job_id
 from trio_jobs.json_encoding import encode_result
-from trio_jobs.tracebacks import begin_with_others, has_traceback, traceback_of
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +120,7 @@ class JobExecutor:
                     self._released_before_begin.add(job.id)
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
-            begin_with_others(error, _OWN)
-            failure = describe_failure(error)
+            failure = describe(error, own=_OWN)
             if type(error) is not ScopeCancelledError:  # `isinstance` may run the error's code
                 _log_raised(failure, job, error)
             return decided or _failed(failure)  # noqa: ASYNC104 - the handler's, not this task's
@@ -286,10 +284,10 @@ def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) 
         log.name, logging.WARNING, __file__, 0, "handler_raised", (), None, extra=fields
     )
     record.exc_text = failure.traceback  # formatters use this text instead of making one
-    if error is not None and has_traceback(error):
-        record.exc_info = (type(error), error, traceback_of(error))
-        # A log handler of another program may run the error's own code, which may raise anything.
+    if error is not None:
+        # The error's own code may raise anything: here, and in a log handler of another program.
         with contextlib.suppress(BaseException):
+            record.exc_info = (type(error), error, error.__traceback__)
             log.handle(record)
             return
         record.exc_info = None

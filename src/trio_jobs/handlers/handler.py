@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from trio_jobs.handlers.error_text import Failure, describe_failure
+from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_type import (
     Decode,
@@ -20,7 +20,6 @@ from trio_jobs.handlers.payload_type import (
 )
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
-from trio_jobs.tracebacks import begin_with_others
 
 # The modules around a plain function's code, whose frames a traceback leaves out.
 _OWN = frozenset({__name__})
@@ -157,8 +156,7 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
         result = handler.call_plain(handler.decode(payload))
         answer = encode_result(result, max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001 - no exception may leave the thread
-        begin_with_others(error, _OWN)
-        answer = describe_failure(error)
+        answer = describe(error, own=_OWN)
     if forks != FORKS.count:
         os._exit(int(isinstance(answer, Failure)))
     return answer  # noqa: ASYNC104 - this runs outside of Trio

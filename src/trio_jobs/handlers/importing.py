@@ -8,7 +8,7 @@ import traceback
 from contextvars import ContextVar
 from types import FunctionType, MethodType
 
-from trio_jobs.handlers.error_text import describe_error, readable
+from trio_jobs.error_text import describe, readable
 
 _MAX_TEXT = 500
 
@@ -151,7 +151,7 @@ def importable_name(function: object) -> str:
 
 def one_line(error: BaseException) -> str:
     """What a user's code raised, and where in it, in one line of bounded length."""
-    described = describe_error(error)
+    described = describe(error).error
     # The import machinery's frames say nothing, and a syntax error has none of its own.
     frames = traceback.extract_tb(error.__traceback__)
     places = [

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from trio_jobs.handlers.error_text import describe_error
+from trio_jobs.error_text import describe
 
 Decode = Callable[[bytes], object]
 
@@ -95,7 +95,7 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
         except (msgspec.MsgspecError, UnicodeError):
             raise
         except BaseException as error:  # the user's __post_init__ may raise anything
-            cause = describe_error(error)
+            cause = describe(error).error
             raise msgspec.ValidationError(  # noqa: ASYNC104 - a user's, at no checkpoint
                 f"cannot be decoded: {cause.type}: {cause.message}"
             ) from error

@@ -12,13 +12,13 @@ from typing import Self
 import msgspec
 import trio
 
+from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child import (
     ChildProcess,
     NotBegunError,
     ProcessDiedError,
     beyond_standard_streams,
 )
-from trio_jobs.handlers.error_text import Failure
 from trio_jobs.handlers.frames import (
     Call,
     FileState,

@@ -14,8 +14,8 @@ from itertools import islice
 from logging import LogRecord
 from typing import Protocol
 
+from trio_jobs.error_text import describe
 from trio_jobs.job import current_job_id
-from trio_jobs.tracebacks import traceback_text
 
 # A line's memory in the queue is bounded; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384
@@ -139,7 +139,7 @@ def _below(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
     if record.exc_text:  # made where the error was raised, or by another formatter
         yield "exception", record.exc_text
     elif record.exc_info and record.exc_info[1] is not None:
-        yield "exception", traceback_text(record.exc_info[1])
+        yield "exception", describe(record.exc_info[1]).traceback
     if record.stack_info:
         yield "stack", record.stack_info
 

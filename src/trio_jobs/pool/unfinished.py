@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
-from trio_jobs.handlers.error_text import readable
+from trio_jobs.error_text import readable
 from trio_jobs.job import Job
 from trio_jobs.pool.store import UnfinishedJobs
 

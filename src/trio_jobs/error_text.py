@@ -1,0 +1,140 @@
+"""Describes an exception as readable texts of bounded size.
+
+A description is made where the exception was raised: in the handler's task, thread or process.
+Making it runs the exception's own code, which may take long or raise anything.
+"""
+
+import re
+import traceback
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import islice
+from traceback import TracebackException
+
+from trio_jobs.job import JobError
+
+# Characters of the type's name and of the message.
+MAX_TYPE = 200
+MAX_MESSAGE = 4000
+
+# The message of a group names this many of the errors in it.
+_MAX_NAMED = 10
+
+# Groups may hold each other many times over: Python would print their traceback without end. An
+# error with more members and causes than this is described without them.
+_MAX_ERRORS = 2_000
+
+# Characters of a traceback, counted from its end, which says the most.
+_MAX_TRACEBACK = 20_000
+
+# Control characters other than tab and line feed break logs, terminals and databases; lone
+# surrogates are not valid UTF-8.
+_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+# asyncio's messages where no event loop of asyncio runs.
+_NO_LOOP = re.compile("no running event loop|There is no current event loop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An exception as text.
+
+    Attributes:
+        error: Its type and message, for clients. The message of a group names its members.
+        traceback: For the log.
+    """
+
+    error: JobError
+    traceback: str
+
+
+def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Failure:
+    """Describe an exception. Never raises, and asks each exception once for its text.
+
+    Args:
+        error: Loses the outer frames of its traceback that belong to ``own``: printing a frame
+            takes longer than most jobs run.
+        own: The names of the modules that call user code.
+    """
+    try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_globals.get("__name__") in own:
+            frames = frames.tb_next
+        if frames is not None:
+            error.__traceback__ = frames
+        return _describe(error)
+    except BaseException:  # noqa: ASYNC103, BLE001 - the exception's own code may raise anything
+        unknown = JobError(type="Exception", message="<the error could not be described>")
+        return Failure(  # noqa: ASYNC104 - no checkpoint in there
+            error=unknown, traceback="<the error could not be shown>\n"
+        )
+
+
+def readable(text: str, limit: int) -> str:
+    """Replace unreadable characters, and cut the text to ``limit`` characters."""
+    # Cut first: the text may have any size. One more character shows that there is more.
+    text = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _describe(error: BaseException) -> Failure:
+    if _is_bounded(error):
+        made = TracebackException.from_exception(error)
+        message = _message(error, made)
+        text = "".join(made.format())
+    else:
+        message = str(error)
+        text = "".join(traceback.format_tb(error.__traceback__)) + f"{message}\n"
+    described = JobError(type=_type_name(error), message=readable(message, MAX_MESSAGE))
+    return Failure(error=described, traceback=text[-_MAX_TRACEBACK:])
+
+
+def _message(error: BaseException, made: TracebackException) -> str:
+    # `made` has asked the exception for its text, which may be an instance of a subclass of str;
+    # the JSON encoder refuses those.
+    text = str.__str__(str(made))
+    if made.exceptions is not None:
+        members = islice(_members(error, made), _MAX_NAMED)
+        text += ": " + "; ".join(
+            f"{_type_name(each)}: {readable(_message(each, made_each), MAX_MESSAGE)}"
+            for each, made_each in members
+        )
+    elif type(error) is RuntimeError and _NO_LOOP.match(text):
+        text += " (handlers run on Trio: code for asyncio goes into a plain function, which calls"
+        text += " asyncio.run())"
+    return text
+
+
+def _members(
+    error: BaseException, made: TracebackException
+) -> Iterator[tuple[BaseException, TracebackException]]:
+    """The errors in nested groups that are no groups themselves."""
+    if not isinstance(error, BaseExceptionGroup):
+        yield error, made
+        return
+    for pair in zip(error.exceptions, made.exceptions or (), strict=True):
+        yield from _members(*pair)
+
+
+def _type_name(error: BaseException) -> str:
+    return readable(type(error).__name__, MAX_TYPE)
+
+
+def _is_bounded(error: BaseException) -> bool:
+    """Whether Python's traceback shows at most ``_MAX_ERRORS`` errors.
+
+    It shows causes and contexts once, a group's members as often as groups hold them.
+    """
+    left = [error]
+    chained = set()
+    for _ in range(_MAX_ERRORS):
+        if not left:
+            return True
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+        if id(each) not in chained:
+            chained.add(id(each))
+            left += (other for other in (each.__cause__, each.__context__) if other is not None)
+    return False

@@ -1,0 +1,121 @@
+"""Any exception is described by readable texts of bounded size."""
+
+import contextlib
+
+import pytest
+
+from tests.hostile_errors import HOSTILE
+from trio_jobs.error_text import MAX_MESSAGE, MAX_TYPE, describe
+
+
+class UnprintableError(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def raised(error: BaseException) -> BaseException:
+    with contextlib.suppress(BaseException):
+        fail(error)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "type_", "message"),
+    [
+        (ValueError("no"), "ValueError", "no"),
+        (KeyError("k"), "KeyError", "'k'"),
+        (AssertionError(), "AssertionError", ""),
+        (SystemExit(3), "SystemExit", "3"),
+        (UnprintableError(), "UnprintableError", "<exception str() failed>"),
+        (ValueError("a\x00b\x1b[1m\ud800\tc\nd"), "ValueError", "a�b�[1m�\tc\nd"),
+        (
+            ExceptionGroup("two", [ValueError("a"), ExceptionGroup("in", [KeyError("b")])]),
+            "ExceptionGroup",
+            "two (2 sub-exceptions): ValueError: a; KeyError: 'b'",
+        ),
+    ],
+)
+def test_error_has_a_type_and_a_message(error: BaseException, type_: str, message: str) -> None:
+    described = describe(error).error
+
+    assert (described.type, described.message) == (type_, message)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_error_whose_own_code_fails_has_them_as_well(kind: str) -> None:
+    make, type_, message = HOSTILE[kind]
+
+    described = describe(raised(make())).error
+
+    assert type(described.message) is str
+    assert (described.type, described.message) == (type_, message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x" * 10_000_000),
+        ExceptionGroup("x" * 1000, [ValueError("y" * 10_000)] * 1000),
+    ],
+)
+def test_long_text_is_cut(error: BaseException) -> None:
+    message = describe(error).error.message
+
+    assert len(message) == MAX_MESSAGE
+    assert message.endswith("…")
+
+
+def test_long_type_is_cut() -> None:
+    error = type("E" * 1000, (Exception,), {})()
+
+    assert len(describe(error).error.type) == MAX_TYPE
+
+
+def test_members_of_a_group_that_is_far_too_large_are_not_looked_at() -> None:
+    described = describe(raised(ExceptionGroup("large", [ValueError("a")] * 100_000)))
+
+    assert described.error.message == "large (100000 sub-exceptions)"
+    assert "raise error" in described.traceback
+
+
+def test_traceback_is_pythons_own_with_causes_and_members() -> None:
+    group = ExceptionGroup("two", [ValueError("a"), KeyError("b")])
+    group.__cause__ = OSError("c")
+
+    text = describe(raised(group)).traceback
+
+    assert text.startswith("OSError: c\n\nThe above exception was the direct cause")
+    assert "| ExceptionGroup: two (2 sub-exceptions)" in text
+    assert "| KeyError: 'b'" in text
+
+
+def test_causes_that_form_a_circle_are_shown_once() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+
+    assert describe(first).traceback.count("ValueError: second") == 1
+
+
+NO_LOOP = "no running event loop"
+
+
+@pytest.mark.parametrize(
+    ("error", "explained"),
+    [
+        (RuntimeError(NO_LOOP), True),
+        (RuntimeError("There is no current event loop in thread 'x'."), True),
+        (ExceptionGroup("g", [RuntimeError(NO_LOOP)]), True),
+        (ValueError(NO_LOOP), False),
+        (RuntimeError("there was no running event loop"), False),
+    ],
+)
+def test_code_for_asyncio_is_told_where_it_belongs(error: Exception, explained: bool) -> None:
+    hint = "code for asyncio goes into a plain function, which calls asyncio.run()"
+
+    assert (hint in describe(error).error.message) is explained
