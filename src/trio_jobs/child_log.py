@@ -10,9 +10,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
+from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import describe, readable
 from trio_jobs.handlers.frames import MAX_LOG_TEXT, MAX_LOG_TRACEBACK, LogLine
-from trio_jobs.job import current_job_id
 
 log = logging.getLogger("trio_jobs.child_process")
 

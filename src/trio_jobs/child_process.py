@@ -24,6 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from trio_jobs.child_log import ChildLog, line_text
+from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.frames import (
@@ -41,7 +42,6 @@ from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.importing import HandlerError, imports_in_child, load_function, one_line
 from trio_jobs.handlers.loaded_files import changed_files
 from trio_jobs.handlers.same_modules import SameModules
-from trio_jobs.job import current_job_id
 
 # What these mean is for the server to say: a terminal and a service manager send them to each
 # process of it. So they do nothing here. Not by being ignored, which the programs that a function

@@ -1,15 +1,10 @@
 """The job: one immutable record, where it can be in its life, and how it can end."""
 
-from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
 import msgspec
-
-# The job that the current task works on, for log lines written by a handler.
-# Set around each handler; tasks and threads that the handler starts inherit it.
-current_job_id: ContextVar[str | None] = ContextVar("current_job_id", default=None)
 
 
 class JobStatus(StrEnum):

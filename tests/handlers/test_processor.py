@@ -14,10 +14,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.handlers import tasks
 from tests.handlers.support import make_processor, process
 from tests.support import make_job, running_pool
+from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, JobStatus, Outcome, current_job_id
+from trio_jobs.job import Ending, JobStatus, Outcome
 from trio_jobs.logs import LogFormatter
 
 if TYPE_CHECKING:

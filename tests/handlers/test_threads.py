@@ -9,8 +9,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers.support import process, wait_until_set
 from tests.support import RunningPool, running_pool
+from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, Job, JobStatus, Outcome, current_job_id
+from trio_jobs.job import Ending, Job, JobStatus, Outcome
 
 
 class Blocker:

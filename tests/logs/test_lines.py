@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.hostile_errors import HOSTILE, NoClassError, NoTextError
-from trio_jobs.job import current_job_id
+from trio_jobs.current_job import current_job_id
 from trio_jobs.logs.lines import (
     MAX_LINE_BYTES,
     Render,

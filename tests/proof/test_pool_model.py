@@ -30,10 +30,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.proof.share import share_of
 from tests.stores.test_store_model import StoreMachine
 from tests.support import noon
+from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending, Job, Outcome, current_job_id
+from trio_jobs.job import Ending, Job, Outcome
 from trio_jobs.pool.admission import Admission, JobSpec, QueueFullError, ShuttingDownError
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 
 import trio
 
+from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.running_job import RunningJob
-from trio_jobs.job import current_job_id
 
 log = logging.getLogger(__name__)
 

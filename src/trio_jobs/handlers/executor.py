@@ -9,6 +9,7 @@ from functools import partial
 
 import trio
 
+from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.handler import FORKS, Handler, Run, run_plain
 from trio_jobs.handlers.nurseries import abandon_nurseries, call_with_context, innermost_nursery
@@ -16,7 +17,7 @@ from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.job import Ending, Job, Outcome, current_job_id
+from trio_jobs.job import Ending, Job, Outcome
 from trio_jobs.json_encoding import encode_result
 
 log = logging.getLogger(__name__)

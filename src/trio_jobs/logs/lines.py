@@ -14,8 +14,8 @@ from itertools import islice
 from logging import LogRecord
 from typing import Protocol
 
+from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import describe
-from trio_jobs.job import current_job_id
 
 # A line's memory in the queue is bounded; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384

@@ -8,11 +8,12 @@ from typing import Any, Self
 import trio
 
 from trio_jobs.api.validation import check_submission, encode_payload
+from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.nurseries import call_with_context
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Job, Outcome, current_job_id
+from trio_jobs.job import Job, Outcome
 
 _MAX_BYTES = 2**30
 
