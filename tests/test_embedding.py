@@ -13,7 +13,6 @@ from typing import Annotated, Any, assert_type, get_args, get_type_hints
 import msgspec
 import pytest
 import trio
-from quart_trio import QuartTrio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_jobs
@@ -604,7 +603,7 @@ async def test_generators_are_watched_for_as_long_as_there_is_a_pool(
 
 async def test_pool_has_the_http_api_as_an_application_of_its_own() -> None:
     async with open_jobs({"echo": echo}, max_payload_bytes=100) as jobs:
-        client = Client(jobs.create_app())
+        client = Client(jobs.asgi())
         answer = await client.post("/jobs", b'{"type":"echo","payload":1}', prefer="wait=5")
 
         assert answer.json()["result"] == 1
@@ -693,9 +692,7 @@ async def test_number_of_the_http_api_that_is_out_of_range_is_refused(
     complaint = rf"^{name} must be {range_}, got {wrong!r}$"
     async with open_jobs({"echo": echo}) as jobs:
         with pytest.raises(ValueError, match=complaint):
-            jobs.create_app(**options)
-        with pytest.raises(ValueError, match=complaint):
-            jobs.add_routes(QuartTrio(__name__), prefix="/queue", **options)
+            jobs.asgi(**options)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, None])
@@ -726,7 +723,7 @@ async def test_page_goes_on_after_a_job_that_is_gone(autojump_clock: MockClock) 
         assert [job.id for job in jobs.page(after=first.id)] == [second.id]
 
 
-@pytest.mark.parametrize("function", [open_jobs, Jobs.add_routes, Jobs.create_app, Jobs.page])
+@pytest.mark.parametrize("function", [open_jobs, Jobs.asgi, Jobs.page])
 def test_every_number_has_the_default_of_its_setting(
     function: Callable[..., object],
 ) -> None:
@@ -753,12 +750,13 @@ def test_what_public_things_are_made_of_is_public() -> None:
 
 def used_by(public: object) -> set[tuple[str, str]]:
     """The classes in the annotations of a function, or of a class's attributes and methods."""
-    names = {"QuartTrio": QuartTrio, "trio": trio}  # imported for type checkers only
     hints: list[object] = []
     for each in [public, *(getattr(public, name) for name in vars(public) if name[0] != "_")]:
         each = each.fget if isinstance(each, property) else each
         if inspect.isclass(each) or inspect.isroutine(each):
-            hints += get_type_hints(each, vars(sys.modules[each.__module__]) | names).values()
+            hints += get_type_hints(
+                each, vars(sys.modules[each.__module__]) | {"trio": trio}
+            ).values()
     found = set()
     while hints:
         hint = hints.pop()

@@ -2,9 +2,9 @@
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
 import trio
@@ -19,11 +19,6 @@ from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.worker import check_channel_has_ended, run_worker
 from trio_jobs.settings import SETTINGS, HttpSettings, PoolSettings, StoreSettings, build
-
-if TYPE_CHECKING:
-    from quart_trio import QuartTrio
-
-    from trio_jobs.api.context import ApiContext
 
 log = logging.getLogger(__name__)
 
@@ -254,90 +249,60 @@ class Jobs:
         """What the pool is doing now."""
         return self._pool.statistics()
 
-    def add_routes(
+    def asgi(
         self,
-        app: "QuartTrio",
         *,
-        prefix: str,
+        token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = 60.0,
         stream_idle_timeout: float = 30.0,
         shutdown_retry_after: int = 25,
-    ) -> None:
-        """Add the routes of the HTTP API to an application, before it gets its first request.
+    ) -> Callable[[Any, Any, Any], Awaitable[None]]:
+        """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
 
-        The application's own hooks (`before_request` and the like) hold for
-        them as for its own routes: that is where to ask who may submit jobs.
-        They may read the body, as far as ``MAX_CONTENT_LENGTH`` allows; a
-        stream's only before our route does, and then it is no stream any more.
-
-        Args:
-            app: The application.
-            prefix: What the routes' paths begin with, as in ``"/queue"``:
-                ``/queue/jobs``.
-            max_wait_seconds: How long a client may wait for a job at the most.
-            stream_idle_timeout: How long, in seconds, the client of a stream
-                may send nothing while the server is reading.
-            shutdown_retry_after: Whole seconds after which a client should try
-                again that was told that no more jobs are taken.
-
-        Raises:
-            ValueError: The prefix is no path of letters, digits and ``-._~``
-                that begins with a slash and does not end with one, or has the
-                routes of a pool already; or a number is out of range.
-        """
-        # Here, so that programs without HTTP need not import it.
-        from trio_jobs.api.hosted import add_routes
-
-        parts = self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after)
-        add_routes(app, parts, prefix=prefix)
-
-    def create_app(
-        self,
-        *,
-        max_wait_seconds: float = 60.0,
-        stream_idle_timeout: float = 30.0,
-        shutdown_retry_after: int = 25,
-    ) -> "QuartTrio":
-        """An application with the routes of the HTTP API, and nothing else.
+        Below a mount, the paths in its answers begin with the mount's ``root_path``.
+        Pages of other origins may not write, as in the command. Once the pool
+        takes no more jobs, submissions are answered 503; lookups go on.
 
         Args:
-            max_wait_seconds: See `add_routes`.
-            stream_idle_timeout: See `add_routes`.
-            shutdown_retry_after: See `add_routes`.
+            token: The bearer token of every request but ``GET /health``; None
+                asks for no token.
+            allowed_hosts: Names that clients may use in ``Host``, beside those
+                of the loopback interface, on a loopback address; ``*`` is any name.
+            max_wait_seconds: The longest time, in seconds, that a client may
+                wait for a job.
+            stream_idle_timeout: The longest time, in seconds, that the client
+                of a stream may send nothing while the server is reading.
+            shutdown_retry_after: The ``Retry-After``, in whole seconds, of
+                answers to jobs that come after the end.
 
         Raises:
-            ValueError: A number is out of range.
+            ValueError: A number is out of range, or no client could send the token.
         """
-        from trio_jobs.api.app import app_over
-
-        return app_over(self._parts(max_wait_seconds, stream_idle_timeout, shutdown_retry_after))
-
-    def _parts(
-        self, max_wait_seconds: float, stream_idle_timeout: float, shutdown_retry_after: int
-    ) -> "ApiContext":
+        # Imported here: a program without HTTP needs none of it.
+        from trio_jobs.api.app import create_app
         from trio_jobs.api.context import ApiContext
+        from trio_jobs.server.access_control import AccessControl, parse_token
+        from trio_jobs.server.access_middleware import AccessMiddleware
 
         http = build(
-            HttpSettings, max_wait_seconds=max_wait_seconds, stream_idle_timeout=stream_idle_timeout
+            HttpSettings,
+            max_body_bytes=self._max_payload_bytes,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
         )
         if not isinstance(shutdown_retry_after, int) or not 1 <= shutdown_retry_after <= 604_800:
             raise ValueError(
                 "shutdown_retry_after must be an integer from 1 to 604800,"
                 f" got {shutdown_retry_after!r}"
             )
-        core = self._pool
-        return ApiContext(
-            admission=core.admission,
-            store=core.store,
-            handlers=core.handlers,
-            waiters=core.waiters,
-            cancel=core.executor.cancel,
-            pool_statistics=core.statistics,
-            max_body_bytes=self._max_payload_bytes,
-            max_wait_seconds=http.max_wait_seconds,
-            stream_idle_timeout=http.stream_idle_timeout,
-            shutdown_retry_after=shutdown_retry_after,
+        access_control = AccessControl(
+            allowed_hosts=allowed_hosts,
+            token=None if token is None else parse_token(token),
+            open_path="/health",
         )
+        context = ApiContext(pool=self._pool, http=http, shutdown_retry_after=shutdown_retry_after)
+        return AccessMiddleware(create_app(context), access_control)
 
     def _check(self, type_: str, payload: object) -> JobSpec:
         check_type(type_)

@@ -14,6 +14,7 @@ from functools import partial
 import trio
 
 from trio_jobs.api.app import create_app
+from trio_jobs.api.context import ApiContext
 from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.nurseries import GeneratorEnds
@@ -111,18 +112,8 @@ async def main(
     if config.logging.slow_step:
         trio.lowlevel.add_instrument(BlockingMonitor(executor, limit=config.logging.slow_step))
 
-    app = create_app(
-        admission,
-        store,
-        handlers,
-        core.waiters,
-        cancel=executor.cancel,
-        pool_statistics=core.statistics,
-        max_body_bytes=config.http.max_body_bytes,
-        max_wait_seconds=config.http.max_wait_seconds,
-        stream_idle_timeout=config.http.stream_idle_timeout,
-        shutdown_retry_after=max(1, math.ceil(config.pool.grace_period)),
-    )
+    retry_after = max(1, math.ceil(config.pool.grace_period))
+    app = create_app(ApiContext(pool=core, http=config.http, shutdown_retry_after=retry_after))
     ending = trio.Event()  # set by the first signal, and when HTTP fails
     pool_ended = trio.Event()
     failure = _Failure(stop, admission)

@@ -7,36 +7,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.api.support import Api
 from tests.asgi import Answer
 from tests.support import RunningPool, running_pool
-from trio_jobs.api.app import create_app
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import JobStatus, Outcome
-from trio_jobs.pool.pool import PoolStatistics
 
 SUBMISSION = b'{"type":"work","payload":null}'
 
 
 def api_over(pool: RunningPool) -> Api:
     """The API of a running pool."""
-    api = Api(parts=pool.parts)
-    api.serve(
-        create_app(
-            pool.parts.admission,
-            pool.parts.store,
-            pool.handlers,
-            pool.parts.waiters,
-            cancel=pool.processor.cancel,
-            pool_statistics=unused,
-            max_body_bytes=1000,
-            max_wait_seconds=60,
-            stream_idle_timeout=60,
-            shutdown_retry_after=1,
-        )
-    )
-    return api
-
-
-def unused() -> PoolStatistics:
-    raise NotImplementedError
+    return Api(parts=pool.parts)
 
 
 async def steps(number: int) -> None:

@@ -21,23 +21,23 @@ _MAX_DETAILS = 20
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def add_batch_route(routes: Blueprint, parts: ApiContext) -> None:
+def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs/batch``."""
-    admission = parts.admission
+    admission = context.pool.admission
 
     @routes.post("/jobs/batch")
     async def submit_batch() -> Response:
         refuse_key()
         if admission.closed:
-            raise shutting_down(parts.shutdown_retry_after)
-        body = await read_body(max_bytes=parts.max_body_bytes)
-        batch = await parse_batch(body, parts.handlers, max_items=admission.buffer_size)
+            raise shutting_down(context.shutdown_retry_after)
+        body = await read_body(max_bytes=context.http.max_body_bytes)
+        batch = await parse_batch(body, context.pool.handlers, max_items=admission.buffer_size)
         try:
             jobs = admission.submit_all(batch)
         except QueueFullError as error:
             raise no_room(error) from None
         except ShuttingDownError:
-            raise shutting_down(parts.shutdown_retry_after) from None
+            raise shutting_down(context.shutdown_retry_after) from None
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
 

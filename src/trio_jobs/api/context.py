@@ -1,27 +1,22 @@
-"""What the routes are given: the parts they work on, and their settings."""
+"""`ApiContext`: what each route is given."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.pool.admission import Admission
-from trio_jobs.pool.pool import PoolStatistics
-from trio_jobs.pool.waiters import CompletionWaiters
-from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.pool.pool import Pool
+from trio_jobs.settings import HttpSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """See `create_app`."""
+    """One pool, and the limits of the HTTP API over it.
 
-    admission: Admission
-    store: MemoryStore
-    handlers: HandlerRegistry
-    waiters: CompletionWaiters
-    cancel: Callable[[str], object]
-    pool_statistics: Callable[[], PoolStatistics]
-    max_body_bytes: int
-    max_wait_seconds: float
-    stream_idle_timeout: float
+    Attributes:
+        pool: Takes the jobs in, and knows them.
+        http: The limits on bodies, waits and streams.
+        shutdown_retry_after: The ``Retry-After``, in whole seconds, of answers
+            to admission that come after the pool has closed.
+    """
+
+    pool: Pool
+    http: HttpSettings
     shutdown_retry_after: int
-    prefix: str = ""  # what the paths begin with, in an application of somebody else's

@@ -7,7 +7,7 @@ from trio_jobs.api.context import ApiContext
 from trio_jobs.api.serialization import MEDIA_TYPE
 
 
-def add_health_routes(routes: Blueprint, parts: ApiContext) -> None:
+def add_health_routes(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /health`` and ``GET /health/ready``."""
 
     @routes.get("/health")
@@ -16,7 +16,7 @@ def add_health_routes(routes: Blueprint, parts: ApiContext) -> None:
 
     @routes.get("/health/ready")
     async def ready() -> Response:
-        status = 503 if parts.admission.closed else 200
+        status = 503 if context.pool.admission.closed else 200
         return Response(
-            msgspec.json.encode(parts.pool_statistics()), status, content_type=MEDIA_TYPE
+            msgspec.json.encode(context.pool.statistics()), status, content_type=MEDIA_TYPE
         )

@@ -15,15 +15,15 @@ from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 
 
-def add_job_routes(routes: Blueprint, parts: ApiContext) -> None:
+def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET`` and ``DELETE /jobs/{id}``, and ``POST /jobs/{id}/cancel``."""
-    store = parts.store
+    store = context.pool.store
 
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
         with store_problems():
             job = store.get(str(job_id))
-        job, headers = await wait_if_preferred(job, parts)
+        job, headers = await wait_if_preferred(job, context)
         if job.status is not JobStatus.COMPLETED:
             headers["Retry-After"] = "1"
         return show(job, 200, headers)
@@ -36,8 +36,8 @@ def add_job_routes(routes: Blueprint, parts: ApiContext) -> None:
         if job.status is not JobStatus.COMPLETED:
             job = store.request_cancel(job.id)
             # Pending, it is nobody's yet: the worker that comes to it finds the request.
-            parts.cancel(job.id)
-            job, headers = await wait_if_preferred(job, parts)
+            context.pool.executor.cancel(job.id)
+            job, headers = await wait_if_preferred(job, context)
         if job.status is not JobStatus.COMPLETED:
             return show(job, 202, headers)
         if job.ending is None or job.ending.outcome is not Outcome.CANCELLED:

@@ -58,9 +58,9 @@ class Query:
         return urlencode(pairs)
 
 
-def add_listing_route(routes: Blueprint, parts: ApiContext) -> None:
+def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /jobs``."""
-    store = parts.store
+    store = context.pool.store
 
     @routes.get("/jobs")
     async def list_jobs() -> Response:

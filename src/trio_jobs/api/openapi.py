@@ -21,11 +21,11 @@ _PREFIX: Final = "Payload."
 
 def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
-    document = describe(context.handlers)
+    document = describe(context.pool.handlers)
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
-        root = root_path() + context.prefix
+        root = root_path()
         served = {**document, "servers": [{"url": root}]} if root else document
         return Response(msgspec.json.encode(served), content_type=MEDIA_TYPE)
 

@@ -16,7 +16,7 @@ _PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _MAX_DIGITS = 9
 
 
-async def wait_if_preferred(job: Job, parts: ApiContext) -> tuple[Job, dict[str, str]]:
+async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[str, str]]:
     """Wait for the job's completion, if the current request asks for that.
 
     The wait ends also when its time is up, when the pool ends, and when the
@@ -25,7 +25,7 @@ async def wait_if_preferred(job: Job, parts: ApiContext) -> tuple[Job, dict[str,
 
     Args:
         job: As it is now: no checkpoint since it was looked up.
-        parts: The parts.
+        context: The context of the route.
 
     Returns:
         The job, completed or as it then is; and the headers that say that the
@@ -38,12 +38,12 @@ async def wait_if_preferred(job: Job, parts: ApiContext) -> tuple[Job, dict[str,
     wanted = preferred_wait(request.headers.getlist("Prefer"))
     if wanted is None:
         return job, {}
-    seconds = int(min(wanted, parts.max_wait_seconds))
+    seconds = int(min(wanted, context.http.max_wait_seconds))
     applied = {"Preference-Applied": f"wait={seconds}"}
     if job.status is JobStatus.COMPLETED or seconds == 0:
         return job, applied
     try:
-        with parts.waiters.subscribe(job.id) as completion:
+        with context.pool.waiters.subscribe(job.id) as completion:
             with trio.move_on_after(seconds):
                 async with trio.open_nursery() as nursery:
 
@@ -55,7 +55,7 @@ async def wait_if_preferred(job: Job, parts: ApiContext) -> tuple[Job, dict[str,
                     await completion.wait()
                     nursery.cancel_scope.cancel()
             # A job that has not completed is still there; one that has may not be.
-            return completion.job or parts.store.get(job.id), applied
+            return completion.job or context.pool.store.get(job.id), applied
     except TooManyWaitersError:
         return job, {}
 

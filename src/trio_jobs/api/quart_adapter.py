@@ -20,7 +20,6 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
 from trio_jobs.api.error_handlers import Problem
-from trio_jobs.api.hosted_body import HostedBody
 
 # How much of a stream is read while its lines wait for room, to see whether the client is there.
 _AHEAD_BYTES = 262_144
@@ -66,14 +65,8 @@ class JobRequest(TrioRequest):
             Problem: As the server puts it.
 
         Checkpoints:
-            As ``receive`` does; none if a hook has read the piece already.
+            As ``receive`` does.
         """
-        if isinstance(self.body, HostedBody):
-            return await self.body.read_chunk()
-        return await self.receive_chunk()
-
-    async def receive_chunk(self) -> tuple[bytes, bool]:
-        """The same, whatever hooks have read."""
         body = self.front_door_body
         refused: tuple[type[Exception], ...] = () if body is None else (body.RefusedError,)
         try:
@@ -90,22 +83,24 @@ class RequestAdapter(TrioASGIHTTPConnection):
     """Runs one request."""
 
     def __init__(self, app: Quart, scope: HTTPScope) -> None:
-        # A target without a path (`GET ?x`) upsets Quart; it names the root. Of several slashes
-        # Werkzeug takes all but one away, and `//jobs` would be `/jobs`; like the root it is none
-        # of ours.
-        if not scope["path"] or scope["path"].startswith("//"):
-            scope = {**scope, "path": "/"}
+        root = scope.get("root_path", "").rstrip("/")
+        path = scope["path"].removeprefix(root)
+        # Quart raises for an empty path (the target `?x`); Werkzeug would make `/jobs` of `//jobs`,
+        # and of `jobs`, the rest of `/queuejobs` below a mount at `/queue`. All are answered as
+        # `/` is: 404. Only a target in absolute form has another beginning.
+        if not path or path.startswith("//") or (root and not path.startswith("/")):
+            path = "/"
+        if root or path != scope["path"]:
+            scope = {**scope, "root_path": root, "path": root + path}
         super().__init__(app, scope)
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Run the route, and send its answer."""
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
-        response = await self.respond(job_request)
-        headers = encode_headers(response.headers)
-        # All of it changes with the next job. Unless a hook of the application's knows better.
-        if not any(name == b"cache-control" for name, _ in headers):
-            headers.append((b"cache-control", b"no-store"))
+        response = cast("Response", await self.app.handle_request(job_request))
+        # No answer holds beyond the next job.
+        headers = [*encode_headers(response.headers), (b"cache-control", b"no-store")]
         await send(
             {
                 "type": "http.response.start",
@@ -124,10 +119,6 @@ class RequestAdapter(TrioASGIHTTPConnection):
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def respond(self, job_request: JobRequest) -> Response:
-        """The route's answer, or the application's to an error."""
-        return cast("Response", await self.app.handle_request(job_request))
 
 
 async def read_body(*, max_bytes: int) -> bytes:
@@ -188,8 +179,6 @@ class BodyStream:
         self._more = True
         self._ahead = bytearray()  # read by `wait_client_left`, not yet by `read`
         self._failure: Problem | None = None  # what ended the reading ahead
-        if isinstance(self._request.body, HostedBody):
-            self._request.body.forget()
         self._front_door = self._request.front_door_body
         self._lift(math.inf)
 

@@ -17,17 +17,17 @@ from trio_jobs.pool.admission import JobSpec, ShuttingDownError
 _WHITE_SPACE = b" \t\r"
 
 
-def add_stream_route(routes: Blueprint, parts: ApiContext) -> None:
+def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs/stream``."""
 
     @routes.post("/jobs/stream")
     async def submit_stream() -> Response:
-        upload = Upload(parts)
+        upload = Upload(context)
         try:
-            with parts.admission.cancel_on_close():
+            with context.pool.admission.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
-            raise shutting_down(parts.shutdown_retry_after, accepted=upload.accepted) from None
+            raise shutting_down(context.shutdown_retry_after, accepted=upload.accepted) from None
         except Problem as problem:
             problem.members["accepted"] = upload.accepted
             raise
@@ -46,12 +46,12 @@ class Upload:
         accepted: How many jobs are in. True at any checkpoint.
     """
 
-    def __init__(self, parts: ApiContext) -> None:
+    def __init__(self, context: ApiContext) -> None:
         self.accepted = 0
-        self._admission = parts.admission
-        self._handlers = parts.handlers
-        self._max_line_bytes = parts.max_body_bytes
-        self._idle_timeout = parts.stream_idle_timeout
+        self._admission = context.pool.admission
+        self._handlers = context.pool.handlers
+        self._max_line_bytes = context.http.max_body_bytes
+        self._idle_timeout = context.http.stream_idle_timeout
         self._line = 0
         self._body = BodyStream(idle_timeout=self._idle_timeout)
 
@@ -62,7 +62,7 @@ class Upload:
             Problem: 400, an idempotency key, a bad line or an incomplete body, or the client left
                 while lines waited for room; 408, the client sent nothing; 413,
                 a line is too long; 415, the body is encoded.
-            ShuttingDownError: The submissions are closed.
+            ShuttingDownError: The admission are closed.
 
         Cancellation:
             What has been admitted stays.

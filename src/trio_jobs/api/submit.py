@@ -13,17 +13,17 @@ from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 
 
-def add_submit_route(routes: Blueprint, parts: ApiContext) -> None:
+def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs``."""
-    admission, store = parts.admission, parts.store
+    admission, store = context.pool.admission, context.pool.store
 
     @routes.post("/jobs")
     async def submit_job() -> Response:
         # A key may stand for a job that is in already, and that answer is due also now.
         if admission.closed and KEY not in request.headers:
-            raise shutting_down(parts.shutdown_retry_after)
-        body = await read_body(max_bytes=parts.max_body_bytes)
-        submission = parse_submission(body, parts.handlers)
+            raise shutting_down(context.shutdown_retry_after)
+        body = await read_body(max_bytes=context.http.max_body_bytes)
+        submission = parse_submission(body, context.pool.handlers)
         key = read_key(body)
         # No await from here to the admission: of two requests with one key
         # at the same instant the second finds the first one's job.
@@ -35,11 +35,11 @@ def add_submit_route(routes: Blueprint, parts: ApiContext) -> None:
             except QueueFullError as error:
                 raise no_room(error) from None
             except ShuttingDownError:
-                raise shutting_down(parts.shutdown_retry_after) from None
+                raise shutting_down(context.shutdown_retry_after) from None
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
-            job, applied = await wait_if_preferred(job, parts)
+            job, applied = await wait_if_preferred(job, context)
         view = serialization.job_json(job) if applied else serialization.accepted_json(job)
         return Response(view, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE)
 

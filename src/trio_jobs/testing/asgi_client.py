@@ -294,7 +294,7 @@ class Client:
                 for name, value in {"host": "test", **(headers or {})}.items()
             ],
             "client": ("127.0.0.1", 50000),
-            "server": ("127.0.0.1", 80),
+            "server": ("test", 80),
             "extensions": self._extensions,
         }
         failure: BaseException | None = None

@@ -244,7 +244,7 @@ def jobs_client(jobs: "Jobs") -> "Client":
     """The HTTP API over `jobs`, without sockets; see `trio_jobs.testing.Client`."""
     from trio_jobs.testing.asgi_client import Client
 
-    return Client(jobs.create_app())
+    return Client(jobs.asgi())
 
 
 def _marker_of(item: pytest.Item) -> pytest.Mark:

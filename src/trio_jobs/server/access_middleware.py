@@ -1,0 +1,58 @@
+"""`AccessMiddleware`: the front door's access control for an application behind another server."""
+
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Any
+
+from trio_jobs.problem_details import MEDIA_TYPE, problem_body
+from trio_jobs.server.access_control import AccessControl
+from trio_jobs.server.problems import RefusedError
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class AccessMiddleware:
+    """An ASGI application that passes on those requests that access control admits.
+
+    Args:
+        app: The application that answers the admitted requests.
+        access_control: Sees paths below ``root_path``, as the application does.
+    """
+
+    def __init__(self, app: App, access_control: AccessControl) -> None:
+        self._app = app
+        self._access_control = access_control
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        """Run the application, or answer 401 or 403."""
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+            try:
+                self._access_control.check(
+                    scope["method"], path, scope["headers"], loopback=_is_loopback(scope)
+                )
+            except RefusedError as refusal:
+                await _refuse(refusal, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _is_loopback(scope: dict[str, Any]) -> bool:
+    """Whether the request came to a TCP socket that only this machine can reach."""
+    host, _ = scope.get("server") or ("", None)
+    try:
+        return ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:  # a name, or the path of a Unix socket
+        return False
+
+
+async def _refuse(refusal: RefusedError, send: Any) -> None:  # noqa: ANN401
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"cache-control", b"no-store"),
+        *refusal.headers,
+    ]
+    start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+    await send(start)
+    body = problem_body(refusal.status, refusal.detail)
+    await send({"type": "http.response.body", "body": body})
