@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import logging
 import math
 import signal
 from collections.abc import Generator, Iterator
@@ -58,32 +59,37 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line(
             "markers", f"{name}: {reason}; runs with -m {name}, or where its folder is named"
         )
+    config.addinivalue_line("markers", "smoke: runs without -m, whatever its folder")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by their folder; without ``-m``, leave out those with a marker.
+    """Mark each test by its folder; without ``-m``, leave out the marked ones.
 
-    A folder or file that is named on the command line runs without ``-m`` too, but for the soak.
+    A folder or file that the command line names runs without ``-m`` too, except for the soak.
     """
     paths = [config.invocation_params.dir / each for each in config.args]
     named = {path.relative_to(HERE).parts[0] for path in paths if HERE in path.parents}
-    kept: list[pytest.Item] = []
+    left_out = soak_beyond_the_share(items)
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in FOLDERS and not marks(item) & {"smoke", "soak"}:
+            item.add_marker(folder)
+        if not config.option.markexpr and marks(item) & MARKERS.keys() - named:
+            left_out.append(item)
+    gone = set(left_out)
+    config.hook.pytest_deselected(items=list(gone))
+    items[:] = [item for item in items if item not in gone]
+
+
+def soak_beyond_the_share(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases of each soak test that ``SOAK_SHARE`` leaves out."""
     left_out: list[pytest.Item] = []
-    for _, same in itertools.groupby(items, lambda item: item.nodeid.partition("[")[0]):
-        test = list(same)
-        folder = test[0].path.relative_to(HERE).parts[0]
-        soak = "soak" in marks(test[0])
-        if folder in FOLDERS and not soak:
-            for item in test:
-                item.add_marker(folder)
-        share = share_of(1) if soak else 1
-        apart = marks(test[0]) & MARKERS.keys() - named
-        count = 0 if apart and not config.option.markexpr else math.ceil(share * len(test))
-        kept += test[:count]
-        left_out += test[count:]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+    soak = [item for item in items if "soak" in marks(item)]
+    for _, cases in itertools.groupby(soak, lambda item: item.nodeid.partition("[")[0]):
+        test = list(cases)
+        left_out += test[math.ceil(share_of(1) * len(test)) :]
+    return left_out
 
 
 def marks(item: pytest.Item) -> set[str]:
@@ -149,3 +155,11 @@ def pythons_own_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Turn logging off: else each run's tracebacks would be kept for a report."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)

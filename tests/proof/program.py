@@ -998,11 +998,13 @@ def run(
     return steps.steps
 
 
-def for_each_step(run_at: Callable[[int], tuple[Program, int]]) -> set[Part]:
+def for_each_step(
+    run_at: Callable[[int], tuple[Program, int]], *, first: int = 1, every: int = 1
+) -> set[Part]:
     """Run something once for each step that it has; where in the program something was raised."""
-    step, steps, parts = 0, 1, set[Part | None]()
-    while step < steps:
-        step += 1
+    step, steps, parts = first - every, first, set[Part | None]()
+    while step + every <= steps:
+        step += every
         program, steps = run_at(step)
         parts.add(program.harm.part)
     return {part for part in parts if part is not None}

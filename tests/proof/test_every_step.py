@@ -245,9 +245,17 @@ def note(armed: list[bool], *, draining: bool = False) -> None:
     armed.append(draining)
 
 
-def at_every_step(action: Action, *, seed: int, clients: Sequence[Client] = CLIENTS) -> set[Part]:
+def at_every_step(
+    action: Action,
+    *,
+    seed: int,
+    clients: Sequence[Client] = CLIENTS,
+    first: int = 1,
+    every: int = 1,
+) -> set[Part]:
     """Run it once for each step that it has; where in the program something was raised."""
-    return for_each_step(partial(run_and_check, action, seed=seed, clients=clients))
+    run_at = partial(run_and_check, action, seed=seed, clients=clients)
+    return for_each_step(run_at, first=first, every=every)
 
 
 def run_and_check(

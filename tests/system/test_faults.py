@@ -49,6 +49,7 @@ async def test_impossible_results_fail_their_job_and_break_no_get(tmp_path: Path
         assert "result" not in jobs[job_id]
 
 
+@pytest.mark.smoke
 async def test_no_error_of_a_handler_takes_a_worker_away(tmp_path: Path) -> None:
     names = ["raises", "thread_raises", "raises_foreign_cancelled", "fails_in_its_cleanup"]
     config = configuration(*names, "four_together", workers=4)
@@ -160,6 +161,7 @@ async def nothing(_payload: object) -> None:
 
 
 @pytest.mark.trio_jobs({"nothing": nothing})
+@pytest.mark.smoke
 async def test_memory_does_not_grow_with_the_number_of_completed_jobs(jobs: Jobs) -> None:
     async def complete(count: int) -> int:
         """Process so many jobs; the number of blocks that Python then holds."""
@@ -190,6 +192,7 @@ BAD_SECONDS = ["-1", "abc", "true", "null", "1000000000", "nan", "inf", "-inf", 
         (None, "TRIO_JOBS_POOL_GRACE_PERIOD", "grace_period", BAD_SECONDS),
     ],
 )
+@pytest.mark.smoke
 def test_bad_numbers_are_refused_in_one_line_wherever_they_stand(
     option: str | None,
     variable: str,

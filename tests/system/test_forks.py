@@ -269,6 +269,7 @@ def assert_nothing_is_the_servers(shown: dict[str, Any], server: Command) -> Non
 @pytest.mark.parametrize(
     "job_type", ["fork_in_thread", "fork_in_loop", "forkserver_in_thread", "forkserver_in_loop"]
 )
+@pytest.mark.smoke
 async def test_child_has_pythons_own_signals_and_nothing_of_the_server(
     tmp_path: Path, job_type: str
 ) -> None:

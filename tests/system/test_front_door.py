@@ -89,6 +89,7 @@ async def test_white_space_around_the_token_does_not_count(tmp_path: Path) -> No
     assert right.status_code == 200
 
 
+@pytest.mark.smoke
 async def test_pages_of_other_origins_and_foreign_names_are_kept_out(tmp_path: Path) -> None:
     config = '[http]\nallowed_hosts = ["jobs.internal"]'
     job = {"type": "any"}
@@ -101,6 +102,7 @@ async def test_pages_of_other_origins_and_foreign_names_are_kept_out(tmp_path: P
     assert page.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.smoke
 async def test_https(tmp_path: Path) -> None:
     config = f'[http]\ncertfile = "{CERTIFICATE}"\nkeyfile = "{KEY}"'
     async with running_command(tmp_path, config=config) as server:

@@ -51,6 +51,7 @@ async def take_up(server: Command, path: Path) -> dict[str, int]:
     return answer
 
 
+@pytest.mark.smoke
 async def test_one_upload_takes_up_what_was_left_and_each_job_runs_once(tmp_path: Path) -> None:
     with Gate(tmp_path) as gate:
         async with running_command(tmp_path, config=shop(grace_period=0.3)) as server:

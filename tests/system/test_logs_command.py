@@ -293,6 +293,7 @@ async def test_server_logs_whatever_a_module_does_to_logging(tmp_path: Path, wha
         assert server.lines_with(f"INFO shop said job_id={warned} by={what}")
 
 
+@pytest.mark.smoke
 async def test_server_logs_whatever_a_handler_does_to_logging(tmp_path: Path) -> None:
     # The one that is looked for after imports alone, and that whose lines are then all broken.
     last = ["capture_warnings", "record_factory"]

@@ -48,6 +48,7 @@ def quoted(path: Path) -> bytes:
     return f'"{path}"'.encode()
 
 
+@pytest.mark.smoke
 async def test_json_goes_in_and_json_comes_out(processes: ProcessPool) -> None:
     ending = await process(in_process(tasks.add), b'{"left": 20, "right": 22}', processes=processes)
 
@@ -89,6 +90,7 @@ async def test_none_is_left_when_the_block_has_ended() -> None:
     assert not children_of(os.getpid())
 
 
+@pytest.mark.smoke
 async def test_a_time_limit_kills_the_process(processes: ProcessPool, tmp_path: Path) -> None:
     handler = in_process(tasks.enter_and_hold_the_gil, timeout=0.3)
 
@@ -171,6 +173,7 @@ async def test_the_pools_end_kills_the_process_and_releases_the_job(tmp_path: Pa
         (tasks.crash, b"null", "was killed by signal 11 (Segmentation fault)"),
     ],
 )
+@pytest.mark.smoke
 async def test_a_process_that_dies_fails_its_job_and_no_other(
     function: Callable[..., object], payload: bytes, message: str
 ) -> None:

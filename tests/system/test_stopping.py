@@ -76,6 +76,7 @@ async def test_idle_workers_and_idle_clients_do_not_delay_the_stop(tmp_path: Pat
             assert not server.lines_with("connection_cut")
 
 
+@pytest.mark.smoke
 async def test_all_accepted_jobs_are_completed_and_no_others_are_taken_meanwhile(
     tmp_path: Path,
 ) -> None:
@@ -102,6 +103,7 @@ async def test_all_accepted_jobs_are_completed_and_no_others_are_taken_meanwhile
             assert ledger(tmp_path) == sorted(str(n) for n in range(110))
 
 
+@pytest.mark.smoke
 async def test_sigterm_under_load_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
     config = configuration("short", workers=4, buffer_size=50, grace_period=60)
     accepted: list[str] = []
@@ -132,6 +134,7 @@ async def test_sigterm_under_load_loses_nothing_that_was_accepted(tmp_path: Path
         assert statuses <= {0, 201, 429, 503}
 
 
+@pytest.mark.smoke
 async def test_end_of_the_grace_period_names_each_unfinished_job(tmp_path: Path) -> None:
     config = configuration(
         "at_the_gate", workers=10, buffer_size=100, grace_period=0.3, graceful_timeout=20
@@ -148,6 +151,7 @@ async def test_end_of_the_grace_period_names_each_unfinished_job(tmp_path: Path)
             assert ledger(tmp_path) == []
 
 
+@pytest.mark.smoke
 async def test_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
     config = configuration("at_the_gate", workers=1, grace_period=60)
     with Gate(tmp_path):
@@ -164,6 +168,7 @@ async def test_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
             assert named(server, "jobs_not_started") == ids[1:]
 
 
+@pytest.mark.smoke
 async def test_third_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     config = configuration("stubborn", workers=1, grace_period=60, graceful_timeout=60)
     async with running_command(tmp_path, config=config) as server:
@@ -187,6 +192,7 @@ async def test_third_signal_ends_the_process_at_once(tmp_path: Path) -> None:
 # The hard limit
 
 
+@pytest.mark.smoke
 async def test_hard_limit_ends_the_process_and_shows_what_was_in_the_way(tmp_path: Path) -> None:
     async def ended_by_the_limit(function: str, payload: object = None) -> None:
         folder = tmp_path / function
