@@ -1,5 +1,5 @@
-"""How fast trio-jobs is, beside what it is built on and beside its peers: ``python -m bench``.
+"""How fast trio-jobs is beside its foundations and beside other queues: ``python -m bench``.
 
-Everything runs on this machine: loopback only, children stopped by their process id, load bounded
-in count and in time. Only ratios of one run are worth comparing; see ``docs/performance.md``.
+The benchmark uses loopback only, bounds each load in count and in time, and stops its children by
+process id. Only ratios within one run are worth comparing: see ``docs/performance.md``.
 """

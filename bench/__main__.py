@@ -1,4 +1,4 @@
-"""``python -m bench``: measures, prints the table, and writes ``docs/performance.md``."""
+"""``python -m bench``: measures, prints the table, and updates ``docs/performance.md``."""
 
 import argparse
 import os
@@ -8,10 +8,9 @@ import time
 
 from bench import growth, idle, in_process, many, memory, single, start_up, workers
 from bench.peers import comparison
-from bench.peers.environments import install
 from bench.row import Missing, Result, spread_text
 
-# Each measures some rows of the table, in about as many seconds.
+# Each module measures these rows of the table.
 GROUPS = {
     single: (1, 2),
     many: (3, 4),
@@ -26,21 +25,15 @@ GROUPS = {
 
 
 def main() -> int:
-    """Measure what was asked for; all of it, and the page is written."""
+    """Measure the rows of the command line, or all rows, and then update the page."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "rows", type=int, nargs="*", help="only these rows; without any, all, and the page"
     )
-    parser.add_argument(
-        "--install", action="store_true", help="install the peers first: this takes minutes"
-    )
-    options = parser.parse_args()
-    # Leave by way of every `with` block: the children would live on otherwise.
+    wanted = set(parser.parse_args().rows)
+    # Leave through every `with` block: the children would live on otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    if options.install:
-        install()
-    wanted = set(options.rows)
-    # Without it, as many turns as the row needs for its figure to be steady.
+    # Without it, each row takes as many turns as make its figure steady.
     turns = {"turns": int(os.environ["BENCH_TURNS"])} if "BENCH_TURNS" in os.environ else {}
     began = time.monotonic()
     results: list[Result] = []
@@ -52,10 +45,10 @@ def main() -> int:
     minutes = (time.monotonic() - began) / 60
     print(f"measured in {minutes:.1f} minutes")
     if not wanted:
-        # Here, not at the top: what draws is needed for the page only.
-        from bench.page import write_page
+        # Imported here: only the page needs the library that draws.
+        from bench.page import update_page
 
-        print(f"written: {write_page(results, minutes=minutes)}")
+        print(f"written: {update_page(results, minutes=minutes)}")
     return 0
 
 

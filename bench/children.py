@@ -1,4 +1,4 @@
-"""Child processes: started, heard, and stopped by their process id."""
+"""Child processes: the benchmark starts them, reads their output, and stops them."""
 
 import os
 import queue
@@ -10,8 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parent.parent
@@ -20,89 +20,66 @@ _STOP_SECONDS = 5.0
 
 
 class ChildError(Exception):
-    """A child that did not do what it was started for; the text has its last lines."""
+    """A child failed; the text has its last lines."""
 
 
 class Child:
-    """A process of its own; leaving the `with` block ends it and what it has started.
+    """A process and its descendants; leaving the `with` block ends them.
 
     Args:
         command: The program and its arguments.
-        environment: More environment variables.
-        folder: Where it runs; by default where the project is.
+        environment: Additional environment variables.
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        folder: Path = ROOT,
+        self, command: Sequence[str], *, environment: Mapping[str, str] | None = None
     ) -> None:
         self._command = command
-        # A group of its own: what the child has started goes with it.
         self._process = subprocess.Popen(  # noqa: S603  (commands of this package)
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-            cwd=folder,
+            cwd=ROOT,
             text=True,
             errors="replace",
-            start_new_session=True,
+            start_new_session=True,  # a group of its own, so that a signal reaches descendants
         )
-        # The thread writes, `wait_for` reads; nobody waits for the child's output to be read.
+        self.pid = self._process.pid
+        # The thread writes, `wait_for` reads. The thread reads on, so the child never blocks.
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._tail: deque[str] = deque(maxlen=15)
         threading.Thread(target=self._listen, daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
     def wait_for(self, pattern: str, *, seconds: float = 30.0) -> re.Match[str]:
-        """The first line, from the present one on, in which the pattern is found.
+        """Return the match in the next line of output that contains the pattern.
 
         Raises:
-            ChildError: It has ended, or said nothing of the kind in time.
+            ChildError: The child ended, or wrote no such line in time.
         """
         deadline = time.monotonic() + seconds
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise self._failed(f"did not say {pattern!r} within {seconds:.0f} s") from None
+                line = None
             if line is None:
-                raise self._failed(f"ended without saying {pattern!r}")
+                command = " ".join(self._command)
+                raise ChildError(f"{command} did not write {pattern!r}:\n{''.join(self._tail)}")
             match = re.search(pattern, line)
             if match is not None:
                 return match
 
-    def stop(self) -> None:
-        """Ask it to end, and after some seconds end it. Can be called again."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                break
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-        self._process.wait()
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self.pid, number)
+                self._process.wait(_STOP_SECONDS)
+        self._process.wait()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  (a pipe was asked for)
@@ -111,17 +88,14 @@ class Child:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _failed(self, what: str) -> ChildError:
-        return ChildError(f"{' '.join(self._command)} {what}:\n{''.join(self._tail)}")
-
 
 def python_module(name: str, *arguments: str) -> Child:
-    """A module of this package in a process of its own, run by the present Python."""
+    """A module of this package in a process of its own."""
     return Child(
         [sys.executable, "-m", name, *arguments], environment={"PYTHONPATH": module_path()}
     )
 
 
 def module_path() -> str:
-    """Where a child finds what this process finds."""
+    """The import path of this process, for a child."""
     return os.pathsep.join([str(ROOT), *(path for path in sys.path if path)])

@@ -1,4 +1,4 @@
-"""Row 9: what a server uses while clients are connected, and nothing happens."""
+"""Row 9: the CPU of a server with many clients, none of which sends or gets anything."""
 
 import json
 import resource
@@ -21,31 +21,24 @@ _HANDLER = '[handlers]\ndefault = "bench.workload:forever"\n'
 def measure(
     *, connections: int = 1_000, waiters: int = 10_000, seconds: float = 10, turns: int = 3
 ) -> list[Result]:
-    """The row.
+    """Measure the row.
 
     Args:
         connections: Keep-alive connections without a request.
         waiters: Requests that wait for a job.
-        seconds: How long the server is watched each time.
-        turns: How often.
+        seconds: The length of a turn.
+        turns: How many turns are measured.
     """
     _raise_limit(connections + waiters + _SPARE)
     with ExitStack() as stack:
-        server = stack.enter_context(
-            ours.running(
-                ours.Settings(
-                    buffer_size=_JOBS,
-                    grace_period=0,
-                    handlers=_HANDLER,
-                    http={
-                        "keep_alive_timeout": 120,
-                        "max_wait_seconds": 120,
-                        "max_waiters": waiters,
-                        "max_connections": connections + waiters + _SPARE,
-                    },
-                )
-            )
-        )
+        http = {
+            "keep_alive_timeout": 120,
+            "max_wait_seconds": 120,
+            "max_waiters": waiters,
+            "max_connections": connections + waiters + _SPARE,
+        }
+        settings = ours.Settings(buffer_size=_JOBS, grace_period=0, handlers=_HANDLER, http=http)
+        server = stack.enter_context(ours.running(settings))
         ids = _submit(server.port)
         for _ in range(connections):
             client = stack.enter_context(connect(server.port))
@@ -72,7 +65,7 @@ def measure(
 
 
 def _submit(port: int) -> list[str]:
-    """Jobs that never end: some are running, the others are in the buffer."""
+    """Submit jobs that never end, and return their ids."""
     ids = []
     with connect(port) as client:
         for _ in range(_JOBS):
@@ -90,7 +83,7 @@ def _ask(client: socket.socket, path: str, *, answered: bool) -> None:
 
 
 def _settle(pid: int) -> None:
-    """Wait until the last requests have been taken in."""
+    """Wait until the server has handled the last requests."""
     used = cpu_seconds(pid)
     while True:
         time.sleep(1)

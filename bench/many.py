@@ -1,16 +1,15 @@
-"""Rows 3 and 4: many jobs by one request, beside what single requests could bring."""
+"""Rows 3 and 4: many jobs in one request, beside single requests to a bare application."""
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from bench import ours
 from bench.children import python_module
 from bench.load import Clients, LoadError, connect, get, post
 from bench.measuring import Spread, cpu_seconds, ratio, resident_bytes, take_turns
 from bench.row import Reach, Result, Row
-from bench.workload import SUBMISSION, batch, lines
+from bench.workload import SUBMISSION
 
 _BATCH = 1_000
 _BATCHES = 100
@@ -18,90 +17,71 @@ _BUFFER = _BATCH * _BATCHES
 _STREAM_BUFFER = 1_000
 _WORKERS = 10
 
-# Lines sent by one system call.
+# One system call sends so many lines.
 _LINES = 500
 
-_MEGABYTE = 1_000_000
-
-# Nothing here takes so long.
+# Longer than any measurement here takes.
 _SECONDS = 60.0
 
 
 def measure(*, requests: int = 1600, streamed: int = 50_000, turns: int = 5) -> list[Result]:
-    """Both rows, and the memory of the second.
+    """Measure both rows, and the server's memory under the streams.
 
     Args:
-        requests: How many single ones the bare application gets each turn.
+        requests: How many requests the bare application gets in a turn.
         streamed: How many lines a stream has.
-        turns: How often each has its turn.
+        turns: How often each server has its turn.
     """
     with ExitStack() as stack:
         bare = stack.enter_context(python_module("bench.reference", "bare"))
-        port = int(bare.wait_for(r"^port (\d+)")[1])
-        singles = stack.enter_context(Clients(port))
+        singles = stack.enter_context(Clients(int(bare.wait_for(r"^port (\d+)")[1])))
         batches = _server(stack, _BUFFER)
         stream = _server(stack, _STREAM_BUFFER)
         senders = stack.enter_context(Clients(batches.port, connections=4))
-        one_by_one = post("/jobs", SUBMISSION)
-        by_batch = post("/jobs/batch", batch(_BATCH))
+        micros: dict[str, list[float]] = {"bare": [], "stream": []}
 
         def admitted() -> float:
-            rate = _BUFFER / senders.send(by_batch, count=_BATCHES)
+            body = b"[" + b",".join([SUBMISSION] * _BATCH) + b"]"
+            rate = _BUFFER / senders.send(post("/jobs/batch", body), count=_BATCHES)
             _wait_until_idle(batches.port)
             return rate
 
-        cpu = {"bare": _Cpu(bare.pid), "stream": _Cpu(stream.pid)}
-
         def answered() -> float:
-            with cpu["bare"].used_for(requests):
-                return requests / singles.send(one_by_one, count=requests)
+            before = cpu_seconds(bare.pid)
+            rate = requests / singles.send(post("/jobs", SUBMISSION), count=requests)
+            micros["bare"].append((cpu_seconds(bare.pid) - before) / requests * 1e6)
+            return rate
 
         def completed() -> float:
-            with cpu["stream"].used_for(streamed):
-                return _stream(stream.port, streamed)
+            before = cpu_seconds(stream.pid)
+            rate = _stream(stream.port, streamed)
+            micros["stream"].append((cpu_seconds(stream.pid) - before) / streamed * 1e6)
+            return rate
 
         subjects = {"bare": answered, "batch": admitted, "stream": completed}
         for warm_up in subjects.values():
             warm_up()
-        for each in cpu.values():
-            each.micros.clear()
+        for each in micros.values():
+            each.clear()
         before = resident_bytes(stream.pid)
         values = take_turns(subjects, turns=turns)
-        grown = (resident_bytes(stream.pid) - before) / _MEGABYTE
-    sides = {name: Spread.of(each) for name, each in values.items()}
-    against = "requests/s of the bare application of row 1"
+        grown = (resident_bytes(stream.pid) - before) / 1e6
     return [
-        Row(
-            number=3,
-            what=f"`POST /jobs/batch`, {_BATCH:,} a batch, buffer {_BUFFER:,}: admitted jobs/s",
-            against=against,
-            figure=ratio(values["batch"], values["bare"]),
-            reach=Reach(bound=50, at_most=False),
-            sides={"batch": sides["batch"], "bare": sides["bare"]},
-            sides_unit="/s",
-        ),
+        _rate_row(3, f"`POST /jobs/batch`, {_BATCH:,} a batch: admitted jobs/s", values, "batch"),
+        _rate_row(4, "`POST /jobs/stream`: completed jobs/s", values, "stream"),
         Row(
             number=4,
-            what=f"`POST /jobs/stream`, buffer {_STREAM_BUFFER:,}: completed jobs/s",
-            against=against,
-            figure=ratio(values["stream"], values["bare"]),
-            reach=Reach(bound=20, at_most=False),
-            sides={"stream": sides["stream"], "bare": sides["bare"]},
-            sides_unit="/s",
-        ),
-        Row(
-            number=4,
-            what="the same by what they cost the server: jobs for the CPU of one request",
+            what="the same in CPU: streamed jobs for the cost of one request",
             against="a request to the bare application",
-            figure=ratio(cpu["bare"].micros, cpu["stream"].micros),
+            figure=ratio(micros["bare"], micros["stream"]),
             reach=None,
-            sides={name: Spread.of(each.micros) for name, each in cpu.items()},
+            sides={name: Spread.of(each) for name, each in micros.items()},
             sides_unit=" µs",
         ),
         Row(
             number=4,
             what=f"growth of the process over {turns * streamed:,} streamed jobs",
-            against="flat memory, once as many jobs are kept as may be",
+            against="flat memory, once the store is full of completed jobs",
             figure=Spread.of([grown]),
             reach=Reach(bound=5, at_most=True, unit=" MB"),
             unit=" MB",
@@ -109,19 +89,16 @@ def measure(*, requests: int = 1600, streamed: int = 50_000, turns: int = 5) -> 
     ]
 
 
-class _Cpu:
-    """What a process has used for each thing that it did, turn by turn."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.micros: list[float] = []
-
-    @contextmanager
-    def used_for(self, count: int) -> Iterator[None]:
-        """Note what it uses while the block runs, for each of so many."""
-        before = cpu_seconds(self._pid)
-        yield
-        self.micros.append((cpu_seconds(self._pid) - before) / count * 1e6)
+def _rate_row(number: int, what: str, values: dict[str, list[float]], name: str) -> Row:
+    return Row(
+        number=number,
+        what=what,
+        against="requests/s of the bare application of row 1",
+        figure=ratio(values[name], values["bare"]),
+        reach=Reach(bound={"batch": 50, "stream": 20}[name], at_most=False),
+        sides={each: Spread.of(values[each]) for each in (name, "bare")},
+        sides_unit="/s",
+    )
 
 
 def _server(stack: ExitStack, buffer_size: int) -> ours.Server:
@@ -131,8 +108,8 @@ def _server(stack: ExitStack, buffer_size: int) -> ours.Server:
 
 
 def _stream(port: int, jobs: int) -> float:
-    """Jobs completed a second: all but those that are in the buffer when the answer comes."""
-    piece = lines(_LINES)
+    """Jobs completed a second. Those in the buffer when the answer comes do not count."""
+    piece = (SUBMISSION + b"\n") * _LINES
     head = (
         "POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
         f"Content-Length: {len(piece) * (jobs // _LINES)}\r\n\r\n"
@@ -152,10 +129,9 @@ def _stream(port: int, jobs: int) -> float:
 
 def _wait_until_idle(port: int) -> None:
     deadline = time.monotonic() + _SECONDS
-    while True:
+    while time.monotonic() < deadline:
         status = json.loads(get(port, "/health/ready"))
         if status["buffered"] == status["busy"] == 0:
             return
-        if time.monotonic() > deadline:
-            raise LoadError("the server does not come to an end")
         time.sleep(0.05)
+    raise LoadError("the jobs do not end")

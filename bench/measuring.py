@@ -1,4 +1,4 @@
-"""How things are measured: a process's CPU and memory, interleaved turns, medians, their spread."""
+"""CPU and memory of a process, interleaved turns, and the spread of their values."""
 
 import resource
 import statistics
@@ -8,25 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-# What `clock_getcpuclockid` makes of a process id, on Linux: it names all of
-# that process's threads, in user and in kernel mode, to the nanosecond.
-_CPUCLOCK_SCHED = 2
-
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time that a process has used so far, all its threads together."""
-    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+    """The CPU time of all threads of a process so far, in user and in kernel mode."""
+    # Linux: `clock_getcpuclockid` computes this clock from the process id.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def resident_bytes(pid: int | str = "self") -> int:
-    """The memory that a process holds now."""
+    """The resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """What repetitions came to: the middle one, and from where to where they went."""
+    """The median, the lowest and the highest of repeated values."""
 
     median: float
     low: float
@@ -39,15 +36,14 @@ class Spread:
         return cls(median=statistics.median(ordered), low=ordered[0], high=ordered[-1])
 
     def times(self, factor: float) -> "Spread":
-        """The same in another unit."""
+        """The same spread in another unit."""
         return Spread(median=self.median * factor, low=self.low * factor, high=self.high * factor)
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """How much of one there is for each of the other, turn by turn.
+    """The ratio of two subjects, turn by turn.
 
-    Each turn has measured both within seconds, so what the machine did
-    meanwhile has hit both alike.
+    A turn measures both within seconds, so other load on the machine affects both.
     """
     return Spread.of(a / b for a, b in zip(over, under, strict=True))
 
@@ -55,11 +51,7 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
 def take_turns(
     subjects: Mapping[str, Callable[[], float]], *, turns: int
 ) -> dict[str, list[float]]:
-    """Measure every subject once a turn.
-
-    Every other turn goes backwards: nobody always comes first, or always
-    after the same one.
-    """
+    """Measure each subject once a turn, in an order that reverses with each turn."""
     values: dict[str, list[float]] = {name: [] for name in subjects}
     order = list(subjects)
     for _ in range(turns):

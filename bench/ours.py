@@ -1,4 +1,4 @@
-"""The command `trio-jobs` itself, as an operator starts it, with the empty handler."""
+"""The command `trio-jobs`, as an operator starts it, with a handler that does nothing."""
 
 import sys
 import tempfile
@@ -9,17 +9,10 @@ from pathlib import Path
 
 from bench.children import Child, module_path
 
-COMMAND = [sys.executable, "-m", "trio_jobs"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the command is configured with; what is not named here has its default.
-
-    Attributes:
-        http: Settings of `[http]`.
-        handlers: The table of handlers.
-    """
+    """The command's configuration; other settings have their defaults."""
 
     workers: int = 10
     buffer_size: int = 1_000
@@ -31,7 +24,7 @@ class Settings:
         """The configuration file."""
         http = {
             "bind": '"127.0.0.1:0"',
-            "keep_alive_timeout": 600,  # connections idle while others have their turn
+            "keep_alive_timeout": 600,  # connections are idle during other turns
             **self.http,
         }
         lines = [
@@ -52,38 +45,18 @@ class Server:
 
     pid: int
     port: int
-    child: Child
 
 
 @contextmanager
 def running(
     settings: Settings | None = None, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """The server, while the block runs."""
-    with (
-        configuration(settings or Settings()) as config,
-        start(config, environment=environment) as child,
-    ):
-        yield Server(pid=child.pid, port=wait_until_running(child), child=child)
-
-
-@contextmanager
-def configuration(settings: Settings) -> Iterator[Path]:
-    """A configuration file, while the block runs."""
+    """Run the server for the length of the block."""
+    command = [sys.executable, "-m", "trio_jobs", "--config"]
     with tempfile.TemporaryDirectory(prefix="trio-jobs-bench-") as folder:
         config = Path(folder, "config.toml")
-        config.write_text(settings.toml(), encoding="utf-8")
-        yield config
-
-
-def start(config: Path, *, environment: Mapping[str, str] | None = None) -> Child:
-    """Start the command; the caller waits until it is running."""
-    return Child(
-        [*COMMAND, "--config", str(config)],
-        environment={"PYTHONPATH": module_path(), **(environment or {})},
-    )
-
-
-def wait_until_running(child: Child) -> int:
-    """The port it listens on."""
-    return int(child.wait_for(r"Running on http://127\.0\.0\.1:(\d+)")[1])
+        config.write_text((settings or Settings()).toml(), encoding="utf-8")
+        variables = {"PYTHONPATH": module_path(), **(environment or {})}
+        with Child([*command, str(config)], environment=variables) as child:
+            port = int(child.wait_for(r"Running on http://127\.0\.0\.1:(\d+)")[1])
+            yield Server(pid=child.pid, port=port)

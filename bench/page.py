@@ -1,7 +1,8 @@
-"""``docs/performance.md``: the table, the pictures, the machine, and what it all means."""
+"""Puts the measured parts and the plots into ``docs/performance.md``; its prose stays."""
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.children import ROOT
-from bench.peers import redis_server
-from bench.peers.environments import BACKGROUND_TASKS, QUEUES
+from bench.peers.environments import BACKGROUND_TASKS, QUEUES, find_redis
 from bench.pictures import draw_comparison, draw_growth
-from bench.row import Missing, Result, Row, spread_text
-from bench.words import INTRODUCTION, LIMITS, MEANINGS
+from bench.row import Result, Row, spread_text
 
 _PAGE = ROOT / "docs" / "performance.md"
 _PICTURES = ROOT / "docs" / "performance"
@@ -22,134 +21,91 @@ _PICTURES = ROOT / "docs" / "performance"
 _OURS = ("trio", "quart", "quart-trio", "hypercorn", "h11", "msgspec")
 
 
-def write_page(results: Sequence[Result], *, minutes: float) -> Path:
-    """Write the page and its pictures.
+def update_page(results: Sequence[Result], *, minutes: float) -> Path:
+    """Replace each measured part of the page, and draw the plots.
 
     Args:
-        results: All rows, of one run.
-        minutes: How long that took.
+        results: All rows of one run.
+        minutes: The length of that run.
     """
-    _PICTURES.mkdir(parents=True, exist_ok=True)
     rows = [each for each in results if isinstance(each, Row)]
-    parts = [
-        INTRODUCTION,
-        "## The table\n\n" + _table(results),
-        *_missing(results),
-        "## Both sides in their own units\n\n" + _details(rows),
-        "## How costs grow\n\n" + _growth_pictures(rows),
-        *_comparison_picture(rows),
-        "## What the rows mean\n\n" + _meanings(rows),
-        "## The machine and the versions\n\n" + _machine(minutes),
-        LIMITS,
-    ]
-    _PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    _draw(rows)
+    text = _PAGE.read_text(encoding="utf-8")
+    for name, part in (
+        ("table", _table(results)),
+        ("sides", _sides(rows)),
+        ("machine", _machine(minutes)),
+    ):
+        begin, end = f"<!-- measured: {name} -->\n", f"<!-- end of {name} -->"
+        pattern = f"(?<={re.escape(begin)}).*?(?={re.escape(end)})"
+        text = re.sub(pattern, lambda _, part=part: f"{part}\n", text, flags=re.DOTALL)  # type: ignore[misc]
+    _PAGE.write_text(text, encoding="utf-8")
     return _PAGE
 
 
 def _table(results: Sequence[Result]) -> str:
     lines = ["| # | what | against | measured | to reach | |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {each.number} | {each.what} | {each.against} | {spread_text(each.figure, each.unit)} "
-        f"| {each.reach or '–'} | {each.verdict} |"
-        for each in results
-        if isinstance(each, Row)
-    ]
+    for each in results:
+        if isinstance(each, Row):
+            lines.append(
+                f"| {each.number} | {each.what} | {each.against} "
+                f"| {spread_text(each.figure, each.unit)} | {each.reach or '–'} | {each.verdict} |"
+            )
+        else:
+            reason = each.reason.splitlines()[0]
+            lines.append(f"| {each.number} | {each.what} | – | missing: {reason} | – | |")
     return "\n".join(lines)
 
 
-def _missing(results: Sequence[Result]) -> list[str]:
-    missing = [each for each in results if isinstance(each, Missing)]
-    if not missing:
-        return []
-    lines = [f"- {each.number}: {each.what}: {each.reason.splitlines()[0]}" for each in missing]
-    return ["Missing in this run:\n\n" + "\n".join(lines)]
-
-
-def _details(rows: Sequence[Row]) -> str:
+def _sides(rows: Sequence[Row]) -> str:
     return "\n".join(f"- **{row.number}**, {row.what}: {row.details}" for row in rows if row.sides)
 
 
-def _growth_pictures(rows: Sequence[Row]) -> str:
-    pictures = []
-    changes, lookups = _operations(rows)
-    if changes and lookups:
-        draw_growth(
-            _PICTURES / "growth.svg",
-            [("What changes the store", changes), ("What looks jobs up", lookups)],
-            along="jobs in the store",
-        )
-        pictures.append(
-            "![The time of one operation, by the number of stored jobs](performance/growth.svg)"
-        )
-    workers = [row for row in rows if row.number == 7]
-    if workers:
-        draw_growth(
-            _PICTURES / "workers.svg",
-            [("CPU of a job, from submission to completion", workers)],
-            along="workers",
-        )
-        pictures.append(
-            "![The CPU of a job from submission to completion, by the number of workers]"
-            "(performance/workers.svg)"
-        )
-    return "\n\n".join(pictures)
-
-
-def _operations(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Those of row 6 that change the store, and those that look jobs up."""
-    measured = [row for row in rows if row.number == 6]
-    changes = [row for row in measured if row.what.startswith(("submit", "claim", "complete"))]
-    return changes, [row for row in measured if row not in changes]
-
-
-def _comparison_picture(rows: Sequence[Row]) -> list[str]:
-    drawn = [row for row in rows if row.number in {11, 12, 13} and row.reach is not None]
-    if not drawn:
-        return []
-    titles = [f"{row.number}: {row.what}" for row in drawn]
-    draw_comparison(_PICTURES / "peers.svg", drawn, titles=titles)
-    return ["## Beside other queues\n\n![Rows 11 to 13 by contestant](performance/peers.svg)"]
-
-
-def _meanings(rows: Sequence[Row]) -> str:
-    numbers = sorted({row.number for row in rows})
-    return "\n\n".join(f"**{number}.** {MEANINGS[number]}" for number in numbers)
+def _draw(rows: Sequence[Row]) -> None:
+    _PICTURES.mkdir(parents=True, exist_ok=True)
+    store = [row for row in rows if row.number == 6]
+    moves = [row for row in store if row.what.startswith(("submit", "claim", "complete"))]
+    draw_growth(
+        _PICTURES / "growth.svg",
+        [
+            ("Operations that change the store", moves),
+            ("Operations that look jobs up", [row for row in store if row not in moves]),
+        ],
+        along="jobs in the store",
+    )
+    draw_growth(
+        _PICTURES / "workers.svg",
+        [("CPU of a job from submission to completion", [row for row in rows if row.number == 7])],
+        along="workers",
+    )
+    peers = [row for row in rows if row.number in {11, 12, 13} and row.reach is not None]
+    if peers:
+        draw_comparison(_PICTURES / "peers.svg", peers)
 
 
 def _machine(minutes: float) -> str:
-    ours = ", ".join(f"{name} {version(name)}" for name in _OURS)
+    commit = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    hardware = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    system = f"{platform.system()} {platform.release().partition('-')[0]}"
     lines = [
-        f"- On {datetime.now(UTC):%Y-%m-%d} in {minutes:.1f} minutes, at commit {_commit()}",
-        f"- {_processor()}, {os.cpu_count()} cores, {_memory()}; {_system()}",
-        f"- Python {sys.version.split()[0]}; {ours}",
+        f"- On {datetime.now(UTC):%Y-%m-%d} in {minutes:.1f} minutes, at commit {commit}",
+        f"- {hardware}; {system}",
+        f"- Python {sys.version.split()[0]}; {', '.join(f'{n} {version(n)}' for n in _OURS)}",
     ]
-    program = redis_server.find()
-    if program is not None:
-        lines.append(f"- redis-server {redis_server.version(program)}")
-    lines += [
-        f"- {peer.name}: {peer.versions()}"
-        for peer in (*QUEUES, BACKGROUND_TASKS)
-        if peer.installed
-    ]
-    return "\n".join(lines)
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or "unknown"
+    redis = find_redis()
+    if redis is not None:
+        lines.append(f"- redis-server {_output(redis, '--version').split()[2][2:]}")
+    peers = [peer for peer in (*QUEUES, BACKGROUND_TASKS) if peer.installed]
+    return "\n".join(lines + [f"- {peer.name}: {peer.versions()}" for peer in peers])
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    return model[1] if model else platform.machine()
 
 
-def _system() -> str:
-    return f"{platform.system()} {platform.release().partition('-')[0]}"
-
-
-def _memory() -> str:
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip()

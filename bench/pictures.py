@@ -1,8 +1,8 @@
-"""The pictures of the page: how costs grow, and where the peers are. Drawn offline, as SVG.
+"""The plots of the page, as SVG, drawn offline.
 
-Narrow with large letters, so that they can be read on a phone. White behind, so that they can be
-read on a dark page. Okabe and Ito's colours, which colour-blind readers can tell apart, as dark as
-letters must be; and each line has its name beside it.
+They are narrow with large letters for phones, and white behind for the dark theme. The colours are
+Okabe and Ito's, which colour-blind readers can tell apart, darkened for letters; each line has its
+name beside it.
 """
 
 import math
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.row import Row, amount
 
-# The same figures make the same file: no random ids, no date. Text stays text.
+# Without random ids and a date, the same figures make the same file. Text stays text.
 mpl.rcParams.update(
     {
         "svg.hashsalt": "trio-jobs",
@@ -40,7 +40,7 @@ _WIDTH = 5.2  # inches
 _BLUE, _VERMILION, _GREEN, _PURPLE, _GREY = "#0072b2", "#b84c00", "#007a59", "#a3457d", "#5c5c5c"
 _COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _GREY)
 
-# What comes after this in the name of a row is the same thing measured again: a dashed line.
+# A row with this suffix repeats the row without it: its line is dashed.
 _ONCE_MORE = ", once more"
 
 _UNITS = {
@@ -53,12 +53,12 @@ _HOW_DRAWN = "Dots{} are medians over the turns, {}\nreach from the lowest turn 
 
 
 def draw_growth(path: Path, panels: Sequence[tuple[str, Sequence[Row]]], *, along: str) -> None:
-    """A panel for each title, with a line for each of its rows, from their smallest side on.
+    """Draw a panel for each title, with a line for each of its rows.
 
     Args:
-        path: Where to.
-        panels: Each title, and the rows below it.
-        along: What there is more and more of; the sides' names are their number, and its unit.
+        path: The file.
+        panels: Each title and its rows; the names of their sides are the x axis.
+        along: The label of the x axis.
     """
     heights = [3.6 if len(rows) > 1 else 2.6 for _, rows in panels]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4), layout="constrained")
@@ -107,7 +107,7 @@ def _lines(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _name_lines(axes: Axes, starts: Sequence[tuple[float, str, str]]) -> None:
-    """Write each line's name above its start, or below it where another line is close above."""
+    """Write each line's name above its start, or below it if another line is close above."""
     to_part = axes.transScale + axes.transLimits
     above = math.inf
     for value, name, colour in sorted(starts, reverse=True):
@@ -125,24 +125,24 @@ def _name_lines(axes: Axes, starts: Sequence[tuple[float, str, str]]) -> None:
 
 
 def _number(axis: Axis, values: Sequence[float]) -> None:
-    """Put numbers along a logarithmic axis as people write them, more of them where it is short."""
+    """Label a logarithmic axis with plain numbers, and a short one with more of them."""
     is_short = max(values) < 100 * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
-def draw_comparison(path: Path, rows: Sequence[Row], *, titles: Sequence[str]) -> None:
-    """A panel for each row, in it a dot for each contestant, the best at the top.
+def draw_comparison(path: Path, rows: Sequence[Row]) -> None:
+    """Draw a panel for each row, with a dot for each contestant and the best at the top.
 
-    The axis is logarithmic, for they are far apart: so a bar would have no
-    zero to begin at.
+    The axis is logarithmic, since the contestants are far apart: a bar would
+    have no zero to begin at.
     """
     figure = Figure(figsize=(_WIDTH, 2.7 * len(rows) + 0.4), layout="constrained")
     every = figure.subplots(len(rows), squeeze=False)[:, 0]
-    for axes, row, title in zip(every, rows, titles, strict=True):
+    for axes, row in zip(every, rows, strict=True):
         _dots(axes, row)
-        axes.set_title("\n".join(wrap(title, 42)))
+        axes.set_title("\n".join(wrap(f"{row.number}: {row.what}", 42)))
     figure.supxlabel(_HOW_DRAWN.format(" and numbers", "lines"), fontsize=9, x=0.02, ha="left")
     figure.savefig(path, metadata=_METADATA)
 

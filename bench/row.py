@@ -1,4 +1,4 @@
-"""A row of the table: what was measured, against what, and what it was to reach."""
+"""A row of the table: a measured figure, its counterpart, and its bound."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,20 +8,14 @@ from bench.measuring import Spread
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The bound that a row's figure is to keep.
-
-    Attributes:
-        bound: The number.
-        at_most: Whether it is a ceiling; a floor otherwise.
-        unit: What follows the number.
-    """
+    """The bound of a row's figure: a ceiling with `at_most`, else a floor."""
 
     bound: float
     at_most: bool
     unit: str = "×"
 
     def met_by(self, figure: float) -> bool:
-        """Whether the figure keeps it."""
+        """Whether the figure keeps the bound."""
         return figure <= self.bound if self.at_most else figure >= self.bound
 
     def __str__(self) -> str:
@@ -30,17 +24,17 @@ class Reach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row, measured.
+    """A measured row.
 
     Attributes:
         number: Its number in the table.
-        what: What was measured.
-        against: What it is compared with.
-        figure: The ratio, or the amount where there is nothing to compare with.
-        reach: What it was to reach; None where the figure is given as it is.
-        sides: Each side in its own unit, by name.
-        sides_unit: That unit.
-        unit: The figure's.
+        what: The thing that is measured.
+        against: The thing that it is compared with.
+        figure: The ratio of the two, or an amount where there is no second thing.
+        reach: The bound; None where the figure has none.
+        sides: Each side's own values, by the side's name.
+        sides_unit: The unit of the sides.
+        unit: The unit of the figure.
     """
 
     number: int
@@ -54,14 +48,14 @@ class Row:
 
     @property
     def details(self) -> str:
-        """Each side, for a reader."""
+        """The sides as a line of text."""
         return " · ".join(
             f"{name}: {spread_text(spread, self.sides_unit)}" for name, spread in self.sides.items()
         )
 
     @property
     def verdict(self) -> str:
-        """Whether it was reached, in a word."""
+        """Whether the figure keeps its bound, in a word."""
         if self.reach is None:
             return "as it is"
         return "met" if self.reach.met_by(self.figure.median) else "not met"
@@ -69,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A row, or a part of one, that could not be measured, and why. Nothing is guessed."""
+    """A row, or a part of a row, that could not be measured, and the reason."""
 
     number: int
     what: str
@@ -80,12 +74,10 @@ Result = Row | Missing
 
 
 def amount(value: float) -> str:
-    """Three significant digits, as people write them."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    """The value with three significant digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def spread_text(spread: Spread, unit: str = "") -> str:
-    """The median, and in brackets from where to where the turns went."""
+    """The median, and in brackets the lowest and the highest turn."""
     return f"{amount(spread.median)}{unit} ({amount(spread.low)} to {amount(spread.high)})"

@@ -1,4 +1,4 @@
-"""Rows 1 and 2: what one `POST /jobs` costs the server, in CPU."""
+"""Rows 1 and 2: the server's CPU for one `POST /jobs`."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,59 +12,47 @@ from bench.workload import SUBMISSION
 
 _REQUEST = post("/jobs", SUBMISSION)
 
+# Each reference server: the number of its row, its name on the page, and its bound.
+_REFERENCES = {
+    "bare": (1, "a bare ASGI app under plain Hypercorn", 1.65),
+    "quart": (2, "a Quart-Trio route behind our front door", 1.12),
+    "lean": (2, "the same route by our own adapter (`api/quart_adapter.py`)", None),
+}
+
 
 def measure(*, requests: int = 1200, turns: int = 9) -> list[Result]:
-    """Both rows.
+    """Measure both rows.
 
     Args:
-        requests: How many a server gets each turn.
+        requests: How many requests each server gets in a turn.
         turns: How often each server has its turn.
     """
     with ExitStack() as stack:
         server = stack.enter_context(ours.running())
-        subjects = {"ours": _subject(stack, server.pid, server.port, requests)}
-        for name in ("bare", "quart", "lean"):
+        subjects = {"trio-jobs": _subject(stack, server.pid, server.port, requests)}
+        for name in _REFERENCES:
             child = stack.enter_context(python_module("bench.reference", name))
             port = int(child.wait_for(r"^port (\d+)")[1])
             subjects[name] = _subject(stack, child.pid, port, requests)
         for warm_up in subjects.values():
             warm_up()
         values = take_turns(subjects, turns=turns)
-    sides = {name: Spread.of(each) for name, each in values.items()}
-    what = "single `POST /jobs`: server CPU per request"
     return [
         Row(
-            number=1,
-            what=what,
-            against="a bare ASGI app under plain Hypercorn",
-            figure=ratio(values["ours"], values["bare"]),
-            reach=Reach(bound=1.65, at_most=True),
-            sides={"trio-jobs": sides["ours"], "bare": sides["bare"]},
+            number=number,
+            what="single `POST /jobs`: server CPU per request",
+            against=against,
+            figure=ratio(values["trio-jobs"], values[name]),
+            reach=None if bound is None else Reach(bound=bound, at_most=True),
+            sides={each: Spread.of(values[each]) for each in ("trio-jobs", name)},
             sides_unit=" µs",
-        ),
-        Row(
-            number=2,
-            what=what,
-            against="a Quart-Trio route behind our front door",
-            figure=ratio(values["ours"], values["quart"]),
-            reach=Reach(bound=1.12, at_most=True),
-            sides={"trio-jobs": sides["ours"], "Quart-Trio": sides["quart"]},
-            sides_unit=" µs",
-        ),
-        Row(
-            number=2,
-            what=what,
-            against="the same route, taken the way that ours are (`api/connection.py`)",
-            figure=ratio(values["ours"], values["lean"]),
-            reach=None,
-            sides={"trio-jobs": sides["ours"], "the way of ours": sides["lean"]},
-            sides_unit=" µs",
-        ),
+        )
+        for name, (number, against, bound) in _REFERENCES.items()
     ]
 
 
 def _subject(stack: ExitStack, pid: int, port: int, requests: int) -> Callable[[], float]:
-    """Microseconds of the server's CPU for each of its next requests."""
+    """A measurement: microseconds of the server's CPU per request."""
     clients = stack.enter_context(Clients(port))
 
     def measured() -> float:

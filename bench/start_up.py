@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from bench import ours
 from bench.load import Clients, post
@@ -13,12 +12,11 @@ from bench.workload import SUBMISSION
 
 
 def measure(*, turns: int = 9) -> list[Result]:
-    """The row."""
-    with ours.configuration(ours.Settings()) as config:
-        subjects = {"command": lambda: _first_job(config), "import": _import_alone}
-        for warm_up in subjects.values():  # compiles and reads what is not in the page cache
-            warm_up()
-        values = take_turns(subjects, turns=turns)
+    """Measure the row."""
+    subjects = {"command": _first_job, "import": _import_alone}
+    for warm_up in subjects.values():  # compiles modules and fills the page cache
+        warm_up()
+    values = take_turns(subjects, turns=turns)
     return [
         Row(
             number=10,
@@ -32,13 +30,11 @@ def measure(*, turns: int = 9) -> list[Result]:
     ]
 
 
-def _first_job(config: Path) -> float:
+def _first_job() -> float:
     began = time.perf_counter()
-    with ours.start(config) as child:
-        port = ours.wait_until_running(child)
-        with Clients(port, connections=1) as clients:
-            clients.send(post("/jobs", SUBMISSION), count=1)
-            return time.perf_counter() - began
+    with ours.running() as server, Clients(server.port, connections=1) as clients:
+        clients.send(post("/jobs", SUBMISSION), count=1)
+        return time.perf_counter() - began
 
 
 def _import_alone() -> float:

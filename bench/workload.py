@@ -1,16 +1,17 @@
-"""What is submitted, and the handler that does nothing with it."""
+"""The submissions of the benchmark, and handlers that do next to nothing with them."""
 
 import json
+from typing import cast
 
 import trio
 
-# 60 bytes, as the table asks for.
+# 60 bytes of JSON.
 PAYLOAD = {"to": "user@example.com", "subject": "Hello", "number": 12}
 SUBMISSION = json.dumps({"type": "email", "payload": PAYLOAD}).encode()
 
 
 async def empty(_: object) -> None:
-    """Do nothing: what is left is the server's own share."""
+    """Do nothing, so that the server's own cost is left."""
 
 
 async def forever(_: object) -> None:
@@ -18,11 +19,16 @@ async def forever(_: object) -> None:
     await trio.sleep_forever()
 
 
-def batch(jobs: int) -> bytes:
-    """The body of one `POST /jobs/batch`."""
-    return b"[" + b",".join([SUBMISSION] * jobs) + b"]"
+async def count(_: object) -> None:
+    """Count this job, as the peers' jobs do."""
+    # Here: the variables that the tally reads are set for rows 11 to 13 alone.
+    from bench.peers import tally
+
+    tally.count()
 
 
-def lines(jobs: int) -> bytes:
-    """A part of the body of a `POST /jobs/stream`."""
-    return (SUBMISSION + b"\n") * jobs
+async def stamp(sent: object) -> None:
+    """Note how long this job took from its submission to its start."""
+    from bench.peers import tally
+
+    tally.arrived(cast("float", sent))

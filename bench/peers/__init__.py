@@ -1,5 +1,4 @@
-"""The peers: other ways to run jobs in the background, each in a virtual environment of its own.
+"""Other ways to run jobs in the background, each in a virtual environment of its own.
 
-Modules named ``*_app`` run in those environments; they and what they import need nothing else of
-this package but the standard library.
+Modules named ``*_app`` run in those environments. They import nothing of this package but `tally`.
 """

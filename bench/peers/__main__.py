@@ -1,4 +1,4 @@
-"""``python -m bench.peers install``: the peers' virtual environments, once."""
+"""``python -m bench.peers install``: make the peers' virtual environments, once."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""FastAPI's own BackgroundTasks: they run in the web server, and nothing of them is kept."""
+"""FastAPI's own BackgroundTasks: the web server runs them and keeps nothing of them."""
 
 from fastapi import BackgroundTasks, FastAPI
 

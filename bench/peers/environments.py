@@ -1,15 +1,20 @@
-"""The peers' virtual environments: ``python -m bench.peers install`` makes them."""
+"""The peers' virtual environments, and the Redis that some of them need."""
 
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.children import ROOT
+from bench.children import ROOT, Child
 
 _FOLDER = ROOT / "bench" / ".venvs"
 
-# What FastAPI's documentation tells to install: with uvicorn, uvloop and httptools.
+# The installation that FastAPI's documentation recommends: with uvicorn, uvloop and httptools.
 _WEB = "fastapi[standard]"
 
 
@@ -18,20 +23,18 @@ class Peer:
     """A queue to compare with.
 
     Attributes:
-        name: As its users know it.
+        name: Its name on the page.
         module: Its `*_app` module.
-        requirements: What is installed, beside FastAPI.
+        packages: Its packages, beside FastAPI.
         worker: The command of its worker, in its environment's `bin`.
-        shown: The packages whose versions are told.
-        needs_redis: Whether it keeps its jobs there.
+        needs_redis: Whether Redis keeps its jobs.
     """
 
     name: str
     module: str
-    requirements: tuple[str, ...]
-    worker: tuple[str, ...]
-    shown: tuple[str, ...]
-    needs_redis: bool = True
+    packages: tuple[str, ...] = ()
+    worker: tuple[str, ...] = ()
+    needs_redis: bool = False
 
     @property
     def folder(self) -> Path:
@@ -40,31 +43,32 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        """Whether its environment is there, complete."""
+        """Whether its environment is complete."""
         return (self.folder / "installed").exists()
 
     def program(self, name: str) -> str:
-        """A command of its environment."""
+        """The path of a command in its environment."""
         return str(self.folder / "bin" / name)
 
     def install(self) -> None:
         """Make its environment.
 
         Raises:
-            subprocess.CalledProcessError: It cannot be installed.
+            subprocess.CalledProcessError: A package cannot be installed.
         """
         subprocess.run([sys.executable, "-m", "venv", self.folder], check=True)  # noqa: S603
         pip = [self.program("python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *self.requirements, _WEB], check=True)  # noqa: S603
+        subprocess.run([*pip, *self.packages, _WEB], check=True)  # noqa: S603
         (self.folder / "installed").touch()
 
     def versions(self) -> str:
-        """What is installed there, for the page."""
+        """The versions of its packages, for the page."""
         program = (
             "import sys; from importlib.metadata import version as v; "
             "print(', '.join(f'{p} {v(p)}' for p in sys.argv[1:]))"
         )
-        command = [self.program("python"), "-c", program, *self.shown, "fastapi", "uvicorn"]
+        names = [name.partition("[")[0] for name in (*self.packages, _WEB, "uvicorn")]
+        command = [self.program("python"), "-c", program, *names]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
         return done.stdout.strip()
 
@@ -73,78 +77,68 @@ _APPS = "bench.peers."
 
 QUEUES = (
     Peer(
-        name="SAQ",
-        module=_APPS + "saq_app",
-        requirements=("saq[redis]",),
-        worker=("saq", _APPS + "saq_app.settings"),
-        shown=("saq", "redis"),
-    ),
-    Peer(
-        name="arq",
-        module=_APPS + "arq_app",
-        requirements=("arq",),
-        worker=("arq", _APPS + "arq_app.WorkerSettings"),
-        shown=("arq", "redis"),
-    ),
-    Peer(
         name="taskiq",
         module=_APPS + "taskiq_app",
-        requirements=("taskiq", "taskiq-redis"),
+        packages=("taskiq", "taskiq-redis"),
         worker=(
             *("taskiq", "worker", "--workers", "1", "--max-async-tasks", "10"),
             _APPS + "taskiq_app:broker",
         ),
-        shown=("taskiq", "taskiq-redis", "redis"),
-    ),
-    Peer(
-        name="streaQ",
-        module=_APPS + "streaq_app",
-        requirements=("streaq",),
-        worker=("streaq", "run", _APPS + "streaq_app:worker"),
-        shown=("streaq", "coredis"),
-    ),
-    Peer(
-        name="Huey (SQLite)",
-        module=_APPS + "huey_app",
-        requirements=("huey",),
-        worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
-        shown=("huey",),
-        needs_redis=False,
+        needs_redis=True,
     ),
     Peer(
         name="Celery (threads)",
         module=_APPS + "celery_app",
-        requirements=("celery[redis]",),
+        packages=("celery[redis]",),
         worker=("celery", "-A", _APPS + "celery_app", "worker", "-P", "threads", "-c", "10"),
-        shown=("celery", "kombu", "redis"),
+        needs_redis=True,
     ),
     Peer(
-        name="Dramatiq (threads)",
-        module=_APPS + "dramatiq_app",
-        requirements=("dramatiq[redis]",),
-        worker=("dramatiq", _APPS + "dramatiq_app", "--processes", "1", "--threads", "10"),
-        shown=("dramatiq", "redis"),
+        name="Huey (SQLite)",
+        module=_APPS + "huey_app",
+        packages=("huey",),
+        worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
     ),
 )
 
-BACKGROUND_TASKS = Peer(
-    name="FastAPI BackgroundTasks",
-    module=_APPS + "background_tasks_app",
-    requirements=(),
-    worker=(),
-    shown=(),
-)
+BACKGROUND_TASKS = Peer(name="FastAPI BackgroundTasks", module=_APPS + "background_tasks_app")
 
 
 def install() -> bool:
-    """Make every environment that is not there; whether all are there now."""
+    """Make every missing environment, and return whether all are complete."""
     for peer in (*QUEUES, BACKGROUND_TASKS):
-        if peer.installed:
-            print(f"{peer.name}: there already")
-            continue
-        try:
-            peer.install()
-            print(f"{peer.name}: {peer.versions()}")
-        except subprocess.CalledProcessError as error:
-            print(f"{peer.name}: cannot be installed ({error})")
+        if not peer.installed:
+            try:
+                peer.install()
+            except subprocess.CalledProcessError as error:
+                print(f"{peer.name}: cannot be installed ({error})")
+                continue
+        print(f"{peer.name}: {peer.versions()}")
     return all(peer.installed for peer in (*QUEUES, BACKGROUND_TASKS))
+
+
+def find_redis() -> str | None:
+    """The path of `redis-server`, if it is installed."""
+    return shutil.which("redis-server")
+
+
+@contextmanager
+def running_redis(program: str) -> Iterator[int]:
+    """Run a Redis on a free port of the loopback interface, and yield the port.
+
+    Its settings are the defaults, but for snapshots: they are off, so that the
+    peers' figures contain no disk.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="trio-jobs-bench-") as folder:
+        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        with Child([*command, "--dir", folder]) as child:
+            child.wait_for("Ready to accept connections")
+            yield port
+
+
+def free_port() -> int:
+    """A port of the loopback interface that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

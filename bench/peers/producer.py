@@ -8,48 +8,50 @@ import importlib
 import inspect
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bench.peers import tally
 
+# Each submission on its way takes a connection, so no more than these are on their way at once.
+_AT_ONCE = 100
+
 
 async def many(peer: Any, count: int) -> None:  # noqa: ANN401  (a peer's module)
-    """All of them, by the peer's best way."""
-    await peer.connect()
-    await _call(peer.submit, ())  # what the first one sets up does not count
+    """Submit all of them as fast as the peer takes them."""
+    await _call(peer.submit)  # the first one sets up the client and does not count
     tally.report({"began": time.monotonic()})
-    await _call(peer.submit_many, (count - 1,))
+    for start in range(0, count - 1, _AT_ONCE):
+        calls = (_call(peer.submit) for _ in range(start, min(start + _AT_ONCE, count - 1)))
+        await asyncio.gather(*calls)
 
 
 async def paced(peer: Any, count: int, rate: float) -> None:  # noqa: ANN401
-    """So many a second, each on time whether the one before has been taken or not."""
-    await peer.connect()
-    await _call(peer.submit_stamped, (time.monotonic(),))  # one of them, and no matter to the rest
-    waits = inspect.iscoroutinefunction(peer.submit_stamped)
+    """Submit so many a second, each on time even while earlier ones are on their way."""
+    await _call(peer.submit_stamped, time.monotonic())
     under_way = []
     began = time.monotonic() + 0.1
     for number in range(count - 1):
         await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-        submitted = _call(peer.submit_stamped, (time.monotonic(),))
-        if waits:
-            under_way.append(asyncio.create_task(submitted))
-        else:
-            await submitted
+        under_way.append(asyncio.ensure_future(_call(peer.submit_stamped, time.monotonic())))
     await asyncio.gather(*under_way)
 
 
-async def _call(
-    function: Callable[..., Awaitable[None] | None], arguments: tuple[object, ...]
-) -> None:
-    result = function(*arguments)
-    if result is not None:
+async def _call(submit: Any, *arguments: object) -> None:  # noqa: ANN401
+    result = submit(*arguments)
+    if inspect.isawaitable(result):
         await result
 
 
-if __name__ == "__main__":
-    module = importlib.import_module(sys.argv[1])
+async def main() -> None:
+    """Do what the command line says."""
+    peer = importlib.import_module(sys.argv[1])
+    if hasattr(peer, "connect"):
+        await peer.connect()
     if sys.argv[2] == "many":
-        asyncio.run(many(module, int(sys.argv[3])))
+        await many(peer, int(sys.argv[3]))
     else:
-        asyncio.run(paced(module, int(sys.argv[3]), float(sys.argv[4])))
+        await paced(peer, int(sys.argv[3]), float(sys.argv[4]))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,6 +1,6 @@
-"""What the jobs of the peers do, and ours: next to nothing. Imported where a job runs.
+"""The body of each measured job: it counts itself.
 
-The measuring process learns of it by datagrams on a Unix socket: one for every so many jobs.
+The measuring process gets a datagram on a Unix socket for every so many jobs.
 """
 
 import itertools
@@ -17,8 +17,7 @@ EVERY = "BENCH_EVERY"
 QUIET = "BENCH_QUIET"
 
 if QUIET in os.environ:
-    # A line in the log for each job costs some of them more than the job. Ours
-    # has none by default.
+    # A log line for each job costs some peers more than the job. trio-jobs writes none by default.
     logging.disable(logging.INFO)
 
 _every = int(os.environ.get(EVERY, "0")) or None

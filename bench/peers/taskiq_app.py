@@ -1,6 +1,5 @@
-"""taskiq with taskiq-redis' stream broker, without the results backend: our jobs have no result."""
+"""taskiq with taskiq-redis' stream broker, without a results backend."""
 
-import asyncio
 import os
 
 from taskiq_redis import RedisStreamBroker
@@ -20,19 +19,4 @@ async def stamp(sent: float) -> None:
     tally.arrived(sent)
 
 
-async def connect() -> None:
-    await broker.startup()
-
-
-async def submit_many(count: int) -> None:
-    # Each of them under way takes a connection: not all at once.
-    for start in range(0, count, 100):
-        await asyncio.gather(*(empty.kiq() for _ in range(min(100, count - start))))
-
-
-async def submit() -> None:
-    await empty.kiq()
-
-
-async def submit_stamped(sent: float) -> None:
-    await stamp.kiq(sent)
+connect, submit, submit_stamped = broker.startup, empty.kiq, stamp.kiq
