@@ -18,7 +18,7 @@ CHECKED = {"bash", "ini", "dockerfile", "yaml", "nginx"}
 LOOKED_AT = {"text", "mermaid", "{toctree}", "{eval-rst}"}
 
 # Where the README goes on with the configuration that is shipped.
-SHIPPED = {"", "The HTTP API by example"}
+SHIPPED = {""}
 
 # How long a stop can take: see the hard limit in how-to/deploy.md.
 CONFIG = load_config(None, environment={}, overrides={})

@@ -1,4 +1,4 @@
-"""The README's client outlives a restart of the server, on the same port."""
+"""The page's client survives a restart of the server on the same port."""
 
 import signal
 import sys
@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.command import Command, Gate, ledger, running_command, started_command, write_files
-from tests.docs.blocks import README, blocks_of
+from tests.docs.blocks import DOCS, blocks_of
 
-[CLIENT] = [block.text for block in blocks_of(README) if block.name == "client.py"]
+[CLIENT] = [
+    block.text for block in blocks_of(DOCS / "how-to/client.md") if block.name == "client.py"
+]
 
 CONFIG = '[handlers]\nemail = "work:at_the_gate"\n'
 
