@@ -96,16 +96,14 @@ async def serve_plain(app: Any) -> None:  # noqa: ANN401
 
 async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
     """Serve by our front door, with its defaults but for the time that others have their turn."""
-    from trio_jobs.server.limits import Limits
     from trio_jobs.server.listener import serve
     from trio_jobs.server.sockets import bind_sockets
+    from trio_jobs.settings import HttpSettings
 
     listeners = bind_sockets(["127.0.0.1:0"])
-    limits = Limits(keep_alive_timeout=IDLE_SECONDS)
+    settings = HttpSettings(keep_alive_timeout=IDLE_SECONDS)
     async with trio.open_nursery() as nursery:
-        urls = await nursery.start(
-            partial(serve, app, listeners, closing=trio.Event(), limits=limits)
-        )
+        urls = await nursery.start(partial(serve, app, listeners, settings, closing=trio.Event()))
         _announce(int(urls[0].rpartition(":")[2]))
 
 

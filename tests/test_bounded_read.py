@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from trio_jobs.addresses import AddressError
 from trio_jobs.bounded_read import check_regular, read_within
 from trio_jobs.server.access_control import read_token
 from trio_jobs.server.tls import load_certificate
@@ -100,9 +99,9 @@ def test_certificate_and_key_are_files_before_a_library_reads_them(
     file = tmp_path / "file"
     file.touch()
 
-    with pytest.raises(AddressError, match="cannot use certfile '/dev/zero': not a regular file"):
+    with pytest.raises(ValueError, match="cannot use certfile '/dev/zero': not a regular file"):
         load_certificate("/dev/zero", str(file))
-    with pytest.raises(AddressError, match=f"cannot use keyfile '{pipe}': not a regular file"):
+    with pytest.raises(ValueError, match=f"cannot use keyfile '{pipe}': not a regular file"):
         load_certificate(str(file), str(pipe))
-    with pytest.raises(AddressError, match=f"cannot use keyfile '{tmp_path}': Is a directory"):
+    with pytest.raises(ValueError, match=f"cannot use keyfile '{tmp_path}': Is a directory"):
         load_certificate(str(file), str(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.api.support import Api
 from tests.server.serving import get, served
-from trio_jobs.problem_details import PHRASES, problem_body
+from trio_jobs.problem_details import PHRASES, Problem
 
 
 def test_each_status_that_python_knows_has_a_phrase() -> None:
@@ -28,7 +28,7 @@ def test_phrases_are_those_of_rfc_9110(status: int, phrase: str) -> None:
 
 
 def test_body_has_no_blanks_between_its_members() -> None:
-    assert problem_body(413, "too long", limit=3) == (
+    assert Problem(413, "too long", limit=3).body() == (
         b'{"type":"about:blank","title":"Content Too Large","status":413,'
         b'"detail":"too long","error":"too long","limit":3}'
     )
@@ -44,7 +44,7 @@ async def test_front_door_and_application_write_the_same_document() -> None:
 
     for answer, status in ((of_application, 404), (of_front_door, 401)):
         problem = answer.json()
-        assert answer.body == problem_body(status, problem["detail"])
+        assert answer.body == Problem(status, problem["detail"]).body()
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["cache-control"] == "no-store"
 

@@ -10,7 +10,6 @@ from typing import NoReturn
 
 import trio
 
-from trio_jobs.addresses import AddressError
 from trio_jobs.config import describe
 from trio_jobs.forks import Forks
 from trio_jobs.handlers.handler import Handler
@@ -199,7 +198,7 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
         token = None if http.token is None else parse_token(http.token)
         if http.token_file is not None:
             token = read_token(http.token_file)
-    except (AddressError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"http: {error}") from error
     return tls, token
 

@@ -24,7 +24,6 @@ from trio_jobs.logs import Logs
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.pool import make_pool
 from trio_jobs.pool.worker import check_channel_has_ended, run_worker
-from trio_jobs.server.limits import Limits
 from trio_jobs.server.listener import serve
 from trio_jobs.server.sockets import BindError, Listeners
 from trio_jobs.service_manager import ServiceManager
@@ -121,13 +120,10 @@ async def main(
         serve,
         app,
         listeners,
+        config.http,
         closing=pool_ended,
-        limits=_limits(config),
-        allowed_hosts=config.http.allowed_hosts,
         token=token,
-        open_path="/health",
-        access_log=config.http.access_log,
-        warm_up_path="/health",
+        health_path="/health",
         reserved_descriptors=core.processes.max_descriptors if core.processes else 0,
         connection_closed=core.shortage.note_change,
         last_moment=partial(_last_moment, config, stop, failure),
@@ -282,20 +278,6 @@ async def _watch_signals(
     ending.set()
     await stop.force_requested()
     pool.cancel()
-
-
-def _limits(config: Config) -> Limits:
-    return Limits(
-        max_body_bytes=config.http.max_body_bytes,
-        max_header_bytes=config.http.max_header_bytes,
-        max_connections=config.http.max_connections,
-        max_requests_per_connection=config.http.max_requests_per_connection,
-        keep_alive_timeout=config.http.keep_alive_timeout,
-        header_timeout=config.http.header_timeout,
-        body_timeout=config.http.body_timeout,
-        send_timeout=config.http.send_timeout,
-        graceful_timeout=config.http.graceful_timeout,
-    )
 
 
 def _grace_ends(stop: Stop, grace_period: float) -> float:

@@ -9,23 +9,21 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api, assert_problem
 from tests.support import make_parts
+from trio_jobs.problem_details import Problem
 from trio_jobs.testing.asgi_client import App, Client, Message
 
 
-class BrokenLimit(Exception):  # noqa: N818  (the body names it `RefusedError`)
+def broken_limit(status: int, detail: str = "the body breaks a limit") -> Problem:
     """As the front door raises it."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
+    return Problem(status, detail, headers={"Connection": "close"})
 
 
 class Body:
     """As the front door offers it; after the first message the body breaks a limit."""
 
-    RefusedError = BrokenLimit
+    complete = None
 
-    def __init__(self, refusal: BrokenLimit) -> None:
+    def __init__(self, refusal: Problem) -> None:
         self.refusal = refusal
         self.idle_timeouts: list[float] = []
 
@@ -54,7 +52,7 @@ async def test_a_limit_of_the_servers_is_answered_in_the_one_form_of_errors(
     path: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = Api()
-    body = Body(BrokenLimit(status, "the body breaks a limit"))
+    body = Body(broken_limit(status))
     client = Client(body.before(api.app))
 
     async with client.open("POST", path) as exchange:
@@ -71,7 +69,7 @@ async def test_a_stream_has_the_limits_lifted_and_says_what_it_got_when_the_serv
     None
 ):
     api = Api()
-    body = Body(BrokenLimit(400, "bad chunk"))
+    body = Body(broken_limit(400, "bad chunk"))
     client = Client(body.before(api.app))
 
     async with client.open("POST", "/jobs/stream") as exchange:
@@ -83,7 +81,7 @@ async def test_a_stream_has_the_limits_lifted_and_says_what_it_got_when_the_serv
 
 async def test_a_refusal_while_lines_wait_for_room_comes_after_them() -> None:
     api = Api(parts=make_parts(buffer_size=2))
-    body = Body(BrokenLimit(400, "bad chunk"))
+    body = Body(broken_limit(400, "bad chunk"))
     api.parts.admission.submit("email", b"null")
     client = Client(body.before(api.app))
 
@@ -111,7 +109,7 @@ async def test_the_description_needs_no_installed_package(monkeypatch: pytest.Mo
 async def test_a_body_that_breaks_a_limit_during_a_wait_is_refused(status: int) -> None:
     api = Api()
     job = api.parts.admission.submit("echo", b"null")
-    client = Client(Body(BrokenLimit(status, "the body breaks a limit")).before(api.app))
+    client = Client(Body(broken_limit(status)).before(api.app))
 
     async with client.open("GET", f"/jobs/{job.id}", headers={"prefer": "wait=50"}) as exchange:
         answer = await exchange.answer()

@@ -184,7 +184,8 @@ def statuses_in(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
         match node:
             case ast.Call(
-                func=ast.Name("Problem" | "RefusedError"), args=[ast.Constant(int(status)), *_]
+                func=ast.Name("Problem" | "MalformedRequestError"),
+                args=[ast.Constant(int(status)), *_],
             ):
                 yield status
 

@@ -58,7 +58,6 @@ from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
     from trio_jobs.server.connection import ClientConnection
-    from trio_jobs.server.limits import Limits
 
 WORKERS = 3
 BUFFER = 4
@@ -223,7 +222,7 @@ class Program:
     def cancel_request(self) -> None:
         cancel(*self.requests[-1:])
         if self.connection is not None:
-            self.connection._scope.cancel()
+            self.connection._http.answering.cancel()
 
     # The last one may be another one: between them these reach each of four.
 
@@ -708,8 +707,8 @@ class MemoryDoor:
         self,
         app: asgi_client.App,
         listeners: Listeners,
+        settings: HttpSettings,
         *,
-        limits: Limits,
         closing: trio.Event,
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
         **_: object,
@@ -724,7 +723,7 @@ class MemoryDoor:
                 await closing.wait()
                 self._app = None
                 if self._requests:
-                    with trio.move_on_after(limits.graceful_timeout):
+                    with trio.move_on_after(settings.graceful_timeout):
                         await self._emptied.wait()
                 nursery.cancel_scope.cancel()
         finally:

@@ -27,7 +27,6 @@ from tests.proof.talking import LEFT, body_bytes, connect, request_bytes, take_d
 from tests.server.blocked import open_client
 from tests.server.serving import Client, Receive, Scope, Send, answer, get, http_only, post, served
 from tests.server.test_tls import CERTIFICATE, KEY
-from trio_jobs.server.limits import Limits
 from trio_jobs.server.tls import load_certificate
 
 # Seconds: the shortest that the settings allow, so that there can be many.
@@ -252,8 +251,10 @@ async def stopped(clients: int, *, tls: bool) -> Counter[str]:
             assert reply.body == name
             answered.add(name)
 
-    limits = Limits(graceful_timeout=20)
-    async with served(app, tls=context, limits=limits) as server, trio.open_nursery() as nursery:
+    async with (
+        served(app, tls=context, graceful_timeout=20) as server,
+        trio.open_nursery() as nursery,
+    ):
         known = [await open_client(server, tls=tls) for _ in range(clients)]
         for client in known[::2]:
             await client.request(get())  # the others' next request is their first
@@ -316,9 +317,14 @@ async def read_late(folder: Path, tries: int, caplog: pytest.LogCaptureFixture) 
     # Over TCP the kernel has the same limit, and a connection may break by that.
     path = str(folder / "socket")
     # An answer ends its connection, so that a client can read to the end.
-    limits = Limits(send_timeout=SEND_LIMIT, max_requests_per_connection=1)
     async with (
-        served(flood, f"unix:{path}", limits=limits, patience=inf),
+        served(
+            flood,
+            f"unix:{path}",
+            send_timeout=SEND_LIMIT,
+            max_requests_per_connection=1,
+            patience=inf,
+        ),
         trio.open_nursery() as nursery,
     ):
         for _ in range(READERS):

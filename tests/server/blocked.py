@@ -15,19 +15,12 @@ from typing import Any
 import trio
 import trio.testing
 
-from trio_jobs.server.limits import Limits
 from trio_jobs.server.tls import load_certificate
 
-from .serving import PATIENCE, Client, Served, served
+from .serving import PATIENCE, Client, Served, served, timeouts
 from .test_tls import CERTIFICATE, KEY, connect
 
-LIMITS = Limits(
-    keep_alive_timeout=10,
-    header_timeout=10,
-    body_timeout=10,
-    send_timeout=10,
-    graceful_timeout=10,
-)
+LIMITS = timeouts(10)
 
 
 def passing(mock_clock: trio.testing.MockClock) -> trio.testing.MockClock:
@@ -41,7 +34,6 @@ async def door(
     app: Any,  # noqa: ANN401 - ASGI applications have many types
     *,
     tls: bool,
-    limits: Limits = LIMITS,
     **options: Any,  # noqa: ANN401 - handed on
 ) -> AsyncIterator[Served]:
     context = load_certificate(CERTIFICATE, KEY) if tls else None
@@ -55,8 +47,8 @@ async def door(
             assert in_time, "the test hangs"
 
         try:
-            options |= {"limits": limits, "patience": math.inf, "tls": context}
-            async with served(app, **options) as server:
+            options = LIMITS | options
+            async with served(app, patience=math.inf, tls=context, **options) as server:
                 yield server
         finally:
             ended.set()

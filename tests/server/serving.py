@@ -1,6 +1,7 @@
 """A front door on loopback for one test, and clients that speak to it in bytes."""
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,10 +9,10 @@ from typing import Any
 
 import trio
 
-from trio_jobs.server.body import Body
-from trio_jobs.server.limits import Limits
+from trio_jobs.server.body import RequestBody
 from trio_jobs.server.listener import serve
 from trio_jobs.server.sockets import bind_sockets
+from trio_jobs.settings import HttpSettings
 
 # No test should come near this; it turns a deadlock into a failure.
 PATIENCE = 30.0
@@ -21,6 +22,12 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def timeouts(seconds: float) -> dict[str, Any]:
+    """Settings for `served`: each of its time limits is so long."""
+    names = ("keep_alive", "header", "body", "send", "graceful")
+    return {f"{name}_timeout": seconds for name in names}
 
 
 @dataclass(slots=True)
@@ -176,25 +183,20 @@ async def served(
     app: Any,  # noqa: ANN401 - ASGI applications have many types
     *addresses: str,
     patience: float = PATIENCE,
-    limits: Limits | None = None,
-    **options: Any,  # noqa: ANN401 - handed on
+    tls: ssl.SSLContext | None = None,
+    **options: Any,  # noqa: ANN401 - settings, and arguments of `serve`
 ) -> AsyncIterator[Served]:
     """Serve an application while the block runs, and stop when it ends."""
-    listeners = bind_sockets(addresses or ["127.0.0.1:0"], tls=options.pop("tls", None))
+    listeners = bind_sockets(addresses or ["127.0.0.1:0"], tls=tls)
+    names = (options.keys() & HttpSettings.__dataclass_fields__.keys()) - {"token"}
+    settings = HttpSettings(**{name: options.pop(name) for name in names})
     closing = trio.Event()
     ended = trio.Event()
 
     async def run(  # noqa: ASYNC114, ASYNC128 - hands it on
         task_status: trio.TaskStatus[tuple[str, ...]],
     ) -> None:
-        await serve(
-            app,
-            listeners,
-            closing=closing,
-            limits=limits or Limits(),
-            task_status=task_status,
-            **options,
-        )
+        await serve(app, listeners, settings, closing=closing, task_status=task_status, **options)
         ended.set()
 
     with trio.fail_after(patience):
@@ -267,8 +269,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, body)
 
 
-def body_of(scope: Scope) -> Body:
+def body_of(scope: Scope) -> RequestBody:
     """What the front door offers beyond ASGI."""
     body = scope["extensions"]["trio_jobs.body"]
-    assert isinstance(body, Body)
+    assert isinstance(body, RequestBody)
     return body

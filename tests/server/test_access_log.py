@@ -4,8 +4,6 @@ import logging
 
 import pytest
 
-from trio_jobs.server.limits import Limits
-
 from .serving import Receive, Scope, Send, echo, get, http_only, post, served
 
 
@@ -27,7 +25,7 @@ async def test_each_request_is_one_line_with_what_was_asked_and_answered(
         await echo(scope, receive, send)
 
     caplog.set_level(logging.INFO, "trio_jobs.access")
-    async with served(app, access_log=True, warm_up_path="/warm") as server:
+    async with served(app, access_log=True, health_path="/warm") as server:
         client = await server.connect()
         answers = [
             await client.request(post(b"hello", "/a?secret=1")),
@@ -52,7 +50,7 @@ async def test_requests_that_are_refused_are_logged_as_they_were_answered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "trio_jobs.access")
-    async with served(echo, access_log=True, limits=Limits(body_timeout=0.2)) as server:
+    async with served(echo, access_log=True, body_timeout=0.2) as server:
         client = await server.connect()
         await client.send(post(b"body", "/slow")[:-1])
         stalled = await client.receive_rest()
@@ -100,7 +98,7 @@ async def test_probes_are_logged_only_when_something_is_wrong(
         await send({"type": "http.response.body"})
 
     caplog.set_level(logging.DEBUG, "trio_jobs.access")
-    async with served(app, access_log=True, open_path="/health") as server:
+    async with served(app, access_log=True, health_path="/health") as server:
         for request in (
             get("/health"),
             get("/health", method="HEAD"),

@@ -10,8 +10,7 @@ import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from trio_jobs.server.limits import Limits
-from trio_jobs.server.problems import RefusedError
+from trio_jobs.problem_details import Problem
 
 from .serving import (
     Receive,
@@ -116,7 +115,7 @@ async def test_a_client_that_only_closes_its_side_gets_its_answer() -> None:
     @http_only
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)  # the end has arrived by now
-        await answer(send, body_of(scope).whole or b"?", status=201)
+        await answer(send, body_of(scope).complete or b"?", status=201)
 
     async with served(app) as server:
         reply = await server.exchange(post(b"hello"))
@@ -309,7 +308,7 @@ async def test_an_application_that_goes_on_for_ever_does_not_hold_up_others(kind
             while True:
                 await send({"type": "http.response.body", "body": b"x", "more_body": True})
 
-    async with served(app, limits=Limits(graceful_timeout=0.05)) as server:
+    async with served(app, graceful_timeout=0.05) as server:
         client = await server.connect()
         data = {
             "receive early": post(bytes(100_000))[:-1],
@@ -403,16 +402,15 @@ async def test_an_answer_of_unknown_length_arrives_whole(version: str) -> None:
 async def test_an_application_may_answer_itself_when_a_body_is_refused() -> None:
     @http_only
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        body = body_of(scope)
         try:
             while (await receive())["more_body"]:
                 pass
-        except body.RefusedError as error:
-            with pytest.raises(body.RefusedError):
+        except Problem as error:
+            with pytest.raises(Problem):
                 await receive()  # it stays refused
             await answer(send, f"in my words: {error.detail}".encode(), status=error.status)
 
-    async with served(app, limits=Limits(max_body_bytes=1000, body_timeout=0.2)) as server:
+    async with served(app, max_body_bytes=1000, body_timeout=0.2) as server:
         too_long = await server.request(post(bytes(1001)))
         client = await server.connect()
         too_slow = await client.request(streamed() + b"5\r\nhel")
@@ -431,7 +429,7 @@ async def test_a_refusal_that_the_application_lets_out_in_a_group_is_the_answer(
             nursery.start_soon(trio.sleep_forever)
             await receive()
 
-    async with served(app, limits=Limits(max_body_bytes=3)) as server:
+    async with served(app, max_body_bytes=3) as server:
         assert (await server.request(post(b"1234"))).status == 413
 
 
@@ -449,7 +447,7 @@ async def test_a_lifted_body_has_no_length_and_no_time() -> None:
             more = message["more_body"]
         await answer(send, str(count).encode())
 
-    async with served(app, limits=Limits(max_body_bytes=10, body_timeout=0.05)) as server:
+    async with served(app, max_body_bytes=10, body_timeout=0.05) as server:
         client = await server.connect()
         await client.send(streamed())
         for _ in range(5):
@@ -471,7 +469,7 @@ async def test_a_lifted_body_that_pauses_too_long_is_refused() -> None:
         try:
             while (await receive())["more_body"]:
                 pass
-        except RefusedError as error:
+        except Problem as error:
             await answer(send, b"accepted 5", status=error.status)
 
     async with served(app) as server:
@@ -490,7 +488,7 @@ async def test_a_client_that_sends_waits_while_nobody_reads() -> None:
         await receive()
         await trio.sleep_forever()
 
-    async with served(app, limits=Limits(graceful_timeout=0.05)) as server:
+    async with served(app, graceful_timeout=0.05) as server:
         client = await server.connect()
         await client.send(get("/", "Content-Length: 1000000000", method="POST"))
         sent = 0
@@ -579,7 +577,7 @@ def quart_app() -> QuartTrio:
 
 
 async def test_quart_trio_works_as_it_comes() -> None:
-    async with served(quart_app(), limits=Limits(max_body_bytes=500_000)) as server:
+    async with served(quart_app(), max_body_bytes=500_000) as server:
         client = await server.connect()
 
         assert (await client.request(post(b"hello"))).body == b"hello"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_control import AccessControl, read_token
-from trio_jobs.server.problems import RefusedError
 
 from .serving import echo, get, post, served
 
@@ -26,7 +26,7 @@ def status_of(
     ]
     try:
         guard.check(method, path, pairs, loopback=loopback)
-    except RefusedError as error:
+    except Problem as error:
         return error.status
     return 200
 
@@ -216,7 +216,7 @@ def test_a_token_file_that_is_not_there_is_refused_by_name() -> None:
 
 
 async def test_refusals_are_answers_in_the_error_format() -> None:
-    async with served(echo, token="s3cret", open_path="/") as server:  # noqa: S106
+    async with served(echo, token="s3cret", health_path="/") as server:  # noqa: S106
         unauthorized = await server.request(post(b"x", "/jobs"))
         wrong = await server.request(post(b"x", "/jobs", "Authorization: Bearer x"))
         right = await server.request(post(b"x", "/jobs", "Authorization: Bearer s3cret"))
@@ -274,7 +274,7 @@ async def test_an_address_for_everybody_without_a_token_is_a_warning(
 def detail_of(**headers: str) -> str:
     """Why a request with these headers is refused."""
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(Problem) as caught:
         AccessControl().check("POST", "/jobs", pairs, loopback=True)
     return str(caught.value)
 

@@ -9,8 +9,6 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server.limits import Limits
-
 from .serving import (
     Client,
     Receive,
@@ -279,7 +277,7 @@ async def test_random_bytes_do_no_harm(caplog: pytest.LogCaptureFixture) -> None
     rng = random.Random(20261125)  # noqa: S311 - a seed, so that a failure can be repeated
     valid = [data for data, _ in HOSTILE.values() if 0 < len(data) < 2000]
 
-    async with served(echo, limits=Limits(header_timeout=0.5, body_timeout=0.5)) as server:
+    async with served(echo, header_timeout=0.5, body_timeout=0.5) as server:
         for _ in range(300):
             data = bytearray(rng.choice([rng.randbytes(rng.randrange(1, 400)), *valid]))
             for _ in range(rng.randrange(1, 6)):
@@ -313,7 +311,7 @@ async def test_an_error_of_our_own_ends_one_connection_with_one_line(
         await trio.testing.wait_all_tasks_blocked()  # it is idle again
         caplog.clear()
         with monkeypatch.context() as patch:
-            patch.setattr("trio_jobs.server.h11_connection.Protocol.next_request", broken)
+            patch.setattr("trio_jobs.server.h11_connection.H11Connection.next_request", broken)
             assert b"200 OK" in await server.exchange(get())
 
         assert (await other.request(get())).status == 200

@@ -11,8 +11,6 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_jobs.server.limits import Limits
-
 from .serving import Client, echo, get, post, served
 
 
@@ -53,7 +51,7 @@ async def test_the_end_of_a_connection_is_told_when_its_descriptor_is_free() -> 
 async def test_at_the_cap_others_wait_and_nobody_who_is_connected_suffers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with served(echo, limits=Limits(max_connections=3)) as server:
+    async with served(echo, max_connections=3) as server:
         inside = [await server.connect() for _ in range(3)]
         for client in inside:
             await client.request(get())
@@ -78,7 +76,7 @@ async def test_at_the_cap_others_wait_and_nobody_who_is_connected_suffers(
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_the_cap_holds_over_several_addresses_and_none_of_them_starves(limit: int) -> None:
     addresses = ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"]
-    async with served(echo, *addresses, limits=Limits(max_connections=limit)) as server:
+    async with served(echo, *addresses, max_connections=limit) as server:
 
         async def connect(address: int) -> Client:
             host, _, port = server.urls[address].removeprefix("http://").partition(":")
@@ -117,7 +115,7 @@ async def test_five_thousand_idle_clients_hold_up_nobody() -> None:
         pytest.skip(f"needs {wanted} descriptors, the hard limit is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        async with served(echo, limits=Limits(graceful_timeout=20)) as server:
+        async with served(echo, graceful_timeout=20) as server:
             idle: list[socket.socket] = []
             try:
                 for n in range(count):

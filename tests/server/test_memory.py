@@ -5,8 +5,6 @@ import tracemalloc
 import pytest
 import trio
 
-from trio_jobs.server.limits import Limits
-
 from .serving import Receive, Scope, Send, answer, body_of, echo, get, http_only, served
 
 MEGABYTE = 1_000_000
@@ -59,7 +57,7 @@ async def test_200_megabytes_leave_memory_flat(
         head = get("/", f"Content-Length: {SENT}", method="POST")
         piece, end = chunk, b""
 
-    async with served(app, limits=Limits(max_body_bytes=MEGABYTE)) as server:
+    async with served(app, max_body_bytes=MEGABYTE) as server:
         client = await server.connect()
         sent = 0
 

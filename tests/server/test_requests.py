@@ -4,8 +4,6 @@ import logging
 
 import pytest
 
-from trio_jobs.server.limits import Limits
-
 from .serving import (
     Receive,
     Scope,
@@ -90,7 +88,7 @@ async def test_the_connection_closes_when_the_application_asks_for_it() -> None:
 
 
 async def test_the_connection_closes_after_so_many_requests() -> None:
-    async with served(echo, limits=Limits(max_requests_per_connection=3)) as server:
+    async with served(echo, max_requests_per_connection=3) as server:
         client = await server.connect()
 
         replies = [await client.request(get()) for _ in range(3)]
@@ -127,7 +125,7 @@ async def test_expect_100_continue_is_answered_before_the_body_comes() -> None:
 
 
 async def test_expect_100_continue_is_not_answered_for_a_body_that_is_refused() -> None:
-    async with served(echo, limits=Limits(max_body_bytes=4)) as server:
+    async with served(echo, max_body_bytes=4) as server:
         reply = await server.request(
             get("/", "Expect: 100-continue", "Content-Length: 5", method="POST")
         )
@@ -211,7 +209,7 @@ async def test_a_chunked_body_that_is_there_when_the_application_is_called_is_wh
 
     @http_only
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        wholes.append(body_of(scope).whole)
+        wholes.append(body_of(scope).complete)
         await echo(scope, receive, send)
 
     async with served(app) as server:
@@ -238,7 +236,7 @@ async def test_a_body_over_the_limit_is_refused_and_the_connection_closes(
     body = bytes(300_000)
     data = post(body) if framing == "length" else chunked(body)
 
-    async with served(app, limits=Limits(max_body_bytes=100_000)) as server:
+    async with served(app, max_body_bytes=100_000) as server:
         client = await server.connect()
         reply = await client.request(data)
 
@@ -251,7 +249,7 @@ async def test_a_body_over_the_limit_is_refused_and_the_connection_closes(
 async def test_a_short_body_is_counted_too(framing: str) -> None:
     data = post(b"12345") if framing == "length" else chunked(b"123", b"45")
 
-    async with served(echo, limits=Limits(max_body_bytes=4)) as server:
+    async with served(echo, max_body_bytes=4) as server:
         reply = await server.request(data)
         just_right = await server.request(post(b"1234"))
 
@@ -268,7 +266,7 @@ async def test_a_short_body_is_counted_too(framing: str) -> None:
 
 
 async def test_headers_over_the_limit_are_refused_also_when_they_come_in_one_read() -> None:
-    async with served(echo, limits=Limits(max_header_bytes=1000)) as server:
+    async with served(echo, max_header_bytes=1000) as server:
         fits = await server.request(get("/", "X: " + "x" * 900))
         over = await server.request(get("/", "X: " + "x" * 1000))
         unfinished = await server.request(get("/", "X: " + "x" * 5000)[:-2])
@@ -278,7 +276,7 @@ async def test_headers_over_the_limit_are_refused_also_when_they_come_in_one_rea
 
 
 async def test_an_early_answer_reaches_clients_that_are_still_sending() -> None:
-    async with served(echo, limits=Limits(max_body_bytes=1000)) as server:
+    async with served(echo, max_body_bytes=1000) as server:
         statuses = [(await server.request(post(bytes(3_000_000)))).status for _ in range(20)]
 
     assert statuses == [413] * 20

@@ -6,7 +6,6 @@ from contextlib import suppress
 import pytest
 import trio
 
-from trio_jobs.server.limits import Limits
 from trio_jobs.server.transport import Transport
 
 from .serving import (
@@ -21,15 +20,10 @@ from .serving import (
     http_only,
     post,
     served,
+    timeouts,
 )
 
-QUICK = Limits(
-    keep_alive_timeout=0.2,
-    header_timeout=0.2,
-    body_timeout=0.2,
-    send_timeout=0.2,
-    graceful_timeout=0.2,
-)
+QUICK = timeouts(0.2)
 
 
 @http_only
@@ -40,7 +34,7 @@ async def flood(scope: Scope, _receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize("requests", [0, 1, 2])
 async def test_an_idle_connection_is_closed_in_time_also_between_requests(requests: int) -> None:
-    async with served(echo, limits=QUICK) as server:
+    async with served(echo, **QUICK) as server:
         client = await server.connect()
         for _ in range(requests):
             await client.request(get())
@@ -49,7 +43,7 @@ async def test_an_idle_connection_is_closed_in_time_also_between_requests(reques
 
 
 async def test_the_idle_time_begins_anew_with_each_request() -> None:
-    async with served(echo, limits=Limits(keep_alive_timeout=1)) as server:
+    async with served(echo, keep_alive_timeout=1) as server:
         client = await server.connect()
         for _ in range(4):
             assert (await client.request(get())).status == 200
@@ -86,7 +80,7 @@ SLOW = {
 async def test_a_slow_request_is_a_408_and_the_connection_closes(
     first: bytes, start: bytes, drops: bytes
 ) -> None:
-    async with served(echo, limits=QUICK) as server, trio.open_nursery() as nursery:
+    async with served(echo, **QUICK) as server, trio.open_nursery() as nursery:
         client = await server.connect()
         if first:
             await client.request(first)
@@ -104,7 +98,7 @@ async def test_a_client_that_does_not_read_is_closed_with_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with served(flood, limits=QUICK) as server:
+    async with served(flood, **QUICK) as server:
         client = await server.connect()
         caplog.clear()
 
@@ -115,7 +109,7 @@ async def test_a_client_that_does_not_read_is_closed_with_one_line(
 
 
 async def test_a_client_that_pipelines_and_does_not_read_is_closed() -> None:
-    async with served(flood, limits=QUICK) as server:
+    async with served(flood, **QUICK) as server:
         client = await server.connect()
 
         with pytest.raises(trio.BrokenResourceError):
@@ -136,7 +130,7 @@ async def test_a_client_that_does_not_take_its_refusal_is_closed(
 
     monkeypatch.setattr(Transport, "send_all", find_the_socket_full)
     monkeypatch.setattr("trio_jobs.server.connection._LINGER_SECONDS", 0.1)
-    async with served(echo, limits=QUICK) as server:
+    async with served(echo, **QUICK) as server:
         client = await server.connect()
         await client.send(b"NONSENSE\r\n\r\n")
 
@@ -148,7 +142,7 @@ async def test_a_client_that_does_not_go_on_after_an_early_answer_is_closed(
 ) -> None:
     """What it still sends is read, so that the answer reaches it; but not for ever."""
     monkeypatch.setattr("trio_jobs.server.connection._LINGER_SECONDS", 0.1)
-    async with served(echo, limits=Limits(max_body_bytes=1000)) as server:
+    async with served(echo, max_body_bytes=1000) as server:
         client = await server.connect()
         reply = await client.request(get("/", "Content-Length: 5000000", method="POST"))
 
@@ -163,7 +157,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_long_answer() -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await answer(send, bytes(10_000_000))
 
-    async with served(app, limits=QUICK) as server:
+    async with served(app, **QUICK) as server:
         client = await server.connect()
         await client.send(get())
         received = 0
@@ -184,7 +178,7 @@ async def test_a_cut_off_client_cancels_also_what_takes_no_notice_of_it() -> Non
         finally:
             ended.set()
 
-    async with served(app, limits=QUICK) as server:
+    async with served(app, **QUICK) as server:
         client = await server.connect()
         await client.send(get())
 
@@ -203,7 +197,7 @@ async def test_a_cut_off_client_cancels_what_answers_it() -> None:
         finally:
             ended.set()
 
-    async with served(app, limits=QUICK) as server:
+    async with served(app, **QUICK) as server:
         client = await server.connect()
         await client.send(get())
 
@@ -224,7 +218,6 @@ async def test_a_client_that_leaves_frees_its_descriptor_at_once() -> None:
 
 async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
     """There are 200 of them, and requests on fresh connections meanwhile."""
-    limits = Limits(keep_alive_timeout=1, header_timeout=1, body_timeout=1, send_timeout=1)
     starts = [b"", b"GET / HTTP/1.1\r\n", post(bytes(100))[:-50], post(bytes(100))[:-99]]
     drops = [b"", b"X: y\r\n" * 100, b"", bytes(90)]
 
@@ -237,7 +230,7 @@ async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
         client.close()
         assert rest == b"" or rest.startswith(b"HTTP/1.1 408 ")
 
-    async with served(flood, limits=limits) as server, trio.open_nursery() as nursery:
+    async with served(flood, **timeouts(1)) as server, trio.open_nursery() as nursery:
         for start, more in zip(starts, drops, strict=True):
             for _ in range(50):
                 nursery.start_soon(be_slow, server, start, more)

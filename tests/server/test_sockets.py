@@ -1,18 +1,17 @@
 """Binding: all or nothing, one line for what is wrong, nobody else's socket touched."""
 
 import errno
-import fcntl
 import os
 import socket
 import stat
-import threading
 from pathlib import Path
 
 import pytest
 import trio
 
 from trio_jobs.server.listener import serve
-from trio_jobs.server.sockets import BindError, Listeners, bind_sockets
+from trio_jobs.server.sockets import BindError, bind_sockets
+from trio_jobs.settings import HttpSettings
 
 from .serving import Client, echo, get, served
 
@@ -220,55 +219,6 @@ def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     listeners.close()
 
 
-def test_of_two_that_find_a_stale_unix_socket_one_gets_the_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as crashed:
-        crashed.bind(str(path))
-    outcomes: list[Listeners | BindError] = []
-
-    def bind() -> None:
-        try:
-            outcomes.append(bind_sockets([f"unix:{path}"]))
-        except BindError as error:
-            outcomes.append(error)
-
-    second = threading.Thread(target=bind)
-    unlink = Path.unlink
-
-    def slow_unlink(self: Path, *, missing_ok: bool = False) -> None:
-        # The first is about to remove the file; the second gets all the time that it wants.
-        monkeypatch.setattr(Path, "unlink", unlink)
-        second.start()
-        second.join(0.2)
-        unlink(self, missing_ok=missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", slow_unlink)
-    bind()
-    second.join()
-
-    [owner] = [outcome for outcome in outcomes if isinstance(outcome, Listeners)]
-    [refused] = [outcome for outcome in outcomes if isinstance(outcome, BindError)]
-    assert "already in use" in str(refused)
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
-    owner.close()
-
-
-def test_a_folder_that_somebody_else_has_locked_does_not_hold_up_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trio_jobs.server.sockets._LOCK_SECONDS", 0.1)
-    folder = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
-
-    listeners = bind_sockets([f"unix:{tmp_path}/s"])
-
-    listeners.close()
-    os.close(folder)
-
-
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_a_file_that_is_no_socket_is_not_deleted(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "s"
@@ -334,7 +284,7 @@ async def test_a_port_that_another_listens_on_by_now_is_one_line() -> None:
         other.listen()
 
         with pytest.raises(BindError) as caught:
-            await serve(echo, listeners, closing=trio.Event())
+            await serve(echo, listeners, HttpSettings(), closing=trio.Event())
 
     assert str(caught.value) == f"cannot bind {address}: the address is already in use"
 

@@ -1,14 +1,15 @@
 """The stop: nobody is refused before it, and nobody holds it up."""
 
 import logging
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server.limits import Limits
 from trio_jobs.server.listener import serve
 from trio_jobs.server.sockets import bind_sockets
+from trio_jobs.settings import HttpSettings
 
 from .serving import (
     Client,
@@ -25,7 +26,7 @@ from .serving import (
 )
 
 GRACE = 0.3
-LIMITS = Limits(graceful_timeout=GRACE)
+LIMITS: dict[str, Any] = {"graceful_timeout": GRACE}
 # How long a stop may take beyond what it has to wait for, on a busy machine.
 MARGIN = 1.0
 
@@ -61,7 +62,7 @@ def app() -> Application:
 
 
 async def test_an_idle_server_stops_at_once_with_idle_clients_connected(app: Application) -> None:
-    async with served(app, limits=Limits(graceful_timeout=20)) as server:
+    async with served(app, graceful_timeout=20) as server:
         clients = [await server.connect() for _ in range(10)]
         for client in clients[:9]:
             assert (await client.request(get())).status == 200
@@ -75,7 +76,7 @@ async def test_an_idle_server_stops_at_once_with_idle_clients_connected(app: App
 
 
 async def test_until_the_stop_new_clients_are_let_in_and_after_it_refused(app: Application) -> None:
-    async with served(app, limits=Limits(graceful_timeout=20)) as server:
+    async with served(app, graceful_timeout=20) as server:
         busy = await server.connect()
         await busy.send(get("/hold"))
         await app.holding.wait()
@@ -90,7 +91,7 @@ async def test_until_the_stop_new_clients_are_let_in_and_after_it_refused(app: A
 
 
 async def test_a_request_that_is_being_answered_gets_its_answer(app: Application) -> None:
-    async with served(app, limits=Limits(graceful_timeout=20)) as server:
+    async with served(app, graceful_timeout=20) as server:
         client = await server.connect()
         await client.send(get("/hold"))
         await app.holding.wait()
@@ -108,7 +109,7 @@ async def test_a_request_that_never_ends_is_cut_after_the_graceful_timeout(
     app: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
     """S10: and an idle connection, used before, beside it."""
-    async with served(app, limits=LIMITS) as server:
+    async with served(app, **LIMITS) as server:
         idle, client = await server.connect(), await server.connect()
         await idle.request(get())
         await client.send(get("/hold"))
@@ -145,7 +146,7 @@ async def test_a_stop_at_any_stage_of_a_request(
 ) -> None:
     start, rest, status = STAGES[stage]
 
-    async with served(app, limits=LIMITS) as server:
+    async with served(app, **LIMITS) as server:
         client = await server.connect()
         if start:
             await client.send(start)
@@ -164,7 +165,7 @@ async def test_a_stop_at_any_stage_of_a_request(
 async def test_clients_of_every_kind_are_still_connected_and_the_stop_keeps_its_bound(
     app: Application,
 ) -> None:
-    async with served(app, limits=LIMITS) as server:
+    async with served(app, **LIMITS) as server:
         for data in (
             b"",
             get(),
@@ -199,7 +200,7 @@ async def test_fifty_streams_are_cut_at_the_graceful_timeout() -> None:
             await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
             await trio.sleep(0.01)
 
-    async with served(stream, limits=LIMITS) as server:
+    async with served(stream, **LIMITS) as server:
         for _ in range(50):
             client = await server.connect()
             await client.send(get())
@@ -211,7 +212,7 @@ async def test_fifty_streams_are_cut_at_the_graceful_timeout() -> None:
 
 
 async def test_an_application_that_shields_itself_is_told_by_its_socket(app: Application) -> None:
-    async with served(app, limits=LIMITS) as server:
+    async with served(app, **LIMITS) as server:
         client = await server.connect()
         await client.send(get("/shield"))
         await trio.testing.wait_all_tasks_blocked(0.02)
@@ -228,8 +229,8 @@ async def test_cancelling_closes_everything_at_once(app: Application) -> None:
     async def run(  # noqa: ASYNC114, ASYNC128 - hands it on
         task_status: trio.TaskStatus[tuple[str, ...]],
     ) -> None:
-        limits = Limits(graceful_timeout=60)
-        await serve(app, listeners, closing=trio.Event(), limits=limits, task_status=task_status)
+        settings = HttpSettings(graceful_timeout=60)
+        await serve(app, listeners, settings, closing=trio.Event(), task_status=task_status)
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -258,7 +259,7 @@ async def test_an_application_that_fails_while_it_is_cut_off_is_one_line(
         finally:
             raise ValueError("while it unwinds")
 
-    async with served(app, limits=Limits(graceful_timeout=0.01)) as server:
+    async with served(app, graceful_timeout=0.01) as server:
         client = await server.connect()
         await client.send(get())
         await began.wait()

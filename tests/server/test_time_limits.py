@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,6 @@ import trio.testing
 
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.connection import ClientConnection
-from trio_jobs.server.limits import Limits
 
 from .blocked import door, open_client, pass_time, passing, send_at_once
 from .serving import (
@@ -354,8 +354,7 @@ async def test_an_early_answer_is_not_taken_away_by_a_blocked_loop(
     app: Application, clock: trio.testing.MockClock
 ) -> None:
     """What the client is still sending is read, however late: else a reset destroys the answer."""
-    limits = Limits(max_body_bytes=1000)
-    async with door(app, tls=False, limits=limits) as server:
+    async with door(app, tls=False, max_body_bytes=1000) as server:
         for _ in range(5):
             client = await server.connect()
             head = get("/", "Content-Length: 3000000", method="POST")
@@ -428,7 +427,7 @@ async def test_the_stop_reads_what_a_client_has_sent_that_it_has_just_let_in(
         async def run(connection: ClientConnection) -> None:
             if not server.closing.is_set():
                 server.closing.set()
-                while not connection._shared.stopping:
+                while not connection._context.stopping:
                     await trio.lowlevel.checkpoint()
             await started(connection)
 
@@ -564,7 +563,7 @@ async def test_a_client_that_reads_a_bit_now_and_then_does_not_hold_its_connecti
 
 
 # So that not this limit cuts who does not read.
-PATIENT = Limits(send_timeout=1000, graceful_timeout=10)
+PATIENT: dict[str, Any] = {"send_timeout": 1000, "graceful_timeout": 10}
 
 
 async def test_the_stop_waits_for_a_client_that_reads(
@@ -574,7 +573,7 @@ async def test_the_stop_waits_for_a_client_that_reads(
     *,
     tls: bool,
 ) -> None:
-    async with door(app, tls=tls, limits=PATIENT, last_moment=trio.sleep_forever) as server:
+    async with door(app, tls=tls, **PATIENT, last_moment=trio.sleep_forever) as server:
         client = await open_client(server, tls=tls)
         await client.send(get("/flood"))
         await trio.testing.wait_all_tasks_blocked()
@@ -596,7 +595,7 @@ async def test_the_stop_cuts_a_client_that_reads_no_more(
     tls: bool,
 ) -> None:
     """And before it one beside it that has never read."""
-    async with door(app, tls=tls, limits=PATIENT, last_moment=trio.sleep_forever) as server:
+    async with door(app, tls=tls, **PATIENT, last_moment=trio.sleep_forever) as server:
         silent, client = [await open_client(server, tls=tls) for _ in range(2)]
         for one in silent, client:
             await one.send(get("/flood"))
@@ -622,7 +621,7 @@ async def test_the_last_moment_cuts_also_a_client_that_reads(
     tls: bool,
 ) -> None:
     moment = trio.Event()
-    async with door(app, tls=tls, limits=PATIENT, last_moment=moment.wait) as server:
+    async with door(app, tls=tls, **PATIENT, last_moment=moment.wait) as server:
         client = await open_client(server, tls=tls)
         await client.send(get("/flood"))
         await trio.testing.wait_all_tasks_blocked()

@@ -17,7 +17,7 @@ async def test_the_application_is_asked_once_before_anyone_is_let_in() -> None:
         paths.append(scope["path"])
         await answer(send)
 
-    async with served(app, warm_up_path="/warm") as server:
+    async with served(app, health_path="/warm") as server:
         assert paths == ["/warm"]
         await server.request(get("/first"))
 
@@ -31,7 +31,7 @@ async def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting() -> 
             raise ValueError("a fault of the application")
         await echo(scope, receive, send)
 
-    async with served(app, warm_up_path="/warm") as server:
+    async with served(app, health_path="/warm") as server:
         assert (await server.request(get())).status == 200
 
 
@@ -43,7 +43,7 @@ async def test_a_warm_up_without_descriptors_is_left_out_with_a_warning(
 
     monkeypatch.setattr(socket, "socketpair", refuse)
 
-    async with served(echo, warm_up_path="/warm") as server:
+    async with served(echo, health_path="/warm") as server:
         assert (await server.request(get())).status == 200
 
     assert "warm_up_failed" in caplog.text
@@ -52,7 +52,7 @@ async def test_a_warm_up_without_descriptors_is_left_out_with_a_warning(
 async def test_a_warm_up_that_hangs_is_given_up_with_a_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_jobs.server.warm_up._SECONDS", 0.05)
+    monkeypatch.setattr("trio_jobs.server.lifespan._WARM_UP_SECONDS", 0.05)
 
     @http_only
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +60,7 @@ async def test_a_warm_up_that_hangs_is_given_up_with_a_warning(
             await trio.sleep_forever()
         await echo(scope, receive, send)
 
-    async with served(app, warm_up_path="/warm") as server:
+    async with served(app, health_path="/warm") as server:
         assert (await server.request(get())).status == 200
 
     assert "warm_up_too_slow" in caplog.text

@@ -20,9 +20,9 @@ _SERVER = """
     from trio.testing import wait_all_tasks_blocked
     from quart import request
     from quart_trio import QuartTrio
-    from trio_jobs.server.limits import Limits
     from trio_jobs.server.listener import serve
     from trio_jobs.server.sockets import bind_sockets
+    from trio_jobs.settings import HttpSettings
 
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s %(message)s")
     app = QuartTrio("app")
@@ -54,8 +54,8 @@ _SERVER = """
         closing = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: serve(
-                app, listeners, closing=closing, warm_up_path="/import",
-                limits=Limits(graceful_timeout=0.5),
+                app, listeners, HttpSettings(graceful_timeout=0.5), closing=closing,
+                health_path="/import",
             ))
             while await trio.to_thread.run_sync(sys.stdin.readline):
                 await wait_all_tasks_blocked()  # whoever has connected is let in

@@ -1,6 +1,6 @@
 """Errors as clients see them: raised in a route, answered in one JSON shape."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from quart import Blueprint, Response
@@ -9,37 +9,15 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from trio_jobs.pool.admission import QueueFullError
-from trio_jobs.problem_details import MEDIA_TYPE, PHRASES, problem_body
+from trio_jobs.problem_details import MEDIA_TYPE, PHRASES
+from trio_jobs.problem_details import Problem as Problem
 
 
-class Problem(Exception):  # noqa: N818  (RFC 9457's word for it)
-    """Raised in a route: the request ends with this answer.
-
-    Args:
-        status: The HTTP status.
-        detail: What was expected and what was found, for a client to act on.
-        headers: More headers for the answer.
-        members: More members for its body.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **members: object,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = dict(headers or {})
-        self.members = members
-
-    def response(self) -> Response:
-        """The answer."""
-        body = problem_body(self.status, self.detail, **self.members)
-        return Response(body, self.status, headers=self.headers, content_type=MEDIA_TYPE)
+def response_to(problem: Problem) -> Response:
+    """The answer that a problem is."""
+    return Response(
+        problem.body(), problem.status, headers=problem.headers, content_type=MEDIA_TYPE
+    )
 
 
 def no_room(error: QueueFullError) -> Problem:
@@ -90,11 +68,11 @@ def register_problems(app: QuartTrio | Blueprint) -> None:
 
     @app.errorhandler(Problem)
     async def problem(error: Problem) -> Response:
-        return error.response()
+        return response_to(error)
 
     @app.errorhandler(HTTPException)
     async def http_exception(error: HTTPException) -> Response:
-        return problem_for(error).response()
+        return response_to(problem_for(error))
 
 
 _DETAILS = {

@@ -36,11 +36,10 @@ class FrontDoorBody(Protocol):
     """What a server may offer in ``scope["extensions"]["trio_jobs.body"]``; any other does too.
 
     Attributes:
-        RefusedError: Raised by ``receive`` when the body breaks a limit of the
-            server's; has a ``status`` and a ``detail``.
+        complete: All of the body, if the server has read it already.
     """
 
-    RefusedError: type[Exception]
+    complete: bytes | None
 
     def lift(self, *, idle_timeout: float) -> None:
         """Take a body of any length, which may take any time."""
@@ -67,13 +66,7 @@ class JobRequest(TrioRequest):
         Checkpoints:
             As ``receive`` does.
         """
-        body = self.front_door_body
-        refused: tuple[type[Exception], ...] = () if body is None else (body.RefusedError,)
-        try:
-            message = await self.receive()
-        except refused as refusal:
-            status: int = refusal.status  # type: ignore[attr-defined]
-            raise Problem(status, str(refusal), headers={"Connection": "close"}) from None
+        message = await self.receive()
         if message["type"] != "http.request":
             raise ClientDisconnectedError("the request ended in the middle of its body")
         return message.get("body", b""), message.get("more_body", False)

@@ -1,4 +1,4 @@
-"""Who is let in: names in ``Host``, pages of other origins, and the bearer token."""
+"""Which requests reach the application: names in ``Host``, other origins, and the bearer token."""
 
 import hmac
 import ipaddress
@@ -7,37 +7,36 @@ from contextlib import suppress
 from pathlib import Path
 
 from trio_jobs.bounded_read import read_within
-from trio_jobs.server.problems import RefusedError
+from trio_jobs.problem_details import Problem
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 _LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
-# Far more than a client may send: request line and headers have 1 MiB at the most.
+# More than a client may send: request line and headers have 1 MiB at most.
 _MAX_TOKEN_FILE = 2**20
 _FOREIGN = "pages of another origin may not write here"
 _MAX_SHOWN = 100
-_CHALLENGE = (b"www-authenticate", b'Bearer realm="trio-jobs"')
+_CHALLENGE = 'Bearer realm="trio-jobs"'
 
 
 class AccessControl:
-    """Decides by a request's head alone whether the application gets to see it."""
+    """Decides by a request's head alone.
+
+    Args:
+        allowed_hosts: Names that clients may use in ``Host`` beside those of
+            the loopback interface; ``*`` allows any name.
+        token: The token that ``Authorization: Bearer`` must carry; None asks
+            for no token.
+        open_path: ``GET`` of this path and of the paths below it needs no token.
+    """
 
     def __init__(
         self, *, allowed_hosts: Iterable[str] = (), token: str | None = None, open_path: str = ""
     ) -> None:
-        """Set up what is allowed.
-
-        Args:
-            allowed_hosts: Names that clients may use in ``Host`` beside those
-                of the loopback interface; ``*`` is any name.
-            token: What ``Authorization: Bearer`` must carry; None asks nobody.
-            open_path: ``GET`` of this path, and of those below it, needs no
-                token.
-        """
         names = {_allowed_name(name) for name in allowed_hosts}
-        names.discard(b"")  # a browser can be made to send that
+        names.discard(b"")  # a page can make a browser send an empty name
         self._any_host = b"*" in names
         self._names = _LOOPBACK_NAMES | names
         self._token = None if token is None else token.encode()
@@ -45,11 +44,11 @@ class AccessControl:
 
     @property
     def asks_for_token(self) -> bool:
-        """Not everybody who can connect is let in."""
+        """Whether clients need a token."""
         return self._token is not None
 
     def check(self, method: str, path: str, headers: Headers, *, loopback: bool) -> None:
-        """Pass, or say why not.
+        """Check one request.
 
         Args:
             method: In capitals.
@@ -58,31 +57,17 @@ class AccessControl:
             loopback: The connection came in by a socket bound to loopback.
 
         Raises:
-            RefusedError: With 403 or 401.
+            Problem: 403 or 401: the client has no access.
         """
         if loopback and not self._any_host:
             self._check_host(headers)
         if method not in _READING:
             _check_origin(headers)
-        if self._token is not None:
-            self._check_token(self._token, method, path, headers)
-
-    def _check_host(self, headers: Headers) -> None:
-        # A page of any origin can have its own name resolve to 127.0.0.1; what
-        # gives it away is the name that its browser then sends here.
-        for name, value in headers:
-            if name == b"host":
-                seen = _host_name(value.lower())
-                if seen not in self._names:
-                    raise RefusedError(
-                        403,
-                        f"the host name {_shown(seen)} is not served here;"
-                        " http.allowed_hosts takes further names",
-                    )
-                return
+        if self._token is not None and not self.is_open(method, path):
+            _check_token(self._token, headers)
 
     def is_open(self, method: str, path: str) -> bool:
-        """Whether this needs no token."""
+        """Whether the request needs no token."""
         below = path.removeprefix(self._open_path)
         return (
             method in {"GET", "HEAD"}
@@ -91,25 +76,24 @@ class AccessControl:
             and below[:1] in {"", "/"}
         )
 
-    def _check_token(self, token: bytes, method: str, path: str, headers: Headers) -> None:
-        if self.is_open(method, path):
-            return
-        given = _header(headers, b"authorization")
-        if given is None:
-            raise RefusedError(401, "a bearer token is required", headers=[_CHALLENGE])
-        scheme, _, credentials = given.partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token):
-            name, value = _CHALLENGE
-            challenge = (name, value + b', error="invalid_token"')
-            raise RefusedError(401, "the bearer token is not valid", headers=[challenge])
+    def _check_host(self, headers: Headers) -> None:
+        # A page of any origin can have its own name resolve to 127.0.0.1, and so read answers. Its
+        # browser then sends that name.
+        host = _header(headers, b"host")
+        if host is not None and (name := _host_name(host.lower())) not in self._names:
+            raise Problem(
+                403,
+                f"the host name {_shown(name)} is not served here;"
+                " http.allowed_hosts takes further names",
+            )
 
 
 def read_token(path: str | Path) -> str:
-    """The token that a file holds; white space around it does not count.
+    """Read a token from a file; white space around it does not count.
 
     Raises:
         ValueError: The file cannot be read, or holds no token. The text names
-            the file and never what is in it.
+            the file and quotes none of its content.
     """
     try:
         token = read_within(path, max_bytes=_MAX_TOKEN_FILE).decode("ascii").strip()
@@ -123,10 +107,10 @@ def read_token(path: str | Path) -> str:
 
 
 def parse_token(text: str) -> str:
-    """The token that a setting holds; white space around it does not count.
+    """Take a token from a setting; white space around it does not count.
 
     Raises:
-        ValueError: No client could send such a token. The text does not show it.
+        ValueError: No client could send such a token. The text does not quote it.
     """
     token = text.strip()
     if not _is_token(token):
@@ -136,6 +120,16 @@ def parse_token(text: str) -> str:
 
 def _is_token(text: str) -> bool:
     return text.isascii() and text.isprintable() and len(text.split()) == 1
+
+
+def _check_token(token: bytes, headers: Headers) -> None:
+    given = _header(headers, b"authorization")
+    if given is None:
+        raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": _CHALLENGE})
+    scheme, _, credentials = given.partition(b" ")
+    if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token):
+        challenge = f'{_CHALLENGE}, error="invalid_token"'
+        raise Problem(401, "the bearer token is not valid", headers={"WWW-Authenticate": challenge})
 
 
 def _check_origin(headers: Headers) -> None:
@@ -149,9 +143,9 @@ def _check_origin(headers: Headers) -> None:
             host = value
     if site is not None:
         if site not in {b"same-origin", b"none"}:
-            raise RefusedError(403, f"{_FOREIGN}: Sec-Fetch-Site is {_shown(site)}")
+            raise Problem(403, f"{_FOREIGN}: Sec-Fetch-Site is {_shown(site)}")
     elif origin is not None and (host is None or not _same_host(origin, host)):
-        raise RefusedError(
+        raise Problem(
             403,
             f"{_FOREIGN}: Origin is {_shown(origin)}, Host is {_shown(host or b'')};"
             " a proxy must pass both on as they came",
@@ -159,7 +153,7 @@ def _check_origin(headers: Headers) -> None:
 
 
 def _shown(value: bytes) -> str:
-    """What a client sent, bounded and escaped, for the client and for the log."""
+    """A client's text, bounded and escaped, for the client and for the log."""
     return ascii(value[:_MAX_SHOWN].decode("latin-1"))
 
 

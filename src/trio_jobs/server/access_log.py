@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -11,56 +11,52 @@ if TYPE_CHECKING:
     import h11
 
     from trio_jobs.server.access_control import AccessControl
-    from trio_jobs.server.request_cycle import RequestCycle
 
 log = logging.getLogger("trio_jobs.access")
 
-# Characters. The end is kept: each proxy adds what it saw behind what it was sent, and a client
-# can send as much as it likes.
+# Characters. The end is kept: each proxy appends the address that it saw, and a client can send as
+# much before it as it likes.
 _MAX_FORWARDED = 200
 
 
 class PendingAccessLine:
-    """A request whose line is still to be written.
+    """The line of one request that has not been answered yet.
 
     Attributes:
-        exchange: Its exchange, once it has one: what is refused by its head
-            alone never has.
+        scope: The request's ASGI scope; None until its head has been accepted.
     """
 
-    __slots__ = ("_began", "_guard", "_request", "exchange")
+    __slots__ = ("_access_control", "_began", "_request", "scope")
 
-    def __init__(self, request: h11.Request, began: float, guard: AccessControl) -> None:
+    def __init__(self, request: h11.Request, access_control: AccessControl) -> None:
         self._request = request
-        self._began = began
-        self._guard = guard
-        self.exchange: RequestCycle | None = None
+        self._access_control = access_control
+        self._began = trio.current_time()
+        self.scope: dict[str, Any] | None = None
 
-    def log(self, status: int | None, size: int, *, client: str) -> None:
+    def write(self, status: int | None, size: int, *, client: str) -> None:
         """Write the line: at debug level for a probe that was answered with 200.
 
         Args:
-            status: Of the front door's own answer; None if it gave none.
-            size: The bytes of that answer's body.
-            client: Who asked.
+            status: Of the answer; None if the client left before there was one.
+            size: The bytes of the answer's body.
+            client: The client's address.
         """
-        method = self._request.method.decode("ascii").upper()
-        # A query may hold what is not for a log.
-        path = self._request.target.partition(b"?")[0].decode("latin-1")
-        exchange = self.exchange
-        if exchange is not None:
-            method, path = exchange.scope["method"], exchange.scope["path"]
-            if status is None:
-                status, size = exchange.status, exchange.size
-        # They come every few seconds from several sides, and say nothing but that all is well.
-        probe = status == 200 and self._guard.is_open(method, path)
+        if self.scope is not None:
+            method, path = self.scope["method"], self.scope["path"]
+        else:
+            method = self._request.method.decode("ascii").upper()
+            # A query may hold secrets.
+            path = self._request.target.partition(b"?")[0].decode("latin-1")
+        # Probes come every few seconds from several sides.
+        probe = status == 200 and self._access_control.is_open(method, path)
         log.log(
             logging.DEBUG if probe else logging.INFO,
             "request",
             extra={
                 "method": method,
                 "path": path,
-                "status": status,  # None: nothing was answered, the client had left
+                "status": status,
                 "bytes": size,
                 "duration": round(trio.current_time() - self._began, 6),
                 "client": client,
@@ -69,7 +65,7 @@ class PendingAccessLine:
         )
 
     def _forwarded(self) -> dict[str, str]:
-        """Whom a proxy says that it asks for: told, never believed, since anybody can say so."""
+        """The client for which a proxy says that it asks: logged only, since anybody can say so."""
         for wanted in (b"x-forwarded-for", b"forwarded"):
             values = [value for name, value in self._request.headers if name == wanted]
             if values:

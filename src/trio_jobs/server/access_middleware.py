@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
-from trio_jobs.problem_details import MEDIA_TYPE, problem_body
+from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_control import AccessControl
-from trio_jobs.server.problems import RefusedError
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -31,8 +30,11 @@ class AccessMiddleware:
                 self._access_control.check(
                     scope["method"], path, scope["headers"], loopback=_is_loopback(scope)
                 )
-            except RefusedError as refusal:
-                await _refuse(refusal, send)
+            except Problem as problem:
+                headers, body = problem.render()
+                start = {"type": "http.response.start", "status": problem.status}
+                await send({**start, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
                 return
         await self._app(scope, receive, send)
 
@@ -44,15 +46,3 @@ def _is_loopback(scope: dict[str, Any]) -> bool:
         return ip_address(host.partition("%")[0]).is_loopback
     except ValueError:  # a name, or the path of a Unix socket
         return False
-
-
-async def _refuse(refusal: RefusedError, send: Any) -> None:  # noqa: ANN401
-    headers = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"cache-control", b"no-store"),
-        *refusal.headers,
-    ]
-    start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
-    await send(start)
-    body = problem_body(refusal.status, refusal.detail)
-    await send({"type": "http.response.body", "body": body})

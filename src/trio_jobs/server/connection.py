@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 from contextlib import suppress
 from math import inf
@@ -10,314 +9,231 @@ from typing import TYPE_CHECKING, cast
 
 import h11
 import trio
-from hypercorn.events import RawData
-from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import parse_socket_addr
 
-from trio_jobs.problem_details import MEDIA_TYPE, problem_body
+from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_log import PendingAccessLine
 from trio_jobs.server.exception_groups import is_own_cancellation
-from trio_jobs.server.h11_connection import ClientDisconnectedError, Protocol
-from trio_jobs.server.problems import RefusedError
+from trio_jobs.server.h11_connection import ClientDisconnectedError, H11Connection, Stream
 from trio_jobs.server.request_cycle import RequestCycle
+from trio_jobs.server.request_head import MalformedRequestError
 from trio_jobs.server.tls import tls_failure
-from trio_jobs.server.transport import TimeUpError, Transport
+from trio_jobs.server.transport import TimeUpError
 
 if TYPE_CHECKING:
-    from hypercorn.events import Event
-
     from trio_jobs.server.server_context import ServerContext
 
 log = logging.getLogger(__name__)
 
-Stream = Transport | trio.SSLStream[Transport]
-
-# The time for all that is sent at once begins anew with each piece of an answer, so that a long one
-# may take long.
-_PIECE = 262_144
-# After an early answer: how long, and how much, of what the client is still sending is read and
-# thrown away. Closing at once would take the answer away from it.
+# After an early answer: for how long, and how many, of the client's further bytes are read and
+# dropped. Closing at once would reset the connection, and the answer would be lost.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1_048_576
-# How much of an unexpected error goes into the line that names it.
+# Characters of an unexpected error in the line that names it.
 _QUOTE = 200
-
-
-class Phase(enum.Enum):
-    """What the connection is about, and so whether the stop may end it."""
-
-    IDLE = enum.auto()  # no byte of a request has come in
-    HEAD = enum.auto()
-    REQUEST = enum.auto()
-    CLOSING = enum.auto()
 
 
 class ClientConnection(TCPServer):
     """Hypercorn's connection, with one task for everything.
 
-    The front door calls ``run`` in a task of its own and, at the stop,
-    ``finish`` and then ``abort``.
+    The listener calls ``run`` in a task of its own; the stop calls ``finish``
+    and then ``abort``.
     """
 
-    def __init__(self, shared: ServerContext, stream: Stream, *, loopback: bool) -> None:
+    def __init__(self, context: ServerContext, stream: Stream, *, loopback: bool) -> None:
         super().__init__(
-            shared.wrapper,
-            shared.config,
-            shared.context,
-            shared.state,
+            context.wrapper,
+            context.config,
+            context.worker,
+            context.state,
             cast("trio.SSLStream[trio.SocketStream]", stream),
         )
-        self._shared = shared
-        self._limits = shared.limits
-        self.time = shared.client_time
-        if isinstance(stream, trio.SSLStream):
-            self._transport = stream.transport_stream
-        else:
-            self._transport = stream
-        # Around what answers requests. No deadline cancels it: an answer that is owed is given,
-        # unless its client does not take it, or the whole connection is cut.
-        self._scope = trio.CancelScope()
-        self._phase = Phase.IDLE
-        self._unlogged: PendingAccessLine | None = None  # the request that the access log awaits
-        # A part of an answer has perhaps not been sent whole; nothing can follow it.
-        self._cut = False
-        self.http: Protocol
-        self.loopback = loopback
-        self.client_name = "?"
+        self._context = context
+        self._settings = context.settings
+        self._time = context.client_time
+        self._loopback = loopback
+        self._http = H11Connection(context, stream)
+        self._transport = self._http.transport
+        self._idle = True  # no byte of the next request has arrived: the stop may end this
+        self._cycle: RequestCycle | None = None
+        self._access_line: PendingAccessLine | None = None
 
     async def run(self) -> None:
-        """Serve this client until it or the server ends the connection.
+        """Serve this client until the client or the server ends the connection.
 
-        Nothing that happens here leaves but ``Cancelled``: an error ends this
-        connection, with one line that names it, and no other.
+        Raises only ``Cancelled``: any other error ends this connection and is
+        logged in one line.
         """
+        http = self._http
         try:
             if await self._open():
-                await self._talk()
+                await self._converse()
         except (
             ClientDisconnectedError,
             trio.BrokenResourceError,
             trio.ClosedResourceError,
         ) as error:
             if (reason := tls_failure(error)) is not None:
-                log.warning("tls_failed", extra={"client": self.client_name, "cause": reason})
+                log.warning("tls_failed", extra={"client": http.client_name, "cause": reason})
         except BaseException as error:  # noqa: ASYNC103 - the boundary around one connection
             if not is_own_cancellation(error):
                 log.warning(
                     "connection_failed",
                     exc_info=error,
-                    extra={"client": self.client_name, "cause": repr(error)[:_QUOTE]},
+                    extra={"client": http.client_name, "cause": repr(error)[:_QUOTE]},
                 )
         finally:
             self.abort()
-            self._log_request()  # one that was neither answered nor refused
-        # What was caught above may have been this task's cancellation.
+            self._log_request()  # a request that was neither answered nor refused
+        # The exception may have been this task's cancellation.
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def finish(self) -> None:
-        """End a connection that is idle, and any other after its present answer.
+        """End the connection if it is idle; otherwise it ends after its present answer.
 
-        One that waits looks at its socket first: of a next request that is
-        there already, the client may think that it is being answered.
+        An idle connection reads its socket once more. If the next request is there, it is answered.
         """
-        if self._phase is Phase.IDLE:
+        if self._idle:
             self._transport.stop_waiting()
 
     def abort(self) -> None:
-        """Close the socket, whatever is going on. What waits for it gets an error.
+        """Close the socket at once. Tasks that wait for it get an error.
 
-        That reaches also what a cancellation does not: an application that
-        waits for its client within a shield.
+        That error reaches also an application that waits within a shield, where
+        a cancellation does not.
         """
         self._transport.close()
-        self._scope.cancel()
+        self._http.answering.cancel()
 
     def progress(self) -> tuple[int, int]:
-        """Something that changes when the client takes a part of its answer."""
+        """A value that changes when the client takes a part of its answer."""
         return self._transport.progress()
 
-    async def receive_some(self, deadline: float = inf) -> bytes:
-        """What the client sends next; nothing once it has closed its side.
-
-        Args:
-            deadline: Until when to wait for it, by the server's ``ClientTime``.
-
-        Raises:
-            ClientDisconnectedError: The connection is broken.
-            TimeUpError: It is later than that, and nothing has come in.
-        """
-        self._transport.receive_by = deadline
-        try:
-            return bytes(await self.stream.receive_some(MAX_RECV))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ClientDisconnectedError("the connection is broken") from error
-
-    async def send_all(self, data: bytes) -> None:
-        """Send a part of an answer, while the client takes some of it within ``send_timeout``.
-
-        A client that is slower, or takes longer than ten times that for
-        256 KiB, ends the connection, and so cancels what
-        answers it.
-
-        Raises:
-            ClientDisconnectedError: The connection is broken.
-
-        Cancellation:
-            Nothing is sent on this connection any more.
-        """
-        self._cut = True
-        try:
-            for start in range(0, len(data), _PIECE):
-                piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
-                await self.stream.send_all(piece)
-            self._cut = False
-        except TimeUpError:
-            log.info("client_too_slow", extra={"client": self.client_name})
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ClientDisconnectedError("the connection is broken") from error
-        if self._cut:
-            self._scope.cancel()
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise ClientDisconnectedError("the client is too slow")  # to who sends within a shield
-
-    async def protocol_send(self, event: Event) -> None:
-        """Send what Hypercorn's part of the protocol writes."""
-        if isinstance(event, RawData):
-            await self.send_all(event.data)
-
     async def _open(self) -> bool:
-        """Shake hands, and find out who is there; False if that fails."""
-        stream = cast("Stream", self.stream)
-        tls = isinstance(stream, trio.SSLStream)
+        """Do TLS's handshake and find the client's address; False if the client left or is late."""
+        http, stream = self._http, cast("Stream", self.stream)
         if isinstance(stream, trio.SSLStream):
-            self._transport.receive_by = self._idle_until(self._limits.header_timeout)
+            self._transport.receive_by = self._idle_until(self._settings.header_timeout)
             try:
                 await stream.do_handshake()
             except TimeUpError:
                 return False
         socket = self._transport.socket
         try:
-            client = parse_socket_addr(socket.family, socket.getpeername())
-            server = parse_socket_addr(socket.family, socket.getsockname())
+            http.client = parse_socket_addr(socket.family, socket.getpeername())
+            http.server = parse_socket_addr(socket.family, socket.getsockname())
         except OSError:
-            return False  # it has already left
-        self.client_name = "unix" if client is None else f"{client[0]}:{client[1]}"
-        self.http = Protocol(
-            self._shared, tls=tls, client=client, server=server, send=self.protocol_send
-        )
+            return False  # the client has left
+        http.client_name = "unix" if http.client is None else f"{http.client[0]}:{http.client[1]}"
         return True
 
-    async def _talk(self) -> None:
-        refused: RefusedError | None = None
+    async def _converse(self) -> None:
+        problem: Problem | None = None
         try:
-            with self._scope:
-                await self._serve()
-        except RefusedError as error:
-            refused = error
-        self._phase = Phase.CLOSING
-        # The scope above may be cancelled by now; what follows is outside of it.
-        if refused is not None:
-            await self._refuse(refused)
-        self.http.skip_body()
-        if not self.http.request_complete or self.http.ahead():
+            with self._http.answering:
+                await self._serve_requests()
+        except Problem as error:
+            problem = error
+        self._idle = False
+        # The scope above may be cancelled; the rest runs outside of it.
+        if problem is not None:
+            await self._refuse(problem)
+        self._http.skip_body()
+        if not self._http.request_complete or self._http.ahead():
             await self._linger()
         await self._close()
 
-    async def _serve(self) -> None:
-        """Answer one request after the other, until one is the last."""
-        shared = self._shared
+    async def _serve_requests(self) -> None:
+        """Answer one request after another until one is the last."""
+        context, http = self._context, self._http
         while (request := await self._next_head()) is not None:
-            began = trio.current_time()
-            if shared.access_log:
-                self._unlogged = PendingAccessLine(request, began, shared.guard)
-            exchange = RequestCycle(shared, self, request)
-            if self._unlogged is not None:
-                self._unlogged.exchange = exchange
-            exchange.check()
-            await exchange.body.read_short()
-            self.http.keep_alive_requests += 1
-            await exchange.run()
+            http.requests += 1
+            if self._settings.access_log:
+                self._access_line = PendingAccessLine(request, context.access_control)
+            cycle = RequestCycle(context, http, request, loopback=self._loopback)
+            self._cycle = cycle
+            await cycle.run()
             self._log_request()
-            if exchange.gone or self._cut or not self.http.next_request():
+            if cycle.disconnected or http.truncated or not http.next_request():
                 return
 
     async def _next_head(self) -> h11.Request | None:
-        """The next request's head; None if no more will come.
+        """Read the next request's head; None if the client sends no more.
 
         Raises:
-            RefusedError: It did not arrive in time, or is not valid HTTP.
+            Problem: The head arrives too late, or is not valid HTTP.
             ClientDisconnectedError: The client stopped in the middle.
         """
-        http, limits = self.http, self._limits
-        self._phase = Phase.IDLE
-        deadline = self._idle_until(limits.keep_alive_timeout)
+        http = self._http
+        self._idle = True
+        deadline = self._idle_until(self._settings.keep_alive_timeout)
         while True:
             event = http.next_event()
             if type(event) is h11.Request:
-                self._phase = Phase.REQUEST
+                self._idle = False
                 return event
             if event is not h11.NEED_DATA:
                 return None
-            if self._phase is Phase.IDLE and http.ahead():
-                self._phase = Phase.HEAD
-                deadline = self.time.now() + limits.header_timeout
+            if self._idle and http.ahead():
+                self._idle = False
+                deadline = self._time.now() + self._settings.header_timeout
             try:
-                http.feed(await self.receive_some(deadline))
+                await http.feed(deadline)
             except TimeUpError:
-                if self._phase is Phase.IDLE:
+                if self._idle:
                     return None
-                raise RefusedError(408, "the request did not arrive in time") from None
+                raise Problem(408, "the request did not arrive in time") from None
 
     def _idle_until(self, seconds: float) -> float:
-        """When to give up a client that has sent no byte of a request: at the stop, at once."""
-        return -inf if self._shared.stopping else self.time.now() + seconds
+        """The deadline for the first byte of a request; during the stop it has passed already."""
+        return -inf if self._context.stopping else self._time.now() + seconds
 
-    async def _refuse(self, refused: RefusedError) -> None:
-        """Answer in the application's place. The connection ends with that."""
-        if refused.status != 500:  # that one has been logged, with its traceback
+    async def _refuse(self, problem: Problem) -> None:
+        """Answer in place of the application. The connection ends with that."""
+        http = self._http
+        if problem.status != 500:  # a 500 has been logged with its traceback
             log.log(
-                logging.WARNING if refused.malformed else logging.INFO,
+                logging.WARNING if isinstance(problem, MalformedRequestError) else logging.INFO,
                 "request_refused",
                 extra={
-                    "status": refused.status,
-                    "cause": refused.detail,
-                    "client": self.client_name,
+                    "status": problem.status,
+                    "cause": problem.detail,
+                    "client": http.client_name,
                 },
             )
-        http = self.http
-        if self._cut or http.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            return  # an answer had begun
-        body = problem_body(refused.status, refused.detail)
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode("ascii")),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-            (b"connection", b"close"),
-            *refused.headers,
-        ]
-        head = http.head_of_answer(refused.status, headers)
-        if not http.head_only:
-            head += body
+        if not http.can_refuse:
+            return
+        problem.headers["Connection"] = "close"
+        headers, body = problem.render()
+        answer = http.answer_head(problem.status, headers)
+        sent = b"" if http.head_only else body
         with suppress(TimeUpError):
-            await self.stream.send_all(head)
-        self._log_request(refused.status, 0 if http.head_only else len(body))
+            await self.stream.send_all(answer + sent)
+        self._log_request(problem.status, len(sent))
 
     async def _linger(self) -> None:
-        """Read and discard, for a while, what the client is still sending.
+        """Read and drop, for a while, the bytes that the client is still sending.
 
-        To close with unread bytes resets the connection, and a client that has
-        not come to the answer by then never will.
+        Closing with unread bytes resets the connection, and a client that has not yet read the
+        answer loses it.
         """
-        if not self.http.ssl:
+        if not self._http.tls:
             await self._transport.send_eof()
-        deadline = self.time.now() + _LINGER_SECONDS
+        deadline = self._time.now() + _LINGER_SECONDS
         left = _LINGER_BYTES
         with suppress(TimeUpError):
-            while left > 0 and (data := await self.receive_some(deadline)):
+            while left > 0 and (data := await self._http.receive_some(deadline)):
                 left -= len(data)
 
     def _log_request(self, status: int | None = None, size: int = 0) -> None:
-        """Write the access log's line, if one is due: once for a request, as it was answered."""
-        unlogged, self._unlogged = self._unlogged, None
-        if unlogged is not None:
-            unlogged.log(status, size, client=self.client_name)
+        """Write the pending access line, if there is one, with the answer as it was sent."""
+        line, self._access_line = self._access_line, None
+        cycle, self._cycle = self._cycle, None
+        if line is None:
+            return
+        if cycle is not None:
+            line.scope = cycle.scope
+            if status is None:
+                status, size = cycle.status, cycle.size
+        line.write(status, size, client=self._http.client_name)

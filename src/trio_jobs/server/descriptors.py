@@ -4,24 +4,24 @@ import os
 import resource
 from pathlib import Path
 
-# What handlers, their files and child processes can count on, as long as the limit allows it.
+# Descriptors for handlers, their files and child processes, as long as the limit allows it.
 _RESERVE = 512
 
 
 def raise_limit(*, connections: int, reserved: int = 0) -> int:
-    """Raise the soft limit as far as ``connections`` and the reserves need it.
+    """Raise the soft limit so that connections and reserves fit, as far as the hard limit allows.
 
     Args:
-        connections: How many there shall be.
+        connections: How many connections should fit.
         reserved: See ``connection_cap``.
 
     Returns:
-        The soft limit as it is now. Not being allowed to raise it is no error.
+        The soft limit as it is now. A system that forbids to raise it is no error.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + reserved + _RESERVE + _open_now()
     if soft == resource.RLIM_INFINITY:
-        return _unlimited(connections + reserved)
-    wanted = _unlimited(connections + reserved)
+        return wanted
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if wanted > soft:
@@ -34,22 +34,18 @@ def raise_limit(*, connections: int, reserved: int = 0) -> int:
 
 
 def connection_cap(*, wanted: int, limit: int, reserved: int = 0) -> int:
-    """How many connections may be open at once under a limit of so many descriptors.
+    """How many connections may be open at once.
 
     A quarter of the limit (at most 512) stays free for everything else, so
     that a flood of clients never keeps a job from opening a file.
 
     Args:
-        wanted: As many as are allowed by the settings.
-        limit: From ``raise_limit``.
-        reserved: What is known to be needed beside that.
+        wanted: How many the settings allow.
+        limit: The limit on descriptors, from ``raise_limit``.
+        reserved: Descriptors that are known to be needed beside those.
     """
     reserve = min(_RESERVE, limit // 4) + reserved
     return max(1, min(wanted, limit - _open_now() - reserve))
-
-
-def _unlimited(connections: int) -> int:
-    return connections + _RESERVE + _open_now()
 
 
 def _open_now() -> int:

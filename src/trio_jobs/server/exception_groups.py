@@ -1,4 +1,4 @@
-"""Looking into errors that may have come out of a nursery, and so in groups."""
+"""Looks into errors that may have passed through nurseries, and so arrive in groups."""
 
 from collections.abc import Iterator
 from math import inf
@@ -7,7 +7,7 @@ import trio
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors in a group and in the groups in it; a single error itself."""
+    """Yield the single errors of a group and of its nested groups; or the error itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)
@@ -16,11 +16,10 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_own_cancellation(error: BaseException) -> bool:
-    """Whether the error says no more than that this task is being cancelled.
+    """Whether the error only says that the current task is being cancelled.
 
     The type alone does not tell: an application can raise a ``Cancelled`` that
-    it has kept from elsewhere, and what else it raises while it is being
-    cancelled is a fault of its own.
+    it kept from another scope, and it can fail while it is being cancelled.
     """
     return trio.current_effective_deadline() == -inf and all(
         isinstance(leaf, trio.Cancelled) for leaf in leaves(error)

@@ -1,163 +1,202 @@
-"""HTTP/1.1 on one connection: Hypercorn's ``H11Protocol``, read by whoever needs the next bytes.
+"""HTTP/1.1 over one client's stream: h11's state, and the bytes that go in and out.
 
-Hypercorn pushes: a task reads and hands every event on, to an application in another task. Here
-the one task that needs an event asks for it. That makes a request without a second task, a queue
-or a lock, and backpressure and the limits follow from who asks. Hypercorn's code for HTTP/2, h2c
-and websockets stands in the methods that push, and is not reachable.
+The task that needs the next part of a request reads it here. So a request needs no second task, no
+queue and no lock; a client waits, by TCP, while no task reads.
 """
 
+from __future__ import annotations
+
+import logging
 import re
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 import h11
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.typing import ConnectionState
+import trio
 
 from trio_jobs.problem_details import PHRASES
-from trio_jobs.server.problems import RefusedError
+from trio_jobs.server.request_head import HeaderList, MalformedRequestError, head_too_long
+from trio_jobs.server.transport import TimeUpError, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from hypercorn.events import Event
-
     from trio_jobs.server.server_context import ServerContext
 
+log = logging.getLogger("trio_jobs.server.connection")
+
+Stream = Transport | trio.SSLStream[Transport]
+
+# Bytes that one read takes at most.
+_RECEIVE = 65_536
+# The time for one ``send_all`` of the transport begins anew with each piece of an answer, so that a
+# long answer may take long.
+_PIECE = 262_144
 _PHRASES = {status: phrase.encode("ascii") for status, phrase in PHRASES.items()}
-
-HeaderList = list[tuple[bytes, bytes]]
-
-# Where h11 quotes the client in what it says of bad bytes. That goes neither into the log nor into
-# the answer: with one blank too many, the header that it quotes holds the token.
+# h11 quotes the client's bytes in its errors. Neither log nor answer repeats them: in a header with
+# one blank too many, they hold the token.
 _QUOTED = re.compile(r""":? (bytearray\()?b?['"].*""", re.DOTALL)
 
 
 class ClientDisconnectedError(OSError):
-    """The client has closed its connection, or it broke. Nothing can be answered any more."""
+    """The client has closed its connection, or it is broken. No answer can be sent any more."""
 
 
-class Protocol(H11Protocol):
-    """One connection's state: which part of which request comes next, and of which answer."""
+class H11Connection:
+    """The protocol state of one connection.
 
-    connection: h11.Connection
+    Attributes:
+        client: The client's address; None over a Unix socket.
+        server: The address that the client has connected to; None over a Unix socket.
+        client_name: The client's address in log lines.
+        answering: Surrounds the application. ``abort`` cancels it, and so does
+            a client that is too slow; no deadline does.
+        requests: How many requests have begun.
+        eof: The client has closed its sending side, or the whole connection.
+        head_only: The answer to the present request has no body.
+        truncated: Part of an answer may be missing: no byte may follow it.
+    """
 
-    def __init__(
-        self,
-        shared: "ServerContext",
-        *,
-        tls: bool,
-        client: tuple[str, int] | None,
-        server: tuple[str, int] | None,
-        send: "Callable[[Event], Awaitable[None]]",
-    ) -> None:
-        super().__init__(
-            shared.wrapper,
-            shared.config,
-            shared.context,
-            TaskGroup(),  # never opened: applications run in their connection's own task
-            ConnectionState(shared.state),
-            tls,
-            client,
-            server,
-            send,
+    def __init__(self, context: ServerContext, stream: Stream) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._h11 = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=context.settings.max_header_bytes
         )
-        self._shared = shared
-        self._eof = False
-        self.head_only = False  # the present request's answer has no body
-
-    @property
-    def eof(self) -> bool:
-        """The client has closed its side; that, or the whole connection."""
-        return self._eof
+        self._stream = stream
+        self.transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self.tls = isinstance(stream, trio.SSLStream)
+        self.time = context.client_time
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int] | None = None
+        self.client_name = "?"
+        self.answering = trio.CancelScope()
+        self.requests = 0
+        self.eof = False
+        self.head_only = False
+        self.truncated = False
 
     @property
     def request_complete(self) -> bool:
-        """Nothing of the request is still to come."""
-        return self.connection.their_state not in {h11.SEND_BODY, h11.ERROR}
+        """Whether all of the present request has been read."""
+        return self._h11.their_state not in {h11.SEND_BODY, h11.ERROR}
 
-    def feed(self, data: bytes) -> None:
-        """Take what came from the client; no bytes at all mean that it sends no more."""
-        self._eof = self._eof or not data
-        self.connection.receive_data(data)
+    @property
+    def can_refuse(self) -> bool:
+        """Whether no answer to the present request has begun."""
+        return not self.truncated and self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}
 
     def ahead(self) -> int:
-        """How many bytes have come in that belong to no event yet."""
-        return len(self.connection.trailing_data[0])
+        """How many bytes have arrived that belong to no event yet."""
+        return len(self._h11.trailing_data[0])
 
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    async def receive_some(self, deadline: float = inf) -> bytes:
+        """Read from the client; ``b""`` once it has closed its sending side.
+
+        Args:
+            deadline: When to give up, by ``time``.
+
+        Raises:
+            ClientDisconnectedError: The connection is broken.
+            TimeUpError: The deadline has passed and no byte has arrived.
+        """
+        self.transport.receive_by = deadline
+        try:
+            return bytes(await self._stream.receive_some(_RECEIVE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ClientDisconnectedError("the connection is broken") from error
+
+    async def feed(self, deadline: float = inf) -> None:
+        """Read from the client, for ``next_event``. Raises as ``receive_some`` does."""
+        data = await self.receive_some(deadline)
+        self.eof = self.eof or not data
+        self._h11.receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         """The next part of the request, or that more bytes are needed for it.
 
         Raises:
-            RefusedError: The bytes are not valid HTTP.
+            MalformedRequestError: The bytes are not valid HTTP.
             ClientDisconnectedError: The client stopped in the middle.
         """
         try:
-            return self.connection.next_event()
+            return self._h11.next_event()
         except h11.RemoteProtocolError as error:
-            if self._eof:
+            if self.eof:
                 raise ClientDisconnectedError(
                     "the client left in the middle of a request"
                 ) from None
             if error.error_status_hint == 431:
-                raise self._head_too_long() from None
+                raise head_too_long(self._settings.max_header_bytes) from None
             detail = _QUOTED.sub("", str(error))
-            raise RefusedError(error.error_status_hint, detail, malformed=True) from None
+            raise MalformedRequestError(error.error_status_hint, detail) from None
 
-    def check_head_length(self, target: bytes, headers: HeaderList) -> None:
-        """Refuse a head that came in one read and so has escaped h11's limit.
+    def skip_body(self) -> None:
+        """Drop the arrived part of a body that no task reads."""
+        with suppress(MalformedRequestError, ClientDisconnectedError):
+            while type(self.next_event()) is h11.Data:
+                pass
 
-        Raises:
-            RefusedError: With 431.
+    async def send_continue_if_expected(self) -> None:
+        """Tell a client that sent ``Expect: 100-continue`` to send the body."""
+        if self._h11.they_are_waiting_for_100_continue:
+            await self.send(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
+
+    def encode(self, event: h11.Event) -> bytes:
+        """The bytes of an event to send."""
+        return self._h11.send(event) or b""
+
+    def answer_head(self, status: int, headers: HeaderList) -> bytes:
+        """The bytes of an answer's head.
+
+        Adds ``Connection: close`` to the connection's last answer. It is the
+        last also if the client is still sending: no task will read the rest.
         """
-        length = len(target)
-        for name, value in headers:
-            length += len(name) + len(value) + 4
-        if length > self.config.h11_max_incomplete_size:
-            raise self._head_too_long()
-
-    def _head_too_long(self) -> RefusedError:
-        limit = self.config.h11_max_incomplete_size
-        detail = f"request line and headers must be at most {limit} bytes long"
-        return RefusedError(431, detail, malformed=True)
-
-    def head_of_answer(self, status: int, headers: HeaderList) -> bytes:
-        """The head of an answer, as bytes.
-
-        ``Connection: close`` is added when this answer is the connection's
-        last: what the client is still sending will not be read.
-        """
-        headers.append(self._shared.date.header())
+        headers.append(self._context.date.header())
         last = (
-            self.keep_alive_requests >= self._shared.limits.max_requests_per_connection
-            or self._shared.stopping
+            self.requests >= self._settings.max_requests_per_connection
+            or self._context.stopping
             or not self.request_complete
         )
         if last and not any(name.lower() == b"connection" for name, _ in headers):
             headers.append((b"connection", b"close"))
-        return self.connection.send(
-            h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, b""))
-        )
+        reason = _PHRASES.get(status, b"")
+        return self.encode(h11.Response(status_code=status, headers=headers, reason=reason))
 
-    def skip_body(self) -> None:
-        """Throw away what has come in of a body that nobody wants."""
-        with suppress(RefusedError, ClientDisconnectedError):
-            while type(self.next_event()) is h11.Data:
-                pass
+    async def send(self, data: bytes) -> None:
+        """Send part of an answer while the client takes some of it within ``send_timeout``.
 
-    async def send_continue(self) -> None:
-        """Tell a client that sent ``Expect: 100-continue`` to go ahead with the body."""
-        await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+        A client that is slower, or needs more than ten times as long for
+        256 KiB, ends the connection: ``answering`` is cancelled.
+
+        Raises:
+            ClientDisconnectedError: The connection is broken.
+
+        Cancellation:
+            The answer stays truncated.
+        """
+        self.truncated = True
+        try:
+            for start in range(0, len(data), _PIECE):
+                piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
+                await self._stream.send_all(piece)
+            self.truncated = False
+        except TimeUpError:
+            log.info("client_too_slow", extra={"client": self.client_name})
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ClientDisconnectedError("the connection is broken") from error
+        if self.truncated:
+            self.answering.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise ClientDisconnectedError("the client is too slow")  # within a shield
 
     def next_request(self) -> bool:
-        """Get ready for another request; False if this connection has had its last.
+        """Get ready for the next request; False if this connection has had its last.
 
-        At the stop one more may be there: the client has been promised it, by an answer that began
-        before and did not say ``Connection: close``.
+        During the stop, the client may still send one: the last answer began before the stop and
+        did not say ``Connection: close``.
         """
-        if self.connection.our_state is h11.DONE and self.connection.their_state is h11.DONE:
-            self.connection.start_next_cycle()
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
             self.head_only = False
             return True
         return False

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import errno
 import logging
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 
 from trio_jobs.server.access_control import AccessControl
-from trio_jobs.server.connection import ClientConnection, Stream
+from trio_jobs.server.connection import ClientConnection
 from trio_jobs.server.descriptors import connection_cap, raise_limit
 from trio_jobs.server.exception_groups import leaves
-from trio_jobs.server.lifespan import lifespan
-from trio_jobs.server.limits import Limits
-from trio_jobs.server.rate_limited_warning import RateLimitedWarning
-from trio_jobs.server.server_context import App, ServerContext, hypercorn_config
+from trio_jobs.server.lifespan import lifespan, warm_up
+from trio_jobs.server.server_context import App, ServerContext
 from trio_jobs.server.transport import Transport
-from trio_jobs.server.warm_up import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
+    from trio_jobs.server.h11_connection import Stream
     from trio_jobs.server.sockets import Bound, Listeners
+    from trio_jobs.settings import HttpSettings
 
 log = logging.getLogger("trio_jobs.server")
 
-# Out of descriptors (or of what else accept() needs), the loop tries again after so long.
+# Seconds until ``accept`` is tried again after it found no descriptor, or no memory.
 _ACCEPT_RETRY = 0.1
-# The client has gone already, or only its connection is at fault: accept(2) says to go on.
-_NOT_OURS = {
+# Seconds between two warnings of one kind.
+_WARNING_INTERVAL = 5.0
+# The client has gone, or only its connection is at fault: accept(2) says to go on.
+_CLIENTS_FAULT = {
     errno.EAGAIN,
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
@@ -47,81 +49,71 @@ _NOT_OURS = {
 async def serve(
     app: App,
     listeners: Listeners,
+    settings: HttpSettings,
     *,
     closing: trio.Event,
-    limits: Limits | None = None,
-    allowed_hosts: Iterable[str] = (),
     token: str | None = None,
-    open_path: str = "",
-    access_log: bool = False,
-    warm_up_path: str | None = None,
+    health_path: str | None = None,
     reserved_descriptors: int = 0,
     connection_closed: Callable[[], None] | None = None,
     last_moment: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application until ``closing`` is set, then end when the answers are given.
+    """Serve an ASGI application until ``closing`` is set, then end after the present answers.
 
-    After ``graceful_timeout`` only clients that are taking their answers are
-    waited for, and they until ``last_moment``.
+    After ``graceful_timeout`` the server waits only for clients that go on
+    reading their answers, and until ``last_moment``.
 
     Args:
         app: Called once for each request, in its connection's task.
-        listeners: From ``bind_sockets``; closed when this function is left.
-        closing: Set by the caller when the server is to end. Until then new
+        listeners: From ``bind_sockets``; this function closes them.
+        settings: The limits, and the names for ``Host`` that loopback
+            listeners accept beside their own.
+        closing: The caller sets it to end the server. Until then new
             connections are accepted.
-        limits: See ``Limits``.
-        allowed_hosts: Names for ``Host`` beside those of the listeners and of
-            the loopback interface. Looked at only on loopback listeners.
-        token: Ask for this bearer token.
-        open_path: Needs no token; see ``AccessControl``.
-        access_log: Log one line for each request.
-        warm_up_path: Requested once, in memory, before anyone is let in: what
-            is imported by the first request, is then there, also in a process
-            that is out of descriptors.
+        token: The bearer token that clients need, if any.
+        health_path: Needs no token, nor do the paths below it. It is requested
+            once, in memory, before the first client: so the modules that the
+            first request imports are there, also in a process that is out of
+            descriptors.
         reserved_descriptors: How many the rest of the process will open, as
-            far as that is known. Connections leave them, and some more, free.
-        connection_closed: Called when a connection has ended, and its
+            far as is known. Connections leave them, and some more, free.
+        connection_closed: Called when a connection has ended and its
             descriptor is free.
-        last_moment: Waits until every connection is to be cut. Called once
-            ``graceful_timeout`` is over; by default, that is when.
-        task_status: Told the listeners' URLs once clients are let in.
+        last_moment: Returns when every connection must be cut. Called after
+            ``graceful_timeout``; without it, that is when.
+        task_status: Told the listeners' URLs once clients can connect.
 
     Returns:
         When the listeners and all connections are closed.
 
     Raises:
-        BindError: Another process listens on one of the addresses by now.
+        BindError: Another process was the first to listen on one of the addresses.
 
     Cancellation:
         Closes everything at once.
     """
-    limits = limits or Limits()
-    own_names = [name for bound in listeners.bound for name in bound.names]
-    shared = ServerContext(
+    names = [*settings.allowed_hosts, *(name for bound in listeners.bound for name in bound.names)]
+    context = ServerContext(
         app=app,
-        limits=limits,
-        guard=AccessControl(
-            allowed_hosts=[*allowed_hosts, *own_names], token=token, open_path=open_path
-        ),
-        access_log=access_log,
-        config=hypercorn_config(limits),
+        settings=settings,
+        access_control=AccessControl(allowed_hosts=names, token=token, open_path=health_path or ""),
         wrapper=ASGIWrapper(app),
     )
     try:
-        async with lifespan(shared):
-            if warm_up_path is not None:
-                await warm_up(shared, warm_up_path)
-            door = Listener(
-                shared,
+        async with lifespan(context):
+            if health_path is not None:
+                await warm_up(context, health_path)
+            listener = Listener(
+                context,
                 listeners,
                 reserved_descriptors=reserved_descriptors,
                 connection_closed=connection_closed,
                 last_moment=last_moment,
             )
-            await door.run(closing, started=lambda: task_status.started(listeners.urls))
+            await listener.run(closing, started=lambda: task_status.started(listeners.urls))
     except BaseExceptionGroup as group:
-        # Callers need not know how many nurseries an error has come through.
+        # Nurseries put a single error into groups: callers get the error itself.
         errors = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
         if len(errors) != 1:
             raise
@@ -135,75 +127,111 @@ class Listener:
 
     def __init__(
         self,
-        shared: ServerContext,
+        context: ServerContext,
         listeners: Listeners,
         *,
         reserved_descriptors: int,
         connection_closed: Callable[[], None] | None,
         last_moment: Callable[[], Awaitable[None]] | None,
     ) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._time = context.client_time
+        self._listeners = listeners
         self._connection_closed = connection_closed
         self._last_moment = last_moment
-        self._shared = shared
-        self._limits = shared.limits
-        self._time = shared.client_time
-        self._listeners = listeners
-        # Accept loops add, each connection's task removes itself, the stop removes what it cuts.
+        # Accept loops add, each connection's task removes itself, the stop removes those it cuts.
         self._connections: set[ClientConnection] = set()
-        self._room = trio.lowlevel.ParkingLot()  # accept loops that have found it full
-        self._emptied: trio.Event | None = None  # made by the stop, set by the last connection
-        wanted, reserved = self._limits.max_connections, reserved_descriptors
+        self._room = trio.lowlevel.ParkingLot()  # holds the accept loops while the cap is reached
+        self._emptied: trio.Event | None = None  # the stop makes it, the last connection sets it
+        wanted, reserved = self._settings.max_connections, reserved_descriptors
         limit = raise_limit(connections=wanted, reserved=reserved)
         self._cap = connection_cap(wanted=wanted, limit=limit, reserved=reserved)
         self._full = RateLimitedWarning("connection_limit_reached")
         self._exhausted = RateLimitedWarning("cannot_accept")
 
     async def run(self, closing: trio.Event, started: Callable[[], None]) -> None:
-        """Listen, tell ``started``, serve until ``closing``, then close what is open."""
+        """Listen, call ``started``, serve until ``closing`` is set, then close all connections."""
         with self._time.running():
-            await self._run(closing, started)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    self._listeners.listen(send_timeout=self._settings.send_timeout)
+                    for bound in self._listeners.bound:
+                        accepting.start_soon(self._accept, bound, connections)
+                    self._announce()
+                    started()
+                    await closing.wait()
+                    accepting.cancel_scope.cancel()
+                self._listeners.close()
+                await self._close()
 
-    async def _run(self, closing: trio.Event, started: Callable[[], None]) -> None:
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                self._listeners.listen(send_timeout=self._limits.send_timeout)
-                for bound in self._listeners.bound:
-                    accepting.start_soon(self._accept, bound, connections)
-                self._announce()
-                started()
-                await closing.wait()
-                accepting.cancel_scope.cancel()
-            self._listeners.close()
-            await self._close()
+    async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(bound.socket)
+            # No await from here until the client is counted: else two loops take the last slot. And
+            # no loop holds that slot without a client: clients at another address would wait.
+            if len(self._connections) >= self._cap:
+                self._full.warn(limit=self._cap)
+                await self._room.park()
+                continue
+            try:
+                sock, _ = bound.socket.accept()
+            except OSError as error:
+                if error.errno in _CLIENTS_FAULT:
+                    continue
+                # No client may end the server. And no event tells when a descriptor comes free, so
+                # the loop has to try again.
+                self._exhausted.warn(cause=str(error), url=bound.url)
+                await trio.sleep(_ACCEPT_RETRY)
+                continue
+            transport = Transport(sock, self._time, send_timeout=self._settings.send_timeout)
+            stream: Stream = transport
+            if (tls := self._listeners.tls) is not None:
+                stream = trio.SSLStream(transport, tls, server_side=True, https_compatible=True)
+            connection = ClientConnection(self._context, stream, loopback=bound.loopback)
+            self._connections.add(connection)
+            nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: ClientConnection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            # Wake all loops: a single one may find that its client has gone, and tell no other.
+            self._room.unpark_all()
+            if self._connection_closed is not None:
+                self._connection_closed()
+            if self._emptied is not None and not self._connections:
+                self._emptied.set()
 
     async def _close(self) -> None:
-        """Idle connections end at once, the others after their answer or the time for it.
+        """End idle connections at once and the others after their answer, within bounds.
 
-        The first look comes after ``graceful_timeout`` whatever else happens;
-        later ones until the last moment, for clients that are still reading.
+        The first bound is ``graceful_timeout``. It cuts connections whose
+        clients took no byte in it; the others may read on until ``last_moment``.
         """
-        await self._shared.context.terminated.set()
+        await self._context.worker.terminated.set()
         for connection in self._connections:
             connection.finish()
         if self._connections:
             self._emptied = trio.Event()
-            await self._wait_and_look(self._emptied)
+            await self._wait_and_cut_silent(self._emptied)
             if self._connections and self._last_moment is not None:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._look_on, self._emptied, nursery.cancel_scope)
+                    nursery.start_soon(self._cut_until_empty, self._emptied, nursery.cancel_scope)
                     await self._last_moment()
                     nursery.cancel_scope.cancel()
         self._cut(set(self._connections))
 
-    async def _look_on(self, emptied: trio.Event, until: trio.CancelScope) -> None:
+    async def _cut_until_empty(self, emptied: trio.Event, waiting: trio.CancelScope) -> None:
         while self._connections:
-            await self._wait_and_look(emptied)
-        until.cancel()
+            await self._wait_and_cut_silent(emptied)
+        waiting.cancel()
 
-    async def _wait_and_look(self, emptied: trio.Event) -> None:
-        """Cut, after ``graceful_timeout``, the connections whose clients took nothing in it."""
+    async def _wait_and_cut_silent(self, emptied: trio.Event) -> None:
+        """Wait for ``graceful_timeout``, then cut connections whose clients took no byte in it."""
         before = {connection: connection.progress() for connection in self._connections}
-        deadline = self._time.now() + self._limits.graceful_timeout
+        deadline = self._time.now() + self._settings.graceful_timeout
         while self._connections and not self._time.passed(deadline):
             with self._time.scope(deadline):
                 await emptied.wait()
@@ -216,54 +244,10 @@ class Listener:
         for connection in connections:
             connection.abort()
 
-    async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(bound.socket)
-            # Nothing awaits from here until the client is counted, and none waits at another
-            # address while this loop, which has no client, holds the last place.
-            if len(self._connections) >= self._cap:
-                self._full.warn(limit=self._cap)
-                await self._room.park()
-                continue
-            try:
-                sock, _ = bound.socket.accept()
-            except OSError as error:
-                if error.errno in _NOT_OURS:
-                    continue
-                # Whatever it is, a client must not end the server by it. Nothing tells when a
-                # descriptor comes free, so there is no way but to try again.
-                self._exhausted.warn(cause=str(error), url=bound.url)
-                await trio.sleep(_ACCEPT_RETRY)
-                continue
-            stream = Transport(sock, self._time, send_timeout=self._limits.send_timeout)
-            connection = ClientConnection(
-                self._shared, self._encrypted(stream), loopback=bound.loopback
-            )
-            self._connections.add(connection)
-            nursery.start_soon(self._serve, connection)
-
-    async def _serve(self, connection: ClientConnection) -> None:
-        try:
-            await connection.run()
-        finally:
-            self._connections.discard(connection)
-            # All: one of them may find that its client has gone, and would keep it to itself.
-            self._room.unpark_all()
-            if self._connection_closed is not None:
-                self._connection_closed()
-            if self._emptied is not None and not self._connections:
-                self._emptied.set()
-
-    def _encrypted(self, stream: Transport) -> Stream:
-        tls = self._listeners.tls
-        if tls is None:
-            return stream
-        return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
-
     def _announce(self) -> None:
         for bound in self._listeners.bound:
             log.info(f"Running on {bound.url}")  # the one line that people look for
-            if bound.public and not self._shared.guard.asks_for_token:
+            if bound.public and not self._context.access_control.asks_for_token:
                 log.warning(
                     "listening_to_anyone",
                     extra={
@@ -272,3 +256,22 @@ class Listener:
                         "set http.token_file, or bind to 127.0.0.1",
                     },
                 )
+
+
+class RateLimitedWarning:
+    """A warning whose cause can come a thousand times a second: logged every 5 s, with a count."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._last = -inf
+        self._left_out = 0
+
+    def warn(self, **fields: object) -> None:
+        """Log the event, or only count it if the last line is too recent."""
+        now = trio.current_time()
+        if now - self._last < _WARNING_INTERVAL:
+            self._left_out += 1
+            return
+        log.warning(self._event, extra={**fields, "left_out": self._left_out})
+        self._last = now
+        self._left_out = 0

@@ -1,4 +1,4 @@
-"""What all connections share: settings, and the objects that Hypercorn's classes take."""
+"""What all connections of a server share, and the objects that Hypercorn's classes take."""
 
 import logging
 import time
@@ -13,14 +13,15 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.client_time import ClientTime
-from trio_jobs.server.limits import Limits
+from trio_jobs.settings import HttpSettings
 
-# ASGI's own types are open dictionaries; applications come with types of their own for them.
+# ASGI's types are open dictionaries, and applications have types of their own for them.
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _LIFESPAN_STARTUP = 10.0
-_LIFESPAN_SHUTDOWN = 5.0
+# Less than the second that the hard limit leaves after `http.graceful_timeout`.
+_LIFESPAN_SHUTDOWN = 0.5
 
 
 class Date:
@@ -31,7 +32,7 @@ class Date:
         self._header = (b"date", b"")
 
     def header(self) -> tuple[bytes, bytes]:
-        """The header for an answer that is sent now."""
+        """The header of an answer that is sent now."""
         second = int(time.time())
         if second != self._second:
             self._second = second
@@ -39,13 +40,9 @@ class Date:
         return self._header
 
 
-def hypercorn_config(limits: Limits) -> Config:
-    """The settings for those of Hypercorn's classes that the front door uses."""
+def hypercorn_config() -> Config:
+    """The settings of those Hypercorn classes that the front door uses."""
     config = Config()
-    config.h11_max_incomplete_size = limits.max_header_bytes
-    config.include_server_header = False
-    config.include_date_header = False
-    config.ssl_handshake_timeout = limits.header_timeout
     config.startup_timeout = _LIFESPAN_STARTUP
     config.shutdown_timeout = _LIFESPAN_SHUTDOWN
     # A logger object: given a name, Hypercorn adds a handler, and each line appears twice.
@@ -55,20 +52,27 @@ def hypercorn_config(limits: Limits) -> Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """Written once, before the first connection; ``stopping`` in ``context`` is set by the stop."""
+    """Made before the first connection and never changed, apart from the stop in ``worker``.
+
+    Attributes:
+        app: The ASGI application.
+        settings: The limits, in seconds by ``client_time`` and in bytes.
+        access_control: Decides which requests reach the application.
+        state: The application's lifespan state; each request gets a copy.
+        worker: Hypercorn's context; the stop sets ``worker.terminated``.
+    """
 
     app: App
-    limits: Limits
-    guard: AccessControl
-    access_log: bool
-    config: Config
+    settings: HttpSettings
+    access_control: AccessControl
     wrapper: ASGIWrapper
-    context: WorkerContext = field(default_factory=lambda: WorkerContext(None))
+    config: Config = field(default_factory=hypercorn_config)
+    worker: WorkerContext = field(default_factory=lambda: WorkerContext(None))
     state: dict[str, Any] = field(default_factory=dict)
     date: Date = field(default_factory=Date)
     client_time: ClientTime = field(default_factory=ClientTime)
 
     @property
     def stopping(self) -> bool:
-        """Answers that begin now are the last on their connections."""
-        return self.context.terminated.is_set()
+        """Whether the stop has begun: answers that begin now are the last on their connections."""
+        return self.worker.terminated.is_set()

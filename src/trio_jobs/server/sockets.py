@@ -1,15 +1,13 @@
 """The listening sockets: bound before anything else starts, listening last, removed at the end."""
 
 import errno
-import fcntl
 import logging
 import os
 import socket
 import ssl
 import stat
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,8 +15,6 @@ from pathlib import Path
 from trio_jobs.addresses import TCPAddress, UnixAddress, parse_address
 
 _BACKLOG = 1024
-# Servers that start or end at the same moment hold the lock for far less.
-_LOCK_SECONDS = 1.0
 _UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _REASONS = {
     errno.EADDRINUSE: "the address is already in use",
@@ -39,14 +35,14 @@ class BindError(OSError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """One socket, with what the front door has to know about it.
+    """One bound socket.
 
     Attributes:
         socket: Bound and non-blocking. ``Listeners`` closes it.
-        url: For people, with the real port.
-        loopback: Only this machine can reach it, by TCP: browsers included.
+        url: The address with the real port, for people.
+        loopback: TCP clients of this machine alone can reach it, browsers included.
         public: Other machines may be able to reach it.
-        names: What clients may call this address in ``Host``.
+        names: Names of this address that clients may use in ``Host``.
         path: The file of a Unix socket, else None.
         identity: That file's device and inode, else None.
     """
@@ -66,7 +62,7 @@ class Listeners:
     def __init__(self, bound: Sequence[Bound], tls: ssl.SSLContext | None) -> None:
         self.bound = tuple(bound)
         self.tls = tls
-        self._places = {_place(each.socket) for each in bound}
+        self._origins = {_origin(each.socket) for each in bound}
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -78,19 +74,19 @@ class Listeners:
 
         Args:
             send_timeout: Seconds after which the kernel gives up a client
-                that acknowledges nothing, where it has an option for that.
+                that acknowledges no bytes, where the kernel has that option.
 
         Raises:
             BindError: Another process bound the same port and was the first
                 to listen.
         """
         for bound in self.bound:
-            # A client that has vanished without a word, while nothing is sent to it, is found too.
+            # Finds a client whose machine has vanished, also while no bytes are sent to it.
             bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if bound.path is None and hasattr(socket, "TCP_USER_TIMEOUT"):
                 milliseconds = max(1, int(send_timeout * 1000))
                 bound.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-            # Connections that outlive the process inherit it, and so let the next one bind.
+            # Accepted connections inherit it: those that outlive the process let the next one bind.
             bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 bound.socket.listen(_BACKLOG)
@@ -103,28 +99,25 @@ class Listeners:
             bound.socket.close()
             if bound.path is not None:
                 try:
-                    with _locked_folder(bound.path):
-                        if _identity(bound.path) == bound.identity:
-                            Path(bound.path).unlink(missing_ok=True)
-                except OSError as error:  # the folder may have been locked up meanwhile
+                    if _identity(bound.path) == bound.identity:
+                        Path(bound.path).unlink(missing_ok=True)
+                except OSError as error:  # the folder's permissions may have changed
                     log.warning(
                         "socket_not_removed", extra={"path": bound.path, "cause": str(error)}
                     )
 
     def close_in_child(self) -> None:
-        """Let go of the sockets and of every connection, in a child that has been forked.
+        """Close the child's copies of the sockets and of every connection, after a fork.
 
-        A child that held them would keep the port from the next server, and from clients the
-        end of their connections. The server's own are not touched: descriptors are closed here,
-        and nothing is told to the sockets.
+        Otherwise the child would keep the port from the next server, and clients would not notice
+        that the server has closed their connections. The server's own descriptors stay as they are.
         """
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for fd in _own_descriptors():
-            # Found by their address, and not by a list: a connection that has just been accepted
-            # is on none yet.
-            if (place := _place_of(fd)) is not None and place in self._places:
-                # The number stays in use: an object that still has it may close it later on.
-                os.dup2(nowhere, fd, inheritable=False)
+        for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers are wanted
+            # By address and not by a list: a connection that has just been accepted is on no list.
+            if (origin := _origin_of(int(name))) is not None and origin in self._origins:
+                # The number stays in use: an object that still has it may close it later.
+                os.dup2(nowhere, int(name), inheritable=False)
         os.close(nowhere)
 
 
@@ -133,19 +126,19 @@ def bind_sockets(
 ) -> Listeners:
     """Bind every address, or none.
 
-    A host name is resolved (this may block) and bound at each address it has.
-    TCP sockets don't listen yet: a client is refused until ``serve`` runs.
-    A Unix socket does, since a second server can tell a live owner from a
+    A host name is resolved, which may block, and bound at each of its addresses.
+    TCP sockets don't listen yet: the kernel refuses clients until ``serve``
+    runs. A Unix socket listens: a second server can tell a live owner from a
     stale file only by connecting.
 
     Args:
         addresses: As in ``http.bind``.
         tls: From ``load_certificate``; clients then have to speak TLS.
-        unix_mode: Who may connect to the Unix sockets among them.
+        unix_mode: The permissions of the Unix sockets.
 
     Raises:
-        AddressError: One of them cannot be understood.
-        BindError: One of them cannot be bound.
+        AddressError: One of the addresses cannot be understood.
+        BindError: One of the addresses cannot be bound.
     """
     parsed = [parse_address(text) for text in addresses]
     scheme = "http" if tls is None else "https"
@@ -174,7 +167,7 @@ def _bind_tcp(address: TCPAddress, scheme: str) -> list[Bound]:
     missing: BindError | None = None
     for family, kind, protocol, _, sockaddr in dict.fromkeys(found):
         try:
-            # A name's second address gets the port that the system chose for its first.
+            # With port 0, all addresses of a name get the port that the system chose for the first.
             sock = _open_tcp(family, kind, protocol, (sockaddr[0], port, *sockaddr[2:]))
         except OSError as error:
             missing = _bind_error(str(address), error)
@@ -197,16 +190,16 @@ def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...
     sock = socket.socket(family, kind, protocol)
     try:
         if family == socket.AF_INET6:
-            # Else "[::]:80" and "0.0.0.0:80" could not stand side by side.
+            # Without this, "[::]:80" and "0.0.0.0:80" could not both be bound.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            # Not reusing the address: with that, two sockets can be bound to it as long as neither
-            # listens, and the second would learn of the first when everything else has started.
+            # Without SO_REUSEADDR: with it, a second server could bind the address while the first
+            # does not listen yet, and would fail only after everything else has started.
             sock.bind(sockaddr)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            # But a restart must not wait for the last connections of the process before it.
+            # Perhaps only by connections of a process that has ended: a restart must not wait.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(sockaddr)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -218,15 +211,9 @@ def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...
 
 
 def _bind_unix(address: UnixAddress, mode: int) -> Bound:
-    # Else of two servers that find the same stale file, one could remove the other's new one.
-    with _locked_folder(address.path):
-        return _replace_unix(address, mode)
-
-
-def _replace_unix(address: UnixAddress, mode: int) -> Bound:
     _remove_stale(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode has to be right from the first moment, so chmod would come too late.
+    # By umask: before a chmod, any user could connect for a moment.
     umask = os.umask(0o777 & ~mode)
     try:
         sock.bind(address.path)
@@ -242,16 +229,16 @@ def _replace_unix(address: UnixAddress, mode: int) -> Bound:
 
 
 def _remove_stale(address: UnixAddress) -> None:
-    """Remove the file of a socket that nobody listens on; refuse to touch anything else."""
+    """Remove the file of a socket without a listener; refuse to touch any other file."""
     path = Path(address.path)
     try:
         mode = path.lstat().st_mode
     except OSError:
-        return  # nothing there; if it is worse, bind() will say so
+        return  # no file; bind() reports any other trouble
     if not stat.S_ISSOCK(mode):
         raise BindError(f"cannot bind {address}: the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # An owner whose backlog is full answers "try again": it is alive.
+        # A live owner whose backlog is full answers "try again".
         probe.setblocking(False)
         outcome = probe.connect_ex(address.path)
     if outcome == errno.ECONNREFUSED:
@@ -259,29 +246,6 @@ def _remove_stale(address: UnixAddress) -> None:
     elif outcome != errno.ENOENT:
         reason = errno.EADDRINUSE if outcome in {0, errno.EAGAIN} else outcome
         raise _bind_error(str(address), OSError(reason, os.strerror(reason)))
-
-
-@contextmanager
-def _locked_folder(path: str) -> Iterator[None]:
-    """The block has the folder of ``path`` to itself, among servers that can read it."""
-    try:
-        folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield  # if that is worse than not being allowed to read it, bind() will say so
-        return
-    try:
-        # In a thread, for a wait that ends: not for what else may have locked the folder.
-        lock = threading.Thread(target=_lock, args=[folder], daemon=True)
-        lock.start()
-        lock.join(_LOCK_SECONDS)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _lock(folder: int) -> None:
-    with suppress(OSError):  # a file system that knows no such locks
-        fcntl.flock(folder, fcntl.LOCK_EX)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -292,26 +256,22 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _own_descriptors() -> list[int]:
-    return [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 - numbers are wanted
-
-
-def _place_of(fd: int) -> object:
-    """Where this descriptor's socket is bound, in the words of `_place`; None if it has none."""
+def _origin_of(fd: int) -> object:
+    """The ``_origin`` of a descriptor; None if it is no such socket."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return None
     except OSError:
-        return None  # the one through which the list was read
+        return None  # the descriptor by which the list was read
     sock = socket.socket(fileno=fd)
     try:
-        return _place(sock)
+        return _origin(sock)
     finally:
         sock.detach()
 
 
-def _place(sock: socket.socket) -> object:
-    """What a listening socket and the connections that it has accepted have in common."""
+def _origin(sock: socket.socket) -> object:
+    """A value that a listening socket and its accepted connections share: port or path."""
     name = sock.getsockname()
     if sock.type != socket.SOCK_STREAM or not name:
         return None

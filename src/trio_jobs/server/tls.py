@@ -1,42 +1,41 @@
-"""TLS: the certificate, read before anything starts."""
+"""TLS: the certificate, and errors of clients."""
 
 import ssl
 
-from trio_jobs.addresses import AddressError
 from trio_jobs.bounded_read import check_regular
 
-# Far more than a chain of certificates has.
+# More than any chain of certificates has.
 _MAX_BYTES = 2**20
 
 
 def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
-    """A context for a server: TLS 1.2 and newer, HTTP/1.1 only.
+    """Read a server's certificate: TLS 1.2 and newer, HTTP/1.1 only.
 
     Raises:
-        AddressError: The files cannot be read, or do not belong together.
+        ValueError: The files cannot be read, or do not belong together.
     """
     for what, file in (("certfile", certfile), ("keyfile", keyfile)):
         try:
-            # OpenSSL reads a device or a pipe without an end, and the start would never be over.
+            # From a device or an open pipe, OpenSSL would read for ever.
             check_regular(file, max_bytes=_MAX_BYTES)
         except OSError as error:
-            raise AddressError(f"cannot use {what} {file!r}: {error.strerror}") from None
+            raise ValueError(f"cannot use {what} {file!r}: {error.strerror}") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Clients that could speak HTTP/2 learn here that this server does not.
+    # Tells clients that this server does not speak HTTP/2.
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(certfile, keyfile, password=_no_password)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise AddressError(
+        raise ValueError(
             f"cannot use certfile {certfile!r} with keyfile {keyfile!r}: {reason}"
         ) from None
     return context
 
 
 def tls_failure(error: BaseException | None) -> str | None:
-    """What in a client's TLS ended its connection; None if it merely left."""
+    """The TLS fault that ended a connection; None if the client only left."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
             left = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
@@ -46,5 +45,5 @@ def tls_failure(error: BaseException | None) -> str | None:
 
 
 def _no_password() -> str:
-    # Without this, OpenSSL asks on the terminal, and a server started by a service manager hangs.
+    # Without this, OpenSSL asks on the terminal, and a server under a service manager hangs.
     raise ValueError("the key is protected by a password")

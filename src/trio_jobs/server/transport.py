@@ -1,9 +1,9 @@
-"""A client's socket, and how long a single wait for the client may take.
+"""A client's socket with a deadline for each wait.
 
-A deadline belongs to one wait. Around a whole conversation it would also end what is no wait: bytes
-and deadline come in one turn of the event loop, the bytes are acted on, and the answer to them is
-cancelled. And where bytes are there, the clock has nothing to say: before a wait is given up, the
-socket is looked at once more.
+Each deadline covers one wait. Around a whole request, a deadline would also cancel the answer: when
+bytes and deadline arrive in the same turn of the event loop, the bytes are acted on and the answer
+is lost. And available bytes beat the clock: before a wait is given up, the socket is read once
+more.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 
     from trio_jobs.server.client_time import ClientTime
 
-# Bytes that one look at the socket reads at most.
+# Bytes that one read of the socket takes at most.
 _RECEIVE = 65_536
-# How many times its time to take anything a client has for the whole of one ``send_all``. Without
-# this, one that takes a byte now and then would hold its connection, and its answer, for ever.
+# One ``send_all`` may take this many times ``send_timeout``. Without a bound, a client that takes
+# one byte now and then would hold its connection, and the answer in memory, for ever.
 _TIMES_IN_ALL = 10
 
 
 class TimeUpError(Exception):
-    """The client has had its time, and there was nothing to read, or no room to write."""
+    """The client's time is up: no byte has arrived, or the client has taken none."""
 
 
 class Transport(trio.abc.HalfCloseableStream):
-    """A stream over a socket, with deadlines. ``trio.SSLStream`` may stand on it.
+    """A stream over a socket, with deadlines. ``trio.SSLStream`` can run on top of it.
 
-    TLS needs nothing more: what looks like a wait for one request may be one
-    for several packets, and an error that ends it there leaves the encryption
-    as it is, unless in the handshake, or with a packet half sent.
+    TLS needs no deadlines of its own. One read of a request may take several
+    packets; a TimeUpError between them leaves the encryption intact, except
+    during the handshake and while a packet is half sent.
 
     Args:
-        sock: Connected; closed with this object.
-        time: What deadlines go by.
-        send_timeout: Seconds in which the client takes something of what is
-            sent; ten times as long for all of one ``send_all``.
+        sock: Connected. This object closes it.
+        time: The clock of the deadlines.
+        send_timeout: Seconds within which the client must take some of the
+            bytes; one ``send_all`` may last ten times as long.
 
     Attributes:
-        receive_by: When ``receive_some`` gives up, by ``time``; the caller
-            sets it before each call.
+        receive_by: When ``receive_some`` gives up, by ``time``. The caller sets
+            it before each call.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Transport(trio.abc.HalfCloseableStream):
 
     def __init__(self, sock: socket.socket, time: ClientTime, *, send_timeout: float) -> None:
         sock.setblocking(False)
-        # Sets what a stream's socket needs, and knows how to close one that is waited for.
+        # Sets the options of a stream's socket, and closes it safely while a task waits for it.
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self._sock = sock
         self._time = time
@@ -81,15 +81,15 @@ class Transport(trio.abc.HalfCloseableStream):
         return self._stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """What has come in; waits for it until ``receive_by``.
+        """Read bytes that have arrived; wait for the first until ``receive_by``.
 
         Raises:
-            TimeUpError: It is later than that, and nothing has come in.
+            TimeUpError: ``receive_by`` has passed and no byte has arrived.
             trio.BrokenResourceError: The connection is broken.
             trio.ClosedResourceError: The socket is closed.
 
         Cancellation:
-            Takes nothing.
+            Takes no bytes.
 
         Checkpoints:
             Always.
@@ -115,23 +115,23 @@ class Transport(trio.abc.HalfCloseableStream):
             over = self._waiting.cancelled_caught and self._time.passed(self.receive_by)
 
     def stop_waiting(self) -> None:
-        """Have ``receive_some`` return what is there, or give up, also if it waits by now."""
+        """Have ``receive_some`` return available bytes or give up, even while it waits."""
         self.receive_by = -inf
         if self._waiting is not None:
             self._waiting.cancel()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of this, while the client takes some of it within every ``send_timeout``.
+        """Send all bytes, as long as the client takes some within each ``send_timeout``.
 
         Raises:
-            TimeUpError: The client took nothing for so long, or has not taken
-                enough in ten times as long. Some of it may have been sent.
+            TimeUpError: The client took no byte for that long, or needs more
+                than ten times as long in all. Part of the bytes may have been sent.
             trio.BrokenResourceError: The connection is broken.
             trio.ClosedResourceError: The socket is closed.
             trio.BusyResourceError: Another task is sending.
 
         Cancellation:
-            Some of it may have been sent.
+            Part of the bytes may have been sent.
 
         Checkpoints:
             Always.
@@ -178,13 +178,13 @@ class Transport(trio.abc.HalfCloseableStream):
         return sent
 
     def progress(self) -> tuple[int, int]:
-        """Something that changes when the client takes what was sent, or more could be sent.
+        """A value that changes when the client takes bytes, or when more are sent.
 
-        The kernel says that there is room when there is much of it. So what it
-        still holds is looked at as well, where it tells.
+        The kernel reports room only once there is much of it. So this also
+        counts the bytes that the kernel still holds, where the kernel tells.
         """
         held = bytes(4)
-        with suppress(OSError, ValueError):  # the latter if the socket is closed
+        with suppress(OSError, ValueError):  # ValueError: the socket is closed
             held = ioctl(self._sock, TIOCOUTQ, held)
         return self._sent, struct.unpack("i", held)[0]
 
@@ -193,7 +193,7 @@ class Transport(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """Tell the client that nothing more will come."""
+        """Tell the client that no more bytes will come."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
@@ -201,7 +201,7 @@ class Transport(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
     def close(self) -> None:
-        """Close the socket without a checkpoint. A task that waits for it gets an error."""
+        """Close the socket without a checkpoint. Tasks that wait for it get an error."""
         self._stream.socket.close()
 
 

@@ -1,0 +1,111 @@
+"""A request's head, taken apart: method, target, headers and the length of the body."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import h11
+
+from trio_jobs.problem_details import Problem
+
+HeaderList = list[tuple[bytes, bytes]]
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
+
+
+class MalformedRequestError(Problem):
+    """The bytes are no valid HTTP. The log has a warning for it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestHead:
+    """One request without its body.
+
+    Attributes:
+        method: In capitals.
+        path: Decoded; ``*`` for ``OPTIONS *``.
+        headers: Names in lower case; ``host`` as the target names it, if it does.
+        body_length: In bytes, as declared; None for a body in chunks.
+    """
+
+    version: str
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    headers: HeaderList
+    body_length: int | None
+
+
+def parse_head(request: h11.Request, *, max_bytes: int) -> RequestHead:
+    """Take a head apart.
+
+    Args:
+        request: From h11, whose own limit a head escapes that arrives in one read.
+        max_bytes: The longest request line and headers together.
+
+    Raises:
+        Problem: 505, 501, 431 or 400: the head is not acceptable.
+    """
+    if request.http_version[:2] != b"1.":
+        raise MalformedRequestError(505, "this server speaks HTTP/1.1 and HTTP/1.0")
+    method = request.method.decode("ascii").upper()
+    host, raw_path, query = _parse_target(method, request.target)
+    headers: HeaderList = list(request.headers)
+    length = len(request.target)
+    for name, value in headers:
+        length += len(name) + len(value) + 4
+    if length > max_bytes:
+        raise head_too_long(max_bytes)
+    if host is not None:
+        headers = [pair for pair in headers if pair[0] != b"host"]
+        headers.append((b"host", host))
+    path = raw_path.decode("ascii")
+    return RequestHead(
+        version=request.http_version.decode("ascii"),
+        method=method,
+        path=unquote(path) if "%" in path else path,
+        raw_path=raw_path,
+        query=query,
+        headers=headers,
+        body_length=_body_length(request.http_version, headers),
+    )
+
+
+def head_too_long(max_bytes: int) -> Problem:
+    """The refusal of a head that is longer than the setting allows."""
+    return MalformedRequestError(
+        431, f"request line and headers must be at most {max_bytes} bytes long"
+    )
+
+
+def _parse_target(method: str, target: bytes) -> tuple[bytes | None, bytes, bytes]:
+    """Host (None if the target names none), path and query."""
+    if method == "CONNECT":
+        raise Problem(501, "this server is no proxy")
+    if target.startswith(b"/"):
+        path, _, query = target.partition(b"?")
+        return None, path, query
+    if target == b"*" and method == "OPTIONS":
+        return None, target, b""
+    if found := _ABSOLUTE.fullmatch(target):
+        return found[1], found[2] or b"/", found[3] or b""
+    raise MalformedRequestError(400, "the request target must be a path that begins with /")
+
+
+def _body_length(version: bytes, headers: HeaderList) -> int | None:
+    """The value of ``Content-Length``, 0 without one; None for a body in chunks."""
+    length: int | None = None
+    chunked = False
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = True
+    if not chunked:
+        return length or 0
+    if length is not None or version < b"1.1":
+        # A proxy before this server may see another body in such a request, and after it a
+        # second request that no client has sent (RFC 9112, 6.1).
+        raise MalformedRequestError(400, "Transfer-Encoding with Content-Length, or in HTTP/1.0")
+    return None
