@@ -22,7 +22,7 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import SECTIONS, HandlerSettings
 from trio_jobs.shutdown.hard_limit import FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS
 from trio_jobs.shutdown.stop import HARD_LIMIT_STATUS
-from trio_jobs.testing import hooks
+from trio_jobs.testing import plugin
 
 REFERENCE = DOCS / "reference"
 
@@ -246,9 +246,11 @@ def test_markers_and_fixtures_of_the_plugin_are_in_the_python_reference() -> Non
     documented = {re.split(r"[`(]", row[0])[1] for row in rows_of("python.md")}
     markers: list[str] = []
     config = Mock(addinivalue_line=lambda _, line: markers.append(re.split(r"\W", line)[0]))
-    hooks.pytest_configure(config)
+    plugin.pytest_configure(config)
     fixtures = {
-        name for name, each in vars(hooks).items() if type(each) is type(hooks.scheduler_seed)
+        name
+        for name, each in vars(plugin).items()
+        if name[0] != "_" and type(each) is type(plugin.scheduler_seed)
     }
 
     assert documented == {*markers, *fixtures}

@@ -1,8 +1,7 @@
 """The pytest plugin, in projects that use it and in one that does not."""
 
-import re
 import sys
-from importlib.metadata import entry_points, requires
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -49,17 +48,11 @@ def this_code_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(trio_jobs.__file__).parents[1].resolve()))
 
 
-def run(
-    pytester: pytest.Pytester,
-    test: str,
-    *arguments: str,
-    settings: str = SETTINGS,
-    first: tuple[str, ...] = (),
-) -> pytest.RunResult:
+def run(pytester: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResult:
     """Run one module of tests of a project."""
-    pytester.makefile(".ini", pytest=settings)
+    pytester.makefile(".ini", pytest=SETTINGS)
     pytester.makepyfile(test)
-    return pytester.runpytest_subprocess(*first, *PLUGIN, *arguments, timeout=60)
+    return pytester.runpytest_subprocess(*PLUGIN, *arguments, timeout=60)
 
 
 def test_job_of_an_hour_is_tested_at_once(pytester: pytest.Pytester) -> None:
@@ -108,17 +101,6 @@ class TestInClass:
     result.assert_outcomes(passed=4)
 
 
-# Of a pool that had ten seconds to drain.
-AFTER = """
-kept = []
-
-def test_after():
-    [(jobs, short, long)] = kept
-    assert jobs.get(short.id).status == "completed"
-    assert jobs.unfinished() == ([long.id], [])
-"""
-
-
 def test_pool_drains_after_the_test_for_as_long_as_the_grace_period(
     pytester: pytest.Pytester,
 ) -> None:
@@ -126,31 +108,24 @@ def test_pool_drains_after_the_test_for_as_long_as_the_grace_period(
         pytester,
         SLEEPER
         + """
-@pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
-async def test_leaves_jobs_behind(jobs):
+pytestmark = pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
+kept = []
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_leaves_jobs_behind(jobs, fails):
     kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 11)))
-"""
-        + AFTER,
+    assert not fails
+
+def test_after():
+    assert len(kept) == 2
+    for jobs, short, long in kept:
+        assert jobs.get(short.id).status == "completed"
+        assert jobs.unfinished() == ([long.id], [])
+""",
     )
 
-    result.assert_outcomes(passed=2)
-
-
-def test_pool_drains_after_a_test_that_fails_as_well(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-@pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
-async def test_fails(jobs):
-    kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 11)))
-    assert jobs.page() == []
-"""
-        + AFTER,
-    )
-
-    result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["*assert jobs.page() == []*"])
+    result.assert_outcomes(failed=1, passed=2)
+    result.stdout.fnmatch_lines(["*assert not True*"])
 
 
 def test_thread_is_tested_by_the_real_clock(pytester: pytest.Pytester) -> None:
@@ -244,72 +219,28 @@ async def test_marker(jobs):
     result.stdout.no_fnmatch_line("*Trio fixtures can only be used*")
 
 
-def test_marker_that_was_not_given_one_table_of_handlers_says_what_it_was_given(
-    pytester: pytest.Pytester,
-) -> None:
-    arguments = ["{'a': print}, {'b': print}", "{}, handlers={}", "[print]", "handlers=None"]
-    for n, given in enumerate(arguments):
+def test_marker_with_wrong_arguments_says_what_it_was_given(pytester: pytest.Pytester) -> None:
+    tables = ["{'a': print}, {'b': print}", "{}, handlers={}", "[print]", "handlers=None"]
+    periods = ["None", "-1", "True", "'10'"]
+    for n, given in enumerate([*tables, *(f"{{}}, grace_period={each}" for each in periods)]):
         test = f"import pytest\n@pytest.mark.trio_jobs({given})\nasync def test_pool(jobs): pass"
         pytester.makepyfile(**{f"test_{n}": test})
 
-    result = run(pytester, "")
+    result = run(pytester, "import pytest\n@pytest.mark.trio_jobs({})\ndef test_plain(jobs): pass")
 
-    result.assert_outcomes(errors=len(arguments))
-    for given in arguments:
+    result.assert_outcomes(errors=len(tables) + len(periods) + 1)
+    for given in tables:
         shown = given.replace("print", repr(print))
         assert (
             "the marker trio_jobs takes one table of functions by job type, and its options by"
             f" name, got ({shown})"
         ) in result.outlines
-
-
-@pytest.mark.parametrize("wrong", ["None", "-1", "True", "'10'", "inf"])
-def test_grace_period_that_is_no_number_of_seconds_is_refused(
-    wrong: str, pytester: pytest.Pytester
-) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + f"""
-from math import inf
-
-@pytest.mark.trio_jobs({{"sleep": sleep}}, grace_period={wrong})
-async def test_pool(jobs):
-    pass
-""",
-    )
-
-    result.assert_outcomes(errors=1)
-    assert (
-        "the marker trio_jobs: grace_period must be a number of seconds from 0 to 604800,"
-        f" got {wrong}"
-    ) in result.outlines
-
-
-def test_test_that_is_marked_for_anyio_as_well_is_told_to_choose(
-    pytester: pytest.Pytester,
-) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-pytestmark = pytest.mark.anyio
-
-@pytest.mark.trio_jobs({"sleep": sleep})
-async def test_both(jobs):
-    pass
-
-@pytest.mark.trio_jobs({"sleep": sleep})
-def test_plain():
-    pass
-""",
-    )
-
-    # Anyio makes a test for each event loop that it knows.
-    result.assert_outcomes(errors=2, passed=1)
-    result.stdout.fnmatch_lines(
-        ["the test is marked trio_jobs, so *anyio, which would run it too*"]
-    )
+    for given in periods:
+        assert (
+            "the marker trio_jobs: grace_period must be a number of seconds from 0 to 604800,"
+            f" got {given}"
+        ) in result.outlines
+    assert "the fixture `jobs` is for tests that are async functions" in result.outlines
 
 
 def test_fixture_of_the_projects_own_that_has_the_same_name_needs_no_marker(
@@ -340,31 +271,11 @@ class TestBuiltOnOurs:
     result.assert_outcomes(passed=2)
 
 
-def test_fixture_that_is_built_on_ours_needs_the_marker(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        """
-import pytest
-
-@pytest.fixture
-def jobs(jobs):
-    return jobs
-
-async def test_built_on_ours(jobs):
-    pass
-""",
-    )
-
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*mark the test with @pytest.mark.trio_jobs({*"])
-
-
 def test_marker_of_a_module_leaves_its_other_tests_alone(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         SLEEPER
         + """
-import unittest
 from hypothesis import given, strategies as st
 
 pytestmark = pytest.mark.trio_jobs({"sleep": sleep})
@@ -382,79 +293,10 @@ def test_plain_property(number):
 @given(st.integers())
 async def test_property(number):
     await trio.lowlevel.checkpoint()
-
-class TestMethods:
-    def test_method(self):
-        pass
-
-class Case(unittest.TestCase):
-    def test_method(self):
-        pass
-
-class AsyncCase(unittest.IsolatedAsyncioTestCase):
-    async def test_method(self):
-        import asyncio
-        await asyncio.sleep(0)
 """,
     )
 
-    result.assert_outcomes(passed=7)
-
-
-def test_plain_test_that_asks_for_the_pool_is_told_to_be_async(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-@pytest.mark.trio_jobs({"sleep": sleep})
-def test_plain(jobs):
-    pass
-""",
-    )
-
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*the fixture `jobs` is for tests that are async functions*"])
-
-
-def test_property_that_asks_for_the_pool_is_told_to_open_its_own(
-    pytester: pytest.Pytester,
-) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-from hypothesis import given, strategies as st
-
-@pytest.mark.trio_jobs({"sleep": sleep})
-@given(number=st.integers())
-async def test_property(jobs, number):
-    pass
-""",
-    )
-
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*open a pool for each with trio_jobs.open_jobs*"])
-
-
-@pytest.mark.parametrize("strict", [True, False])
-def test_marker_without_pytest_trio_is_a_usage_error(
-    strict: bool, pytester: pytest.Pytester
-) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-@pytest.mark.trio_jobs({"sleep": sleep})
-async def test_sleep(jobs):
-    pass
-""",
-        "-p",
-        "no:trio",
-        settings=f"[pytest]\nstrict = {strict}\n",
-    )
-
-    assert result.ret is pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *test_sleep: the marker trio_jobs needs pytest-trio*"])
+    result.assert_outcomes(passed=4)
 
 
 @pytest.mark.parametrize("run_in", ["thread", "process"])
@@ -520,77 +362,6 @@ def test_pytest_finds_the_plugin_by_itself() -> None:
     ]
 
     assert found.load() is plugin
-
-
-# A pytest that says that it is an old one, and lacks what the plugin needs; 6.2 has no such tuple.
-OLD = """
-import pytest
-
-pytest.__version__ = "7.4.4"
-pytest.version_tuple = (7, 4, 4)
-new = pytest.hookimpl
-
-def hookimpl(*args, **options):
-    if "wrapper" in options:
-        raise TypeError("unexpected keyword argument 'wrapper'")
-    return new(*args, **options)
-
-pytest.hookimpl = hookimpl
-"""
-OLDER = OLD.replace("pytest.version_tuple = (7, 4, 4)", "del pytest.version_tuple")
-
-
-@pytest.mark.parametrize("old", [OLD, OLDER])
-def test_old_pytest_is_left_alone(old: str, pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(old_pytest=old)
-
-    result = run(
-        pytester,
-        OWN_FIXTURE
-        + """
-    import sys
-    assert "trio_jobs.testing.plugin" in sys.modules
-    assert "trio_jobs.testing.hooks" not in sys.modules
-""",
-        first=("-p", "old_pytest"),
-    )
-
-    result.assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize("marker", ["trio_jobs({})", "interleavings(3)"])
-def test_marker_in_an_old_pytest_says_which_one_it_needs(
-    marker: str, pytester: pytest.Pytester
-) -> None:
-    pytester.makepyfile(old_pytest=OLD)
-
-    result = run(
-        pytester,
-        f"""
-import pytest
-
-@pytest.mark.{marker}
-def test_pool():
-    pass
-""",
-        first=("-p", "old_pytest"),
-    )
-
-    assert result.ret is pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        [f"ERROR: *::test_pool: the marker {marker.partition('(')[0]} needs pytest >= *got 7.4.4*"]
-    )
-
-
-def test_pytest_that_the_plugin_needs_is_the_one_that_its_extra_installs() -> None:
-    needed = {
-        each.partition(";")[0].replace(" ", "")
-        for each in requires("trio-jobs") or ()
-        if re.match(r"pytest\s*>=", each)
-    }
-
-    # Of the extra `testing`, and of those that include it.
-    assert needed == {f"pytest>={'.'.join(map(str, plugin._NEEDED))}"}
 
 
 def test_failing_interleaving_is_named_and_can_be_repeated(pytester: pytest.Pytester) -> None:
@@ -716,21 +487,6 @@ def test_interleavings_are_a_number_and_who_says_otherwise_is_named(
         assert f"{said} got {given}" in result.outlines
 
 
-def test_number_of_interleavings_may_be_named(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        """
-import pytest
-
-@pytest.mark.interleavings(n=3)
-def test_race():
-    pass
-""",
-    )
-
-    result.assert_outcomes(passed=3)
-
-
 def test_seed_is_of_the_marked_test_alone(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
@@ -741,7 +497,7 @@ from trio._core import _run
 allowed, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()
 
 @pytest.mark.trio
-@pytest.mark.interleavings(2)
+@pytest.mark.interleavings(n=2)
 async def test_marked(scheduler_seed):
     assert scheduler_seed in (0, 1)
     assert _run._ALLOW_DETERMINISTIC_SCHEDULING

@@ -1,7 +1,7 @@
-"""For those who test their handlers: what the pytest plugin gives to tests, and tests import.
+"""Helpers for tests of handlers.
 
-The plugin itself, `trio_jobs.testing.plugin`, needs no import: pytest finds it.
-As in `trio_jobs`, what has a name here is imported when it is first asked for.
+Pytest finds the plugin, `trio_jobs.testing.plugin`, by itself, and with it imports this package in
+every project. So each name is imported at its first use, as in `trio_jobs`.
 """
 
 from importlib import import_module

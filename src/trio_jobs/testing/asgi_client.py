@@ -1,10 +1,10 @@
-"""An ASGI client in the test's own process: no sockets, no limit on pieces, and it can hang up.
+"""An ASGI client in the test's own process: no sockets, and it can disconnect at any point.
 
-It takes any ASGI application. `Client.request` is for whole exchanges;
-`Client.open` for those in which the order of things matters.
+`Client.request` is a whole exchange; `Client.open` takes one apart, for tests of the order of
+events. Any ASGI application will do.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,14 +20,14 @@ Data = bytes | bytearray | memoryview | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the application answered.
+    """An application's answer.
 
     Attributes:
         status: The HTTP status.
-        headers: By name in lower case; the values of a repeated one joined by
-            commas, which for ``set-cookie`` cannot be undone.
-        body: All of it.
-        all_headers: Name and value of each header, in the order they came in.
+        headers: Values by name in lower case. Commas join the values of a
+            repeated header, which is ambiguous for ``set-cookie``.
+        body: The whole body.
+        all_headers: Name and value of each header, in the order of arrival.
     """
 
     status: int
@@ -40,17 +40,17 @@ class Answer:
         return msgspec.json.decode(self.body)
 
 
-class _ClientGoneError(OSError):
-    pass
+class _DisconnectedError(OSError):
+    """The application sends to a client that has disconnected."""
 
 
-def _tells_of_leaving(error: BaseException | None) -> bool:
-    """Whether it is that error, nothing but groups of it, or what was raised in its place."""
+def _stems_from_disconnect(error: BaseException | None) -> bool:
+    """Whether an error is a `_DisconnectedError`, a group of these, or was raised in its place."""
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_tells_of_leaving, error.exceptions))
-    while error is not None and not isinstance(error, _ClientGoneError):
-        # In its place is what `raise … from …` raises, as in Quart from 0.23 on. What merely
-        # happens while the application unwinds is a fault of its own.
+        return all(map(_stems_from_disconnect, error.exceptions))
+    while error is not None and not isinstance(error, _DisconnectedError):
+        # "In its place" is `raise … from …`, as in Quart from 0.23 on. Any other error while the
+        # application unwinds is a fault of its own.
         error = error.__context__ if error.__suppress_context__ else None
     return error is not None
 
@@ -59,50 +59,61 @@ class OpenRequest:
     """One request and its answer, piece by piece; `Client.open` makes and runs it.
 
     Args:
-        buffer: How many pieces of the answer the application can send before
-            the client has read them.
+        nursery: The application runs in it.
+        buffer: How many pieces of the answer the application can send ahead of
+            the client's reading.
     """
 
-    def __init__(self, *, buffer: int = 0) -> None:
+    def __init__(self, nursery: trio.Nursery, *, buffer: int = 0) -> None:
+        self._nursery = nursery
         self._to_app, self._from_client = trio.open_memory_channel[Message](0)
         self._to_client, self._from_app = trio.open_memory_channel[Message](buffer)
         self._status = 0
         self._headers: list[tuple[str, str]] = []
-        self._more = True  # of the answer's body
+        self._more = True  # pieces of the answer's body are to come
 
     async def run(self, app: App, scope: Message) -> None:
         """Run the application on this exchange, as a server would.
 
-        Sending to a client that has left raises an ``OSError``, as ASGI has it.
-        When the application passes that on, in a group of its nurseries' or
-        not, the exchange ends like a return. Every other error is raised.
+        Sending to a disconnected client raises an ``OSError``, as ASGI asks. If
+        that error leaves the application, alone or in groups, the exchange ends
+        as if the application had returned. Every other error is raised.
         """
         try:
             await app(scope, self._receive, self._send)
         except Exception as error:
-            if not _tells_of_leaving(error):
+            if not _stems_from_disconnect(error):
                 raise
-        # Not after an error: that is to be seen, and not that nothing comes any more.
+        # After an error the channels stay open: else the client's end of channel would hide it.
         self._to_client.close()
         self._from_client.close()
 
     async def send(self, data: Data, *, last: bool = False) -> None:
-        """Send a piece of the body; returns once the application has taken it.
+        """Send a piece of the body, and wait until the application has received it.
 
         Raises:
             trio.BrokenResourceError: The application has ended without it.
-            TypeError: It is neither bytes nor text.
+            TypeError: The piece is neither bytes nor text.
         """
         message = {"type": "http.request", "body": _as_bytes(data), "more_body": not last}
         await self._to_app.send(message)
 
+    def _send_in_background(self, pieces: Sequence[bytes]) -> None:
+        @self._nursery.start_soon
+        async def send_all() -> None:
+            # The application may answer, and end, before it has received everything.
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                for piece in pieces[:-1]:
+                    await self.send(piece)
+                await self.send(pieces[-1], last=True)
+
     def hang_up(self) -> None:
-        """Leave: the application is told, and what it still sends is lost. Can be called again."""
+        """Disconnect: the application is told, and the rest of its answer is lost. Idempotent."""
         self._to_app.close()
         self._from_app.close()
 
     def stop_sending(self) -> None:
-        """Shut down the sending side, as if in the middle of the body; answers still arrive."""
+        """Shut down the sending side, as in the middle of the body; answers still arrive."""
         self._to_app.close()
 
     async def head(self) -> int:
@@ -123,7 +134,7 @@ class OpenRequest:
     def pieces(self) -> AsyncIterator[bytes]:
         """The pieces of the answer's body, as the application sends them; after `head`.
 
-        An iteration may be left, and another one goes on from there.
+        A later iteration continues where an earlier one stopped.
 
         Raises:
             trio.EndOfChannel: The application has ended before its answer had.
@@ -139,7 +150,7 @@ class OpenRequest:
         return cast("bytes", message.get("body", b""))
 
     async def answer(self) -> Answer:
-        """Wait for the whole answer; instead of `head` and `pieces`."""
+        """Wait for the whole answer; replaces `head` and `pieces`."""
         await self.head()
         body = b"".join([piece async for piece in self.pieces()])
         headers: dict[str, str] = {}
@@ -159,11 +170,11 @@ class OpenRequest:
         try:
             await self._to_client.send(message)
         except trio.BrokenResourceError:
-            raise _ClientGoneError("the client has left") from None
+            raise _DisconnectedError("the client has disconnected") from None
 
 
 class _Pieces(AsyncIterator[bytes]):
-    """No generator: Trio warns of one that is left before its end."""
+    """Not a generator: Trio warns of a generator that is not exhausted."""
 
     def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
         self._receive = receive
@@ -173,14 +184,11 @@ class _Pieces(AsyncIterator[bytes]):
 
 
 class Client:
-    """Makes requests to an application.
-
-    There is nothing around the application: what it does when a server starts
-    and stops (ASGI's lifespan, Quart's ``before_serving``) is left to the test.
+    """Makes requests to an application, without its lifespan.
 
     Args:
         app: The application.
-        extensions: What the server offers, for ``scope["extensions"]``.
+        extensions: The server's ``scope["extensions"]``.
     """
 
     def __init__(self, app: App, *, extensions: Mapping[str, object] | None = None) -> None:
@@ -188,7 +196,7 @@ class Client:
         self._extensions = dict(extensions or {})
 
     async def get(self, target: str, **headers: str) -> Answer:
-        """``GET``; a header's name is given with underscores."""
+        """``GET``; underscores in a header's name become dashes."""
         return await self.request("GET", target, headers=_dashed(headers))
 
     async def post(
@@ -200,7 +208,7 @@ class Client:
         json: object = msgspec.UNSET,
         **headers: str,
     ) -> Answer:
-        """``POST``; for the body see `request`, a header's name is given with underscores."""
+        """``POST``, with a body as in `request`; underscores in a header's name become dashes."""
         return await self.request("POST", target, body=body, json=json, headers=_dashed(headers))
 
     async def request(
@@ -212,21 +220,21 @@ class Client:
         json: object = msgspec.UNSET,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request and its whole answer; the client stays until the end of it.
+        """Make one request and return its whole answer.
 
         Args:
             method: The method.
-            target: The path, percent-encoded, and the query if there is one.
-            body: Bytes, or text, which is sent as UTF-8; or an iterable of
-                these, sent in as many pieces.
-            json: Instead of a body, what to send as JSON, and to call JSON
-                unless there is a header ``content-type``.
-            headers: By name.
+            target: The path, percent-encoded, and the query, if any.
+            body: Bytes, or text to send as UTF-8; or an iterable of these, to
+                send in as many pieces.
+            json: A value to send as JSON instead of a body. The client adds
+                ``content-type: application/json`` unless that header is given.
+            headers: Values by name.
 
         Raises:
             TypeError: The body is something else.
             trio.EndOfChannel: The application has ended before its answer had.
-            BaseException: What the application has raised.
+            BaseException: The error that has left the application.
         """
         if json is not msgspec.UNSET:
             if body != b"":
@@ -235,17 +243,9 @@ class Client:
             headers = dict(headers or {})
             if "content-type" not in {name.lower() for name in headers}:
                 headers["content-type"] = "application/json"
-        *pieces, last = _in_pieces(body)
-        async with self._running(method, target, headers=headers, buffer=0) as (exchange, nursery):
-
-            @nursery.start_soon
-            async def send_body() -> None:
-                # An early answer: the rest of the body is of no use.
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    for piece in pieces:
-                        await exchange.send(piece)
-                    await exchange.send(last, last=True)
-
+        pieces = _in_pieces(body)
+        async with self.open(method, target, headers=headers) as exchange:
+            exchange._send_in_background(pieces)
             return await exchange.answer()
 
     @asynccontextmanager
@@ -257,28 +257,19 @@ class Client:
         headers: Mapping[str, str] | None = None,
         buffer: int = 0,
     ) -> AsyncIterator[OpenRequest]:
-        """Begin a request; leaving the block hangs up, and waits for the application to end.
+        """Begin a request; leaving the block disconnects, and waits for the application to end.
 
         Args:
-            method: The method.
-            target: The path, percent-encoded, and the query if there is one.
-            headers: By name.
-            buffer: How many pieces of the answer the application can send
-                before the client has read them.
+            method: See `request`.
+            target: See `request`.
+            headers: See `request`.
+            buffer: See `OpenRequest`.
 
         Raises:
-            BaseException: What the application has raised, which also cancels
-                the block; a group if that has raised something itself.
+            BaseException: The error that has left the application, which also
+                cancels the block; a group if the block has raised one as well.
         """
-        async with self._running(method, target, headers=headers, buffer=buffer) as (exchange, _):
-            yield exchange
-
-    @asynccontextmanager
-    async def _running(
-        self, method: str, target: str, *, headers: Mapping[str, str] | None, buffer: int
-    ) -> AsyncIterator[tuple[OpenRequest, trio.Nursery]]:
         path, _, query = target.partition("?")
-        exchange = OpenRequest(buffer=buffer)
         scope: Message = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -300,18 +291,19 @@ class Client:
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
+                exchange = OpenRequest(nursery, buffer=buffer)
                 nursery.start_soon(exchange.run, self._app, scope)
                 try:
-                    yield exchange, nursery
+                    yield exchange
                 finally:
                     exchange.hang_up()
         except BaseExceptionGroup as group:
-            # The group is the nursery's doing. One member alone says more without it.
+            # A single error says more without the group that the nursery puts around it.
             if len(group.exceptions) > 1:
                 raise
             failure = group.exceptions[0]
         if failure is not None:
-            # Raised anew it would get the cancellation of the block as its context.
+            # Raising it again would make the cancellation of the block its context.
             context = failure.__context__
             try:
                 raise failure
@@ -324,22 +316,16 @@ def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _in_pieces(body: Data | Iterable[Data]) -> list[bytes]:
-    """At least one."""
-    if isinstance(body, Data):
-        return [_as_bytes(body)]
-    if isinstance(body, Mapping) or not isinstance(body, Iterable):
-        raise TypeError(_wrong_body(body))
-    return [*map(_as_bytes, body), b""]
+    """The pieces of a body, at least one."""
+    if isinstance(body, Iterable) and not isinstance(body, Data | Mapping):
+        return [*map(_as_bytes, body), b""]
+    return [_as_bytes(cast("Data", body))]
 
 
 def _as_bytes(data: Data) -> bytes:
     if not isinstance(data, Data):
-        raise TypeError(_wrong_body(data))
+        raise TypeError(
+            "the body must be bytes or text, or an iterable of these, or else given as json=,"
+            f" got {data!r:.100}"
+        )
     return data.encode() if isinstance(data, str) else bytes(data)
-
-
-def _wrong_body(body: object) -> str:
-    return (
-        "the body must be bytes or text, or an iterable of these, or else given as json=,"
-        f" got {body!r:.100}"
-    )

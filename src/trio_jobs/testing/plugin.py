@@ -1,37 +1,244 @@
-"""What pytest finds of trio-jobs: the plugin, or in an old pytest no more than a hint.
+"""The pytest plugin: fixtures and markers for tests of handlers.
 
-It is loaded wherever trio-jobs is installed next to pytest, also where nobody
-has asked for it, and what goes wrong in here ends the whole run. So what the
-plugin does is in `trio_jobs.testing.hooks`, which an old pytest cannot even
-import, and this module must be fine with any.
+Pytest loads it wherever trio-jobs is installed. So its import loads nothing that pytest has not
+loaded already, and a test without its markers and fixtures runs as without it.
 """
+
+import functools
+import inspect
+import math
+import os
+import shlex
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-# That of the extra `testing`.
-_NEEDED = (8, 4)
+if TYPE_CHECKING:
+    from trio_jobs.embed import Jobs
+    from trio_jobs.testing.asgi_client import Client
 
-# The tuple is there since 7.0.
-if getattr(pytest, "version_tuple", ()) >= _NEEDED:
-    pytest_plugins = "trio_jobs.testing.hooks"
-else:
-    # The annotations are texts because 6.2 has no such names.
+_SEED = "scheduler_seed"
 
-    def pytest_configure(config: "pytest.Config") -> None:
-        """Make the markers known, so that a strict pytest does not say something else of them."""
-        for name in ("trio_jobs", "interleavings"):
-            config.addinivalue_line("markers", f"{name}: needs a newer pytest")
 
-    def pytest_itemcollected(item: "pytest.Item") -> None:
-        """Tell who uses a marker what it needs.
+class _Marker(NamedTuple):
+    """What the marker ``trio_jobs`` of a test was given."""
 
-        Raises:
-            pytest.UsageError: Nothing would see to it.
-        """
-        for name in ("trio_jobs", "interleavings"):
-            if item.get_closest_marker(name):
-                needed = ".".join(map(str, _NEEDED))
-                raise pytest.UsageError(
-                    f"{item.nodeid}: the marker {name} needs pytest >= {needed},"
-                    f" got {pytest.__version__}: install trio-jobs[testing]"
-                )
+    handlers: Mapping[str, object]
+    grace_period: float
+    options: dict[str, Any]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    config.addinivalue_line(
+        "markers",
+        "trio_jobs(handlers, *, mock_clock=True, grace_period=25.0, **options): an async test runs"
+        " under Trio, and its fixtures `jobs` and `jobs_client` are a pool over these handlers;"
+        " the options are those of trio_jobs.open_jobs",
+    )
+    config.addinivalue_line(
+        "markers",
+        "interleavings(n): run the test under n schedules of Trio's, each of them seeded",
+    )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Make an async test with the marker ``trio_jobs`` a Trio test, under a mock clock."""
+    marker = item.get_closest_marker("trio_jobs")
+    if marker is None or not _is_async(item):
+        return
+    if not marker.kwargs.get("mock_clock", True):
+        item.add_marker(pytest.mark.trio)
+        return
+    runs = (each.kwargs["run"] for each in item.iter_markers("trio") if "run" in each.kwargs)
+    item.add_marker(pytest.mark.trio(run=_under_mock_clock(next(runs, None))), append=False)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test with the marker ``interleavings(n)`` under n seeds."""
+    marker = metafunc.definition.get_closest_marker("interleavings")
+    if marker is None:
+        return
+    try:
+        seeds = _seeds(*marker.args, **marker.kwargs)
+    except TypeError:
+        pytest.fail(
+            f"{metafunc.definition.nodeid}: the marker interleavings takes one number, of at"
+            f" least 1, got {_given(marker)}",
+            pytrace=False,
+        )
+    if _SEED not in metafunc.fixturenames:
+        metafunc.fixturenames.append(_SEED)
+    metafunc.parametrize(_SEED, seeds, indirect=True, ids=[f"seed{seed}" for seed in seeds])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Run a test with the marker ``interleavings(n)`` under its seed."""
+    seed = _seed_of(pyfuncitem)
+    if seed is None:
+        return (yield)
+    from trio_jobs.testing.schedules import seeded_schedule
+
+    hypothesis = getattr(pyfuncitem.obj, "hypothesis", None)
+    if hypothesis is None:
+        with seeded_schedule(seed):
+            return (yield)
+    # Hypothesis seeds Trio's scheduler before each example: each one is seeded again.
+    run_example = hypothesis.inner_test
+
+    @functools.wraps(run_example)
+    def run_seeded(*args: object, **kwargs: object) -> object:
+        with seeded_schedule(seed):
+            return run_example(*args, **kwargs)
+
+    hypothesis.inner_test = run_seeded
+    try:
+        return (yield)
+    finally:
+        hypothesis.inner_test = run_example
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Name the seed under which a test failed, and the command that repeats it."""
+    report = yield
+    seed = _seed_of(item)
+    if report.failed and seed is not None:
+        again = f"scheduler seed {seed}; the same again: pytest {shlex.quote(_argument_of(item))}"
+        report.sections.append(("trio_jobs", again))
+    return report
+
+
+@pytest.fixture
+def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
+    """The seed of this run of a test marked ``interleavings(n)``; None in any other test."""
+    seed: int | None = getattr(request, "param", None)
+    return seed
+
+
+@pytest.fixture
+def _jobs_marker(request: pytest.FixtureRequest) -> _Marker:
+    """The test's marker; its own fixture, so that a wrong one fails before Trio starts."""
+    marker = request.node.get_closest_marker("trio_jobs")
+    if marker is None or not (marker.args or "handlers" in marker.kwargs):
+        pytest.fail(
+            "the fixture `jobs` needs to know the handlers:"
+            ' mark the test with @pytest.mark.trio_jobs({"email": send_email})',
+            pytrace=False,
+        )
+    options = dict(marker.kwargs)
+    tables = [*marker.args, *([options.pop("handlers")] if "handlers" in options else [])]
+    if len(tables) > 1 or not isinstance(tables[0], Mapping):
+        pytest.fail(
+            "the marker trio_jobs takes one table of functions by job type, and its options by"
+            f" name, got {_given(marker)}",
+            pytrace=False,
+        )
+    if not _is_async(request.node):
+        pytest.fail("the fixture `jobs` is for tests that are async functions", pytrace=False)
+    from trio_jobs.settings import PoolSettings, build
+
+    options.pop("mock_clock", None)
+    given = {"grace_period": options.pop("grace_period")} if "grace_period" in options else {}
+    try:
+        return _Marker(tables[0], build(PoolSettings, **given).grace_period, options)
+    except ValueError as error:
+        pytest.fail(f"the marker trio_jobs: {error}", pytrace=False)
+
+
+async def jobs(_jobs_marker: _Marker) -> AsyncIterator["Jobs"]:
+    """A running pool over the handlers of the marker ``trio_jobs``; see `trio_jobs.Jobs`.
+
+    After the test, also a failed one, the pool drains for at most the grace
+    period; then the remaining jobs are cancelled.
+    """
+    import trio.testing
+
+    from trio_jobs.embed import open_jobs
+
+    _check_clock(_jobs_marker.handlers)
+    with trio.CancelScope() as scope:
+        async with open_jobs(_jobs_marker.handlers, **_jobs_marker.options) as running:
+            # The test finds every worker waiting for a job.
+            await trio.testing.wait_all_tasks_blocked()
+            yield running  # noqa: ASYNC119 - pytest-trio closes its fixtures
+            scope.deadline = trio.current_time() + _jobs_marker.grace_period
+
+
+# `pytest_trio.trio_fixture` does the same, but importing it imports Trio.
+jobs._force_trio_fixture = True  # type: ignore[attr-defined]
+jobs = pytest.fixture(jobs)
+
+
+@pytest.fixture
+def jobs_client(jobs: "Jobs") -> "Client":
+    """A client of the HTTP API over `jobs`, without sockets; see `trio_jobs.testing.Client`."""
+    from trio_jobs.testing.asgi_client import Client
+
+    return Client(jobs.asgi())
+
+
+def _seeds(n: object) -> range:
+    if type(n) is not int or n < 1:
+        raise TypeError(n)
+    return range(n)
+
+
+def _seed_of(item: pytest.Item) -> int | None:
+    params: dict[str, int] = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get(_SEED)
+
+
+def _argument_of(item: pytest.Item) -> str:
+    """The test as an argument of pytest in the folder in which this run was started."""
+    # The path in a test's id is relative to the root; no path contains a double colon.
+    path, colons, names = item.nodeid.partition("::")
+    path = os.path.relpath(item.config.rootpath / path, item.config.invocation_params.dir)
+    return f"{path}{colons}{names}"
+
+
+def _is_async(item: pytest.Item) -> bool:
+    """Whether a test, or the property inside a Hypothesis test, is a coroutine function."""
+    function: Any = getattr(item, "obj", None)
+    hypothesis = getattr(function, "hypothesis", None)
+    return inspect.iscoroutinefunction(hypothesis.inner_test if hypothesis else function)
+
+
+def _given(marker: pytest.Mark) -> str:
+    """A marker's arguments as source text."""
+    named = (f"{name}={value!r}" for name, value in marker.kwargs.items())
+    return f"({', '.join([*map(repr, marker.args), *named])})"
+
+
+def _check_clock(handlers: Mapping[str, object]) -> None:
+    """Refuse handlers in threads and processes under a clock that jumps while they work."""
+    import trio.testing
+
+    from trio_jobs.handlers.handler import Run
+    from trio_jobs.handlers.registry import HandlerRegistry
+
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold == math.inf:
+        return
+    for name, handler in HandlerRegistry.of(handlers).table.items():
+        if handler.run is not Run.ASYNC:
+            pytest.fail(
+                f"the handler of {name!r} runs in a {handler.run}, and a clock that jumps ahead"
+                " does not wait for it: mark the test with trio_jobs(..., mock_clock=False), and"
+                " give it no autojump_clock",
+                pytrace=False,
+            )
+
+
+def _under_mock_clock(run: Callable[..., Any] | None) -> Callable[..., Any]:
+    def run_under_mock_clock(*args: Any, clock: Any = None, **options: Any) -> Any:  # noqa: ANN401
+        import trio.testing
+
+        clock = clock or trio.testing.MockClock(autojump_threshold=0)
+        return (run or trio.run)(*args, clock=clock, **options)
+
+    return run_under_mock_clock
