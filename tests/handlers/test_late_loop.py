@@ -16,8 +16,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.handlers import tasks
 from tests.handlers.support import wait_until
 from tests.support import RunningPool, running_pool
-from trio_jobs.handlers.child import ChildProcess
-from trio_jobs.handlers.frames import TIME, Kind, LogLine, frame
+from trio_jobs.handlers.child_handle import ChildHandle
+from trio_jobs.handlers.child_log import LogLine
+from trio_jobs.handlers.frames import TIME, Kind, frame
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import Ending, Outcome
 
@@ -143,7 +144,7 @@ def test_of_a_threads_end_and_a_cancel_the_first_decides(first: str) -> None:
     assert ending.outcome is (Outcome.CANCELLED if first == "cancel" else Outcome.SUCCEEDED)
 
 
-def children(pool: RunningPool) -> list[ChildProcess]:
+def children(pool: RunningPool) -> list[ChildHandle]:
     processes = pool.processor._processes
     assert processes is not None
     return [*processes._children]
@@ -166,7 +167,7 @@ def test_a_process_whose_function_ended_in_time_is_not_timed_out(
     clock = SkippingClock()
     monkeypatch.chdir(str(tmp_path))
     monkeypatch.setattr(
-        "trio_jobs.handlers.child.time", SimpleNamespace(perf_counter=clock.current_time)
+        "trio_jobs.handlers.child_handle.time", SimpleNamespace(perf_counter=clock.current_time)
     )
 
     def block(pool: RunningPool, _job_id: str) -> None:
@@ -186,7 +187,7 @@ def test_a_process_whose_function_ended_in_time_is_not_timed_out(
     assert ending.outcome is outcome
 
 
-class FakeChild(ChildProcess):
+class FakeChild(ChildHandle):
     """One whose answers a test writes."""
 
     def __init__(self) -> None:

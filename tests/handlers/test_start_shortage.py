@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.handlers import tasks
 from tests.handlers.support import wait_for_pids
 from tests.support import RunningPool, running_pool
-from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import Ending, Job, JobStatus, Outcome
@@ -290,15 +290,15 @@ class Descriptors:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held = True
         self.tries = 0
-        spawn = ChildProcess.spawn
+        spawn = ChildHandle.spawn
 
-        def spawn_if_free(child: ChildProcess, *, folder: int | None) -> None:
+        def spawn_if_free(child: ChildHandle, *, folder: int | None) -> None:
             self.tries += 1
             if self.held:
                 raise OSError(24, "Too many open files")
             spawn(child, folder=folder)
 
-        monkeypatch.setattr(ChildProcess, "spawn", spawn_if_free)
+        monkeypatch.setattr(ChildHandle, "spawn", spawn_if_free)
 
     def handlers(self) -> dict[str, Handler]:
         self.end_async = trio.Event()

@@ -23,8 +23,8 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import running_pool
-from trio_jobs.handlers.child import ChildProcess
 from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.process_group import ProcessGroup
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Outcome
 
@@ -112,16 +112,16 @@ async def test_what_a_dead_process_leaves_behind_ends_also_where_no_descriptor_t
 async def test_what_joins_the_group_while_its_process_dies_ends_as_well(
     processes: ProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_ended = ChildProcess._wait_ended
+    wait_exited = ProcessGroup.wait_exited
     joined: list[subprocess.Popen[bytes]] = []
 
-    async def join_and_wait(child: ChildProcess) -> None:
-        await wait_ended(child)
-        if not joined and child._process is not None:
-            joined.append(subprocess.Popen(["sleep", "60"], process_group=child._process.pid))  # noqa: ASYNC220
+    async def join_and_wait(group: ProcessGroup) -> None:
+        await wait_exited(group)
+        if not joined and group._leader is not None:
+            joined.append(subprocess.Popen(["sleep", "60"], process_group=group._leader.pid))  # noqa: ASYNC220
 
     handler = in_process(tasks.sleep, timeout=0.5)
-    monkeypatch.setattr(ChildProcess, "_wait_ended", join_and_wait)
+    monkeypatch.setattr(ProcessGroup, "wait_exited", join_and_wait)
     ending = await process(handler, processes=processes)
 
     assert ending.outcome is Outcome.TIMED_OUT
@@ -191,7 +191,8 @@ from tests.handlers import tasks
 from tests.handlers.support import process
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.child_handle import ChildHandle
+from trio_jobs.handlers.process_group import ProcessGroup
 
 async def main():
     handler = Handler.of(tasks.have_a_family, run="process")

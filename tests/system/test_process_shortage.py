@@ -24,7 +24,7 @@ from tests.handlers.support import (
 )
 from tests.support import RunningPool, make_job, running_pool
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child import ChildProcess, NotBegunError
+from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
@@ -385,15 +385,15 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("trio_jobs.handlers.process_pool._PAUSE_AFTER_DEATH", 0.01)
-    call, deaths = ChildProcess.call, [3]
+    call, deaths = ChildHandle.call, [3]
 
-    async def die_first(child: ChildProcess, *args: Any, **kwargs: Any) -> bytes | Failure:  # noqa: ANN401
+    async def die_first(child: ChildHandle, *args: Any, **kwargs: Any) -> bytes | Failure:  # noqa: ANN401
         if deaths[0]:
             deaths[0] -= 1
             raise NotBegunError
         return await call(child, *args, **kwargs)
 
-    monkeypatch.setattr(ChildProcess, "call", die_first)
+    monkeypatch.setattr(ChildHandle, "call", die_first)
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
         job = pool.parts.admission.submit("test", b"null")
         await wait_until(lambda: pool.parts.pool.statistics().blocked)
@@ -407,13 +407,13 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
 async def test_a_first_word_that_is_none_is_told_and_the_process_is_started_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    receive, words = ChildProcess._receive, [b"{}"]
+    receive, words = ChildHandle._receive, [b"{}"]
 
-    async def receive_garbage(child: ChildProcess, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
+    async def receive_garbage(child: ChildHandle, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
         kind, body = await receive(child, *args, **kwargs)
         return kind, words.pop() if words else body
 
-    monkeypatch.setattr(ChildProcess, "_receive", receive_garbage)
+    monkeypatch.setattr(ChildHandle, "_receive", receive_garbage)
     async with ProcessPool(1) as processes:
         ending = await process(in_process(tasks.pid), processes=processes)
 

@@ -27,7 +27,7 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import RunningPool, make_job, running_pool
-from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
@@ -348,7 +348,7 @@ from tests.support import make_job
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.importing import load_function
-from trio_jobs.handlers.child import ChildProcess
+from trio_jobs.handlers.child_handle import ChildHandle
 
 
 async def main():
@@ -515,14 +515,14 @@ async def test_the_answer_of_a_process_is_kept_although_its_job_is_cut_off_as_it
     processes: ProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle = await process(in_process(tasks.pid), processes=processes)
-    read = ChildProcess._read
+    read = ChildHandle._read
     scope = trio.CancelScope()
 
-    def read_and_cancel(child: ChildProcess) -> None:
+    def read_and_cancel(child: ChildHandle) -> None:
         read(child)
         scope.cancel()
 
-    monkeypatch.setattr(ChildProcess, "_read", read_and_cancel)
+    monkeypatch.setattr(ChildHandle, "_read", read_and_cancel)
     with scope:
         ending = await process(in_process(tasks.pid), processes=processes)
 

@@ -1,7 +1,7 @@
-"""What a server and its child processes send each other: frames of a kind, a length and JSON.
+"""The frames between the server and a child process: a kind, a length, and mostly JSON.
 
-Bytes and text alone cross: a payload comes as it was submitted, a result goes as it will be kept,
-an exception as its description. So nothing has to be picklable.
+A payload crosses as it was submitted, a result as it will be kept, an exception as its
+description. So nothing needs to be picklable.
 """
 
 from collections.abc import Mapping
@@ -12,41 +12,37 @@ import msgspec
 
 HEADER = Struct("!BI")
 
-# By `time.perf_counter`, which counts alike in all processes of a system.
+# A reading of `time.perf_counter`, which counts alike in all processes of a system.
 TIME = Struct("!d")
 
-# Bytes of a frame that holds neither a payload nor a result: texts of 20,000 characters, and some.
+# The largest frame, in bytes, without a payload or a result: it holds texts of 20,000 characters.
 _MAX_OTHER = 1_048_576
-
-# As in a log line: characters of a text, and of a traceback.
-MAX_LOG_TEXT = 2_000
-MAX_LOG_TRACEBACK = 20_000
 
 
 class Kind(IntEnum):
-    """What a frame holds."""
+    """The content of a frame."""
 
     SETTINGS = 1  # to the child, once
-    HELLO = 2  # the child's answer to that
+    HELLO = 2  # the child's answer to the settings
     CALL = 3  # to the child: a job
-    LOG = 4
-    RESULT = 5  # the job's result, which is the JSON itself
+    LOG = 4  # a `LogLine`
+    RESULT = 5  # the job's result, as it is
     FAILURE = 6  # a `Failure`
-    ENDED = 7  # when the function ended, a `TIME`: just before its result or failure
+    ENDED = 7  # when the function ended, a `TIME`; precedes its result or failure
 
 
 class FrameError(Exception):
-    """What came is no frame."""
+    """Bytes that are no frame, or a frame out of its order."""
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True):
-    """A module's file as it was.
+    """The state of a module's file.
 
     Attributes:
-        file: Its path.
-        mtime_ns: When it was written.
-        size: In bytes.
-        digest: Of its content, if it was written since the server was started.
+        file: The path.
+        mtime_ns: When the file was written.
+        size: Bytes.
+        digest: The hash of the content, if the file was written since the server's start.
     """
 
     file: str
@@ -56,11 +52,11 @@ class FileState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """The program that was started, for functions that are defined in it.
+    """The program that was started, for functions that the program itself defines.
 
     Attributes:
-        module: Its name, if it was started with ``python -m``.
-        file: Its file otherwise.
+        module: The module's name, if the program was started with ``python -m``.
+        file: The program's file otherwise.
     """
 
     module: str | None
@@ -73,10 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: ``sys.path``.
         arguments: ``sys.argv``.
-        names: The functions that will run there, imported when it starts.
-        program: Where those are that the program itself defines.
-        files: What the server has imported, by the modules' names.
-        log_level: The least level of lines that the server's log takes.
+        names: The functions to import at the start.
+        program: The program that defines some of them.
+        files: The files that the server has imported, by the modules' names.
+        log_level: The lowest level that the server's log takes.
     """
 
     path: list[str]
@@ -88,12 +84,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """A child has imported what it could.
+    """The result of a child's imports.
 
     Attributes:
-        changed: The files of modules that are not what the server has imported.
-        shortage: What the child has run out of, if it has.
-        faulty: Whether anything could not be imported that the server has imported.
+        changed: The files that differ from those that the server has imported.
+        shortage: The resource that the child has run out of.
+        faulty: Whether an import failed that has succeeded in the server.
     """
 
     changed: list[str]
@@ -110,42 +106,23 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     max_result_bytes: int
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A log record; the names are those of `logging`."""
-
-    name: str
-    level: int
-    level_name: str
-    text: str
-    created: float
-    process: int
-    path: str
-    line: int
-    function: str | None
-    thread_name: str | None
-    job_id: str | None
-    traceback: str | None
-    stack: str | None
-    fields: dict[str, str | int | float | bool | None]
-
-
 def frame(kind: Kind, body: bytes) -> bytes:
     """A frame with this body."""
     return HEADER.pack(kind, len(body)) + body
 
 
 class FrameReader:
-    """Takes bytes as they come, and gives frames."""
+    """Takes bytes as they arrive, and gives frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take what has come."""
+        """Take bytes."""
         self._buffer += data
 
     def holds(self, kind: Kind) -> bool:
-        """Whether a frame of this kind has come, or the beginning of one."""
+        """Whether a frame of this kind has arrived, or its header."""
         at = 0
         while len(self._buffer) - at >= HEADER.size:
             found, length = HEADER.unpack_from(self._buffer, at)
@@ -155,10 +132,10 @@ class FrameReader:
         return False
 
     def next(self, *, max_result_bytes: int = 0) -> tuple[Kind, bytes] | None:
-        """The next frame; None as long as it is not complete.
+        """The next frame; None until all of it has arrived.
 
         Raises:
-            FrameError: It is of no kind that there is, or too large.
+            FrameError: The frame's kind is unknown, or the frame is too large.
         """
         if len(self._buffer) < HEADER.size:
             return None

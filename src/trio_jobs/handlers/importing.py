@@ -1,8 +1,12 @@
 """Finding a handler's function by its name, `"package.module:function"`."""
 
+import _thread
+import errno
 import functools
 import importlib
 import inspect
+import mmap
+import os
 import sys
 import traceback
 from contextvars import ContextVar
@@ -12,11 +16,18 @@ from trio_jobs.error_text import describe, readable
 
 _MAX_TEXT = 500
 
-# By which attributes decorators, and Python's own partial methods, tell what they are around.
+# The attributes in which decorators and Python's partial methods keep the function below them.
 _LAYERS = ("__wrapped__", "func", "__partialmethod__", "_partialmethod")
 _MAX_LAYERS = 100
 
-# Whether a child process imports functions, for what must not run while it does so.
+# Errors that say that the system has run out of something.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+# More than the import of a module takes at a time, mostly.
+_PROBED_PIPES = 4
+_PROBED_BYTES = 64 * 1024 * 1024
+
+# Whether a child process imports functions: a module must not start a process pool meanwhile.
 imports_in_child: ContextVar[bool] = ContextVar("imports_in_child", default=False)
 
 
@@ -25,17 +36,16 @@ class HandlerError(Exception):
 
 
 def load_function(reference: str) -> object:
-    """Import what ``"package.module:qualified.name"`` names; runs the module.
+    """Import the module of ``"package.module:qualified.name"``, and get the function.
 
     Raises:
-        HandlerError: There is no such module, the module raised while it was
-            imported or asked for the attribute, it has no such attribute, or
-            that is a method without its instance: each another text, of one line.
+        HandlerError: There is no such module, the module raises, it has no such attribute, or the
+            attribute is a method without its instance; the text, of one line, says which.
     """
     module_name, _, qualified_name = reference.partition(":")
     try:
         found: object = importlib.import_module(module_name)
-    except BaseException as error:  # noqa: ASYNC103  (a module may raise anything, an exit for one)
+    except BaseException as error:  # noqa: ASYNC103 - a module may raise anything, even an exit
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
             package, _, _ = missing.rpartition(".")
@@ -44,7 +54,7 @@ def load_function(reference: str) -> object:
                 text += f"; without the .py it is '{module_name[:-3]}:{qualified_name}'"
         else:
             text = f"module {module_name!r} could not be imported: {one_line(error)}"
-        raise HandlerError(text) from error  # noqa: ASYNC104 - before there is an event loop
+        raise HandlerError(text) from error  # noqa: ASYNC104 - there is no event loop yet
     for name in qualified_name.split("."):
         holder = found
         try:
@@ -53,7 +63,7 @@ def load_function(reference: str) -> object:
             raise HandlerError(
                 f"module {module_name!r} ({_file_of(module_name)}) has no {qualified_name!r}"
             ) from error
-        except BaseException as error:  # noqa: ASYNC103  (a module may have a `__getattr__`)
+        except BaseException as error:  # noqa: ASYNC103 - a module may have a `__getattr__`
             raise HandlerError(  # noqa: ASYNC104 - as above
                 f"module {module_name!r} could not give {qualified_name!r}: {one_line(error)}"
             ) from error
@@ -62,16 +72,16 @@ def load_function(reference: str) -> object:
 
 
 def refuse_method(holder: object, name: str, function: object) -> None:
-    """Refuse a function that was found through its class: it would get the payload as ``self``.
+    """Refuse a function that was found through its class: the payload would become its ``self``.
 
     Raises:
-        HandlerError: It was.
+        HandlerError: The function was found through its class.
     """
     if not inspect.isclass(holder):
         return
     kept = inspect.getattr_static(holder, name, None)
     method = innermost(kept)
-    # What has no `__get__` gets no instance from anywhere.
+    # An attribute without `__get__` (a static method's function) takes no instance.
     if (
         isinstance(method, FunctionType)
         and hasattr(type(kept), "__get__")
@@ -81,7 +91,7 @@ def refuse_method(holder: object, name: str, function: object) -> None:
 
 
 def innermost(function: object) -> object:
-    """What is under decorators that tell, and under partials, up to one that gives an instance."""
+    """The function below decorators and partials; stops at a layer that gives the instance."""
     for _ in range(_MAX_LAYERS):
         below = _layer_below(function)
         if below is None:
@@ -99,60 +109,52 @@ def _layer_below(function: object) -> object | None:
         return None if function.args else function.func
     try:
         own = vars(function)
-    except Exception:  # noqa: BLE001 - it has none, or is asked for it by the user's code
+    except Exception:  # noqa: BLE001 - it has no attributes, or runs the user's code for them
         return None
-    below = (own.get(each) for each in _LAYERS)
-    return next((each for each in below if callable(each) or _is_partial(each)), None)
-
-
-def _is_partial(layer: object) -> bool:
-    return isinstance(layer, functools.partialmethod)
+    for name in _LAYERS:
+        below = own.get(name)
+        if callable(below) or isinstance(below, functools.partialmethod):
+            return below
+    return None
 
 
 def method_error(class_name: str) -> HandlerError:
-    """What is said of a method without its instance."""
+    """The refusal of a method without its instance."""
     return HandlerError(
         f"is a method of class {class_name}: name one of an instance, or make it a staticmethod"
     )
 
 
-def _file_of(module_name: str) -> str:
-    """Where a module comes from: the same name may be in several places."""
-    module = sys.modules.get(module_name)
-    spec = getattr(module, "__spec__", None)
-    return str(getattr(module, "__file__", None) or getattr(spec, "origin", None) or "no file")
-
-
 def own_name(function: object) -> str:
-    """What a function is called where it was defined; an object goes by its class."""
+    """The name by which a function was defined; of another object, its class's."""
     named = function if hasattr(function, "__qualname__") else type(function)
     module = getattr(named, "__module__", None) or "builtins"  # methods written in C have none
     return f"{module}:{named.__qualname__}"
 
 
 def importable_name(function: object) -> str:
-    """The own name of a function, by which a child process finds it again.
+    """A function's own name, by which a child process imports it.
 
     Raises:
-        HandlerError: It cannot be found by it, like a lambda, a nested
-            function, or one that a decorator has replaced.
+        HandlerError: The name leads to nothing or to another object: a lambda, a nested function,
+            a function that a decorator has replaced.
     """
     name = own_name(function)
-    if imports_in_child.get():  # half of its module is there, and nothing is started from here
+    if imports_in_child.get():  # the module is half imported, and this is no server
         return name
     try:
         found = load_function(name)
     except HandlerError as error:
         raise HandlerError(f"cannot be found again by a process: {error}") from error
-    if found != function:  # not by identity: a method is made anew each time
+    if found != function:  # not `is`: each access makes a new method object
         raise HandlerError(f"cannot be found again by a process: {name!r} is something else")
     return name
 
 
 def one_line(error: BaseException) -> str:
-    """What a user's code raised, and where in it, in one line of bounded length."""
+    """An exception of user code, and its place, in one line of bounded length."""
     described = describe(error).error
-    # The import machinery's frames say nothing, and a syntax error has none of its own.
+    # Frames of the import machinery say nothing. A syntax error has no frame of its own.
     frames = traceback.extract_tb(error.__traceback__)
     places = [
         (frame.filename, frame.lineno)
@@ -163,3 +165,46 @@ def one_line(error: BaseException) -> str:
         places.append((error.filename, error.lineno))
     text = readable(" ".join(f"{described.type}: {described.message}".split()), _MAX_TEXT)
     return f"{text} ({places[-1][0]}:{places[-1][1]})" if places else text
+
+
+def find_shortage(error: BaseException) -> str | None:
+    """The resource whose lack made an import fail; None if the module itself is at fault."""
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            break
+        if (
+            isinstance(cause, MemoryError)
+            or (isinstance(cause, OSError) and cause.errno in _EXHAUSTED)
+            or (isinstance(cause, RuntimeError) and "start new thread" in str(cause))
+        ):
+            return one_line(cause)
+        cause = cause.__cause__ or cause.__context__
+    return one_line(error) if _is_exhausted() else None
+
+
+def _is_exhausted() -> bool:
+    """Whether this process cannot have the resources that an import may need.
+
+    An error does not always tell: the linker's have no number, and EAGAIN stands for a process
+    that cannot be started as well as for a locked file.
+    """
+    pipes: list[int] = []
+    try:
+        for _ in range(_PROBED_PIPES):
+            pipes += os.pipe()
+        mmap.mmap(-1, _PROBED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        _thread.start_new_thread(int, ())
+    except (OSError, MemoryError, RuntimeError):
+        return True
+    finally:
+        for number in pipes:
+            os.close(number)
+    return False
+
+
+def _file_of(module_name: str) -> str:
+    """The file of a module, because several places may have modules of one name."""
+    module = sys.modules.get(module_name)
+    spec = getattr(module, "__spec__", None)
+    return str(getattr(module, "__file__", None) or getattr(spec, "origin", None) or "no file")

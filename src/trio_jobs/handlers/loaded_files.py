@@ -1,36 +1,37 @@
-"""The files that modules were loaded from, as they are: two processes compare what they run."""
+"""The files of loaded modules: the server and its child processes run the same ones.
+
+The server has imported its libraries before the user's folder came onto the path. A child gets the
+path with that folder, in which a file may have a library's name.
+"""
 
 import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 from trio_jobs.handlers.frames import FileState
 
-# Files that have been written since then may have been written by the modules themselves, as they
-# are imported; each process writes them anew, and their times say nothing. A second for clocks of
-# file systems, which are coarse.
+# Modules may write files while they are imported, in each process anew: a later time of writing
+# says nothing. File systems have coarse clocks, hence the second.
 _STARTED_NS = time.time_ns() - 1_000_000_000
 
 
 def loaded_files() -> dict[str, FileState]:
-    """The files of all loaded modules, by name, but for the standard library's."""
-    states = {}
-    for name, file in _loaded():
-        state = _state(file)
-        if state is not None:  # in a zip file, or made up
-            states[name] = state
-    return states
+    """The files of all loaded modules but the standard library's, by the modules' names."""
+    states = ((name, _state(file)) for name, file in _loaded())
+    return {name: state for name, state in states if state is not None}
 
 
 def changed_files(noted: Mapping[str, FileState], *, loaded_only: bool) -> list[str]:
-    """The files of modules that differ from those that were noted, or are gone.
+    """The files that differ from those that another process has noted, or are gone.
 
     Args:
-        noted: Of another process, by the modules' names.
-        loaded_only: Whether the modules that are not loaded here do not matter.
+        noted: The files of the other process, by the modules' names.
+        loaded_only: Whether to pass over modules that are not loaded here.
     """
     here = dict(_loaded())
     found = set()
@@ -42,8 +43,41 @@ def changed_files(noted: Mapping[str, FileState], *, loaded_only: bool) -> list[
 
 
 def still_changed(noted: Iterable[FileState]) -> bool:
-    """Whether any of the files differs from what was noted."""
+    """Whether any of the files differs from its noted state."""
     return not all(map(_is_as_noted, noted))
+
+
+class SameModules:
+    """A finder that finds each top-level module in the file that the server has imported.
+
+    Submodules follow their packages.
+
+    Args:
+        files: The files that the server has imported, by the modules' names.
+    """
+
+    def __init__(self, files: Mapping[str, FileState]) -> None:
+        self._files = files
+
+    def install(self) -> None:
+        """Have imports ask this finder before they search the path."""
+        # Not as the first one: other finders (an agent's, which wraps what it traces) ask the rest.
+        is_there = PathFinder in sys.meta_path  # a program may have replaced it
+        sys.meta_path.insert(sys.meta_path.index(PathFinder) if is_there else 0, self)
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,  # noqa: ARG002 - Python's protocol
+    ) -> ModuleSpec | None:
+        """The module, if the server has imported it and its file is still there."""
+        state = self._files.get(fullname) if path is None else None
+        if state is None:
+            return None
+        folder, name = os.path.split(state.file)
+        is_package = name.partition(".")[0] == "__init__"
+        return PathFinder.find_spec(fullname, [str(Path(folder).parent) if is_package else folder])
 
 
 def _loaded() -> Iterator[tuple[str, str]]:
@@ -55,13 +89,11 @@ def _loaded() -> Iterator[tuple[str, str]]:
 
 def _state(file: str) -> FileState | None:
     try:
-        status = os.stat(file)  # noqa: PTH116  (some hundreds of them)
-        is_new = status.st_mtime_ns >= _STARTED_NS
-        return FileState(
-            file, status.st_mtime_ns, status.st_size, _digest(file) if is_new else None
-        )
+        status = os.stat(file)  # noqa: PTH116 - faster, for some hundreds of files
+        digest = _digest(file) if status.st_mtime_ns >= _STARTED_NS else None
     except (OSError, ValueError):
-        return None
+        return None  # in a zip file, or made up
+    return FileState(file, status.st_mtime_ns, status.st_size, digest)
 
 
 def _is_as_noted(noted: FileState) -> bool:

@@ -1,4 +1,4 @@
-"""`ProcessPool`: a pool's child processes, started on demand; none outlives the server."""
+"""`ProcessPool`: the child processes of a pool, started on demand. None outlives the server."""
 
 import contextlib
 import logging
@@ -13,60 +13,47 @@ import msgspec
 import trio
 
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child import (
-    ChildProcess,
-    NotBegunError,
-    ProcessDiedError,
-    beyond_standard_streams,
-)
-from trio_jobs.handlers.frames import (
-    Call,
-    FileState,
-    Hello,
-    Kind,
-    Program,
-    Settings,
-    frame,
-)
+from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError, ProcessDiedError
+from trio_jobs.handlers.frames import Call, FileState, Hello, Kind, Program, Settings, frame
 from trio_jobs.handlers.importing import imports_in_child
 from trio_jobs.handlers.loaded_files import loaded_files, still_changed
+from trio_jobs.handlers.process_group import beyond_standard_streams
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import JobError
 
 log = logging.getLogger(__name__)
 
-# Seconds that idle children get to end by themselves. They only wait for their
-# pipe to close; one that takes longer is held up by what a function left behind.
+# Seconds that idle children get to exit by themselves. A child that takes longer is held up by
+# something that a function has left behind.
 _CLOSING_TIME = 0.5
 
-# Descriptors here: of a child, as long as it lives; and of one that is being started, beside them.
+# File descriptors of a child in the server; and those that its start takes in addition.
 _DESCRIPTORS = 5
 _STARTING_DESCRIPTORS = 8
 
-# Seconds that a process gets to import its modules before jobs count as blocked by that.
+# Seconds that a child gets to import its modules before its job counts as blocked.
 _IMPORTING_TIME = 10.0
 
-# Seconds until another process is tried, where one has died idle.
+# Seconds until the next attempt when a child has died before it took its job.
 _PAUSE_AFTER_DEATH = 0.1
 
-# How many changed files are named, at the most.
+# How many changed files are named at most.
 _NAMED_FILES = 10
 
 
 class ProcessPool:
-    """The server's child processes, for the length of an ``async with`` block.
+    """Runs functions in child processes, for the length of an ``async with`` block.
 
-    The jobs have to end before the block does. Leaving it is bounded, and is
-    not cancelled: idle processes end at once, and those that do not are killed.
+    All jobs end before the block does. Its end is bounded, and is not cancelled: idle children
+    exit at once, and the pool kills those that do not.
 
     Args:
-        count: How many there are at the most; None for as many as there are
-            processors that this one may use.
-        names: The functions that will run there: a process imports them when it
-            starts.
-        shortage: Where jobs wait for which no process can be started.
-        folder: A descriptor of the folder that processes start in; None for
-            this process's own, as it is when the block is entered.
+        count: How many children there are at most; None for the number of processors that this
+            process may use.
+        names: The functions; a child imports all of them when it starts.
+        shortage: Holds the jobs for which no child can be started.
+        folder: A descriptor of the folder that children start in; None for the current folder
+            when the block is entered.
     """
 
     def __init__(
@@ -81,12 +68,10 @@ class ProcessPool:
         self._shortage = shortage or StartShortage()
         self._folder = folder
         self._limiter = trio.CapacityLimiter(count or _processors())
-        # For the threads that start processes. Trio's own limiter is everybody's: handlers may
-        # hold all of it for ever.
+        # Children are started in threads of this limiter: handlers may hold Trio's own for ever.
         self._starting = trio.CapacityLimiter(1)
-        # Whoever starts one adds it, and takes it out when it has ended.
-        self._children: set[ChildProcess] = set()
-        self._idle: list[ChildProcess] = []
+        self._children: set[ChildHandle] = set()  # from their start to their end
+        self._idle: list[ChildHandle] = []
         self._files: Mapping[str, FileState] = {}
         self._changed: list[FileState] = []
         self._closing = contextlib.ExitStack()
@@ -94,12 +79,12 @@ class ProcessPool:
 
     @property
     def max_descriptors(self) -> int:
-        """How many file descriptors this may take in this process."""
+        """How many file descriptors the pool takes at most."""
         return _STARTING_DESCRIPTORS + _DESCRIPTORS * int(self._limiter.total_tokens)
 
     @property
     def idle(self) -> int:
-        """How many processes wait for a job."""
+        """How many children wait for a job."""
         return len(self._idle)
 
     async def __aenter__(self) -> Self:
@@ -131,7 +116,7 @@ class ProcessPool:
                 log.warning("processes_killed", extra={"count": len(left)})
         finally:
             for child in children:
-                child.kill_group()
+                child.group.kill_group()
             for child in children:
                 await self._end(child)  # noqa: ASYNC102 - bounded by itself
             self._idle.clear()
@@ -148,51 +133,44 @@ class ProcessPool:
         start_taken_back: Callable[[], None] = lambda: None,
         ended: Callable[[float], object] = lambda _: None,
     ) -> bytes | Failure:
-        """Run a function in a process of its own, when one is free.
+        """Run a function in a child of its own, as soon as one is free.
 
         Args:
-            name: The function's, as ``"package.module:qualified.name"``.
-            payload: What to call it with, as JSON.
-            job_id: The job's, for what the function logs.
+            name: The function's name, as ``"package.module:qualified.name"``.
+            payload: The payload as JSON.
+            job_id: The job's id, for the lines that the function logs.
             max_result_bytes: The largest result, as JSON.
-            started: Called when there is a process and the function begins:
-                waiting for one is not the function's time.
-            start_taken_back: Called when it has not begun after all, because
-                the process had died before; another one is looked for.
-            ended: Called with when the function ended, by Trio's clock, before
-                all of its answer has come.
+            started: Called when a child takes the job: to wait for one is not the function's time.
+            start_taken_back: Called when the child had died before; the job waits for another.
+            ended: Called with the time when the function ended, by Trio's clock, before all of
+                its answer has arrived.
 
         Returns:
-            The result, as JSON, or what the function raised; a process that was
-            killed or has ended itself is a `ProcessDiedError` without a traceback.
+            The result as JSON, or the description of what the function raised. If the child was
+            killed or ended itself, that is a `ProcessDiedError` without a traceback.
 
         Cancellation:
-            Kills the process with the function in it, and waits for its end;
-            unless the function has ended: then its answer is returned.
+            Kills the child and waits for its end. Not acted on once the function has ended.
         """
-        call = frame(
-            Kind.CALL,
-            msgspec.json.encode(
-                Call(
-                    job_id=job_id,
-                    name=name,
-                    payload=msgspec.Raw(payload),
-                    max_result_bytes=max_result_bytes,
-                )
-            ),
+        call = Call(
+            job_id=job_id,
+            name=name,
+            payload=msgspec.Raw(payload),
+            max_result_bytes=max_result_bytes,
         )
+        call_frame = frame(Kind.CALL, msgspec.json.encode(call))
         async with self._limiter:
             while True:
-                # Nothing waits between its choice and the call: the child is nobody else's.
+                # No checkpoint until the call: no other job gets this child.
                 child = await self._shortage.outlast(self._obtain)
                 try:
                     answer = await child.call(
-                        call, max_result_bytes=max_result_bytes, started=started, ended=ended
+                        call_frame, max_result_bytes=max_result_bytes, started=started, ended=ended
                     )
                 except NotBegunError:
                     start_taken_back()
                     await self._end(child)
-                    # Not again at once: whoever has killed it may kill them all.
+                    # After a pause: another program may kill each child at once.
                     with self._shortage.waiting("a process has ended before it took its job"):
                         await trio.sleep(_PAUSE_AFTER_DEATH)
                     continue
@@ -203,25 +181,24 @@ class ProcessPool:
                 except BaseException:
                     await self._end(child)  # noqa: ASYNC102 - bounded by itself
                     raise
-                if child.is_faulty:  # the next job gets one that imports everything again
+                if child.is_faulty:
                     await self._end(child)
                 else:
                     self._idle.append(child)
                 return answer
 
-    async def _obtain(self) -> ChildProcess:
+    async def _obtain(self) -> ChildHandle:
         if not self._open:
             raise RuntimeError("the processes are used outside of their block")
-        # All of them: the last one that became idle is the first to be taken, and others may have
-        # ended long ago.
+        # Reap all: the child that became idle last is taken first, so others may be dead for long.
         for child in [each for each in self._idle if each.has_ended()]:
-            if child in self._idle:  # or another job has seen to it meanwhile
+            if child in self._idle:  # unless another job has reaped it meanwhile
                 self._idle.remove(child)
                 await self._end(child)
         return self._idle.pop() if self._idle else await self._start()
 
-    async def _start(self) -> ChildProcess:
-        child = ChildProcess()
+    async def _start(self) -> ChildHandle:
+        child = ChildHandle()
         self._children.add(child)
         try:
             try:
@@ -229,32 +206,30 @@ class ProcessPool:
             except (OSError, MemoryError) as error:
                 text = str(error) or type(error).__name__
                 raise ShortageError(f"no process can be started: {text}") from error
-            except RuntimeError as error:  # Trio's: what the thread runs raises none
+            except RuntimeError as error:  # Trio's; `_spawn` raises none
                 raise ShortageError(f"no thread can be started: {error}") from error
-            hello = await self._greet(child)
+            await self._greet(child)
         except BaseException:
             await self._end(child)  # noqa: ASYNC102 - bounded by itself
             raise
+        return child
+
+    async def _greet(self, child: ChildHandle) -> None:
+        hello: Hello | None = None
+        with trio.move_on_after(_IMPORTING_TIME):
+            hello = await child.greet(self._settings())
+        if hello is None:  # the imports may take any time, or hang
+            cause = f"a process is still importing its modules after {_IMPORTING_TIME:g} s"
+            with self._shortage.waiting(cause):
+                hello = await child.greet()
         if hello.changed:
             self._changed = [each for each in self._files.values() if each.file in hello.changed]
-            shortage = _code_changed(hello.changed)
-        elif hello.shortage is not None:
-            shortage = f"a process cannot import the handlers: {hello.shortage}"
-        else:
-            return child
-        await self._end(child)
-        raise ShortageError(shortage)
+            raise ShortageError(_code_changed(hello.changed))
+        if hello.shortage is not None:
+            raise ShortageError(f"a process cannot import the handlers: {hello.shortage}")
 
-    async def _greet(self, child: ChildProcess) -> Hello:
-        with trio.move_on_after(_IMPORTING_TIME):
-            return await child.greet(self._settings())
-        # It may take as long as it likes, or hang: no event tells.
-        cause = f"a process is still importing its modules after {_IMPORTING_TIME:g} s"
-        with self._shortage.waiting(cause):
-            return await child.greet()
-
-    def _spawn(self, child: ChildProcess) -> None:
-        # Before a process imports everything once more, only to find out the same.
+    def _spawn(self, child: ChildHandle) -> None:
+        # Otherwise a child would import everything only to find the same change again.
         if self._changed and still_changed(self._changed):
             raise ShortageError(_code_changed(each.file for each in self._changed))
         child.spawn(folder=self._folder)
@@ -270,19 +245,17 @@ class ProcessPool:
         )
         return frame(Kind.SETTINGS, msgspec.json.encode(settings))
 
-    async def _end(self, child: ChildProcess) -> None:
-        # Out first: whatever happens then, nobody is given it.
-        self._children.discard(child)
+    async def _end(self, child: ChildHandle) -> None:
+        self._children.discard(child)  # first: a kill that fails must leave no dead child here
         await child.kill()
 
 
 def open_folder() -> int | None:
-    """A descriptor of the current folder, which stays right if that is changed, moved or removed.
+    """A descriptor of the current folder, which stays valid if the folder is moved or removed.
 
-    None if there is none: it has been removed already.
+    None if the folder has been removed before.
     """
-    # It need not be readable for this.
-    how = getattr(os, "O_PATH", os.O_RDONLY)
+    how = getattr(os, "O_PATH", os.O_RDONLY)  # the folder need not be readable
     try:
         return beyond_standard_streams(os.open(".", how | os.O_DIRECTORY))
     except OSError:
@@ -290,8 +263,7 @@ def open_folder() -> int | None:
 
 
 def _close_copies(pool: "weakref.ref[ProcessPool]") -> None:
-    # In a copy that a fork has made of the server: with its write ends, no child would notice that
-    # the server has gone.
+    # In a forked copy of the server, whose write ends would keep the lifelines open.
     found = pool()
     if found is not None:
         for child in found._children:

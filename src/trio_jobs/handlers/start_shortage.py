@@ -1,7 +1,7 @@
-"""`StartShortage`: jobs that cannot begin, for the server's sake, wait in their workers.
+"""`StartShortage`: jobs that cannot begin for lack of a resource wait in their workers.
 
-A process or a thread cannot be started while descriptors, memory or threads are used up. That
-passes, and is no job's fault: the job has not begun, so it does not fail.
+Without descriptors, memory or threads no process or thread can be started. That passes, and is no
+job's fault: the job has not begun, so it does not fail.
 """
 
 import contextlib
@@ -13,53 +13,53 @@ import trio
 
 log = logging.getLogger(__name__)
 
-# Seconds between two attempts, doubled from the one to the other. What ends inside this process
-# wakes a job earlier: the pause is only for what no event tells, as another process's end.
+# Seconds between two attempts, doubled each time. An end in this process wakes a job earlier; the
+# pause is for events that are invisible here, as the end of another program.
 _SHORTEST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
-# Seconds without a job that waits, until a shortage has passed: while there is just enough for some
-# of the jobs, others begin to wait many times a second.
+# Seconds without a waiting job until the shortage counts as over. While there is enough for some
+# jobs, others begin to wait many times a second.
 _CALM = 5.0
 
-# Causes that are told of one shortage; some hold texts that are never the same.
+# How many causes of one shortage are logged at most; some causes have a new text each time.
 _MAX_TOLD = 20
 
 _T = TypeVar("_T")
 
 
 class ShortageError(Exception):
-    """A job cannot begin now, and nothing of it has begun; the text says why."""
+    """A job cannot begin now, and has not begun; the text says why."""
 
 
 class StartShortage:
-    """Which of a pool's jobs cannot begin, and why. Every method but `outlast` is a plain `def`."""
+    """The jobs of a pool that cannot begin, and the cause. Only `outlast` may wait."""
 
     def __init__(self) -> None:
         self._waiting = 0
         self._cause: str | None = None
-        # Of this shortage: the causes that the log has, and since when no job waits.
-        self._told: set[str] = set()
+        self._told: set[str] = set()  # the causes of this shortage that were logged
         self._calm_since = 0.0
-        # Made when a job begins to wait: what ends while none does costs nothing for it.
+        # Made by a job that begins to wait, so `note_change` is cheap while no job waits.
         self._change: trio.Event | None = None
 
     @property
     def cause(self) -> str | None:
-        """Why jobs cannot begin, as the last attempt found it; None while none has to wait."""
+        """Why jobs cannot begin, according to the last attempt; None while no job waits."""
         return self._cause
 
     def note_change(self) -> None:
-        """Wake the jobs that wait: a job or a connection has ended."""
+        """Wake the waiting jobs: a job or a connection has ended."""
         if self._change is not None:
             self._change.set()
             self._change = None
-        self._tell_if_passed()
+        if self._told:
+            self._end_if_calm()
 
     @contextlib.contextmanager
     def waiting(self, cause: str) -> Iterator[None]:
-        """Show that a job waits, as long as the block takes."""
-        self._tell_if_passed()
+        """Show one more waiting job for the length of the block."""
+        self._end_if_calm()
         self._waiting += 1
         self._tell(cause)
         try:
@@ -71,39 +71,30 @@ class StartShortage:
                 self._calm_since = trio.current_time()
 
     async def outlast(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """Call ``attempt`` until it finds what it needs.
-
-        Args:
-            attempt: Raises `ShortageError` if it does not.
+        """Call ``attempt`` until it does not raise `ShortageError`.
 
         Returns:
-            What ``attempt`` returned.
-
-        Cancellation:
-            Ends the waiting; ``attempt`` sees to itself.
+            The value that ``attempt`` returned.
 
         Checkpoints:
-            If it has to wait; otherwise as ``attempt``.
+            While a shortage lasts; otherwise as ``attempt``.
         """
         try:
             return await attempt()
         except ShortageError as error:
             cause = str(error)
-        with self.waiting(cause):
-            return await self._try_again(attempt)
-
-    async def _try_again(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         pause = _SHORTEST_PAUSE
-        while True:
-            if self._change is None:
-                self._change = trio.Event()
-            with trio.move_on_after(pause):
-                await self._change.wait()
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            try:
-                return await attempt()
-            except ShortageError as error:
-                self._tell(str(error))
+        with self.waiting(cause):
+            while True:
+                if self._change is None:
+                    self._change = trio.Event()
+                with trio.move_on_after(pause):
+                    await self._change.wait()
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                try:
+                    return await attempt()
+                except ShortageError as error:
+                    self._tell(str(error))
 
     def _tell(self, cause: str) -> None:
         self._cause = cause
@@ -111,9 +102,7 @@ class StartShortage:
             self._told.add(cause)
             log.warning("jobs_blocked", extra={"cause": cause})
 
-    def _tell_if_passed(self) -> None:
-        if not self._told or self._waiting:
-            return
-        if trio.current_time() >= self._calm_since + _CALM:
+    def _end_if_calm(self) -> None:
+        if self._told and not self._waiting and trio.current_time() >= self._calm_since + _CALM:
             self._told.clear()
             log.info("jobs_unblocked")

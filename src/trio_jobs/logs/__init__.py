@@ -7,18 +7,14 @@ way: Python itself would write it to standard error, and wait when nobody reads 
 
 import contextvars
 import logging
-import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
+from trio_jobs.log_hooks import ErrorHooks
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.logs.hold import Hold
 from trio_jobs.logs.lines import RENDERERS, Render, event_record
 from trio_jobs.logs.own_loggers import disown_loggers, own_loggers
 from trio_jobs.logs.writer import LogWriter
-
-if TYPE_CHECKING:
-    import sys
 
 __all__ = ["LogFormatter", "Logs", "start_logging"]
 
@@ -113,22 +109,6 @@ def start_logging(level: str, line_format: str, *, fd: int = 2) -> Logs:
     writer = LogWriter(fd, render)
     least = logging.getLevelNamesMapping()[level]
     own_loggers(writer, least)
-    hold = Hold(
-        writer,
-        least,
-        thread_hook=_log_thread_error,
-        unraisable_hook=_log_unraisable_error,
-    )
+    hold = Hold(writer, least, ErrorHooks(log))
     hold.install()
     return Logs(writer, render, hold)
-
-
-def _log_thread_error(args: threading.ExceptHookArgs) -> None:
-    if args.exc_type is not SystemExit:
-        thread = args.thread.name if args.thread is not None else None
-        log.error("thread_failed", extra={"thread_name": thread}, exc_info=args.exc_value)
-
-
-def _log_unraisable_error(args: "sys.UnraisableHookArgs") -> None:
-    fields = {"cause": args.err_msg or "exception ignored", "where": args.object}
-    log.error("exception_ignored", extra=fields, exc_info=args.exc_value)

@@ -8,14 +8,11 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 
 import trio
 
+from trio_jobs.log_hooks import ErrorHooks
 from trio_jobs.logs.writer import LogWriter
-
-ThreadHook = Callable[[threading.ExceptHookArgs], object]
-UnraisableHook = Callable[["sys.UnraisableHookArgs"], object]
 
 
 class Hold:
@@ -24,23 +21,15 @@ class Hold:
     Args:
         writer: The handler of the root logger.
         level: Of the root logger.
-        thread_hook: Logs what fails in a thread.
-        unraisable_hook: Logs what fails where nothing can be raised.
+        hooks: Log the errors that nothing can catch.
     """
 
-    def __init__(
-        self,
-        writer: LogWriter,
-        level: int,
-        *,
-        thread_hook: ThreadHook,
-        unraisable_hook: UnraisableHook,
-    ) -> None:
+    def __init__(self, writer: LogWriter, level: int, hooks: ErrorHooks) -> None:
         self._root = logging.getLogger()
         self._writer = writer
         self._level = level
-        self._thread_hook = thread_hook
-        self._unraisable_hook = unraisable_hook
+        self._thread_hook = hooks.log_thread_error
+        self._unraisable_hook = hooks.log_unraisable_error
         self._show_warning: object = None
         self._before = (self._root.level, threading.excepthook, sys.unraisablehook)
 

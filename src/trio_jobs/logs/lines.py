@@ -16,6 +16,7 @@ from typing import Protocol
 
 from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import describe
+from trio_jobs.log_hooks import RECORD_ATTRIBUTES
 
 # A line's memory in the queue is bounded; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384
@@ -24,9 +25,6 @@ MAX_LINE_BYTES = 16_384
 # the last of these fits, there are thousands of fields, and the line does without them.
 _TEXT_LIMITS = (2_000, 600, 200, 20)
 _TRACEBACK_LIMIT_FACTOR = 5
-
-# What every record has. Everything else in one came from ``extra``.
-_RECORD_ATTRIBUTES = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"])
 
 # The keys that are ours; the first four come first in a line.
 _HEAD = ("time", "level", "logger", "event")
@@ -130,7 +128,7 @@ def _parts(record: logging.LogRecord) -> Iterator[tuple[str, Plain]]:
     if job_id is not None and "job_id" not in vars(record):
         yield "job_id", job_id
     for key, value in vars(record).items():
-        if key not in _RECORD_ATTRIBUTES:
+        if key not in RECORD_ATTRIBUTES:
             yield f"{key}_" if key in _OWN_KEYS else str(key), _plain(value)
 
 

@@ -1,0 +1,161 @@
+"""The log of a child process: its records cross to the server as lines, and are logged there."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from itertools import islice
+
+import msgspec
+
+from trio_jobs.current_job import current_job_id
+from trio_jobs.error_text import describe, readable
+from trio_jobs.log_hooks import RECORD_ATTRIBUTES, ErrorHooks
+
+log = logging.getLogger("trio_jobs.child_process")
+
+# Characters of a text and of a traceback, as in the server's log; and fields of a line.
+MAX_LOG_TEXT = 2_000
+MAX_LOG_TRACEBACK = 20_000
+_MAX_FIELDS = 50
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A log record as it crosses; the names are those of `logging`."""
+
+    name: str
+    level: int
+    level_name: str
+    text: str
+    created: float
+    process: int
+    path: str
+    line: int
+    function: str | None
+    thread_name: str | None
+    job_id: str | None
+    traceback: str | None
+    stack: str | None
+    fields: dict[str, str | int | float | bool | None]
+
+
+class ChildLog(logging.Handler):
+    """Sends the lines of all loggers, warnings and errors of threads; in the child process.
+
+    Args:
+        send: Called with each line, also in a forked copy of the process.
+
+    Attributes:
+        job_id: The running job, for the lines of threads that the function has started.
+    """
+
+    def __init__(self, send: Callable[[LogLine], None]) -> None:
+        super().__init__()
+        self._send = send
+        self.job_id: str | None = None
+
+    def install(self, level: int) -> None:
+        """Begin with the lines of this level and above."""
+        root = logging.getLogger()
+        root.addHandler(self)
+        root.setLevel(level)
+        logging.captureWarnings(capture=True)
+        hooks = ErrorHooks(log)
+        threading.excepthook = hooks.log_thread_error
+        sys.unraisablehook = hooks.log_unraisable_error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a line."""
+        # The user's objects in a record may raise anything; the function must not fail by that.
+        with contextlib.suppress(BaseException):
+            self._send(_line_of(record, current_job_id.get() or self.job_id))
+
+
+def _line_of(record: logging.LogRecord, job_id: str | None) -> LogLine:
+    traceback = record.exc_text
+    if record.exc_info and record.exc_info[1] is not None:
+        traceback = describe(record.exc_info[1]).traceback
+    extra = (each for each in vars(record).items() if each[0] not in RECORD_ATTRIBUTES)
+    try:
+        text = record.getMessage()
+    except Exception:  # noqa: BLE001 - the message may not fit its arguments
+        text = f"{record.msg} {record.args}"
+    return LogLine(
+        name=readable(record.name, 200),
+        level=record.levelno,
+        level_name=record.levelname,
+        text=_end(text, MAX_LOG_TEXT),
+        created=record.created,
+        process=os.getpid(),
+        path=record.pathname,
+        line=record.lineno,
+        function=record.funcName,
+        thread_name=record.threadName,
+        job_id=job_id,
+        traceback=None if traceback is None else _end(traceback, MAX_LOG_TRACEBACK),
+        stack=None if record.stack_info is None else _end(record.stack_info, MAX_LOG_TRACEBACK),
+        fields={readable(str(key), 200): _plain(each) for key, each in islice(extra, _MAX_FIELDS)},
+    )
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    if value is None or type(value) in (bool, float):
+        return value  # type: ignore[return-value]
+    if type(value) is int and value.bit_length() <= 63:
+        return value
+    return _end(str.__str__(value) if isinstance(value, str) else repr(value), MAX_LOG_TEXT)
+
+
+def _end(text: str, limit: int) -> str:
+    """The end of a text, which says the most, as valid UTF-8."""
+    return text[-limit:].encode(errors="backslashreplace").decode()
+
+
+def line_text(line: LogLine) -> str:
+    """The line as a forked copy of the child writes it to standard error, with its end."""
+    fields = "".join(f" {key}={value!r}" for key, value in line.fields.items())
+    job = "" if line.job_id is None else f" job_id={line.job_id}"
+    below = f"\n{line.traceback.rstrip()}" if line.traceback else ""
+    return f"{line.level_name} {line.name} {line.text}{job}{fields}{below}\n"
+
+
+def log_line(line: LogLine) -> None:
+    """Log a child's line; in the server.
+
+    The line goes to this module's logger alone. The filters and handlers of its own logger are
+    user code and have seen the record in the child. So has the record factory.
+    """
+    # A job must not fail by its log: a program may have any code in its log handlers.
+    with contextlib.suppress(BaseException):
+        if logging.getLogger(line.name).isEnabledFor(line.level):
+            log.handle(_record_of(line))
+
+
+def _record_of(line: LogLine) -> logging.LogRecord:
+    record = logging.LogRecord(
+        line.name,
+        line.level,
+        line.path,
+        line.line,
+        line.text,
+        (),
+        None,
+        func=line.function,
+        sinfo=line.stack,
+    )
+    vars(record).update(
+        {
+            **({} if line.job_id is None else {"job_id": line.job_id}),
+            **line.fields,
+            "levelname": line.level_name,
+            "created": line.created,
+            "msecs": line.created % 1 * 1000,
+            "process": line.process,
+            "processName": "child",
+            "threadName": line.thread_name,
+            "exc_text": line.traceback,
+        }
+    )
+    return record
