@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trio_jobs.job import JobError as JobError
     from trio_jobs.job import JobStatus as JobStatus
     from trio_jobs.job import Outcome as Outcome
-    from trio_jobs.logs import LogFormatter as LogFormatter
+    from trio_jobs.logs.formatter import LogFormatter as LogFormatter
     from trio_jobs.pool.admission import AdmissionError as AdmissionError
     from trio_jobs.pool.admission import QueueFullError as QueueFullError
     from trio_jobs.pool.admission import ShuttingDownError as ShuttingDownError
@@ -47,7 +47,7 @@ _MODULES = {
     "JobStatus": "job",
     "JobUnsuccessfulError": "embed",
     "Jobs": "embed",
-    "LogFormatter": "logs",
+    "LogFormatter": "logs.formatter",
     "Outcome": "job",
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.pool",

@@ -1,25 +1,24 @@
-"""Writing to a log that nobody may be reading: every wait ends, and nothing is raised."""
+"""Writes to a log that nobody may be reading: every wait ends, and nothing is raised."""
 
 import os
 import select
 import stat
 import time
+from collections.abc import Iterable
 
-# POSIX: a pipe takes this many bytes as a whole or not at all, so lines written together in
-# one such piece are never torn by another writer. Linux calls a pipe writable only when a
-# piece of this size fits.
+# A pipe takes this many bytes as a whole or not at all (POSIX): another writer's lines never
+# come between them. Linux calls a pipe writable only when this many fit.
 PIECE_BYTES = select.PIPE_BUF
 
 
 def open_for_writing(fd: int) -> int:
-    """A descriptor of our own for what ``fd`` writes to; non-blocking where that is possible.
+    """Return a new descriptor for what ``fd`` leads to, non-blocking where that is possible.
 
-    Setting ``O_NONBLOCK`` on ``fd`` itself would set it for every process that shares the
-    pipe or terminal (a shell, a supervisor), so a pipe or terminal is opened anew. Where the
-    system refuses that (a pipe made by another user, a socket), and for a file, whose position
-    must stay shared, it is a duplicate, and ``write_within`` alone keeps the write from
-    blocking. When ``fd`` is closed, what is written goes nowhere: the number may soon belong
-    to a client's connection.
+    A pipe or terminal is opened anew: ``O_NONBLOCK`` on ``fd`` itself would hold for each process
+    that shares it (a shell, a supervisor). The result is a duplicate, with which only
+    ``write_within`` avoids a block, for a file, whose position stays shared, and where the system
+    refuses to open it (a socket, a pipe of another user). It leads nowhere if ``fd`` is closed:
+    the number may soon belong to a client's connection.
     """
     try:
         mode = os.fstat(fd).st_mode
@@ -29,18 +28,22 @@ def open_for_writing(fd: int) -> int:
         try:
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
-            pass  # also: a pipe that has lost its reader, or a system without /proc
+            pass  # also for a pipe whose reader has closed it, and a system without /proc
     return os.dup(fd)
 
 
 def write_within(fd: int, data: bytes, seconds: float | None) -> int:
-    """Write ``data`` and return how many of its bytes were written.
+    """Write ``data``, and return how many bytes were written. For threads and signal handlers.
 
-    Fewer than all of them when ``seconds`` have passed (None: wait for ever), or at the first
-    error: a closed pipe, a full disk. Called from threads and from signal handlers.
+    Args:
+        fd: From ``open_for_writing``.
+        data: Written in pieces that a pipe takes as a whole.
+        seconds: Bounds the waits for room; None waits for ever. A stream that always has room
+            gets all of ``data``.
 
-    The time bounds the waits: what takes everything at once gets all of ``data``, so whoever has
-    more than a few lines looks at the clock between them.
+    Returns:
+        Fewer bytes than there are when the time is over, and at the first error: a closed pipe,
+        a full disk.
     """
     end = None if seconds is None else time.monotonic() + seconds
     writable = select.poll()
@@ -53,7 +56,22 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
         try:
             written += os.write(fd, data[written : written + PIECE_BYTES])
         except BlockingIOError:
-            continue  # somebody else took the room
+            continue  # another writer took the room
         except OSError:
             break
     return written
+
+
+def write_each(fd: int, lines: Iterable[bytes], seconds: float) -> int:
+    """Write lines that are made one after the other, and return how many were written whole.
+
+    Ends when the time is over also if the stream takes every line at once.
+    """
+    end = time.monotonic() + seconds
+    count = 0
+    for line in lines:
+        left = end - time.monotonic()
+        if left <= 0 or write_within(fd, line, left) < len(line):
+            break
+        count += 1
+    return count

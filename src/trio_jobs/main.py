@@ -20,7 +20,7 @@ from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.leftovers import Leftovers
-from trio_jobs.logs import Logs
+from trio_jobs.logs.installation import Logs
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.pool import make_pool
 from trio_jobs.pool.worker import check_channel_has_ended, run_worker

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from trio_jobs.leftovers import Leftovers, Line
-from trio_jobs.logs import Logs
+from trio_jobs.logs.installation import Logs
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import count_ids, unfinished_lines
 

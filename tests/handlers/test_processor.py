@@ -19,7 +19,7 @@ from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import Ending, JobStatus, Outcome
-from trio_jobs.logs import LogFormatter
+from trio_jobs.logs.formatter import LogFormatter
 
 if TYPE_CHECKING:
     from trio_jobs.handlers.process_pool import ProcessPool

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support import make_job
-from trio_jobs.logs.lines import RENDERERS, event_record
+from trio_jobs.logs.formatter import LineFormat, LogFormatter, event_record
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import unfinished_lines
 
@@ -38,11 +38,11 @@ def test_each_type_has_lines_of_its_own_and_those_begun_are_told_apart() -> None
 
 @pytest.mark.parametrize("line_format", ["text", "json"])
 @pytest.mark.parametrize("job_type", ["email", "\U0001f4e7" * 1_000_000, "\n\x00\ud800" * 5_000])
-def test_no_type_costs_an_id_and_no_payload_is_shown(job_type: str, line_format: str) -> None:
+def test_no_type_costs_an_id_or_shows_a_payload(job_type: str, line_format: LineFormat) -> None:
     ids = [ID.format(n) for n in range(1_000)]
 
     written = b"".join(
-        RENDERERS[line_format](event_record("x", logging.ERROR, event, fields))
+        LogFormatter(line_format).render(event_record("x", logging.ERROR, event, fields))
         for event, fields in unfinished_lines(jobs({}, dict.fromkeys(ids, job_type)))
     )
 
@@ -62,7 +62,7 @@ def test_no_type_costs_an_id_and_no_payload_is_shown(job_type: str, line_format:
     ],
 )
 def test_very_many_types_share_lines_and_each_id_has_its_own(
-    job_type: str, most_lines: int, line_format: str
+    job_type: str, most_lines: int, line_format: LineFormat
 ) -> None:
     types = {ID.format(n): job_type.format(n) for n in range(10_000)}
 
@@ -78,7 +78,7 @@ def test_very_many_types_share_lines_and_each_id_has_its_own(
             whole.endswith("\N{HORIZONTAL ELLIPSIS}") and expected.startswith(whole[:-1])
         )
     for fields in lines:
-        written = RENDERERS[line_format](event_record("x", logging.ERROR, "e", fields))
+        written = LogFormatter(line_format).render(event_record("x", logging.ERROR, "e", fields))
         assert str(fields["job_ids"]).encode() in written
         assert str(fields.get("job_types", "")).encode() in written
 

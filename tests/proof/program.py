@@ -45,7 +45,7 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.logs import Logs
+from trio_jobs.logs.installation import Logs
 from trio_jobs.main import main
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.server.sockets import Listeners, bind_sockets

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import partial
 
 from trio_jobs.forks import Forks
-from trio_jobs.logs import Logs, start_logging
+from trio_jobs.logs.formatter import LineFormat
+from trio_jobs.logs.installation import Logs, start_logging
 
 # How many children there are, and how many lines each logs.
 FORKS = 4
@@ -37,7 +38,7 @@ def fails_everywhere_and_ends() -> None:
         thread.join()
 
 
-def start_logging_with_forks(line_format: str = "text") -> Logs:
+def start_logging_with_forks(line_format: LineFormat = "text") -> Logs:
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
     logs = start_logging("INFO", line_format)
     forks = Forks()

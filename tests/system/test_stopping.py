@@ -478,15 +478,15 @@ async def test_log_on_a_full_disk_costs_neither_service_nor_stop(tmp_path: Path)
 SLOW_LOG = """
 import sys
 import time
-import trio_jobs.logs.writer
+import trio_jobs.bounded_write
 
-write_within = trio_jobs.logs.writer.write_within
+write_within = trio_jobs.bounded_write.write_within
 
 def write_slowly(*arguments):
     time.sleep(0.1)
     return write_within(*arguments)
 
-trio_jobs.logs.writer.write_within = write_slowly
+trio_jobs.bounded_write.write_within = write_slowly
 
 from trio_jobs.cli import run
 sys.exit(run())

@@ -1,21 +1,21 @@
-"""`OwnLogger`: a logger of the server's own, whose lines go out whatever user code does to logging.
+"""`OwnLogger`: a logger of the server, whose lines are written whatever user code does to logging.
 
-Python's loggers are one tree, and all of it is everybody's: `logging.config.dictConfig` disables
-the loggers that it finds, `logging.disable` silences all, a handler on the root that writes to an
-unread pipe holds up whoever logs. So the server's loggers take neither levels, filters and handlers
-nor records from there.
+Python's loggers are one tree, open to all code: `logging.config.dictConfig` disables the loggers
+that exist, `logging.disable` silences all, and a handler on the root that writes to an unread pipe
+blocks all code that logs. So the server's loggers use no levels, filters, handlers or record
+factory of that tree.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
+from logging import LogRecord  # user code may replace it in the module
 
-from trio_jobs.logs.lines import own_record
+from trio_jobs.logs.formatter import complete_record
 from trio_jobs.logs.writer import LogWriter
 
-# And those below. Of Trio's what is logged in the server's time; warnings, because they are made
-# anywhere.
+# With the loggers below them. Trio logs in the server's time; warnings arise anywhere.
 _ROOTS = ("trio_jobs", "trio", "py.warnings")
-# Asked for later than at import; the second one in child processes, whose lines come by its name.
+# Made after the start of the log. The second one is child processes': their lines come by its name.
 _LATE = ("trio_jobs.server.hypercorn", "trio_jobs.child_process")
 
 
@@ -26,14 +26,14 @@ class OwnLogger(logging.Logger):
     _least: int
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
-        """By the server's setting alone."""
+        """Compare with the server's setting alone."""
         return level >= self._least
 
     def getEffectiveLevel(self) -> int:  # noqa: N802 - logging's name
-        """The server's setting."""
+        """Return the server's setting."""
         return self._least
 
-    def handle(self, record: logging.LogRecord) -> None:
+    def handle(self, record: LogRecord) -> None:
         """Give the record to the log."""
         self._writer.handle(record)
 
@@ -49,24 +49,23 @@ class OwnLogger(logging.Logger):
         func: str | None = None,
         extra: Mapping[str, object] | None = None,
         sinfo: str | None = None,
-    ) -> logging.LogRecord:
-        """A record of Python's own class: user code's factory may take its time, or raise."""
-        record = own_record(name, level, fn, lno, msg, args, exc_info, func, sinfo)
-        vars(record).update(extra or {})
-        return record
+    ) -> LogRecord:
+        """Make a record of Python's own class: user code's factory may take its time, or raise."""
+        record = LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+        return complete_record(record, extra or {})
 
 
 def own_loggers(writer: LogWriter, least: int) -> None:
     """Make the server's loggers its own."""
     for logger in _server_loggers():
         logger.__class__ = OwnLogger
-        assert isinstance(logger, OwnLogger)  # noqa: S101  (for the type checker)
+        assert isinstance(logger, OwnLogger)  # noqa: S101 - for the type checker
         logger._writer = writer
         logger._least = least
 
 
 def disown_loggers() -> None:
-    """Make them ordinary ones again."""
+    """Make them ordinary loggers again."""
     for logger in _server_loggers():
         for name in ("_writer", "_least"):
             vars(logger).pop(name, None)
@@ -74,10 +73,10 @@ def disown_loggers() -> None:
 
 
 def _server_loggers() -> Iterator[logging.Logger]:
+    prefixes = tuple(f"{root}." for root in _ROOTS)
     known = [
         name
         for name, each in logging.root.manager.loggerDict.items()
-        if name.startswith(tuple(f"{root}." for root in _ROOTS))
-        and isinstance(each, logging.Logger)
+        if name.startswith(prefixes) and isinstance(each, logging.Logger)
     ]
     return map(logging.getLogger, {*_ROOTS, *_LATE, *known})
