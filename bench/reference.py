@@ -96,7 +96,7 @@ async def serve_plain(app: Any) -> None:  # noqa: ANN401
 
 async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
     """Serve by our front door, with its defaults but for the time that others have their turn."""
-    from trio_jobs.server.listener import serve
+    from trio_jobs.server.serve import serve
     from trio_jobs.server.sockets import bind_sockets
     from trio_jobs.settings import HttpSettings
 

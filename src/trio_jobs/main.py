@@ -24,7 +24,7 @@ from trio_jobs.logs.installation import Logs
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.pool import make_pool
 from trio_jobs.pool.worker import check_channel_has_ended, run_worker
-from trio_jobs.server.listener import serve
+from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError, Listeners
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.settings import Config

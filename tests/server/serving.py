@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from trio_jobs.server.body import RequestBody
-from trio_jobs.server.listener import serve
+from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
 from trio_jobs.settings import HttpSettings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_jobs.server.listener import serve
+from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.settings import HttpSettings
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.server.listener import serve
+from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
 from trio_jobs.settings import HttpSettings
 

@@ -52,7 +52,7 @@ async def test_a_warm_up_without_descriptors_is_left_out_with_a_warning(
 async def test_a_warm_up_that_hangs_is_given_up_with_a_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_jobs.server.lifespan._WARM_UP_SECONDS", 0.05)
+    monkeypatch.setattr("trio_jobs.server.serve._WARM_UP_SECONDS", 0.05)
 
     @http_only
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

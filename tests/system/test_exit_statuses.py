@@ -469,15 +469,15 @@ async def _(folder: Path) -> None:
     command = """
 import signal
 import sys
-from trio_jobs.server import listener
+from trio_jobs.server import serve
 
-warm_up = listener.warm_up
+warm_up = serve.warm_up
 
 async def be_signalled_and_warm_up(*arguments):
     signal.raise_signal(signal.SIGTERM)
     await warm_up(*arguments)
 
-listener.warm_up = be_signalled_and_warm_up
+serve.warm_up = be_signalled_and_warm_up
 
 from trio_jobs.cli import run
 sys.exit(run())

@@ -20,7 +20,7 @@ _SERVER = """
     from trio.testing import wait_all_tasks_blocked
     from quart import request
     from quart_trio import QuartTrio
-    from trio_jobs.server.listener import serve
+    from trio_jobs.server.serve import serve
     from trio_jobs.server.sockets import bind_sockets
     from trio_jobs.settings import HttpSettings
 

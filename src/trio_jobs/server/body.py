@@ -30,18 +30,6 @@ class RequestBody:
             read it; None if the application has to read it by ``receive``.
     """
 
-    __slots__ = (
-        "_count",
-        "_deadline",
-        "_http",
-        "_idle_timeout",
-        "_length",
-        "_parts",
-        "_refused",
-        "_settings",
-        "complete",
-    )
-
     def __init__(self, http: H11Connection, settings: HttpSettings, length: int | None) -> None:
         self._http = http
         self._settings = settings
@@ -50,7 +38,6 @@ class RequestBody:
         self._parts: list[bytes] = []
         self._deadline: float | None = None
         self._idle_timeout: float | None = None
-        self._refused: Problem | None = None
         self.complete: bytes | None = None
 
     def lift(self, *, idle_timeout: float) -> None:
@@ -92,18 +79,9 @@ class RequestBody:
 
         Raises:
             Problem: The body breaks a limit (413, 408), or the bytes are not
-                valid HTTP (400). Every later call raises it again.
+                valid HTTP (400). A later call raises a Problem again.
             ClientDisconnectedError: The client left before the end.
         """
-        if self._refused is not None:
-            raise self._refused
-        try:
-            return await self._read()
-        except Problem as problem:
-            self._refused = problem
-            raise
-
-    async def _read(self) -> tuple[bytes, bool]:
         self._check_length(self._length or 0)
         deadline = self._next_deadline()
         while True:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from contextlib import suppress
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING
+from wsgiref.handlers import format_date_time
 
 import h11
 import trio
@@ -151,7 +154,7 @@ class H11Connection:
         Adds ``Connection: close`` to the connection's last answer. It is the
         last also if the client is still sending: no task will read the rest.
         """
-        headers.append(self._context.date.header())
+        headers.append(_date_header(int(time.time())))
         last = (
             self.requests >= self._settings.max_requests_per_connection
             or self._context.stopping
@@ -200,3 +203,8 @@ class H11Connection:
             self.head_only = False
             return True
         return False
+
+
+@lru_cache(maxsize=1)
+def _date_header(second: int) -> tuple[bytes, bytes]:
+    return b"date", format_date_time(second).encode("ascii")

@@ -8,22 +8,17 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 
-from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.connection import ClientConnection
 from trio_jobs.server.descriptors import connection_cap, raise_limit
-from trio_jobs.server.exception_groups import leaves
-from trio_jobs.server.lifespan import lifespan, warm_up
-from trio_jobs.server.server_context import App, ServerContext
 from trio_jobs.server.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_jobs.server.h11_connection import Stream
+    from trio_jobs.server.server_context import ServerContext
     from trio_jobs.server.sockets import Bound, Listeners
-    from trio_jobs.settings import HttpSettings
 
 log = logging.getLogger("trio_jobs.server")
 
@@ -44,82 +39,6 @@ _CLIENTS_FAULT = {
     errno.EPERM,
     errno.EPROTO,
 }
-
-
-async def serve(
-    app: App,
-    listeners: Listeners,
-    settings: HttpSettings,
-    *,
-    closing: trio.Event,
-    token: str | None = None,
-    health_path: str | None = None,
-    reserved_descriptors: int = 0,
-    connection_closed: Callable[[], None] | None = None,
-    last_moment: Callable[[], Awaitable[None]] | None = None,
-    task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve an ASGI application until ``closing`` is set, then end after the present answers.
-
-    After ``graceful_timeout`` the server waits only for clients that go on
-    reading their answers, and until ``last_moment``.
-
-    Args:
-        app: Called once for each request, in its connection's task.
-        listeners: From ``bind_sockets``; this function closes them.
-        settings: The limits, and the names for ``Host`` that loopback
-            listeners accept beside their own.
-        closing: The caller sets it to end the server. Until then new
-            connections are accepted.
-        token: The bearer token that clients need, if any.
-        health_path: Needs no token, nor do the paths below it. It is requested
-            once, in memory, before the first client: so the modules that the
-            first request imports are there, also in a process that is out of
-            descriptors.
-        reserved_descriptors: How many the rest of the process will open, as
-            far as is known. Connections leave them, and some more, free.
-        connection_closed: Called when a connection has ended and its
-            descriptor is free.
-        last_moment: Returns when every connection must be cut. Called after
-            ``graceful_timeout``; without it, that is when.
-        task_status: Told the listeners' URLs once clients can connect.
-
-    Returns:
-        When the listeners and all connections are closed.
-
-    Raises:
-        BindError: Another process was the first to listen on one of the addresses.
-
-    Cancellation:
-        Closes everything at once.
-    """
-    names = [*settings.allowed_hosts, *(name for bound in listeners.bound for name in bound.names)]
-    context = ServerContext(
-        app=app,
-        settings=settings,
-        access_control=AccessControl(allowed_hosts=names, token=token, open_path=health_path or ""),
-        wrapper=ASGIWrapper(app),
-    )
-    try:
-        async with lifespan(context):
-            if health_path is not None:
-                await warm_up(context, health_path)
-            listener = Listener(
-                context,
-                listeners,
-                reserved_descriptors=reserved_descriptors,
-                connection_closed=connection_closed,
-                last_moment=last_moment,
-            )
-            await listener.run(closing, started=lambda: task_status.started(listeners.urls))
-    except BaseExceptionGroup as group:
-        # Nurseries put a single error into groups: callers get the error itself.
-        errors = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
-        if len(errors) != 1:
-            raise
-        raise errors[0] from None
-    finally:
-        listeners.close()
 
 
 class Listener:

@@ -41,22 +41,6 @@ class RequestCycle:
         size: The bytes of the answer's body so far.
     """
 
-    __slots__ = (
-        "_answered",
-        "_begun",
-        "_body",
-        "_body_given",
-        "_context",
-        "_http",
-        "_loopback",
-        "_start",
-        "_watch",
-        "disconnected",
-        "scope",
-        "size",
-        "status",
-    )
-
     def __init__(
         self, context: ServerContext, http: H11Connection, request: h11.Request, *, loopback: bool
     ) -> None:

@@ -1,11 +1,9 @@
 """What all connections of a server share, and the objects that Hypercorn's classes take."""
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from wsgiref.handlers import format_date_time
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -22,22 +20,6 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 _LIFESPAN_STARTUP = 10.0
 # Less than the second that the hard limit leaves after `http.graceful_timeout`.
 _LIFESPAN_SHUTDOWN = 0.5
-
-
-class Date:
-    """The ``Date`` header, formatted once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._header = (b"date", b"")
-
-    def header(self) -> tuple[bytes, bytes]:
-        """The header of an answer that is sent now."""
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._header = (b"date", format_date_time(second).encode("ascii"))
-        return self._header
 
 
 def hypercorn_config() -> Config:
@@ -69,7 +51,6 @@ class ServerContext:
     config: Config = field(default_factory=hypercorn_config)
     worker: WorkerContext = field(default_factory=lambda: WorkerContext(None))
     state: dict[str, Any] = field(default_factory=dict)
-    date: Date = field(default_factory=Date)
     client_time: ClientTime = field(default_factory=ClientTime)
 
     @property

@@ -52,17 +52,6 @@ class Transport(trio.abc.HalfCloseableStream):
             it before each call.
     """
 
-    __slots__ = (
-        "_send_timeout",
-        "_sending",
-        "_sent",
-        "_sock",
-        "_stream",
-        "_time",
-        "_waiting",
-        "receive_by",
-    )
-
     def __init__(self, sock: socket.socket, time: ClientTime, *, send_timeout: float) -> None:
         sock.setblocking(False)
         # Sets the options of a stream's socket, and closes it safely while a task waits for it.
