@@ -4,6 +4,7 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +12,7 @@ from typing import NoReturn
 import trio
 
 from trio_jobs.config import describe
-from trio_jobs.forks import Forks
+from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import HandlerError, load_function
 from trio_jobs.handlers.process_pool import open_folder
@@ -21,6 +22,7 @@ from trio_jobs.import_path import place_folder
 from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.main import Ended, main
+from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import parse_token, read_token
 from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
@@ -105,7 +107,8 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     forks.watch()
     forks.in_child(logs.give_up)
     forks.in_child(stop.give_up)
-    tls, token = _read_secrets(config)
+    forks.in_child(end_copy_with_its_step)
+    tls, config = _read_secrets(config)
     leftovers = _place_leftovers(config)
     # Before the handlers are imported, which may look at the limit, or run into it.
     raise_limit(connections=config.http.max_connections)
@@ -129,21 +132,16 @@ def serve(config: Config, signals: Signals) -> NoReturn:
         handlers = _load_handlers(config, warn_hidden=_log_hidden, after_import=after_import)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        serving = partial(
-            main,
-            config,
-            handlers,
-            listeners,
-            stop,
-            logs,
-            token=token,
+        resources = Resources(
+            listeners=listeners,
+            stop=stop,
+            logs=logs,
             folder=folder,
             service_manager=service_manager,
             takeovers=takeovers,
-            forks=forks,
             leftovers=leftovers,
         )
-        ended = trio.run(serving)
+        ended = trio.run(main, config, handlers, resources)
     except _StoppedError:
         ended = Ended()  # nothing had begun
     except ConfigError:
@@ -184,8 +182,8 @@ def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
     logs.flush(seconds=_FLUSH_SECONDS)
 
 
-def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
-    """The certificate with its key, and the token that clients must show."""
+def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
+    """The certificate with its key, and the configuration with the token that was in a file."""
     http = config.http
     if (http.certfile is None) != (http.keyfile is None):
         raise ConfigError("http.certfile and http.keyfile must be set together")
@@ -200,7 +198,7 @@ def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, str | None]:
             token = read_token(http.token_file)
     except ValueError as error:
         raise ConfigError(f"http: {error}") from error
-    return tls, token
+    return tls, replace(config, http=replace(http, token=token))
 
 
 def _place_leftovers(config: Config) -> Leftovers | None:

@@ -21,7 +21,7 @@ class ServiceManager:
         address: Of its socket; an abstract one begins with ``@``. None: nobody is told.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None = None) -> None:
         self._address = address
 
     @classmethod

@@ -48,6 +48,7 @@ from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.logs.installation import Logs
 from trio_jobs.main import main
 from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import Listeners, bind_sockets
 from trio_jobs.settings import Config, HttpSettings, LoggingSettings, PoolSettings
 from trio_jobs.shutdown.stop import Stop
@@ -191,8 +192,8 @@ class Program:
 
     def __post_init__(self) -> None:
         self.stop = Stop(
-            grace_period=60,
-            graceful_timeout=1,
+            grace_period=self.config.pool.grace_period,
+            graceful_timeout=self.config.http.graceful_timeout,
             clock=lambda: time.monotonic() + self.force_requested,
         )
 
@@ -939,14 +940,13 @@ async def whole_program(program: Program, listeners: Listeners) -> None:
     """Run `main` to its end, whatever that is."""
 
     async def body() -> None:
-        ended = await main(
-            program.config, program.handlers(), listeners, program.stop, program.names
-        )
+        resources = Resources(listeners=listeners, stop=program.stop, logs=program.names)
+        ended = await main(program.config, program.handlers(), resources)
         program.status = ended.status
 
     with (
         mock.patch("trio_jobs.main.make_pool", program.make_pool),
-        mock.patch("trio_jobs.main.log.critical", program.names.note_failure),
+        mock.patch("trio_jobs.lifecycle.log.critical", program.names.note_failure),
     ):
         await run_to_its_end(program, body)
 

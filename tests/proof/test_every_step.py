@@ -1,6 +1,7 @@
 """The whole program, cut off or broken at every single step of it: nobody was told a lie."""
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from unittest import mock
@@ -24,6 +25,7 @@ from tests.proof.program import (
 )
 from tests.proof.raising import STORE_CALLS, Calls, Part, only_faults
 from trio_jobs.job import Outcome
+from trio_jobs.shutdown.stop import Stop
 
 CANCELLED_REQUESTS: list[Action] = [
     Program.cancel_request,
@@ -147,8 +149,7 @@ def test_run_is_the_same_every_time() -> None:
 def test_grace_period_counts_from_the_signal_though_nobody_could_act_on_it_then() -> None:
     async def leave_a_job_and_signal(program: Program, asker: Asker) -> None:
         await submit(program, asker, "endless", "e1")
-        program.force_requested = -50  # the loop was blocked for so long
-        program.signal()
+        program.stop.request(at=time.monotonic() - 50)  # the loop was blocked for so long
 
     program, _ = run_in_memory(Program.nothing, 0, seed=0, clients=[leave_a_job_and_signal])
 
@@ -228,7 +229,6 @@ def test_failure_of_the_front_door_arms_the_hard_limit(*, draining: bool) -> Non
     armed: list[bool] = []
 
     async def break_the_front_door(program: Program, asker: Asker) -> None:
-        program.stop.arm_after_crash = partial(note, armed)  # type: ignore[method-assign]
         if draining:
             await submit(program, asker, "work", "w1")
         else:  # the pool has ended by then
@@ -236,13 +236,13 @@ def test_failure_of_the_front_door_arms_the_hard_limit(*, draining: bool) -> Non
             await asker.ask("GET", "/health")  # holds HTTP's end up
         program.fail_in_the_front_door()
 
-    run_in_memory(Program.nothing, 0, seed=0, clients=[break_the_front_door])
+    def note(_: Stop, *, draining: bool = False) -> None:
+        armed.append(draining)
+
+    with mock.patch.object(Stop, "arm_after_crash", note):
+        run_in_memory(Program.nothing, 0, seed=0, clients=[break_the_front_door])
 
     assert armed == [draining]
-
-
-def note(armed: list[bool], *, draining: bool = False) -> None:
-    armed.append(draining)
 
 
 def at_every_step(

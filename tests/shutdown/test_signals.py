@@ -1,11 +1,9 @@
 """The three levels of a stop, and the hard limit: nothing a program does outlasts it."""
 
-from collections.abc import Awaitable, Callable
 from unittest import mock
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from trio_jobs.shutdown.stop import Stop
 
@@ -33,32 +31,25 @@ def stop(clock: Clock) -> Stop:
     return Stop(grace_period=25, graceful_timeout=2, clock=clock)
 
 
-async def has_come(wait: Callable[[], Awaitable[None]]) -> bool:
-    """Whether ``wait`` returns without anything more happening."""
-    come = False
+class Asked:
+    """What a stop has asked of an event loop."""
 
-    async def wait_and_tell() -> None:
-        nonlocal come
-        await wait()
-        come = True
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_and_tell)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    return come
+    def __init__(self, stop: Stop) -> None:
+        self.drain = trio.Event()
+        self.cancel = trio.Event()
+        stop.connect(drain=self.drain.set, cancel=self.cancel.set)
 
 
-async def test_request_wakes_those_who_wait_for_it(stop: Stop) -> None:
-    stop.connect()
-    before = await has_come(stop.requested)
+async def test_request_asks_for_a_drain(stop: Stop) -> None:
+    asked = Asked(stop)
+    before = asked.drain.is_set()
 
     stop.request()
 
     with trio.fail_after(TOO_LONG):
-        await stop.requested()
+        await asked.drain.wait()
     assert not before
-    assert not await has_come(stop.force_requested)
+    assert not asked.cancel.is_set()
 
 
 def test_limits_leave_the_grace_period_to_a_drain_and_closing_time_to_every_end(
@@ -95,15 +86,15 @@ def test_repetition_of_the_second_request_is_no_third(stop: Stop, clock: Clock) 
     assert stop._count == 2
 
 
-async def test_second_request_insists(stop: Stop, clock: Clock) -> None:
-    stop.connect()
+async def test_second_request_asks_for_a_cancel(stop: Stop, clock: Clock) -> None:
+    asked = Asked(stop)
     stop.request()
     clock.now += 0.2
 
     stop.request()
 
     with trio.fail_after(TOO_LONG):
-        await stop.force_requested()
+        await asked.cancel.wait()
 
 
 async def test_requests_before_trio_runs_count(stop: Stop, clock: Clock) -> None:
@@ -111,10 +102,10 @@ async def test_requests_before_trio_runs_count(stop: Stop, clock: Clock) -> None
     clock.now += 1
     stop.request()
 
-    stop.connect()
+    asked = Asked(stop)
 
-    assert await has_come(stop.requested)
-    assert await has_come(stop.force_requested)
+    assert asked.drain.is_set()
+    assert asked.cancel.is_set()
 
 
 async def test_requests_within_the_window_are_one(stop: Stop, clock: Clock) -> None:
@@ -122,11 +113,11 @@ async def test_requests_within_the_window_are_one(stop: Stop, clock: Clock) -> N
         stop.request()
         clock.now += 0.04
 
-    stop.connect()
+    asked = Asked(stop)
 
     assert stop.at == 100
-    assert await has_come(stop.requested)
-    assert not await has_come(stop.force_requested)
+    assert asked.drain.is_set()
+    assert not asked.cancel.is_set()
 
 
 def test_time_of_the_first_request_is_kept(stop: Stop, clock: Clock) -> None:
@@ -139,9 +130,17 @@ def test_time_of_the_first_request_is_kept(stop: Stop, clock: Clock) -> None:
     assert stop.at == 100
 
 
+def test_grace_period_begins_at_the_first_request(stop: Stop, clock: Clock) -> None:
+    before = stop.grace_left()
+    stop.request()
+    clock.now += 10
+
+    assert (before, stop.grace_left(), stop.seconds_left()) == (25, 15, 15 + 2 + 4)
+
+
 def test_request_after_the_run_has_ended_is_no_error(stop: Stop) -> None:
     async def main() -> None:
-        stop.connect()
+        Asked(stop)
 
     trio.run(main)
 

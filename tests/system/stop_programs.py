@@ -18,6 +18,7 @@ import trio
 from trio_jobs.shutdown.stop import Stop
 
 LONG = 60
+ONE_JOB = [("job_unfinished", {"job_id": "a"})]
 
 # Ends the process 0.2 s after the first signal, and so far into the second's limit.
 stop = Stop(grace_period=0.1, graceful_timeout=0, margin=0.1)
@@ -36,6 +37,13 @@ def hang() -> None:
     time.sleep(LONG)
 
 
+def connect(stop: Stop) -> tuple[trio.Event, trio.Event]:
+    """Two events: the first signal has come, the second one has."""
+    first, second = trio.Event(), trio.Event()
+    stop.connect(drain=first.set, cancel=second.set, unfinished=lambda: ONE_JOB)
+    return first, second
+
+
 async def insist() -> None:
     await trio.sleep(0.25)  # longer than a repetition that does not count
     terminate()
@@ -43,9 +51,9 @@ async def insist() -> None:
 
 def ends_in_order() -> None:
     async def main() -> None:
-        patient.connect()
+        first, _ = connect(patient)
         say("ready")
-        await patient.requested()
+        await first.wait()
         say("requested")
 
     patient.install()
@@ -54,10 +62,10 @@ def ends_in_order() -> None:
 
 def ends_in_order_while_busy() -> None:
     async def main() -> None:
-        patient.connect()
+        first, _ = connect(patient)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(busy)
-            await patient.requested()
+            await first.wait()
             nursery.cancel_scope.cancel()
         say("requested")
 
@@ -73,8 +81,8 @@ def ends_in_order_while_busy() -> None:
 
 def is_signalled_before_trio_runs() -> None:
     async def main() -> None:
-        patient.connect()
-        await patient.requested()
+        first, _ = connect(patient)
+        await first.wait()
         say("requested")
 
     patient.install()
@@ -96,8 +104,7 @@ def is_signalled_while_the_interpreter_ends() -> None:
 
 def blocks_the_loop() -> None:
     async def main() -> None:
-        stop.connect()
-        stop.unfinished = lambda: [("job_unfinished", {"job_id": "a"})]
+        connect(stop)
         terminate()
         time.sleep(LONG)  # noqa: ASYNC251 - what a handler must not do
 
@@ -112,7 +119,7 @@ def swallows_cancellation() -> None:
                 await trio.sleep(0.01)
 
     async def main() -> None:
-        stop.connect()
+        connect(stop)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stubborn)
             nursery.start_soon(stubborn)
@@ -129,7 +136,7 @@ def hides_behind_a_shield() -> None:
             await trio.sleep(LONG)
 
     async def main() -> None:
-        stop.connect()
+        connect(stop)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hide)
             nursery.start_soon(hide)
@@ -198,7 +205,7 @@ def ignores_sigalrm_and_holds_the_gil() -> None:
 
 def hangs_after_the_second_signal() -> None:
     async def main() -> None:
-        patient.connect()
+        connect(patient)
         terminate()
         await insist()
         time.sleep(LONG)  # noqa: ASYNC251 - what a handler must not do
@@ -209,12 +216,12 @@ def hangs_after_the_second_signal() -> None:
 
 def ends_after_the_second_signal() -> None:
     async def main() -> None:
-        patient.connect()
+        first, second = connect(patient)
         terminate()
-        await patient.requested()
+        await first.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(insist)
-            await patient.force_requested()
+            await second.wait()
         say("force_requested")
 
     patient.install()
@@ -223,8 +230,7 @@ def ends_after_the_second_signal() -> None:
 
 def gets_a_third_signal() -> None:
     async def main() -> None:
-        patient.connect()
-        patient.unfinished = lambda: [("job_unfinished", {"job_id": "a"})]
+        connect(patient)
         terminate()
         await insist()
         await insist()

@@ -29,6 +29,9 @@ REPEAT_WINDOW_SECONDS = 0.2
 # What a clean stop may take beyond the two times that are configured.
 MARGIN_SECONDS = 1.0
 
+# From the hard limit to the last of its clocks, and some.
+_LAST_CLOCK_SECONDS = 3.0
+
 # What modules of handlers leave behind gets in a process that does not serve: threads, `atexit`.
 UNSERVED_SECONDS = 5.0
 
@@ -75,9 +78,7 @@ class Stop:
     Attributes:
         at: ``time.monotonic()`` of the first signal, even when the event loop was blocked then or
             not running yet; None before. The grace period starts here.
-        unfinished: Names the jobs that stand in the way, an event and its fields for each line of
-            the hard limit's report. Called in another thread than the event loop's, or in a signal
-            handler: it may read, but not wait.
+        unfinished: See `connect`.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class Stop:
         self._clock = clock
         self._count = 0
         self._last = float("-inf")
-        self._requested = trio.Event()
-        self._force_requested = trio.Event()
+        self._drain: Callable[[], object] = lambda: None
+        self._cancel: Callable[[], object] = lambda: None
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
         self._signals: Signals | None = None
@@ -152,8 +153,23 @@ class Stop:
         self._hard_limit.give_up()
         atexit.unregister(_ignore_signals)
 
-    def connect(self) -> None:
-        """Let signals wake the tasks of this Trio run, and those that came before it count."""
+    def connect(
+        self,
+        *,
+        drain: Callable[[], object],
+        cancel: Callable[[], object],
+        unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple,
+    ) -> None:
+        """Let the signals steer this Trio run. Those that came before it count.
+
+        Args:
+            drain: Called in the event loop after the first signal, perhaps again later.
+            cancel: Called there after the second.
+            unfinished: Names the jobs that stand in the way, an event and its fields for each line
+                of the hard limit's report. Called in another thread than the event loop's, or in a
+                signal handler: it may read, but not wait.
+        """
+        self._drain, self._cancel, self.unfinished = drain, cancel, unfinished
         self._root = trio.lowlevel.current_root_task()
         # The token before the look at the count: a signal in between then comes twice, not never.
         self._token = trio.lowlevel.current_trio_token()
@@ -162,21 +178,13 @@ class Stop:
             self._wakeup.start()
         self._wake()
 
-    async def requested(self) -> None:
-        """Wait for the first signal.
+    def grace_left(self) -> float:
+        """Seconds until the grace period is over. It began at the first signal, if one came."""
+        return self._grace_period - (0 if self.at is None else self._clock() - self.at)
 
-        Checkpoints:
-            Always.
-        """
-        await self._requested.wait()
-
-    async def force_requested(self) -> None:
-        """Wait for the second signal.
-
-        Checkpoints:
-            Always.
-        """
-        await self._force_requested.wait()
+    def seconds_left(self) -> float:
+        """Seconds until the last clock of the hard limit has ended the process, and some more."""
+        return self.grace_left() + self._closing_time + _LAST_CLOCK_SECONDS
 
     def request(self, *, at: float | None = None) -> None:
         """Do what SIGTERM does. Safe in the main thread, and in a signal handler.
@@ -234,9 +242,9 @@ class Stop:
 
     def _wake(self) -> None:
         if self._count >= 1:
-            self._requested.set()
+            self._drain()
         if self._count >= 2:
-            self._force_requested.set()
+            self._cancel()
 
     def _in_the_way(self) -> Iterator[Block]:
         yield from _guarded(self._jobs_in_the_way)

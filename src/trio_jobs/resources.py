@@ -1,0 +1,33 @@
+"""`Resources`: what belongs to the process that serves, and not to the pool."""
+
+from dataclasses import dataclass, field
+
+from trio_jobs.leftovers import Leftovers
+from trio_jobs.logs.installation import Logs
+from trio_jobs.server.sockets import Listeners
+from trio_jobs.service_manager import ServiceManager
+from trio_jobs.shutdown.stop import Stop
+from trio_jobs.takeovers import Takeovers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Opened by the process before `main` runs, and closed after it.
+
+    Attributes:
+        listeners: Bound, not yet listening.
+        stop: Counts the signals, and ends the process if a stop takes too long.
+        logs: Where the unfinished jobs are named.
+        folder: A descriptor of the folder that child processes start in; None for this process's.
+        service_manager: Told when connections are accepted, and when the stop begins.
+        takeovers: Asked at each turn of the event loop to take back what user code has taken.
+        leftovers: The file for the unfinished jobs, started; None without one.
+    """
+
+    listeners: Listeners
+    stop: Stop
+    logs: Logs
+    folder: int | None = None
+    service_manager: ServiceManager = field(default_factory=ServiceManager)
+    takeovers: Takeovers | None = None
+    leftovers: Leftovers | None = None
