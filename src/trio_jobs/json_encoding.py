@@ -1,4 +1,4 @@
-"""A handler's result as JSON, encoded once, when its job ends: what is kept can always be shown."""
+"""Encodes a value as strict JSON of bounded size. A result is encoded once, when its job ends."""
 
 import math
 from collections import UserString
@@ -14,7 +14,7 @@ _decode = msgspec.json.Decoder().decode
 
 _NULL = b"null"
 
-# What msgspec makes of NaN and infinities, without a word: null of values, texts of keys.
+# msgspec makes these of NaN and infinities, without an error: null of values, texts of keys.
 _TRACES = (_NULL, b'"nan"', b'"inf"', b'"-inf"')
 
 
@@ -23,19 +23,16 @@ class ResultError(Exception):
 
 
 def encode_result(result: object, *, max_bytes: int, what: str = "result") -> bytes:
-    """The result, or ``what`` it is instead, as JSON, at most ``max_bytes`` of it.
+    """Encode a result, or another value that the messages call ``what``.
 
-    Beside plain JSON values msgspec's own conversions hold: dataclasses,
-    Structs and attrs classes become objects; sets and tuples arrays; dates,
-    UUIDs, enums and decimals text; bytes base64. What else has one obvious
-    form in JSON is converted here: other mappings, sequences and sets, views of
-    dicts, paths, subclasses of str, int, float and bytes; and keys as Python's
-    own json does it.
+    Dataclasses, Structs and attrs classes become objects, sets and tuples arrays, dates, UUIDs,
+    enums and decimals text, bytes base64: msgspec's conversions. Other types with one obvious form
+    in JSON are converted here: other mappings, sequences and sets, views of dicts, paths,
+    subclasses of str, int, float and bytes; and keys as in Python's json.
 
     Raises:
-        ResultError: It is not serialisable, holds NaN or an infinity (JSON has
-            neither; nor as a key), is cyclic or nested too deep, is not valid Unicode, or is
-            too large.
+        ResultError: The value has more than ``max_bytes`` of JSON, has no form in JSON, holds NaN
+            or an infinity (as a key, too), is cyclic or nested too deep, or is not valid Unicode.
     """
     if result is None:
         return _NULL
@@ -47,11 +44,11 @@ def encode_result(result: object, *, max_bytes: int, what: str = "result") -> by
             conversions = _Conversions(max_bytes)
             encoded = msgspec.json.encode(result, enc_hook=conversions.convert)
             converted = conversions.converted
-        # First of all: what follows takes several times as long.
+        # First, because the following checks take several times as long.
         if len(encoded) > max_bytes:
             raise ResultError(f"the {what} is {len(encoded)} bytes of JSON, more than {max_bytes}")
-        # Once back: a `msgspec.Raw` in a result is copied unseen, and a number
-        # may be too large for a reader. What is stored never breaks a GET.
+        # Decode it once: msgspec copies a `msgspec.Raw` unseen, and writes numbers that are too
+        # large for a reader. A stored result must not break a GET.
         _decode(encoded)
         if any(trace in encoded for trace in _TRACES) and _has_non_finite(
             msgspec.to_builtins(result, enc_hook=converted)
@@ -67,21 +64,18 @@ def encode_result(result: object, *, max_bytes: int, what: str = "result") -> by
 
 
 def _nothing(_: object) -> object:
-    return None  # of a `msgspec.Raw`, which holds no number of Python's
+    return None  # for a `msgspec.Raw`, which holds no float
 
 
 class _Conversions:
-    """Converts what has a form in JSON, but none of msgspec's: each value once, for good.
-
-    To convert may run the user's code.
-    """
+    """Converts each value that msgspec does not know once. To convert may run user code."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._made: dict[int, tuple[object, object]] = {}  # by identity; the values stay alive
+        self._made: dict[int, tuple[object, object]] = {}  # by identity; keeps the values alive
 
     def convert(self, value: object) -> object:
-        """The value as one that msgspec knows; keys that are no text come here as well."""
+        """Convert a value, or a key that is no text."""
         if isinstance(value, range) and len(value) > self._max_bytes:
             raise TypeError(f"a range of {len(value)} numbers is too large")
         converted = _convert(value)
@@ -89,7 +83,7 @@ class _Conversions:
         return converted
 
     def converted(self, value: object) -> object:
-        """What `convert` has made of the value; None of what it was not asked for."""
+        """The earlier result of `convert`; None for other values."""
         _, converted = self._made.get(id(value), (value, None))
         return converted
 
@@ -97,9 +91,9 @@ class _Conversions:
 def _convert(value: object) -> object:
     name = type(value).__qualname__
     match value:
-        case True | False | None:  # only as a key it comes here
+        case True | False | None:  # a key
             return {True: "true", False: "false", None: "null"}[value]
-        case tuple() | list() | dict() | set() | frozenset():  # as above
+        case tuple() | list() | dict() | set() | frozenset():
             raise TypeError(f"a {name} cannot be a key")
         case str():
             return str.__str__(value)

@@ -14,7 +14,6 @@ from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_type import (
     Decode,
     PayloadType,
-    PayloadTypeError,
     make_decoder,
     payload_type,
 )
@@ -105,11 +104,7 @@ class Handler:
         shape = shape_of(function, is_async=where is Run.ASYNC)
         if name is None:
             name = importable_name(function) if where is Run.PROCESS else own_name(function)
-        try:
-            type_ = payload_type(function, shape.payload)
-            decode = make_decoder(type_)
-        except PayloadTypeError as error:
-            raise HandlerError(str(error)) from error
+        type_ = payload_type(function, shape.payload)
         return cls(
             name=name,
             call=shape.call,
@@ -117,7 +112,7 @@ class Handler:
             timeout=timeout,
             takes_context=shape.takes_context,
             payload_type=type_,
-            decode=decode,
+            decode=make_decoder(type_),
         )
 
     def call_plain(self, payload: object) -> object:

@@ -1,4 +1,4 @@
-"""What payloads a handler takes: their type, its decoder and its schema."""
+"""The type of a handler's payload: its annotation, decoder and JSON schema."""
 
 import inspect
 import sys
@@ -11,17 +11,15 @@ from typing import Any, TypeAlias
 import msgspec
 
 from trio_jobs.error_text import describe
+from trio_jobs.handlers.importing import HandlerError
 
+# Makes a payload from JSON; raises `msgspec.MsgspecError` or `UnicodeError`, and nothing else.
 Decode = Callable[[bytes], object]
 
-# Whatever can annotate a parameter: classes, unions, Annotated, ... No type has them all.
+# Classes, unions, Annotated, ...: no type covers all annotations.
 PayloadType: TypeAlias = Any
 
 _decode_anything = msgspec.json.Decoder().decode
-
-
-class PayloadTypeError(Exception):
-    """An annotation that payloads cannot be checked against; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +27,8 @@ class PayloadSchemas:
     """The JSON schemas of payloads.
 
     Attributes:
-        types: By job type; an empty schema where anything goes.
-        components: What those refer to, by name.
+        types: By job type; an empty schema for any JSON.
+        components: The schemas that these refer to, by name.
     """
 
     types: Mapping[str, Mapping[str, object]]
@@ -40,54 +38,64 @@ class PayloadSchemas:
 def payload_type(
     function: Callable[..., object], parameter: inspect.Parameter | None
 ) -> PayloadType:
-    """The type that a function asks for with the annotation of its payload's parameter.
-
-    ``Any`` if there is none, or if it says ``object``: plain JSON values.
+    """The type that annotates the payload's parameter; ``Any`` for none, and for ``object``.
 
     Raises:
-        PayloadTypeError: The annotation is text that cannot be resolved.
+        HandlerError: The annotation is text that cannot be resolved.
     """
     if parameter is None or parameter.annotation is parameter.empty:
         return Any
     annotation = parameter.annotation
     try:
         resolved = resolve(function, annotation)
-    except Exception as error:  # whatever evaluating the user's text raises
-        raise PayloadTypeError(
+    except Exception as error:  # to evaluate the user's text may raise anything
+        raise HandlerError(
             f"has a payload annotated {annotation!r}, which cannot be resolved: {error}"
         ) from error
     return Any if resolved is object else resolved
 
 
 def resolve(function: Callable[..., object], annotation: object) -> Any:  # noqa: ANN401
-    """What an annotation of the function's stands for; raises whatever its text does."""
-    # This parameter's alone: the context's type, for one, is often imported
-    # for type checkers only.
+    """The type that an annotation of the function stands for; raises what its text raises."""
+    # This annotation alone: the context's type, for one, may be imported for type checkers only.
     holder = SimpleNamespace(__annotations__={"parameter": annotation})
     return typing.get_type_hints(holder, _namespace(function), include_extras=True)["parameter"]
 
 
-def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
-    """A function that makes a payload of this type from JSON, strictly.
+def _namespace(function: Callable[..., object]) -> dict[str, Any]:
+    """The globals of the module in which a function's annotations were written."""
+    while not hasattr(function, "__globals__"):
+        if hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif hasattr(function, "func"):  # a partial
+            function = function.func
+        elif inspect.ismethod(method := getattr(function, "__call__", None)):  # noqa: B004
+            function = method.__func__
+        else:
+            return vars(sys.modules[function.__module__])
+    namespace: dict[str, Any] = inspect.unwrap(function).__globals__
+    return namespace
 
-    It raises ``msgspec.MsgspecError`` or ``UnicodeError``, and nothing else.
+
+def make_decoder(type: PayloadType) -> Decode:  # noqa: A002 - the field's name
+    """Make the strict decoder for payloads of this type.
 
     Raises:
-        PayloadTypeError: Payloads of this type cannot be made from JSON.
+        HandlerError: JSON cannot be made into this type.
     """
     if type is Any:
         return _decode_anything
     try:
         decode = msgspec.json.Decoder(type).decode
-        # Types that it cannot make at all msgspec takes for custom ones here,
-        # and every payload would be refused; their schema is where it says so.
+        # Without an error the decoder takes an impossible type for a custom one, and would refuse
+        # each payload; the schema raises the error.
         _make_schemas([type], "{name}")
     except KeyError as error:
-        raise PayloadTypeError(
+        raise HandlerError(
             f"has a payload of type {type!r}, in which two types have the same name"
         ) from error
-    except Exception as error:  # the user's classes are inspected, and may raise anything
-        raise PayloadTypeError(f"has a payload of type {type!r}: {error}") from error
+    except Exception as error:  # msgspec inspects the user's classes, which may raise anything
+        raise HandlerError(f"has a payload of type {type!r}: {error}") from error
 
     def decode_typed(payload: bytes) -> object:
         try:
@@ -96,7 +104,7 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
             raise
         except BaseException as error:  # the user's __post_init__ may raise anything
             cause = describe(error).error
-            raise msgspec.ValidationError(  # noqa: ASYNC104 - a user's, at no checkpoint
+            raise msgspec.ValidationError(  # noqa: ASYNC104 - the user's, at no checkpoint
                 f"cannot be decoded: {cause.type}: {cause.message}"
             ) from error
 
@@ -106,22 +114,21 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002  (the field's name)
 def make_schemas(
     types: Mapping[str, PayloadType], *, ref_template: str = "#/$defs/{name}"
 ) -> PayloadSchemas:
-    """The schemas of payload types by job type, with those that they refer to.
+    """The schemas of payload types by job type, and the components that these refer to.
 
     Args:
-        types: The payload's type for each job type.
-        ref_template: How a schema refers to a component, given its name.
+        types: The payload's type of each job type.
+        ref_template: How a schema refers to a component, given the component's name.
 
     Raises:
-        TypeError: One of the types has no schema.
+        TypeError: A type has no schema.
     """
     try:
         schemas, components = _make_schemas(types.values(), ref_template)
     except KeyError:
-        # Two different types would get the same name, as Größe and Grüße do. Apart, they are told
-        # apart by a number.
+        # Two different types get one name, as Größe and Grüße do. A number tells them apart.
         schemas, components = [], {}
-        for number, type in enumerate(types.values(), 1):  # noqa: A001  (the field's name)
+        for number, type in enumerate(types.values(), 1):  # noqa: A001 - the field's name
             template = ref_template.format(name=f"{number}.{{name}}")
             [schema], own = _make_schemas([type], template)
             schemas.append(schema)
@@ -139,24 +146,9 @@ def _make_schemas(
 
 
 def _custom_schema(type: PayloadType) -> dict[str, object]:  # noqa: A002
-    if type is object:  # as in dict[str, object]; msgspec takes an empty schema for none
+    if type is object:  # as in dict[str, object]; to msgspec an empty schema means no schema
         return {"description": "any JSON value"}
     text = f"{type!r} cannot be made from JSON; a dataclass, a TypedDict or a msgspec.Struct can"
-    if hasattr(type, "model_validate"):  # one of pydantic's
+    if hasattr(type, "model_validate"):  # a Pydantic model
         text += f". Or leave it out, and call {type.__name__}.model_validate() in the function"
     raise TypeError(text)
-
-
-def _namespace(function: Callable[..., object]) -> dict[str, Any]:
-    """The globals that a function's annotations were written among."""
-    while not hasattr(function, "__globals__"):
-        if hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        elif hasattr(function, "func"):  # a partial
-            function = function.func
-        elif inspect.ismethod(method := getattr(function, "__call__", None)):  # noqa: B004
-            function = method.__func__
-        else:
-            return vars(sys.modules[function.__module__])
-    namespace: dict[str, Any] = inspect.unwrap(function).__globals__
-    return namespace

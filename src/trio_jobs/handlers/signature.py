@@ -1,7 +1,7 @@
-"""What a handler is called with, told by its signature: the payload, and perhaps the job's context.
+"""The parameters of a handler: which one is the payload, and which one, if any, the job's context.
 
 A function of another shape would get the context as a second payload, or the payload as its
-``self``, and could even succeed. So it is refused at the start, with what to write instead.
+``self``, and might even succeed. So it is refused at the start, with the shape to write instead.
 """
 
 import ast
@@ -12,8 +12,8 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from types import FunctionType, UnionType
-from typing import Any, ForwardRef
+from types import FunctionType
+from typing import Any
 
 from trio_jobs.handlers.importing import (
     HandlerError,
@@ -24,10 +24,10 @@ from trio_jobs.handlers.importing import (
 )
 from trio_jobs.handlers.payload_type import resolve
 
-# By its name: the annotation may be text whose import only a type checker sees.
+# Found by its name: an annotation may be text whose import only a type checker executes.
 _CONTEXT = "JobContext"
 
-# What a parameter without annotation is taken for the context by.
+# The names of an unannotated parameter that gets the context.
 _CONTEXT_NAMES = frozenset({"context", "ctx"})
 
 _POSITIONAL = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD})
@@ -45,12 +45,12 @@ _PAYLOAD_ALONE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """How a function is called.
+    """How to call a function.
 
     Attributes:
-        payload: The payload's parameter; None if there is no telling.
-        takes_context: Whether it is called with the context as well.
-        call: Called with the payload, and with the context as a second argument.
+        payload: The payload's parameter; None if the function has no signature.
+        takes_context: Whether ``call`` takes the context behind the payload.
+        call: Calls the function.
     """
 
     payload: Parameter | None
@@ -59,10 +59,10 @@ class Shape:
 
 
 def check_kind(function: Callable[..., Any]) -> None:
-    """Refuse classes whose instances are to be called, and methods without an instance.
+    """Refuse a class whose instances are callable, and a method without its instance.
 
     Raises:
-        HandlerError: It is one.
+        HandlerError: The function is one of these.
     """
     called: object = function
     while isinstance(called, functools.partial):
@@ -74,27 +74,42 @@ def check_kind(function: Callable[..., Any]) -> None:
         _refuse_method(method)
 
 
-def shape_of(function: Callable[..., Any], *, is_async: bool) -> Shape:
-    """What a function's parameters are.
+def _refuse_method(function: FunctionType) -> None:
+    outer, _, name = function.__qualname__.rpartition(".")
+    if not outer or outer.endswith("<locals>"):
+        return
+    if "<locals>" in outer:  # the class cannot be looked up
+        code = function.__code__
+        if code.co_argcount and code.co_varnames[0] == "self":
+            raise method_error(outer.rpartition("<locals>.")[2])
+        return
+    holder: object = sys.modules.get(function.__module__)
+    for each in outer.split("."):
+        holder = inspect.getattr_static(holder, each, None)
+    refuse_method(holder, name, function)
 
-    The context's is the one annotated as `JobContext`, wherever it stands. If none is, it is one
-    without annotation that is called ``context`` or ``ctx``, behind the payload's. Beside these
-    two, parameters with a default are the function's own.
+
+def shape_of(function: Callable[..., Any], *, is_async: bool) -> Shape:
+    """Find the payload's and the context's parameter.
+
+    The context goes to the parameter annotated as `JobContext`, wherever it stands. Without such
+    an annotation it goes to an unannotated parameter called ``context`` or ``ctx`` behind the
+    payload's. All other parameters need defaults, which the function keeps.
 
     Raises:
-        HandlerError: It cannot be called with a payload, or takes more than it can get.
+        HandlerError: The function cannot be called with a payload, or requires more.
     """
     try:
         signature = inspect.signature(function)
-    except ValueError:  # some builtins have no signature; they get the benefit of the doubt
+    except ValueError:  # some builtins have no signature, and may take a payload
         return Shape(payload=None, takes_context=False, call=function)
-    except Exception as error:  # it is made from attributes that anybody may set
+    except Exception as error:  # a signature is made of attributes that user code may set
         raise HandlerError(f"has a signature that cannot be read: {one_line(error)}") from error
     parameters = [*signature.parameters.values()]
     context = _context(function, parameters)
     if context is not None and not is_async:
         if context.annotation is context.empty and context.default is not context.empty:
-            context = None  # its own: it has one for everybody who does not call it as a handler
+            context = None  # an ordinary parameter: no other caller passes a context
         else:
             named = _named(each for each in parameters if _is_required(each) or each is context)
             raise HandlerError(f"takes {named}, {_PAYLOAD_ALONE}; {_ONE_PAYLOAD}")
@@ -102,31 +117,27 @@ def shape_of(function: Callable[..., Any], *, is_async: bool) -> Shape:
     payload = _payload(others, context, is_async=is_async)
     if context is None:
         return Shape(payload=payload, takes_context=False, call=function)
-    return Shape(
-        payload=payload, takes_context=True, call=_caller(function, parameters, payload, context)
-    )
+    call = _caller(function, parameters, payload, context)
+    return Shape(payload=payload, takes_context=True, call=call)
 
 
 def _context(function: Callable[..., Any], parameters: Sequence[Parameter]) -> Parameter | None:
     bound = function.keywords if isinstance(function, functools.partial) else {}
-    possible = [each for each in parameters if each.kind not in _ANY_NUMBER]
-    possible = [each for each in possible if each.name not in bound]
+    possible = [
+        each for each in parameters if each.kind not in _ANY_NUMBER and each.name not in bound
+    ]
     annotated = [each for each in possible if _is_annotated_as_context(function, each)]
     if len(annotated) > 1:
         raise HandlerError(f"takes the job's context more than once: {_named(annotated)}")
-    if annotated:
-        return annotated[0]
-    return next(filter(_is_called_context, possible[1:]), None)
+    return next(iter([*annotated, *filter(_is_called_context, possible[1:])]), None)
 
 
 def _payload(
     others: Sequence[Parameter], context: Parameter | None, *, is_async: bool
 ) -> Parameter:
     required = [each for each in others if _is_required(each)]
-    positional = [each for each in others if each.kind in _POSITIONAL]
-    first = positional[0] if positional else None
     named = [each for each in others if each.kind not in _ANY_NUMBER]
-    # The first of several is nobody's payload by this name.
+    # With this name, the first of several parameters is no payload.
     if is_async and context is None and len(named) > 1 and _is_called_context(named[0]):
         raise HandlerError(
             f"takes the job's context, {named[0].name!r}, before the payload: write"
@@ -138,11 +149,10 @@ def _payload(
         raise HandlerError(
             f"cannot be called with a payload: it takes {required[0].name!r} by its name only"
         )
-    if first is not None:
-        return first
-    for each in others:
-        if each.kind is Parameter.VAR_POSITIONAL:
-            return each
+    for kinds in _POSITIONAL, {Parameter.VAR_POSITIONAL}:
+        for each in others:
+            if each.kind in kinds:
+                return each
     if context is not None:
         raise HandlerError(
             f"takes the job's context, {context.name!r}, in place of the payload: write"
@@ -172,9 +182,9 @@ def _caller(
     payload: Parameter,
     context: Parameter,
 ) -> Callable[..., Any]:
-    """What calls the function with a payload and a context, in this order."""
+    """A function of the payload and the context, in this order, that calls the handler."""
     first_two = [each for each in parameters if each.kind is not Parameter.KEYWORD_ONLY][:2]
-    if first_two == [payload, context]:  # a decorator's wrapper may have other names for them
+    if first_two == [payload, context]:  # the wrapper of a decorator may have other names for them
         return function
     if first_two == [context, payload]:
         return lambda payload, context: function(context, payload)
@@ -203,30 +213,19 @@ def _is_annotated_as_context(function: Callable[..., Any], parameter: Parameter)
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return False
-    if _names_context(annotation):
-        return True
-    try:  # it may be text that is another name for it
-        return _names_context(resolve(function, annotation))
-    except Exception:  # noqa: BLE001  (whatever evaluating the user's text raises)
+    try:
+        # Resolved as well: text may be another name for the context.
+        return _names_context(annotation) or _names_context(resolve(function, annotation))
+    except Exception:  # noqa: BLE001 - to evaluate the user's text may raise anything
         return False
 
 
-def _names_context(annotation: Any) -> bool:  # noqa: ANN401  (classes, unions, text, ...)
-    if isinstance(annotation, ForwardRef):
-        annotation = annotation.__forward_arg__
-    if isinstance(annotation, str):
-        return _text_names_context(annotation)
+def _names_context(annotation: Any) -> bool:  # noqa: ANN401 - classes, unions, text, ...
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     if inspect.isclass(annotation):
         return annotation.__name__ == _CONTEXT
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _names_context(inner[0])
-    if origin in {typing.Union, UnionType}:
-        return any(map(_names_context, inner))
-    return inspect.isclass(origin) and origin.__name__ == _CONTEXT
-
-
-def _text_names_context(text: str) -> bool:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     try:
         return _expression_names_context(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError):
@@ -238,7 +237,9 @@ def _expression_names_context(expression: ast.expr) -> bool:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name == _CONTEXT
         case ast.Constant(value=str(text)):
-            return _text_names_context(text)
+            return _names_context(text)
+        case ast.Call(func=ast.Name(id="ForwardRef"), args=[text, *_]):  # text in an object
+            return _expression_names_context(text)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _expression_names_context(left) or _expression_names_context(right)
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
@@ -252,19 +253,3 @@ def _expression_names_context(expression: ast.expr) -> bool:
                     return name == _CONTEXT
         case _:
             return False
-
-
-def _refuse_method(function: FunctionType) -> None:
-    """Refuse a method that comes without its instance, and not by a name that was looked up."""
-    outer, _, name = function.__qualname__.rpartition(".")
-    if not outer or outer.endswith("<locals>"):
-        return
-    if "<locals>" in outer:  # the class cannot be looked up
-        code = function.__code__
-        if code.co_argcount and code.co_varnames[0] == "self":
-            raise method_error(outer.rpartition("<locals>.")[2])
-        return
-    holder: object = sys.modules.get(function.__module__)
-    for each in outer.split("."):
-        holder = inspect.getattr_static(holder, each, None)
-    refuse_method(holder, name, function)
