@@ -1,22 +1,21 @@
-"""`UnfinishedReport`: what a stop leaves unfinished, into the log and into a file, in bounded time.
+"""`UnfinishedReport`: reports the jobs that a stop leaves, in a file and in the log, in time.
 
-Made at the end of `main`, or by the hard limit, whichever comes first.
+`main` makes it at its end, and the hard limit where `main` does not get there. The file is written
+once, for the first of the two.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 
-from trio_jobs.leftovers import Leftovers, Line
+from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs.installation import Logs
 from trio_jobs.pool.store import UnfinishedJobs
-from trio_jobs.pool.unfinished import count_ids, unfinished_lines
+from trio_jobs.pool.unfinished import Line, count_ids, unfinished_lines
 
 log = logging.getLogger(__name__)
 
-# Of the hard limit's own half second: for the file, and for that and the names. The rest is for
-# what else is in the way.
-_FILE_SECONDS_AT_THE_LIMIT = 0.2
+# Of the half second that the hard limit's report has; the rest is for tasks and threads.
 _SECONDS_AT_THE_LIMIT = 0.4
 
 
@@ -24,8 +23,8 @@ class UnfinishedReport:
     """Reports the jobs that have not completed.
 
     Args:
-        jobs: Those, now; called in any thread.
-        leftovers: The file for them; None if there shall be none.
+        jobs: Returns them; called in any thread.
+        leftovers: The file for them, if there shall be one.
     """
 
     def __init__(self, jobs: Callable[[], UnfinishedJobs], leftovers: Leftovers | None) -> None:
@@ -33,52 +32,53 @@ class UnfinishedReport:
         self._leftovers = leftovers
 
     def write(self, jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> None:
-        """Write the file, and name the jobs in the log; blocks for no longer than ``seconds``."""
-        end = time.monotonic() + seconds
-        if self._leftovers is None:
-            left_out = _name(jobs, logs, seconds=seconds)
-        else:
-            self._leftovers.begin(jobs, seconds=seconds)
-            # Half of the time: beside a disk that hangs there must be some for the log.
-            if self._leftovers.wait(seconds / 2):
-                _write_line(self._leftovers.line(), logs, seconds=end - time.monotonic())
-                left_out = _name(jobs, logs, seconds=end - time.monotonic())
-            else:
-                left_out = _name(jobs, logs, seconds=seconds / 4)
-                self._leftovers.wait(seconds / 8)
-                _write_line(self._leftovers.line(), logs, seconds=end - time.monotonic())
-        if left_out:
-            log.error("unfinished_jobs_not_all_named", extra={"count": left_out})
+        """Write the file and the log's lines; blocks for at most ``seconds``."""
+        report = _Report(jobs, self._leftovers, seconds)
+        logs.write_final(__name__, logging.ERROR, report.lines(), seconds=seconds)
+        if report.unnamed:
+            log.error("unfinished_jobs_not_all_named", extra={"count": report.unnamed})
 
     def lines(self) -> Iterator[Line]:
-        """The same as lines, for whoever writes them past the log; the file is written first."""
-        end = time.monotonic() + _SECONDS_AT_THE_LIMIT
-        jobs = self._jobs()
-        if self._leftovers is not None and jobs:
-            self._leftovers.begin(jobs, seconds=_FILE_SECONDS_AT_THE_LIMIT)
-            self._leftovers.wait(_FILE_SECONDS_AT_THE_LIMIT)
-            yield self._leftovers.line()
-        left_out = jobs.count
-        for event, fields in unfinished_lines(jobs):
+        """Write the file, and yield the log's lines for code that writes past the log."""
+        report = _Report(self._jobs(), self._leftovers, _SECONDS_AT_THE_LIMIT)
+        yield from report.lines()
+        if report.unnamed:
+            yield "unfinished_jobs_not_all_named", {"count": report.unnamed}
+
+
+class _Report:
+    """One report; it begins the file at once.
+
+    Attributes:
+        unnamed: How many jobs no written line names.
+    """
+
+    def __init__(self, jobs: UnfinishedJobs, leftovers: Leftovers | None, seconds: float) -> None:
+        self._jobs = jobs
+        self._leftovers = leftovers if jobs else None
+        self._end = time.monotonic() + seconds
+        self.unnamed = jobs.count
+        if self._leftovers is not None:
+            self._leftovers.begin(jobs, seconds=seconds * 3 / 4)
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the file's line and the names; where the disk hangs, the names first."""
+        file = self._leftovers
+        end = self._end
+        if file is not None:
+            if file.wait(self._left() / 2):
+                yield file.line()
+                file = None
+            else:
+                end -= self._left() / 2
+        for event, fields in unfinished_lines(self._jobs):
             if time.monotonic() > end:
-                yield "unfinished_jobs_not_all_named", {"count": left_out}
-                return
+                break
             yield event, fields
-            left_out -= count_ids(fields)
+            self.unnamed -= count_ids(fields)  # it is written: the next one is asked for
+        if file is not None:
+            file.wait(self._left() / 2)
+            yield file.line()
 
-
-def _name(jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> int:
-    """Name the jobs; return how many the log has not taken in time."""
-    counts: list[int] = []
-
-    def lines() -> Iterator[Line]:
-        for event, fields in unfinished_lines(jobs):
-            counts.append(count_ids(fields))
-            yield event, fields
-
-    written = logs.write_final(__name__, logging.ERROR, lines(), seconds=seconds)
-    return jobs.count - sum(counts[:written])
-
-
-def _write_line(line: Line, logs: Logs, *, seconds: float) -> None:
-    logs.write_final(__name__, logging.ERROR, [line], seconds=seconds)
+    def _left(self) -> float:
+        return self._end - time.monotonic()
