@@ -10,7 +10,7 @@ import trio
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.job import Ending, Job, JobStatus, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -91,6 +91,27 @@ class RunningPool:
     handlers: HandlerRegistry
     processor: JobExecutor
     scope: trio.CancelScope
+
+    @property
+    def blocked(self) -> str | None:
+        """Why jobs cannot begin."""
+        return self.parts.pool.statistics().blocked
+
+    def submit(self, type: str, payload: bytes = b"null") -> Job:  # noqa: A002
+        """Submit a job, which the buffer has room for."""
+        return self.parts.admission.submit(type, payload)
+
+    def status(self, job: Job) -> JobStatus:
+        """The job's status now."""
+        return self.parts.store.get(job.id).status
+
+    def ending(self, job: Job) -> Ending | None:
+        """The job's ending; None before."""
+        return self.parts.store.get(job.id).ending
+
+    def outcome(self, job: Job) -> Outcome | None:
+        """The job's outcome; None before its end."""
+        return self.parts.store.get(job.id).outcome
 
 
 @asynccontextmanager

@@ -47,6 +47,22 @@ async def process(
     return await processor(make_job("a", payload=payload))
 
 
+def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
+    """A handler that runs in a child process."""
+    return Handler.of(function, run="process", timeout=timeout)
+
+
+def quoted(path: Path) -> bytes:
+    """A path as a payload."""
+    return f'"{path}"'.encode()
+
+
+def message_of(ending: Ending) -> str:
+    """The message of a job's error."""
+    assert ending.error is not None
+    return ending.error.message
+
+
 async def wait_until_set(event: threading.Event) -> None:
     """Wait until a thread has set an event."""
     # With a limiter of its own: the handlers' threads may have taken all others.

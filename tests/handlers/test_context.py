@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.handlers.support import process
+from tests.handlers.support import message_of, process
 from tests.support import NOON, running_pool
 from trio_jobs import Jobs
 from trio_jobs.handlers.context import JobContext
@@ -79,8 +79,7 @@ async def test_a_group_that_the_handler_raised_stays_one() -> None:
 
     ending = await process(handler)
 
-    assert ending.error is not None
-    assert ending.error.message == "mine (1 sub-exception): ValueError: one"
+    assert message_of(ending) == "mine (1 sub-exception): ValueError: one"
 
 
 async def sleeping_children(_payload: object, context: JobContext) -> None:
@@ -110,11 +109,11 @@ async def test_a_cancel_reaches_the_children(jobs: Jobs) -> None:
 
 async def test_the_pools_end_reaches_the_children() -> None:
     async with running_pool({"test": sleeping_children}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
 
 
 async def test_a_handler_may_end_its_children_and_return() -> None:
@@ -137,8 +136,7 @@ async def test_a_handler_that_cancels_itself_by_its_nursery_has_failed() -> None
     ending = await process(handler)
 
     assert ending.outcome is Outcome.FAILED
-    assert ending.error is not None
-    assert ending.error.message == "the handler was ended by cancelling its own nursery"
+    assert message_of(ending) == "the handler was ended by cancelling its own nursery"
 
 
 async def test_the_context_cannot_be_changed() -> None:

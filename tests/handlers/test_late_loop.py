@@ -83,9 +83,9 @@ def run(
         with trio.fail_after(1000):
             async with running_pool(table, workers=2) as pool:
                 pools.append(pool)
-                ids.append(pool.parts.admission.submit("test", b"null").id)
+                ids.append(pool.submit("test").id)
                 await wait_until(begun)
-                pool.parts.admission.submit("block", b"null")
+                pool.submit("block")
         ending = pool.parts.store.get(ids[0]).ending
         assert ending is not None
         return ending

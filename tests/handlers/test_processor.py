@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
-from tests.handlers.support import make_processor, process
+from tests.handlers.support import make_processor, message_of, process
 from tests.support import make_job, running_pool
 from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.context import JobContext
@@ -92,8 +92,7 @@ async def test_each_error_is_asked_once_for_its_text(
     ending = await process(fail if run == "thread" else fail_in_the_loop)
 
     assert sorted(asked) == ["a", "b", "c", "cause", "d", "e"]
-    assert ending.error is not None
-    assert ending.error.message == "five (5 sub-exceptions): " + "; ".join(
+    assert message_of(ending) == "five (5 sub-exceptions): " + "; ".join(
         f"CountedError: {text}" for text in "abcde"
     )
     [record] = caplog.records
@@ -348,12 +347,12 @@ async def test_cancel_time_limit_and_end_at_the_same_instant_give_one_outcome(
         return "done"
 
     async with running_pool({"test": Handler.of(second, timeout=1)}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
 
         async def cancel() -> None:
             await trio.sleep(1)
             said = pool.processor.cancel(job.id)
-            status = pool.parts.store.get(job.id).status
+            status = pool.status(job)
             # True only while nothing else has decided.
             assert not (said and status is JobStatus.COMPLETED)
 
@@ -377,7 +376,7 @@ async def test_cancel_and_end_at_the_same_instant_give_one_outcome(
     said: list[bool] = []
 
     async with running_pool({"test": second}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await trio.sleep(1)
         said.append(pool.processor.cancel(job.id))
 
@@ -391,7 +390,7 @@ async def test_the_pools_end_racing_with_a_cancel_releases_or_completes(
     autojump_clock: MockClock,
 ) -> None:
     async with running_pool({"test": sleep_for_ever}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
 
         async def cancel_job() -> None:
@@ -423,12 +422,12 @@ async def test_as_the_pool_ends_the_handler_is_cancelled_and_the_job_released() 
             unwound = True
 
     async with running_pool({"test": handler}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
     assert unwound
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
 
 
 async def test_a_value_returned_as_the_pool_ends_is_recorded() -> None:
@@ -438,11 +437,11 @@ async def test_a_value_returned_as_the_pool_ends_is_recorded() -> None:
         return "saved"
 
     async with running_pool({"test": handler}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
-    ending = pool.parts.store.get(job.id).ending
+    ending = pool.ending(job)
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"saved"')
 
 
@@ -454,34 +453,32 @@ async def test_an_error_raised_as_the_pool_ends_decides_nothing() -> None:
             raise ValueError("in cleanup")
 
     async with running_pool({"test": handler}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
 
 
 async def test_a_time_limit_does_not_extend_the_grace_period(autojump_clock: MockClock) -> None:
     async with running_pool({"test": Handler.of(sleep_for_ever, timeout=100)}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.parts.admission.close()
         pool.scope.deadline = trio.current_time() + 25
 
     assert trio.current_time() == 25
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
 
 
 async def test_a_time_limit_within_the_grace_period_is_kept(autojump_clock: MockClock) -> None:
     async with running_pool({"test": Handler.of(sleep_for_ever, timeout=10)}) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.parts.admission.close()
         pool.scope.deadline = trio.current_time() + 25
 
-    ending = pool.parts.store.get(job.id).ending
-    assert ending is not None
-    assert ending.outcome is Outcome.TIMED_OUT
+    assert pool.outcome(job) is Outcome.TIMED_OUT
     assert trio.current_time() == 10
 
 

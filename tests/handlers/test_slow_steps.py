@@ -61,7 +61,7 @@ async def run_jobs(
     ids = []
     async with running_pool(table, workers=1) as pool, watched(pool):
         for type_, seconds in jobs:
-            ids.append(pool.parts.admission.submit(type_, str(seconds).encode()).id)
+            ids.append(pool.submit(type_, str(seconds).encode()).id)
         await wait_completed(pool, ids)
     return ids
 
@@ -211,10 +211,10 @@ async def test_the_job_is_found_among_others_wherever_it_blocks(
     }
     async with running_pool(table, workers=4) as pool, watched(pool):
         for type_ in ("wait", "busy", "quick", "quick"):
-            pool.parts.admission.submit(type_, b"null")
-        job = pool.parts.admission.submit("block", b"null")
+            pool.submit(type_)
+        job = pool.submit("block")
         for _ in range(5):
-            pool.parts.admission.submit("quick", b"null")
+            pool.submit("quick")
         await wait_completed(pool, [job.id])
         over.set()
 
@@ -256,10 +256,10 @@ async def test_handlers_that_only_return_are_not_blamed_for_what_others_do(
         async def request() -> None:
             for _ in range(5):
                 clock.jump(0.2)
-                job = pool.parts.admission.submit("quick", b"null")
+                job = pool.submit("quick")
                 await wait_completed(pool, [job.id])
 
-        pool.parts.admission.submit("wait", b"null")
+        pool.submit("wait")
         async with trio.open_nursery() as requests:
             for _ in range(10):
                 requests.start_soon(request)
@@ -284,7 +284,7 @@ async def test_handlers_that_block_together_are_named_together(
         clock.jump(LIMIT / 10)
 
     async with running_pool({"meet": meet}, workers=workers) as pool, watched(pool):
-        jobs = [pool.parts.admission.submit("meet", b"null") for _ in range(workers)]
+        jobs = [pool.submit("meet") for _ in range(workers)]
         await wait_completed(pool, [job.id for job in jobs])
 
     [report] = reports(caplog)
@@ -302,7 +302,7 @@ async def test_handlers_that_block_together_are_reported_once_a_minute(
             clock.jump(seconds)
 
     async with running_pool({"block": block}, workers=2) as pool, watched(pool):
-        jobs = [pool.parts.admission.submit("block", b"0.3") for _ in range(2)]
+        jobs = [pool.submit("block", b"0.3") for _ in range(2)]
         await wait_completed(pool, [job.id for job in jobs])
 
     [report] = reports(caplog)

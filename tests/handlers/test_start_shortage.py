@@ -17,11 +17,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import wait_for_pids
-from tests.support import RunningPool, running_pool
+from tests.support import running_pool
 from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.job import Ending, Job, JobStatus, Outcome
+from trio_jobs.job import Ending, JobStatus, Outcome
 
 
 @dataclass
@@ -182,10 +182,6 @@ def returns(_payload: object) -> str:
     return "returned"
 
 
-def ending_of(pool: RunningPool, job: Job) -> Ending | None:
-    return pool.parts.store.get(job.id).ending
-
-
 async def waits_until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - a stand-in has no event
         await trio.sleep(0.001)
@@ -197,15 +193,15 @@ async def test_a_job_that_gets_no_thread_waits_in_its_worker_and_its_limit_does_
     threads = NoThreads(monkeypatch)
 
     async with running_pool({"test": Handler.of(returns, timeout=0.1)}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await waits_until(lambda: threads.tries > 2)  # 0.3 s
         shown, status = pool.parts.store.get(job.id), pool.parts.pool.statistics()
         threads.left = 0
 
     assert shown.status is JobStatus.PROCESSING
     assert status.blocked == "no thread can be started: can't start new thread"
-    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"returned"')
-    assert pool.parts.pool.statistics().blocked is None
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"returned"')
+    assert pool.blocked is None
 
 
 async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
@@ -219,11 +215,11 @@ async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
         end.wait()
 
     async with running_pool({"test": work}, workers=1) as pool:
-        pool.parts.admission.submit("test", b"null")
-        await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
+        pool.submit("test")
+        await waits_until(lambda: pool.blocked is not None)
         threads.left = 0
         await waits_until(begun.is_set)
-        blocked = pool.parts.pool.statistics().blocked
+        blocked = pool.blocked
         end.set()
 
     assert blocked is None
@@ -235,13 +231,11 @@ async def test_a_cancel_reaches_a_job_that_gets_no_thread(
     NoThreads(monkeypatch)
 
     async with running_pool({"test": returns}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_all_tasks_blocked()
         assert pool.processor.cancel(job.id)
 
-    ending = ending_of(pool, job)
-    assert ending is not None
-    assert ending.outcome is Outcome.CANCELLED
+    assert pool.outcome(job) is Outcome.CANCELLED
 
 
 async def test_a_cancel_that_comes_while_a_thread_cannot_be_started_is_not_lost(
@@ -250,11 +244,11 @@ async def test_a_cancel_that_comes_while_a_thread_cannot_be_started_is_not_lost(
     said = []
 
     async with running_pool({"test": Handler.of(returns, timeout=60)}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         cancel = partial(pool.processor.cancel, job.id)
         NoThreads(monkeypatch, while_starting=lambda: said.append(cancel()))
 
-    ending = ending_of(pool, job)
+    ending = pool.ending(job)
     assert ending is not None
     assert (said, ending.outcome) == ([True], Outcome.CANCELLED)
 
@@ -265,8 +259,8 @@ async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
     NoThreads(monkeypatch)
 
     async with running_pool({"test": returns}, workers=1) as pool:
-        waiting = pool.parts.admission.submit("test", b"null")
-        queued = pool.parts.admission.submit("test", b"null")
+        waiting = pool.submit("test")
+        queued = pool.submit("test")
         await wait_all_tasks_blocked()
         while_waiting = pool.parts.pool.unfinished_ids()
         pool.scope.cancel()
@@ -332,15 +326,15 @@ async def test_the_end_of_a_job_wakes_those_that_wait_for_what_it_has_held(
 
     with trio.fail_after(60):
         async with running_pool(descriptors.handlers(), workers=3) as pool:
-            pool.parts.admission.submit(held_by, b"null")
+            pool.submit(held_by)
             await wait_all_tasks_blocked()
-            jobs = [pool.parts.admission.submit("process", b"null") for _ in range(2)]
-            await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
+            jobs = [pool.submit("process") for _ in range(2)]
+            await waits_until(lambda: pool.blocked is not None)
             await wait_all_tasks_blocked(0.05)
             assert descriptors.tries == 1  # the second one waits for the first: there is one slot
             descriptors.end()
 
-    assert {pool.parts.store.get(job.id).outcome for job in jobs} == {Outcome.SUCCEEDED}
+    assert {pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
 
 
 @pytest.mark.usefixtures("no_pause")
@@ -353,14 +347,14 @@ async def test_a_process_that_a_job_leaves_idle_is_taken_by_one_that_waits(
 
     with trio.fail_after(60):
         async with running_pool(table, workers=2, processes=2) as pool:
-            pool.parts.admission.submit("wait", f'"{tmp_path}"'.encode())
+            pool.submit("wait", f'"{tmp_path}"'.encode())
             [pid] = await wait_for_pids(tmp_path)
             descriptors.held = True
-            job = pool.parts.admission.submit("process", b"null")
-            await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
+            job = pool.submit("process")
+            await waits_until(lambda: pool.blocked is not None)
             (tmp_path / "go").touch()
 
-    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
 
 
 @pytest.mark.usefixtures("no_pause")
@@ -373,17 +367,15 @@ async def test_the_death_of_a_jobs_process_wakes_one_that_waits(
 
     with trio.fail_after(60):
         async with running_pool(table, workers=2, processes=2) as pool:
-            pool.parts.admission.submit("wait", f'"{tmp_path}"'.encode())
+            pool.submit("wait", f'"{tmp_path}"'.encode())
             [pid] = await wait_for_pids(tmp_path)
             descriptors.held = True
-            job = pool.parts.admission.submit("process", b"null")
-            await waits_until(lambda: pool.parts.pool.statistics().blocked is not None)
+            job = pool.submit("process")
+            await waits_until(lambda: pool.blocked is not None)
             descriptors.held = False
             os.kill(pid, signal.SIGKILL)
 
-    ending = ending_of(pool, job)
-    assert ending is not None
-    assert ending.outcome is Outcome.SUCCEEDED
+    assert pool.outcome(job) is Outcome.SUCCEEDED
 
 
 @pytest.mark.usefixtures("no_pause")
@@ -394,7 +386,7 @@ async def test_jobs_that_wait_for_a_process_do_not_wake_each_other(
 
     async with running_pool(descriptors.handlers(), workers=3, processes=3) as pool:
         for _ in range(3):
-            pool.parts.admission.submit("process", b"null")
+            pool.submit("process")
         await waits_until(lambda: descriptors.tries >= 3)
         await wait_all_tasks_blocked(0.1)
         tries = descriptors.tries

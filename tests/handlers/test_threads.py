@@ -8,10 +8,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers.support import process, wait_until_set
-from tests.support import RunningPool, running_pool
+from tests.support import running_pool
 from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, Job, JobStatus, Outcome
+from trio_jobs.job import JobStatus, Outcome
 
 
 class Blocker:
@@ -33,10 +33,6 @@ class Blocker:
         with self._lock:
             self.running -= 1
         return "returned"
-
-
-def ending_of(pool: RunningPool, job: Job) -> Ending | None:
-    return pool.parts.store.get(job.id).ending
 
 
 async def test_a_plain_function_runs_in_a_thread_with_the_jobs_id() -> None:
@@ -73,12 +69,12 @@ async def test_an_errors_text_is_made_in_the_thread_and_in_the_handlers_time(
         raise error
 
     async with running_pool({"test": Handler.of(fail, timeout=limit)}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_until_set(error.asked)
         await trio.sleep(0.02)  # the event loop goes on, beyond the time limit
         error.go_on.set()
 
-    ending = ending_of(pool, job)
+    ending = pool.ending(job)
     assert ending is not None
     assert ending.error is not None
     assert ending.outcome == outcome
@@ -115,7 +111,7 @@ async def test_the_text_of_a_thread_that_was_left_behind_goes_nowhere(
         raise error
 
     async with running_pool({"test": fail}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_until_set(error.asked)
         pool.scope.cancel()
     [thread] = [each for each in threading.enumerate() if each.name == f"job {job.id}"]
@@ -124,7 +120,7 @@ async def test_the_text_of_a_thread_that_was_left_behind_goes_nowhere(
         await trio.sleep(0.005)
     await trio.lowlevel.checkpoint()
 
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
     assert [record.message for record in caplog.records] == ["thread_still_running"]
 
 
@@ -136,12 +132,10 @@ async def test_as_many_threads_run_at_once_as_there_are_workers() -> None:
         all_in.wait(30)
 
     async with running_pool({"test": handler}, workers=workers) as pool:
-        jobs = [pool.parts.admission.submit("test", b"null") for _ in range(workers)]
+        jobs = [pool.submit("test") for _ in range(workers)]
 
-    assert {pool.parts.store.get(job.id).status for job in jobs} == {JobStatus.COMPLETED}
-    assert all(
-        ending.outcome is Outcome.SUCCEEDED for job in jobs if (ending := ending_of(pool, job))
-    )
+    assert {pool.status(job) for job in jobs} == {JobStatus.COMPLETED}
+    assert all(ending.outcome is Outcome.SUCCEEDED for job in jobs if (ending := pool.ending(job)))
 
 
 async def test_other_peoples_threads_leave_the_handlers_theirs() -> None:
@@ -160,19 +154,19 @@ async def test_a_cancelled_thread_keeps_its_slot_until_it_has_returned() -> None
     blocker = Blocker()
 
     async with running_pool({"test": blocker}, workers=1) as pool:
-        first = pool.parts.admission.submit("test", b"null")
-        second = pool.parts.admission.submit("test", b"null")
+        first = pool.submit("test")
+        second = pool.submit("test")
         await wait_until_set(blocker.entered)
 
         assert pool.processor.cancel(first.id)
         await wait_all_tasks_blocked(0.01)
 
-        assert pool.parts.store.get(first.id).status is JobStatus.PROCESSING
-        assert pool.parts.store.get(second.id).status is JobStatus.PENDING
+        assert pool.status(first) is JobStatus.PROCESSING
+        assert pool.status(second) is JobStatus.PENDING
         blocker.let_go.set()
 
     assert blocker.most_running == 1
-    first_ending, second_ending = ending_of(pool, first), ending_of(pool, second)
+    first_ending, second_ending = pool.ending(first), pool.ending(second)
     assert first_ending is not None
     assert first_ending.outcome is Outcome.CANCELLED
     assert second_ending is not None
@@ -183,19 +177,17 @@ async def test_a_timed_out_thread_keeps_its_slot_until_it_has_returned() -> None
     blocker = Blocker()
 
     async with running_pool({"test": Handler.of(blocker, timeout=0.01)}, workers=1) as pool:
-        first = pool.parts.admission.submit("test", b"null")
-        second = pool.parts.admission.submit("test", b"null")
+        first = pool.submit("test")
+        second = pool.submit("test")
         await wait_until_set(blocker.entered)
         await trio.sleep(0.02)  # the time limit, by the real clock
 
-        assert pool.parts.store.get(first.id).status is JobStatus.PROCESSING
-        assert pool.parts.store.get(second.id).status is JobStatus.PENDING
+        assert pool.status(first) is JobStatus.PROCESSING
+        assert pool.status(second) is JobStatus.PENDING
         assert not pool.processor.cancel(first.id)
         blocker.let_go.set()
 
-    ending = ending_of(pool, first)
-    assert ending is not None
-    assert ending.outcome is Outcome.TIMED_OUT
+    assert pool.outcome(first) is Outcome.TIMED_OUT
 
 
 async def test_the_pools_end_leaves_the_thread_behind_and_releases_the_job(
@@ -204,12 +196,12 @@ async def test_the_pools_end_leaves_the_thread_behind_and_releases_the_job(
     blocker = Blocker()
 
     async with running_pool({"test": blocker}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_until_set(blocker.entered)
         pool.scope.cancel()
 
     assert blocker.running == 1
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
     [record] = [record for record in caplog.records if record.message == "thread_still_running"]
     assert (record.job_id, record.job_type) == (job.id, "test")  # type: ignore[attr-defined]
     blocker.let_go.set()
@@ -219,12 +211,12 @@ async def test_the_pools_end_releases_a_cancelled_job_whose_thread_still_runs() 
     blocker = Blocker()
 
     async with running_pool({"test": blocker}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_until_set(blocker.entered)
         assert pool.processor.cancel(job.id)
         pool.scope.cancel()
 
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
     blocker.let_go.set()
 
 
@@ -252,7 +244,7 @@ async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:
             ended.set()
 
     async with running_pool({"test": handler}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
+        job = pool.submit("test")
         await wait_until_set(checked)
         pool.processor.cancel(job.id)
         checked.clear()
@@ -262,7 +254,7 @@ async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:
 
     await wait_until_set(ended)
     assert saw == ["nothing at first", "nothing after a cancel", "the pool's end"]
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
 
 
 async def test_a_threads_stack_can_be_told_by_the_jobs_id() -> None:

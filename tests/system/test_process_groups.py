@@ -16,31 +16,19 @@ from tests.handlers.support import (
     able_to_import_tests,
     children_of,
     entered,
+    in_process,
     is_alive,
+    message_of,
     process,
+    quoted,
     wait_for_pids,
     wait_until,
     wait_until_dead,
 )
 from tests.support import running_pool
-from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.process_group import ProcessGroup
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Outcome
-
-
-def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
-    return Handler.of(function, run="process", timeout=timeout)
-
-
-def quoted(path: Path) -> bytes:
-    return f'"{path}"'.encode()
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[ProcessPool]:
-    async with ProcessPool(1) as processes:
-        yield processes
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +52,7 @@ async def test_a_time_limit_ends_what_the_function_has_started(
 
 async def test_a_cancel_ends_what_the_function_has_started(tmp_path: Path) -> None:
     async with running_pool({"test": in_process(tasks.have_a_family)}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", quoted(tmp_path))
+        job = pool.submit("test", quoted(tmp_path))
         family = await wait_for_pids(tmp_path, 3)
         assert pool.processor.cancel(job.id)
         for pid in family:
@@ -103,8 +91,7 @@ async def test_what_a_dead_process_leaves_behind_ends_also_where_no_descriptor_t
         in_process(tasks.leave_a_program_and_die), quoted(tmp_path), processes=processes
     )
 
-    assert ending.error is not None
-    assert ending.error.message == "the process that ran the job ended itself with status 0"
+    assert message_of(ending) == "the process that ran the job ended itself with status 0"
     [left] = await wait_for_pids(tmp_path)
     await wait_until_dead(left)
 
@@ -141,14 +128,14 @@ async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_
     payload = msgspec.json.encode({"folder": str(tmp_path), "program": program})
 
     async with running_pool({"test": in_process(tasks.run_a_program)}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", payload)
+        job = pool.submit("test", payload)
         [started] = await wait_for_pids(tmp_path)
         await wait_until(lambda: children_of(started))
         [sleeping] = children_of(started)
         await wait_until(lambda: os.getpgid(sleeping) in (started, sleeping))
         group = os.getpgid(sleeping)
         assert pool.processor.cancel(job.id)
-        await wait_until(lambda: pool.parts.store.get(job.id).ending)
+        await wait_until(lambda: pool.ending(job))
 
     try:
         os.killpg(group, 0)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,23 +10,11 @@ import trio
 
 from tests.command import running_command
 from tests.handlers import tasks
-from tests.handlers.support import process
-from trio_jobs.handlers.handler import Handler
+from tests.handlers.support import in_process, process
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Outcome
 
 LOGGER = "tests.handlers.tasks"
-
-
-def in_process(function: Callable[..., object]) -> Handler:
-    return Handler.of(function, run="process")
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[ProcessPool]:
-    with trio.fail_after(60):
-        async with ProcessPool(1) as processes:
-            yield processes
 
 
 def records_of(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRecord]:

@@ -17,12 +17,14 @@ from trio.testing import wait_all_tasks_blocked
 from tests.handlers import tasks
 from tests.handlers.support import (
     children_of,
+    in_process,
     process,
+    quoted,
     wait_for_pids,
     wait_until,
     wait_until_dead,
 )
-from tests.support import RunningPool, make_job, running_pool
+from tests.support import make_job, running_pool
 from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError
 from trio_jobs.handlers.executor import JobExecutor
@@ -30,21 +32,7 @@ from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending, Job, JobStatus, Outcome
-
-
-def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
-    return Handler.of(function, run="process", timeout=timeout)
-
-
-def quoted(path: Path) -> bytes:
-    return f'"{path}"'.encode()
-
-
-def ending_of(pool: RunningPool, job: Job) -> Ending:
-    ending = pool.parts.store.get(job.id).ending
-    assert ending is not None
-    return ending
+from trio_jobs.job import Ending, JobStatus, Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +67,14 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
 
     async with running_pool({"test": handler}, workers=4, processes=2) as pool:
         with descriptors_left(left):
-            jobs = [pool.parts.admission.submit("test", b"null") for _ in range(8)]
-            await wait_until(lambda: pool.parts.pool.statistics().blocked or left > 8)
+            jobs = [pool.submit("test") for _ in range(8)]
+            await wait_until(lambda: pool.blocked or left > 8)
             shown = pool.parts.store.get(jobs[0].id)
-            blocked = pool.parts.pool.statistics().blocked
+            blocked = pool.blocked
 
     assert left > 8 or shown.status is JobStatus.PROCESSING
     assert left > 8 or "no process can be started: [Errno 24] Too many open files" in str(blocked)
-    assert {ending_of(pool, job).outcome for job in jobs} == {Outcome.SUCCEEDED}
+    assert {pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
     causes = [vars(each)["cause"] for each in caplog.records if each.message == "jobs_blocked"]
     assert len({*causes}) == len(causes) <= 3  # a child has no more than its server
     assert len(tasks.descriptors()) == before
@@ -98,15 +86,15 @@ async def test_a_process_that_comes_free_is_taken_by_a_job_that_waits_for_descri
     table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
 
     async with running_pool(table, workers=2, processes=2) as pool:
-        first = pool.parts.admission.submit("wait", quoted(tmp_path))
+        first = pool.submit("wait", quoted(tmp_path))
         await wait_for_pids(tmp_path)
         with descriptors_left(1):  # for the test's file
-            second = pool.parts.admission.submit("pid", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+            second = pool.submit("pid")
+            await wait_until(lambda: pool.blocked)
             (tmp_path / "go").touch()
-            await wait_until(lambda: pool.parts.store.get(second.id).outcome)
+            await wait_until(lambda: pool.outcome(second))
 
-    assert ending_of(pool, first) == ending_of(pool, second)
+    assert pool.ending(first) == pool.ending(second)
 
 
 async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(
@@ -126,9 +114,9 @@ async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(
     async with trio.open_nursery() as nursery:
         await nursery.start(kill_each)
         async with running_pool({"test": in_process(tasks.pid)}, workers=2, processes=2) as pool:
-            jobs = [pool.parts.admission.submit("test", b"null") for _ in range(6)]
+            jobs = [pool.submit("test") for _ in range(6)]
 
-    assert {ending_of(pool, job).outcome for job in jobs} == {Outcome.SUCCEEDED}
+    assert {pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
 
 
 async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_path: Path) -> None:
@@ -196,18 +184,18 @@ async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancel
     table = {"test": handler_of_a_module("leaves_at_import", "os._exit(3)")}
 
     async with running_pool(table, workers=2) as pool:
-        job = pool.parts.admission.submit("test", b"null")
-        await wait_until(lambda: pool.parts.pool.statistics().blocked)
-        blocked = pool.parts.pool.statistics().blocked
+        job = pool.submit("test")
+        await wait_until(lambda: pool.blocked)
+        blocked = pool.blocked
         assert pool.processor.cancel(job.id)
-        await wait_until(lambda: pool.parts.store.get(job.id).outcome)
-        unblocked = pool.parts.pool.statistics().blocked
-        last = pool.parts.admission.submit("test", b"null")
-        await wait_until(lambda: pool.parts.pool.statistics().blocked)
+        await wait_until(lambda: pool.outcome(job))
+        unblocked = pool.blocked
+        last = pool.submit("test")
+        await wait_until(lambda: pool.blocked)
         pool.scope.cancel()
 
     assert blocked == "a process that was started for a job ended itself with status 3 at once"
-    assert ending_of(pool, job).outcome is Outcome.CANCELLED
+    assert pool.outcome(job) is Outcome.CANCELLED
     assert unblocked is None
     assert pool.parts.pool.unfinished_ids() == ([], [last.id])
 
@@ -223,14 +211,14 @@ async def test_a_job_whose_modules_find_the_machine_exhausted_waits(
     table = {"test": handler_of_a_module(f"exhausted_{len(error)}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
-        await wait_until(lambda: pool.parts.pool.statistics().blocked)
-        blocked = pool.parts.pool.statistics().blocked
+        job = pool.submit("test")
+        await wait_until(lambda: pool.blocked)
+        blocked = pool.blocked
         better.touch()
 
     assert blocked is not None
     assert blocked.startswith("a process cannot import the handlers: ")
-    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
 
 
 async def test_a_job_waits_for_the_thread_that_starts_its_process(
@@ -278,18 +266,18 @@ async def test_process_jobs_begin_and_end_although_a_handler_holds_all_of_trios_
     }
 
     async with running_pool(table, workers=2) as pool:
-        holding = pool.parts.admission.submit("hold", b"null")
+        holding = pool.submit("hold")
         await wait_all_tasks_blocked(0.01)
         assert trio.to_thread.current_default_thread_limiter().available_tokens == 0
         jobs = [
-            pool.parts.admission.submit("pid", b"null"),
-            pool.parts.admission.submit("long", quoted(tmp_path)),
-            pool.parts.admission.submit("pid", b"null"),
+            pool.submit("pid"),
+            pool.submit("long", quoted(tmp_path)),
+            pool.submit("pid"),
         ]
         await wait_until(lambda: pool.parts.store.get(jobs[-1].id).outcome)
         pool.processor.cancel(holding.id)
 
-    outcomes = [ending_of(pool, job).outcome for job in jobs]
+    outcomes = [pool.outcome(job) for job in jobs]
     assert outcomes == [Outcome.SUCCEEDED, Outcome.TIMED_OUT, Outcome.SUCCEEDED]
 
 
@@ -299,9 +287,9 @@ async def test_a_job_that_waits_for_a_free_process_is_reported_as_not_started(
     table = {"test": in_process(tasks.enter_and_wait)}
 
     async with running_pool(table, workers=2, processes=1) as pool:
-        first = pool.parts.admission.submit("test", quoted(tmp_path))
+        first = pool.submit("test", quoted(tmp_path))
         await wait_for_pids(tmp_path)
-        second = pool.parts.admission.submit("test", quoted(tmp_path))
+        second = pool.submit("test", quoted(tmp_path))
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
@@ -316,14 +304,14 @@ async def test_what_passes_is_told_by_the_first_job_after_it(
 
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
         with descriptors_left(0):
-            pool.parts.admission.submit("test", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
-        last = pool.parts.admission.submit("test", b"null")
-        await wait_until(lambda: pool.parts.store.get(last.id).outcome)
+            pool.submit("test")
+            await wait_until(lambda: pool.blocked)
+        last = pool.submit("test")
+        await wait_until(lambda: pool.outcome(last))
 
     messages = [record.message for record in caplog.records]
     assert [each for each in messages if "blocked" in each] == ["jobs_blocked", "jobs_unblocked"]
-    assert pool.parts.pool.statistics().blocked is None
+    assert pool.blocked is None
 
 
 # Libraries that the linker loads: its errors are of many kinds.
@@ -347,13 +335,11 @@ async def test_jobs_wait_while_a_process_has_no_memory_for_what_the_server_has_i
     table = {"test": handler_of_a_module(f"needs_libraries_{kibibytes}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
-        await wait_until(
-            lambda: pool.parts.pool.statistics().blocked or pool.parts.store.get(job.id).outcome
-        )
+        job = pool.submit("test")
+        await wait_until(lambda: pool.blocked or pool.outcome(job))
         better.touch()
 
-    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
 
 
 @pytest.mark.parametrize("left", [0, 2, 5])
@@ -372,13 +358,11 @@ async def test_jobs_wait_while_a_process_has_no_descriptors_for_what_the_server_
     table = {"test": handler_of_a_module(f"needs_descriptors_{left}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
-        await wait_until(
-            lambda: pool.parts.pool.statistics().blocked or pool.parts.store.get(job.id).outcome
-        )
+        job = pool.submit("test")
+        await wait_until(lambda: pool.blocked or pool.outcome(job))
         better.touch()
 
-    assert ending_of(pool, job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
 
 
 async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_without_pause(
@@ -395,12 +379,12 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
 
     monkeypatch.setattr(ChildHandle, "call", die_first)
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
-        job = pool.parts.admission.submit("test", b"null")
-        await wait_until(lambda: pool.parts.pool.statistics().blocked)
-        blocked = pool.parts.pool.statistics().blocked
+        job = pool.submit("test")
+        await wait_until(lambda: pool.blocked)
+        blocked = pool.blocked
 
     assert blocked == "a process has ended before it took its job"
-    assert ending_of(pool, job).outcome is Outcome.SUCCEEDED
+    assert pool.outcome(job) is Outcome.SUCCEEDED
     assert [record.message for record in caplog.records] == ["jobs_blocked"]
 
 

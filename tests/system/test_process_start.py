@@ -5,7 +5,6 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -19,13 +18,6 @@ from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Ending, Outcome
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[ProcessPool]:
-    with trio.fail_after(60):
-        async with ProcessPool(1) as processes:
-            yield processes
 
 
 async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPool) -> None:
@@ -171,9 +163,9 @@ def module_of(
 
 
 async def ending_of_job(pool: RunningPool, job_type: str) -> Ending:
-    job = pool.parts.admission.submit(job_type, b"null")
-    await wait_until(lambda: pool.parts.store.get(job.id).ending)
-    ending = pool.parts.store.get(job.id).ending
+    job = pool.submit(job_type)
+    await wait_until(lambda: pool.ending(job))
+    ending = pool.ending(job)
     assert ending is not None
     return ending
 
@@ -239,14 +231,14 @@ async def test_jobs_wait_where_new_code_cannot_even_be_imported(
                 changed.unlink()
             else:
                 changed.write_text(change)
-            job = pool.parts.admission.submit("test", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
-            blocked = pool.parts.pool.statistics().blocked
+            job = pool.submit("test")
+            await wait_until(lambda: pool.blocked)
+            blocked = pool.blocked
             changed.write_text(content)
             os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     assert blocked == f"code_changed files={changed}"
-    assert pool.parts.store.get(job.id).ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')
 
 
 WRITES = """
@@ -269,10 +261,10 @@ async def test_a_module_that_an_import_writes_is_not_taken_for_new_code(
     with trio.fail_after(60):
         async with running_pool({"test": handler}, workers=1) as pool:
             for payload in (b"false", b"true", b"false"):  # the last one in a second process
-                last = pool.parts.admission.submit("test", payload)
-            await wait_until(lambda: pool.parts.store.get(last.id).ending)
+                last = pool.submit("test", payload)
+            await wait_until(lambda: pool.ending(last))
 
-    ending = pool.parts.store.get(last.id).ending
+    ending = pool.ending(last)
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"made"')
 
 
@@ -288,9 +280,9 @@ async def test_a_module_of_the_same_length_that_is_new_is_new_code(
     with trio.fail_after(60):
         async with running_pool({"test": handler}, workers=1) as pool:
             module.write_text("def work(payload): return 'new'\n")
-            pool.parts.admission.submit("test", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
-            blocked = pool.parts.pool.statistics().blocked
+            pool.submit("test")
+            await wait_until(lambda: pool.blocked)
+            blocked = pool.blocked
             pool.scope.cancel()
 
     assert blocked == f"code_changed files={module}"
@@ -308,16 +300,16 @@ async def test_jobs_count_as_blocked_while_an_import_takes_long_and_begin_after_
 
     with trio.fail_after(60):
         async with running_pool(table, workers=1) as pool:
-            job = pool.parts.admission.submit("takes_its_time.work", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
-            blocked = pool.parts.pool.statistics().blocked
+            job = pool.submit("takes_its_time.work")
+            await wait_until(lambda: pool.blocked)
+            blocked = pool.blocked
             assert pool.parts.pool.unfinished_ids() == ([], [job.id])
             (tmp_path / "go").touch()
-            await wait_until(lambda: pool.parts.store.get(job.id).outcome)
-            assert pool.parts.pool.statistics().blocked is None
+            await wait_until(lambda: pool.outcome(job))
+            assert pool.blocked is None
 
     assert blocked == "a process is still importing its modules after 0.3 s"
-    assert pool.parts.store.get(job.id).outcome is Outcome.SUCCEEDED
+    assert pool.outcome(job) is Outcome.SUCCEEDED
     assert [record.message for record in caplog.records] == ["jobs_blocked"]
     assert len((tmp_path / "takes_its_time.ledger").read_text().split()) == 2
 
@@ -385,18 +377,18 @@ async def test_new_code_is_not_run_under_the_old_server(
 
     with trio.fail_after(60):
         async with running_pool(table, workers=2, processes=2) as pool:
-            first = pool.parts.admission.submit("new", b"null")
-            await wait_until(lambda: pool.parts.store.get(first.id).outcome)
+            first = pool.submit("new")
+            await wait_until(lambda: pool.outcome(first))
             old = module.stat()
             module.write_text("def work(payload): return 'new'\n" * 2)
-            waiting = pool.parts.admission.submit("wait", folder)  # in the process that there is
-            second = pool.parts.admission.submit("new", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
-            blocked = pool.parts.pool.statistics().blocked
+            waiting = pool.submit("wait", folder)  # in the process that there is
+            second = pool.submit("new")
+            await wait_until(lambda: pool.blocked)
+            blocked = pool.blocked
             assert pool.parts.pool.unfinished_ids() == ([waiting.id], [second.id])
             (tmp_path / "go").touch()  # the job that waits gets the process with the old code
 
-    endings = [pool.parts.store.get(job.id).ending for job in (first, second)]
+    endings = [pool.ending(job) for job in (first, second)]
     assert blocked == f"code_changed files={module}"
     assert endings == [Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')] * 2
     assert old != module.stat()
@@ -415,10 +407,10 @@ async def test_code_that_is_put_back_runs_again(
     with trio.fail_after(60):
         async with running_pool({"test": handler}, workers=1) as pool:
             module.write_text("def work(payload): return 'newer'\n")
-            job = pool.parts.admission.submit("test", b"null")
-            await wait_until(lambda: pool.parts.pool.statistics().blocked)
+            job = pool.submit("test")
+            await wait_until(lambda: pool.blocked)
             module.write_text("def work(payload): return 'old'\n")
             os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    ending = pool.parts.store.get(job.id).ending
+    ending = pool.ending(job)
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"old"')

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,12 @@ from tests.handlers import tasks
 from tests.handlers.support import (
     able_to_import_tests,
     children_of,
+    in_process,
     is_alive,
     make_processor,
+    message_of,
     process,
+    quoted,
     wait_for_pids,
     wait_until,
     wait_until_dead,
@@ -32,20 +35,6 @@ from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Ending, JobStatus, Outcome
-
-
-def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:
-    return Handler.of(function, run="process", timeout=timeout)
-
-
-@pytest.fixture
-async def processes() -> AsyncIterator[ProcessPool]:
-    async with ProcessPool(1) as processes:
-        yield processes
-
-
-def quoted(path: Path) -> bytes:
-    return f'"{path}"'.encode()
 
 
 @pytest.mark.smoke
@@ -72,13 +61,13 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     ) as pool:
         assert not children_of(os.getpid())
 
-        jobs = [pool.parts.admission.submit("test", quoted(tmp_path)) for _ in range(4)]
+        jobs = [pool.submit("test", quoted(tmp_path)) for _ in range(4)]
         await wait_for_pids(tmp_path, 2)
         await wait_all_tasks_blocked(0.01)
         assert len(children_of(os.getpid())) == 2
         (tmp_path / "go").touch()
 
-    endings = [pool.parts.store.get(job.id).ending for job in jobs]
+    endings = [pool.ending(job) for job in jobs]
     assert len({ending.result for ending in endings if ending is not None}) == 2
 
 
@@ -97,8 +86,7 @@ async def test_a_time_limit_kills_the_process(processes: ProcessPool, tmp_path: 
     ending = await process(handler, quoted(tmp_path), processes=processes)
 
     assert ending.outcome is Outcome.TIMED_OUT
-    assert ending.error is not None
-    assert ending.error.message == "the time limit of 0.3 s passed"
+    assert message_of(ending) == "the time limit of 0.3 s passed"
     assert not children_of(os.getpid())
 
 
@@ -110,28 +98,26 @@ async def test_waiting_for_a_process_is_not_the_functions_time(tmp_path: Path) -
     }
 
     async with running_pool(table, workers=2) as pool:
-        pool.parts.admission.submit("long", quoted(tmp_path))
+        pool.submit("long", quoted(tmp_path))
         await wait_for_pids(tmp_path)
-        short = pool.parts.admission.submit("short", b"null")
+        short = pool.submit("short")
         await trio.sleep(2 * limit)
         (tmp_path / "go").touch()
 
-    ending = pool.parts.store.get(short.id).ending
-    assert ending is not None
-    assert ending.outcome is Outcome.SUCCEEDED
+    assert pool.outcome(short) is Outcome.SUCCEEDED
 
 
 async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_path: Path) -> None:
     table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
 
     async with running_pool(table, workers=1) as pool:
-        job = pool.parts.admission.submit("wait", quoted(tmp_path))
-        following = pool.parts.admission.submit("pid", b"null")
+        job = pool.submit("wait", quoted(tmp_path))
+        following = pool.submit("pid")
         [killed] = await wait_for_pids(tmp_path)
         assert pool.processor.cancel(job.id)
         await wait_until_dead(killed)
 
-    ending, next_ending = (pool.parts.store.get(each.id).ending for each in (job, following))
+    ending, next_ending = (pool.ending(each) for each in (job, following))
     assert ending is not None
     assert ending.outcome is Outcome.CANCELLED
     assert next_ending is not None
@@ -141,27 +127,26 @@ async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_
 
 async def test_a_cancel_reaches_a_job_that_waits_for_a_process(tmp_path: Path) -> None:
     async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=2) as pool:
-        pool.parts.admission.submit("wait", quoted(tmp_path))
+        pool.submit("wait", quoted(tmp_path))
         await wait_for_pids(tmp_path)
-        waiting = pool.parts.admission.submit("wait", quoted(tmp_path))
+        waiting = pool.submit("wait", quoted(tmp_path))
         await wait_all_tasks_blocked()
         assert pool.processor.cancel(waiting.id)
         await wait_all_tasks_blocked()
-        ending = pool.parts.store.get(waiting.id).ending
+        outcome = pool.outcome(waiting)
         (tmp_path / "go").touch()
 
-    assert ending is not None
-    assert ending.outcome is Outcome.CANCELLED
+    assert outcome is Outcome.CANCELLED
 
 
 async def test_the_pools_end_kills_the_process_and_releases_the_job(tmp_path: Path) -> None:
     async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=1) as pool:
-        job = pool.parts.admission.submit("wait", quoted(tmp_path))
+        job = pool.submit("wait", quoted(tmp_path))
         [killed] = await wait_for_pids(tmp_path)
         pool.scope.cancel()
 
     assert not is_alive(killed)
-    assert pool.parts.store.get(job.id).status is JobStatus.PENDING
+    assert pool.status(job) is JobStatus.PENDING
 
 
 @pytest.mark.parametrize(
@@ -180,19 +165,17 @@ async def test_a_process_that_dies_fails_its_job_and_no_other(
     table = {"die": in_process(function), "pid": in_process(tasks.pid)}
 
     async with running_pool(table, workers=2) as pool:
-        dying = pool.parts.admission.submit("die", payload)
-        others = [pool.parts.admission.submit("pid", b"null") for _ in range(10)]
+        dying = pool.submit("die", payload)
+        others = [pool.submit("pid") for _ in range(10)]
 
-    ending = pool.parts.store.get(dying.id).ending
+    ending = pool.ending(dying)
     assert ending is not None
     assert ending.outcome is Outcome.FAILED
     assert ending.error is not None
     assert ending.error.type == "ProcessDiedError"
     assert ending.error.message == f"the process that ran the job {message}"
     for job in others:
-        other = pool.parts.store.get(job.id).ending
-        assert other is not None
-        assert other.outcome is Outcome.SUCCEEDED
+        assert pool.outcome(job) is Outcome.SUCCEEDED
 
 
 async def test_a_process_whose_start_fails_half_way_is_ended_and_started_again(
@@ -267,12 +250,12 @@ async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     async with running_pool({"wait": in_process(tasks.enter_and_wait)}, workers=1) as pool:
-        job = pool.parts.admission.submit("wait", quoted(tmp_path))
+        job = pool.submit("wait", quoted(tmp_path))
         [pid] = await wait_for_pids(tmp_path)
         os.kill(pid, number)
         (tmp_path / "go").touch()
 
-    ending = pool.parts.store.get(job.id).ending
+    ending = pool.ending(job)
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
 
 
@@ -281,15 +264,13 @@ async def test_a_large_result_stays_in_the_process(processes: ProcessPool) -> No
         in_process(tasks.large), b"100", processes=processes, max_result_bytes=100
     )
 
-    assert ending.error is not None
-    assert ending.error.message == "the result is 102 bytes of JSON, more than 100"
+    assert message_of(ending) == "the result is 102 bytes of JSON, more than 100"
 
 
 async def test_a_result_that_is_not_serialisable_fails_the_job(processes: ProcessPool) -> None:
     ending = await process(in_process(tasks.unserialisable), processes=processes)
 
-    assert ending.error is not None
-    assert ending.error.message.startswith("the result is not serialisable: ")
+    assert message_of(ending).startswith("the result is not serialisable: ")
 
 
 async def test_the_log_has_the_traceback_from_the_child(
@@ -417,8 +398,7 @@ def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
 
     ending, waited, again = trio.run(main)
 
-    assert ending.error is not None
-    assert ending.error.message == (
+    assert message_of(ending) == (
         "the process that ran the job has closed its pipes to the server, and was killed for that"
     )
     assert not waited  # the event loop has not stood still for it
@@ -430,8 +410,7 @@ async def test_a_process_that_becomes_another_program_is_told_from_one_that_was_
 ) -> None:
     ending = await process(in_process(tasks.become_a_program), processes=processes)
 
-    assert ending.error is not None
-    assert ending.error.message == (
+    assert message_of(ending) == (
         "the process that ran the job has closed its pipes to the server, and was killed for that"
     )
 
@@ -443,7 +422,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
 
     async with running_pool(table, workers=4, processes=4) as pool:
         for _ in range(4):
-            pool.parts.admission.submit("wait", quoted(tmp_path))
+            pool.submit("wait", quoted(tmp_path))
         idle = await wait_for_pids(tmp_path, 4)
         (tmp_path / "go").touch()
         processes = pool.parts.pool.processes
@@ -460,9 +439,9 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
 
 
 async def next_result(pool: RunningPool) -> int:
-    job = pool.parts.admission.submit("pid", b"null")
-    await wait_until(lambda: pool.parts.store.get(job.id).ending)
-    ending = pool.parts.store.get(job.id).ending
+    job = pool.submit("pid")
+    await wait_until(lambda: pool.ending(job))
+    ending = pool.ending(job)
     assert ending is not None
     assert ending.result is not None
     return int(ending.result)
@@ -479,9 +458,9 @@ async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
     handler = Handler.of(load_function(name), run="process", timeout=0.4, name=name)
 
     async with running_pool({"test": handler}, workers=1, processes=1) as pool:
-        job = pool.parts.admission.submit("test", b"21")
+        job = pool.submit("test", b"21")
 
-    ending = pool.parts.store.get(job.id).ending
+    ending = pool.ending(job)
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"42")
 
 
@@ -506,8 +485,7 @@ async def test_a_process_that_ends_is_noticed_although_a_copy_of_it_lives(
 
     ending = await process(in_process(function), quoted(late), processes=processes)
 
-    assert ending.error is not None
-    assert ending.error.message == "the process that ran the job ended itself with status 3"
+    assert message_of(ending) == "the process that ran the job ended itself with status 3"
     assert not late.exists()
 
 
