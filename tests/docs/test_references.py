@@ -93,9 +93,10 @@ def events_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
                 yield name, level.lower()
             case ast.Call(func=ast.Attribute(ast.Name("log"), "log"), args=[_, message, *_]):
                 yield text_of(message), "?"
-            case ast.Call(func=ast.Attribute(ast.Name("log"), level), args=[message, *_]) if (
-                level in LEVELS
-            ):
+            case ast.Call(
+                func=ast.Attribute(ast.Name("log") | ast.Attribute(attr="_log"), level),
+                args=[message, *_],
+            ) if level in LEVELS:
                 yield text_of(message), level
 
 
