@@ -105,7 +105,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     takeovers.add_group(taken=logs.taken, put_back=logs.put_back)
     forks = Forks()
     forks.watch()
-    forks.in_child(logs.give_up)
+    forks.in_child(logs.write_directly)
     forks.in_child(stop.give_up)
     forks.in_child(end_copy_with_its_step)
     tls, config = _read_secrets(config)
@@ -156,7 +156,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
         listeners.close()
         if folder is not None:
             os.close(folder)
-        logs.flush(seconds=_FLUSH_SECONDS)
+        logs.flush_within(seconds=_FLUSH_SECONDS)
     end_interpreter(
         1 if ended is None else ended.status,
         last_words=partial(_say_that_it_has_stopped, ended, logs),
@@ -179,7 +179,7 @@ def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
     if ended is not None:
         fields = {"status": ended.status, "peak_buffer_used": ended.peak_buffer_used}
         log.info("stopped", extra=fields)
-    logs.flush(seconds=_FLUSH_SECONDS)
+    logs.flush_within(seconds=_FLUSH_SECONDS)
 
 
 def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:

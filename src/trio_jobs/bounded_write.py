@@ -37,7 +37,7 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
 
     Args:
         fd: From ``open_for_writing``.
-        data: Written in pieces that a pipe takes as a whole.
+        data: Written in pieces that a pipe takes as a whole, which end at a line's end.
         seconds: Bounds the waits for room; None waits for ever. A stream that always has room
             gets all of ``data``.
 
@@ -50,11 +50,14 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
     writable.register(fd, select.POLLOUT)
     written = 0
     while written < len(data):
+        piece = data[written : written + PIECE_BYTES]
+        if written + len(piece) < len(data):  # another writer's line may come behind it
+            piece = piece[: piece.rfind(b"\n") + 1] or piece
         wait = None if end is None else max(end - time.monotonic(), 0) * 1000
         if not writable.poll(wait):
             break
         try:
-            written += os.write(fd, data[written : written + PIECE_BYTES])
+            written += os.write(fd, piece)
         except BlockingIOError:
             continue  # another writer took the room
         except OSError:

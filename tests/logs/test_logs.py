@@ -37,7 +37,7 @@ def pipe() -> Iterator[Pipe]:
 def logs(pipe: Pipe) -> Iterator[Logs]:
     logs = start_logging("INFO", "text", fd=pipe.writer)
     yield logs
-    logs.close(seconds=0.1)
+    logs.remove(seconds=0.1)
 
 
 def events(lines: list[str]) -> list[str]:
@@ -49,14 +49,14 @@ def test_lines_come_in_order(logs: Logs, pipe: Pipe) -> None:
     for n in range(500):
         log.info("line", extra={"n": n})
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert events(pipe.read()) == [f"line n={n}" for n in range(500)]
 
 
 def test_lines_below_the_level_are_not_logged(logs: Logs, pipe: Pipe) -> None:
     log.debug("job_claimed")
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert pipe.read() == []
 
 
@@ -67,7 +67,7 @@ def test_field_is_shown_as_it_was_when_it_was_logged(logs: Logs, pipe: Pipe) -> 
     ids.append("b")
     lines = pipe.read()
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert events(lines + pipe.read()) == ["jobs ids=\"['a']\""]
 
 
@@ -78,7 +78,7 @@ def test_unread_pipe_costs_lines_which_are_counted(logs: Logs, pipe: Pipe) -> No
         log.info("line", extra={"n": n, "pad": "x" * 1000})
 
     lines = []
-    while not logs.flush(seconds=0.001):
+    while not logs.flush_within(seconds=0.001):
         lines += pipe.read()
     lines = events(lines + pipe.read())
 
@@ -93,7 +93,7 @@ def test_unread_pipe_costs_lines_which_are_counted(logs: Logs, pipe: Pipe) -> No
 def test_shared_descriptor_stays_as_it_is(logs: Logs, pipe: Pipe) -> None:
     log.info("line")
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert os.get_blocking(pipe.writer)
 
 
@@ -107,13 +107,13 @@ def test_log_survives_its_reader_and_counts_what_was_lost(tmp_path: Path) -> Non
     os.close(reader)
     log.info("lost")
     log.info("lost")
-    lost = logs.flush(seconds=TOO_LONG)
+    lost = logs.flush_within(seconds=TOO_LONG)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     log.info("seen")
-    seen = logs.flush(seconds=TOO_LONG)
+    seen = logs.flush_within(seconds=TOO_LONG)
 
-    logs.close(seconds=TOO_LONG)
+    logs.remove(seconds=TOO_LONG)
     lines = os.read(reader, 4096).decode().splitlines()
     os.close(reader)
     assert lost
@@ -126,9 +126,9 @@ def test_full_disk_is_not_the_services_problem() -> None:
         logs = start_logging("INFO", "text", fd=disk.fileno())
     log.info("line")
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert not logs.write_final("x", logging.ERROR, [("jobs_unfinished", {})], seconds=1)
-    logs.close(seconds=TOO_LONG)
+    logs.remove(seconds=TOO_LONG)
 
 
 def test_repr_that_hangs_holds_up_no_other_thread(logs: Logs, pipe: Pipe) -> None:
@@ -146,7 +146,7 @@ def test_repr_that_hangs_holds_up_no_other_thread(logs: Logs, pipe: Pipe) -> Non
 
     log.info("b")
 
-    flushed = logs.flush(seconds=TOO_LONG)
+    flushed = logs.flush_within(seconds=TOO_LONG)
     leave.set()
     thread.join()
     assert flushed
@@ -163,7 +163,7 @@ def test_signal_handler_may_log_in_the_middle_of_logging(logs: Logs, pipe: Pipe)
     log.info("outer", extra={"x": Signals()})
     signal.signal(signal.SIGUSR1, previous)
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert events(pipe.read()) == ["inner", "outer x=signals"]
 
 
@@ -179,7 +179,7 @@ def test_line_that_cannot_be_rendered_is_counted(pipe: Pipe) -> None:
     writer.handle(logging.makeLogRecord({"msg": "bad"}))
     writer.handle(logging.makeLogRecord({"msg": "good"}))
 
-    writer.close_within(TOO_LONG)
+    writer.end_within(seconds=TOO_LONG)
     lines = pipe.read()
     assert lines[0].endswith("good")
     assert lines[1].endswith("log_lines_dropped count=1")
@@ -223,7 +223,7 @@ def test_final_lines_end_at_their_deadline_also_when_the_stream_takes_everything
     with (tmp_path / "log").open("wb") as file:
         logs = start_logging("INFO", "text", fd=file.fileno())
         written = logs.write_final("x", logging.ERROR, endless(), seconds=0.1)
-        logs.close(seconds=TOO_LONG)
+        logs.remove(seconds=TOO_LONG)
 
     lines = (tmp_path / "log").read_text().splitlines()
     assert [line.partition("job_ids=")[2] for line in lines] == [str(n) for n in range(written)]
@@ -245,7 +245,7 @@ def test_warning_is_a_line(logs: Logs, pipe: Pipe) -> None:
         logging.captureWarnings(capture=True)
         warnings.warn("look out", stacklevel=1)
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert "WARNING py.warnings" in pipe.read()[0]
 
 
@@ -257,7 +257,7 @@ def test_failing_thread_is_a_line(logs: Logs, pipe: Pipe) -> None:
     thread.start()
     thread.join()
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     lines = pipe.read()
     assert lines[0].endswith("ERROR trio_jobs.logs thread_failed thread_name=t1")
     assert lines[-1] == "  ValueError: no"
@@ -270,7 +270,7 @@ def test_failing_finalizer_is_a_line(logs: Logs, pipe: Pipe) -> None:
 
     Bad()
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     lines = pipe.read()
     assert "ERROR trio_jobs.logs exception_ignored" in lines[0]
     assert lines[-1] == "  ValueError: no"
@@ -279,7 +279,7 @@ def test_failing_finalizer_is_a_line(logs: Logs, pipe: Pipe) -> None:
 def test_what_quart_logs_is_one_line(logs: Logs, pipe: Pipe) -> None:
     Quart("an_app").logger.warning("odd")
 
-    assert logs.flush(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     assert len(pipe.read()) == 1
 
 
@@ -291,6 +291,6 @@ def test_close_leaves_logging_as_it_was(pipe: Pipe) -> None:
 
     before = state()
 
-    start_logging("DEBUG", "json", fd=pipe.writer).close(seconds=TOO_LONG)
+    start_logging("DEBUG", "json", fd=pipe.writer).remove(seconds=TOO_LONG)
 
     assert state() == before

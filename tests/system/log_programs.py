@@ -43,7 +43,7 @@ def start_logging_with_forks(line_format: LineFormat = "text") -> Logs:
     logs = start_logging("INFO", line_format)
     forks = Forks()
     forks.watch()
-    forks.in_child(logs.give_up)
+    forks.in_child(logs.write_directly)
     return logs
 
 
@@ -78,7 +78,7 @@ def forks_among_much() -> None:
     for n in range(FORKS_LINES):
         log.info("parent", extra={"n": FORKS_LINES + n})
     wait_for(children)
-    assert logs.flush(seconds=10)
+    assert logs.flush_within(seconds=10)
 
 
 def logs_a_long_line_in_a_child() -> None:
@@ -114,7 +114,7 @@ def forks_while_threads_log() -> None:
     over.set()
     for thread in threads:
         thread.join()
-    assert logs.flush(seconds=10)
+    assert logs.flush_within(seconds=10)
 
 
 def becomes_a_daemon_and_logs() -> None:
@@ -138,7 +138,7 @@ def logs_in_a_child_and_ends() -> None:
     def log_in_child() -> None:
         for n in range(1000):
             log.info("child", extra={"n": n})
-        assert logs.flush(seconds=100)
+        assert logs.flush_within(seconds=100)
 
     wait_for([fork(log_in_child)])
 

@@ -3,9 +3,9 @@
 Code that logs never waits for the stream: neither for a pipe that nobody reads nor for a lock that
 is held during a write. A line for which the queue has no room is dropped and counted.
 
-Not `logging.handlers.QueueHandler` and `QueueListener`: the one holds a lock while a field's
-``repr`` runs, the other takes the GIL for each single line, and with a busy event loop drops half
-of the lines that a reader would have taken.
+`logging.handlers.QueueHandler` holds a lock while a field's ``repr`` runs, and `QueueListener`
+takes the GIL for each single line: beside a busy event loop it drops half of the lines that its
+reader would have taken.
 """
 
 import logging
@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import accumulate, chain
 
@@ -25,7 +25,7 @@ MAX_QUEUED_BYTES = 8 * 1024 * 1024
 
 _MAX_LINES_AT_ONCE = 100
 
-# A forked child waits so long for a slow reader; after a line that was not read in that time, it
+# A forked child waits so long for a slow reader. After a line that was not read in that time, it
 # does not wait for the next ones until one is read.
 _SECONDS_IN_CHILD = 1.0
 
@@ -37,7 +37,7 @@ class LogWriter(logging.Handler):
     context has the job's id, and a queued exception would keep alive what its frames hold.
 
     Args:
-        fd: Written to as it is now; stays the caller's.
+        fd: Written to as it is now, whatever becomes of the number; stays the caller's.
         formatter: Makes the lines.
     """
 
@@ -45,15 +45,15 @@ class LogWriter(logging.Handler):
         super().__init__()
         self._fd = open_for_writing(fd)
         self._stream = _identity(self._fd)
-        self._render = formatter.render
+        self._formatter = formatter
         self._torn = False  # whether the stream ends inside a line
         self._is_forked = False
-        self._reset()
+        self._begin_queue()
         # A daemon: stuck in a write, it must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
 
-    def _reset(self) -> None:
+    def _begin_queue(self) -> None:
         # Lines; an event is set when the lines before it are written; None ends the thread.
         self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
         # For the two counts. Reentrant: a signal handler may log while its thread is in here.
@@ -71,9 +71,9 @@ class LogWriter(logging.Handler):
         # User code runs in there. It may raise anything, and the code that logs must not fail.
         with suppress(BaseException):
             if self._is_forked:
-                line = self._render(record, max_bytes=PIECE_BYTES)
+                line = self._formatter.render(record, max_bytes=PIECE_BYTES)
             elif self._queued_bytes < MAX_QUEUED_BYTES:
-                line = self._render(record)
+                line = self._formatter.render(record)
         with self._counting:
             if not line:
                 self._dropped += 1
@@ -91,33 +91,59 @@ class LogWriter(logging.Handler):
         The server writes the lines that are queued.
         """
         self._is_forked = True
-        self._reset()
+        self._begin_queue()
 
-    def flush_within(self, seconds: float) -> bool:
-        """Wait until the lines queued so far are written; False if that takes longer."""
+    def flush_within(self, *, seconds: float) -> bool:
+        """Wait until the lines logged so far are written; False if that takes longer.
+
+        Blocks the thread, so it is for the end of the program. Lines may be logged afterwards; the
+        process's end loses those that are not flushed.
+        """
         if self._is_forked:
             return True
         written = threading.Event()
         self._queue.put(written)
         return written.wait(seconds)
 
-    def write_final(self, records: Iterable[logging.LogRecord], seconds: float) -> int:
-        """Write lines past the queue; see `Logs.write_final`."""
+    def write_final(
+        self,
+        logger: str,
+        level: int,
+        events: Iterable[tuple[str, Mapping[str, object]]],
+        *,
+        seconds: float,
+    ) -> int:
+        """Write lines that must not be dropped, past the queue, after those logged so far.
+
+        Half of the time is for the queued lines, the rest for these. Blocks the thread, so it is
+        for the end of the program.
+
+        Args:
+            logger: The name in the lines.
+            level: The level in the lines; they are written whatever the log's level is.
+            events: Events with their fields. A line keeps 2,000 characters of a field, or fewer if
+                there are many: name many jobs in many lines. The next one is asked for when the
+                last one is written.
+            seconds: The longest time this may take.
+
+        Returns:
+            How many lines were written.
+        """
         end = time.monotonic() + seconds
-        lines = map(self._render, records)
-        if self.flush_within(seconds / 2):
+        render = self._formatter.render
+        lines = (render(event_record(logger, level, event, fields)) for event, fields in events)
+        if self.flush_within(seconds=seconds / 2):
             return write_each(self._fd, lines, end - time.monotonic())
         # The thread may be stuck inside a line.
         count = write_each(self._fd, chain([b"\n"], lines), end - time.monotonic())
         return max(count - 1, 0)
 
-    def close_within(self, seconds: float) -> None:
-        """Write what is queued and end the thread; a thread that is stuck is left behind."""
+    def end_within(self, *, seconds: float) -> None:
+        """Write the queued lines and end the thread; a thread that is stuck is left behind."""
         self._queue.put(None)
         self._thread.join(seconds)
         if not self._thread.is_alive():
             os.close(self._fd)
-        self.close()
 
     def _run(self) -> None:
         items: list[bytes | threading.Event | None] = []
@@ -133,7 +159,7 @@ class LogWriter(logging.Handler):
 
     def _write(self, lines: list[bytes], seconds: float | None) -> None:
         """Write the lines, count those that are lost, and tell of earlier losses."""
-        lost = sum(self._lost(piece, seconds) for piece in _pieces(lines))
+        lost = self._lost(lines, seconds)
         with self._counting:
             self._queued_bytes -= sum(map(len, lines))
             self._dropped += lost
@@ -142,33 +168,21 @@ class LogWriter(logging.Handler):
             dropped, self._dropped = self._dropped, 0
         fields = {"count": dropped}
         record = event_record("trio_jobs.logs", logging.WARNING, "log_lines_dropped", fields)
-        if self._lost([self._render(record)], seconds):
+        if self._lost([self._formatter.render(record)], seconds):
             with self._counting:
                 self._dropped += dropped
 
-    def _lost(self, piece: list[bytes], seconds: float | None) -> int:
-        """Write a piece, and return how many of its lines did not reach the stream whole."""
+    def _lost(self, lines: list[bytes], seconds: float | None) -> int:
+        """Write the lines, and return how many did not reach the stream whole."""
         # User code may have closed all descriptors, and the number may be another file's now.
         if _identity(self._fd) != self._stream:
-            return len(piece)
+            return len(lines)
         before = b"\n" if self._torn else b""
-        data = before + b"".join(piece)
+        data = before + b"".join(lines)
         written = write_within(self._fd, data, seconds)
         if written:
             self._torn = written < len(data)
-        return sum(len(before) + end > written for end in accumulate(map(len, piece)))
-
-
-def _pieces(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Whole lines, as many together as a pipe takes as a whole."""
-    piece: list[bytes] = []
-    for line in lines:
-        if piece and sum(map(len, piece)) + len(line) > PIECE_BYTES:
-            yield piece
-            piece = []
-        piece.append(line)
-    if piece:
-        yield piece
+        return sum(len(before) + end > written for end in accumulate(map(len, lines)))
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
