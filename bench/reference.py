@@ -64,7 +64,8 @@ def lean() -> Any:  # noqa: ANN401  (an ASGI application)
     from quart import Response
     from quart_trio import QuartTrio
 
-    from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, read_body
+    from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter
+    from trio_jobs.api.request_body import read_body
 
     app = QuartTrio("bench", static_folder=None)
     app.request_class = JobRequest

@@ -17,7 +17,7 @@ import trio_jobs.testing
 from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
 from trio_jobs import Outcome, arguments, cli
-from trio_jobs.api import error_handlers, openapi
+from trio_jobs.api import app, openapi
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import SECTIONS, HandlerSettings
 from trio_jobs.shutdown.hard_limit import FAULTHANDLER_AFTER_SECONDS, SIGALRM_AFTER_SECONDS
@@ -210,7 +210,7 @@ def test_every_error_of_http_is_there() -> None:
     }
 
     described = {int(name.removeprefix("Problem")) for name in described_components()["responses"]}
-    assert documented == told | OF_H11 | set(error_handlers._DETAILS) | described
+    assert documented == told | OF_H11 | set(app._DETAILS) | described
 
 
 def test_h11_hints_at_no_other_statuses() -> None:

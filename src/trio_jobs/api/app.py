@@ -1,33 +1,44 @@
-"""`create_app`: the routes, on an application of their own."""
+"""`create_app`: all routes in one application, and each of its errors as a Problem."""
 
-from quart import Blueprint
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from quart import Blueprint, Response, current_app, request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import RequestRedirect
 
 from trio_jobs.api.batch import add_batch_route
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.error_handlers import register_problems
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
-from trio_jobs.api.options import answer_options
-from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter
-from trio_jobs.api.query_params import refuse_parameters
+from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content
+from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
+from trio_jobs.problem_details import MEDIA_TYPE, PHRASES, Problem
+
+_DETAILS = {
+    404: "no such path, or no such job",
+    405: "the path does not have this method; Allow names those it has",
+    500: "internal error; the server's log has more",
+}
 
 
 def create_app(context: ApiContext) -> QuartTrio:
-    """The application with all routes."""
+    """The application with all routes over one pool."""
     app = QuartTrio("trio_jobs", static_folder=None)
     app.request_class = JobRequest
     app.asgi_http_class = RequestAdapter
-    # A redirect to the tidy path would drop a POST's body.
+    # Merging would answer a POST with a redirect, which drops its body.
     app.url_map.merge_slashes = False
-    register_problems(app)
+    app.register_error_handler(Problem, _answer_problem)
+    app.register_error_handler(HTTPException, _answer_http_exception)
+    app.before_request(_answer_options)  # the first: `refuse` does not hold for OPTIONS
+    app.before_request(_refuse_parameters)
     routes = Blueprint("trio_jobs", __name__)
-    answer_options(routes)  # first: one of a path's methods may have parameters
-    refuse_parameters(routes, except_on="list_jobs")
     add_submit_route(routes, context)
     add_batch_route(routes, context)
     add_stream_route(routes, context)
@@ -37,3 +48,49 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_openapi_route(routes, context)
     app.register_blueprint(routes)
     return app
+
+
+async def _answer_options() -> Response | None:
+    """Answer ``OPTIONS`` with ``Allow`` alone; Quart's own answer is an empty HTML page."""
+    rule = request.url_rule
+    if request.method != "OPTIONS" or rule is None:
+        return None
+    # Each route is a rule, so a path has several. Quart's versions keep their adapter, which
+    # could tell, in different places.
+    rules = [each for each in current_app.url_map.iter_rules() if each.rule == rule.rule]
+    return no_content({"Allow": _allow(set().union(*(each.methods or () for each in rules)))})
+
+
+async def _refuse_parameters() -> None:
+    """Refuse a query on each path but the listing's, which reads its own."""
+    if request.url_rule is None or f"{request.endpoint}".endswith(".list_jobs"):
+        return
+    for name, _ in read_parameters(request.query_string):
+        raise unknown_parameter(name)
+
+
+async def _answer_problem(problem: Problem) -> Response:
+    return Response(
+        problem.body(), problem.status, headers=problem.headers, content_type=MEDIA_TYPE
+    )
+
+
+async def _answer_http_exception(error: HTTPException) -> Response:
+    """Answer an error of Werkzeug's; a bug in a route comes here as InternalServerError."""
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name.lower() not in ("content-type", "content-length", "location", "allow")
+    }
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = _allow(error.valid_methods or ())
+    # A redirect to the path with another slash would drop a POST's body: the path is not there.
+    redirect = isinstance(error, RequestRedirect)
+    status = HTTPStatus.NOT_FOUND if redirect else error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+    detail = _DETAILS.get(status) or error.description or PHRASES[status]
+    return await _answer_problem(Problem(status, detail, headers=headers))
+
+
+def _allow(methods: Iterable[str]) -> str:
+    """The value of ``Allow``; sorted, because the order of a set differs from run to run."""
+    return ", ".join(sorted(methods))

@@ -6,16 +6,23 @@ from quart import Blueprint, Response
 
 from trio_jobs.api import serialization
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.error_handlers import Problem, no_room, shutting_down
-from trio_jobs.api.idempotency import refuse_key
-from trio_jobs.api.quart_adapter import read_body
-from trio_jobs.api.submission_json import ITEM_COST, TURN_COST, json_problem, parse_submission
+from trio_jobs.api.request_body import read_body
+from trio_jobs.api.submission_json import (
+    ITEM_COST,
+    TURN_COST,
+    json_problem,
+    parse_submission,
+    refusals,
+    refuse_key,
+    shutting_down,
+)
 from trio_jobs.api.validation import JSON_ERRORS
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import JobSpec
+from trio_jobs.problem_details import Problem
 
-# The faults of so many items are told in words; of the others only the index.
+# The answer has the faults of so many items, and the indexes of all bad ones.
 _MAX_DETAILS = 20
 
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -29,15 +36,11 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
     async def submit_batch() -> Response:
         refuse_key()
         if admission.closed:
-            raise shutting_down(context.shutdown_retry_after)
+            raise shutting_down(context)
         body = await read_body(max_bytes=context.http.max_body_bytes)
         batch = await parse_batch(body, context.pool.handlers, max_items=admission.buffer_size)
-        try:
+        with refusals(context):
             jobs = admission.submit_all(batch)
-        except QueueFullError as error:
-            raise no_room(error) from None
-        except ShuttingDownError:
-            raise shutting_down(context.shutdown_retry_after) from None
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
 
@@ -82,7 +85,7 @@ async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int)
 
 
 async def encode_jobs(jobs: list[Job]) -> bytes:
-    """An array of jobs that have just been submitted together.
+    """An array of jobs, as just submitted.
 
     Checkpoints:
         After each millisecond's work.

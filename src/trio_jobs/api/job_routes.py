@@ -8,11 +8,11 @@ from quart import Blueprint, Response
 
 from trio_jobs.api import serialization
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.error_handlers import Problem
 from trio_jobs.api.prefer_wait import wait_if_preferred
 from trio_jobs.api.quart_adapter import no_content
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
+from trio_jobs.problem_details import Problem
 
 
 def add_job_routes(routes: Blueprint, context: ApiContext) -> None:

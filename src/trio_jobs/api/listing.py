@@ -10,11 +10,11 @@ import trio
 from quart import Blueprint, Response, request
 
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.error_handlers import Problem
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, listing
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.problem_details import Problem
 from trio_jobs.stores.memory import MemoryStore
 
 MAX_LIMIT = 1000

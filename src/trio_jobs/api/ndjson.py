@@ -1,29 +1,27 @@
-"""`Lines`: puts lines together that come in pieces cut anywhere."""
+"""`Lines`: puts lines together from pieces of any size."""
 
 
 class Lines:
     """The lines of a text that arrives in pieces."""
 
     def __init__(self) -> None:
-        # A bytearray grows in place: a long line in tiny pieces is not copied
-        # for each of them.
+        # A bytearray grows in place: many tiny pieces do not copy a long line each time.
         self._pending = bytearray()
 
     @property
     def pending_bytes(self) -> int:
-        """How much there is of a line whose end has not come yet."""
+        """The length of the line whose end has not arrived yet."""
         return len(self._pending)
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The lines that this piece completes, without their line feeds."""
-        if b"\n" not in piece:
-            self._pending += piece
-            return []
         self._pending += piece
+        if b"\n" not in piece:
+            return []
         *lines, rest = bytes(self._pending).split(b"\n")
         self._pending = bytearray(rest)
         return lines
 
     def last(self) -> bytes:
-        """What is left at the end: the last line, if it had no line feed."""
+        """The rest at the end: a last line without a line feed."""
         return bytes(self._pending)

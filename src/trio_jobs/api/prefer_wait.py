@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240): an answer that is held until the job has completed."""
+"""`Prefer: wait=N` (RFC 7240): the answer waits until the job has completed."""
 
 import re
 
@@ -6,31 +6,30 @@ import trio
 from quart import request
 
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.quart_adapter import wait_client_left
+from trio_jobs.api.request_body import cancel_on_disconnect, wait_disconnected
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.waiters import TooManyWaitersError
 
-# The preferences of one header; a comma inside quotes parts nothing.
+# The preferences in one header; a comma in quotes does not separate two.
 _PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
-# More digits make no difference: the wait is capped.
+# The wait is capped, so further digits change nothing.
 _MAX_DIGITS = 9
 
 
 async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[str, str]]:
     """Wait for the job's completion, if the current request asks for that.
 
-    The wait ends also when its time is up, when the pool ends, and when the
-    client leaves (one that has only shut down its sending side gets the job
-    as it then is).
+    The wait ends early when its time is up, when the pool ends, and when the
+    client disconnects; a client that has shut down its sending side alone gets
+    the job as it then is.
 
     Args:
-        job: As it is now: no checkpoint since it was looked up.
+        job: The job as it is now: no checkpoint since its lookup.
         context: The context of the route.
 
     Returns:
-        The job, completed or as it then is; and the headers that say that the
-        preference was applied: none if there is no preference, or too many
-        clients wait already.
+        The job at the end of the wait, and the headers that confirm the
+        preference: none without a preference, or with too many waiters.
 
     Cancellation:
         Leaves nothing behind.
@@ -45,23 +44,16 @@ async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[st
     try:
         with context.pool.waiters.subscribe(job.id) as completion:
             with trio.move_on_after(seconds):
-                async with trio.open_nursery() as nursery:
-
-                    @nursery.start_soon
-                    async def leave() -> None:
-                        await wait_client_left()
-                        nursery.cancel_scope.cancel()
-
+                async with cancel_on_disconnect(wait_disconnected):
                     await completion.wait()
-                    nursery.cancel_scope.cancel()
-            # A job that has not completed is still there; one that has may not be.
+            # The store has every job that has not completed, but may have dropped one that has.
             return completion.job or context.pool.store.get(job.id), applied
     except TooManyWaitersError:
         return job, {}
 
 
 def preferred_wait(headers: list[str]) -> int | None:
-    """The seconds of the first ``wait`` among the preferences; None without a good one."""
+    """The seconds of the first ``wait`` among the preferences; None without a valid one."""
     for header in headers:
         for preference in _PREFERENCE.findall(header):
             name, _, value = preference.partition(";")[0].partition("=")

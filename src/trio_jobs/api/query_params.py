@@ -1,10 +1,8 @@
-"""Query strings: what is in one, and that routes without parameters refuse any."""
+"""Query strings: the names and values in one, and the refusal of unknown names."""
 
 from urllib.parse import parse_qsl
 
-from quart import Blueprint, request
-
-from trio_jobs.api.error_handlers import Problem
+from trio_jobs.problem_details import Problem
 
 _MAX_PARAMETERS = 100
 
@@ -13,7 +11,7 @@ def read_parameters(text: bytes) -> list[tuple[str, str]]:
     """The names and values in a query string.
 
     Raises:
-        Problem: 400, it cannot be read.
+        Problem: 400, the query string is malformed.
     """
     try:
         return parse_qsl(
@@ -27,22 +25,6 @@ def read_parameters(text: bytes) -> list[tuple[str, str]]:
 
 
 def unknown_parameter(name: str, *known: str) -> Problem:
-    """One that the path does not have."""
+    """The refusal of a name that the path does not have."""
     has = f"known: {', '.join(known)}" if known else "this path has none"
     return Problem(400, f"unknown query parameter {name[:100]!r}; {has}")
-
-
-def refuse_parameters(routes: Blueprint, *, except_on: str) -> None:
-    """Answer 400 where there are parameters, on all of these routes but one.
-
-    Args:
-        routes: The routes.
-        except_on: The name of the function that reads them itself.
-    """
-
-    @routes.before_request
-    async def refuse() -> None:
-        if f"{request.endpoint}".endswith(f".{except_on}"):
-            return
-        for name, _ in read_parameters(request.query_string):
-            raise unknown_parameter(name)

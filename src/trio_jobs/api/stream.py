@@ -1,18 +1,23 @@
-"""`POST /jobs/stream`: jobs without end, one a line, taken in as room appears."""
+"""`POST /jobs/stream`: jobs without end, one a line, admitted as room appears."""
 
 import msgspec
 import trio
 from quart import Blueprint, Response
 
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.error_handlers import Problem, shutting_down
-from trio_jobs.api.idempotency import refuse_key
 from trio_jobs.api.ndjson import Lines
-from trio_jobs.api.quart_adapter import BodyStream, ClientDisconnectedError, refuse_encoded_body
+from trio_jobs.api.request_body import BodyStream, cancel_on_disconnect, refuse_encoded_body
 from trio_jobs.api.serialization import MEDIA_TYPE
-from trio_jobs.api.submission_json import ITEM_COST, TURN_COST, parse_submission
+from trio_jobs.api.submission_json import (
+    ITEM_COST,
+    TURN_COST,
+    parse_submission,
+    refuse_key,
+    shutting_down,
+)
 from trio_jobs.job import Job
 from trio_jobs.pool.admission import JobSpec, ShuttingDownError
+from trio_jobs.problem_details import Problem
 
 _WHITE_SPACE = b" \t\r"
 
@@ -27,7 +32,7 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
             with context.pool.admission.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
-            raise shutting_down(context.shutdown_retry_after, accepted=upload.accepted) from None
+            raise shutting_down(context, accepted=upload.accepted) from None
         except Problem as problem:
             problem.members["accepted"] = upload.accepted
             raise
@@ -38,9 +43,9 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
 class Upload:
     """One stream of jobs.
 
-    The next piece of the body is taken when all jobs of the last one are in,
-    and while those wait for room, no more than a little is read ahead: that is
-    what makes the client wait, by TCP, and what keeps memory flat.
+    It reads the next piece of the body when all jobs of the last one are in,
+    and reads little ahead while they wait for room. So TCP makes the client
+    wait, and memory stays flat.
 
     Attributes:
         accepted: How many jobs are in. True at any checkpoint.
@@ -51,27 +56,27 @@ class Upload:
         self._admission = context.pool.admission
         self._handlers = context.pool.handlers
         self._max_line_bytes = context.http.max_body_bytes
-        self._idle_timeout = context.http.stream_idle_timeout
+        self._body = BodyStream(idle_timeout=context.http.stream_idle_timeout)
         self._line = 0
-        self._body = BodyStream(idle_timeout=self._idle_timeout)
 
     async def run(self) -> None:
-        """Take in the current request's body.
+        """Admit the jobs in the current request's body.
 
         Raises:
-            Problem: 400, an idempotency key, a bad line or an incomplete body, or the client left
-                while lines waited for room; 408, the client sent nothing; 413,
-                a line is too long; 415, the body is encoded.
-            ShuttingDownError: The admission are closed.
+            Problem: 400, an idempotency key, a bad line or an incomplete body,
+                or the client disconnected while lines waited for room; 408,
+                the client sent nothing; 413, a line is too long; 415, the body
+                is encoded.
+            ShuttingDownError: The pool has closed.
 
         Cancellation:
-            What has been admitted stays.
+            The jobs admitted so far stay.
         """
         refuse_key()
         refuse_encoded_body()
         lines = Lines()
-        while chunk := await self._body.read():
-            await self._take(lines.feed(chunk))
+        while piece := await self._body.read():
+            await self._take(lines.feed(piece))
             if lines.pending_bytes > self._max_line_bytes + len(b"\r"):
                 self._line += 1
                 raise self._too_long()
@@ -97,7 +102,7 @@ class Upload:
                 await trio.lowlevel.checkpoint()
         await self._admit(ready)
         if bad is not None:
-            raise bad  # the lines before it are in, and stay
+            raise bad  # after the admission of the lines before it
 
     def _parse(self, text: bytes) -> JobSpec:
         if len(text) > self._max_line_bytes:
@@ -111,7 +116,7 @@ class Upload:
     async def _admit(self, ready: list[JobSpec]) -> None:
         while ready:
             admitted = self._admission.submit_up_to_nowait(ready)
-            # Before any checkpoint: a shutdown or a hang-up does not falsify it.
+            # Before the next checkpoint, where a shutdown or a disconnect would falsify the count.
             self.accepted += len(admitted)
             if admitted:
                 await trio.lowlevel.checkpoint()
@@ -120,31 +125,18 @@ class Upload:
             ready = ready[len(admitted) :]
 
     async def _admit_when_possible(self, ready: list[JobSpec]) -> list[Job]:
-        """Wait for room, unless the client leaves: else it would keep its descriptor meanwhile.
+        """Wait for room. A client that disconnects meanwhile would keep its descriptor: give up.
 
         Raises:
-            ClientDisconnectedError: Nothing was admitted.
-            ShuttingDownError: Nothing was admitted.
+            Problem: 400, the client has disconnected; nothing was admitted.
+            ShuttingDownError: The pool has closed; nothing was admitted.
         """
         admitted: list[Job] = []
-        closed: ShuttingDownError | None = None
-        async with trio.open_nursery() as nursery:
-
-            @nursery.start_soon
-            async def leave() -> None:
-                await self._body.wait_client_left()
-                nursery.cancel_scope.cancel()
-
-            try:
-                admitted = await self._admission.submit_up_to(ready)
-                self.accepted += len(admitted)
-            except ShuttingDownError as error:  # past the nursery, which would wrap it
-                closed = error
-            nursery.cancel_scope.cancel()
-        if closed is not None:
-            raise closed
+        async with cancel_on_disconnect(self._body.wait_disconnected):
+            admitted = await self._admission.submit_up_to(ready)
+            self.accepted += len(admitted)
         if not admitted:
-            raise ClientDisconnectedError("the client left, or stopped sending, while lines waited")
+            raise Problem(400, "the client left, or stopped sending, while lines waited")
         return admitted
 
     def _too_long(self) -> Problem:

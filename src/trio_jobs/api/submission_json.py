@@ -1,10 +1,13 @@
-"""Admission as JSON, and what a client is told of those that are refused."""
+"""A submission from JSON, and its refusals as Problems."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
+from quart import request
 
-from trio_jobs.api.error_handlers import Problem
+from trio_jobs.api.context import ApiContext
 from trio_jobs.api.validation import (
     JSON_ERRORS,
     MAX_DEPTH,
@@ -14,10 +17,13 @@ from trio_jobs.api.validation import (
     json_fault,
 )
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
+from trio_jobs.problem_details import Problem
 
-# Parsing many submissions gives way to other tasks after about a millisecond:
-# an item takes as long as this many bytes of it, and the time is up after so many.
+KEY = "Idempotency-Key"
+
+# The parsing of many submissions checkpoints after about a millisecond: after so many bytes, of
+# which each submission counts some for itself.
 ITEM_COST = 100
 TURN_COST = 100_000
 
@@ -29,7 +35,7 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
-# All but their values of the shortest submissions that have a key twice.
+# The shortest submissions with a repeated key, without their values.
 _REPEATED = b'{"type":"","type":""}'
 _REPEATED_WITH_PAYLOAD = b'{"type":"","type":"","payload":}'
 
@@ -39,23 +45,22 @@ _END = re.compile(rb"\s*}")
 
 
 def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
-    """One job's submission from ``{"type": …, "payload": …}``.
+    """The type and the payload in ``{"type": …, "payload": …}``, checked.
 
     Raises:
-        Problem: 400, with what is wrong and where.
+        Problem: 400, with the fault and its place.
     """
     try:
         envelope = _decode_envelope(body)
     except JSON_ERRORS as error:
         raise json_problem(error, body) from None
-    # A Raw is a view into the whole body; what is kept is the payload alone.
+    # A copy: a Raw would keep the whole body in memory with the job.
     payload = bytes(envelope.payload)
     least = len(_REPEATED_WITH_PAYLOAD if payload else _REPEATED)
     if len(body) - len(envelope.type) - len(payload) >= least and _repeats_a_key(body, payload):
         raise Problem(400, "$: object contains a field more than once")
     payload = payload or b"null"
     try:
-        # Also because a Raw has only been skimmed: bad UTF-8 and 1e999 pass.
         check_submission(envelope.type, payload, handlers)
     except UnknownTypeError as error:
         raise Problem(400, str(error), types=error.types) from None
@@ -65,12 +70,55 @@ def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
 
 
 def json_problem(error: Exception, body: bytes) -> Problem:
-    """What a client is told of one of `JSON_ERRORS` in a whole body."""
+    """The refusal of a body that raised one of `JSON_ERRORS`."""
     return _problem(json_fault(error, body))
 
 
+@contextmanager
+def refusals(context: ApiContext) -> Iterator[None]:
+    """A block that admits jobs: raises the refusals of the admission as Problems.
+
+    Raises:
+        Problem: 429, the buffer is full; 503, the pool has closed.
+    """
+    try:
+        yield
+    except QueueFullError as error:
+        raise Problem(
+            429,
+            f"{error}; nothing was kept; try again in {error.retry_after} s",
+            headers={"Retry-After": str(error.retry_after)},
+            retry_after=error.retry_after,
+        ) from None
+    except ShuttingDownError:
+        raise shutting_down(context) from None
+
+
+def shutting_down(context: ApiContext, *, accepted: int | None = None) -> Problem:
+    """The refusal of a closed pool; of a stream with the number of jobs already accepted."""
+    retry_after = context.shutdown_retry_after
+    kept = "nothing was kept" if accepted is None else f"{accepted} jobs are in"
+    return Problem(
+        503,
+        f"shutting down; {kept}",
+        headers={"Retry-After": str(retry_after), "Connection": "close"},
+        retry_after=retry_after,
+        **({} if accepted is None else {"accepted": accepted}),
+    )
+
+
+def refuse_key() -> None:
+    """Refuse a key on a request with many jobs: a repeated request would submit all again.
+
+    Raises:
+        Problem: 400, the current request has a key.
+    """
+    if KEY in request.headers:
+        raise Problem(400, f"{KEY} is for POST /jobs only: it names one job")
+
+
 def _repeats_a_key(body: bytes, payload: bytes) -> bool:
-    """Whether a submission, which has been decoded, has a key twice: msgspec takes the last one."""
+    """Whether a decoded submission has a key twice; msgspec silently takes the last one."""
     seen: set[str] = set()
     end = 0
     while key := _KEY.match(body, end):
@@ -84,8 +132,8 @@ def _repeats_a_key(body: bytes, payload: bytes) -> bool:
         elif body.startswith(payload, key.end()):
             end = key.end() + len(payload)
         else:
-            return True  # another payload, before the one that was taken
-    # What is not the end is the rest of another payload, which begins like the one that was taken.
+            return True  # another payload comes before the one that msgspec took
+    # Anything but the end is the rest of an earlier payload that begins like the one it took.
     return _END.match(body, end) is None
 
 

@@ -1,16 +1,20 @@
-"""`POST /jobs`: one job. The client may wait for it, and name it so as to repeat the request."""
+"""`POST /jobs`: one job; its client may wait for it, and repeat the request under a key."""
+
+import hashlib
+import re
 
 from quart import Blueprint, Response, request
 
 from trio_jobs.api import serialization
 from trio_jobs.api.context import ApiContext
-from trio_jobs.api.error_handlers import Problem, no_room, shutting_down
-from trio_jobs.api.idempotency import KEY, read_key
 from trio_jobs.api.prefer_wait import wait_if_preferred
-from trio_jobs.api.quart_adapter import current_path, read_body
-from trio_jobs.api.submission_json import parse_submission
+from trio_jobs.api.quart_adapter import current_path
+from trio_jobs.api.request_body import read_body
+from trio_jobs.api.submission_json import KEY, parse_submission, refusals, shutting_down
 from trio_jobs.job import IdempotencyKey, Job
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
+from trio_jobs.problem_details import Problem
+
+_VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
@@ -19,32 +23,44 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.post("/jobs")
     async def submit_job() -> Response:
-        # A key may stand for a job that is in already, and that answer is due also now.
+        # A repeated request gets its first answer also from a closed pool.
         if admission.closed and KEY not in request.headers:
-            raise shutting_down(context.shutdown_retry_after)
+            raise shutting_down(context)
         body = await read_body(max_bytes=context.http.max_body_bytes)
-        submission = parse_submission(body, context.pool.handlers)
-        key = read_key(body)
-        # No await from here to the admission: of two requests with one key
-        # at the same instant the second finds the first one's job.
+        spec = parse_submission(body, context.pool.handlers)
+        key = _read_key(body)
+        # No await from here to the admission: of two simultaneous requests with one key, the
+        # second finds the job of the first.
         job = None if key is None else find_first(key)
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
-            try:
-                job = admission.submit(submission.type, submission.payload, key=key)
-            except QueueFullError as error:
-                raise no_room(error) from None
-            except ShuttingDownError:
-                raise shutting_down(context.shutdown_retry_after) from None
+            with refusals(context):
+                job = admission.submit(spec.type, spec.payload, key=key)
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
             job, applied = await wait_if_preferred(job, context)
-        view = serialization.job_json(job) if applied else serialization.accepted_json(job)
-        return Response(view, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE)
+        answer = serialization.job_json(job) if applied else serialization.accepted_json(job)
+        return Response(
+            answer, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE
+        )
 
     def find_first(key: IdempotencyKey) -> Job | None:
         job = store.find_key(key.text)
         if job is not None and job.key != key:
             raise Problem(422, f"the {KEY} {key.text!r} was used with another body")
         return job
+
+
+def _read_key(body: bytes) -> IdempotencyKey | None:
+    """The current request's idempotency key.
+
+    Raises:
+        Problem: 400, there are several, or it has other characters.
+    """
+    texts = request.headers.getlist(KEY)
+    if not texts:
+        return None
+    if len(texts) > 1 or not _VISIBLE.fullmatch(texts[0]):
+        raise Problem(400, f"{KEY} must be one value of 1 to 255 visible ASCII characters")
+    return IdempotencyKey(text=texts[0], digest=hashlib.sha256(body).digest())

@@ -1,0 +1,203 @@
+"""The current request's body: whole, or piece by piece, and its client's disconnect."""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+from quart import request
+
+from trio_jobs.api.quart_adapter import current_request
+from trio_jobs.problem_details import Problem
+
+# Bytes of a stream to read ahead while its lines wait for room: else a disconnect goes unnoticed.
+_MAX_AHEAD = 262_144
+
+_ENDED = "the request ended in the middle of its body"
+
+
+async def read_body(*, max_bytes: int) -> bytes:
+    """The current request's whole body.
+
+    Raises:
+        Problem: 413, it is longer than ``max_bytes``; 415, it is encoded; 400,
+            the client disconnected before its end; 408, it did not arrive in
+            time.
+
+    Checkpoints:
+        As ``receive`` does; none if the front door has read the whole body.
+    """
+    refuse_encoded_body()
+    job_request = current_request()
+    if (job_request.content_length or 0) > max_bytes:
+        raise _too_long(max_bytes)
+    front_door = job_request.front_door_body
+    if front_door is not None and front_door.complete is not None:
+        return front_door.complete
+    body = bytearray()
+    more = True
+    while more:
+        chunk = await job_request.read_chunk()
+        if chunk is None:
+            raise Problem(400, _ENDED)
+        piece, more = chunk
+        body += piece
+        if len(body) > max_bytes:
+            raise _too_long(max_bytes)
+    return bytes(body)
+
+
+def refuse_encoded_body() -> None:
+    """Refuse a compressed body.
+
+    Raises:
+        Problem: 415, the current request has a ``Content-Encoding``.
+    """
+    for header in request.headers.getlist("Content-Encoding"):
+        for coding in header.split(","):
+            if coding.strip(" \t").lower() not in ("", "identity"):
+                raise Problem(
+                    415,
+                    f"Content-Encoding must be identity, as without it, got {header[:100]!r}",
+                    # RFC 9110, 12.5.3. The connection closes: the body stays unread.
+                    headers={"Accept-Encoding": "identity", "Connection": "close"},
+                )
+
+
+async def wait_disconnected() -> None:
+    """Wait until the current request's client disconnects, and drop what it sends until then.
+
+    Raises:
+        Problem: The rest of the body breaks a limit of the front door.
+
+    Cancellation:
+        Loses no more than it has dropped; a later call goes on.
+    """
+    job_request = current_request()
+    while await job_request.read_chunk() is not None:
+        pass
+
+
+@asynccontextmanager
+async def cancel_on_disconnect(
+    wait_disconnected: Callable[[], Awaitable[None]],
+) -> AsyncIterator[None]:
+    """A block that is cancelled when ``wait_disconnected`` returns.
+
+    An error of the block, or of ``wait_disconnected``, leaves it as it is, not
+    in the nursery's group.
+    """
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def watch() -> None:
+                await wait_disconnected()
+                nursery.cancel_scope.cancel()
+
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # If a scope around the block is cancelled too, the watcher's Cancelled is in the group.
+        _, errors = group.split(trio.Cancelled)
+        if errors is None or len(errors.exceptions) > 1:
+            raise
+        failure = errors.exceptions[0]
+    if failure is not None:
+        raise failure
+
+
+class BodyStream:
+    """The current request's body, of any length, piece by piece.
+
+    Args:
+        idle_timeout: The longest time, in seconds, that the client may send
+            nothing while `read` waits for it.
+    """
+
+    def __init__(self, *, idle_timeout: float) -> None:
+        self._request = current_request()
+        self._idle_timeout = idle_timeout
+        self._more = True
+        self._ahead = bytearray()  # `wait_disconnected` appends, `read` takes
+        self._failure: Problem | None = None  # ended the reading ahead
+        self._front_door = self._request.front_door_body
+        self._lift(math.inf)
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end.
+
+        Raises:
+            Problem: 408, the client has sent nothing for too long; 400, it
+                disconnected before the end.
+
+        Checkpoints:
+            As ``receive`` does.
+        """
+        if self._ahead:
+            piece = bytes(self._ahead)
+            self._ahead.clear()
+            return piece
+        if self._failure is not None:
+            raise self._failure
+        while self._more:
+            if piece := await self._read_in_time():
+                return piece
+        return b""
+
+    async def wait_disconnected(self) -> None:
+        """Wait until the client disconnects, or shuts down its sending side.
+
+        A disconnect comes after the bytes before it. So up to 256 KiB are read
+        ahead, for later calls of ``read``; a client that has sent more counts
+        as connected.
+
+        Cancellation:
+            Loses nothing; a later call goes on.
+        """
+        self._lift(math.inf)  # the client may be silent while it waits for the server
+        while len(self._ahead) <= _MAX_AHEAD and self._failure is None:
+            try:
+                chunk = await self._request.read_chunk()
+            except Problem as problem:
+                self._failure = problem  # raised after the lines before it
+            else:
+                if chunk is None:
+                    return
+                piece, self._more = chunk
+                self._ahead += piece
+        await trio.sleep_forever()
+
+    async def _read_in_time(self) -> bytes:
+        """The next piece, which may be empty.
+
+        The front door keeps the time itself: it looks at the socket before it
+        gives up, and does not count time in which a handler blocks the event
+        loop. Behind another server this method keeps the time.
+        """
+        self._lift(self._idle_timeout)
+        seconds = self._idle_timeout if self._front_door is None else math.inf
+        with trio.move_on_after(seconds) as scope:
+            chunk = await self._request.read_chunk()
+        if scope.cancelled_caught:
+            raise Problem(
+                408, f"nothing was received for {seconds:g} s", headers={"Connection": "close"}
+            )
+        if chunk is None:
+            raise Problem(400, _ENDED)
+        piece, self._more = chunk
+        return piece
+
+    def _lift(self, idle_timeout: float) -> None:
+        if self._front_door is not None:
+            self._front_door.lift(idle_timeout=idle_timeout)
+
+
+def _too_long(max_bytes: int) -> Problem:
+    return Problem(
+        413,
+        f"the body must be at most {max_bytes} bytes",
+        headers={"Connection": "close"},
+        limit=max_bytes,
+    )
