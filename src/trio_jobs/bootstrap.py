@@ -63,10 +63,10 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     Raises:
         ConfigError: The start would fail because of the configuration.
     """
-    _read_secrets(config)
+    read_secrets(config)
     _place_leftovers(config)
     forks = Forks()
-    handlers = _load_handlers(
+    handlers = load_handlers(
         config,
         warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
         after_import=lambda _: forks.end_copy(),
@@ -108,7 +108,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     forks.in_child(logs.write_directly)
     forks.in_child(stop.give_up)
     forks.in_child(end_copy_with_its_step)
-    tls, config = _read_secrets(config)
+    tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
     # Before the handlers are imported, which may look at the limit, or run into it.
     raise_limit(connections=config.http.max_connections)
@@ -129,7 +129,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
             leftovers.start()
             for path in leftovers.found():
                 log.warning("leftovers_found", extra={"path": str(path)})
-        handlers = _load_handlers(config, warn_hidden=_log_hidden, after_import=after_import)
+        handlers = load_handlers(config, warn_hidden=log_hidden, after_import=after_import)
         if config.handlers is None:
             log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
         resources = Resources(
@@ -182,7 +182,7 @@ def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
     logs.flush_within(seconds=_FLUSH_SECONDS)
 
 
-def _read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
+def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
     """The certificate with its key, and the configuration with the token that was in a file."""
     http = config.http
     if (http.certfile is None) != (http.keyfile is None):
@@ -211,7 +211,7 @@ def _place_leftovers(config: Config) -> Leftovers | None:
         raise ConfigError(f"pool.leftovers: {error}") from error
 
 
-def _load_handlers(
+def load_handlers(
     config: Config,
     *,
     warn_hidden: Callable[[HiddenModule], None],
@@ -256,5 +256,6 @@ def _load_handler(
         raise ConfigError(text) from error
 
 
-def _log_hidden(module: HiddenModule) -> None:
+def log_hidden(module: HiddenModule) -> None:
+    """Log that a module of the handlers' folder hides an installed one."""
     log.warning("module_hidden", extra={"hidden": module.hidden, "by": module.by})

@@ -1,0 +1,116 @@
+"""`make_app`: the configured handlers behind any ASGI server that runs Trio.
+
+    hypercorn -k trio 'trio_jobs.asgi:make_app()'
+
+The pool lives in the application's lifespan. `docs/how-to/embedding.md` lists what the command's
+front door does beyond such a server.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from trio_jobs.bootstrap import load_handlers, log_hidden, read_secrets
+from trio_jobs.config import load_config
+from trio_jobs.embed import open_jobs
+from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.logs.formatter import LogFormatter
+from trio_jobs.settings import Config
+
+log = logging.getLogger(__name__)
+
+
+def make_app() -> "ConfiguredApp":
+    """Read the configuration, import the handlers, and make the application.
+
+    The configuration is the file that ``TRIO_JOBS_CONFIG`` names, by default
+    ``config.toml`` in the current folder if it is there, with the other
+    ``TRIO_JOBS_*`` variables over it. Lines of the log go to standard error
+    unless logging is set up already.
+
+    Raises:
+        ConfigError: There is a mistake in the configuration.
+    """
+    environment = dict(os.environ)
+    file = environment.pop("TRIO_JOBS_CONFIG", None)
+    config = load_config(
+        None if file is None else Path(file), environment=environment, overrides={}
+    )
+    _, config = read_secrets(config)
+    _set_up_logging(config)
+    for warning in config.warnings:
+        log.warning("unknown_setting", extra={"reason": warning})
+    handlers = load_handlers(config, warn_hidden=log_hidden, after_import=lambda _: None)
+    if config.handlers is None:
+        log.warning("no_handlers_configured", extra={"used": handlers.find("default").name})
+    return ConfiguredApp(config, handlers)
+
+
+class ConfiguredApp:
+    """The HTTP API over a pool that runs from the lifespan's startup to its shutdown.
+
+    Args:
+        config: The settings, with the token.
+        handlers: The users' functions.
+    """
+
+    def __init__(self, config: Config, handlers: HandlerRegistry) -> None:
+        self._config = config
+        self._handlers = handlers
+        self._app: Callable[[Any, Any, Any], Awaitable[None]] | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        """Run the pool for the lifespan, or answer one request.
+
+        Raises:
+            RuntimeError: A request comes before the lifespan's startup.
+        """
+        if scope["type"] == "lifespan":
+            await self._run_pool(receive, send)
+        elif self._app is None:
+            raise RuntimeError("the pool is not running: the server must support ASGI's lifespan")
+        else:
+            await self._app(scope, receive, send)
+
+    async def _run_pool(
+        self, receive: Callable[[], Awaitable[object]], send: Callable[[object], Awaitable[None]]
+    ) -> None:
+        pool, http, store = self._config.pool, self._config.http, self._config.store
+        await receive()  # lifespan.startup
+        with trio.CancelScope() as scope:
+            async with open_jobs(
+                self._handlers.table,
+                workers=pool.workers,
+                buffer_size=pool.buffer_size,
+                processes=pool.processes,
+                keep_completed=store.keep_completed,
+                keep_completed_bytes=store.keep_completed_bytes,
+                max_payload_bytes=http.max_body_bytes,
+                max_result_bytes=store.max_result_bytes,
+                max_waiters=http.max_waiters,
+            ) as jobs:
+                self._app = jobs.asgi(
+                    token=http.token,
+                    allowed_hosts=http.allowed_hosts,
+                    max_wait_seconds=http.max_wait_seconds,
+                    stream_idle_timeout=http.stream_idle_timeout,
+                    shutdown_retry_after=max(1, math.ceil(pool.grace_period)),
+                )
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # lifespan.shutdown
+                scope.deadline = trio.current_time() + pool.grace_period
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _set_up_logging(config: Config) -> None:
+    logger = logging.getLogger("trio_jobs")
+    logger.setLevel(config.logging.level.upper())
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter(config.logging.format))
+        logger.addHandler(handler)
