@@ -25,7 +25,6 @@ from tests.proof.talking import LEFT
 from tests.server.serving import Client, post
 from tests.server.test_guard import FOREIGN_HOSTS, OTHER_SITES, WRONG_TOKENS
 from tests.server.test_hostile import HOSTILE, SEVEN_PACKETS, TELLING
-from tests.system.test_faults import BAD_BODIES
 
 # What the application may answer to a request that is one.
 _ANSWERS = {200, 204, 400, 404, 405}
@@ -39,7 +38,6 @@ PACKETS = [
 
 BODIES = [
     *REFUSED.values(),
-    *BAD_BODIES.values(),
     b"[" * 50_000,
     b'{"a":' * 10_000,
     b'{"type":"work","payload":1e999}',
