@@ -1,4 +1,4 @@
-"""A job as JSON: what a client sees of it, whole or brief."""
+"""A job as JSON, for clients: all of it, brief, or as just accepted."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from trio_jobs.job import Job, JobError, JobStatus, Outcome
 
 MEDIA_TYPE = "application/json"
 
-# Jobs encoded between two checkpoints: about a millisecond's work.
+# Jobs to encode between two checkpoints: about a millisecond's work.
 STRIDE = 500
 
 _encode = msgspec.json.Encoder().encode
@@ -33,7 +33,7 @@ class _Whole(_Brief, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 def accepted_json(job: Job) -> bytes:
-    """The job as it was when it was submitted, whatever has become of it."""
+    """The job as it was at its submission, also if it has begun since."""
     return _encode(
         _Brief(
             id=job.id,
@@ -45,8 +45,8 @@ def accepted_json(job: Job) -> bytes:
 
 
 def submitted_together(jobs: Sequence[Job]) -> bytes:
-    """An array of jobs as they were when they were submitted: at least one, in one step."""
-    # They have one time. To write it out costs more than all else of a job.
+    """An array of jobs as they were at their submission; at least one, admitted in one step."""
+    # They share one time. Its text costs more than the rest of a job.
     created_at = _text(jobs[0].created_at)
     pending = JobStatus.PENDING
     return _encode(
@@ -79,7 +79,7 @@ def job_json(job: Job) -> bytes:
 
 
 def listing(jobs: Iterable[Job]) -> bytes:
-    """An array of jobs, each of them brief."""
+    """An array of brief jobs."""
     return _encode([_brief(job) for job in jobs])
 
 
@@ -105,5 +105,5 @@ def _text_or_none(time: datetime | None) -> str | None:
 
 
 def _text(time: datetime) -> str:
-    # Not msgspec's own conversion: that leaves out microseconds which are 0.
+    # msgspec's own conversion leaves out microseconds that are 0.
     return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -1,4 +1,4 @@
-"""What payloads are taken, whichever way they come: every shape of bad JSON is refused here."""
+"""The checks of a submission, from HTTP and from Python: every shape of bad JSON fails here."""
 
 import re
 
@@ -8,25 +8,25 @@ from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.json_encoding import ResultError, encode_result
 
-# Python's own limit differs from version to version (some 990 on 3.11, 9,998
-# on 3.13), and what one accepts another must be able to show.
+# Python's own limit is some 990 levels on 3.11, and 9,998 on 3.13. One version must be able to
+# show the jobs that another has accepted.
 MAX_DEPTH = 64
 
-# What decoding raises: neither bad UTF-8 nor deep nesting is a DecodeError.
+# Decoding raises these: neither bad UTF-8 nor deep nesting is a DecodeError.
 JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-# Characters of what a client is told of a fault.
+# Characters of a fault's text.
 _MAX_FAULT = 400
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# An escape that a second one must follow, and does not.
+# The first half of a surrogate pair that lacks its second.
 _HALF_OF_A_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F])")
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 
 
 class PayloadError(ValueError):
-    """A payload, or the whole submission, that is refused; the text says where and why."""
+    """A submission with a fault; the text says which, and where."""
 
 
 class TooDeepError(PayloadError):
@@ -37,14 +37,14 @@ class TooDeepError(PayloadError):
 
 
 def check_type(type: object) -> None:  # noqa: A002
-    """Refuse what cannot be a job's type, where it has not been read from JSON.
+    """Check a job type that was not read from JSON.
 
     Raises:
-        PayloadError: It is no string, or not valid Unicode.
+        PayloadError: The type is no string, or not valid Unicode.
     """
     try:
         if not isinstance(type, str):
-            msgspec.convert(type, str)  # which refuses it in the words for JSON
+            msgspec.convert(type, str)  # raises in the words for JSON
         elif not type.isascii():
             type.encode()
     except msgspec.ValidationError as error:
@@ -54,12 +54,12 @@ def check_type(type: object) -> None:  # noqa: A002
 
 
 def check_submission(type: str, payload: bytes, handlers: HandlerRegistry) -> None:  # noqa: A002
-    """Refuse what no handler could be called with.
+    """Check that a handler can be called with this submission.
 
     Raises:
         PayloadError: The type is empty; or the payload is nested too deep, is
-            not JSON, or not what the type's handler takes.
-        UnknownTypeError: There is no handler for this type.
+            not JSON, or does not fit the handler's payload type.
+        UnknownTypeError: The type has no handler.
     """
     if not type:
         raise PayloadError("$.type must be a non-empty string")
@@ -71,10 +71,10 @@ def check_submission(type: str, payload: bytes, handlers: HandlerRegistry) -> No
 
 
 def encode_payload(payload: object, *, max_bytes: int) -> bytes:
-    """A payload as JSON, converted as results are.
+    """A payload as JSON, by the rules for results.
 
     Raises:
-        PayloadError: It is not serialisable, or has more than ``max_bytes``.
+        PayloadError: JSON cannot express it, or it has more than ``max_bytes``.
     """
     try:
         return encode_result(payload, max_bytes=max_bytes, what="payload")
@@ -83,21 +83,27 @@ def encode_payload(payload: object, *, max_bytes: int) -> bytes:
 
 
 def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError:
-    """One of `JSON_ERRORS`, raised by decoding ``source``, told with the place of the fault."""
+    """The fault behind one of `JSON_ERRORS`, with its place in ``source``.
+
+    Args:
+        error: Raised by the decoding of ``source``.
+        source: The text.
+        root: The place of the text in the submission.
+    """
     if isinstance(error, RecursionError):
         return TooDeepError()
     if isinstance(error, msgspec.ValidationError):
         # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
-        # From the right: the text may name a key of the client's, with anything in it.
+        # From the right: the text may quote a key of the client's, which may contain " - at $".
         text, at, place = str(error).replace("`", "").rpartition(" - at $")
         text, place = (text, place) if at else (place, "")
         fault = f"{root}{place}: {text[:1].lower()}{text[1:]}"
-        # It may name a key that the client has sent, which is as long as the client likes.
+        # The client's key may be as long as a body.
         return PayloadError(readable(fault, _MAX_FAULT))
     what = "the body" if root == "$" else root
     if not source.strip():
         return PayloadError(f"{what} is empty; JSON was expected")
-    # msgspec looks for the second half beyond the end of the string, and says that it was cut off.
+    # msgspec reports such a half as truncated: it looks for the second beyond the string's end.
     if "truncated" in str(error) and (half := _HALF_OF_A_PAIR.search(source)):
         return PayloadError(
             f"{what} is not valid JSON: {half[1].decode()} is half of a surrogate pair"
@@ -106,15 +112,15 @@ def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError
 
 
 def check_depth(text: bytes) -> None:
-    """Refuse JSON that is nested deeper than `MAX_DEPTH`.
+    """Check the nesting of JSON.
 
     Raises:
-        TooDeepError: It is.
+        TooDeepError: It is deeper than `MAX_DEPTH`.
     """
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub(b"", text).translate(_BRACKETS, _NOT_BRACKETS)
-    # Each round takes the innermost level away.
+    # Each round removes the innermost level.
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:

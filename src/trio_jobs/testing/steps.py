@@ -1,4 +1,4 @@
-"""Doing something at a chosen step of Trio's, and cancelling a handler at each of its own."""
+"""`At` acts at a chosen step of Trio's; `cancelled_at_each_step` cancels a handler at each."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -23,15 +23,15 @@ def _any_task(task: trio.lowlevel.Task) -> bool:  # noqa: ARG001  (a predicate)
 
 
 class At(trio.abc.Instrument):
-    """Calls something just before the n-th step of tasks, counted from where it is entered.
+    """Calls ``action`` just before the n-th step of tasks, counted from the block's start.
 
     Args:
-        step: Which step, from 1; one that never comes counts only.
+        step: Which step, from 1. With 0 it only counts.
         action: What to call.
-        of: Of which tasks steps count; by default of any.
+        of: Selects the tasks whose steps count; by default all.
 
     Attributes:
-        steps: How many there have been.
+        steps: The number of steps so far.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Attempt:
     """One run of a handler.
 
     Attributes:
-        step: Before which of its steps it was cancelled, from 0: before its
-            first checkpoint; None in the first run, which is not cancelled.
-        steps: How many it had in the first run.
-        returned: Whether it returned nevertheless, and all in its job's nursery
-            had ended, as one does that shields the rest of its work, or
-            swallows its cancellation. Before its last steps a good one may as
-            well: where it has only to be told that a thread or the tasks in a
-            nursery have ended, it waits for nothing that could be cancelled.
+        step: The step before which the handler was cancelled, from 0: before
+            its first checkpoint. None in the first run, without a cancel.
+        steps: The number of steps in the first run.
+        returned: Whether the handler, and the tasks in its job's nursery, ended
+            without ``Cancelled``. A handler that shields its work, or swallows
+            its cancellation, returns; so may any handler before its last
+            steps, in which it only learns that a thread or its tasks have
+            ended.
     """
 
     step: int | None
@@ -86,28 +86,27 @@ async def cancelled_at_each_step(
 ) -> AsyncIterator[Attempt]:
     """Run an async handler again and again, cancelled one step later each time.
 
-    What is between two steps is a wait: for time, a connection, another task.
-    So each wait of the handler, and of tasks in its job's nursery, becomes one
-    in which it is cancelled, as by a client, a time limit or the end of the
-    grace period. Between the runs the body of the loop has its turn: to check
-    that nothing was left behind, and to tidy up for the next run.
+    Between two steps is a wait: for time, a connection, another task. So the
+    handler, and each task in its job's nursery, is cancelled once in each of
+    its waits, as by a client, a time limit or the end of the grace period.
+    The body of the loop runs after each attempt: there a test checks that
+    nothing was left behind.
 
     Args:
         handler: The handler.
-        payload: What it is called with: checked, and made into an object, as
-            that of a job.
+        payload: Its payload, checked and converted as that of a job.
 
     Yields:
-        After each run, the first of which is not cancelled.
+        After each run. The first run is not cancelled.
 
     Raises:
-        AssertionError: The handler did not succeed when nothing cancelled it;
-            or it, or a task in its job's nursery, raised something else than
-            ``Cancelled`` when cancelled, as cleanup code does that fails.
-        ValueError: It is not async: threads cannot be cancelled, and processes
-            are killed.
+        AssertionError: The handler did not succeed without a cancel; or it, or
+            a task in its job's nursery, raised another error than
+            ``Cancelled`` when cancelled, as a cleanup that fails does.
+        ValueError: The handler is not async: threads cannot be cancelled, and
+            processes are killed.
         HandlerError: The function cannot be a handler.
-        PayloadError: The payload is not what the handler takes.
+        PayloadError: The payload does not fit the handler.
     """
     handler = handler if isinstance(handler, Handler) else Handler.of(handler)
     if handler.run is not Run.ASYNC:
@@ -125,15 +124,15 @@ async def cancelled_at_each_step(
 
 
 class _Run:
-    """One run, by the same code that runs it in the server."""
+    """One run, by the executor that runs jobs in the server."""
 
     def __init__(self, handler: Handler, payload: bytes, *, cancel_at: int | None) -> None:
         self._handler = handler
         self._cancel_at = cancel_at
         self._job = Job(id="test", type="test", payload=payload, created_at=datetime.now(UTC))
-        # The nursery of its context is opened in `_call`: what children raise is the handler's too.
+        # `_call` opens the nursery of the context, so that it sees the errors of its tasks.
         watched = replace(handler, call=self._call, takes_context=False)
-        self._process = JobExecutor(
+        self._executor = JobExecutor(
             HandlerRegistry({"test": watched}), workers=1, max_result_bytes=_MAX_BYTES
         )
         self._raised: BaseException | None = None
@@ -141,13 +140,13 @@ class _Run:
         self.steps = 0
 
     async def run(self) -> None:
-        """Run it.
+        """Run the handler once.
 
         Raises:
-            AssertionError: It did what a handler should not.
+            AssertionError: See `cancelled_at_each_step`.
         """
         with At(self._cancel_at or 0, self._cancel, of=self._is_ours) as at:
-            ending = await self._process(self._job)
+            ending = await self._executor(self._job)
         self.steps = at.steps
         if self._cancel_at is None:
             if ending.outcome is not Outcome.SUCCEEDED:
@@ -164,7 +163,7 @@ class _Run:
         if self._cancel_at == 0:
             self._cancel()
         try:
-            with trio.CancelScope():  # complains of a scope that the handler has left open
+            with trio.CancelScope():  # raises if the handler leaves a scope of its own open
                 if self._handler.takes_context:
                     result = await call_with_context(self._handler.call, payload, self._job)
                 else:
@@ -176,7 +175,7 @@ class _Run:
         return result
 
     def _cancel(self) -> None:
-        self._process.cancel(self._job.id)
+        self._executor.cancel(self._job.id)
 
     def _is_ours(self, task: trio.lowlevel.Task) -> bool:
         return task.context.get(current_job_id) == self._job.id
