@@ -156,7 +156,7 @@ async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
                 await server.client.post("/jobs/batch", content=content)
             assert await server.wait_exit() == 1
 
-    assert server.lines_with("CRITICAL trio_jobs.main pool_failed")
+    assert server.lines_with("CRITICAL", "pool_failed")
     assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
     assert submissions(tmp_path / "left.interrupted.jsonl") == [("quick", b"0")]
 
