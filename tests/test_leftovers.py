@@ -30,12 +30,20 @@ async def anything(_payload: object) -> None:
     """A handler."""
 
 
+ONE_JOB = UnfinishedJobs(begun=[], not_begun=[make_job("a")])
+
+
+def started(path: Path) -> Leftovers:
+    leftovers = Leftovers(path)
+    leftovers.start()
+    return leftovers
+
+
 def write(
     path: Path, *, begun: Sequence[Job] = (), not_begun: Sequence[Job] = (), seconds: float = 5
 ) -> tuple[str, dict[str, object]]:
     """Write these jobs; what the log is told."""
-    leftovers = Leftovers(path)
-    leftovers.start()
+    leftovers = started(path)
     leftovers.begin(UnfinishedJobs(begun=begun, not_begun=not_begun), seconds=seconds)
     assert leftovers.wait(TOO_LONG)
     event, fields = leftovers.line()
@@ -82,14 +90,16 @@ def test_each_line_is_a_submission_of_the_same_job(
     )
 
 
-def test_interrupted_jobs_are_in_a_file_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "leftovers.jsonl"
+def test_interrupted_jobs_are_in_a_file_of_their_own_and_both_are_private(tmp_path: Path) -> None:
+    path, other = tmp_path / "leftovers.jsonl", tmp_path / "leftovers.interrupted.jsonl"
+    before = os.umask(0)
 
     told = write(path, begun=[make_job("a", payload=b"1")], not_begun=[make_job("b", payload=b"2")])
 
-    other = tmp_path / "leftovers.interrupted.jsonl"
+    os.umask(before)
     assert submissions(path) == [("test", b"2")]
     assert submissions(other) == [("test", b"1")]
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (path, other)} == {0o600}
     assert told == (
         "leftovers_written",
         {"interrupted": 1, "not_started": 1, "path": str(path), "interrupted_path": str(other)},
@@ -105,15 +115,6 @@ def test_job_that_a_client_has_asked_to_cancel_is_not_taken_up_again(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
-    before = os.umask(0)
-    write(tmp_path / "left", begun=[make_job("a")], not_begun=[make_job("b")])
-    os.umask(before)
-
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"left": 0o600, "left.interrupted": 0o600}
-
-
 def test_file_of_an_earlier_stop_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "leftovers.jsonl"
     for n in range(3):
@@ -127,29 +128,20 @@ def test_file_of_an_earlier_stop_stays_as_it_is(tmp_path: Path) -> None:
     }
 
 
-def test_jobs_are_written_once_whoever_asks(tmp_path: Path) -> None:
-    leftovers = Leftovers(tmp_path / "left")
-    leftovers.start()
-
-    for _ in range(2):
-        leftovers.begin(UnfinishedJobs(begun=[], not_begun=[make_job("a")]), seconds=5)
-
-    assert leftovers.wait(TOO_LONG)
-    assert submissions(tmp_path / "left") == [("test", b"null")]
-    assert [path.name for path in tmp_path.iterdir()] == ["left"]
-
-
-def test_folder_is_that_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_that_of_the_start_and_jobs_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    leftovers = Leftovers(Path("left"))
-    leftovers.start()
+    leftovers = started(Path("left"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
 
-    leftovers.begin(UnfinishedJobs(begun=[], not_begun=[make_job("a")]), seconds=5)
+    for _ in range(2):
+        leftovers.begin(ONE_JOB, seconds=5)
 
     assert leftovers.wait(TOO_LONG)
     assert submissions(tmp_path / "left") == [("test", b"null")]
+    assert {path.name for path in tmp_path.iterdir()} == {"left", "elsewhere"}
 
 
 def test_full_disk_keeps_whole_lines_and_is_told(tmp_path: Path) -> None:
@@ -168,15 +160,14 @@ def test_full_disk_keeps_whole_lines_and_is_told(tmp_path: Path) -> None:
 
 
 def test_descriptors_that_are_used_up_leave_one_for_the_file(tmp_path: Path) -> None:
-    leftovers = Leftovers(tmp_path / "left")
-    leftovers.start()
+    leftovers = started(tmp_path / "left")
     taken: list[int] = []
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     try:
         with pytest.raises(OSError, match="Too many open files"):
             taken.extend(map(os.dup, itertools.repeat(2)))
-        leftovers.begin(UnfinishedJobs(begun=[], not_begun=[make_job("a")]), seconds=5)
+        leftovers.begin(ONE_JOB, seconds=5)
         ended = leftovers.wait(TOO_LONG)
     finally:
         for fd in taken:
@@ -187,30 +178,7 @@ def test_descriptors_that_are_used_up_leave_one_for_the_file(tmp_path: Path) -> 
     assert submissions(tmp_path / "left") == [("test", b"null")]
 
 
-def test_disk_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, leave = threading.Event(), threading.Event()
-
-    def hang(*_args: object) -> int:
-        opened.set()
-        leave.wait(TOO_LONG)
-        raise OSError(5, "Input/output error")
-
-    leftovers = Leftovers(tmp_path / "left")
-    leftovers.start()
-    monkeypatch.setattr("trio_jobs.leftovers.os.write", hang)
-    leftovers.begin(UnfinishedJobs(begun=[], not_begun=[make_job("a")]), seconds=5)
-    assert opened.wait(TOO_LONG)
-
-    waited, told = leftovers.wait(0.01), leftovers.line()
-
-    leave.set()
-    assert leftovers.wait(TOO_LONG)
-    assert not waited
-    assert (told[0], told[1]["cause"]) == ("leftovers_not_written", "not written in time")
-    assert leftovers.line()[1]["cause"] == f"{tmp_path / 'left'}: Input/output error"
-
-
-def test_disk_that_hangs_costs_the_log_no_name(
+def test_disk_that_hangs_costs_neither_time_nor_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave = threading.Event()
@@ -219,11 +187,10 @@ def test_disk_that_hangs_costs_the_log_no_name(
         leave.wait(TOO_LONG)
         raise OSError(5, "Input/output error")
 
-    leftovers = Leftovers(tmp_path / "left")
-    leftovers.start()
+    leftovers = started(tmp_path / "left")
     jobs = UnfinishedJobs(begun=[make_job("a")], not_begun=[make_job("b")])
     report = UnfinishedReport(lambda: jobs, leftovers)
-    monkeypatch.setattr("trio_jobs.leftovers._created", hang)
+    monkeypatch.setattr("trio_jobs.leftovers.os.write", hang)
     log = FinalLines()
 
     report.write(jobs, log, seconds=0.2)  # type: ignore[arg-type]  # what it needs of a log
@@ -236,6 +203,7 @@ def test_disk_that_hangs_costs_the_log_no_name(
         "leftovers_not_written",
     ]
     assert log.lines[-1][1]["cause"] == "not written in time"
+    assert "left.interrupted: Input/output error; " in str(leftovers.line()[1]["cause"])
 
 
 class FinalLines:
@@ -263,15 +231,11 @@ def make_folder(path: Path) -> None:
     path.mkdir()
 
 
-def make_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def make_link(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-@pytest.mark.parametrize("make", [make_folder, make_pipe, make_link])
+@pytest.mark.parametrize("make", [make_folder, make_link, os.mkfifo])
 @pytest.mark.parametrize("name", ["left", "left.interrupted"])
 def test_path_of_something_else_is_refused(
     tmp_path: Path, make: Callable[[Path], None], name: str

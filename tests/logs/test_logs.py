@@ -45,19 +45,21 @@ def events(lines: list[str]) -> list[str]:
     return [line.split(" ", 3)[3] for line in lines]
 
 
-def test_lines_come_in_order(logs: Logs, pipe: Pipe) -> None:
+def flushed(logs: Logs, pipe: Pipe) -> list[str]:
+    """What has been logged so far."""
+    assert logs.flush_within(seconds=TOO_LONG)
+    return pipe.read()
+
+
+def test_lines_of_the_level_come_in_order_to_a_descriptor_that_stays_as_it_is(
+    logs: Logs, pipe: Pipe
+) -> None:
     for n in range(500):
+        log.debug("below")
         log.info("line", extra={"n": n})
 
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert events(pipe.read()) == [f"line n={n}" for n in range(500)]
-
-
-def test_lines_below_the_level_are_not_logged(logs: Logs, pipe: Pipe) -> None:
-    log.debug("job_claimed")
-
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert pipe.read() == []
+    assert events(flushed(logs, pipe)) == [f"line n={n}" for n in range(500)]
+    assert os.get_blocking(pipe.writer)
 
 
 def test_field_is_shown_as_it_was_when_it_was_logged(logs: Logs, pipe: Pipe) -> None:
@@ -67,8 +69,7 @@ def test_field_is_shown_as_it_was_when_it_was_logged(logs: Logs, pipe: Pipe) -> 
     ids.append("b")
     lines = pipe.read()
 
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert events(lines + pipe.read()) == ["jobs ids=\"['a']\""]
+    assert events(lines + flushed(logs, pipe)) == ["jobs ids=\"['a']\""]
 
 
 def test_unread_pipe_costs_lines_which_are_counted(logs: Logs, pipe: Pipe) -> None:
@@ -90,13 +91,6 @@ def test_unread_pipe_costs_lines_which_are_counted(logs: Logs, pipe: Pipe) -> No
     assert 0.9 * MAX_QUEUED_BYTES < size < 1.1 * MAX_QUEUED_BYTES
 
 
-def test_shared_descriptor_stays_as_it_is(logs: Logs, pipe: Pipe) -> None:
-    log.info("line")
-
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert os.get_blocking(pipe.writer)
-
-
 def test_log_survives_its_reader_and_counts_what_was_lost(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
@@ -107,17 +101,13 @@ def test_log_survives_its_reader_and_counts_what_was_lost(tmp_path: Path) -> Non
     os.close(reader)
     log.info("lost")
     log.info("lost")
-    lost = logs.flush_within(seconds=TOO_LONG)
+    assert logs.flush_within(seconds=TOO_LONG)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     log.info("seen")
-    seen = logs.flush_within(seconds=TOO_LONG)
-
     logs.remove(seconds=TOO_LONG)
     lines = os.read(reader, 4096).decode().splitlines()
     os.close(reader)
-    assert lost
-    assert seen
     assert events(lines[-2:]) == ["seen", "log_lines_dropped count=2"]
 
 
@@ -146,11 +136,10 @@ def test_repr_that_hangs_holds_up_no_other_thread(logs: Logs, pipe: Pipe) -> Non
 
     log.info("b")
 
-    flushed = logs.flush_within(seconds=TOO_LONG)
+    first = flushed(logs, pipe)[0]
     leave.set()
     thread.join()
-    assert flushed
-    assert events(pipe.read())[0] == "b"
+    assert events([first]) == ["b"]
 
 
 def test_signal_handler_may_log_in_the_middle_of_logging(logs: Logs, pipe: Pipe) -> None:
@@ -163,8 +152,7 @@ def test_signal_handler_may_log_in_the_middle_of_logging(logs: Logs, pipe: Pipe)
     log.info("outer", extra={"x": Signals()})
     signal.signal(signal.SIGUSR1, previous)
 
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert events(pipe.read()) == ["inner", "outer x=signals"]
+    assert events(flushed(logs, pipe)) == ["inner", "outer x=signals"]
 
 
 def test_line_that_cannot_be_rendered_is_counted(pipe: Pipe) -> None:
@@ -239,51 +227,39 @@ def test_line_for_others_is_about_no_job(logs: Logs) -> None:
     )
 
 
-def test_warning_is_a_line(logs: Logs, pipe: Pipe) -> None:
+def fail() -> None:
+    raise ValueError("no")
+
+
+def test_warnings_and_errors_that_nothing_catches_are_lines(logs: Logs, pipe: Pipe) -> None:
+    class Bad:
+        def __del__(self) -> None:
+            fail()
+
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(capture=True)
         warnings.warn("look out", stacklevel=1)
-
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert "WARNING py.warnings" in pipe.read()[0]
-
-
-def test_failing_thread_is_a_line(logs: Logs, pipe: Pipe) -> None:
-    def fail() -> None:
-        raise ValueError("no")
-
     thread = threading.Thread(target=fail, name="t1")
     thread.start()
     thread.join()
-
-    assert logs.flush_within(seconds=TOO_LONG)
-    lines = pipe.read()
-    assert lines[0].endswith("ERROR trio_jobs.logs thread_failed thread_name=t1")
-    assert lines[-1] == "  ValueError: no"
-
-
-def test_failing_finalizer_is_a_line(logs: Logs, pipe: Pipe) -> None:
-    class Bad:
-        def __del__(self) -> None:
-            raise ValueError("no")
-
     Bad()
 
-    assert logs.flush_within(seconds=TOO_LONG)
-    lines = pipe.read()
-    assert "ERROR trio_jobs.logs exception_ignored" in lines[0]
-    assert lines[-1] == "  ValueError: no"
+    lines = flushed(logs, pipe)
+    heads = [line for line in lines if not line.startswith("  ")]
+    assert "WARNING py.warnings" in heads[0]
+    assert heads[1].endswith("ERROR trio_jobs.logs thread_failed thread_name=t1")
+    assert "ERROR trio_jobs.logs exception_ignored" in heads[2]
+    assert lines.count("  ValueError: no") == 2
 
 
 def test_what_quart_logs_is_one_line(logs: Logs, pipe: Pipe) -> None:
     Quart("an_app").logger.warning("odd")
 
-    assert logs.flush_within(seconds=TOO_LONG)
-    assert len(pipe.read()) == 1
+    assert len(flushed(logs, pipe)) == 1
 
 
-def test_close_leaves_logging_as_it_was(pipe: Pipe) -> None:
+def test_removal_leaves_logging_as_it_was(pipe: Pipe) -> None:
     def state() -> list[object]:
         root = logging.getLogger()
         hooks: list[object] = [threading.excepthook, sys.unraisablehook, warnings.showwarning]

@@ -100,51 +100,39 @@ async def test_upload_that_is_cut_off_goes_on_behind_the_jobs_in_the_list(tmp_pa
     assert Counter(ledger(tmp_path)) == Counter(map(str, range(10)))
 
 
-async def test_second_signal_leaves_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("work", "number", "lines", "status"),
+    [
+        pytest.param("at_the_gate", signal.SIGTERM, ["draining", "stopped"], 1, id="second signal"),
+        pytest.param(
+            "stubborn",
+            signal.SIGTERM,
+            ["draining", "cancellation_swallowed", "third signal"],
+            70,
+            id="third signal",
+        ),
+        pytest.param("at_the_gate", signal.SIGQUIT, ["leftovers_written"], 70, id="SIGQUIT"),
+        pytest.param("shielded", signal.SIGTERM, ["hard limit"], 70, id="hard limit"),
+    ],
+)
+async def test_each_end_that_leaves_jobs_leaves_the_files(
+    tmp_path: Path, work: str, number: signal.Signals, lines: list[str], status: int
+) -> None:
+    config = shop(work=work, grace_period=0.1 if work == "shielded" else 60).replace("2.0", "0.1")
     with Gate(tmp_path):
-        async with running_command(tmp_path, config=shop()) as server:
+        async with running_command(tmp_path, config=config) as server:
             for n in range(2):
-                await server.submit("at_the_gate", n)
-            await server.wait_for_line("work at_the_gate")
-            server.send(signal.SIGTERM)
-            await server.wait_for_line("draining")
-            await trio.sleep(APART)
-            server.send(signal.SIGTERM)
-            assert await server.wait_exit() == 1
+                await server.submit(work, n)
+            await server.wait_for_line(f"work {work}")
+            for line in lines:
+                server.send(number)
+                await server.wait_for_line(line)
+                await trio.sleep(APART)
+            assert await server.wait_exit() == status
 
-    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
-    assert submissions(tmp_path / "left.interrupted.jsonl") == [("at_the_gate", b"0")]
-
-
-async def test_third_signal_leaves_a_file(tmp_path: Path) -> None:
-    config = shop(work="stubborn")
-    async with running_command(tmp_path, config=config) as server:
-        for n in range(2):
-            await server.submit("stubborn", n)
-        await server.wait_for_line("stubborn_began")
-        for expected in ("draining", "cancellation_swallowed", "third signal"):
-            await trio.sleep(APART)
-            server.send(signal.SIGTERM)
-            await server.wait_for_line(expected)
-        assert await server.wait_exit() == 70
-
-    assert server.lines_with(
-        "CRITICAL trio_jobs.shutdown.stop leftovers_written interrupted=1 not_started=1"
-    )
-    assert submissions(tmp_path / "left.jsonl") == [("stubborn", b"1")]
-
-
-async def test_sigquit_leaves_a_file(tmp_path: Path) -> None:
-    with Gate(tmp_path):
-        async with running_command(tmp_path, config=shop()) as server:
-            for n in range(2):
-                await server.submit("at_the_gate", n)
-            await server.wait_for_line("work at_the_gate")
-            server.send(signal.SIGQUIT)
-            assert await server.wait_exit() == 70
-
-    assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
-    assert submissions(tmp_path / "left.interrupted.jsonl") == [("at_the_gate", b"0")]
+    assert server.lines_with("leftovers_written interrupted=1 not_started=1")
+    assert submissions(tmp_path / "left.jsonl") == [(work, b"1")]
+    assert submissions(tmp_path / "left.interrupted.jsonl") == [(work, b"0")]
 
 
 async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
@@ -159,21 +147,6 @@ async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
     assert server.lines_with("CRITICAL", "pool_failed")
     assert submissions(tmp_path / "left.jsonl") == [("at_the_gate", b"1")]
     assert submissions(tmp_path / "left.interrupted.jsonl") == [("quick", b"0")]
-
-
-async def test_hard_limit_leaves_a_file(tmp_path: Path) -> None:
-    config = shop(work="shielded", grace_period=0.1).replace("= 2.0", "= 0.1")
-    async with running_command(tmp_path, config=config) as server:
-        for n in range(2):
-            await server.submit("shielded", n)
-        await server.wait_for_line("shielded_began")
-        server.send(signal.SIGTERM)
-        assert await server.wait_exit() == 70
-
-    assert server.lines_with(
-        "CRITICAL trio_jobs.shutdown.stop leftovers_written interrupted=1 not_started=1"
-    )
-    assert submissions(tmp_path / "left.jsonl") == [("shielded", b"1")]
 
 
 async def test_stop_that_leaves_nothing_leaves_no_file(tmp_path: Path) -> None:
@@ -204,10 +177,18 @@ async def test_folder_that_has_gone_is_told_and_the_jobs_are_named(tmp_path: Pat
     assert server.lines_with("jobs_interrupted", job_id)
 
 
+def many_jobs(tmp_path: Path, job_type: str) -> Path:
+    """A file of 100,000 jobs; in their type `{}` is their number."""
+    path = tmp_path / "jobs.jsonl"
+    with path.open("w") as file:
+        for n in range(100_000):
+            file.write(f'{{"type":"{job_type.format(n)}","payload":{n}}}\n')
+    return path
+
+
 async def test_a_hundred_thousand_jobs_are_written_and_named_in_time(tmp_path: Path) -> None:
     config = shop(grace_period=0.3).replace("workers = 1", "workers = 1\nbuffer_size = 100000")
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text("".join(f'{{"type":"at_the_gate","payload":{n}}}\n' for n in range(100_000)))
+    jobs = many_jobs(tmp_path, "at_the_gate")
     with Gate(tmp_path):
         async with running_command(tmp_path, config=config) as server:
             assert await take_up(server, jobs) == {"accepted": 100_000}
@@ -217,48 +198,35 @@ async def test_a_hundred_thousand_jobs_are_written_and_named_in_time(tmp_path: P
 
     assert server.lines_with("leftovers_written interrupted=1 not_started=99999")
     assert not server.lines_with("not_all_named")
-    assert (tmp_path / "left.jsonl").read_text() == "".join(
-        jobs.read_text().splitlines(keepends=True)[1:]
-    )
+    assert (tmp_path / "left.jsonl").read_text() == jobs.read_text().partition("\n")[2]
 
 
 @pytest.mark.parametrize("end", ["hard limit", "second signal", "SIGQUIT"])
 async def test_a_hundred_thousand_jobs_of_as_many_types_are_accounted_for_in_time(
     tmp_path: Path, end: str
 ) -> None:
-    grace_period = 60 if end == "second signal" else 0.3
     work = "shielded" if end == "hard limit" else "at_the_gate"
-    config = shop(grace_period=grace_period, work=work)
+    config = shop(grace_period=60 if end == "second signal" else 0.3, work=work)
     config = config.replace("workers = 1", "workers = 1\nbuffer_size = 100000")
-    config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"').replace(
-        "= 2.0", "= 0.5"
-    )
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text("".join(f'{{"type":"type{n}","payload":{n}}}\n' for n in range(100_000)))
+    config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"')
     with Gate(tmp_path):
-        async with running_command(tmp_path, config=config) as server:
-            assert await take_up(server, jobs) == {"accepted": 100_000}
+        async with running_command(tmp_path, config=config.replace("= 2.0", "= 0.5")) as server:
+            assert await take_up(server, many_jobs(tmp_path, "type{}")) == {"accepted": 100_000}
             server.send(signal.SIGQUIT if end == "SIGQUIT" else signal.SIGTERM)
             if end == "second signal":
                 await server.wait_for_line("draining")
                 await trio.sleep(APART)
                 server.send(signal.SIGTERM)
-            # Neither faulthandler's clock, whose status is 1 as well, nor the kernel's.
+            # The hard limit's clocks behind its thread have other statuses.
             assert await server.wait_exit() == (1 if end == "second signal" else 70)
 
     assert not server.lines_with("Timeout (")
     assert bool(server.lines_with("hard limit reached")) == (end == "hard limit")
-    named = [
-        job_id
-        for line in server.lines_with(" job_ids=")
-        for job_id in line.partition(" job_ids=")[2].split(",")
-    ]
-    left_out = [
-        int(line.partition("count=")[2])
-        for line in server.lines_with("unfinished_jobs_not_all_named")
-    ]
-    assert len(set(named)) == len(named)
-    assert len(named) + sum(left_out) == 100_000
+    lines = server.lines_with(" job_ids=")
+    named = ",".join(line.partition(" job_ids=")[2] for line in lines).split(",")
+    notes = server.lines_with("unfinished_jobs_not_all_named")
+    left_out = sum(int(line.partition("count=")[2]) for line in notes)
+    assert len(set(named)) == len(named) == 100_000 - left_out
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])
