@@ -11,9 +11,8 @@ from bench.workload import empty
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.pool.admission import Admission
-from trio_jobs.pool.pool import Pool, make_pool
-from trio_jobs.pool.worker import run_worker
-from trio_jobs.settings import HttpSettings, StoreSettings
+from trio_jobs.pool.pool import Pool, make_pool, utc_now
+from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
 Clock = Callable[[], float]
@@ -24,6 +23,7 @@ class BenchPool:
     """The core, and the channel's end that its workers are started on."""
 
     pool: Pool
+    store: MemoryStore
     receive: trio.MemoryReceiveChannel[str]
 
     @classmethod
@@ -31,24 +31,22 @@ class BenchPool:
         cls, *, workers: int, buffer_size: int, keep_completed: int | None = None
     ) -> "BenchPool":
         """The parts, with the defaults of the configuration for what is not given."""
-        store = StoreSettings()
-        send, receive = trio.open_memory_channel[str](buffer_size)
+        bounds = (
+            StoreSettings()
+            if keep_completed is None
+            else StoreSettings(keep_completed=keep_completed)
+        )
+        send, receive = trio.open_memory_channel[str](buffer_size + workers)
+        store = MemoryStore(bounds, now=utc_now)
         pool = make_pool(
             HandlerRegistry({"default": Handler.of(empty)}),
             send,
-            workers=workers,
-            processes=None,
-            keep_completed=store.keep_completed if keep_completed is None else keep_completed,
-            keep_completed_bytes=store.keep_completed_bytes,
-            max_result_bytes=store.max_result_bytes,
+            store,
+            PoolSettings(workers=workers, buffer_size=buffer_size),
+            max_result_bytes=bounds.max_result_bytes,
             max_waiters=HttpSettings().max_waiters,
         )
-        return cls(pool=pool, receive=receive)
-
-    @property
-    def store(self) -> MemoryStore:
-        """Every job."""
-        return self.pool.store
+        return cls(pool=pool, store=store, receive=receive)
 
     @property
     def admission(self) -> Admission:
@@ -58,7 +56,7 @@ class BenchPool:
     def start_workers(self, nursery: trio.Nursery) -> None:
         """Start the workers, each on its clone."""
         for _ in range(self.pool.workers):
-            nursery.start_soon(run_worker, self.receive.clone(), self.store, self.pool.executor)
+            nursery.start_soon(self.pool.work, self.receive.clone())
         self.receive.close()
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import cast
 
 import trio
 
@@ -12,9 +13,10 @@ from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, Job, JobStatus, Outcome
 from trio_jobs.pool.admission import Admission
+from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.waiters import CompletionWaiters
-from trio_jobs.pool.worker import run_worker
+from trio_jobs.settings import PoolSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 from trio_jobs.testing.steps import At as At
 
@@ -37,19 +39,20 @@ def make_job(job_id: str, *, type: str = "test", payload: bytes = b"null") -> Jo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A pool and both ends of its channel."""
+    """A pool, its store, and both ends of its channel."""
 
     send: trio.MemorySendChannel[str]
     receive: trio.MemoryReceiveChannel[str]
+    store: MemoryStore
     pool: Pool
-
-    @property
-    def store(self) -> MemoryStore:
-        return self.pool.store
 
     @property
     def admission(self) -> Admission:
         return self.pool.admission
+
+    @property
+    def capacity(self) -> Capacity:
+        return self.pool.capacity
 
     @property
     def waiters(self) -> CompletionWaiters:
@@ -66,21 +69,55 @@ def make_parts(
     keep_completed_bytes: int = 1_000_000,
     max_waiters: int = 1000,
     now: Callable[[], datetime] = noon,
+    store_class: Callable[..., MemoryStore] = MemoryStore,
 ) -> Parts:
     """The parts that `main` wires, without HTTP; nothing runs."""
-    send, receive = trio.open_memory_channel[str](buffer_size)
+    send, receive = trio.open_memory_channel[str](buffer_size + workers)
+    bounds = StoreSettings(keep_completed=keep_completed, keep_completed_bytes=keep_completed_bytes)
+    store = store_class(bounds, now=now)
     pool = make_pool(
         handlers or HandlerRegistry({}),
         send,
-        workers=workers,
-        processes=processes,
-        keep_completed=keep_completed,
-        keep_completed_bytes=keep_completed_bytes,
+        store,
+        PoolSettings(workers=workers, processes=processes, buffer_size=buffer_size),
         max_result_bytes=1_000_000,
         max_waiters=max_waiters,
         now=now,
     )
-    return Parts(send=send, receive=receive, pool=pool)
+    return Parts(send=send, receive=receive, store=store, pool=pool)
+
+
+def take(parts: Parts) -> Job:
+    """Claim and complete the next job, as a worker would."""
+    job_id = parts.receive.receive_nowait()
+    parts.pool.claim(job_id)
+    return parts.pool.complete(job_id, SUCCEEDED)
+
+
+def start_workers(
+    parts: Parts,
+    nursery: trio.Nursery,
+    process: Callable[[Job], Awaitable[Ending]] | None = None,
+    *,
+    number: int | None = None,
+) -> list[str]:
+    """Start the pool's workers with this process, or with one that never ends.
+
+    Returns:
+        The ids of the jobs that this one has begun, also later.
+    """
+    begun: list[str] = []
+
+    async def never_ends(job: Job) -> Ending:
+        begun.append(job.id)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    pool = replace(parts.pool, executor=cast("JobExecutor", process or never_ends))
+    for n in range(number or pool.workers):
+        nursery.start_soon(pool.work, parts.receive.clone(), name=f"worker-{n}")
+    parts.receive.close()
+    return begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +140,15 @@ class RunningPool:
 
     def status(self, job: Job) -> JobStatus:
         """The job's status now."""
-        return self.parts.store.get(job.id).status
+        return self.parts.store.find_nowait(job.id).status
 
     def ending(self, job: Job) -> Ending | None:
         """The job's ending; None before."""
-        return self.parts.store.get(job.id).ending
+        return self.parts.store.find_nowait(job.id).ending
 
     def outcome(self, job: Job) -> Outcome | None:
         """The job's outcome; None before its end."""
-        return self.parts.store.get(job.id).outcome
+        return self.parts.store.find_nowait(job.id).outcome
 
 
 @asynccontextmanager
@@ -133,8 +170,7 @@ async def running_pool(
     executor = parts.pool.executor
     async with parts.pool.processes or nullcontext(), trio.open_nursery() as nursery:
         for n in range(workers):
-            clone = parts.receive.clone()
-            nursery.start_soon(run_worker, clone, parts.store, executor, name=f"worker-{n}")
+            nursery.start_soon(parts.pool.work, parts.receive.clone(), name=f"worker-{n}")
         parts.receive.close()
         yield RunningPool(
             parts=parts, handlers=handlers, processor=executor, scope=nursery.cancel_scope

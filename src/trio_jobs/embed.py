@@ -15,10 +15,11 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.admission import JobSpec
 from trio_jobs.pool.ids import is_id
-from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
+from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, utc_now
 from trio_jobs.pool.store import JobNotFoundError
-from trio_jobs.pool.worker import check_channel_has_ended, run_worker
+from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.settings import SETTINGS, HttpSettings, PoolSettings, StoreSettings, build
+from trio_jobs.stores.memory import MemoryStore
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class Jobs:
     Its plain methods are atomic between tasks.
     """
 
-    def __init__(self, pool: Pool, *, max_payload_bytes: int) -> None:
+    def __init__(self, pool: Pool, store: MemoryStore, *, max_payload_bytes: int) -> None:
         self._pool = pool
+        self._store = store
         self._max_payload_bytes = max_payload_bytes
 
     def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
@@ -72,8 +74,7 @@ class Jobs:
             ShuttingDownError: No more jobs are taken: the block has been left,
                 `drain` was called, or the pool was cut short.
         """
-        checked = self._check(type, payload)
-        return self._pool.admission.submit(checked.type, checked.payload)
+        return self._pool.admission.submit(*self._check(type, payload))
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
@@ -102,7 +103,7 @@ class Jobs:
         Checkpoints:
             Always, unless the type or the payload is refused.
         """
-        [job] = await self._pool.admission.submit_up_to([self._check(type, payload)])
+        [job] = await self._pool.admission.admit_up_to([self._check(type, payload)])
         return job
 
     def get(self, job_id: str) -> Job:
@@ -111,7 +112,7 @@ class Jobs:
         Raises:
             JobNotFoundError: There is no such job (any more).
         """
-        return self._pool.store.get(job_id)
+        return self._store.find_nowait(job_id)
 
     async def wait(self, job_id: str) -> Job:
         """Wait for a job to complete.
@@ -130,13 +131,13 @@ class Jobs:
         Checkpoints:
             Always.
         """
-        job = self._pool.store.get(job_id)
+        job = self._store.find_nowait(job_id)
         if job.status is JobStatus.COMPLETED:
             await trio.lowlevel.checkpoint()
             return job
         with self._pool.waiters.subscribe(job_id) as completion:
             await completion.wait()
-            return completion.job or self._pool.store.get(job_id)
+            return completion.job or self._store.find_nowait(job_id)
 
     @overload
     async def result(self, job_id: str, *, type: type[_Result]) -> _Result: ...
@@ -191,11 +192,11 @@ class Jobs:
         """
         self._pool.admission.close()
         await trio.lowlevel.checkpoint()
-        for job_ids in self._pool.store.unfinished():
-            for job_id in job_ids:
-                # One that has completed meanwhile may have been dropped as well.
-                with suppress(JobNotFoundError):
-                    await self.wait(job_id)
+        jobs = self._store.unfinished()
+        for job in (*jobs.begun, *jobs.not_begun):
+            # A job that has completed meanwhile may have been dropped as well.
+            with suppress(JobNotFoundError):
+                await self.wait(job.id)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
@@ -210,7 +211,7 @@ class Jobs:
             JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: It is completed.
         """
-        job = self._pool.store.request_cancel(job_id)
+        job = self._store.request_cancel_nowait(job_id)
         self._pool.executor.cancel(job_id)
         return job
 
@@ -221,7 +222,7 @@ class Jobs:
             JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: It is not completed.
         """
-        self._pool.store.delete(job_id)
+        self._store.delete_nowait(job_id)
 
     def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
         """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
@@ -239,11 +240,11 @@ class Jobs:
         # Any text has its place among the ids, and most have it after all of them.
         if after is not None and not is_id(after):
             raise ValueError(f"after must be the id of a job, got {after!r}")
-        return self._pool.store.page(after=after, limit=limit)
+        return self._store.page_nowait(after=after, limit=limit)
 
     def unfinished(self) -> tuple[list[str], list[str]]:
         """The ids of the jobs that have not completed: those begun, those not begun."""
-        return self._pool.unfinished_ids()
+        return self._pool.unfinished().ids
 
     def statistics(self) -> PoolStatistics:
         """What the pool is doing now."""
@@ -364,8 +365,8 @@ async def open_jobs(
     Checkpoints:
         At the end of the block.
     """
-    build(PoolSettings, workers=workers, buffer_size=buffer_size, processes=processes)
-    build(
+    settings = build(PoolSettings, workers=workers, buffer_size=buffer_size, processes=processes)
+    bounds = build(
         StoreSettings,
         keep_completed=keep_completed,
         keep_completed_bytes=keep_completed_bytes,
@@ -373,14 +374,14 @@ async def open_jobs(
     )
     build(HttpSettings, max_waiters=max_waiters)
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
-    send, receive = trio.open_memory_channel[str](buffer_size)
-    core = make_pool(
+    # An item for each slot: a job that has one never meets a full channel.
+    send, receive = trio.open_memory_channel[str](buffer_size + workers)
+    store = MemoryStore(bounds, now=utc_now)
+    pool = make_pool(
         HandlerRegistry.of(handlers),
         send,
-        workers=workers,
-        processes=processes,
-        keep_completed=keep_completed,
-        keep_completed_bytes=keep_completed_bytes,
+        store,
+        settings,
         max_result_bytes=max_result_bytes,
         max_waiters=max_waiters,
     )
@@ -390,58 +391,45 @@ async def open_jobs(
     trio.lowlevel.add_instrument(generator_ends)
     try:
         # The child processes outlive the pool.
-        async with core.processes or nullcontext(), trio.open_nursery() as pool:
+        async with pool.processes or nullcontext(), trio.open_nursery() as nursery:
             for n in range(workers):
-                pool.start_soon(_work, core, receive.clone(), name=f"worker-{n}")
+                nursery.start_soon(pool.work, receive.clone(), name=f"worker-{n}")
             receive.close()  # the workers hold the clones
             left = trio.Event()
-            pool.start_soon(_close_when_left_or_cut_short, core, left)
+            nursery.start_soon(_close_when_left_or_cancelled, pool, left)
             try:
-                yield Jobs(core, max_payload_bytes=max_payload_bytes)
+                yield Jobs(pool, store, max_payload_bytes=max_payload_bytes)
             except BaseException as error:
                 left_by = error
                 raise
             left.set()
     except BaseExceptionGroup as group:
-        # That there is a nursery in here is no business of the block's, unless a worker has
-        # crashed. By the leaves, because Trio makes its groups anew on their way out.
+        # The block does not see this nursery, unless a worker has crashed. Compared by the
+        # leaves: Trio makes its groups anew on their way out.
         alone = left_by is not None and _leaves(group) <= _leaves(left_by)
         if not alone:
             raise
     finally:
         trio.lowlevel.remove_instrument(generator_ends)
-        for event, fields in core.unfinished():
+        for event, fields in unfinished_lines(pool.unfinished()):
             log.warning(event, extra=fields)
     if alone and left_by is not None:
         raise left_by  # here, where it does not get the group as its context
 
 
-# If the pool is cut short, the block's own clean-up may wait, for room or for a job: to be told
-# only when the block has been left would be never. Both are kept from Ctrl-C, as a worker is.
-
-
+# The clean-up of a cancelled block may wait for room or for a job. If the admission closed only
+# when the block is left, it would wait forever. Protected from Ctrl-C, as a worker is.
 @trio.lowlevel.enable_ki_protection
-async def _close_when_left_or_cut_short(core: Pool, left: trio.Event) -> None:
-    """Close the submissions as soon as the pool is cancelled, also while its handlers unwind."""
+async def _close_when_left_or_cancelled(pool: Pool, left: trio.Event) -> None:
+    """Close the admission as soon as the pool is cancelled, also while its handlers unwind."""
     try:
         await left.wait()
     finally:
-        core.admission.close()  # the only send end: the workers drain and end
-
-
-@trio.lowlevel.enable_ki_protection
-async def _work(core: Pool, jobs: trio.MemoryReceiveChannel[str]) -> None:
-    """Run a worker; the last one to end tells who waits."""
-    try:
-        await run_worker(jobs, core.store, core.executor)
-        check_channel_has_ended(jobs)
-    finally:
-        if jobs.statistics().open_receive_channels == 0:  # the last one
-            core.waiters.end()  # who still waits for a job gets it as it is
+        pool.admission.close()  # the only send end: the workers drain and end
 
 
 def _leaves(error: BaseException) -> set[int]:
-    """The identities of the exceptions in a group, or of the one that is none."""
+    """The identities of the exceptions in a group, or of a single exception."""
     if isinstance(error, BaseExceptionGroup):
         return {leaf for inner in error.exceptions for leaf in _leaves(inner)}
     return {id(error)}

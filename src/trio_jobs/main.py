@@ -19,8 +19,7 @@ from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import Lifecycle, without_groups
-from trio_jobs.pool.pool import make_pool
-from trio_jobs.pool.worker import check_channel_has_ended, run_worker
+from trio_jobs.pool.pool import make_pool, utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError
@@ -64,14 +63,14 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         Everything ends at once; the running jobs are released.
     """
     stop, http = resources.stop, config.http
-    send, receive = trio.open_memory_channel[str](config.pool.buffer_size)
+    # An item for each slot: a job that has one never meets a full channel.
+    send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
+    store = MemoryStore(config.store, now=utc_now)
     pool = make_pool(
         handlers,
         send,
-        workers=config.pool.workers,
-        processes=config.pool.processes,
-        keep_completed=config.store.keep_completed,
-        keep_completed_bytes=config.store.keep_completed_bytes,
+        store,
+        config.pool,
         max_result_bytes=config.store.max_result_bytes,
         max_waiters=http.max_waiters,
         folder=resources.folder,
@@ -92,7 +91,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         connection_closed=pool.shortage.note_change,
         last_moment=partial(_last_moment, config, stop, lifecycle),
     )
-    report = UnfinishedReport(pool.unfinished_jobs, resources.leftovers)
+    report = UnfinishedReport(pool.unfinished, resources.leftovers)
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, unfinished=report.lines)
     _add_instruments(config, executor, resources.takeovers)
 
@@ -102,7 +101,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
             with lifecycle.pool:
                 async with trio.open_nursery() as workers:
                     for n in range(config.pool.workers):
-                        work = (_work, receive.clone(), pool.store, executor)
+                        work = (pool.work, receive.clone())
                         workers.start_soon(lifecycle.watch_worker, *work, name=f"worker-{n}")
                     receive.close()  # the workers hold the clones
                     with lifecycle.starting:
@@ -119,29 +118,16 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
             if trio.current_effective_deadline() == -math.inf:
                 raise  # the whole server is being cancelled, not the pool
             lifecycle.fail(error, quietly=isinstance(without_groups(error), BindError))
-        pool.waiters.end()  # clients that wait for a job get it as it is
         lifecycle.close()
-        unfinished = pool.unfinished_jobs()
+        unfinished = pool.unfinished()
         if unfinished:
             seconds = max(http.graceful_timeout, _REPORT_SECONDS)
             await _in_thread(partial(report.write, unfinished, resources.logs, seconds=seconds))
     if isinstance(lifecycle.error, BindError):
         raise lifecycle.error  # another process was faster: nothing of the server is broken
-    pool.report_dropped()
+    store.report_dropped()
     status = 1 if lifecycle.failed or unfinished else 0
     return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
-
-
-async def _work(
-    jobs: trio.MemoryReceiveChannel[str], store: MemoryStore, executor: JobExecutor
-) -> None:
-    """Run a worker.
-
-    Raises:
-        RuntimeError: It has returned before its channel ended: the pool would shrink.
-    """
-    await run_worker(jobs, store, executor)
-    check_channel_has_ended(jobs)
 
 
 async def _last_moment(config: Config, stop: Stop, lifecycle: Lifecycle) -> None:

@@ -26,7 +26,7 @@ async def test_a_batch_is_answered_with_its_jobs_in_the_same_order() -> None:
     assert [job["type"] for job in jobs] == [f"t{n}" for n in range(100)]
     assert all(set(job) == {"id", "type", "status", "created_at"} for job in jobs)
     assert [job["id"] for job in jobs] == [api.parts.receive.receive_nowait() for _ in range(100)]
-    assert [job.payload for job in api.parts.store.page(limit=1000)] == [
+    assert [job.payload for job in api.parts.store.page_nowait(limit=1000)] == [
         b"%d" % n for n in range(100)
     ]
 
@@ -44,7 +44,7 @@ async def test_a_batch_that_fits_exactly_is_taken() -> None:
     api = Api(parts=make_parts(buffer_size=3))
 
     assert (await api.client.post("/jobs/batch", batch(*[SUBMISSION] * 3))).status == 201
-    assert api.parts.admission.room == 0
+    assert api.parts.pool.capacity.free == 0
 
 
 async def test_without_room_for_all_nothing_is_kept() -> None:
@@ -56,7 +56,7 @@ async def test_without_room_for_all_nothing_is_kept() -> None:
     assert_problem(answer, 429)
     assert int(answer.headers["retry-after"]) >= 1
     assert len(api.parts.store) == 1
-    assert api.parts.admission.room == 2
+    assert api.parts.pool.capacity.free == 2
 
 
 async def test_a_batch_that_can_never_fit_is_refused_with_the_limit() -> None:

@@ -86,8 +86,8 @@ async def test_a_workers_slot_is_free_only_when_the_cancelled_handler_has_unwoun
         await cancel(api, first)
         await wait_all_tasks_blocked()
 
-        assert pool.parts.store.get(first).status is JobStatus.PROCESSING
-        assert pool.parts.store.get(second).status is JobStatus.PENDING
+        assert pool.parts.store.find_nowait(first).status is JobStatus.PROCESSING
+        assert pool.parts.store.find_nowait(second).status is JobStatus.PENDING
         unwind.set()
         assert await outcome_of(api, first) == "cancelled"
         assert await outcome_of(api, second) == "succeeded"
@@ -112,7 +112,7 @@ async def test_cancel_against_completion_decides_once(scheduler_seed: int) -> No
     assert again.status == first.status
     assert outcome in ("cancelled", "succeeded")
     # Who is told "it will be cancelled" is told the truth.
-    assert pool.parts.store.get(job_id).cancel_requested == (outcome == "cancelled")
+    assert pool.parts.store.find_nowait(job_id).cancel_requested == (outcome == "cancelled")
 
 
 @pytest.mark.interleavings(20)
@@ -159,7 +159,7 @@ async def test_cancel_against_the_end_of_the_pool_decides_once(scheduler_seed: i
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
 
-    job = pool.parts.store.get(job_id)
+    job = pool.parts.store.find_nowait(job_id)
     if job.status is JobStatus.COMPLETED:
         assert job.ending is not None
         assert job.ending.outcome is Outcome.CANCELLED

@@ -8,7 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api, assert_problem
-from tests.support import make_parts
+from tests.support import make_parts, take
 from trio_jobs.problem_details import Problem
 from trio_jobs.testing.asgi_client import App, Client, Message
 
@@ -88,7 +88,7 @@ async def test_a_refusal_while_lines_wait_for_room_comes_after_them() -> None:
     async with client.open("POST", "/jobs/stream") as exchange:
         await wait_all_tasks_blocked()
         assert len(api.parts.store) == 1
-        api.parts.store.claim(api.parts.receive.receive_nowait())
+        take(api.parts)
         answer = await exchange.answer()
 
     assert assert_problem(answer, 400)["accepted"] == 1

@@ -27,10 +27,10 @@ class Cancelling:
         return await self.api.client.post(f"/jobs/{self.job_id}/cancel", b"", **headers)
 
     def claim(self) -> None:
-        self.parts.store.claim(self.job_id)
+        self.parts.pool.claim(self.job_id)
 
     def complete(self, ending: Ending) -> None:
-        self.parts.store.complete(self.job_id, ending)
+        self.parts.pool.complete(self.job_id, ending)
 
 
 async def test_a_pending_job_is_marked_and_keeps_its_place() -> None:
@@ -40,7 +40,7 @@ async def test_a_pending_job_is_marked_and_keeps_its_place() -> None:
 
     assert answer.status == 202
     assert answer.json()["status"] == "pending"
-    assert one.parts.store.get(one.job_id).cancel_requested
+    assert one.parts.store.find_nowait(one.job_id).cancel_requested
     assert one.parts.receive.statistics().current_buffer_used == 1
 
 
@@ -52,7 +52,7 @@ async def test_a_running_job_is_cancelled_where_it_runs() -> None:
 
     assert answer.status == 202
     assert answer.json()["status"] == "processing"
-    assert one.parts.store.get(one.job_id).cancel_requested
+    assert one.parts.store.find_nowait(one.job_id).cancel_requested
 
 
 async def test_cancelling_twice_is_the_same_as_once() -> None:
@@ -73,7 +73,7 @@ async def test_a_cancel_that_waits_is_answered_when_the_job_has_unwound() -> Non
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel)
         await wait_all_tasks_blocked()
-        assert one.parts.store.get(one.job_id).cancel_requested
+        assert one.parts.store.find_nowait(one.job_id).cancel_requested
         one.complete(CANCELLED)
 
     [answer] = got
@@ -102,7 +102,7 @@ async def test_a_job_that_is_cancelled_already_is_200() -> None:
 
     assert answer.status == 200
     assert answer.json()["outcome"] == "cancelled"
-    assert not one.parts.store.get(one.job_id).cancel_requested
+    assert not one.parts.store.find_nowait(one.job_id).cancel_requested
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "timed_out"])
@@ -114,7 +114,7 @@ async def test_a_job_that_completed_otherwise_is_409(outcome: str) -> None:
     problem = assert_problem(await one.cancel(), 409)
 
     assert problem["outcome"] == outcome
-    assert not one.parts.store.get(one.job_id).cancel_requested
+    assert not one.parts.store.find_nowait(one.job_id).cancel_requested
 
 
 async def test_a_cancel_that_waits_for_a_job_that_completes_otherwise_is_409() -> None:

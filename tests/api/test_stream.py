@@ -12,10 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
 from tests.api.test_hostile_json import REFUSED
 from tests.asgi import Answer, OpenRequest
-from tests.support import SUCCEEDED, Parts, make_parts
+from tests.support import SUCCEEDED, make_parts, start_workers, take
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.job import Ending, Job
-from trio_jobs.pool.worker import run_worker
 from trio_jobs.testing.steps import At
 
 LINE = SUBMISSION + b"\n"
@@ -26,13 +25,7 @@ def line(n: int) -> bytes:
 
 
 def payloads(api: Api) -> list[int]:
-    return [int(job.payload) for job in api.parts.store.page(limit=1_000_000)]
-
-
-def take(parts: Parts) -> None:
-    """Claim and complete the next job, as a worker would."""
-    job = parts.store.claim(parts.receive.receive_nowait())
-    parts.store.complete(job.id, SUCCEEDED)
+    return [int(job.payload) for job in api.parts.store.page_nowait(limit=1_000_000)]
 
 
 def assert_accepted(answer: Answer, number: int) -> None:
@@ -309,9 +302,7 @@ async def test_accepted_is_true_whenever_the_shutdown_comes() -> None:
         api = Api(parts=make_parts(buffer_size=3))
 
         async with trio.open_nursery() as nursery:
-            clone = api.parts.receive.clone()
-            nursery.start_soon(run_worker, clone, api.parts.store, succeed)
-            api.parts.receive.close()
+            start_workers(api.parts, nursery, succeed, number=1)
             with At(step, api.parts.admission.close) as at:
                 answer = await api.client.post("/jobs/stream", [LINE * 10, LINE * 9])
             api.parts.admission.close()
@@ -400,12 +391,10 @@ async def test_two_streams_get_on_side_by_side() -> None:
         answers.append(await api.client.post("/jobs/stream", [LINE * 20] * 20))
 
     async with trio.open_nursery() as nursery:
-        for _ in range(2):
-            nursery.start_soon(run_worker, api.parts.receive.clone(), api.parts.store, succeed)
+        start_workers(api.parts, nursery, succeed)
         async with trio.open_nursery() as clients:
             clients.start_soon(stream)
             clients.start_soon(stream)
-        api.parts.receive.close()
         api.parts.admission.close()
 
     assert [answer.json() for answer in answers] == [{"accepted": 400}] * 2
@@ -447,9 +436,7 @@ async def test_memory_does_not_grow_with_the_length_of_the_stream() -> None:
     api = Api(parts=make_parts(buffer_size=100, keep_completed=1000))
 
     async with trio.open_nursery() as nursery:
-        for _ in range(10):
-            nursery.start_soon(run_worker, api.parts.receive.clone(), api.parts.store, succeed)
-        api.parts.receive.close()
+        start_workers(api.parts, nursery, succeed, number=10)
         async with api.client.open("POST", "/jobs/stream") as exchange:
             for _ in range(20):
                 await exchange.send(piece)

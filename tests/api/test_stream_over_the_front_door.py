@@ -7,10 +7,10 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import Api
-from tests.api.test_stream import LINE, take
+from tests.api.test_stream import LINE
 from tests.server.blocked import door, pass_time, passing, send_at_once
 from tests.server.serving import Client, Served, chunked
-from tests.support import make_parts
+from tests.support import make_parts, take
 
 UPLOAD = chunked(LINE, LINE, path="/jobs/stream")
 START, REST = UPLOAD[:-40], UPLOAD[-40:]  # in the middle of the second line

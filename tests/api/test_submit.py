@@ -33,7 +33,7 @@ async def test_a_submitted_job_is_in_the_channel_and_in_the_store() -> None:
 
     job_id = api.parts.receive.receive_nowait()
     assert job_id == answer.json()["id"]
-    assert api.parts.store.get(job_id).payload == b'{"to":"user@example.com"}'
+    assert api.parts.store.find_nowait(job_id).payload == b'{"to":"user@example.com"}'
 
 
 async def test_the_location_of_a_submitted_job_shows_it_with_its_payload() -> None:
@@ -59,9 +59,9 @@ async def test_a_payload_that_is_left_out_is_null() -> None:
 async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
     api = Api()
     job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
-    api.parts.store.claim(job_id)
+    api.parts.pool.claim(job_id)
     ending = Ending(outcome=Outcome.SUCCEEDED, result=b'{"n":1}')
-    api.parts.store.complete(job_id, ending, duration=1.23456789)
+    api.parts.pool.complete(job_id, ending, duration=1.23456789)
 
     answer = await api.client.get(f"/jobs/{job_id}")
 
@@ -84,8 +84,8 @@ async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
 async def test_a_result_that_is_null_is_shown() -> None:
     api = Api()
     job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
-    api.parts.store.claim(job_id)
-    api.parts.store.complete(job_id, SUCCEEDED)
+    api.parts.pool.claim(job_id)
+    api.parts.pool.complete(job_id, SUCCEEDED)
 
     assert (await api.client.get(f"/jobs/{job_id}")).json()["result"] is None
 
@@ -93,9 +93,9 @@ async def test_a_result_that_is_null_is_shown() -> None:
 async def test_a_failed_job_shows_its_error_and_no_result() -> None:
     api = Api()
     job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
-    api.parts.store.claim(job_id)
+    api.parts.pool.claim(job_id)
     error = JobError(type="ValueError", message="no such user")
-    api.parts.store.complete(job_id, Ending(outcome=Outcome.FAILED, error=error))
+    api.parts.pool.complete(job_id, Ending(outcome=Outcome.FAILED, error=error))
 
     job = (await api.client.get(f"/jobs/{job_id}")).json()
 

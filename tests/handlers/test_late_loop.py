@@ -86,7 +86,7 @@ def run(
                 ids.append(pool.submit("test").id)
                 await wait_until(begun)
                 pool.submit("block")
-        ending = pool.parts.store.get(ids[0]).ending
+        ending = pool.parts.store.find_nowait(ids[0]).ending
         assert ending is not None
         return ending
 

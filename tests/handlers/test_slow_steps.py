@@ -49,7 +49,7 @@ async def watched(pool: RunningPool) -> AsyncIterator[None]:
 
 async def wait_completed(pool: RunningPool, ids: Sequence[str]) -> None:
     for job_id in ids:
-        if pool.parts.store.get(job_id).ending is None:
+        if pool.parts.store.find_nowait(job_id).ending is None:
             with pool.parts.waiters.subscribe(job_id) as completion:
                 await completion.wait()
 

@@ -22,6 +22,7 @@ from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import Ending, JobStatus, Outcome
+from trio_jobs.pool.unfinished import unfinished_lines
 
 
 @dataclass
@@ -195,7 +196,7 @@ async def test_a_job_that_gets_no_thread_waits_in_its_worker_and_its_limit_does_
     async with running_pool({"test": Handler.of(returns, timeout=0.1)}, workers=1) as pool:
         job = pool.submit("test")
         await waits_until(lambda: threads.tries > 2)  # 0.3 s
-        shown, status = pool.parts.store.get(job.id), pool.parts.pool.statistics()
+        shown, status = pool.parts.store.find_nowait(job.id), pool.parts.pool.statistics()
         threads.left = 0
 
     assert shown.status is JobStatus.PROCESSING
@@ -262,11 +263,11 @@ async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
         waiting = pool.submit("test")
         queued = pool.submit("test")
         await wait_all_tasks_blocked()
-        while_waiting = pool.parts.pool.unfinished_ids()
+        while_waiting = pool.parts.pool.unfinished().ids
         pool.scope.cancel()
 
     assert while_waiting == ([], [waiting.id, queued.id])
-    assert [*pool.parts.pool.unfinished()] == [
+    assert [*unfinished_lines(pool.parts.pool.unfinished())] == [
         ("jobs_not_started", {"job_type": "test", "job_ids": f"{waiting.id},{queued.id}"})
     ]
 

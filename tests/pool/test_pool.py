@@ -164,7 +164,7 @@ def submit(pool: RunningPool, job_type: str, number: int = 1) -> list[str]:
 
 
 def jobs(pool: RunningPool, job_ids: list[str]) -> list[Job]:
-    return [pool.parts.store.get(job_id) for job_id in job_ids]
+    return [pool.parts.store.find_nowait(job_id) for job_id in job_ids]
 
 
 def error_of(job: Job) -> JobError:
@@ -202,7 +202,7 @@ async def test_pool_survives_groups_beyond_all_measure(
     async with running_pool({"bad": raising(make)}, workers=1) as pool:
         (job_id,) = submit(pool, "bad")
 
-    text = error_of(pool.parts.store.get(job_id)).message
+    text = error_of(pool.parts.store.find_nowait(job_id)).message
     assert text.startswith("around it (")
 
 
@@ -248,7 +248,7 @@ async def test_pool_keeps_its_size_when_handlers_leave_cancel_scopes_open(
 
     assert reached
     assert {error_of(job).type for job in jobs(pool, bad)} == {"RuntimeError"}
-    assert "Cancel scope stack corrupted" in error_of(pool.parts.store.get(bad[0])).message
+    assert "Cancel scope stack corrupted" in error_of(pool.parts.store.find_nowait(bad[0])).message
     assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
     for generator in kept:
         await generator.aclose()
@@ -353,7 +353,7 @@ async def test_jobs_cut_short_by_the_end_of_the_grace_period_are_released(
 
     assert trio.current_time() == pytest.approx(start + 25)
     assert {job.status for job in jobs(pool, job_ids)} == {JobStatus.PENDING}
-    begun, not_begun = pool.parts.store.unfinished()
+    begun, not_begun = pool.parts.store.unfinished().ids
     assert sorted(begun + not_begun) == job_ids
     assert (len(begun), len(not_begun)) == (2, 3)
 
@@ -374,7 +374,7 @@ async def test_value_returned_in_spite_of_the_cancellation_counts(
     (done,) = jobs(pool, [first])
     assert done.ending is not None
     assert (done.ending.outcome, done.ending.result) == (Outcome.SUCCEEDED, b'"done"')
-    assert pool.parts.store.get(second).status is JobStatus.PENDING
+    assert pool.parts.store.find_nowait(second).status is JobStatus.PENDING
 
 
 async def test_thread_that_is_still_running_at_the_end_is_left_behind_and_its_job_released() -> (
@@ -394,8 +394,8 @@ async def test_thread_that_is_still_running_at_the_end_is_left_behind_and_its_jo
         await running.wait()
         pool.scope.cancel()
 
-    assert pool.parts.store.get(job_id).status is JobStatus.PENDING
-    assert pool.parts.store.unfinished() == ([job_id], [])
+    assert pool.parts.store.find_nowait(job_id).status is JobStatus.PENDING
+    assert pool.parts.store.unfinished().ids == ([job_id], [])
     go_on.append(True)
 
 
@@ -455,10 +455,10 @@ class Scenario:
 
     def check(self, pool: RunningPool) -> None:
         store = pool.parts.store
-        shown = store.page(limit=1000)
+        shown = store.page_nowait(limit=1000)
         assert sorted(self.accepted) == [job.id for job in shown]
         assert {job.status for job in shown} <= {JobStatus.PENDING, JobStatus.COMPLETED}
-        begun, not_begun = store.unfinished()
+        begun, not_begun = store.unfinished().ids
         unfinished = {job.id for job in shown if job.status is JobStatus.PENDING}
         assert set(begun) | set(not_begun) == unfinished
         # Each at most once; a completed one did run; one that is said not to
@@ -472,7 +472,7 @@ async def steps_of_the_scenario() -> int:
     scenario = Scenario()
     pool, steps = await scenario.run(lambda _: At(0, lambda: None))
     scenario.check(pool)
-    assert pool.parts.store.unfinished() == ([], [])
+    assert pool.parts.store.unfinished().ids == ([], [])
     return steps
 
 
@@ -483,7 +483,7 @@ async def test_whatever_step_the_pool_is_cancelled_at_every_job_is_accounted_for
         scenario = Scenario()
         pool, _ = await scenario.run(lambda pool, step=step: At(step, pool.scope.cancel))  # type: ignore[misc]
         scenario.check(pool)
-        cut_short += bool(pool.parts.store.unfinished()[0])
+        cut_short += bool(pool.parts.store.unfinished().ids[0])
 
     assert cut_short
 
@@ -496,7 +496,7 @@ async def test_whatever_step_a_client_leaves_at_every_job_completes() -> None:
             lambda _, step=step, scenario=scenario: At(step, scenario.impatient.cancel)  # type: ignore[misc]
         )
         scenario.check(pool)
-        assert pool.parts.store.unfinished() == ([], [])
+        assert pool.parts.store.unfinished().ids == ([], [])
 
 
 @pytest.mark.interleavings(3)
@@ -507,7 +507,7 @@ async def test_whatever_step_the_drain_begins_at_every_accepted_job_completes() 
             lambda pool, step=step: At(step, pool.parts.admission.close)  # type: ignore[misc]
         )
         scenario.check(pool)
-        assert pool.parts.store.unfinished() == ([], [])
+        assert pool.parts.store.unfinished().ids == ([], [])
 
 
 @given(st.random_module(), st.integers(1, 5), st.integers(1, 5))

@@ -1,16 +1,15 @@
 """Waiting for room: in turn, in one step, and single submissions beside it get their share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support import SUCCEEDED, Parts, make_parts
-from trio_jobs.job import Ending, Job
+from tests.support import SUCCEEDED, Parts, make_parts, start_workers, take
+from trio_jobs.job import Ending, Job, JobStatus
 from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
-from trio_jobs.pool.worker import run_worker
+from trio_jobs.stores.memory import MemoryStore
 
 
 def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002
@@ -18,23 +17,14 @@ def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002
 
 
 def fill(parts: Parts) -> None:
-    while parts.admission.room:
+    while parts.capacity.free:
         parts.admission.submit("filler", b"null")
-
-
-def take(parts: Parts, number: int = 1) -> list[Job]:
-    """Claim the next jobs and complete them, as a worker would."""
-    taken = []
-    for _ in range(number):
-        job = parts.store.claim(parts.receive.receive_nowait())
-        taken.append(parts.store.complete(job.id, SUCCEEDED))
-    return taken
 
 
 async def pour(parts: Parts, submissions: list[JobSpec], admitted: list[Job]) -> None:
     """Submit all of these, as a stream would."""
     while submissions:
-        jobs = await parts.admission.submit_up_to(submissions)
+        jobs = await parts.admission.admit_up_to(submissions)
         admitted += jobs
         submissions = submissions[len(jobs) :]
 
@@ -42,21 +32,21 @@ async def pour(parts: Parts, submissions: list[JobSpec], admitted: list[Job]) ->
 async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> None:
     parts = make_parts()
 
-    jobs = await parts.admission.submit_up_to(some(5))
+    jobs = await parts.admission.admit_up_to(some(5))
 
     assert [job.payload for job in jobs] == [b"0", b"1", b"2", b"3", b"4"]
     assert [job.id for job in jobs] == sorted(job.id for job in jobs)
-    assert parts.store.page(limit=10) == jobs
+    assert parts.store.page_nowait(limit=10) == jobs
     assert [parts.receive.receive_nowait() for _ in jobs] == [job.id for job in jobs]
 
 
 async def test_as_many_are_admitted_as_there_is_room_for_but_the_last_place() -> None:
     parts = make_parts(buffer_size=4)
 
-    jobs = await parts.admission.submit_up_to(some(9))
+    jobs = await parts.admission.admit_up_to(some(9))
 
     assert len(jobs) == 3
-    assert parts.admission.room == 1
+    assert parts.capacity.free == 1
 
 
 async def test_in_a_full_buffer_it_waits_and_goes_on_as_places_come_free() -> None:
@@ -69,7 +59,9 @@ async def test_in_a_full_buffer_it_waits_and_goes_on_as_places_come_free() -> No
         for expected in (0, 1, 2, 3):
             await wait_all_tasks_blocked()
             assert len(admitted) == expected
-            take(parts, 2 if expected == 0 else 1)  # one of the places is left to others
+            take(parts)
+            if expected == 0:  # one of the places is left to others
+                take(parts)
 
 
 async def test_waiting_that_is_cancelled_has_admitted_nothing() -> None:
@@ -77,13 +69,14 @@ async def test_waiting_that_is_cancelled_has_admitted_nothing() -> None:
     fill(parts)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(parts.admission.submit_up_to, some(1))
+        nursery.start_soon(parts.admission.admit_up_to, some(1))
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
     assert len(parts.store) == 2
-    take(parts, 2)
-    assert len(await parts.admission.submit_up_to(some(1))) == 1
+    take(parts)
+    take(parts)
+    assert len(await parts.admission.admit_up_to(some(1))) == 1
 
 
 async def test_closing_wakes_everyone_who_waits() -> None:
@@ -92,7 +85,7 @@ async def test_closing_wakes_everyone_who_waits() -> None:
 
     async def refused() -> None:
         with pytest.raises(ShuttingDownError):
-            await parts.admission.submit_up_to(some(3))
+            await parts.admission.admit_up_to(some(3))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
@@ -148,29 +141,22 @@ async def test_those_who_wait_take_turns() -> None:
         nursery.cancel_scope.cancel()
 
 
-@contextmanager
-def running(parts: Parts, nursery: trio.Nursery, workers: int) -> Iterator[None]:
-    async def process(job: Job) -> Ending:
-        await trio.lowlevel.checkpoint()
-        return SUCCEEDED
-
-    for _ in range(workers):
-        nursery.start_soon(run_worker, parts.receive.clone(), parts.store, process)
-    parts.receive.close()
-    yield
-    parts.admission.close()
+async def succeed_a_step_later(_: Job) -> Ending:
+    await trio.lowlevel.checkpoint()
+    return SUCCEEDED
 
 
 @pytest.mark.interleavings(3)
 @pytest.mark.parametrize("buffer_size", [1, 2, 10])
 @pytest.mark.parametrize("workers", [1, 10])
 async def test_a_stream_alone_always_goes_on(buffer_size: int, workers: int) -> None:
-    parts = make_parts(buffer_size=buffer_size)
+    parts = make_parts(workers=workers, buffer_size=buffer_size)
     admitted: list[Job] = []
 
     async with trio.open_nursery() as nursery:
-        with running(parts, nursery, workers):
-            await pour(parts, some(300), admitted)
+        start_workers(parts, nursery, succeed_a_step_later)
+        await pour(parts, some(300), admitted)
+        parts.admission.close()
 
     assert [job.payload for job in admitted] == [b"%d" % n for n in range(300)]
     assert parts.store.statistics().completed == 300
@@ -182,7 +168,7 @@ async def test_a_stream_alone_always_goes_on(buffer_size: int, workers: int) -> 
 async def test_single_submissions_beside_streams_share_the_places_with_them(
     buffer_size: int, workers: int
 ) -> None:
-    parts = make_parts(buffer_size=buffer_size)
+    parts = make_parts(workers=workers, buffer_size=buffer_size)
     streamed: list[Job] = []
     single: list[Job] = []
 
@@ -193,12 +179,13 @@ async def test_single_submissions_beside_streams_share_the_places_with_them(
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        with running(parts, nursery, workers):
-            async with trio.open_nursery() as clients:
-                clients.start_soon(pour, parts, some(100_000), streamed)
-                clients.start_soon(pour, parts, some(100_000), streamed)
-                await submit_singly()
-                clients.cancel_scope.cancel()
+        start_workers(parts, nursery, succeed_a_step_later)
+        async with trio.open_nursery() as clients:
+            clients.start_soon(pour, parts, some(100_000), streamed)
+            clients.start_soon(pour, parts, some(100_000), streamed)
+            await submit_singly()
+            clients.cancel_scope.cancel()
+        parts.admission.close()
 
     assert len(single) >= 40  # at least one in ten
     assert len(streamed) >= 40
@@ -232,36 +219,15 @@ async def test_the_last_place_goes_to_either_kind_in_turn() -> None:
 async def test_without_anyone_waiting_all_places_are_for_everyone() -> None:
     parts = make_parts(buffer_size=2)
 
-    for submit in (one_by_one, all_at_once):
+    for submit in (fill, lambda parts: parts.admission.submit_all(some(2))):
         submit(parts)
-        assert parts.admission.room == 0
-        take(parts, 2)
-
-
-def one_by_one(parts: Parts) -> None:
-    fill(parts)
-
-
-def all_at_once(parts: Parts) -> None:
-    parts.admission.submit_all(some(2))
-
-
-async def test_a_claim_makes_room_however_long_the_job_then_takes() -> None:
-    parts = make_parts(buffer_size=3)
-    fill(parts)
-    admitted: list[Job] = []
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pour, parts, some(1), admitted)
-        await wait_all_tasks_blocked()
-        for _ in range(2):
-            parts.store.claim(parts.receive.receive_nowait())
-
-    assert len(admitted) == 1
+        assert parts.capacity.free == 0
+        take(parts)
+        take(parts)
 
 
 async def test_a_worker_that_becomes_idle_makes_room_beside_a_single_place() -> None:
-    parts = make_parts(buffer_size=1)
+    parts = make_parts(workers=1, buffer_size=1)
     finish = [trio.Event(), trio.Event(), trio.Event()]
     admitted: list[Job] = []
 
@@ -270,8 +236,7 @@ async def test_a_worker_that_becomes_idle_makes_room_beside_a_single_place() -> 
         return SUCCEEDED
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_worker, parts.receive.clone(), parts.store, process)
-        parts.receive.close()
+        start_workers(parts, nursery, process)
         await wait_all_tasks_blocked()
         parts.admission.submit("running", b"0")
         await wait_all_tasks_blocked()
@@ -283,10 +248,94 @@ async def test_a_worker_that_becomes_idle_makes_room_beside_a_single_place() -> 
         finish[0].set()
         await wait_all_tasks_blocked()
         # The one place has come free, and is kept for the client that was refused ...
-        assert (parts.admission.room, admitted) == (1, [])
+        assert (parts.capacity.free, admitted) == (1, [])
         finish[1].set()
         await wait_all_tasks_blocked()
         # ... who does not come: the idle worker takes the stream's job all the same.
         assert len(admitted) == 1
         finish[2].set()
         parts.admission.close()
+
+
+async def test_a_waiting_task_gets_a_slot_as_a_worker_begins_or_takes_no_job() -> None:
+    parts = make_parts(workers=1, buffer_size=1)
+    fill(parts)
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(2), admitted)
+        await wait_all_tasks_blocked()
+        assert admitted == []
+        start_workers(parts, nursery)
+        await wait_all_tasks_blocked()
+        assert len(admitted) == 1
+        nursery.cancel_scope.cancel()
+
+
+# Held jobs. -----------------------------------------------------------------------------------
+
+
+class HoldingStore(MemoryStore):
+    """A store that holds the jobs of one type, as long as a test wants."""
+
+    held = True
+
+    def claim(self, job_id: str) -> Job | None:  # type: ignore[override]
+        if self.held and self.find_nowait(job_id).type == "held":
+            return None
+        return super().claim(job_id)
+
+
+async def test_held_job_stays_pending_and_runs_once_when_it_is_fed() -> None:
+    parts = make_parts(workers=2, buffer_size=2, store_class=HoldingStore)
+    processed: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        processed.append(job.id)
+        await trio.lowlevel.checkpoint()
+        return SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        start_workers(parts, nursery, process)
+        await wait_all_tasks_blocked()
+        held = []
+        for _ in range(3):  # more than there are slots
+            held += [job.id for job in parts.admission.submit_all([JobSpec("held", b"null")] * 4)]
+            await wait_all_tasks_blocked()
+        (other,) = parts.admission.submit_all(some(1))
+        await wait_all_tasks_blocked()
+        assert processed == [other.id]
+        assert parts.pool.unfinished().ids == ([], held)
+        assert parts.capacity.free == 4  # a held job has no slot
+
+        HoldingStore.held = False
+        nursery.start_soon(parts.admission.feed, held)
+        await wait_all_tasks_blocked()
+        parts.admission.close()
+
+    HoldingStore.held = True
+    assert sorted(processed) == sorted([*held, other.id])
+    assert parts.store.statistics().completed == len(processed) == 13
+
+
+async def test_feeding_waits_for_room_and_ends_with_the_admission() -> None:
+    parts = make_parts(workers=1, buffer_size=2, store_class=HoldingStore)
+    held = parts.admission.submit_all([JobSpec("held", b"null")] * 2)
+    for _ in held:
+        assert parts.pool.claim(parts.receive.receive_nowait()) is None
+    fill(parts)
+    ended: list[bool] = []
+
+    async def feed() -> None:
+        with pytest.raises(ShuttingDownError):
+            await parts.admission.feed([job.id for job in held])
+        ended.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed)
+        await wait_all_tasks_blocked()
+        assert not ended
+        parts.admission.close()
+
+    assert ended
+    assert {parts.store.find_nowait(job.id).status for job in held} == {JobStatus.PENDING}

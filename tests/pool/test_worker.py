@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
+from typing import NoReturn
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import NOON, SUCCEEDED, At, Parts, make_job, make_parts, noon
+from tests.support import NOON, SUCCEEDED, At, Parts, make_job, make_parts, start_workers
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
+from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
 from trio_jobs.stores.memory import MemoryStore
 
@@ -51,11 +53,7 @@ class Meeting:
 async def workers(number: int, parts: Parts, process: Process) -> AsyncIterator[trio.Nursery]:
     """Workers on clones of the receive end, started as `main` does; leaving the block drains."""
     async with trio.open_nursery() as nursery:
-        for n in range(number):
-            nursery.start_soon(
-                run_worker, parts.receive.clone(), parts.store, process, name=f"worker-{n}"
-            )
-        parts.receive.close()
+        start_workers(parts, nursery, process, number=number)
         yield nursery
         parts.admission.close()
 
@@ -65,7 +63,7 @@ def submit(parts: Parts, number: int = 1) -> list[str]:
 
 
 def statuses(parts: Parts) -> Counter[JobStatus]:
-    return Counter(job.status for job in parts.store.page(limit=100_000))
+    return Counter(job.status for job in parts.store.page_nowait(limit=100_000))
 
 
 # At the same time. ----------------------------------------------------------------------------
@@ -108,7 +106,7 @@ async def test_every_job_is_processed_exactly_once() -> None:
 
     async def process(job: Job) -> Ending:
         processed[job.id] += 1
-        assert parts.store.get(job.id) == job
+        assert parts.store.find_nowait(job.id) == job
         assert job.status is JobStatus.PROCESSING
         for _ in range(len(processed) % 3):
             await trio.lowlevel.checkpoint()
@@ -116,7 +114,7 @@ async def test_every_job_is_processed_exactly_once() -> None:
 
     async def client() -> None:
         while len(submitted) < 1000:
-            if parts.admission.room:
+            if parts.capacity.free:
                 submitted.extend(submit(parts))
             await trio.lowlevel.checkpoint()
 
@@ -143,20 +141,20 @@ async def test_second_copy_of_an_id_is_not_processed_and_the_worker_goes_on(
     parts = make_parts()
     processed: list[str] = []
     parts.store.add(make_job("a"))
-    parts.store.claim("a")
+    parts.pool.claim("a")
     if where == "completed":
-        parts.store.complete("a", SUCCEEDED)
+        parts.pool.complete("a", SUCCEEDED)
     if where == "released":
-        parts.store.release("a")
-    before = parts.store.get("a")
+        parts.pool.release("a")
+    before = parts.store.find_nowait("a")
 
     async with workers(1, parts, recording(processed)):
         parts.send.send_nowait("a")
         (next_job,) = submit(parts)
 
     assert processed == [next_job]
-    assert parts.store.get("a") == before
-    assert parts.store.get(next_job).status is JobStatus.COMPLETED
+    assert parts.store.find_nowait("a") == before
+    assert parts.store.find_nowait(next_job).status is JobStatus.COMPLETED
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("trio_jobs.pool.worker", "ERROR")
     assert record.message == "claim_refused"
@@ -254,7 +252,7 @@ async def test_cancelled_worker_releases_the_job_it_holds() -> None:
         nursery.cancel_scope.cancel()
 
     assert statuses(parts) == {JobStatus.PENDING: 5}
-    begun, not_begun = parts.store.unfinished()
+    begun, not_begun = parts.store.unfinished().ids
     assert (len(begun), len(not_begun)) == (2, 3)
 
 
@@ -296,8 +294,8 @@ async def test_job_that_ends_although_its_worker_is_cancelled_is_recorded() -> N
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
-    assert parts.store.get(first).ending == SUCCEEDED
-    assert parts.store.get(second).status is JobStatus.PENDING
+    assert parts.store.find_nowait(first).ending == SUCCEEDED
+    assert parts.store.find_nowait(second).status is JobStatus.PENDING
 
 
 async def test_deadline_that_passes_during_the_drain_releases_what_is_left(
@@ -318,7 +316,7 @@ async def test_deadline_that_passes_during_the_drain_releases_what_is_left(
 
     assert trio.current_time() == start + 25
     assert statuses(parts) == {JobStatus.COMPLETED: 4, JobStatus.PENDING: 6}
-    begun, not_begun = parts.store.unfinished()
+    begun, not_begun = parts.store.unfinished().ids
     assert (len(begun), len(not_begun)) == (2, 4)
 
 
@@ -334,7 +332,7 @@ async def run_with_cancellation_at(step: int) -> int:
 
     # An id is in the channel exactly as long as nobody has claimed its job.
     left = [job_id async for job_id in channel]
-    begun, not_begun = parts.store.unfinished()
+    begun, not_begun = parts.store.unfinished().ids
     assert left == not_begun
     assert len(processed) + len(left) == 8
     assert set(begun) <= set(processed)
@@ -513,7 +511,7 @@ async def test_a_jobs_duration_is_its_own_whatever_the_wall_clock_does(
     async with workers(1, parts, process):
         ids = submit(parts, 2)
 
-    assert [parts.store.get(job_id).duration for job_id in ids] == [2.5, 2.5]
+    assert [parts.store.find_nowait(job_id).duration for job_id in ids] == [2.5, 2.5]
 
 
 async def test_a_released_job_has_no_duration() -> None:
@@ -524,7 +522,7 @@ async def test_a_released_job_has_no_duration() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
-    assert parts.store.get(job_id).duration is None
+    assert parts.store.find_nowait(job_id).duration is None
 
 
 # Failures of our own: loud. -------------------------------------------------------------------
@@ -534,48 +532,34 @@ class BugError(Exception):
     """A mistake in our own code."""
 
 
-class BrokenStore(MemoryStore):
-    """A store with a bug in one of its methods."""
-
-    def __init__(self, broken: str) -> None:
-        super().__init__(now=noon, keep_completed=10, keep_completed_bytes=1000)
-        self._broken = broken
-
-    def claim(self, job_id: str) -> Job:
-        if self._broken == "claim":
-            raise BugError
-        return super().claim(job_id)
-
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        if self._broken == "complete":
-            raise BugError
-        return super().complete(job_id, ending, duration=duration)
-
-
 @pytest.mark.parametrize("broken", ["claim", "complete"])
 async def test_bug_in_the_store_ends_the_pool_with_the_original_error(broken: str) -> None:
-    store = BrokenStore(broken)
-    send, receive = trio.open_memory_channel[str](10)
-    store.add(make_job("a"))
-    ended = Counter[str]()
+    class BrokenStore(MemoryStore):
+        pass
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise BugError
+
+    setattr(BrokenStore, broken, fail)
+    parts = make_parts(store_class=BrokenStore)
+    ended: list[str] = []
 
     async def other() -> None:
         try:
             await trio.sleep_forever()
         finally:
-            ended["other"] += 1
+            ended.append("other")
 
     with pytest.RaisesGroup(BugError):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_worker, receive.clone(), store, succeed)
-            nursery.start_soon(run_worker, receive, store, succeed)
+        async with workers(2, parts, succeed) as nursery:
             nursery.start_soon(other)
             await wait_all_tasks_blocked()
-            send.send_nowait("a")
+            submit(parts)
+            await trio.sleep_forever()
 
-    assert ended["other"] == 1
-    with pytest.raises(trio.BrokenResourceError):
-        send.send_nowait("b")  # nobody is left who would take it
+    assert ended == ["other"]
+    with pytest.raises(ShuttingDownError):
+        submit(parts)  # no worker is left
 
 
 async def test_bug_in_process_ends_the_pool_and_releases_the_job() -> None:

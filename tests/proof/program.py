@@ -201,12 +201,14 @@ class Program:
         self,
         handlers: HandlerRegistry,
         send: trio.MemorySendChannel[str],
-        **settings: Any,  # noqa: ANN401 - as `make_pool`
+        store: MemoryStore,
+        *settings: Any,  # noqa: ANN401 - as `make_pool`
+        **more: Any,  # noqa: ANN401 - as `make_pool`
     ) -> Pool:
         """Stand where the parts are made, and keep them."""
         self.send = send
-        self.core = make_pool(handlers, send, **settings)
-        self.store = self.core.store
+        self.store = store
+        self.core = make_pool(handlers, send, store, *settings, **more)
         return self.core
 
     # What can happen at a step.
@@ -391,7 +393,9 @@ class Steps(At):
             return  # the last one to go has emptied it
         pending = [
             job.id
-            for job in MemoryStore.page(store, limit=1000)  # not the one that a test lets fail
+            for job in MemoryStore.page_nowait(
+                store, limit=1000
+            )  # not the one that a test lets fail
             if job.status is JobStatus.PENDING and job.id not in store._released
         ]
         if list(channel.data) == pending:
@@ -585,7 +589,7 @@ async def submit_batch(program: Program, asker: Asker, tokens: list[str]) -> Non
 def jobs_of(program: Program) -> dict[str, Job]:
     """All jobs in the store, by token."""
     assert program.store is not None
-    jobs = program.store.page(limit=1000)
+    jobs = program.store.page_nowait(limit=1000)
     by_token = {json.loads(job.payload): job for job in jobs}
     assert len(by_token) == len(jobs), "one was admitted twice"
     return by_token
@@ -595,7 +599,7 @@ def became(program: Program, *, told: dict[str, Any]) -> None:
     """A job that was said to have ended has ended like that."""
     if told["status"] == "completed":
         assert program.store is not None
-        job = program.store.get(told["id"])
+        job = program.store.find_nowait(told["id"])
         assert job.status is JobStatus.COMPLETED
         assert job.ending is not None
         assert job.ending.outcome == told["outcome"]
@@ -603,14 +607,14 @@ def became(program: Program, *, told: dict[str, Any]) -> None:
 
 def was_cancelled(program: Program, *, job_id: str, status: int) -> None:
     assert program.store is not None
-    job = program.store.get(job_id)
+    job = program.store.find_nowait(job_id)
     cut_short = job.status is not JobStatus.COMPLETED and status == 202
     assert cut_short or (job.ending is not None and job.ending.outcome is Outcome.CANCELLED)
 
 
 def is_there(program: Program, *, job_id: str, there: bool) -> None:
     assert program.store is not None
-    assert there == any(job.id == job_id for job in program.store.page(limit=1000))
+    assert there == any(job.id == job_id for job in program.store.page_nowait(limit=1000))
 
 
 def these_are_in(program: Program, *, tokens: list[str], accepted: int | None) -> None:
@@ -636,7 +640,7 @@ def check(program: Program) -> None:
         assert not told.accepted
         return
     jobs = jobs_of(program)
-    released, queued = program.store.unfinished()
+    released, queued = program.store.unfinished().ids
     deleted = told.accepted.keys() - jobs.keys()
 
     # Each accepted job is there (or was deleted, being completed), in one legal status.
@@ -685,7 +689,7 @@ def check_nothing_is_left(program: Program) -> None:
     assert program.core is not None
     waiters, admission = program.core.waiters, program.core.admission
     assert (waiters.count, waiters._awaited) == (0, {})
-    assert not admission._places.turn.locked()
+    assert not program.core.capacity._fifo.locked()
     assert not admission._open_blocks
     assert not program.core.executor._running
 
@@ -881,7 +885,7 @@ def run_in_memory(
     with (
         mock.patch("trio_jobs.main.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
-        mock.patch("trio_jobs.pool.pool.MemoryStore", calls.store),
+        mock.patch("trio_jobs.main.MemoryStore", calls.store),
         mock.patch("trio_jobs.pool.pool.JobExecutor", calls.processor),
     ):
         steps = run(

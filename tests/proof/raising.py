@@ -20,13 +20,13 @@ STORE_CALLS = (
     "add",
     "claim",
     "complete",
-    "delete",
-    "find_key",
-    "get",
-    "page",
+    "delete_nowait",
+    "find_key_nowait",
+    "find_nowait",
+    "page_nowait",
     "release",
-    "request_cancel",
-    "unfinished_jobs",
+    "request_cancel_nowait",
+    "unfinished",
 )
 # Those that a worker makes, with the job it has.
 WORKER_CALLS = frozenset({"claim", "complete", "process", "release"})
@@ -154,9 +154,9 @@ class Calls:
         self._over = False
         self.made = 0
 
-    def store(self, **settings: Any) -> MemoryStore:  # noqa: ANN401 - whatever a store takes
+    def store(self, *args: Any, **settings: Any) -> MemoryStore:  # noqa: ANN401 - as a store
         """A `MemoryStore`."""
-        store = MemoryStore(**settings)
+        store = MemoryStore(*args, **settings)
         for name in STORE_CALLS:
             setattr(store, name, partial(self._call, name, getattr(store, name)))
         return store
@@ -199,7 +199,7 @@ class Calls:
             self.harm.unrecorded.add(job_id)
         if name in WORKER_CALLS:
             return self.harm.error(Part.WORKER)
-        return self.harm.error(Part.REST if name == "unfinished_jobs" else Part.REQUEST)
+        return self.harm.error(Part.REST if name == "unfinished" else Part.REQUEST)
 
 
 class FailingProcessor(JobExecutor):

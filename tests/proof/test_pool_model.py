@@ -11,6 +11,8 @@ import queue
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import outcome
 import pytest
@@ -29,17 +31,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.proof.share import share_of
 from tests.stores.test_store_model import StoreMachine
-from tests.support import noon
+from tests.support import make_parts
 from trio_jobs.current_job import current_job_id
-from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, Job, Outcome
-from trio_jobs.pool.admission import Admission, JobSpec, QueueFullError, ShuttingDownError
-from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.ids import Uuid7
+from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
 from trio_jobs.pool.store import StoreError
-from trio_jobs.pool.worker import run_worker
 from trio_jobs.stores.memory import MemoryStore
 
 MOST_WORKERS = 3
@@ -146,6 +144,19 @@ class Model:
             self.ways["released"] += 1
 
 
+class NotingStore(MemoryStore):
+    """A store that notes the order of the completions."""
+
+    def __init__(self, completions: list[str], *args: Any, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **settings)
+        self._noted = completions
+
+    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
+        job = super().complete(job_id, ending, duration=duration)
+        self._noted.append(job_id)
+        return job
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Each rule does one thing to the pool and to the model; then both settle, and are compared."""
 
@@ -198,36 +209,25 @@ class PoolMachine(RuleBasedStateMachine):
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._commands, commands = trio.open_memory_channel[Callable[[], object]](1)
-        self.send, receive = trio.open_memory_channel[str](self.model.buffer_size)
-        places = Capacity()
-
-        def completed(job: Job) -> None:
-            self.completions.append(job.id)
-            places.note_completion()
-
-        self.store = MemoryStore(
-            now=noon,
-            keep_completed=self.model.keep_completed,
-            keep_completed_bytes=1_000_000,
-            claimed=places.slot_freed,
-            completed=completed,
-        )
-        self.admission = Admission(self.send, self.store, places=places, new_id=Uuid7(), now=noon)
         handlers = HandlerRegistry(
             {
                 "work": Handler.of(self._handle),
                 "limited": Handler.of(self._handle, timeout=TIME_LIMIT),
             }
         )
-        workers = self.model.workers
-        self.processor = JobExecutor(handlers, workers=workers, max_result_bytes=1000)
-        async with trio.open_nursery() as pool:
-            self.scope = pool.cancel_scope
-            for n in range(workers):
-                pool.start_soon(
-                    run_worker, receive.clone(), self.store, self.processor, name=f"worker-{n}"
-                )
-            receive.close()
+        self.parts = parts = make_parts(
+            handlers,
+            workers=self.model.workers,
+            buffer_size=self.model.buffer_size,
+            keep_completed=self.model.keep_completed,
+            store_class=partial(NotingStore, self.completions),
+        )
+        self.store, self.admission = parts.store, parts.admission
+        async with trio.open_nursery() as nursery:
+            self.scope = nursery.cancel_scope
+            for n in range(self.model.workers):
+                nursery.start_soon(parts.pool.work, parts.receive.clone(), name=f"worker-{n}")
+            parts.receive.close()
             await self._settle()
             async for command in commands:
                 self._result = outcome.capture(command)
@@ -381,8 +381,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     def _cancel(self, job_id: str) -> None:
         def command() -> None:
-            self.store.request_cancel(job_id)
-            self.processor.cancel(job_id)
+            self.store.request_cancel_nowait(job_id)
+            self.parts.pool.executor.cancel(job_id)
 
         allowed = self.model.allows(job_id, "pending", "processing", "held", "released")
         if allowed:
@@ -401,7 +401,7 @@ class PoolMachine(RuleBasedStateMachine):
             del self.model.jobs[job_id]
             self.model.kept.remove(job_id)
         with refused(unless=allowed):
-            self._do(lambda: self.store.delete(job_id))
+            self._do(lambda: self.store.delete_nowait(job_id))
 
     @precondition(lambda self: not self.over)
     @rule(seconds=st.integers(1, TIME_LIMIT))
@@ -413,7 +413,9 @@ class PoolMachine(RuleBasedStateMachine):
     def look_at_a_page(self, number: int, status: str, limit: int) -> None:
         after = self._some(number, status)
         expected = [job_id for job_id in sorted(self.model.jobs) if job_id > after]
-        assert [job.id for job in self.store.page(after=after, limit=limit)] == expected[:limit]
+        assert [job.id for job in self.store.page_nowait(after=after, limit=limit)] == expected[
+            :limit
+        ]
 
     @precondition(lambda self: not self.model.closed and self.calls >= self.open_for)
     @rule()
@@ -443,7 +445,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_job_is_where_the_model_has_it(self) -> None:
-        shown = {job.id: job for job in self.store.page(limit=1000)}
+        shown = {job.id: job for job in self.store.page_nowait(limit=1000)}
         as_shown = {"released": "pending", "held": "processing"}
         assert {job_id: str(job.status) for job_id, job in shown.items()} == {
             job_id: as_shown.get(job.status, job.status) for job_id, job in self.model.jobs.items()
@@ -455,18 +457,20 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def channel_and_store_agree(self) -> None:
         if not self.over:  # the last worker to go empties it
-            assert list(self.send._state.data) == self.model.channel
+            assert list(self.parts.send._state.data) == self.model.channel
+            # In a drain, idle workers end.
+            assert self.parts.capacity.free == self.model.room() or self.model.closed
         processing = len(self.model.those("processing", "held"))
         assert self.store.statistics().processing == processing
 
     @invariant()
     def what_the_workers_have_runs_and_nothing_else(self) -> None:
         assert self.began == dict.fromkeys(self.model.began, 1)
-        assert set(self.processor._running) == set(self.model.running())
+        assert set(self.parts.pool.executor._running) == set(self.model.running())
 
     @invariant()
     def the_unfinished_are_told_apart(self) -> None:
-        begun, not_begun = self.store.unfinished()
+        begun, not_begun = self.store.unfinished().ids
         assert begun == self.model.those("processing", "held", "released")
         assert not_begun == self.model.those("pending")
 

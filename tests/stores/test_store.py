@@ -7,6 +7,7 @@ from types import FrameType
 
 import pytest
 from msgspec.structs import replace
+from trio.testing import assert_no_checkpoints
 
 from tests.support import NONE_DROPPED, NOON, SUCCEEDED, make_job, noon
 from trio_jobs.job import Ending, IdempotencyKey, Job, JobStatus, Outcome
@@ -16,6 +17,7 @@ from trio_jobs.pool.store import (
     JobNotFoundError,
     StoreStatistics,
 )
+from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
 
@@ -24,14 +26,9 @@ def make_store(
     now: Callable[[], datetime] = noon,
     keep_completed: int = 1000,
     keep_completed_bytes: int = 1_000_000,
-    claimed: Callable[[], None] = lambda: None,
 ) -> MemoryStore:
-    return MemoryStore(
-        now=now,
-        keep_completed=keep_completed,
-        keep_completed_bytes=keep_completed_bytes,
-        claimed=claimed,
-    )
+    bounds = StoreSettings(keep_completed=keep_completed, keep_completed_bytes=keep_completed_bytes)
+    return MemoryStore(bounds, now=now)
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def run_through(store: MemoryStore, job: Job, ending: Ending = SUCCEEDED) -> Job
 
 def contents(store: MemoryStore) -> tuple[list[Job], StoreStatistics, object]:
     """All that can be seen of a store from outside."""
-    return store.page(limit=sys.maxsize), store.statistics(), store.unfinished()
+    return store.page_nowait(limit=sys.maxsize), store.statistics(), store.unfinished().ids
 
 
 # Moves. ---------------------------------------------------------------------------------------
@@ -59,16 +56,16 @@ def test_job_goes_from_pending_to_processing_to_completed() -> None:
     job = make_job("a")
 
     store.add(job)
-    assert store.get("a") == job
+    assert store.find_nowait("a") == job
 
     claimed = store.claim("a")
-    assert claimed == store.get("a")
+    assert claimed == store.find_nowait("a")
     assert claimed == replace(
         job, status=JobStatus.PROCESSING, started_at=NOON + timedelta(seconds=1)
     )
 
     completed = store.complete("a", SUCCEEDED, duration=2.5)
-    assert completed == store.get("a")
+    assert completed == store.find_nowait("a")
     assert completed == replace(
         claimed,
         status=JobStatus.COMPLETED,
@@ -92,26 +89,9 @@ def test_released_job_is_as_it_was_admitted(store: MemoryStore) -> None:
     store.add(job)
     store.claim("a")
 
-    released = store.release("a")
+    store.release("a")
 
-    assert released == store.get("a") == job
-
-
-def test_claim_is_announced_once_it_has_been_made() -> None:
-    def note() -> None:
-        seen.append(store.get("a").status)
-
-    seen: list[JobStatus] = []
-    store = make_store(claimed=note)
-    store.add(make_job("a"))
-    assert seen == []
-
-    store.claim("a")
-    store.complete("a", SUCCEEDED)
-    with pytest.raises(InvalidTransitionError):
-        store.claim("a")
-
-    assert seen == [JobStatus.PROCESSING]
+    assert store.find_nowait("a") == job
 
 
 # Refusals: what people read, and that nothing has changed. ------------------------------------
@@ -133,7 +113,7 @@ def bring_to(store: MemoryStore, where: str) -> None:
         store.release("a")
 
 
-MOVES: dict[str, Callable[[MemoryStore], Job]] = {
+MOVES: dict[str, Callable[[MemoryStore], Job | None]] = {
     "claim": lambda store: store.claim("a"),
     "complete": lambda store: store.complete("a", SUCCEEDED),
     "release": lambda store: store.release("a"),
@@ -173,7 +153,7 @@ def test_unknown_job_is_refused_and_nothing_changes(store: MemoryStore, move: st
     before = contents(store)
 
     with pytest.raises(JobNotFoundError, match=r"\Ano job 'a'\Z"):
-        {"get": lambda store: store.get("a"), **MOVES}[move](store)
+        {"get": lambda store: store.find_nowait("a"), **MOVES}[move](store)
 
     assert contents(store) == before
 
@@ -227,10 +207,10 @@ def test_finished_jobs_beyond_the_count_are_dropped_oldest_completion_first() ->
     for job_id in "cadb":
         store.complete(job_id, SUCCEEDED)
 
-    assert [job.id for job in store.page(limit=10)] == ["b", "d"]
+    assert [job.id for job in store.page_nowait(limit=10)] == ["b", "d"]
     for dropped in "ca":
         with pytest.raises(JobNotFoundError):
-            store.get(dropped)
+            store.find_nowait(dropped)
 
 
 def test_finished_jobs_beyond_the_bytes_are_dropped_oldest_completion_first() -> None:
@@ -247,12 +227,12 @@ def test_finished_jobs_beyond_the_bytes_are_dropped_oldest_completion_first() ->
             ending_of(b"-" * 10),
         )
 
-    assert [job.id for job in store.page(limit=10)] == ["c", "d"]
+    assert [job.id for job in store.page_nowait(limit=10)] == ["c", "d"]
     assert store.statistics().completed_bytes == 80
 
     run_through(store, make_job("e", type="t", payload=b"-" * 60), ending_of(b"-" * 39))
 
-    assert [job.id for job in store.page(limit=10)] == ["e"]
+    assert [job.id for job in store.page_nowait(limit=10)] == ["e"]
     assert store.statistics().completed_bytes == 100
 
 
@@ -272,7 +252,11 @@ def test_pending_and_processing_jobs_are_never_dropped() -> None:
     for n in range(100):
         run_through(store, make_job(f"finished-{n}"))
 
-    assert {job.id for job in store.page(limit=1000)} == {"pending", "processing", "released"}
+    assert {job.id for job in store.page_nowait(limit=1000)} == {
+        "pending",
+        "processing",
+        "released",
+    }
     assert store.statistics() == StoreStatistics(
         pending=2,
         processing=1,
@@ -283,21 +267,14 @@ def test_pending_and_processing_jobs_are_never_dropped() -> None:
 
 
 def test_dropped_jobs_are_counted_by_outcome() -> None:
-    told: list[tuple[Outcome, int]] = []
-    store = MemoryStore(
-        now=noon,
-        keep_completed=1,
-        keep_completed_bytes=1_000_000,
-        dropped=lambda outcome, counts: told.append((outcome, sum(counts.values()))),
-    )
+    store = make_store(keep_completed=1)
     outcomes = [Outcome.FAILED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT]
     for n, outcome in enumerate(outcomes):
         run_through(store, make_job(f"{n}"), Ending(outcome=outcome))
 
-    store.delete("3")
+    store.delete_nowait("3")
 
     assert store.statistics().dropped == NONE_DROPPED | {Outcome.FAILED: 2, Outcome.SUCCEEDED: 1}
-    assert told == [(Outcome.FAILED, 1), (Outcome.SUCCEEDED, 2), (Outcome.FAILED, 3)]
 
 
 def test_completing_returns_the_record_even_if_it_is_not_kept() -> None:
@@ -318,14 +295,14 @@ def test_id_of_a_dropped_job_is_unknown_to_every_move() -> None:
 
 def test_records_that_were_read_stay_as_they_were(store: MemoryStore) -> None:
     store.add(make_job("a"))
-    read = store.get("a"), *store.page(limit=1)
+    read = store.find_nowait("a"), *store.page_nowait(limit=1)
 
     store.claim("a")
     store.complete("a", SUCCEEDED)
-    store.page(limit=10).clear()
+    store.page_nowait(limit=10).clear()
 
     assert read == (make_job("a"), make_job("a"))
-    assert len(store.page(limit=10)) == 1
+    assert len(store.page_nowait(limit=10)) == 1
 
 
 def test_statistics_count_where_the_jobs_are(store: MemoryStore) -> None:
@@ -340,7 +317,7 @@ def test_statistics_count_where_the_jobs_are(store: MemoryStore) -> None:
     assert store.statistics() == StoreStatistics(
         pending=3, processing=2, completed=1, completed_bytes=10, dropped=NONE_DROPPED
     )
-    assert store.unfinished() == (["b", "c", "d"], ["e", "f"])
+    assert store.unfinished().ids == (["b", "c", "d"], ["e", "f"])
 
 
 # Pages. ---------------------------------------------------------------------------------------
@@ -354,9 +331,9 @@ def test_pages_follow_each_other_without_a_gap_or_a_repetition(store: MemoryStor
     for n in range(25):
         store.add(make_job(f"{n:02}"))
 
-    pages = [store.page(limit=10)]
+    pages = [store.page_nowait(limit=10)]
     while len(pages[-1]) == 10:
-        pages.append(store.page(after=pages[-1][-1].id, limit=10))
+        pages.append(store.page_nowait(after=pages[-1][-1].id, limit=10))
 
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [job_id for page in pages for job_id in ids(page)] == [f"{n:02}" for n in range(25)]
@@ -369,12 +346,12 @@ def test_page_after_a_dropped_or_a_foreign_id_goes_on_where_it_would_be() -> Non
     store.claim("d")
     store.complete("d", SUCCEEDED)
 
-    assert ids(store.page(after="d", limit=10)) == ["f", "h"]
-    assert ids(store.page(after="a", limit=10)) == ["b", "f", "h"]
-    assert ids(store.page(after="e", limit=1)) == ["f"]
-    assert ids(store.page(after="h", limit=10)) == []
-    assert ids(store.page(after="zz", limit=10)) == []
-    assert ids(store.page(limit=0)) == []
+    assert ids(store.page_nowait(after="d", limit=10)) == ["f", "h"]
+    assert ids(store.page_nowait(after="a", limit=10)) == ["b", "f", "h"]
+    assert ids(store.page_nowait(after="e", limit=1)) == ["f"]
+    assert ids(store.page_nowait(after="h", limit=10)) == []
+    assert ids(store.page_nowait(after="zz", limit=10)) == []
+    assert ids(store.page_nowait(limit=0)) == []
 
 
 def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: MemoryStore) -> None:
@@ -385,16 +362,16 @@ def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: MemorySt
     store.complete("c", SUCCEEDED)
     store.release("a")
 
-    assert ids(store.page(limit=10)) == ["a", "b", "c"]
+    assert ids(store.page_nowait(limit=10)) == ["a", "b", "c"]
 
 
 def test_jobs_that_come_in_between_two_pages_are_on_a_later_one(store: MemoryStore) -> None:
     store.add(make_job("a"))
     store.add(make_job("b"))
-    first = store.page(limit=1)
+    first = store.page_nowait(limit=1)
     store.add(make_job("c"))
 
-    assert ids(store.page(after=first[-1].id, limit=10)) == ["b", "c"]
+    assert ids(store.page_nowait(after=first[-1].id, limit=10)) == ["b", "c"]
 
 
 # Cost: counted, never timed. ------------------------------------------------------------------
@@ -449,10 +426,10 @@ def cost_of_one_life(store: MemoryStore, start: int) -> int:
             job_id = CountedId(f"{n:010}")
             store.add(make_job(job_id))
             store.claim(job_id)
-            store.get(job_id)
+            store.find_nowait(job_id)
             store.complete(job_id, SUCCEEDED)
-            store.page(limit=10)
-            store.page(after=job_id, limit=10)
+            store.page_nowait(limit=10)
+            store.page_nowait(after=job_id, limit=10)
             store.statistics()
 
     return operations(live)
@@ -496,26 +473,26 @@ def test_memory_stays_at_its_plateau_over_200_000_jobs() -> None:
     assert later_size <= 2 * size
 
 
-# Hooks, cancel, delete, keys. -----------------------------------------------------------------
+# Cancel, delete, keys. -----------------------------------------------------------------------
+
+
+async def test_awaited_methods_are_the_plain_ones_without_a_checkpoint(
+    store: MemoryStore,
+) -> None:
+    job = run_through(store, keyed("a", "k"))
+    store.add(make_job("b"))
+
+    with assert_no_checkpoints():
+        assert await store.find("a") == await store.find_key("k") == job
+        assert await store.page(after="a", limit=5) == [make_job("b")]
+        assert (await store.request_cancel("b")).cancel_requested
+        await store.delete("a")
+
+    assert store.page_nowait(limit=5) == [store.find_nowait("b")]
 
 
 def keyed(job_id: str, key: str) -> Job:
     return replace(make_job(job_id), key=IdempotencyKey(text=key, digest=b"digest"))
-
-
-def test_hook_is_called_with_each_completed_job_after_it_was_dropped() -> None:
-    seen: list[tuple[Job, int]] = []
-
-    def note(job: Job) -> None:
-        seen.append((job, len(keeps_nothing)))
-
-    keeps_nothing = MemoryStore(
-        now=noon, keep_completed=0, keep_completed_bytes=100, completed=note
-    )
-
-    completed = run_through(keeps_nothing, make_job("a"))
-
-    assert seen == [(completed, 0)]
 
 
 def test_cancel_request_is_noted_on_a_pending_and_on_a_processing_job() -> None:
@@ -523,11 +500,13 @@ def test_cancel_request_is_noted_on_a_pending_and_on_a_processing_job() -> None:
     store.add(make_job("a"))
 
     assert (
-        store.request_cancel("a") == store.get("a") == replace(make_job("a"), cancel_requested=True)
+        store.request_cancel_nowait("a")
+        == store.find_nowait("a")
+        == replace(make_job("a"), cancel_requested=True)
     )
     claimed = store.claim("a")
     assert claimed.cancel_requested
-    assert store.request_cancel("a") == claimed
+    assert store.request_cancel_nowait("a") == claimed
     assert store.statistics().processing == 1
 
 
@@ -538,10 +517,10 @@ def test_completed_job_cannot_be_cancelled() -> None:
     completed = store.complete("a", SUCCEEDED)
 
     with pytest.raises(InvalidTransitionError, match="'a' is completed; it can not be cancelled"):
-        store.request_cancel("a")
-    assert store.get("a") == completed
+        store.request_cancel_nowait("a")
+    assert store.find_nowait("a") == completed
     with pytest.raises(JobNotFoundError):
-        store.request_cancel("b")
+        store.request_cancel_nowait("b")
 
 
 def test_deleted_job_is_gone_with_its_bytes() -> None:
@@ -550,25 +529,25 @@ def test_deleted_job_is_gone_with_its_bytes() -> None:
     store.claim("a")
     store.complete("a", SUCCEEDED)
 
-    store.delete("a")
+    store.delete_nowait("a")
 
-    assert store.page(limit=10) == []
+    assert store.page_nowait(limit=10) == []
     assert store.statistics() == StoreStatistics(
         pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED
     )
     with pytest.raises(JobNotFoundError):
-        store.delete("a")
+        store.delete_nowait("a")
 
 
 def test_only_a_completed_job_can_be_deleted() -> None:
     store = make_store()
     store.add(make_job("a"))
     with pytest.raises(InvalidTransitionError, match="'a' is pending"):
-        store.delete("a")
+        store.delete_nowait("a")
     store.claim("a")
     with pytest.raises(InvalidTransitionError, match="only a completed job can be deleted"):
-        store.delete("a")
-    assert store.get("a").status is JobStatus.PROCESSING
+        store.delete_nowait("a")
+    assert store.find_nowait("a").status is JobStatus.PROCESSING
 
 
 def test_key_finds_its_job_as_it_is_now() -> None:
@@ -576,8 +555,8 @@ def test_key_finds_its_job_as_it_is_now() -> None:
     store.add(keyed("a", "k"))
     store.claim("a")
 
-    assert store.find_key("k") == store.get("a")
-    assert store.find_key("other") is None
+    assert store.find_key_nowait("k") == store.find_nowait("a")
+    assert store.find_key_nowait("other") is None
 
 
 def test_second_job_with_a_key_is_refused() -> None:
@@ -597,5 +576,5 @@ def test_key_goes_with_its_job(how: str) -> None:
         store.claim(job_id)
         store.complete(job_id, SUCCEEDED)
         if how == "deleted":
-            store.delete(job_id)
-        assert store.find_key("k") is None
+            store.delete_nowait(job_id)
+        assert store.find_key_nowait("k") is None

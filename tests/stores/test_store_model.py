@@ -13,10 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.support import NOON, make_job
 from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 from trio_jobs.pool.store import StoreError, StoreStatistics
+from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
 KEEP_COMPLETED = 3
 KEEP_COMPLETED_BYTES = 60
+BOUNDS = StoreSettings(keep_completed=KEEP_COMPLETED, keep_completed_bytes=KEEP_COMPLETED_BYTES)
 
 # Few ids, so that the calls meet; any of them may be known, unknown or dropped.
 some_id = st.sampled_from([f"{n:02}" for n in range(8)])
@@ -65,14 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         self.wall_clock = NOON
-        self.claims = 0
-        self.announced = 0
-        self.store = MemoryStore(
-            now=self._now,
-            keep_completed=KEEP_COMPLETED,
-            keep_completed_bytes=KEEP_COMPLETED_BYTES,
-            claimed=self._announce,
-        )
+        self.store = MemoryStore(BOUNDS, now=self._now)
 
     def _now(self) -> datetime:
         return self.wall_clock
@@ -80,9 +75,6 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(-100, 100))
     def set_the_wall_clock(self, seconds: int) -> None:
         self.wall_clock += timedelta(seconds=seconds)
-
-    def _announce(self) -> None:
-        self.announced += 1
 
     @rule(job_id=some_id, payload=st.binary(max_size=20))
     def add(self, job_id: str, payload: bytes) -> None:
@@ -96,7 +88,6 @@ class StoreMachine(RuleBasedStateMachine):
         with refused(unless=self.model.allows(job_id, "pending")):
             self.store.claim(job_id)
             self.model.status[job_id] = "processing"
-            self.claims += 1
 
     @rule(job_id=some_id, ending=some_ending)
     def complete(self, job_id: str, ending: Ending) -> None:
@@ -119,23 +110,23 @@ class StoreMachine(RuleBasedStateMachine):
     def page(self, after: str | None, limit: int) -> None:
         expected = [each for each in sorted(self.model.status) if after is None or each > after]
 
-        page = self.store.page(after=after, limit=limit)
+        page = self.store.page_nowait(after=after, limit=limit)
 
         assert [job.id for job in page] == expected[:limit]
 
     @invariant()
     def every_job_is_where_the_model_has_it(self) -> None:
-        shown = {job.id: str(job.status) for job in self.store.page(limit=100)}
+        shown = {job.id: str(job.status) for job in self.store.page_nowait(limit=100)}
         assert shown == {
             job_id: "pending" if status == "released" else status
             for job_id, status in self.model.status.items()
         }
-        assert {job_id: str(self.store.get(job_id).status) for job_id in shown} == shown
+        assert {job_id: str(self.store.find_nowait(job_id).status) for job_id in shown} == shown
         assert len(self.store) == len(shown)
 
     @invariant()
     def times_and_ending_fit_the_status(self) -> None:
-        for job in self.store.page(limit=100):
+        for job in self.store.page_nowait(limit=100):
             times = [job.created_at, job.started_at, job.completed_at]
             known = [time for time in times if time is not None]
             assert known == sorted(known)
@@ -145,7 +136,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_counts_agree(self) -> None:
-        assert self.announced == self.claims
         assert self.store.statistics() == StoreStatistics(
             pending=self.model.count("pending", "released"),
             processing=self.model.count("processing"),
@@ -156,7 +146,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_unfinished_are_told_apart(self) -> None:
-        begun, not_begun = self.store.unfinished()
+        begun, not_begun = self.store.unfinished().ids
         status = self.model.status
         assert begun == [
             each for each in sorted(status) if status[each] in ("processing", "released")

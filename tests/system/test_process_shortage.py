@@ -69,7 +69,7 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
         with descriptors_left(left):
             jobs = [pool.submit("test") for _ in range(8)]
             await wait_until(lambda: pool.blocked or left > 8)
-            shown = pool.parts.store.get(jobs[0].id)
+            shown = pool.parts.store.find_nowait(jobs[0].id)
             blocked = pool.blocked
 
     assert left > 8 or shown.status is JobStatus.PROCESSING
@@ -197,7 +197,7 @@ async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancel
     assert blocked == "a process that was started for a job ended itself with status 3 at once"
     assert pool.outcome(job) is Outcome.CANCELLED
     assert unblocked is None
-    assert pool.parts.pool.unfinished_ids() == ([], [last.id])
+    assert pool.parts.pool.unfinished().ids == ([], [last.id])
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ async def test_process_jobs_begin_and_end_although_a_handler_holds_all_of_trios_
             pool.submit("long", quoted(tmp_path)),
             pool.submit("pid"),
         ]
-        await wait_until(lambda: pool.parts.store.get(jobs[-1].id).outcome)
+        await wait_until(lambda: pool.parts.store.find_nowait(jobs[-1].id).outcome)
         pool.processor.cancel(holding.id)
 
     outcomes = [pool.outcome(job) for job in jobs]
@@ -293,7 +293,7 @@ async def test_a_job_that_waits_for_a_free_process_is_reported_as_not_started(
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
-    assert pool.parts.pool.unfinished_ids() == ([first.id], [second.id])
+    assert pool.parts.pool.unfinished().ids == ([first.id], [second.id])
 
 
 async def test_what_passes_is_told_by_the_first_job_after_it(

@@ -303,7 +303,7 @@ async def test_jobs_count_as_blocked_while_an_import_takes_long_and_begin_after_
             job = pool.submit("takes_its_time.work")
             await wait_until(lambda: pool.blocked)
             blocked = pool.blocked
-            assert pool.parts.pool.unfinished_ids() == ([], [job.id])
+            assert pool.parts.pool.unfinished().ids == ([], [job.id])
             (tmp_path / "go").touch()
             await wait_until(lambda: pool.outcome(job))
             assert pool.blocked is None
@@ -385,7 +385,7 @@ async def test_new_code_is_not_run_under_the_old_server(
             second = pool.submit("new")
             await wait_until(lambda: pool.blocked)
             blocked = pool.blocked
-            assert pool.parts.pool.unfinished_ids() == ([waiting.id], [second.id])
+            assert pool.parts.pool.unfinished().ids == ([waiting.id], [second.id])
             (tmp_path / "go").touch()  # the job that waits gets the process with the old code
 
     endings = [pool.ending(job) for job in (first, second)]

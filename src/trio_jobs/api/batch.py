@@ -40,7 +40,7 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
         body = await read_body(max_bytes=context.http.max_body_bytes)
         batch = await parse_batch(body, context.pool.handlers, max_items=admission.buffer_size)
         with refusals(context):
-            jobs = admission.submit_all(batch)
+            jobs = await admission.admit_all(batch)
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
 

@@ -22,7 +22,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
         with store_problems():
-            job = store.get(str(job_id))
+            job = await store.find(str(job_id))
         job, headers = await wait_if_preferred(job, context)
         if job.status is not JobStatus.COMPLETED:
             headers["Retry-After"] = "1"
@@ -31,12 +31,10 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.post("/jobs/<uuid:job_id>/cancel")
     async def cancel_job(job_id: UUID) -> Response:
         with store_problems():
-            job = store.get(str(job_id))
+            job = await store.find(str(job_id))
         headers: dict[str, str] = {}
         if job.status is not JobStatus.COMPLETED:
-            job = store.request_cancel(job.id)
-            # Pending, it is nobody's yet: the worker that comes to it finds the request.
-            context.pool.executor.cancel(job.id)
+            job = await context.pool.cancel(job.id)
             job, headers = await wait_if_preferred(job, context)
         if job.status is not JobStatus.COMPLETED:
             return show(job, 202, headers)
@@ -47,7 +45,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:
         with store_problems():
-            store.delete(str(job_id))
+            await store.delete(str(job_id))
         return no_content()
 
 

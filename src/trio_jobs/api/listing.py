@@ -14,8 +14,8 @@ from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, listing
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.pool.store import Store
 from trio_jobs.problem_details import Problem
-from trio_jobs.stores.memory import MemoryStore
 
 MAX_LIMIT = 1000
 
@@ -103,7 +103,7 @@ def parse_query(text: bytes) -> Query:
     )
 
 
-async def read_page(store: MemoryStore, query: Query) -> tuple[list[Job], bool]:
+async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
     """The jobs of one page, and whether there are more beyond it.
 
     Checkpoints:
@@ -115,7 +115,7 @@ async def read_page(store: MemoryStore, query: Query) -> tuple[list[Job], bool]:
     # Without a filter each job looked at is a job found.
     stride = STRIDE if query.filtered else limit + 1
     while True:
-        jobs = store.page(after=after, limit=stride)
+        jobs = await store.page(after=after, limit=stride)
         found += filter(query.matches, jobs)
         if len(found) > limit or len(jobs) < stride:
             return found[:limit], len(found) > limit
@@ -123,7 +123,7 @@ async def read_page(store: MemoryStore, query: Query) -> tuple[list[Job], bool]:
         await trio.lowlevel.checkpoint()
 
 
-async def stream_all(store: MemoryStore, query: Query) -> AsyncIterator[bytes]:
+async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     """All matching jobs as one JSON array, in pieces.
 
     Jobs come and go meanwhile; each one that is there throughout is in it
@@ -135,7 +135,7 @@ async def stream_all(store: MemoryStore, query: Query) -> AsyncIterator[bytes]:
     after = query.after
     opening = b"["
     while True:
-        jobs = store.page(after=after, limit=STRIDE)
+        jobs = await store.page(after=after, limit=STRIDE)
         found = listing(filter(query.matches, jobs))[1:-1]
         if found:
             yield opening + found

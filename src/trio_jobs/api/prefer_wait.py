@@ -47,7 +47,7 @@ async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[st
                 async with cancel_on_disconnect(wait_disconnected):
                     await completion.wait()
             # The store has every job that has not completed, but may have dropped one that has.
-            return completion.job or context.pool.store.get(job.id), applied
+            return completion.job or await context.pool.store.find(job.id), applied
     except TooManyWaitersError:
         return job, {}
 

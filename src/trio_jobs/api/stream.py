@@ -115,7 +115,7 @@ class Upload:
 
     async def _admit(self, ready: list[JobSpec]) -> None:
         while ready:
-            admitted = self._admission.submit_up_to_nowait(ready)
+            admitted = self._admission.admit_up_to_nowait(ready)
             # Before the next checkpoint, where a shutdown or a disconnect would falsify the count.
             self.accepted += len(admitted)
             if admitted:
@@ -133,7 +133,7 @@ class Upload:
         """
         admitted: list[Job] = []
         async with cancel_on_disconnect(self._body.wait_disconnected):
-            admitted = await self._admission.submit_up_to(ready)
+            admitted = await self._admission.admit_up_to(ready)
             self.accepted += len(admitted)
         if not admitted:
             raise Problem(400, "the client left, or stopped sending, while lines waited")

@@ -31,11 +31,11 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         key = _read_key(body)
         # No await from here to the admission: of two simultaneous requests with one key, the
         # second finds the job of the first.
-        job = None if key is None else find_first(key)
+        job = None if key is None else await find_first(key)
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
             with refusals(context):
-                job = admission.submit(spec.type, spec.payload, key=key)
+                job = await admission.admit(spec, key=key)
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
@@ -45,8 +45,8 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             answer, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE
         )
 
-    def find_first(key: IdempotencyKey) -> Job | None:
-        job = store.find_key(key.text)
+    async def find_first(key: IdempotencyKey) -> Job | None:
+        job = await store.find_key(key.text)
         if job is not None and job.key != key:
             raise Problem(422, f"the {KEY} {key.text!r} was used with another body")
         return job

@@ -1,7 +1,7 @@
-"""Admission: the one place where jobs come in, in one step without a checkpoint."""
+"""`Admission`: the one step that takes a job in, without a checkpoint."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -10,22 +10,20 @@ import trio
 
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.store import DuplicateJobError
-from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.pool.store import DuplicateJobError, Store
 
 log = logging.getLogger(__name__)
 
 
 class AdmissionError(Exception):
-    """The submission was refused; nothing of it was kept, or was ever visible."""
+    """The job was refused; nothing of it was kept, or was ever visible."""
 
 
 class QueueFullError(AdmissionError):
     """There is no room in the buffer.
 
     Attributes:
-        retry_after: Whole seconds after which a place should be free, at
-            least 1.
+        retry_after: Whole seconds after which a slot should be free, at least 1.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -34,7 +32,7 @@ class QueueFullError(AdmissionError):
 
 
 class ShuttingDownError(AdmissionError):
-    """The submissions are closed: the server is shutting down."""
+    """The admission is closed: the pool takes no more jobs."""
 
     def __init__(self) -> None:
         super().__init__("shutting down")
@@ -48,60 +46,50 @@ class JobSpec(NamedTuple):
 
 
 class Admission:
-    """Takes jobs in: makes the id and the time, queues the id, stores the record.
+    """Takes jobs in: reserves a slot, makes id and time, queues the id, stores the record.
 
-    Between these nothing awaits. A client that hangs up cancels its request at
-    the request's next checkpoint, and no worker runs in between: an id is
-    never queued without a record, and a refused job was never visible. Nor is
-    a KeyboardInterrupt raised in between, in a program where there is one.
+    From the reservation on, nothing awaits. A client that hangs up cancels its request at the
+    request's next checkpoint, and no worker runs in between: no id is queued without a record,
+    and no refused job was ever visible. In a program where Ctrl-C raises KeyboardInterrupt, it
+    does not raise it within the step.
 
-    Some wait for room (`submit_up_to`), one after the other; others are taken
-    or refused at once. While one waits, the buffer's last free place is for
-    the two kinds in turn: who waits leaves it free until one of the others
-    has taken it, and the next one is not for them. However many come of
-    either kind, the other gets on.
+    The awaited methods are for any store; the plain ones are for a store in memory, with which
+    the awaited ones make no checkpoint, unless they wait for a slot.
 
     Args:
-        channel: The one send end of the job channel. Owned: `close` closes it.
+        channel: The one send end of the job channel, with room for all slots. Owned: `close`
+            closes it.
         store: Where the records go.
-        places: Told of what the workers do; wakes those who wait for room.
-        new_id: Makes an id greater than any before.
+        capacity: Where the slots come from.
+        new_id: Makes an id greater than all before.
         now: The wall clock, as an aware UTC time.
     """
 
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: MemoryStore,
+        store: Store,
+        capacity: Capacity,
         *,
-        places: Capacity,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
         self._channel = channel
         self._store = store
-        self._places = places
+        self._capacity = capacity
         self._new_id = new_id
         self._now = now
-        self._closed = False
         self._open_blocks: set[trio.CancelScope] = set()
-        self._waiters_turn = False  # the last free place is for them
-        self._other_refused = False  # since the last one that was taken
 
     @property
     def closed(self) -> bool:
-        """Whether the server has stopped taking jobs."""
-        return self._closed
+        """Whether no more jobs are taken."""
+        return self._capacity.closed
 
     @property
     def buffer_size(self) -> int:
         """How many jobs the buffer holds."""
-        return int(self._channel.statistics().max_buffer_size)
-
-    @property
-    def peak_buffer_used(self) -> int:
-        """The most places of the buffer that were taken at the same time so far."""
-        return int(self._channel.statistics().peak_buffer_used)
+        return self._capacity.buffer_size
 
     @property
     def buffered(self) -> int:
@@ -109,87 +97,113 @@ class Admission:
         return self._channel.statistics().current_buffer_used
 
     @property
-    def room(self) -> int:
-        """How many jobs the channel would take now."""
-        channel = self._channel.statistics()
-        free = int(channel.max_buffer_size) - channel.current_buffer_used
-        return free + channel.tasks_waiting_receive
+    def peak_buffer_used(self) -> int:
+        """The most jobs that were in the buffer at the same time so far."""
+        return int(self._channel.statistics().peak_buffer_used)
 
     @trio.lowlevel.enable_ki_protection
-    def submit(
-        self,
-        type: str,  # noqa: A002  (the field's name)
-        payload: bytes,
-        *,
-        key: IdempotencyKey | None = None,
-    ) -> Job:
+    def submit(self, type: str, payload: bytes, *, key: IdempotencyKey | None = None) -> Job:  # noqa: A002  (the field's name)
         """Admit one job, or refuse it.
 
         Raises:
-            QueueFullError: No worker is waiting and the buffer is full, or its
-                last place is for those who wait.
-            ShuttingDownError: The submissions are closed.
-            DuplicateJobError: A job with this key is there already.
+            QueueFullError: No slot is free, or the last one is for a waiting task.
+            ShuttingDownError: The admission is closed.
         """
-        if key is not None and self._store.find_key(key.text) is not None:
-            raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        if self._places.turn.locked():
-            self._check_room(1)
-        return self._admit(type, payload, self._now(), key)
+        self._reserve(1)
+        return self._publish(type, payload, self._now(), key)
 
-    def submit_all(self, submissions: Sequence[JobSpec]) -> list[Job]:
+    def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
 
         Raises:
-            QueueFullError: There is not room for all.
-            ShuttingDownError: The submissions are closed.
+            QueueFullError: There are not slots for all.
+            ShuttingDownError: The admission is closed.
         """
-        if self._closed:
-            raise ShuttingDownError
-        self._check_room(len(submissions))
-        return self._admit_all(submissions)
+        self._reserve(len(specs))
+        return self._publish_all(specs)
 
-    async def submit_up_to(self, submissions: Sequence[JobSpec]) -> list[Job]:
-        """Wait for room, then admit as many of these as it has, the first ones, in one step.
+    async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
+        """Admit one job, or refuse it.
+
+        Raises:
+            QueueFullError: See `submit`.
+            ShuttingDownError: See `submit`.
+            DuplicateJobError: The store has a job with this key already.
+        """
+        if key is not None and await self._store.find_key(key.text) is not None:
+            raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
+        return self.submit(spec.type, spec.payload, key=key)
+
+    async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """Admit all of these jobs, in this order, or refuse all of them.
+
+        Raises:
+            QueueFullError: See `submit_all`.
+            ShuttingDownError: See `submit_all`.
+        """
+        return self.submit_all(specs)
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """Wait in turn for slots, then admit as many of these jobs as got one, the first ones.
 
         Args:
-            submissions: At least one.
+            specs: At least one.
 
         Raises:
-            ShuttingDownError: The submissions are closed, before or meanwhile.
+            ShuttingDownError: The admission is closed, before or meanwhile.
 
         Cancellation:
-            Acted on while waiting; then nothing has been admitted.
+            Acted on while waiting; then no job has been admitted.
 
         Checkpoints:
-            At least once, before the jobs are admitted; not after.
+            At least once, before jobs are admitted; not after.
         """
-        async with self._places.turn:
-            while not self._closed:
-                if admitted := self._admit_some(submissions):
-                    return admitted
-                await self._places.wait_change()
-        raise ShuttingDownError
+        slots = await self._capacity.reserve_up_to(len(specs))
+        if not slots:
+            raise ShuttingDownError
+        return self._publish_all(specs[:slots])
 
-    def submit_up_to_nowait(self, submissions: Sequence[JobSpec]) -> list[Job]:
-        """The same without waiting: none is admitted if it would have to wait for its turn or room.
+    def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """The same without waiting: admits no job if it would have to wait.
 
         Raises:
-            ShuttingDownError: The submissions are closed.
+            ShuttingDownError: The admission is closed.
         """
-        if self._closed:
+        if self.closed:
             raise ShuttingDownError
-        return [] if self._places.turn.locked() else self._admit_some(submissions)
+        return self._publish_all(specs[: self._capacity.reserve_up_to_nowait(len(specs))])
+
+    @trio.lowlevel.enable_ki_protection
+    async def feed(self, job_ids: Sequence[str]) -> None:
+        """Queue jobs that the store has held, in this order: wait in turn for their slots.
+
+        Raises:
+            ShuttingDownError: The admission is closed; the jobs that are left stay pending.
+
+        Cancellation:
+            Acted on while waiting; the jobs that are left stay pending.
+
+        Checkpoints:
+            At least once, unless there are no jobs.
+        """
+        while job_ids:
+            slots = await self._capacity.reserve_up_to(len(job_ids))
+            if not slots:
+                raise ShuttingDownError
+            for job_id in job_ids[:slots]:
+                self._queue(job_id)
+            job_ids = job_ids[slots:]
 
     @contextmanager
     def cancel_on_close(self) -> Iterator[None]:
-        """A block that is cancelled when the submissions close.
+        """A block that is cancelled when the admission closes.
 
         Raises:
-            ShuttingDownError: That has happened.
+            ShuttingDownError: The block was cancelled.
         """
         with trio.CancelScope() as scope:
-            if self._closed:
+            if self.closed:
                 scope.cancel()
             self._open_blocks.add(scope)
             try:
@@ -200,76 +214,43 @@ class Admission:
             raise ShuttingDownError
 
     def close(self) -> None:
-        """Take no more jobs: the workers drain what is in, and end. Can be called again."""
-        self._closed = True
+        """Refuse new jobs. Workers finish the buffered ones and exit. Idempotent."""
+        self._capacity.close()
         self._channel.close()
-        self._places.note_close()
         for scope in self._open_blocks:
             scope.cancel()
 
-    def _admit_some(self, submissions: Sequence[JobSpec]) -> list[Job]:
-        """Admit as many as there is room for, whose turn it is to wait for it."""
-        room = self.room
-        admitted = self._admit_all(submissions[: max(self._room_for_waiters(room), 0)])
-        if admitted and len(admitted) == room:
-            self._waiters_turn = False
-        return admitted
-
-    def _room_for_waiters(self, room: int) -> int:
-        """How much of the room that there is they may take."""
-        if self._waiters_turn:
-            return room
-        # A buffer of one place is kept free only for somebody who has asked:
-        # with nobody asking, it would be as good as no buffer.
-        if self.buffer_size == 1 and not self._other_refused:
-            return room
-        return room - 1
-
-    def _check_room(self, wanted: int) -> None:
-        """Check that there is room at once for so many of those who do not wait.
-
-        Raises:
-            QueueFullError: There is not, or the last place is for those who wait.
-        """
-        room = allowed = self.room
-        if self._places.turn.locked() and self._waiters_turn:
-            allowed = max(room - 1, 0)
-        if wanted > allowed:
-            self._other_refused = True
-            raise QueueFullError(self._places.retry_after(wanted - allowed))
-        self._other_refused = False
-        if 0 < wanted == room:
-            self._waiters_turn = True
+    def _reserve(self, wanted: int) -> None:
+        if self._capacity.closed:
+            raise ShuttingDownError
+        if missing := self._capacity.reserve(wanted):
+            raise QueueFullError(self._capacity.retry_after(missing))
 
     @trio.lowlevel.enable_ki_protection
-    def _admit_all(self, submissions: Iterable[JobSpec]) -> list[Job]:
+    def _publish_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         created_at = self._now()
-        return [self._admit(type_, payload, created_at) for type_, payload in submissions]
+        return [self._publish(type_, payload, created_at, None) for type_, payload in specs]
 
-    def _admit(
-        self,
-        type_: str,
-        payload: bytes,
-        created_at: datetime,
-        key: IdempotencyKey | None = None,
+    def _publish(
+        self, type_: str, payload: bytes, created_at: datetime, key: IdempotencyKey | None
     ) -> Job:
-        """The one step.
+        """Queue the id of a job that has a slot, and store its record.
 
         Raises:
-            QueueFullError: There is no room; for those who come with several
-                that has been checked.
-            ShuttingDownError: The submissions are closed, or the pool is gone.
+            ShuttingDownError: The pool has ended.
         """
         job = Job(id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key)
-        # No await until both lines have run, and in this order: the channel
-        # may refuse, the store cannot.
-        try:
-            self._channel.send_nowait(job.id)
-        except trio.WouldBlock:
-            raise QueueFullError(self._places.retry_after()) from None
-        except (trio.ClosedResourceError, trio.BrokenResourceError):  # broken: the pool is gone
-            raise ShuttingDownError from None
+        # No await until both lines have run, and in this order: the channel may refuse, the
+        # store cannot.
+        self._queue(job.id)
         self._store.add(job)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("job_admitted", extra={"job_id": job.id, "job_type": type_})
         return job
+
+    def _queue(self, job_id: str) -> None:
+        try:
+            self._channel.send_nowait(job_id)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):  # no worker is left
+            self._capacity.close()  # the reserved slots are of no use to any task
+            raise ShuttingDownError from None

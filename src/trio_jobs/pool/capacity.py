@@ -1,73 +1,136 @@
-"""The places in the buffer as they come free: how fast they do, and waking who waits for one."""
+"""`Capacity`: counts the slots for jobs, reserves them, wakes waiters, measures the flow."""
 
 import math
 from collections import deque
 
 import trio
 
-# How many claims the drain rate is measured over: enough to even out single
-# jobs, few enough to follow a change within seconds.
+# The number of claims that `retry_after` looks at: enough to even out single jobs, few enough
+# to follow a change within seconds.
 _MEASURED_CLAIMS = 64
 
-# Seconds. Clients should look again within a minute, and claims from before
-# that say nothing: after an idle night their rate would be one an hour, and a
-# burst that the pool gets through in a second would be told to wait.
+# Seconds. Clients should look again within a minute. Older claims say nothing: after an idle
+# night their rate would be one an hour, and a burst that takes a second would be told to wait.
 _LONGEST_RETRY_AFTER = 60
 
 
 class Capacity:
-    """Told of each claim and each completion; knows nothing of the channel itself.
+    """The slots for jobs: `buffer_size` in the buffer, and one for each running worker.
+
+    A job has a slot from its admission until its worker is done with it. The channel has room
+    for all slots: a job that has one never meets a full channel.
+
+    Some tasks reserve at once, or are refused (`reserve`); others wait, one after the other
+    (`reserve_up_to`). While a task waits and one slot is left, the two kinds alternate, so
+    neither starves the other: the waiting task leaves the slot until a non-waiting one has taken
+    it, and the next last slot is for the waiting task.
 
     Attributes:
-        turn: Held by the one who waits for room; the others are behind, in
-            the order in which they came. Workers have nothing to do with it.
+        buffer_size: How many jobs may wait for a worker.
+        free: How many slots are free.
+        closed: Whether no more slots are given out.
     """
 
-    def __init__(self) -> None:
-        self.turn = trio.StrictFIFOLock()
-        # A look at this one costs half of `trio.current_time()`, which has to find it.
+    def __init__(self, buffer_size: int) -> None:
+        self.buffer_size = buffer_size
+        self.free = buffer_size
+        self.closed = False
+        # The task that waits for a slot holds it; the tasks behind it get it in turn.
+        self._fifo = trio.StrictFIFOLock()
+        self._last_is_for_waiting = False
+        self._refused = False  # a non-waiting task, since the last one that got its slots
+        # `trio.current_time()` would look for the clock each time, at twice the cost.
         self._clock = trio.lowlevel.current_clock()
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
-        # Made when somebody begins to wait: a claim while nobody does costs nothing for it.
-        self._change: trio.Event | None = None
+        # Made by the waiting task, so that a slot costs less while no task waits.
+        self._changed: trio.Event | None = None
 
-    def slot_freed(self) -> None:
-        """Note a claim, made now: the place of the job has come free. A hook of the store's."""
-        self._claims.append(self._clock.current_time())
-        if self._change is not None:
-            self._wake(self._change)
+    def reserve(self, wanted: int) -> int:
+        """Reserve so many slots at once, or none.
 
-    def note_completion(self) -> None:
-        """Note that a worker will be looking for its next job, and finding none makes room too."""
-        if self._change is not None:
-            self._wake(self._change)
+        Returns:
+            How many slots are missing; 0: all are reserved.
+        """
+        free = self.free
+        if self._fifo.locked():
+            if self._last_is_for_waiting:
+                free = max(free - 1, 0)
+            self._refused = wanted > free
+            if 0 < wanted == self.free and not self._refused:
+                self._last_is_for_waiting = True
+        if wanted > free:
+            return wanted - free
+        self.free -= wanted
+        return 0
 
-    def note_close(self) -> None:
-        """Note that there will be no room any more: who waits for it shall look again."""
-        if self._change is not None:
-            self._wake(self._change)
+    async def reserve_up_to(self, wanted: int) -> int:
+        """Wait for a turn and a slot, then reserve as many as are free, up to ``wanted``.
 
-    async def wait_change(self) -> None:
-        """Wait until there may be more room than there was.
+        Returns:
+            How many are reserved; 0 if the capacity is closed, before or meanwhile.
+
+        Cancellation:
+            Acted on while waiting; then nothing is reserved.
 
         Checkpoints:
-            Always.
+            At least once, before slots are reserved; not after.
         """
-        if self._change is None:
-            self._change = trio.Event()
-        await self._change.wait()
+        async with self._fifo:
+            while not self.closed:
+                if reserved := self._reserve_up_to(wanted):
+                    return reserved
+                if self._changed is None:
+                    self._changed = trio.Event()
+                await self._changed.wait()
+        return 0
 
-    def retry_after(self, places: int = 1) -> int:
-        """Whole seconds until ``places`` are likely to come free; from 1 to 60."""
+    def reserve_up_to_nowait(self, wanted: int) -> int:
+        """The same without waiting: 0 if it would have to wait for its turn or for a slot."""
+        return 0 if self.closed or self._fifo.locked() else self._reserve_up_to(wanted)
+
+    def slot_freed(self) -> None:
+        """Count a free slot: a worker is done with its job, or a new worker has begun."""
+        self.free += 1
+        if self._changed is not None:
+            self._wake()
+
+    def slot_lost(self) -> None:
+        """Count a slot less: a worker has ended."""
+        self.free -= 1
+
+    def note_claim(self) -> None:
+        """Measure the flow: a worker has claimed a job."""
+        self._claims.append(self._clock.current_time())
+
+    def retry_after(self, slots: int = 1) -> int:
+        """Whole seconds until so many slots are likely to come free, from 1 to 60."""
         if not self._claims:
             return 1
-        now = trio.current_time()
-        # One always stays: if even the last is old, nothing has moved since.
+        now = self._clock.current_time()
+        # One always stays: if even the last claim is old, nothing has moved since.
         while len(self._claims) > 1 and self._claims[0] < now - _LONGEST_RETRY_AFTER:
             self._claims.popleft()
         seconds_per_claim = (now - self._claims[0]) / len(self._claims)
-        return min(max(math.ceil(places * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
+        return min(max(math.ceil(slots * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
 
-    def _wake(self, change: trio.Event) -> None:
-        change.set()
-        self._change = None
+    def close(self) -> None:
+        """Give out no more slots, and wake the waiting tasks. Idempotent."""
+        self.closed = True
+        if self._changed is not None:
+            self._wake()
+
+    def _reserve_up_to(self, wanted: int) -> int:
+        free = self.free
+        # A buffer of one slot is left free only for a task that was refused: else it would be
+        # as good as no buffer while no other task comes.
+        leave_one = not self._last_is_for_waiting and (self.buffer_size > 1 or self._refused)
+        reserved = max(min(wanted, free - leave_one), 0)
+        if reserved and reserved == free:
+            self._last_is_for_waiting = False
+        self.free -= reserved
+        return reserved
+
+    def _wake(self) -> None:
+        assert self._changed is not None  # noqa: S101  (for the type checker: checked before)
+        self._changed.set()
+        self._changed = None

@@ -1,10 +1,10 @@
-"""`Pool`: what stands around the job channel, put together in the one way there is.
+"""`Pool`: wires store, admission, capacity, waiters and executor of one pool.
 
-Nothing runs here. `main` and `open_jobs` each open the channel, and the nursery
-in which their workers run on clones of its receive end.
+`main` and `open_jobs` each open the channel, and the nursery in which they start `Pool.work` on
+clones of its receive end.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,35 +16,33 @@ from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
-from trio_jobs.job import Job, Outcome
+from trio_jobs.job import Ending, Job, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.drop_log import DropLog
 from trio_jobs.pool.ids import Uuid7
-from trio_jobs.pool.store import UnfinishedJobs
-from trio_jobs.pool.unfinished import unfinished_lines
+from trio_jobs.pool.store import Store, UnfinishedJobs
 from trio_jobs.pool.waiters import CompletionWaiters
-from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.pool.worker import check_channel_has_ended, run_worker
+from trio_jobs.settings import PoolSettings
 
-_now = partial(datetime.now, UTC)
+utc_now = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
-    """What the pool is doing now.
+    """The state of the pool at one moment.
 
     Attributes:
         status: ``ready``, or ``shutting down``: no more jobs are taken.
-        workers: How many there are.
+        workers: How many workers there are.
         busy: How many of them have a job.
         buffered: Jobs in the buffer.
-        buffer_size: How many jobs it can hold.
-        oldest_running_seconds: How long the job that began first has been
-            running; null if none is.
-        blocked: Why jobs that have a worker cannot begin: what this process or
-            its machine has run out of; null while none has to wait.
-        dropped: How many completed jobs have had to make room for others, by
-            outcome.
+        buffer_size: How many jobs the buffer can hold.
+        oldest_running_seconds: For how long the job that began first has been running; null if
+            no job runs.
+        blocked: Why jobs that have a worker cannot begin: what this process or its machine has
+            run out of; null while no job has to wait.
+        dropped: By outcome, how many completed jobs have made room for others.
     """
 
     status: str
@@ -59,139 +57,165 @@ class PoolStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The parts that belong to one pool; made by `make_pool`.
+    """The parts of one pool; made by `make_pool`.
+
+    It stands between the workers and the store: it makes their moves, and tells the capacity
+    and the waiting tasks.
 
     Attributes:
-        workers: How many of them the parts are made for.
+        workers: How many workers there will be.
         handlers: The users' functions.
         store: Every job.
-        admission: Where jobs come in. It owns the channel's one send end:
-            closing it begins the drain.
-        waiters: Where tasks wait for jobs. Whoever runs the pool ends it.
-        processes: The child processes, to be entered around the pool; None if
-            no handler asks for them.
-        executor: What the workers process a job with.
-        shortage: Where jobs wait that cannot begin; to be told of what comes free.
-        drop_log: Says that completed jobs are dropped.
+        capacity: The slots for jobs.
+        admission: Takes jobs in. It owns the channel's one send end: closing it begins the drain.
+        waiters: The tasks that wait for jobs.
+        processes: The child processes, to be entered around the pool; None if no handler asks
+            for them.
+        executor: Processes each job that a worker has claimed.
+        shortage: Where jobs wait that cannot begin; to be told when something comes free.
     """
 
     workers: int
     handlers: HandlerRegistry
-    store: MemoryStore
+    store: Store
+    capacity: Capacity
     admission: Admission
     waiters: CompletionWaiters
     processes: ProcessPool | None
     executor: JobExecutor
     shortage: StartShortage
-    drop_log: DropLog
 
-    def statistics(self) -> PoolStatistics:
-        """What the pool is doing now."""
-        statistics = self.store.statistics()
-        return PoolStatistics(
-            status="shutting down" if self.admission.closed else "ready",
-            workers=self.workers,
-            busy=statistics.processing,
-            buffered=self.admission.buffered,
-            buffer_size=self.admission.buffer_size,
-            oldest_running_seconds=self.executor.oldest_running_seconds(),
-            blocked=self.shortage.cause,
-            dropped=statistics.dropped,
-        )
+    @trio.lowlevel.enable_ki_protection
+    async def work(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
+        """Run one worker on its clone of the receive channel; see `run_worker`.
 
-    def unfinished_jobs(self) -> UnfinishedJobs:
-        """The jobs that have not completed: those begun, those not begun.
+        The last worker that ends wakes the tasks that still wait for jobs.
 
-        May be called in another thread while the jobs go on.
+        Raises:
+            RuntimeError: The worker has returned before its channel has ended: the pool would
+                shrink.
         """
-        jobs = self.store.unfinished_jobs()
+        self.capacity.slot_freed()
+        try:
+            await run_worker(jobs, self, self.executor)
+            check_channel_has_ended(jobs)
+        finally:
+            self.capacity.slot_lost()
+            if jobs.statistics().open_receive_channels == 0:
+                self.waiters.end()
+
+    # The workers' moves.
+
+    def claim(self, job_id: str) -> Job | None:
+        """See `Moves.claim`; measures the flow, or frees the slot of an id that is passed over."""
+        job = None
+        try:
+            job = self.store.claim(job_id)
+        finally:
+            if job is None:
+                self.capacity.slot_freed()
+        self.capacity.note_claim()
+        return job
+
+    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
+        """See `Moves.complete`; wakes the tasks that wait for the job, and frees its slot."""
+        job = self.store.complete(job_id, ending, duration=duration)
+        self.waiters.notify(job)
+        self.capacity.slot_freed()
+        return job
+
+    def release(self, job_id: str) -> None:
+        """See `Moves.release`; frees the job's slot."""
+        self.store.release(job_id)
+        self.capacity.slot_freed()
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be cancelled.
+
+        A pending job keeps its place: the worker that claims it completes it without running
+        it. A running job completes when its handler has unwound.
+
+        Returns:
+            The job as it is now.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            InvalidTransitionError: The job has completed.
+        """
+        job = await self.store.request_cancel(job_id)
+        self.executor.cancel(job_id)
+        return job
+
+    def unfinished(self) -> UnfinishedJobs:
+        """The jobs that have not completed. Any thread may call this while the jobs go on."""
+        jobs = self.store.unfinished()
         begun: list[Job] = []
-        waiting: list[Job] = []  # claimed, but for a thread or a process
+        waiting: list[Job] = []  # claimed, but still without a thread or a process
         for job in jobs.begun:
             (begun if self.executor.has_begun(job.id) else waiting).append(job)
         if not waiting:
             return jobs
-        return UnfinishedJobs(
-            begun=begun, not_begun=sorted([*waiting, *jobs.not_begun], key=attrgetter("id"))
+        not_begun = sorted([*waiting, *jobs.not_begun], key=attrgetter("id"))
+        return UnfinishedJobs(begun=begun, not_begun=not_begun)
+
+    def statistics(self) -> PoolStatistics:
+        """The state of the pool now."""
+        jobs = self.store.statistics()
+        return PoolStatistics(
+            status="shutting down" if self.admission.closed else "ready",
+            workers=self.workers,
+            busy=jobs.processing,
+            buffered=self.admission.buffered,
+            buffer_size=self.capacity.buffer_size,
+            oldest_running_seconds=self.executor.oldest_running_seconds(),
+            blocked=self.shortage.cause,
+            dropped=jobs.dropped,
         )
-
-    def unfinished_ids(self) -> tuple[list[str], list[str]]:
-        """The ids of the jobs that have not completed: those begun, those not begun."""
-        jobs = self.unfinished_jobs()
-        return [job.id for job in jobs.begun], [job.id for job in jobs.not_begun]
-
-    def report_dropped(self) -> None:
-        """Log what has been dropped since the last line about it."""
-        self.drop_log.report(self.store.statistics().dropped)
-
-    def unfinished(self) -> Iterator[tuple[str, Mapping[str, object]]]:
-        """What names the unfinished jobs in the log: an event and its fields for each line."""
-        return unfinished_lines(self.unfinished_jobs())
 
 
 def make_pool(
     handlers: HandlerRegistry,
     send: trio.MemorySendChannel[str],
+    store: Store,
+    settings: PoolSettings,
     *,
-    workers: int,
-    processes: int | None,
-    keep_completed: int,
-    keep_completed_bytes: int,
     max_result_bytes: int,
     max_waiters: int,
     folder: int | None = None,
-    now: Callable[[], datetime] = _now,
+    now: Callable[[], datetime] = utc_now,
 ) -> Pool:
-    """The parts, connected with each other.
+    """The parts, connected with each other; nothing runs.
 
     Args:
         handlers: The users' functions.
-        send: The job channel's one send end; ``admission`` owns it from now on.
-        workers: How many workers there will be.
-        processes: How many child processes there are at the most; None for as
-            many as there are processors.
-        keep_completed: See `MemoryStore`.
-        keep_completed_bytes: See `MemoryStore`.
+        send: The job channel's one send end, of ``buffer_size + workers`` items, so that it has
+            room for all slots; ``admission`` owns it from now on.
+        store: Where the jobs are kept.
+        settings: The sizes of the pool.
         max_result_bytes: The largest result, as JSON.
         max_waiters: How many tasks may wait for jobs at the same time.
         folder: See `ProcessPool`.
         now: The wall clock, as an aware UTC time.
     """
-    places = Capacity()
-    waiters = CompletionWaiters(max_waiters=max_waiters)
-    drop_log = DropLog()
-
-    def completed(job: Job) -> None:
-        waiters.note(job)
-        places.note_completion()
-
-    store = MemoryStore(
-        now=now,
-        keep_completed=keep_completed,
-        keep_completed_bytes=keep_completed_bytes,
-        claimed=places.slot_freed,
-        completed=completed,
-        dropped=drop_log.note,
-    )
-    names = handlers.process_names
+    capacity = Capacity(settings.buffer_size)
     shortage = StartShortage()
-    children = None
-    if names:
-        children = ProcessPool(processes, names=names, shortage=shortage, folder=folder)
+    processes = None
+    if names := handlers.process_names:
+        processes = ProcessPool(settings.processes, names=names, shortage=shortage, folder=folder)
     return Pool(
-        workers=workers,
+        workers=settings.workers,
         handlers=handlers,
         store=store,
-        admission=Admission(send, store, places=places, new_id=Uuid7(), now=now),
-        waiters=waiters,
-        processes=children,
+        capacity=capacity,
+        admission=Admission(send, store, capacity, new_id=Uuid7(), now=now),
+        waiters=CompletionWaiters(max_waiters=max_waiters),
+        processes=processes,
         executor=JobExecutor(
             handlers,
-            workers=workers,
+            workers=settings.workers,
             max_result_bytes=max_result_bytes,
-            processes=children,
+            processes=processes,
             shortage=shortage,
         ),
         shortage=shortage,
-        drop_log=drop_log,
     )

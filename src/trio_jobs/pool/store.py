@@ -1,21 +1,22 @@
-"""The store's port: what the pool needs of a store, the errors it raises, and its counts."""
+"""The store's port: what a store owes the pool, the errors that it raises, and its counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from trio_jobs.job import Job, Outcome
+from trio_jobs.job import Ending, Job, Outcome
 
 
 class StoreError(Exception):
-    """A request that the store refuses; nothing has changed."""
+    """The store refuses a request; nothing has changed."""
 
 
 class JobNotFoundError(StoreError):
-    """No such job: it was never admitted, or has been dropped since."""
+    """No such job: it was never admitted, or it has been dropped since."""
 
 
 class DuplicateJobError(StoreError):
-    """A job with this id is in the store already."""
+    """The store has a job with this id, or with this idempotency key, already."""
 
 
 class InvalidTransitionError(StoreError):
@@ -24,15 +25,15 @@ class InvalidTransitionError(StoreError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatistics:
-    """How many jobs are where.
+    """How many jobs have each status.
 
     Attributes:
         pending: Admitted, not yet claimed.
         processing: Claimed by a worker.
         completed: Ended, and still kept.
-        completed_bytes: What the completed ones hold (`Job.size`).
-        dropped: Completed ones that had to make room for others, by outcome.
-            Those that a client has deleted are not among them.
+        completed_bytes: The bytes of the completed jobs (`Job.size`).
+        dropped: By outcome, the completed jobs that made room for others. Jobs that a client
+            has deleted are not among them.
     """
 
     pending: int
@@ -44,11 +45,11 @@ class StoreStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnfinishedJobs:
-    """The jobs that have not completed, in order.
+    """The jobs that have not completed, in the order of admission.
 
     Attributes:
-        begun: A worker has claimed them, and may have done a part of their work.
-        not_begun: No worker has.
+        begun: Jobs that may have done a part of their work.
+        not_begun: Jobs that have not.
     """
 
     begun: Sequence[Job]
@@ -59,5 +60,122 @@ class UnfinishedJobs:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of jobs."""
         return len(self.begun) + len(self.not_begun)
+
+    @property
+    def ids(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have begun, and of those that have not."""
+        return [job.id for job in self.begun], [job.id for job in self.not_begun]
+
+
+class Moves(Protocol):
+    """The moves of a job that a worker makes.
+
+    They are plain functions: no other task runs in between, so no lock is needed, and a worker
+    that is being cancelled can still record what happened to its job.
+    """
+
+    def claim(self, job_id: str) -> Job | None:
+        """Compare and set, pending → processing; the caller processes the job.
+
+        Returns:
+            The job as it is now; None if it may not run yet. Such a job is held: it stays
+            pending, and `Admission.feed` brings its id into the channel again.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            InvalidTransitionError: The job is not pending, or it was released: no process
+                hands out a released job again.
+        """
+        ...
+
+    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
+        """Record how a job ended, processing → completed.
+
+        Args:
+            job_id: The job.
+            ending: How it ended.
+            duration: Seconds since its claim, by a monotonic clock.
+
+        Returns:
+            The completed job, even if the store does not keep it.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            InvalidTransitionError: The job is not processing.
+        """
+        ...
+
+    def release(self, job_id: str) -> None:
+        """Put back a job whose worker is cancelled as the pool ends, processing → pending.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            InvalidTransitionError: The job is not processing.
+        """
+        ...
+
+
+class Store(Moves, Protocol):
+    """All jobs: the single source of truth about them.
+
+    The awaited methods may wait for a disk or a database. In memory they return without a
+    checkpoint. A method that raises has changed nothing.
+    """
+
+    def add(self, job: Job) -> None:
+        """Take in a new, pending job.
+
+        Raises:
+            DuplicateJobError: The store has its id, or its idempotency key, already.
+            InvalidTransitionError: The job is not pending.
+        """
+        ...
+
+    def unfinished(self) -> UnfinishedJobs:
+        """All jobs that have not completed. Any thread may call this while the jobs go on."""
+        ...
+
+    def statistics(self) -> StoreStatistics:
+        """How many jobs have each status now."""
+        ...
+
+    async def find(self, job_id: str) -> Job:
+        """The job as it is now.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+        """
+        ...
+
+    async def find_key(self, text: str) -> Job | None:
+        """The job that has this idempotency key, as it is now; None if there is none."""
+        ...
+
+    async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+        """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
+
+        The store need not have the job ``after`` (any more).
+        """
+        ...
+
+    async def request_cancel(self, job_id: str) -> Job:
+        """Record that a client wants the job cancelled; its status stays as it is.
+
+        A worker that claims the job later completes it without running it.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            InvalidTransitionError: The job has completed.
+        """
+        ...
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a completed job.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            InvalidTransitionError: The job has not completed.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""Waiting for jobs to complete: one event for each job that is waited for, and no polling."""
+"""`CompletionWaiters`: wakes the tasks that wait for a job to complete; no task polls."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,14 @@ from trio_jobs.job import Job
 
 
 class TooManyWaitersError(Exception):
-    """As many tasks wait as may."""
+    """As many tasks wait already as may wait."""
 
 
 class Completion:
-    """A job's completion, which may be still to come; shared by all who wait for the job.
+    """The completion of one job, shared by all tasks that wait for it.
 
     Attributes:
-        job: The completed job, as it was when it completed, whether or not it
-            has been dropped since; None before.
+        job: The job as it completed, even if the store has dropped it since; None before.
     """
 
     __slots__ = ("_over", "_subscribers", "job")
@@ -28,7 +27,7 @@ class Completion:
         self._subscribers = 0
 
     async def wait(self) -> None:
-        """Wait until the job has completed, or the pool has ended without that.
+        """Wait until the job has completed, or the pool has ended without completing it.
 
         Checkpoints:
             Always.
@@ -37,59 +36,57 @@ class Completion:
 
 
 class CompletionWaiters:
-    """Knows which jobs are waited for, and wakes those who wait.
+    """Knows which tasks wait for which jobs.
 
     Args:
         max_waiters: How many tasks may wait at the same time.
+
+    Attributes:
+        count: How many tasks wait.
     """
 
     def __init__(self, *, max_waiters: int) -> None:
+        self.count = 0
         self._max_waiters = max_waiters
-        self._waiters = 0
         self._ended = False
-        # Only jobs that somebody waits for now: the last one to leave takes the entry away.
+        # By job id. The last task that stops waiting removes the entry.
         self._awaited: dict[str, Completion] = {}
-
-    @property
-    def count(self) -> int:
-        """How many tasks wait."""
-        return self._waiters
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Completion]:
         """Wait for a job in this block: look it up, and enter, without a checkpoint in between.
 
-        Leaving the block, however that happens, leaves nothing behind.
+        Leaving the block, in any way, leaves nothing behind.
 
         Raises:
-            TooManyWaitersError: Too many wait already.
+            TooManyWaitersError: ``max_waiters`` tasks wait already.
         """
-        if self._waiters >= self._max_waiters:
-            raise TooManyWaitersError(f"{self._waiters} tasks wait already")
+        if self.count >= self._max_waiters:
+            raise TooManyWaitersError(f"{self.count} tasks wait already")
         completion = self._awaited.get(job_id)
         if completion is None:
             completion = self._awaited[job_id] = Completion()
             if self._ended:
                 completion._over.set()
-        self._waiters += 1
+        self.count += 1
         completion._subscribers += 1
         try:
             yield completion
         finally:
-            self._waiters -= 1
+            self.count -= 1
             completion._subscribers -= 1
             if completion._subscribers == 0:
                 self._awaited.pop(job_id, None)
 
-    def note(self, job: Job) -> None:
-        """Wake those who wait for this job, which has just completed. A hook of the store's."""
+    def notify(self, job: Job) -> None:
+        """Wake the tasks that wait for this job, which has just completed."""
         completion = self._awaited.get(job.id)
         if completion is not None:
             completion.job = job
             completion._over.set()
 
     def end(self) -> None:
-        """Wake everybody, now and from now on: the pool has ended. Can be called again."""
+        """Wake all tasks, now and from now on: the pool has ended. Idempotent."""
         self._ended = True
         for completion in self._awaited.values():
             completion._over.set()

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from trio_jobs.job import Ending, Job, Outcome
-from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
-from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, Moves
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +17,11 @@ log = logging.getLogger(__name__)
 BURST_SECONDS = 0.0003
 BURST_JOBS = 64
 
-_SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
+# On Python 3.11 looking up an enum's member costs as much as a call.
+_SUCCEEDED = Outcome.SUCCEEDED
 
-# A failure is a warning, so that it stays in sight at `level = "warning"`; what a client has asked
-# for is none.
+# A failure is a warning, so that it stays in sight at `level = "warning"`. A cancel is not: a
+# client has asked for it.
 _LEVELS = {
     Outcome.SUCCEEDED: logging.DEBUG,
     Outcome.CANCELLED: logging.INFO,
@@ -29,18 +29,18 @@ _LEVELS = {
     Outcome.TIMED_OUT: logging.WARNING,
 }
 
-# Runs one job and says how it ended. It turns whatever the user's function
-# does into an `Ending`; what it raises is `Cancelled`, or a bug of ours.
+# Runs one job and says how it ended. It makes an `Ending` of everything that the user's function
+# does; it raises `Cancelled`, or what a bug in the project raises.
 Process = Callable[[Job], Awaitable[Ending]]
 
 
-# In a program whose Ctrl-C is Python's own, a KeyboardInterrupt comes at any instruction: between a
-# claim and its release, or in a handler, where it would fail one job and stop nothing. So Trio is
-# to raise it in the program's own code.
+# Where Ctrl-C raises KeyboardInterrupt, it does so at any instruction: between a claim and its
+# release, or in a handler, where it would fail one job and stop nothing. Protected, Trio raises
+# it in the program's own code.
 @trio.lowlevel.enable_ki_protection
 async def run_worker(
     jobs: trio.MemoryReceiveChannel[str],
-    store: MemoryStore,
+    store: Moves,
     process: Process,
 ) -> None:
     """Process jobs one at a time until the channel ends.
@@ -48,23 +48,23 @@ async def run_worker(
     Jobs that do not wait are processed in bursts of at most `BURST_SECONDS` (by Trio's clock) or
     `BURST_JOBS`, without a checkpoint. The job that goes beyond the time is the burst's last.
 
-    An id whose job cannot be claimed is logged and passed over: whatever put
-    a second copy of it into the channel, the job does not run twice.
+    An id whose job the store holds is passed over. So is an id whose claim the store refuses,
+    which is logged: a second copy of an id, wherever it comes from, does not run its job twice.
 
     Args:
-        jobs: This worker's own clone of the receive channel; closed on exit.
-            It carries job ids, the store holds everything else.
+        jobs: This worker's own clone of the receive channel; closed on exit. It carries job
+            ids, the store has everything else.
         store: Where each job is claimed and its outcome recorded.
         process: Awaited with each claimed job.
 
     Returns:
-        Once the send channel is closed and the buffer is empty, or once
-        ``jobs`` is closed: for this worker that is the channel's end.
+        Once the send channel is closed and the buffer is empty, or once ``jobs`` is closed: for
+        this worker that is the channel's end.
 
     Cancellation:
-        Acted on before each job is received, and inside ``process``. A job cut
-        short is released in the store before ``Cancelled`` leaves this
-        function, so no job is left ``processing`` without a worker.
+        Acted on before each job is received, and inside ``process``. An interrupted job is
+        released in the store before ``Cancelled`` leaves this function, so no job is left
+        ``processing`` without a worker.
 
     Checkpoints:
         At least once per burst.
@@ -93,12 +93,14 @@ async def run_worker(
 
 
 async def _process_one(
-    job_id: str, store: MemoryStore, process: Process, now: Callable[[], float]
+    job_id: str, store: Moves, process: Process, now: Callable[[], float]
 ) -> None:
     try:
         job = store.claim(job_id)
     except (InvalidTransitionError, JobNotFoundError) as refusal:
         log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
+        return
+    if job is None:
         return
     started = now()
     verbose = log.isEnabledFor(logging.DEBUG)

@@ -1,12 +1,7 @@
-"""The store: every job, every change of its status, the counts. Every method is a plain `def`.
-
-A method without an await is atomic between tasks: that is why the project
-needs no locks, and why a worker that is being cancelled can still record what
-happened to its job.
-"""
+"""`MemoryStore`: every job in memory. Its plain methods are atomic between tasks."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
@@ -21,75 +16,46 @@ from trio_jobs.pool.store import (
     StoreStatistics,
     UnfinishedJobs,
 )
+from trio_jobs.settings import StoreSettings
+from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.sorted_ids import SortedIds
 
-# Looked up once. On Python 3.11 a member of an enum costs more than all that a
-# move does with it.
+# On Python 3.11 looking up an enum's member costs more than the rest of a move does with it.
 _PENDING, _PROCESSING, _COMPLETED = JobStatus
 
 
-def _ignore_claim() -> None:
-    pass
-
-
-def _ignore_completion(job: Job) -> None:
-    pass
-
-
-def _ignore_drop(outcome: Outcome, dropped: Mapping[Outcome, int]) -> None:
-    pass
-
-
 class MemoryStore:
-    """All jobs, in memory; the single source of truth about them.
+    """All jobs, in memory; a `trio_jobs.pool.store.Store`.
 
-    Finished jobs are dropped, oldest completion first, while there are more
-    than ``keep_completed`` of them or they hold more than
-    ``keep_completed_bytes``. A pending or a processing job is never dropped.
+    Completed jobs are dropped, oldest completion first, while there are more than
+    ``keep_completed`` of them, or they hold more than ``keep_completed_bytes`` (`Job.size`). A
+    pending or a processing job is never dropped.
 
-    Adding, claiming, completing, releasing and looking up cost the same
-    whatever the number of jobs, kept or dropped; so does a page, whose
-    position is found by bisection.
+    Each move and each look-up costs the same whatever the number of jobs, kept or dropped; so
+    does a page, whose position is found by bisection.
+
+    The awaited methods have plain twins, ``<name>_nowait``, which say what they do.
 
     Args:
+        settings: The bounds.
         now: The wall clock, as an aware UTC time.
-        keep_completed: How many finished jobs are kept at the most.
-        keep_completed_bytes: How many bytes (`Job.size`) finished jobs may
-            hold together. One that is larger by itself is not kept at all.
-        claimed: Called after each claim. Admission wakes those who wait for
-            room with it.
-        completed: Called after each completion with the job, which may have
-            been dropped by then. Those who wait for the job get it so.
-        dropped: Called after each drop, with the job's outcome and the counts
-            of all drops so far.
     """
 
-    def __init__(
-        self,
-        *,
-        now: Callable[[], datetime],
-        keep_completed: int,
-        keep_completed_bytes: int,
-        claimed: Callable[[], None] = _ignore_claim,
-        completed: Callable[[Job], None] = _ignore_completion,
-        dropped: Callable[[Outcome, Mapping[Outcome, int]], None] = _ignore_drop,
-    ) -> None:
+    def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
         self._now = now
-        self._keep_completed = keep_completed
-        self._keep_completed_bytes = keep_completed_bytes
-        self._claim_noted = claimed
-        self._completion_noted = completed
-        self._drop_noted = dropped
+        self._keep_completed = settings.keep_completed
+        self._keep_completed_bytes = settings.keep_completed_bytes
         self._jobs: dict[str, Job] = {}
-        # The ids in order. A dict remembers its order too, but cannot start in
-        # the middle, and walks over the gaps that dropped entries leave.
+        # The ids in order. A dict remembers its order too, but it cannot start in the middle,
+        # and it walks over the gaps that dropped entries leave.
         self._order = SortedIds()
         self._processing: set[str] = set()
-        # Oldest completion first; an OrderedDict, because taking the first key
-        # of a dict again and again walks over all that were taken before.
+        # Oldest completion first. An OrderedDict: taking the first key of a dict again and again
+        # walks over all that were taken before.
         self._completed: OrderedDict[str, int] = OrderedDict()
         self._completed_bytes = 0
         self._dropped = dict.fromkeys(Outcome, 0)
+        self._drop_log = DropLog()
         self._released: set[str] = set()
         # Ids by idempotency key; an entry goes with its job.
         self._keys: dict[str, str] = {}
@@ -97,25 +63,10 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def get(self, job_id: str) -> Job:
-        """The job as it is now.
-
-        Raises:
-            JobNotFoundError: There is no such job, or no longer.
-        """
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise JobNotFoundError(f"no job {job_id!r}") from None
+    # The moves.
 
     def add(self, job: Job) -> None:
-        """Take in a new, pending job.
-
-        Raises:
-            DuplicateJobError: A job with this id, or with this idempotency
-                key, is here already.
-            InvalidTransitionError: The job is not pending.
-        """
+        """See `Store.add`."""
         if job.id in self._jobs:
             raise DuplicateJobError(f"job {job.id!r} is in the store already")
         if job.key is not None and job.key.text in self._keys:
@@ -130,13 +81,7 @@ class MemoryStore:
             self._keys[job.key.text] = job.id
 
     def claim(self, job_id: str) -> Job:
-        """Compare and set, pending → processing; the caller processes the job.
-
-        Raises:
-            JobNotFoundError: There is no such job, or no longer.
-            InvalidTransitionError: It is not pending, or has been released: a
-                released job is never handed out again.
-        """
+        """See `Moves.claim`; a store in memory holds no job."""
         job = self._get(job_id, expected=_PENDING, wanted=_PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
@@ -145,21 +90,10 @@ class MemoryStore:
         job = replace(job, status=_PROCESSING, started_at=started_at)
         self._jobs[job_id] = job
         self._processing.add(job_id)
-        self._claim_noted()
         return job
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """Record how a job ended, processing → completed; drops what is beyond the bounds.
-
-        Args:
-            job_id: Whose end it is.
-            ending: How it ended.
-            duration: Seconds since its claim, by a clock that nobody sets.
-
-        Raises:
-            JobNotFoundError: There is no such job, or no longer.
-            InvalidTransitionError: It is not processing.
-        """
+        """See `Moves.complete`; drops the jobs that are beyond the bounds then."""
         job = self._get(job_id, expected=_PROCESSING, wanted=_COMPLETED)
         job = replace(
             job,
@@ -177,88 +111,88 @@ class MemoryStore:
             or self._completed_bytes > self._keep_completed_bytes
         ):
             self._drop(next(iter(self._completed)))
-        self._completion_noted(job)
         return job
 
-    def release(self, job_id: str) -> Job:
-        """Put back a job whose worker is cut off as the pool ends, processing → pending.
-
-        Raises:
-            JobNotFoundError: There is no such job, or no longer.
-            InvalidTransitionError: It is not processing.
-        """
+    def release(self, job_id: str) -> None:
+        """See `Moves.release`."""
         job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
-        job = replace(job, status=_PENDING, started_at=None)
-        self._jobs[job_id] = job
+        self._jobs[job_id] = replace(job, status=_PENDING, started_at=None)
         self._processing.remove(job_id)
         self._released.add(job_id)
-        return job
 
-    def request_cancel(self, job_id: str) -> Job:
-        """Note that a client wants the job cancelled; its status stays as it is.
+    # What clients ask for.
 
-        A pending job keeps its place: the worker that claims it completes it
-        without running it.
+    def find_nowait(self, job_id: str) -> Job:
+        """See `Store.find`."""
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobNotFoundError(f"no job {job_id!r}") from None
 
-        Raises:
-            JobNotFoundError: There is no such job, or no longer.
-            InvalidTransitionError: It is completed.
-        """
-        job = self.get(job_id)
+    def find_key_nowait(self, text: str) -> Job | None:
+        """See `Store.find_key`."""
+        job_id = self._keys.get(text)
+        return None if job_id is None else self._jobs[job_id]
+
+    def page_nowait(self, *, after: str | None = None, limit: int) -> list[Job]:
+        """See `Store.page`."""
+        ids = self._order.after(after or "")
+        return [self._jobs[job_id] for job_id in islice(ids, limit)]
+
+    def request_cancel_nowait(self, job_id: str) -> Job:
+        """See `Store.request_cancel`."""
+        job = self.find_nowait(job_id)
         if job.status is _COMPLETED:
             raise InvalidTransitionError(f"job {job_id!r} is completed; it can not be cancelled")
         job = replace(job, cancel_requested=True)
         self._jobs[job_id] = job
         return job
 
-    def delete(self, job_id: str) -> None:
-        """Forget a completed job.
-
-        Raises:
-            JobNotFoundError: There is no such job, or no longer.
-            InvalidTransitionError: It is not completed.
-        """
-        job = self.get(job_id)
+    def delete_nowait(self, job_id: str) -> None:
+        """See `Store.delete`."""
+        job = self.find_nowait(job_id)
         if job.status is not _COMPLETED:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a completed job can be deleted"
             )
         self._forget(job_id)
 
-    def find_key(self, text: str) -> Job | None:
-        """The job that was submitted under this idempotency key, as it is now; None if none was."""
-        job_id = self._keys.get(text)
-        return None if job_id is None else self._jobs[job_id]
+    async def find(self, job_id: str) -> Job:
+        """See `Store.find`."""
+        return self.find_nowait(job_id)
 
-    def page(self, *, after: str | None = None, limit: int) -> list[Job]:
-        """Up to ``limit`` jobs in order, from the first one whose id is greater than ``after``.
+    async def find_key(self, text: str) -> Job | None:
+        """See `Store.find_key`."""
+        return self.find_key_nowait(text)
 
-        The job ``after`` need not be in the store (any more).
-        """
-        ids = self._order.after(after or "")
-        return [self._jobs[job_id] for job_id in islice(ids, limit)]
+    async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+        """See `Store.page`."""
+        return self.page_nowait(after=after, limit=limit)
 
-    def unfinished(self) -> tuple[list[str], list[str]]:
-        """The ids of all jobs that have not completed: those begun, those not begun."""
-        jobs = self.unfinished_jobs()
-        return [job.id for job in jobs.begun], [job.id for job in jobs.not_begun]
+    async def request_cancel(self, job_id: str) -> Job:
+        """See `Store.request_cancel`."""
+        return self.request_cancel_nowait(job_id)
 
-    def unfinished_jobs(self) -> UnfinishedJobs:
-        """All jobs that have not completed.
+    async def delete(self, job_id: str) -> None:
+        """See `Store.delete`."""
+        self.delete_nowait(job_id)
 
-        May be called in another thread while the jobs go on.
-        """
-        # Copied in one call, which no other thread can come into.
+    # Counts.
+
+    def unfinished(self) -> UnfinishedJobs:
+        """See `Store.unfinished`; a job has begun if a worker has ever claimed it."""
+        # Copied in one call: no other thread can change the dict within it.
         jobs = [job for job in list(self._jobs.values()) if job.status is not _COMPLETED]
         jobs.sort(key=attrgetter("id"))
-        was_begun = [job.id in self._processing or job.id in self._released for job in jobs]
-        return UnfinishedJobs(
-            begun=[job for job, begun in zip(jobs, was_begun, strict=True) if begun],
-            not_begun=[job for job, begun in zip(jobs, was_begun, strict=True) if not begun],
-        )
+        begun: list[Job] = []
+        not_begun: list[Job] = []
+        for job in jobs:
+            claimed = job.id in self._processing or job.id in self._released
+            (begun if claimed else not_begun).append(job)
+        return UnfinishedJobs(begun=begun, not_begun=not_begun)
 
     def statistics(self) -> StoreStatistics:
-        """How many jobs are where, now."""
+        """See `Store.statistics`."""
         return StoreStatistics(
             pending=len(self._jobs) - len(self._processing) - len(self._completed),
             processing=len(self._processing),
@@ -267,11 +201,15 @@ class MemoryStore:
             dropped=self._dropped.copy(),
         )
 
+    def report_dropped(self) -> None:
+        """Log the drops that no line has told of yet."""
+        self._drop_log.report(self._dropped)
+
     def _drop(self, job_id: str) -> None:
         outcome = self._forget(job_id).outcome
         assert outcome is not None  # noqa: S101  (for the type checker: it has completed)
         self._dropped[outcome] += 1
-        self._drop_noted(outcome, self._dropped)
+        self._drop_log.note(outcome, self._dropped)
 
     def _forget(self, job_id: str) -> Job:
         self._completed_bytes -= self._completed.pop(job_id)
@@ -282,8 +220,8 @@ class MemoryStore:
         return job
 
     def _get(self, job_id: str, *, expected: JobStatus, wanted: JobStatus) -> Job:
-        """The job, if it is where it has to be for a move that there is."""
-        job = self._jobs.get(job_id) or self.get(job_id)
+        """The job, if it has the status from which the move leads to ``wanted``."""
+        job = self._jobs.get(job_id) or self.find_nowait(job_id)
         if job.status is not expected or wanted not in TRANSITIONS[expected]:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a {expected} job can become {wanted}"

@@ -1,4 +1,4 @@
-"""`DropLog`: says in the log that completed jobs are dropped, once an hour while it goes on."""
+"""`DropLog`: logs that completed jobs are dropped, once an hour while it goes on."""
 
 import logging
 import time
@@ -8,18 +8,18 @@ from trio_jobs.job import Outcome
 
 log = logging.getLogger(__name__)
 
-# Dropping is the ordinary course of a server that has run for a while: a line a job would be
-# nothing but noise.
+# A server that has run for a while drops a job with each completion: a line for each would be
+# noise.
 SECONDS_BETWEEN_LINES = 3600.0
 
 _SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
 
 
 class DropLog:
-    """Told of each drop; logs the first one, and then at most one line an hour.
+    """Logs the first drop, and then at most one line an hour.
 
     The first drop of a job that did not succeed is logged at once as well, so that no failure is
-    lost unseen at ``level = "warning"``. Without a timer: the next drop after an hour is logged.
+    lost unseen at ``level = "warning"``. There is no timer: after an hour, the next drop is logged.
 
     Args:
         clock: Seconds of a monotonic clock.
@@ -31,13 +31,13 @@ class DropLog:
         self._due = self._warning_due = float("-inf")
 
     def note(self, outcome: Outcome, dropped: Mapping[Outcome, int]) -> None:
-        """Log ``dropped``, the counts so far, if a line is due."""
+        """Log ``dropped``, all drops so far, if a line is due."""
         now = self._clock()
         if now >= self._due or (now >= self._warning_due and outcome is not _SUCCEEDED):
             self.report(dropped)
 
     def report(self, dropped: Mapping[Outcome, int]) -> None:
-        """Log what has been dropped since the last line, if anything has."""
+        """Log the drops since the last line, if there are any."""
         counts = {
             outcome.value: count - self._logged[outcome]
             for outcome, count in dropped.items()

@@ -7,14 +7,14 @@ import pytest
 
 from tests.support import NONE_DROPPED
 from trio_jobs.job import Outcome
-from trio_jobs.pool.drop_log import SECONDS_BETWEEN_LINES, DropLog
+from trio_jobs.stores.drop_log import SECONDS_BETWEEN_LINES, DropLog
 
 
 class Drops:
     """A drop log whose clock the test sets, and the store's counts."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.DEBUG, "trio_jobs.pool.drop_log")
+        caplog.set_level(logging.DEBUG, "trio_jobs.stores.drop_log")
         self._caplog = caplog
         self._counts = Counter(NONE_DROPPED)
         self.now = 0.0
