@@ -8,12 +8,13 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.connection import ClientConnection
@@ -34,6 +35,8 @@ from .serving import (
 from .test_tls import CERTIFICATE
 
 LONG = bytes(50_000_000)
+# What the log says of clients.
+COMPLAINTS = {"client_too_slow", "request_refused", "connection_failed", "connections_cut"}
 
 
 class Application:
@@ -62,92 +65,6 @@ class Application:
         await answer(send, LONG if scope["path"] == "/flood" else body)
 
 
-@pytest.fixture
-def app() -> Application:
-    return Application()
-
-
-@pytest.fixture
-def clock(mock_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    return passing(mock_clock)
-
-
-@pytest.fixture(params=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param == "tls")
-
-
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says of clients."""
-    events = ("client_too_slow", "request_refused", "connection_failed", "connections_cut")
-    return [record.getMessage() for record in caplog.records if record.getMessage() in events]
-
-
-async def test_requests_that_come_while_the_loop_is_blocked_are_all_answered(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
-) -> None:
-    """20 connections, idle for 8.5 of their 10 s; then the loop is blocked for 2.5 s."""
-    caplog.set_level(logging.INFO)
-    async with door(app, tls=tls) as server:
-        clients = [await open_client(server, tls=tls) for _ in range(20)]
-        for client in clients:
-            await client.request(get())
-        app.ran = 0
-        await pass_time(clock, 8.5)
-
-        for client in clients:
-            send_at_once(client, post(b"hello"))
-        clock.jump(2.5)
-
-        answers = [await client.receive_answer() for client in clients]
-        assert [reply.body for reply in answers] == [b"hello"] * 20
-        assert app.ran == 20
-    assert complaints(caplog) == []
-
-
-# What has come in before the loop is blocked, what comes meanwhile, and the answer's body.
-HALVES = {
-    "first request": (b"", post(b"hello"), b"hello"),
-    "head": (b"GET / HT", get()[8:], b""),
-    "short body": (post(b"hello")[:-2], b"lo", b"hello"),
-    "long body": (post(bytes(100_000))[:-100], bytes(100), bytes(100_000)),
-    "chunks": (chunked(b"hello")[:-7], chunked(b"hello")[-7:], b"hello"),
-    "lifted body": (post(bytes(100_000), "/lifted")[:-100], bytes(100), bytes(100_000)),
-}
-
-
-@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
-@pytest.mark.parametrize("blocked", [2.5, 1000.0])
-async def test_bytes_that_are_there_beat_a_clock_that_has_run_out(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    start: bytes,
-    rest: bytes,
-    body: bytes,
-    blocked: float,
-    *,
-    tls: bool,
-) -> None:
-    caplog.set_level(logging.INFO)
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        if start:
-            await client.send(start)
-        await pass_time(clock, 8.5)
-
-        send_at_once(client, rest)
-        clock.jump(blocked)
-
-        assert (await client.receive_answer()).body == body
-        assert app.ran == 1
-    assert complaints(caplog) == []
-
-
 class BetweenLookAndClock(trio.abc.Instrument):
     """Acts once, where Trio has asked the kernel what has come in, and not yet the clock."""
 
@@ -159,190 +76,249 @@ class BetweenLookAndClock(trio.abc.Instrument):
         self._act()
 
 
-@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
-async def test_bytes_that_come_just_before_the_clock_is_asked_are_seen(
-    app: Application,
-    clock: trio.testing.MockClock,
-    start: bytes,
-    rest: bytes,
-    body: bytes,
-    *,
-    tls: bool,
-) -> None:
-    clock.rate = 0
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        if start:
-            await client.send(start)
-        await trio.testing.wait_all_tasks_blocked()
-        await pass_time(clock, 9.8)
-        clock.jump(0.05)
-        await trio.testing.wait_all_tasks_blocked()
+@dataclass
+class Stage:
+    """An application, a clock that the test moves, and clients that speak TLS or do not.
 
-        def act() -> None:
-            send_at_once(client, rest)
-            clock.jump(0.5)
+    A test takes the clock as an argument of its own: pytest-trio looks for it there.
+    """
 
-        # The limit is over within what is charged of the next turn: by both clocks.
-        clock.jump(0.09)
-        trio.lowlevel.add_instrument(BetweenLookAndClock(act))
+    app: Application
+    clock: MockClock
+    tls: bool
+    caplog: pytest.LogCaptureFixture
+
+    def door(self, **options: Any) -> AbstractAsyncContextManager[Served]:  # noqa: ANN401
+        return door(self.app, tls=self.tls, **options)
+
+    async def client(self, server: Served, data: bytes = b"") -> Client:
+        """A connection over which so much has been sent."""
+        client = await open_client(server, tls=self.tls)
+        await client.send(data)
+        return client
+
+    async def small_client(self, server: Served) -> Client:
+        """One with little room, so that every bit that it reads makes room for another."""
+        client = await self.client(server)
+        client.transport.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        return client
+
+    async def pass_time(self, seconds: float) -> None:
+        await pass_time(self.clock, seconds)
+
+    async def act_at_the_limit(self, act: Callable[[], None]) -> None:
+        """Act where 10 s are over by both clocks, within what is charged of one turn."""
+        await self.pass_time(9.8)
+        self.clock.jump(0.05)
+        await wait_all_tasks_blocked()
+
+        def act_and_jump() -> None:
+            act()
+            self.clock.jump(0.5)
+
+        self.clock.jump(0.09)
+        trio.lowlevel.add_instrument(BetweenLookAndClock(act_and_jump))
         await trio.lowlevel.checkpoint()
 
+    def complaints(self) -> list[str]:
+        messages = [record.getMessage() for record in self.caplog.records]
+        return [message for message in messages if message in COMPLAINTS]
+
+
+@pytest.fixture
+def clock(mock_clock: MockClock) -> MockClock:
+    return passing(mock_clock)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def stage(
+    request: pytest.FixtureRequest, clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> Stage:
+    caplog.set_level(logging.INFO)
+    return Stage(Application(), clock, request.param, caplog)
+
+
+plain = pytest.mark.parametrize("stage", [False], ids=["plain"], indirect=True)
+
+
+async def test_requests_that_come_while_the_loop_is_blocked_are_all_answered(
+    stage: Stage, clock: MockClock
+) -> None:
+    """20 connections, idle for 8.5 of their 10 s; then the loop is blocked for 2.5 s."""
+    async with stage.door() as server:
+        clients = [await stage.client(server) for _ in range(20)]
+        for client in clients:
+            await client.request(get())
+        stage.app.ran = 0
+        await stage.pass_time(8.5)
+
+        for client in clients:
+            send_at_once(client, post(b"hello"))
+        clock.jump(2.5)
+
+        answers = [await client.receive_answer() for client in clients]
+        assert [reply.body for reply in answers] == [b"hello"] * 20
+        assert stage.app.ran == 20
+    assert stage.complaints() == []
+
+
+# What has come in before the loop is blocked, what comes meanwhile, and the answer's body.
+HALVES = {
+    "first request": (b"", post(b"hello"), b"hello"),
+    "head": (b"GET / HT", get()[8:], b""),
+    "short body": (post(b"hello")[:-2], b"lo", b"hello"),
+    "long body": (post(bytes(100_000))[:-100], bytes(100), bytes(100_000)),
+    "chunks": (chunked(b"hello")[:-7], chunked(b"hello")[-7:], b"hello"),
+    "lifted body": (post(bytes(100_000), "/lifted")[:-100], bytes(100), bytes(100_000)),
+}
+halves = pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+
+
+@halves
+@pytest.mark.parametrize("blocked", [2.5, 1000.0])
+async def test_bytes_that_are_there_beat_a_clock_that_has_run_out(
+    stage: Stage, clock: MockClock, start: bytes, rest: bytes, body: bytes, blocked: float
+) -> None:
+    async with stage.door() as server:
+        client = await stage.client(server, start)
+        await stage.pass_time(8.5)
+
+        send_at_once(client, rest)
+        clock.jump(blocked)
+
         assert (await client.receive_answer()).body == body
-        assert app.ran == 1
+        assert stage.app.ran == 1
+    assert stage.complaints() == []
 
 
-@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+@halves
+async def test_bytes_that_come_just_before_the_clock_is_asked_are_seen(
+    stage: Stage, clock: MockClock, start: bytes, rest: bytes, body: bytes
+) -> None:
+    clock.rate = 0
+    async with stage.door() as server:
+        client = await stage.client(server, start)
+        await stage.act_at_the_limit(lambda: send_at_once(client, rest))
+
+        assert (await client.receive_answer()).body == body
+        assert stage.app.ran == 1
+
+
+@halves
 async def test_time_in_which_the_server_was_not_looking_is_not_the_clients(
-    app: Application,
-    clock: trio.testing.MockClock,
-    start: bytes,
-    rest: bytes,
-    body: bytes,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock, start: bytes, rest: bytes, body: bytes
 ) -> None:
     """It has come to nothing while the loop was blocked: its time goes on from there."""
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        if start:
-            await client.send(start)
-        await trio.testing.wait_all_tasks_blocked()
+    async with stage.door() as server:
+        client = await stage.client(server, start)
+        await wait_all_tasks_blocked()
 
         clock.jump(9)
-        await pass_time(clock, 4)
+        await stage.pass_time(4)
         clock.jump(1000)
-        await pass_time(clock, 4)
+        await stage.pass_time(4)
         await client.send(rest)
 
         assert (await client.receive_answer()).body == body
-        assert app.ran == 1
+        assert stage.app.ran == 1
 
 
-@pytest.mark.parametrize(("start", "rest", "body"), HALVES.values(), ids=HALVES)
+@halves
 async def test_time_in_which_the_server_was_looking_is_the_clients(
-    app: Application,
-    clock: trio.testing.MockClock,
-    start: bytes,
-    rest: bytes,
-    body: bytes,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock, start: bytes, rest: bytes, body: bytes
 ) -> None:
-    async with door(app, tls=tls) as server:
-        await trio.testing.wait_all_tasks_blocked()
+    async with stage.door() as server:
+        await wait_all_tasks_blocked()
         clock.jump(1000)  # a limit that begins after it is no longer for it
-        await trio.testing.wait_all_tasks_blocked()
-        client = await open_client(server, tls=tls)
-        if start:
-            await client.send(start)
+        await wait_all_tasks_blocked()
+        client = await stage.client(server, start)
 
-        await pass_time(clock, 4)
+        await stage.pass_time(4)
         clock.jump(1000)
-        await pass_time(clock, 7)
+        await stage.pass_time(7)
 
         if start:
             assert (await client.receive_answer()).status == 408
         client.transport.socket.shutdown(trio.socket.SHUT_WR)
         assert await client.receive_rest() == b""
-        assert app.ran == 0
+        assert stage.app.ran == 0
 
 
 async def test_a_client_that_reads_gets_a_long_answer_over_a_loop_that_is_always_blocked(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
+    stage: Stage,
+    clock: MockClock,
 ) -> None:
     """50 MB; each turn of the loop takes longer than a client may take for 256 KiB."""
-    caplog.set_level(logging.INFO)
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/flood"))
+    async with stage.door() as server:
+        client = await stage.client(server, get("/flood"))
         received = 0
         while received < len(LONG):
             clock.jump(25)
             data = await client.stream.receive_some(1_000_000)
             assert data
             received += len(data)
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
-        assert app.ran == 1
-    assert complaints(caplog) == []
+        assert stage.app.ran == 1
+    assert stage.complaints() == []
 
 
 async def test_a_client_that_does_not_read_before_the_loop_is_blocked_still_has_its_time(
-    app: Application, clock: trio.testing.MockClock, *, tls: bool
+    stage: Stage,
+    clock: MockClock,
 ) -> None:
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/flood"))
-        await pass_time(clock, 5)
+    async with stage.door() as server:
+        client = await stage.client(server, get("/flood"))
+        await stage.pass_time(5)
         clock.jump(1000)
-        await pass_time(clock, 4)
+        await stage.pass_time(4)
 
         assert (await client.receive_answer()).body == LONG
 
 
+@plain
 async def test_room_that_is_made_just_before_the_clock_is_asked_is_used(
-    app: Application, clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    stage: Stage, clock: MockClock
 ) -> None:
-    caplog.set_level(logging.INFO)
     clock.rate = 0
-    async with door(app, tls=False) as server:
-        client = await server.connect()
-        await client.send(get("/flood"))
-        await trio.testing.wait_all_tasks_blocked()
-        await pass_time(clock, 9.8)
-        clock.jump(0.05)
-        await trio.testing.wait_all_tasks_blocked()
-        received = bytearray()
+    async with stage.door() as server:
+        client = await stage.client(server, get("/flood"))
 
-        def act() -> None:
+        def read_all() -> None:
             with suppress(BlockingIOError):
                 while data := os.read(client.transport.socket.fileno(), 1_000_000):
-                    received.extend(data)
-            clock.jump(0.5)
+                    client.ahead(data)
 
-        clock.jump(0.09)
-        trio.lowlevel.add_instrument(BetweenLookAndClock(act))
-        await trio.lowlevel.checkpoint()
+        await stage.act_at_the_limit(read_all)
 
-        client.ahead(received)
         assert (await client.receive_answer()).body == LONG
-    assert complaints(caplog) == []
+    assert stage.complaints() == []
 
 
 async def test_a_client_that_does_not_read_while_the_server_looks_is_cut_off(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock
 ) -> None:
-    caplog.set_level(logging.INFO)
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/flood"))
-        await pass_time(clock, 5)
+    async with stage.door() as server:
+        client = await stage.client(server, get("/flood"))
+        await stage.pass_time(5)
         clock.jump(1000)
-        await pass_time(clock, 6)
+        await stage.pass_time(6)
 
         assert len(await client.receive_rest()) < len(LONG)
-    assert complaints(caplog) == ["client_too_slow"]
+    assert stage.complaints() == ["client_too_slow"]
 
 
+@pytest.mark.parametrize("stage", [True], ids=["tls"], indirect=True)
 async def test_a_handshake_goes_on_after_the_loop_was_blocked(
-    app: Application, clock: trio.testing.MockClock
+    stage: Stage, clock: MockClock
 ) -> None:
-    async with door(app, tls=True) as server:
+    async with stage.door() as server:
         raw = await server.connect()
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.jump(9)
-        await pass_time(clock, 2)
+        await stage.pass_time(2)
         clock.jump(1000)
-        await pass_time(clock, 2)
+        await stage.pass_time(2)
 
         context = ssl.create_default_context(cafile=CERTIFICATE)
         stream = trio.SSLStream(raw.stream, context, server_hostname="localhost")
@@ -350,16 +326,17 @@ async def test_a_handshake_goes_on_after_the_loop_was_blocked(
         assert (await Client(stream).request(get())).status == 200
 
 
+@plain
 async def test_an_early_answer_is_not_taken_away_by_a_blocked_loop(
-    app: Application, clock: trio.testing.MockClock
+    stage: Stage, clock: MockClock
 ) -> None:
     """What the client is still sending is read, however late: else a reset destroys the answer."""
-    async with door(app, tls=False, max_body_bytes=1000) as server:
+    async with stage.door(max_body_bytes=1000) as server:
         for _ in range(5):
             client = await server.connect()
             head = get("/", "Content-Length: 3000000", method="POST")
             await client.send(head)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             for _ in range(30):
                 clock.jump(25)
                 await client.send(bytes(100_000))
@@ -379,13 +356,13 @@ AT_THE_STOP = {
 @pytest.mark.parametrize("lately", [False, True], ids=["before it", "as it comes"])
 @pytest.mark.parametrize(("first", "there"), AT_THE_STOP.values(), ids=AT_THE_STOP)
 async def test_the_stop_ends_no_connection_with_a_request_in_its_socket(
-    app: Application,
+    stage: Stage,
+    clock: MockClock,
     first: bytes,
     there: bytes,
     monkeypatch: pytest.MonkeyPatch,
     *,
     lately: bool,
-    tls: bool,
 ) -> None:
     finish = ClientConnection.finish
 
@@ -395,33 +372,34 @@ async def test_the_stop_ends_no_connection_with_a_request_in_its_socket(
         finish(connection)
 
     monkeypatch.setattr(ClientConnection, "finish", send_and_finish)
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
+    async with stage.door() as server:
+        client = await stage.client(server)
         if first:
             await client.request(first)
-        await trio.testing.wait_all_tasks_blocked()
-        app.ran = 0
+        await wait_all_tasks_blocked()
+        stage.app.ran = 0
 
         if not lately:
             send_at_once(client, there)
         server.closing.set()
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         if rest := post(b"hello")[len(there) :]:
             await client.send(rest)
 
         reply = await client.receive_answer()
         assert reply.body == b"hello"
-        assert app.ran == 1
+        assert stage.app.ran == 1
         if lately or rest:
             assert reply.headers["connection"] == "close"
         assert await client.receive_rest() == b""
 
 
+@plain
 async def test_the_stop_reads_what_a_client_has_sent_that_it_has_just_let_in(
-    app: Application, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its task has not had its first step: it is neither idle nor busy."""
-    async with door(app, tls=False) as server:
+    async with stage.door() as server:
         started = ClientConnection.run
 
         async def run(connection: ClientConnection) -> None:
@@ -436,70 +414,61 @@ async def test_the_stop_reads_what_a_client_has_sent_that_it_has_just_let_in(
 
         reply = await client.request(post(b"hello"))
         assert (reply.body, reply.headers["connection"]) == (b"hello", "close")
-        assert app.ran == 1
+        assert stage.app.ran == 1
 
 
 async def test_the_stop_leaves_a_request_behind_an_answer_that_promised_to_read_it(
-    app: Application, clock: trio.testing.MockClock, *, tls: bool
+    stage: Stage,
+    clock: MockClock,
 ) -> None:
     """The first answer has begun before the stop, so it could not say that it is the last."""
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/flood") + post(b"hello") + post(b"too much"))
-        await trio.testing.wait_all_tasks_blocked()
+    async with stage.door() as server:
+        client = await stage.client(server, get("/flood") + post(b"hello") + post(b"too much"))
+        await wait_all_tasks_blocked()
 
         server.closing.set()
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
         first, second = await client.receive_answer(), await client.receive_answer()
         assert (first.body, "connection" in first.headers) == (LONG, False)
         assert (second.body, second.headers["connection"]) == (b"hello", "close")
         assert await client.receive_rest() == b""
-        assert app.ran == 2
+        assert stage.app.ran == 2
 
 
 async def test_the_stop_cuts_nobody_while_the_loop_is_blocked(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock
 ) -> None:
-    async with door(app, tls=tls) as server:
-        held, reading = [await open_client(server, tls=tls) for _ in range(2)]
+    async with stage.door() as server:
+        held, reading = [await stage.client(server) for _ in range(2)]
         await held.send(get("/hold"))
         await reading.send(get("/flood"))
-        await app.holding.wait()
+        await stage.app.holding.wait()
         server.closing.set()
-        await pass_time(clock, 5)
+        await stage.pass_time(5)
 
         clock.jump(1000)
-        app.release.set()
+        stage.app.release.set()
 
         assert (await held.receive_answer()).status == 200
         assert (await reading.receive_answer()).body == LONG
         await server.ended.wait()
-    assert complaints(caplog) == []
+    assert stage.complaints() == []
 
 
 async def test_the_stop_is_over_in_time_if_the_loop_is_not_blocked(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock
 ) -> None:
-    async with door(app, tls=tls) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/hold"))
-        await app.holding.wait()
+    async with stage.door() as server:
+        await stage.client(server, get("/hold"))
+        await stage.app.holding.wait()
         server.closing.set()
-        await pass_time(clock, 5)
+        await stage.pass_time(5)
         clock.jump(1000)
-        await pass_time(clock, 6)
+        await stage.pass_time(6)
 
         assert server.ended.is_set()
-    assert complaints(caplog) == ["connections_cut"]
+    assert stage.complaints() == ["connections_cut"]
 
 
 async def read(client: Client, count: int) -> bytes:
@@ -511,137 +480,99 @@ async def read(client: Client, count: int) -> bytes:
     return bytes(received)
 
 
-async def open_small_client(server: Served, *, tls: bool) -> Client:
-    """One with little room, so that every bit that it reads makes room for another."""
-    client = await open_client(server, tls=tls)
-    client.transport.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-    return client
-
-
 async def test_a_client_that_reads_is_not_cut_off_for_how_slowly_it_reads(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock
 ) -> None:
     """It takes longer for 256 KiB than it may take nothing."""
-    caplog.set_level(logging.INFO)
-    async with door(app, tls=tls) as server:
-        client = await open_small_client(server, tls=tls)
+    async with stage.door() as server:
+        client = await stage.small_client(server)
         await client.send(get("/flood"))
         for _ in range(12):
             client.ahead(await read(client, 100_000))
-            await pass_time(clock, 6)
+            await stage.pass_time(6)
 
         assert (await client.receive_answer()).body == LONG
-    assert complaints(caplog) == []
+    assert stage.complaints() == []
 
 
 async def test_a_client_that_reads_a_bit_now_and_then_does_not_hold_its_connection_for_ever(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each 256 KiB have a time in all, here 15 s, of which it needs 20."""
-    caplog.set_level(logging.INFO)
     monkeypatch.setattr("trio_jobs.server.transport._TIMES_IN_ALL", 1.5)
-    async with door(app, tls=tls) as server:
-        client = await open_small_client(server, tls=tls)
+    async with stage.door() as server:
+        client = await stage.small_client(server)
         await client.send(get("/flood"))
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         for _ in range(40):
             if server.connections():
                 await read(client, 40_000)
-                await pass_time(clock, 3)
+                await stage.pass_time(3)
 
         assert server.connections() == 0
-    assert complaints(caplog) == ["client_too_slow"]
+    assert stage.complaints() == ["client_too_slow"]
 
 
 # So that not this limit cuts who does not read.
 PATIENT: dict[str, Any] = {"send_timeout": 1000, "graceful_timeout": 10}
 
 
-async def test_the_stop_waits_for_a_client_that_reads(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
-) -> None:
-    async with door(app, tls=tls, **PATIENT, last_moment=trio.sleep_forever) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/flood"))
-        await trio.testing.wait_all_tasks_blocked()
+async def test_the_stop_waits_for_a_client_that_reads(stage: Stage, clock: MockClock) -> None:
+    async with stage.door(**PATIENT, last_moment=trio.sleep_forever) as server:
+        client = await stage.client(server, get("/flood"))
+        await wait_all_tasks_blocked()
         server.closing.set()
         for _ in range(6):
-            await pass_time(clock, 8)
+            await stage.pass_time(8)
             client.ahead(await read(client, 300_000))
 
         assert (await client.receive_answer()).body == LONG
         await server.ended.wait()
-    assert complaints(caplog) == []
+    assert stage.complaints() == []
 
 
-async def test_the_stop_cuts_a_client_that_reads_no_more(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
-) -> None:
+async def test_the_stop_cuts_a_client_that_reads_no_more(stage: Stage, clock: MockClock) -> None:
     """And before it one beside it that has never read."""
-    async with door(app, tls=tls, **PATIENT, last_moment=trio.sleep_forever) as server:
-        silent, client = [await open_client(server, tls=tls) for _ in range(2)]
+    async with stage.door(**PATIENT, last_moment=trio.sleep_forever) as server:
+        silent, client = [await stage.client(server) for _ in range(2)]
         for one in silent, client:
             await one.send(get("/flood"))
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         server.closing.set()
         # The kernel goes by a clock of its own, and may still be moving what fits into it.
         while server.connections() == 2:
             await read(client, 100_000)
-            await pass_time(clock, 1)
+            await stage.pass_time(1)
         assert not server.ended.is_set()
         while not server.ended.is_set():
-            await pass_time(clock, 1)
+            await stage.pass_time(1)
 
         assert len(await read(silent, len(LONG))) < len(LONG)
-    assert complaints(caplog) == ["connections_cut"] * 2
+    assert stage.complaints() == ["connections_cut"] * 2
 
 
 async def test_the_last_moment_cuts_also_a_client_that_reads(
-    app: Application,
-    clock: trio.testing.MockClock,
-    caplog: pytest.LogCaptureFixture,
-    *,
-    tls: bool,
+    stage: Stage, clock: MockClock
 ) -> None:
     moment = trio.Event()
-    async with door(app, tls=tls, **PATIENT, last_moment=moment.wait) as server:
-        client = await open_client(server, tls=tls)
-        await client.send(get("/flood"))
-        await trio.testing.wait_all_tasks_blocked()
+    async with stage.door(**PATIENT, last_moment=moment.wait) as server:
+        client = await stage.client(server, get("/flood"))
+        await wait_all_tasks_blocked()
         server.closing.set()
-        await pass_time(clock, 9)
+        await stage.pass_time(9)
         await read(client, 1_000_000)
-        await pass_time(clock, 2)
+        await stage.pass_time(2)
         assert server.connections() == 1
 
         moment.set()
         await server.ended.wait()
-    assert complaints(caplog) == ["connections_cut"]
+    assert stage.complaints() == ["connections_cut"]
 
 
 class TestClientTime:
     """The clock by itself."""
 
-    async def test_it_is_trios_clock_while_the_loop_turns(
-        self, clock: trio.testing.MockClock
-    ) -> None:
+    async def test_it_is_trios_clock_while_the_loop_turns(self, clock: MockClock) -> None:
         clock.rate = 0
         time = ClientTime()
         with time.running():
@@ -653,22 +584,22 @@ class TestClientTime:
 
     @pytest.mark.parametrize("blocked", [0.2, 7.0, 1000.0])
     async def test_a_turn_counts_as_a_tenth_of_a_second(
-        self, clock: trio.testing.MockClock, blocked: float
+        self, clock: MockClock, blocked: float
     ) -> None:
         clock.rate = 0
         time = ClientTime()
         with time.running():
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             began = time.now()
             clock.jump(blocked)
             assert time.now() - began == pytest.approx(0.1)  # at once
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert time.now() - began == pytest.approx(0.1)  # and when the turn is over
             await pass_time(clock, 1)
             assert time.now() - began == pytest.approx(1.1)
 
     async def test_a_wait_that_ends_too_late_counts_as_long_as_it_should_have_been(
-        self, clock: trio.testing.MockClock
+        self, clock: MockClock
     ) -> None:
         """The process was frozen, or a thread has held the interpreter lock."""
         clock.rate = 0
@@ -682,7 +613,7 @@ class TestClientTime:
 
             assert time.now() - began == pytest.approx(3.1)
 
-    async def test_it_never_goes_back(self, clock: trio.testing.MockClock) -> None:
+    async def test_it_never_goes_back(self, clock: MockClock) -> None:
         clock.rate = 0
         time = ClientTime()
         with time.running():
@@ -693,16 +624,14 @@ class TestClientTime:
                 last = time.now()
                 await trio.lowlevel.checkpoint()
 
-    async def test_a_deadline_is_over_when_both_clocks_say_so(
-        self, clock: trio.testing.MockClock
-    ) -> None:
+    async def test_a_deadline_is_over_when_both_clocks_say_so(self, clock: MockClock) -> None:
         clock.rate = 0
         time = ClientTime()
         with time.running():
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             deadline = time.now() + 5
             clock.jump(100)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             with time.scope(deadline) as scope:
                 await pass_time(clock, 4.8)
             assert not scope.cancel_called
