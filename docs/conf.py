@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: offline, and with every warning an error (`.ci/run`)."""
+"""Sphinx builds these pages offline, and `.ci/run` makes each warning an error."""
 
 import inspect
 import re
@@ -27,20 +27,20 @@ nitpicky = False
 # Headings can be linked to.
 myst_heading_anchors = 3
 
-# As fields they would list what constructors of ours take, which are nobody else's to call.
+# As fields they would list the arguments of constructors that only trio-jobs calls.
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-# Not as objects of their own: every `type[…]` in a signature would be linked to `Job.type`.
+# As objects of their own, `Job.type` would be the target of each `type[…]` in a signature.
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Cancellation", "Checkpoints"]
-# Docstrings name things in single backticks.
+# Docstrings put names into single backticks.
 default_role = "code"
 
-# It has a dark mode and a layout for phones, and loads nothing from elsewhere.
+# Furo has a dark mode and a layout for phones, and loads nothing from other hosts.
 html_theme = "furo"
 html_title = f"trio-jobs {version}"
 html_logo = html_favicon = "_static/mark.svg"
@@ -51,13 +51,13 @@ html_show_sourcelink = False
 html_show_copyright = False
 html_theme_options = {
     "top_of_page_buttons": [],
-    # The blue of the mark and of the plots; lighter where it is on dark.
+    # The blue of the mark and of the plots, lighter in the dark theme.
     "light_css_variables": {"color-brand-primary": "#005f94", "color-brand-content": "#005f94"},
     "dark_css_variables": {"color-brand-primary": "#6cbcf0", "color-brand-content": "#6cbcf0"},
 }
 
-# A reader of a console block copies its commands, without prompts and output; of any other block
-# the whole. What is output alone (a `text` block, the log after `^C`) has no button.
+# The button copies the commands of a console block, without prompts and output, and the whole of any
+# other block. A block of output alone (a `text` block, the log after `^C`) has no button.
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
@@ -69,7 +69,7 @@ copybutton_selector = (
     "div.highlight-console > .highlight > pre:has(.gp)"
 )
 
-_TEST = re.compile(r"(?:\w+/)*test_\w+\.py(?:::\w+)?")
+_FILE = re.compile(r"(?:\w+/)*\w+\.py(?:::\w+)?")
 
 
 def show_context_managers(
@@ -81,21 +81,23 @@ def show_context_managers(
     parameters: str | None,
     result: str | None,
 ) -> tuple[str | None, str | None]:
-    """Sign what `asynccontextmanager` decorates with what its callers get."""
+    """Give a function of `asynccontextmanager` the type that its callers get."""
     is_generator = inspect.isasyncgenfunction(inspect.unwrap(function))
     if result is not None and is_generator and not inspect.isasyncgenfunction(function):
         result = result.replace("AsyncIterator", "AbstractAsyncContextManager")
     return parameters, result
 
 
-def tell_tests(_app: Sphinx, page: nodes.document, _name: str) -> None:
-    """Give names of tests a class: they are long, and most readers read over them."""
+def mark_tests(_app: Sphinx, page: nodes.document, _name: str) -> None:
+    """Give names of tests, and of modules beside them in a table, a class of small letters."""
     for literal in page.findall(nodes.literal):
-        if _TEST.fullmatch(literal.astext()):
+        text = literal.astext()
+        is_cell = isinstance(literal.parent.parent, nodes.entry)
+        if _FILE.fullmatch(text) and ("test_" in text or is_cell):
             literal["classes"].append("test")
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the above."""
+    """Connect the functions above."""
     app.connect("autodoc-process-signature", show_context_managers)
-    app.connect("doctree-resolved", tell_tests)
+    app.connect("doctree-resolved", mark_tests)
