@@ -56,8 +56,8 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#6cbcf0", "color-brand-content": "#6cbcf0"},
 }
 
-# The button copies the commands of a console block, without prompts and output, and the whole of any
-# other block. A block of output alone (a `text` block, the log after `^C`) has no button.
+# The button copies the commands of a console block, without prompts and output, and the whole of
+# any other block. A block of output alone (a `text` block, the log after `^C`) has no button.
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
