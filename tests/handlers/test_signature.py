@@ -7,7 +7,7 @@
 import functools
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import pytest
 
@@ -62,6 +62,13 @@ ONE_PAYLOAD = (
 )
 
 
+def function(source: str, **names: object) -> Callable[..., object]:
+    """The function `f` of a source text."""
+    namespace = {"JobContext": JobContext, "functools": functools, **names}
+    exec(source, namespace)  # noqa: S102
+    return cast("Callable[..., object]", namespace["f"])
+
+
 def with_second(annotation: object) -> Callable[..., object]:
     async def send(to: str, subject: object) -> None: ...
 
@@ -93,84 +100,6 @@ def test_another_name_that_only_a_type_checker_sees_is_refused() -> None:
         Handler.of(hidden)
 
 
-# What each is called with for the payload 1: "ctx" stands for the context.
-
-
-async def by_class(payload, job: JobContext):
-    return payload, job
-
-
-async def with_default(payload, job: JobContext | None = None):
-    return payload, job
-
-
-async def by_name(payload, context):
-    return payload, context
-
-
-async def by_short_name(payload, ctx):
-    return payload, ctx
-
-
-async def by_name_with_default(payload, context=None):
-    return payload, context
-
-
-async def by_keyword(payload, *, job: JobContext):
-    return payload, job
-
-
-async def by_keyword_with_default(payload, *, job: JobContext | None = None):
-    return payload, job
-
-
-async def by_keyword_and_name(payload, *, context):
-    return payload, context
-
-
-async def first(job: JobContext, payload):
-    return payload, job
-
-
-async def first_by_position(job: JobContext, payload, /):
-    return payload, job
-
-
-async def first_of_any_number(job: JobContext, *payloads: int):
-    return *payloads, job
-
-
-async def behind_its_own(payload, retries=3, job: JobContext | None = None):
-    assert retries == 3
-    return payload, job
-
-
-async def behind_any_number(*payloads, job: JobContext):
-    return *payloads, job
-
-
-async def payload_of_that_name(context, job: JobContext):
-    return context, job
-
-
-async def payload_with_default(job: JobContext, payload: int = 7):
-    return payload, job
-
-
-async def alone_of_that_name(context):
-    return context, None
-
-
-async def its_own(payload, retries: int = 3, *rest, **more):
-    assert (retries, rest, more) == (3, (), {})
-    return payload, None
-
-
-async def annotated_otherwise(payload, context: str = "its own"):
-    assert context == "its own"
-    return payload, None
-
-
 def passed_on(function):
     @functools.wraps(function)
     async def wrapper(*args, **kwargs):
@@ -197,52 +126,67 @@ class ACallable:
         return payload, job
 
 
-async def bound_before(payload, job: JobContext, retries=3):
-    return payload, job if retries == 4 else None
+# The parameters of an async function, and the value of its payload and its context, for the
+# payload 1: "ctx" stands for the context.
+CALLED_WITH = {
+    "payload, job: JobContext": ("payload, job", "ctx"),
+    "payload, job: JobContext | None = None": ("payload, job", "ctx"),
+    "payload, context": ("payload, context", "ctx"),
+    "payload, ctx": ("payload, ctx", "ctx"),
+    "payload, context=None": ("payload, context", "ctx"),
+    "payload, *, job: JobContext": ("payload, job", "ctx"),
+    "payload, *, job: JobContext | None = None": ("payload, job", "ctx"),
+    "payload, *, context": ("payload, context", "ctx"),
+    "job: JobContext, payload": ("payload, job", "ctx"),
+    "job: JobContext, payload, /": ("payload, job", "ctx"),
+    "job: JobContext, *payloads: int": ("*payloads, job", "ctx"),
+    "payload, retries=3, job: JobContext | None = None": ("payload, retries == 3 and job", "ctx"),
+    "*payloads, job: JobContext": ("*payloads, job", "ctx"),
+    "context, job: JobContext": ("context, job", "ctx"),
+    "job: JobContext, payload: int = 7": ("payload, job", "ctx"),
+    "context": ("context, None", None),
+    "payload, retries: int = 3, *rest, **more": ("payload, retries", 3),
+    "payload, context: str = 'its own'": ("payload, context", "its own"),
+}
 
 
-async def bound_context(payload, context):
-    assert context == "bound"
-    return payload, None
+@pytest.mark.parametrize("parameters", CALLED_WITH)
+async def test_what_a_handler_is_called_with(parameters: str) -> None:
+    returned, second = CALLED_WITH[parameters]
+
+    await check_call(function(f"async def f({parameters}): return {returned}"), (1, second))
+
+
+async def check_call(called: Callable[..., object], returned: tuple[object, object]) -> None:
+    handler = Handler.of(called)
+    given = (1, "ctx") if handler.takes_context else (1,)
+
+    assert await handler.call(*given) == returned
+
+
+BY_KEYWORD = function("async def f(payload, *, job: JobContext): return payload, job")
+FIRST = function("async def f(job: JobContext, payload): return payload, job")
+BY_CLASS = function("async def f(payload, job: JobContext): return payload, job")
+WITH_RETRIES = function("async def f(payload, job: JobContext, retries=3): return retries, job")
+BY_NAME = function("async def f(payload, context): return payload, context")
 
 
 @pytest.mark.parametrize(
-    ("function", "called_with"),
+    ("called", "returned"),
     [
-        (by_class, (1, "ctx")),
-        (with_default, (1, "ctx")),
-        (by_name, (1, "ctx")),
-        (by_short_name, (1, "ctx")),
-        (by_name_with_default, (1, "ctx")),
-        (by_keyword, (1, "ctx")),
-        (by_keyword_with_default, (1, "ctx")),
-        (by_keyword_and_name, (1, "ctx")),
-        (first, (1, "ctx")),
-        (first_by_position, (1, "ctx")),
-        (first_of_any_number, (1, "ctx")),
-        (behind_its_own, (1, "ctx")),
-        (behind_any_number, (1, "ctx")),
-        (payload_of_that_name, (1, "ctx")),
-        (payload_with_default, (1, "ctx")),
-        (alone_of_that_name, (1, None)),
-        (its_own, (1, None)),
-        (annotated_otherwise, (1, None)),
-        pytest.param(passed_on(by_keyword), (1, "ctx"), id="passed on"),
-        pytest.param(passed_on(first), (1, "ctx"), id="first, passed on"),
-        pytest.param(passed_on_by_position(by_class), (1, "ctx"), id="passed on by position"),
+        pytest.param(passed_on(BY_KEYWORD), (1, "ctx"), id="passed on"),
+        pytest.param(passed_on(FIRST), (1, "ctx"), id="first, passed on"),
+        pytest.param(passed_on_by_position(BY_CLASS), (1, "ctx"), id="passed on by position"),
         (ACallable(), (1, "ctx")),
         (ACallable().method, (1, "ctx")),
-        (functools.partial(bound_before, retries=4), (1, "ctx")),
-        (functools.partial(bound_context, context="bound"), (1, None)),
+        (functools.partial(WITH_RETRIES, retries=4), (4, "ctx")),
+        (functools.partial(BY_NAME, context="bound"), (1, "bound")),
     ],
 )
-async def test_what_a_handler_is_called_with(
-    function: Callable[..., object], called_with: tuple[object, object]
+async def test_what_another_callable_is_called_with(
+    called: Callable[..., object], returned: tuple[object, object]
 ) -> None:
-    handler = Handler.of(function)
-    given = (1, "ctx") if handler.takes_context else (1,)
-
-    assert await handler.call(*given) == called_with
+    await check_call(called, returned)
 
 
 async def test_the_context_comes_wherever_it_stands() -> None:
@@ -255,164 +199,76 @@ async def test_the_context_comes_wherever_it_stands() -> None:
             jobs.submit("send", "text")
 
 
-async def add(ctx, n: int):
-    """Has arq's order."""
+PAYLOAD_ALONE = "but a plain function gets the payload alone, and only an async one the job's"
 
 
-async def add_by_default(ctx, n=1): ...
+def or_annotate(name: str, *, call: bool = False) -> str:
+    called = ", or call it context," if call else ""
+    return f"{ONE_PAYLOAD}, or annotate {name!r} as JobContext{called} if it is the job's context"
 
 
-async def add_by_keyword(ctx, *, n): ...
+# By the parameters of an async function.
+REFUSED = {
+    # The first three have arq's order.
+    "ctx, n: int": "takes the job's context, 'ctx', before the payload: write (n, ctx: JobContext)",
+    "ctx, n=1": "takes the job's context, 'ctx', before the payload: write (n, ctx: JobContext)",
+    "ctx, *, n": "takes the job's context, 'ctx', before the payload: write (n, ctx: JobContext)",
+    "job: JobContext": (
+        "takes the job's context, 'job', in place of the payload: write (payload, job: JobContext)"
+    ),
+    "a: int, b: int, c: int": f"takes 'a', 'b', 'c', but {ONE_PAYLOAD}",
+    "a: int, *, b: int": f"takes 'a', 'b', but {or_annotate('b')}",
+    "payload, job": f"takes 'payload', 'job', but {or_annotate('job', call=True)}",
+    "self, payload": f"takes 'self', 'payload', but {or_annotate('payload', call=True)}",
+    "payload, context: JobContext, subject": f"takes 'payload', 'subject', but {ONE_PAYLOAD}",
+    "payload, context: JobContext, job: JobContext": (
+        "takes the job's context more than once: 'context', 'job'"
+    ),
+    "payload, retries=3, job: JobContext | None = None, /": (
+        "takes the job's context, 'job', behind others by position only: write (payload, job:"
+        " JobContext)"
+    ),
+    "*, payload": "cannot be called with a payload: it takes 'payload' by its name only",
+    "**payload": "cannot be called with a payload: it takes none by position",
+}
 
 
-async def only(job: JobContext): ...
-
-
-async def three(a: int, b: int, c: int): ...
-
-
-async def keyword(a: int, *, b: int): ...
-
-
-async def unannotated(payload, job): ...
-
-
-async def unannotated_method(self, payload): ...
-
-
-async def third(payload, context: JobContext, subject): ...
-
-
-async def twice(payload, context: JobContext, job: JobContext): ...
-
-
-async def by_position_behind(payload, retries=3, job: JobContext | None = None, /): ...
-
-
-async def keyword_alone(*, payload): ...
-
-
-async def any_keyword(**payload): ...
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (add, "takes the job's context, 'ctx', before the payload: write (n, ctx: JobContext)"),
-        (
-            add_by_default,
-            "takes the job's context, 'ctx', before the payload: write (n, ctx: JobContext)",
-        ),
-        (
-            add_by_keyword,
-            "takes the job's context, 'ctx', before the payload: write (n, ctx: JobContext)",
-        ),
-        (
-            only,
-            (
-                "takes the job's context, 'job', in place of the payload: write (payload, job:"
-                " JobContext)"
-            ),
-        ),
-        (three, f"takes 'a', 'b', 'c', but {ONE_PAYLOAD}"),
-        (
-            keyword,
-            (
-                f"takes 'a', 'b', but {ONE_PAYLOAD}, or annotate 'b' as JobContext if it is the"
-                " job's context"
-            ),
-        ),
-        (
-            unannotated,
-            (
-                f"takes 'payload', 'job', but {ONE_PAYLOAD}, or annotate 'job' as JobContext, or"
-                " call it context, if it is the job's context"
-            ),
-        ),
-        (
-            unannotated_method,
-            (
-                f"takes 'self', 'payload', but {ONE_PAYLOAD}, or annotate 'payload' as JobContext,"
-                " or call it context, if it is the job's context"
-            ),
-        ),
-        (third, f"takes 'payload', 'subject', but {ONE_PAYLOAD}"),
-        (twice, "takes the job's context more than once: 'context', 'job'"),
-        (
-            by_position_behind,
-            (
-                "takes the job's context, 'job', behind others by position only: write (payload,"
-                " job: JobContext)"
-            ),
-        ),
-        (
-            keyword_alone,
-            "cannot be called with a payload: it takes 'payload' by its name only",
-        ),
-        (any_keyword, "cannot be called with a payload: it takes none by position"),
-        (
-            functools.partial(three, 1),
-            (
-                f"takes 'b', 'c', but {ONE_PAYLOAD}, or annotate 'c' as JobContext if it is the"
-                " job's context"
-            ),
-        ),
-    ],
-)
-def test_another_shape_is_refused_with_what_to_write(
-    function: Callable[..., object], message: str
-) -> None:
+@pytest.mark.parametrize("parameters", REFUSED)
+def test_another_shape_is_refused_with_what_to_write(parameters: str) -> None:
     with pytest.raises(HandlerError) as refusal:
-        Handler.of(function)
+        Handler.of(function(f"async def f({parameters}): ..."))
 
-    assert str(refusal.value) == message
-
-
-def plain_unannotated(payload, job): ...
+    assert str(refusal.value) == REFUSED[parameters]
 
 
-def plain_context(payload: object, job: JobContext) -> None: ...
+def test_another_shape_of_a_partial_is_refused_as_well() -> None:
+    three = function("async def f(a: int, b: int, c: int): ...")
 
+    with pytest.raises(HandlerError) as refusal:
+        Handler.of(functools.partial(three, 1))
 
-def plain_context_with_default(payload: object, job: JobContext | None = None) -> None: ...
-
-
-def plain_two(to: str, subject: str) -> None: ...
+    assert str(refusal.value) == f"takes 'b', 'c', but {or_annotate('c')}"
 
 
 @pytest.mark.parametrize("run", ["thread", "process"])
 @pytest.mark.parametrize(
-    ("function", "message"),
+    ("parameters", "message"),
     [
+        ("payload, job", f"takes 'payload', 'job', {PAYLOAD_ALONE} context; {ONE_PAYLOAD}"),
         (
-            plain_unannotated,
-            (
-                "takes 'payload', 'job', but a plain function gets the payload alone, and only an"
-                f" async one the job's context; {ONE_PAYLOAD}"
-            ),
+            "payload, job: JobContext",
+            f"takes 'payload', 'job', {PAYLOAD_ALONE} context; {ONE_PAYLOAD}",
         ),
         (
-            plain_context,
-            (
-                "takes 'payload', 'job', but a plain function gets the payload alone, and only an"
-                f" async one the job's context; {ONE_PAYLOAD}"
-            ),
+            "payload, job: JobContext | None = None",
+            f"takes 'payload', 'job', {PAYLOAD_ALONE} context; {ONE_PAYLOAD}",
         ),
-        (
-            plain_context_with_default,
-            (
-                "takes 'payload', 'job', but a plain function gets the payload alone, and only an"
-                f" async one the job's context; {ONE_PAYLOAD}"
-            ),
-        ),
-        (plain_two, f"takes 'to', 'subject', but {ONE_PAYLOAD}"),
+        ("to: str, subject: str", f"takes 'to', 'subject', but {ONE_PAYLOAD}"),
     ],
 )
-def test_a_plain_function_gets_the_payload_alone(
-    function: Callable[..., object], message: str, run: str
-) -> None:
+def test_a_plain_function_gets_the_payload_alone(parameters: str, message: str, run: str) -> None:
     with pytest.raises(HandlerError) as refusal:
-        Handler.of(function, run=run)
+        Handler.of(function(f"def f({parameters}): ..."), run=run)
 
     assert str(refusal.value) == message
 
@@ -518,53 +374,46 @@ class DerivedSend(Send):
     """So are these."""
 
 
-@pytest.mark.parametrize(
-    ("name", "class_name"),
-    [
-        ("Shop.send", "Shop"),
-        ("Shop.wrapped", "Shop"),
-        ("Shop.cached", "Shop"),
-        ("Shop.passed", "Shop"),
-        ("Shop.decorated", "Shop"),
-        ("Shop.told", "Shop"),
-        ("Shop.to_you", "Shop"),
-        ("Derived.send", "Derived"),
-        ("Derived.cached", "Derived"),
-        ("Shop.Inner.send", "Shop.Inner"),
-    ],
-)
-def test_a_method_without_its_instance_is_refused_where_it_is_loaded(
-    name: str, class_name: str
-) -> None:
+METHODS = {
+    "Shop.send": Shop.send,
+    "Shop.wrapped": Shop.wrapped,
+    "Shop.cached": Shop.cached,
+    "Shop.passed": Shop.passed,
+    "Shop.decorated": Shop.decorated,
+    "Shop.told": Shop.told,
+    "Shop.to_you": Shop.to_you,
+    "Derived.send": Derived.send,
+    "Derived.cached": Derived.cached,
+    "Shop.Inner.send": Shop.Inner.send,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_without_its_instance_is_refused_where_it_is_loaded(name: str) -> None:
     with pytest.raises(HandlerError) as refusal:
         load_function(f"{__name__}:{name}")
 
     assert str(refusal.value) == (
-        f"is a method of class {class_name}: name one of an instance, or make it a staticmethod"
+        f"is a method of class {name.rpartition('.')[0]}: name one of an instance, or make it a"
+        " staticmethod"
     )
 
 
 @pytest.mark.parametrize(
-    ("function", "class_name"),
+    "method",
     [
-        (Shop.send, "Shop"),
-        (Shop.Inner.send, "Shop.Inner"),
-        (Shop.cached, "Shop"),
-        (Shop.passed, "Shop"),
-        (Shop.decorated, "Shop"),
-        (Shop.told, "Shop"),
-        (Shop.to_you, "Shop"),
-        (functools.partial(Shop.passed), "Shop"),
-        (functools.partial(Shop.send, to="you"), "Shop"),
-        (functools.partial(functools.partial(Shop.cached)), "Shop"),
-        pytest.param(functools.cache(Shop.passed), "Shop", id="around"),
+        *(pytest.param(method, id=name) for name, method in METHODS.items()),
+        functools.partial(Shop.passed),
+        functools.partial(Shop.send, to="you"),
+        functools.partial(functools.partial(Shop.cached)),
+        pytest.param(functools.cache(Shop.passed), id="around"),
     ],
 )
 async def test_a_method_without_its_instance_is_refused_by_open_jobs(
-    function: Callable[..., object], class_name: str
+    method: Callable[..., object],
 ) -> None:
-    with pytest.raises(HandlerError, match=f"is a method of class {class_name}: name one of an"):
-        async with open_jobs({"send": function}):
+    with pytest.raises(HandlerError, match=r"is a method of class Shop(\.Inner)?: name one of an"):
+        async with open_jobs({"send": method}):
             pass
 
 
