@@ -1,15 +1,17 @@
 """An async handler may ask for the job's context, and for a nursery of the job's own in it."""
 
+from collections.abc import Callable
+
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
-from tests.handlers.support import message_of, process
+from tests.handlers.support import process
 from tests.support import NOON, running_pool
 from trio_jobs import Jobs
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, JobStatus, Outcome
+from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 
 
 async def test_a_handler_that_takes_two_arguments_gets_the_context() -> None:
@@ -34,52 +36,65 @@ async def test_a_job_ends_when_everything_in_its_nursery_has_ended(jobs: Jobs) -
     assert trio.current_time() == 3600
 
 
-async def failing_child() -> None:
-    raise ValueError("a child failed")
+async def fail_in_a_child(_payload: object, context: JobContext) -> None:
+    async def fail() -> None:
+        raise ValueError("a child failed")
+
+    context.nursery.start_soon(fail)
+    context.nursery.start_soon(trio.sleep_forever)
+    await trio.sleep_forever()
 
 
-async def test_a_failing_child_fails_the_job(autojump_clock: MockClock) -> None:
-    async def handler(_payload: object, context: JobContext) -> None:
-        context.nursery.start_soon(failing_child)
-        context.nursery.start_soon(trio.sleep_forever)
-        await trio.sleep_forever()
+async def fail_in_two_children(_payload: object, context: JobContext) -> None:
+    async def fail() -> None:
+        raise ValueError("a child failed")
 
+    context.nursery.start_soon(fail)
+    context.nursery.start_soon(fail)
+
+
+async def fail_itself(_payload: object, _context: JobContext) -> None:
+    raise KeyError("k")
+
+
+async def fail_with_a_group(_payload: object, _context: JobContext) -> None:
+    raise ExceptionGroup("mine", [ValueError("one")])
+
+
+async def cancel_itself(_payload: object, context: JobContext) -> None:
+    context.nursery.cancel_scope.cancel()
+    await trio.sleep_forever()
+
+
+async def change_the_context(_payload: object, context: JobContext) -> None:
+    context.id = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("handler", "error_type", "message"),
+    [
+        (fail_in_a_child, "ValueError", "a child failed"),
+        (
+            fail_in_two_children,
+            "ExceptionGroup",
+            (
+                "Exceptions from Trio nursery (2 sub-exceptions): ValueError: a child failed;"
+                " ValueError: a child failed"
+            ),
+        ),
+        (fail_itself, "KeyError", "'k'"),
+        (fail_with_a_group, "ExceptionGroup", "mine (1 sub-exception): ValueError: one"),
+        (cancel_itself, "RuntimeError", "the handler was ended by cancelling its own nursery"),
+        (change_the_context, "FrozenInstanceError", "cannot assign to field 'id'"),
+    ],
+)
+async def test_an_error_of_the_handler_or_its_children_fails_the_job(
+    handler: Callable[..., object], error_type: str, message: str
+) -> None:
     ending = await process(handler)
 
-    assert ending.outcome is Outcome.FAILED
-    assert ending.error is not None
-    assert (ending.error.type, ending.error.message) == ("ValueError", "a child failed")
-
-
-async def test_what_the_handler_itself_raises_is_not_put_into_a_group() -> None:
-    async def handler(_payload: object, _context: JobContext) -> None:
-        raise KeyError("k")
-
-    ending = await process(handler)
-
-    assert ending.error is not None
-    assert (ending.error.type, ending.error.message) == ("KeyError", "'k'")
-
-
-async def test_several_failures_are_named_together() -> None:
-    async def handler(_payload: object, context: JobContext) -> None:
-        context.nursery.start_soon(failing_child)
-        context.nursery.start_soon(failing_child)
-
-    ending = await process(handler)
-
-    assert ending.error is not None
-    assert ending.error.type == "ExceptionGroup"
-    assert ending.error.message.count("ValueError: a child failed") == 2
-
-
-async def test_a_group_that_the_handler_raised_stays_one() -> None:
-    async def handler(_payload: object, _context: JobContext) -> None:
-        raise ExceptionGroup("mine", [ValueError("one")])
-
-    ending = await process(handler)
-
-    assert message_of(ending) == "mine (1 sub-exception): ValueError: one"
+    error = JobError(type=error_type, message=message)
+    assert ending == Ending(outcome=Outcome.FAILED, error=error)
 
 
 async def sleeping_children(_payload: object, context: JobContext) -> None:
@@ -87,24 +102,18 @@ async def sleeping_children(_payload: object, context: JobContext) -> None:
         context.nursery.start_soon(trio.sleep_forever)
 
 
-@pytest.mark.trio_jobs({"sleep": Handler.of(sleeping_children, timeout=3600)})
-async def test_the_time_limit_reaches_the_children(jobs: Jobs) -> None:
-    job = await jobs.wait(jobs.submit("sleep").id)
-
-    assert job.ending is not None
-    assert job.ending.outcome is Outcome.TIMED_OUT
-    assert trio.current_time() == 3600
-
-
-@pytest.mark.trio_jobs({"sleep": sleeping_children})
-async def test_a_cancel_reaches_the_children(jobs: Jobs) -> None:
-    job = jobs.submit("sleep")
+@pytest.mark.trio_jobs(
+    {"limited": Handler.of(sleeping_children, timeout=3600), "sleep": sleeping_children}
+)
+async def test_the_time_limit_and_a_cancel_reach_the_children(jobs: Jobs) -> None:
+    limited, cancelled = jobs.submit_all([("limited", None), ("sleep", None)])
     await wait_all_tasks_blocked()
-    jobs.cancel(job.id)
-    job = await jobs.wait(job.id)
+    jobs.cancel(cancelled.id)
 
-    assert job.ending is not None
-    assert job.ending.outcome is Outcome.CANCELLED
+    assert (await jobs.wait(cancelled.id)).outcome is Outcome.CANCELLED
+    assert trio.current_time() == 0
+    assert (await jobs.wait(limited.id)).outcome is Outcome.TIMED_OUT
+    assert trio.current_time() == 3600
 
 
 async def test_the_pools_end_reaches_the_children() -> None:
@@ -125,28 +134,6 @@ async def test_a_handler_may_end_its_children_and_return() -> None:
     ending = await process(handler)
 
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"done"')
-
-
-async def test_a_handler_that_cancels_itself_by_its_nursery_has_failed() -> None:
-    async def handler(_payload: object, context: JobContext) -> str:
-        context.nursery.cancel_scope.cancel()
-        await trio.sleep_forever()
-        return "never"
-
-    ending = await process(handler)
-
-    assert ending.outcome is Outcome.FAILED
-    assert message_of(ending) == "the handler was ended by cancelling its own nursery"
-
-
-async def test_the_context_cannot_be_changed() -> None:
-    async def handler(_payload: object, context: JobContext) -> None:
-        context.id = "b"  # type: ignore[misc]
-
-    ending = await process(handler)
-
-    assert ending.error is not None
-    assert ending.error.type == "FrozenInstanceError"
 
 
 async def test_a_cause_given_by_the_handler_is_kept(caplog: pytest.LogCaptureFixture) -> None:

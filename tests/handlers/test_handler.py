@@ -113,51 +113,6 @@ def test_a_generator_function_is_refused(function: Callable[..., object]) -> Non
         Handler.of(function)
 
 
-def no_parameter() -> None: ...
-
-
-async def three_parameters(_a: object, _b: object, _c: object) -> None: ...
-
-
-def keyword_only(*, payload: object) -> object:
-    return payload
-
-
-@pytest.mark.parametrize("function", [no_parameter, keyword_only])
-def test_a_function_that_takes_no_payload_is_refused(function: Callable[..., object]) -> None:
-    with pytest.raises(HandlerError, match="cannot be called with a payload: "):
-        Handler.of(function)
-
-
-def test_a_function_that_takes_more_than_a_payload_is_refused() -> None:
-    with pytest.raises(HandlerError, match="takes '_a', '_b', '_c', but a job has one payload"):
-        Handler.of(three_parameters)
-
-
-async def second_required(_payload: object, context) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
-
-
-async def second_with_a_default(_payload: object, _retries: int = 3) -> None: ...
-
-
-async def any_number(*_payloads: object) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("function", "takes_context"),
-    [
-        (async_function, False),
-        (second_required, True),
-        (second_with_a_default, False),
-        (any_number, False),
-    ],
-)
-def test_a_second_argument_called_context_is_the_context(
-    function: Callable[..., object], takes_context: bool
-) -> None:
-    assert Handler.of(function).takes_context is takes_context
-
-
 @pytest.mark.parametrize("timeout", [None, 1, 0.001, 30.0])
 def test_a_time_limit_is_a_number_of_seconds(timeout: float | None) -> None:
     assert Handler.of(async_function, timeout=timeout).timeout == timeout

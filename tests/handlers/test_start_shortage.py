@@ -339,8 +339,9 @@ async def test_the_end_of_a_job_wakes_those_that_wait_for_what_it_has_held(
 
 
 @pytest.mark.usefixtures("no_pause")
-async def test_a_process_that_a_job_leaves_idle_is_taken_by_one_that_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dies", [False, True])
+async def test_the_end_of_a_jobs_process_or_its_death_wakes_one_that_waits(
+    *, dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     descriptors = Descriptors(monkeypatch)
     descriptors.held = False
@@ -353,30 +354,16 @@ async def test_a_process_that_a_job_leaves_idle_is_taken_by_one_that_waits(
             descriptors.held = True
             job = pool.submit("process")
             await waits_until(lambda: pool.blocked is not None)
-            (tmp_path / "go").touch()
+            if dies:
+                descriptors.held = False
+                os.kill(pid, signal.SIGKILL)
+            else:
+                (tmp_path / "go").touch()
 
-    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
-
-
-@pytest.mark.usefixtures("no_pause")
-async def test_the_death_of_a_jobs_process_wakes_one_that_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    descriptors = Descriptors(monkeypatch)
-    descriptors.held = False
-    table = descriptors.handlers() | {"wait": Handler.of(tasks.enter_and_wait, run="process")}
-
-    with trio.fail_after(60):
-        async with running_pool(table, workers=2, processes=2) as pool:
-            pool.submit("wait", f'"{tmp_path}"'.encode())
-            [pid] = await wait_for_pids(tmp_path)
-            descriptors.held = True
-            job = pool.submit("process")
-            await waits_until(lambda: pool.blocked is not None)
-            descriptors.held = False
-            os.kill(pid, signal.SIGKILL)
-
-    assert pool.outcome(job) is Outcome.SUCCEEDED
+    ending = pool.ending(job)
+    assert ending is not None
+    assert ending.outcome is Outcome.SUCCEEDED
+    assert (ending.result == str(pid).encode()) is not dies
 
 
 @pytest.mark.usefixtures("no_pause")

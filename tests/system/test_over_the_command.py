@@ -8,14 +8,11 @@ import pytest
 import trio
 
 from tests.command import MODULE, SCRIPT, Command, run_command, running_command
-from tests.handlers.support import children_of, is_alive, wait_for_pids, wait_until_dead
+from tests.handlers.support import is_alive, wait_for_pids, wait_until_dead
 
 WORK = """
-import logging
 import os
 import time
-
-log = logging.getLogger(__name__)
 
 
 def wait_for_go(payload):
@@ -23,11 +20,6 @@ def wait_for_go(payload):
     while not os.path.exists("go"):
         time.sleep(0.005)
     return os.getpid()
-
-
-def thread(payload):
-    log.info("thread_entered")
-    time.sleep(60)
 
 
 async def block(payload):
@@ -52,7 +44,6 @@ call = "work:wait_for_go"
 run = "process"
 
 [handlers]
-thread = "work:thread"
 block = "work:block"
 typed = "work:typed"
 """
@@ -83,21 +74,6 @@ async def test_a_signal_to_the_whole_group_lets_the_childrens_jobs_finish(
         assert await server.wait_exit() == 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
-async def test_no_child_survives_a_killed_server(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=config(), handlers=WORK) as server:
-        await server.submit("wait")
-        [child] = await wait_for_pids(tmp_path)
-        started = children_of(server.process.pid)
-        assert child in started
-
-        server.send(signal.SIGKILL)
-        await server.process.wait()
-
-        for pid in started:
-            await wait_until_dead(pid)
-
-
 async def test_the_end_of_the_grace_period_kills_the_children(tmp_path: Path) -> None:
     async with running_command(tmp_path, config=config(grace=0.1), handlers=WORK) as server:
         job_id = await server.submit("wait")
@@ -107,18 +83,6 @@ async def test_the_end_of_the_grace_period_kills_the_children(tmp_path: Path) ->
 
         assert await server.wait_exit() == 1
         assert not is_alive(child)
-        assert server.lines_with("jobs_interrupted", job_id)
-
-
-async def test_the_end_of_the_grace_period_leaves_a_thread_behind(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=config(grace=0.1), handlers=WORK) as server:
-        job_id = await server.submit("thread")
-        await server.wait_for_line("thread_entered", job_id)
-
-        server.send(signal.SIGTERM)
-
-        assert await server.wait_exit() == 1
-        assert server.lines_with("thread_still_running", job_id)
         assert server.lines_with("jobs_interrupted", job_id)
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -70,26 +70,15 @@ async def test_what_a_function_leaves_behind_ends_with_its_process(tmp_path: Pat
     await wait_until_dead(left)
 
 
+@pytest.mark.parametrize("has_pidfd", [True, False])
 async def test_what_a_function_leaves_behind_ends_when_its_process_dies(
-    processes: ProcessPool, tmp_path: Path
+    *, has_pidfd: bool, processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ending = await process(
-        in_process(tasks.leave_a_program_and_die), quoted(tmp_path), processes=processes
-    )
+    if not has_pidfd:
+        monkeypatch.delattr("os.pidfd_open")
+    handler = in_process(tasks.leave_a_program_and_die)
 
-    assert ending.outcome is Outcome.FAILED
-    [left] = await wait_for_pids(tmp_path)
-    await wait_until_dead(left)
-
-
-async def test_what_a_dead_process_leaves_behind_ends_also_where_no_descriptor_tells_its_end(
-    processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr("os.pidfd_open")
-
-    ending = await process(
-        in_process(tasks.leave_a_program_and_die), quoted(tmp_path), processes=processes
-    )
+    ending = await process(handler, quoted(tmp_path), processes=processes)
 
     assert message_of(ending) == "the process that ran the job ended itself with status 0"
     [left] = await wait_for_pids(tmp_path)
@@ -178,8 +167,6 @@ from tests.handlers import tasks
 from tests.handlers.support import process
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.handlers.child_handle import ChildHandle
-from trio_jobs.handlers.process_group import ProcessGroup
 
 async def main():
     handler = Handler.of(tasks.have_a_family, run="process")
@@ -191,14 +178,19 @@ trio.run(main)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
-async def test_a_family_of_three_does_not_survive_a_killed_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("function", "count"), [("have_a_family", 3), ("enter_and_hold_the_gil", 1)]
+)
+async def test_no_process_survives_a_killed_server(
+    function: str, count: int, tmp_path: Path
+) -> None:
     program = tmp_path / "server.py"
-    program.write_text(SERVER)
+    program.write_text(SERVER.replace("have_a_family", function))
     with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
         [sys.executable, program, quoted(tmp_path)], env=able_to_import_tests()
     ) as server:
         try:
-            family = await wait_for_pids(tmp_path, 3)
+            family = await wait_for_pids(tmp_path, count)
         finally:
             server.kill()
 
@@ -288,10 +280,7 @@ async def test_a_function_may_have_processes_and_pools_of_its_own(
     assert (pool.result, ended.result) == (b"[0,1,4]", b"-15")
 
 
-@pytest.mark.parametrize("function", [tasks.interrupt_a_copy])
-async def test_a_copy_has_pythons_own_interrupt(
-    function: Callable[..., object], processes: ProcessPool
-) -> None:
-    ending = await process(in_process(function), processes=processes)
+async def test_a_copy_has_pythons_own_interrupt(processes: ProcessPool) -> None:
+    ending = await process(in_process(tasks.interrupt_a_copy), processes=processes)
 
     assert ending.result == b'"KeyboardInterrupt"'

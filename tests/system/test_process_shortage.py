@@ -1,7 +1,6 @@
 """Process jobs that cannot begin: no descriptor, no thread, children that die too early."""
 
 import contextlib
-import logging
 import os
 import resource
 import signal
@@ -78,23 +77,6 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
     causes = [vars(each)["cause"] for each in caplog.records if each.message == "jobs_blocked"]
     assert len({*causes}) == len(causes) <= 3  # a child has no more than its server
     assert len(tasks.descriptors()) == before
-
-
-async def test_a_process_that_comes_free_is_taken_by_a_job_that_waits_for_descriptors(
-    tmp_path: Path,
-) -> None:
-    table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
-
-    async with running_pool(table, workers=2, processes=2) as pool:
-        first = pool.submit("wait", quoted(tmp_path))
-        await wait_for_pids(tmp_path)
-        with descriptors_left(1):  # for the test's file
-            second = pool.submit("pid")
-            await wait_until(lambda: pool.blocked)
-            (tmp_path / "go").touch()
-            await wait_until(lambda: pool.outcome(second))
-
-    assert pool.ending(first) == pool.ending(second)
 
 
 async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(
@@ -296,66 +278,38 @@ async def test_a_job_that_waits_for_a_free_process_is_reported_as_not_started(
     assert pool.parts.pool.unfinished().ids == ([first.id], [second.id])
 
 
-async def test_what_passes_is_told_by_the_first_job_after_it(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trio_jobs.handlers.start_shortage._CALM", 0)
-    caplog.set_level(logging.INFO)
-
-    async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
-        with descriptors_left(0):
-            pool.submit("test")
-            await wait_until(lambda: pool.blocked)
-        last = pool.submit("test")
-        await wait_until(lambda: pool.outcome(last))
-
-    messages = [record.message for record in caplog.records]
-    assert [each for each in messages if "blocked" in each] == ["jobs_blocked", "jobs_unblocked"]
-    assert pool.blocked is None
-
+# What a process cannot have any more: so much memory, or so many descriptors.
+NO_MEMORY = """
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit, what = pages * resource.getpagesize() + {} * 1024, resource.RLIMIT_AS
+"""
+NO_DESCRIPTORS = """
+        count = max(int(each) for each in os.listdir('/proc/self/fd'))
+        limit, what = count + {}, resource.RLIMIT_NOFILE
+"""
 
 # Libraries that the linker loads: its errors are of many kinds.
-LIBRARIES = """
-if not os.path.exists({better!r}):
-        import resource
-        pages = int(open("/proc/self/statm").read().split()[0])
-        limit = pages * resource.getpagesize() + {kibibytes} * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+LIBRARIES = """if not os.path.exists({better!r}):
+        import resource{limit}
+        resource.setrlimit(what, (limit, limit))
     import asyncio, ctypes, decimal, sqlite3, ssl, zoneinfo
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@pytest.mark.parametrize("kibibytes", [0, 500, 1000, 2000, 3000, 4000, 6000, 8000, 12000, 16000])
-async def test_jobs_wait_while_a_process_has_no_memory_for_what_the_server_has_imported(
-    kibibytes: int, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        *((NO_MEMORY, left) for left in (0, 500, 1000, 2000, 3000, 4000, 6000, 8000, 12000, 16000)),
+        *((NO_DESCRIPTORS, left) for left in (0, 2, 5)),
+    ],
+)
+async def test_jobs_wait_while_a_process_cannot_have_what_the_server_has_imported(
+    limit: str, left: int, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
 ) -> None:
     better = tmp_path / "better"
-    in_child = LIBRARIES.format(better=str(better), kibibytes=kibibytes).strip()
-    table = {"test": handler_of_a_module(f"needs_libraries_{kibibytes}", in_child)}
-
-    async with running_pool(table, workers=1) as pool:
-        job = pool.submit("test")
-        await wait_until(lambda: pool.blocked or pool.outcome(job))
-        better.touch()
-
-    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"worked"')
-
-
-@pytest.mark.parametrize("left", [0, 2, 5])
-async def test_jobs_wait_while_a_process_has_no_descriptors_for_what_the_server_has_imported(
-    left: int, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
-) -> None:
-    better = tmp_path / "better"
-    in_child = (
-        f"if not os.path.exists({str(better)!r}):\n"
-        "        import resource\n"
-        "        count = max(int(each) for each in os.listdir('/proc/self/fd'))\n"
-        f"        limit = count + {left}\n"
-        "        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
-        "    import ctypes, sqlite3\n"
-    )
-    table = {"test": handler_of_a_module(f"needs_descriptors_{left}", in_child)}
+    in_child = LIBRARIES.format(better=str(better), limit=limit.format(left).rstrip())
+    table = {"test": handler_of_a_module(f"needs_{len(limit)}_{left}", in_child)}
 
     async with running_pool(table, workers=1) as pool:
         job = pool.submit("test")

@@ -41,39 +41,27 @@ async def test_a_child_has_no_main_module_that_could_be_run_again(
     assert ending.result == b"null"
 
 
-@pytest.mark.parametrize("what", ["changed", "removed", "moved"])
+@pytest.mark.parametrize("what", ["changed", "removed", "moved", "gone before"])
 async def test_a_process_starts_in_the_folder_of_the_pool_whatever_becomes_of_it(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    if what == "gone before":
+        folder.rmdir()
 
     async with ProcessPool(1) as processes:
         if what == "changed":
             monkeypatch.chdir(tmp_path)
         elif what == "moved":
             folder.rename(tmp_path / "moved")
-        else:
+        elif what == "removed":
             folder.rmdir()
         ending = await process(Handler.of(tasks.folder, run="process"), processes=processes)
 
-    expected = {"changed": f'"{folder}"', "moved": f'"{tmp_path}/moved"', "removed": "null"}
-    assert ending.result == expected[what].encode()
-
-
-async def test_a_process_starts_also_where_there_is_no_folder_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    folder.rmdir()
-
-    async with ProcessPool(1) as processes:
-        ending = await process(Handler.of(tasks.pid, run="process"), processes=processes)
-
-    assert ending.outcome is Outcome.SUCCEEDED
+    expected = {"changed": f'"{folder}"', "moved": f'"{tmp_path}/moved"'}
+    assert ending.result == expected.get(what, "null").encode()
 
 
 async def test_files_of_the_users_do_not_hide_what_a_child_is_made_of(

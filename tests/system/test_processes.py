@@ -2,11 +2,9 @@
 
 import errno
 import gc
-import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,6 @@ from tests.handlers.support import (
     children_of,
     in_process,
     is_alive,
-    make_processor,
     message_of,
     process,
     quoted,
@@ -29,7 +26,7 @@ from tests.handlers.support import (
     wait_until,
     wait_until_dead,
 )
-from tests.support import RunningPool, make_job, running_pool
+from tests.support import RunningPool, running_pool
 from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
@@ -234,17 +231,6 @@ async def test_a_process_that_dies_fails_its_job_also_where_nobody_is_told_how(
     assert finished.stdout == b"ProcessDiedError the process that ran the job has ended\n"
 
 
-async def test_an_idle_process_that_dies_harms_no_job(processes: ProcessPool) -> None:
-    await process(in_process(tasks.pid), processes=processes)
-    [idle] = children_of(os.getpid())
-    os.kill(idle, signal.SIGKILL)
-    await wait_until_dead(idle)
-
-    ending = await process(in_process(tasks.pid), processes=processes)
-
-    assert ending.outcome is Outcome.SUCCEEDED
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
     number: signal.Signals, tmp_path: Path
@@ -259,26 +245,21 @@ async def test_a_signal_meant_for_the_server_leaves_the_job_alone(
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=str(pid).encode())
 
 
-async def test_a_large_result_stays_in_the_process(processes: ProcessPool) -> None:
-    ending = await process(
-        in_process(tasks.large), b"100", processes=processes, max_result_bytes=100
-    )
-
-    assert message_of(ending) == "the result is 102 bytes of JSON, more than 100"
-
-
-async def test_a_result_that_is_not_serialisable_fails_the_job(processes: ProcessPool) -> None:
-    ending = await process(in_process(tasks.unserialisable), processes=processes)
-
-    assert message_of(ending).startswith("the result is not serialisable: ")
-
-
-async def test_the_log_has_the_traceback_from_the_child(
-    processes: ProcessPool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("function", "payload", "message"),
+    [
+        (tasks.large, b"100", "the result is 102 bytes of JSON, more than 100"),
+        (tasks.unserialisable, b"null", "the result is not serialisable: "),
+    ],
+)
+async def test_a_result_that_cannot_be_kept_stays_in_the_process(
+    function: Callable[..., object], payload: bytes, message: str, processes: ProcessPool
 ) -> None:
-    await process(in_process(tasks.shout), processes=processes)
+    handler = in_process(function)
 
-    assert 'raise ValueError("loud")' in caplog.text
+    ending = await process(handler, payload, processes=processes, max_result_bytes=100)
+
+    assert message_of(ending).startswith(message)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -289,18 +270,6 @@ async def test_a_process_does_not_inherit_the_servers_sockets(processes: Process
         ending = await process(in_process(tasks.open_sockets), processes=processes)
 
     assert ending.result == b"[]"
-
-
-async def test_a_process_finds_modules_where_the_server_does(
-    processes: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "beside_the_config.py").write_text("def work(payload): return 'found'\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    handler = Handler.of(math.sqrt, run="process", name="beside_the_config:work")
-
-    ending = await process(handler, processes=processes)
-
-    assert ending.result == b'"found"'
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
@@ -318,63 +287,6 @@ async def test_a_process_that_does_not_end_well_hides_nothing_else() -> None:
         async with ProcessPool(1) as processes:
             await process(in_process(tasks.leave_a_thread_behind), processes=processes)
             raise KeyError("mine")
-
-
-SERVER = """
-import sys
-import trio
-from tests.handlers import tasks
-from tests.handlers.support import make_processor
-from tests.support import make_job
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.handlers.importing import load_function
-from trio_jobs.handlers.child_handle import ChildHandle
-
-
-async def main():
-    async with ProcessPool(1) as processes:
-        handler = Handler.of(getattr(tasks, sys.argv[1]), run="process")
-        processor = make_processor({"test": handler}, processes=processes)
-        await processor(make_job("a", payload=sys.argv[2].encode()))
-
-
-trio.run(main)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
-@pytest.mark.parametrize("function", ["enter_and_wait", "enter_and_hold_the_gil"])
-async def test_no_process_survives_a_killed_server(function: str, tmp_path: Path) -> None:
-    program = tmp_path / "server.py"
-    program.write_text(SERVER)
-    with subprocess.Popen(  # noqa: ASYNC220  (it is not talked to)
-        [sys.executable, program, function, quoted(tmp_path)], env=able_to_import_tests()
-    ) as server:
-        try:
-            [child] = await wait_for_pids(tmp_path)
-            started = children_of(server.pid)
-        finally:
-            server.kill()
-
-    assert child in started
-
-    for pid in started:
-        await wait_until_dead(pid)
-
-
-async def test_a_running_job_can_be_seen_while_it_waits_for_its_process(
-    processes: ProcessPool, tmp_path: Path
-) -> None:
-    processor = make_processor({"test": in_process(tasks.enter_and_wait)}, processes=processes)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(processor, make_job("a", payload=quoted(tmp_path)))
-        await wait_all_tasks_blocked()
-        assert processor.oldest_running_seconds() is not None
-        nursery.cancel_scope.cancel()
-
-    assert processor.oldest_running_seconds() is None
 
 
 def no_pidfd(_pid: int) -> int:

@@ -77,59 +77,56 @@ async def test_a_handler_that_blocks_is_named_with_its_job_and_what_to_do(
 
     [report] = reports(caplog)
     assert report["levelno"] == logging.WARNING
-    assert report["handler"] == "tests.handlers.test_slow_steps:block.<locals>.block"
+    assert report["handler"] == "tests.handlers.test_blocking_monitor:block.<locals>.block"
     assert (report["job_id"], report["job_type"]) == (job_id, "report")
     assert report["seconds"] == 8
     assert "make it a plain function" in str(report["advice"])
     assert 'run = "process"' in str(report["advice"])
 
 
-async def test_a_handler_that_blocks_between_two_waits_is_named(
-    clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def wait_block_wait(payload: float) -> None:
-        await trio.lowlevel.checkpoint()
-        clock.jump(payload)
-        await trio.lowlevel.checkpoint()
-
-    [job_id] = await run_jobs(clock, {"report": wait_block_wait}, ("report", 1))
-
-    [report] = reports(caplog)
-    assert report["job_id"] == job_id
-
-
-async def test_a_child_in_the_jobs_nursery_that_blocks_is_the_jobs(
-    clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def child() -> None:
-        clock.jump(1)
-
-    async def parent(_payload: object, context: JobContext) -> None:
-        context.nursery.start_soon(child)
-
-    [job_id] = await run_jobs(clock, {"report": parent}, ("report", 1))
-
-    [report] = reports(caplog)
-    assert report["job_id"] == job_id
-
-
-async def test_a_step_within_the_limit_is_not_reported(
-    clock: MockClock, block: Callable[..., object], caplog: pytest.LogCaptureFixture
-) -> None:
-    await run_jobs(clock, {"quick": block}, ("quick", LIMIT - 0.001), ("quick", 0.4))
-
-    assert not reports(caplog)
-
-
-async def test_a_handler_in_a_thread_is_not_reported(
-    clock: MockClock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", ["short steps", "thread", "thread in the event loop"])
+async def test_what_does_not_block_the_event_loop_is_not_reported(
+    kind: str,
+    clock: MockClock,
+    block: Callable[..., object],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def compute(payload: float) -> None:
         clock.jump(payload)
 
-    await run_jobs(clock, {"plain": compute}, ("plain", 8))
+    def compute_in_the_loop(payload: float) -> None:
+        trio.from_thread.run_sync(clock.jump, payload)
+
+    handlers = {"thread": compute, "thread in the event loop": compute_in_the_loop}
+    seconds = LIMIT - 0.001 if kind == "short steps" else 8
+
+    await run_jobs(clock, {"test": handlers.get(kind, block)}, ("test", seconds), ("test", 0.4))
 
     assert not reports(caplog)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "reported"),
+    [
+        ([("one", 10.0)] * 13, ["one"] * 3),  # at 0, 60 and 120 seconds
+        ([("one", 1.0), ("two", 1.0), ("one", 1.0)], ["one", "two"]),
+        # Clients choose a type that `default` takes: neither log nor memory may grow with it.
+        ([(f"type-{n}", 1.0) for n in range(10)], ["type-0"]),
+    ],
+)
+async def test_each_handler_is_reported_once_a_minute(
+    jobs: list[tuple[str, float]],
+    reported: list[str],
+    clock: MockClock,
+    block: Callable[..., object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def other(payload: float) -> None:
+        clock.jump(payload)
+
+    await run_jobs(clock, {"default": block, "two": other}, *jobs)
+
+    assert [report["job_type"] for report in reports(caplog)] == reported
 
 
 async def test_what_blocks_without_any_job_is_not_blamed_on_a_handler(
@@ -141,34 +138,6 @@ async def test_what_blocks_without_any_job_is_not_blamed_on_a_handler(
         await trio.lowlevel.checkpoint()
 
     assert not reports(caplog)
-
-
-async def test_a_handler_is_reported_once_a_minute(
-    clock: MockClock, block: Callable[..., object], caplog: pytest.LogCaptureFixture
-) -> None:
-    await run_jobs(clock, {"report": block}, *[("report", 10.0)] * 13)
-
-    assert len(reports(caplog)) == 3  # at 0, 60 and 120 seconds
-
-
-async def test_each_handler_has_its_own_minute(
-    clock: MockClock, block: Callable[..., object], caplog: pytest.LogCaptureFixture
-) -> None:
-    async def other(payload: float) -> None:
-        clock.jump(payload)
-
-    await run_jobs(clock, {"one": block, "two": other}, ("one", 1), ("two", 1), ("one", 1))
-
-    assert [report["job_type"] for report in reports(caplog)] == ["one", "two"]
-
-
-async def test_types_that_share_a_handler_share_its_minute(
-    clock: MockClock, block: Callable[..., object], caplog: pytest.LogCaptureFixture
-) -> None:
-    # Clients choose the type where `default` takes any: neither log nor memory may grow with it.
-    await run_jobs(clock, {"default": block}, *[(f"type-{n}", 1.0) for n in range(10)])
-
-    assert len(reports(caplog)) == 1
 
 
 @pytest.mark.parametrize("where", ["start", "middle", "child", "end", "whole"])
@@ -326,17 +295,6 @@ async def test_an_error_whose_text_takes_long_is_its_handlers(
     assert (report["job_id"], report["seconds"]) == (job_id, 2)
 
 
-async def test_what_a_thread_has_run_in_the_event_loop_is_not_an_async_handlers(
-    clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    def plain(payload: float) -> None:
-        trio.from_thread.run_sync(clock.jump, payload)
-
-    await run_jobs(clock, {"plain": plain}, ("plain", 8))
-
-    assert not reports(caplog)
-
-
 @dataclass
 class SlowToMake:
     """Its own code sleeps for so long; below zero, it refuses."""
@@ -374,7 +332,7 @@ async def test_a_payload_whose_own_code_blocks_is_named_by_its_handler(
     await submit_slow(*seconds, limit=0.05)
 
     [report] = reports(caplog)
-    assert report["payload_of"] == "tests.handlers.test_slow_steps:take"
+    assert report["payload_of"] == "tests.handlers.test_blocking_monitor:take"
     assert isinstance(report["seconds"], float)
     assert report["seconds"] >= 0.05
     assert "the code of its class must not" in str(report["advice"])

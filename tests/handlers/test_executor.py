@@ -18,7 +18,8 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, JobStatus, Outcome
+from trio_jobs.handlers.running_job import CANCELLED
+from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 from trio_jobs.logs.formatter import LogFormatter
 
 if TYPE_CHECKING:
@@ -136,71 +137,35 @@ async def test_a_warning_that_nobody_wants_is_not_made(caplog: pytest.LogCapture
     assert not caplog.records
 
 
-async def test_the_time_limit_interrupts_the_handler(autojump_clock: MockClock) -> None:
-    ending = await process(Handler.of(sleep_for_ever, timeout=30.0))
-
-    assert ending.outcome is Outcome.TIMED_OUT
-    assert ending.error is not None
-    assert (ending.error.type, ending.error.message) == (
-        "TimedOut",
-        "the time limit of 30 s passed",
-    )
-    assert trio.current_time() == 30
+async def swallow_cancelled(_payload: object) -> str:
+    with suppress(trio.Cancelled):
+        await trio.sleep_forever()
+    return "late"
 
 
-async def test_without_a_time_limit_there_is_none(autojump_clock: MockClock) -> None:
-    async def week(_payload: object) -> None:
-        await trio.sleep(7 * 86_400)
-
-    ending = await process(week)
-
-    assert ending.outcome is Outcome.SUCCEEDED
+async def fail_in_cleanup(_payload: object) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("in cleanup")
 
 
-async def test_a_handler_that_ends_in_time_is_not_timed_out(autojump_clock: MockClock) -> None:
-    async def almost(_payload: object) -> None:
-        await trio.sleep(29.9)
-
-    ending = await process(Handler.of(almost, timeout=30))
-
-    assert ending.outcome is Outcome.SUCCEEDED
-
-
-async def test_a_handler_that_returns_after_its_time_limit_has_timed_out(
+@pytest.mark.parametrize(
+    ("handler", "logged"),
+    [(sleep_for_ever, []), (swallow_cancelled, []), (fail_in_cleanup, ["handler_raised"])],
+)
+async def test_the_time_limit_interrupts_the_handler(
+    handler: Callable[..., object],
+    logged: list[str],
     autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def swallow(_payload: object) -> str:
-        with suppress(trio.Cancelled):
-            await trio.sleep_forever()
-        return "late"
+    ending = await process(Handler.of(handler, timeout=30.0))
 
-    ending = await process(Handler.of(swallow, timeout=1))
-
-    assert ending.outcome is Outcome.TIMED_OUT
-    assert ending.result is None
-
-
-async def test_a_cleanup_that_raises_leaves_the_outcome_and_is_logged(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def bad_cleanup(_payload: object) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError("in cleanup")
-
-    ending = await process(Handler.of(bad_cleanup, timeout=1))
-
-    assert ending.outcome is Outcome.TIMED_OUT
-    assert [record.message for record in caplog.records] == ["handler_raised"]
-
-
-async def test_a_time_limit_alone_is_not_logged_as_an_error(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    await process(Handler.of(sleep_for_ever, timeout=1))
-
-    assert not caplog.records
+    error = JobError(type="TimedOut", message="the time limit of 30 s passed")
+    assert ending == Ending(outcome=Outcome.TIMED_OUT, error=error)
+    assert trio.current_time() == 30
+    assert [record.message for record in caplog.records] == logged
 
 
 async def test_encoding_the_result_is_not_the_handlers_time(
@@ -218,8 +183,9 @@ async def test_encoding_the_result_is_not_the_handlers_time(
     assert ending.outcome is Outcome.FAILED
 
 
-async def test_a_cancel_interrupts_the_handler() -> None:
-    processor = make_processor({"test": Handler.of(sleep_for_ever)})
+@pytest.mark.parametrize("handler", [sleep_for_ever, swallow_cancelled, fail_in_cleanup])
+async def test_a_cancel_interrupts_the_handler(handler: Callable[..., object]) -> None:
+    processor = make_processor({"test": Handler.of(handler)})
     endings = Endings()
 
     async with trio.open_nursery() as nursery:
@@ -228,13 +194,8 @@ async def test_a_cancel_interrupts_the_handler() -> None:
         await wait_all_tasks_blocked()
         assert processor.cancel("a")
         await wait_all_tasks_blocked()
-        assert list(endings.by_id) == ["a"]
+        assert endings.by_id == {"a": CANCELLED}
         nursery.cancel_scope.cancel()
-
-    ending = endings.by_id["a"]
-    assert ending.outcome is Outcome.CANCELLED
-    assert ending.error is not None
-    assert (ending.error.type, ending.error.message) == ("Cancelled", "cancelled on request")
 
 
 async def test_a_cancelled_job_completes_when_its_handler_has_unwound(
@@ -259,63 +220,6 @@ async def test_a_cancelled_job_completes_when_its_handler_has_unwound(
 
     assert trio.current_time() == 5
     assert endings.by_id["a"].outcome is Outcome.CANCELLED
-
-
-async def test_a_handler_that_swallows_its_cancel_ends_as_cancelled() -> None:
-    async def swallow(_payload: object) -> str:
-        with suppress(trio.Cancelled):
-            await trio.sleep_forever()
-        return "all the same"
-
-    processor = make_processor({"test": Handler.of(swallow)})
-    endings = Endings()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(endings.collect, processor, "a")
-        await wait_all_tasks_blocked()
-        processor.cancel("a")
-
-    assert endings.by_id["a"].outcome is Outcome.CANCELLED
-
-
-async def test_a_time_limit_during_the_unwinding_of_a_cancel_changes_nothing(
-    autojump_clock: MockClock,
-) -> None:
-    async def slow_cleanup(_payload: object) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.move_on_after(60, shield=True):
-                await trio.sleep_forever()
-
-    processor = make_processor({"test": Handler.of(slow_cleanup, timeout=30)})
-    endings = Endings()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(endings.collect, processor, "a")
-        await trio.sleep(10)
-        processor.cancel("a")
-
-    assert endings.by_id["a"].outcome is Outcome.CANCELLED
-
-
-async def test_a_cancel_after_the_time_limit_changes_nothing(autojump_clock: MockClock) -> None:
-    async def slow_cleanup(_payload: object) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.move_on_after(60, shield=True):
-                await trio.sleep_forever()
-
-    processor = make_processor({"test": Handler.of(slow_cleanup, timeout=30)})
-    endings = Endings()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(endings.collect, processor, "a")
-        await trio.sleep(40)
-        assert not processor.cancel("a")
-
-    assert endings.by_id["a"].outcome is Outcome.TIMED_OUT
 
 
 async def test_cancelling_a_job_that_does_not_run_says_so() -> None:
@@ -411,75 +315,40 @@ async def test_the_pools_end_racing_with_a_cancel_releases_or_completes(
         assert job.status is JobStatus.PENDING
 
 
-async def test_as_the_pool_ends_the_handler_is_cancelled_and_the_job_released() -> None:
-    unwound = False
-
-    async def handler(_payload: object) -> None:
-        nonlocal unwound
-        try:
-            await trio.sleep_forever()
-        finally:
-            unwound = True
-
+@pytest.mark.parametrize(
+    ("handler", "ending"),
+    [
+        (sleep_for_ever, None),
+        (fail_in_cleanup, None),
+        (swallow_cancelled, Ending(outcome=Outcome.SUCCEEDED, result=b'"late"')),
+    ],
+)
+async def test_the_pools_end_interrupts_the_handler_and_releases_its_job_unless_it_returns(
+    handler: Callable[..., object], ending: Ending | None
+) -> None:
     async with running_pool({"test": handler}) as pool:
         job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.scope.cancel()
 
-    assert unwound
-    assert pool.status(job) is JobStatus.PENDING
+    assert pool.ending(job) == ending
+    assert pool.status(job) is (JobStatus.COMPLETED if ending else JobStatus.PENDING)
 
 
-async def test_a_value_returned_as_the_pool_ends_is_recorded() -> None:
-    async def handler(_payload: object) -> str:
-        with suppress(trio.Cancelled):
-            await trio.sleep_forever()
-        return "saved"
-
-    async with running_pool({"test": handler}) as pool:
-        job = pool.submit("test")
-        await wait_all_tasks_blocked()
-        pool.scope.cancel()
-
-    ending = pool.ending(job)
-    assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b'"saved"')
-
-
-async def test_an_error_raised_as_the_pool_ends_decides_nothing() -> None:
-    async def handler(_payload: object) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError("in cleanup")
-
-    async with running_pool({"test": handler}) as pool:
-        job = pool.submit("test")
-        await wait_all_tasks_blocked()
-        pool.scope.cancel()
-
-    assert pool.status(job) is JobStatus.PENDING
-
-
-async def test_a_time_limit_does_not_extend_the_grace_period(autojump_clock: MockClock) -> None:
-    async with running_pool({"test": Handler.of(sleep_for_ever, timeout=100)}) as pool:
+@pytest.mark.parametrize(
+    ("limit", "ends", "outcome"), [(100, 25, None), (10, 10, Outcome.TIMED_OUT)]
+)
+async def test_a_time_limit_holds_within_the_grace_period_and_does_not_extend_it(
+    limit: float, ends: float, outcome: Outcome | None, autojump_clock: MockClock
+) -> None:
+    async with running_pool({"test": Handler.of(sleep_for_ever, timeout=limit)}) as pool:
         job = pool.submit("test")
         await wait_all_tasks_blocked()
         pool.parts.admission.close()
         pool.scope.deadline = trio.current_time() + 25
 
-    assert trio.current_time() == 25
-    assert pool.status(job) is JobStatus.PENDING
-
-
-async def test_a_time_limit_within_the_grace_period_is_kept(autojump_clock: MockClock) -> None:
-    async with running_pool({"test": Handler.of(sleep_for_ever, timeout=10)}) as pool:
-        job = pool.submit("test")
-        await wait_all_tasks_blocked()
-        pool.parts.admission.close()
-        pool.scope.deadline = trio.current_time() + 25
-
-    assert pool.outcome(job) is Outcome.TIMED_OUT
-    assert trio.current_time() == 10
+    assert trio.current_time() == ends
+    assert pool.outcome(job) is outcome
 
 
 async def test_the_jobs_id_is_known_while_its_handler_runs() -> None:
