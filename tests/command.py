@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import httpx
 import trio
@@ -151,32 +151,32 @@ class Command:
         self._more = trio.Event()
 
 
+class Start(TypedDict, total=False):
+    """How a command is started.
+
+    Attributes:
+        config: The text of ``config.toml`` in its folder; without it there is none.
+        handlers: The text of ``work.py`` there, by default that of `tests.work`.
+        environment: Variables beyond those of this process. By default TRIO_JOBS_HTTP_BIND has the
+            command serve on a free port of 127.0.0.1.
+        command: The program and its first arguments, by default `MODULE`.
+    """
+
+    config: str | None
+    handlers: str | None
+    environment: Mapping[str, str] | None
+    command: Sequence[str]
+
+
 @asynccontextmanager
 async def started_command(
-    folder: Path,
-    *arguments: str,
-    config: str | None = None,
-    handlers: str | None = None,
-    environment: Mapping[str, str] | None = None,
-    command: Sequence[str] = MODULE,
+    folder: Path, *arguments: str, **start: Unpack[Start]
 ) -> AsyncIterator[Command]:
-    """A command started in ``folder``; killed on exit, unless it has ended by then.
-
-    Args:
-        folder: Its current folder, usually ``tmp_path``.
-        *arguments: Of the command line.
-        config: The text of ``config.toml`` there; None writes none.
-        handlers: The text of ``work.py`` there: `"work:function"` in the configuration. None
-            puts `tests.work` there.
-        environment: Variables beyond those of this process. None has it serve on a free port of
-            127.0.0.1, by TRIO_JOBS_HTTP_BIND.
-        command: What is started.
-    """
-    write_files(folder, config=config, handlers=handlers)
+    """A command started in ``folder``, usually ``tmp_path``; it is killed on exit."""
     process = await trio.lowlevel.open_process(
-        [*command, *arguments],
+        prepared(folder, arguments, start),
         cwd=folder,
-        env=_environment(environment),
+        env=_environment(start.get("environment")),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -203,22 +203,10 @@ async def started_command(
 
 @asynccontextmanager
 async def running_command(
-    folder: Path,
-    *arguments: str,
-    config: str | None = None,
-    handlers: str | None = None,
-    environment: Mapping[str, str] | None = None,
-    command: Sequence[str] = MODULE,
+    folder: Path, *arguments: str, **start: Unpack[Start]
 ) -> AsyncIterator[Command]:
     """The same, once it accepts connections."""
-    async with started_command(
-        folder,
-        *arguments,
-        config=config,
-        handlers=handlers,
-        environment=environment,
-        command=command,
-    ) as started:
+    async with started_command(folder, *arguments, **start) as started:
         await started.wait_running()
         yield started
 
@@ -232,21 +220,13 @@ class Finished:
     lines: list[str]
 
 
-async def run_command(
-    folder: Path,
-    *arguments: str,
-    config: str | None = None,
-    handlers: str | None = None,
-    environment: Mapping[str, str] | None = None,
-    command: Sequence[str] = MODULE,
-) -> Finished:
+async def run_command(folder: Path, *arguments: str, **start: Unpack[Start]) -> Finished:
     """A command that ends by itself, from beginning to end."""
-    write_files(folder, config=config, handlers=handlers)
     with trio.fail_after(PATIENCE):
         finished = await trio.run_process(
-            [*command, *arguments],
+            prepared(folder, arguments, start),
             cwd=folder,
-            env=_environment(environment),
+            env=_environment(start.get("environment")),
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -256,6 +236,12 @@ async def run_command(
         output=finished.stdout.decode(),
         lines=finished.stderr.decode().splitlines(),
     )
+
+
+def prepared(folder: Path, arguments: Sequence[str], start: Start) -> list[str]:
+    """Write the files of a command; its command line."""
+    write_files(folder, config=start.get("config"), handlers=start.get("handlers"))
+    return [*start.get("command", MODULE), *arguments]
 
 
 def write_files(folder: Path, *, config: str | None = None, handlers: str | None = None) -> None:

@@ -66,22 +66,6 @@ async def test_client_gets_its_job_done_though_the_server_is_killed(tmp_path: Pa
     assert len(ledger(server)) == 1
 
 
-async def test_client_waits_for_the_server_to_be_there(tmp_path: Path) -> None:
-    server = tmp_path / "server"
-    with Gate(server) as gate:
-        gate.open()
-        async with running_command(server, config=CONFIG) as first:
-            first.send(signal.SIGTERM)
-            assert await first.wait_exit() == 0
-        async with client_of(tmp_path / "client", first.url) as client:
-            await client.wait_for_line("pauses for 1 s")
-            address = first.url.removeprefix("http://")
-            async with running_command(server, "--bind", address, config=CONFIG, environment={}):
-                assert await client.wait_exit() == 0
-
-    assert client.lines[-1] == "succeeded None"
-
-
 async def test_clients_meet_a_server_that_stops_and_the_next_one(tmp_path: Path) -> None:
     server = tmp_path / "server"
     with Gate(server) as gate:

@@ -105,24 +105,6 @@ def test_block_of_output_alone_has_no_prompt_and_so_no_button(block: Block) -> N
     assert ":has(.gp)" in (DOCS / "conf.py").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("$ one\noutput\n\n$ two\n", "one\ntwo"),
-        (
-            "$ one \\\n    --more \\\n    --and-more\noutput\n",
-            "one \\\n    --more \\\n    --and-more",
-        ),
-        ("$ pytest -q\n...          [100%]\n3 passed\n", "pytest -q"),
-        ("$ echo\n$5 and $HOME\n", "echo"),
-        ("$ echo '$ two'\n$\n", "echo '$ two'"),
-        ("$ trio-jobs\nrunning\n^C\nstopped\n", "trio-jobs"),
-    ],
-)
-def test_output_that_resembles_a_command_is_left_out(text: str, expected: str) -> None:
-    assert copied(text) == expected
-
-
 def test_button_copies_the_whole_of_a_block_that_is_no_console() -> None:
     blocks = [block for page in PAGES for block in blocks_of(page) if block.kind != "console"]
     copyable = [block for block in blocks if block.kind != "text" and block.kind[0] != "{"]

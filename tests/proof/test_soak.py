@@ -412,7 +412,7 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
             f" log: {dict(sorted(logged.items()))}"
         )
         (report / "soak.txt").write_text("\n".join([*text, ""]))
-        (report / "soak.svg").write_text(draw("trio-jobs under load", seen.curves()))
+        draw(report / "soak.svg", "trio-jobs under load", seen.curves())
 
         assert status == 0
         check_counts(soak, ledger, logged)

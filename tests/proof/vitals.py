@@ -1,6 +1,5 @@
 """What a process takes, read from /proc while it runs, and drawn as curves."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,57 +53,22 @@ class Curve:
         )
 
 
-# The picture, in its own units: narrow with large letters, so that it can be read on a phone.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _GAP = 420, 110, 52, 28, 76
-_BETWEEN_TICKS = (1, 2, 5, 10, 20, 50)
+def draw(path: Path, title: str, curves: Sequence[Curve]) -> None:
+    """Draw the curves below each other, as SVG; each axis begins at zero."""
+    # Installed for the soak alone.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-
-def draw(title: str, curves: Sequence[Curve]) -> str:
-    """The curves below each other, as SVG; each axis begins at zero."""
-    height = 40 + len(curves) * (_HEIGHT + _GAP)
-    width = _LEFT + _WIDTH + _RIGHT
-    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
-        "<style>text { font: 14px sans-serif; fill: #1a1a1a } .title { font-weight: bold }</style>",
-        # Else letters that are dark would stand on a dark page.
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_LEFT}" y="26" style="font-size: 17px" class="title">{title}</text>',
-    ]
-    for number, curve in enumerate(curves):
-        parts += _draw_one(curve, top=66 + number * (_HEIGHT + _GAP))
-    return "\n".join([*parts, "</svg>", ""])
-
-
-def _draw_one(curve: Curve, *, top: int) -> list[str]:
-    minutes = max(curve.times[-1], 1e-9) / 60
-    heights = _ticks(max(*curve.values, 1e-9))
-    most = heights[-1]
-    bottom = top + _HEIGHT
-    points = " ".join(
-        f"{_LEFT + moment / 60 / minutes * _WIDTH:.1f},{bottom - value / most * _HEIGHT:.1f}"
-        for moment, value in zip(curve.times, curve.values, strict=True)
-    )
-    parts = [f'<text x="{_LEFT}" y="{top - 9}" class="title">{curve.title}</text>']
-    for value in heights:
-        y = bottom - value / most * _HEIGHT
-        parts.append(
-            f'<path d="M{_LEFT} {y:.1f}h{_WIDTH}" stroke="#ddd"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{value:,g}</text>'
-        )
-    for value in _ticks(minutes):
-        if value > minutes:
-            continue
-        x = _LEFT + value / minutes * _WIDTH
-        label = f"{value:,g}" if value else "0 minutes"
-        anchor = "middle" if value else "start"
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="{anchor}">{label}</text>')
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#0072b2" stroke-width="1.5"/>')
-    return parts
-
-
-def _ticks(most: float) -> list[float]:
-    """Round numbers from zero to the first that is not below the highest value; few enough."""
-    unit = 10.0 ** math.floor(math.log10(most)) / 10
-    step = next(unit * each for each in _BETWEEN_TICKS if most <= 5 * unit * each)
-    return [step * n for n in range(math.ceil(most / step) + 1)]
+    # The same figures make the same file. Narrow with large letters, for phones.
+    with mpl.rc_context({"svg.hashsalt": title, "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=(5.2, 1.7 * len(curves)), layout="constrained", facecolor="white")
+        figure.suptitle(title, fontweight="bold")
+        panels = figure.subplots(len(curves), sharex=True)
+        for axes, curve in zip(panels, curves, strict=True):
+            axes.plot([each / 60 for each in curve.times], curve.values, color="#0072b2")
+            axes.set_title(curve.title, loc="left")
+            axes.set_ylim(bottom=0)
+            axes.grid(axis="y", color="#dddddd")
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[-1].set_xlabel("minutes")
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
