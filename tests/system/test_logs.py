@@ -25,30 +25,21 @@ def pipe() -> Iterator[Pipe]:
     pipe.close()
 
 
-def events(lines: list[str]) -> list[str]:
-    """The lines without time, level and logger."""
-    return [line.split(" ", 3)[3] for line in lines]
+def run_program(name: str, *, stderr: int = subprocess.PIPE, cwd: Path | None = None) -> list[str]:
+    """Run a program that logs; its lines, without time, level and logger, if they are read."""
+    command = [sys.executable, str(PROGRAMS), name]
+    done = subprocess.run(command, check=False, timeout=TOO_LONG, text=True, stderr=stderr, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return [line.split(" ", 3)[-1] for line in (done.stderr or "").splitlines()]
 
 
-@pytest.mark.parametrize("name", ["logs_much_and_ends", "fails_everywhere_and_ends"])
+@pytest.mark.parametrize(
+    "name", ["logs_much_and_ends", "fails_everywhere_and_ends", "logs_in_a_child_and_ends"]
+)
 def test_unread_log_does_not_hold_up_a_program_that(name: str, pipe: Pipe) -> None:
-    command = [sys.executable, str(PROGRAMS), name]
-    with subprocess.Popen(command, stderr=pipe.writer) as program:
-        try:
-            status = program.wait(TOO_LONG)
-        finally:
-            program.kill()
+    pipe.fill()
 
-    assert status == 0
-
-
-def run_program(name: str) -> list[str]:
-    """Run a program whose log is read; its lines."""
-    command = [sys.executable, str(PROGRAMS), name]
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=TOO_LONG)
-    lines = done.stderr.decode().splitlines()
-    assert done.returncode == 0, lines
-    return events(lines)
+    run_program(name, stderr=pipe.writer)
 
 
 def test_lines_of_forked_children_arrive_whole_and_once() -> None:
@@ -81,22 +72,9 @@ def test_forks_in_the_middle_of_logging_neither_hang_nor_lose_a_line() -> None:
 def test_child_that_has_closed_all_descriptors_writes_into_none_of_its_files(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, str(PROGRAMS), "becomes_a_daemon_and_logs"]
-    subprocess.run(command, stderr=subprocess.PIPE, check=True, timeout=TOO_LONG, cwd=tmp_path)
+    run_program("becomes_a_daemon_and_logs", cwd=tmp_path)
 
     assert (tmp_path / "data").read_bytes() == b"data"
-
-
-def test_unread_log_does_not_hold_up_a_child(pipe: Pipe) -> None:
-    pipe.fill()
-    command = [sys.executable, str(PROGRAMS), "logs_in_a_child_and_ends"]
-    with subprocess.Popen(command, stderr=pipe.writer) as program:
-        try:
-            status = program.wait(TOO_LONG)
-        finally:
-            program.kill()
-
-    assert status == 0
 
 
 def test_program_without_standard_error_logs_nowhere() -> None:

@@ -69,10 +69,53 @@ async def test_lines_of_children_arrive_whole_and_once_with_the_id_of_the_job(
     assert len(server.lines_with(" ERROR shop long")) == 3
 
 
-# What user code does to logging
+# What user code does to logging: its code, and the names of what the server then puts back. The
+# server's own lines need none of that.
+TAKING: dict[str, tuple[str, list[str]]] = {
+    "dictConfig": ("logging.config.dictConfig({'version': 1})", []),
+    "dictConfig of all": (
+        "logging.config.dictConfig(EVERYTHING_OFF)",
+        ["log handler", "log level"],
+    ),
+    "basicConfig": (
+        "logging.basicConfig(force=True, level='ERROR', stream=io.StringIO())",
+        ["log handler", "log level"],
+    ),
+    "no handlers": ("logging.getLogger().handlers.clear()", ["log handler"]),
+    "own handler": ("logging.getLogger().addHandler(Blocking())", []),
+    "disable": ("logging.disable(logging.CRITICAL)", ["logging.disable"]),
+    "disable each": (
+        "for logger in of_the_server():\n    logger.disabled = True\n    logger.propagate = False",
+        [],
+    ),
+    "levels": (
+        "for each in [root, *of_the_server(), *root.handlers]:\n    each.setLevel(51)",
+        ["log handler", "log level"],
+    ),
+    "filters": (
+        "for each in [root, *of_the_server(), *root.handlers]: each.addFilter(lambda _: False)",
+        [],
+    ),
+    "shutdown": ("logging.shutdown()", []),
+    "logger class": ("logging.setLoggerClass(Silent)", []),
+    "record factory": ("logging.setLogRecordFactory(Hostile)", []),
+    "record class": ("logging.LogRecord = Hostile", []),
+    "level names": ("for each in (10, 20, 30, 40):\n    logging.addLevelName(each, 'level')", []),
+    "standard error": ("sys.stderr = None\nos.dup2(os.open(os.devnull, os.O_WRONLY), 2)", []),
+    "hooks": (
+        "threading.excepthook = sys.unraisablehook = lambda *_: None",
+        ["threading.excepthook", "sys.unraisablehook"],
+    ),
+    "capture warnings": ("logging.captureWarnings(False)", ["warnings.showwarning"]),
+}
+# After these the lines of handlers are user code's own affair.
+SILENCES_ITS_OWN = {"dictConfig", "dictConfig of all", "record factory", "level names"}
+# At import each of them is tried as well that the server looks for in another way, or takes back.
+AT_IMPORT = sorted({name for name, (_, taken) in TAKING.items() if taken} | SILENCES_ITS_OWN)
 
-LOGGING = """
-import contextlib
+LOGGING = (
+    f"TAKING = {TAKING!r}\n"
+    """
 import io
 import logging
 import logging.config
@@ -84,6 +127,14 @@ import warnings
 import trio
 
 log = logging.getLogger("shop")
+root = logging.getLogger()
+OFF = {"level": "CRITICAL", "handlers": ["none"], "propagate": False}
+EVERYTHING_OFF = {
+    "version": 1,
+    "handlers": {"none": {"class": "logging.NullHandler"}},
+    "root": OFF,
+    "loggers": dict.fromkeys(["trio_jobs", "trio_jobs.server", "trio_jobs.main"], OFF),
+}
 
 
 class Hostile(logging.LogRecord):
@@ -96,14 +147,10 @@ class Silent(logging.Logger):
         pass
 
 
-def blocks(*_):
-    raise AssertionError("a handler of the root was asked about a line of the server's")
-
-
 class Blocking(logging.Handler):
     def handle(self, record):
         if record.name.startswith(("trio", "py")):
-            blocks()
+            raise AssertionError("asked about a line of the server's")
 
 
 def of_the_server():
@@ -112,89 +159,12 @@ def of_the_server():
             yield logging.getLogger(name)
 
 
-def dict_config():
-    logging.config.dictConfig({"version": 1})
-
-
-def dict_config_of_all():
-    handlers = {"none": {"class": "logging.NullHandler"}}
-    each = {"level": "CRITICAL", "handlers": ["none"], "propagate": False}
-    names = ["trio_jobs", "trio_jobs.server", "trio_jobs.main", "py.warnings"]
-    logging.config.dictConfig(
-        {"version": 1, "handlers": handlers, "root": each, "loggers": dict.fromkeys(names, each)}
-    )
-
-
-def basic_config():
-    logging.basicConfig(force=True, level="ERROR", stream=io.StringIO())
-
-
-def no_handlers():
-    logging.getLogger().handlers.clear()
-
-
-def own_handler_beside():
-    logging.getLogger().addHandler(Blocking())
-
-
-def disable():
-    logging.disable(logging.CRITICAL)
-
-
-def disable_each():
-    for logger in of_the_server():
-        logger.disabled = True
-        logger.propagate = False
-
-
-def levels():
-    for logger in [logging.getLogger(), *of_the_server()]:
-        logger.setLevel(logging.CRITICAL + 1)
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(logging.CRITICAL + 1)
-
-
-def filters():
-    for each in [logging.getLogger(), *of_the_server(), *logging.getLogger().handlers]:
-        each.addFilter(lambda record: False)
-
-
-def shutdown():
-    logging.shutdown()
-
-
-def logger_class():
-    logging.setLoggerClass(Silent)
-
-
-def record_factory():
-    logging.setLogRecordFactory(Hostile)
-
-
-def record_class():
-    logging.LogRecord = Hostile
-
-
-def level_names():
-    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
-        logging.addLevelName(level, "level")
-
-
-def standard_error():
-    sys.stderr = None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def hooks():
-    threading.excepthook = sys.unraisablehook = lambda *_: None
-
-
-def capture_warnings():
-    logging.captureWarnings(False)
+def take(what):
+    exec(TAKING[what][0], globals())
 
 
 async def taking(what):
-    globals()[what]()
+    take(what)
 
 
 async def fail(what):
@@ -213,33 +183,11 @@ async def warn(what):
 
 async def crash(each):
     for what in each:
-        globals()[what]()
+        take(what)
     trio.lowlevel.current_trio_token().run_sync_soon(lambda: 1 / 0)
     await trio.sleep_forever()
 """
-
-# What each of these takes of what the server puts back; its own lines need none of that.
-TAKEN = {
-    "dict_config": [],
-    "dict_config_of_all": ["log handler", "log level"],
-    "basic_config": ["log handler", "log level"],
-    "no_handlers": ["log handler"],
-    "own_handler_beside": [],
-    "disable": ["logging.disable"],
-    "disable_each": [],
-    "levels": ["log handler", "log level"],
-    "filters": [],
-    "shutdown": [],
-    "logger_class": [],
-    "record_factory": [],
-    "record_class": [],
-    "level_names": [],
-    "standard_error": [],
-    "hooks": ["threading.excepthook", "sys.unraisablehook"],
-    "capture_warnings": ["warnings.showwarning"],
-}
-# Whose lines of handlers are user code's own affair.
-SILENCES_ITS_OWN = {"dict_config", "dict_config_of_all", "record_factory", "level_names"}
+)
 SHOP = """
 [handlers]
 taking = "work:taking"
@@ -271,11 +219,11 @@ def what_was_taken_back(server: Command) -> tuple[str, str]:
     return ",".join(whats), ",".join(whos)
 
 
-@pytest.mark.parametrize("what", TAKEN)
+@pytest.mark.parametrize("what", AT_IMPORT)
 async def test_server_logs_whatever_a_module_does_to_logging(tmp_path: Path, what: str) -> None:
     config = "[http]\naccess_log = true\n" + SHOP
     async with running_command(
-        tmp_path, config=config, handlers=f"{LOGGING}\n{what}()\n"
+        tmp_path, config=config, handlers=f"{LOGGING}\ntake({what!r})\n"
     ) as server:
         failed = await run_job(server, "fail", "no")
         warned = await run_job(server, "warn", what)
@@ -287,19 +235,20 @@ async def test_server_logs_whatever_a_module_does_to_logging(tmp_path: Path, wha
     assert server.lines_with("WARNING py.warnings", "look out", warned)
     assert server.lines_with("ERROR trio_jobs.logs thread_failed")
     assert server.lines_with(" stopped status=0")
-    expected = (",".join(TAKEN[what]), "module_name=work" if TAKEN[what] else "")
+    taken = TAKING[what][1]
+    expected = (",".join(taken), "module_name=work" if taken else "")
     assert what_was_taken_back(server) == expected
     if what not in SILENCES_ITS_OWN:
-        assert server.lines_with(f"INFO shop said job_id={warned} by={what}")
+        assert server.lines_with(f"INFO shop said job_id={warned} by=")
 
 
 @pytest.mark.smoke
 async def test_server_logs_whatever_a_handler_does_to_logging(tmp_path: Path) -> None:
     # The one that is looked for after imports alone, and that whose lines are then all broken.
-    last = ["capture_warnings", "record_factory"]
+    last = ["capture warnings", "record factory"]
     ids = {}
     async with running_command(tmp_path, config=SHOP, handlers=LOGGING) as server:
-        for what in [*(TAKEN.keys() - last), *last]:
+        for what in [*(TAKING.keys() - last), *last]:
             await run_job(server, "taking", what)
             ids[what] = await run_job(server, "fail", "no"), await run_job(server, "warn", what)
         server.send(signal.SIGTERM)
@@ -309,11 +258,11 @@ async def test_server_logs_whatever_a_handler_does_to_logging(tmp_path: Path) ->
         assert server.lines_with("WARNING trio_jobs.pool.worker job_failed", failed), what
         if what not in last:
             assert server.lines_with("WARNING py.warnings", "look out", warned), what
-    assert len(server.lines_with("ERROR trio_jobs.logs thread_failed")) == len(TAKEN)
+    assert len(server.lines_with("ERROR trio_jobs.logs thread_failed")) == len(TAKING)
     assert server.lines_with(" stopped status=0")
     names, by = what_was_taken_back(server)
     # Not each time: the third job to take the same is not told.
-    expected = {name for what in ids for name in TAKEN[what] if what not in last}
+    expected = {name for what in ids for name in TAKING[what][1] if what not in last}
     assert (set(names.split(",")), by) == (expected, "job_types=taking")
 
 
@@ -321,7 +270,7 @@ async def test_crash_is_logged_although_a_running_job_has_taken_all_of_the_log(
     tmp_path: Path,
 ) -> None:
     async with running_command(tmp_path, config=SHOP, handlers=LOGGING) as server:
-        job_id = await server.submit("crash", list(TAKEN))
+        job_id = await server.submit("crash", list(TAKING))
         assert await server.wait_exit() == 1
 
     assert server.lines_with("CRITICAL trio_jobs.bootstrap server_failed")
