@@ -5,22 +5,23 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
-from bench import growth, idle, in_process, many, memory, single, start_up, workers
+from bench import growth, idle, many, pool, single, start_up
 from bench.peers import comparison
 from bench.row import Missing, Result, spread_text
 
-# Each module measures these rows of the table.
-GROUPS = {
-    single: (1, 2),
-    many: (3, 4),
-    in_process: (5,),
-    growth: (6,),
-    workers: (7,),
-    memory: (8,),
-    idle: (9,),
-    start_up: (10,),
-    comparison: (11, 12, 13),
+# Each function measures these rows of the table.
+MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
+    single.measure: (1, 2),
+    many.measure: (3, 4),
+    pool.measure_jobs: (5,),
+    growth.measure: (6,),
+    pool.measure_workers: (7,),
+    pool.measure_memory: (8,),
+    idle.measure: (9,),
+    start_up.measure: (10,),
+    comparison.measure: (11, 12, 13),
 }
 
 
@@ -37,9 +38,9 @@ def main() -> int:
     turns = {"turns": int(os.environ["BENCH_TURNS"])} if "BENCH_TURNS" in os.environ else {}
     began = time.monotonic()
     results: list[Result] = []
-    for group, numbers in GROUPS.items():
+    for measure, numbers in MEASUREMENTS.items():
         if not wanted or wanted & set(numbers):
-            for result in group.measure(**turns):
+            for result in measure(**turns):
                 results.append(result)
                 print(_line(result), flush=True)
     minutes = (time.monotonic() - began) / 60

@@ -1,4 +1,4 @@
-"""Row 6: what each operation costs when there are many jobs in the store already."""
+"""Row 6: the cost of each operation, by the number of jobs in the store."""
 
 import random
 import time
@@ -17,8 +17,8 @@ from trio_jobs.stores.memory import MemoryStore
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 OPERATIONS = ("submit", "claim", "complete", "get", "page of 100")
 
-# What explains them, without a bound: the same jobs once more, which are in
-# the processor's caches by then; and what the hardware alone makes of a lookup.
+# Explanations without a bound: the same jobs once more, from the processor's caches, and the
+# hardware's own share in a lookup.
 EXPLANATIONS = (
     "get, once more",
     "page of 100, once more",
@@ -26,13 +26,12 @@ EXPLANATIONS = (
     "lookup in a plain dict, once more",
 )
 
-# Operations of one kind that are measured together; a page is measured alone.
+# So many operations of one kind are measured together; a page alone.
 _BLOCK = 20
 _BLOCKS_PER_TURN = 15
 
-# Bytes read before each block: what a server does between two jobs takes the
-# place of the store in the processor's nearer caches. Without that a store of
-# 1,000 jobs stays in them, and what is measured is the caches' size.
+# Read before each block. A server's other work displaces the store from the processor's nearer
+# caches. Without it a store of 1,000 jobs would stay there, and the row would measure their size.
 _OTHER_WORK = bytes(4 * 1_048_576)
 
 _EMAIL = ("email", b"null")
@@ -43,7 +42,7 @@ Costs = dict[str, dict[int, list[float]]]
 
 
 def measure(*, sizes: Sequence[int] = SIZES, turns: int = 9) -> list[Result]:
-    """The row.
+    """Measure the row.
 
     Args:
         sizes: How many completed jobs the stores hold.
@@ -53,8 +52,8 @@ def measure(*, sizes: Sequence[int] = SIZES, turns: int = 9) -> list[Result]:
 
 
 async def _costs(sizes: Sequence[int], turns: int) -> Costs:
-    """Fill a store for each size, and measure one block of operations on each of them per turn."""
-    # Waits for nothing: a coroutine only because admission reads Trio's clock.
+    """Fill a store for each size, and measure blocks of operations on each in turn."""
+    # A coroutine, since admission reads Trio's clock.
     stores = {size: _Filled(size) for size in sizes}
     values: Costs = {each: {size: [] for size in sizes} for each in (*OPERATIONS, *EXPLANATIONS)}
     for _ in range(turns):
@@ -102,7 +101,7 @@ class _Filled:
         self._known, self._also_known = self._stored_ids(), self._some_ids(0)
 
     def block(self) -> dict[str, float]:
-        """A block of each operation: microseconds of CPU for one of them."""
+        """Run a block of each operation, and return the microseconds of one operation."""
         store = self._pool.store
         micros = {"submit": _timed(self._pool.admission.submit, [_EMAIL] * _BLOCK)}
         ids = [self._pool.receive.receive_nowait() for _ in range(_BLOCK)]
@@ -116,16 +115,16 @@ class _Filled:
         lookup = "lookup in a plain dict"
         also_known = [(each,) for each in self._also_known]
         micros[lookup], micros[f"{lookup}, once more"] = _timed_twice(self._dict.get, also_known)
-        # For the next turn: looked up now, they would be near at hand.
+        # For the next turn: a lookup here would bring them into the caches.
         self._known, self._also_known = self._stored_ids(), self._some_ids(0)
         return micros
 
     def _stored_ids(self) -> list[str]:
-        """Not of the oldest jobs, which this turn's completions drop."""
+        """Ids without those of the oldest jobs, which this turn's completions drop."""
         return self._some_ids(len(self._ids) - self._size + 2 * _BLOCK)
 
     def _some_ids(self, first: int) -> list[str]:
-        """Ids from all over, as a request brings them: texts of their own."""
+        """Ids from all over the store, as new texts like those of a request."""
         positions = range(first, first + self._size - 2 * _BLOCK)
         chosen = self._chance.choices(positions, k=_BLOCK)
         return [self._ids[position].encode().decode() for position in chosen]

@@ -1,12 +1,17 @@
-"""The core and its workers without HTTP; and the bare channel beside it."""
+"""Rows 5, 7 and 8: the pool without HTTP, beside the bare memory channel."""
 
 import gc
+import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
+import trio.testing
 
+from bench.children import python_module
+from bench.measuring import Spread, ratio, resident_bytes, take_turns
+from bench.row import Reach, Result, Row
 from bench.workload import empty
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
@@ -15,12 +20,10 @@ from trio_jobs.pool.pool import Pool, make_pool, utc_now
 from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
-Clock = Callable[[], float]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPool:
-    """The core, and the channel's end that its workers are started on."""
+    """A pool, and the receive end of its channel."""
 
     pool: Pool
     store: MemoryStore
@@ -30,7 +33,7 @@ class BenchPool:
     def of(
         cls, *, workers: int, buffer_size: int, keep_completed: int | None = None
     ) -> "BenchPool":
-        """The parts, with the defaults of the configuration for what is not given."""
+        """A pool with the configuration's defaults for the other settings."""
         bounds = (
             StoreSettings()
             if keep_completed is None
@@ -50,67 +53,162 @@ class BenchPool:
 
     @property
     def admission(self) -> Admission:
-        """Where jobs come in."""
+        """The pool's admission."""
         return self.pool.admission
 
     def start_workers(self, nursery: trio.Nursery) -> None:
-        """Start the workers, each on its clone."""
+        """Start the workers, each on its own clone."""
         for _ in range(self.pool.workers):
             nursery.start_soon(self.pool.work, self.receive.clone())
         self.receive.close()
 
 
-def core_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter) -> float:
-    """From the first submission to the last completion, the buffer filled first."""
+def measure_jobs(*, jobs: int = 20_000, workers: int = 10, turns: int = 15) -> list[Result]:
+    """Measure row 5: the CPU of a job beside that of an item of the memory channel.
 
-    async def run() -> float:
-        pool = BenchPool.of(workers=workers, buffer_size=jobs)
-        submit = pool.admission.submit
-        began = clock()
-        for _ in range(jobs):
-            submit("email", b"null")
-        pool.admission.close()
-        async with trio.open_nursery() as nursery:
-            pool.start_workers(nursery)
-        return clock() - began
+    Args:
+        jobs: How many go through in a turn.
+        workers: How many take them.
+        turns: How often both sides have their turn.
+    """
+    item, scope = "an item of the channel", "a cancel scope"
+    values = take_turns(
+        {
+            "a job": lambda: trio.run(_jobs, jobs, workers),
+            item: lambda: trio.run(_items, jobs, workers),
+            scope: lambda: trio.run(_scopes, jobs),
+        },
+        turns=turns,
+    )
+    without_scope = [a - b for a, b in zip(values["a job"], values[scope], strict=True)]
+    against = "the bare memory channel, filled first"
+    return [
+        Row(
+            number=5,
+            what=f"submit → completed in the process, {workers} workers, jobs/s",
+            against=against,
+            figure=ratio(values[item], values["a job"]),
+            reach=Reach(bound=0.2, at_most=False),
+            sides={name: Spread.of(values[name]) for name in ("a job", item)},
+            sides_unit=" µs",
+        ),
+        Row(
+            number=5,
+            what="the same without Trio's cancel scope",
+            against=against,
+            figure=ratio(values[item], without_scope),
+            reach=None,
+            sides={scope: Spread.of(values[scope])},
+            sides_unit=" µs",
+        ),
+    ]
 
+
+def measure_workers(*, jobs: int = 30_000, turns: int = 5) -> list[Result]:
+    """Measure row 7: the CPU of a job beside many workers, all of them waiting.
+
+    Args:
+        jobs: How many go through in a turn.
+        turns: How often each number of workers has its turn.
+    """
+    subjects = {
+        f"{workers:,} workers": partial(trio.run, _jobs, jobs, workers, True)
+        for workers in (10, 100, 1_000, 10_000)
+    }
+    values = take_turns(subjects, turns=turns)
+    return [
+        Row(
+            number=7,
+            what="cost per job with 10,000 workers",
+            against="with 10",
+            figure=ratio(values["10,000 workers"], values["10 workers"]),
+            reach=Reach(bound=1.5, at_most=True),
+            sides={name: Spread.of(each) for name, each in values.items()},
+            sides_unit=" µs",
+        )
+    ]
+
+
+def measure_memory(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:
+    """Measure row 8: the memory of a pending job, in a process that does nothing else.
+
+    Args:
+        jobs: How many pending jobs the process gets.
+        turns: How many processes are measured.
+    """
+    values = []
+    for _ in range(turns):
+        with python_module("bench.pool", str(jobs)) as child:
+            values.append(int(child.wait_for(r"^grown by (\d+)")[1]) / jobs)
+    return [
+        Row(
+            number=8,
+            what="memory per pending job with a 100-byte payload",
+            against=f"growth of the process over {jobs:,} of them",
+            figure=Spread.of(values),
+            reach=Reach(bound=700, at_most=True, unit=" bytes"),
+            unit=" bytes",
+        )
+    ]
+
+
+async def _jobs(jobs: int, workers: int, workers_first: bool = False) -> float:
+    """Microseconds of CPU per job, from its submission to its end."""
     gc.collect()
-    return trio.run(run)
+    pool = BenchPool.of(workers=workers, buffer_size=jobs)
+    async with trio.open_nursery() as nursery:
+        if workers_first:
+            pool.start_workers(nursery)
+            await trio.testing.wait_all_tasks_blocked()
+        began = time.process_time()
+        for _ in range(jobs):
+            pool.admission.submit("email", b"null")
+        pool.admission.close()
+        if not workers_first:
+            pool.start_workers(nursery)
+    return (time.process_time() - began) / jobs * 1e6
 
 
-def channel_seconds(*, jobs: int, workers: int, clock: Clock = time.perf_counter) -> float:
-    """The same with nothing but the memory channel."""
+async def _items(items: int, tasks: int) -> float:
+    """Microseconds of CPU per item of a memory channel."""
 
     async def receive_all(receive: trio.MemoryReceiveChannel[str]) -> None:
         with receive:
             async for _ in receive:
                 pass
 
-    async def run() -> float:
-        send, receive = trio.open_memory_channel[str](jobs)
-        began = clock()
-        for _ in range(jobs):
-            send.send_nowait("an id")
-        send.close()
-        async with trio.open_nursery() as nursery:
-            for _ in range(workers):
-                nursery.start_soon(receive_all, receive.clone())
-            receive.close()
-        return clock() - began
-
     gc.collect()
-    return trio.run(run)
+    send, receive = trio.open_memory_channel[str](items)
+    began = time.process_time()
+    for _ in range(items):
+        send.send_nowait("an id")
+    send.close()
+    async with trio.open_nursery() as nursery:
+        for _ in range(tasks):
+            nursery.start_soon(receive_all, receive.clone())
+        receive.close()
+    return (time.process_time() - began) / items * 1e6
 
 
-def scope_seconds(*, jobs: int, clock: Clock = time.perf_counter) -> float:
-    """One cancel scope for each job, with nothing in it."""
-
-    async def run() -> float:
-        began = clock()
-        for _ in range(jobs):
-            with trio.CancelScope():  # noqa: ASYNC100  (nothing but the scope is measured)
-                pass
-        return clock() - began
-
+async def _scopes(scopes: int) -> float:
+    """Microseconds of CPU per empty cancel scope."""
     gc.collect()
-    return trio.run(run)
+    began = time.process_time()
+    for _ in range(scopes):
+        with trio.CancelScope():  # noqa: ASYNC100  (nothing but the scope is measured)
+            pass
+    return (time.process_time() - began) / scopes * 1e6
+
+
+async def _fill(jobs: int) -> int:
+    """Bytes by which this process grows with so many pending jobs."""
+    pool = BenchPool.of(workers=10, buffer_size=jobs + 1)
+    pool.admission.submit("email", b"null")
+    before = resident_bytes()
+    for number in range(jobs):
+        pool.admission.submit("email", b'"%098d"' % number)
+    return resident_bytes() - before
+
+
+if __name__ == "__main__":
+    print(f"grown by {trio.run(_fill, int(sys.argv[1]))}")

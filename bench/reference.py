@@ -1,6 +1,6 @@
-"""What a `POST /jobs` is compared with: servers that read the body and answer the same bytes.
+"""The counterparts of `POST /jobs`: servers that read the body and answer the same bytes.
 
-Run as a child: ``python -m bench.reference bare|quart|lean``; it prints the port it listens on.
+Run as a child: ``python -m bench.reference bare|quart``. It prints its port.
 """
 
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-# How long a connection may idle: while all the others have their turn.
+# Connections are idle for so long at most, during other turns.
 IDLE_SECONDS = 600.0
 
 _ID = "01980000-0000-7000-8000-000000000000"
@@ -59,28 +59,8 @@ def quart() -> Any:  # noqa: ANN401  (an ASGI application)
     return app
 
 
-def lean() -> Any:  # noqa: ANN401  (an ASGI application)
-    """The same by the way that our own routes take a request and its body."""
-    from quart import Response
-    from quart_trio import QuartTrio
-
-    from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter
-    from trio_jobs.api.request_body import read_body
-
-    app = QuartTrio("bench", static_folder=None)
-    app.request_class = JobRequest
-    app.asgi_http_class = RequestAdapter
-
-    @app.post("/jobs")
-    async def submit() -> Response:
-        await read_body(max_bytes=1_000_000)
-        return Response(_ANSWER, 201, headers=_HEADERS)
-
-    return app
-
-
 async def serve_plain(app: Any) -> None:  # noqa: ANN401
-    """Serve by Hypercorn alone; its limits on requests and idling are out of the way."""
+    """Serve by Hypercorn alone, without its limits on requests and idle time."""
     from hypercorn.config import Config
     from hypercorn.trio import serve
 
@@ -96,7 +76,7 @@ async def serve_plain(app: Any) -> None:  # noqa: ANN401
 
 
 async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
-    """Serve by our front door, with its defaults but for the time that others have their turn."""
+    """Serve by our front door, with its defaults but for the idle time."""
     from trio_jobs.server.serve import serve
     from trio_jobs.server.sockets import bind_sockets
     from trio_jobs.settings import HttpSettings
@@ -116,4 +96,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "bare":
         trio.run(serve_plain, bare)
     else:
-        trio.run(serve_by_front_door, quart() if sys.argv[1] == "quart" else lean())
+        trio.run(serve_by_front_door, quart())

@@ -16,7 +16,6 @@ _REQUEST = post("/jobs", SUBMISSION)
 _REFERENCES = {
     "bare": (1, "a bare ASGI app under plain Hypercorn", 1.65),
     "quart": (2, "a Quart-Trio route behind our front door", 1.12),
-    "lean": (2, "the same route by our own adapter (`api/quart_adapter.py`)", None),
 }
 
 
@@ -43,7 +42,7 @@ def measure(*, requests: int = 1200, turns: int = 9) -> list[Result]:
             what="single `POST /jobs`: server CPU per request",
             against=against,
             figure=ratio(values["trio-jobs"], values[name]),
-            reach=None if bound is None else Reach(bound=bound, at_most=True),
+            reach=Reach(bound=bound, at_most=True),
             sides={each: Spread.of(values[each]) for each in ("trio-jobs", name)},
             sides_unit=" µs",
         )
