@@ -12,13 +12,13 @@ PIECE_BYTES = select.PIPE_BUF
 
 
 def open_for_writing(fd: int) -> int:
-    """Return a new descriptor for what ``fd`` leads to, non-blocking where that is possible.
+    """Return a new descriptor for the file of ``fd``, non-blocking where that is possible.
 
-    A pipe or terminal is opened anew: ``O_NONBLOCK`` on ``fd`` itself would hold for each process
-    that shares it (a shell, a supervisor). The result is a duplicate, with which only
-    ``write_within`` avoids a block, for a file, whose position stays shared, and where the system
-    refuses to open it (a socket, a pipe of another user). It leads nowhere if ``fd`` is closed:
-    the number may soon belong to a client's connection.
+    A pipe or terminal is opened again: ``O_NONBLOCK`` on ``fd`` itself would hold for each process
+    that shares it (a shell, a supervisor). A file is duplicated, to keep its position shared, and
+    so is a stream that the system does not open again (a socket, a pipe of another user): there
+    only ``write_within`` keeps a write from blocking. If ``fd`` is closed, the result discards
+    everything: the number may soon belong to a client's connection.
     """
     try:
         mode = os.fstat(fd).st_mode
@@ -38,7 +38,7 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
     Args:
         fd: From ``open_for_writing``.
         data: Written in pieces that a pipe takes as a whole, which end at a line's end.
-        seconds: Bounds the waits for room; None waits for ever. A stream that always has room
+        seconds: Bounds the waits for room; None: no bound. A stream that always has room
             gets all of ``data``.
 
     Returns:

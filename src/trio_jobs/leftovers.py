@@ -36,10 +36,9 @@ class LeftoversError(Exception):
 class Leftovers:
     """Writes the unfinished jobs once, in a thread of its own: a disk may hang.
 
-    A file that is there already, from an earlier stop, is kept, and the new one gets a number:
-    somebody may have submitted its jobs again, and would submit them twice. A file is written under
-    its own name from the beginning: a process that is ended meanwhile leaves the lines written so
-    far.
+    An existing file of an earlier stop is kept, and the new one gets a number: an operator who has
+    submitted the old jobs again would submit them twice from a joint file. A file has its own name
+    from the beginning: a process that is killed while it writes leaves the lines written so far.
 
     Args:
         path: Of the file; its folder exists.
@@ -59,8 +58,8 @@ class Leftovers:
         self._fields: dict[str, object] = {}
         self._causes: list[str] = []
         self._ended = False
-        # For signal handlers, which may interrupt a thread that uses these: an Event or Condition
-        # could block for ever. The lock is held until all is written.
+        # A signal handler may interrupt a thread inside of these two, and use them itself: with an
+        # Event or a Condition it would wait for that thread. The lock is held until all is written.
         self._asked: queue.SimpleQueue[tuple[UnfinishedJobs, float]] = queue.SimpleQueue()
         self._writing = threading.Lock()
 

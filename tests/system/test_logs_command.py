@@ -133,7 +133,7 @@ EVERYTHING_OFF = {
     "version": 1,
     "handlers": {"none": {"class": "logging.NullHandler"}},
     "root": OFF,
-    "loggers": dict.fromkeys(["trio_jobs", "trio_jobs.server", "trio_jobs.main"], OFF),
+    "loggers": dict.fromkeys(["trio_jobs", "trio_jobs.server", "py.warnings"], OFF),
 }
 
 

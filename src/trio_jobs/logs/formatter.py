@@ -1,7 +1,7 @@
 """`LogFormatter`: a log record as one line, text for people or JSON for machines.
 
-Events and fields carry what clients send and handlers raise. No value in them can start a line,
-move a terminal's cursor, or make logging raise.
+Events and fields carry texts of clients and handlers. No such text starts a line of its own, moves
+a terminal's cursor, or makes logging raise.
 """
 
 import json
@@ -23,8 +23,8 @@ LineFormat = Literal["text", "json"]
 # Bounds the memory of a queued line; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384
 
-# Characters of each text in a line: the first of these with which the line fits into its bytes.
-# A line that does not fit with the last one has thousands of fields, and is written without them.
+# Characters of each text in a line. Each limit is tried until the line fits into its bytes; with
+# thousands of fields it does not fit with any, and is written without its fields.
 _TEXT_LIMITS = (2_000, 600, 200, 20)
 _TRACEBACK_LIMIT_FACTOR = 5
 

@@ -1,8 +1,8 @@
 """`Logs`: the log of this process, installed by `start_logging` and held against user code.
 
 Each module logs as ``log.info("job_failed", extra={"job_id": job.id})``. Lines of libraries,
-warnings, and errors in threads and finalizers come out in the same form and by the same way: Python
-itself would write them to standard error, and wait when nobody reads that.
+warnings, and errors in threads and finalizers are written in the same form. Without that, Python
+writes them to standard error, and blocks while nobody reads it.
 """
 
 import contextvars
@@ -19,7 +19,7 @@ from trio_jobs.logs.formatter import LineFormat, LogFormatter, event_record
 from trio_jobs.logs.own_loggers import disown_loggers, own_loggers
 from trio_jobs.logs.writer import LogWriter
 
-# What user code may take from the log; in the order of `Logs.taken`.
+# The parts that user code can remove or replace, in the order of `Logs.taken`.
 _NAMES = (
     "log handler",
     "log level",
@@ -38,7 +38,7 @@ def start_logging(level: str, line_format: LineFormat, *, fd: int = 2) -> "Logs"
     Args:
         level: A name that logging knows: ``DEBUG``, ``INFO``, …
         line_format: Of `LogFormatter`.
-        fd: Written to as it is now, whatever becomes of the number.
+        fd: The log goes to the file that this descriptor is for now, also if user code closes it.
     """
     return Logs(fd, LogFormatter(line_format), logging.getLevelNamesMapping()[level])
 
@@ -46,8 +46,9 @@ def start_logging(level: str, line_format: LineFormat, *, fd: int = 2) -> "Logs"
 class Logs(LogWriter):
     """The log of this process; see `start_logging`.
 
-    The server's own lines need no place in Python's logging (`own_loggers`). This one is for the
-    lines of handlers and libraries, for warnings, and for errors in threads and finalizers.
+    The server's own loggers write to it directly (`own_loggers`). The root logger and the hooks of
+    Python bring it the lines of handlers and libraries, warnings, and errors in threads and
+    finalizers: user code can take these away, and `put_back` installs them again.
     """
 
     def __init__(self, fd: int, formatter: LogFormatter, least: int) -> None:
@@ -72,13 +73,13 @@ class Logs(LogWriter):
         return contextvars.Context().run(self._formatter.render, record)
 
     def taken(self) -> tuple[str, ...]:
-        """Return the names of what user code has taken from the log. Costs under a microsecond."""
+        """Return the names of the parts that user code has taken. Costs under a microsecond."""
         intact = (
             self in self._root.handlers and not self.level,
             self._root.level == self._least and not self._root.disabled,
             not self._root.manager.disable,
-            # While the event loop runs, a handler may be recording warnings for a while
-            # (`warnings.catch_warnings`): to put this back would end that.
+            # Not while the event loop runs: a handler may be recording warnings
+            # (`warnings.catch_warnings`), and putting this back would end the recording.
             warnings.showwarning is self._show_warning or trio.lowlevel.in_trio_run(),
             threading.excepthook is self._thread_hook,
             sys.unraisablehook is self._unraisable_hook,

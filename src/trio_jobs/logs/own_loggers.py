@@ -1,8 +1,8 @@
-"""`OwnLogger`: a logger of the server, whose lines are written whatever user code does to logging.
+"""`OwnLogger`: a logger of the server that user code cannot silence or block.
 
 Python's loggers are one tree, open to all code: `logging.config.dictConfig` disables the loggers
 that exist, `logging.disable` silences all, and a handler on the root that writes to an unread pipe
-blocks all code that logs. So the server's loggers use no levels, filters, handlers or record
+blocks all code that logs. The server's loggers ignore the levels, filters, handlers and record
 factory of that tree.
 """
 
@@ -13,9 +13,9 @@ from logging import LogRecord  # user code may replace it in the module
 from trio_jobs.logs.formatter import complete_record
 from trio_jobs.logs.writer import LogWriter
 
-# With the loggers below them. Trio logs in the server's time; warnings arise anywhere.
+# These loggers and those below them. Trio logs while the server waits; warnings arise anywhere.
 _ROOTS = ("trio_jobs", "trio", "py.warnings")
-# Made after the start of the log. The second one is child processes': their lines come by its name.
+# Made after the start of the log. The lines of child processes come by the second one.
 _LATE = ("trio_jobs.server.hypercorn", "trio_jobs.child_process")
 
 

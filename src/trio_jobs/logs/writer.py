@@ -1,7 +1,7 @@
 """`LogWriter`: takes lines to the stream through a bounded queue and one thread.
 
-Code that logs never waits for the stream: neither for a pipe that nobody reads nor for a lock that
-is held during a write. A line for which the queue has no room is dropped and counted.
+Code that logs never waits for the stream: not for a pipe that nobody reads, and not for a lock that
+is held during a write. A line that finds the queue full is dropped and counted.
 
 `logging.handlers.QueueHandler` holds a lock while a field's ``repr`` runs, and `QueueListener`
 takes the GIL for each single line: beside a busy event loop it drops half of the lines that its
@@ -34,10 +34,10 @@ class LogWriter(logging.Handler):
     """A log handler whose lines a thread writes to a descriptor.
 
     Lines are rendered where they are logged, not in the thread: fields may change afterwards, the
-    context has the job's id, and a queued exception would keep alive what its frames hold.
+    context has the job's id, and a queued exception would keep the objects of its frames alive.
 
     Args:
-        fd: Written to as it is now, whatever becomes of the number; stays the caller's.
+        fd: Stays the caller's; the writer has a descriptor of its own for the same file.
         formatter: Makes the lines.
     """
 
@@ -120,10 +120,10 @@ class LogWriter(logging.Handler):
 
         Args:
             logger: The name in the lines.
-            level: The level in the lines; they are written whatever the log's level is.
-            events: Events with their fields. A line keeps 2,000 characters of a field, or fewer if
-                there are many: name many jobs in many lines. The next one is asked for when the
-                last one is written.
+            level: The level in the lines; the log's own level does not matter.
+            events: Events with their fields. The next one is asked for when the last one has been
+                written. A line keeps 2,000 characters of a field, or fewer if it has many fields:
+                name many jobs in many lines.
             seconds: The longest time this may take.
 
         Returns:
