@@ -18,6 +18,8 @@ from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
+from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
+from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 from trio_jobs.problem_details import MEDIA_TYPE, PHRASES, Problem
 
 _DETAILS = {
@@ -34,9 +36,8 @@ def create_app(context: ApiContext) -> QuartTrio:
     app.asgi_http_class = RequestAdapter
     # Merging would answer a POST with a redirect, which drops its body.
     app.url_map.merge_slashes = False
-    app.register_error_handler(Problem, _answer_problem)
-    app.register_error_handler(HTTPException, _answer_http_exception)
-    app.before_request(_answer_options)  # the first: `refuse` does not hold for OPTIONS
+    _register_error_handlers(app, context)
+    app.before_request(_answer_options)  # first: the answer to OPTIONS ignores parameters
     app.before_request(_refuse_parameters)
     routes = Blueprint("trio_jobs", __name__)
     add_submit_route(routes, context)
@@ -48,6 +49,37 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_openapi_route(routes, context)
     app.register_blueprint(routes)
     return app
+
+
+def _register_error_handlers(app: QuartTrio, context: ApiContext) -> None:
+    """Answer each error that a route raises, and each of Werkzeug's, as a Problem."""
+
+    @app.errorhandler(Problem)
+    async def problem(error: Problem) -> Response:
+        return _answer(error)
+
+    @app.errorhandler(HTTPException)
+    async def http_exception(error: HTTPException) -> Response:
+        return _answer(_problem_of_werkzeug(error))
+
+    @app.errorhandler(QueueFullError)
+    async def queue_full(error: QueueFullError) -> Response:
+        seconds = error.retry_after
+        detail = f"{error}; nothing was kept; try again in {seconds} s"
+        headers = {"Retry-After": str(seconds)}
+        return _answer(Problem(429, detail, headers=headers, retry_after=seconds))
+
+    @app.errorhandler(ShuttingDownError)
+    async def shutting_down(_: ShuttingDownError) -> Response:
+        return _answer(context.shutting_down())
+
+    @app.errorhandler(JobNotFoundError)
+    async def job_not_found(error: JobNotFoundError) -> Response:
+        return _answer(Problem(404, str(error)))
+
+    @app.errorhandler(InvalidTransitionError)
+    async def invalid_transition(error: InvalidTransitionError) -> Response:
+        return _answer(Problem(409, str(error)))
 
 
 async def _answer_options() -> Response | None:
@@ -69,14 +101,14 @@ async def _refuse_parameters() -> None:
         raise unknown_parameter(name)
 
 
-async def _answer_problem(problem: Problem) -> Response:
+def _answer(problem: Problem) -> Response:
     return Response(
         problem.body(), problem.status, headers=problem.headers, content_type=MEDIA_TYPE
     )
 
 
-async def _answer_http_exception(error: HTTPException) -> Response:
-    """Answer an error of Werkzeug's; a bug in a route comes here as InternalServerError."""
+def _problem_of_werkzeug(error: HTTPException) -> Problem:
+    """The Problem for Werkzeug's error; a bug in a route comes as InternalServerError."""
     headers = {
         name: value
         for name, value in error.get_headers()
@@ -88,7 +120,7 @@ async def _answer_http_exception(error: HTTPException) -> Response:
     redirect = isinstance(error, RequestRedirect)
     status = HTTPStatus.NOT_FOUND if redirect else error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     detail = _DETAILS.get(status) or error.description or PHRASES[status]
-    return await _answer_problem(Problem(status, detail, headers=headers))
+    return Problem(status, detail, headers=headers)
 
 
 def _allow(methods: Iterable[str]) -> str:

@@ -12,14 +12,12 @@ from trio_jobs.api.submission_json import (
     TURN_COST,
     json_problem,
     parse_submission,
-    refusals,
     refuse_key,
-    shutting_down,
 )
 from trio_jobs.api.validation import JSON_ERRORS
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.admission import JobSpec, ShuttingDownError
 from trio_jobs.problem_details import Problem
 
 # The answer has the faults of so many items, and the indexes of all bad ones.
@@ -36,20 +34,19 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
     async def submit_batch() -> Response:
         refuse_key()
         if admission.closed:
-            raise shutting_down(context)
+            raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         batch = await parse_batch(body, context.pool.handlers, max_items=admission.buffer_size)
-        with refusals(context):
-            jobs = await admission.admit_all(batch)
+        jobs = await admission.admit_all(batch)
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
 
 async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int) -> list[JobSpec]:
-    """The submissions of a batch.
+    """The submissions in a batch.
 
     Raises:
         Problem: 400, the body is no array, has more than ``max_items`` items,
-            or has bad ones; ``index`` names those.
+            or has bad items, which ``index`` names.
 
     Checkpoints:
         After each millisecond's work.
@@ -92,7 +89,7 @@ async def encode_jobs(jobs: list[Job]) -> bytes:
     """
     pieces = []
     for start in range(0, len(jobs), serialization.STRIDE):
-        piece = serialization.submitted_together(jobs[start : start + serialization.STRIDE])
+        piece = serialization.accepted_together_json(jobs[start : start + serialization.STRIDE])
         pieces.append(piece[1:-1])
         await trio.lowlevel.checkpoint()
     return b"[" + b",".join(pieces) + b"]"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from trio_jobs.pool.pool import Pool
+from trio_jobs.problem_details import Problem
 from trio_jobs.settings import HttpSettings
 
 
@@ -14,9 +15,20 @@ class ApiContext:
         pool: Takes the jobs in, and knows them.
         http: The limits on bodies, waits and streams.
         shutdown_retry_after: The ``Retry-After``, in whole seconds, of answers
-            to admission that come after the pool has closed.
+            to submissions that come after the pool has closed.
     """
 
     pool: Pool
     http: HttpSettings
     shutdown_retry_after: int
+
+    def shutting_down(self, **members: int) -> Problem:
+        """The refusal of a closed pool; a stream adds the number of jobs ``accepted`` so far."""
+        kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+        return Problem(
+            503,
+            f"shutting down; {kept}",
+            headers={"Retry-After": str(self.shutdown_retry_after), "Connection": "close"},
+            retry_after=self.shutdown_retry_after,
+            **members,
+        )

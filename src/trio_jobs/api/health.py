@@ -1,4 +1,4 @@
-"""Health: the event loop is alive, and what the pool is doing."""
+"""`GET /health`: the event loop runs. `GET /health/ready`: the pool takes jobs."""
 
 import msgspec
 from quart import Blueprint, Response

@@ -1,7 +1,5 @@
 """One job: look it up, wait for it, cancel it, forget it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import UUID
 
 from quart import Blueprint, Response
@@ -11,7 +9,6 @@ from trio_jobs.api.context import ApiContext
 from trio_jobs.api.prefer_wait import wait_if_preferred
 from trio_jobs.api.quart_adapter import no_content
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 from trio_jobs.problem_details import Problem
 
 
@@ -21,53 +18,34 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
-        with store_problems():
-            job = await store.find(str(job_id))
+        job = await store.find(str(job_id))
         job, headers = await wait_if_preferred(job, context)
         if job.status is not JobStatus.COMPLETED:
             headers["Retry-After"] = "1"
-        return show(job, 200, headers)
+        return _show(job, 200, headers)
 
     @routes.post("/jobs/<uuid:job_id>/cancel")
     async def cancel_job(job_id: UUID) -> Response:
-        with store_problems():
-            job = await store.find(str(job_id))
+        job = await store.find(str(job_id))
         headers: dict[str, str] = {}
         if job.status is not JobStatus.COMPLETED:
             job = await context.pool.cancel(job.id)
             job, headers = await wait_if_preferred(job, context)
         if job.status is not JobStatus.COMPLETED:
-            return show(job, 202, headers)
-        if job.ending is None or job.ending.outcome is not Outcome.CANCELLED:
-            raise already_completed(job)
-        return show(job, 200, headers)
+            return _show(job, 202, headers)
+        outcome = None if job.ending is None else job.ending.outcome
+        if outcome is not Outcome.CANCELLED:
+            detail = f"job {job.id!r} has completed already: {outcome}"
+            raise Problem(409, detail, outcome=outcome)
+        return _show(job, 200, headers)
 
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:
-        with store_problems():
-            await store.delete(str(job_id))
+        await store.delete(str(job_id))
         return no_content()
 
 
-def show(job: Job, status: int, headers: dict[str, str]) -> Response:
-    """An answer with all of the job."""
+def _show(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(
         serialization.job_json(job), status, headers=headers, content_type=serialization.MEDIA_TYPE
     )
-
-
-def already_completed(job: Job) -> Problem:
-    """A job that is to be cancelled has ended in another way."""
-    outcome = None if job.ending is None else str(job.ending.outcome)
-    return Problem(409, f"job {job.id!r} has completed already: {outcome}", outcome=outcome)
-
-
-@contextmanager
-def store_problems() -> Iterator[None]:
-    """The store's refusals, as a client sees them."""
-    try:
-        yield
-    except JobNotFoundError as error:
-        raise Problem(404, str(error)) from None
-    except InvalidTransitionError as error:
-        raise Problem(409, str(error)) from None

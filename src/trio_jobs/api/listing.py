@@ -1,4 +1,4 @@
-"""`GET /jobs`: filters, pages, and all of them in bounded memory."""
+"""`GET /jobs`: filtered, in pages, or all jobs in bounded memory."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -12,7 +12,7 @@ from quart import Blueprint, Response, request
 from trio_jobs.api.context import ApiContext
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
-from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, listing
+from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, jobs_json
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.store import Store
 from trio_jobs.problem_details import Problem
@@ -22,7 +22,7 @@ MAX_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What a listing was asked for; an empty filter lets everything pass."""
+    """A listing's query; an empty filter passes every job."""
 
     statuses: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
@@ -47,7 +47,7 @@ class Query:
         )
 
     def next_page(self, after: str) -> str:
-        """The query string of the page that begins after this job."""
+        """The query string of the page after this job."""
         pairs = [
             *(("status", each) for each in sorted(self.statuses)),
             *(("type", each) for each in sorted(self.types)),
@@ -68,7 +68,7 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
         if query.limit is None:
             return Response(stream_all(store, query), content_type=MEDIA_TYPE)
         jobs, more = await read_page(store, query)
-        response = Response(listing(jobs), content_type=MEDIA_TYPE)
+        response = Response(jobs_json(jobs), content_type=MEDIA_TYPE)
         if more:
             response.headers["Link"] = (
                 f'<{current_path()}?{query.next_page(jobs[-1].id)}>; rel="next"'
@@ -77,11 +77,11 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
 
 
 def parse_query(text: bytes) -> Query:
-    """What is asked for by a query string.
+    """The listing that a query string asks for.
 
     Raises:
-        Problem: 400, an unknown parameter, one that is repeated and may not
-            be, or a bad value.
+        Problem: 400, an unknown parameter, a repeated ``limit`` or ``after``,
+            or a bad value.
     """
     filters: dict[str, set[str]] = {"status": set(), "type": set(), "outcome": set()}
     single: dict[str, str] = {}
@@ -104,15 +104,15 @@ def parse_query(text: bytes) -> Query:
 
 
 async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
-    """The jobs of one page, and whether there are more beyond it.
+    """The jobs of one page, and whether there are more after it.
 
     Checkpoints:
-        After each stride of jobs that were looked at.
+        After each stride of examined jobs.
     """
     limit = query.limit or MAX_LIMIT
     found: list[Job] = []
     after = query.after
-    # Without a filter each job looked at is a job found.
+    # Without a filter each examined job is found.
     stride = STRIDE if query.filtered else limit + 1
     while True:
         jobs = await store.page(after=after, limit=stride)
@@ -126,8 +126,8 @@ async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
 async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     """All matching jobs as one JSON array, in pieces.
 
-    Jobs come and go meanwhile; each one that is there throughout is in it
-    exactly once.
+    Other jobs come and go meanwhile: a job that is in the store from the first
+    piece to the last is in the array exactly once.
 
     Checkpoints:
         After each piece.
@@ -136,7 +136,7 @@ async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     opening = b"["
     while True:
         jobs = await store.page(after=after, limit=STRIDE)
-        found = listing(filter(query.matches, jobs))[1:-1]
+        found = jobs_json(filter(query.matches, jobs))[1:-1]
         if found:
             yield opening + found
             opening = b","

@@ -44,7 +44,7 @@ def accepted_json(job: Job) -> bytes:
     )
 
 
-def submitted_together(jobs: Sequence[Job]) -> bytes:
+def accepted_together_json(jobs: Sequence[Job]) -> bytes:
     """An array of jobs as they were at their submission; at least one, admitted in one step."""
     # They share one time. Its text costs more than the rest of a job.
     created_at = _text(jobs[0].created_at)
@@ -78,7 +78,7 @@ def job_json(job: Job) -> bytes:
     )
 
 
-def listing(jobs: Iterable[Job]) -> bytes:
+def jobs_json(jobs: Iterable[Job]) -> bytes:
     """An array of brief jobs."""
     return _encode([_brief(job) for job in jobs])
 

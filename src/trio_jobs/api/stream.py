@@ -13,7 +13,6 @@ from trio_jobs.api.submission_json import (
     TURN_COST,
     parse_submission,
     refuse_key,
-    shutting_down,
 )
 from trio_jobs.job import Job
 from trio_jobs.pool.admission import JobSpec, ShuttingDownError
@@ -32,7 +31,7 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
             with context.pool.admission.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
-            raise shutting_down(context, accepted=upload.accepted) from None
+            raise context.shutting_down(accepted=upload.accepted) from None
         except Problem as problem:
             problem.members["accepted"] = upload.accepted
             raise

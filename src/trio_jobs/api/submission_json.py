@@ -1,13 +1,10 @@
 """A submission from JSON, and its refusals as Problems."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 from quart import request
 
-from trio_jobs.api.context import ApiContext
 from trio_jobs.api.validation import (
     JSON_ERRORS,
     MAX_DEPTH,
@@ -17,7 +14,7 @@ from trio_jobs.api.validation import (
     json_fault,
 )
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
-from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import JobSpec
 from trio_jobs.problem_details import Problem
 
 KEY = "Idempotency-Key"
@@ -72,39 +69,6 @@ def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
 def json_problem(error: Exception, body: bytes) -> Problem:
     """The refusal of a body that raised one of `JSON_ERRORS`."""
     return _problem(json_fault(error, body))
-
-
-@contextmanager
-def refusals(context: ApiContext) -> Iterator[None]:
-    """A block that admits jobs: raises the refusals of the admission as Problems.
-
-    Raises:
-        Problem: 429, the buffer is full; 503, the pool has closed.
-    """
-    try:
-        yield
-    except QueueFullError as error:
-        raise Problem(
-            429,
-            f"{error}; nothing was kept; try again in {error.retry_after} s",
-            headers={"Retry-After": str(error.retry_after)},
-            retry_after=error.retry_after,
-        ) from None
-    except ShuttingDownError:
-        raise shutting_down(context) from None
-
-
-def shutting_down(context: ApiContext, *, accepted: int | None = None) -> Problem:
-    """The refusal of a closed pool; of a stream with the number of jobs already accepted."""
-    retry_after = context.shutdown_retry_after
-    kept = "nothing was kept" if accepted is None else f"{accepted} jobs are in"
-    return Problem(
-        503,
-        f"shutting down; {kept}",
-        headers={"Retry-After": str(retry_after), "Connection": "close"},
-        retry_after=retry_after,
-        **({} if accepted is None else {"accepted": accepted}),
-    )
 
 
 def refuse_key() -> None:

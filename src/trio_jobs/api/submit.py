@@ -10,8 +10,9 @@ from trio_jobs.api.context import ApiContext
 from trio_jobs.api.prefer_wait import wait_if_preferred
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.request_body import read_body
-from trio_jobs.api.submission_json import KEY, parse_submission, refusals, shutting_down
+from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.problem_details import Problem
 
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
@@ -25,17 +26,16 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
     async def submit_job() -> Response:
         # A repeated request gets its first answer also from a closed pool.
         if admission.closed and KEY not in request.headers:
-            raise shutting_down(context)
+            raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         spec = parse_submission(body, context.pool.handlers)
         key = _read_key(body)
-        # No await from here to the admission: of two simultaneous requests with one key, the
-        # second finds the job of the first.
+        # In memory the awaits from here to the admission are no checkpoints: of two simultaneous
+        # requests with one key, the second finds the job of the first.
         job = None if key is None else await find_first(key)
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
-            with refusals(context):
-                job = await admission.admit(spec, key=key)
+            job = await admission.admit(spec, key=key)
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
