@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+# The defaults.
+_POOL, _STORE, _HTTP = PoolSettings(), StoreSettings(), HttpSettings()
+
 
 class JobUnsuccessfulError(Exception):
     """A job has no result: it failed, timed out, was cancelled, or was never completed.
@@ -63,16 +66,13 @@ class Jobs:
             payload: Anything that msgspec can write as JSON; written here, so
                 later changes to the object are not seen.
 
-        Returns:
-            The pending job.
-
         Raises:
             UnknownTypeError: There is no handler for the type.
             PayloadError: The payload is not what the handler takes, or no JSON;
                 or the type is no text.
             QueueFullError: There is no room in the buffer.
             ShuttingDownError: No more jobs are taken: the block has been left,
-                `drain` was called, or the pool was cut short.
+                `drain` was called, or the pool was cancelled.
         """
         return self._pool.admission.submit(*self._check(type, payload))
 
@@ -80,22 +80,17 @@ class Jobs:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
 
         Raises:
-            UnknownTypeError: See `submit`.
-            PayloadError: See `submit`.
-            QueueFullError: There is not room for all.
-            ShuttingDownError: See `submit`.
+            QueueFullError: There is not room for all; other errors as `submit`.
         """
         return self._pool.admission.submit_all(
             [self._check(type_, payload) for type_, payload in submissions]
         )
 
     async def submit_when_possible(self, type: str, payload: object = None) -> Job:  # noqa: A002
-        """Wait for room in the buffer, in turn with all others who do, then submit a job.
+        """Wait in turn for room in the buffer, then submit a job.
 
         Raises:
-            UnknownTypeError: See `submit`.
-            PayloadError: See `submit`.
-            ShuttingDownError: See `submit`; also while this waits.
+            ShuttingDownError: As `submit`, also while this waits; so are the other errors.
 
         Cancellation:
             Acted on while waiting; then nothing has been submitted.
@@ -119,7 +114,7 @@ class Jobs:
 
         Returns:
             The completed job, even if it has been dropped since; or, if the
-            pool ends without having completed it, the job as it then is.
+            pool ends without completing it, the job as it is then.
 
         Raises:
             JobNotFoundError: There is no such job (any more).
@@ -172,14 +167,11 @@ class Jobs:
         return msgspec.json.decode(job.ending.result or b"null", type=type)
 
     async def drain(self) -> None:
-        """Take no more jobs, from now on, and wait for those already accepted.
-
-        Leaving the block does the same; this is for a program that has more to
-        do in it then. Can be called again.
+        """Take no more jobs, and wait for those already accepted, as leaving the block does.
 
         Returns:
-            When all of them have completed; or, if the pool is cut short, when
-            it has ended: then `unfinished` names the rest.
+            When all of them have completed, or the cancelled pool has ended. Then `unfinished`
+            names the rest.
 
         Raises:
             TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
@@ -199,17 +191,14 @@ class Jobs:
                 await self.wait(job.id)
 
     def cancel(self, job_id: str) -> Job:
-        """Ask for a job to be cancelled.
-
-        A pending one keeps its place, and completes without running when a
-        worker comes to it; a running one when its handler has unwound.
+        """Ask for a job to be cancelled; see `Pool.cancel`. `wait` for its end.
 
         Returns:
-            The job as it now is; `wait` for its end.
+            The job as it is now.
 
         Raises:
             JobNotFoundError: There is no such job (any more).
-            InvalidTransitionError: It is completed.
+            InvalidTransitionError: The job has completed.
         """
         job = self._store.request_cancel_nowait(job_id)
         self._pool.executor.cancel(job_id)
@@ -220,7 +209,7 @@ class Jobs:
 
         Raises:
             JobNotFoundError: There is no such job (any more).
-            InvalidTransitionError: It is not completed.
+            InvalidTransitionError: The job has not completed.
         """
         self._store.delete_nowait(job_id)
 
@@ -232,8 +221,7 @@ class Jobs:
             limit: How many at the most.
 
         Raises:
-            ValueError: The limit is no integer, or less than 0; or ``after`` is
-                not what an id looks like.
+            ValueError: The limit is no count, or ``after`` is no id.
         """
         if not isinstance(limit, int) or not 0 <= limit <= sys.maxsize:
             raise ValueError(f"limit must be an integer from 0 to {sys.maxsize}, got {limit!r}")
@@ -247,7 +235,7 @@ class Jobs:
         return self._pool.unfinished().ids
 
     def statistics(self) -> PoolStatistics:
-        """What the pool is doing now."""
+        """The state of the pool now."""
         return self._pool.statistics()
 
     def asgi(
@@ -255,8 +243,8 @@ class Jobs:
         *,
         token: str | None = None,
         allowed_hosts: Iterable[str] = (),
-        max_wait_seconds: float = 60.0,
-        stream_idle_timeout: float = 30.0,
+        max_wait_seconds: float = _HTTP.max_wait_seconds,
+        stream_idle_timeout: float = _HTTP.stream_idle_timeout,
         shutdown_retry_after: int = 25,
     ) -> Callable[[Any, Any, Any], Awaitable[None]]:
         """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
@@ -316,51 +304,46 @@ class Jobs:
 async def open_jobs(
     handlers: Mapping[str, object],
     *,
-    workers: int = 10,
-    buffer_size: int = 100,
+    workers: int = _POOL.workers,
+    buffer_size: int = _POOL.buffer_size,
     processes: int | None = None,
-    keep_completed: int = 10_000,
-    keep_completed_bytes: int = 268_435_456,
-    max_payload_bytes: int = 1_048_576,
-    max_result_bytes: int = 1_048_576,
-    max_waiters: int = 10_000,
+    keep_completed: int = _STORE.keep_completed,
+    keep_completed_bytes: int = _STORE.keep_completed_bytes,
+    max_payload_bytes: int = _HTTP.max_body_bytes,
+    max_result_bytes: int = _STORE.max_result_bytes,
+    max_waiters: int = _HTTP.max_waiters,
 ) -> AsyncIterator[Jobs]:
     """A pool of workers for the length of an ``async with`` block.
 
-    Leaving the block drains: no more jobs are taken, and those already accepted
-    are completed first. An exception that leaves the block cuts them short, and
-    so does cancelling the scope around it; what is then unfinished is logged.
-    For a drain of bounded length, set that scope's deadline before leaving.
+    Leaving the block drains: no more jobs are taken, and those already accepted are completed.
+    An exception that leaves the block cancels them, and so does cancelling the scope around it;
+    the log names the jobs that are unfinished then. For a drain of bounded length, set that
+    scope's deadline before leaving.
 
-    If a handler that runs in a process is defined in the program's own file,
-    that must begin behind ``if __name__ == "__main__":``, because child
-    processes import it to find the function.
+    A child process imports the file of its handler. If that is the program's own file, the
+    program must begin behind ``if __name__ == "__main__":``.
 
     Args:
-        handlers: A function for each job type, or a `Handler` made with
-            `Handler.of` for more choices; ``default`` takes every type that
-            has no entry of its own.
+        handlers: A function for each job type, or a `Handler` made with `Handler.of` for more
+            choices; ``default`` takes every type that has no entry of its own.
         workers: How many jobs run at the same time.
         buffer_size: How many jobs may wait for a worker.
-        processes: How many child processes there are at the most, if handlers
-            ask for them; None for as many as there are processors.
-        keep_completed: How many completed jobs can be looked up; beyond that
-            the oldest are dropped.
+        processes: How many child processes there are at the most, if handlers ask for them;
+            None for as many as there are processors.
+        keep_completed: How many completed jobs can be looked up; the oldest are dropped.
         keep_completed_bytes: How many bytes they may hold together.
-        max_payload_bytes: The largest payload, as JSON, and over HTTP the
-            longest body of a request.
+        max_payload_bytes: The largest payload, as JSON, and over HTTP the longest body.
         max_result_bytes: The largest result, as JSON; a larger one fails its job.
-        max_waiters: How many tasks may wait for jobs at the same time, HTTP's
-            included.
+        max_waiters: How many tasks may wait for jobs at the same time, HTTP's included.
 
     Raises:
         HandlerError: A function cannot be a handler; the text says for which type.
         ValueError: A number is out of the range of the setting it stands for.
 
     Cancellation:
-        Cuts the jobs short, and waits until async handlers have unwound and
-        processes are killed. A thread cannot be interrupted: it is left behind
-        (``thread_still_running`` in the log), and goes on after the block.
+        Cancels the jobs, and waits until async handlers have unwound and processes are killed.
+        A thread cannot be interrupted: it goes on after the block (``thread_still_running`` in
+        the log).
 
     Checkpoints:
         At the end of the block.

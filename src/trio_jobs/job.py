@@ -24,8 +24,8 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-# Every move there is. The way back from processing is `release`: only for a
-# job whose worker is cut off as the pool ends.
+# Every move. The way back from processing is `release`: for a job whose worker is cancelled as
+# the pool ends.
 TRANSITIONS = MappingProxyType(
     {
         JobStatus.PENDING: frozenset({JobStatus.PROCESSING}),
@@ -35,9 +35,8 @@ TRANSITIONS = MappingProxyType(
 )
 
 
-# Structs where the rest of the project has dataclasses: a job is replaced at
-# each move, and a frozen dataclass costs ten times as much to make. Nothing in
-# them can be part of a cycle, so the garbage collector need not visit a
+# Structs, not dataclasses: each move replaces a job, and a frozen dataclass costs ten times as
+# much to make. `gc=False`: none can be part of a cycle, and the garbage collector would visit a
 # million of them.
 
 
@@ -63,11 +62,11 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a client named its submission, so that it may repeat it.
+    """The name that a client gives a submission, so that it can repeat it.
 
     Attributes:
         text: The name.
-        digest: Of what was submitted under it: a repetition has the same.
+        digest: Of the submission: a repetition has the same.
     """
 
     text: str
@@ -80,14 +79,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         id: A UUIDv7; ids sort in the order of admission.
         type: Which handler processes it.
-        payload: What was submitted, as JSON, unable to change.
+        payload: The submitted JSON.
         status: Where it is in its life.
         created_at: When it was admitted (UTC).
-        started_at: When a worker claimed it; set from processing on. None of
-            the times is before the one ahead of it, wherever the clock is set.
+        started_at: When a worker claimed it; set from processing on. No time is before the one
+            ahead of it, even if the clock is set back.
         completed_at: When it ended; set once completed.
-        duration: Seconds from its claim to its end, by a clock that nobody
-            sets; once completed, and None if nobody has measured it.
+        duration: Seconds from its claim to its end, by a monotonic clock; set once completed,
+            and None if it was not measured.
         ending: How it ended; set once completed.
         outcome: The ending's outcome; None before.
         cancel_requested: Whether a client has asked for it to be cancelled.
@@ -123,6 +122,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def _bytes(text: str) -> int:
-    # Characters are not bytes: of some, four times as many. And no text may
-    # fail here: the store asks, and what the store raises ends the server.
+    # A character may take four bytes. `surrogatepass`: the store calls this, and an error of the
+    # store ends the server.
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

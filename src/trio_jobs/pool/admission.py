@@ -48,13 +48,12 @@ class JobSpec(NamedTuple):
 class Admission:
     """Takes jobs in: reserves a slot, makes id and time, queues the id, stores the record.
 
-    From the reservation on, nothing awaits. A client that hangs up cancels its request at the
-    request's next checkpoint, and no worker runs in between: no id is queued without a record,
-    and no refused job was ever visible. In a program where Ctrl-C raises KeyboardInterrupt, it
-    does not raise it within the step.
+    Nothing awaits within this step. A client that hangs up cancels its request at the request's
+    next checkpoint, and no worker runs in between: no id is queued without a record, and no
+    refused job was ever visible. Nor does Ctrl-C raise KeyboardInterrupt within it.
 
-    The awaited methods are for any store; the plain ones are for a store in memory, with which
-    the awaited ones make no checkpoint, unless they wait for a slot.
+    The plain methods are for a store in memory. The awaited ones are for any store; in memory
+    they make no checkpoint, unless they wait for a slot.
 
     Args:
         channel: The one send end of the job channel, with room for all slots. Owned: `close`
@@ -112,6 +111,7 @@ class Admission:
         self._reserve(1)
         return self._publish(type, payload, self._now(), key)
 
+    @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
 
@@ -123,11 +123,9 @@ class Admission:
         return self._publish_all(specs)
 
     async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
-        """Admit one job, or refuse it.
+        """Admit one job, or refuse it as `submit` does.
 
         Raises:
-            QueueFullError: See `submit`.
-            ShuttingDownError: See `submit`.
             DuplicateJobError: The store has a job with this key already.
         """
         if key is not None and await self._store.find_key(key.text) is not None:
@@ -135,17 +133,12 @@ class Admission:
         return self.submit(spec.type, spec.payload, key=key)
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """Admit all of these jobs, in this order, or refuse all of them.
-
-        Raises:
-            QueueFullError: See `submit_all`.
-            ShuttingDownError: See `submit_all`.
-        """
+        """Admit all of these jobs, or refuse all of them as `submit_all` does."""
         return self.submit_all(specs)
 
     @trio.lowlevel.enable_ki_protection
     async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """Wait in turn for slots, then admit as many of these jobs as got one, the first ones.
+        """Wait in turn for slots, then admit the first ones of these jobs: one for each slot.
 
         Args:
             specs: At least one.
@@ -164,6 +157,7 @@ class Admission:
             raise ShuttingDownError
         return self._publish_all(specs[:slots])
 
+    @trio.lowlevel.enable_ki_protection
     def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:
         """The same without waiting: admits no job if it would have to wait.
 
@@ -176,16 +170,9 @@ class Admission:
 
     @trio.lowlevel.enable_ki_protection
     async def feed(self, job_ids: Sequence[str]) -> None:
-        """Queue jobs that the store has held, in this order: wait in turn for their slots.
+        """Queue jobs that the store has held, in this order, as their slots come free.
 
-        Raises:
-            ShuttingDownError: The admission is closed; the jobs that are left stay pending.
-
-        Cancellation:
-            Acted on while waiting; the jobs that are left stay pending.
-
-        Checkpoints:
-            At least once, unless there are no jobs.
+        A cancel, and ShuttingDownError once the admission is closed, leave the rest pending.
         """
         while job_ids:
             slots = await self._capacity.reserve_up_to(len(job_ids))
@@ -226,7 +213,6 @@ class Admission:
         if missing := self._capacity.reserve(wanted):
             raise QueueFullError(self._capacity.retry_after(missing))
 
-    @trio.lowlevel.enable_ki_protection
     def _publish_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         created_at = self._now()
         return [self._publish(type_, payload, created_at, None) for type_, payload in specs]
@@ -234,14 +220,9 @@ class Admission:
     def _publish(
         self, type_: str, payload: bytes, created_at: datetime, key: IdempotencyKey | None
     ) -> Job:
-        """Queue the id of a job that has a slot, and store its record.
-
-        Raises:
-            ShuttingDownError: The pool has ended.
-        """
         job = Job(id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key)
-        # No await until both lines have run, and in this order: the channel may refuse, the
-        # store cannot.
+        # No await until both lines have run, and in this order: once no worker is left the
+        # channel refuses, the store does not.
         self._queue(job.id)
         self._store.add(job)
         if log.isEnabledFor(logging.DEBUG):

@@ -22,7 +22,7 @@ from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.store import Store, UnfinishedJobs
 from trio_jobs.pool.waiters import CompletionWaiters
-from trio_jobs.pool.worker import check_channel_has_ended, run_worker
+from trio_jobs.pool.worker import run_worker
 from trio_jobs.settings import PoolSettings
 
 utc_now = partial(datetime.now, UTC)
@@ -98,7 +98,9 @@ class Pool:
         self.capacity.slot_freed()
         try:
             await run_worker(jobs, self, self.executor)
-            check_channel_has_ended(jobs)
+            channel = jobs.statistics()
+            if channel.open_send_channels or channel.current_buffer_used:
+                raise RuntimeError("a worker has returned before its channel has ended")
         finally:
             self.capacity.slot_lost()
             if jobs.statistics().open_receive_channels == 0:
@@ -107,7 +109,7 @@ class Pool:
     # The workers' moves.
 
     def claim(self, job_id: str) -> Job | None:
-        """See `Moves.claim`; measures the flow, or frees the slot of an id that is passed over."""
+        """See `Moves.claim`; measures the flow, or frees the slot if there is nothing to run."""
         job = None
         try:
             job = self.store.claim(job_id)

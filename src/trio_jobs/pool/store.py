@@ -70,25 +70,24 @@ class UnfinishedJobs:
 
 
 class Moves(Protocol):
-    """The moves of a job that a worker makes.
+    """The moves of a job that its worker makes; a move that raises has changed nothing.
 
     They are plain functions: no other task runs in between, so no lock is needed, and a worker
     that is being cancelled can still record what happened to its job.
+
+    Each raises JobNotFoundError if there is no such job, and InvalidTransitionError if its
+    status does not allow the move.
     """
 
     def claim(self, job_id: str) -> Job | None:
         """Compare and set, pending → processing; the caller processes the job.
 
-        Returns:
-            The job as it is now; None if it may not run yet. Such a job is held: it stays
-            pending, and `Admission.feed` brings its id into the channel again.
+        A job that was released is refused: no process hands it out again.
 
-        Raises:
-            JobNotFoundError: There is no such job.
-            InvalidTransitionError: The job is not pending, or it was released: no process
-                hands out a released job again.
+        Returns:
+            The job as it is now; None if the store holds it: it stays pending, and
+            `Admission.feed` queues it again.
         """
-        ...
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
         """Record how a job ended, processing → completed.
@@ -100,82 +99,50 @@ class Moves(Protocol):
 
         Returns:
             The completed job, even if the store does not keep it.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-            InvalidTransitionError: The job is not processing.
         """
-        ...
 
     def release(self, job_id: str) -> None:
-        """Put back a job whose worker is cancelled as the pool ends, processing → pending.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-            InvalidTransitionError: The job is not processing.
-        """
-        ...
+        """Put back a job whose worker is cancelled as the pool ends, processing → pending."""
 
 
 class Store(Moves, Protocol):
     """All jobs: the single source of truth about them.
 
-    The awaited methods may wait for a disk or a database. In memory they return without a
-    checkpoint. A method that raises has changed nothing.
+    The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
+    They raise the errors of `Moves`, except for `find_key` and `page`.
     """
 
     def add(self, job: Job) -> None:
-        """Take in a new, pending job.
+        """Take in a new job.
 
         Raises:
             DuplicateJobError: The store has its id, or its idempotency key, already.
             InvalidTransitionError: The job is not pending.
         """
-        ...
 
     def unfinished(self) -> UnfinishedJobs:
         """All jobs that have not completed. Any thread may call this while the jobs go on."""
-        ...
 
     def statistics(self) -> StoreStatistics:
         """How many jobs have each status now."""
-        ...
 
     async def find(self, job_id: str) -> Job:
-        """The job as it is now.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-        """
-        ...
+        """The job as it is now."""
 
     async def find_key(self, text: str) -> Job | None:
-        """The job that has this idempotency key, as it is now; None if there is none."""
-        ...
+        """The job with this idempotency key, as it is now; None if there is none."""
 
     async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
         """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
 
         The store need not have the job ``after`` (any more).
         """
-        ...
 
     async def request_cancel(self, job_id: str) -> Job:
-        """Record that a client wants the job cancelled; its status stays as it is.
+        """Record that a client wants an unfinished job cancelled; its status stays as it is.
 
         A worker that claims the job later completes it without running it.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-            InvalidTransitionError: The job has completed.
         """
-        ...
 
     async def delete(self, job_id: str) -> None:
-        """Forget a completed job.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-            InvalidTransitionError: The job has not completed.
-        """
-        ...
+        """Forget a completed job."""

@@ -27,11 +27,7 @@ class Completion:
         self._subscribers = 0
 
     async def wait(self) -> None:
-        """Wait until the job has completed, or the pool has ended without completing it.
-
-        Checkpoints:
-            Always.
-        """
+        """Wait until the job has completed, or the pool has ended. Always a checkpoint."""
         await self._over.wait()
 
 

@@ -45,11 +45,11 @@ async def run_worker(
 ) -> None:
     """Process jobs one at a time until the channel ends.
 
-    Jobs that do not wait are processed in bursts of at most `BURST_SECONDS` (by Trio's clock) or
-    `BURST_JOBS`, without a checkpoint. The job that goes beyond the time is the burst's last.
+    A worker processes jobs that do not wait in bursts without a checkpoint, of at most
+    `BURST_SECONDS` (by Trio's clock) or `BURST_JOBS`.
 
-    An id whose job the store holds is passed over. So is an id whose claim the store refuses,
-    which is logged: a second copy of an id, wherever it comes from, does not run its job twice.
+    It passes over an id whose job the store holds, and logs an id whose claim the store refuses:
+    a second copy of an id, wherever it comes from, does not run its job twice.
 
     Args:
         jobs: This worker's own clone of the receive channel; closed on exit. It carries job
@@ -62,9 +62,8 @@ async def run_worker(
         this worker that is the channel's end.
 
     Cancellation:
-        Acted on before each job is received, and inside ``process``. An interrupted job is
-        released in the store before ``Cancelled`` leaves this function, so no job is left
-        ``processing`` without a worker.
+        Acted on before each job is received, and inside ``process``. The interrupted job is
+        released before ``Cancelled`` leaves this function.
 
     Checkpoints:
         At least once per burst.
@@ -115,19 +114,6 @@ async def _process_one(
     store.complete(job_id, ending, duration=duration)
     if verbose or ending.outcome is not _SUCCEEDED:
         _log_end(job, ending, duration=duration)
-
-
-def check_channel_has_ended(jobs: trio.MemoryReceiveChannel[str]) -> None:
-    """Check that a worker had a reason to return: a pool must not shrink unseen.
-
-    Not for a worker whose clone the caller itself has closed.
-
-    Raises:
-        RuntimeError: The worker's channel has not ended.
-    """
-    channel = jobs.statistics()
-    if channel.open_send_channels or channel.current_buffer_used:
-        raise RuntimeError("a worker has returned before its channel has ended")
 
 
 def _log_end(job: Job, ending: Ending, *, duration: float) -> None:

@@ -25,7 +25,7 @@ _PENDING, _PROCESSING, _COMPLETED = JobStatus
 
 
 class MemoryStore:
-    """All jobs, in memory; a `trio_jobs.pool.store.Store`.
+    """All jobs, in memory; `trio_jobs.pool.store.Store` says what each method does.
 
     Completed jobs are dropped, oldest completion first, while there are more than
     ``keep_completed`` of them, or they hold more than ``keep_completed_bytes`` (`Job.size`). A
@@ -34,7 +34,7 @@ class MemoryStore:
     Each move and each look-up costs the same whatever the number of jobs, kept or dropped; so
     does a page, whose position is found by bisection.
 
-    The awaited methods have plain twins, ``<name>_nowait``, which say what they do.
+    The awaited methods have plain twins, ``<name>_nowait``. No job is held.
 
     Args:
         settings: The bounds.
@@ -66,7 +66,6 @@ class MemoryStore:
     # The moves.
 
     def add(self, job: Job) -> None:
-        """See `Store.add`."""
         if job.id in self._jobs:
             raise DuplicateJobError(f"job {job.id!r} is in the store already")
         if job.key is not None and job.key.text in self._keys:
@@ -81,7 +80,6 @@ class MemoryStore:
             self._keys[job.key.text] = job.id
 
     def claim(self, job_id: str) -> Job:
-        """See `Moves.claim`; a store in memory holds no job."""
         job = self._get(job_id, expected=_PENDING, wanted=_PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
@@ -93,7 +91,6 @@ class MemoryStore:
         return job
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """See `Moves.complete`; drops the jobs that are beyond the bounds then."""
         job = self._get(job_id, expected=_PROCESSING, wanted=_COMPLETED)
         job = replace(
             job,
@@ -114,7 +111,6 @@ class MemoryStore:
         return job
 
     def release(self, job_id: str) -> None:
-        """See `Moves.release`."""
         job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
         self._jobs[job_id] = replace(job, status=_PENDING, started_at=None)
         self._processing.remove(job_id)
@@ -123,24 +119,20 @@ class MemoryStore:
     # What clients ask for.
 
     def find_nowait(self, job_id: str) -> Job:
-        """See `Store.find`."""
         try:
             return self._jobs[job_id]
         except KeyError:
             raise JobNotFoundError(f"no job {job_id!r}") from None
 
     def find_key_nowait(self, text: str) -> Job | None:
-        """See `Store.find_key`."""
         job_id = self._keys.get(text)
         return None if job_id is None else self._jobs[job_id]
 
     def page_nowait(self, *, after: str | None = None, limit: int) -> list[Job]:
-        """See `Store.page`."""
         ids = self._order.after(after or "")
         return [self._jobs[job_id] for job_id in islice(ids, limit)]
 
     def request_cancel_nowait(self, job_id: str) -> Job:
-        """See `Store.request_cancel`."""
         job = self.find_nowait(job_id)
         if job.status is _COMPLETED:
             raise InvalidTransitionError(f"job {job_id!r} is completed; it can not be cancelled")
@@ -149,7 +141,6 @@ class MemoryStore:
         return job
 
     def delete_nowait(self, job_id: str) -> None:
-        """See `Store.delete`."""
         job = self.find_nowait(job_id)
         if job.status is not _COMPLETED:
             raise InvalidTransitionError(
@@ -158,29 +149,23 @@ class MemoryStore:
         self._forget(job_id)
 
     async def find(self, job_id: str) -> Job:
-        """See `Store.find`."""
         return self.find_nowait(job_id)
 
     async def find_key(self, text: str) -> Job | None:
-        """See `Store.find_key`."""
         return self.find_key_nowait(text)
 
     async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
-        """See `Store.page`."""
         return self.page_nowait(after=after, limit=limit)
 
     async def request_cancel(self, job_id: str) -> Job:
-        """See `Store.request_cancel`."""
         return self.request_cancel_nowait(job_id)
 
     async def delete(self, job_id: str) -> None:
-        """See `Store.delete`."""
         self.delete_nowait(job_id)
 
     # Counts.
 
     def unfinished(self) -> UnfinishedJobs:
-        """See `Store.unfinished`; a job has begun if a worker has ever claimed it."""
         # Copied in one call: no other thread can change the dict within it.
         jobs = [job for job in list(self._jobs.values()) if job.status is not _COMPLETED]
         jobs.sort(key=attrgetter("id"))
@@ -192,7 +177,6 @@ class MemoryStore:
         return UnfinishedJobs(begun=begun, not_begun=not_begun)
 
     def statistics(self) -> StoreStatistics:
-        """See `Store.statistics`."""
         return StoreStatistics(
             pending=len(self._jobs) - len(self._processing) - len(self._completed),
             processing=len(self._processing),

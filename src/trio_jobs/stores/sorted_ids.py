@@ -1,4 +1,4 @@
-"""The ids of all jobs, in order: blocks of them, cheap because ids only ever arrive ascending."""
+"""`SortedIds`: the ids of all jobs in order, cheap because new ids are the greatest."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -9,24 +9,23 @@ _BLOCK = 85
 
 
 class SortedIds:
-    """A set of ids that can be walked in order, from anywhere.
+    """A set of ids that can be walked in order, from any position.
 
-    An id greater than all before it is added at the end, and an id is removed,
-    for the price of a dict entry and a bisection, whatever was removed before.
-    Another id is sorted into its block.
+    Adding an id greater than all before it, and removing an id, cost a dict entry and a
+    bisection, whatever was removed before. Any other id is sorted into its block.
 
-    A block is a dict, for its keys: it keeps their order, and forgets one
-    without moving the others. A block that has become empty goes.
+    A block is a dict: it keeps the order of its keys, and removes one without moving the others.
+    An empty block is removed.
     """
 
     def __init__(self) -> None:
         self._blocks: list[dict[str, None]] = [{}]
-        # What the blocks begin with, but for the first: an id's block is found by bisection.
+        # The first id of each block but the first one: bisection finds the block of an id.
         self._bounds: list[str] = []
-        self._greatest = ""  # of all that were ever added
+        self._greatest = ""  # of all ids that were ever added
 
     def add(self, job_id: str) -> None:
-        """Add an id that is not in it."""
+        """Add an id that is not in the set."""
         last = self._blocks[-1]
         if job_id <= self._greatest:
             self._insert(job_id)
@@ -39,18 +38,18 @@ class SortedIds:
         self._greatest = job_id
 
     def remove(self, job_id: str) -> None:
-        """Remove an id that is in it."""
+        """Remove an id that is in the set."""
         index = bisect_right(self._bounds, job_id)
         block = self._blocks[index]
         del block[job_id]
-        if not block and index < len(self._bounds):  # the last one stays, for what is to come
+        if not block and index < len(self._bounds):  # the last one stays, for new ids
             del self._blocks[index], self._bounds[index]
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(self._blocks)
 
     def after(self, job_id: str) -> Iterator[str]:
-        """Those that are greater than this id, which need not be in it."""
+        """The ids that are greater than this one, which need not be in the set."""
         index = bisect_right(self._bounds, job_id)
         greater: Iterable[str] = (each for each in self._blocks[index] if each > job_id)
         # By index: `islice` would walk over all the blocks before.
