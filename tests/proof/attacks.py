@@ -23,7 +23,7 @@ from tests.proof.siege import (
 )
 from tests.proof.talking import LEFT
 from tests.server.serving import Client, post
-from tests.server.test_guard import FOREIGN_HOSTS, OTHER_SITES, WRONG_TOKENS
+from tests.server.test_access_control import FOREIGN_HOSTS, OTHER_SITES, WRONG_TOKENS
 from tests.server.test_hostile import HOSTILE, SEVEN_PACKETS, TELLING
 
 # What the application may answer to a request that is one.

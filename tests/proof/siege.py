@@ -19,7 +19,7 @@ from tests.server.serving import Answer, Client, get, post
 
 T = TypeVar("T")
 
-# The one that the wrong ones of `tests.server.test_guard` come close to.
+# The one that the wrong ones of `tests.server.test_access_control` come close to.
 TOKEN = "s3cret"  # noqa: S105  (nobody's)
 SHOWN = {"Authorization": f"Bearer {TOKEN}"}
 SHOW = f"Authorization: Bearer {TOKEN}"

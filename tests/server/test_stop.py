@@ -75,29 +75,19 @@ async def test_an_idle_server_stops_at_once_with_idle_clients_connected(app: App
             assert await client.receive_rest() == b""
 
 
-async def test_until_the_stop_new_clients_are_let_in_and_after_it_refused(app: Application) -> None:
+async def test_a_stop_refuses_new_clients_and_gives_the_answers_that_are_due(
+    app: Application,
+) -> None:
     async with served(app, graceful_timeout=20) as server:
-        busy = await server.connect()
-        await busy.send(get("/hold"))
+        client = await server.connect()
+        await client.send(get("/hold"))
         await app.holding.wait()
         assert (await server.request(get())).status == 200
 
         server.closing.set()
         await trio.testing.wait_all_tasks_blocked()
-
         with pytest.raises(OSError, match="connect"):
             await server.connect()
-        app.release.set()
-
-
-async def test_a_request_that_is_being_answered_gets_its_answer(app: Application) -> None:
-    async with served(app, graceful_timeout=20) as server:
-        client = await server.connect()
-        await client.send(get("/hold"))
-        await app.holding.wait()
-
-        server.closing.set()
-        await trio.testing.wait_all_tasks_blocked()
         app.release.set()
 
         reply = await client.receive_answer()

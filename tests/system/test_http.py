@@ -1,7 +1,6 @@
 """The HTTP API over the real command and real sockets: what only the bytes can show."""
 
 import json
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,37 +50,6 @@ async def read_all(stream: trio.SocketStream) -> list[tuple[int, str, bytes]]:
         answers.append((int(text.split()[1]), text, data[:length]))
         data = data[length:]
     return answers
-
-
-async def test_a_client_that_expects_100_continue_gets_it_before_its_body(tmp_path: Path) -> None:
-    async with (
-        running_command(tmp_path, config=configuration("quick")) as server,
-        connection(server) as stream,
-    ):
-        await stream.send_all(
-            head("POST /jobs", "Content-Length: 28", "Expect: 100-continue", "Connection: close")
-        )
-        assert (await stream.receive_some()).startswith(b"HTTP/1.1 100 ")
-        await stream.send_all(SUBMISSION)
-        [(status, _, _)] = await read_all(stream)
-
-    assert status == 201
-
-
-async def test_a_body_that_is_expected_to_be_too_long_is_refused_unsent(tmp_path: Path) -> None:
-    async with (
-        running_command(tmp_path, config=configuration("quick")) as server,
-        connection(server) as stream,
-    ):
-        await stream.send_all(
-            head("POST /jobs", "Content-Length: 99999999", "Expect: 100-continue")
-        )
-        await stream.send_eof()
-        [(status, text, body)] = await read_all(stream)
-
-    assert status == 413
-    assert "connection: close" in text
-    assert json.loads(body)["status"] == 413
 
 
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
@@ -232,19 +200,6 @@ async def test_a_full_buffer_slows_the_client_down_by_tcp(tmp_path: Path) -> Non
     assert sent < 2000
 
 
-async def test_a_silent_stream_is_cut_off_with_408(tmp_path: Path) -> None:
-    config = configuration("quick").replace("[http]", "[http]\nstream_idle_timeout = 0.2")
-    async with running_command(tmp_path, config=config) as server, connection(server) as stream:
-        await stream.send_all(
-            head("POST /jobs/stream", "Transfer-Encoding: chunked") + chunk(LINE * 3)
-        )
-        [(status, text, body)] = await read_all(stream)
-
-    assert status == 408
-    assert "connection: close" in text
-    assert json.loads(body)["accepted"] == 3
-
-
 async def test_a_stream_longer_than_any_body_may_be_is_taken(tmp_path: Path) -> None:
     config = configuration("quick").replace("[http]", "[http]\nmax_body_bytes = 1000")
     async with running_command(tmp_path, config=config) as server:
@@ -273,32 +228,3 @@ async def test_clients_that_hang_up_in_a_wait_leave_nothing_behind(tmp_path: Pat
                         break
             assert answer.json()["outcome"] == "succeeded"
             server.send(signal.SIGTERM)
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-async def test_the_examples_of_the_documentation_work(tmp_path: Path) -> None:
-    config = configuration("quick", buffer_size=100) + '\ndefault = "work:quick"\n'
-
-    async def shell(command: str) -> str:
-        finished = await trio.run_process(
-            ["bash", "-euo", "pipefail", "-c", command.replace("localhost:8080", server.url)],
-            capture_stdout=True,
-            capture_stderr=True,
-        )
-        return finished.stdout.decode()
-
-    async with running_command(tmp_path, config=config) as server:
-        submitted = await shell(
-            """curl -i localhost:8080/jobs -d '{"type": "email", """
-            """"payload": {"to": "user@example.com"}}'"""
-        )
-        assert submitted.startswith("HTTP/1.1 201 Created\r\n")
-        job = json.loads(submitted.partition("\r\n\r\n")[2])
-        waited = await shell(f"curl -i localhost:8080/jobs/{job['id']} -H 'Prefer: wait=10'")
-        assert '"outcome":"succeeded"' in waited
-        assert "preference-applied: wait=10" in waited
-        streamed = await shell(
-            """seq 1 5000 | sed 's/.*/{"type": "sum", "payload": [1, &]}/' """
-            """| curl -T - -X POST localhost:8080/jobs/stream"""
-        )
-        assert json.loads(streamed) == {"accepted": 5000}
