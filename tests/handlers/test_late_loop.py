@@ -1,5 +1,6 @@
 """A function that ended within its time limit did so, however late the event loop looks at it."""
 
+import logging
 import os
 import select
 import threading
@@ -17,7 +18,7 @@ from tests.handlers import tasks
 from tests.handlers.support import wait_until
 from tests.support import RunningPool, running_pool
 from trio_jobs.handlers.child_handle import ChildHandle
-from trio_jobs.handlers.child_log import LogLine
+from trio_jobs.handlers.child_log import _line_of
 from trio_jobs.handlers.frames import TIME, Kind, frame
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.job import Ending, Outcome
@@ -207,24 +208,7 @@ class FakeChild(ChildHandle):
 
 LINE = frame(
     Kind.LOG,
-    msgspec.json.encode(
-        LogLine(
-            name="tests",
-            level=10,
-            level_name="DEBUG",
-            text="line",
-            created=0.0,
-            process=1,
-            path="",
-            line=1,
-            function=None,
-            thread_name=None,
-            job_id=None,
-            traceback=None,
-            stack=None,
-            fields={},
-        )
-    ),
+    msgspec.json.encode(_line_of(logging.makeLogRecord({"name": "tests", "levelno": 10}), None)),
 )
 
 

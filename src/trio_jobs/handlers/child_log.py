@@ -23,21 +23,20 @@ _MAX_FIELDS = 50
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A log record as it crosses; the names are those of `logging`."""
+    """A log record as it crosses, in the names of `logging.LogRecord`."""
 
     name: str
-    level: int
-    level_name: str
-    text: str
+    levelno: int
+    levelname: str
+    msg: str
     created: float
     process: int
-    path: str
-    line: int
-    function: str | None
-    thread_name: str | None
-    job_id: str | None
-    traceback: str | None
-    stack: str | None
+    pathname: str
+    lineno: int
+    funcName: str | None  # noqa: N815 - logging's name
+    threadName: str | None  # noqa: N815
+    exc_text: str | None
+    stack_info: str | None
     fields: dict[str, str | int | float | bool | None]
 
 
@@ -78,25 +77,25 @@ def _line_of(record: logging.LogRecord, job_id: str | None) -> LogLine:
     if record.exc_info and record.exc_info[1] is not None:
         traceback = describe(record.exc_info[1]).traceback
     extra = (each for each in vars(record).items() if each[0] not in RECORD_ATTRIBUTES)
+    fields = {readable(str(key), 200): _plain(each) for key, each in islice(extra, _MAX_FIELDS)}
     try:
         text = record.getMessage()
     except Exception:  # noqa: BLE001 - the message may not fit its arguments
         text = f"{record.msg} {record.args}"
     return LogLine(
         name=readable(record.name, 200),
-        level=record.levelno,
-        level_name=record.levelname,
-        text=_end(text, MAX_LOG_TEXT),
+        levelno=record.levelno,
+        levelname=record.levelname,
+        msg=_end(text, MAX_LOG_TEXT),
         created=record.created,
         process=os.getpid(),
-        path=record.pathname,
-        line=record.lineno,
-        function=record.funcName,
-        thread_name=record.threadName,
-        job_id=job_id,
-        traceback=None if traceback is None else _end(traceback, MAX_LOG_TRACEBACK),
-        stack=None if record.stack_info is None else _end(record.stack_info, MAX_LOG_TRACEBACK),
-        fields={readable(str(key), 200): _plain(each) for key, each in islice(extra, _MAX_FIELDS)},
+        pathname=record.pathname,
+        lineno=record.lineno,
+        funcName=record.funcName,
+        threadName=record.threadName,
+        exc_text=traceback and _end(traceback, MAX_LOG_TRACEBACK),
+        stack_info=record.stack_info and _end(record.stack_info, MAX_LOG_TRACEBACK),
+        fields=fields if job_id is None else {"job_id": job_id, **fields},
     )
 
 
@@ -115,10 +114,11 @@ def _end(text: str, limit: int) -> str:
 
 def line_text(line: LogLine) -> str:
     """The line as a forked copy of the child writes it to standard error, with its end."""
-    fields = "".join(f" {key}={value!r}" for key, value in line.fields.items())
-    job = "" if line.job_id is None else f" job_id={line.job_id}"
-    below = f"\n{line.traceback.rstrip()}" if line.traceback else ""
-    return f"{line.level_name} {line.name} {line.text}{job}{fields}{below}\n"
+    fields = "".join(
+        f" {key}={value if key == 'job_id' else repr(value)}" for key, value in line.fields.items()
+    )
+    below = f"\n{line.exc_text.rstrip()}" if line.exc_text else ""
+    return f"{line.levelname} {line.name} {line.msg}{fields}{below}\n"
 
 
 def log_line(line: LogLine) -> None:
@@ -129,33 +129,10 @@ def log_line(line: LogLine) -> None:
     """
     # A job must not fail by its log: a program may have any code in its log handlers.
     with contextlib.suppress(BaseException):
-        if logging.getLogger(line.name).isEnabledFor(line.level):
-            log.handle(_record_of(line))
-
-
-def _record_of(line: LogLine) -> logging.LogRecord:
-    record = logging.LogRecord(
-        line.name,
-        line.level,
-        line.path,
-        line.line,
-        line.text,
-        (),
-        None,
-        func=line.function,
-        sinfo=line.stack,
-    )
-    vars(record).update(
-        {
-            **({} if line.job_id is None else {"job_id": line.job_id}),
-            **line.fields,
-            "levelname": line.level_name,
-            "created": line.created,
-            "msecs": line.created % 1 * 1000,
-            "process": line.process,
-            "processName": "child",
-            "threadName": line.thread_name,
-            "exc_text": line.traceback,
-        }
-    )
-    return record
+        if logging.getLogger(line.name).isEnabledFor(line.levelno):
+            record = logging.LogRecord("", 0, line.pathname, 0, "", (), None)
+            attributes = msgspec.structs.asdict(line)
+            fields = attributes.pop("fields")
+            msecs = line.created % 1 * 1000
+            vars(record).update(fields, **attributes, msecs=msecs, processName="child")
+            log.handle(record)

@@ -36,65 +36,38 @@ class FrameError(Exception):
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True):
-    """The state of a module's file.
-
-    Attributes:
-        file: The path.
-        mtime_ns: When the file was written.
-        size: Bytes.
-        digest: The hash of the content, if the file was written since the server's start.
-    """
+    """The state of a module's file."""
 
     file: str
     mtime_ns: int
     size: int
-    digest: str | None
+    digest: str | None  # of the content, if the file was written since the server's start
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """The program that was started, for functions that the program itself defines.
+    """The program that was started, for functions that the program itself defines."""
 
-    Attributes:
-        module: The module's name, if the program was started with ``python -m``.
-        file: The program's file otherwise.
-    """
-
-    module: str | None
+    module: str | None  # if the program was started with ``python -m``
     file: str | None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child needs to run functions as the server would.
+    """What a child needs to run functions as the server would."""
 
-    Attributes:
-        path: ``sys.path``.
-        arguments: ``sys.argv``.
-        names: The functions to import at the start.
-        program: The program that defines some of them.
-        files: The files that the server has imported, by the modules' names.
-        log_level: The lowest level that the server's log takes.
-    """
-
-    path: list[str]
-    arguments: list[str]
-    names: list[str]
-    program: Program | None
-    files: Mapping[str, FileState]
-    log_level: int
+    path: list[str]  # ``sys.path``
+    arguments: list[str]  # ``sys.argv``
+    names: list[str]  # of the functions to import at the start
+    program: Program | None  # which defines some of them
+    files: Mapping[str, FileState]  # that the server has imported, by the modules' names
+    log_level: int  # the lowest level that the server's log takes
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a child's imports.
+    """The result of a child's imports."""
 
-    Attributes:
-        changed: The files that differ from those that the server has imported.
-        shortage: The resource that the child has run out of.
-        faulty: Whether an import failed that has succeeded in the server.
-    """
-
-    changed: list[str]
-    shortage: str | None
-    faulty: bool
+    changed: list[str]  # the files that differ from those that the server has imported
+    shortage: str | None  # the resource that the child has run out of
+    faulty: bool  # whether an import failed that has succeeded in the server
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

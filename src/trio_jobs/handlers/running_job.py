@@ -28,18 +28,6 @@ class RunningJob:
         begun: Whether the handler has begun, and its clock runs.
     """
 
-    __slots__ = (
-        "_deadline",
-        "_decided",
-        "_ended",
-        "_interruptible",
-        "_timeout",
-        "begun",
-        "handler",
-        "job",
-        "scope",
-        "started",
-    )
     handler: Handler | None
 
     def __init__(self, job: Job) -> None:
