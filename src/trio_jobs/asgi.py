@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class ConfiguredApp:
     async def _run_pool(
         self, receive: Callable[[], Awaitable[object]], send: Callable[[object], Awaitable[None]]
     ) -> None:
-        pool, http, store = self._config.pool, self._config.http, self._config.store
+        pool, http = self._config.pool, self._config.http
         await receive()  # lifespan.startup
         with trio.CancelScope() as scope:
             async with open_jobs(
@@ -88,11 +89,9 @@ class ConfiguredApp:
                 workers=pool.workers,
                 buffer_size=pool.buffer_size,
                 processes=pool.processes,
-                keep_completed=store.keep_completed,
-                keep_completed_bytes=store.keep_completed_bytes,
                 max_payload_bytes=http.max_body_bytes,
-                max_result_bytes=store.max_result_bytes,
                 max_waiters=http.max_waiters,
+                **asdict(self._config.store),
             ) as jobs:
                 self._app = jobs.asgi(
                     token=http.token,

@@ -1,10 +1,12 @@
 """An API to test: the application over parts whose pool runs only if a test starts it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import msgspec
+import trio
 
 from tests.asgi import Answer, Client
 from tests.support import Parts, make_parts
@@ -58,6 +60,22 @@ class Api:
         )
         self.app = create_app(context)
         self.client = Client(self.app)
+
+
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[list[None]]:
+    """The turns that another task gets during the block."""
+    turns: list[None] = []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def count() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns.append(None)
+
+        yield turns
+        nursery.cancel_scope.cancel()
 
 
 def assert_problem(answer: Answer, status: int) -> dict[str, Any]:

@@ -33,13 +33,3 @@ async def test_nothing_may_be_kept_by_a_cache(method: str, path: str, status: in
 
     assert answer.status == status
     assert answer.headers["cache-control"] == "no-store"
-
-
-async def test_job_may_not_be_kept_by_a_cache_whatever_it_is() -> None:
-    api = Api()
-    submitted = await api.client.post("/jobs", SUBMISSION)
-
-    answer = await api.client.get(submitted.headers["location"])
-
-    assert answer.status == 200
-    assert answer.headers["cache-control"] == "no-store"

@@ -1,9 +1,8 @@
 """`GET /jobs`: filtered, in pages, or all jobs in bounded memory."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
 import trio
@@ -20,42 +19,39 @@ from trio_jobs.problem_details import Problem
 MAX_LIMIT = 1000
 
 
+_VALUES: dict[str, Callable[[Job], str | None]] = {
+    "status": lambda job: job.status,
+    "type": lambda job: job.type,
+    "outcome": lambda job: None if job.ending is None else job.ending.outcome,
+}
+_KNOWN = {"status": tuple(JobStatus), "outcome": tuple(Outcome)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A listing's query; an empty filter passes every job."""
+    """A listing's query.
 
-    statuses: frozenset[str] = frozenset()
-    types: frozenset[str] = frozenset()
-    outcomes: frozenset[str] = frozenset()
+    Attributes:
+        filters: The wanted values, by parameter.
+        limit: The number of jobs a page; None for all in one answer.
+        after: The listing begins after the job with this id.
+    """
+
+    filters: Mapping[str, set[str]]
     limit: int | None = None
     after: str | None = None
 
-    @property
-    def filtered(self) -> bool:
-        """Whether there is any filter."""
-        return bool(self.statuses or self.types or self.outcomes)
-
-    def matches(self, job: Job) -> bool:
-        """Whether the job passes all filters."""
-        return (
-            (not self.statuses or job.status in self.statuses)
-            and (not self.types or job.type in self.types)
-            and (
-                not self.outcomes
-                or (job.ending is not None and job.ending.outcome in self.outcomes)
-            )
-        )
+    def select(self, jobs: list[Job]) -> list[Job]:
+        """Those of the jobs that pass all filters."""
+        for name, wanted in self.filters.items():
+            value_of = _VALUES[name]
+            jobs = [job for job in jobs if value_of(job) in wanted]
+        return jobs
 
     def next_page(self, after: str) -> str:
         """The query string of the page after this job."""
-        pairs = [
-            *(("status", each) for each in sorted(self.statuses)),
-            *(("type", each) for each in sorted(self.types)),
-            *(("outcome", each) for each in sorted(self.outcomes)),
-            ("limit", str(self.limit)),
-            ("after", after),
-        ]
-        return urlencode(pairs)
+        pairs = [(name, value) for name in _VALUES for value in sorted(self.filters.get(name, ()))]
+        return urlencode([*pairs, ("limit", str(self.limit)), ("after", after)])
 
 
 def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
@@ -83,21 +79,19 @@ def parse_query(text: bytes) -> Query:
         Problem: 400, an unknown parameter, a repeated ``limit`` or ``after``,
             or a bad value.
     """
-    filters: dict[str, set[str]] = {"status": set(), "type": set(), "outcome": set()}
+    filters: dict[str, set[str]] = {}
     single: dict[str, str] = {}
     for name, value in read_parameters(text):
-        if name in filters:
-            filters[name].add(_FILTER_VALUES[name](value))
+        if name in _VALUES:
+            filters.setdefault(name, set()).add(_filter_value(name, value))
         elif name not in ("limit", "after"):
-            raise unknown_parameter(name, "status", "type", "outcome", "limit", "after")
+            raise unknown_parameter(name, *_VALUES, "limit", "after")
         elif name in single:
             raise Problem(400, f"query parameter {name!r} is repeated")
         else:
             single[name] = value
     return Query(
-        statuses=frozenset(filters["status"]),
-        types=frozenset(filters["type"]),
-        outcomes=frozenset(filters["outcome"]),
+        filters=filters,
         limit=_limit(single["limit"]) if "limit" in single else None,
         after=_job_id(single["after"]) if "after" in single else None,
     )
@@ -113,10 +107,10 @@ async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
     found: list[Job] = []
     after = query.after
     # Without a filter each examined job is found.
-    stride = STRIDE if query.filtered else limit + 1
+    stride = STRIDE if query.filters else limit + 1
     while True:
         jobs = await store.page(after=after, limit=stride)
-        found += filter(query.matches, jobs)
+        found += query.select(jobs)
         if len(found) > limit or len(jobs) < stride:
             return found[:limit], len(found) > limit
         after = jobs[-1].id
@@ -136,7 +130,7 @@ async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     opening = b"["
     while True:
         jobs = await store.page(after=after, limit=STRIDE)
-        found = jobs_json(filter(query.matches, jobs))[1:-1]
+        found = jobs_json(query.select(jobs))[1:-1]
         if found:
             yield opening + found
             opening = b","
@@ -147,28 +141,13 @@ async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     yield b"[]" if opening == b"[" else b"]"
 
 
-def _one_of(name: str, values: Iterable[str]) -> Callable[[str], str]:
-    known = tuple(values)
-
-    def check(value: str) -> str:
-        if value not in known:
-            raise Problem(400, f"{name} must be one of {', '.join(known)}, got {value[:100]!r}")
-        return value
-
-    return check
-
-
-def _non_empty(value: str) -> str:
+def _filter_value(name: str, value: str) -> str:
+    known = _KNOWN.get(name)
+    if known is not None and value not in known:
+        raise Problem(400, f"{name} must be one of {', '.join(known)}, got {value[:100]!r}")
     if not value:
         raise Problem(400, "type must not be empty")
     return value
-
-
-_FILTER_VALUES: dict[str, Callable[[str], Any]] = {
-    "status": _one_of("status", JobStatus),
-    "type": _non_empty,
-    "outcome": _one_of("outcome", Outcome),
-}
 
 
 def _limit(value: str) -> int:
