@@ -65,7 +65,7 @@ class PendingAccessLine:
         )
 
     def _forwarded(self) -> dict[str, str]:
-        """The client for which a proxy says that it asks: logged only, since anybody can say so."""
+        """The client that a proxy names. No check uses it: any client can send these headers."""
         for wanted in (b"x-forwarded-for", b"forwarded"):
             values = [value for name, value in self._request.headers if name == wanted]
             if values:

@@ -62,23 +62,18 @@ class RequestCycle:
         self.size = 0
 
         http.head_only = request.method.upper() == b"HEAD"
-        head = parse_head(request, max_bytes=context.settings.max_header_bytes)
-        self._body = RequestBody(http, context.settings, head.body_length)
+        head, length = parse_head(request, max_bytes=context.settings.max_header_bytes)
+        self._body = RequestBody(http, context.settings, length)
         self.scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": head.version,
-            "method": head.method,
             "scheme": "https" if http.tls else "http",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
             "root_path": "",
-            "headers": head.headers,
             "client": http.client,
             "server": http.server,
             "state": context.state.copy(),
             "extensions": {"trio_jobs.body": self._body},
+            **head,
         }
 
     async def run(self) -> None:

@@ -1,7 +1,7 @@
 """A request's head, taken apart: method, target, headers and the length of the body."""
 
 import re
-from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import h11
@@ -17,32 +17,16 @@ class MalformedRequestError(Problem):
     """The bytes are no valid HTTP. The log has a warning for it."""
 
 
-@dataclass(slots=True, kw_only=True)
-class RequestHead:
-    """One request without its body.
-
-    Attributes:
-        method: In capitals.
-        path: Decoded; ``*`` for ``OPTIONS *``.
-        headers: Names in lower case; ``host`` as the target names it, if it does.
-        body_length: In bytes, as declared; None for a body in chunks.
-    """
-
-    version: str
-    method: str
-    path: str
-    raw_path: bytes
-    query: bytes
-    headers: HeaderList
-    body_length: int | None
-
-
-def parse_head(request: h11.Request, *, max_bytes: int) -> RequestHead:
+def parse_head(request: h11.Request, *, max_bytes: int) -> tuple[dict[str, Any], int | None]:
     """Take a head apart.
 
     Args:
         request: From h11, whose own limit a head escapes that arrives in one read.
         max_bytes: The longest request line and headers together.
+
+    Returns:
+        The head's part of the ASGI scope (the path of ``OPTIONS *`` is ``*``),
+        and the body's length in bytes: 0 without a body, None for chunks.
 
     Raises:
         Problem: 505, 501, 431 or 400: the head is not acceptable.
@@ -61,15 +45,15 @@ def parse_head(request: h11.Request, *, max_bytes: int) -> RequestHead:
         headers = [pair for pair in headers if pair[0] != b"host"]
         headers.append((b"host", host))
     path = raw_path.decode("ascii")
-    return RequestHead(
-        version=request.http_version.decode("ascii"),
-        method=method,
-        path=unquote(path) if "%" in path else path,
-        raw_path=raw_path,
-        query=query,
-        headers=headers,
-        body_length=_body_length(request.http_version, headers),
-    )
+    head = {
+        "http_version": request.http_version.decode("ascii"),
+        "method": method,
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": headers,
+    }
+    return head, _body_length(request.http_version, headers)
 
 
 def head_too_long(max_bytes: int) -> Problem:

@@ -40,8 +40,7 @@ class Bound:
     Attributes:
         socket: Bound and non-blocking. ``Listeners`` closes it.
         url: The address with the real port, for people.
-        loopback: TCP clients of this machine alone can reach it, browsers included.
-        public: Other machines may be able to reach it.
+        loopback: Only this machine can reach it, by TCP: browsers included.
         names: Names of this address that clients may use in ``Host``.
         path: The file of a Unix socket, else None.
         identity: That file's device and inode, else None.
@@ -50,10 +49,14 @@ class Bound:
     socket: socket.socket
     url: str
     loopback: bool = False
-    public: bool = False
     names: tuple[str, ...] = ()
     path: str | None = None
     identity: tuple[int, int] | None = None
+
+    @property
+    def public(self) -> bool:
+        """Whether other machines may be able to reach the socket."""
+        return self.path is None and not self.loopback
 
 
 class Listeners:
@@ -179,8 +182,7 @@ def _bind_tcp(address: TCPAddress, scheme: str) -> list[Bound]:
         local = ip_address(host.partition("%")[0]).is_loopback
         real = TCPAddress(host=host, port=port)
         names = (str(address), str(real))
-        url = f"{scheme}://{real}"
-        bound.append(Bound(socket=sock, url=url, loopback=local, public=not local, names=names))
+        bound.append(Bound(socket=sock, url=f"{scheme}://{real}", loopback=local, names=names))
     if not bound and missing is not None:
         raise missing
     return bound
