@@ -1,8 +1,8 @@
-"""What readers search: every section of the pages, and every object of the Python reference.
+"""Writes the entries of the search: each section of the pages, each object of the Python reference.
 
-Sphinx's own search leaves out numbers, so that nobody finds 429, takes `grace_period` for another
-word than `grace period`, and ranks a page that names a word once like one that is about it.
-`_static/search.js` reads what is written here.
+Sphinx's own search leaves out numbers, such as 429. It takes `grace_period` and `grace period` for
+two words, and ranks a page that mentions a word like a page about it. `_static/search.js` reads
+the entries.
 """
 
 import json
@@ -13,16 +13,16 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-# These have entries of their own, or are not text of the page.
+# These nodes have entries of their own, or are no text of the page.
 _ELSEWHERE = (nodes.section, addnodes.desc, nodes.title, addnodes.toctree, nodes.comment)
 
 
 def entries_of(page: nodes.document, address: str) -> Iterator[dict[str, object]]:
-    """An entry for each section and each object of a page.
+    """Make an entry for each section and each object of a page.
 
     Args:
-        page: As Sphinx has read it.
-        address: Where it will be found, without an anchor.
+        page: The page's document tree.
+        address: The page's URL, without an anchor.
     """
     page_title = ""
     for section in page.findall(nodes.section):
@@ -43,7 +43,7 @@ def _entry(node: nodes.Element, *, page: str, title: str, address: str) -> dict[
         "page": page,
         "title": title,
         "address": address,
-        # What a reader looks up in a table.
+        # The keys of a table, which readers look up.
         "keys": [row[0].astext() for row in _rows(node)],
         "text": " ".join(" ".join(_texts(node)).split()),
     }
@@ -66,7 +66,7 @@ def _rows(node: nodes.Element) -> Iterator[nodes.row]:
 
 
 def write_entries(app: Sphinx, exception: Exception | None) -> None:
-    """Write the entries of all pages where the page of the search loads them from."""
+    """Write the entries of all pages to the file that the search page loads."""
     if exception is not None or app.builder.format != "html":
         return
     entries = [
@@ -74,12 +74,12 @@ def write_entries(app: Sphinx, exception: Exception | None) -> None:
         for name in sorted(app.env.found_docs)
         for entry in entries_of(app.env.get_doctree(name), app.builder.get_target_uri(name))
     ]
-    # A script, not JSON: a page that is opened from a disk may not fetch.
+    # A script, not JSON: a page from a local disk may not fetch.
     path = Path(app.outdir, "_static", "search_entries.js")
     path.write_text(f"const ENTRIES = {json.dumps(entries)};\n", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, object]:
-    """Connect the above."""
+    """Connect the functions above."""
     app.connect("build-finished", write_entries)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,13 +17,13 @@ function wordsOf(text) {
   return text.toLowerCase().split(new RegExp(SEPARATOR, "u")).filter(Boolean);
 }
 
-// How well a word of a page is the one that is looked for: maybe in another form, or only begun.
+// How well a word of a page matches a wanted one: in any form, or by its beginning.
 function closeness(word, wanted) {
   if (stem(word) === stem(wanted)) return 1;
   return wanted.length > 2 && !/^\d+$/.test(wanted) && word.startsWith(wanted) ? 0.5 : 0;
 }
 
-// How many of the wanted words an entry has, and how much it is about them.
+// How many of the wanted words an entry has, and how important they are in it.
 function rate(entry, wanted) {
   const [page, title, text] = [entry.page, entry.title, entry.text].map(wordsOf);
   const keys = entry.keys.map(wordsOf);
@@ -40,7 +40,7 @@ function rate(entry, wanted) {
     score += weight;
   }
   const phrase = wanted.join(" ");
-  // `pool.grace_period` is what "grace period" is about, and "429 now and then" is not 429.
+  // The key `pool.grace_period` matches "grace period", and "429 now and then" does not match 429.
   if (keys.some((words) => ` ${words.join(" ")}`.endsWith(` ${phrase}`))) score += 2;
   const isThere = (words) => ` ${words.join(" ")} `.includes(` ${phrase} `);
   if (wanted.length > 1) score += 2 * isThere(title) + isThere(text);
@@ -56,7 +56,7 @@ function search(wanted) {
     .map(({ entry }) => entry);
 }
 
-// A part of the text around the first place that has the words.
+// A part of the text around the first place with the words.
 function excerpt(text, wanted) {
   const escaped = wanted.map((word) => stem(word).replace(/i$/, "[iy]"));
   const before = "(?<![\\p{L}\\p{N}])";

@@ -1,4 +1,4 @@
-"""SHA-256 of a file: a plain function, which runs in a thread."""
+"""SHA-256 of a file, by a plain function, which runs in a thread."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import msgspec
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):
-    """Which file."""
+    """The file."""
 
     path: str
 

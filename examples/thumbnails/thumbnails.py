@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 
 class Picture(msgspec.Struct, forbid_unknown_fields=True):
-    """Which image to scale down, where to put the result, and how large it may be."""
+    """The image to scale down, the file for the result, and its largest size."""
 
     source: str
     target: str
@@ -16,7 +16,7 @@ class Picture(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def thumbnail(picture: Picture) -> dict[str, object]:
-    """Write a thumbnail that fits into a square; the format is by the target's suffix."""
+    """Write a thumbnail that fits into a square; the target's suffix decides the format."""
     with Image.open(picture.source) as image:
         upright = ImageOps.exif_transpose(image)
         upright.thumbnail((picture.size, picture.size))

@@ -1,4 +1,4 @@
-"""A webhook's other end, to try the example with: answers 204 to every POST, and prints it."""
+"""The receiver of the example's webhook: answers each POST with 204, and prints it."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -1,4 +1,4 @@
-"""Calling a webhook with httpx: an async function with a time limit."""
+"""Calls a webhook with httpx: an async function with a time limit."""
 
 from typing import Annotated
 
@@ -7,14 +7,14 @@ import msgspec
 
 
 class Call(msgspec.Struct, forbid_unknown_fields=True):
-    """Where to send which event."""
+    """An event and its receiver."""
 
     url: Annotated[str, msgspec.Meta(pattern="^https?://")]
     event: dict[str, object]
 
 
 async def call_webhook(call: Call) -> dict[str, object]:
-    """POST the event; an answer that is not 2xx fails the job."""
+    """POST the event; an answer other than 2xx fails the job."""
     async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  (the job has a time limit)
         answer = await client.post(call.url, json=call.event)
     answer.raise_for_status()

@@ -1,7 +1,7 @@
-"""Counting the words of a folder's text files, all at once, in the job's own nursery.
+"""Counts the words of a folder's text files, all at once, in the job's own nursery.
 
-A file that cannot be read fails the job, and stops the counting of all others; so do the time
-limit, a cancel and the server's stop. No child is ever left over.
+An unreadable file fails the job and ends the tasks of all other files. The time limit, a cancel and
+the server's stop end them too.
 """
 
 import re
@@ -20,14 +20,14 @@ _READERS = 8
 
 
 class Folder(msgspec.Struct, forbid_unknown_fields=True):
-    """Which folder, and how many of its commonest words to return."""
+    """The folder, and the number of its commonest words to return."""
 
     path: str
     top: int = 10
 
 
 async def count_words(folder: Folder, context: JobContext) -> dict[str, object]:
-    """Count the words in all ``*.txt`` files of a folder and of those below it."""
+    """Count the words in all ``*.txt`` files of a folder and its subfolders."""
     paths = await trio.to_thread.run_sync(_text_files, folder.path)
     readers = trio.CapacityLimiter(_READERS)
     send, receive = trio.open_memory_channel[Counter[str]](0)
@@ -35,7 +35,7 @@ async def count_words(folder: Folder, context: JobContext) -> dict[str, object]:
         for path in paths:
             context.nursery.start_soon(_count, path, readers, send.clone())
     totals: Counter[str] = Counter()
-    async for counts in receive:  # until every child has closed its end
+    async for counts in receive:  # until each task has closed its end
         totals.update(counts)
     return {
         "files": len(paths),
@@ -48,7 +48,7 @@ async def _count(
     path: Path, readers: trio.CapacityLimiter, send: trio.MemorySendChannel[Counter[str]]
 ) -> None:
     async with send:
-        # Counting computes; it is done in the thread that reads.
+        # Counting computes, so the reading thread does it.
         await send.send(await trio.to_thread.run_sync(_count_file, path, limiter=readers))
 
 
