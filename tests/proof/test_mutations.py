@@ -15,6 +15,7 @@ import pytest
 
 from tests.docs.blocks import README, ROOT
 from tests.docs.machine import pass_over
+from tests.docs.test_readme import guarantees_of
 
 # The tests of a package that has none in a folder or a file of its name, or not enough there.
 TESTS = {
@@ -31,10 +32,9 @@ NOTICED = 0.8
 
 
 def modules_of_the_guarantees() -> list[str]:
-    """The modules in the column "Read" of the table, each once."""
-    table = README.read_text().partition("## Guarantees")[2].partition("\n## ")[0]
-    rows = [row.split(" | ") for row in table.splitlines() if row.startswith("| **")]
-    return list(dict.fromkeys(re.findall(r"`([\w/]+\.py)`", " ".join(row[2] for row in rows))))
+    """The modules that the README's table names, each once."""
+    cells = " ".join(read for _, _, read, _ in guarantees_of(README))
+    return list(dict.fromkeys(re.findall(r"`([\w/]+\.py)`", cells)))
 
 
 @pytest.mark.soak
