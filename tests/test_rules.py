@@ -166,8 +166,6 @@ EXCEPTIONS: dict[tuple[Rule, str], list[str]] = {
     (sleeps_in_loops, "server/listener.py"): ["await trio.sleep(_ACCEPT_RETRY)"],
     # Somebody outside kills idle processes: nothing tells when that is over.
     (sleeps_in_loops, "handlers/process_pool.py"): ["await trio.sleep(_PAUSE_AFTER_DEATH)"],
-    # The main thread may come first. Whoever reads a signal's number handles it, also without this.
-    (sleeps_in_loops, "shutdown/wakeup.py"): ["time.sleep(GRACE_SECONDS)"],
     # Counts what happens to the process as a whole: forks, which nothing else tells of.
     (mutable_globals, "handlers/handler.py"): ["FORKS = _Forks()"],
     # A function, made a fixture after it has been marked.

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     from trio_jobs.bootstrap import StartError, check, serve
     from trio_jobs.config import load_config
     from trio_jobs.settings import ConfigError
-    from trio_jobs.shutdown.stop import end_unserved, limit_unserved
+    from trio_jobs.shutdown.end import end_interpreter, limit_unserved
 
     if folder is not None:
         place_folder(folder)
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     except StartError as error:
         limit_unserved(status := BROKEN)
         _complain(str(error))
-    return end_unserved(status)
+    return end_interpreter(status)
 
 
 def _fill_standard_descriptors() -> None:

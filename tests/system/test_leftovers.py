@@ -217,10 +217,8 @@ async def test_a_hundred_thousand_jobs_of_as_many_types_are_accounted_for_in_tim
                 await server.wait_for_line("draining")
                 await trio.sleep(APART)
                 server.send(signal.SIGTERM)
-            # The hard limit's clocks behind its thread have other statuses.
             assert await server.wait_exit() == (1 if end == "second signal" else 70)
 
-    assert not server.lines_with("Timeout (")
     assert bool(server.lines_with("hard limit reached")) == (end == "hard limit")
     lines = server.lines_with(" job_ids=")
     named = ",".join(line.partition(" job_ids=")[2] for line in lines).split(",")

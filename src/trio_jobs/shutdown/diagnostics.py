@@ -1,6 +1,6 @@
-"""What keeps a process from ending: its Trio tasks and its threads, and where each stands.
+"""What keeps a process from ending: its Trio tasks and its threads, and where each one stands.
 
-Read from a thread beside the event loop, while everything goes on: best effort. No source lines
+A thread reads this beside the event loop, which may go on meanwhile: best effort. No source lines
 are looked up, because reading files may be what hangs.
 """
 
@@ -9,10 +9,13 @@ import sys
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 
 import trio
+
+# A line for the log, what stands below it (a stack, or nothing), and the line's fields.
+Block = tuple[str, str, Mapping[str, object]]
 
 # The innermost frames say where a task or thread hangs.
 MAX_FRAMES = 25
@@ -21,16 +24,16 @@ MAX_FRAMES = 25
 MAX_TASKS = 5_000
 
 
-def tasks_in_the_way(root: trio.lowlevel.Task) -> Iterator[tuple[str, str]]:
-    """Each task below ``root`` and its stack; tasks that stand at the same place together."""
+def tasks_in_the_way(root: trio.lowlevel.Task) -> Iterator[Block]:
+    """Each task below ``root`` and its stack; tasks with the same stack share a block."""
     places: Counter[tuple[str, str]] = Counter()
     for task in itertools.islice(_tasks_below(root), MAX_TASKS):
         places[f"task {task.name}", _stack(task.iter_await_frames())] += 1
-    return _together(places)
+    return _blocks(places)
 
 
-def threads_in_the_way() -> Iterator[tuple[str, str]]:
-    """Each Python thread but the calling one, and its stack."""
+def threads_in_the_way() -> Iterator[Block]:
+    """Each Python thread except the calling one, and its stack."""
     names = {
         thread.ident: f"thread {thread.name}" + (" (daemon)" if thread.daemon else "")
         for thread in threading.enumerate()
@@ -40,11 +43,19 @@ def threads_in_the_way() -> Iterator[tuple[str, str]]:
         if ident != threading.get_ident():
             frames = reversed(list(traceback.walk_stack(frame)))
             places[names.get(ident, f"thread {ident}"), _stack(frames)] += 1
-    return _together(places)
+    return _blocks(places)
+
+
+def guarded(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
+    """The blocks; a failure becomes a line, so that the next part of a report follows."""
+    try:
+        yield from blocks()
+    except Exception as error:  # noqa: BLE001 - other threads change what is read
+        yield f"and more that could not be read: {type(error).__name__}", "", {}
 
 
 def _tasks_below(root: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
-    """Parents first: with very many tasks, the pool comes before what its handlers started."""
+    """Parents first: with very many tasks, the pool comes before its handlers' tasks."""
     parents = deque([root])
     while parents:
         # child_nurseries is a copy, child_tasks a frozenset: neither changes while it is read.
@@ -60,6 +71,6 @@ def _stack(frames: Iterable[tuple[FrameType, int]]) -> str:
     )
 
 
-def _together(places: Counter[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _blocks(places: Counter[tuple[str, str]]) -> Iterator[Block]:
     for (name, stack), count in places.items():
-        yield (name if count == 1 else f"{name} (and {count - 1} more like it)"), stack
+        yield (name if count == 1 else f"{name} (and {count - 1} more like it)"), stack, {}

@@ -1,24 +1,30 @@
-"""The end of the process after a stop in order: what is logged last is what happens."""
+"""The end of the process: what is logged last is what happens."""
 
 import atexit
 import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from trio_jobs.shutdown.diagnostics import guarded, threads_in_the_way
+from trio_jobs.shutdown.hard_limit import HardLimit
 
-def end_interpreter(status: int, *, last_words: Callable[[], None]) -> NoReturn:
+# For the threads and `atexit` callbacks of handler modules in a process that does not serve.
+UNSERVED_SECONDS = 5.0
+
+
+def end_interpreter(status: int, *, last_words: Callable[[], object] = lambda: None) -> NoReturn:
     """Do what the interpreter does at its end, then say the last words, and exit with ``status``.
 
-    Left to the interpreter, the last words would come before what may take longer than the hard
-    limit: threads that are no daemons, what user code has registered with ``atexit``, finalizers,
-    or a flush of standard output, whose failure makes a status of its own (120). Finalizers of
-    modules do not run, for which Python gives no warrant either.
+    The interpreter itself would wait after the last words, perhaps beyond the hard limit: for
+    threads that are no daemons, ``atexit`` callbacks, finalizers, and a flush of standard output,
+    whose failure has a status of its own (120). Finalizers of modules do not run; Python does not
+    promise them either.
     """
-    # The same two calls that multiprocessing makes at the end of its children; neither has a
-    # public name.
+    # multiprocessing ends its children with these two calls; neither has a public name.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -26,3 +32,21 @@ def end_interpreter(status: int, *, last_words: Callable[[], None]) -> NoReturn:
             stream.flush()
     last_words()
     os._exit(status)
+
+
+def limit_unserved(status: int) -> None:
+    """Have a process that does not serve end with this status, in five seconds at the most.
+
+    Handler modules may have left threads or programs behind. In the main thread.
+    """
+    limit = HardLimit(in_the_way=lambda: guarded(threads_in_the_way), render=plain, status=status)
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the kernel's timer is left
+        limit.start()
+    limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)
+
+
+def plain(line: str, below: str, fields: Mapping[str, object]) -> bytes:
+    """A block of a report as lines of text."""
+    line = " ".join([line, *(f"{name}={value}" for name, value in fields.items())])
+    text = "\n  ".join([line, *below.splitlines()])
+    return f"{text}\n".encode(errors="backslashreplace")

@@ -1,13 +1,10 @@
-"""The hard limit: once armed it is never disarmed, and nothing in the process can outlast it.
+"""The hard limit: once armed it is never disarmed, and nothing in the process outlasts it.
 
-Three clocks, each for the case that the one before it cannot run: a thread, which says what was
-in the way and exits with status 70; faulthandler's thread, which needs no GIL, for code that
-holds it in one C call (status 1); the kernel's timer, for when faulthandler's own output blocks
-(killed by SIGALRM).
+Two clocks. A thread reports what is in the way and exits with status 70. The kernel's timer kills
+the process by SIGALRM, for the case that the thread cannot run: code holds the interpreter lock in
+one call into C.
 """
 
-import contextlib
-import faulthandler
 import itertools
 import math
 import os
@@ -19,33 +16,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from trio_jobs.bounded_write import open_for_writing, write_within
+from trio_jobs.shutdown.diagnostics import Block
 
 HARD_LIMIT_STATUS = 70
 
-# For the whole report. A reader that is alive takes milliseconds; a pipe that nobody reads must
-# not hold up the end.
+# For the whole report. A live reader takes milliseconds; an unread pipe must not delay the end.
 REPORT_SECONDS = 0.5
 
-# Before the limit: to get hold of the GIL took up to this long where a loop was spinning.
+# Before the limit. Beside a spinning loop the thread waited up to this long for the GIL.
 HEAD_START_SECONDS = 0.5
 
-# After the limit. Both leave the one before them time to finish, and together with the default
-# limit of 28 s stay under an orchestrator's usual 30 s.
-FAULTHANDLER_AFTER_SECONDS = 1.0
-SIGALRM_AFTER_SECONDS = 1.5
+# After the limit. The thread has time to finish; with the default limit of 28 s it stays under an
+# orchestrator's usual 30 s.
+SIGALRM_AFTER_SECONDS = 1.0
 
-# By how much the kernel's timer may be off: it stays behind the other clocks, and no two of the
-# server's own steps are that far apart.
+# By how much the kernel's timer may differ: it stays behind the thread's clock, and no two of the
+# server's own steps are this far apart.
 _SLACK_SECONDS = 0.4
-
-# A line for the log, and what stands below it: a stack, or nothing.
-Block = tuple[str, str, Mapping[str, object]]
 
 
 class HardLimit:
-    """Ends the process when the earliest of the limits it was armed with has passed.
+    """Ends the process when the earliest of the limits has passed that it was armed with.
 
-    Without ``start`` it has no power over the process: arming it does nothing.
+    Before ``start``, arming does nothing.
     """
 
     def __init__(
@@ -55,18 +48,17 @@ class HardLimit:
         render: Callable[[str, str, Mapping[str, object]], bytes],
         status: int = HARD_LIMIT_STATUS,
     ) -> None:
-        """``in_the_way`` is called in the limit's own thread, when the limit has been reached."""
+        """``in_the_way`` is called in the limit's own thread, once the limit is reached."""
         self._in_the_way = in_the_way
         self._render = render
         self._status = status
         self._started = False
-        self._is_deadly = False
+        self._is_deadly = False  # SIGALRM has its default action
         self._log = -1
         self._since = 0.0
         self._due = math.inf
-        # Wakes the thread, to look at _due again. put() is reentrant, which Event.set() and
-        # Thread.start() are not: a signal handler that interrupts the main thread while it holds
-        # a lock of threading's would wait for that lock for ever.
+        # Wakes the thread to read _due again. put() is reentrant, Event.set() and Thread.start()
+        # are not: a signal handler may interrupt the main thread while it holds one of their locks.
         self._armed: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -78,62 +70,48 @@ class HardLimit:
     def arm(self, *, since: float, seconds: float) -> None:
         """End the process ``seconds`` after ``since`` (``time.monotonic()``), or earlier.
 
-        Safe in a signal handler. In the main thread, unless that is in C.
+        Safe in a signal handler, and in any thread.
         """
         due = since + seconds
         if not self._started or self._due <= due:
             return
-        # No call between the look and these lines: a signal's handler, which may run inside this
-        # call, comes before the look or after them.
+        # No call between the check and these lines, so no other signal handler runs between them.
         if self._due == math.inf:
             self._since = since
         self._due = due
         self._armed.put(None)
-        self._set_alarms()
+        self.set_alarm()
 
     def is_armed(self) -> bool:
-        """Whether the kernel's timer ends the process at its time, if the limit has been armed.
-
-        What user code does to faulthandler's thread cannot be seen. Behind that is this timer.
-        """
+        """Whether an armed limit still has the kernel's timer. In the main thread."""
         if self._due == math.inf or not self._started:
             return True
         left = self._due - time.monotonic()
         if left <= 0:
             return True  # the thread is ending the process
         if not self._is_deadly:
-            self._set_alarms()  # another thread has armed it
+            self.set_alarm()  # another thread has armed the limit
         ends = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
-        # There is but one timer: one that runs may be user code's own, and come earlier or later.
+        # There is one timer: user code may have set its own, which comes earlier or later.
         off = signal.getitimer(signal.ITIMER_REAL)[0] - left - SIGALRM_AFTER_SECONDS
         return ends and abs(off) < _SLACK_SECONDS
 
-    def arm_again(self) -> None:
-        """Set the clocks that user code may have stopped."""
-        self._set_alarms()
+    def set_alarm(self) -> None:
+        """Set the kernel's timer, also if user code has changed it."""
+        self._is_deadly = threading.current_thread() is threading.main_thread()
+        if self._is_deadly:  # Python refuses it in other threads
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        left = max(self._due - time.monotonic(), 0)
+        signal.setitimer(signal.ITIMER_REAL, left + SIGALRM_AFTER_SECONDS)
 
     def give_up(self) -> None:
-        """Have no power over this process any more: it is a child that has been forked.
-
-        Threads and timers are not copied.
-        """
+        """Stop working, in a forked child. Threads and timers are not copied."""
         if self._started:
             self._started = False
             os.close(self._log)
 
-    def _set_alarms(self) -> None:
-        left = max(self._due - time.monotonic(), 0)
-        with contextlib.suppress(RuntimeError):  # no thread to be had: SIGALRM is left
-            faulthandler.dump_traceback_later(
-                left + FAULTHANDLER_AFTER_SECONDS, exit=True, file=self._log
-            )
-        self._is_deadly = threading.current_thread() is threading.main_thread()
-        if self._is_deadly:  # else Python refuses, and the main thread may be in C for ever
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, left + SIGALRM_AFTER_SECONDS)
-
     def end_process(self, line: str, blocks: Iterable[Block]) -> None:
-        """Write ``line`` and the blocks, as far as the log takes them, and exit with the status.
+        """Write ``line`` and as many blocks as the log takes, and exit with the status.
 
         Safe in a signal handler.
         """
@@ -143,7 +121,7 @@ class HardLimit:
         try:
             for block in itertools.chain([(line, "", {})], blocks):
                 data = self._render(*block)
-                left = end - time.monotonic()  # also when the log takes everything at once
+                left = end - time.monotonic()
                 if left <= 0 or write_within(self._log, data, left) < len(data):
                     break
         finally:
@@ -157,8 +135,8 @@ class HardLimit:
                 self._armed.get(timeout=None if wait == math.inf else wait)
             except queue.Empty:
                 break
-        # A loop that spins through short system calls lets go of the GIL for too short a time to
-        # get hold of it. Who has waited for this long (by default 5 ms) gets it at once.
+        # A loop of short system calls releases the GIL too briefly for another thread to take it.
+        # A thread that has waited for this interval (by default 5 ms) gets the GIL at once.
         sys.setswitchinterval(1e-5)
         time.sleep(max(self._due - time.monotonic(), 0))
         self.end_process(

@@ -1,15 +1,16 @@
-"""The server's signals: taken as early as can be, held against user code, given up in a child.
+"""The server's signals: taken early, held against user code, given up in a forked child.
 
 Nothing heavy is imported here: until this module has run, a signal ends the process.
 """
 
 import contextlib
 import operator
+import os
 import signal
 import time
 
-# `signal.getsignal` makes an enum of each answer. That takes longer than all the rest of a look,
-# and there is one at every turn of the event loop.
+# `signal.getsignal` makes an enum of each answer, which takes longer than the rest of a look; and
+# the event loop looks at every turn.
 from _signal import getsignal as _getsignal  # type: ignore[import-not-found]
 from _thread import RLock
 from collections.abc import Callable
@@ -22,42 +23,49 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # It ends the process at once.
 ENDING = (signal.SIGQUIT,)
 
-# They do nothing. By a handler and not by SIG_IGN, which programs started by a job would inherit.
+# They do nothing. By a handler: programs that a job starts would inherit SIG_IGN.
 HARMLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 OURS = (*STOPPING, *ENDING, *HARMLESS)
 
-# Python ignores it from its start: a client that hangs up would end the server.
+# Python ignores it from its start: a client that disconnects would end the server.
 _PIPE = signal.SIGPIPE
 
-# Of these only the default action is a danger: user code may have handlers of its own.
+# User code may have its own handler for these, but not the default action, which kills.
 _MUST_NOT_END = frozenset({*HARMLESS, _PIPE})
 
-# For a start to get from its first lines to its configuration; it takes a second.
+# From the command's first lines to its configuration, which usually takes a second.
 _NOTED_SECONDS = 10.0
 
 
 class Signals:
-    """What is to happen at each of the server's signals, from the start of the process.
+    """What each of the server's signals does, from the start of the process.
 
-    Signals are noted until `connect` says what to do with them. One that was ignored when the
-    process started (``nohup``) stays ignored.
+    `connect` says what a signal does; earlier ones are noted until then. A signal that was ignored
+    when the process started (``nohup``) stays ignored.
+
+    Python runs a signal's handler in the main thread, once that returns from C code: never, if it
+    waits there for something that does not come. But Python writes the signal's number to a pipe
+    at once, in whichever thread the signal comes. A thread reads the pipe, and so does the
+    handler: the reader of a number handles the signal, once.
     """
 
     def __init__(self) -> None:
         self._noted: list[tuple[int, float]] = []
         self._handle: Callable[[int, float], None] = self._note
-        self._handler = self._on_signal  # one object, to be told by its identity
-        # What each signal's handler is to be: ours, or one of user code that does no harm.
+        self._handled: Callable[[], object] = lambda: None
+        self._handler = self._on_signal  # one object, recognised by its identity
+        # The handler that each signal must have: the server's, or a harmless one of user code.
         self._held: dict[int, Any] = {}
-        self._wakeup = -1
-        self._read: Callable[[], bytes] | None = None
-        # Two threads may handle signals, and a handler interrupts itself.
+        self._reader = self._writer = -1  # the pipe's ends
+        self._wakeup = -1  # where Python writes: nowhere, or to the pipe
+        self._wake: Callable[[], object] = lambda: None
+        # Two threads handle signals, and a handler may interrupt itself.
         self._handling = RLock()
 
     def take(self) -> None:
         """Take the signals over, for the rest of the process's life. In the main thread."""
-        # The mask is inherited as well; one that blocks a signal is nobody's wish.
+        # The mask is inherited as well, and nobody means to block these.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
         for signum in OURS:
             if not _is(_getsignal(signum), signal.SIG_IGN):
@@ -65,15 +73,24 @@ class Signals:
             self._held[signum] = _getsignal(signum)
         self._held[_PIPE] = _getsignal(_PIPE)
 
-    def connect(self, handle: Callable[[int, float], None]) -> None:
-        """Call ``handle`` with each signal, those noted so far first.
+    def connect(
+        self, handle: Callable[[int, float], None], *, handled: Callable[[], object]
+    ) -> None:
+        """Call ``handle`` with each signal, the noted ones first.
 
         Args:
-            handle: Given the signal's number, and when it came by ``time.monotonic()``. Called in
-                a signal handler.
+            handle: Given the signal's number, and its time by ``time.monotonic()``. Called in a
+                signal handler, or in another thread.
+            handled: Called in the main thread after each signal.
         """
+        import threading  # not at the top, as it delays the taking of the signals
+
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
         # In this order no signal is lost that comes in between.
-        self._handle = handle
+        self._handle, self._handled = handle, handled
         noted, self._noted = self._noted, []
         for signum, at in noted:
             handle(signum, at)
@@ -87,12 +104,12 @@ class Signals:
             signal.raise_signal(signum)
 
     def let_go(self, signum: signal.Signals) -> None:
-        """Hold this one no longer: another part has it from now on. Safe in a signal handler."""
-        # A new one: the handler may interrupt a loop over the other.
+        """Leave this one to another part from now on. Safe in a signal handler."""
+        # A new dict: the handler may interrupt a loop over the old one.
         self._held = {each: handler for each, handler in self._held.items() if each != signum}
 
     def taken(self) -> list[str]:
-        """The names of the signals whose handlers are not what they must be."""
+        """The names of the signals whose handlers user code has replaced."""
         held = self._held
         if all(map(operator.is_, map(_getsignal, held), held.values())):
             return []
@@ -102,47 +119,32 @@ class Signals:
             if handler is must_be or signum not in self._held:
                 continue
             if signum in _MUST_NOT_END and not _is(handler, signal.SIG_DFL):
-                held[signum] = handler  # whatever it does, the process does not end by it
+                held[signum] = handler  # the process does not end by it
             else:
                 taken.append(signal.Signals(signum).name)
         return taken
 
     def put_back(self) -> None:
-        """Set every handler to what it must be."""
+        """Give each signal the handler that it must have."""
         for signum, handler in self._held.items():
             if _getsignal(signum) is not handler:
                 signal.signal(signum, handler)
 
-    def hold_wakeup(self, descriptor: int, read: Callable[[], bytes] | None = None) -> None:
-        """Have the number of each signal written to a descriptor, from now on.
+    def hold_wakeup(self, wake: Callable[[], object]) -> None:
+        """Have Python write the number of each signal to the pipe, from now on.
 
         Args:
-            descriptor: Never blocks; at its other end is who wakes the event loop.
-            read: Returns what has been written since the last call; None if nobody but the loop
-                reads it.
+            wake: Wakes the event loop, whose own descriptor for this is replaced. Called in
+                another thread after each signal.
         """
-        self._read = read
-        self._wakeup = descriptor
+        self._wake = wake
+        self._wakeup = self._writer
         self.has_wakeup()
 
-    def handle_written(self) -> bytes:
-        """Handle the signals whose numbers have been written, and return these.
-
-        In any thread. Each number is read once, so each signal is handled once. It counts from
-        now: since it came, C code may have held the interpreter lock for longer than a limit.
-        """
-        with self._handling:
-            numbers = b"" if self._read is None else self._read()
-            for signum in numbers:
-                if _getsignal(signum) is self._handler:  # else it is user code's
-                    self._handle(signum, time.monotonic())
-        return numbers
-
     def has_wakeup(self) -> bool:
-        """Whether that descriptor is still in use; it is again, at any rate.
+        """Whether Python still writes where it must; it does so again in any case.
 
-        Python tells it in no other way. Without it the loop may begin to wait in the very moment
-        in which a signal comes, and not learn of it.
+        Without it, a loop that begins to wait as a signal comes would not learn of the signal.
         """
         before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         return before == self._wakeup
@@ -156,12 +158,15 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
 
     def give_up(self) -> None:
-        """Leave Python's own handlers behind, in a child that has been forked."""
-        # Once: a child of this child may find handlers of that one's own.
+        """Leave Python's own handlers behind, in a forked child."""
+        # Once: the child's own child may find handlers that the child has set.
         held, self._held = self._held, {}
         if not held:
             return
-        signal.set_wakeup_fd(-1)  # at its other end is the server's event loop
+        signal.set_wakeup_fd(-1)
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
         for signum in held:
             if _getsignal(signum) is self._handler:
                 signal.signal(
@@ -170,16 +175,42 @@ class Signals:
                 )
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        if signum not in self.handle_written() and not self._is_written():
+        if signum not in self._handle_written() and not self._is_written():
             self._handle(signum, time.monotonic())
+        self._handled()
+
+    def _watch(self) -> None:
+        import select
+
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while all(event & select.POLLIN for _, event in poll.poll()):
+            self._handle_written()
+            self._wake()
+
+    def _handle_written(self) -> bytes:
+        """Handle the signals whose numbers are in the pipe, and return these.
+
+        Each counts from now on: since it came, C code may have held the interpreter lock for
+        longer than a limit.
+        """
+        with self._handling:
+            numbers = b""
+            with contextlib.suppress(OSError):  # empty, or closed by user code
+                numbers = os.read(self._reader, 4096)
+            for signum in numbers:
+                if _getsignal(signum) is self._handler:  # else it is user code's
+                    self._handle(signum, time.monotonic())
+        return numbers
 
     def _is_written(self) -> bool:
-        """Whether numbers go to who reads them: then the other thread has read this one."""
-        if self._read is None:
+        """Whether Python writes numbers to the pipe: then the thread has read this signal's."""
+        if self._wakeup < 0:
             return False
-        now = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        if now == self._wakeup:
+        now = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        if now == self._writer:
             return True
+        # The look for what user code has taken warns of it, and puts the pipe back.
         with contextlib.suppress(OSError, ValueError):  # it has been closed
             signal.set_wakeup_fd(now, warn_on_full_buffer=False)
         return False
@@ -187,11 +218,11 @@ class Signals:
     def _note(self, signum: int, at: float) -> None:
         self._noted.append((signum, at))
         if signum not in HARMLESS:
-            # The limits of a stop are not known yet, and a configuration may be where no read ends.
+            # A stop has no limits before the configuration is read, and that read may never end.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, _NOTED_SECONDS)
 
 
 def _is(handler: object, action: signal.Handlers) -> bool:
-    # Not of the same type, and nothing is asked of a handler of user code.
+    # By the type first: user code's handler may have any __eq__.
     return isinstance(handler, int) and handler == action

@@ -1,4 +1,4 @@
-"""What the signals ask for: the three levels of a stop, and the hard limit behind them.
+"""`Stop`: the three levels of a stop that signals ask for, and the hard limit behind them.
 
 A stop begins in the signal handler, not in a task: a task cannot run while something blocks the
 event loop. Between signals nothing here runs.
@@ -9,31 +9,24 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NoReturn
 
 import trio
 
-from trio_jobs.shutdown.diagnostics import tasks_in_the_way, threads_in_the_way
-from trio_jobs.shutdown.end import end_interpreter
-from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, Block, HardLimit
+from trio_jobs.shutdown.diagnostics import Block, guarded, tasks_in_the_way, threads_in_the_way
+from trio_jobs.shutdown.end import plain
+from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, HardLimit
 from trio_jobs.shutdown.signals import ENDING, STOPPING, Signals
-from trio_jobs.shutdown.wakeup import Wakeup
 from trio_jobs.takeovers import Takeovers
 
-__all__ = ["HARD_LIMIT_STATUS", "Stop", "end_interpreter", "end_unserved", "limit_unserved"]
-
-# Wrappers (a shell, a terminal's process group with npm or make in between) forward a signal
-# that the process gets anyway; a person needs longer to insist.
+# Wrappers (a shell, npm or make in a terminal's process group) forward a signal that the process
+# gets anyway; a person needs longer to repeat it.
 REPEAT_WINDOW_SECONDS = 0.2
 
-# What a clean stop may take beyond the two times that are configured.
+# What a clean stop may take beyond the two configured times.
 MARGIN_SECONDS = 1.0
 
 # From the hard limit to the last of its clocks, and some.
 _LAST_CLOCK_SECONDS = 3.0
-
-# What modules of handlers leave behind gets in a process that does not serve: threads, `atexit`.
-UNSERVED_SECONDS = 5.0
 
 
 def _ignore_signals() -> None:
@@ -41,43 +34,16 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _plain(line: str, below: str, fields: Mapping[str, object]) -> bytes:
-    line = " ".join([line, *(f"{name}={value}" for name, value in fields.items())])
-    text = "\n  ".join([line, *below.splitlines()])
-    return f"{text}\n".encode(errors="backslashreplace")
-
-
-def limit_unserved(status: int) -> None:
-    """Have a process that does not serve end with this status, in five seconds at the most.
-
-    The modules of handlers have been imported, and left threads or programs behind. In the main
-    thread.
-    """
-    limit = HardLimit(
-        in_the_way=lambda: _guarded(lambda: _without_fields(threads_in_the_way())),
-        render=_plain,
-        status=status,
-    )
-    with contextlib.suppress(RuntimeError):  # no thread to be had: the other clocks are left
-        limit.start()
-    limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)
-
-
-def end_unserved(status: int) -> NoReturn:
-    """End such a process, once nothing is left to say."""
-    end_interpreter(status, last_words=lambda: None)
-
-
 class Stop:
-    """Counts the signals that ask this process to stop, and sees to it that it does.
+    """Counts the signals that ask this process to stop, and ends the process if that takes long.
 
-    The first asks for a drain, the second insists (no grace any longer), the third ends the
-    process at once, with status 70, as any SIGQUIT does. One that comes less than 0.2 s after the
-    last that counted does not count.
+    The first signal asks for a drain, the second ends the grace period, the third ends the process
+    at once with status 70, as any SIGQUIT does. A signal that comes less than 0.2 s after the last
+    one that counted does not count.
 
     Attributes:
-        at: ``time.monotonic()`` of the first signal, even when the event loop was blocked then or
-            not running yet; None before. The grace period starts here.
+        at: ``time.monotonic()`` of the first signal, even if the event loop was blocked or not
+            running then; None before. The grace period starts here.
         unfinished: See `connect`.
     """
 
@@ -87,69 +53,60 @@ class Stop:
         grace_period: float,
         graceful_timeout: float,
         margin: float = MARGIN_SECONDS,
-        render: Callable[[str, str, Mapping[str, object]], bytes] = _plain,
+        render: Callable[[str, str, Mapping[str, object]], bytes] = plain,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Durations in seconds.
-
-        ``render`` turns a line, what stands below it, and its fields into what is written to the
-        log.
-        """
+        """Durations are in seconds. ``render`` turns a block of a report into bytes for the log."""
         self.at: float | None = None
         self.unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple
+        self._drain: Callable[[], object] = lambda: None
+        self._cancel: Callable[[], object] = lambda: None
         self._grace_period = grace_period
         self._closing_time = graceful_timeout + margin
         self._clock = clock
         self._count = 0
         self._last = float("-inf")
-        self._drain: Callable[[], object] = lambda: None
-        self._cancel: Callable[[], object] = lambda: None
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
         self._signals: Signals | None = None
-        self._wakeup: Wakeup | None = None
         self._hard_limit = HardLimit(in_the_way=self._in_the_way, render=render)
 
     def install(self, signals: Signals | None = None) -> None:
-        """Take over the signals, for the rest of the process's life.
+        """Act on the signals, for the rest of the process's life. In the main thread.
 
-        In the main thread. With a SIGINT handler that is not Python's own, Trio raises no
-        KeyboardInterrupt. A Stop that is not installed works too (``request``), but never ends the
-        process.
+        With a SIGINT handler that is not Python's own, Trio raises no KeyboardInterrupt. Without
+        this, `request` works too, but never ends the process.
 
         Args:
-            signals: Those that have been taken already, with what has come since then; by default
-                they are taken now.
+            signals: Taken already, with what has come since; by default they are taken now.
         """
         self._hard_limit.start()
         if signals is None:
             signals = Signals()
             signals.take()
         self._signals = signals
-        # The interpreter's last act takes Python's handlers away. A signal that is repeated then
-        # would kill a process that has stopped in order. Registered first, this runs last.
+        # The interpreter's last act removes Python's handlers. A repeated signal would then kill a
+        # process that has stopped in order. Registered first, this callback runs last.
         atexit.register(_ignore_signals)
-        signals.connect(self._handle_signal)
+        # Another thread may have armed the limit; only the main thread gives SIGALRM its action.
+        signals.connect(self._handle_signal, handled=self._hard_limit.is_armed)
 
     def hold_against(self, takeovers: Takeovers) -> None:
-        """Put back what user code takes of what has been installed."""
+        """Put back what user code takes of what `install` has set."""
         if self._signals is None:
-            return  # nothing has been installed
+            return
         takeovers.add_group(taken=self._signals.taken, put_back=self._signals.put_back)
         for what, intact, put_back in (
             ("signal_mask", self._signals.is_unblocked, self._signals.unblock),
             ("wakeup_fd", self._signals.has_wakeup, self._signals.has_wakeup),
-            ("alarm", self._hard_limit.is_armed, self._hard_limit.arm_again),
+            ("alarm", self._hard_limit.is_armed, self._hard_limit.set_alarm),
         ):
             takeovers.add(what, intact=intact, put_back=put_back, costly=True)
 
     def give_up(self) -> None:
-        """Leave nothing of this in effect, in a child that has been forked."""
+        """Leave nothing of this in effect, in a forked child."""
         if self._signals is not None:
             self._signals.give_up()
-        if self._wakeup is not None:
-            self._wakeup.give_up()
-            self._wakeup = None  # once
         self._hard_limit.give_up()
         atexit.unregister(_ignore_signals)
 
@@ -160,22 +117,21 @@ class Stop:
         cancel: Callable[[], object],
         unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple,
     ) -> None:
-        """Let the signals steer this Trio run. Those that came before it count.
+        """Let the signals steer this Trio run. Earlier ones count.
 
         Args:
             drain: Called in the event loop after the first signal, perhaps again later.
             cancel: Called there after the second.
-            unfinished: Names the jobs that stand in the way, an event and its fields for each line
-                of the hard limit's report. Called in another thread than the event loop's, or in a
-                signal handler: it may read, but not wait.
+            unfinished: Names the jobs that are in the way, an event and its fields for each line
+                of the report. Called in another thread than the event loop's, or in a signal
+                handler: it may read, but not wait.
         """
         self._drain, self._cancel, self.unfinished = drain, cancel, unfinished
         self._root = trio.lowlevel.current_root_task()
-        # The token before the look at the count: a signal in between then comes twice, not never.
+        # The token before the count is read: a signal in between then comes twice, not never.
         self._token = trio.lowlevel.current_trio_token()
         if self._signals is not None:
-            self._wakeup = Wakeup(self._signals, self._wake_loop)
-            self._wakeup.start()
+            self._signals.hold_wakeup(self._wake_loop)
         self._wake()
 
     def grace_left(self) -> float:
@@ -190,13 +146,12 @@ class Stop:
         """Do what SIGTERM does. Safe in the main thread, and in a signal handler.
 
         Args:
-            at: When it was asked for, by the clock; by default now.
+            at: The time of the request, by the clock; by default now.
         """
         now = self._clock() if at is None else at
         if now - self._last < REPEAT_WINDOW_SECONDS:
             return
-        # No call between the look and these lines: a second signal's handler, which may run
-        # inside this one, comes before the look or after them.
+        # No call between the check and these lines, so no other signal handler runs between them.
         self._last = now
         self._count += 1
         if self._count == 1:
@@ -209,11 +164,11 @@ class Stop:
         self._wake_loop()
 
     def arm_after_crash(self, *, draining: bool = False) -> None:
-        """Arm the hard limit without a signal, because something of ours has failed.
+        """Arm the hard limit without a signal: a part of the server has failed.
 
         Args:
-            draining: Whether the pool still gets its grace period (HTTP failed), or has been
-                cancelled (a worker failed).
+            draining: Whether the pool still gets its grace period (HTTP has failed), or has been
+                cancelled (a worker has failed).
         """
         seconds = self._closing_time + (self._grace_period if draining else 0)
         self._arm(since=self._clock(), seconds=seconds)
@@ -232,7 +187,7 @@ class Stop:
     def _end_process(self, why: str) -> None:
         self._hard_limit.end_process(
             f"{why}: the process ends with status {HARD_LIMIT_STATUS}",
-            _guarded(self._jobs_in_the_way),
+            guarded(self._jobs_in_the_way),
         )
 
     def _wake_loop(self) -> None:
@@ -247,25 +202,12 @@ class Stop:
             self._cancel()
 
     def _in_the_way(self) -> Iterator[Block]:
-        yield from _guarded(self._jobs_in_the_way)
+        yield from guarded(self._jobs_in_the_way)
         root = self._root
         if root is not None:
-            yield from _guarded(lambda: _without_fields(tasks_in_the_way(root)))
-        yield from _guarded(lambda: _without_fields(threads_in_the_way()))
+            yield from guarded(lambda: tasks_in_the_way(root))
+        yield from guarded(threads_in_the_way)
 
     def _jobs_in_the_way(self) -> Iterator[Block]:
         for event, fields in self.unfinished():
             yield event, "", fields
-
-
-def _without_fields(blocks: Iterable[tuple[str, str]]) -> Iterator[Block]:
-    for line, below in blocks:
-        yield line, below, {}
-
-
-def _guarded(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
-    """What ``blocks`` yields; a failure becomes a line, for the next part of a report to come."""
-    try:
-        yield from blocks()
-    except Exception as error:  # noqa: BLE001 - read while other threads change it
-        yield f"and more that could not be read: {type(error).__name__}", "", {}
