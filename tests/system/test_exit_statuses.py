@@ -303,7 +303,7 @@ async def _(folder: Path) -> None:
             servers.start_soon(killed_by, signum, folder / signum.name)
 
 
-@row("one of the first three rows that was ignored when the server was started")
+@row("a signal of the first three rows that the server's parent ignores")
 async def _(folder: Path) -> None:
     ignore = "import os, signal, sys\n" + "".join(
         f"signal.signal(signal.{name}, signal.SIG_IGN)\n"
@@ -390,7 +390,7 @@ async def _(folder: Path) -> None:
         assert not ended.lines_with("Running on")
 
 
-@row("and it cannot be read to its end")
+@row("the same, while reading the configuration does not end (from a pipe")
 async def _(folder: Path) -> None:
     # The ten seconds are shortened.
     command = (
@@ -518,7 +518,7 @@ from trio_jobs.cli import run
 
 serve = trio_jobs.main.serve
 
-async def serve_and_submit(app, listeners, **settings):
+async def serve_and_submit(app, *arguments, **settings):
     import httpx, trio
     async with trio.open_nursery() as nursery:
         async def submit():
@@ -526,7 +526,7 @@ async def serve_and_submit(app, listeners, **settings):
                 await client.post("http://localhost/jobs", json={"type": "leave"})
             signal.raise_signal(signal.SIGTERM)
         nursery.start_soon(submit)
-        await serve(app, listeners, **settings)
+        await serve(app, *arguments, **settings)
 
 trio_jobs.main.serve = serve_and_submit
 sys.exit(run(["--bind=127.0.0.1:0"]))
