@@ -151,7 +151,7 @@ async def test_hypercorns_command_serves_the_configured_handlers_and_drains(tmp_
             transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://localhost"
         ) as client:
             job = {"type": "work", "payload": 0}
-            assert (await client.post("/jobs", json=job)).status_code == 401
+            assert (await client.get("/jobs")).status_code == 401
             assert (await client.get("/health")).json() == {"status": "ok"}
             client.headers["Authorization"] = "Bearer sesame"
             waited = await client.post("/jobs", json=job, headers={"Prefer": "wait=99"})
