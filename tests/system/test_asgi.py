@@ -157,6 +157,8 @@ async def test_hypercorns_command_serves_the_configured_handlers_and_drains(tmp_
             waited = await client.post("/jobs", json=job, headers={"Prefer": "wait=99"})
             assert waited.json()["outcome"] == "succeeded"
             assert waited.headers["preference-applied"] == "wait=7"
+            origin = {"Origin": "http://evil.example"}
+            assert (await client.delete("/jobs/x", headers=origin)).status_code == 403
             (tmp_path / "done").unlink()
             await client.post("/jobs", json={"type": "work", "payload": 1})
             job_id = (await client.get("/jobs")).json()[-1]["id"]
