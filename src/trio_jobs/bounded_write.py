@@ -65,16 +65,13 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
     return written
 
 
-def write_each(fd: int, lines: Iterable[bytes], seconds: float) -> int:
-    """Write lines that are made one after the other, and return how many were written whole.
+def write_each(fd: int, lines: Iterable[bytes], seconds: float) -> None:
+    """Write lines that are made one after the other, until the time is over or a write fails.
 
-    Ends when the time is over also if the stream takes every line at once.
+    The time also bounds lines that the stream takes at once.
     """
     end = time.monotonic() + seconds
-    count = 0
     for line in lines:
         left = end - time.monotonic()
         if left <= 0 or write_within(fd, line, left) < len(line):
-            break
-        count += 1
-    return count
+            return

@@ -120,11 +120,9 @@ class Names(Logs):
         events: Iterable[tuple[str, Mapping[str, object]]],
         *,
         seconds: float,
-    ) -> int:
+    ) -> None:
         """Take down the event and the ids."""
-        before = len(self.events)
         self.events += [(event, str(fields["job_ids"])) for event, fields in events]
-        return len(self.events) - before
 
     def note_unfinished(self, event: str, *, extra: Mapping[str, object]) -> None:
         """Stand where `open_jobs` names them in the log."""

@@ -112,7 +112,7 @@ class LogWriter(logging.Handler):
         events: Iterable[tuple[str, Mapping[str, object]]],
         *,
         seconds: float,
-    ) -> int:
+    ) -> None:
         """Write lines that must not be dropped, past the queue, after those logged so far.
 
         Half of the time is for the queued lines, the rest for these. Blocks the thread, so it is
@@ -125,18 +125,15 @@ class LogWriter(logging.Handler):
                 written. A line keeps 2,000 characters of a field, or fewer if it has many fields:
                 name many jobs in many lines.
             seconds: The longest time this may take.
-
-        Returns:
-            How many lines were written.
         """
         end = time.monotonic() + seconds
         render = self._formatter.render
-        lines = (render(event_record(logger, level, event, fields)) for event, fields in events)
-        if self.flush_within(seconds=seconds / 2):
-            return write_each(self._fd, lines, end - time.monotonic())
-        # The thread may be stuck inside a line.
-        count = write_each(self._fd, chain([b"\n"], lines), end - time.monotonic())
-        return max(count - 1, 0)
+        lines: Iterable[bytes] = (
+            render(event_record(logger, level, event, fields)) for event, fields in events
+        )
+        if not self.flush_within(seconds=seconds / 2):
+            lines = chain([b"\n"], lines)  # the thread may be stuck inside a line
+        write_each(self._fd, lines, end - time.monotonic())
 
     def end_within(self, *, seconds: float) -> None:
         """Write the queued lines and end the thread; a thread that is stuck is left behind."""
