@@ -131,9 +131,15 @@ class Upload:
             ShuttingDownError: The pool has closed; nothing was admitted.
         """
         admitted: list[Job] = []
+        closed: ShuttingDownError | None = None
         async with cancel_on_disconnect(self._body.wait_disconnected):
-            admitted = await self._admission.admit_up_to(ready)
-            self.accepted += len(admitted)
+            try:
+                admitted = await self._admission.admit_up_to(ready)
+                self.accepted += len(admitted)
+            except ShuttingDownError as error:  # in a group with another error, it would hide that
+                closed = error
+        if closed is not None:
+            raise closed
         if not admitted:
             raise Problem(400, "the client left, or stopped sending, while lines waited")
         return admitted
