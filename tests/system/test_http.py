@@ -112,9 +112,10 @@ async def test_a_half_closed_client_that_waits_is_answered(tmp_path: Path) -> No
     assert json.loads(body)["status"] in ("pending", "processing")
 
 
-async def test_waiters_are_answered_as_their_jobs_end_in_a_drain(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forced", [False, True])
+async def test_a_stop_answers_clients_that_wait_for_a_job(tmp_path: Path, *, forced: bool) -> None:
     with Gate(tmp_path) as gate:
-        config = configuration("at_the_gate")
+        config = configuration("at_the_gate", grace_period=60)
         async with running_command(tmp_path, config=config) as server, connection(server) as stream:
             job_id = await server.submit("at_the_gate")
             await server.wait_for_line("at_the_gate")
@@ -122,43 +123,19 @@ async def test_waiters_are_answered_as_their_jobs_end_in_a_drain(tmp_path: Path)
             await stream.send_all(head(f"GET /jobs/{job_id}", "Prefer: wait=30"))
             server.send(signal.SIGTERM)
             await server.wait_for_line("draining")
-            gate.open()
+            if forced:
+                await trio.sleep(0.3)  # a second signal counts only then
+                server.send(signal.SIGTERM)
+            else:
+                gate.open()
             [(status, _, body)] = await read_all(stream)
-            assert await server.wait_exit() == 0
+            assert await server.wait_exit() == int(forced)
 
+    job = json.loads(body)
     assert status == 200
-    assert json.loads(body)["outcome"] == "succeeded"
-
-
-async def test_the_end_of_the_pool_answers_waiters_with_the_job_as_it_is(tmp_path: Path) -> None:
-    with Gate(tmp_path):
-        config = configuration("at_the_gate", grace_period=60)
-        async with running_command(tmp_path, config=config) as server, connection(server) as stream:
-            job_id = await server.submit("at_the_gate")
-            await server.wait_for_line("at_the_gate")
-            await stream.send_all(head(f"GET /jobs/{job_id}", "Prefer: wait=30"))
-            server.send(signal.SIGTERM)
-            await server.wait_for_line("draining")
-            await trio.sleep(0.3)  # a second signal counts only then
-            server.send(signal.SIGTERM)
-            [(status, _, body)] = await read_all(stream)
-            assert await server.wait_exit() == 1
-
-    assert status == 200
-    assert json.loads(body)["status"] == "pending"
-
-
-async def stream_until_sigterm(server: Command, stream: trio.SocketStream, body: bytes) -> int:
-    """Begin an endless stream, then SIGTERM; how many jobs the answer says are in."""
-    await stream.send_all(head("POST /jobs/stream", "Transfer-Encoding: chunked") + chunk(body))
-    await server.wait_for_line("at_the_gate")
-    server.send(signal.SIGTERM)
-    [(status, text, answer)] = await read_all(stream)
-    assert status == 503
-    assert "retry-after: " in text
-    assert "connection: close" in text
-    accepted: int = json.loads(answer)["accepted"]
-    return accepted
+    assert (job["status"], job.get("outcome")) == (
+        ("pending", None) if forced else ("completed", "succeeded")
+    )
 
 
 @pytest.mark.parametrize(("lines", "accepted"), [(5, 5), (50, 10)])
@@ -169,11 +146,17 @@ async def test_sigterm_ends_a_stream_with_what_is_in(
     config = configuration("at_the_gate", workers=1, buffer_size=10)
     with Gate(tmp_path) as gate:
         async with running_command(tmp_path, config=config) as server, connection(server) as stream:
-            body = b'{"type":"at_the_gate","payload":1}\n' * lines
-            assert await stream_until_sigterm(server, stream, body) == accepted
+            body = chunk(b'{"type":"at_the_gate","payload":1}\n' * lines)
+            await stream.send_all(head("POST /jobs/stream", "Transfer-Encoding: chunked") + body)
+            await server.wait_for_line("at_the_gate")
+            server.send(signal.SIGTERM)
+            [(status, text, answer)] = await read_all(stream)
             gate.open()
             assert await server.wait_exit() == 0
 
+    assert (status, json.loads(answer)["accepted"]) == (503, accepted)
+    assert "retry-after: " in text
+    assert "connection: close" in text
     assert (tmp_path / "ledger").read_text().count("1") == accepted
 
 
