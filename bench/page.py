@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.children import ROOT
-from bench.peers.environments import BACKGROUND_TASKS, QUEUES, find_redis
+from bench.peers.environments import PEERS, find_redis
 from bench.pictures import draw_comparison, draw_growth
 from bench.row import Result, Row, spread_text
 
@@ -96,8 +96,8 @@ def _machine(minutes: float) -> str:
     redis = find_redis()
     if redis is not None:
         lines.append(f"- redis-server {_output(redis, '--version').split()[2][2:]}")
-    peers = [peer for peer in (*QUEUES, BACKGROUND_TASKS) if peer.installed]
-    return "\n".join(lines + [f"- {peer.name}: {peer.versions()}" for peer in peers])
+    lines += [f"- {peer.name}: {peer.versions()}" for peer in PEERS if peer.installed]
+    return "\n".join(lines)
 
 
 def _processor() -> str:

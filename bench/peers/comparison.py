@@ -10,8 +10,8 @@ from typing import TypeVar
 from bench.children import ChildError
 from bench.load import LoadError
 from bench.measuring import Spread, ratio
-from bench.peers.contestants import BackgroundTasks, Ours, Queue, SilenceError
-from bench.peers.environments import BACKGROUND_TASKS, QUEUES, find_redis, running_redis
+from bench.peers.contestants import Ours, Queue, SilenceError
+from bench.peers.environments import BACKGROUND_TASKS, PEERS, find_redis, running_redis
 from bench.row import Missing, Reach, Result, Row
 
 T = TypeVar("T")
@@ -34,18 +34,15 @@ def measure(*, jobs: int = 1_000, turns: int = 3, rate: float = 500) -> list[Res
     """
     missing: dict[str, str] = {}
     with ExitStack() as stack:
-        queues = _queues(stack, jobs, missing)
-        everyone: dict[str, Ours | Queue] = {OURS: Ours(stack, jobs=jobs), **queues}
-        in_bulk: dict[str, Ours | Queue] = {OURS: Ours(stack, jobs=_MORE_IN_BULK * jobs), **queues}
-        by_http = {name: each.over_http for name, each in everyone.items()}
-        background = _background_tasks(stack, jobs, missing)
-        if background is not None:
-            by_http[BACKGROUND_TASKS.name] = background.over_http
+        peers = _running(stack, jobs, missing)
+        everyone: dict[str, Ours | Queue] = {OURS: Ours(stack, jobs=jobs), **peers}
+        single = _take_turns({name: e.over_http for name, e in everyone.items()}, turns, missing)
+        everyone.pop(BACKGROUND_TASKS, None)
         paced = {name: partial(each.paced, rate) for name, each in everyone.items()}
-        bulk = _take_turns({name: each.many for name, each in in_bulk.items()}, turns, missing)
-        single = _take_turns(by_http, turns, missing)
         delays = _take_turns(paced, turns, missing)
-    tasks = single.pop(BACKGROUND_TASKS.name, None)
+        everyone[OURS] = Ours(stack, jobs=_MORE_IN_BULK * jobs)
+        bulk = _take_turns({name: each.many for name, each in everyone.items()}, turns, missing)
+    tasks = single.pop(BACKGROUND_TASKS, None)
     one_by_one = "jobs completed a second, one by one over HTTP"
     results = [
         _beside_the_best(11, "jobs completed a second, submitted in bulk", bulk, bound=15),
@@ -56,10 +53,10 @@ def measure(*, jobs: int = 1_000, turns: int = 3, rate: float = 500) -> list[Res
             Row(
                 number=12,
                 what=one_by_one,
-                against=BACKGROUND_TASKS.name,
+                against=BACKGROUND_TASKS,
                 figure=ratio(single[OURS], tasks),
                 reach=None,
-                sides={BACKGROUND_TASKS.name: Spread.of(tasks)},
+                sides={BACKGROUND_TASKS: Spread.of(tasks)},
                 sides_unit="/s",
             )
         )
@@ -77,11 +74,11 @@ def measure(*, jobs: int = 1_000, turns: int = 3, rate: float = 500) -> list[Res
     return results
 
 
-def _queues(stack: ExitStack, jobs: int, missing: dict[str, str]) -> dict[str, Queue]:
+def _running(stack: ExitStack, jobs: int, missing: dict[str, str]) -> dict[str, Queue]:
     redis = find_redis()
     port = None if redis is None else stack.enter_context(running_redis(redis))
     started: dict[str, Queue] = {}
-    for database, peer in enumerate(QUEUES):
+    for database, peer in enumerate(PEERS):
         if not peer.installed:
             missing[peer.name] = "not installed (python -m bench.peers install)"
         elif peer.needs_redis and port is None:
@@ -93,18 +90,6 @@ def _queues(stack: ExitStack, jobs: int, missing: dict[str, str]) -> dict[str, Q
             except _BROKEN as error:
                 missing[peer.name] = str(error)
     return started
-
-
-def _background_tasks(
-    stack: ExitStack, jobs: int, missing: dict[str, str]
-) -> BackgroundTasks | None:
-    try:
-        if BACKGROUND_TASKS.installed:
-            return BackgroundTasks(stack, BACKGROUND_TASKS, jobs=jobs)
-        missing[BACKGROUND_TASKS.name] = "not installed (python -m bench.peers install)"
-    except _BROKEN as error:
-        missing[BACKGROUND_TASKS.name] = str(error)
-    return None
 
 
 def _take_turns(

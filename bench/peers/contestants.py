@@ -92,7 +92,7 @@ class Ours(Contestant):
 
 
 class Queue(Contestant):
-    """A peer: its worker, its FastAPI application and its producer, each in its own process.
+    """A peer: its FastAPI application and, if it has them, its worker and its producer.
 
     Raises:
         ChildError: A process does not start.
@@ -108,9 +108,12 @@ class Queue(Contestant):
             "BENCH_PEER": peer.module,
             QUIET: "yes",
         }
-        stack.enter_context(self._child(*peer.worker))
-        self.clients = _web(stack, peer, "bench.peers.web_app", self.environment)
-        self.many()  # the first jobs wait until the worker has started
+        if peer.worker:
+            stack.enter_context(self._child(*peer.worker))
+            self.clients = _web(stack, peer, "bench.peers.web_app", self.environment)
+            self.many()  # the first jobs wait until the worker has started
+        else:
+            self.clients = _web(stack, peer, peer.module, self.environment)
 
     def many(self) -> float:
         """Submit the jobs by the peer's own client, and return how many complete a second."""
@@ -128,15 +131,6 @@ class Queue(Contestant):
 
     def _child(self, program: str, *arguments: str) -> Child:
         return Child([self._peer.program(program), *arguments], environment=self.environment)
-
-
-class BackgroundTasks(Contestant):
-    """FastAPI's own: HTTP is the only way in."""
-
-    def __init__(self, stack: ExitStack, peer: Peer, *, jobs: int) -> None:
-        super().__init__(stack, jobs=jobs)
-        environment = {"PYTHONPATH": str(ROOT), QUIET: "yes", **self.environment}
-        self.clients = _web(stack, peer, peer.module, environment)
 
 
 def _web(stack: ExitStack, peer: Peer, module: str, environment: Mapping[str, str]) -> Clients:

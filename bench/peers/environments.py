@@ -26,7 +26,7 @@ class Peer:
         name: Its name on the page.
         module: Its `*_app` module.
         packages: Its packages, beside FastAPI.
-        worker: The command of its worker, in its environment's `bin`.
+        worker: The command of its worker, in its environment's `bin`; none for BackgroundTasks.
         needs_redis: Whether Redis keeps its jobs.
     """
 
@@ -75,7 +75,9 @@ class Peer:
 
 _APPS = "bench.peers."
 
-QUEUES = (
+BACKGROUND_TASKS = "FastAPI BackgroundTasks"
+
+PEERS = (
     Peer(
         name="taskiq",
         module=_APPS + "taskiq_app",
@@ -99,14 +101,13 @@ QUEUES = (
         packages=("huey",),
         worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
     ),
+    Peer(name=BACKGROUND_TASKS, module=_APPS + "background_tasks_app"),
 )
-
-BACKGROUND_TASKS = Peer(name="FastAPI BackgroundTasks", module=_APPS + "background_tasks_app")
 
 
 def install() -> bool:
     """Make every missing environment, and return whether all are complete."""
-    for peer in (*QUEUES, BACKGROUND_TASKS):
+    for peer in PEERS:
         if not peer.installed:
             try:
                 peer.install()
@@ -114,7 +115,7 @@ def install() -> bool:
                 print(f"{peer.name}: cannot be installed ({error})")
                 continue
         print(f"{peer.name}: {peer.versions()}")
-    return all(peer.installed for peer in (*QUEUES, BACKGROUND_TASKS))
+    return all(peer.installed for peer in PEERS)
 
 
 def find_redis() -> str | None:
