@@ -1,4 +1,4 @@
-"""Reading a small file that anything may stand behind: a device, a pipe, a folder."""
+"""Reads a small file by a name that may lead anywhere: to a device, a pipe, a folder."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-# Seconds that a pipe gets, as in `--config <(command)`.
+# Seconds for a pipe, as in `--config <(command)`.
 _PATIENCE: Final = 5.0
 
 
@@ -18,14 +18,14 @@ def read_within(path: str | Path, *, max_bytes: int, seconds: float = _PATIENCE)
     Args:
         path: Its name.
         max_bytes: The most that it may hold: ``/dev/zero`` has no end.
-        seconds: How long a pipe may take until its writer has closed it: one without a writer
-            never does.
+        seconds: How long a pipe may take until its writer closes it. A pipe without a writer
+            never ends.
 
     Raises:
-        OSError: It cannot be read, is too long, or has not ended in time; ``strerror`` says so.
+        OSError: It cannot be read, is too long, or has not ended in time; ``strerror`` says which.
     """
     end = time.monotonic() + seconds
-    # Non-blocking: the opening of a pipe without a writer would wait for one.
+    # Non-blocking: opening a pipe without a writer would wait for one.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         readable = select.poll()
@@ -37,7 +37,7 @@ def read_within(path: str | Path, *, max_bytes: int, seconds: float = _PATIENCE)
             try:
                 piece = os.read(fd, max_bytes + 1 - len(data))
             except BlockingIOError:
-                continue  # somebody else has read it
+                continue  # another process has read it
             if not piece:
                 return bytes(data)
             data += piece
@@ -47,10 +47,10 @@ def read_within(path: str | Path, *, max_bytes: int, seconds: float = _PATIENCE)
 
 
 def check_regular(path: str | Path, *, max_bytes: int) -> None:
-    """Pass a file that a library may be left to read by itself.
+    """Check that a library can read this file by itself.
 
     Raises:
-        OSError: It is not there, no regular file, or too long; ``strerror`` says so.
+        OSError: It is missing, no regular file, or too long; ``strerror`` says which.
     """
     found = Path(path).stat()
     if stat.S_ISDIR(found.st_mode):

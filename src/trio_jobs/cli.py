@@ -1,18 +1,34 @@
-"""The command `trio-jobs`: its complaints, its exit status.
+"""The command `trio-jobs`: its arguments, its complaints, its exit status.
 
-Nothing heavy is imported at the top: until `run` has taken the signals, one ends the process.
+Nothing heavy is imported at the top: until `run` has taken the signals, one ends the process. And
+a child that a handler starts with multiprocessing imports the command's script, and with it this
+module, without needing a server.
 """
 
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from trio_jobs.import_path import place_folder
 from trio_jobs.shutdown.signals import Signals
 
+if TYPE_CHECKING:
+    import argparse
+
 OK = 0
 BROKEN = 1
+MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
+
+# The settings that have an option, and what stands for the value in the help.
+OPTIONS: Mapping[str, str] = {
+    "pool.workers": "N",
+    "pool.buffer_size": "N",
+    "http.bind": "ADDRESS",
+    "logging.level": "LEVEL",
+    "logging.format": "FORMAT",
+}
 
 # Characters: some lines on a terminal.
 _LONGEST_COMPLAINT = 2_000
@@ -26,21 +42,17 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         folder: Placed on Python's path once all that the server needs is imported.
 
     Returns:
-        The exit status 2, for a mistake in the configuration or on the command line. Once modules
-        of handlers have been imported the process ends in here, with that status or: 0, the
-        settings are shown; 1, the server cannot start; and what a server ends with.
+        The exit status 2, for a mistake in the configuration or on the command line. Once handler
+        modules have been imported, the process ends in here, with this status or: 0, the settings
+        are shown; 1, the server cannot start; or the status of the server's stop.
     """
     signals = Signals()
-    # Before the imports that take most of a start: a signal that comes meanwhile is noted.
+    # Before the imports, most of a start: signals that come meanwhile are noted.
     signals.take()
     _fill_standard_descriptors()
-    from trio_jobs.arguments import MISTAKEN, OPTIONS, parse_arguments
-
-    options = parse_arguments(arguments, complain=_complain)
+    options = make_parser(_complain).parse_args(arguments)
     if options.check:
         signals.release()  # nothing has to be stopped in order
-    # Not at the top, either: what a handler starts with multiprocessing imports the command's
-    # script again, and with it this module, and needs nothing of a server.
     from trio_jobs.bootstrap import StartError, check, serve
     from trio_jobs.config import load_config
     from trio_jobs.settings import ConfigError
@@ -57,14 +69,13 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN
-    # From here on modules of handlers are imported, and may have left behind what does not end.
-    # The limit comes before the complaint, which may not end either; not before the settings,
-    # which would be cut off.
+    # From here on handler modules are imported, and may leave behind threads that do not end. The
+    # limit comes before a complaint, whose reader may be slow too, and after the settings, which
+    # a pager shows slowly.
     try:
         if options.check:
             text = check(config, warn=lambda text: _complain(f"warning: {text}"))
-            status = _show(text)  # as slowly as somebody reads it
-            limit_unserved(status)
+            limit_unserved(status := _show(text))
         else:
             serve(config, signals)
     except ConfigError as error:
@@ -76,13 +87,66 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     return end_interpreter(status)
 
 
+def make_parser(complain: Callable[[str], None]) -> "argparse.ArgumentParser":
+    """The parser of the arguments.
+
+    Args:
+        complain: Called with a mistake, before the process ends with status 2.
+    """
+    import argparse
+    import difflib
+    import re
+    from importlib.metadata import version
+    from pathlib import Path
+
+    from trio_jobs.config import option
+    from trio_jobs.settings import SETTINGS
+
+    class Parser(argparse.ArgumentParser):
+        """Complains in one line, which ends with the nearest option."""
+
+        def error(self, message: str) -> NoReturn:
+            wrong = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+            known = [name for action in self._actions for name in action.option_strings]
+            if wrong and (near := difflib.get_close_matches(wrong[1], known, n=1)):
+                message += f", the nearest is {near[0]}"
+            complain(message)
+            sys.exit(MISTAKEN)
+
+    parser = Parser(
+        prog="trio-jobs",
+        description="A job server: N workers, each job exactly once, a clean stop.",
+        epilog="Options go over TRIO_JOBS_* in the environment, which goes over the file. Commas"
+        " separate several addresses.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the configuration (default: config.toml in the current folder, if there)",
+    )
+    for path, metavar in OPTIONS.items():
+        setting = SETTINGS[path]
+        default = setting.default if isinstance(setting.default, str | int) else setting.default[0]
+        text = f"{setting.description}: {setting.values} (default: {default})"
+        parser.add_argument(option(path), dest=path, metavar=metavar, help=text)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="load configuration and handlers, print the effective settings, and exit",
+    )
+    parser.add_argument("--version", action="version", version=f"trio-jobs {version('trio-jobs')}")
+    return parser
+
+
 def _fill_standard_descriptors() -> None:
     """Open the null device at those of 0, 1 and 2 that are closed.
 
-    Else the next file or socket gets the number: a library that writes to standard error would
+    Otherwise the next file or socket gets the number: a library that writes to standard error would
     write to a client, and a program that a handler starts would inherit the listening socket.
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # always the lowest that is free
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # always the lowest free one
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
@@ -98,9 +162,9 @@ def _show(text: str) -> int:
 
 
 def _complain(text: str) -> None:
-    # One bounded line, whatever a module of the user's raised when it was imported.
+    # One bounded line, also for the text of an error that a handler module raised.
     line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
-    # A status of its own must not depend on somebody to tell: standard error may be closed (then
-    # it is None), a full disk, or user code's own.
+    # The status does not depend on a reader: standard error may be closed (then it is None), a full
+    # disk, or user code's own.
     with contextlib.suppress(Exception):
         sys.stderr.write(f"trio-jobs: {line}\n")

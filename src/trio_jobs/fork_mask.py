@@ -1,6 +1,6 @@
-"""What keeps a signal from coming between a fork and the child's own handlers.
+"""Keeps a signal from coming between a fork and the child's own handlers.
 
-Imports nothing heavy: the server uses it, and so do its child processes.
+The server uses this, and so do its child processes: nothing heavy is imported.
 """
 
 import os
@@ -12,13 +12,13 @@ from collections.abc import Callable
 class ForkMask:
     """Blocks all signals around each fork of this process.
 
-    Until a child has its own handlers it would run its parent's, and end by no signal.
+    A child without its own handlers would run its parent's handler, and not end by the signal.
     """
 
     def __init__(self, give_up: Callable[[], object]) -> None:
-        """``give_up`` is called in each child, in the thread that has forked, before signals come.
+        """``give_up`` is called in each child, in the forking thread, before signals come.
 
-        In the children of children as well.
+        It is called in the children of children as well.
         """
         self._give_up = give_up
         # By thread: several may fork at the same time.

@@ -1,6 +1,6 @@
 """What a child made by ``os.fork`` gives up, so that a fork in user code is harmless.
 
-A fork copies what belongs to one process alone: signal handlers, the wakeup descriptor, listening
+A fork copies what belongs to one process: signal handlers, the wakeup descriptor, listening
 sockets, clients' connections, an event loop with jobs in it. ``multiprocessing`` forks as well.
 """
 
@@ -14,9 +14,9 @@ from trio_jobs.fork_mask import ForkMask
 
 
 class Forks:
-    """Runs, in every child that this process forks, what its parts have asked for.
+    """Runs callbacks in every child that this process forks.
 
-    For the command alone: what ``watch`` registers stays for the rest of the process's life.
+    For the command alone: `watch` cannot be undone.
     """
 
     def __init__(self) -> None:
@@ -25,25 +25,25 @@ class Forks:
         self._mask = ForkMask(self._give_up)
 
     def watch(self) -> None:
-        """Begin: from now on every fork runs the callbacks in the child."""
+        """Begin: from now on each child runs the callbacks."""
         self._mask.watch()
 
     def in_child(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called in each child, in the thread that has forked.
+        """Have ``callback`` called in each child, in the forking thread.
 
-        In the children of children as well: a part that gives something up once has to know
-        that it has. Signals wait until all callbacks have run. A callback never waits and never
-        takes a lock, which another thread may have held when the process was copied.
+        It is called in the children of children as well, so it has to know what it has given up
+        already. Signals wait until all callbacks have run. A callback never waits, and never takes
+        a lock: another thread may have held it when the process was copied.
         """
         self._in_child.append(callback)
 
     def end_copy(self) -> None:
-        """End this process if it is a copy of the server and not the server."""
+        """End this process if it is a copy of the server."""
         if os.getpid() != self._server:
             os._exit(0)
 
     def _give_up(self) -> None:
-        # Every callback, whatever another raises; the last one on the stack is the first to run.
+        # Each callback runs, even if another one raises. The stack's last one runs first.
         with contextlib.ExitStack() as stack:
             for callback in reversed(self._in_child):
                 stack.callback(callback)
@@ -52,7 +52,7 @@ class Forks:
 def end_copy_with_its_step() -> None:
     """Have a copy of the event loop end with the step that has forked it; called in the child.
 
-    It shares the epoll descriptor and the sockets with the server, and has a copy of every job.
+    The copy shares the epoll descriptor and the sockets with the server, and has all its jobs.
     """
     if trio.lowlevel.in_trio_run():
         trio.lowlevel.add_instrument(_EndsCopy())
@@ -63,7 +63,7 @@ class _EndsCopy(trio.abc.Instrument):
         os._exit(0)
 
     def before_task_step(self, _task: trio.lowlevel.Task) -> None:
-        os._exit(0)  # it has been forked between two steps
+        os._exit(0)  # forked between two steps
 
     def before_io_wait(self, _timeout: float) -> None:
-        os._exit(0)  # as above
+        os._exit(0)  # the same

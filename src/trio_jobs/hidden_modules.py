@@ -1,4 +1,7 @@
-"""Files in the configuration's folder that no import finds, as another module has their name."""
+"""Files in the configuration's folder that share their name with another module.
+
+An import finds only one of the two.
+"""
 
 import importlib.util
 import sys
@@ -9,17 +12,17 @@ from typing import NamedTuple
 
 from trio_jobs.import_path import library_path
 
-# The names of whatever program runs.
+# The names of the program that runs.
 _PROGRAMS = frozenset({"__main__", "__mp_main__"})
 
 
 class HiddenModule(NamedTuple):
-    """A module that is hidden by another one of its name.
+    """A module that another one of the same name hides.
 
     Attributes:
         name: The name of both.
         hidden: Its file.
-        by: The file that is imported instead; ``built-in`` if it is part of Python itself.
+        by: The file that is imported instead; ``built-in`` for a part of Python itself.
     """
 
     name: str
@@ -28,23 +31,21 @@ class HiddenModule(NamedTuple):
 
 
 def find_hidden_modules(folder: Path) -> Iterator[HiddenModule]:
-    """The files that are hidden here, or that hide the standard library's.
+    """The hidden files in a folder, and the standard library's modules that its files hide.
 
-    Looks for the names of the standard library and of all that has been
-    imported so far, so call it before anything of the user's is imported.
+    Looks for the names of the standard library and of all imported modules, so call it before
+    user code is imported.
     """
     names = sys.stdlib_module_names | {name for name in sys.modules if "." not in name}
     for name in sorted(names - _PROGRAMS):
         here = _file_on_path(name, [str(folder)])
-        if here is None:
-            continue
-        imported = _imported_file(name)
-        if imported is None:
+        imported = _imported_file(name) if here is not None else None
+        if here is None or imported is None:
             continue
         if not _is_same(here, imported):
             yield HiddenModule(name, hidden=here, by=imported)
         elif name in sys.stdlib_module_names:
-            # PYTHONPATH has put the folder in front, and Python has imported it while it started.
+            # PYTHONPATH has put the folder in front, and Python imported the file at its start.
             library = _file_on_path(name, library_path())
             if library is not None and not _is_same(here, library):
                 yield HiddenModule(name, hidden=library, by=here)
@@ -52,7 +53,7 @@ def find_hidden_modules(folder: Path) -> Iterator[HiddenModule]:
 
 def _file_on_path(name: str, path: list[str]) -> str | None:
     spec = PathFinder.find_spec(name, path)
-    # A folder without an `__init__.py` gives way to any module, and is not meant as one.
+    # A folder without an `__init__.py` gives way to any module: it hides none.
     return spec.origin if spec is not None and spec.has_location else None
 
 
@@ -64,7 +65,7 @@ def _imported_file(name: str) -> str | None:
         return file
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # a module that somebody has made by hand
+    except ValueError:  # a module that a program has made itself
         return None
     return spec.origin if spec is not None else None
 

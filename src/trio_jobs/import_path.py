@@ -1,32 +1,31 @@
-"""Where a folder of the user's stands on `sys.path`: behind the standard library.
+"""The place of a user's folder on `sys.path`: behind the standard library.
 
-Imports nothing that Python has not imported by itself: `python -m trio_jobs` gets here while the
-current folder is first on the path.
+Imports only what Python itself has imported: `python -m trio_jobs` gets here while the current
+folder is first on the path.
 """
 
 import os
 import sys
 
-# The standard library in a zip file, which is on every path, whether it exists or not.
+# The standard library in a zip file: on every path, even if the file does not exist.
 _ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
 
 
 def place_folder(folder: str) -> None:
     """Put a folder behind the standard library and before the installed packages.
 
-    In front, a file ``queue.py`` there would be what every library gets for the
-    standard library's module. An entry for it that stands further in front is
-    removed.
+    In front, its file ``queue.py`` would replace the standard library's module for every library.
+    An entry for the folder further in front is removed.
     """
     _take_off(folder)
     sys.path.insert(_end_of_library(), folder)
 
 
 def take_first_folder() -> str | None:
-    """Take the first folder off `sys.path`, for ``place_folder`` once all libraries are imported.
+    """Take the first folder off `sys.path`, for ``place_folder`` after all libraries are imported.
 
-    Behind the standard library it is still in front of them. None if this package itself is in it,
-    and its libraries with it: then it is placed at once.
+    Behind the standard library the folder is still in front of the libraries. If it contains this
+    package, and so the libraries too, it is placed at once, and None is returned.
     """
     folder = sys.path[0]
     if _is_same(os.path.dirname(os.path.dirname(__file__)), folder):  # noqa: PTH120  (see above)
@@ -49,7 +48,7 @@ def _take_off(folder: str) -> None:
 
 
 def _end_of_library() -> int:
-    # The first of equal entries is the one that counts: PYTHONPATH may repeat them all.
+    # The first of equal entries counts: PYTHONPATH may repeat them all.
     return max((1 + sys.path.index(path) for path in library_path()), default=0)
 
 
@@ -61,5 +60,5 @@ def _is_library(path: str) -> bool:
 def _is_same(path: str, folder: str) -> bool:
     try:
         return os.path.samefile(path or os.curdir, folder)  # noqa: PTH121
-    except OSError:  # it does not exist
+    except OSError:  # one of them does not exist
         return path == folder

@@ -1,4 +1,4 @@
-"""What the service manager is told, systemd or any with its protocol: the server is ready, or ends.
+"""Tells the service manager (systemd, or another with its protocol) of the start and the stop.
 
 See sd_notify(3): a datagram of assignments to the Unix socket that ``NOTIFY_SOCKET`` names.
 """
@@ -15,10 +15,10 @@ _VARIABLE = "NOTIFY_SOCKET"
 
 
 class ServiceManager:
-    """The service manager, if there is one. What it is told is sent at once, or not at all.
+    """The service manager, if there is one. A message is sent at once, or not at all.
 
     Args:
-        address: Of its socket; an abstract one begins with ``@``. None: nobody is told.
+        address: Of its socket; an abstract one begins with ``@``. None: no messages are sent.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -26,7 +26,7 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Self:
-        """Take its address out of the environment: a child that inherited it could be heard."""
+        """Take its address out of the environment, so that no child sends messages."""
         return cls(environment.pop(_VARIABLE, None))
 
     def tell_ready(self) -> None:
@@ -34,11 +34,7 @@ class ServiceManager:
         self._tell("READY=1\nSTATUS=ready")
 
     def tell_stopping(self, *, seconds: float) -> None:
-        """The stop has begun.
-
-        Args:
-            seconds: How long it may still take; more than this is the manager's to judge.
-        """
+        """The stop has begun, and ends in so many seconds at the most."""
         self._tell(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def _tell(self, text: str) -> None:

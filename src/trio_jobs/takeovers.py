@@ -27,15 +27,15 @@ class Takeovers:
 
         takeovers.add("log", intact=writer.is_installed, put_back=writer.install)
 
-    and whoever has run user code asks for a look: ``check(module="shop")`` after an import,
+    The part that has run user code asks for a look: ``check(module="shop")`` after an import,
     ``check(job_types=...)`` before the event loop waits. In the main thread only.
     """
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
-        # By what was taken: how often, and by whom as far as that has been told.
+        # By what was taken: how often, and the modules or job types that a warning has named.
         self._times: dict[str, int] = {}
-        self._told: dict[str, set[str]] = {}
+        self._named: dict[str, set[str]] = {}
 
     def add(
         self,
@@ -49,11 +49,11 @@ class Takeovers:
 
         Args:
             what: Its name in the warning.
-            intact: Whether the server still has it. Called at every turn of the event loop, so
-                it costs well under a microsecond.
-            put_back: Called when it is not; the warning is logged afterwards.
-            costly: Whether ``intact`` costs more: then a busy event loop passes it over until
-                it is about to wait.
+            intact: Whether the server still has it. Called at each turn of the event loop, so it
+                costs well under a microsecond.
+            put_back: Called when it is gone; the warning comes afterwards.
+            costly: Whether ``intact`` costs more: then a busy event loop looks only when it is
+                about to wait.
         """
         self.add_group(taken=lambda: () if intact() else (what,), put_back=put_back, costly=costly)
 
@@ -81,40 +81,39 @@ class Takeovers:
         earlier_job_types: Iterable[str] = (),
         costly: bool = True,
     ) -> None:
-        """Put back what is gone, and warn of it: one line for all.
+        """Put back what is gone, and warn of it in one line.
 
-        Never raises: a part that fails is reported, and the others are looked at.
+        Never raises: a part that fails is logged, and the others are looked at.
 
         Args:
             module: The module that has just been imported.
-            job_types: The types of the jobs that may have done it. Called only for the warning.
-            earlier_job_types: Those that may have taken what is costly besides.
+            job_types: The types of the jobs that may have taken it. Called only for the warning.
+            earlier_job_types: Further types, of jobs that may have taken what is costly to look at.
             costly: Whether the costly parts are looked at, too.
         """
-        fields: dict[str, object]
         gone: list[str] = []
-        is_costly = False
+        names = {module} if module is not None else None
         for part in self._parts:
             if part.costly and not costly:
                 continue
             taken: tuple[str, ...] = ()
             try:
                 taken = tuple(part.taken())
-                if taken:
-                    part.put_back()
-                    gone += taken
-                    is_costly |= part.costly
+                if not taken:
+                    continue
+                part.put_back()
             except Exception:
                 what = ",".join(taken)
                 if (times := self._times_to_tell(f"not {what}", set())) is not None:
-                    fields = {"what": what, **times}
-                    log.error("not_taken_back", exc_info=True, extra=fields)
-        if not gone:
+                    log.error("not_taken_back", exc_info=True, extra={"what": what, **times})
+                continue
+            gone += taken
+            names = set(job_types()) if names is None else names
+            if part.costly:
+                names.update(earlier_job_types)
+        if not gone or names is None:
             return
         what = ",".join(gone)
-        names = {module} if module is not None else set(job_types())
-        if is_costly:
-            names |= set(earlier_job_types)
         if (times := self._times_to_tell(what, names)) is not None:
             # LogRecord has a `module` of its own.
             by = "job_types" if module is None else "module_name"
@@ -122,21 +121,20 @@ class Takeovers:
             log.warning("taken_back", extra=fields)
 
     def _times_to_tell(self, what: str, names: set[str]) -> dict[str, object] | None:
-        """A field with how often it has happened; None if much the same has been told enough."""
-        # User code may do it at every turn, for ever.
+        """A field with how often it has happened; None for a warning that would repeat others.
+
+        User code may do it at each turn, for ever.
+        """
         times = self._times[what] = self._times.get(what, 0) + 1
-        told = self._told.setdefault(what, set())
-        if times & (times - 1) and names <= told:  # neither a power of two, nor somebody new
+        named = self._named.setdefault(what, set())
+        if times & (times - 1) and names <= named:  # no power of two, and no new name
             return None
-        told |= names
+        named |= names
         return {"times": times} if times > 1 else {}
 
 
 class TakesBackBeforeWaiting(trio.abc.Instrument):
-    """Looks at every turn of the event loop: it never waits for a signal that is not the server's.
-
-    A job that has ended has ended in this turn, and one that goes on waits.
-    """
+    """Looks at each turn of the event loop, so it never waits for a signal it would not get."""
 
     def __init__(
         self,
@@ -147,18 +145,18 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
         """Looks for the command.
 
         Args:
-            takeovers: What is looked for.
-            job_types: Those of the jobs that run, and of those that have ended since ``forget``.
-            forget: Called after each look; tells the types of those that have ended.
+            takeovers: What is looked at.
+            job_types: The types of the running jobs, and of those that ended since ``forget``.
+            forget: Called after each look; returns the types of the ended jobs.
         """
         self._check = takeovers.check
         self._job_types = job_types
         self._forget = forget
-        # Of the jobs that have ended since the last look that left nothing out.
+        # Of the jobs that have ended since the last look at the costly parts.
         self._earlier: set[str] = set()
 
     def before_io_wait(self, timeout: float) -> None:
-        """Look; a loop that has more to do at once leaves out what is costly."""
+        """Look; a loop that has more to do at once leaves out the costly parts."""
         is_whole = timeout > 0
         self._check(job_types=self._job_types, earlier_job_types=self._earlier, costly=is_whole)
         self._earlier.update(self._forget())

@@ -16,7 +16,7 @@ import trio_jobs
 import trio_jobs.testing
 from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
-from trio_jobs import Outcome, arguments, cli
+from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import SECTIONS, HandlerSettings
@@ -140,7 +140,7 @@ def test_every_log_event_is_there_with_its_level() -> None:
 def test_every_exit_status_is_there() -> None:
     documented = {int(row[0]) for row in rows_of("exit-statuses.md") if row[0].isdigit()}
 
-    assert documented == {cli.OK, cli.BROKEN, arguments.MISTAKEN, HARD_LIMIT_STATUS}
+    assert documented == {cli.OK, cli.BROKEN, cli.MISTAKEN, HARD_LIMIT_STATUS}
 
 
 def test_ends_beyond_the_hard_limit_are_there_and_in_the_guarantees() -> None:
@@ -159,7 +159,7 @@ def test_every_option_of_the_command_is_there() -> None:
     documented = {
         row[0].strip("`").split()[0] for row in rows_of("exit-statuses.md") if "--" in row[0]
     }
-    assert documented == set(arguments._parser(print)._option_string_actions) - {"-h"}
+    assert documented == set(cli.make_parser(print)._option_string_actions) - {"-h"}
 
 
 async def test_every_route_is_there() -> None:
