@@ -27,16 +27,6 @@ async def describe(scope: Scope, _receive: Receive, send: Send) -> None:
     await answer(send, "|".join(parts).encode())
 
 
-async def test_a_connection_serves_one_request_after_the_other() -> None:
-    async with served(echo) as server:
-        client = await server.connect()
-
-        bodies = [(await client.request(post(b"%d" % n))).body for n in range(3)]
-
-        assert bodies == [b"0", b"1", b"2"]
-        client.close()
-
-
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async with served(echo) as server:
         client = await server.connect()
