@@ -274,7 +274,7 @@ def _do_nothing(_number: int, _frame: types.FrameType | None) -> None:
 def _become_a_copy(server: _Server) -> None:
     """Give a forked copy its own signals back: it is the user's program, and may be terminated."""
     if server.is_copy:
-        return  # a copy of a copy keeps what the first one has set
+        return  # a copy of a copy keeps the signals of the first one
     server.become_a_copy()
     for number in _MEANT_FOR_THE_SERVER:
         if signal.getsignal(number) is _do_nothing:

@@ -14,7 +14,7 @@ RECORD_ATTRIBUTES = frozenset([*vars(logging.makeLogRecord({})), "message", "asc
 class ErrorHooks:
     """Hooks of Python that log errors which nothing can catch.
 
-    Without them Python writes such errors to standard error, and waits when nobody reads that.
+    Without them Python writes such errors to standard error, and blocks if no program reads it.
 
     Args:
         log: The logger of the lines.

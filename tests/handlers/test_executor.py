@@ -18,7 +18,7 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.running_job import CANCELLED
+from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 from trio_jobs.logs.formatter import LogFormatter
 
@@ -393,8 +393,8 @@ def test_a_process_handler_without_processes_is_refused() -> None:
 
 async def test_a_cancel_that_is_first_decides_although_a_process_returns_a_value() -> None:
     class Racing:
-        async def run(self, *_: object, started: Callable[[], None], **__: object) -> bytes:
-            started()
+        async def run(self, _: object, running: RunningJob, **__: object) -> bytes:
+            running.start_clock(None)
             assert processor.cancel("a")
             return b"1"  # it had been on its way
 

@@ -1,4 +1,1 @@
-"""The users' functions by job type, and what runs the right one for a job.
-
-Empty: a child process needs a part of this package, and runs without Trio.
-"""
+"""The handlers by job type, and the executor that runs them. A child imports a part of it."""

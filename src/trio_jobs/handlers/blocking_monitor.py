@@ -59,8 +59,7 @@ class BlockingMonitor(trio.abc.Instrument):
         self._now = trio.lowlevel.current_clock().current_time
         self._began = self._now()
         self._last_ended = executor.last_ended  # at the end of the last step
-        # Since the last wait for I/O, by the job's id.
-        self._taken: dict[str, tuple[RunningJob, float]] = {}
+        self._taken: dict[RunningJob, float] = {}  # since the last wait for I/O
         self._reported: dict[str, float] = {}  # when, by the handler's name
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
@@ -78,7 +77,7 @@ class BlockingMonitor(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
         """Report the steps since the last wait for I/O."""
         if self._taken:
-            self._report([*self._taken.values()])
+            self._report()
             self._taken.clear()
         for handler, seconds in self._executor.registry.take_check_seconds().items():
             if seconds >= self._limit and self._is_time_for(f"{handler}, its payloads"):
@@ -93,24 +92,20 @@ class BlockingMonitor(trio.abc.Instrument):
         if running is None and self._executor.last_ended is not self._last_ended:
             running = self._executor.last_ended
         if running and running.handler is not None and running.handler.run is Run.ASYNC:
-            _, before = self._taken.get(running.job.id, (running, 0.0))
-            self._taken[running.job.id] = running, before + seconds
+            self._taken[running] = self._taken.get(running, 0.0) + seconds
 
-    def _report(self, taken: list[tuple[RunningJob, float]]) -> None:
-        """Report each job that took longer than the limit; the others if they did together."""
+    def _report(self) -> None:
+        """Report each job that took longer than the limit, and the others if they did together."""
         others = []
-        for running, seconds in taken:
-            handler = _name(running)
+        for running, seconds in sorted(self._taken.items(), key=lambda each: -each[1]):
+            handler, job = _name(running), running.job
             if seconds < self._limit:
-                others.append((seconds, running))
+                others.append(f"{handler} {job.id}")
             elif self._is_time_for(handler):
-                job = running.job
                 _warn({"handler": handler, "job_id": job.id, "job_type": job.type}, seconds)
-        together = sum(seconds for seconds, _ in others)
+        together = sum(seconds for seconds in self._taken.values() if seconds < self._limit)
         if together >= self._limit and self._is_time_for(""):
-            others.sort(key=lambda each: -each[0])
-            named = ", ".join(f"{_name(each)} {each.job.id}" for _, each in others[:_NAMED])
-            _warn({"jobs": len(others), "handlers": named}, together)
+            _warn({"jobs": len(others), "handlers": ", ".join(others[:_NAMED])}, together)
 
     def _is_time_for(self, handler: str) -> bool:
         now = self._now()

@@ -45,9 +45,9 @@ class ChildHandle:
     """A child process with the pipes to it.
 
     Attributes:
-        group: The process; none until `spawn`.
-        is_faulty: Whether the child could not import what the server has imported. Such a child
-            gets one job only: the next one may import everything.
+        group: The process; not started until `spawn`.
+        is_faulty: Whether an import failed in the child that has succeeded in the server. Such a
+            child gets one job only: the next child may import everything.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class ChildHandle:
             ended: Called with the time when the function ended, by Trio's clock.
 
         Returns:
-            The result as JSON, or the description of what the function raised.
+            The result as JSON, or the description of the function's exception.
 
         Raises:
             ProcessDiedError: The child has died, or its answer cannot be understood.
@@ -183,7 +183,7 @@ class ChildHandle:
         self.group.close()
 
     async def _send(self, data: bytes = b"") -> None:
-        """Send this, or the rest of what a cancelled call has left."""
+        """Send this, or the remaining bytes of a cancelled call."""
         if data:
             self._unsent = memoryview(data)
         while self._unsent:
@@ -210,7 +210,7 @@ class ChildHandle:
             raise
 
     def _has_answered(self) -> bool:
-        """Whether the function has ended, according to what the child has written so far."""
+        """Whether the function has ended, according to the bytes that have arrived."""
         with contextlib.suppress(_EndedError):
             self._read()
         return self._ended is None or self._frames.holds(Kind.ENDED)

@@ -1,4 +1,4 @@
-"""`JobContext`: what an async handler gets beside the payload. Imports no Trio at run time."""
+"""`JobContext`: the second argument of an async handler. Imports no Trio at run time."""
 
 from dataclasses import dataclass
 from datetime import datetime

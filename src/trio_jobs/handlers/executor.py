@@ -5,7 +5,6 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
-from functools import partial
 
 import trio
 
@@ -90,7 +89,7 @@ class JobExecutor:
             its job: this function returns the ending.
 
         Checkpoints:
-            As many as the handler; none if the handler has none.
+            As many as the handler; there may be none.
         """
         if self._forks != FORKS.count:
             os._exit(0)  # a copy that a handler has forked would run each waiting job again
@@ -130,7 +129,7 @@ class JobExecutor:
             self.last_ended = running
             self._ended_types.add(job.type)
             current_job_id.reset(token)
-            self._shortage.note_change()  # the job has freed what it held
+            self._shortage.note_change()  # the job has freed its resources
 
     def cancel(self, job_id: str) -> bool:
         """End a running job as cancelled, unless its outcome is decided.
@@ -177,8 +176,10 @@ class JobExecutor:
 
     async def _run(self, handler: Handler, running: RunningJob) -> Ending:
         if handler.run is not _ASYNC:
-            if handler.run is _PROCESS:
-                answer = await self._run_in_process(handler, running)
+            if handler.run is _PROCESS and self._processes is not None:
+                answer = await self._processes.run(
+                    handler, running, max_result_bytes=self._max_result_bytes
+                )
             else:
                 answer = await self._run_in_thread(handler, running)
             decided = running.end()
@@ -243,18 +244,6 @@ class JobExecutor:
         running.end(ended)
         return answer
 
-    async def _run_in_process(self, handler: Handler, running: RunningJob) -> bytes | Failure:
-        assert self._processes is not None  # noqa: S101 - for the type checker: checked above
-        return await self._processes.run(
-            handler.name,
-            running.job.payload,
-            job_id=running.job.id,
-            max_result_bytes=self._max_result_bytes,
-            started=partial(running.start_clock, handler.timeout),
-            start_taken_back=running.take_back_start,
-            ended=running.end,
-        )
-
 
 @contextlib.contextmanager
 def _shortage_of_threads() -> Iterator[None]:
@@ -273,7 +262,7 @@ def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) 
     """Log the traceback, which was made where the handler raised.
 
     Args:
-        failure: The description of what the handler raised.
+        failure: The description of the handler's exception.
         job: The handler's job.
         error: The exception itself if the handler ran in the event loop: other programs' log
             handlers may want more of it than its text.

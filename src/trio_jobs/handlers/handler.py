@@ -143,7 +143,7 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
     ends here, with status 0 or 1.
 
     Returns:
-        The result as JSON, or the description of what the function raised, even a ``SystemExit``.
+        The result as JSON, or the description of the function's exception (a ``SystemExit``, too).
     """
     forks = FORKS.count
     answer: bytes | Failure

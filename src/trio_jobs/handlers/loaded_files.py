@@ -61,7 +61,7 @@ class SameModules:
 
     def install(self) -> None:
         """Have imports ask this finder before they search the path."""
-        # Not as the first one: other finders (an agent's, which wraps what it traces) ask the rest.
+        # Not as the first one: a monitoring agent's finder, in front, asks the finders behind it.
         is_there = PathFinder in sys.meta_path  # a program may have replaced it
         sys.meta_path.insert(sys.meta_path.index(PathFinder) if is_there else 0, self)
 

@@ -38,7 +38,7 @@ class PayloadSchemas:
 def payload_type(
     function: Callable[..., object], parameter: inspect.Parameter | None
 ) -> PayloadType:
-    """The type that annotates the payload's parameter; ``Any`` for none, and for ``object``.
+    """The type that annotates the payload's parameter; ``Any`` without one, and for ``object``.
 
     Raises:
         HandlerError: The annotation is text that cannot be resolved.
@@ -56,7 +56,7 @@ def payload_type(
 
 
 def resolve(function: Callable[..., object], annotation: object) -> Any:  # noqa: ANN401
-    """The type that an annotation of the function stands for; raises what its text raises."""
+    """The type that an annotation of the function stands for; raises the errors of its text."""
     # This annotation alone: the context's type, for one, may be imported for type checkers only.
     holder = SimpleNamespace(__annotations__={"parameter": annotation})
     return typing.get_type_hints(holder, _namespace(function), include_extras=True)["parameter"]

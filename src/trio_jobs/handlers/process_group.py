@@ -35,7 +35,7 @@ _BOOT = (
 
 
 class ProcessGroup:
-    """A child process and the processes that it starts; none until `start`.
+    """A child process and the processes that it starts; empty until `start`.
 
     Attributes:
         pidfd: A descriptor that becomes readable when the child exits; -1 if there is none.

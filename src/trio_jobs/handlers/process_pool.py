@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -15,9 +15,11 @@ import trio
 from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError, ProcessDiedError
 from trio_jobs.handlers.frames import Call, FileState, Hello, Kind, Program, Settings, frame
+from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import imports_in_child
 from trio_jobs.handlers.loaded_files import loaded_files, still_changed
 from trio_jobs.handlers.process_group import beyond_standard_streams
+from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 from trio_jobs.job import JobError
 
@@ -123,39 +125,29 @@ class ProcessPool:
             self._closing.close()
 
     async def run(
-        self,
-        name: str,
-        payload: bytes,
-        *,
-        job_id: str = "",
-        max_result_bytes: int,
-        started: Callable[[], None],
-        start_taken_back: Callable[[], None] = lambda: None,
-        ended: Callable[[float], object] = lambda _: None,
+        self, handler: Handler, running: RunningJob, *, max_result_bytes: int
     ) -> bytes | Failure:
-        """Run a function in a child of its own, as soon as one is free.
+        """Run a job in a child of its own, as soon as one is free.
+
+        The job's clock starts when a child takes the job: to wait for a child is not the
+        function's time.
 
         Args:
-            name: The function's name, as ``"package.module:qualified.name"``.
-            payload: The payload as JSON.
-            job_id: The job's id, for the lines that the function logs.
+            handler: The handler, which the child finds by its name.
+            running: The job.
             max_result_bytes: The largest result, as JSON.
-            started: Called when a child takes the job: to wait for one is not the function's time.
-            start_taken_back: Called when the child had died before; the job waits for another.
-            ended: Called with the time when the function ended, by Trio's clock, before all of
-                its answer has arrived.
 
         Returns:
-            The result as JSON, or the description of what the function raised. If the child was
+            The result as JSON, or the description of the function's exception. If the child was
             killed or ended itself, that is a `ProcessDiedError` without a traceback.
 
         Cancellation:
             Kills the child and waits for its end. Not acted on once the function has ended.
         """
         call = Call(
-            job_id=job_id,
-            name=name,
-            payload=msgspec.Raw(payload),
+            job_id=running.job.id,
+            name=handler.name,
+            payload=msgspec.Raw(running.job.payload),
             max_result_bytes=max_result_bytes,
         )
         call_frame = frame(Kind.CALL, msgspec.json.encode(call))
@@ -165,10 +157,13 @@ class ProcessPool:
                 child = await self._shortage.outlast(self._obtain)
                 try:
                     answer = await child.call(
-                        call_frame, max_result_bytes=max_result_bytes, started=started, ended=ended
+                        call_frame,
+                        max_result_bytes=max_result_bytes,
+                        started=partial(running.start_clock, handler.timeout),
+                        ended=running.end,
                     )
                 except NotBegunError:
-                    start_taken_back()
+                    running.take_back_start()
                     await self._end(child)
                     # After a pause: another program may kill each child at once.
                     with self._shortage.waiting("a process has ended before it took its job"):
@@ -206,7 +201,7 @@ class ProcessPool:
             except (OSError, MemoryError) as error:
                 text = str(error) or type(error).__name__
                 raise ShortageError(f"no process can be started: {text}") from error
-            except RuntimeError as error:  # Trio's; `_spawn` raises none
+            except RuntimeError as error:  # from Trio; `_spawn` raises no RuntimeError
                 raise ShortageError(f"no thread can be started: {error}") from error
             await self._greet(child)
         except BaseException:
@@ -239,7 +234,9 @@ class ProcessPool:
             path=sys.path,
             arguments=sys.argv,
             names=[*self._names],
-            program=_program() if any(map(_is_in_program, self._names)) else None,
+            program=_program()
+            if any(each.startswith("__main__:") for each in self._names)
+            else None,
             files=self._files,
             log_level=logging.getLogger().getEffectiveLevel(),
         )
@@ -274,10 +271,6 @@ def _program() -> Program:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     return Program(module=None if spec is None else spec.name, file=getattr(main, "__file__", None))
-
-
-def _is_in_program(name: str) -> bool:
-    return name.partition(":")[0] == "__main__"
 
 
 def _code_changed(files: Iterable[str]) -> str:

@@ -92,7 +92,7 @@ class HandlerRegistry:
 
         Raises:
             UnknownTypeError: The type has no handler, and there is no default.
-            msgspec.MsgspecError: The payload is not JSON, or not what the handler takes.
+            msgspec.MsgspecError: The payload is not JSON, or not of the handler's type.
             UnicodeError: The payload is not valid UTF-8.
             RecursionError: The payload is nested too deep.
         """

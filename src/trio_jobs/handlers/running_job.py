@@ -17,7 +17,7 @@ CANCELLED = Ending(
 
 
 class RunningJob:
-    """A job from its claim to its end. Every method is a plain `def`, so none interrupts another.
+    """A job from its claim to its end. Every method is a plain `def`: no method interrupts another.
 
     Attributes:
         job: The job as the worker has claimed it.
