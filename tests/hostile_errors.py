@@ -82,7 +82,11 @@ HOSTILE: dict[str, tuple[Callable[[], BaseException], str, str]] = {
     "member of itself": (
         lambda: OwnMemberGroup("g", [ValueError("a")]),
         "OwnMemberGroup",
-        "g (1 sub-exception)",
+        "g (1 sub-exception): ",
     ),
-    "no end": (make_wide, "ExceptionGroup", "wide (2 sub-exceptions)"),
+    "no end": (
+        make_wide,
+        "ExceptionGroup",
+        "wide (2 sub-exceptions): " + "; ".join(["ValueError: leaf"] * 10),
+    ),
 }

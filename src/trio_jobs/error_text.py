@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from traceback import TracebackException
 
 from trio_jobs.job import JobError
@@ -21,9 +21,11 @@ MAX_MESSAGE = 4000
 # The message of a group names this many of the errors in it.
 _MAX_NAMED = 10
 
-# Groups may hold each other many times over: Python would print their traceback without end. An
-# error with more members and causes than this is described without them.
-_MAX_ERRORS = 2_000
+# Groups may hold each other many times over: Python would print their traceback without end, and
+# the search for the errors in them may find none. Of an error with more members and causes than
+# the first, the traceback has the frames alone.
+_MAX_ERRORS = 500
+_MAX_STEPS = 10_000
 
 # Characters of a traceback, counted from its end, which says the most.
 _MAX_TRACEBACK = 20_000
@@ -79,26 +81,26 @@ def readable(text: str, limit: int) -> str:
 
 
 def _describe(error: BaseException) -> Failure:
-    if _is_bounded(error):
-        made = TracebackException.from_exception(error)
-        message = _message(error, made)
+    # It asks each exception for its text, once.
+    made = TracebackException.from_exception(error) if _is_bounded(error) else None
+    described = JobError(
+        type=_type_name(error), message=readable(_message(error, made), MAX_MESSAGE)
+    )
+    if made is not None:
         text = "".join(made.format())
     else:
-        message = str(error)
-        text = "".join(traceback.format_tb(error.__traceback__)) + f"{message}\n"
-    described = JobError(type=_type_name(error), message=readable(message, MAX_MESSAGE))
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        text = f"{frames}{described.type}: {described.message}\n"
     return Failure(error=described, traceback=text[-_MAX_TRACEBACK:])
 
 
-def _message(error: BaseException, made: TracebackException) -> str:
-    # `made` has asked the exception for its text, which may be an instance of a subclass of str;
-    # the JSON encoder refuses those.
-    text = str.__str__(str(made))
-    if made.exceptions is not None:
-        members = islice(_members(error, made), _MAX_NAMED)
+def _message(error: BaseException, made: TracebackException | None) -> str:
+    # The text may be an instance of a subclass of str, which the JSON encoder refuses.
+    text = str.__str__(str(error if made is None else made))
+    if isinstance(error, BaseExceptionGroup):
         text += ": " + "; ".join(
             f"{_type_name(each)}: {readable(_message(each, made_each), MAX_MESSAGE)}"
-            for each, made_each in members
+            for each, made_each in islice(_leaves(error, made), _MAX_NAMED)
         )
     elif type(error) is RuntimeError and _NO_LOOP.match(text):
         text += " (handlers run on Trio: code for asyncio goes into a plain function, which calls"
@@ -106,15 +108,20 @@ def _message(error: BaseException, made: TracebackException) -> str:
     return text
 
 
-def _members(
-    error: BaseException, made: TracebackException
-) -> Iterator[tuple[BaseException, TracebackException]]:
+def _leaves(
+    group: BaseException, made: TracebackException | None
+) -> Iterator[tuple[BaseException, TracebackException | None]]:
     """The errors in nested groups that are no groups themselves."""
-    if not isinstance(error, BaseExceptionGroup):
-        yield error, made
-        return
-    for pair in zip(error.exceptions, made.exceptions or (), strict=True):
-        yield from _members(*pair)
+    left = [(group, made)]
+    for _ in range(_MAX_STEPS):
+        if not left:
+            return
+        error, made = left.pop()
+        if isinstance(error, BaseExceptionGroup):
+            inner = repeat(None) if made is None else made.exceptions or ()
+            left += reversed([*zip(error.exceptions, inner, strict=False)])
+        else:
+            yield error, made
 
 
 def _type_name(error: BaseException) -> str:
@@ -128,7 +135,7 @@ def _is_bounded(error: BaseException) -> bool:
     """
     left = [error]
     chained = set()
-    for _ in range(_MAX_ERRORS):
+    for _ in range(_MAX_ERRORS + 1):
         if not left:
             return True
         each = left.pop()

@@ -204,6 +204,7 @@ async def test_pool_survives_groups_beyond_all_measure(
 
     text = error_of(pool.parts.store.find_nowait(job_id)).message
     assert text.startswith("around it (")
+    assert "ValueError: in the middle" in text
 
 
 @pytest.mark.parametrize("kind", ERRORS)
