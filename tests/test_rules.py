@@ -7,6 +7,7 @@ that cannot fail checks nothing. Layers are checked by `lint-imports`.
 
 import ast
 import inspect
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -232,6 +233,12 @@ def test_rule_notices(rule: Rule, line: str) -> None:
 )
 def test_rule_lets_pass(rule: Rule, line: str) -> None:
     assert not list(rule(ast.parse(line)))
+
+
+def test_no_module_name_occurs_twice() -> None:
+    names = Counter(path.stem for path in MODULES.values() if path.stem != "__init__")
+
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_the_pool_has_one_channel_whichever_way_it_is_opened() -> None:

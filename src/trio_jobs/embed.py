@@ -269,8 +269,8 @@ class Jobs:
             ValueError: A number is out of range, or no client could send the token.
         """
         # Imported here: a program without HTTP needs none of it.
+        from trio_jobs.api.api_context import ApiContext
         from trio_jobs.api.app import create_app
-        from trio_jobs.api.context import ApiContext
         from trio_jobs.server.access_control import AccessControl, parse_token
         from trio_jobs.server.access_middleware import AccessMiddleware
 

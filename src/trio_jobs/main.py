@@ -12,8 +12,8 @@ from functools import partial
 
 import trio
 
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
-from trio_jobs.api.context import ApiContext
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.nurseries import GeneratorEnds

@@ -10,8 +10,8 @@ import trio
 
 from tests.asgi import Answer, Client
 from tests.support import Parts, make_parts
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
-from trio_jobs.api.context import ApiContext
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import HttpSettings

@@ -211,8 +211,8 @@ async def test_dropped_jobs_are_counted_and_logged(tmp_path: Path) -> None:
     assert ready["dropped"] == {"succeeded": 1, "failed": 1, "timed_out": 0, "cancelled": 0}
     lines = [line.partition(" ")[2] for line in server.lines_with("jobs_dropped")]
     assert lines == [
-        "INFO trio_jobs.pool.drop_log jobs_dropped succeeded=1",
-        "WARNING trio_jobs.pool.drop_log jobs_dropped failed=1",
+        "INFO trio_jobs.stores.drop_log jobs_dropped succeeded=1",
+        "WARNING trio_jobs.stores.drop_log jobs_dropped failed=1",
     ]
 
 

@@ -8,8 +8,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.batch import add_batch_route
-from trio_jobs.api.context import ApiContext
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route

@@ -5,7 +5,7 @@ import trio
 from quart import Blueprint, Response
 
 from trio_jobs.api import serialization
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.submission_json import (
     ITEM_COST,

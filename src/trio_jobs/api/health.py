@@ -3,7 +3,7 @@
 import msgspec
 from quart import Blueprint, Response
 
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.serialization import MEDIA_TYPE
 
 

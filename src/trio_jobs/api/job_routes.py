@@ -5,7 +5,7 @@ from uuid import UUID
 from quart import Blueprint, Response
 
 from trio_jobs.api import serialization
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.prefer_wait import wait_if_preferred
 from trio_jobs.api.quart_adapter import no_content
 from trio_jobs.job import Job, JobStatus, Outcome

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import trio
 from quart import Blueprint, Response, request
 
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, jobs_json

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from quart import Blueprint, Response
 
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.quart_adapter import root_path
 from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry

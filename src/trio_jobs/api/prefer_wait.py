@@ -5,7 +5,7 @@ import re
 import trio
 from quart import request
 
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.request_body import cancel_on_disconnect, wait_disconnected
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.waiters import TooManyWaitersError

@@ -4,7 +4,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.api.request_body import BodyStream, cancel_on_disconnect, refuse_encoded_body
 from trio_jobs.api.serialization import MEDIA_TYPE

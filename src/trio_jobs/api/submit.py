@@ -6,7 +6,7 @@ import re
 from quart import Blueprint, Response, request
 
 from trio_jobs.api import serialization
-from trio_jobs.api.context import ApiContext
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.prefer_wait import wait_if_preferred
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.request_body import read_body
