@@ -71,12 +71,6 @@ def _draw(rows: Sequence[Row]) -> None:
             ("Operations that change the store", moves),
             ("Operations that look jobs up", [row for row in store if row not in moves]),
         ],
-        along="jobs in the store",
-    )
-    draw_growth(
-        _PICTURES / "workers.svg",
-        [("CPU of a job from submission to completion", [row for row in rows if row.number == 7])],
-        along="workers",
     )
     peers = [row for row in rows if row.number in {11, 12, 13} and row.reach is not None]
     if peers:

@@ -52,21 +52,19 @@ _UNITS = {
 _HOW_DRAWN = "Dots{} are medians over the turns, {}\nreach from the lowest turn to the highest."
 
 
-def draw_growth(path: Path, panels: Sequence[tuple[str, Sequence[Row]]], *, along: str) -> None:
+def draw_growth(path: Path, panels: Sequence[tuple[str, Sequence[Row]]]) -> None:
     """Draw a panel for each title, with a line for each of its rows.
 
     Args:
         path: The file.
         panels: Each title and its rows; the names of their sides are the x axis.
-        along: The label of the x axis.
     """
-    heights = [3.6 if len(rows) > 1 else 2.6 for _, rows in panels]
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4), layout="constrained")
-    every = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    figure = Figure(figsize=(_WIDTH, 3.6 * len(panels) + 0.4), layout="constrained")
+    every = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axes, (title, rows) in zip(every, panels, strict=True):
         _lines(axes, rows)
         axes.set_title(title)
-        axes.set_xlabel(along)
+        axes.set_xlabel("jobs in the store")
     figure.supxlabel(_HOW_DRAWN.format("", "shaded areas"), fontsize=9, x=0.02, ha="left")
     figure.savefig(path, metadata=_METADATA)
 
@@ -102,8 +100,7 @@ def _lines(axes: Axes, rows: Sequence[Row]) -> None:
         axes.margins(y=0.15)
     else:
         axes.set_ylim(0, max(values) * 1.2)
-    if len(rows) > 1:
-        _name_lines(axes, starts)
+    _name_lines(axes, starts)
 
 
 def _name_lines(axes: Axes, starts: Sequence[tuple[float, str, str]]) -> None:
