@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from trio_jobs.bounded_write import open_for_writing, write_within
+from trio_jobs.bounded_write import open_for_writing, write_each
 from trio_jobs.shutdown.diagnostics import Block
 
 HARD_LIMIT_STATUS = 70
@@ -117,13 +117,10 @@ class HardLimit:
         """
         if not self._started:
             return
-        end = time.monotonic() + REPORT_SECONDS
         try:
-            for block in itertools.chain([(line, "", {})], blocks):
-                data = self._render(*block)
-                left = end - time.monotonic()
-                if left <= 0 or write_within(self._log, data, left) < len(data):
-                    break
+            all_blocks = itertools.chain([(line, "", {})], blocks)
+            lines = itertools.starmap(self._render, all_blocks)
+            write_each(self._log, lines, REPORT_SECONDS)
         finally:
             # Not sys.exit(): the interpreter would wait for every thread that is not a daemon.
             os._exit(self._status)
