@@ -20,8 +20,9 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
 from trio_jobs.leftovers import Leftovers, LeftoversError
+from trio_jobs.lifecycle import Ended
 from trio_jobs.logs.installation import Logs, start_logging
-from trio_jobs.main import Ended, main
+from trio_jobs.main import main
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import parse_token, read_token
 from trio_jobs.server.descriptors import raise_limit

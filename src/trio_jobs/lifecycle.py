@@ -3,10 +3,24 @@
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import trio
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a server has ended.
+
+    Attributes:
+        status: The exit status: 0, nothing is left; 1, something is left or has failed.
+        peak_buffer_used: The most jobs that were in the buffer at one time.
+    """
+
+    status: int = 0
+    peak_buffer_used: int = 0
 
 
 class Lifecycle:

@@ -1,13 +1,8 @@
-"""`main`: opens the channel and both nurseries, starts the workers, serves, and stops in order.
-
-The parts of the server meet here; each gets what it needs as arguments.
-"""
+"""`main`: opens the channel and both nurseries, starts the workers, serves, and stops in order."""
 
 import logging
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -18,34 +13,17 @@ from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.lifecycle import Lifecycle, without_groups
+from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
 from trio_jobs.pool.pool import make_pool, utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError
 from trio_jobs.settings import Config
-from trio_jobs.shutdown.stop import Stop
 from trio_jobs.stores.memory import MemoryStore
 from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.unfinished_report import UnfinishedReport
 
 log = logging.getLogger(__name__)
-
-# The unfinished jobs are named while HTTP closes, for so many seconds at least.
-_REPORT_SECONDS = 0.3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """How a server has ended.
-
-    Attributes:
-        status: The exit status: 0, nothing is left; 1, something is left or has failed.
-        peak_buffer_used: The most jobs that were in the buffer at one time.
-    """
-
-    status: int = 0
-    peak_buffer_used: int = 0
 
 
 async def main(config: Config, handlers: HandlerRegistry, resources: Resources) -> Ended:
@@ -89,7 +67,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         health_path="/health",
         reserved_descriptors=pool.processes.max_descriptors if pool.processes else 0,
         connection_closed=pool.shortage.note_change,
-        last_moment=partial(_last_moment, config, stop, lifecycle),
+        last_moment=partial(stop.wait_grace_over, lifecycle.cancelled),
     )
     report = UnfinishedReport(pool.unfinished, resources.leftovers)
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, unfinished=report.lines)
@@ -121,19 +99,13 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         lifecycle.close()
         unfinished = pool.unfinished()
         if unfinished:
-            seconds = max(http.graceful_timeout, _REPORT_SECONDS)
-            await _in_thread(partial(report.write, unfinished, resources.logs, seconds=seconds))
+            seconds = http.graceful_timeout  # HTTP closes meanwhile
+            await report.write_in_thread(unfinished, resources.logs, seconds=seconds)
     if isinstance(lifecycle.error, BindError):
         raise lifecycle.error  # another process was faster: nothing of the server is broken
     store.report_dropped()
     status = 1 if lifecycle.failed or unfinished else 0
     return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
-
-
-async def _last_moment(config: Config, stop: Stop, lifecycle: Lifecycle) -> None:
-    """Wait until clients that are still reading get no more time: the grace period is over."""
-    with trio.move_on_after(stop.grace_left() + config.http.graceful_timeout):
-        await lifecycle.cancelled.wait()
 
 
 def _add_instruments(config: Config, executor: JobExecutor, takeovers: Takeovers | None) -> None:
@@ -143,11 +115,3 @@ def _add_instruments(config: Config, executor: JobExecutor, takeovers: Takeovers
     if takeovers is not None:
         look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
         trio.lowlevel.add_instrument(look)
-
-
-async def _in_thread(write: Callable[[], None]) -> None:
-    try:
-        # With a limiter of its own: handlers may have filled Trio's.
-        await trio.to_thread.run_sync(write, limiter=trio.CapacityLimiter(1))
-    except RuntimeError:  # no thread can be started; the writing is bounded in time
-        write()

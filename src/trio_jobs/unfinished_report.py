@@ -7,6 +7,9 @@ once, for the first of the two.
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+
+import trio
 
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs.installation import Logs
@@ -17,6 +20,9 @@ log = logging.getLogger(__name__)
 
 # Of the half second that the hard limit's report has; the rest is for tasks and threads.
 _SECONDS_AT_THE_LIMIT = 0.4
+
+# Over before the hard limit, also in a log without a reader.
+_LEAST_SECONDS = 0.3
 
 
 class UnfinishedReport:
@@ -37,6 +43,15 @@ class UnfinishedReport:
         logs.write_final(__name__, logging.ERROR, report.lines(), seconds=seconds)
         if report.unnamed:
             log.error("unfinished_jobs_not_all_named", extra={"count": report.unnamed})
+
+    async def write_in_thread(self, jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> None:
+        """The same in a thread, for at least 0.3 s."""
+        write = partial(self.write, jobs, logs, seconds=max(seconds, _LEAST_SECONDS))
+        try:
+            # With a limiter of its own: handlers may have filled Trio's.
+            await trio.to_thread.run_sync(write, limiter=trio.CapacityLimiter(1))
+        except RuntimeError:  # no thread can be started; the writing is bounded in time
+            write()
 
     def lines(self) -> Iterator[Line]:
         """Write the file, and yield the log's lines for code that writes past the log."""

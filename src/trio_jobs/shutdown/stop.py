@@ -62,6 +62,7 @@ class Stop:
         self._drain: Callable[[], object] = lambda: None
         self._cancel: Callable[[], object] = lambda: None
         self._grace_period = grace_period
+        self._graceful_timeout = graceful_timeout
         self._closing_time = graceful_timeout + margin
         self._clock = clock
         self._count = 0
@@ -141,6 +142,15 @@ class Stop:
     def seconds_left(self) -> float:
         """Seconds until the last clock of the hard limit has ended the process, and some more."""
         return self.grace_left() + self._closing_time + _LAST_CLOCK_SECONDS
+
+    async def wait_grace_over(self, cancelled: trio.Event) -> None:
+        """Wait for the last moment at which a client that reads slowly may still read.
+
+        Args:
+            cancelled: The grace period has ended early.
+        """
+        with trio.move_on_after(self.grace_left() + self._graceful_timeout):
+            await cancelled.wait()
 
     def request(self, *, at: float | None = None) -> None:
         """Do what SIGTERM does. Safe in the main thread, and in a signal handler.
