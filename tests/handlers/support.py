@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -110,7 +111,11 @@ def children_of(pid: int) -> list[int]:
     return [int(each) for each in " ".join(lists).split()]
 
 
-async def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until something is so that no event tells, being done by another process."""
-    while not condition():  # noqa: ASYNC110
+_T = TypeVar("_T")
+
+
+async def wait_until(condition: Callable[[], _T]) -> _T:
+    """Wait until a condition is true that no event tells; returns its value."""
+    while not (found := condition()):  # noqa: ASYNC110 - another process makes it true
         await trio.sleep(0.002)
+    return found

@@ -95,54 +95,35 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(None, Outcome.SUCCEEDED), (ValueError("no"), Outcome.FAILED)]
+    ("events", "outcome"),
+    [
+        (["end", "limit"], Outcome.SUCCEEDED),
+        (["fail", "limit"], Outcome.FAILED),
+        (["limit", "end"], Outcome.TIMED_OUT),
+        (["cancel", "end", "limit"], Outcome.CANCELLED),
+        (["end", "limit", "too late to cancel"], Outcome.SUCCEEDED),
+    ],
 )
-def test_a_thread_that_ended_in_time_is_not_timed_out(
-    error: Exception | None, outcome: Outcome
+def test_of_what_happens_to_a_thread_while_the_loop_is_blocked_the_first_decides(
+    events: list[str], outcome: Outcome
 ) -> None:
-    clock, held = SkippingClock(), Held(error)
+    clock = SkippingClock()
+    held = Held(ValueError("no") if "fail" in events else None)
 
-    def block(_pool: RunningPool, _job_id: str) -> None:
-        held.may_end.set()
-        assert clock.read_by_thread.wait(30)
-        clock.skipped = LATER
+    def block(pool: RunningPool, job_id: str) -> None:
+        for event in events:
+            match event:
+                case "end" | "fail":
+                    held.may_end.set()
+                    assert clock.read_by_thread.wait(30)
+                case "limit":
+                    clock.skipped = LATER
+                case _:
+                    assert pool.processor.cancel(job_id) is (event == "cancel")
 
     ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
 
     assert ending.outcome is outcome
-
-
-def test_a_thread_that_ended_late_is_timed_out() -> None:
-    clock, held = SkippingClock(), Held()
-
-    def block(_pool: RunningPool, _job_id: str) -> None:
-        clock.skipped = LATER
-        held.may_end.set()
-        assert clock.read_by_thread.wait(30)
-
-    ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
-
-    assert ending.outcome is Outcome.TIMED_OUT
-
-
-@pytest.mark.parametrize("first", ["cancel", "end"])
-def test_of_a_threads_end_and_a_cancel_the_first_decides(first: str) -> None:
-    clock, held = SkippingClock(), Held()
-    said: list[bool] = []
-
-    def block(pool: RunningPool, job_id: str) -> None:
-        if first == "cancel":
-            said.append(pool.processor.cancel(job_id))
-        held.may_end.set()
-        assert clock.read_by_thread.wait(30)
-        clock.skipped = LATER
-        if first == "end":  # or the limit: for the cancel it is too late in either case
-            said.append(pool.processor.cancel(job_id))
-
-    ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
-
-    assert said == [first == "cancel"]
-    assert ending.outcome is (Outcome.CANCELLED if first == "cancel" else Outcome.SUCCEEDED)
 
 
 def children(pool: RunningPool) -> list[ChildHandle]:
@@ -216,30 +197,11 @@ def begin() -> None:
     pass
 
 
-async def test_a_function_begins_when_all_of_its_payload_has_been_sent() -> None:
-    child, begun = FakeChild(), trio.Event()
-    call = b"x" * 1_000_000  # more than a pipe holds
-    os.set_blocking(child._requests, False)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            partial(child.call, call, max_result_bytes=100, started=begun.set, ended=lambda _: None)
-        )
-        await wait_all_tasks_blocked()
-        assert not begun.is_set()
-        left = len(call)
-        while left:
-            left -= len(os.read(child.theirs, left))
-            await wait_all_tasks_blocked(0.001)
-        assert begun.is_set()
-        nursery.cancel_scope.cancel()
-    child.close()
-
-
-async def test_a_function_whose_process_takes_nothing_begins_all_the_same(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("takes_it", [True, False])
+async def test_a_function_begins_when_its_payload_has_been_sent_or_its_process_takes_nothing(
+    *, takes_it: bool, autojump_clock: MockClock
 ) -> None:
-    """So its time limit ends it: else it would wait for ever, and nothing would say so."""
+    """A time limit ends the second one. Else it would wait for ever, and no line would say so."""
     child, begun = FakeChild(), trio.Event()
     call = b"x" * 1_000_000  # more than a pipe holds
     os.set_blocking(child._requests, False)
@@ -247,13 +209,16 @@ async def test_a_function_whose_process_takes_nothing_begins_all_the_same(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start)
-        with trio.fail_after(60):
-            await begun.wait()
         await wait_all_tasks_blocked()
-        left = len(call)  # what is left is sent when the process takes it
+        assert not begun.is_set()
+        if not takes_it:
+            await begun.wait()
+        assert trio.current_time() == (0 if takes_it else 5)
+        left = len(call)
         while left:
             left -= len(os.read(child.theirs, left))
-            await wait_all_tasks_blocked(0.001)
+            await wait_all_tasks_blocked(0)
+        assert begun.is_set()
         nursery.cancel_scope.cancel()
     child.close()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator
 
 import pytest
 import trio
@@ -126,60 +126,49 @@ ASYNC = {
 }
 
 
-def raise_system_exit(_payload: object) -> None:
-    sys.exit("bye")
+class Later:
+    """Can be awaited, and is no coroutine."""
+
+    def __await__(self) -> Generator[None]:
+        raise NotImplementedError
 
 
-def raise_stop_iteration(_payload: object) -> None:
-    raise StopIteration
+def misbehave(kind: str) -> object:
+    """In a thread or a process."""
 
+    async def coroutine() -> None: ...
 
-def raise_keyboard_interrupt(_payload: object) -> None:
-    raise KeyboardInterrupt
-
-
-def return_a_coroutine(payload: object) -> object:
-    async def inner() -> object:
-        return payload
-
-    return inner()
-
-
-def return_an_awaitable(_payload: object) -> object:
-    class Later:
-        def __await__(self) -> Generator[None]:
-            raise NotImplementedError
-
-    return Later()
-
-
-def raise_unprintable(_payload: object) -> None:
-    raise UnprintableError
-
-
-def raise_nameless(_payload: object) -> None:
-    raise NamelessError("x")
-
-
-def raise_no_class(_payload: object) -> None:
-    raise NoClassError("x")
-
-
-def raise_two_arguments(_payload: object) -> None:
+    match kind:
+        case "SystemExit":
+            sys.exit("bye")
+        case "StopIteration":
+            raise StopIteration
+        case "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        case "coroutine":
+            return coroutine()
+        case "awaitable":
+            return Later()
+        case "unprintable":
+            raise UnprintableError
+        case "nameless":
+            raise NamelessError("x")
+        case "no class":
+            raise NoClassError("x")
     raise TwoArgumentsError(1, lambda: None)
 
 
 AWAITABLE = "a plain function returned an awaitable; make it an async function"
 PLAIN = {
-    "SystemExit": (raise_system_exit, "SystemExit", "bye"),
-    "StopIteration": (raise_stop_iteration, "RuntimeError", "the function raised StopIteration"),
-    "KeyboardInterrupt": (raise_keyboard_interrupt, "KeyboardInterrupt", ""),
-    "coroutine": (return_a_coroutine, "TypeError", AWAITABLE),
-    "awaitable": (return_an_awaitable, "TypeError", AWAITABLE),
-    "unprintable": (raise_unprintable, "UnprintableError", "<exception str() failed>"),
-    "nameless": (raise_nameless, *UNKNOWN),
-    "no class": (raise_no_class, *UNKNOWN),
-    "unpicklable": (raise_two_arguments, "TwoArgumentsError", "('cannot be pickled', 1, "),
+    "SystemExit": ("SystemExit", "bye"),
+    "StopIteration": ("RuntimeError", "the function raised StopIteration"),
+    "KeyboardInterrupt": ("KeyboardInterrupt", ""),
+    "coroutine": ("TypeError", AWAITABLE),
+    "awaitable": ("TypeError", AWAITABLE),
+    "unprintable": ("UnprintableError", "<exception str() failed>"),
+    "nameless": UNKNOWN,
+    "no class": UNKNOWN,
+    "unpicklable": ("TwoArgumentsError", "('cannot be pickled', 1, "),
 }
 
 
@@ -187,12 +176,12 @@ async def sleep_forever(_payload: object) -> None:
     await trio.sleep_forever()
 
 
-def handlers(
-    kinds: Mapping[str, tuple[Callable[[object], object], str, str]], *, run: str | None = None
-) -> dict[str, Handler]:
-    """The misbehaving ones by kind, and one that keeps a worker."""
-    bad = {kind: Handler.of(handler, run=run) for kind, (handler, _, _) in kinds.items()}
-    return {**bad, "forever": Handler.of(sleep_forever)}
+ASYNC_HANDLERS = {
+    "forever": sleep_forever,
+    **{kind: handler for kind, (handler, _, _) in ASYNC.items()},
+}
+PLAIN_HANDLERS = {"forever": sleep_forever, "bad": misbehave}
+PROCESS_HANDLERS = {"forever": sleep_forever, "bad": Handler.of(misbehave, run="process")}
 
 
 async def check_failed(jobs: Jobs, job_id: str, error_type: str, message: str) -> None:
@@ -214,32 +203,26 @@ async def check_size(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize("kind", ASYNC)
-@pytest.mark.trio_jobs(handlers(ASYNC), workers=WORKERS)
+@pytest.mark.trio_jobs(ASYNC_HANDLERS, workers=WORKERS)
 async def test_an_async_handler_harms_nothing_but_its_job(kind: str, jobs: Jobs) -> None:
-    _, error_type, message = ASYNC[kind]
-
     for job in jobs.submit_all([(kind, None)] * (2 * WORKERS)):
-        await check_failed(jobs, job.id, error_type, message)
+        await check_failed(jobs, job.id, *ASYNC[kind][1:])
     await check_size(jobs)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-@pytest.mark.trio_jobs(handlers(PLAIN), workers=WORKERS, mock_clock=False)
+@pytest.mark.trio_jobs(PLAIN_HANDLERS, workers=WORKERS, mock_clock=False)
 async def test_a_handler_in_a_thread_harms_nothing_but_its_job(kind: str, jobs: Jobs) -> None:
-    _, error_type, message = PLAIN[kind]
-
-    for job in jobs.submit_all([(kind, None)] * (2 * WORKERS)):
-        await check_failed(jobs, job.id, error_type, message)
+    for job in jobs.submit_all([("bad", kind)] * (2 * WORKERS)):
+        await check_failed(jobs, job.id, *PLAIN[kind])
     await check_size(jobs)
 
 
-@pytest.mark.trio_jobs(
-    handlers(PLAIN, run="process"), workers=WORKERS, processes=1, mock_clock=False
-)
+@pytest.mark.trio_jobs(PROCESS_HANDLERS, workers=WORKERS, processes=1, mock_clock=False)
 async def test_a_handler_in_a_process_harms_nothing_but_its_job(jobs: Jobs) -> None:
-    for job in jobs.submit_all([(kind, None) for kind in PLAIN]):
-        _, error_type, message = PLAIN[job.type]
-        await check_failed(jobs, job.id, error_type, message)
+    submitted = jobs.submit_all([("bad", kind) for kind in PLAIN])
+    for kind, job in zip(PLAIN, submitted, strict=True):
+        await check_failed(jobs, job.id, *PLAIN[kind])
     await check_size(jobs)
 
 

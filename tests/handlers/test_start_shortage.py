@@ -325,15 +325,14 @@ async def test_the_end_of_a_job_wakes_those_that_wait_for_what_it_has_held(
 ) -> None:
     descriptors = Descriptors(monkeypatch)
 
-    with trio.fail_after(60):
-        async with running_pool(descriptors.handlers(), workers=3) as pool:
-            pool.submit(held_by)
-            await wait_all_tasks_blocked()
-            jobs = [pool.submit("process") for _ in range(2)]
-            await waits_until(lambda: pool.blocked is not None)
-            await wait_all_tasks_blocked(0.05)
-            assert descriptors.tries == 1  # the second one waits for the first: there is one slot
-            descriptors.end()
+    async with running_pool(descriptors.handlers(), workers=3) as pool:
+        pool.submit(held_by)
+        await wait_all_tasks_blocked()
+        jobs = [pool.submit("process") for _ in range(2)]
+        await waits_until(lambda: pool.blocked is not None)
+        await wait_all_tasks_blocked(0.05)
+        assert descriptors.tries == 1  # the second one waits for the first: there is one slot
+        descriptors.end()
 
     assert {pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
 
@@ -347,18 +346,17 @@ async def test_the_end_of_a_jobs_process_or_its_death_wakes_one_that_waits(
     descriptors.held = False
     table = descriptors.handlers() | {"wait": Handler.of(tasks.enter_and_wait, run="process")}
 
-    with trio.fail_after(60):
-        async with running_pool(table, workers=2, processes=2) as pool:
-            pool.submit("wait", f'"{tmp_path}"'.encode())
-            [pid] = await wait_for_pids(tmp_path)
-            descriptors.held = True
-            job = pool.submit("process")
-            await waits_until(lambda: pool.blocked is not None)
-            if dies:
-                descriptors.held = False
-                os.kill(pid, signal.SIGKILL)
-            else:
-                (tmp_path / "go").touch()
+    async with running_pool(table, workers=2, processes=2) as pool:
+        pool.submit("wait", f'"{tmp_path}"'.encode())
+        [pid] = await wait_for_pids(tmp_path)
+        descriptors.held = True
+        job = pool.submit("process")
+        await waits_until(lambda: pool.blocked is not None)
+        if dies:
+            descriptors.held = False
+            os.kill(pid, signal.SIGKILL)
+        else:
+            (tmp_path / "go").touch()
 
     ending = pool.ending(job)
     assert ending is not None

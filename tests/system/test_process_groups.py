@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -29,12 +28,6 @@ from tests.support import running_pool
 from trio_jobs.handlers.process_group import ProcessGroup
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Outcome
-
-
-@pytest.fixture(autouse=True)
-async def in_time() -> AsyncIterator[None]:
-    with trio.fail_after(60):
-        yield
 
 
 async def test_a_time_limit_ends_what_the_function_has_started(

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,6 @@ from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, JobStatus, Outcome
-
-
-@pytest.fixture(autouse=True)
-async def in_time() -> AsyncIterator[None]:
-    with trio.fail_after(60):
-        yield
 
 
 @contextlib.contextmanager
@@ -167,8 +161,7 @@ async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancel
 
     async with running_pool(table, workers=2) as pool:
         job = pool.submit("test")
-        await wait_until(lambda: pool.blocked)
-        blocked = pool.blocked
+        blocked = await wait_until(lambda: pool.blocked)
         assert pool.processor.cancel(job.id)
         await wait_until(lambda: pool.outcome(job))
         unblocked = pool.blocked
@@ -194,8 +187,7 @@ async def test_a_job_whose_modules_find_the_machine_exhausted_waits(
 
     async with running_pool(table, workers=1) as pool:
         job = pool.submit("test")
-        await wait_until(lambda: pool.blocked)
-        blocked = pool.blocked
+        blocked = await wait_until(lambda: pool.blocked)
         better.touch()
 
     assert blocked is not None
@@ -334,8 +326,7 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
     monkeypatch.setattr(ChildHandle, "call", die_first)
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
         job = pool.submit("test")
-        await wait_until(lambda: pool.blocked)
-        blocked = pool.blocked
+        blocked = await wait_until(lambda: pool.blocked)
 
     assert blocked == "a process has ended before it took its job"
     assert pool.outcome(job) is Outcome.SUCCEEDED
