@@ -18,8 +18,8 @@ from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
-from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
+from trio_jobs.pool.admission import AdmissionError, QueueFullError, ShuttingDownError
+from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, StoreError
 from trio_jobs.problem_details import MEDIA_TYPE, PHRASES, Problem
 
 _DETAILS = {
@@ -36,7 +36,14 @@ def create_app(context: ApiContext) -> QuartTrio:
     app.asgi_http_class = RequestAdapter
     # Merging would answer a POST with a redirect, which drops its body.
     app.url_map.merge_slashes = False
-    _register_error_handlers(app, context)
+
+    async def answer_error(error: Exception) -> Response:
+        problem = _problem_of(error, context)
+        body, headers = problem.body(), problem.headers
+        return Response(body, problem.status, headers=headers, content_type=MEDIA_TYPE)
+
+    for kind in (Problem, AdmissionError, StoreError, HTTPException):
+        app.register_error_handler(kind, answer_error)
     app.before_request(_answer_options)  # first: the answer to OPTIONS ignores parameters
     app.before_request(_refuse_parameters)
     routes = Blueprint("trio_jobs", __name__)
@@ -49,37 +56,6 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_openapi_route(routes, context)
     app.register_blueprint(routes)
     return app
-
-
-def _register_error_handlers(app: QuartTrio, context: ApiContext) -> None:
-    """Answer each error that a route raises, and each of Werkzeug's, as a Problem."""
-
-    @app.errorhandler(Problem)
-    async def problem(error: Problem) -> Response:
-        return _answer(error)
-
-    @app.errorhandler(HTTPException)
-    async def http_exception(error: HTTPException) -> Response:
-        return _answer(_problem_of_werkzeug(error))
-
-    @app.errorhandler(QueueFullError)
-    async def queue_full(error: QueueFullError) -> Response:
-        seconds = error.retry_after
-        detail = f"{error}; nothing was kept; try again in {seconds} s"
-        headers = {"Retry-After": str(seconds)}
-        return _answer(Problem(429, detail, headers=headers, retry_after=seconds))
-
-    @app.errorhandler(ShuttingDownError)
-    async def shutting_down(_: ShuttingDownError) -> Response:
-        return _answer(context.shutting_down())
-
-    @app.errorhandler(JobNotFoundError)
-    async def job_not_found(error: JobNotFoundError) -> Response:
-        return _answer(Problem(404, str(error)))
-
-    @app.errorhandler(InvalidTransitionError)
-    async def invalid_transition(error: InvalidTransitionError) -> Response:
-        return _answer(Problem(409, str(error)))
 
 
 async def _answer_options() -> Response | None:
@@ -101,10 +77,24 @@ async def _refuse_parameters() -> None:
         raise unknown_parameter(name)
 
 
-def _answer(problem: Problem) -> Response:
-    return Response(
-        problem.body(), problem.status, headers=problem.headers, content_type=MEDIA_TYPE
-    )
+def _problem_of(error: Exception, context: ApiContext) -> Problem:
+    """The answer to an error of a route, the pool or Werkzeug."""
+    match error:
+        case Problem():
+            return error
+        case QueueFullError(retry_after=seconds):
+            detail = f"{error}; nothing was kept; try again in {seconds} s"
+            headers = {"Retry-After": str(seconds)}
+            return Problem(429, detail, headers=headers, retry_after=seconds)
+        case ShuttingDownError():
+            return context.shutting_down()
+        case JobNotFoundError():
+            return Problem(404, str(error))
+        case InvalidTransitionError():
+            return Problem(409, str(error))
+        case HTTPException():
+            return _problem_of_werkzeug(error)
+    raise error  # a fault of the server's own: 500
 
 
 def _problem_of_werkzeug(error: HTTPException) -> Problem:

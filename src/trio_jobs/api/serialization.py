@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from trio_jobs.job import Job, JobError, JobStatus, Outcome
+from trio_jobs.job import Job, JobStatus, Outcome
 
 MEDIA_TYPE = "application/json"
 
@@ -26,22 +26,9 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     outcome: Outcome | None = None
 
 
-class _Whole(_Brief, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    payload: msgspec.Raw
-    result: msgspec.Raw | None = None
-    error: JobError | None = None
-
-
 def accepted_json(job: Job) -> bytes:
     """The job as it was at its submission, also if it has begun since."""
-    return _encode(
-        _Brief(
-            id=job.id,
-            type=job.type,
-            status=JobStatus.PENDING,
-            created_at=_text(job.created_at),
-        )
-    )
+    return accepted_together_json([job])[1:-1]
 
 
 def accepted_together_json(jobs: Sequence[Job]) -> bytes:
@@ -55,27 +42,13 @@ def accepted_together_json(jobs: Sequence[Job]) -> bytes:
 
 
 def job_json(job: Job) -> bytes:
-    """All of the job."""
-    result = error = None
-    if job.ending is not None:
-        error = job.ending.error
-        if job.ending.result is not None:
-            result = msgspec.Raw(job.ending.result)
-    return _encode(
-        _Whole(
-            id=job.id,
-            type=job.type,
-            status=job.status,
-            created_at=_text(job.created_at),
-            started_at=_text_or_none(job.started_at),
-            completed_at=_text_or_none(job.completed_at),
-            duration=_seconds(job),
-            outcome=None if job.ending is None else job.ending.outcome,
-            payload=msgspec.Raw(job.payload),
-            result=result,
-            error=error,
-        )
-    )
+    """All of the job; its payload and result are JSON already."""
+    parts = [_encode(_brief(job))[:-1], b',"payload":', job.payload]
+    if job.ending is not None and job.ending.result is not None:
+        parts += b',"result":', job.ending.result
+    if job.ending is not None and job.ending.error is not None:
+        parts += b',"error":', _encode(job.ending.error)
+    return b"".join([*parts, b"}"])
 
 
 def jobs_json(jobs: Iterable[Job]) -> bytes:
@@ -89,19 +62,11 @@ def _brief(job: Job) -> _Brief:
         type=job.type,
         status=job.status,
         created_at=_text(job.created_at),
-        started_at=_text_or_none(job.started_at),
-        completed_at=_text_or_none(job.completed_at),
-        duration=_seconds(job),
+        started_at=None if job.started_at is None else _text(job.started_at),
+        completed_at=None if job.completed_at is None else _text(job.completed_at),
+        duration=None if job.duration is None else round(job.duration, 6),
         outcome=None if job.ending is None else job.ending.outcome,
     )
-
-
-def _seconds(job: Job) -> float | None:
-    return None if job.duration is None else round(job.duration, 6)
-
-
-def _text_or_none(time: datetime | None) -> str | None:
-    return None if time is None else _text(time)
 
 
 def _text(time: datetime) -> str:

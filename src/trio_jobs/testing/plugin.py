@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 _SEED = "scheduler_seed"
 
 
-class _Marker(NamedTuple):
-    """What the marker ``trio_jobs`` of a test was given."""
-
-    handlers: Mapping[str, object]
-    grace_period: float
-    options: dict[str, Any]
+_Pool = tuple[Mapping[str, object], float, dict[str, Any]]  # handlers, grace period, options
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,10 +58,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         seeds = _seeds(*marker.args, **marker.kwargs)
     except TypeError:
-        pytest.fail(
+        _fail(
             f"{metafunc.definition.nodeid}: the marker interleavings takes one number, of at"
-            f" least 1, got {_given(marker)}",
-            pytrace=False,
+            f" least 1, got {_given(marker)}"
         )
     if _SEED not in metafunc.fixturenames:
         metafunc.fixturenames.append(_SEED)
@@ -121,36 +115,46 @@ def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
-def _jobs_marker(request: pytest.FixtureRequest) -> _Marker:
+def _jobs_marker(request: pytest.FixtureRequest) -> _Pool:
     """The test's marker; its own fixture, so that a wrong one fails before Trio starts."""
     marker = request.node.get_closest_marker("trio_jobs")
     if marker is None or not (marker.args or "handlers" in marker.kwargs):
-        pytest.fail(
+        _fail(
             "the fixture `jobs` needs to know the handlers:"
-            ' mark the test with @pytest.mark.trio_jobs({"email": send_email})',
-            pytrace=False,
-        )
-    options = dict(marker.kwargs)
-    tables = [*marker.args, *([options.pop("handlers")] if "handlers" in options else [])]
-    if len(tables) > 1 or not isinstance(tables[0], Mapping):
-        pytest.fail(
-            "the marker trio_jobs takes one table of functions by job type, and its options by"
-            f" name, got {_given(marker)}",
-            pytrace=False,
+            ' mark the test with @pytest.mark.trio_jobs({"email": send_email})'
         )
     if not _is_async(request.node):
-        pytest.fail("the fixture `jobs` is for tests that are async functions", pytrace=False)
+        _fail("the fixture `jobs` is for tests that are async functions")
+    try:
+        return _read_marker(*marker.args, **marker.kwargs)
+    except TypeError:
+        _fail(
+            "the marker trio_jobs takes one table of functions by job type, and its options by"
+            f" name, got {_given(marker)}"
+        )
+    except ValueError as error:
+        _fail(f"the marker trio_jobs: {error}")
+
+
+def _read_marker(
+    handlers: object,
+    *,
+    mock_clock: bool = True,  # noqa: ARG001  (see `pytest_itemcollected`)
+    grace_period: object = 25.0,
+    **options: object,
+) -> _Pool:
     from trio_jobs.settings import PoolSettings, build
 
-    options.pop("mock_clock", None)
-    given = {"grace_period": options.pop("grace_period")} if "grace_period" in options else {}
-    try:
-        return _Marker(tables[0], build(PoolSettings, **given).grace_period, options)
-    except ValueError as error:
-        pytest.fail(f"the marker trio_jobs: {error}", pytrace=False)
+    if not isinstance(handlers, Mapping):
+        raise TypeError(handlers)
+    return handlers, build(PoolSettings, grace_period=grace_period).grace_period, options
 
 
-async def jobs(_jobs_marker: _Marker) -> AsyncIterator["Jobs"]:
+def _fail(text: str) -> NoReturn:
+    pytest.fail(text, pytrace=False)
+
+
+async def jobs(_jobs_marker: _Pool) -> AsyncIterator["Jobs"]:
     """A running pool over the handlers of the marker ``trio_jobs``; see `trio_jobs.Jobs`.
 
     After the test, also a failed one, the pool drains for at most the grace
@@ -160,13 +164,14 @@ async def jobs(_jobs_marker: _Marker) -> AsyncIterator["Jobs"]:
 
     from trio_jobs.embed import open_jobs
 
-    _check_clock(_jobs_marker.handlers)
+    handlers, grace_period, options = _jobs_marker
+    _check_clock(handlers)
     with trio.CancelScope() as scope:
-        async with open_jobs(_jobs_marker.handlers, **_jobs_marker.options) as running:
+        async with open_jobs(handlers, **options) as running:
             # The test finds every worker waiting for a job.
             await trio.testing.wait_all_tasks_blocked()
             yield running  # noqa: ASYNC119 - pytest-trio closes its fixtures
-            scope.deadline = trio.current_time() + _jobs_marker.grace_period
+            scope.deadline = trio.current_time() + grace_period
 
 
 # `pytest_trio.trio_fixture` does the same, but importing it imports Trio.
@@ -226,11 +231,10 @@ def _check_clock(handlers: Mapping[str, object]) -> None:
         return
     for name, handler in HandlerRegistry.of(handlers).table.items():
         if handler.run is not Run.ASYNC:
-            pytest.fail(
+            _fail(
                 f"the handler of {name!r} runs in a {handler.run}, and a clock that jumps ahead"
                 " does not wait for it: mark the test with trio_jobs(..., mock_clock=False), and"
-                " give it no autojump_clock",
-                pytrace=False,
+                " give it no autojump_clock"
             )
 
 
