@@ -138,6 +138,13 @@ def test_grace_period_begins_at_the_first_request(stop: Stop, clock: Clock) -> N
     assert (before, stop.grace_left(), stop.seconds_left()) == (25, 15, 15 + 2 + 4)
 
 
+async def test_late_stop_has_no_last_moment_to_wait_for(stop: Stop, clock: Clock) -> None:
+    stop.request(at=clock() - 28)
+
+    with trio.fail_after(1):
+        await stop.wait_grace_over(trio.Event())
+
+
 def test_request_after_the_run_has_ended_is_no_error(stop: Stop) -> None:
     async def main() -> None:
         Asked(stop)

@@ -149,7 +149,9 @@ class Stop:
         Args:
             cancelled: The grace period has ended early.
         """
-        with trio.move_on_after(self.grace_left() + self._graceful_timeout):
+        left = self.grace_left() + self._graceful_timeout
+        # Not `move_on_after`, which refuses a negative time: a late stop has none left.
+        with trio.move_on_at(trio.current_time() + left):
             await cancelled.wait()
 
     def request(self, *, at: float | None = None) -> None:
