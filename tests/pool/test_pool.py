@@ -1,9 +1,9 @@
 """The pool as it runs, with real handlers: whatever those do, the pool keeps its size."""
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from itertools import count
 from typing import NoReturn
 
@@ -255,34 +255,6 @@ async def test_pool_keeps_its_size_when_handlers_leave_cancel_scopes_open(
         await generator.aclose()
 
 
-async def test_job_without_a_handler_fails_and_the_pool_goes_on() -> None:
-    # HTTP refuses such a type at submission; a program that submits by itself may not.
-    async with running_pool({"meet": Meeting(2)}, workers=2) as pool:
-        bad = submit(pool, "unknown", 3)
-        good = submit(pool, "meet", 2)
-
-    assert {error_of(job).type for job in jobs(pool, bad)} == {"UnknownTypeError"}
-    assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
-
-
-async def test_exit_of_a_handler_does_not_disturb_the_drain(autojump_clock: MockClock) -> None:
-    async def exit_slowly(_: object) -> NoReturn:
-        await trio.sleep(5)
-        raise SystemExit(0)
-
-    async def work(_: object) -> None:
-        await trio.sleep(5)
-
-    async with running_pool({"exit": exit_slowly, "work": work}, workers=2) as pool:
-        bad = submit(pool, "exit", 3)
-        good = submit(pool, "work", 3)
-        await trio.sleep(1)
-        pool.parts.admission.close()
-
-    assert {outcome_of(job) for job in jobs(pool, bad)} == {Outcome.FAILED}
-    assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
-
-
 # The drain and the grace period. --------------------------------------------------------------
 
 
@@ -378,28 +350,6 @@ async def test_value_returned_in_spite_of_the_cancellation_counts(
     assert pool.parts.store.find_nowait(second).status is JobStatus.PENDING
 
 
-async def test_thread_that_is_still_running_at_the_end_is_left_behind_and_its_job_released() -> (
-    None
-):
-    # The real clock: a thread is no task of Trio's.
-    running = trio.Event()
-    go_on: list[bool] = []
-
-    def block(_: object) -> None:
-        trio.from_thread.run_sync(running.set)
-        while not go_on:
-            time.sleep(0.001)
-
-    async with running_pool({"block": block}, workers=1) as pool:
-        (job_id,) = submit(pool, "block")
-        await running.wait()
-        pool.scope.cancel()
-
-    assert pool.parts.store.find_nowait(job_id).status is JobStatus.PENDING
-    assert pool.parts.store.unfinished().ids == ([job_id], [])
-    go_on.append(True)
-
-
 # Every step, every order. ---------------------------------------------------------------------
 
 
@@ -469,46 +419,30 @@ class Scenario:
         assert not set(self.begun) & set(not_begun)
 
 
-async def steps_of_the_scenario() -> int:
-    scenario = Scenario()
-    pool, steps = await scenario.run(lambda _: At(0, lambda: None))
-    scenario.check(pool)
-    assert pool.parts.store.unfinished().ids == ([], [])
-    return steps
+ACTIONS: dict[str, Callable[[Scenario, RunningPool], object]] = {
+    "the pool is cancelled": lambda _, pool: pool.scope.cancel(),
+    "a client leaves": lambda scenario, _: scenario.impatient.cancel(),
+    "the drain begins": lambda _, pool: pool.parts.admission.close(),
+}
 
 
 @pytest.mark.interleavings(3)
-async def test_whatever_step_the_pool_is_cancelled_at_every_job_is_accounted_for() -> None:
-    cut_short = 0
-    for step in range(1, await steps_of_the_scenario() + 1):
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_whatever_step_it_happens_at_every_job_is_accounted_for(action: str) -> None:
+    interrupted = 0
+    step, steps = 0, 1
+    while step <= steps:
         scenario = Scenario()
-        pool, _ = await scenario.run(lambda pool, step=step: At(step, pool.scope.cancel))  # type: ignore[misc]
+        act = partial(ACTIONS[action], scenario)
+        pool, steps_now = await scenario.run(lambda pool: At(step, partial(act, pool)))  # noqa: B023
+        steps = steps if step else steps_now  # at step 0 nothing happens
         scenario.check(pool)
-        cut_short += bool(pool.parts.store.unfinished().ids[0])
+        begun, not_begun = pool.parts.store.unfinished().ids
+        interrupted += len(begun)
+        assert not begun + not_begun or (step and "cancelled" in action)
+        step += 1
 
-    assert cut_short
-
-
-@pytest.mark.interleavings(3)
-async def test_whatever_step_a_client_leaves_at_every_job_completes() -> None:
-    for step in range(1, await steps_of_the_scenario() + 1):
-        scenario = Scenario()
-        pool, _ = await scenario.run(
-            lambda _, step=step, scenario=scenario: At(step, scenario.impatient.cancel)  # type: ignore[misc]
-        )
-        scenario.check(pool)
-        assert pool.parts.store.unfinished().ids == ([], [])
-
-
-@pytest.mark.interleavings(3)
-async def test_whatever_step_the_drain_begins_at_every_accepted_job_completes() -> None:
-    for step in range(1, await steps_of_the_scenario() + 1):
-        scenario = Scenario()
-        pool, _ = await scenario.run(
-            lambda pool, step=step: At(step, pool.parts.admission.close)  # type: ignore[misc]
-        )
-        scenario.check(pool)
-        assert pool.parts.store.unfinished().ids == ([], [])
+    assert bool(interrupted) == ("cancelled" in action)
 
 
 @given(st.random_module(), st.integers(1, 5), st.integers(1, 5))

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, Parts, make_job, make_parts
 from trio_jobs.job import Job, JobStatus
@@ -38,20 +38,6 @@ async def test_everyone_who_waits_for_a_job_gets_it_as_it_completed() -> None:
     assert got == [completed] * 3
     assert completed.status is JobStatus.COMPLETED
     assert parts.waiters.count == 0
-
-
-async def test_a_job_that_is_dropped_at_once_still_reaches_those_who_wait() -> None:
-    parts = make_parts(keep_completed=0)
-    begin(parts, "a")
-    got: list[Job | None] = []
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_for, parts, "a", got)
-        await wait_all_tasks_blocked()
-        completed = parts.pool.complete("a", SUCCEEDED)
-        assert len(parts.store) == 0
-
-    assert got == [completed]
 
 
 async def test_a_job_that_completes_as_its_waiter_gives_up_still_reaches_it() -> None:
@@ -95,19 +81,6 @@ async def test_one_more_than_may_wait_is_refused_until_another_leaves() -> None:
         assert parts.waiters.count == 2
     with parts.waiters.subscribe("b"):
         pass
-
-
-async def test_a_waiter_that_is_cancelled_leaves_nothing_behind(autojump_clock: MockClock) -> None:
-    parts = make_parts()
-    begin(parts, "a")
-
-    for _ in range(3):
-        with trio.move_on_after(5), parts.waiters.subscribe("a") as completion:
-            await completion.wait()
-
-    assert trio.current_time() == 15
-    assert parts.waiters.count == 0
-    assert not parts.waiters._awaited
 
 
 @pytest.mark.interleavings(20)

@@ -29,17 +29,6 @@ async def pour(parts: Parts, submissions: list[JobSpec], admitted: list[Job]) ->
         submissions = submissions[len(jobs) :]
 
 
-async def test_with_room_for_all_they_are_admitted_in_order_in_one_step() -> None:
-    parts = make_parts()
-
-    jobs = await parts.admission.admit_up_to(some(5))
-
-    assert [job.payload for job in jobs] == [b"0", b"1", b"2", b"3", b"4"]
-    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
-    assert parts.store.page_nowait(limit=10) == jobs
-    assert [parts.receive.receive_nowait() for _ in jobs] == [job.id for job in jobs]
-
-
 async def test_as_many_are_admitted_as_there_is_room_for_but_the_last_place() -> None:
     parts = make_parts(buffer_size=4)
 

@@ -50,12 +50,6 @@ def test_ids_can_come_and_go_without_end() -> None:
     assert list(order) == [ids[-1] + "0"]
 
 
-def test_ids_may_all_come_in_the_wrong_order() -> None:
-    ids = ascending(1000)
-
-    assert list(order_of(ids[::-1])) == ids
-
-
 def test_one_that_stays_keeps_no_others_in_the_way() -> None:
     order = order_of(ids := ascending(100_000))
     stays = ids[::1000]

@@ -1,4 +1,8 @@
-"""The store: every move and every refusal, the bounds, the order, and what it costs."""
+"""The store in memory: each move and each refusal, the bounds, pages, keys, and what it costs.
+
+`StoreMachine` (`test_store_model.py`) has any sequence of its calls; these are the texts and the
+corners.
+"""
 
 import sys
 from collections.abc import Callable
@@ -44,7 +48,11 @@ def run_through(store: MemoryStore, job: Job, ending: Ending = SUCCEEDED) -> Job
 
 def contents(store: MemoryStore) -> tuple[list[Job], StoreStatistics, object]:
     """All that can be seen of a store from outside."""
-    return store.page_nowait(limit=sys.maxsize), store.statistics(), store.unfinished().ids
+    return store.page_nowait(limit=sys.maxsize), store.statistics(), store.unfinished()
+
+
+def ids(jobs: list[Job]) -> list[str]:
+    return [job.id for job in jobs]
 
 
 # Moves. ---------------------------------------------------------------------------------------
@@ -56,16 +64,15 @@ def test_job_goes_from_pending_to_processing_to_completed() -> None:
     job = make_job("a")
 
     store.add(job)
-    assert store.find_nowait("a") == job
-
+    read = store.find_nowait("a")
     claimed = store.claim("a")
     assert claimed == store.find_nowait("a")
+    completed = store.complete("a", SUCCEEDED, duration=2.5)
+
+    assert read == job  # a record that was read stays as it was
     assert claimed == replace(
         job, status=JobStatus.PROCESSING, started_at=NOON + timedelta(seconds=1)
     )
-
-    completed = store.complete("a", SUCCEEDED, duration=2.5)
-    assert completed == store.find_nowait("a")
     assert completed == replace(
         claimed,
         status=JobStatus.COMPLETED,
@@ -73,15 +80,16 @@ def test_job_goes_from_pending_to_processing_to_completed() -> None:
         duration=2.5,
         ending=SUCCEEDED,
     )
+    assert store.find_nowait("a") == completed
 
 
 def test_a_wall_clock_that_is_set_back_takes_no_time_before_another() -> None:
     times = iter([NOON - timedelta(seconds=1), NOON - timedelta(hours=1)])
     store = make_store(now=times.__next__)
-    store.add(make_job("a"))
 
-    assert store.claim("a").started_at == NOON
-    assert store.complete("a", SUCCEEDED).completed_at == NOON
+    completed = run_through(store, make_job("a"))
+
+    assert (completed.started_at, completed.completed_at) == (NOON, NOON)
 
 
 def test_released_job_is_as_it_was_admitted(store: MemoryStore) -> None:
@@ -92,6 +100,19 @@ def test_released_job_is_as_it_was_admitted(store: MemoryStore) -> None:
     store.release("a")
 
     assert store.find_nowait("a") == job
+
+
+async def test_awaited_methods_are_the_plain_ones_without_a_checkpoint(store: MemoryStore) -> None:
+    job = run_through(store, keyed("a", "k"))
+    store.add(make_job("b"))
+
+    with assert_no_checkpoints():
+        assert await store.find("a") == await store.find_key("k") == job
+        assert await store.page(after="a", limit=5) == [make_job("b")]
+        assert (await store.request_cancel("b")).cancel_requested
+        await store.delete("a")
+
+    assert store.page_nowait(limit=5) == [store.find_nowait("b")]
 
 
 # Refusals: what people read, and that nothing has changed. ------------------------------------
@@ -113,10 +134,13 @@ def bring_to(store: MemoryStore, where: str) -> None:
         store.release("a")
 
 
-MOVES: dict[str, Callable[[MemoryStore], Job | None]] = {
+MOVES: dict[str, Callable[[MemoryStore], object]] = {
+    "find": lambda store: store.find_nowait("a"),
     "claim": lambda store: store.claim("a"),
     "complete": lambda store: store.complete("a", SUCCEEDED),
     "release": lambda store: store.release("a"),
+    "cancel": lambda store: store.request_cancel_nowait("a"),
+    "delete": lambda store: store.delete_nowait("a"),
 }
 
 
@@ -125,10 +149,13 @@ MOVES: dict[str, Callable[[MemoryStore], Job | None]] = {
     [
         ("pending", "complete", "is pending; only a processing job can become completed"),
         ("pending", "release", "is pending; only a processing job can become pending"),
+        ("pending", "delete", "is pending; only a completed job can be deleted"),
         ("processing", "claim", "is processing; only a pending job can become processing"),
+        ("processing", "delete", "is processing; only a completed job can be deleted"),
         ("completed", "claim", "is completed; only a pending job can become processing"),
         ("completed", "complete", "is completed; only a processing job can become completed"),
         ("completed", "release", "is completed; only a processing job can become pending"),
+        ("completed", "cancel", "is completed; it can not be cancelled"),
         ("released", "claim", "was released; it is not handed out again"),
         ("released", "complete", "is pending; only a processing job can become completed"),
         ("released", "release", "is pending; only a processing job can become pending"),
@@ -147,13 +174,17 @@ def test_every_other_move_is_refused_and_changes_nothing(
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("move", ["get", *MOVES])
-def test_unknown_job_is_refused_and_nothing_changes(store: MemoryStore, move: str) -> None:
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("why", ["never there", "dropped"])
+def test_unknown_job_is_refused_and_nothing_changes(why: str, move: str) -> None:
+    store = make_store(keep_completed=0)
     store.add(make_job("b"))
+    if why == "dropped":
+        run_through(store, make_job("a"))
     before = contents(store)
 
     with pytest.raises(JobNotFoundError, match=r"\Ano job 'a'\Z"):
-        {"get": lambda store: store.find_nowait("a"), **MOVES}[move](store)
+        MOVES[move](store)
 
     assert contents(store) == before
 
@@ -181,11 +212,8 @@ def test_only_a_pending_job_can_be_added(store: MemoryStore, status: JobStatus) 
 
 
 def test_clock_that_fails_changes_nothing() -> None:
-    # Wall clocks are passed in: the times are read before anything is changed.
-    readings = iter([NOON])
-    store = make_store(now=readings.__next__)
-    bring = make_job("a")
-    store.add(bring)
+    store = make_store(now=iter([NOON]).__next__)
+    store.add(make_job("a"))
     store.claim("a")
     before = contents(store)
 
@@ -207,56 +235,40 @@ def test_finished_jobs_beyond_the_count_are_dropped_oldest_completion_first() ->
     for job_id in "cadb":
         store.complete(job_id, SUCCEEDED)
 
-    assert [job.id for job in store.page_nowait(limit=10)] == ["b", "d"]
-    for dropped in "ca":
-        with pytest.raises(JobNotFoundError):
-            store.find_nowait(dropped)
+    assert ids(store.page_nowait(limit=10)) == ["b", "d"]
 
 
 def test_finished_jobs_beyond_the_bytes_are_dropped_oldest_completion_first() -> None:
     store = make_store(keep_completed_bytes=100)
 
     for job_id in "abcd":
-        run_through(
-            store,
-            make_job(
-                job_id,
-                type="t",
-                payload=b"-" * 29,
-            ),
-            ending_of(b"-" * 10),
-        )
+        run_through(store, make_job(job_id, type="t", payload=b"-" * 29), ending_of(10))
 
-    assert [job.id for job in store.page_nowait(limit=10)] == ["c", "d"]
+    assert ids(store.page_nowait(limit=10)) == ["c", "d"]
     assert store.statistics().completed_bytes == 80
 
-    run_through(store, make_job("e", type="t", payload=b"-" * 60), ending_of(b"-" * 39))
+    run_through(store, make_job("e", type="t", payload=b"-" * 60), ending_of(39))
 
-    assert [job.id for job in store.page_nowait(limit=10)] == ["e"]
+    assert ids(store.page_nowait(limit=10)) == ["e"]
     assert store.statistics().completed_bytes == 100
 
 
-def ending_of(result: bytes) -> Ending:
-    return Ending(outcome=Outcome.SUCCEEDED, result=result)
+def ending_of(size: int) -> Ending:
+    return Ending(outcome=Outcome.SUCCEEDED, result=b"-" * size)
 
 
 def test_pending_and_processing_jobs_are_never_dropped() -> None:
     store = make_store(keep_completed=0, keep_completed_bytes=0)
-    store.add(make_job("pending", payload=b"-" * 1000))
-    store.add(make_job("processing", payload=b"-" * 1000))
-    store.add(make_job("released", payload=b"-" * 1000))
+    for job_id in ("pending", "processing", "released"):
+        store.add(make_job(job_id, payload=b"-" * 1000))
     store.claim("processing")
     store.claim("released")
     store.release("released")
 
     for n in range(100):
-        run_through(store, make_job(f"finished-{n}"))
+        assert run_through(store, make_job(f"finished-{n}")).status is JobStatus.COMPLETED
 
-    assert {job.id for job in store.page_nowait(limit=1000)} == {
-        "pending",
-        "processing",
-        "released",
-    }
+    assert ids(store.page_nowait(limit=1000)) == ["pending", "processing", "released"]
     assert store.statistics() == StoreStatistics(
         pending=2,
         processing=1,
@@ -266,7 +278,7 @@ def test_pending_and_processing_jobs_are_never_dropped() -> None:
     )
 
 
-def test_dropped_jobs_are_counted_by_outcome() -> None:
+def test_dropped_jobs_are_counted_by_outcome_and_deleted_ones_are_not() -> None:
     store = make_store(keep_completed=1)
     outcomes = [Outcome.FAILED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT]
     for n, outcome in enumerate(outcomes):
@@ -274,57 +286,16 @@ def test_dropped_jobs_are_counted_by_outcome() -> None:
 
     store.delete_nowait("3")
 
-    assert store.statistics().dropped == NONE_DROPPED | {Outcome.FAILED: 2, Outcome.SUCCEEDED: 1}
-
-
-def test_completing_returns_the_record_even_if_it_is_not_kept() -> None:
-    store = make_store(keep_completed=0)
-
-    assert run_through(store, make_job("a")).status is JobStatus.COMPLETED
-    assert len(store) == 0
-
-
-def test_id_of_a_dropped_job_is_unknown_to_every_move() -> None:
-    store = make_store(keep_completed=0)
-    run_through(store, make_job("a"))
-
-    for move in MOVES.values():
-        with pytest.raises(JobNotFoundError, match=r"\Ano job 'a'\Z"):
-            move(store)
-
-
-def test_records_that_were_read_stay_as_they_were(store: MemoryStore) -> None:
-    store.add(make_job("a"))
-    read = store.find_nowait("a"), *store.page_nowait(limit=1)
-
-    store.claim("a")
-    store.complete("a", SUCCEEDED)
-    store.page_nowait(limit=10).clear()
-
-    assert read == (make_job("a"), make_job("a"))
-    assert len(store.page_nowait(limit=10)) == 1
-
-
-def test_statistics_count_where_the_jobs_are(store: MemoryStore) -> None:
-    for job_id in "abcdef":
-        store.add(make_job(job_id, type="t", payload=b"12345"))
-    for job_id in "abcd":
-        store.claim(job_id)
-    store.complete("a", ending_of(b"1234"))
-    store.release("b")
-
-    assert len(store) == 6
     assert store.statistics() == StoreStatistics(
-        pending=3, processing=2, completed=1, completed_bytes=10, dropped=NONE_DROPPED
+        pending=0,
+        processing=0,
+        completed=0,
+        completed_bytes=0,
+        dropped=NONE_DROPPED | {Outcome.FAILED: 2, Outcome.SUCCEEDED: 1},
     )
-    assert store.unfinished().ids == (["b", "c", "d"], ["e", "f"])
 
 
-# Pages. ---------------------------------------------------------------------------------------
-
-
-def ids(jobs: list[Job]) -> list[str]:
-    return [job.id for job in jobs]
+# Pages, cancel, keys. -------------------------------------------------------------------------
 
 
 def test_pages_follow_each_other_without_a_gap_or_a_repetition(store: MemoryStore) -> None:
@@ -339,39 +310,56 @@ def test_pages_follow_each_other_without_a_gap_or_a_repetition(store: MemoryStor
     assert [job_id for page in pages for job_id in ids(page)] == [f"{n:02}" for n in range(25)]
 
 
-def test_page_after_a_dropped_or_a_foreign_id_goes_on_where_it_would_be() -> None:
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [("d", "fh"), ("a", "bfh"), ("e", "fh"), ("h", ""), ("zz", ""), (None, "bfh")],
+)
+def test_page_after_a_dropped_or_a_foreign_id_goes_on_where_it_would_be(
+    after: str | None, expected: str
+) -> None:
     store = make_store(keep_completed=0)
-    for job_id in "bdfh":
+    for job_id in "hfdb":
         store.add(make_job(job_id))
     store.claim("d")
     store.complete("d", SUCCEEDED)
 
-    assert ids(store.page_nowait(after="d", limit=10)) == ["f", "h"]
-    assert ids(store.page_nowait(after="a", limit=10)) == ["b", "f", "h"]
-    assert ids(store.page_nowait(after="e", limit=1)) == ["f"]
-    assert ids(store.page_nowait(after="h", limit=10)) == []
-    assert ids(store.page_nowait(after="zz", limit=10)) == []
-    assert ids(store.page_nowait(limit=0)) == []
+    assert ids(store.page_nowait(after=after, limit=10)) == list(expected)
+    assert ids(store.page_nowait(after=after, limit=1)) == list(expected[:1])
 
 
-def test_page_is_ordered_by_id_whatever_has_happened_to_the_jobs(store: MemoryStore) -> None:
-    for job_id in "cab":
-        store.add(make_job(job_id))
-    for job_id in "bac":
-        store.claim(job_id)
-    store.complete("c", SUCCEEDED)
-    store.release("a")
-
-    assert ids(store.page_nowait(limit=10)) == ["a", "b", "c"]
-
-
-def test_jobs_that_come_in_between_two_pages_are_on_a_later_one(store: MemoryStore) -> None:
+def test_cancel_request_is_noted_on_a_pending_and_on_a_processing_job(store: MemoryStore) -> None:
     store.add(make_job("a"))
-    store.add(make_job("b"))
-    first = store.page_nowait(limit=1)
-    store.add(make_job("c"))
+    asked = replace(make_job("a"), cancel_requested=True)
 
-    assert ids(store.page_nowait(after=first[-1].id, limit=10)) == ["b", "c"]
+    assert store.request_cancel_nowait("a") == store.find_nowait("a") == asked
+    claimed = store.claim("a")
+    assert claimed.cancel_requested
+    assert store.request_cancel_nowait("a") == claimed
+
+
+def keyed(job_id: str, key: str) -> Job:
+    return replace(make_job(job_id), key=IdempotencyKey(text=key, digest=b"digest"))
+
+
+def test_key_finds_its_job_as_it_is_now_and_is_taken(store: MemoryStore) -> None:
+    store.add(keyed("a", "k"))
+    store.claim("a")
+
+    assert store.find_key_nowait("k") == store.find_nowait("a")
+    assert store.find_key_nowait("other") is None
+    with pytest.raises(DuplicateJobError, match="the key 'k'"):
+        store.add(keyed("b", "k"))
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize("how", ["dropped", "deleted"])
+def test_key_goes_with_its_job(how: str) -> None:
+    store = make_store(keep_completed=0 if how == "dropped" else 1)
+    for job_id in ("a", "b", "c"):
+        run_through(store, keyed(job_id, "k"))
+        if how == "deleted":
+            store.delete_nowait(job_id)
+        assert store.find_key_nowait("k") is None
 
 
 # Cost: counted, never timed. ------------------------------------------------------------------
@@ -451,130 +439,3 @@ def test_cost_grows_neither_with_the_jobs_kept_nor_with_those_dropped() -> None:
 
     # The bisections take some comparisons more.
     assert large < 1.5 * small
-
-
-def test_memory_stays_at_its_plateau_over_200_000_jobs() -> None:
-    # Blocks rather than bytes: counting those costs nothing. Many sizes of
-    # objects are too large for a block, such as the tables of big dicts; so the
-    # store's own containers are measured as well.
-    store = make_store(keep_completed=1000)
-
-    def run(start: int, end: int) -> tuple[int, int]:
-        for n in range(start, end):
-            run_through(store, make_job(f"{n:010}"))
-        containers = [getattr(store, name) for name in vars(store)]
-        return sys.getallocatedblocks(), sum(map(sys.getsizeof, containers))
-
-    blocks, size = run(0, 20_000)
-    later_blocks, later_size = run(20_000, 200_000)
-
-    assert len(store) == 1000
-    assert later_blocks < blocks + 500
-    assert later_size <= 2 * size
-
-
-# Cancel, delete, keys. -----------------------------------------------------------------------
-
-
-async def test_awaited_methods_are_the_plain_ones_without_a_checkpoint(
-    store: MemoryStore,
-) -> None:
-    job = run_through(store, keyed("a", "k"))
-    store.add(make_job("b"))
-
-    with assert_no_checkpoints():
-        assert await store.find("a") == await store.find_key("k") == job
-        assert await store.page(after="a", limit=5) == [make_job("b")]
-        assert (await store.request_cancel("b")).cancel_requested
-        await store.delete("a")
-
-    assert store.page_nowait(limit=5) == [store.find_nowait("b")]
-
-
-def keyed(job_id: str, key: str) -> Job:
-    return replace(make_job(job_id), key=IdempotencyKey(text=key, digest=b"digest"))
-
-
-def test_cancel_request_is_noted_on_a_pending_and_on_a_processing_job() -> None:
-    store = make_store()
-    store.add(make_job("a"))
-
-    assert (
-        store.request_cancel_nowait("a")
-        == store.find_nowait("a")
-        == replace(make_job("a"), cancel_requested=True)
-    )
-    claimed = store.claim("a")
-    assert claimed.cancel_requested
-    assert store.request_cancel_nowait("a") == claimed
-    assert store.statistics().processing == 1
-
-
-def test_completed_job_cannot_be_cancelled() -> None:
-    store = make_store()
-    store.add(make_job("a"))
-    store.claim("a")
-    completed = store.complete("a", SUCCEEDED)
-
-    with pytest.raises(InvalidTransitionError, match="'a' is completed; it can not be cancelled"):
-        store.request_cancel_nowait("a")
-    assert store.find_nowait("a") == completed
-    with pytest.raises(JobNotFoundError):
-        store.request_cancel_nowait("b")
-
-
-def test_deleted_job_is_gone_with_its_bytes() -> None:
-    store = make_store()
-    store.add(make_job("a"))
-    store.claim("a")
-    store.complete("a", SUCCEEDED)
-
-    store.delete_nowait("a")
-
-    assert store.page_nowait(limit=10) == []
-    assert store.statistics() == StoreStatistics(
-        pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED
-    )
-    with pytest.raises(JobNotFoundError):
-        store.delete_nowait("a")
-
-
-def test_only_a_completed_job_can_be_deleted() -> None:
-    store = make_store()
-    store.add(make_job("a"))
-    with pytest.raises(InvalidTransitionError, match="'a' is pending"):
-        store.delete_nowait("a")
-    store.claim("a")
-    with pytest.raises(InvalidTransitionError, match="only a completed job can be deleted"):
-        store.delete_nowait("a")
-    assert store.find_nowait("a").status is JobStatus.PROCESSING
-
-
-def test_key_finds_its_job_as_it_is_now() -> None:
-    store = make_store()
-    store.add(keyed("a", "k"))
-    store.claim("a")
-
-    assert store.find_key_nowait("k") == store.find_nowait("a")
-    assert store.find_key_nowait("other") is None
-
-
-def test_second_job_with_a_key_is_refused() -> None:
-    store = make_store()
-    store.add(keyed("a", "k"))
-
-    with pytest.raises(DuplicateJobError, match="the key 'k'"):
-        store.add(keyed("b", "k"))
-    assert len(store) == 1
-
-
-@pytest.mark.parametrize("how", ["dropped", "deleted"])
-def test_key_goes_with_its_job(how: str) -> None:
-    store = make_store(keep_completed=0 if how == "dropped" else 1)
-    for job_id in ("a", "b", "c"):
-        store.add(keyed(job_id, "k"))
-        store.claim(job_id)
-        store.complete(job_id, SUCCEEDED)
-        if how == "deleted":
-            store.delete_nowait(job_id)
-        assert store.find_key_nowait("k") is None
