@@ -19,7 +19,7 @@ from tests.docs.blocks import DOCS, SOURCE
 from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.settings import SECTIONS, HandlerSettings
+from trio_jobs.settings import SECTIONS, HandlerSettings, settings_of
 from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, SIGALRM_AFTER_SECONDS
 from trio_jobs.testing import plugin
 
@@ -54,6 +54,15 @@ def test_every_setting_is_there_with_its_default() -> None:
     assert documented.keys() == defaults.keys() | handlers | {"handlers.TYPE"}
     for key, default in defaults.items():
         assert documented[key] == in_toml(default), key
+
+
+def test_every_range_of_a_setting_is_as_documented() -> None:
+    types = {row[0].strip("`"): row[1] for row in rows_of("settings.md")}
+    for section, kind in SECTIONS.items():
+        for name, setting in settings_of(kind).items():
+            if " to " in types[f"{section}.{name}"]:
+                low, high = re.findall(r"\d+", setting.values)
+                assert types[f"{section}.{name}"] == f"{int(low):,} to {int(high):,}", name
 
 
 def in_toml(value: object) -> str:
