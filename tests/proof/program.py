@@ -689,7 +689,7 @@ def check_nothing_is_left(program: Program) -> None:
     assert (waiters.count, waiters._awaited) == (0, {})
     assert not program.core.capacity._fifo.locked()
     assert not admission._open_blocks
-    assert not program.core.executor._running
+    assert not program.core.executor.running
 
 
 # Running it. ------------------------------------------------------------------------------------

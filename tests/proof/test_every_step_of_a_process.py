@@ -172,7 +172,7 @@ async def one_life(
     life = Life(processor=make_processor({"test": handler}, processes=processes), ledger=ledger)
     await life.live(step, action)
     check(life)
-    assert len(children_of(os.getpid())) == processes.idle <= 1
+    assert len(children_of(os.getpid())) == len(processes._idle) <= 1
     return life
 
 

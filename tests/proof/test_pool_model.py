@@ -466,7 +466,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def what_the_workers_have_runs_and_nothing_else(self) -> None:
         assert self.began == dict.fromkeys(self.model.began, 1)
-        assert set(self.parts.pool.executor._running) == set(self.model.running())
+        assert set(self.parts.pool.executor.running) == set(self.model.running())
 
     @invariant()
     def the_unfinished_are_told_apart(self) -> None:

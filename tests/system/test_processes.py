@@ -338,7 +338,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
         idle = await wait_for_pids(tmp_path, 4)
         (tmp_path / "go").touch()
         processes = pool.parts.pool.processes
-        await wait_until(lambda: processes is not None and processes.idle == 4)
+        await wait_until(lambda: processes is not None and len(processes._idle) == 4)
         descriptors = len(tasks.descriptors())
         last = await next_result(pool)
         for pid in {*idle} - {last}:

@@ -88,7 +88,8 @@ class BlockingMonitor(trio.abc.Instrument):
 
         A worker ends its burst, and the step, after a job that takes long.
         """
-        running = self._executor.find_running(task.context.get(current_job_id))
+        job_id = task.context.get(current_job_id)
+        running = None if job_id is None else self._executor.running.get(job_id)
         if running is None and self._executor.last_ended is not self._last_ended:
             running = self._executor.last_ended
         if running and running.handler is not None and running.handler.run is Run.ASYNC:

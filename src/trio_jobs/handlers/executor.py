@@ -46,6 +46,7 @@ class JobExecutor:
 
     Attributes:
         registry: The handlers.
+        running: The running jobs by id, in the order of their claims.
         last_ended: The job that ended last; None before the first.
 
     Raises:
@@ -70,7 +71,7 @@ class JobExecutor:
         self._processes = processes
         self._shortage = shortage or StartShortage()
         self._forks = FORKS.count
-        self._running: dict[str, RunningJob] = {}  # by id, in the order of their claims
+        self.running: dict[str, RunningJob] = {}
         self._ended_types: set[str] = set()
         # The jobs that were released before their handlers began; at most one per worker, because
         # a worker ends with its release.
@@ -97,7 +98,7 @@ class JobExecutor:
             return CANCELLED
         outer = innermost_nursery()  # the caller's
         token = current_job_id.set(job.id)
-        self._running[job.id] = running = RunningJob(job)
+        self.running[job.id] = running = RunningJob(job)
         try:
             running.handler = handler = self.registry.find(job.type)
             # A scope that the handler has opened and not closed (in an abandoned async generator)
@@ -125,7 +126,7 @@ class JobExecutor:
                 _log_raised(failure, job, error)
             return decided or _failed(failure)  # noqa: ASYNC104 - the handler's, not this task's
         finally:
-            del self._running[job.id]
+            del self.running[job.id]
             self.last_ended = running
             self._ended_types.add(job.type)
             current_job_id.reset(token)
@@ -140,7 +141,7 @@ class JobExecutor:
         Returns:
             Whether the job is running and ends as cancelled.
         """
-        running = self._running.get(job_id)
+        running = self.running.get(job_id)
         return running is not None and running.cancel()
 
     def has_begun(self, job_id: str) -> bool:
@@ -148,24 +149,20 @@ class JobExecutor:
 
         A job that has not begun waits for a process or a thread, or was released while waiting.
         """
-        running = self._running.get(job_id)
+        running = self.running.get(job_id)
         if running is not None:
             return running.begun
         return job_id not in self._released_before_begin
 
-    def find_running(self, job_id: str | None) -> RunningJob | None:
-        """The running job with this id."""
-        return None if job_id is None else self._running.get(job_id)
-
     def oldest_running_seconds(self) -> float | None:
         """The age of the oldest claim in seconds; None if no job runs."""
-        for running in self._running.values():
+        for running in self.running.values():
             return trio.current_time() - running.started
         return None
 
     def recent_types(self) -> set[str]:
         """The types of the jobs that run, or have ended since the last `forget_types`."""
-        return self._ended_types | {each.job.type for each in self._running.values()}
+        return self._ended_types | {each.job.type for each in self.running.values()}
 
     def forget_types(self) -> Iterable[str]:
         """Forget the types of ended jobs, and return them."""

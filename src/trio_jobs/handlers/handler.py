@@ -115,25 +115,6 @@ class Handler:
             decode=make_decoder(type_),
         )
 
-    def call_plain(self, payload: object) -> object:
-        """Call a plain function, in its thread or process.
-
-        Raises:
-            TypeError: The function returned an awaitable: it is a plain wrapper around an async
-                function, which looks like a plain one.
-            RuntimeError: The function raised ``StopIteration``. Passed on through a coroutine,
-                that would become a `RuntimeError` which says less.
-        """
-        try:
-            result = self.call(payload)
-        except StopIteration as error:
-            raise RuntimeError("the function raised StopIteration") from error
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError("a plain function returned an awaitable; make it an async function")
-        return result
-
 
 def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
     """Run a plain function from JSON to JSON; never raises.
@@ -148,13 +129,26 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
     forks = FORKS.count
     answer: bytes | Failure
     try:
-        result = handler.call_plain(handler.decode(payload))
-        answer = encode_result(result, max_bytes=max_result_bytes)
+        answer = encode_result(_call_plain(handler, payload), max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001 - no exception may leave the thread
         answer = describe(error, own=_OWN)
     if forks != FORKS.count:
         os._exit(int(isinstance(answer, Failure)))
     return answer  # noqa: ASYNC104 - this runs outside of Trio
+
+
+def _call_plain(handler: Handler, payload: bytes) -> object:
+    try:
+        result = handler.call(handler.decode(payload))
+    except StopIteration as error:
+        # Raised through a coroutine, it would become a RuntimeError that says less.
+        raise RuntimeError("the function raised StopIteration") from error
+    if inspect.isawaitable(result):
+        # A plain wrapper around an async function looks like a plain function.
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("a plain function returned an awaitable; make it an async function")
+    return result
 
 
 def _where(function: Callable[..., Any], run: str | None) -> Run:

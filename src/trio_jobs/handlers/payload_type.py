@@ -4,9 +4,8 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -22,17 +21,11 @@ PayloadType: TypeAlias = Any
 _decode_anything = msgspec.json.Decoder().decode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadSchemas:
-    """The JSON schemas of payloads.
+class PayloadSchemas(NamedTuple):
+    """The JSON schemas of payloads."""
 
-    Attributes:
-        types: By job type; an empty schema for any JSON.
-        components: The schemas that these refer to, by name.
-    """
-
-    types: Mapping[str, Mapping[str, object]]
-    components: Mapping[str, Mapping[str, object]]
+    types: Mapping[str, Mapping[str, object]]  # by job type; an empty one for any JSON
+    components: Mapping[str, Mapping[str, object]]  # that these refer to, by name
 
 
 def payload_type(

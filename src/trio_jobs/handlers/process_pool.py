@@ -84,11 +84,6 @@ class ProcessPool:
         """How many file descriptors the pool takes at most."""
         return _STARTING_DESCRIPTORS + _DESCRIPTORS * int(self._limiter.total_tokens)
 
-    @property
-    def idle(self) -> int:
-        """How many children wait for a job."""
-        return len(self._idle)
-
     async def __aenter__(self) -> Self:
         if imports_in_child.get():
             raise RuntimeError(

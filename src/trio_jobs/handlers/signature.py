@@ -10,10 +10,9 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from inspect import Parameter
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from trio_jobs.handlers.importing import (
     HandlerError,
@@ -43,18 +42,11 @@ _PAYLOAD_ALONE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How to call a function.
+class Shape(NamedTuple):
+    """How to call a function."""
 
-    Attributes:
-        payload: The payload's parameter; None if the function has no signature.
-        takes_context: Whether ``call`` takes the context behind the payload.
-        call: Calls the function.
-    """
-
-    payload: Parameter | None
-    takes_context: bool
+    payload: Parameter | None  # None if the function has no signature
+    takes_context: bool  # behind the payload
     call: Callable[..., Any]
 
 
