@@ -130,7 +130,7 @@ async def test_after_a_job_that_was_dropped_meanwhile_the_next_ones_follow() -> 
     names = fill(api, 5)
     complete(api, names[2])
 
-    assert ids(await api.client.get(f"/jobs?after={names[2]}")) == names[3:]
+    assert ids(await api.client.get(f"/jobs?after={names[2].upper()}")) == names[3:]
     assert ids(await api.client.get(f"/jobs?limit=1&after={names[2]}")) == [names[3]]
 
 
@@ -142,13 +142,6 @@ async def test_after_the_last_job_there_is_nothing_and_no_next_page() -> None:
         answer = await api.client.get(f"/jobs?{query}")
         assert ids(answer) == []
         assert "link" not in answer.headers
-
-
-async def test_an_id_in_capitals_is_the_same_id() -> None:
-    api = Api()
-    names = fill(api, 3)
-
-    assert ids(await api.client.get(f"/jobs?after={names[0].upper()}")) == names[1:]
 
 
 @pytest.mark.parametrize(
@@ -167,13 +160,10 @@ async def test_a_bad_query_is_400(query: str, caplog: pytest.LogCaptureFixture) 
     problem = assert_problem(await Api().client.get(f"/jobs?{query}"), 400)
 
     assert len(problem["detail"]) < 500
+    if query == "status=done":
+        words = "status must be one of pending, processing, completed, got 'done'"
+        assert problem["detail"] == words
     assert not caplog.records
-
-
-async def test_a_bad_value_is_answered_with_the_good_ones() -> None:
-    problem = assert_problem(await Api().client.get("/jobs?status=done"), 400)
-
-    assert problem["detail"] == "status must be one of pending, processing, completed, got 'done'"
 
 
 @pytest.mark.interleavings(10)

@@ -98,20 +98,18 @@ async def test_a_wait_is_capped_and_the_answer_says_so(
     assert got[0].headers["preference-applied"] == f"wait={held}"
 
 
-async def test_a_job_that_has_completed_is_answered_at_once() -> None:
+async def test_a_job_that_has_completed_or_is_unknown_is_answered_at_once() -> None:
     api = Api()
+    got: list[Answer] = []
+    await get(api, got)
+    assert_problem(got.pop(), 404)
     begin(api)
     api.parts.pool.complete(ID, SUCCEEDED)
-    got: list[Answer] = []
 
     await get(api, got)
 
     assert got[0].json()["status"] == "completed"
     assert got[0].headers["preference-applied"] == "wait=10"
-
-
-async def test_an_unknown_job_is_not_waited_for() -> None:
-    assert_problem(await Api().client.get(f"/jobs/{ID}", prefer="wait=10"), 404)
 
 
 async def test_a_waiter_gets_the_job_also_when_it_is_dropped_at_once() -> None:
@@ -178,18 +176,6 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(
         assert api.parts.waiters.count == 0
         assert not api.parts.waiters._awaited
     assert not caplog.records
-
-
-async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
-    api = Api()
-    begin(api)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(get, api, [])
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-
-    assert api.parts.waiters.count == 0
 
 
 async def test_a_submission_that_waits_is_answered_with_all_of_the_completed_job() -> None:

@@ -243,34 +243,6 @@ def test_marker_with_wrong_arguments_says_what_it_was_given(pytester: pytest.Pyt
     assert "the fixture `jobs` is for tests that are async functions" in result.outlines
 
 
-def test_fixture_of_the_projects_own_that_has_the_same_name_needs_no_marker(
-    pytester: pytest.Pytester,
-) -> None:
-    result = run(
-        pytester,
-        """
-import pytest
-
-@pytest.fixture
-def jobs():
-    return "our own"
-
-def test_own(jobs):
-    assert jobs == "our own"
-
-class TestBuiltOnOurs:
-    @pytest.fixture
-    def jobs_client(self, jobs_client):
-        return jobs_client
-
-    def test_own(self, jobs):
-        assert jobs == "our own"
-""",
-    )
-
-    result.assert_outcomes(passed=2)
-
-
 def test_marker_of_a_module_leaves_its_other_tests_alone(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
