@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_jobs.bounded_write import open_for_writing, write_within
+from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_within
 
 MUCH = b"x" * 10_000_000
 
@@ -28,23 +28,17 @@ def unread(request: pytest.FixtureRequest) -> Iterator[int]:
         yield writer
 
 
-def test_write_gives_up_at_its_deadline(unread: int) -> None:
+def test_write_takes_what_fits_and_gives_up_at_its_deadline(unread: int) -> None:
     fd = open_for_writing(unread)
     start = time.monotonic()
 
+    for seconds in (0, -1):
+        assert write_within(fd, b"line\n", seconds) == 5
     written = write_within(fd, MUCH, 0.05)
 
     assert 0 < written < len(MUCH)
     assert 0.05 <= time.monotonic() - start < 1
     assert os.get_blocking(unread)
-    os.close(fd)
-
-
-@pytest.mark.parametrize("seconds", [0, -1])
-def test_write_without_time_still_takes_what_fits(seconds: float, unread: int) -> None:
-    fd = open_for_writing(unread)
-
-    assert write_within(fd, b"line\n", seconds) == 5
     os.close(fd)
 
 
@@ -56,6 +50,23 @@ def test_pipe_that_cannot_be_opened_anew_is_written_in_pieces_that_fit() -> None
     assert os.read(reader, len(MUCH)) == MUCH[:written]
     os.close(reader)
     os.close(writer)
+
+
+def test_pieces_end_where_a_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[bytes] = []
+
+    def write(_fd: int, piece: bytes) -> int:
+        pieces.append(piece)
+        return len(piece)
+
+    monkeypatch.setattr(os, "write", write)
+    long = b"y" * (PIECE_BYTES + 100) + b"\n"
+    data = b"x" * 3000 + b"\n" + b"x" * 3000 + b"\n" + long
+
+    assert write_within(1, data, 1) == len(data)
+
+    assert b"".join(pieces) == data
+    assert [len(piece) for piece in pieces] == [3001, 3001, PIECE_BYTES, 101]
 
 
 def test_file_keeps_its_position(tmp_path: Path) -> None:
@@ -70,22 +81,15 @@ def test_file_keeps_its_position(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one\ntwo\nthree\n"
 
 
-def test_error_ends_the_write() -> None:
+def test_error_ends_the_write_and_a_closed_descriptor_leads_nowhere() -> None:
     reader, writer = os.pipe()
     fd = open_for_writing(writer)
     os.close(reader)
 
     assert write_within(fd, b"line\n", None) == 0
+
     os.close(writer)
     os.close(fd)
-
-
-def test_closed_descriptor_leads_nowhere() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    os.close(writer)
-
-    fd = open_for_writing(writer)
-
-    assert write_within(fd, b"line\n", None) == 5
-    os.close(fd)
+    nowhere = open_for_writing(writer)
+    assert write_within(nowhere, b"line\n", None) == 5
+    os.close(nowhere)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 
 from trio_jobs.forks import Forks
-from trio_jobs.logs.formatter import LineFormat
 from trio_jobs.logs.installation import Logs, start_logging
 
 # How many children there are, and how many lines each logs.
@@ -38,9 +37,9 @@ def fails_everywhere_and_ends() -> None:
         thread.join()
 
 
-def start_logging_with_forks(line_format: LineFormat = "text") -> Logs:
+def start_logging_with_forks() -> Logs:
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-    logs = start_logging("INFO", line_format)
+    logs = start_logging("INFO", "text")
     forks = Forks()
     forks.watch()
     forks.in_child(logs.write_directly)
@@ -79,23 +78,6 @@ def forks_among_much() -> None:
         log.info("parent", extra={"n": FORKS_LINES + n})
     wait_for(children)
     assert logs.flush_within(seconds=10)
-
-
-def logs_a_long_line_in_a_child() -> None:
-    start_logging_with_forks("json")
-
-    def fail_deep(depth: int) -> None:
-        if not depth:
-            raise ValueError("the end")
-        fail_deep(depth - 1)
-
-    def log_in_child() -> None:
-        try:
-            fail_deep(500)
-        except ValueError:
-            log.exception("long", extra={f"pad{n}": "x" * 10_000 for n in range(4)})
-
-    wait_for([fork(log_in_child)])
 
 
 def forks_while_threads_log() -> None:

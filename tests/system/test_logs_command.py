@@ -1,6 +1,7 @@
 """The log of the command, whatever handlers and their modules do to logging and to processes."""
 
 import re
+import select
 import signal
 from pathlib import Path
 
@@ -20,7 +21,10 @@ fork = multiprocessing.get_context("fork")
 def say(what):
     for n in range(20):
         log.info("said", extra={"by": what, "n": n})
-    log.error("long", extra={"by": what, "pad": "x" * 100_000})
+    try:
+        raise ValueError("the end")
+    except ValueError:
+        log.exception("long", extra={"by": what, **{f"pad{n}": "x" * 10_000 for n in range(4)}})
 
 
 async def in_async(what):
@@ -66,7 +70,9 @@ async def test_lines_of_children_arrive_whole_and_once_with_the_id_of_the_job(
     for what in ("import", "in_async", "in_thread"):
         expected += [f"said{ids.get(what, '')} by={what} n={n}" for n in range(20)]
     assert sorted(lines) == sorted(expected)
-    assert len(server.lines_with(" ERROR shop long")) == 3
+    longs = server.lines_with(" ERROR shop long")
+    assert [1000 < len(line.encode()) < select.PIPE_BUF for line in longs] == [True] * 3
+    assert server.lines.count("  ValueError: the end") == 3
 
 
 # What user code does to logging: its code, and the names of what the server then puts back. The
