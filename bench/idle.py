@@ -1,8 +1,6 @@
 """Row 9: the CPU of a server with many clients, none of which sends or gets anything."""
 
-import json
 import resource
-import socket
 import time
 from contextlib import ExitStack
 
@@ -14,8 +12,10 @@ from bench.row import Reach, Result, Row
 # Descriptors beside those of the connections.
 _SPARE = 200
 
-_JOBS = 1_000
 _HANDLER = '[handlers]\ndefault = "bench.workload:forever"\n'
+
+# A job that never ends, and the wish to wait for it.
+_WAIT = post("/jobs", b'{"type": "forever"}').replace(b"\r\n", b"\r\nPrefer: wait=120\r\n", 1)
 
 
 def measure(
@@ -25,7 +25,7 @@ def measure(
 
     Args:
         connections: Keep-alive connections without a request.
-        waiters: Requests that wait for a job.
+        waiters: Requests that wait for a job of their own.
         seconds: The length of a turn.
         turns: How many turns are measured.
     """
@@ -37,17 +37,18 @@ def measure(
             "max_waiters": waiters,
             "max_connections": connections + waiters + _SPARE,
         }
-        settings = ours.Settings(buffer_size=_JOBS, grace_period=0, handlers=_HANDLER, http=http)
+        settings = ours.Settings(buffer_size=waiters, grace_period=0, handlers=_HANDLER, http=http)
         server = stack.enter_context(ours.running(settings))
-        ids = _submit(server.port)
         for _ in range(connections):
             client = stack.enter_context(connect(server.port))
-            _ask(client, "/health", answered=True)
-        for number in range(waiters):
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if b" 200 " not in client.recv(65536)[:20]:
+                raise LoadError("no 200 for /health")
+        for _ in range(waiters):
             client = stack.enter_context(connect(server.port))
-            _ask(client, f"/jobs/{ids[number % len(ids)]}", answered=False)
-        values = []
+            client.sendall(_WAIT)
         _settle(server.pid)
+        values = []
         for _ in range(turns):
             before = cpu_seconds(server.pid)
             time.sleep(seconds)
@@ -62,24 +63,6 @@ def measure(
             unit=" %",
         )
     ]
-
-
-def _submit(port: int) -> list[str]:
-    """Submit jobs that never end, and return their ids."""
-    ids = []
-    with connect(port) as client:
-        for _ in range(_JOBS):
-            client.sendall(post("/jobs", b'{"type": "forever"}'))
-            body = client.recv(65536).partition(b"\r\n\r\n")[2]
-            ids.append(json.loads(body)["id"])
-    return ids
-
-
-def _ask(client: socket.socket, path: str, *, answered: bool) -> None:
-    prefer = "" if answered else "Prefer: wait=120\r\n"
-    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{prefer}\r\n".encode())
-    if answered and b" 200 " not in client.recv(65536)[:20]:
-        raise LoadError(f"no 200 for {path}")
 
 
 def _settle(pid: int) -> None:
