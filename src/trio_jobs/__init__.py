@@ -1,8 +1,7 @@
 """A job server in one process: submit over HTTP, N workers, each job exactly once, a clean stop.
 
-For those who use it from Python, everything they need has its name here. It is
-imported when it is first asked for: the command and its child processes do not
-pay for what they do not use.
+This package has the public names. Each is imported at its first use, so the
+command and its child processes import no more than they need.
 """
 
 from importlib import import_module
@@ -59,34 +58,10 @@ _MODULES = {
     "open_jobs": "embed",
 }
 
-__all__ = [
-    "AdmissionError",
-    "Ending",
-    "Handler",
-    "HandlerError",
-    "IdempotencyKey",
-    "InvalidTransitionError",
-    "Job",
-    "JobContext",
-    "JobError",
-    "JobNotFoundError",
-    "JobStatus",
-    "JobUnsuccessfulError",
-    "Jobs",
-    "LogFormatter",
-    "Outcome",
-    "PayloadError",
-    "PoolStatistics",
-    "QueueFullError",
-    "Run",
-    "ShuttingDownError",
-    "TooManyWaitersError",
-    "UnknownTypeError",
-    "open_jobs",
-]
+__all__ = [*_MODULES]
 
 
-if not TYPE_CHECKING:  # or else a type checker would take any name for one that is there
+if not TYPE_CHECKING:  # a type checker would believe that every name is here
 
     def __getattr__(name: str) -> object:
         if name in _MODULES:

@@ -22,10 +22,10 @@ _MODULES = {
     "cancelled_at_each_step": "steps",
 }
 
-__all__ = ["Answer", "Attempt", "Client", "OpenRequest", "cancelled_at_each_step"]
+__all__ = [*_MODULES]
 
 
-if not TYPE_CHECKING:  # or else a type checker would take any name for one that is there
+if not TYPE_CHECKING:  # a type checker would believe that every name is here
 
     def __getattr__(name: str) -> object:
         if name in _MODULES:
