@@ -12,28 +12,10 @@ import trio
 
 from tests.command import Command, Gate, configuration, ledger, run_command, running_command
 from tests.system.test_stopping import FAULT_IN_THE_STORE, with_fault
-from trio_jobs.api.ndjson import Lines
-from trio_jobs.api.submission_json import parse_submission
-from trio_jobs.handlers.registry import HandlerRegistry
+from tests.test_leftovers import submissions
 
 TOO_LONG = 20.0
 APART = 0.3  # seconds between two signals, for both to count
-
-
-async def anything(_payload: object) -> None:
-    """A handler."""
-
-
-def submissions(path: Path) -> list[tuple[str, bytes]]:
-    """What `POST /jobs/stream` makes of a file."""
-    lines = Lines()
-    texts = [*lines.feed(path.read_bytes()), lines.last()]
-    handlers = HandlerRegistry.of({"default": anything})
-    parsed = [parse_submission(text, handlers) for text in texts if text.strip()]
-    return [(each.type, each.payload) for each in parsed]
-
-
-# Over the command
 
 
 def shop(workers: int = 1, *, grace_period: float = 60, work: str = "at_the_gate") -> str:
