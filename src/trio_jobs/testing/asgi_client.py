@@ -55,7 +55,7 @@ def _stems_from_disconnect(error: BaseException | None) -> bool:
     return error is not None
 
 
-class OpenRequest:
+class OpenRequest(AsyncIterator[bytes]):
     """One request and its answer, piece by piece; `Client.open` makes and runs it.
 
     Args:
@@ -139,9 +139,9 @@ class OpenRequest:
         Raises:
             trio.EndOfChannel: The application has ended before its answer had.
         """
-        return _Pieces(self._receive_piece)
+        return self  # no generator: Trio warns of a generator that is not exhausted
 
-    async def _receive_piece(self) -> bytes:
+    async def __anext__(self) -> bytes:
         if not self._more:
             raise StopAsyncIteration
         message = await self._from_app.receive()
@@ -171,16 +171,6 @@ class OpenRequest:
             await self._to_client.send(message)
         except trio.BrokenResourceError:
             raise _DisconnectedError("the client has disconnected") from None
-
-
-class _Pieces(AsyncIterator[bytes]):
-    """Not a generator: Trio warns of a generator that is not exhausted."""
-
-    def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
-        self._receive = receive
-
-    async def __anext__(self) -> bytes:
-        return await self._receive()
 
 
 class Client:

@@ -113,72 +113,56 @@ async def cancelled_at_each_step(
         raise ValueError(f"only an async handler has steps; {handler.name} runs in a {handler.run}")
     encoded = encode_payload(payload, max_bytes=_MAX_BYTES)
     check_submission("test", encoded, HandlerRegistry({"test": handler}))
-    run = _Run(handler, encoded, cancel_at=None)
-    await run.run()
-    steps = run.steps
+    steps, _ = await _run(handler, encoded, cancel_at=None)
     yield Attempt(step=None, steps=steps, returned=True)
     for step in range(steps + 1):
-        run = _Run(handler, encoded, cancel_at=step)
-        await run.run()
-        yield Attempt(step=step, steps=steps, returned=run.returned)
+        _, returned = await _run(handler, encoded, cancel_at=step)
+        yield Attempt(step=step, steps=steps, returned=returned)
 
 
-class _Run:
-    """One run, by the executor that runs jobs in the server."""
+async def _run(handler: Handler, payload: bytes, *, cancel_at: int | None) -> tuple[int, bool]:
+    """Run the handler once, by the executor that runs jobs in the server.
 
-    def __init__(self, handler: Handler, payload: bytes, *, cancel_at: int | None) -> None:
-        self._handler = handler
-        self._cancel_at = cancel_at
-        self._job = Job(id="test", type="test", payload=payload, created_at=datetime.now(UTC))
-        # `_call` opens the nursery of the context, so that it sees the errors of its tasks.
-        watched = replace(handler, call=self._call, takes_context=False)
-        self._executor = JobExecutor(
-            HandlerRegistry({"test": watched}), workers=1, max_result_bytes=_MAX_BYTES
-        )
-        self._raised: BaseException | None = None
-        self.returned = False
-        self.steps = 0
+    Returns:
+        How many steps it had, and whether it returned.
+    """
+    job = Job(id="test", type="test", payload=payload, created_at=datetime.now(UTC))
+    raised: BaseException | None = None
+    returned = False
 
-    async def run(self) -> None:
-        """Run the handler once.
+    def cancel() -> None:
+        executor.cancel(job.id)
 
-        Raises:
-            AssertionError: See `cancelled_at_each_step`.
-        """
-        with At(self._cancel_at or 0, self._cancel, of=self._is_ours) as at:
-            ending = await self._executor(self._job)
-        self.steps = at.steps
-        if self._cancel_at is None:
-            if ending.outcome is not Outcome.SUCCEEDED:
-                raise AssertionError(
-                    f"{self._handler.name} did not succeed: {ending.error}"
-                ) from self._raised
-        elif self._raised is not None and not _only_cancelled(self._raised):
-            raise AssertionError(
-                f"{self._handler.name}, cancelled at step {self._cancel_at},"
-                f" raised {self._raised!r}"
-            ) from self._raised
-
-    async def _call(self, payload: object) -> object:
-        if self._cancel_at == 0:
-            self._cancel()
+    async def call(value: object) -> object:
+        nonlocal raised, returned
+        if cancel_at == 0:
+            cancel()
         try:
             with trio.CancelScope():  # raises if the handler leaves a scope of its own open
-                if self._handler.takes_context:
-                    result = await call_with_context(self._handler.call, payload, self._job)
+                if handler.takes_context:
+                    result = await call_with_context(handler.call, value, job)
                 else:
-                    result = await self._handler.call(payload)
+                    result = await handler.call(value)
         except BaseException as error:
-            self._raised = error
+            raised = error
             raise
-        self.returned = True
+        returned = True
         return result
 
-    def _cancel(self) -> None:
-        self._executor.cancel(self._job.id)
-
-    def _is_ours(self, task: trio.lowlevel.Task) -> bool:
-        return task.context.get(current_job_id) == self._job.id
+    # `call` opens the nursery of the context, so that it sees the errors of its tasks.
+    watched = HandlerRegistry({"test": replace(handler, call=call, takes_context=False)})
+    executor = JobExecutor(watched, workers=1, max_result_bytes=_MAX_BYTES)
+    with At(
+        cancel_at or 0, cancel, of=lambda task: task.context.get(current_job_id) == job.id
+    ) as at:
+        ending = await executor(job)
+    if cancel_at is None:
+        if ending.outcome is not Outcome.SUCCEEDED:
+            raise AssertionError(f"{handler.name} did not succeed: {ending.error}") from raised
+    elif raised is not None and not _only_cancelled(raised):
+        text = f"{handler.name}, cancelled at step {cancel_at}, raised {raised!r}"
+        raise AssertionError(text) from raised
+    return at.steps, returned
 
 
 def _only_cancelled(error: BaseException) -> bool:
