@@ -323,14 +323,14 @@ async def test_copy_of_a_child_process_ends_by_the_signal_that_is_sent_at_once(
     assert ended == {name: -signal.Signals[name] for name in ended}
 
 
-async def test_pools_of_children_of_a_child_process_end_with_their_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("job_type", "result"), [("pool_in_process", None), ("pool_in_thread", [1, 2])]
+)
+async def test_pool_of_children_ends_with_its_block(
+    tmp_path: Path, job_type: str, result: object
+) -> None:
     async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
-        assert await result_of(server, "pool_in_process") is None
-
-
-async def test_pool_of_children_ends_with_its_block(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
-        assert await result_of(server, "pool_in_thread") == [1, 2]
+        assert await result_of(server, job_type) == result
 
 
 @pytest.mark.parametrize("job_type", ["leave_child", "leave_child_in_loop"])

@@ -40,25 +40,6 @@ def named(server: Command, event: str) -> list[str]:
 # Levels
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
-async def test_signal_lets_running_and_waiting_jobs_end(
-    tmp_path: Path, signum: signal.Signals
-) -> None:
-    config = configuration("at_the_gate", workers=2, grace_period=60)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            for n in range(5):
-                await server.submit("at_the_gate", n)
-            await server.wait_for_lines(2, "work at_the_gate")
-            server.send(signum)
-            await server.wait_for_line("draining", "buffered=3")
-            gate.open()
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["0", "1", "2", "3", "4"]
-            assert not server.lines_with("unfinished") + server.lines_with("interrupted")
-
-
 async def test_idle_workers_and_idle_clients_do_not_delay_the_stop(tmp_path: Path) -> None:
     # Waiting for any of these would take a minute, and the test would give up.
     config = configuration("at_the_gate", "quick", workers=3, grace_period=60, graceful_timeout=60)
@@ -263,27 +244,6 @@ async def test_signal_while_the_loop_is_blocked_begins_the_stop_when_it_goes_on(
             assert ledger(tmp_path) == ["blocked", "blocked"]
 
 
-async def test_signal_during_the_start_stops_the_server_in_order(tmp_path: Path) -> None:
-    handlers = """
-import os
-os.write(2, b"importing\\n")
-open("gate").read(1)  # waits for the test
-
-async def quick(payload):
-    pass
-"""
-    with Gate(tmp_path) as gate:
-        async with started_command(
-            tmp_path, config=configuration("quick"), handlers=handlers
-        ) as server:
-            await server.wait_for_line("importing")
-            server.send(signal.SIGTERM)
-            gate.open()
-
-            assert await server.wait_exit() == 0
-            assert not server.lines_with("Traceback")
-
-
 # A signal in the moment in which the sockets are bound.
 SIGNALLED_WHILE_BINDING = """
 import signal
@@ -326,29 +286,6 @@ async def send_five(server: Command) -> None:
         pytest.skip("this machine is too busy to send five signals in time")
 
 
-async def test_five_signals_at_once_are_one_while_a_job_is_busy(tmp_path: Path) -> None:
-    config = configuration("at_the_gate", workers=2, grace_period=60)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            await server.submit("at_the_gate", "job")
-            await server.wait_for_line("work at_the_gate")
-            await send_five(server)
-            await server.wait_for_line("draining")
-            gate.open()
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["job"]
-            assert not server.lines_with("KeyboardInterrupt")
-
-
-async def test_five_signals_at_once_are_one_while_idle(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=configuration("quick")) as server:
-        await send_five(server)
-
-        assert await server.wait_exit() == 0
-        assert not server.lines_with("KeyboardInterrupt")
-
-
 async def test_five_signals_at_once_are_one_while_a_request_is_busy(tmp_path: Path) -> None:
     config = configuration("at_the_gate", "quick", grace_period=60)
     body = b'{"type": "quick"}'
@@ -370,22 +307,6 @@ async def test_five_signals_at_once_are_one_while_a_request_is_busy(tmp_path: Pa
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert await server.wait_exit() == 0
             assert ledger(tmp_path) == ["job"]
-
-
-async def test_stopped_process_drains_once_it_is_continued(tmp_path: Path) -> None:
-    config = configuration("at_the_gate", workers=1, grace_period=60)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            await server.submit("at_the_gate", 0)
-            await server.submit("at_the_gate", 1)
-            await server.wait_for_line("work at_the_gate")
-            server.send(signal.SIGSTOP)
-            server.send(signal.SIGTERM)
-            gate.open()
-            server.send(signal.SIGCONT)
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["0", "1"]
 
 
 # A log that nobody reads
