@@ -1,6 +1,5 @@
 """Clients that send slowly, or do not read, or say nothing: closed in time, nobody else waits."""
 
-import logging
 from contextlib import suppress
 
 import pytest
@@ -93,20 +92,6 @@ async def test_a_slow_request_is_a_408_and_the_connection_closes(
         assert (reply.status, reply.headers["connection"]) == (408, "close")
         assert reply.json()["detail"].endswith("did not arrive in time")
         nursery.cancel_scope.cancel()
-
-
-async def test_a_client_that_does_not_read_is_closed_with_one_line(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
-    async with served(flood, **QUICK) as server:
-        client = await server.connect()
-        caplog.clear()
-
-        await client.send(get("/flood"))
-        await server.wait_alone()
-
-    assert [record.getMessage() for record in caplog.records] == ["client_too_slow"]
 
 
 async def test_a_client_that_pipelines_and_does_not_read_is_closed() -> None:

@@ -180,27 +180,6 @@ async def test_clients_of_every_kind_are_still_connected_and_the_stop_keeps_its_
             await server.ended.wait()
 
 
-async def test_fifty_streams_are_cut_at_the_graceful_timeout() -> None:
-    """S11: clients that are being sent something without end."""
-
-    @http_only
-    async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        while True:
-            await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
-            await trio.sleep(0.01)
-
-    async with served(stream, **LIMITS) as server:
-        for _ in range(50):
-            client = await server.connect()
-            await client.send(get())
-            await client.stream.receive_some(100)
-
-        with trio.fail_after(GRACE + MARGIN):
-            server.closing.set()
-            await server.ended.wait()
-
-
 async def test_an_application_that_shields_itself_is_told_by_its_socket(app: Application) -> None:
     async with served(app, **LIMITS) as server:
         client = await server.connect()

@@ -1,5 +1,6 @@
 """The front door's settings, through the real command."""
 
+import os
 import signal
 import socket
 import ssl
@@ -40,6 +41,7 @@ async def ask(stream: trio.abc.Stream, request: bytes) -> bytes:
         return bytes(await stream.receive_some(65_536))
 
 
+FEW = ("sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *MODULE)  # descriptors
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -156,6 +158,47 @@ async def quick(payload): pass
     assert soft > 100
 
 
+# Uses up all descriptors when the gate opens.
+EXHAUST = """
+import os, threading
+
+def exhaust():
+    os.read(os.open("gate", os.O_RDONLY), 1)
+    try:
+        while True:
+            os.dup(0)
+    except OSError:
+        os.write(2, b"exhausted\\n")
+
+threading.Thread(target=exhaust, daemon=True).start()
+
+async def quick(payload):
+    return payload
+"""
+
+
+def open_descriptors(server: Command) -> int:
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))  # noqa: PTH208 - only their number
+
+
+async def test_the_first_request_is_answered_also_without_descriptors(tmp_path: Path) -> None:
+    with Gate(tmp_path) as gate:
+        async with running_command(tmp_path, config=QUICK, handlers=EXHAUST, command=FEW) as server:
+            before = open_descriptors(server)
+            async with await connect(server) as stream:
+                while open_descriptors(server) == before:  # noqa: ASYNC110 - nothing tells
+                    await trio.sleep(0.01)
+                gate.open()
+                await server.wait_for_line("exhausted")
+
+                body = b'{"type":"quick"}'
+                head = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=9\r\n"
+                request = head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+                assert b"succeeded" in await ask(stream, request)
+
+    assert not server.lines_with("Traceback")
+
+
 async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path: Path) -> None:
     config = """
         [pool]
@@ -167,9 +210,8 @@ async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path
         run = "process"
     """
     handlers = "import time\ndef nap(seconds): time.sleep(seconds)"
-    few = ("sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *MODULE)
     async with (
-        running_command(tmp_path, config=config, handlers=handlers, command=few) as server,
+        running_command(tmp_path, config=config, handlers=handlers, command=FEW) as server,
         AsyncExitStack() as clients,
     ):
         await server.client.get("/health")
