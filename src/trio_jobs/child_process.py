@@ -23,16 +23,7 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.child_log import ChildLog, LogLine, line_text
-from trio_jobs.handlers.frames import (
-    HEADER,
-    TIME,
-    Call,
-    Hello,
-    Kind,
-    Program,
-    Settings,
-    frame,
-)
+from trio_jobs.handlers.frames import HEADER, TIME, Call, Hello, Kind, Program, Settings, frame
 from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.importing import (
     HandlerError,
@@ -148,6 +139,7 @@ class _Server:
             os._exit(0)
 
     def _read(self, length: int) -> bytes | None:
+        # Not by a file object: its lock, held by a thread that reads, would block a forked copy.
         data = bytearray()
         while len(data) < length:
             chunk = os.read(self._requests, min(length - len(data), 1 << 20))

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import trio
 
@@ -194,28 +194,13 @@ class JobExecutor:
             os._exit(0)
         # The end comes before the encoding, whose time is not the handler's.
         return running.end() or Ending(
-            outcome=_SUCCEEDED,
-            result=encode_result(result, max_bytes=self._max_result_bytes),
+            outcome=_SUCCEEDED, result=encode_result(result, max_bytes=self._max_result_bytes)
         )
 
     async def _run_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
-        while True:
-            try:
-                return await self._start_in_thread(handler, running)
-            except ShortageError:
-                # Wait for an idle thread, which Trio keeps for the job. To wait for the handler's
-                # own thread would show the job as blocked until the handler returns.
-                await self._shortage.outlast(self._start_idle_thread)
-
-    async def _start_idle_thread(self) -> None:
-        with _shortage_of_threads():
-            await trio.to_thread.run_sync(int, limiter=self._threads)
-
-    async def _start_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
         # A thread cannot be interrupted, so a cancel or the time limit only decides: the worker
         # waits for the thread, and N workers stay N jobs. Only the end of the pool leaves the
         # thread behind, because nothing may outlast the grace period.
-        running.start_clock(handler.timeout, interruptible=False)
         job = running.job
         clock = trio.lowlevel.current_clock()
 
@@ -223,32 +208,34 @@ class JobExecutor:
             answer = run_plain(handler, job.payload, max_result_bytes=self._max_result_bytes)
             return answer, clock.current_time()
 
-        try:
-            with _shortage_of_threads():  # `run_plain` raises nothing
+        while True:
+            running.start_clock(handler.timeout, interruptible=False)
+            try:
                 answer, ended = await trio.to_thread.run_sync(
                     run_and_time,
                     thread_name=f"job {job.id}",
                     abandon_on_cancel=True,
                     limiter=self._threads,
                 )
-        except trio.Cancelled:
-            if trio.current_effective_deadline() == -math.inf:
-                log.warning("thread_still_running", extra={"job_id": job.id, "job_type": job.type})
-            raise
-        except ShortageError:
-            running.take_back_start()
-            raise
-        running.end(ended)
-        return answer
+            except trio.Cancelled:
+                if trio.current_effective_deadline() == -math.inf:
+                    fields = {"job_id": job.id, "job_type": job.type}
+                    log.warning("thread_still_running", extra=fields)
+                raise
+            except RuntimeError:  # no thread can be started; `run_plain` raises nothing
+                running.take_back_start()
+            else:
+                running.end(ended)
+                return answer
+            # Wait for an idle thread, which Trio keeps for the job. To wait for the handler's own
+            # thread would show the job as blocked until the handler returns.
+            await self._shortage.outlast(self._start_idle_thread)
 
-
-@contextlib.contextmanager
-def _shortage_of_threads() -> Iterator[None]:
-    """Turn the error of Trio, which cannot start a thread, into a `ShortageError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ShortageError(f"no thread can be started: {error}") from error
+    async def _start_idle_thread(self) -> None:
+        try:
+            await trio.to_thread.run_sync(int, limiter=self._threads)
+        except RuntimeError as error:
+            raise ShortageError(f"no thread can be started: {error}") from error
 
 
 def _failed(failure: Failure) -> Ending:

@@ -11,12 +11,7 @@ from typing import Any, Self
 
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
-from trio_jobs.handlers.payload_type import (
-    Decode,
-    PayloadType,
-    make_decoder,
-    payload_type,
-)
+from trio_jobs.handlers.payload_type import Decode, PayloadType, make_decoder, payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
 

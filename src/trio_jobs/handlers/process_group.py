@@ -146,9 +146,7 @@ class ProcessGroup:
         else:
             with contextlib.suppress(RuntimeError):  # without a thread, the child is killed anyway
                 await trio.to_thread.run_sync(
-                    self._wait_in_thread,
-                    limiter=trio.CapacityLimiter(1),
-                    abandon_on_cancel=True,
+                    self._wait_in_thread, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
                 )
 
     def _wait_in_thread(self) -> None:
