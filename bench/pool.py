@@ -58,8 +58,8 @@ class BenchPool:
 
     def start_workers(self, nursery: trio.Nursery) -> None:
         """Start the workers, each on its own clone."""
-        for _ in range(self.pool.workers):
-            nursery.start_soon(self.pool.work, self.receive.clone())
+        for _ in range(self.pool.workers.number):
+            nursery.start_soon(self.pool.workers.run, self.receive.clone())
         self.receive.close()
 
 

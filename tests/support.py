@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import cast
 
 import trio
 
@@ -16,6 +15,7 @@ from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.worker import Workers
 from trio_jobs.settings import PoolSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 from trio_jobs.testing.steps import At as At
@@ -58,6 +58,10 @@ class Parts:
     def waiters(self) -> CompletionWaiters:
         return self.pool.waiters
 
+    @property
+    def workers(self) -> Workers:
+        return self.pool.workers
+
 
 def make_parts(
     handlers: HandlerRegistry | None = None,
@@ -90,8 +94,8 @@ def make_parts(
 def take(parts: Parts) -> Job:
     """Claim and complete the next job, as a worker would."""
     job_id = parts.receive.receive_nowait()
-    parts.pool.claim(job_id)
-    return parts.pool.complete(job_id, SUCCEEDED)
+    parts.workers.claim(job_id)
+    return parts.workers.complete(job_id, SUCCEEDED)
 
 
 def start_workers(
@@ -113,9 +117,15 @@ def start_workers(
         await trio.sleep_forever()
         raise AssertionError
 
-    pool = replace(parts.pool, executor=cast("JobExecutor", process or never_ends))
-    for n in range(number or pool.workers):
-        nursery.start_soon(pool.work, parts.receive.clone(), name=f"worker-{n}")
+    workers = Workers(
+        number or parts.workers.number,
+        parts.store,
+        process or never_ends,
+        capacity=parts.capacity,
+        waiters=parts.waiters,
+    )
+    for n in range(workers.number):
+        nursery.start_soon(workers.run, parts.receive.clone(), name=f"worker-{n}")
     parts.receive.close()
     return begun
 
@@ -170,7 +180,7 @@ async def running_pool(
     executor = parts.pool.executor
     async with parts.pool.processes or nullcontext(), trio.open_nursery() as nursery:
         for n in range(workers):
-            nursery.start_soon(parts.pool.work, parts.receive.clone(), name=f"worker-{n}")
+            nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
         parts.receive.close()
         yield RunningPool(
             parts=parts, handlers=handlers, processor=executor, scope=nursery.cancel_scope

@@ -358,11 +358,11 @@ def test_worker_is_given_the_channel_the_store_and_the_process() -> None:
 
 
 @pytest.mark.parametrize("move", ["claim", "complete", "release"])
-def test_only_workers_make_the_moves_by_way_of_their_pool(move: str) -> None:
+def test_only_workers_make_the_moves(move: str) -> None:
     users = [
         name
         for name, path in MODULES.items()
         if move in uses_of(ast.parse(path.read_text()), "store")
     ]
 
-    assert users == ["pool/pool.py", "pool/worker.py"]
+    assert users == ["pool/worker.py"]

@@ -376,7 +376,7 @@ async def open_jobs(
         # The child processes outlive the pool.
         async with pool.processes or nullcontext(), trio.open_nursery() as nursery:
             for n in range(workers):
-                nursery.start_soon(pool.work, receive.clone(), name=f"worker-{n}")
+                nursery.start_soon(pool.workers.run, receive.clone(), name=f"worker-{n}")
             receive.close()  # the workers hold the clones
             left = trio.Event()
             nursery.start_soon(_close_when_left_or_cancelled, pool, left)

@@ -79,7 +79,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
             with lifecycle.pool:
                 async with trio.open_nursery() as workers:
                     for n in range(config.pool.workers):
-                        work = (pool.work, receive.clone())
+                        work = (pool.workers.run, receive.clone())
                         workers.start_soon(lifecycle.watch_worker, *work, name=f"worker-{n}")
                     receive.close()  # the workers hold the clones
                     with lifecycle.starting:

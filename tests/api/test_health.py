@@ -35,8 +35,8 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
 async def test_ready_counts_the_jobs_that_were_dropped_by_outcome() -> None:
     api = Api(parts=make_parts(keep_completed=0))
     job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
-    api.parts.pool.claim(job_id)
-    api.parts.pool.complete(job_id, SUCCEEDED)
+    api.parts.workers.claim(job_id)
+    api.parts.workers.complete(job_id, SUCCEEDED)
 
     answer = await api.client.get("/health/ready")
 

@@ -17,8 +17,8 @@ async def submit(api: Api, body: bytes = SUBMISSION, key: str = "k", **headers: 
 
 def run(api: Api) -> None:
     job_id = api.parts.receive.receive_nowait()
-    api.parts.pool.claim(job_id)
-    api.parts.pool.complete(job_id, SUCCEEDED)
+    api.parts.workers.claim(job_id)
+    api.parts.workers.complete(job_id, SUCCEEDED)
 
 
 async def test_the_same_request_again_gets_the_first_answer_again() -> None:

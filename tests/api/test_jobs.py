@@ -27,10 +27,10 @@ class Cancelling:
         return await self.api.client.post(f"/jobs/{self.job_id}/cancel", b"", **headers)
 
     def claim(self) -> None:
-        self.parts.pool.claim(self.job_id)
+        self.parts.workers.claim(self.job_id)
 
     def complete(self, ending: Ending) -> None:
-        self.parts.pool.complete(self.job_id, ending)
+        self.parts.workers.complete(self.job_id, ending)
 
 
 async def test_a_pending_job_is_marked_and_keeps_its_place() -> None:

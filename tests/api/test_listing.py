@@ -30,8 +30,8 @@ def fill(api: Api, count: int) -> list[str]:
 
 def complete(api: Api, *names: str, outcome: Outcome = Outcome.SUCCEEDED) -> None:
     for name in names:
-        api.parts.pool.claim(name)
-        api.parts.pool.complete(name, Ending(outcome=outcome))
+        api.parts.workers.claim(name)
+        api.parts.workers.complete(name, Ending(outcome=outcome))
 
 
 async def test_no_jobs_are_an_empty_array() -> None:
@@ -51,8 +51,8 @@ async def test_jobs_are_listed_in_the_order_of_insertion() -> None:
 async def test_a_listed_job_has_neither_payload_nor_result() -> None:
     api = Api()
     api.parts.store.add(make_job(job_id(1), payload=b'"secret"'))
-    api.parts.pool.claim(job_id(1))
-    api.parts.pool.complete(job_id(1), SUCCEEDED, duration=0.0)
+    api.parts.workers.claim(job_id(1))
+    api.parts.workers.complete(job_id(1), SUCCEEDED, duration=0.0)
 
     [job] = (await api.client.get("/jobs")).json()
 
@@ -66,7 +66,7 @@ async def test_filters_of_one_kind_widen_and_of_different_kinds_narrow() -> None
     names = fill(api, 8)
     complete(api, names[0], names[1])
     complete(api, names[2], names[3], outcome=Outcome.FAILED)
-    api.parts.pool.claim(names[4])
+    api.parts.workers.claim(names[4])
 
     async def listed(query: str) -> list[int]:
         streamed = ids(await api.client.get(f"/jobs?{query}"))

@@ -148,10 +148,10 @@ async def test_answers_are_as_the_document_says() -> None:
     target = submitted.headers["location"]
     job_id = submitted.json()["id"]
     check(await api.client.get(target), "Job")
-    api.parts.pool.claim(job_id)
+    api.parts.workers.claim(job_id)
     check(await api.client.get(target), "Job")
     error = JobError(type="ValueError", message="no")
-    api.parts.pool.complete(job_id, Ending(outcome=Outcome.FAILED, error=error))
+    api.parts.workers.complete(job_id, Ending(outcome=Outcome.FAILED, error=error))
     check(await api.client.get(target), "Job")
     for job in (await api.client.get("/jobs")).json():
         validator(described, "BriefJob").validate(job)

@@ -51,9 +51,9 @@ async def test_a_payload_that_is_left_out_is_null() -> None:
 async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
     api = Api()
     job_id = (await api.client.post("/jobs", SUBMISSION)).json()["id"]
-    api.parts.pool.claim(job_id)
+    api.parts.workers.claim(job_id)
     ending = Ending(outcome=Outcome.SUCCEEDED, result=b'{"n":1}')
-    api.parts.pool.complete(job_id, ending, duration=1.23456789)
+    api.parts.workers.complete(job_id, ending, duration=1.23456789)
 
     answer = await api.client.get(f"/jobs/{job_id}")
 

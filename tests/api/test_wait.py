@@ -15,7 +15,7 @@ ID = "01936d3c-0000-7000-8000-000000000001"
 
 def begin(api: Api) -> None:
     api.parts.store.add(make_job(ID, payload=b'"x"'))
-    api.parts.pool.claim(ID)
+    api.parts.workers.claim(ID)
 
 
 async def get(api: Api, got: list[Answer], prefer: str = "wait=10") -> None:
@@ -33,7 +33,7 @@ async def test_a_get_that_waits_is_answered_when_the_job_completes(
         nursery.start_soon(get, api, got)
         await trio.sleep(4)
         assert got == []
-        api.parts.pool.complete(ID, SUCCEEDED)
+        api.parts.workers.complete(ID, SUCCEEDED)
         await wait_all_tasks_blocked()
 
         [answer] = got
@@ -57,7 +57,7 @@ async def test_whatever_step_the_job_completes_at_the_waiting_get_is_answered_th
         completed_at: list[float] = []
 
         def complete(api: Api = api, completed_at: list[float] = completed_at) -> None:
-            api.parts.pool.complete(ID, SUCCEEDED)
+            api.parts.workers.complete(ID, SUCCEEDED)
             completed_at.append(trio.current_time())
 
         with At(step, complete) as at:
@@ -104,7 +104,7 @@ async def test_a_job_that_has_completed_or_is_unknown_is_answered_at_once() -> N
     await get(api, got)
     assert_problem(got.pop(), 404)
     begin(api)
-    api.parts.pool.complete(ID, SUCCEEDED)
+    api.parts.workers.complete(ID, SUCCEEDED)
 
     await get(api, got)
 
@@ -120,7 +120,7 @@ async def test_a_waiter_gets_the_job_also_when_it_is_dropped_at_once() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(get, api, got)
         await wait_all_tasks_blocked()
-        api.parts.pool.complete(ID, SUCCEEDED)
+        api.parts.workers.complete(ID, SUCCEEDED)
         assert len(api.parts.store) == 0
 
     assert got[0].json()["payload"] == "x"
@@ -135,7 +135,7 @@ async def test_the_end_of_the_pool_answers_with_the_job_as_it_is() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(get, api, got)
         await wait_all_tasks_blocked()
-        api.parts.pool.release(ID)
+        api.parts.workers.release(ID)
         api.parts.waiters.end()
 
     assert got[0].json()["status"] == "pending"
@@ -154,7 +154,7 @@ async def test_closing_the_submissions_leaves_waits_alone() -> None:
         api.parts.admission.close()
         await wait_all_tasks_blocked()
         assert got == []
-        api.parts.pool.complete(ID, SUCCEEDED)
+        api.parts.workers.complete(ID, SUCCEEDED)
 
     assert got[0].json()["status"] == "completed"
 
@@ -189,8 +189,8 @@ async def test_a_submission_that_waits_is_answered_with_all_of_the_completed_job
         nursery.start_soon(submit)
         await wait_all_tasks_blocked()
         job_id = api.parts.receive.receive_nowait()
-        api.parts.pool.claim(job_id)
-        api.parts.pool.complete(job_id, SUCCEEDED)
+        api.parts.workers.claim(job_id)
+        api.parts.workers.complete(job_id, SUCCEEDED)
 
     [answer] = got
     assert answer.status == 201
@@ -245,8 +245,8 @@ async def test_many_clients_can_wait_for_many_jobs(autojump_clock: MockClock) ->
         await wait_all_tasks_blocked()
         assert api.parts.waiters.count == 500
         for n, job_id in enumerate(jobs, start=1):
-            api.parts.pool.claim(job_id)
-            api.parts.pool.complete(job_id, SUCCEEDED)
+            api.parts.workers.claim(job_id)
+            api.parts.workers.complete(job_id, SUCCEEDED)
             await wait_all_tasks_blocked()
             assert len(done) == 10 * n
 

@@ -377,7 +377,7 @@ async def test_refusals_carry_the_measured_time(autojump_clock: MockClock) -> No
     parts = make_parts(buffer_size=4)
     for job in parts.admission.submit_all(some(4)):
         assert parts.receive.receive_nowait() == job.id
-        parts.pool.claim(job.id)
+        parts.workers.claim(job.id)
         await trio.sleep(3)
     assert parts.store.statistics().processing == 4
     assert parts.store.page_nowait(limit=1)[0].status is JobStatus.PROCESSING

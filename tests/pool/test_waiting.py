@@ -18,7 +18,7 @@ async def wait_for(parts: Parts, job_id: str, got: list[Job | None]) -> None:
 def begin(parts: Parts, *names: str) -> None:
     for name in names:
         parts.store.add(make_job(name))
-        parts.pool.claim(name)
+        parts.workers.claim(name)
 
 
 async def test_everyone_who_waits_for_a_job_gets_it_as_it_completed() -> None:
@@ -30,10 +30,10 @@ async def test_everyone_who_waits_for_a_job_gets_it_as_it_completed() -> None:
         for _ in range(3):
             nursery.start_soon(wait_for, parts, "a", got)
         await wait_all_tasks_blocked()
-        parts.pool.complete("b", SUCCEEDED)
+        parts.workers.complete("b", SUCCEEDED)
         await wait_all_tasks_blocked()
         assert got == []
-        completed = parts.pool.complete("a", SUCCEEDED)
+        completed = parts.workers.complete("a", SUCCEEDED)
 
     assert got == [completed] * 3
     assert completed.status is JobStatus.COMPLETED
@@ -48,7 +48,7 @@ async def test_a_job_that_completes_as_its_waiter_gives_up_still_reaches_it() ->
         with trio.CancelScope() as scope:
             scope.cancel()
             await completion.wait()
-        completed = parts.pool.complete("a", SUCCEEDED)
+        completed = parts.workers.complete("a", SUCCEEDED)
 
         assert completion.job == completed
 
@@ -106,7 +106,7 @@ async def test_waiters_come_and_go_and_the_last_ones_are_woken() -> None:
             await trio.lowlevel.checkpoint()
         nursery.start_soon(wait_for, parts, "a", stayed)
         await wait_all_tasks_blocked()
-        completed = parts.pool.complete("a", SUCCEEDED)
+        completed = parts.workers.complete("a", SUCCEEDED)
 
     assert stayed == [completed]
     assert parts.waiters.count == 0

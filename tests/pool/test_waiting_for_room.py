@@ -311,7 +311,7 @@ async def test_feeding_waits_for_room_and_ends_with_the_admission() -> None:
     parts = make_parts(workers=1, buffer_size=2, store_class=HoldingStore)
     held = parts.admission.submit_all([JobSpec("held", b"null")] * 2)
     for _ in held:
-        assert parts.pool.claim(parts.receive.receive_nowait()) is None
+        assert parts.workers.claim(parts.receive.receive_nowait()) is None
     fill(parts)
     ended: list[bool] = []
 

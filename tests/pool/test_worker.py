@@ -110,11 +110,11 @@ async def test_second_copy_of_an_id_is_not_processed_and_the_worker_goes_on(
     parts = make_parts()
     processed: list[str] = []
     parts.store.add(make_job("a"))
-    parts.pool.claim("a")
+    parts.workers.claim("a")
     if where == "completed":
-        parts.pool.complete("a", SUCCEEDED)
+        parts.workers.complete("a", SUCCEEDED)
     if where == "released":
-        parts.pool.release("a")
+        parts.workers.release("a")
     before = parts.store.find_nowait("a")
 
     async with workers(1, parts, recording(processed)):

@@ -226,7 +226,7 @@ class PoolMachine(RuleBasedStateMachine):
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
             for n in range(self.model.workers):
-                nursery.start_soon(parts.pool.work, parts.receive.clone(), name=f"worker-{n}")
+                nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
             parts.receive.close()
             await self._settle()
             async for command in commands:

@@ -587,9 +587,9 @@ async def test_failing_http_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
 FAULT_IN_A_WORKER = """
 import sys
 import trio
-import trio_jobs.pool.pool
+import trio_jobs.pool.worker
 
-run_worker = trio_jobs.pool.pool.run_worker
+run_worker = trio_jobs.pool.worker.run_worker
 
 class OneJob:
     def __init__(self, jobs):
@@ -615,7 +615,7 @@ class OneJob:
 async def run_worker_for_one_job(jobs, *arguments):
     await run_worker(OneJob(jobs), *arguments)
 
-trio_jobs.pool.pool.run_worker = run_worker_for_one_job
+trio_jobs.pool.worker.run_worker = run_worker_for_one_job
 
 from trio_jobs.cli import run
 sys.exit(run())

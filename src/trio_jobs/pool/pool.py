@@ -1,7 +1,6 @@
 """`Pool`: wires store, admission, capacity, waiters and executor of one pool.
 
-`main` and `open_jobs` each open the channel, and the nursery in which they start `Pool.work` on
-clones of its receive end.
+`main` and `open_jobs` each open the channel, and the nursery in which they start the workers.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,13 +15,13 @@ from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
-from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.store import Store, UnfinishedJobs
 from trio_jobs.pool.waiters import CompletionWaiters
-from trio_jobs.pool.worker import run_worker
+from trio_jobs.pool.worker import Workers
 from trio_jobs.settings import PoolSettings
 
 utc_now = partial(datetime.now, UTC)
@@ -59,11 +58,8 @@ class PoolStatistics:
 class Pool:
     """The parts of one pool; made by `make_pool`.
 
-    It stands between the workers and the store: it makes their moves, and tells the capacity
-    and the waiting tasks.
-
     Attributes:
-        workers: How many workers there will be.
+        workers: Run on clones of the channel's receive end, in the caller's nursery.
         handlers: The users' functions.
         store: Every job.
         capacity: The slots for jobs.
@@ -75,7 +71,7 @@ class Pool:
         shortage: Where jobs wait that cannot begin; to be told when something comes free.
     """
 
-    workers: int
+    workers: Workers
     handlers: HandlerRegistry
     store: Store
     capacity: Capacity
@@ -84,52 +80,6 @@ class Pool:
     processes: ProcessPool | None
     executor: JobExecutor
     shortage: StartShortage
-
-    @trio.lowlevel.enable_ki_protection
-    async def work(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
-        """Run one worker on its clone of the receive channel; see `run_worker`.
-
-        The last worker that ends wakes the tasks that still wait for jobs.
-
-        Raises:
-            RuntimeError: The worker has returned before its channel has ended: the pool would
-                shrink.
-        """
-        self.capacity.slot_freed()
-        try:
-            await run_worker(jobs, self, self.executor)
-            channel = jobs.statistics()
-            if channel.open_send_channels or channel.current_buffer_used:
-                raise RuntimeError("a worker has returned before its channel has ended")
-        finally:
-            self.capacity.slot_lost()
-            if jobs.statistics().open_receive_channels == 0:
-                self.waiters.end()
-
-    # The workers' moves.
-
-    def claim(self, job_id: str) -> Job | None:
-        """See `Moves.claim`; measures the flow, or frees the slot if there is nothing to run."""
-        job = None
-        try:
-            job = self.store.claim(job_id)
-        finally:
-            if job is None:
-                self.capacity.slot_freed()
-        self.capacity.note_claim()
-        return job
-
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """See `Moves.complete`; wakes the tasks that wait for the job, and frees its slot."""
-        job = self.store.complete(job_id, ending, duration=duration)
-        self.waiters.notify(job)
-        self.capacity.slot_freed()
-        return job
-
-    def release(self, job_id: str) -> None:
-        """See `Moves.release`; frees the job's slot."""
-        self.store.release(job_id)
-        self.capacity.slot_freed()
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
@@ -165,7 +115,7 @@ class Pool:
         jobs = self.store.statistics()
         return PoolStatistics(
             status="shutting down" if self.admission.closed else "ready",
-            workers=self.workers,
+            workers=self.workers.number,
             busy=jobs.processing,
             buffered=self.admission.buffered,
             buffer_size=self.capacity.buffer_size,
@@ -204,20 +154,22 @@ def make_pool(
     processes = None
     if names := handlers.process_names:
         processes = ProcessPool(settings.processes, names=names, shortage=shortage, folder=folder)
-    return Pool(
+    executor = JobExecutor(
+        handlers,
         workers=settings.workers,
+        max_result_bytes=max_result_bytes,
+        processes=processes,
+        shortage=shortage,
+    )
+    waiters = CompletionWaiters(max_waiters=max_waiters)
+    return Pool(
+        workers=Workers(settings.workers, store, executor, capacity=capacity, waiters=waiters),
         handlers=handlers,
         store=store,
         capacity=capacity,
         admission=Admission(send, store, capacity, new_id=Uuid7(), now=now),
-        waiters=CompletionWaiters(max_waiters=max_waiters),
+        waiters=waiters,
         processes=processes,
-        executor=JobExecutor(
-            handlers,
-            workers=settings.workers,
-            max_result_bytes=max_result_bytes,
-            processes=processes,
-            shortage=shortage,
-        ),
+        executor=executor,
         shortage=shortage,
     )

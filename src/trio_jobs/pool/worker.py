@@ -1,4 +1,4 @@
-"""The worker: receive an id, claim its job, process it, record how it ended."""
+"""`run_worker`: receives an id, claims its job, processes it, records how it ended."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, Moves
+from trio_jobs.pool.waiters import CompletionWaiters
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,77 @@ async def _process_one(
     store.complete(job_id, ending, duration=duration)
     if verbose or ending.outcome is not _SUCCEEDED:
         _log_end(job, ending, duration=duration)
+
+
+class Workers:
+    """Runs the workers of a pool, and makes their moves: the store's, of which it tells others.
+
+    Args:
+        number: How many workers there will be.
+        store: Where the moves are recorded.
+        process: See `run_worker`.
+        capacity: Told of slots and claims.
+        waiters: Told of completions.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        store: Moves,
+        process: Process,
+        *,
+        capacity: Capacity,
+        waiters: CompletionWaiters,
+    ) -> None:
+        self.number = number
+        self._store = store
+        self._process = process
+        self._capacity = capacity
+        self._waiters = waiters
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
+        """Run one worker on its clone of the receive channel; see `run_worker`.
+
+        The last worker that ends wakes the tasks that still wait for jobs.
+
+        Raises:
+            RuntimeError: The worker has returned before its channel has ended: the pool would
+                shrink unseen.
+        """
+        self._capacity.slot_freed()
+        try:
+            await run_worker(jobs, self, self._process)
+            channel = jobs.statistics()
+            if channel.open_send_channels or channel.current_buffer_used:
+                raise RuntimeError("a worker has returned before its channel has ended")
+        finally:
+            self._capacity.slot_lost()
+            if jobs.statistics().open_receive_channels == 0:
+                self._waiters.end()
+
+    def claim(self, job_id: str) -> Job | None:
+        """See `Moves.claim`; measures the flow, or frees the slot if there is nothing to run."""
+        job = None
+        try:
+            job = self._store.claim(job_id)
+        finally:
+            if job is None:
+                self._capacity.slot_freed()
+        self._capacity.note_claim()
+        return job
+
+    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
+        """See `Moves.complete`; wakes the tasks that wait for the job, and frees its slot."""
+        job = self._store.complete(job_id, ending, duration=duration)
+        self._waiters.notify(job)
+        self._capacity.slot_freed()
+        return job
+
+    def release(self, job_id: str) -> None:
+        """See `Moves.release`; frees the job's slot."""
+        self._store.release(job_id)
+        self._capacity.slot_freed()
 
 
 def _log_end(job: Job, ending: Ending, *, duration: float) -> None:
