@@ -45,7 +45,7 @@ _FLUSH_SECONDS = 0.5
 
 
 class StartError(Exception):
-    """The server cannot start, for a reason that is no mistake in the configuration."""
+    """The server cannot start, and the configuration is not the reason."""
 
 
 class _StoppedError(Exception):
@@ -53,14 +53,14 @@ class _StoppedError(Exception):
 
 
 def check(config: Config, *, warn: Callable[[str], None]) -> str:
-    """Load everything that a start would load, without starting anything.
+    """Load all that a start would load, without starting anything.
 
     Args:
         config: The settings.
-        warn: Called with each line about what is allowed, and hardly meant.
+        warn: Called with a line for each thing that is allowed, but hardly meant.
 
     Returns:
-        The settings that hold, as TOML, and what the handlers' payloads look like.
+        The settings in force, as TOML, and what the handlers' payloads look like.
 
     Raises:
         ConfigError: The start would fail because of the configuration.
@@ -79,70 +79,44 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
 def serve(config: Config, signals: Signals) -> NoReturn:
     """Start, serve until a signal asks to stop, and stop in order.
 
+    The process ends in here, with the status that `main` returns, or 1.
+
     Args:
         config: The settings.
-        signals: Taken over already; what has come since then counts.
-
-    Returns:
-        Never: the process ends in here, with the status that `main` has told, or 1.
+        signals: Taken already; what has come since then counts.
 
     Raises:
         ConfigError: There is a mistake in the configuration.
-        StartError: The addresses cannot be had.
+        StartError: The server cannot have its addresses.
     """
     service_manager = ServiceManager.from_environment(os.environ)
-    # For child processes, and before the handlers are imported, which may change it.
+    # For child processes; handler modules may change the current folder.
     folder = open_folder()
     logs = start_logging(config.logging.level.upper(), config.logging.format)
-    # The signals first: one that comes while sockets are bound and handlers imported ends the
-    # server in order as well.
-    stop = Stop(
-        grace_period=config.pool.grace_period,
-        graceful_timeout=config.http.graceful_timeout,
-        render=partial(logs.render, "trio_jobs.shutdown.stop"),
-    )
-    stop.install(signals)
-    takeovers = Takeovers()
-    stop.hold_against(takeovers)
-    takeovers.add_group(taken=logs.taken, put_back=logs.put_back)
-    forks = Forks()
-    forks.watch()
-    forks.in_child(logs.write_directly)
-    forks.in_child(stop.give_up)
-    forks.in_child(end_copy_with_its_step)
+    stop, takeovers, forks = _guard(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
-    # Before the handlers are imported, which may look at the limit, or run into it.
+    # Handler modules may look at the limit, or reach it.
     raise_limit(connections=config.http.max_connections)
     try:
-        # Bound before anything of the user's runs, listening only when the pool is there.
+        # Bound before user code runs; listening once the pool is there.
         unix_mode = int(config.http.unix_mode, base=8)
         listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)
     except BindError as error:
         raise StartError(str(error)) from error
     forks.in_child(listeners.close_in_child)
-    after_import = partial(_after_import, forks=forks, takeovers=takeovers, stop=stop)
+    resources = Resources(
+        listeners=listeners,
+        stop=stop,
+        logs=logs,
+        folder=folder,
+        service_manager=service_manager,
+        takeovers=takeovers,
+        leftovers=leftovers,
+    )
     ended: Ended | None = None
     try:
-        _check_that_it_is_to_start(stop)
-        for warning in config.warnings:
-            log.warning("unknown_setting", extra={"reason": warning})
-        if leftovers is not None:
-            leftovers.start()
-            for path in leftovers.found():
-                log.warning("leftovers_found", extra={"path": str(path)})
-        handlers = load_handlers(config, warn_hidden=log_hidden, after_import=after_import)
-        if config.handlers is None:
-            log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
-        resources = Resources(
-            listeners=listeners,
-            stop=stop,
-            logs=logs,
-            folder=folder,
-            service_manager=service_manager,
-            takeovers=takeovers,
-            leftovers=leftovers,
-        )
+        handlers = _import_handlers(config, stop, takeovers, forks, leftovers)
         ended = trio.run(main, config, handlers, resources)
     except _StoppedError:
         ended = Ended()  # nothing had begun
@@ -160,24 +134,58 @@ def serve(config: Config, signals: Signals) -> NoReturn:
             os.close(folder)
         logs.flush_within(seconds=_FLUSH_SECONDS)
     end_interpreter(
-        1 if ended is None else ended.status,
-        last_words=partial(_say_that_it_has_stopped, ended, logs),
+        1 if ended is None else ended.status, last_words=partial(_log_stopped, ended, logs)
     )
 
 
-def _after_import(name: str, *, forks: Forks, takeovers: Takeovers, stop: Stop) -> None:
-    """Deal with what a handler's module has done, and with what has come while it ran."""
-    forks.end_copy()
-    takeovers.check(module=name.partition(":")[0])
-    _check_that_it_is_to_start(stop)
+def _guard(config: Config, signals: Signals, logs: Logs) -> tuple[Stop, Takeovers, Forks]:
+    """Act on signals, and hold them and the log against user code and in forked children.
+
+    A signal that comes while sockets are bound and handlers imported ends the server in order.
+    """
+    stop = Stop(
+        grace_period=config.pool.grace_period,
+        graceful_timeout=config.http.graceful_timeout,
+        render=partial(logs.render, "trio_jobs.shutdown.stop"),
+    )
+    stop.install(signals)
+    takeovers = Takeovers()
+    stop.hold_against(takeovers)
+    takeovers.add_group(taken=logs.taken, put_back=logs.put_back)
+    forks = Forks()
+    forks.watch()
+    forks.in_child(logs.write_directly)
+    forks.in_child(stop.give_up)
+    forks.in_child(end_copy_with_its_step)
+    return stop, takeovers, forks
 
 
-def _check_that_it_is_to_start(stop: Stop) -> None:
-    if stop.at is not None:
-        raise _StoppedError
+def _import_handlers(
+    config: Config, stop: Stop, takeovers: Takeovers, forks: Forks, leftovers: Leftovers | None
+) -> HandlerRegistry:
+    def check_stop() -> None:
+        if stop.at is not None:
+            raise _StoppedError
+
+    def after_import(name: str) -> None:
+        forks.end_copy()
+        takeovers.check(module=name.partition(":")[0])
+        check_stop()
+
+    check_stop()
+    for warning in config.warnings:
+        log.warning("unknown_setting", extra={"reason": warning})
+    if leftovers is not None:
+        leftovers.start()
+        for path in leftovers.found():
+            log.warning("leftovers_found", extra={"path": str(path)})
+    handlers = load_handlers(config, warn_hidden=log_hidden, after_import=after_import)
+    if config.handlers is None:
+        log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
+    return handlers
 
 
-def _say_that_it_has_stopped(ended: Ended | None, logs: Logs) -> None:
+def _log_stopped(ended: Ended | None, logs: Logs) -> None:
     if ended is not None:
         fields = {"status": ended.status, "peak_buffer_used": ended.peak_buffer_used}
         log.info("stopped", extra=fields)
@@ -204,7 +212,7 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
 
 
 def _place_leftovers(config: Config) -> Leftovers | None:
-    """Where a stop leaves what is unfinished: by the working folder of the start."""
+    """The file for the jobs that a stop leaves; its path begins at the current folder."""
     if config.pool.leftovers is None:
         return None
     try:
@@ -219,10 +227,10 @@ def load_handlers(
     warn_hidden: Callable[[HiddenModule], None],
     after_import: Callable[[str], None],
 ) -> HandlerRegistry:
-    """Load the functions; ``after_import`` is given each one's name once its module has run."""
+    """Load the functions. ``after_import`` gets the name of each after its module was imported."""
     hidden = {}
     if config.source is not None:
-        # Not before now: all that the server needs has been imported.
+        # By now all that the server needs has been imported.
         folder = config.source.parent.resolve()
         place_folder(str(folder))
         hidden = {each.name: each for each in find_hidden_modules(folder)}
