@@ -50,7 +50,9 @@ class JobUnsuccessfulError(Exception):
 class Jobs:
     """A running pool; made by `open_jobs`.
 
-    Its plain methods are atomic between tasks.
+    Its plain methods are atomic between tasks. Its awaited ones make a checkpoint unless they
+    raise, and leave nothing behind if they are cancelled: the jobs go on. Methods that are given
+    a job's id raise JobNotFoundError if there is no such job (any more).
     """
 
     def __init__(self, pool: Pool, store: MemoryStore, *, max_payload_bytes: int) -> None:
@@ -63,16 +65,16 @@ class Jobs:
 
         Args:
             type: Which handler processes it.
-            payload: Anything that msgspec can write as JSON; written here, so
-                later changes to the object are not seen.
+            payload: Anything that msgspec can write as JSON. It is written now: later changes
+                to the object do not count.
 
         Raises:
             UnknownTypeError: There is no handler for the type.
-            PayloadError: The payload is not what the handler takes, or no JSON;
-                or the type is no text.
+            PayloadError: The payload is no JSON, or not what the handler takes; or the type is
+                no text.
             QueueFullError: There is no room in the buffer.
-            ShuttingDownError: No more jobs are taken: the block has been left,
-                `drain` was called, or the pool was cancelled.
+            ShuttingDownError: The block has been left, `drain` was called, or the pool was
+                cancelled.
         """
         return self._pool.admission.submit(*self._check(type, payload))
 
@@ -91,22 +93,12 @@ class Jobs:
 
         Raises:
             ShuttingDownError: As `submit`, also while this waits; so are the other errors.
-
-        Cancellation:
-            Acted on while waiting; then nothing has been submitted.
-
-        Checkpoints:
-            Always, unless the type or the payload is refused.
         """
         [job] = await self._pool.admission.admit_up_to([self._check(type, payload)])
         return job
 
     def get(self, job_id: str) -> Job:
-        """The job as it is now.
-
-        Raises:
-            JobNotFoundError: There is no such job (any more).
-        """
+        """The job as it is now."""
         return self._store.find_nowait(job_id)
 
     async def wait(self, job_id: str) -> Job:
@@ -117,14 +109,7 @@ class Jobs:
             pool ends without completing it, the job as it is then.
 
         Raises:
-            JobNotFoundError: There is no such job (any more).
             TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
-
-        Cancellation:
-            Leaves nothing behind; the job goes on.
-
-        Checkpoints:
-            Always.
         """
         job = self._store.find_nowait(job_id)
         if job.status is JobStatus.COMPLETED:
@@ -145,21 +130,13 @@ class Jobs:
 
         Args:
             job_id: The job's id.
-            type: What to make of the result: anything that msgspec can read,
-                such as a ``Struct`` or ``list[int]``; plain JSON values by
-                default.
+            type: Anything that msgspec can read, such as a ``Struct`` or ``list[int]``; plain
+                JSON values by default.
 
         Raises:
             JobUnsuccessfulError: It did not succeed.
             msgspec.ValidationError: The result is not of this type.
-            JobNotFoundError: See `wait`.
             TooManyWaitersError: See `wait`.
-
-        Cancellation:
-            Leaves nothing behind; the job goes on.
-
-        Checkpoints:
-            Always.
         """
         job = await self.wait(job_id)
         if job.ending is None or job.ending.outcome is not Outcome.SUCCEEDED:
@@ -174,13 +151,7 @@ class Jobs:
             names the rest.
 
         Raises:
-            TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
-
-        Cancellation:
-            The jobs go on; still no more are taken.
-
-        Checkpoints:
-            Always.
+            TooManyWaitersError: See `wait`.
         """
         self._pool.admission.close()
         await trio.lowlevel.checkpoint()
@@ -197,7 +168,6 @@ class Jobs:
             The job as it is now.
 
         Raises:
-            JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: The job has completed.
         """
         job = self._store.request_cancel_nowait(job_id)
@@ -208,7 +178,6 @@ class Jobs:
         """Forget a completed job.
 
         Raises:
-            JobNotFoundError: There is no such job (any more).
             InvalidTransitionError: The job has not completed.
         """
         self._store.delete_nowait(job_id)
