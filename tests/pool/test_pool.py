@@ -2,9 +2,8 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import NoReturn
 
 import pytest
@@ -23,37 +22,11 @@ Function = Callable[[object], object]
 # Handlers that fail, of every kind. -----------------------------------------------------------
 
 
-class UnreadableError(Exception):
-    """An error whose text cannot be made."""
-
-    def __str__(self) -> str:
-        raise self
-
-
 class UnreadableExit(Exception):  # noqa: N818  (its text exits)
     """An error whose text ends the program."""
 
     def __str__(self) -> str:
         raise SystemExit(0)
-
-
-async def keep_cancelled() -> trio.Cancelled:
-    """A `Cancelled` that was caught in an inner scope, which it belonged to."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await trio.lowlevel.checkpoint()
-        except trio.Cancelled as cancelled:  # the mistake
-            kept = cancelled
-    return kept
-
-
-async def stray_cancelled(_: object) -> NoReturn:
-    raise await keep_cancelled()
-
-
-async def stray_cancelled_in_a_group(_: object) -> NoReturn:
-    raise BaseExceptionGroup("stray", [await keep_cancelled()])
 
 
 async def timeout_with_cleanup_that_raises(_: object) -> None:
@@ -93,13 +66,6 @@ def raising(make: Callable[[], BaseException]) -> Function:
     return handler
 
 
-def raising_in_a_thread(make: Callable[[], BaseException]) -> Function:
-    def handler(_: object) -> NoReturn:
-        raise make()
-
-    return handler
-
-
 def nested_group() -> BaseException:
     error: Exception = ValueError("in the middle")
     for _ in range(2000):
@@ -115,27 +81,20 @@ def wide_group() -> BaseException:
     return error
 
 
-ERRORS: dict[str, Callable[[], BaseException]] = {
-    "ValueError": lambda: ValueError("no"),
-    "ExceptionGroup": lambda: ExceptionGroup("group", [ValueError("1"), KeyError("2")]),
-    "BaseExceptionGroup": lambda: BaseExceptionGroup("group", [SystemExit(0), ValueError()]),
-    "UnreadableError": UnreadableError,
-    "UnreadableExit": UnreadableExit,
-    "SystemExit": lambda: SystemExit(0),
-    "KeyboardInterrupt": KeyboardInterrupt,
-    "GeneratorExit": GeneratorExit,
-    "StopAsyncIteration": StopAsyncIteration,
-    "MemoryError": MemoryError,
-    "RecursionError": RecursionError,
-    "WouldBlock": trio.WouldBlock,
-    "EndOfChannel": trio.EndOfChannel,
-    "ClosedResourceError": trio.ClosedResourceError,
-}
-
+# Beside those of `tests/handlers/test_misbehaviour.py`.
 FAILING: dict[str, Function] = {
-    **{name: raising(make) for name, make in ERRORS.items()},
-    "stray Cancelled": stray_cancelled,
-    "stray Cancelled in a group": stray_cancelled_in_a_group,
+    **{
+        make.__name__: raising(make)
+        for make in (
+            SystemExit,
+            UnreadableExit,
+            nested_group,
+            wide_group,
+            trio.WouldBlock,
+            trio.EndOfChannel,
+            trio.ClosedResourceError,
+        )
+    },
     "timeout, cleanup raises": timeout_with_cleanup_that_raises,
     "timeout, cleanup waits": timeout_with_cleanup_that_waits,
     "failing nursery": failing_nursery,
@@ -188,71 +147,14 @@ async def test_pool_keeps_its_size_whatever_handlers_raise(
     for job in jobs(pool, bad):
         assert error_of(job).type
         assert len(error_of(job).message) <= 4000
+        if "group" in kind:
+            assert error_of(job).message.startswith("around it (")
+            assert "ValueError: in the middle" in error_of(job).message
 
 
 def outcome_of(job: Job) -> Outcome:
     assert job.ending is not None
     return job.ending.outcome
-
-
-@pytest.mark.parametrize("make", [nested_group, wide_group])
-async def test_pool_survives_groups_beyond_all_measure(
-    make: Callable[[], BaseException],
-) -> None:
-    async with running_pool({"bad": raising(make)}, workers=1) as pool:
-        (job_id,) = submit(pool, "bad")
-
-    text = error_of(pool.parts.store.find_nowait(job_id)).message
-    assert text.startswith("around it (")
-    assert "ValueError: in the middle" in text
-
-
-@pytest.mark.parametrize("kind", ERRORS)
-async def test_pool_keeps_its_size_whatever_threads_raise(kind: str) -> None:
-    # The real clock: a mock clock jumps ahead while a thread works.
-    handlers: dict[str, Function] = {
-        "bad": raising_in_a_thread(ERRORS[kind]),
-        "meet": Meeting(2),
-    }
-    async with running_pool(handlers, workers=2) as pool:
-        bad = submit(pool, "bad", 5)
-        good = submit(pool, "meet", 2)
-
-    assert {outcome_of(job) for job in jobs(pool, bad)} == {Outcome.FAILED}
-    assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
-
-
-async def numbers_in_a_scope() -> AsyncGenerator[int, None]:
-    with trio.move_on_after(1):
-        for n in count():
-            yield n
-
-
-async def test_pool_keeps_its_size_when_handlers_leave_cancel_scopes_open(
-    autojump_clock: MockClock,
-) -> None:
-    kept = []  # else it is up to the garbage collector
-
-    async def take_the_first(_: object) -> int:
-        generator = numbers_in_a_scope()
-        kept.append(generator)
-        async for number in generator:
-            return number
-        raise AssertionError
-
-    reached = False
-    async with running_pool({"bad": take_the_first, "meet": Meeting(2)}, workers=2) as pool:
-        bad = submit(pool, "bad", 5)
-        await trio.sleep(10)  # the scopes' deadlines have passed
-        good = submit(pool, "meet", 2)
-        reached = True
-
-    assert reached
-    assert {error_of(job).type for job in jobs(pool, bad)} == {"RuntimeError"}
-    assert "Cancel scope stack corrupted" in error_of(pool.parts.store.find_nowait(bad[0])).message
-    assert {outcome_of(job) for job in jobs(pool, good)} == {Outcome.SUCCEEDED}
-    for generator in kept:
-        await generator.aclose()
 
 
 # The drain and the grace period. --------------------------------------------------------------
