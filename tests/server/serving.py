@@ -137,10 +137,11 @@ class Served:
     nursery: trio.Nursery
     clients: list[Client] = field(default_factory=list)
 
-    async def connect(self, host: str = "127.0.0.1") -> Client:
-        """A connection that is closed at the end of the test, if it is open by then."""
+    async def connect(self, data: bytes = b"", *, host: str = "127.0.0.1") -> Client:
+        """A connection over which so much has been sent; closed at the end of the test."""
         client = Client(await trio.open_tcp_stream(host, self.port))
         self.clients.append(client)
+        await client.send(data)
         return client
 
     def connections(self) -> int:

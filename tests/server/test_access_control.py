@@ -220,7 +220,7 @@ async def test_the_hosts_that_are_bound_are_allowed_and_others_if_they_are_named
         host = server.urls[0].removeprefix("http://")
         statuses = []
         for name in (host, "jobs.example:1", "evil.example"):
-            client = await server.connect(host.partition(":")[0])
+            client = await server.connect(host=host.partition(":")[0])
             statuses.append(
                 (await client.request(get().replace(b"localhost", name.encode()))).status
             )

@@ -51,8 +51,7 @@ async def test_requests_that_are_refused_are_logged_as_they_were_answered(
 ) -> None:
     caplog.set_level(logging.INFO, "trio_jobs.access")
     async with served(echo, access_log=True, body_timeout=0.2) as server:
-        client = await server.connect()
-        await client.send(post(b"body", "/slow")[:-1])
+        client = await server.connect(post(b"body", "/slow")[:-1])
         stalled = await client.receive_rest()
         strange = await server.exchange(get("a:1", method="CONNECT"))
 

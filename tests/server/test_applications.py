@@ -43,8 +43,7 @@ async def test_a_client_that_leaves_is_noticed_by_who_waits_in_receive() -> None
         noticed.set()
 
     async with served(app) as server:
-        client = await server.connect()
-        await client.send(post(b"x"))
+        client = await server.connect(post(b"x"))
         await waiting.wait()
 
         client.close()
@@ -71,8 +70,7 @@ async def test_requests_sent_ahead_are_no_disconnect_and_are_answered_later() ->
         await answer(send, scope["path"].encode())
 
     async with served(app) as server:
-        client = await server.connect()
-        await client.send(get("/wait"))
+        client = await server.connect(get("/wait"))
         await waiting.wait()
 
         await client.send(get("/next") * 2000)
@@ -143,8 +141,7 @@ async def test_an_endless_answer_to_a_client_that_leaves_ends_with_an_os_error_a
             ended.set()
 
     async with served(app) as server:
-        client = await server.connect()
-        await client.send(get())
+        client = await server.connect(get())
         assert await client.stream.receive_some(1000)
 
         client.close()
@@ -234,8 +231,7 @@ async def test_an_answer_that_breaks_off_ends_with_the_connection(ending: str) -
             raise ValueError("in the middle")
 
     async with served(app) as server:
-        client = await server.connect()
-        await client.send(get())
+        client = await server.connect(get())
         reply = await client.receive_rest()
         client.close()
 
@@ -252,8 +248,7 @@ async def test_after_an_answer_that_was_cut_short_nothing_follows_on_the_connect
             await answer(send, bytes(50_000_000))
 
     async with served(app) as server:
-        client = await server.connect()
-        await client.send(get() * 2)
+        client = await server.connect(get() * 2)
         await trio.sleep(0.1)
         reply = await client.receive_rest()
         client.close()
@@ -407,8 +402,7 @@ async def test_a_lifted_body_has_no_length_and_no_time() -> None:
         await answer(send, str(count).encode())
 
     async with served(app, max_body_bytes=10, body_timeout=0.05) as server:
-        client = await server.connect()
-        await client.send(streamed())
+        client = await server.connect(streamed())
         for _ in range(5):
             await client.send(b"4e20\r\n" + bytes(20_000) + b"\r\n")
             await trio.sleep(0.03)
@@ -447,8 +441,7 @@ async def test_a_client_that_sends_waits_while_nobody_reads() -> None:
         await trio.sleep_forever()
 
     async with served(app, graceful_timeout=0.05) as server:
-        client = await server.connect()
-        await client.send(get("/", "Content-Length: 1000000000", method="POST"))
+        client = await server.connect(get("/", "Content-Length: 1000000000", method="POST"))
         sent = 0
         with trio.move_on_after(0.3):
             while True:
@@ -472,8 +465,7 @@ async def test_a_cancelled_receive_has_taken_nothing_from_the_body() -> None:
         await answer(send, b"".join(parts))
 
     async with served(app) as server:
-        client = await server.connect()
-        await client.send(streamed())
+        client = await server.connect(streamed())
         for start in range(0, len(LONG), 16_000):
             part = LONG[start : start + 16_000]
             await client.send(b"%x\r\n%b\r\n" % (len(part), part))

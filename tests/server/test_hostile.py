@@ -88,8 +88,7 @@ async def test_none_of_the_seven_packets_disturbs_anything_else(
         await answer(send, b"ok")
 
     async with served(app) as server:
-        busy = await server.connect()
-        await busy.send(get("/busy"))
+        busy = await server.connect(get("/busy"))
         caplog.clear()
 
         for _ in range(20):

@@ -29,9 +29,7 @@ async def describe(scope: Scope, _receive: Receive, send: Send) -> None:
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async with served(echo) as server:
-        client = await server.connect()
-
-        await client.send(b"".join(post(b"%d" % n) for n in range(50)))
+        client = await server.connect(b"".join(post(b"%d" % n) for n in range(50)))
 
         bodies = [(await client.receive_answer()).body for _ in range(50)]
         assert bodies == [b"%d" % n for n in range(50)]
@@ -155,9 +153,7 @@ async def test_options_of_the_whole_server_is_answered_here() -> None:
 
 async def test_head_gets_the_headers_of_get_and_no_body() -> None:
     async with served(describe) as server:
-        client = await server.connect()
-
-        await client.send(get("/x", method="HEAD") + get("/y"))
+        client = await server.connect(get("/x", method="HEAD") + get("/y"))
         head = await client.receive_answer(head_only=True)
         after = await client.receive_answer()
 

@@ -117,8 +117,7 @@ async def test_a_client_that_does_not_take_its_refusal_is_closed(
     monkeypatch.setattr(Transport, "send_all", find_the_socket_full)
     monkeypatch.setattr("trio_jobs.server.connection._LINGER_SECONDS", 0.1)
     async with served(echo, **QUICK) as server:
-        client = await server.connect()
-        await client.send(b"NONSENSE\r\n\r\n")
+        await server.connect(b"NONSENSE\r\n\r\n")
 
         await server.wait_alone()
 
@@ -153,8 +152,7 @@ async def test_a_cut_off_client_cancels_what_answers_it(*, notices: bool) -> Non
             ended.set()
 
     async with served(app, **QUICK) as server:
-        client = await server.connect()
-        await client.send(get())
+        await server.connect(get())
 
         await ended.wait()
 
@@ -190,8 +188,7 @@ async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
             for _ in range(50):
                 nursery.start_soon(be_slow, server, start, more)
         for _ in range(5):
-            blocked = await server.connect()
-            await blocked.send(get("/flood"))
+            await server.connect(get("/flood"))
 
         for _ in range(50):
             with trio.fail_after(30):  # normally a few milliseconds

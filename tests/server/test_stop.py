@@ -79,8 +79,7 @@ async def test_a_stop_refuses_new_clients_and_gives_the_answers_that_are_due(
     app: Application,
 ) -> None:
     async with served(app, graceful_timeout=20) as server:
-        client = await server.connect()
-        await client.send(get("/hold"))
+        client = await server.connect(get("/hold"))
         await app.holding.wait()
         assert (await server.request(get())).status == 200
 
@@ -182,8 +181,7 @@ async def test_clients_of_every_kind_are_still_connected_and_the_stop_keeps_its_
 
 async def test_an_application_that_shields_itself_is_told_by_its_socket(app: Application) -> None:
     async with served(app, **LIMITS) as server:
-        client = await server.connect()
-        await client.send(get("/shield"))
+        await server.connect(get("/shield"))
         await trio.testing.wait_all_tasks_blocked(0.02)
 
         with trio.fail_after(GRACE + MARGIN):
@@ -229,8 +227,7 @@ async def test_an_application_that_fails_while_it_is_cut_off_is_one_line(
             raise ValueError("while it unwinds")
 
     async with served(app, graceful_timeout=0.01) as server:
-        client = await server.connect()
-        await client.send(get())
+        await server.connect(get())
         await began.wait()
 
     errors = [record.getMessage() for record in caplog.records if record.levelno > logging.WARNING]
