@@ -116,6 +116,7 @@ def test_reading_is_not_refused_by_origin(method: str) -> None:
         ("", "localhost", 403),
         ("localhost", "localhost", 403),
         ("file://", "localhost", 403),
+        ("http://", "", 403),
     ],
 )
 def test_without_site_the_origin_must_be_our_host(origin: str, host: str, status: int) -> None:

@@ -52,7 +52,8 @@ async def test_requests_that_are_refused_are_logged_as_they_were_answered(
     caplog.set_level(logging.INFO, "trio_jobs.access")
     async with served(echo, access_log=True, body_timeout=0.2) as server:
         client = await server.connect(post(b"body", "/slow")[:-1])
-        stalled = await client.receive_rest()
+        stalled = await client.receive_answer()
+        client.close()
         strange = await server.exchange(get("a:1", method="CONNECT"))
 
     lines = [vars(record) for record in caplog.records if record.name == "trio_jobs.access"]
@@ -60,7 +61,7 @@ async def test_requests_that_are_refused_are_logged_as_they_were_answered(
         ("POST", "/slow", 408),
         ("CONNECT", "a:1", 501),
     ]
-    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in (stalled, strange)]
+    bodies = [stalled.body, strange.partition(b"\r\n\r\n")[2]]
     assert [x["bytes"] for x in lines] == [len(body) for body in bodies]
 
 

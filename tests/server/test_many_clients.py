@@ -107,8 +107,8 @@ async def test_the_cap_holds_over_several_addresses_and_none_of_them_starves(lim
                 await server.wait_alone()
 
 
-async def test_five_thousand_idle_clients_hold_up_nobody() -> None:
-    count = 5000
+async def test_two_thousand_idle_clients_hold_up_nobody() -> None:
+    count = 2000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * count + 1000
     if hard != resource.RLIM_INFINITY and hard < wanted:

@@ -68,13 +68,10 @@ class AccessControl:
 
     def is_open(self, method: str, path: str) -> bool:
         """Whether the request needs no token."""
-        below = path.removeprefix(self._open_path)
-        return (
-            method in {"GET", "HEAD"}
-            and self._open_path != ""
-            and below != path
-            and below[:1] in {"", "/"}
-        )
+        opened = self._open_path
+        if not opened or method not in {"GET", "HEAD"}:
+            return False
+        return path == opened or path.startswith(f"{opened}/")
 
     def _check_host(self, headers: Headers) -> None:
         # A page of any origin can have its own name resolve to 127.0.0.1, and so read answers. Its
@@ -133,23 +130,18 @@ def _check_token(token: bytes, headers: Headers) -> None:
 
 
 def _check_origin(headers: Headers) -> None:
-    site = origin = host = None
-    for name, value in headers:
-        if name == b"sec-fetch-site":
-            site = value
-        elif name == b"origin":
-            origin = value
-        elif name == b"host":
-            host = value
+    site, origin = _header(headers, b"sec-fetch-site"), _header(headers, b"origin")
     if site is not None:
         if site not in {b"same-origin", b"none"}:
             raise Problem(403, f"{_FOREIGN}: Sec-Fetch-Site is {_shown(site)}")
-    elif origin is not None and (host is None or not _same_host(origin, host)):
-        raise Problem(
-            403,
-            f"{_FOREIGN}: Origin is {_shown(origin)}, Host is {_shown(host or b'')};"
-            " a proxy must pass both on as they came",
-        )
+    elif origin is not None:
+        host = _header(headers, b"host") or b""
+        if not host or not _same_host(origin, host):
+            raise Problem(
+                403,
+                f"{_FOREIGN}: Origin is {_shown(origin)}, Host is {_shown(host)};"
+                " a proxy must pass both on as they came",
+            )
 
 
 def _shown(value: bytes) -> str:

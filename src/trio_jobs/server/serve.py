@@ -56,14 +56,11 @@ async def serve(
         closing: The caller sets it to end the server. Until then new
             connections are accepted.
         token: The bearer token that clients need, if any.
-        health_path: Needs no token, nor do the paths below it. It is requested
-            once, in memory, before the first client: so the modules that the
-            first request imports are there, also in a process that is out of
-            descriptors.
+        health_path: Needs no token, nor do the paths below it. ``warm_up``
+            requests it once before the first client.
         reserved_descriptors: How many the rest of the process will open, as
             far as is known. Connections leave them, and some more, free.
-        connection_closed: Called when a connection has ended and its
-            descriptor is free.
+        connection_closed: Called when a connection's descriptor is free.
         last_moment: Returns when every connection must be cut. Called after
             ``graceful_timeout``; without it, that is when.
         task_status: Told the listeners' URLs once clients can connect.
