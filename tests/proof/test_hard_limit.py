@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
@@ -105,16 +104,6 @@ async def ask_and_never_read(url: str) -> trio.SocketStream:
     return stream
 
 
-@needs_proc
-async def test_limit_fires_also_when_nobody_reads_its_report(tmp_path: Path) -> None:
-    async with trio.open_nursery() as servers:
-        for function, read_log in [("stubborn", False), ("leaving_a_pool", True)]:
-
-            @servers.start_soon
-            async def one(function: str = function, read_log: bool = read_log) -> None:
-                await ended_by_the_limit(tmp_path / function, function, read_log=read_log)
-
-
 @pytest.mark.parametrize(
     "read_log", [True, pytest.param(False, marks=needs_proc)], ids=["log read", "log unread"]
 )
@@ -186,14 +175,24 @@ async def test_stop_begins_when_a_call_of_c_that_holds_the_gil_returns(tmp_path:
         assert not server.lines_with("Timeout (")
 
 
-@pytest.mark.soak
-async def test_whatever_is_in_the_way_the_limit_ends_it(tmp_path: Path, report: Path) -> None:
+@pytest.mark.parametrize(
+    ("functions", "logs"),
+    [
+        (["leaving_a_pool"], [True]),
+        pytest.param(["stubborn"], [False], marks=needs_proc),
+        pytest.param(list(MUST_FIRE), [True, False], marks=pytest.mark.soak),
+    ],
+    ids=["log read", "log unread", "all of them"],
+)
+async def test_whatever_is_in_the_way_the_limit_ends_it(
+    tmp_path: Path, report: Path, functions: list[str], logs: list[bool]
+) -> None:
     lines = [
         await ended_by_the_limit(tmp_path / f"{function}{read_log}", function, read_log=read_log)
-        for function in MUST_FIRE
-        for read_log in (True, False)
+        for function in functions
+        for read_log in logs
     ]
-    write(report, lines)
+    (report / "hard_limit.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
 @pytest.mark.soak
@@ -211,8 +210,3 @@ async def test_one_call_of_c_that_holds_the_gil_is_ended_by_sigalrm(
 
         assert await server.wait_exit() == -signal.SIGALRM
         assert not server.lines_with("hard limit reached")
-
-
-def write(report: Path, lines: Iterable[str]) -> None:
-    """Keep what was seen."""
-    (report / "hard_limit.txt").write_text("".join(f"{line}\n" for line in lines))

@@ -90,7 +90,7 @@ class Plan:
     tls: bool
     seconds: float
     crowd: int
-    patience: float = PATIENCE
+    patience: float
 
     @property
     def kinds(self) -> list[Kind]:
@@ -247,18 +247,16 @@ def report_of(siege: Siege, plan: Plan, lasted: float) -> str:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(
+    ("seconds", "crowd", "patience"),
+    [(2, 300, PATIENCE), pytest.param(max(share_of(120), 2), 1000, 600, marks=pytest.mark.soak)],
+    ids=["once", "for two minutes"],
+)
 async def test_attackers_of_every_kind_at_once_cost_nobody_else_a_job(
-    tmp_path: Path, *, tls: bool
+    tmp_path: Path, report: Path, seconds: float, crowd: int, patience: float, *, tls: bool
 ) -> None:
-    await besieged(tmp_path, Plan(tls=tls, seconds=2, crowd=300))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-async def test_two_minutes_of_attacks_of_every_kind(
-    tmp_path: Path, report: Path, *, tls: bool
-) -> None:
-    plan = Plan(tls=tls, seconds=max(share_of(120), 2), crowd=1000, patience=600)
+    plan = Plan(tls=tls, seconds=seconds, crowd=crowd, patience=patience)
     lines = await besieged(tmp_path, plan)
+
     with (report / "hostile.txt").open("a") as file:
         file.write(lines)

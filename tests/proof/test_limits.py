@@ -193,36 +193,34 @@ def check_both_sides(counts: Counter[str]) -> None:
     assert min(counts["201"], counts.total() - counts["201"]) >= counts.total() / 20, counts
 
 
+def tries(fewest: int, most: int) -> pytest.MarkDecorator:
+    """A few, and the share of many that the soak takes."""
+    many = pytest.param(max(fewest, ceil(share_of(most))), marks=pytest.mark.soak)
+    return pytest.mark.parametrize("tries", [fewest, many], ids=["few", "many"])
+
+
+@tries(FEWEST, 5_000)
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 async def test_no_job_runs_unanswered_around_a_limit(
-    tmp_path: Path, limit: str, *, tls: bool
+    tmp_path: Path, report: Path, limit: str, tries: int, *, tls: bool
 ) -> None:
-    check_both_sides(await swept(tmp_path, limit, FEWEST, tls=tls, blocked=False))
+    counts = await swept(tmp_path, limit, tries, tls=tls, blocked=False)
+
+    check_both_sides(counts)
+    write(report, f"{limit}, {'TLS' if tls else 'plain'}", counts)
 
 
+@tries(FEWEST, 2_000)
 @pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=pytest.mark.soak)])
 async def test_no_job_runs_unanswered_while_others_block_the_loop(
-    tmp_path: Path, limit: str
+    tmp_path: Path, report: Path, limit: str, tries: int, *, tls: bool
 ) -> None:
-    counts = await swept(tmp_path, limit, FEWEST, tls=False, blocked=True)
+    counts = await swept(tmp_path, limit, tries, tls=tls, blocked=True)
 
     assert counts["201"] > 0
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("blocked", [False, True], ids=["free", "blocked"])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("limit", LIMITS)
-async def test_no_job_of_thousands_runs_unanswered_around_a_limit(
-    tmp_path: Path, report: Path, limit: str, *, tls: bool, blocked: bool
-) -> None:
-    tries = max(FEWEST, ceil(share_of(2_000 if blocked else 5_000)))
-    counts = await swept(tmp_path, limit, tries, tls=tls, blocked=blocked)
-
-    if not blocked:
-        check_both_sides(counts)
-    write(report, f"{limit}, {'TLS' if tls else 'plain'}{', blocked' * blocked}", counts)
+    write(report, f"{limit}, {'TLS' if tls else 'plain'}, blocked", counts)
 
 
 async def stopped(clients: int, *, tls: bool) -> Counter[str]:
@@ -269,29 +267,17 @@ async def stopped(clients: int, *, tls: bool) -> Counter[str]:
     return counts
 
 
-async def stopped_often(times: int, *, tls: bool) -> Counter[str]:
-    """What became of ten clients each time; some were answered, some not."""
-    counts: Counter[str] = Counter()
-    for _ in range(times):
-        counts += await stopped(10, tls=tls)
-    assert min(counts["answered"], counts["closed"]) >= counts.total() / 20, counts
-    return counts
-
-
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@tries(FEWEST_STOPS, 500)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 async def test_nothing_is_acted_on_unanswered_as_the_stop_ends_idle_connections(
-    *, tls: bool
+    report: Path, tries: int, *, tls: bool
 ) -> None:
-    await stopped_often(FEWEST_STOPS, tls=tls)
+    counts: Counter[str] = Counter()
+    for _ in range(tries):
+        counts += await stopped(10, tls=tls)
 
-
-@pytest.mark.soak
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_nothing_is_acted_on_unanswered_in_hundreds_of_stops(
-    report: Path, *, tls: bool
-) -> None:
-    times = max(FEWEST_STOPS, ceil(share_of(500)))
-    write(report, f"stop, {'TLS' if tls else 'plain'}", await stopped_often(times, tls=tls))
+    assert min(counts["answered"], counts["closed"]) >= counts.total() / 20, counts
+    write(report, f"stop, {'TLS' if tls else 'plain'}", counts)
 
 
 async def read_late(folder: Path, tries: int, caplog: pytest.LogCaptureFixture) -> Counter[str]:
@@ -335,17 +321,10 @@ async def read_late(folder: Path, tries: int, caplog: pytest.LogCaptureFixture) 
     return counts
 
 
+@tries(FEWEST_READ, 2_000)
 async def test_a_client_that_reads_as_its_time_ends_is_served_or_told_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, report: Path, caplog: pytest.LogCaptureFixture, tries: int
 ) -> None:
-    await read_late(tmp_path, FEWEST_READ, caplog)
-
-
-@pytest.mark.soak
-async def test_each_of_thousands_that_read_as_their_time_ends_is_served_or_told_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, report: Path
-) -> None:
-    tries = max(FEWEST_READ, ceil(share_of(2_000)))
     write(report, "send", await read_late(tmp_path, tries, caplog))
 
 
