@@ -29,9 +29,6 @@ log = logging.getLogger("trio_jobs.server")
 class BindError(OSError):
     """A socket could not be bound; the text is one line that names the address."""
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
