@@ -355,23 +355,6 @@ async def test_a_client_that_only_stops_sending_learns_what_was_accepted(
     assert problem["accepted"] == len(api.parts.store) == accepted
 
 
-async def test_two_streams_get_on_side_by_side() -> None:
-    api = Api(parts=make_parts(buffer_size=5))
-    answers: list[Answer] = []
-
-    async def stream() -> None:
-        answers.append(await api.client.post("/jobs/stream", [LINE * 20] * 20))
-
-    async with trio.open_nursery() as nursery:
-        start_workers(api.parts, nursery, succeed)
-        async with trio.open_nursery() as clients:
-            clients.start_soon(stream)
-            clients.start_soon(stream)
-        api.parts.admission.close()
-
-    assert [answer.json() for answer in answers] == [{"accepted": 400}] * 2
-
-
 async def test_other_tasks_run_while_a_large_piece_is_checked() -> None:
     api = Api(parts=make_parts(buffer_size=100_000))
 

@@ -127,23 +127,10 @@ async def test_a_waiter_gets_the_job_also_when_it_is_dropped_at_once() -> None:
     assert got[0].json()["status"] == "completed"
 
 
-async def test_the_end_of_the_pool_answers_with_the_job_as_it_is() -> None:
-    api = Api()
-    begin(api)
-    got: list[Answer] = []
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(get, api, got)
-        await wait_all_tasks_blocked()
-        api.parts.workers.release(ID)
-        api.parts.waiters.end()
-
-    assert got[0].json()["status"] == "pending"
-    await get(api, got)
-    assert len(got) == 2
-
-
-async def test_closing_the_submissions_leaves_waits_alone() -> None:
+@pytest.mark.parametrize("completes", [True, False])
+async def test_a_wait_ends_with_its_job_or_with_the_pool_and_not_with_the_admission(
+    *, completes: bool
+) -> None:
     api = Api()
     begin(api)
     got: list[Answer] = []
@@ -154,9 +141,15 @@ async def test_closing_the_submissions_leaves_waits_alone() -> None:
         api.parts.admission.close()
         await wait_all_tasks_blocked()
         assert got == []
-        api.parts.workers.complete(ID, SUCCEEDED)
+        if completes:
+            api.parts.workers.complete(ID, SUCCEEDED)
+        else:
+            api.parts.workers.release(ID)
+            api.parts.waiters.end()
 
-    assert got[0].json()["status"] == "completed"
+    assert got[0].json()["status"] == ("completed" if completes else "pending")
+    await get(api, got)
+    assert len(got) == 2
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -74,13 +74,15 @@ async def test_sleep(jobs):
     result.stdout.no_fnmatch_line("*test_sleep*")  # among the slow ones
 
 
-def test_marker_of_a_module_is_for_all_of_its_tests_and_a_closer_one_goes_over_it(
+def test_marker_of_a_module_is_for_all_of_its_tests_that_are_async_and_a_closer_one_goes_over_it(
     pytester: pytest.Pytester,
 ) -> None:
     result = run(
         pytester,
         SLEEPER
         + """
+from hypothesis import given, strategies as st
+
 pytestmark = pytest.mark.trio_jobs({"sleep": sleep}, workers=3)
 
 async def test_far(jobs):
@@ -95,10 +97,21 @@ class TestInClass:
     async def test_method(self, jobs, seconds):
         await jobs.result(jobs.submit("sleep", seconds).id)
         assert trio.current_time() == seconds
+
+def test_plain():
+    pass
+
+@given(st.integers())
+def test_plain_property(number):
+    pass
+
+@given(st.integers())
+async def test_property(number):
+    await trio.lowlevel.checkpoint()
 """,
     )
 
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=7)
 
 
 def test_pool_drains_after_the_test_for_as_long_as_the_grace_period(
@@ -126,26 +139,6 @@ def test_after():
 
     result.assert_outcomes(failed=1, passed=2)
     result.stdout.fnmatch_lines(["*assert not True*"])
-
-
-def test_thread_is_tested_by_the_real_clock(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        """
-import pytest, threading, trio
-
-def where(_payload):
-    return threading.current_thread() is threading.main_thread()
-
-@pytest.mark.trio_jobs({"where": where}, mock_clock=False)
-async def test_thread(jobs):
-    with trio.fail_after(5):
-        assert await jobs.result(jobs.submit("where").id) is False
-    assert not isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-""".replace("import pytest,", "import pytest, trio.testing,"),
-    )
-
-    result.assert_outcomes(passed=1)
 
 
 def test_api_is_tested_without_sockets(pytester: pytest.Pytester) -> None:
@@ -243,34 +236,6 @@ def test_marker_with_wrong_arguments_says_what_it_was_given(pytester: pytest.Pyt
     assert "the fixture `jobs` is for tests that are async functions" in result.outlines
 
 
-def test_marker_of_a_module_leaves_its_other_tests_alone(pytester: pytest.Pytester) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-from hypothesis import given, strategies as st
-
-pytestmark = pytest.mark.trio_jobs({"sleep": sleep})
-
-async def test_async(jobs):
-    assert await jobs.result(jobs.submit("sleep", 1).id) == 1
-
-def test_plain():
-    pass
-
-@given(st.integers())
-def test_plain_property(number):
-    pass
-
-@given(st.integers())
-async def test_property(number):
-    await trio.lowlevel.checkpoint()
-""",
-    )
-
-    result.assert_outcomes(passed=4)
-
-
 @pytest.mark.parametrize("run_in", ["thread", "process"])
 def test_handler_that_knows_nothing_of_a_mock_clock_is_refused(
     run_in: str, pytester: pytest.Pytester
@@ -278,13 +243,16 @@ def test_handler_that_knows_nothing_of_a_mock_clock_is_refused(
     result = run(
         pytester,
         f"""
-import pytest
+import pytest, trio, trio.testing
 from trio_jobs import Handler
 
-def plain(_payload):
+def double(number):
+    return number * 2
+
+async def takes_nothing():
     pass
 
-handlers = {{"plain": Handler.of(plain, run="{run_in}")}}
+handlers = {{"double": Handler.of(double, run="{run_in}")}}
 
 @pytest.mark.trio_jobs(handlers)
 async def test_refused(jobs):
@@ -292,7 +260,9 @@ async def test_refused(jobs):
 
 @pytest.mark.trio_jobs(handlers=handlers, mock_clock=False)
 async def test_taken(jobs):
-    pass
+    with trio.fail_after(20):
+        assert await jobs.result(jobs.submit("double", 21).id) == 42
+    assert not isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 
 @pytest.mark.trio_jobs(handlers, mock_clock=False)
 async def test_refused_too(jobs, autojump_clock):
@@ -301,31 +271,20 @@ async def test_refused_too(jobs, autojump_clock):
 @pytest.mark.trio_jobs(handlers, mock_clock=False)
 async def test_clock_that_stands_still(jobs, mock_clock):
     pass
-""",
-    )
 
-    result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines([f"*the handler of 'plain' runs in a {run_in}*mock_clock=False*"])
-
-
-def test_marker_with_a_function_that_cannot_be_a_handler_says_which(
-    pytester: pytest.Pytester,
-) -> None:
-    result = run(
-        pytester,
-        SLEEPER
-        + """
-async def takes_nothing():
-    pass
-
-@pytest.mark.trio_jobs({"sleep": sleep, "bad": takes_nothing})
-async def test_bad(jobs):
+@pytest.mark.trio_jobs({{"double": handlers["double"], "bad": takes_nothing}})
+async def test_no_handler(jobs):
     pass
 """,
     )
 
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*HandlerError: the function for type 'bad' (*:takes_nothing) *"])
+    result.assert_outcomes(passed=2, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            f"*the handler of 'double' runs in a {run_in}*mock_clock=False*",
+            "*HandlerError: the function for type 'bad' (*:takes_nothing) *",
+        ]
+    )
 
 
 def test_pytest_finds_the_plugin_by_itself() -> None:
