@@ -136,7 +136,7 @@ class RunningPool:
 
     parts: Parts
     handlers: HandlerRegistry
-    processor: JobExecutor
+    executor: JobExecutor
     scope: trio.CancelScope
 
     @property
@@ -183,6 +183,6 @@ async def running_pool(
             nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
         parts.receive.close()
         yield RunningPool(
-            parts=parts, handlers=handlers, processor=executor, scope=nursery.cancel_scope
+            parts=parts, handlers=handlers, executor=executor, scope=nursery.cancel_scope
         )
         parts.admission.close()

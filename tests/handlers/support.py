@@ -1,4 +1,4 @@
-"""Small helpers of the handlers' tests: one job through a processor; threads and processes."""
+"""Small helpers of the handlers' tests: one job through an executor; threads and processes."""
 
 import os
 import sys
@@ -17,14 +17,14 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending
 
 
-def make_processor(
+def make_executor(
     table: Mapping[str, Handler],
     *,
     workers: int = 2,
     max_result_bytes: int = 1_000_000,
     processes: ProcessPool | None = None,
 ) -> JobExecutor:
-    """A processor over these handlers."""
+    """An executor over these handlers."""
     return JobExecutor(
         HandlerRegistry(table),
         workers=workers,
@@ -42,10 +42,10 @@ async def process(
 ) -> Ending:
     """Process one job with one handler."""
     handler = function if isinstance(function, Handler) else Handler.of(function)
-    processor = make_processor(
+    executor = make_executor(
         {"test": handler}, max_result_bytes=max_result_bytes, processes=processes
     )
-    return await processor(make_job("a", payload=payload))
+    return await executor(make_job("a", payload=payload))
 
 
 def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:

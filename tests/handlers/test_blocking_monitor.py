@@ -38,7 +38,7 @@ def block(clock: MockClock) -> Callable[[float], Awaitable[None]]:
 
 @asynccontextmanager
 async def watched(pool: RunningPool) -> AsyncIterator[None]:
-    slow_steps = BlockingMonitor(pool.processor, limit=LIMIT)
+    slow_steps = BlockingMonitor(pool.executor, limit=LIMIT)
     trio.lowlevel.add_instrument(slow_steps)
     try:
         yield
@@ -299,7 +299,7 @@ def take(payload: SlowToMake) -> float:
 async def submit_slow(*seconds: float, limit: float) -> None:
     """Submit one after the other, in one step of Trio's, on the real clock."""
     async with running_pool({"slow": take}) as pool:
-        slow_steps = BlockingMonitor(pool.processor, limit=limit)
+        slow_steps = BlockingMonitor(pool.executor, limit=limit)
         trio.lowlevel.add_instrument(slow_steps)
         await trio.lowlevel.checkpoint()
         for each in seconds:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
-from tests.handlers.support import make_processor, message_of, process
+from tests.handlers.support import make_executor, message_of, process
 from tests.support import make_job, running_pool
 from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.context import JobContext
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class Endings:
-    """What a processor has made of its jobs, by their ids."""
+    """What an executor has made of its jobs, by their ids."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Ending] = {}
 
-    async def collect(self, processor: JobExecutor, job_id: str) -> None:
-        self.by_id[job_id] = await processor(make_job(job_id))
+    async def collect(self, executor: JobExecutor, job_id: str) -> None:
+        self.by_id[job_id] = await executor(make_job(job_id))
 
 
 async def sleep_for_ever(_payload: object) -> None:
@@ -185,14 +185,14 @@ async def test_encoding_the_result_is_not_the_handlers_time(
 
 @pytest.mark.parametrize("handler", [sleep_for_ever, swallow_cancelled, fail_in_cleanup])
 async def test_a_cancel_interrupts_the_handler(handler: Callable[..., object]) -> None:
-    processor = make_processor({"test": Handler.of(handler)})
+    executor = make_executor({"test": Handler.of(handler)})
     endings = Endings()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(endings.collect, processor, "a")
-        nursery.start_soon(endings.collect, processor, "b")
+        nursery.start_soon(endings.collect, executor, "a")
+        nursery.start_soon(endings.collect, executor, "b")
         await wait_all_tasks_blocked()
-        assert processor.cancel("a")
+        assert executor.cancel("a")
         await wait_all_tasks_blocked()
         assert endings.by_id == {"a": CANCELLED}
         nursery.cancel_scope.cancel()
@@ -208,13 +208,13 @@ async def test_a_cancelled_job_completes_when_its_handler_has_unwound(
             with trio.move_on_after(5, shield=True):
                 await trio.sleep_forever()
 
-    processor = make_processor({"test": Handler.of(slow_cleanup)})
+    executor = make_executor({"test": Handler.of(slow_cleanup)})
     endings = Endings()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(endings.collect, processor, "a")
+        nursery.start_soon(endings.collect, executor, "a")
         await wait_all_tasks_blocked()
-        processor.cancel("a")
+        executor.cancel("a")
         await wait_all_tasks_blocked()
         assert not endings.by_id
 
@@ -223,9 +223,9 @@ async def test_a_cancelled_job_completes_when_its_handler_has_unwound(
 
 
 async def test_cancelling_a_job_that_does_not_run_says_so() -> None:
-    processor = make_processor({"test": Handler.of(sleep_for_ever)})
+    executor = make_executor({"test": Handler.of(sleep_for_ever)})
 
-    assert not processor.cancel("a")
+    assert not executor.cancel("a")
 
 
 async def test_a_job_that_was_cancelled_while_pending_runs_nothing() -> None:
@@ -234,9 +234,9 @@ async def test_a_job_that_was_cancelled_while_pending_runs_nothing() -> None:
     async def handler(payload: object) -> None:
         ran.append(payload)
 
-    processor = make_processor({"test": Handler.of(handler)})
+    executor = make_executor({"test": Handler.of(handler)})
 
-    ending = await processor(replace(make_job("a"), cancel_requested=True))
+    ending = await executor(replace(make_job("a"), cancel_requested=True))
 
     assert ending.outcome is Outcome.CANCELLED
     assert not ran
@@ -255,7 +255,7 @@ async def test_cancel_time_limit_and_end_at_the_same_instant_give_one_outcome(
 
         async def cancel() -> None:
             await trio.sleep(1)
-            said = pool.processor.cancel(job.id)
+            said = pool.executor.cancel(job.id)
             status = pool.status(job)
             # True only while nothing else has decided.
             assert not (said and status is JobStatus.COMPLETED)
@@ -282,7 +282,7 @@ async def test_cancel_and_end_at_the_same_instant_give_one_outcome(
     async with running_pool({"test": second}) as pool:
         job = pool.submit("test")
         await trio.sleep(1)
-        said.append(pool.processor.cancel(job.id))
+        said.append(pool.executor.cancel(job.id))
 
     job = pool.parts.store.find_nowait(job.id)
     assert job.ending is not None
@@ -298,7 +298,7 @@ async def test_the_pools_end_racing_with_a_cancel_releases_or_completes(
         await wait_all_tasks_blocked()
 
         async def cancel_job() -> None:
-            pool.processor.cancel(job.id)
+            pool.executor.cancel(job.id)
 
         async def cancel_pool() -> None:
             pool.scope.cancel()
@@ -368,19 +368,19 @@ async def test_the_jobs_id_is_known_while_its_handler_runs() -> None:
 
 
 async def test_the_oldest_running_job_is_known(autojump_clock: MockClock) -> None:
-    processor = make_processor({"test": Handler.of(sleep_for_ever)})
+    executor = make_executor({"test": Handler.of(sleep_for_ever)})
     endings = Endings()
-    assert processor.oldest_running_seconds() is None
+    assert executor.oldest_running_seconds() is None
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(endings.collect, processor, "a")
+        nursery.start_soon(endings.collect, executor, "a")
         await trio.sleep(5)
-        nursery.start_soon(endings.collect, processor, "b")
+        nursery.start_soon(endings.collect, executor, "b")
         await trio.sleep(3)
-        assert processor.oldest_running_seconds() == 8
-        processor.cancel("a")
+        assert executor.oldest_running_seconds() == 8
+        executor.cancel("a")
         await wait_all_tasks_blocked()
-        assert processor.oldest_running_seconds() == 3
+        assert executor.oldest_running_seconds() == 3
         nursery.cancel_scope.cancel()
 
 
@@ -388,20 +388,20 @@ def test_a_process_handler_without_processes_is_refused() -> None:
     handler = Handler.of(math.sqrt, run="process")
 
     with pytest.raises(ValueError, match="there are no processes"):
-        make_processor({"test": handler})
+        make_executor({"test": handler})
 
 
 async def test_a_cancel_that_is_first_decides_although_a_process_returns_a_value() -> None:
     class Racing:
         async def run(self, _: object, running: RunningJob, **__: object) -> bytes:
             running.start_clock(None)
-            assert processor.cancel("a")
+            assert executor.cancel("a")
             return b"1"  # it had been on its way
 
     processes = cast("ProcessPool", Racing())
-    processor = make_processor({"test": Handler.of(tasks.pid, run="process")}, processes=processes)
+    executor = make_executor({"test": Handler.of(tasks.pid, run="process")}, processes=processes)
 
-    ending = await processor(make_job("a"))
+    ending = await executor(make_job("a"))
 
     assert ending.outcome is Outcome.CANCELLED
 

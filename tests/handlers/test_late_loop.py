@@ -119,7 +119,7 @@ def test_of_what_happens_to_a_thread_while_the_loop_is_blocked_the_first_decides
                 case "limit":
                     clock.skipped = LATER
                 case _:
-                    assert pool.processor.cancel(job_id) is (event == "cancel")
+                    assert pool.executor.cancel(job_id) is (event == "cancel")
 
     ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
 
@@ -127,7 +127,7 @@ def test_of_what_happens_to_a_thread_while_the_loop_is_blocked_the_first_decides
 
 
 def children(pool: RunningPool) -> list[ChildHandle]:
-    processes = pool.processor._processes
+    processes = pool.executor._processes
     assert processes is not None
     return [*processes._children]
 

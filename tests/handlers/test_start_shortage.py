@@ -234,7 +234,7 @@ async def test_a_cancel_reaches_a_job_that_gets_no_thread(
     async with running_pool({"test": returns}, workers=1) as pool:
         job = pool.submit("test")
         await wait_all_tasks_blocked()
-        assert pool.processor.cancel(job.id)
+        assert pool.executor.cancel(job.id)
 
     assert pool.outcome(job) is Outcome.CANCELLED
 
@@ -246,7 +246,7 @@ async def test_a_cancel_that_comes_while_a_thread_cannot_be_started_is_not_lost(
 
     async with running_pool({"test": Handler.of(returns, timeout=60)}, workers=1) as pool:
         job = pool.submit("test")
-        cancel = partial(pool.processor.cancel, job.id)
+        cancel = partial(pool.executor.cancel, job.id)
         NoThreads(monkeypatch, while_starting=lambda: said.append(cancel()))
 
     ending = pool.ending(job)

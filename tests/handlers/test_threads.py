@@ -161,7 +161,7 @@ async def test_a_cancelled_or_timed_out_thread_keeps_its_slot_until_it_has_retur
         if limit is not None:
             await trio.sleep(2 * limit)  # by the real clock
 
-        assert pool.processor.cancel(first.id) is (limit is None)
+        assert pool.executor.cancel(first.id) is (limit is None)
         await wait_all_tasks_blocked(0.01)
 
         assert pool.status(first) is JobStatus.PROCESSING
@@ -181,7 +181,7 @@ async def test_the_pools_end_leaves_the_thread_behind_and_releases_the_job(
     async with running_pool({"test": blocker}, workers=1) as pool:
         job = pool.submit("test")
         await wait_until_set(blocker.entered)
-        assert not cancelled or pool.processor.cancel(job.id)
+        assert not cancelled or pool.executor.cancel(job.id)
         pool.scope.cancel()
 
     assert blocker.is_running
@@ -217,7 +217,7 @@ async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:
     async with running_pool({"test": handler}, workers=1) as pool:
         job = pool.submit("test")
         await wait_until_set(checked)
-        pool.processor.cancel(job.id)
+        pool.executor.cancel(job.id)
         checked.clear()
         go_on.set()
         await wait_until_set(checked)

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.handlers import tasks
-from tests.handlers.support import children_of, make_processor
+from tests.handlers.support import children_of, make_executor
 from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
 from tests.support import At, make_job
@@ -36,7 +36,7 @@ class Life:
         steps: How many it had.
     """
 
-    processor: JobExecutor
+    executor: JobExecutor
     ledger: Path
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     cancelled: bool = False
@@ -52,7 +52,7 @@ class Life:
             return task.context.get(current_job_id) == job.id
 
         with At(step, lambda: action(self), of=is_ours) as at, self.scope:
-            self.ending = await self.processor(job)
+            self.ending = await self.executor(job)
         self.steps = at.steps
 
     # What can happen at a step.
@@ -62,7 +62,7 @@ class Life:
 
     def cancel(self) -> None:
         """As for a client."""
-        self.cancelled = self.processor.cancel(self.ledger.name)
+        self.cancelled = self.executor.cancel(self.ledger.name)
 
     def cut_off(self) -> None:
         """As the end of the grace period does."""
@@ -148,9 +148,9 @@ async def test_a_thousand_processes_that_are_killed_leave_nothing() -> None:
 
     with leaving_nothing():
         async with ProcessPool(2) as processes:
-            processor = make_processor({"test": handler}, processes=processes)
+            executor = make_executor({"test": handler}, processes=processes)
             for number in range(1000):
-                ending = await processor(make_job(str(number), payload=b"9"))
+                ending = await executor(make_job(str(number), payload=b"9"))
                 assert ending.outcome is Outcome.FAILED
             assert not children_of(os.getpid())
 
@@ -169,7 +169,7 @@ async def one_life(
 ) -> Life:
     """A job, and no child but an idle one when it has ended."""
     handler = Handler.of(tasks.add_a_line, run="process")
-    life = Life(processor=make_processor({"test": handler}, processes=processes), ledger=ledger)
+    life = Life(executor=make_executor({"test": handler}, processes=processes), ledger=ledger)
     await life.live(step, action)
     check(life)
     assert len(children_of(os.getpid())) == len(processes._idle) <= 1

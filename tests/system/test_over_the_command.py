@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.command import MODULE, SCRIPT, Command, run_command, running_command
-from tests.handlers.support import is_alive, wait_for_pids, wait_until_dead
+from tests.handlers.support import wait_for_pids, wait_until_dead
 
 WORK = """
 import os
@@ -33,27 +33,19 @@ async def typed(payload: list[int]):
 CONFIG = """
 [pool]
 workers = 2
-grace_period = {grace}
 processes = 1
 
 [logging]
 slow_step = 0.1
 
-[handlers.wait]
-call = "work:wait_for_go"
-run = "process"
-
 [handlers]
 block = "work:block"
 typed = "work:typed"
+
+[handlers.wait]
+call = "work:wait_for_go"
+run = "process"
 """
-
-
-def config(*, grace: float = 25) -> str:
-    # A table of its own comes after the short forms.
-    head, _, handlers = CONFIG.partition("[handlers.wait]")
-    long_form, _, short_forms = handlers.partition("[handlers]")
-    return f"{head}[handlers]{short_forms}\n[handlers.wait]{long_form}".format(grace=grace)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -61,7 +53,7 @@ async def test_a_signal_to_the_whole_group_lets_the_childrens_jobs_finish(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     async with running_command(
-        tmp_path, "--log-level", "debug", config=config(), handlers=WORK
+        tmp_path, "--log-level", "debug", config=CONFIG, handlers=WORK
     ) as server:
         job_id = await server.submit("wait")
         await wait_for_pids(tmp_path)
@@ -74,20 +66,8 @@ async def test_a_signal_to_the_whole_group_lets_the_childrens_jobs_finish(
         assert await server.wait_exit() == 0
 
 
-async def test_the_end_of_the_grace_period_kills_the_children(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=config(grace=0.1), handlers=WORK) as server:
-        job_id = await server.submit("wait")
-        [child] = await wait_for_pids(tmp_path)
-
-        server.send(signal.SIGTERM)
-
-        assert await server.wait_exit() == 1
-        assert not is_alive(child)
-        assert server.lines_with("jobs_interrupted", job_id)
-
-
 async def test_a_handler_that_blocks_the_loop_is_reported(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=config(), handlers=WORK) as server:
+    async with running_command(tmp_path, config=CONFIG, handlers=WORK) as server:
         job_id = await server.submit("block")
 
         line = await server.wait_for_line("event_loop_blocked")
@@ -113,7 +93,7 @@ async def test_a_child_does_not_run_the_command_again(
     (tmp_path / "go").touch()
 
     async with running_command(
-        tmp_path, "--log-level", "debug", config=config(), handlers=WORK, command=command
+        tmp_path, "--log-level", "debug", config=CONFIG, handlers=WORK, command=command
     ) as server:
         job_id = await server.submit("wait")
         await server.wait_for_line("job_succeeded", job_id)
@@ -124,7 +104,7 @@ async def test_a_child_does_not_run_the_command_again(
 
 
 async def test_check_shows_the_schema_of_each_payload(tmp_path: Path) -> None:
-    finished = await run_command(tmp_path, "--check", config=config(), handlers=WORK)
+    finished = await run_command(tmp_path, "--check", config=CONFIG, handlers=WORK)
 
     assert finished.status == 0
     assert '\n# "typed" = {"type":"array","items":{"type":"integer"}}\n' in finished.output
@@ -153,7 +133,7 @@ async def test_a_handler_that_does_not_fit_is_named_by_its_key(
 async def test_signals_to_the_group_while_a_process_starts_fail_no_job(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     async with running_command(
-        tmp_path, "--log-level", "debug", config=config(), handlers=WORK
+        tmp_path, "--log-level", "debug", config=CONFIG, handlers=WORK
     ) as server:
         for _ in range(2):
             await server.submit("wait")

@@ -47,7 +47,7 @@ async def test_a_cancel_ends_what_the_function_has_started(tmp_path: Path) -> No
     async with running_pool({"test": in_process(tasks.have_a_family)}, workers=1) as pool:
         job = pool.submit("test", quoted(tmp_path))
         family = await wait_for_pids(tmp_path, 3)
-        assert pool.processor.cancel(job.id)
+        assert pool.executor.cancel(job.id)
         for pid in family:
             await wait_until_dead(pid)
 
@@ -116,7 +116,7 @@ async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_
         [sleeping] = children_of(started)
         await wait_until(lambda: os.getpgid(sleeping) in (started, sleeping))
         group = os.getpgid(sleeping)
-        assert pool.processor.cancel(job.id)
+        assert pool.executor.cancel(job.id)
         await wait_until(lambda: pool.ending(job))
 
     try:

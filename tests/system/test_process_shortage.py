@@ -103,7 +103,7 @@ async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_pat
         await process(in_process(tasks.pid), processes=processes)
         [idle] = children_of(os.getpid())
         os.kill(idle, signal.SIGSTOP)
-        processor = JobExecutor(
+        executor = JobExecutor(
             HandlerRegistry({"test": handler}),
             workers=1,
             max_result_bytes=100,
@@ -112,12 +112,12 @@ async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_pat
         endings = []
 
         async def run() -> None:
-            endings.append(await processor(make_job("a", payload=quoted(ledger))))
+            endings.append(await executor(make_job("a", payload=quoted(ledger))))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             await wait_all_tasks_blocked()
-            assert processor.has_begun("a")
+            assert executor.has_begun("a")
             os.kill(idle, signal.SIGKILL)
             await wait_until_dead(idle)
 
@@ -162,7 +162,7 @@ async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancel
     async with running_pool(table, workers=2) as pool:
         job = pool.submit("test")
         blocked = await wait_until(lambda: pool.blocked)
-        assert pool.processor.cancel(job.id)
+        assert pool.executor.cancel(job.id)
         await wait_until(lambda: pool.outcome(job))
         unblocked = pool.blocked
         last = pool.submit("test")
@@ -249,7 +249,7 @@ async def test_process_jobs_begin_and_end_although_a_handler_holds_all_of_trios_
             pool.submit("pid"),
         ]
         await wait_until(lambda: pool.parts.store.find_nowait(jobs[-1].id).outcome)
-        pool.processor.cancel(holding.id)
+        pool.executor.cancel(holding.id)
 
     outcomes = [pool.outcome(job) for job in jobs]
     assert outcomes == [Outcome.SUCCEEDED, Outcome.TIMED_OUT, Outcome.SUCCEEDED]

@@ -111,7 +111,7 @@ async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_
         job = pool.submit("wait", quoted(tmp_path))
         following = pool.submit("pid")
         [killed] = await wait_for_pids(tmp_path)
-        assert pool.processor.cancel(job.id)
+        assert pool.executor.cancel(job.id)
         await wait_until_dead(killed)
 
     ending, next_ending = (pool.ending(each) for each in (job, following))
@@ -128,7 +128,7 @@ async def test_a_cancel_reaches_a_job_that_waits_for_a_process(tmp_path: Path) -
         await wait_for_pids(tmp_path)
         waiting = pool.submit("wait", quoted(tmp_path))
         await wait_all_tasks_blocked()
-        assert pool.processor.cancel(waiting.id)
+        assert pool.executor.cancel(waiting.id)
         await wait_all_tasks_blocked()
         outcome = pool.outcome(waiting)
         (tmp_path / "go").touch()
