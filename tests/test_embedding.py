@@ -20,7 +20,6 @@ from trio_jobs import (
     Handler,
     HandlerError,
     InvalidTransitionError,
-    Job,
     JobNotFoundError,
     Jobs,
     JobStatus,
@@ -29,7 +28,6 @@ from trio_jobs import (
     PayloadError,
     QueueFullError,
     ShuttingDownError,
-    TooManyWaitersError,
     UnknownTypeError,
     open_jobs,
 )
@@ -368,6 +366,8 @@ async def test_clean_up_of_a_block_that_is_cut_short_is_told_that_the_pool_has_e
                     with pytest.raises(ShuttingDownError):
                         await jobs.submit_when_possible("forever")
                     assert (await jobs.wait(begun.id)).status is JobStatus.PENDING
+                    with pytest.raises(JobUnsuccessfulError, match="is pending, and the pool has"):
+                        await jobs.result(waiting.id)
                     await jobs.drain()
 
     assert trio.current_time() == 1
@@ -437,26 +437,6 @@ def test_ctrl_c_while_a_handler_runs_is_the_programs_and_not_the_jobs() -> None:
     assert len(interrupted) == 1
 
 
-async def test_waiter_outside_of_the_block_gets_the_job_as_it_is_when_the_pool_ends(
-    autojump_clock: MockClock,
-) -> None:
-    got: list[Job] = []
-
-    async def wait_for(jobs: Jobs, job_id: str) -> None:
-        got.append(await jobs.wait(job_id))
-        with pytest.raises(JobUnsuccessfulError, match=r"is pending, and the pool has ended$"):
-            await jobs.result(job_id)
-
-    async with trio.open_nursery() as nursery:
-        with trio.move_on_after(1):
-            async with open_jobs({"forever": never_returns}) as jobs:
-                job = jobs.submit("forever")
-                nursery.start_soon(wait_for, jobs, job.id)  # noqa: ASYNC111 - that is the point
-                await trio.sleep_forever()
-
-    assert [job.status for job in got] == [JobStatus.PENDING]
-
-
 async def test_result_of_an_unsuccessful_job_is_its_error(autojump_clock: MockClock) -> None:
     slow = Handler.of(never_returns, timeout=5)
     async with open_jobs({"fail": fail, "slow": slow}, workers=1) as jobs:
@@ -487,16 +467,6 @@ async def test_running_job_is_cancelled(autojump_clock: MockClock) -> None:
             jobs.cancel(job.id)
         jobs.delete(job.id)
         with pytest.raises(JobNotFoundError):
-            await jobs.wait(job.id)
-
-
-async def test_as_many_tasks_wait_as_may(autojump_clock: MockClock) -> None:
-    async with open_jobs({"email": send_email}, max_waiters=1) as jobs, trio.open_nursery() as n:
-        job = jobs.submit("email", {"to": "a"})
-        n.start_soon(jobs.wait, job.id)
-        await wait_all_tasks_blocked()
-
-        with pytest.raises(TooManyWaitersError):
             await jobs.wait(job.id)
 
 
