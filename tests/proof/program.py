@@ -884,7 +884,7 @@ def run_in_memory(
         mock.patch("trio_jobs.main.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
         mock.patch("trio_jobs.main.MemoryStore", calls.store),
-        mock.patch("trio_jobs.pool.pool.JobExecutor", calls.processor),
+        mock.patch("trio_jobs.pool.pool.JobExecutor", calls.executor),
     ):
         steps = run(
             program, scenario, action, step, seed=seed, clock=MockClock(autojump_threshold=0)

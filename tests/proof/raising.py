@@ -161,7 +161,7 @@ class Calls:
             setattr(store, name, partial(self._call, name, getattr(store, name)))
         return store
 
-    def processor(self, *args: Any, **settings: Any) -> JobExecutor:  # noqa: ANN401
+    def executor(self, *args: Any, **settings: Any) -> JobExecutor:  # noqa: ANN401
         """A `JobExecutor`."""
         return FailingProcessor(self, *args, **settings)
 

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import make_job, running_pool
+from tests.system.conftest import MakeHandler
 from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Ending, JobStatus, Outcome
@@ -136,28 +136,13 @@ async def test_the_limit_of_a_job_passes_also_in_a_process_that_does_not_take_it
     await wait_until_dead(idle)
 
 
-@pytest.fixture
-def handler_of_a_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, str], Handler]:
-    """A handler in a module, which says something else when a process imports it."""
-
-    def make(name: str, in_child: str) -> Handler:
-        (tmp_path / f"{name}.py").write_text(
-            f"import os\nif os.getpid() != {os.getpid()}:\n    {in_child}\n"
-            "def work(_payload): return 'worked'\n"
-        )
-        monkeypatch.syspath_prepend(tmp_path)
-        call = f"{name}:work"
-        return Handler.of(load_function(call), run="process", name=call)
-
-    return make
+WORKED = "def work(_payload): return 'worked'"
 
 
 async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancelled(
-    handler_of_a_module: Callable[[str, str], Handler],
+    make_handler: MakeHandler,
 ) -> None:
-    table = {"test": handler_of_a_module("leaves_at_import", "os._exit(3)")}
+    table = {"test": make_handler("leaves_at_import", WORKED, in_child="os._exit(3)")}
 
     async with running_pool(table, workers=2) as pool:
         job = pool.submit("test")
@@ -179,11 +164,11 @@ async def test_a_job_whose_process_dies_while_it_imports_waits_and_can_be_cancel
     "error", ["MemoryError", "OSError(24, 'Too many')", 'RuntimeError("can\'t start new thread")']
 )
 async def test_a_job_whose_modules_find_the_machine_exhausted_waits(
-    error: str, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
+    error: str, make_handler: MakeHandler, tmp_path: Path
 ) -> None:
     better = tmp_path / "better"
     in_child = f"\n    if not os.path.exists({str(better)!r}): raise {error}"
-    table = {"test": handler_of_a_module(f"exhausted_{len(error)}", in_child)}
+    table = {"test": make_handler(f"exhausted_{len(error)}", WORKED, in_child=in_child)}
 
     async with running_pool(table, workers=1) as pool:
         job = pool.submit("test")
@@ -297,11 +282,11 @@ LIBRARIES = """if not os.path.exists({better!r}):
     ],
 )
 async def test_jobs_wait_while_a_process_cannot_have_what_the_server_has_imported(
-    limit: str, left: int, handler_of_a_module: Callable[[str, str], Handler], tmp_path: Path
+    limit: str, left: int, make_handler: MakeHandler, tmp_path: Path
 ) -> None:
     better = tmp_path / "better"
     in_child = LIBRARIES.format(better=str(better), limit=limit.format(left).rstrip())
-    table = {"test": handler_of_a_module(f"needs_{len(limit)}_{left}", in_child)}
+    table = {"test": make_handler(f"needs_{len(limit)}_{left}", WORKED, in_child=in_child)}
 
     async with running_pool(table, workers=1) as pool:
         job = pool.submit("test")

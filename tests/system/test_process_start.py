@@ -15,6 +15,7 @@ import trio
 from tests.handlers import tasks
 from tests.handlers.support import able_to_import_tests, process, wait_until
 from tests.support import RunningPool, running_pool
+from tests.system.conftest import MakeHandler
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
@@ -204,18 +205,13 @@ CHANGES: dict[str, Callable[[str], str | None]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("which", ["work", "helps"])
 async def test_jobs_wait_while_there_is_new_code_and_run_when_the_old_is_back(
-    change: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, which: str, make_handler: MakeHandler, tmp_path: Path
 ) -> None:
     name = f"shop_{tmp_path.name.replace('-', '_')}"
-    files = {
-        "work": tmp_path / f"{name}.py",
-        "helps": tmp_path / f"{name}_helps.py",
-    }
-    files["work"].write_text(f"from {name}_helps import help\ndef work(payload): return help()\n")
+    files = {"work": tmp_path / f"{name}.py", "helps": tmp_path / f"{name}_helps.py"}
     files["helps"].write_text("def help(): return 'old'\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    call = f"{name}:work"
-    table = {"test": Handler.of(load_function(call), run="process", name=call)}
+    source = f"from {name}_helps import help\ndef work(payload): return help()"
+    table = {"test": make_handler(name, source)}
     changed = files[which]
     before, content = changed.stat(), changed.read_text()
 
@@ -244,12 +240,9 @@ def work(payload): os._exit(3) if payload else None; return made_by_import.value
 
 
 async def test_a_module_that_an_import_writes_is_not_taken_for_new_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_handler: MakeHandler,
 ) -> None:
-    (tmp_path / "writes_a_module.py").write_text(WRITES)
-    monkeypatch.syspath_prepend(tmp_path)
-    name = "writes_a_module:work"
-    handler = Handler.of(load_function(name), run="process", name=name)
+    handler = make_handler("writes_a_module", WRITES)
 
     async with running_pool({"test": handler}, workers=1) as pool:
         for payload in (b"false", b"true", b"false"):  # the last one in a second process
@@ -332,14 +325,11 @@ async def test_a_program_needs_a_guard_only_for_functions_of_its_own_file(
 
 
 async def test_new_code_is_not_run_under_the_old_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_handler: MakeHandler, tmp_path: Path
 ) -> None:
     module = tmp_path / "gets_replaced.py"
-    module.write_text("def work(payload): return 'old'\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    name = "gets_replaced:work"
     table = {
-        "new": Handler.of(load_function(name), run="process", name=name),
+        "new": make_handler("gets_replaced", "def work(payload): return 'old'"),
         "wait": Handler.of(tasks.enter_and_wait, run="process"),
     }
     folder = f'"{tmp_path}"'.encode()

@@ -27,9 +27,8 @@ from tests.handlers.support import (
     wait_until_dead,
 )
 from tests.support import RunningPool, running_pool
+from tests.system.conftest import MakeHandler
 from trio_jobs.handlers.child_handle import ChildHandle
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.importing import load_function
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.job import Ending, JobStatus, Outcome
 
@@ -360,14 +359,10 @@ async def next_result(pool: RunningPool) -> int:
 
 
 async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_handler: MakeHandler,
 ) -> None:
-    (tmp_path / "slow_to_import.py").write_text(
-        "import time\ntime.sleep(0.5)\ndef double(number):\n    return 2 * number\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    name = "slow_to_import:double"
-    handler = Handler.of(load_function(name), run="process", timeout=0.4, name=name)
+    source = "import time\ntime.sleep(0.5)\ndef work(number): return 2 * number"
+    handler = make_handler("slow_to_import", source, timeout=0.4)
 
     async with running_pool({"test": handler}, workers=1, processes=1) as pool:
         job = pool.submit("test", b"21")
