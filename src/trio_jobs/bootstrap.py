@@ -3,7 +3,7 @@
 import logging
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -227,7 +227,16 @@ def load_handlers(
     warn_hidden: Callable[[HiddenModule], None],
     after_import: Callable[[str], None],
 ) -> HandlerRegistry:
-    """Load the functions. ``after_import`` gets the name of each after its module was imported."""
+    """Load the functions.
+
+    Args:
+        config: The settings.
+        warn_hidden: Called with each hidden module.
+        after_import: Called with a function's name after its module was imported.
+
+    Raises:
+        ConfigError: A function cannot be loaded, or cannot be a handler.
+    """
     hidden = {}
     if config.source is not None:
         # By now all that the server needs has been imported.
@@ -236,34 +245,24 @@ def load_handlers(
         hidden = {each.name: each for each in find_hidden_modules(folder)}
     for each in hidden.values():
         warn_hidden(each)
-    table = _DEMONSTRATION if config.handlers is None else config.handlers
-    return HandlerRegistry(
-        {
-            name: _load_handler(name, each, config, hidden, after_import)
-            for name, each in table.items()
-        }
-    )
 
-
-def _load_handler(
-    name: str,
-    settings: HandlerSettings,
-    config: Config,
-    hidden: Mapping[str, HiddenModule],
-    after_import: Callable[[str], None],
-) -> Handler:
-    try:
+    def load(job_type: str, settings: HandlerSettings) -> Handler:
+        call = settings.call
         try:
-            function = load_function(settings.call)
-        finally:
-            after_import(settings.call)
-        return Handler.of(function, run=settings.run, timeout=settings.timeout, name=settings.call)
-    except HandlerError as error:
-        text = f"{config.source}: handlers.{name} = {settings.call!r}: {error}"
-        module = hidden.get(settings.call.partition(":")[0].partition(".")[0])
-        if module is not None:
-            text += f"; {module.hidden} is hidden by it: rename the file"
-        raise ConfigError(text) from error
+            try:
+                function = load_function(call)
+            finally:
+                after_import(call)
+            return Handler.of(function, run=settings.run, timeout=settings.timeout, name=call)
+        except HandlerError as error:
+            text = f"{config.source}: handlers.{job_type} = {call!r}: {error}"
+            module = hidden.get(call.partition(":")[0].partition(".")[0])
+            if module is not None:
+                text += f"; {module.hidden} is hidden by it: rename the file"
+            raise ConfigError(text) from error
+
+    table = _DEMONSTRATION if config.handlers is None else config.handlers
+    return HandlerRegistry({job_type: load(job_type, each) for job_type, each in table.items()})
 
 
 def log_hidden(module: HiddenModule) -> None:

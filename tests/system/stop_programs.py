@@ -5,12 +5,9 @@ standard output how far they have come.
 """
 
 import atexit
-import contextlib
-import itertools
 import os
 import signal
 import sys
-import threading
 import time
 
 import trio
@@ -112,24 +109,6 @@ def blocks_the_loop() -> None:
     trio.run(main)
 
 
-def swallows_cancellation() -> None:
-    async def stubborn() -> None:
-        for _ in itertools.count():
-            with contextlib.suppress(BaseException):  # what a handler must not do
-                await trio.sleep(0.01)
-
-    async def main() -> None:
-        connect(stop)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stubborn)
-            nursery.start_soon(stubborn)
-            terminate()
-            nursery.cancel_scope.cancel()
-
-    stop.install()
-    trio.run(main)
-
-
 def hides_behind_a_shield() -> None:
     async def hide() -> None:
         with trio.CancelScope(shield=True):
@@ -145,12 +124,6 @@ def hides_behind_a_shield() -> None:
 
     stop.install()
     trio.run(main)
-
-
-def leaves_a_thread_behind() -> None:
-    stop.install()
-    terminate()
-    threading.Thread(target=time.sleep, args=(LONG,), name="left behind").start()
 
 
 def blocks_at_exit() -> None:

@@ -80,18 +80,35 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     manager.socket.close()
 
 
-async def test_manager_is_told_of_the_port_and_of_the_drain(
+async def test_manager_is_told_of_the_port_and_of_the_drain_and_handlers_cannot_tell_it(
     manager: Manager, tmp_path: Path
 ) -> None:
     folder = tmp_path / "server"
+    # An import that takes as long as the test likes: opening waits for the other end.
+    handlers = "open('go').close()\n" + HANDLERS
+    folder.mkdir()
+    os.mkfifo(folder / "go")
     with Gate(folder) as gate:
-        async with running_command(
-            folder, config=CONFIG, handlers=HANDLERS, environment=manager.environment
+        async with started_command(
+            folder, config=CONFIG, handlers=handlers, environment=manager.environment
         ) as server:
+            # Returns when the server has come to the import.
+            await trio.to_thread.run_sync((folder / "go").write_text, "")
+            (folder / "go").unlink()
+            (folder / "go").touch()  # for the process handler, which imports the module again
             assert await manager.heard() == "READY=1\nSTATUS=ready"
+            with trio.fail_after(PATIENCE):
+                await server.wait_running()
+            assert (await server.client.get("/health")).status_code == 200
+            for kind in ("thread", "process"):
+                answer = await server.client.post(
+                    "/jobs", json={"type": kind}, headers={"Prefer": "wait=30"}
+                )
+                assert answer.json()["outcome"] == "succeeded"
+                assert answer.json()["result"] is None
+
             await server.submit("at_the_gate")
             server.send(signal.SIGTERM)
-
             text, _, microseconds = (await manager.heard()).rpartition("=")
             gate.open()
 
@@ -100,25 +117,6 @@ async def test_manager_is_told_of_the_port_and_of_the_drain(
     assert 20e6 < int(microseconds) < 30e6
     with pytest.raises(BlockingIOError):
         manager.socket.recv(1_000)
-
-
-async def test_manager_is_not_told_before_connections_are_accepted(
-    manager: Manager, tmp_path: Path
-) -> None:
-    folder = tmp_path / "server"
-    # An import that takes as long as the test likes: opening waits for the other end.
-    handlers = "open('go').close()\n" + HANDLERS
-    folder.mkdir()
-    os.mkfifo(folder / "go")
-    async with started_command(
-        folder, config=CONFIG, handlers=handlers, environment=manager.environment
-    ) as server:
-        # Returns when the server has come to the import.
-        await trio.to_thread.run_sync((folder / "go").write_text, "")
-        assert await manager.heard() == "READY=1\nSTATUS=ready"
-        with trio.fail_after(PATIENCE):
-            await server.wait_running()
-        assert (await server.client.get("/health")).status_code == 200
 
 
 async def test_start_that_fails_tells_nothing(manager: Manager, tmp_path: Path) -> None:
@@ -132,18 +130,6 @@ async def test_start_that_fails_tells_nothing(manager: Manager, tmp_path: Path) 
     assert ended.status == 2
     with pytest.raises(BlockingIOError):
         manager.socket.recv(1_000)
-
-
-async def test_handlers_do_not_get_the_address(manager: Manager, tmp_path: Path) -> None:
-    async with running_command(
-        tmp_path / "server", config=CONFIG, handlers=HANDLERS, environment=manager.environment
-    ) as server:
-        for kind in ("thread", "process"):
-            answer = await server.client.post(
-                "/jobs", json={"type": kind}, headers={"Prefer": "wait=30"}
-            )
-            assert answer.json()["outcome"] == "succeeded"
-            assert answer.json()["result"] is None
 
 
 @pytest.mark.parametrize("address", ["/nowhere/notify", "/" + 200 * "x", "vsock:2:1", ""])

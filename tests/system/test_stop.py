@@ -81,9 +81,7 @@ def test_signal_while_the_interpreter_ends_changes_nothing() -> None:
     ("name", "in_the_way"),
     [
         ("blocks_the_loop", "in blocks_the_loop.<locals>.main"),
-        ("swallows_cancellation", "in swallows_cancellation.<locals>.stubborn"),
         ("hides_behind_a_shield", "hide (and 1 more like it)"),
-        ("leaves_a_thread_behind", "thread left behind\n"),
         ("blocks_at_exit", "in hang"),
         ("hangs_after_a_crash", "in hang"),
         ("is_signalled_after_a_crash", "in hang"),
