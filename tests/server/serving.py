@@ -207,11 +207,11 @@ async def served(
             server = Served(port, closing, urls, ended, nursery)
             try:
                 yield server
-                closing.set()
-                await ended.wait()
             finally:
                 for client in server.clients:
                     client.close()
+            closing.set()
+            await ended.wait()
 
 
 def _descendants(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
@@ -248,11 +248,32 @@ def http_only(handler: App) -> App:
     return app
 
 
+START: Message = {"type": "http.response.start", "status": 200}
+
+
+def part(body: bytes, *, more: bool = False) -> Message:
+    """A part of an answer's body."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def sending(*messages: Message | BaseException) -> App:
+    """An application that sends these, and raises the first that is an error."""
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in messages:
+            if isinstance(message, BaseException):
+                raise message
+            await send(message)
+
+    return app
+
+
 async def answer(send: Send, body: bytes = b"", status: int = 200) -> None:
     """Send a whole answer."""
     headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send(START | {"status": status, "headers": headers})
+    await send(part(body))
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

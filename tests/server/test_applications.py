@@ -10,6 +10,7 @@ import trio.testing
 from trio_jobs.problem_details import Problem
 
 from .serving import (
+    START,
     Receive,
     Scope,
     Send,
@@ -19,7 +20,9 @@ from .serving import (
     echo,
     get,
     http_only,
+    part,
     post,
+    sending,
     served,
 )
 
@@ -79,7 +82,6 @@ async def test_requests_sent_ahead_are_no_disconnect_and_are_answered_later() ->
 
         assert (await client.receive_answer()).body == b"/wait"
         assert [(await client.receive_answer()).body for _ in range(2000)] == [b"/next"] * 2000
-        client.close()
     assert left == []
 
 
@@ -130,10 +132,10 @@ async def test_an_endless_answer_to_a_client_that_leaves_ends_with_an_os_error_a
         try:
             async with trio.open_nursery() as nursery:  # so the error comes in a group
                 nursery.start_soon(trio.sleep_forever)
-                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send(START)
                 try:
                     while True:
-                        await send({"type": "http.response.body", "body": LONG, "more_body": True})
+                        await send(part(LONG, more=True))
                 except OSError as error:
                     caught.append(error)
                     raise
@@ -185,11 +187,7 @@ def _errors() -> list[BaseException]:
 async def test_an_error_of_the_application_is_a_500_and_one_line_with_its_traceback(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise error
-
-    async with served(app) as server:
+    async with served(sending(error)) as server:
         caplog.clear()
         reply = await server.request(get("/path"))
         assert (await server.request(get("/path"))).status == 500
@@ -221,16 +219,9 @@ async def test_an_application_that_does_not_answer_is_a_500(
     assert errors == ["request_not_answered"] * 2
 
 
-@pytest.mark.parametrize("ending", ["error", "return"])
-async def test_an_answer_that_breaks_off_ends_with_the_connection(ending: str) -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"half", "more_body": True})
-        if ending == "error":
-            raise ValueError("in the middle")
-
-    async with served(app) as server:
+@pytest.mark.parametrize("ending", [[], [ValueError("in the middle")]], ids=["return", "error"])
+async def test_an_answer_that_breaks_off_ends_with_the_connection(ending: list[Any]) -> None:
+    async with served(sending(START, part(b"half", more=True), *ending)) as server:
         client = await server.connect(get())
         reply = await client.receive_rest()
         client.close()
@@ -270,9 +261,9 @@ async def test_an_application_that_goes_on_for_ever_does_not_hold_up_others(kind
             if kind == "send":
                 await answer(send)
             else:
-                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send(START)
             while True:
-                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+                await send(part(b"x", more=True))
 
     async with served(app, graceful_timeout=0.05) as server:
         client = await server.connect()
@@ -287,52 +278,34 @@ async def test_an_application_that_goes_on_for_ever_does_not_hold_up_others(kind
             assert (await server.request(get("/other"))).status == 200
 
 
-START = {"type": "http.response.start", "status": 200}
-# Sent by an application, which then fails if the last is an error.
 NO_ANSWERS: dict[str, list[Any]] = {
-    "body first": [{"type": "http.response.body"}],
+    "body first": [part(b"")],
     "two starts": [START, START],
     "unknown": [{"type": "http.response.push", "path": "/"}],
-    "status 99": [START | {"status": 99}, {"type": "http.response.body"}],
+    "status 99": [START | {"status": 99}, part(b"")],
     "status abc": [START | {"status": "abc"}],
-    "bad name": [START | {"headers": [(b"a b", b"")]}, {"type": "http.response.body"}],
-    "bad value": [START | {"headers": [(b"a", b"b\r\nc: d")]}, {"type": "http.response.body"}],
+    "bad name": [START | {"headers": [(b"a b", b"")]}, part(b"")],
+    "bad value": [START | {"headers": [(b"a", b"b\r\nc: d")]}, part(b"")],
     "error before the body": [START, ValueError("too early")],
 }
 
 
 @pytest.mark.parametrize("messages", NO_ANSWERS.values(), ids=NO_ANSWERS)
 async def test_messages_that_make_no_answer_are_a_500(messages: list[Any]) -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        for message in messages:
-            if isinstance(message, Exception):
-                raise message
-            await send(message)
-
-    async with served(app) as server:
+    async with served(sending(*messages)) as server:
         assert (await server.request(get())).status == 500
 
 
 async def test_messages_after_the_answer_do_not_reach_the_next_one() -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await answer(send, b"one")
-        await send({"type": "http.response.body", "body": b"two"})
-
-    async with served(app) as server:
+    headers = {"headers": [(b"content-length", b"3")]}
+    async with served(sending(START | headers, part(b"one"), part(b"two"))) as server:
         client = await server.connect()
         assert [(await client.request(get())).body for _ in range(2)] == [b"one"] * 2
 
 
 @pytest.mark.parametrize("status", [204, 304])
 async def test_an_answer_that_has_no_body_gets_none(status: int) -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": b"not wanted"})
-
-    async with served(app) as server:
+    async with served(sending(START | {"status": status}, part(b"not wanted"))) as server:
         reply = await server.exchange(get())
 
     assert reply.endswith(b"\r\n\r\n")
@@ -340,14 +313,8 @@ async def test_an_answer_that_has_no_body_gets_none(status: int) -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_an_answer_of_unknown_length_arrives_whole(version: str) -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for part in (b"one ", LONG, b"", b" three"):
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body"})
-
-    async with served(app) as server:
+    parts = [part(data, more=True) for data in (b"one ", LONG, b"", b" three")]
+    async with served(sending(START, *parts, {"type": "http.response.body"})) as server:
         reply = await server.request(get(version=version))
 
     assert reply.body == b"one " + LONG + b" three"
@@ -430,7 +397,6 @@ async def test_a_lifted_body_that_pauses_too_long_is_refused() -> None:
 
         assert (reply.status, reply.body) == (408, b"accepted 5")
         assert await client.receive_rest() == b""
-        client.close()
 
 
 async def test_a_client_that_sends_waits_while_nobody_reads() -> None:

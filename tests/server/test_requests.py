@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from .serving import (
+    START,
     Receive,
     Scope,
     Send,
@@ -14,7 +15,9 @@ from .serving import (
     echo,
     get,
     http_only,
+    part,
     post,
+    sending,
     served,
 )
 
@@ -33,7 +36,6 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
         bodies = [(await client.receive_answer()).body for _ in range(50)]
         assert bodies == [b"%d" % n for n in range(50)]
-        client.close()
 
 
 @pytest.mark.parametrize(
@@ -55,24 +57,17 @@ async def test_the_connection_closes_when_the_client_asks_for_it(request_: bytes
         assert reply.status == 200
         assert reply.headers["connection"] == "close"
         assert await client.receive_rest() == b""
-        client.close()
 
 
 async def test_the_connection_closes_when_the_application_asks_for_it() -> None:
-    @http_only
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"0"), (b"Connection", b"close")]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body"})
-
-    async with served(app) as server:
+    headers = [(b"content-length", b"0"), (b"Connection", b"close")]
+    async with served(sending(START | {"status": 503, "headers": headers}, part(b""))) as server:
         client = await server.connect()
 
         reply = await client.request(post(b"x"))
 
         assert (reply.status, reply.headers["connection"]) == (503, "close")
         assert await client.receive_rest() == b""
-        client.close()
 
 
 async def test_the_connection_closes_after_so_many_requests() -> None:
@@ -83,7 +78,6 @@ async def test_the_connection_closes_after_so_many_requests() -> None:
 
         assert ["connection" in reply.headers for reply in replies] == [False, False, True]
         assert await client.receive_rest() == b""
-        client.close()
 
 
 async def test_an_upgrade_is_ignored_without_harm() -> None:
@@ -95,7 +89,6 @@ async def test_an_upgrade_is_ignored_without_harm() -> None:
         statuses = [(await client.request(data)).status for data in (websocket, h2c, get())]
 
         assert statuses == [200, 200, 200]
-        client.close()
 
 
 async def test_expect_100_continue_is_answered_before_the_body_comes() -> None:
@@ -109,7 +102,6 @@ async def test_expect_100_continue_is_answered_before_the_body_comes() -> None:
 
         assert first.status == 100
         assert (second.status, second.body) == (200, b"hello")
-        client.close()
 
 
 async def test_expect_100_continue_is_not_answered_for_a_body_that_is_refused() -> None:
@@ -148,7 +140,6 @@ async def test_options_of_the_whole_server_is_answered_here() -> None:
 
         assert (reply.status, reply.body) == (204, b"")
         assert after.status == 200
-        client.close()
 
 
 async def test_head_gets_the_headers_of_get_and_no_body() -> None:
@@ -159,7 +150,6 @@ async def test_head_gets_the_headers_of_get_and_no_body() -> None:
 
         assert head.headers["content-length"] == str(len("HEAD|/x||localhost"))
         assert after.body == b"GET|/y||localhost"
-        client.close()
 
 
 async def test_answers_have_a_date_and_say_nothing_of_the_software() -> None:
@@ -187,7 +177,6 @@ async def test_a_body_of_any_size_arrives_whole(size: int, framing: str) -> None
 
         assert reply.body == body
         assert after.body == b"after"
-        client.close()
 
 
 async def test_a_chunked_body_that_is_there_when_the_application_is_called_is_whole() -> None:
@@ -228,7 +217,6 @@ async def test_a_body_over_the_limit_is_refused_and_the_connection_closes(
 
         assert (reply.status, reply.headers["connection"]) == (status, "close")
         assert await client.receive_rest() == b""
-        client.close()
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])

@@ -8,6 +8,7 @@ import trio
 from trio_jobs.server.transport import Transport
 
 from .serving import (
+    START,
     Client,
     Receive,
     Scope,
@@ -17,6 +18,7 @@ from .serving import (
     echo,
     get,
     http_only,
+    part,
     post,
     served,
     timeouts,
@@ -141,11 +143,11 @@ async def test_a_cut_off_client_cancels_what_answers_it(*, notices: bool) -> Non
 
     @http_only
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(START)
         try:
             with suppress(OSError):
                 while True:
-                    await send({"type": "http.response.body", "body": LONG, "more_body": True})
+                    await send(part(LONG, more=True))
             if not notices:
                 await trio.sleep_forever()
         finally:
