@@ -183,7 +183,7 @@ def _errors() -> list[BaseException]:
     ]
 
 
-@pytest.mark.parametrize("error", _errors(), ids=repr)
+@pytest.mark.parametrize("error", _errors(), ids=lambda error: type(error).__name__)
 async def test_an_error_of_the_application_is_a_500_and_one_line_with_its_traceback(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
