@@ -34,7 +34,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     app = QuartTrio("trio_jobs", static_folder=None)
     app.request_class = JobRequest
     app.asgi_http_class = RequestAdapter
-    # Merging would answer a POST with a redirect, which drops its body.
+    # With merged slashes Quart answers `POST //jobs` by a redirect, which drops the body.
     app.url_map.merge_slashes = False
 
     async def answer_error(error: Exception) -> Response:
@@ -63,8 +63,8 @@ async def _answer_options() -> Response | None:
     rule = request.url_rule
     if request.method != "OPTIONS" or rule is None:
         return None
-    # Each route is a rule, so a path has several. Quart's versions keep their adapter, which
-    # could tell, in different places.
+    # A path has a rule for each of its routes. Quart's URL adapter knows the methods of a path,
+    # but its place differs between versions of Quart.
     rules = [each for each in current_app.url_map.iter_rules() if each.rule == rule.rule]
     return no_content({"Allow": _allow(set().union(*(each.methods or () for each in rules)))})
 
@@ -106,7 +106,7 @@ def _problem_of_werkzeug(error: HTTPException) -> Problem:
     }
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = _allow(error.valid_methods or ())
-    # A redirect to the path with another slash would drop a POST's body: the path is not there.
+    # A redirect to the path with or without its last slash would drop a POST's body.
     redirect = isinstance(error, RequestRedirect)
     status = HTTPStatus.NOT_FOUND if redirect else error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     detail = _DETAILS.get(status) or error.description or PHRASES[status]

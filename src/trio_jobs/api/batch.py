@@ -20,7 +20,7 @@ from trio_jobs.job import Job
 from trio_jobs.pool.admission import JobSpec, ShuttingDownError
 from trio_jobs.problem_details import Problem
 
-# The answer has the faults of so many items, and the indexes of all bad ones.
+# The answer describes the faults of this many items, and lists the indexes of all bad items.
 _MAX_DETAILS = 20
 
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode

@@ -66,9 +66,9 @@ class RequestAdapter(TrioASGIHTTPConnection):
     def __init__(self, app: Quart, scope: Any) -> None:  # noqa: ANN401
         root = scope.get("root_path", "").rstrip("/")
         path = scope["path"].removeprefix(root)
-        # Quart raises for an empty path (the target `?x`). Werkzeug makes `/jobs` of `//jobs`, and
-        # of `jobs`, the rest of `/queuejobs` below a mount at `/queue`. All three get the answer
-        # of `/`: 404. Without a mount, a target in absolute form begins otherwise as well.
+        # Three paths get the answer of `/`, a 404. An empty path (the target `?x`) makes Quart
+        # raise. Werkzeug turns `//jobs` into `/jobs`. Below a mount at `/queue`, the path
+        # `/queuejobs` leaves `jobs`, which Werkzeug turns into `/jobs` too.
         if not path or path.startswith("//") or (root and not path.startswith("/")):
             path = "/"
         if root or path != scope["path"]:

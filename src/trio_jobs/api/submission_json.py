@@ -19,8 +19,8 @@ from trio_jobs.problem_details import Problem
 
 KEY = "Idempotency-Key"
 
-# The parsing of many submissions checkpoints after about a millisecond: after so many bytes, of
-# which each submission counts some for itself.
+# Parsing many submissions checkpoints about once a millisecond: when the costs of those parsed
+# reach TURN_COST. A submission costs its bytes and ITEM_COST.
 ITEM_COST = 100
 TURN_COST = 100_000
 
@@ -32,7 +32,7 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
-# The shortest submissions with a repeated key, without their values.
+# A body with fewer bytes beside its values has no room for a repeated key.
 _REPEATED = b'{"type":"","type":""}'
 _REPEATED_WITH_PAYLOAD = b'{"type":"","type":"","payload":}'
 

@@ -15,7 +15,7 @@ MAX_DEPTH = 64
 # Decoding raises these: neither bad UTF-8 nor deep nesting is a DecodeError.
 JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-# Characters of a fault's text.
+# The longest text of a fault, in characters.
 _MAX_FAULT = 400
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -44,7 +44,7 @@ def check_type(type: object) -> None:  # noqa: A002
     """
     try:
         if not isinstance(type, str):
-            msgspec.convert(type, str)  # raises in the words for JSON
+            msgspec.convert(type, str)  # raises with the text for JSON
         elif not type.isascii():
             type.encode()
     except msgspec.ValidationError as error:
@@ -103,7 +103,7 @@ def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError
     what = "the body" if root == "$" else root
     if not source.strip():
         return PayloadError(f"{what} is empty; JSON was expected")
-    # msgspec reports such a half as truncated: it looks for the second beyond the string's end.
+    # msgspec looks for the second half beyond the end of the string, and reports truncated input.
     if "truncated" in str(error) and (half := _HALF_OF_A_PAIR.search(source)):
         return PayloadError(
             f"{what} is not valid JSON: {half[1].decode()} is half of a surrogate pair"

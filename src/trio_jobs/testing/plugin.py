@@ -116,7 +116,7 @@ def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
 
 @pytest.fixture
 def _jobs_marker(request: pytest.FixtureRequest) -> _Pool:
-    """The test's marker; its own fixture, so that a wrong one fails before Trio starts."""
+    """The arguments of the test's marker; a separate fixture fails before Trio starts."""
     marker = request.node.get_closest_marker("trio_jobs")
     if marker is None or not (marker.args or "handlers" in marker.kwargs):
         _fail(
