@@ -86,10 +86,7 @@ async def test_a_handler_that_blocks_is_named_with_its_job_and_what_to_do(
 
 @pytest.mark.parametrize("kind", ["short steps", "thread", "thread in the event loop"])
 async def test_what_does_not_block_the_event_loop_is_not_reported(
-    kind: str,
-    clock: MockClock,
-    block: Callable[..., object],
-    caplog: pytest.LogCaptureFixture,
+    kind: str, clock: MockClock, block: Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
     def compute(payload: float) -> None:
         clock.jump(payload)

@@ -259,9 +259,7 @@ async def test_the_rest_of_an_answer_is_waited_for() -> None:
     child.close()
 
 
-async def test_the_rest_of_an_answer_is_waited_for_half_a_second(
-    autojump_clock: MockClock,
-) -> None:
+async def test_the_rest_of_an_answer_is_waited_for_half_a_second(autojump_clock: MockClock) -> None:
     child = FakeChild()
     os.write(child.answers, END)
 

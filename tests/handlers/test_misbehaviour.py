@@ -92,11 +92,7 @@ ASYNC = {
     "StopIteration": (raiser(StopIteration(1)), "RuntimeError", "coroutine raised StopIteration"),
     "StopAsyncIteration": (raiser(StopAsyncIteration()), "StopAsyncIteration", ""),
     "asyncio.CancelledError": (raiser(asyncio.CancelledError()), "CancelledError", ""),
-    "unprintable": (
-        raiser(UnprintableError()),
-        "UnprintableError",
-        "<exception str() failed>",
-    ),
+    "unprintable": (raiser(UnprintableError()), "UnprintableError", "<exception str() failed>"),
     "unprintable inside": (
         raiser(ExceptionGroup("group", [UnprintableError()])),
         "ExceptionGroup",

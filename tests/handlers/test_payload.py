@@ -289,10 +289,7 @@ def test_each_type_has_a_schema() -> None:
     assert schemas.types == {
         "email": {"$ref": "#/components/schemas/Email"},
         "numbers": {"type": "array", "items": {"type": "integer"}},
-        "objects": {
-            "type": "object",
-            "additionalProperties": {"description": "any JSON value"},
-        },
+        "objects": {"type": "object", "additionalProperties": {"description": "any JSON value"}},
         "any": {},
     }
     assert schemas.components["Email"] == {

@@ -433,8 +433,7 @@ def test_a_method_of_a_local_class_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["shop.send", "shop.wrapped", "Shop.static", "Shop.passed_static", "Shop.of_class"],
+    "name", ["shop.send", "shop.wrapped", "Shop.static", "Shop.passed_static", "Shop.of_class"]
 )
 async def test_a_method_that_is_bound_or_needs_no_instance_is_a_handler(name: str) -> None:
     function = load_function(f"{__name__}:{name}")
@@ -446,8 +445,7 @@ async def test_a_method_that_is_bound_or_needs_no_instance_is_a_handler(name: st
 
 
 @pytest.mark.parametrize(
-    "function",
-    [functools.partial(Shop.send, shop), functools.partial(Shop().send), str.upper],
+    "function", [functools.partial(Shop.send, shop), functools.partial(Shop().send), str.upper]
 )
 def test_a_partial_that_has_an_instance_is_a_handler(function: Callable[..., object]) -> None:
     assert Handler.of(function)

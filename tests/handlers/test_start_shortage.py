@@ -226,9 +226,7 @@ async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
     assert blocked is None
 
 
-async def test_a_cancel_reaches_a_job_that_gets_no_thread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_cancel_reaches_a_job_that_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     NoThreads(monkeypatch)
 
     async with running_pool({"test": returns}, workers=1) as pool:

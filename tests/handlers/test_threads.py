@@ -149,10 +149,7 @@ async def test_a_cancelled_or_timed_out_thread_keeps_its_slot_until_it_has_retur
     limit: float | None,
 ) -> None:
     blocker = Blocker()
-    table = {
-        "test": Handler.of(blocker, timeout=limit),
-        "next": Handler.of(lambda _payload: None),
-    }
+    table = {"test": Handler.of(blocker, timeout=limit), "next": Handler.of(lambda _payload: None)}
 
     async with running_pool(table, workers=1) as pool:
         first = pool.submit("test")

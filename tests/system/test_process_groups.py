@@ -100,10 +100,7 @@ async def test_what_joins_the_group_while_its_process_dies_ends_as_well(
 
 @pytest.mark.parametrize(
     "program",
-    [
-        ["timeout", "60", "sleep", "60"],
-        ["bash", "-c", "set -m; sleep 60 & wait"],
-    ],
+    [["timeout", "60", "sleep", "60"], ["bash", "-c", "set -m; sleep 60 & wait"]],
     ids=lambda program: program[0],
 )
 async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_path: Path) -> None:

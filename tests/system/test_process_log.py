@@ -40,9 +40,7 @@ async def test_a_line_has_its_level_its_fields_and_its_job(
     assert (fields["funcName"], Path(fields["pathname"]).name) == ("log_lines", "tasks.py")
 
 
-async def test_lines_below_the_logs_level_do_not_cross(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_lines_below_the_logs_level_do_not_cross(caplog: pytest.LogCaptureFixture) -> None:
     async with ProcessPool(1) as processes:
         await process(in_process(tasks.log_lines), b"3", processes=processes)
 

@@ -73,9 +73,7 @@ async def test_jobs_wait_while_there_are_no_descriptors_and_then_run(
     assert len(tasks.descriptors()) == before
 
 
-async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(
-    tmp_path: Path,
-) -> None:
+async def test_jobs_outlast_the_killing_of_every_process_that_is_not_ready(tmp_path: Path) -> None:
     killed: list[int] = []
 
     async def kill_each(*, task_status: trio.TaskStatus[None]) -> None:
@@ -104,10 +102,7 @@ async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_pat
         [idle] = children_of(os.getpid())
         os.kill(idle, signal.SIGSTOP)
         executor = JobExecutor(
-            HandlerRegistry({"test": handler}),
-            workers=1,
-            max_result_bytes=100,
-            processes=processes,
+            HandlerRegistry({"test": handler}), workers=1, max_result_bytes=100, processes=processes
         )
         endings = []
 
@@ -228,11 +223,7 @@ async def test_process_jobs_begin_and_end_although_a_handler_holds_all_of_trios_
         holding = pool.submit("hold")
         await wait_all_tasks_blocked(0.01)
         assert trio.to_thread.current_default_thread_limiter().available_tokens == 0
-        jobs = [
-            pool.submit("pid"),
-            pool.submit("long", quoted(tmp_path)),
-            pool.submit("pid"),
-        ]
+        jobs = [pool.submit("pid"), pool.submit("long", quoted(tmp_path)), pool.submit("pid")]
         await wait_until(lambda: pool.parts.store.find_nowait(jobs[-1].id).outcome)
         pool.executor.cancel(holding.id)
 

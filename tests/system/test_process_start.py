@@ -35,9 +35,7 @@ async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPoo
     assert not ours & {"trio_jobs.pool.pool", "trio_jobs.logs", "trio_jobs.server", "trio_jobs.cli"}
 
 
-async def test_a_child_has_no_main_module_that_could_be_run_again(
-    processes: ProcessPool,
-) -> None:
+async def test_a_child_has_no_main_module_that_could_be_run_again(processes: ProcessPool) -> None:
     ending = await process(Handler.of(tasks.loaded_main, run="process"), processes=processes)
 
     assert ending.result == b"null"

@@ -222,9 +222,7 @@ async def test_a_process_that_dies_fails_its_job_also_where_nobody_is_told_how(
 
     with trio.fail_after(30):
         finished = await trio.run_process(
-            [sys.executable, program],
-            env=able_to_import_tests(),
-            capture_stdout=True,
+            [sys.executable, program], env=able_to_import_tests(), capture_stdout=True
         )
 
     assert finished.stdout == b"ProcessDiedError the process that ran the job has ended\n"
