@@ -229,7 +229,7 @@ async def test_peak_of_the_buffer_is_the_most_that_waited_at_once(nursery: trio.
     assert parts.admission.peak_buffer_used == 3
     with pytest.raises(QueueFullError):
         parts.admission.submit("test", b"null")
-    assert parts.admission.peak_buffer_used == parts.admission.buffer_size
+    assert parts.admission.peak_buffer_used == parts.capacity.buffer_size
 
 
 async def test_jobs_that_idle_workers_take_do_not_use_the_buffer(nursery: trio.Nursery) -> None:

@@ -36,7 +36,9 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
         if admission.closed:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
-        batch = await parse_batch(body, context.pool.handlers, max_items=admission.buffer_size)
+        batch = await parse_batch(
+            body, context.pool.handlers, max_items=context.pool.capacity.buffer_size
+        )
         jobs = await admission.admit_all(batch)
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 

@@ -56,8 +56,7 @@ class Admission:
     they make no checkpoint, unless they wait for a slot.
 
     Args:
-        channel: The one send end of the job channel, with room for all slots. Owned: `close`
-            closes it.
+        channel: The one send end of the job channel, with room for all slots; `close` closes it.
         store: Where the records go.
         capacity: Where the slots come from.
         new_id: Makes an id greater than all before.
@@ -84,11 +83,6 @@ class Admission:
     def closed(self) -> bool:
         """Whether no more jobs are taken."""
         return self._capacity.closed
-
-    @property
-    def buffer_size(self) -> int:
-        """How many jobs the buffer holds."""
-        return self._capacity.buffer_size
 
     @property
     def buffered(self) -> int:
@@ -138,10 +132,7 @@ class Admission:
 
     @trio.lowlevel.enable_ki_protection
     async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """Wait in turn for slots, then admit the first ones of these jobs: one for each slot.
-
-        Args:
-            specs: At least one.
+        """Wait in turn for slots, then admit the first ones of these jobs, one for each slot.
 
         Raises:
             ShuttingDownError: The admission is closed, before or meanwhile.

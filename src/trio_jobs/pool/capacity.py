@@ -89,7 +89,7 @@ class Capacity:
         return 0 if self.closed or self._fifo.locked() else self._reserve_up_to(wanted)
 
     def slot_freed(self) -> None:
-        """Count a free slot: a worker is done with its job, or a new worker has begun."""
+        """Count a free slot: a worker has begun, or is done with its job; or nothing was queued."""
         self.free += 1
         if self._changed is not None:
             self._wake()

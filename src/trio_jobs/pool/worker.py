@@ -119,14 +119,9 @@ async def _process_one(
 
 
 class Workers:
-    """Runs the workers of a pool, and makes their moves: the store's, of which it tells others.
+    """Runs a ``number`` of workers, and makes their moves in the store.
 
-    Args:
-        number: How many workers there will be.
-        store: Where the moves are recorded.
-        process: See `run_worker`.
-        capacity: Told of slots and claims.
-        waiters: Told of completions.
+    It tells the capacity of slots and claims, and the waiters of completions.
     """
 
     def __init__(
