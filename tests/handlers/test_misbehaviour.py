@@ -220,21 +220,3 @@ async def test_a_handler_in_a_process_harms_nothing_but_its_job(jobs: Jobs) -> N
     for kind, job in zip(PLAIN, submitted, strict=True):
         await check_failed(jobs, job.id, *PLAIN[kind])
     await check_size(jobs)
-
-
-async def raise_in_cleanup(_payload: object) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise SystemExit(1)
-
-
-@pytest.mark.trio_jobs(
-    {"bad": Handler.of(raise_in_cleanup, timeout=1), "forever": sleep_forever}, workers=WORKERS
-)
-async def test_a_time_limit_whose_cleanup_raises_harms_nothing_but_its_job(jobs: Jobs) -> None:
-    for job in jobs.submit_all([("bad", None)] * (2 * WORKERS)):
-        ending = (await jobs.wait(job.id)).ending
-        assert ending is not None
-        assert ending.outcome is Outcome.TIMED_OUT
-    await check_size(jobs)

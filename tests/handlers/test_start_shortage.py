@@ -118,7 +118,7 @@ async def test_jobs_that_wait_in_turn_are_one_shortage_and_what_ends_after_it_te
     assert events(caplog) == ["jobs_blocked", "jobs_unblocked"] * 2 + ["jobs_blocked"]
 
 
-async def test_each_new_cause_is_logged_once_and_not_without_end(
+async def test_each_new_cause_is_shown_and_logged_once_and_not_without_end(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     shortage = StartShortage()
@@ -129,25 +129,11 @@ async def test_each_new_cause_is_logged_once_and_not_without_end(
         for n in [0, 1, 0, 2, *range(30)]:
             attempt.cause = str(n)
             await trio.sleep(6)
+            assert shortage.cause == str(n)
         nursery.cancel_scope.cancel()
 
     causes = [vars(record)["cause"] for record in caplog.records]
     assert causes == [str(n) for n in range(20)]
-
-
-async def test_the_cause_is_the_last_that_was_found(autojump_clock: MockClock) -> None:
-    shortage = StartShortage()
-    attempt = Attempts(failing=math.inf, cause="first")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(shortage.outlast, attempt)
-        await wait_all_tasks_blocked()
-        attempt.cause = "second"
-        await trio.sleep(1)
-        assert shortage.cause == "second"
-        nursery.cancel_scope.cancel()
-
-    assert shortage.cause is None
 
 
 async def test_an_attempt_that_fails_otherwise_is_not_repeated() -> None:

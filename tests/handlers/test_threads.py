@@ -36,9 +36,10 @@ async def test_a_plain_function_runs_in_a_thread_with_the_jobs_id() -> None:
             payload,
             threading.current_thread() is threading.main_thread(),
             current_job_id.get(),
+            threading.current_thread().name,  # a stack is told by it
         ]
 
-    assert (await process(handler, b"1")).result == b'[1,false,"a"]'
+    assert (await process(handler, b"1")).result == b'[1,false,"a","job a"]'
 
 
 class SlowError(Exception):
@@ -223,9 +224,3 @@ async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:
     await wait_until_set(ended)
     assert saw == ["nothing at first", "nothing after a cancel", "the pool's end"]
     assert pool.status(job) is JobStatus.PENDING
-
-
-async def test_a_threads_stack_can_be_told_by_the_jobs_id() -> None:
-    ending = await process(lambda _payload: threading.current_thread().name)
-
-    assert ending.result == b'"job a"'

@@ -290,9 +290,20 @@ def no_pidfd(_pid: int) -> int:
     raise OSError(errno.ENOSYS, "not with this kernel")
 
 
-@pytest.mark.parametrize("has_pidfd", [True, False])
+@pytest.mark.parametrize(
+    ("function", "has_pidfd"),
+    [
+        (tasks.close_all_and_stay, True),
+        (tasks.close_all_and_stay, False),
+        (tasks.become_a_program, True),
+    ],
+)
 def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
-    *, has_pidfd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    function: Callable[..., object],
+    *,
+    has_pidfd: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not has_pidfd:
         monkeypatch.setattr("os.pidfd_open", no_pidfd)
@@ -300,8 +311,7 @@ def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
 
     async def main() -> tuple[Ending, bool, Ending]:
         async with ProcessPool(1) as processes:
-            handler = in_process(tasks.close_all_and_stay)
-            ending = await process(handler, quoted(late), processes=processes)
+            ending = await process(in_process(function), quoted(late), processes=processes)
             waited = late.exists()
             return ending, waited, await process(in_process(tasks.pid), processes=processes)
 
@@ -312,16 +322,6 @@ def test_a_process_that_closes_its_descriptors_and_stays_is_killed(
     )
     assert not waited  # the event loop has not stood still for it
     assert again.outcome is Outcome.SUCCEEDED
-
-
-async def test_a_process_that_becomes_another_program_is_told_from_one_that_was_killed(
-    processes: ProcessPool,
-) -> None:
-    ending = await process(in_process(tasks.become_a_program), processes=processes)
-
-    assert message_of(ending) == (
-        "the process that ran the job has closed its pipes to the server, and was killed for that"
-    )
 
 
 async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins(
