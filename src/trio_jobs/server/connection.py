@@ -15,7 +15,12 @@ from hypercorn.utils import parse_socket_addr
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_log import PendingAccessLine
 from trio_jobs.server.exception_groups import is_own_cancellation
-from trio_jobs.server.h11_connection import ClientDisconnectedError, H11Connection, Stream
+from trio_jobs.server.h11_connection import (
+    STREAM_ERRORS,
+    ClientDisconnectedError,
+    H11Connection,
+    Stream,
+)
 from trio_jobs.server.request_cycle import RequestCycle
 from trio_jobs.server.request_head import MalformedRequestError
 from trio_jobs.server.tls import tls_failure
@@ -54,7 +59,7 @@ class ClientConnection(TCPServer):
         self._time = context.client_time
         self._loopback = loopback
         self._http = H11Connection(context, stream)
-        self._transport = self._http.transport
+        self.transport = self._http.transport
         self._idle = True  # no byte of the next request has arrived: the stop may end this
         self._cycle: RequestCycle | None = None
         self._access_line: PendingAccessLine | None = None
@@ -69,20 +74,13 @@ class ClientConnection(TCPServer):
         try:
             if await self._open():
                 await self._converse()
-        except (
-            ClientDisconnectedError,
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-        ) as error:
+        except (ClientDisconnectedError, *STREAM_ERRORS) as error:
             if (reason := tls_failure(error)) is not None:
                 log.warning("tls_failed", extra={"client": http.client_name, "cause": reason})
         except BaseException as error:  # noqa: ASYNC103 - the boundary around one connection
             if not is_own_cancellation(error):
-                log.warning(
-                    "connection_failed",
-                    exc_info=error,
-                    extra={"client": http.client_name, "cause": repr(error)[:_QUOTE]},
-                )
+                fields = {"client": http.client_name, "cause": repr(error)[:_QUOTE]}
+                log.warning("connection_failed", exc_info=error, extra=fields)
         finally:
             self.abort()
             self._log_request()  # a request that was neither answered nor refused
@@ -95,7 +93,7 @@ class ClientConnection(TCPServer):
         An idle connection reads its socket once more. If the next request is there, it is answered.
         """
         if self._idle:
-            self._transport.stop_waiting()
+            self.transport.stop_waiting()
 
     def abort(self) -> None:
         """Close the socket at once. Tasks that wait for it get an error.
@@ -103,23 +101,19 @@ class ClientConnection(TCPServer):
         That error reaches also an application that waits within a shield, where
         a cancellation does not.
         """
-        self._transport.close()
+        self.transport.close()
         self._http.answering.cancel()
-
-    def progress(self) -> tuple[int, int]:
-        """A value that changes when the client takes a part of its answer."""
-        return self._transport.progress()
 
     async def _open(self) -> bool:
         """Do TLS's handshake and find the client's address; False if the client left or is late."""
         http, stream = self._http, cast("Stream", self.stream)
         if isinstance(stream, trio.SSLStream):
-            self._transport.receive_by = self._idle_until(self._settings.header_timeout)
+            self.transport.receive_by = self._idle_until(self._settings.header_timeout)
             try:
                 await stream.do_handshake()
             except TimeUpError:
                 return False
-        socket = self._transport.socket
+        socket = self.transport.socket
         try:
             http.client = parse_socket_addr(socket.family, socket.getpeername())
             http.server = parse_socket_addr(socket.family, socket.getsockname())
@@ -219,7 +213,7 @@ class ClientConnection(TCPServer):
         answer loses it.
         """
         if not self._http.tls:
-            await self._transport.send_eof()
+            await self.transport.send_eof()
         deadline = self._time.now() + _LINGER_SECONDS
         left = _LINGER_BYTES
         with suppress(TimeUpError):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("trio_jobs.server.connection")
 
 Stream = Transport | trio.SSLStream[Transport]
+# The errors of a stream whose connection has ended.
+STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 # Bytes that one read takes at most.
 _RECEIVE = 65_536
@@ -105,7 +107,7 @@ class H11Connection:
         self.transport.receive_by = deadline
         try:
             return bytes(await self._stream.receive_some(_RECEIVE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
 
     async def feed(self, deadline: float = inf) -> None:
@@ -185,7 +187,7 @@ class H11Connection:
             self.truncated = False
         except TimeUpError:
             log.info("client_too_slow", extra={"client": self.client_name})
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
         if self.truncated:
             self.answering.cancel()

@@ -149,12 +149,12 @@ class Listener:
 
     async def _wait_and_cut_silent(self, emptied: trio.Event) -> None:
         """Wait for ``graceful_timeout``, then cut connections whose clients took no byte in it."""
-        before = {connection: connection.progress() for connection in self._connections}
+        before = {connection: connection.transport.progress() for connection in self._connections}
         deadline = self._time.now() + self._settings.graceful_timeout
         while self._connections and not self._time.passed(deadline):
             with self._time.scope(deadline):
                 await emptied.wait()
-        self._cut({one for one in self._connections if one.progress() == before[one]})
+        self._cut({one for one in self._connections if one.transport.progress() == before[one]})
 
     def _cut(self, connections: set[ClientConnection]) -> None:
         if connections:
