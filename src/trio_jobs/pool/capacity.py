@@ -52,11 +52,13 @@ class Capacity:
             How many slots are missing; 0: all are reserved.
         """
         free = self.free
-        if self._fifo.locked():
+        if wanted < free:  # one is left over
+            self._refused = False
+        elif self._fifo.locked():
             if self._last_is_for_waiting:
                 free = max(free - 1, 0)
             self._refused = wanted > free
-            if 0 < wanted == self.free and not self._refused:
+            if 0 < wanted == free:
                 self._last_is_for_waiting = True
         if wanted > free:
             return wanted - free
@@ -116,8 +118,7 @@ class Capacity:
     def close(self) -> None:
         """Give out no more slots, and wake the waiting tasks. Idempotent."""
         self.closed = True
-        if self._changed is not None:
-            self._wake()
+        self._wake()
 
     def _reserve_up_to(self, wanted: int) -> int:
         free = self.free
@@ -131,6 +132,6 @@ class Capacity:
         return reserved
 
     def _wake(self) -> None:
-        assert self._changed is not None  # noqa: S101  (for the type checker: checked before)
-        self._changed.set()
-        self._changed = None
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
