@@ -81,17 +81,12 @@ def load_config(
     for name, text in overrides.items():
         if text is not None:
             values[name] = _parse(text, name, where=option(name))
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        sections[section][key] = value
     return Config(
-        **{
-            section: settings(
-                **{
-                    field.name: values[f"{section}.{field.name}"]
-                    for field in fields(settings)
-                    if f"{section}.{field.name}" in values
-                }
-            )
-            for section, settings in SECTIONS.items()
-        },
+        **{section: SECTIONS[section](**given) for section, given in sections.items()},
         handlers=None if handlers is None else MappingProxyType(handlers),
         source=path,
         warnings=warnings,

@@ -17,17 +17,11 @@ _PROGRAMS = frozenset({"__main__", "__mp_main__"})
 
 
 class HiddenModule(NamedTuple):
-    """A module that another one of the same name hides.
-
-    Attributes:
-        name: The name of both.
-        hidden: Its file.
-        by: The file that is imported instead; ``built-in`` for a part of Python itself.
-    """
+    """A module that another one of the same name hides."""
 
     name: str
-    hidden: str
-    by: str
+    hidden: str  # its file
+    by: str  # the file that is imported instead; ``built-in`` for a part of Python itself
 
 
 def find_hidden_modules(folder: Path) -> Iterator[HiddenModule]:

@@ -33,10 +33,10 @@ class Lifecycle:
 
     Attributes:
         draining: New jobs are refused; the workers finish the accepted ones.
-        cancelled: The workers are cancelled.
+        cancelled: The workers are cancelled before the grace period is over.
         closed: The pool has ended, so HTTP closes.
         starting: The scope in which HTTP starts; a drain cancels it, so nobody is let in.
-        pool: The scope of the workers.
+        pool: The scope of the workers; its deadline is the end of the grace period.
         error: The first failure of the pool.
         failed: Whether the pool or HTTP has failed.
     """
@@ -60,7 +60,7 @@ class Lifecycle:
         self.starting.cancel()
 
     def cancel(self) -> None:
-        """Cancel the workers: the grace period is over, or the pool has failed."""
+        """Cancel the workers at once: a second signal has come, or the pool has failed."""
         self.cancelled.set()
         self.pool.cancel()
 

@@ -38,7 +38,7 @@ def _seconds(low: float) -> Meta:
 Seconds = Annotated[float, _seconds(0)]
 # Zero would close each connection before its first request.
 PositiveSeconds = Annotated[float, _seconds(0.1)]
-# Any shorter one would be a way to run nothing.
+# A shorter limit would end each job before it has done anything.
 Timeout = Annotated[float, _seconds(0.001)]
 Switch = Annotated[bool, Meta(description="true or false")]
 # No control character and no lone surrogate (from an environment variable that is not UTF-8):

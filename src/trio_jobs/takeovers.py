@@ -23,12 +23,8 @@ class _Part:
 class Takeovers:
     """Looks whether the server still has what its promises rest on, and puts back what is gone.
 
-    Each part of the server adds what it needs::
-
-        takeovers.add("log", intact=writer.is_installed, put_back=writer.install)
-
-    The part that has run user code asks for a look: ``check(module="shop")`` after an import,
-    ``check(job_types=...)`` before the event loop waits. In the main thread only.
+    Each part of the server adds what it needs. `check` looks, in the main thread only: after the
+    import of a module, and before the event loop waits.
     """
 
     def __init__(self) -> None:
@@ -45,16 +41,7 @@ class Takeovers:
         put_back: Callable[[], object],
         costly: bool = False,
     ) -> None:
-        """Hold one thing against user code.
-
-        Args:
-            what: Its name in the warning.
-            intact: Whether the server still has it. Called at each turn of the event loop, so it
-                costs well under a microsecond.
-            put_back: Called when it is gone; the warning comes afterwards.
-            costly: Whether ``intact`` costs more: then a busy event loop looks only when it is
-                about to wait.
-        """
+        """Hold one thing, named ``what`` in the warning; for the rest see `add_group`."""
         self.add_group(taken=lambda: () if intact() else (what,), put_back=put_back, costly=costly)
 
     def add_group(
@@ -67,9 +54,11 @@ class Takeovers:
         """Hold several things that one look covers.
 
         Args:
-            taken: The names of those that are gone; empty in the usual case.
-            put_back: Puts back all of them.
-            costly: See `add`.
+            taken: Returns the names of those that are gone. Called at each turn of the event loop,
+                so it costs well under a microsecond.
+            put_back: Puts back all of them; the warning comes afterwards.
+            costly: Whether ``taken`` costs more. A busy event loop then looks only when it is
+                about to wait.
         """
         self._parts.append(_Part(taken=taken, put_back=put_back, costly=costly))
 
