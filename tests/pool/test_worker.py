@@ -18,7 +18,7 @@ from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
 from trio_jobs.stores.memory import MemoryStore
 
-FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
+NO = JobError(type="ValueError", message="no")
 
 
 async def succeed(_: Job) -> Ending:
@@ -99,35 +99,40 @@ async def test_every_job_is_processed_exactly_once() -> None:
 @pytest.mark.parametrize(
     ("where", "reason"),
     [
-        ("processing", "is processing; only a pending job can become processing"),
-        ("completed", "is completed; only a pending job can become processing"),
-        ("released", "was released; it is not handed out again"),
+        ("processing", "job 'a' is processing; only a pending job can become processing"),
+        ("completed", "job 'a' is completed; only a pending job can become processing"),
+        ("released", "job 'a' was released; it is not handed out again"),
+        ("dropped", "no job 'a'"),
+        ("never admitted", "no job 'a'"),
     ],
 )
 async def test_second_copy_of_an_id_is_not_processed_and_the_worker_goes_on(
     where: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts = make_parts()
+    parts = make_parts(keep_completed=0 if where == "dropped" else 2)
     processed: list[str] = []
-    parts.store.add(make_job("a"))
-    parts.workers.claim("a")
-    if where == "completed":
+    if where != "never admitted":
+        parts.store.add(make_job("a"))
+        parts.workers.claim("a")
+    if where in ("completed", "dropped"):
         parts.workers.complete("a", SUCCEEDED)
     if where == "released":
         parts.workers.release("a")
-    before = parts.store.find_nowait("a")
+    before = parts.store.page_nowait(limit=2)
+    copies = 2 * BURST_JOBS // 3  # they do not end a burst
 
     async with workers(1, parts, recording(processed)):
-        parts.send.send_nowait("a")
+        for _ in range(copies):
+            parts.send.send_nowait("a")
         (next_job,) = submit(parts)
 
     assert processed == [next_job]
-    assert parts.store.find_nowait("a") == before
-    assert parts.store.find_nowait(next_job).status is JobStatus.COMPLETED
-    (record,) = caplog.records
+    assert [job for job in parts.store.page_nowait(limit=2) if job.id == "a"] == before
+    assert len(caplog.records) == copies
+    record = caplog.records[0]
     assert (record.name, record.levelname) == ("trio_jobs.pool.worker", "ERROR")
     assert record.message == "claim_refused"
-    assert (record.job_id, record.reason) == ("a", f"job 'a' {reason}")  # type: ignore[attr-defined]
+    assert (record.job_id, record.reason) == ("a", reason)  # type: ignore[attr-defined]
 
 
 def recording(processed: list[str]) -> Process:
@@ -152,26 +157,6 @@ async def test_copies_of_pending_ids_are_processed_once() -> None:
 
     assert sorted(processed) == job_ids
     assert statuses(parts) == {JobStatus.COMPLETED: 20}
-
-
-@pytest.mark.interleavings(5)
-async def test_copy_of_the_id_of_a_dropped_job_is_passed_over(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    parts = make_parts(keep_completed=0)
-    processed: list[str] = []
-
-    async with workers(1, parts, recording(processed)):
-        (dropped,) = submit(parts)
-        parts.send.send_nowait(dropped)
-        parts.send.send_nowait("never-admitted")
-        (next_job,) = submit(parts)
-
-    assert processed == [dropped, next_job]
-    assert [record.reason for record in caplog.records] == [  # type: ignore[attr-defined]
-        f"no job {dropped!r}",
-        "no job 'never-admitted'",
-    ]
 
 
 # The end: drain, cancellation. ----------------------------------------------------------------
@@ -339,43 +324,6 @@ async def test_a_worker_whose_clone_is_closed_ends_and_takes_no_other_job(when: 
     assert parts.send.statistics().open_receive_channels == 1  # the original
 
 
-async def test_a_refused_claim_does_not_end_the_burst(caplog: pytest.LogCaptureFixture) -> None:
-    parts = make_parts()
-    processed: list[str] = []
-
-    async def process(job: Job) -> Ending:
-        processed.append(job.id)
-        return SUCCEEDED
-
-    async with workers(1, parts, process):
-        (first,) = submit(parts)
-        for _ in range(2 * BURST_JOBS // 3):
-            parts.send.send_nowait(first)
-        (last,) = submit(parts)
-
-    assert processed == [first, last]
-    assert len(caplog.records) == 2 * BURST_JOBS // 3
-
-
-# How long it takes. ---------------------------------------------------------------------------
-
-
-async def test_a_jobs_duration_is_its_own_whatever_the_wall_clock_does(
-    autojump_clock: MockClock,
-) -> None:
-    times = iter([NOON, NOON, NOON - timedelta(days=1), NOON + timedelta(days=1)] * 2)
-    parts = make_parts(now=times.__next__)
-
-    async def process(_: Job) -> Ending:
-        await trio.sleep(2.5)
-        return SUCCEEDED
-
-    async with workers(1, parts, process):
-        ids = submit(parts, 2)
-
-    assert [parts.store.find_nowait(job_id).duration for job_id in ids] == [2.5, 2.5]
-
-
 # Failures of our own: loud. -------------------------------------------------------------------
 
 
@@ -383,15 +331,19 @@ class BugError(Exception):
     """A mistake in our own code."""
 
 
-@pytest.mark.parametrize("broken", ["claim", "complete"])
-async def test_bug_in_the_store_ends_the_pool_with_the_original_error(broken: str) -> None:
+@pytest.mark.parametrize("broken", ["claim", "process", "complete"])
+async def test_bug_ends_the_pool_with_the_original_error(broken: str) -> None:
     class BrokenStore(MemoryStore):
         pass
 
     def fail(*_: object, **__: object) -> NoReturn:
         raise BugError
 
-    setattr(BrokenStore, broken, fail)
+    async def fail_to_process(_: Job) -> NoReturn:
+        raise BugError
+
+    if broken != "process":
+        setattr(BrokenStore, broken, fail)
     parts = make_parts(store_class=BrokenStore)
     ended: list[str] = []
 
@@ -402,81 +354,58 @@ async def test_bug_in_the_store_ends_the_pool_with_the_original_error(broken: st
             ended.append("other")
 
     with pytest.RaisesGroup(BugError):
-        async with workers(2, parts, succeed) as nursery:
+        async with workers(
+            2, parts, fail_to_process if broken == "process" else succeed
+        ) as nursery:
             nursery.start_soon(other)
             await wait_all_tasks_blocked()
             submit(parts)
             await trio.sleep_forever()
 
     assert ended == ["other"]
+    left = JobStatus.PROCESSING if broken == "complete" else JobStatus.PENDING
+    assert statuses(parts) == {left: 1}
     with pytest.raises(ShuttingDownError):
         submit(parts)  # no worker is left
 
 
-async def test_bug_in_process_ends_the_pool_and_releases_the_job() -> None:
-    parts = make_parts()
-
-    async def process(_: Job) -> Ending:
-        await trio.lowlevel.checkpoint()
-        raise BugError
-
-    with pytest.RaisesGroup(BugError):
-        async with workers(3, parts, process):
-            submit(parts)
-            await trio.sleep_forever()
-
-    assert statuses(parts) == {JobStatus.PENDING: 1}
-
-
-# What it logs. --------------------------------------------------------------------------------
-
-
-async def test_worker_logs_each_step_and_failures_a_level_above(
-    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
-) -> None:
-    parts = make_parts()
-
-    async def process(job: Job) -> Ending:
-        await trio.sleep(2.5)
-        return SUCCEEDED if job.id == first else FAILED
-
-    with caplog.at_level(logging.DEBUG, "trio_jobs.pool.worker"):
-        async with workers(1, parts, process):
-            first, second = submit(parts, 2)
-
-    assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("DEBUG", "job_started"),
-        ("DEBUG", "job_succeeded"),
-        ("DEBUG", "job_started"),
-        ("WARNING", "job_failed"),
-    ]
-    fields = [vars(record) for record in caplog.records]
-    assert [each["job_id"] for each in fields] == [first, first, second, second]
-    assert {(each["job_type"], each["worker"]) for each in fields} == {("test", "worker-0")}
-    assert [each["duration"] for each in fields[1::2]] == [2.5, 2.5]
-    assert fields[3]["error"] == "ValueError: no"
+# What it records and logs. --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("outcome", "level"),
+    ("ending", "level", "error"),
     [
-        (Outcome.FAILED, "WARNING"),
-        (Outcome.TIMED_OUT, "WARNING"),
-        (Outcome.CANCELLED, "INFO"),
-        (Outcome.SUCCEEDED, "DEBUG"),
+        (Ending(outcome=Outcome.FAILED, error=NO), "WARNING", "ValueError: no"),
+        (Ending(outcome=Outcome.TIMED_OUT), "WARNING", None),
+        (Ending(outcome=Outcome.CANCELLED), "INFO", None),
+        (SUCCEEDED, "DEBUG", None),
     ],
 )
-async def test_job_that_failed_is_a_warning_and_one_that_a_client_cancelled_is_none(
-    outcome: Outcome, level: str, caplog: pytest.LogCaptureFixture
+async def test_each_end_is_logged_with_its_level_and_its_own_duration(
+    ending: Ending,
+    level: str,
+    error: str | None,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
 ) -> None:
-    parts = make_parts()
+    times = iter([NOON, NOON, NOON - timedelta(days=1)])  # the wall clock is set back
+    parts = make_parts(now=times.__next__)
 
-    async def process(_job: Job) -> Ending:
-        return Ending(outcome=outcome)
+    async def process(_: Job) -> Ending:
+        await trio.sleep(2.5)
+        return ending
 
     with caplog.at_level(logging.DEBUG, "trio_jobs.pool.worker"):
         async with workers(1, parts, process):
-            submit(parts)
+            (job_id,) = submit(parts)
 
-    ends = [(record.levelname, record.message) for record in caplog.records[1:]]
-    assert ends == [(level, f"job_{outcome}")]
+    assert parts.store.find_nowait(job_id).duration == 2.5
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("DEBUG", "job_started"),
+        (level, f"job_{ending.outcome}"),
+    ]
+    fields = [vars(record) for record in caplog.records]
+    assert {(each["job_id"], each["job_type"], each["worker"]) for each in fields} == {
+        (job_id, "test", "worker-0")
+    }
+    assert (fields[1]["duration"], fields[1].get("error")) == (2.5, error)
