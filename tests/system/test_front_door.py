@@ -16,7 +16,6 @@ from tests.command import (
     PATIENCE,
     Command,
     Gate,
-    ledger,
     run_command,
     running_command,
 )
@@ -42,7 +41,6 @@ async def ask(stream: trio.abc.Stream, request: bytes) -> bytes:
 
 
 FEW = ("sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *MODULE)  # descriptors
-HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.parametrize("source", ["environment", "file"])
@@ -248,100 +246,6 @@ async def test_mistake_is_one_line_and_status_2(
     assert ended.status == 2
     [line] = ended.lines
     assert complaint in line
-
-
-AT_THE_GATE = '[handlers]\nat_the_gate = "work:at_the_gate"\n'
-
-
-STAGES = {
-    "connected": b"",
-    "in the head": b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nConte",
-    "in the body": b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
-    "answered": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "waiting": b"GET /jobs/%b HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=50\r\n\r\n",
-    "streaming": (
-        b"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
-    ),
-}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-async def test_signal_at_any_stage_of_a_request_stops_in_order(tmp_path: Path, stage: str) -> None:
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=AT_THE_GATE) as server:
-            held = await server.submit("at_the_gate", "job")
-            async with await connect(server) as stream:
-                data = STAGES[stage]
-                await stream.send_all(data % held.encode() if b"%b" in data else data)
-                await server.client.get("/health")  # has come after it
-                server.send(signal.SIGTERM)
-                await server.wait_for_line("draining")
-                gate.open()
-                status = await server.wait_exit()
-
-    assert status == 0
-    assert ledger(tmp_path) == ["job"]
-    assert not server.lines_with("Traceback")
-
-
-BLOCKING = """
-import time
-
-ran = 0
-
-
-async def block(payload):
-    time.sleep(payload)
-
-
-async def count(payload):
-    global ran
-    ran += 1
-
-
-async def how_many(payload):
-    return ran
-"""
-
-
-async def test_clients_that_submit_while_a_job_blocks_the_loop_are_answered(tmp_path: Path) -> None:
-    """Their connections have been idle for most of the time, which is then over."""
-    config = """
-    [pool]
-    workers = 1  # the last job runs last
-
-    [http]
-    keep_alive_timeout = 2.0
-
-    [handlers]
-    block = "work:block"
-    count = "work:count"
-    how_many = "work:how_many"
-    """
-    body = b'{"type":"count"}'
-    post = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with running_command(tmp_path, config=config, handlers=BLOCKING) as server:
-        idle = [await connect(server) for _ in range(20)]
-        for stream in idle:
-            assert b" 200 " in await ask(stream, HEALTH)
-        await trio.sleep(1.5)  # of 2.0
-
-        await server.submit("block", 1.0)
-        answers: list[bytes] = []
-        async with trio.open_nursery() as nursery:
-            for stream in idle:
-
-                @nursery.start_soon
-                async def submit(stream: trio.SocketStream = stream) -> None:
-                    answers.append(await ask(stream, post + body))
-
-        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 201"] * 20
-        wait = {"Prefer": "wait=10"}
-        job = await server.client.post("/jobs", json={"type": "how_many"}, headers=wait)
-        assert job.json()["result"] == 20
-        for stream in idle:
-            await stream.aclose()
 
 
 BIG = 30_000_000

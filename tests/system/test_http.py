@@ -76,24 +76,6 @@ async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     assert "allow: " in answers[4][1]
 
 
-async def test_a_pipelined_request_behind_a_wait_is_answered_after_it(tmp_path: Path) -> None:
-    with Gate(tmp_path) as gate:
-        async with (
-            running_command(tmp_path, config=configuration("at_the_gate")) as server,
-            connection(server) as stream,
-        ):
-            body = b'{"type":"at_the_gate"}'
-            await stream.send_all(
-                post("/jobs", body, "Prefer: wait=30") + head("GET /health", "Connection: close")
-            )
-            await server.wait_for_line("at_the_gate")
-            gate.open()
-            answers = await read_all(stream)
-
-    assert [status for status, _, _ in answers] == [201, 200]
-    assert json.loads(answers[0][2])["outcome"] == "succeeded"
-
-
 async def test_a_half_closed_client_that_waits_is_answered(tmp_path: Path) -> None:
     with Gate(tmp_path):
         async with (
