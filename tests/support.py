@@ -1,4 +1,7 @@
-"""Small helpers of the suite: a job to test with, a clock that stands still, a running pool."""
+"""The suite's way to the internals, and small helpers: a job, a clock that stands still, a pool.
+
+Tests of a module import it. What other tests need of it, they get here, or from `trio_jobs`.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -7,17 +10,32 @@ from datetime import UTC, datetime
 
 import trio
 
-from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending, Job, JobStatus, Outcome
+from trio_jobs import Ending, Handler, Job, JobStatus, Outcome
+from trio_jobs.current_job import current_job_id as current_job_id
+from trio_jobs.handlers.child_handle import ChildHandle as ChildHandle
+from trio_jobs.handlers.executor import JobExecutor as JobExecutor
+from trio_jobs.handlers.importing import load_function as load_function
+from trio_jobs.handlers.process_pool import ProcessPool as ProcessPool
+from trio_jobs.handlers.registry import HandlerRegistry as HandlerRegistry
+from trio_jobs.logs.installation import Logs as Logs
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.store import StoreError as StoreError
+from trio_jobs.pool.store import StoreStatistics as StoreStatistics
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.worker import Workers
-from trio_jobs.settings import PoolSettings, StoreSettings
-from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.problem_details import Problem as Problem
+from trio_jobs.server.tls import load_certificate as load_certificate
+from trio_jobs.settings import SETTINGS as SETTINGS
+from trio_jobs.settings import Config as Config
+from trio_jobs.settings import ConfigError as ConfigError
+from trio_jobs.settings import HandlerSettings as HandlerSettings
+from trio_jobs.settings import HttpSettings as HttpSettings
+from trio_jobs.settings import PoolSettings as PoolSettings
+from trio_jobs.settings import StoreSettings as StoreSettings
+from trio_jobs.shutdown.stop import Stop as Stop
+from trio_jobs.stores.memory import MemoryStore as MemoryStore
 from trio_jobs.testing.steps import At as At
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import load_certificate
 from trio_jobs.bounded_read import check_regular, read_within
 from trio_jobs.server.access_control import read_token
-from trio_jobs.server.tls import load_certificate
 
 
 @pytest.fixture

@@ -10,17 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import SETTINGS, Config, ConfigError, HandlerSettings, HttpSettings, PoolSettings
 from trio_jobs.config import describe, load_config
-from trio_jobs.settings import (
-    ADDRESSES,
-    SETTINGS,
-    Config,
-    ConfigError,
-    HandlerSettings,
-    HttpSettings,
-    PoolSettings,
-    build,
-)
+from trio_jobs.settings import ADDRESSES, build
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 INTEGER = "an integer from 1 to 100000"

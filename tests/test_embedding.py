@@ -16,6 +16,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_jobs
+from tests.support import SETTINGS
 from trio_jobs import (
     Handler,
     HandlerError,
@@ -31,7 +32,6 @@ from trio_jobs import (
     UnknownTypeError,
     open_jobs,
 )
-from trio_jobs.settings import SETTINGS
 from trio_jobs.testing import Client
 
 DEEP: Any = None

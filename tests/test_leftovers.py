@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from tests.support import make_job
+from tests.support import HandlerRegistry, make_job
+from trio_jobs import Job
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.api.submission_json import parse_submission
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Job
 from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import Line

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import trio_jobs
+from tests.support import MemoryStore
 from trio_jobs.pool.admission import Admission
-from trio_jobs.stores.memory import MemoryStore
 
 SOURCE = Path(trio_jobs.__file__).parent
 MODULES = {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}

@@ -9,12 +9,10 @@ import msgspec
 import trio
 
 from tests.asgi import Answer, Client
-from tests.support import Parts, make_parts
+from tests.support import HandlerRegistry, HttpSettings, Parts, make_parts
+from trio_jobs import Handler
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.settings import HttpSettings
 
 MAX_BODY_BYTES = 10_000
 

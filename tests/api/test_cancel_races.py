@@ -7,8 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.api.support import Api
 from tests.asgi import Answer
 from tests.support import RunningPool, running_pool
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import JobStatus, Outcome
+from trio_jobs import Handler, JobStatus, Outcome
 
 SUBMISSION = b'{"type":"work","payload":null}'
 

@@ -8,8 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api, assert_problem
-from tests.support import make_parts, take
-from trio_jobs.problem_details import Problem
+from tests.support import Problem, make_parts, take
 from trio_jobs.testing.asgi_client import App, Client, Message
 
 

@@ -7,7 +7,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.api.support import Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, make_parts
-from trio_jobs.job import Ending, JobError, JobStatus, Outcome
+from trio_jobs import Ending, JobError, JobStatus, Outcome
 
 CANCELLED = Ending(
     outcome=Outcome.CANCELLED, error=JobError(type="Cancelled", message="cancelled on request")

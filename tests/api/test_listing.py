@@ -9,7 +9,7 @@ import trio
 from tests.api.support import Api, assert_problem, counting_turns
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, make_job, make_parts
-from trio_jobs.job import Ending, Outcome
+from trio_jobs import Ending, Outcome
 
 
 def ids(answer: Answer) -> list[str]:

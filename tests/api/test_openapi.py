@@ -10,8 +10,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from tests.api.support import SUBMISSION, Api, accept, assert_problem
 from tests.asgi import Answer
 from tests.support import make_parts
+from trio_jobs import Ending, JobError, JobStatus, Outcome
 from trio_jobs.api.listing import MAX_LIMIT
-from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 
 
 class Address(msgspec.Struct):

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.support import Api, accept, assert_problem, handlers_of
+from tests.support import Problem
 from trio_jobs.api.submission_json import parse_submission
-from trio_jobs.problem_details import Problem
 
 HANDLERS = handlers_of({"default": accept})
 REPEATED = "$: object contains a field more than once"

@@ -19,8 +19,8 @@ from tests.api.support import (
 )
 from tests.asgi import Answer, OpenRequest
 from tests.support import SUCCEEDED, make_parts, start_workers, take
+from trio_jobs import Ending, Job
 from trio_jobs.api.ndjson import Lines
-from trio_jobs.job import Ending, Job
 from trio_jobs.testing.steps import At
 
 LINE = SUBMISSION + b"\n"

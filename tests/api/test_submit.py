@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
 from tests.support import NOON, SUCCEEDED, make_parts
-from trio_jobs.job import Ending, JobError, Outcome
+from trio_jobs import Ending, JobError, Outcome
 
 
 async def test_a_submitted_job_is_answered_with_exactly_four_fields() -> None:

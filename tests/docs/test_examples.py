@@ -14,8 +14,8 @@ import trio
 from PIL import Image
 
 from tests.command import Command, running_command
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.importing import load_function
+from tests.support import load_function
+from trio_jobs import Handler
 from trio_jobs.testing import cancelled_at_each_step
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,10 +16,10 @@ import trio_jobs
 import trio_jobs.testing
 from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
+from tests.support import HandlerRegistry, HandlerSettings
 from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.settings import SECTIONS, HandlerSettings, settings_of
+from trio_jobs.settings import SECTIONS, settings_of
 from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, SIGALRM_AFTER_SECONDS
 from trio_jobs.testing import plugin
 

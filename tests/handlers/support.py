@@ -10,11 +10,11 @@ from typing import TypeVar
 import trio
 
 from tests.support import make_job
+from trio_jobs import Ending
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending
 
 
 def make_executor(

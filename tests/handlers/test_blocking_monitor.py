@@ -12,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.support import RunningPool, running_pool
-from trio_jobs.api.validation import PayloadError, check_submission
+from trio_jobs import PayloadError
+from trio_jobs.api.validation import check_submission
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.pool.worker import BURST_SECONDS

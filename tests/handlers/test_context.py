@@ -8,10 +8,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers.support import process
 from tests.support import NOON, running_pool
-from trio_jobs import Jobs
+from trio_jobs import Ending, JobError, Jobs, JobStatus, Outcome
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, JobError, JobStatus, Outcome
 
 
 async def test_a_handler_that_takes_two_arguments_gets_the_context() -> None:

@@ -14,14 +14,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import make_executor, message_of, process
-from tests.support import make_job, running_pool
-from trio_jobs.current_job import current_job_id
+from tests.support import current_job_id, make_job, running_pool
+from trio_jobs import Ending, JobError, JobStatus, LogFormatter, Outcome
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
-from trio_jobs.job import Ending, JobError, JobStatus, Outcome
-from trio_jobs.logs.formatter import LogFormatter
 
 if TYPE_CHECKING:
     from trio_jobs.handlers.process_pool import ProcessPool

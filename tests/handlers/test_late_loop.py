@@ -17,11 +17,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.handlers import tasks
 from tests.handlers.support import wait_until
 from tests.support import RunningPool, running_pool
+from trio_jobs import Ending, Outcome
 from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.child_log import _line_of
 from trio_jobs.handlers.frames import TIME, Kind, frame
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, Outcome
 
 LIMIT = 50.0
 LATER = 100.0

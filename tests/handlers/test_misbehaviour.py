@@ -9,8 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.hostile_errors import HOSTILE, UNKNOWN, NamelessError, NoClassError
-from trio_jobs import Handler, Jobs
-from trio_jobs.job import Outcome
+from trio_jobs import Handler, Jobs, Outcome
 
 WORKERS = 3
 

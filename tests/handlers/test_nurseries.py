@@ -8,8 +8,7 @@ import pytest
 import trio
 
 from tests.handlers.support import process
-from trio_jobs import JobContext, Jobs, open_jobs
-from trio_jobs.job import Outcome
+from trio_jobs import JobContext, Jobs, Outcome, open_jobs
 
 # Trio warns of generators that are left: it is what is tried here.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from tests.handlers.support import process
+from trio_jobs import Outcome
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Outcome
 
 if TYPE_CHECKING:
     from trio_jobs.handlers.context import JobContext

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.handlers.support import process
-from trio_jobs.job import Ending, Outcome
+from trio_jobs import Ending, Outcome
 
 
 async def ending_with(result: object, *, max_result_bytes: int = 1_000_000) -> Ending:

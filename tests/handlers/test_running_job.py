@@ -5,8 +5,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.support import make_job
+from trio_jobs import Outcome
 from trio_jobs.handlers.running_job import RunningJob
-from trio_jobs.job import Outcome
 
 LIMIT = 1.5
 

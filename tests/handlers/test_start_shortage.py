@@ -18,10 +18,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.handlers import tasks
 from tests.handlers.support import wait_for_pids
 from tests.support import running_pool
+from trio_jobs import Ending, JobStatus, Outcome
 from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.job import Ending, JobStatus, Outcome
 from trio_jobs.pool.unfinished import unfinished_lines
 
 

@@ -8,10 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers.support import process, wait_until_set
-from tests.support import running_pool
-from trio_jobs.current_job import current_job_id
+from tests.support import current_job_id, running_pool
+from trio_jobs import JobStatus, Outcome
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import JobStatus, Outcome
 
 
 class Blocker:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.hostile_errors import HOSTILE, NoClassError, NoTextError
+from tests.support import current_job_id
 from trio_jobs import open_jobs
-from trio_jobs.current_job import current_job_id
 from trio_jobs.logs.formatter import MAX_LINE_BYTES, LineFormat, LogFormatter, event_record
 
 any_text = st.text(st.characters())  # lone surrogates and control characters included

@@ -15,7 +15,7 @@ import pytest
 from quart import Quart
 
 from tests.logs.pipe import Pipe
-from trio_jobs.current_job import current_job_id
+from tests.support import current_job_id
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.logs.writer import MAX_QUEUED_BYTES, LogWriter

@@ -9,12 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import NONE_DROPPED, NOON, At, Parts, make_parts, start_workers
-from trio_jobs.job import IdempotencyKey, Job, JobStatus
+from tests.support import NONE_DROPPED, NOON, At, MemoryStore, Parts, make_parts, start_workers
+from trio_jobs import IdempotencyKey, Job, JobStatus
 from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.store import DuplicateJobError, StoreStatistics
-from trio_jobs.stores.memory import MemoryStore
 
 EMPTY = StoreStatistics(
     pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED

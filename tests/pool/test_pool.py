@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import At, RunningPool, running_pool
-from trio_jobs.current_job import current_job_id
-from trio_jobs.job import Job, JobError, JobStatus, Outcome
+from tests.support import At, RunningPool, current_job_id, running_pool
+from trio_jobs import Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 
 Function = Callable[[object], object]

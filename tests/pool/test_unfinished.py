@@ -8,7 +8,8 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support import make_job
-from trio_jobs.logs.formatter import LineFormat, LogFormatter, event_record
+from trio_jobs import LogFormatter
+from trio_jobs.logs.formatter import LineFormat, event_record
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import unfinished_lines
 

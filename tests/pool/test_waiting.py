@@ -5,7 +5,7 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, Parts, make_job, make_parts
-from trio_jobs.job import Job, JobStatus
+from trio_jobs import Job, JobStatus
 from trio_jobs.pool.waiters import TooManyWaitersError
 
 

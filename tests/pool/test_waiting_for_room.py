@@ -6,10 +6,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support import SUCCEEDED, Parts, make_parts, start_workers, take
-from trio_jobs.job import Ending, Job, JobStatus
+from tests.support import SUCCEEDED, MemoryStore, Parts, make_parts, start_workers, take
+from trio_jobs import Ending, Job, JobStatus
 from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
-from trio_jobs.stores.memory import MemoryStore
 
 
 def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002

@@ -12,11 +12,19 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import NOON, SUCCEEDED, At, Parts, make_job, make_parts, start_workers
-from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
+from tests.support import (
+    NOON,
+    SUCCEEDED,
+    At,
+    MemoryStore,
+    Parts,
+    make_job,
+    make_parts,
+    start_workers,
+)
+from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
-from trio_jobs.stores.memory import MemoryStore
 
 NO = JobError(type="ValueError", message="no")
 

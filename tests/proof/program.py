@@ -41,18 +41,22 @@ from tests.proof.raising import (
     raise_in,
 )
 from tests.proof.talking import body_bytes, talking
-from trio_jobs.current_job import current_job_id
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.logs.installation import Logs
+from tests.support import (
+    Config,
+    HandlerRegistry,
+    HttpSettings,
+    Logs,
+    MemoryStore,
+    PoolSettings,
+    Stop,
+    current_job_id,
+)
+from trio_jobs import Handler, Job, JobStatus, Outcome
 from trio_jobs.main import main
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import Listeners, bind_sockets
-from trio_jobs.settings import Config, HttpSettings, LoggingSettings, PoolSettings
-from trio_jobs.shutdown.stop import Stop
-from trio_jobs.stores.memory import MemoryStore
+from trio_jobs.settings import LoggingSettings
 from trio_jobs.testing import asgi_client
 from trio_jobs.testing.schedules import seeded_schedule
 from trio_jobs.testing.steps import At

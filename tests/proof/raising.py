@@ -11,9 +11,8 @@ from typing import Any
 import outcome
 import trio
 
-from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.job import Ending, Job
-from trio_jobs.stores.memory import MemoryStore
+from tests.support import JobExecutor, MemoryStore
+from trio_jobs import Ending, Job
 
 # What the program does with a store. Each may fail on the way in, and on the way out.
 STORE_CALLS = (

@@ -24,8 +24,8 @@ from tests.proof.program import (
     submit,
 )
 from tests.proof.raising import STORE_CALLS, Calls, Part, only_faults
-from trio_jobs.job import Outcome
-from trio_jobs.shutdown.stop import Stop
+from tests.support import Stop
+from trio_jobs import Outcome
 
 CANCELLED_REQUESTS: list[Action] = [
     Program.cancel_request,

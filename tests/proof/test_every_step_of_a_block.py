@@ -26,6 +26,7 @@ from tests.proof.program import (
     run_to_its_end,
 )
 from tests.proof.raising import Part, only_faults
+from tests.support import HandlerRegistry
 from trio_jobs import (
     Handler,
     InvalidTransitionError,
@@ -37,7 +38,6 @@ from trio_jobs import (
     ShuttingDownError,
     open_jobs,
 )
-from trio_jobs.handlers.registry import HandlerRegistry
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -14,12 +14,8 @@ from tests.handlers import tasks
 from tests.handlers.support import children_of, make_executor
 from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
-from tests.support import At, make_job
-from trio_jobs.current_job import current_job_id
-from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.job import Ending, Outcome
+from tests.support import At, JobExecutor, ProcessPool, current_job_id, make_job
+from trio_jobs import Ending, Handler, Outcome
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -27,7 +27,7 @@ from tests.proof.talking import LEFT, body_bytes, connect, request_bytes, take_d
 from tests.server.blocked import open_client
 from tests.server.serving import Client, Receive, Scope, Send, answer, get, http_only, post, served
 from tests.server.test_tls import CERTIFICATE, KEY
-from trio_jobs.server.tls import load_certificate
+from tests.support import load_certificate
 
 # Seconds: the shortest that the settings allow, so that there can be many.
 LIMIT = 0.1

@@ -31,14 +31,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.proof.share import share_of
 from tests.stores.test_store_model import StoreMachine
-from tests.support import make_parts
-from trio_jobs.current_job import current_job_id
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending, Job, Outcome
-from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
-from trio_jobs.pool.store import StoreError
-from trio_jobs.stores.memory import MemoryStore
+from tests.support import HandlerRegistry, MemoryStore, StoreError, current_job_id, make_parts
+from trio_jobs import Ending, Handler, Job, Outcome, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import JobSpec
 
 MOST_WORKERS = 3
 MOST_BUFFERED = 4

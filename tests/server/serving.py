@@ -9,10 +9,10 @@ from typing import Any
 
 import trio
 
+from tests.support import HttpSettings
 from trio_jobs.server.body import RequestBody
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
-from trio_jobs.settings import HttpSettings
 
 # No test should come near this; it turns a deadlock into a failure.
 PATIENCE = 30.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trio_jobs.problem_details import Problem
+from tests.support import Problem
 from trio_jobs.server.access_control import AccessControl, read_token
 
 from .serving import echo, get, post, served

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_jobs.problem_details import Problem
+from tests.support import Problem
 
 from .serving import (
     START,

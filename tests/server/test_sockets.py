@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.support import HttpSettings
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError, bind_sockets
-from trio_jobs.settings import HttpSettings
 
 from .serving import Client, echo, get, served
 

@@ -7,9 +7,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support import HttpSettings
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
-from trio_jobs.settings import HttpSettings
 
 from .serving import (
     Client,

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.support import NONE_DROPPED
-from trio_jobs.job import Outcome
+from trio_jobs import Outcome
 from trio_jobs.stores.drop_log import SECONDS_BETWEEN_LINES, DropLog
 
 

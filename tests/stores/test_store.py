@@ -13,15 +13,25 @@ import pytest
 from msgspec.structs import replace
 from trio.testing import assert_no_checkpoints
 
-from tests.support import NONE_DROPPED, NOON, SUCCEEDED, make_job, noon
-from trio_jobs.job import Ending, IdempotencyKey, Job, JobStatus, Outcome
-from trio_jobs.pool.store import (
-    DuplicateJobError,
-    InvalidTransitionError,
-    JobNotFoundError,
+from tests.support import (
+    NONE_DROPPED,
+    NOON,
+    SUCCEEDED,
+    StoreSettings,
     StoreStatistics,
+    make_job,
+    noon,
 )
-from trio_jobs.settings import StoreSettings
+from trio_jobs import (
+    Ending,
+    IdempotencyKey,
+    InvalidTransitionError,
+    Job,
+    JobNotFoundError,
+    JobStatus,
+    Outcome,
+)
+from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.stores.memory import MemoryStore
 
 

@@ -10,10 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.support import NOON, make_job
-from trio_jobs.job import Ending, JobError, JobStatus, Outcome
-from trio_jobs.pool.store import StoreError, StoreStatistics
-from trio_jobs.settings import StoreSettings
+from tests.support import NOON, StoreError, StoreSettings, StoreStatistics, make_job
+from trio_jobs import Ending, JobError, JobStatus, Outcome
 from trio_jobs.stores.memory import MemoryStore
 
 KEEP_COMPLETED = 3

@@ -8,9 +8,8 @@ from typing import Protocol
 import pytest
 import trio
 
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.importing import load_function
-from trio_jobs.handlers.process_pool import ProcessPool
+from tests.support import ProcessPool, load_function
+from trio_jobs import Handler
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from hypercorn.trio import serve
 from quart_trio import QuartTrio
 
 from tests.command import PATIENCE
+from tests.support import ConfigError
 from trio_jobs import Jobs, TooManyWaitersError, open_jobs
 from trio_jobs.asgi import make_app
-from trio_jobs.settings import ConfigError
 from trio_jobs.testing.asgi_client import App
 
 JOB = {"type": "double", "payload": 21}

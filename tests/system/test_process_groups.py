@@ -24,10 +24,9 @@ from tests.handlers.support import (
     wait_until,
     wait_until_dead,
 )
-from tests.support import running_pool
+from tests.support import ProcessPool, running_pool
+from trio_jobs import Outcome
 from trio_jobs.handlers.process_group import ProcessGroup
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.job import Outcome
 
 
 async def test_a_time_limit_ends_what_the_function_has_started(

@@ -11,8 +11,8 @@ import trio
 from tests.command import running_command
 from tests.handlers import tasks
 from tests.handlers.support import in_process, process
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.job import Outcome
+from tests.support import ProcessPool
+from trio_jobs import Outcome
 
 LOGGER = "tests.handlers.tasks"
 

@@ -23,15 +23,18 @@ from tests.handlers.support import (
     wait_until,
     wait_until_dead,
 )
-from tests.support import make_job, running_pool
+from tests.support import (
+    ChildHandle,
+    HandlerRegistry,
+    JobExecutor,
+    ProcessPool,
+    make_job,
+    running_pool,
+)
 from tests.system.conftest import MakeHandler
+from trio_jobs import Ending, Handler, JobStatus, Outcome
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError
-from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.job import Ending, JobStatus, Outcome
+from trio_jobs.handlers.child_handle import NotBegunError
 
 
 @contextlib.contextmanager

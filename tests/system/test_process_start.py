@@ -14,12 +14,9 @@ import trio
 
 from tests.handlers import tasks
 from tests.handlers.support import able_to_import_tests, process, wait_until
-from tests.support import RunningPool, running_pool
+from tests.support import ProcessPool, RunningPool, load_function, running_pool
 from tests.system.conftest import MakeHandler
-from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.importing import load_function
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.job import Ending, Outcome
+from trio_jobs import Ending, Handler, Outcome
 
 
 async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPool) -> None:

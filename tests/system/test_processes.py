@@ -26,11 +26,9 @@ from tests.handlers.support import (
     wait_until,
     wait_until_dead,
 )
-from tests.support import RunningPool, running_pool
+from tests.support import ChildHandle, ProcessPool, RunningPool, running_pool
 from tests.system.conftest import MakeHandler
-from trio_jobs.handlers.child_handle import ChildHandle
-from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.job import Ending, JobStatus, Outcome
+from trio_jobs import Ending, JobStatus, Outcome
 
 
 @pytest.mark.smoke
