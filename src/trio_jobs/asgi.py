@@ -2,8 +2,8 @@
 
     hypercorn -k trio 'trio_jobs.asgi:make_app()'
 
-The pool lives in the application's lifespan. `docs/how-to/embedding.md` lists what the command's
-front door does beyond such a server.
+The pool runs from the lifespan's startup to its shutdown. `docs/how-to/embedding.md` lists the
+parts of the command that such a server lacks.
 """
 
 import logging
@@ -30,8 +30,8 @@ def make_app() -> "ConfiguredApp":
     """Read the configuration, import the handlers, and make the application.
 
     The configuration is the file that ``TRIO_JOBS_CONFIG`` names, by default
-    ``config.toml`` in the current folder if it is there, with the other
-    ``TRIO_JOBS_*`` variables over it. Lines of the log go to standard error
+    ``config.toml`` in the current folder if it is there. The other
+    ``TRIO_JOBS_*`` variables override it. The log goes to standard error
     unless logging is set up already.
 
     Raises:

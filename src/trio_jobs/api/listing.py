@@ -1,4 +1,4 @@
-"""`GET /jobs`: filtered, in pages, or all jobs in bounded memory."""
+"""`GET /jobs`: lists jobs, by filters, in pages or all in one stream, in bounded memory."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -33,7 +33,7 @@ class Query:
 
     Attributes:
         filters: The wanted values, by parameter.
-        limit: The number of jobs a page; None for all in one answer.
+        limit: The most jobs of one page; None for all jobs in one answer.
         after: The listing begins after the job with this id.
     """
 
@@ -42,14 +42,14 @@ class Query:
     after: str | None = None
 
     def select(self, jobs: list[Job]) -> list[Job]:
-        """Those of the jobs that pass all filters."""
+        """The jobs that pass all filters."""
         for name, wanted in self.filters.items():
             value_of = _VALUES[name]
             jobs = [job for job in jobs if value_of(job) in wanted]
         return jobs
 
     def next_page(self, after: str) -> str:
-        """The query string of the page after this job."""
+        """The query string of the page that begins after the job with the id ``after``."""
         pairs = [(name, value) for name in _VALUES for value in sorted(self.filters.get(name, ()))]
         return urlencode([*pairs, ("limit", str(self.limit)), ("after", after)])
 
@@ -98,15 +98,15 @@ def parse_query(text: bytes) -> Query:
 
 
 async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
-    """The jobs of one page, and whether there are more after it.
+    """The jobs of one page, and whether more jobs come after the page.
 
     Checkpoints:
-        After each stride of examined jobs.
+        With filters, after each `STRIDE` of examined jobs; else none.
     """
     limit = query.limit or MAX_LIMIT
     found: list[Job] = []
     after = query.after
-    # Without a filter each examined job is found.
+    # Without filters one read is enough; the job beyond the limit shows that there are more.
     stride = STRIDE if query.filters else limit + 1
     while True:
         jobs = await store.page(after=after, limit=stride)
@@ -120,11 +120,11 @@ async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
 async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     """All matching jobs as one JSON array, in pieces.
 
-    Other jobs come and go meanwhile: a job that is in the store from the first
-    piece to the last is in the array exactly once.
+    The store may gain and drop jobs meanwhile. A matching job that is in the
+    store from the first piece to the last is in the array exactly once.
 
     Checkpoints:
-        After each piece.
+        After each `STRIDE` of examined jobs.
     """
     after = query.after
     opening = b"["

@@ -10,7 +10,7 @@ from trio_jobs.api.request_body import cancel_on_disconnect, wait_disconnected
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.waiters import TooManyWaitersError
 
-# The preferences in one header; a comma in quotes does not separate two.
+# Matches each preference in a header. A comma separates two, but not inside quotes.
 _PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 # The wait is capped, so further digits change nothing.
 _MAX_DIGITS = 9
@@ -19,17 +19,21 @@ _MAX_DIGITS = 9
 async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[str, str]]:
     """Wait for the job's completion, if the current request asks for that.
 
-    The wait ends early when its time is up, when the pool ends, and when the
-    client disconnects; a client that has shut down its sending side alone gets
-    the job as it then is.
+    The wait also ends when its time is up, when the pool ends, and when the
+    client disconnects. A client that has only shut down its sending side gets
+    the job as it is at that moment.
 
     Args:
-        job: The job as it is now: no checkpoint since its lookup.
+        job: The job as the store has it now. A checkpoint between its lookup
+            and this call could miss its completion.
         context: The context of the route.
 
     Returns:
         The job at the end of the wait, and the headers that confirm the
         preference: none without a preference, or with too many waiters.
+
+    Raises:
+        Problem: The rest of the body breaks a limit of the front door.
 
     Cancellation:
         Leaves nothing behind.
@@ -46,14 +50,14 @@ async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[st
             with trio.move_on_after(seconds):
                 async with cancel_on_disconnect(wait_disconnected):
                     await completion.wait()
-            # The store has every job that has not completed, but may have dropped one that has.
+            # Ask the completion first: the store may have dropped the job once it had completed.
             return completion.job or await context.pool.store.find(job.id), applied
     except TooManyWaitersError:
         return job, {}
 
 
 def preferred_wait(headers: list[str]) -> int | None:
-    """The seconds of the first ``wait`` among the preferences; None without a valid one."""
+    """The seconds of the first ``wait`` preference; None if it is missing or invalid."""
     for header in headers:
         for preference in _PREFERENCE.findall(header):
             name, _, value = preference.partition(";")[0].partition("=")

@@ -2,8 +2,8 @@
 
 Quart-Trio starts two tasks for each request: one reads the body into a buffer
 without a limit, the other runs the route and is cancelled when the client
-disconnects. Here a route reads its body at its own pace, and `receive` tells
-it of a disconnect while it waits.
+disconnects. Here a route reads the body at its own pace, and a route that
+waits learns of a disconnect from `receive`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,9 @@ from quart_trio.wrappers import TrioRequest
 
 
 class FrontDoorBody(Protocol):
-    """The front door's ``scope["extensions"]["trio_jobs.body"]``; other servers have none.
+    """The body as the front door, the command's own HTTP server, offers it to an application.
+
+    It is ``scope["extensions"]["trio_jobs.body"]``; other servers do not set this key.
 
     Attributes:
         complete: The whole body, if the front door has read it already.
@@ -27,7 +29,7 @@ class FrontDoorBody(Protocol):
     complete: bytes | None
 
     def lift(self, *, idle_timeout: float) -> None:
-        """Lift the limits of length and total time."""
+        """Lift the limits of length and total time; limit idle time, in seconds, instead."""
 
 
 class JobRequest(TrioRequest):
@@ -37,7 +39,7 @@ class JobRequest(TrioRequest):
 
     @property
     def front_door_body(self) -> FrontDoorBody | None:
-        """The body as the front door offers it; None behind another server."""
+        """The front door's extension for the body; None behind another server."""
         extensions: dict[str, Any] = self.scope.get("extensions") or {}
         return extensions.get("trio_jobs.body")
 
@@ -80,7 +82,7 @@ class RequestAdapter(TrioASGIHTTPConnection):
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
         response = cast("Response", await self.app.handle_request(job_request))
-        # The next job outdates each answer.
+        # No cache may keep an answer: the next job makes it outdated.
         headers = [*encode_headers(response.headers), (b"cache-control", b"no-store")]
         await send(
             {
@@ -92,7 +94,7 @@ class RequestAdapter(TrioASGIHTTPConnection):
         )
         body = b""
         if self.scope["method"] == "HEAD":
-            pass  # a listing would be encoded for nothing
+            pass  # do not encode a listing for nothing
         elif isinstance(response.response, DataBody):
             body = response.response.data
         else:
@@ -113,7 +115,7 @@ def current_path() -> str:
 
 
 def root_path() -> str:
-    """The path of the mount, as in a URL; empty without one."""
+    """The path at which the application is mounted, percent-encoded; empty without a mount."""
     return quote(request.root_path)
 
 

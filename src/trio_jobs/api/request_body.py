@@ -1,4 +1,7 @@
-"""The current request's body: whole, or piece by piece, and its client's disconnect."""
+"""The current request's body: whole, or piece by piece, and its client's disconnect.
+
+The front door is the command's own HTTP server.
+"""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +13,8 @@ from quart import request
 from trio_jobs.api.quart_adapter import current_request
 from trio_jobs.problem_details import Problem
 
-# Bytes of a stream to read ahead while its lines wait for room: else a disconnect goes unnoticed.
+# The most bytes of a stream to read ahead while its lines wait for room: only reading shows a
+# disconnect.
 _MAX_AHEAD = 262_144
 
 _ENDED = "the request ended in the middle of its body"
@@ -21,11 +25,11 @@ async def read_body(*, max_bytes: int) -> bytes:
 
     Raises:
         Problem: 413, it is longer than ``max_bytes``; 415, it is encoded; 400,
-            the client disconnected before its end; 408, it did not arrive in
-            time.
+            the client disconnected before the body's end; 408, the body did
+            not arrive in time.
 
     Checkpoints:
-        As ``receive`` does; none if the front door has read the whole body.
+        As ASGI's ``receive`` does; none if the front door has read the whole body.
     """
     refuse_encoded_body()
     job_request = current_request()
@@ -65,13 +69,13 @@ def refuse_encoded_body() -> None:
 
 
 async def wait_disconnected() -> None:
-    """Wait until the current request's client disconnects, and drop what it sends until then.
+    """Wait until the current request's client disconnects; drop the bytes it sends until then.
 
     Raises:
         Problem: The rest of the body breaks a limit of the front door.
 
     Cancellation:
-        Loses no more than it has dropped; a later call goes on.
+        The dropped bytes are lost; a later call waits on.
     """
     job_request = current_request()
     while await job_request.read_chunk() is not None:
@@ -84,8 +88,8 @@ async def cancel_on_disconnect(
 ) -> AsyncIterator[None]:
     """A block that is cancelled when ``wait_disconnected`` returns.
 
-    An error of the block, or of ``wait_disconnected``, leaves it as it is, not
-    in the nursery's group.
+    Raises an error of the block, or of ``wait_disconnected``, itself, without
+    the nursery's group; two errors at once stay in the group.
     """
     failure: BaseException | None = None
     try:
@@ -121,7 +125,7 @@ class BodyStream:
         self._idle_timeout = idle_timeout
         self._more = True
         self._ahead = bytearray()  # `wait_disconnected` appends, `read` takes
-        self._failure: Problem | None = None  # ended the reading ahead
+        self._failure: Problem | None = None  # ended reading ahead; `read` raises it
         self._front_door = self._request.front_door_body
         self._lift(math.inf)
 
@@ -133,7 +137,7 @@ class BodyStream:
                 disconnected before the end.
 
         Checkpoints:
-            As ``receive`` does.
+            As ASGI's ``receive`` does; none if bytes have been read ahead.
         """
         if self._ahead:
             piece = bytes(self._ahead)
@@ -149,19 +153,20 @@ class BodyStream:
     async def wait_disconnected(self) -> None:
         """Wait until the client disconnects, or shuts down its sending side.
 
-        A disconnect comes after the bytes before it. So up to 256 KiB are read
-        ahead, for later calls of ``read``; a client that has sent more counts
-        as connected.
+        A disconnect shows only after all bytes before it have been read. So
+        this method reads up to 256 KiB ahead, for later calls of ``read``. If
+        the client has sent more, or the front door refuses the rest, it waits
+        until it is cancelled.
 
         Cancellation:
-            Loses nothing; a later call goes on.
+            Loses nothing; a later call waits on.
         """
         self._lift(math.inf)  # the client may be silent while it waits for the server
         while len(self._ahead) <= _MAX_AHEAD and self._failure is None:
             try:
                 chunk = await self._request.read_chunk()
             except Problem as problem:
-                self._failure = problem  # raised after the lines before it
+                self._failure = problem  # `read` raises it, after the lines before it
             else:
                 if chunk is None:
                     return
@@ -172,9 +177,9 @@ class BodyStream:
     async def _read_in_time(self) -> bytes:
         """The next piece, which may be empty.
 
-        The front door keeps the time itself: it looks at the socket before it
-        gives up, and does not count time in which a handler blocks the event
-        loop. Behind another server this method keeps the time.
+        The front door applies the time limit itself: it looks at the socket
+        before it gives up, and does not count time in which a handler blocks
+        the event loop. Behind another server this method applies the limit.
         """
         self._lift(self._idle_timeout)
         seconds = self._idle_timeout if self._front_door is None else math.inf

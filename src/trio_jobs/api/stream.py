@@ -1,4 +1,4 @@
-"""`POST /jobs/stream`: jobs without end, one a line, admitted as room appears."""
+"""`POST /jobs/stream`: takes any number of jobs, one a line, and admits them as room appears."""
 
 import msgspec
 import trio
@@ -42,12 +42,12 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
 class Upload:
     """One stream of jobs.
 
-    It reads the next piece of the body when all jobs of the last one are in,
-    and reads little ahead while they wait for room. So TCP makes the client
-    wait, and memory stays flat.
+    It reads the next piece of the body when the pool has admitted all jobs of
+    the last piece, and reads little ahead while jobs wait for room. So TCP
+    makes the client wait, and memory stays flat.
 
     Attributes:
-        accepted: How many jobs are in. True at any checkpoint.
+        accepted: The number of admitted jobs; right at each checkpoint.
     """
 
     def __init__(self, context: ApiContext) -> None:
@@ -115,7 +115,7 @@ class Upload:
     async def _admit(self, ready: list[JobSpec]) -> None:
         while ready:
             admitted = self._admission.admit_up_to_nowait(ready)
-            # Before the next checkpoint, where a shutdown or a disconnect would falsify the count.
+            # Count before the next checkpoint: a shutdown cancels there, and reports the count.
             self.accepted += len(admitted)
             if admitted:
                 await trio.lowlevel.checkpoint()
@@ -124,7 +124,7 @@ class Upload:
             ready = ready[len(admitted) :]
 
     async def _admit_when_possible(self, ready: list[JobSpec]) -> list[Job]:
-        """Wait for room. A client that disconnects meanwhile would keep its descriptor: give up.
+        """Wait for room; give up on a disconnect: the waiting request would hold a descriptor.
 
         Raises:
             Problem: 400, the client has disconnected; nothing was admitted.
@@ -136,7 +136,8 @@ class Upload:
             try:
                 admitted = await self._admission.admit_up_to(ready)
                 self.accepted += len(admitted)
-            except ShuttingDownError as error:  # in a group with another error, it would hide that
+            except ShuttingDownError as error:
+                # Raise it below: in a group with a bug, Quart would answer a 503 and hide the bug.
                 closed = error
         if closed is not None:
             raise closed

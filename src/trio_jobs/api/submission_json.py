@@ -1,4 +1,4 @@
-"""A submission from JSON, and its refusals as Problems."""
+"""Parses a submission from JSON, and refuses a bad one with a Problem."""
 
 import re
 
@@ -19,8 +19,8 @@ from trio_jobs.problem_details import Problem
 
 KEY = "Idempotency-Key"
 
-# Parsing many submissions checkpoints about once a millisecond: when the costs of those parsed
-# reach TURN_COST. A submission costs its bytes and ITEM_COST.
+# A route that parses many submissions checkpoints about once a millisecond: when their costs
+# reach TURN_COST. The cost of a submission is its number of bytes plus ITEM_COST.
 ITEM_COST = 100
 TURN_COST = 100_000
 
@@ -32,7 +32,8 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
-# A body with fewer bytes beside its values has no room for a repeated key.
+# The shortest bodies with a repeated key, without their values. A body that has fewer bytes
+# beside its values repeats no key.
 _REPEATED = b'{"type":"","type":""}'
 _REPEATED_WITH_PAYLOAD = b'{"type":"","type":"","payload":}'
 
@@ -67,15 +68,15 @@ def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
 
 
 def json_problem(error: Exception, body: bytes) -> Problem:
-    """The refusal of a body that raised one of `JSON_ERRORS`."""
+    """The refusal of a body whose decoding raised one of `JSON_ERRORS`."""
     return _problem(json_fault(error, body))
 
 
 def refuse_key() -> None:
-    """Refuse a key on a request with many jobs: a repeated request would submit all again.
+    """Refuse an idempotency key on a request with many jobs, where it prevents no duplicates.
 
     Raises:
-        Problem: 400, the current request has a key.
+        Problem: 400, the current request has an idempotency key.
     """
     if KEY in request.headers:
         raise Problem(400, f"{KEY} is for POST /jobs only: it names one job")
@@ -97,7 +98,7 @@ def _repeats_a_key(body: bytes, payload: bytes) -> bool:
             end = key.end() + len(payload)
         else:
             return True  # another payload comes before the one that msgspec took
-    # Anything but the end is the rest of an earlier payload that begins like the one it took.
+    # If the body goes on here, `payload` has matched the beginning of an earlier payload.
     return _END.match(body, end) is None
 
 
