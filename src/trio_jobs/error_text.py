@@ -21,9 +21,9 @@ MAX_MESSAGE = 4000
 # The message of a group names this many of the errors in it.
 _MAX_NAMED = 10
 
-# Groups may hold each other many times over: Python would print their traceback without end, and
-# the search for the errors in them may find none. Of an error with more members and causes than
-# the first, the traceback has the frames alone.
+# Nested groups may hold the same group many times. Python would print their traceback without end:
+# for an error with more than _MAX_ERRORS members and causes, the text has its own frames alone. A
+# search for errors that are no groups could go on without end: it stops after _MAX_STEPS.
 _MAX_ERRORS = 500
 _MAX_STEPS = 10_000
 
@@ -44,7 +44,7 @@ class Failure:
 
     Attributes:
         error: Its type and message, for clients. The message of a group names its members.
-        traceback: For the log.
+        traceback: The traceback as text, for the log.
     """
 
     error: JobError
@@ -55,8 +55,8 @@ def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Fa
     """Describe an exception. Never raises, and asks each exception once for its text.
 
     Args:
-        error: Loses the outer frames of its traceback that belong to ``own``: printing a frame
-            takes longer than most jobs run.
+        error: The exception. Its traceback loses the outer frames of modules in ``own``: printing
+            a frame takes longer than most jobs run.
         own: The names of the modules that call user code.
     """
     try:
@@ -81,7 +81,7 @@ def readable(text: str, limit: int) -> str:
 
 
 def _describe(error: BaseException) -> Failure:
-    # It asks each exception for its text, once.
+    # `from_exception` asks each exception for its text, once; `_message` reads the text from it.
     made = TracebackException.from_exception(error) if _is_bounded(error) else None
     described = JobError(
         type=_type_name(error), message=readable(_message(error, made), MAX_MESSAGE)
@@ -131,7 +131,8 @@ def _type_name(error: BaseException) -> str:
 def _is_bounded(error: BaseException) -> bool:
     """Whether Python's traceback shows at most ``_MAX_ERRORS`` errors.
 
-    It shows causes and contexts once, a group's members as often as groups hold them.
+    The traceback shows each cause and context once, but a member of a group as often as groups
+    hold it.
     """
     left = [error]
     chained = set()

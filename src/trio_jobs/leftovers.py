@@ -1,4 +1,4 @@
-"""`Leftovers`: writes the jobs that a stop leaves into files.
+"""`Leftovers`: writes the jobs that are unfinished at a stop to files.
 
 A job is one line as ``POST /jobs/stream`` takes it. Jobs whose work has not begun are in one file,
 to be submitted again as they are; interrupted jobs, which may have done a part of their work, are
@@ -23,28 +23,31 @@ from trio_jobs.job import Job
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import Line
 
-# Bytes of one write: whole lines, of which one may be longer.
+# The most bytes of one write. A chunk has whole lines, and ends with the line that exceeds this.
 _CHUNK_BYTES = 1024 * 1024
 
 _TOO_SLOW = "not written in time"
 
 
 class LeftoversError(Exception):
-    """The file cannot be where it is wanted."""
+    """The files cannot be written at the configured path."""
 
 
 class Leftovers:
     """Writes the unfinished jobs once, in a thread of its own: a disk may hang.
 
     An existing file of an earlier stop is kept, and the new one gets a number: an operator who has
-    submitted the old jobs again would submit them twice from a joint file. A file has its own name
-    from the beginning: a process that is killed while it writes leaves the lines written so far.
+    submitted the old jobs again would submit them twice from a joint file. A file has its final
+    name from the beginning: a process that is killed while it writes leaves the lines written so
+    far.
 
     Args:
-        path: Of the file; its folder exists.
+        path: The file for the jobs that have not begun; its name with ``.interrupted`` before the
+            suffix is the other file.
 
     Raises:
-        LeftoversError: The folder cannot be written to, or something else is at the path.
+        LeftoversError: The folder does not exist or cannot be written to, or something other than
+            a regular file is at one of the paths.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,8 +61,9 @@ class Leftovers:
         self._fields: dict[str, object] = {}
         self._causes: list[str] = []
         self._ended = False
-        # A signal handler may interrupt a thread inside of these two, and use them itself: with an
-        # Event or a Condition it would wait for that thread. The lock is held until all is written.
+        # A signal handler may interrupt a thread that is inside one of these two, and use both: an
+        # Event or a Condition would then deadlock. `start` takes the lock, and the thread releases
+        # it when it has written all.
         self._asked: queue.SimpleQueue[tuple[UnfinishedJobs, float]] = queue.SimpleQueue()
         self._writing = threading.Lock()
 
@@ -74,8 +78,8 @@ class Leftovers:
         threading.Thread(target=self._run, name="leftovers", daemon=True).start()
 
     def begin(self, jobs: UnfinishedJobs, *, seconds: float) -> None:
-        """Begin to write these jobs, for at most so many seconds; later calls do nothing."""
-        self._asked.put((jobs, seconds))  # the thread takes one
+        """Begin to write these jobs, for at most ``seconds``; later calls do nothing."""
+        self._asked.put((jobs, seconds))  # the thread takes only the first
 
     def wait(self, seconds: float) -> bool:
         """Wait until the files are written or have failed; False if that takes longer."""
@@ -140,7 +144,7 @@ def _check(path: Path) -> None:
     if not path.parent.is_dir():
         raise LeftoversError(f"the folder {folder!r} does not exist")
     try:
-        # `os.access` says yes to root, even of /proc.
+        # Try it: to root, `os.access` says yes even for /proc.
         with NamedTemporaryFile(dir=folder, prefix=".leftovers-"):
             pass
     except OSError as error:
@@ -162,7 +166,7 @@ def _beside(path: Path, word: str) -> Path:
 
 @contextmanager
 def _created(path: Path) -> Iterator[tuple[int, Path]]:
-    """A new file: its descriptor, and the name that it has got."""
+    """Create a file under the first free name; yield its descriptor and its path."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     for n in itertools.count():
         name = _beside(path, str(n)) if n else path
@@ -178,8 +182,8 @@ def _created(path: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _line(job: Job) -> bytes:
-    # Line ends stand between tokens of the client's JSON only. The line is as short as can be: a
-    # submission may have been as long as a line may be.
+    # In valid JSON a line feed stands only between tokens. The line has no spare bytes: the job may
+    # have come in a submission as long as the longest line that the server takes.
     payload = job.payload.replace(b"\n", b" ")
     rest = b"" if payload == b"null" else b',"payload":' + payload
     return b'{"type":' + msgspec.json.encode(job.type) + rest + b"}\n"

@@ -1,7 +1,7 @@
-"""`UnfinishedReport`: reports the jobs that a stop leaves, in a file and in the log, in time.
+"""`UnfinishedReport`: reports the jobs that are unfinished at a stop, in files and in the log.
 
-`main` makes it at its end, and the hard limit where `main` does not get there. The file is written
-once, for the first of the two.
+`main` makes the report at its end. The hard limit, or a signal that ends the process at once, makes
+it if it comes earlier. The files are written once, for the first report.
 """
 
 import logging
@@ -18,10 +18,11 @@ from trio_jobs.pool.unfinished import Line, count_ids, unfinished_lines
 
 log = logging.getLogger(__name__)
 
-# Of the half second that the hard limit's report has; the rest is for tasks and threads.
+# For the jobs, in a report by the hard limit or a signal. That report has half a second in all; the
+# rest is for the tasks and threads in the way.
 _SECONDS_AT_THE_LIMIT = 0.4
 
-# Over before the hard limit, also in a log without a reader.
+# The least time for `main`'s report. Even if nobody reads the log, it ends before the hard limit.
 _LEAST_SECONDS = 0.3
 
 
@@ -29,8 +30,8 @@ class UnfinishedReport:
     """Reports the jobs that have not completed.
 
     Args:
-        jobs: Returns them; called in any thread.
-        leftovers: The file for them, if there shall be one.
+        jobs: Returns the unfinished jobs; called in any thread.
+        leftovers: The files for them; None writes no file.
     """
 
     def __init__(self, jobs: Callable[[], UnfinishedJobs], leftovers: Leftovers | None) -> None:
@@ -45,7 +46,11 @@ class UnfinishedReport:
             log.error("unfinished_jobs_not_all_named", extra={"count": report.unnamed})
 
     async def write_in_thread(self, jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> None:
-        """The same in a thread, for at least 0.3 s."""
+        """Do the same as `write`, in a thread; a shorter time counts as 0.3 s.
+
+        Cancellation:
+            Acted on only before the writing begins.
+        """
         write = partial(self.write, jobs, logs, seconds=max(seconds, _LEAST_SECONDS))
         try:
             # With a limiter of its own: handlers may have filled Trio's.
@@ -54,7 +59,7 @@ class UnfinishedReport:
             write()
 
     def lines(self) -> Iterator[Line]:
-        """Write the file, and yield the log's lines for code that writes past the log."""
+        """Write the files, and yield the log's lines for a caller that writes past the log."""
         report = _Report(self._jobs(), self._leftovers, _SECONDS_AT_THE_LIMIT)
         yield from report.lines()
         if report.unnamed:
@@ -62,10 +67,10 @@ class UnfinishedReport:
 
 
 class _Report:
-    """One report; it begins the file at once.
+    """One report; its constructor begins the files.
 
     Attributes:
-        unnamed: How many jobs no written line names.
+        unnamed: The number of jobs that no written line names yet.
     """
 
     def __init__(self, jobs: UnfinishedJobs, leftovers: Leftovers | None, seconds: float) -> None:
@@ -77,7 +82,7 @@ class _Report:
             self._leftovers.begin(jobs, seconds=seconds * 3 / 4)
 
     def lines(self) -> Iterator[Line]:
-        """Yield the file's line and the names; where the disk hangs, the names first."""
+        """Yield the line about the files, then the names; the names first if the disk hangs."""
         file = self._leftovers
         end = self._end
         if file is not None:
@@ -90,7 +95,7 @@ class _Report:
             if time.monotonic() > end:
                 break
             yield event, fields
-            self.unnamed -= count_ids(fields)  # it is written: the next one is asked for
+            self.unnamed -= count_ids(fields)  # the caller asks for a line once the last is written
         if file is not None:
             file.wait(self._left() / 2)
             yield file.line()

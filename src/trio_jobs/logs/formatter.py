@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from logging import LogRecord  # user code may replace it in the module
+from logging import LogRecord  # by name: user code may replace `logging.LogRecord`
 from typing import Literal
 
 from trio_jobs.current_job import current_job_id
@@ -23,15 +23,15 @@ LineFormat = Literal["text", "json"]
 # Bounds the memory of a queued line; most lines have about 120 bytes.
 MAX_LINE_BYTES = 16_384
 
-# Characters of each text in a line. Each limit is tried until the line fits into its bytes; with
-# thousands of fields it does not fit with any, and is written without its fields.
+# The most characters of each text in a line. The formatter tries these limits in turn until the
+# line fits into its bytes. With thousands of fields no limit is enough: the line has no fields.
 _TEXT_LIMITS = (2_000, 600, 200, 20)
 _TRACEBACK_LIMIT_FACTOR = 5
 
 _HEAD = ("time", "level", "logger", "event")
 _OWN_KEYS = frozenset([*_HEAD, "exception", "stack"])
 
-# Needs no quotes: reads neither as two fields nor as a quoted text.
+# A value that needs no quotes: it looks neither like two fields nor like a quoted text.
 _BARE = re.compile(r"""[^\s"'=\\]+""")
 
 _LEVEL_NAMES = {level: logging.getLevelName(level) for level in (10, 20, 30, 40, 50)}
@@ -53,11 +53,11 @@ class LogFormatter(logging.Formatter):
         line_format: ``text``: ``2026-11-25T08:00:00.123Z WARNING trio_jobs.pool.worker
             job_failed job_id=…``, with a traceback on the lines below, indented. ``json``:
             one object a line, in ASCII, with the keys ``time``, ``level``, ``logger``,
-            ``event``, the fields' names, ``exception`` and ``stack``; a field with one of
-            the other names gets an underscore behind it.
+            ``event``, the fields' names, ``exception`` and ``stack``. In both formats, a field
+            that has one of those six names gets an underscore after its name.
 
     Raises:
-        ValueError: There is no such format.
+        ValueError: ``line_format`` is neither of the two.
     """
 
     def __init__(self, line_format: LineFormat = "text") -> None:
@@ -94,7 +94,7 @@ def event_record(
 
 
 def complete_record(record: LogRecord, fields: Mapping[str, object]) -> LogRecord:
-    """Give a new record its fields, and its level's own name: user code may rename the levels."""
+    """Give a new record its fields and its level's usual name: user code may rename levels."""
     record.levelname = _LEVEL_NAMES.get(record.levelno, record.levelname)
     vars(record).update(fields)
     return record
@@ -109,7 +109,7 @@ def _parts(record: LogRecord) -> Iterator[tuple[str, Plain]]:
     try:
         yield "event", record.getMessage()
     except BaseException:  # noqa: ASYNC103, BLE001 - a message may not fit its arguments
-        yield "event", f"{_plain(record.msg)} {_plain(record.args)}"  # noqa: ASYNC104 - no task's
+        yield "event", f"{_plain(record.msg)} {_plain(record.args)}"  # noqa: ASYNC104 - no await
     job_id = current_job_id.get()
     if job_id is not None and "job_id" not in vars(record):
         yield "job_id", job_id
@@ -119,7 +119,7 @@ def _parts(record: LogRecord) -> Iterator[tuple[str, Plain]]:
 
 
 def _below(record: LogRecord) -> Iterator[tuple[str, str]]:
-    """The texts of many lines."""
+    """The texts below the line, each of several lines."""
     if record.exc_text:  # made where the error was raised, or by another formatter
         yield "exception", record.exc_text
     elif record.exc_info and record.exc_info[1] is not None:

@@ -8,19 +8,24 @@ factory of that tree.
 
 import logging
 from collections.abc import Iterator, Mapping
-from logging import LogRecord  # user code may replace it in the module
+from logging import LogRecord  # by name: user code may replace `logging.LogRecord`
 
 from trio_jobs.logs.formatter import complete_record
 from trio_jobs.logs.writer import LogWriter
 
-# These loggers and those below them. Trio logs while the server waits; warnings arise anywhere.
+# These loggers and those below them. Trio logs in the event loop, and any code may warn: a log
+# handler that blocks would block the server there too.
 _ROOTS = ("trio_jobs", "trio", "py.warnings")
-# Made after the start of the log. The lines of child processes come by the second one.
+# Loggers that their modules make after the start of the log. The second one has the lines of child
+# processes.
 _LATE = ("trio_jobs.server.hypercorn", "trio_jobs.child_process")
 
 
 class OwnLogger(logging.Logger):
-    """Asks its own level, and gives its records to the log's writer. Made by `own_loggers`."""
+    """Checks only the server's level, and gives its records to the log's writer.
+
+    `own_loggers` makes it of an ordinary logger.
+    """
 
     _writer: LogWriter
     _least: int
@@ -50,13 +55,18 @@ class OwnLogger(logging.Logger):
         extra: Mapping[str, object] | None = None,
         sinfo: str | None = None,
     ) -> LogRecord:
-        """Make a record of Python's own class: user code's factory may take its time, or raise."""
+        """Make a record of Python's own class: user code's record factory may block, or raise."""
         record = LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
         return complete_record(record, extra or {})
 
 
 def own_loggers(writer: LogWriter, least: int) -> None:
-    """Make the server's loggers its own."""
+    """Turn the server's loggers into `OwnLogger`s.
+
+    Args:
+        writer: Gets their records.
+        least: The lowest level that they log.
+    """
     for logger in _server_loggers():
         logger.__class__ = OwnLogger
         assert isinstance(logger, OwnLogger)  # noqa: S101 - for the type checker
@@ -65,7 +75,7 @@ def own_loggers(writer: LogWriter, least: int) -> None:
 
 
 def disown_loggers() -> None:
-    """Make them ordinary loggers again."""
+    """Turn the server's loggers into ordinary ones again."""
     for logger in _server_loggers():
         for name in ("_writer", "_least"):
             vars(logger).pop(name, None)

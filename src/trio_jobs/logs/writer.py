@@ -1,11 +1,11 @@
-"""`LogWriter`: takes lines to the stream through a bounded queue and one thread.
+"""`LogWriter`: writes log lines to a descriptor through a bounded queue and one thread.
 
-Code that logs never waits for the stream: not for a pipe that nobody reads, and not for a lock that
+Code that logs never waits for the output: not for a pipe that nobody reads, and not for a lock that
 is held during a write. A line that finds the queue full is dropped and counted.
 
-`logging.handlers.QueueHandler` holds a lock while a field's ``repr`` runs, and `QueueListener`
-takes the GIL for each single line: beside a busy event loop it drops half of the lines that its
-reader would have taken.
+`logging.handlers` is no substitute. Its `QueueHandler` holds a lock while a field's ``repr`` runs.
+Its `QueueListener` takes the GIL for each single line: beside a busy event loop it drops up to half
+of the lines, even if their reader is fast.
 """
 
 import logging
@@ -20,13 +20,13 @@ from itertools import accumulate, chain
 from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_each, write_within
 from trio_jobs.logs.formatter import LogFormatter, event_record
 
-# About 70,000 lines: seconds of a burst, for a slow reader.
+# About 70,000 lines: a slow reader may fall seconds behind a burst.
 MAX_QUEUED_BYTES = 8 * 1024 * 1024
 
 _MAX_LINES_AT_ONCE = 100
 
-# A forked child waits so long for a slow reader. After a line that was not read in that time, it
-# does not wait for the next ones until one is read.
+# The longest time that a forked child waits for a slow reader. After it has lost a line, it does
+# not wait with the next ones until it has written one.
 _SECONDS_IN_CHILD = 1.0
 
 
@@ -34,10 +34,11 @@ class LogWriter(logging.Handler):
     """A log handler whose lines a thread writes to a descriptor.
 
     Lines are rendered where they are logged, not in the thread: fields may change afterwards, the
-    context has the job's id, and a queued exception would keep the objects of its frames alive.
+    job's id is in the context there, and a queued exception would keep the objects of its frames
+    alive.
 
     Args:
-        fd: Stays the caller's; the writer has a descriptor of its own for the same file.
+        fd: The caller closes it; the writer has a descriptor of its own for the same file.
         formatter: Makes the lines.
     """
 
@@ -54,21 +55,22 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def _begin_queue(self) -> None:
-        # Lines; an event is set when the lines before it are written; None ends the thread.
+        # Lines, events and None: the thread sets an event when the lines before it are written, and
+        # ends at None.
         self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
-        # For the two counts. Reentrant: a signal handler may log while its thread is in here.
+        # For the two counts. Reentrant: a signal handler may log while its thread holds the lock.
         self._counting = threading.RLock()
         self._queued_bytes = 0
         self._dropped = 0
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Make none: logging would hold it while a field's ``repr`` runs, which may never end."""
+        """Make no lock: logging would hold it while a field's ``repr`` runs, perhaps for ever."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue the record's line, or drop and count it. Never waits, never raises."""
         line = b""
-        # User code runs in there. It may raise anything, and the code that logs must not fail.
+        # Rendering runs user code, which may raise anything; the code that logs must not fail.
         with suppress(BaseException):
             if self._is_forked:
                 line = self._formatter.render(record, max_bytes=PIECE_BYTES)
@@ -86,9 +88,9 @@ class LogWriter(logging.Handler):
         return True
 
     def write_directly(self) -> None:
-        """Write lines where they are logged, in a forked child, which has no thread of the log.
+        """From now on write each line where it is logged: a forked child has no writer thread.
 
-        The server writes the lines that are queued.
+        The server writes the lines that were queued before the fork.
         """
         self._is_forked = True
         self._begin_queue()
@@ -136,7 +138,7 @@ class LogWriter(logging.Handler):
         write_each(self._fd, lines, end - time.monotonic())
 
     def end_within(self, *, seconds: float) -> None:
-        """Write the queued lines and end the thread; a thread that is stuck is left behind."""
+        """Write the queued lines and end the thread; leave it behind if it takes longer."""
         self._queue.put(None)
         self._thread.join(seconds)
         if not self._thread.is_alive():
@@ -155,7 +157,7 @@ class LogWriter(logging.Handler):
                     item.set()
 
     def _write(self, lines: list[bytes], seconds: float | None) -> None:
-        """Write the lines, count those that are lost, and tell of earlier losses."""
+        """Write the lines and count the lost ones; log the count once the queue has room."""
         lost = self._lost(lines, seconds)
         with self._counting:
             self._queued_bytes -= sum(map(len, lines))

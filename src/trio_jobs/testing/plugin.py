@@ -1,7 +1,8 @@
 """The pytest plugin: fixtures and markers for tests of handlers.
 
-Pytest loads it wherever trio-jobs is installed. So its import loads nothing that pytest has not
-loaded already, and a test without its markers and fixtures runs as without it.
+Pytest loads the plugin wherever trio-jobs is installed. So importing the plugin loads nothing that
+pytest has not loaded already, and a test that uses no marker and no fixture of the plugin runs as
+if the plugin did not exist.
 """
 
 import functools
@@ -79,7 +80,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if hypothesis is None:
         with seeded_schedule(seed):
             return (yield)
-    # Hypothesis seeds Trio's scheduler before each example: each one is seeded again.
+    # Hypothesis seeds Trio's scheduler before each example: seed it again within each example.
     run_example = hypothesis.inner_test
 
     @functools.wraps(run_example)
@@ -116,7 +117,10 @@ def scheduler_seed(request: pytest.FixtureRequest) -> int | None:
 
 @pytest.fixture
 def _jobs_marker(request: pytest.FixtureRequest) -> _Pool:
-    """The arguments of the test's marker; a separate fixture fails before Trio starts."""
+    """The arguments of the test's marker.
+
+    This is a fixture of its own, and sync: so a bad marker fails the test before Trio starts.
+    """
     marker = request.node.get_closest_marker("trio_jobs")
     if marker is None or not (marker.args or "handlers" in marker.kwargs):
         _fail(

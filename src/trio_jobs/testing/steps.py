@@ -1,4 +1,7 @@
-"""`At` acts at a chosen step of Trio's; `cancelled_at_each_step` cancels a handler at each."""
+"""`At` acts at a chosen step of Trio's; `cancelled_at_each_step` cancels a handler at each step.
+
+A step is what a task runs between two waits.
+"""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -23,11 +26,12 @@ def _any_task(task: trio.lowlevel.Task) -> bool:  # noqa: ARG001  (a predicate)
 
 
 class At(trio.abc.Instrument):
-    """Calls ``action`` just before the n-th step of tasks, counted from the block's start.
+    """Within its block, calls ``action`` just before the step with the number ``step``.
 
     Args:
-        step: Which step, from 1. With 0 it only counts.
-        action: What to call.
+        step: Counted over all selected tasks from the start of the block, from 1. With 0, `At`
+            counts steps and calls nothing.
+        action: Called once, without arguments.
         of: Selects the tasks whose steps count; by default all.
 
     Attributes:
@@ -66,14 +70,15 @@ class Attempt:
     """One run of a handler.
 
     Attributes:
-        step: The step before which the handler was cancelled, from 0: before
-            its first checkpoint. None in the first run, without a cancel.
+        step: The number of the step before which the handler was cancelled; 0
+            if it was cancelled before its first checkpoint. None for the first
+            run, which is not cancelled.
         steps: The number of steps in the first run.
         returned: Whether the handler, and the tasks in its job's nursery, ended
             without ``Cancelled``. A handler that shields its work, or swallows
-            its cancellation, returns; so may any handler before its last
-            steps, in which it only learns that a thread or its tasks have
-            ended.
+            its cancellation, returns. Any handler may return if it is
+            cancelled before one of its last steps, in which it only learns
+            that a thread or its tasks have ended.
     """
 
     step: int | None
@@ -100,9 +105,9 @@ async def cancelled_at_each_step(
         After each run. The first run is not cancelled.
 
     Raises:
-        AssertionError: The handler did not succeed without a cancel; or it, or
-            a task in its job's nursery, raised another error than
-            ``Cancelled`` when cancelled, as a cleanup that fails does.
+        AssertionError: The handler did not succeed in the first run. Or, when
+            cancelled, the handler or a task in its job's nursery raised another
+            error than ``Cancelled``, for example in its cleanup.
         ValueError: The handler is not async: threads cannot be cancelled, and
             processes are killed.
         HandlerError: The function cannot be a handler.
@@ -149,7 +154,7 @@ async def _run(handler: Handler, payload: bytes, *, cancel_at: int | None) -> tu
         returned = True
         return result
 
-    # `call` opens the nursery of the context, so that it sees the errors of its tasks.
+    # `call` opens the context's nursery instead of the executor, and so sees the tasks' errors.
     watched = HandlerRegistry({"test": replace(handler, call=call, takes_context=False)})
     executor = JobExecutor(watched, workers=1, max_result_bytes=_MAX_BYTES)
     with At(
