@@ -31,8 +31,8 @@ class MemoryStore:
     ``keep_completed`` of them, or they hold more than ``keep_completed_bytes`` (`Job.size`). A
     pending or a processing job is never dropped.
 
-    Each move and each look-up costs the same whatever the number of jobs, kept or dropped; so
-    does a page, whose position is found by bisection.
+    Each move and each look-up costs the same, however many jobs are kept or were dropped. So does
+    a page: bisection finds where it begins.
 
     The awaited methods have plain twins, ``<name>_nowait``. No job is held.
 

@@ -12,7 +12,7 @@ class SortedIds:
     """A set of ids that can be walked in order, from any position.
 
     Adding an id greater than all before it, and removing an id, cost a dict entry and a
-    bisection, whatever was removed before. Any other id is sorted into its block.
+    bisection, however many were removed before. Any other id is sorted into its block.
 
     A block is a dict: it keeps the order of its keys, and removes one without moving the others.
     An empty block is removed.
