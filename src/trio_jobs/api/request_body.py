@@ -55,7 +55,8 @@ def refuse_encoded_body() -> None:
     """Refuse a compressed body.
 
     Raises:
-        Problem: 415, the current request has a ``Content-Encoding``.
+        Problem: 415, the current request has a ``Content-Encoding`` other than
+            ``identity``.
     """
     for header in request.headers.getlist("Content-Encoding"):
         for coding in header.split(","):
@@ -63,7 +64,7 @@ def refuse_encoded_body() -> None:
                 raise Problem(
                     415,
                     f"Content-Encoding must be identity, as without it, got {header[:100]!r}",
-                    # RFC 9110, 12.5.3. The connection closes: the body stays unread.
+                    # RFC 9110, 12.5.3. Close the connection, since the body stays unread.
                     headers={"Accept-Encoding": "identity", "Connection": "close"},
                 )
 

@@ -69,7 +69,7 @@ class Upload:
             ShuttingDownError: The pool has closed.
 
         Cancellation:
-            The jobs admitted so far stay.
+            The jobs admitted so far stay admitted.
         """
         refuse_key()
         refuse_encoded_body()
@@ -115,7 +115,7 @@ class Upload:
     async def _admit(self, ready: list[JobSpec]) -> None:
         while ready:
             admitted = self._admission.admit_up_to_nowait(ready)
-            # Count before the next checkpoint: a shutdown cancels there, and reports the count.
+            # Count first: a shutdown may cancel at the next checkpoint, and the 503 has the count.
             self.accepted += len(admitted)
             if admitted:
                 await trio.lowlevel.checkpoint()
