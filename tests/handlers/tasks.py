@@ -32,10 +32,11 @@ def pid(_payload: object) -> int:
 
 
 def add_a_line(path: str) -> int:
-    """Put a line into the file; how many there are then."""
+    """Put a line into the file; return how many lines there are."""
     with Path(path).open("a+") as file:
         file.write("ran\n")
         file.seek(0)
+        time.sleep(0.01)  # a cancel that is sent with the job comes before the answer
         return len(file.readlines())
 
 
