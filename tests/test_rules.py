@@ -8,7 +8,7 @@ that cannot fail checks nothing. Layers are checked by `lint-imports`.
 import ast
 import inspect
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -303,29 +303,6 @@ def test_store_inherits_nothing_that_would_escape_the_check() -> None:
 @pytest.mark.parametrize("name", ["submit", "submit_all", "admit_up_to_nowait", "close", "closed"])
 def test_admission_is_atomic(name: str) -> None:
     assert not waits(methods(Admission)[name])
-
-
-def test_check_for_what_is_atomic_notices() -> None:
-    class Bad:
-        async def coroutine(self) -> None: ...
-        async def generator_of_tasks(self) -> AsyncIterator[int]:
-            yield 1
-
-        def generator(self) -> Iterator[int]:
-            yield 1
-
-        def hidden(self) -> Awaitable[None]:
-            return self.coroutine()
-
-        @property
-        async def attribute(self) -> int:
-            return 1
-
-        @staticmethod
-        async def function() -> None: ...
-
-    assert all(waits(method) for method in methods(Bad).values())
-    assert len(methods(Bad)) == 6
 
 
 # What a worker knows. -------------------------------------------------------------------------
