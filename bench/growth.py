@@ -95,19 +95,21 @@ class _Filled:
         self._ids: list[str] = []
         for _ in range(size):
             self._ids.append(pool.admission.submit(*_EMAIL).id)
-            pool.store.complete(pool.store.claim(pool.receive.receive_nowait()).id, _ENDING)
+            job_id = pool.receive.receive_nowait()
+            pool.pool.workers.claim(job_id)
+            pool.pool.workers.complete(job_id, _ENDING)
         self._size = size
         self._dict = dict.fromkeys(self._ids, _ENDING)
         self._known, self._also_known = self._stored_ids(), self._some_ids(0)
 
     def block(self) -> dict[str, float]:
         """Run a block of each operation, and return the microseconds of one operation."""
-        store = self._pool.store
+        store, moves = self._pool.store, self._pool.pool.workers
         micros = {"submit": _timed(self._pool.admission.submit, [_EMAIL] * _BLOCK)}
         ids = [self._pool.receive.receive_nowait() for _ in range(_BLOCK)]
-        micros["claim"] = _timed(store.claim, [(each,) for each in ids])
+        micros["claim"] = _timed(moves.claim, [(each,) for each in ids])
         self._ids += ids
-        micros["complete"] = _timed(store.complete, [(each, _ENDING) for each in ids])
+        micros["complete"] = _timed(moves.complete, [(each, _ENDING) for each in ids])
         known = [(each,) for each in self._known]
         micros["get"], micros["get, once more"] = _timed_twice(store.find_nowait, known)
         page = partial(_page, store)
