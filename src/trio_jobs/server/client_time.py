@@ -1,8 +1,8 @@
-"""The clock of the front door's limits: it stands still while the event loop is blocked.
+"""The clock of the time limits for clients: it stands still while the event loop is blocked.
 
 While a handler blocks the loop, a thread holds the interpreter lock, or the process is frozen, the
 server does not see what its clients do. By Trio's clock, limits would then end connections whose
-bytes the server has not looked at. Every limit of the front door goes by this clock instead.
+bytes the server has not looked at. Every time limit for a client goes by this clock instead.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from math import inf
 
 import trio
 
-# Seconds that one turn of the loop counts at most. The turns of a busy server take some
-# milliseconds, and each of them looks at every client: those count in full.
+# One turn of the loop counts as at most so many seconds. The turns of a busy server take some
+# milliseconds, and each of them looks at every client: these count in full.
 _LONGEST_TURN = 0.1
 
 
 class ClientTime(trio.abc.Instrument):
     """A clock that counts each turn of the loop as at most 0.1 s. It costs two calls a turn.
 
-    Trio's deadlines go by Trio's clock, which runs ahead of this one. So after
-    a wait has timed out, ask ``passed`` whether to go on waiting.
+    Trio's deadlines go by Trio's clock, which runs ahead of this one. So after a wait has timed
+    out, ask ``passed`` whether the deadline has passed by this clock too; if not, wait again.
 
     Attributes:
         lag: Seconds by which this clock is behind Trio's.
@@ -28,7 +28,7 @@ class ClientTime(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self.lag = 0.0
-        self._charged_until = inf  # until ``running`` is entered, this is Trio's clock
+        self._charged_until = inf  # outside of ``running``, no turn counts as too long
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -49,7 +49,7 @@ class ClientTime(trio.abc.Instrument):
         return self.now() >= deadline
 
     def scope(self, deadline: float) -> trio.CancelScope:
-        """A scope that is cancelled at ``deadline``; earlier if the loop is blocked meanwhile."""
+        """A scope that is cancelled at ``deadline``, earlier if the loop is blocked meanwhile."""
         return trio.CancelScope(deadline=deadline + self.lag)
 
     def before_io_wait(self, timeout: float) -> None:

@@ -31,19 +31,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# After an early answer: for how long, and how many, of the client's further bytes are read and
-# dropped. Closing at once would reset the connection, and the answer would be lost.
+# A client may still be sending after its last answer. Closing with unread bytes resets the
+# connection, and a client that has not read the answer loses it: read and drop so much first.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1_048_576
-# Characters of an unexpected error in the line that names it.
+# How many characters of an unexpected error the log quotes at most.
 _QUOTE = 200
 
 
 class ClientConnection(TCPServer):
     """Hypercorn's connection, with one task for everything.
 
-    The listener calls ``run`` in a task of its own; the stop calls ``finish``
-    and then ``abort``.
+    The listener calls ``run`` in a task of its own; the stop calls ``finish`` and then ``abort``.
     """
 
     def __init__(self, context: ServerContext, stream: Stream, *, loopback: bool) -> None:
@@ -60,15 +59,14 @@ class ClientConnection(TCPServer):
         self._loopback = loopback
         self._http = H11Connection(context, stream)
         self.transport = self._http.transport
-        self._idle = True  # no byte of the next request has arrived: the stop may end this
+        self._idle = True  # no byte of the next request has arrived: the stop may close
         self._cycle: RequestCycle | None = None
         self._access_line: PendingAccessLine | None = None
 
     async def run(self) -> None:
         """Serve this client until the client or the server ends the connection.
 
-        Raises only ``Cancelled``: any other error ends this connection and is
-        logged in one line.
+        Raises only ``Cancelled``: any other error ends this connection, and the log names it.
         """
         http = self._http
         try:
@@ -84,7 +82,7 @@ class ClientConnection(TCPServer):
         finally:
             self.abort()
             self._log_request()  # a request that was neither answered nor refused
-        # The exception may have been this task's cancellation.
+        # If this task's cancellation was caught above, raise it again.
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def finish(self) -> None:
@@ -96,16 +94,15 @@ class ClientConnection(TCPServer):
             self.transport.stop_waiting()
 
     def abort(self) -> None:
-        """Close the socket at once. Tasks that wait for it get an error.
+        """Close the socket at once, and cancel the application.
 
-        That error reaches also an application that waits within a shield, where
-        a cancellation does not.
+        Within a shield the cancellation does not arrive; the error of the closed socket does.
         """
         self.transport.close()
         self._http.answering.cancel()
 
     async def _open(self) -> bool:
-        """Do TLS's handshake and find the client's address; False if the client left or is late."""
+        """Do TLS's handshake, find the addresses; False if the client disconnects or is late."""
         http, stream = self._http, cast("Stream", self.stream)
         if isinstance(stream, trio.SSLStream):
             self.transport.receive_by = self._idle_until(self._settings.header_timeout)
@@ -118,7 +115,7 @@ class ClientConnection(TCPServer):
             http.client = parse_socket_addr(socket.family, socket.getpeername())
             http.server = parse_socket_addr(socket.family, socket.getsockname())
         except OSError:
-            return False  # the client has left
+            return False  # the client has disconnected
         http.client_name = "unix" if http.client is None else f"{http.client[0]}:{http.client[1]}"
         return True
 
@@ -139,7 +136,7 @@ class ClientConnection(TCPServer):
         await self._close()
 
     async def _serve_requests(self) -> None:
-        """Answer one request after another until one is the last."""
+        """Answer one request after another until the connection has had its last."""
         context, http = self._context, self._http
         while (request := await self._next_head()) is not None:
             http.requests += 1
@@ -157,7 +154,7 @@ class ClientConnection(TCPServer):
 
         Raises:
             Problem: The head arrives too late, or is not valid HTTP.
-            ClientDisconnectedError: The client stopped in the middle.
+            ClientDisconnectedError: The client stopped in the middle, or the connection is broken.
         """
         http = self._http
         self._idle = True
@@ -184,9 +181,9 @@ class ClientConnection(TCPServer):
         return -inf if self._context.stopping else self._time.now() + seconds
 
     async def _refuse(self, problem: Problem) -> None:
-        """Answer in place of the application. The connection ends with that."""
+        """Answer in place of the application. This answer is the connection's last."""
         http = self._http
-        if problem.status != 500:  # a 500 has been logged with its traceback
+        if problem.status != 500:  # a 500 has its own line in the log
             log.log(
                 logging.WARNING if isinstance(problem, MalformedRequestError) else logging.INFO,
                 "request_refused",
@@ -207,11 +204,7 @@ class ClientConnection(TCPServer):
         self._log_request(problem.status, len(sent))
 
     async def _linger(self) -> None:
-        """Read and drop, for a while, the bytes that the client is still sending.
-
-        Closing with unread bytes resets the connection, and a client that has not yet read the
-        answer loses it.
-        """
+        """Read and drop, within bounds, the bytes that the client is still sending."""
         if not self._http.tls:
             await self.transport.send_eof()
         deadline = self._time.now() + _LINGER_SECONDS

@@ -1,7 +1,7 @@
 """HTTP/1.1 over one client's stream: h11's state, and the bytes that go in and out.
 
 The task that needs the next part of a request reads it here. So a request needs no second task, no
-queue and no lock; a client waits, by TCP, while no task reads.
+queue and no lock. While no task reads, TCP makes the client wait.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ Stream = Transport | trio.SSLStream[Transport]
 # The errors of a stream whose connection has ended.
 STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
-# Bytes that one read takes at most.
+# One read takes at most so many bytes.
 _RECEIVE = 65_536
-# The time for one ``send_all`` of the transport begins anew with each piece of an answer, so that a
-# long answer may take long.
+# An answer is sent in pieces of so many bytes. Each has the whole time of one ``send_all``.
 _PIECE = 262_144
 _PHRASES = {status: phrase.encode("ascii") for status, phrase in PHRASES.items()}
-# h11 quotes the client's bytes in its errors. Neither log nor answer repeats them: in a header with
-# one blank too many, they hold the token.
+# h11 quotes the client's bytes in its errors. Neither log nor answer repeats them: they may hold
+# the token, if its header has one blank too many.
 _QUOTED = re.compile(r""":? (bytearray\()?b?['"].*""", re.DOTALL)
 
 
@@ -53,8 +52,8 @@ class H11Connection:
         client: The client's address; None over a Unix socket.
         server: The address that the client has connected to; None over a Unix socket.
         client_name: The client's address in log lines.
-        answering: Surrounds the application. ``abort`` cancels it, and so does
-            a client that is too slow; no deadline does.
+        answering: The cancel scope around all requests. ``abort`` cancels it, and so does ``send``
+            if the client is too slow; no deadline does.
         requests: How many requests have begun.
         eof: The client has closed its sending side, or the whole connection.
         head_only: The answer to the present request has no body.
@@ -121,7 +120,7 @@ class H11Connection:
 
         Raises:
             MalformedRequestError: The bytes are not valid HTTP.
-            ClientDisconnectedError: The client stopped in the middle.
+            ClientDisconnectedError: The client disconnected in the middle of the request.
         """
         try:
             return self._h11.next_event()
@@ -153,8 +152,8 @@ class H11Connection:
     def answer_head(self, status: int, headers: HeaderList) -> bytes:
         """The bytes of an answer's head.
 
-        Adds ``Connection: close`` to the connection's last answer. It is the
-        last also if the client is still sending: no task will read the rest.
+        Adds ``Connection: close`` to the connection's last answer. An answer to a client that is
+        still sending is the last: no task will read the rest.
         """
         headers.append(_date_header(int(time.time())))
         last = (
@@ -168,16 +167,13 @@ class H11Connection:
         return self.encode(h11.Response(status_code=status, headers=headers, reason=reason))
 
     async def send(self, data: bytes) -> None:
-        """Send part of an answer while the client takes some of it within ``send_timeout``.
+        """Send part of an answer. If this is cancelled, the answer stays truncated.
 
-        A client that is slower, or needs more than ten times as long for
-        256 KiB, ends the connection: ``answering`` is cancelled.
+        A client that takes no byte within ``send_timeout``, or needs more than ten times as long
+        for 256 KiB, is too slow: ``answering`` is cancelled, which ends the connection.
 
         Raises:
-            ClientDisconnectedError: The connection is broken.
-
-        Cancellation:
-            The answer stays truncated.
+            ClientDisconnectedError: The connection is broken, or (in a shield) the client too slow.
         """
         self.truncated = True
         try:
@@ -192,13 +188,13 @@ class H11Connection:
         if self.truncated:
             self.answering.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()
-            raise ClientDisconnectedError("the client is too slow")  # within a shield
+            raise ClientDisconnectedError("the client is too slow")  # only in a shield
 
     def next_request(self) -> bool:
         """Get ready for the next request; False if this connection has had its last.
 
-        During the stop, the client may still send one: the last answer began before the stop and
-        did not say ``Connection: close``.
+        During the stop there may be one more: an answer that began before the stop did not say
+        ``Connection: close``, so the client may send another request.
         """
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()

@@ -1,8 +1,8 @@
 """One request and its answer: the ASGI side of a connection.
 
-The application runs in the connection's task. ``receive`` reads from the socket in the task that
-calls it, and ``send`` writes to it. So nothing is queued between socket and application, and an
-application notices that its client disconnects by waiting in ``receive``.
+The application runs in the connection's task. Its calls of ``receive`` and ``send`` read and write
+the socket themselves: nothing is queued in between. An application that waits in ``receive``
+notices when its client disconnects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How many bytes of later requests are read while the application waits for the client to leave.
+# How many bytes of later requests ``receive`` may read ahead while it waits for a disconnect.
 _LOOK_AHEAD = 65_536
 
 
@@ -36,7 +36,7 @@ class RequestCycle:
 
     Attributes:
         scope: The request's ASGI scope.
-        disconnected: The client has left, or closed its sending side after the body.
+        disconnected: The client has disconnected, or closed its sending side after the body.
         status: The answer's status; None until the application has given it.
         size: The bytes of the answer's body so far.
     """
@@ -44,11 +44,7 @@ class RequestCycle:
     def __init__(
         self, context: ServerContext, http: H11Connection, request: h11.Request, *, loopback: bool
     ) -> None:
-        """Take a request's head apart.
-
-        Raises:
-            Problem: The head is too long, or not valid HTTP.
-        """
+        """Parse the head; raise Problem if it is too long, or not valid HTTP."""
         self._context = context
         self._http = http
         self._loopback = loopback
@@ -79,14 +75,12 @@ class RequestCycle:
     async def run(self) -> None:
         """Check the client's access, read a short body, and have the application answer.
 
-        Returns:
-            When the application has returned. If the answer is incomplete, no
-            further request can be served on the connection.
+        If the answer is incomplete afterwards, the connection can serve no further request.
 
         Raises:
-            Problem: The front door has to answer: the client has no access, the
-                body breaks a limit, or the application has failed (500).
-            ClientDisconnectedError: The client left before the end of a short body.
+            Problem: The caller has to answer with it: the client has no access, the body breaks a
+                limit, or the application has failed (500). No answer has begun.
+            ClientDisconnectedError: The client disconnected before the end of a short body.
         """
         scope = self.scope
         self._context.access_control.check(
@@ -101,31 +95,25 @@ class RequestCycle:
         try:
             await self._context.app(scope, self.receive, self.send)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - the boundary around one request
-            # Any exception of an application would otherwise end the server.
+            # It would end the connection; the client gets an answer instead.
             problem = self._classify_failure(error)
         else:
             if not self._answered and not self.disconnected:
                 log.error("request_not_answered", extra=self._fields())
                 problem = _internal_error()
-        # The exception may have been this task's cancellation.
+        # If this task's cancellation was caught above, raise it again.
         await trio.lowlevel.checkpoint_if_cancelled()
         if problem is not None and not self._begun:
             raise problem
 
     async def receive(self) -> Message:
-        """ASGI's ``receive``.
+        """ASGI's ``receive``; a checkpoint unless some of the body has arrived.
 
-        After the body, it waits until the client leaves or the answer has been
-        sent, and returns ``http.disconnect``.
+        After the body, it waits until the client disconnects or the answer is complete, and returns
+        ``http.disconnect``. A cancelled call takes nothing from the body: the next one goes on.
 
         Raises:
             Problem: The body breaks a limit; see ``RequestBody``.
-
-        Cancellation:
-            Takes nothing from the body: the next call goes on.
-
-        Checkpoints:
-            Unless some of the body has arrived.
         """
         body = self._body
         if not self._body_given:
@@ -144,23 +132,19 @@ class RequestCycle:
             with trio.CancelScope() as self._watch:
                 await self._wait_disconnected()
             self.disconnected = not self._answered
-        # Some applications call again in a loop; others must have their turn.
+        # Some applications call again in a loop; other tasks must have their turn.
         await trio.lowlevel.checkpoint()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI's ``send``.
+        """ASGI's ``send``. If cancelled, the answer stays truncated, and the connection closes.
+
+        It is a checkpoint, except for ``http.response.start``, which is sent together with the
+        first part of the body, and for a last message without bytes.
 
         Raises:
-            ClientDisconnectedError: An ``OSError``, as ASGI asks: the client has left.
+            ClientDisconnectedError: The client has disconnected. An ``OSError``, as ASGI asks.
             RuntimeError: The message is out of order.
-
-        Cancellation:
-            The answer stays truncated, and the connection closes.
-
-        Checkpoints:
-            Except for ``http.response.start``, which is sent together with the
-            first part of the body, and for a last message without bytes.
         """
         kind = message["type"]
         if kind == "http.response.start" and self._start is None:
@@ -196,19 +180,19 @@ class RequestCycle:
                 self.disconnected = True
                 raise
         elif more:
-            # An endless answer to HEAD sends nothing; others must have their turn.
+            # An endless answer to HEAD sends nothing; other tasks must have their turn.
             await trio.lowlevel.checkpoint()
 
     async def _wait_disconnected(self) -> None:
         with suppress(ClientDisconnectedError):
             while not self._http.eof:
                 if self._http.ahead() > _LOOK_AHEAD:
-                    # Reading on would take memory without bound. ``send`` notices the end.
+                    # More would take memory without bound. ``send`` notices a disconnect instead.
                     await trio.sleep_forever()
                 await self._http.feed()
 
     def _classify_failure(self, error: BaseException) -> Problem | None:
-        """The answer to an application's exception; logs what is the application's own fault."""
+        """The answer to an application's exception; None if it is no fault. Logs a fault."""
         faults = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
         for leaf in faults:
             if isinstance(leaf, Problem):

@@ -1,9 +1,8 @@
 """A client's socket with a deadline for each wait.
 
-Each deadline covers one wait. Around a whole request, a deadline would also cancel the answer: when
-bytes and deadline arrive in the same turn of the event loop, the bytes are acted on and the answer
-is lost. And available bytes beat the clock: before a wait is given up, the socket is read once
-more.
+Each deadline covers one wait. A deadline around a whole request would lose answers: if it passes in
+the turn of the event loop in which the bytes arrive, the application acts on them and its answer is
+cancelled. Available bytes beat the clock: before a wait gives up, it reads the socket once more.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio_jobs.server.client_time import ClientTime
 
-# Bytes that one read of the socket takes at most.
+# One read of the socket takes at most so many bytes.
 _RECEIVE = 65_536
 # One ``send_all`` may take this many times ``send_timeout``. Without a bound, a client that takes
 # one byte now and then would hold its connection, and the answer in memory, for ever.
@@ -35,26 +34,25 @@ class TimeUpError(Exception):
 
 
 class Transport(trio.abc.HalfCloseableStream):
-    """A stream over a socket, with deadlines. ``trio.SSLStream`` can run on top of it.
+    """A socket as one of Trio's streams, with deadlines. ``trio.SSLStream`` can run on top of it.
 
-    TLS needs no deadlines of its own. One read of a request may take several
-    packets; a TimeUpError between them leaves the encryption intact, except
-    during the handshake and while a packet is half sent.
+    TLS needs no deadlines of its own. One of its reads may take several packets; a TimeUpError
+    between them leaves the encryption intact, except during the handshake and while a packet is
+    half sent. Other errors, checkpoints and closing are those of Trio's streams.
 
     Args:
         sock: Connected. This object closes it.
         time: The clock of the deadlines.
-        send_timeout: Seconds within which the client must take some of the
-            bytes; one ``send_all`` may last ten times as long.
+        send_timeout: Seconds within which the client must take some of the bytes; one ``send_all``
+            may last ten times as long.
 
     Attributes:
-        receive_by: When ``receive_some`` gives up, by ``time``. The caller sets
-            it before each call.
+        receive_by: When ``receive_some`` gives up, by ``time``. The caller sets it for each call.
     """
 
     def __init__(self, sock: socket.socket, time: ClientTime, *, send_timeout: float) -> None:
         sock.setblocking(False)
-        # Sets the options of a stream's socket, and closes it safely while a task waits for it.
+        # A SocketStream sets the socket's options, and closes it safely while a task waits for it.
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self._sock = sock
         self._time = time
@@ -72,16 +70,7 @@ class Transport(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read bytes that have arrived; wait for the first until ``receive_by``.
 
-        Raises:
-            TimeUpError: ``receive_by`` has passed and no byte has arrived.
-            trio.BrokenResourceError: The connection is broken.
-            trio.ClosedResourceError: The socket is closed.
-
-        Cancellation:
-            Takes no bytes.
-
-        Checkpoints:
-            Always.
+        A cancelled call takes no bytes. If no byte arrives in time, this raises TimeUpError.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = over = False
@@ -112,18 +101,8 @@ class Transport(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all bytes, as long as the client takes some within each ``send_timeout``.
 
-        Raises:
-            TimeUpError: The client took no byte for that long, or needs more
-                than ten times as long in all. Part of the bytes may have been sent.
-            trio.BrokenResourceError: The connection is broken.
-            trio.ClosedResourceError: The socket is closed.
-            trio.BusyResourceError: Another task is sending.
-
-        Cancellation:
-            Part of the bytes may have been sent.
-
-        Checkpoints:
-            Always.
+        If it takes none for that long, or needs more than ten times as long in all, this raises
+        TimeUpError. Then, and after a cancellation, part of the bytes may have been sent.
         """
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this connection")
@@ -169,8 +148,8 @@ class Transport(trio.abc.HalfCloseableStream):
     def progress(self) -> tuple[int, int]:
         """A value that changes when the client takes bytes, or when more are sent.
 
-        The kernel reports room only once there is much of it. So this also
-        counts the bytes that the kernel still holds, where the kernel tells.
+        The kernel reports room only once there is much of it. So this also counts the bytes that
+        the kernel still holds, where the kernel tells.
         """
         held = bytes(4)
         with suppress(OSError, ValueError):  # ValueError: the socket is closed
@@ -178,7 +157,7 @@ class Transport(trio.abc.HalfCloseableStream):
         return self._sent, struct.unpack("i", held)[0]
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the client has made room."""
+        """Wait until the kernel has room for more bytes."""
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
