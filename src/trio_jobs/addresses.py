@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _IN_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]")
 _PORT = re.compile(r"[0-9]{1,5}")
-# No control characters, which no log line holds, and no lone surrogates, which no TOML file holds.
+# A control character would break a log line, and no TOML file can hold a lone surrogate.
 _UNIX_PATH = re.compile(r"/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 # What the kernel's sockaddr_un holds, less the closing NUL.
 _UNIX_PATH_BYTES = 107
@@ -40,7 +40,7 @@ class UnixAddress:
 
 
 def parse_address(text: str) -> TCPAddress | UnixAddress:
-    """Parse one address; the resolver is not asked.
+    """Parse one address, without a DNS lookup.
 
     Raises:
         AddressError: The text has none of the three forms, or its path is too long for a socket.

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 # What runs without a [handlers] table.
 _DEMONSTRATION = {"default": HandlerSettings(call="trio_jobs.demo:simulate_work")}
 
-# Seconds for the last lines to reach a log that nobody may be reading.
+# Seconds for the last lines to reach the log: perhaps no program reads it.
 _FLUSH_SECONDS = 0.5
 
 
@@ -57,7 +57,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
 
     Args:
         config: The settings.
-        warn: Called with a line for each thing that is allowed, but hardly meant.
+        warn: Called with a line for each hidden module.
 
     Returns:
         The settings in force, as TOML, and what the handlers' payloads look like.
@@ -83,23 +83,23 @@ def serve(config: Config, signals: Signals) -> NoReturn:
 
     Args:
         config: The settings.
-        signals: Taken already; what has come since then counts.
+        signals: Taken already; the signals that have come since then count.
 
     Raises:
         ConfigError: There is a mistake in the configuration.
-        StartError: The server cannot have its addresses.
+        StartError: The server cannot bind its addresses, or cannot listen there.
     """
     service_manager = ServiceManager.from_environment(os.environ)
-    # For child processes; handler modules may change the current folder.
+    # Child processes start in it; handler modules may change the current folder later.
     folder = open_folder()
     logs = start_logging(config.logging.level.upper(), config.logging.format)
     stop, takeovers, forks = _guard(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
-    # Handler modules may look at the limit, or reach it.
+    # Before the imports: handler modules may read the limit of open files, or reach it.
     raise_limit(connections=config.http.max_connections)
     try:
-        # Bound before user code runs; listening once the pool is there.
+        # Bound before user code runs; `main` listens once the pool runs.
         unix_mode = int(config.http.unix_mode, base=8)
         listeners = bind_sockets(config.http.bind, tls=tls, unix_mode=unix_mode)
     except BindError as error:
@@ -139,7 +139,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
 
 
 def _guard(config: Config, signals: Signals, logs: Logs) -> tuple[Stop, Takeovers, Forks]:
-    """Act on signals, and hold them and the log against user code and in forked children.
+    """Act on signals, put back signals and log when user code replaces them, and prepare for forks.
 
     A signal that comes while sockets are bound and handlers imported ends the server in order.
     """
@@ -193,7 +193,11 @@ def _log_stopped(ended: Ended | None, logs: Logs) -> None:
 
 
 def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
-    """The certificate with its key, and the configuration with the token that was in a file."""
+    """The certificate with its key, and the configuration with the token of ``http.token_file``.
+
+    Raises:
+        ConfigError: A file or the token is wrong, or settings contradict each other.
+    """
     http = config.http
     if (http.certfile is None) != (http.keyfile is None):
         raise ConfigError("http.certfile and http.keyfile must be set together")
@@ -212,7 +216,7 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
 
 
 def _place_leftovers(config: Config) -> Leftovers | None:
-    """The file for the jobs that a stop leaves; its path begins at the current folder."""
+    """The file for unfinished jobs; a relative path starts at the current folder."""
     if config.pool.leftovers is None:
         return None
     try:
@@ -227,19 +231,20 @@ def load_handlers(
     warn_hidden: Callable[[HiddenModule], None],
     after_import: Callable[[str], None],
 ) -> HandlerRegistry:
-    """Load the functions.
+    """Import the modules of the handlers and take the functions out of them.
 
     Args:
         config: The settings.
         warn_hidden: Called with each hidden module.
-        after_import: Called with a function's name after its module was imported.
+        after_import: Called with a function's name (``module:function``) after the import of its
+            module, even a failed one. Its errors pass through.
 
     Raises:
         ConfigError: A function cannot be loaded, or cannot be a handler.
     """
     hidden = {}
     if config.source is not None:
-        # By now all that the server needs has been imported.
+        # All that the server needs is imported by now, so no file of the folder replaces it.
         folder = config.source.parent.resolve()
         place_folder(str(folder))
         hidden = {each.name: each for each in find_hidden_modules(folder)}

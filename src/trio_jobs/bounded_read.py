@@ -47,7 +47,7 @@ def read_within(path: str | Path, *, max_bytes: int, seconds: float = _PATIENCE)
 
 
 def check_regular(path: str | Path, *, max_bytes: int) -> None:
-    """Check that a library can read this file by itself.
+    """Check that a library may read this file itself: a regular file of bounded size.
 
     Raises:
         OSError: It is missing, no regular file, or too long; ``strerror`` says which.

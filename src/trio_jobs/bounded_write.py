@@ -1,4 +1,4 @@
-"""Writes to a log that nobody may be reading: every wait ends, and nothing is raised."""
+"""Writes to a log that perhaps no program reads: waits can be bounded, errors are not raised."""
 
 import os
 import select
@@ -28,7 +28,7 @@ def open_for_writing(fd: int) -> int:
         try:
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
-            pass  # also for a pipe whose reader has closed it, and a system without /proc
+            pass  # such as a pipe whose reader has closed it, or a system without /proc
     return os.dup(fd)
 
 
@@ -37,13 +37,14 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
 
     Args:
         fd: From ``open_for_writing``.
-        data: Written in pieces that a pipe takes as a whole, which end at a line's end.
+        data: Written in pieces that a pipe takes as a whole. A piece ends at a line's end, unless
+            a line is longer than a piece.
         seconds: Bounds the waits for room; None: no bound. A stream that always has room
             gets all of ``data``.
 
     Returns:
-        Fewer bytes than there are when the time is over, and at the first error: a closed pipe,
-        a full disk.
+        Fewer than ``len(data)`` if the time is over, or after the first error: a closed pipe, a
+        full disk.
     """
     end = None if seconds is None else time.monotonic() + seconds
     writable = select.poll()

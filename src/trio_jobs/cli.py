@@ -1,8 +1,8 @@
 """The command `trio-jobs`: its arguments, its complaints, its exit status.
 
-Nothing heavy is imported at the top: until `run` has taken the signals, one ends the process. And
-a child that a handler starts with multiprocessing imports the command's script, and with it this
-module, without needing a server.
+Nothing heavy is imported at the top, for two reasons. Until `run` has taken the signals, a signal
+ends the process. A child that a handler starts with multiprocessing imports the command's script,
+and so this module, but needs no server.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 OK = 0
 BROKEN = 1
-MISTAKEN = 2  # in the configuration or on the command line, as argparse has it
+MISTAKEN = 2  # in the configuration or on the command line; the status of argparse
 
-# The settings that have an option, and what stands for the value in the help.
+# The settings that have an option, and the word that stands for the value in the help.
 OPTIONS: Mapping[str, str] = {
     "pool.workers": "N",
     "pool.buffer_size": "N",
@@ -42,12 +42,16 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         folder: Placed on Python's path once all that the server needs is imported.
 
     Returns:
-        The exit status 2, for a mistake in the configuration or on the command line. Once handler
-        modules have been imported, the process ends in here, with this status or: 0, the settings
-        are shown; 1, the server cannot start; or the status of the server's stop.
+        The exit status 2, for a mistake in the configuration that shows before handler modules are
+        imported. Later the process ends in here: with 2, a mistake in the configuration; 0, the
+        settings are shown; 1, the server cannot start, or the settings cannot be shown; or with
+        the status of the server's stop.
+
+    Raises:
+        SystemExit: A mistake on the command line (2), or an option like ``--help`` (0).
     """
     signals = Signals()
-    # Before the imports, most of a start: signals that come meanwhile are noted.
+    # Before the imports, which take most of a start: signals that come during them are noted.
     signals.take()
     _fill_standard_descriptors()
     options = make_parser(_complain).parse_args(arguments)
@@ -69,9 +73,9 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN
-    # From here on handler modules are imported, and may leave behind threads that do not end. The
-    # limit comes before a complaint, whose reader may be slow too, and after the settings, which
-    # a pager shows slowly.
+    # From here on handler modules are imported, and may leave behind threads that do not end: so
+    # the end has a limit. It begins before a complaint, since the reader of that may hang too. It
+    # begins after the settings are shown, since a person may read them slowly in a pager.
     try:
         if options.check:
             text = check(config, warn=lambda text: _complain(f"warning: {text}"))
@@ -141,7 +145,7 @@ def make_parser(complain: Callable[[str], None]) -> "argparse.ArgumentParser":
 
 
 def _fill_standard_descriptors() -> None:
-    """Open the null device at those of 0, 1 and 2 that are closed.
+    """Open the null device at each of the descriptors 0, 1 and 2 that is closed.
 
     Otherwise the next file or socket gets the number: a library that writes to standard error would
     write to a client, and a program that a handler starts would inherit the listening socket.
@@ -155,7 +159,7 @@ def _show(text: str) -> int:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except (AttributeError, OSError) as error:  # closed (then it is None), or a full disk
+    except (AttributeError, OSError) as error:  # closed (then stdout is None), or a full disk
         _complain(f"the settings are right, but cannot be shown: {error}")
         return BROKEN
     return OK
@@ -164,7 +168,7 @@ def _show(text: str) -> int:
 def _complain(text: str) -> None:
     # One bounded line, also for the text of an error that a handler module raised.
     line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
-    # The status does not depend on a reader: standard error may be closed (then it is None), a full
-    # disk, or user code's own.
+    # An error here must not change the status: standard error may be closed (then it is None), on
+    # a full disk, or an object of user code.
     with contextlib.suppress(Exception):
         sys.stderr.write(f"trio-jobs: {line}\n")

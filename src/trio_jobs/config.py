@@ -1,7 +1,8 @@
 """The configuration: read once at the start, checked completely, frozen from then on.
 
-The command line goes over the environment, that over the file, that over the defaults. A wrong
-value or an unknown name is refused in each of them, even if another source overrides it.
+The command line overrides the environment, the environment the file, the file the defaults. A
+wrong value or an unknown name is refused in each source, even if another source overrides it. Only
+an unknown environment variable that begins with no section's name is a warning.
 """
 
 import json
@@ -38,7 +39,7 @@ _PATHS_BY_NAME: Final[Mapping[str, str]] = {
     **{name: path for path in SETTINGS for name in (path, path.partition(".")[2])},
     **dict.fromkeys(("host", "port"), "http.bind"),
 }
-# How alike two names must be, from 0 to 1. With less, http.port resembles http.certfile.
+# How alike two names must be for a hint, from 0 to 1. With less, http.port resembles http.certfile.
 _ALIKE: Final = 0.7
 
 # Plain decimals. No sign +, blanks, 1_000, 0x10, 1e3, inf.
@@ -178,7 +179,7 @@ def _read_handler(value: object, *, where: str) -> HandlerSettings:
     if "call" not in table:
         raise ConfigError(f"{where} must have a function's name as its key call, got none")
     if isinstance(call := table["call"], str):
-        # As Python reads a name in a program, whichever way its letters are composed.
+        # As Python does with each name in a program: é may be one character, or e and an accent.
         table = {**table, "call": unicodedata.normalize("NFKC", call)}
     return HandlerSettings(
         **{
@@ -191,7 +192,7 @@ def _read_handler(value: object, *, where: str) -> HandlerSettings:
 
 
 def _readings(value: object) -> Iterator[object]:
-    """What a value in the file may mean: INFO is info, a lone string an array of one."""
+    """What a value in the file may mean: INFO also info, a single string also an array of one."""
     yield value
     if isinstance(value, str):
         yield value.lower()
@@ -236,7 +237,7 @@ def _variable(path: str) -> str:
 
 
 def _parse(text: str, path: str, *, where: str) -> Any:  # noqa: ANN401  # of the setting's type
-    """Check a value that came as text: of what it may mean, the first that the setting takes."""
+    """Convert a value that came as text: its first reading that the setting takes."""
     readings: list[object] = [text.lower()]
     if _NUMBER.fullmatch(text):
         readings.append(float(text) if "." in text else int(text))
@@ -295,5 +296,5 @@ def _assignments(settings: Any) -> Iterator[str]:  # noqa: ANN401  # a section
 
 
 def _toml(value: object) -> str:
-    # JSON and TOML write these values alike, but for one character.
+    # JSON and TOML write these values alike, except that TOML must escape DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

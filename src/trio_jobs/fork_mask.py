@@ -1,4 +1,4 @@
-"""Keeps a signal from coming between a fork and the child's own handlers.
+"""Blocks signals from a fork on until the child has its own signal handlers.
 
 The server uses this, and so do its child processes: nothing heavy is imported.
 """
@@ -12,7 +12,8 @@ from collections.abc import Callable
 class ForkMask:
     """Blocks all signals around each fork of this process.
 
-    A child without its own handlers would run its parent's handler, and not end by the signal.
+    Otherwise a signal just after the fork would run the parent's handler in the child, and the
+    child would go on.
     """
 
     def __init__(self, give_up: Callable[[], object]) -> None:
@@ -21,7 +22,7 @@ class ForkMask:
         It is called in the children of children as well.
         """
         self._give_up = give_up
-        # By thread: several may fork at the same time.
+        # By thread, since several threads may fork at the same time.
         self._masks: dict[int, set[int | signal.Signals]] = {}
 
     def watch(self) -> None:

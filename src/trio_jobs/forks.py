@@ -31,9 +31,9 @@ class Forks:
     def in_child(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called in each child, in the forking thread.
 
-        It is called in the children of children as well, so it has to know what it has given up
-        already. Signals wait until all callbacks have run. A callback never waits, and never takes
-        a lock: another thread may have held it when the process was copied.
+        The children of a child call it too, so a second call must be harmless. Signals wait until
+        all callbacks have run. A callback never waits, and never takes a lock: another thread may
+        have held it when the process was copied.
         """
         self._in_child.append(callback)
 
@@ -43,14 +43,14 @@ class Forks:
             os._exit(0)
 
     def _give_up(self) -> None:
-        # Each callback runs, even if another one raises. The stack's last one runs first.
+        # A stack calls each callback even if another one raises, and calls the last one first.
         with contextlib.ExitStack() as stack:
             for callback in reversed(self._in_child):
                 stack.callback(callback)
 
 
 def end_copy_with_its_step() -> None:
-    """Have a copy of the event loop end with the step that has forked it; called in the child.
+    """End a copy of the event loop with the task's step that forked; called in the child.
 
     The copy shares the epoll descriptor and the sockets with the server, and has all its jobs.
     """
@@ -66,4 +66,4 @@ class _EndsCopy(trio.abc.Instrument):
         os._exit(0)  # forked between two steps
 
     def before_io_wait(self, _timeout: float) -> None:
-        os._exit(0)  # the same
+        os._exit(0)  # forked between two steps as well

@@ -59,7 +59,7 @@ def _imported_file(name: str) -> str | None:
         return file
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # a module that a program has made itself
+    except ValueError:  # a module that code has made, without a spec
         return None
     return spec.origin if spec is not None else None
 

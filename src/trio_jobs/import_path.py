@@ -1,13 +1,13 @@
 """The place of a user's folder on `sys.path`: behind the standard library.
 
-Imports only what Python itself has imported: `python -m trio_jobs` gets here while the current
-folder is first on the path.
+Imports only modules that Python itself has imported: `python -m trio_jobs` runs this while the
+current folder is first on the path, so any other import may load a file of that folder.
 """
 
 import os
 import sys
 
-# The standard library in a zip file: on every path, even if the file does not exist.
+# The standard library in a zip file: on each `sys.path`, even if the file does not exist.
 _ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
 
 
@@ -22,10 +22,11 @@ def place_folder(folder: str) -> None:
 
 
 def take_first_folder() -> str | None:
-    """Take the first folder off `sys.path`, for ``place_folder`` after all libraries are imported.
+    """Take the first folder off `sys.path`, and return it for a later ``place_folder``.
 
-    Behind the standard library the folder is still in front of the libraries. If it contains this
-    package, and so the libraries too, it is placed at once, and None is returned.
+    Call that after the server's imports: its place is in front of the installed packages, so its
+    files would replace them. A folder that contains this package contains those packages too: it is
+    placed at once, and None is returned.
     """
     folder = sys.path[0]
     if _is_same(os.path.dirname(os.path.dirname(__file__)), folder):  # noqa: PTH120  (see above)
@@ -48,7 +49,7 @@ def _take_off(folder: str) -> None:
 
 
 def _end_of_library() -> int:
-    # The first of equal entries counts: PYTHONPATH may repeat them all.
+    # PYTHONPATH may repeat these entries; `index` finds the first of equal ones, which counts.
     return max((1 + sys.path.index(path) for path in library_path()), default=0)
 
 

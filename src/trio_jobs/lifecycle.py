@@ -1,4 +1,4 @@
-"""`Lifecycle`: running → draining → cancelled → closed, and the failures that hasten it."""
+"""`Lifecycle`: running → draining → cancelled → closed, and what a failure of a part does."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ class Ended:
     """How a server has ended.
 
     Attributes:
-        status: The exit status: 0, nothing is left; 1, something is left or has failed.
+        status: The exit status: 0; or 1 if a job is unfinished, or the pool or HTTP has failed.
         peak_buffer_used: The most jobs that were in the buffer at one time.
     """
 
@@ -28,14 +28,14 @@ class Lifecycle:
 
     Args:
         refuse_jobs: Called when the pool fails: a server that accepts jobs must process them.
-        arm_hard_limit: Called when the pool or HTTP fails, with ``draining``: whether the pool
-            still gets its grace period.
+        arm_hard_limit: Called when the pool or HTTP fails. ``draining`` (by default False) says
+            whether the pool still gets its grace period.
 
     Attributes:
         draining: New jobs are refused; the workers finish the accepted ones.
         cancelled: The workers are cancelled before the grace period is over.
         closed: The pool has ended, so HTTP closes.
-        starting: The scope in which HTTP starts; a drain cancels it, so nobody is let in.
+        starting: The scope in which HTTP starts; a drain cancels it, so no port opens.
         pool: The scope of the workers; its deadline is the end of the grace period.
         error: The first failure of the pool.
         failed: Whether the pool or HTTP has failed.
@@ -69,7 +69,7 @@ class Lifecycle:
         self.closed.set()
 
     def fail(self, error: BaseException, *, quietly: bool = False) -> None:
-        """Stop at once, since the pool has failed. A second failure adds nothing.
+        """Stop at once, since the pool has failed. A second failure has no effect.
 
         Args:
             error: The failure; the groups that nurseries put around one error are taken off.
@@ -103,7 +103,7 @@ class Lifecycle:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve HTTP. Once it has started, a failure begins the drain: the jobs go on."""
+        """Serve HTTP. A failure before it has started is raised; a later one begins the drain."""
         started = False
         try:
             async with trio.open_nursery() as nursery:

@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 
 async def main(config: Config, handlers: HandlerRegistry, resources: Resources) -> Ended:
-    """Serve until a signal asks to stop; everything is over when this returns.
+    """Serve until a signal asks to stop, or a part of the server fails.
+
+    When this returns, the workers, the child processes and HTTP have ended.
 
     Args:
         config: The settings.
@@ -38,10 +40,11 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         BindError: Another process was the first to listen on one of the addresses.
 
     Cancellation:
-        Everything ends at once; the running jobs are released.
+        The workers and HTTP end at once, the child processes within bounded time. The running
+        jobs are released.
     """
     stop, http = resources.stop, config.http
-    # An item for each slot: a job that has one never meets a full channel.
+    # Room for each slot of `Capacity`: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
     store = MemoryStore(config.store, now=utc_now)
     pool = make_pool(
@@ -87,12 +90,12 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
                         resources.service_manager.tell_ready()
                     await lifecycle.draining.wait()  # a signal, or HTTP has failed
                     log.info("draining", extra={"buffered": admission.buffered})
-                    admission.close()  # the only send end: POST answers 503, the workers drain
+                    admission.close()  # closes the only send end: POST answers 503, workers drain
                     lifecycle.pool.deadline = trio.current_time() + stop.grace_left()
                     resources.service_manager.tell_stopping(seconds=stop.seconds_left())
             if not lifecycle.draining.is_set():
                 lifecycle.fail(RuntimeError("the pool ended by itself"))
-        except BaseException as error:  # noqa: ASYNC103 - raised again if it is this task's own
+        except BaseException as error:  # noqa: ASYNC103 - raised again if this task is cancelled
             if trio.current_effective_deadline() == -math.inf:
                 raise  # the whole server is being cancelled, not the pool
             lifecycle.fail(error, quietly=isinstance(without_groups(error), BindError))

@@ -9,7 +9,7 @@ import msgspec
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-# The phrase of each status. Pythons before 3.13 know some by their names of before RFC 9110.
+# The phrase of each status. For these four, Python before 3.13 has the phrases of older RFCs.
 PHRASES: Final[Mapping[int, str]] = MappingProxyType(
     {
         **{int(status): status.phrase for status in HTTPStatus},
@@ -24,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Problem(Exception):  # noqa: N818  (RFC 9457's word for it)
-    """Ends a request with an error answer. Routes and the front door raise it.
+    """Ends a request with an error answer. Routes and the HTTP server raise it.
 
     Args:
         status: The HTTP status.

@@ -18,10 +18,13 @@ class Resources:
         listeners: Bound, not yet listening.
         stop: Counts the signals, and ends the process if a stop takes too long.
         logs: Where the unfinished jobs are named.
-        folder: A descriptor of the folder that child processes start in; None for this process's.
+        folder: A descriptor of the folder that child processes start in; None: they start in
+            this process's current folder.
         service_manager: Told when connections are accepted, and when the stop begins.
-        takeovers: Asked at each turn of the event loop to take back what user code has taken.
-        leftovers: The file for the unfinished jobs, started; None without one.
+        takeovers: Asked at each turn of the event loop to put back what user code has replaced,
+            such as a signal handler; None without the check.
+        leftovers: Writes the unfinished jobs to a file; its thread has been started. None without
+            such a file.
     """
 
     listeners: Listeners

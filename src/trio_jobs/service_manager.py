@@ -30,11 +30,11 @@ class ServiceManager:
         return cls(environment.pop(_VARIABLE, None))
 
     def tell_ready(self) -> None:
-        """Connections are accepted."""
+        """Say that the server accepts connections."""
         self._tell("READY=1\nSTATUS=ready")
 
     def tell_stopping(self, *, seconds: float) -> None:
-        """The stop has begun, and ends in so many seconds at the most."""
+        """Say that the stop has begun, and ends within ``seconds``."""
         self._tell(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def _tell(self, text: str) -> None:

@@ -52,7 +52,7 @@ Text = Annotated[
 ]
 Texts = Annotated[tuple[Text, ...], Meta(description="a string or an array of strings")]
 Addresses = Annotated[tuple[str, ...], Meta(min_length=1, description=ADDRESSES)]
-# A client connects by writing: permission to read alone would admit nobody.
+# To connect, a client needs permission to write: permission to read alone would admit no client.
 SocketMode = Annotated[
     str,
     Meta(
@@ -88,7 +88,7 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
-    """The front door: addresses, access and limits."""
+    """The HTTP server: addresses, access and limits."""
 
     bind: Annotated[Addresses, "where the server listens"] = ("127.0.0.1:8080",)
     unix_mode: Annotated[SocketMode, "who may connect to a Unix socket"] = "0600"
@@ -189,9 +189,9 @@ class Setting:
     Attributes:
         type: Its type with the range, for msgspec.
         values: The permitted values, in words that follow "must be".
-        description: What the setting says.
+        description: What the setting decides, in a few words.
         default: None if it has no value by default.
-        secret: Whether its value is shown nowhere.
+        secret: Whether every text leaves out its value.
     """
 
     type: Any
@@ -201,15 +201,15 @@ class Setting:
     secret: bool
 
     def convert(self, value: object, *readings: object, where: str) -> Any:  # noqa: ANN401
-        """Check a value.
+        """Convert a value to the setting's type: the first reading that the setting takes.
 
         Args:
-            value: What the user wrote, in TOML's types.
+            value: What the user wrote, in TOML's types. It is tried first.
             readings: What the user may also mean by it, tried in turn.
             where: The setting's name in its source, for the refusal.
 
         Raises:
-            ConfigError: Each of them is of another type, or out of the range.
+            ConfigError: The value and each reading are of another type, or out of the range.
         """
         for each in (value, *readings):
             try:
@@ -260,19 +260,19 @@ def build(section: type[_Section], **values: object) -> _Section:
 
 
 def shown(value: object) -> str:
-    """The value as a refusal shows it: its repr, without control characters, cut."""
+    """The value as a refusal shows it: its repr, without control characters, shortened."""
     try:
         return cut(repr(value))
-    except (ValueError, RecursionError):  # TOML's hexadecimal integers and dotted keys are endless
+    except (ValueError, RecursionError):  # a very long 0x… integer, very deep dotted keys
         return f"a value of type {type(value).__name__} that is too large to show"
 
 
 def cut(text: str) -> str:
-    """The text without the middle of a long one: a line number may stand at the end."""
+    """Shorten a long text in the middle: its end may be a line number."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:40]}...{text[-30:]}"
 
 
-# The sections with fixed names. The names in [handlers] are job types.
+# The sections whose keys have fixed names. The keys of [handlers] are job types.
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "pool": PoolSettings,
     "http": HttpSettings,

@@ -1,7 +1,7 @@
 """What user code may take from the server, and how the server notices and takes it back.
 
 Signals, the log, the event loop's wakeup descriptor: a handler's module may change each of them
-at import, and a handler while it runs. Nothing here watches: the caller says when to look.
+at import, and a handler while it runs. The server notices a change only when the caller looks.
 """
 
 import logging
@@ -21,7 +21,7 @@ class _Part:
 
 
 class Takeovers:
-    """Looks whether the server still has what its promises rest on, and puts back what is gone.
+    """Looks whether the server still has what its guarantees need, and puts back what is gone.
 
     Each part of the server adds what it needs. `check` looks, in the main thread only: after the
     import of a module, and before the event loop waits.
@@ -41,7 +41,7 @@ class Takeovers:
         put_back: Callable[[], object],
         costly: bool = False,
     ) -> None:
-        """Hold one thing, named ``what`` in the warning; for the rest see `add_group`."""
+        """Watch over one thing, named ``what`` in the warning; for the rest see `add_group`."""
         self.add_group(taken=lambda: () if intact() else (what,), put_back=put_back, costly=costly)
 
     def add_group(
@@ -51,11 +51,11 @@ class Takeovers:
         put_back: Callable[[], object],
         costly: bool = False,
     ) -> None:
-        """Hold several things that one look covers.
+        """Watch over several things that one call of ``taken`` covers.
 
         Args:
-            taken: Returns the names of those that are gone. Called at each turn of the event loop,
-                so it costs well under a microsecond.
+            taken: Returns the names of the things that are gone. Called at each turn of the event
+                loop, so it costs well under a microsecond.
             put_back: Puts back all of them; the warning comes afterwards.
             costly: Whether ``taken`` costs more. A busy event loop then looks only when it is
                 about to wait.
@@ -76,8 +76,10 @@ class Takeovers:
 
         Args:
             module: The module that has just been imported.
-            job_types: The types of the jobs that may have taken it. Called only for the warning.
-            earlier_job_types: Further types, of jobs that may have taken what is costly to look at.
+            job_types: Returns the types of the jobs that may have run since the last look. Called
+                only for the warning.
+            earlier_job_types: Types of jobs that ended since the last look at the costly parts.
+                The warning of a costly part names them as well.
             costly: Whether the costly parts are looked at, too.
         """
         gone: list[str] = []
@@ -110,9 +112,9 @@ class Takeovers:
             log.warning("taken_back", extra=fields)
 
     def _times_to_tell(self, what: str, names: set[str]) -> dict[str, object] | None:
-        """A field with how often it has happened; None for a warning that would repeat others.
+        """The warning's field with the number of times; None if the warning would only repeat.
 
-        User code may do it at each turn, for ever.
+        User code may take a thing at each turn of the event loop, for ever.
         """
         times = self._times[what] = self._times.get(what, 0) + 1
         named = self._named.setdefault(what, set())
@@ -123,7 +125,7 @@ class Takeovers:
 
 
 class TakesBackBeforeWaiting(trio.abc.Instrument):
-    """Looks at each turn of the event loop, so it never waits for a signal it would not get."""
+    """Looks at each turn of the event loop: it must not wait while a signal cannot wake it."""
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
         job_types: Callable[[], Iterable[str]],
         forget: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """Looks for the command.
+        """Prepare the looks of one run.
 
         Args:
             takeovers: What is looked at.
@@ -141,7 +143,7 @@ class TakesBackBeforeWaiting(trio.abc.Instrument):
         self._check = takeovers.check
         self._job_types = job_types
         self._forget = forget
-        # Of the jobs that have ended since the last look at the costly parts.
+        # The types of the jobs that have ended since the last look at the costly parts.
         self._earlier: set[str] = set()
 
     def before_io_wait(self, timeout: float) -> None:

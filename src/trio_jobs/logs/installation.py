@@ -1,4 +1,4 @@
-"""`Logs`: the log of this process, installed by `start_logging` and held against user code.
+"""`Logs`: the log of this process, installed by `start_logging`, put back after user code.
 
 Each module logs as ``log.info("job_failed", extra={"job_id": job.id})``. Lines of libraries,
 warnings, and errors in threads and finalizers are written in the same form. Without that, Python
@@ -37,8 +37,8 @@ def start_logging(level: str, line_format: LineFormat, *, fd: int = 2) -> "Logs"
 
     Args:
         level: A name that logging knows: ``DEBUG``, ``INFO``, …
-        line_format: Of `LogFormatter`.
-        fd: The log goes to the file that this descriptor is for now, also if user code closes it.
+        line_format: ``text`` or ``json``.
+        fd: The log goes to this descriptor's present file, even if user code closes it later.
     """
     return Logs(fd, LogFormatter(line_format), logging.getLevelNamesMapping()[level])
 
@@ -78,7 +78,7 @@ class Logs(LogWriter):
             self in self._root.handlers and not self.level,
             self._root.level == self._least and not self._root.disabled,
             not self._root.manager.disable,
-            # Not while the event loop runs: a handler may be recording warnings
+            # Not looked at while the event loop runs: a handler may be recording warnings
             # (`warnings.catch_warnings`), and putting this back would end the recording.
             warnings.showwarning is self._show_warning or trio.lowlevel.in_trio_run(),
             threading.excepthook is self._thread_hook,
@@ -89,14 +89,14 @@ class Logs(LogWriter):
         return tuple(name for name, ok in zip(_NAMES, intact, strict=True) if not ok)
 
     def put_back(self) -> None:
-        """Install all that is not there."""
+        """Install the parts that are missing."""
         if self not in self._root.handlers:
             self._root.addHandler(self)
         self.setLevel(logging.NOTSET)
         self._root.disabled = False
         self._root.setLevel(self._least)
         logging.disable(logging.NOTSET)
-        # Off first: on does nothing where Python takes it to be on.
+        # First False: True does nothing if Python believes that it captures warnings already.
         logging.captureWarnings(capture=False)
         logging.captureWarnings(capture=True)
         self._show_warning = warnings.showwarning

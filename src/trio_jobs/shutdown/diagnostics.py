@@ -1,7 +1,7 @@
 """What keeps a process from ending: its Trio tasks and its threads, and where each one stands.
 
-A thread reads this beside the event loop, which may go on meanwhile: best effort. No source lines
-are looked up, because reading files may be what hangs.
+The event loop may go on while a thread reads its tasks, so what is read may be out of date. No
+source lines are looked up, because reading files may be what hangs.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The end of the process: what is logged last is what happens."""
+"""The end of the process: no code that could change it runs after the last log line."""
 
 import atexit
 import contextlib
@@ -12,7 +12,8 @@ from typing import NoReturn
 from trio_jobs.shutdown.diagnostics import guarded, threads_in_the_way
 from trio_jobs.shutdown.hard_limit import HardLimit
 
-# For the threads and `atexit` callbacks of handler modules in a process that does not serve.
+# For the threads and `atexit` callbacks of handler modules when the process does not serve: a
+# mistake was found, or `--check` has ended.
 UNSERVED_SECONDS = 5.0
 
 
@@ -37,10 +38,10 @@ def end_interpreter(status: int, *, last_words: Callable[[], object] = lambda: N
 def limit_unserved(status: int) -> None:
     """Have a process that does not serve end with this status, in five seconds at the most.
 
-    Handler modules may have left threads or programs behind. In the main thread.
+    Threads or programs that handler modules have started may delay the end. In the main thread.
     """
     limit = HardLimit(in_the_way=lambda: guarded(threads_in_the_way), render=plain, status=status)
-    with contextlib.suppress(RuntimeError):  # no thread can be started: the kernel's timer is left
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the timer still kills
         limit.start()
     limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)
 

@@ -1,8 +1,8 @@
 """The hard limit: once armed it is never disarmed, and nothing in the process outlasts it.
 
-Two clocks. A thread reports what is in the way and exits with status 70. The kernel's timer kills
-the process by SIGALRM, for the case that the thread cannot run: code holds the interpreter lock in
-one call into C.
+It has two clocks. A thread reports what keeps the process from ending, and exits with status 70.
+The kernel's timer kills the process by SIGALRM, in case the thread cannot run: code holds the
+interpreter lock in one call into C.
 """
 
 import itertools
@@ -20,23 +20,24 @@ from trio_jobs.shutdown.diagnostics import Block
 
 HARD_LIMIT_STATUS = 70
 
-# For the whole report. A live reader takes milliseconds; an unread pipe must not delay the end.
+# For the whole report. A log that is read takes it in milliseconds; an unread pipe must not delay
+# the end.
 REPORT_SECONDS = 0.5
 
-# Before the limit. Beside a spinning loop the thread waited up to this long for the GIL.
+# The thread wakes this long before the limit: it may wait as long for the GIL beside a busy loop.
 HEAD_START_SECONDS = 0.5
 
-# After the limit. The thread has time to finish; with the default limit of 28 s it stays under an
-# orchestrator's usual 30 s.
+# The kernel's timer fires this long after the limit, so the thread has time to finish. With the
+# default limit of 28 s that is before an orchestrator's usual 30 s.
 SIGALRM_AFTER_SECONDS = 1.0
 
-# By how much the kernel's timer may differ: it stays behind the thread's clock, and no two of the
-# server's own steps are this far apart.
+# A kernel's timer that differs by less than this counts as the server's own. This is less than the
+# time between the two clocks, and more than passes while the server reads the clock and the timer.
 _SLACK_SECONDS = 0.4
 
 
 class HardLimit:
-    """Ends the process when the earliest of the limits has passed that it was armed with.
+    """Ends the process at the earliest of the limits that it was armed with.
 
     Before ``start``, arming does nothing.
     """
@@ -48,7 +49,14 @@ class HardLimit:
         render: Callable[[str, str, Mapping[str, object]], bytes],
         status: int = HARD_LIMIT_STATUS,
     ) -> None:
-        """``in_the_way`` is called in the limit's own thread, once the limit is reached."""
+        """Prepare a limit.
+
+        Args:
+            in_the_way: Returns what keeps the process from ending. Called in the limit's own thread
+                once the limit is reached.
+            render: Turns a block of the report into bytes for the log.
+            status: The exit status.
+        """
         self._in_the_way = in_the_way
         self._render = render
         self._status = status
@@ -83,7 +91,7 @@ class HardLimit:
         self.set_alarm()
 
     def is_armed(self) -> bool:
-        """Whether an armed limit still has the kernel's timer. In the main thread."""
+        """Whether the kernel's timer is set for the armed limit, if one is. In the main thread."""
         if self._due == math.inf or not self._started:
             return True
         left = self._due - time.monotonic()
@@ -92,7 +100,7 @@ class HardLimit:
         if not self._is_deadly:
             self.set_alarm()  # another thread has armed the limit
         ends = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
-        # There is one timer: user code may have set its own, which comes earlier or later.
+        # A process has one such timer: user code may have set it to an earlier or a later time.
         off = signal.getitimer(signal.ITIMER_REAL)[0] - left - SIGALRM_AFTER_SECONDS
         return ends and abs(off) < _SLACK_SECONDS
 
@@ -111,9 +119,9 @@ class HardLimit:
             os.close(self._log)
 
     def end_process(self, line: str, blocks: Iterable[Block]) -> None:
-        """Write ``line`` and as many blocks as the log takes, and exit with the status.
+        """Write ``line`` and as many blocks as the log takes in half a second, then exit.
 
-        Safe in a signal handler.
+        Before ``start`` it does nothing. Safe in a signal handler.
         """
         if not self._started:
             return

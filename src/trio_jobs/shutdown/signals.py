@@ -1,4 +1,4 @@
-"""The server's signals: taken early, held against user code, given up in a forked child.
+"""The server's signals: taken early, put back after user code, given up in a forked child.
 
 Nothing heavy is imported here: until this module has run, a signal ends the process.
 """
@@ -9,8 +9,8 @@ import os
 import signal
 import time
 
-# `signal.getsignal` makes an enum of each answer, which takes longer than the rest of a look; and
-# the event loop looks at every turn.
+# `signal.getsignal` makes an enum of each answer, which takes longer than the rest of `taken`; and
+# the event loop calls that at every turn.
 from _signal import getsignal as _getsignal  # type: ignore[import-not-found]
 from _thread import RLock
 from collections.abc import Callable
@@ -23,31 +23,31 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # It ends the process at once.
 ENDING = (signal.SIGQUIT,)
 
-# They do nothing. By a handler: programs that a job starts would inherit SIG_IGN.
+# They do nothing. They have a handler for that: programs that a job starts would inherit SIG_IGN.
 HARMLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 OURS = (*STOPPING, *ENDING, *HARMLESS)
 
-# Python ignores it from its start: a client that disconnects would end the server.
+# Python ignores it from its start. Otherwise a client that disconnects would end the server.
 _PIPE = signal.SIGPIPE
 
 # User code may have its own handler for these, but not the default action, which kills.
 _MUST_NOT_END = frozenset({*HARMLESS, _PIPE})
 
-# From the command's first lines to its configuration, which usually takes a second.
+# Seconds from a noted signal to `connect`: the configuration has usually been read in one.
 _NOTED_SECONDS = 10.0
 
 
 class Signals:
-    """What each of the server's signals does, from the start of the process.
+    """Handles the server's signals, from the start of the process.
 
-    `connect` says what a signal does; earlier ones are noted until then. A signal that was ignored
-    when the process started (``nohup``) stays ignored.
+    `connect` says what a signal does; signals that come before are noted until then. A signal that
+    was ignored when the process started (``nohup``) stays ignored.
 
-    Python runs a signal's handler in the main thread, once that returns from C code: never, if it
-    waits there for something that does not come. But Python writes the signal's number to a pipe
-    at once, in whichever thread the signal comes. A thread reads the pipe, and so does the
-    handler: the reader of a number handles the signal, once.
+    Python runs a signal's handler in the main thread, once that thread returns from C code: never,
+    if it waits there for something that does not come. But Python writes the signal's number to a
+    pipe at once, in whichever thread the signal comes. A thread of this class reads the pipe, and
+    so does the handler: the one that reads a number handles that signal, so each is handled once.
     """
 
     def __init__(self) -> None:
@@ -58,14 +58,14 @@ class Signals:
         # The handler that each signal must have: the server's, or a harmless one of user code.
         self._held: dict[int, Any] = {}
         self._reader = self._writer = -1  # the pipe's ends
-        self._wakeup = -1  # where Python writes: nowhere, or to the pipe
+        self._wakeup = -1  # where Python writes numbers: nowhere, or to the pipe
         self._wake: Callable[[], object] = lambda: None
         # Two threads handle signals, and a handler may interrupt itself.
         self._handling = RLock()
 
     def take(self) -> None:
         """Take the signals over, for the rest of the process's life. In the main thread."""
-        # The mask is inherited as well, and nobody means to block these.
+        # A process inherits its mask of blocked signals; blocking these is hardly ever meant.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
         for signum in OURS:
             if not _is(_getsignal(signum), signal.SIG_IGN):
@@ -89,14 +89,14 @@ class Signals:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
-        # In this order no signal is lost that comes in between.
+        # First the handler, then the noted signals: one that comes in between is not lost.
         self._handle, self._handled = handle, handled
         noted, self._noted = self._noted, []
         for signum, at in noted:
             handle(signum, at)
 
     def release(self) -> None:
-        """Give all of them back to Python, and those noted so far as well."""
+        """Give the signals back to Python's own handlers, and raise the noted ones again."""
         noted, self._noted = self._noted, []
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.give_up()
@@ -104,7 +104,7 @@ class Signals:
             signal.raise_signal(signum)
 
     def let_go(self, signum: signal.Signals) -> None:
-        """Leave this one to another part from now on. Safe in a signal handler."""
+        """Stop putting back the handler of this signal. Safe in a signal handler."""
         # A new dict: the handler may interrupt a loop over the old one.
         self._held = {each: handler for each, handler in self._held.items() if each != signum}
 
@@ -119,7 +119,7 @@ class Signals:
             if handler is must_be or signum not in self._held:
                 continue
             if signum in _MUST_NOT_END and not _is(handler, signal.SIG_DFL):
-                held[signum] = handler  # the process does not end by it
+                held[signum] = handler  # it may stay: the signal does not kill
             else:
                 taken.append(signal.Signals(signum).name)
         return taken
@@ -142,7 +142,7 @@ class Signals:
         self.has_wakeup()
 
     def has_wakeup(self) -> bool:
-        """Whether Python still writes where it must; it does so again in any case.
+        """Whether Python still wrote to the pipe; from now on it does in any case.
 
         Without it, a loop that begins to wait as a signal comes would not learn of the signal.
         """
@@ -158,7 +158,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
 
     def give_up(self) -> None:
-        """Leave Python's own handlers behind, in a forked child."""
+        """Restore Python's own handlers, in a forked child."""
         # Once: the child's own child may find handlers that the child has set.
         held, self._held = self._held, {}
         if not held:
@@ -189,17 +189,17 @@ class Signals:
             self._wake()
 
     def _handle_written(self) -> bytes:
-        """Handle the signals whose numbers are in the pipe, and return these.
+        """Handle the signals whose numbers are in the pipe, and return these numbers.
 
-        Each counts from now on: since it came, C code may have held the interpreter lock for
-        longer than a limit.
+        The time of each is now, not when it came: C code may have held the interpreter lock since
+        then, for longer than a limit, and the limit would end the process at once.
         """
         with self._handling:
             numbers = b""
             with contextlib.suppress(OSError):  # empty, or closed by user code
                 numbers = os.read(self._reader, 4096)
             for signum in numbers:
-                if _getsignal(signum) is self._handler:  # else it is user code's
+                if _getsignal(signum) is self._handler:  # else the handler is user code's
                     self._handle(signum, time.monotonic())
         return numbers
 
@@ -210,7 +210,7 @@ class Signals:
         now = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if now == self._writer:
             return True
-        # The look for what user code has taken warns of it, and puts the pipe back.
+        # User code's descriptor goes back: `Takeovers.check` then warns of it, and sets the pipe.
         with contextlib.suppress(OSError, ValueError):  # it has been closed
             signal.set_wakeup_fd(now, warn_on_full_buffer=False)
         return False
@@ -218,11 +218,12 @@ class Signals:
     def _note(self, signum: int, at: float) -> None:
         self._noted.append((signum, at))
         if signum not in HARMLESS:
-            # A stop has no limits before the configuration is read, and that read may never end.
+            # The hard limit needs the configuration, and reading that may never end: until then the
+            # kernel's timer ends the process.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, _NOTED_SECONDS)
 
 
 def _is(handler: object, action: signal.Handlers) -> bool:
-    # By the type first: user code's handler may have any __eq__.
+    # The type comes first: a handler of user code may have any __eq__.
     return isinstance(handler, int) and handler == action

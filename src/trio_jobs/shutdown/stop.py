@@ -18,14 +18,14 @@ from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, HardLimit
 from trio_jobs.shutdown.signals import ENDING, STOPPING, Signals
 from trio_jobs.takeovers import Takeovers
 
-# Wrappers (a shell, npm or make in a terminal's process group) forward a signal that the process
-# gets anyway; a person needs longer to repeat it.
+# A wrapper (a shell, npm or make in a terminal's process group) forwards a signal that the process
+# has got already: a signal within this time is such a copy. A person takes longer to repeat one.
 REPEAT_WINDOW_SECONDS = 0.2
 
-# What a clean stop may take beyond the two configured times.
+# What a clean stop may take beyond `pool.grace_period` and `http.graceful_timeout`.
 MARGIN_SECONDS = 1.0
 
-# From the hard limit to the last of its clocks, and some.
+# From the hard limit to the kernel's timer behind it (1 s), with a reserve.
 _LAST_CLOCK_SECONDS = 3.0
 
 
@@ -35,7 +35,7 @@ def _ignore_signals() -> None:
 
 
 class Stop:
-    """Counts the signals that ask this process to stop, and ends the process if that takes long.
+    """Counts the signals that ask this process to stop, and ends it if that takes too long.
 
     The first signal asks for a drain, the second ends the grace period, the third ends the process
     at once with status 70, as any SIGQUIT does. A signal that comes less than 0.2 s after the last
@@ -43,7 +43,7 @@ class Stop:
 
     Attributes:
         at: ``time.monotonic()`` of the first signal, even if the event loop was blocked or not
-            running then; None before. The grace period starts here.
+            running then; None before. The grace period starts at this time.
         unfinished: See `connect`.
     """
 
@@ -76,10 +76,11 @@ class Stop:
         """Act on the signals, for the rest of the process's life. In the main thread.
 
         With a SIGINT handler that is not Python's own, Trio raises no KeyboardInterrupt. Without
-        this, `request` works too, but never ends the process.
+        `install`, `request` drains and cancels as well, but never ends the process.
 
         Args:
-            signals: Taken already, with what has come since; by default they are taken now.
+            signals: Taken already; the signals that they have noted since count. By default the
+                signals are taken now.
         """
         self._hard_limit.start()
         if signals is None:
@@ -89,11 +90,12 @@ class Stop:
         # The interpreter's last act removes Python's handlers. A repeated signal would then kill a
         # process that has stopped in order. Registered first, this callback runs last.
         atexit.register(_ignore_signals)
-        # Another thread may have armed the limit; only the main thread gives SIGALRM its action.
+        # `is_armed` after each signal: another thread may have armed the limit, and only the main
+        # thread can give SIGALRM its default action.
         signals.connect(self._handle_signal, handled=self._hard_limit.is_armed)
 
     def hold_against(self, takeovers: Takeovers) -> None:
-        """Put back what user code takes of what `install` has set."""
+        """Have ``takeovers`` put back what `install` has set and user code has replaced."""
         if self._signals is None:
             return
         takeovers.add_group(taken=self._signals.taken, put_back=self._signals.put_back)
@@ -105,7 +107,7 @@ class Stop:
             takeovers.add(what, intact=intact, put_back=put_back, costly=True)
 
     def give_up(self) -> None:
-        """Leave nothing of this in effect, in a forked child."""
+        """Undo `install`, in a forked child."""
         if self._signals is not None:
             self._signals.give_up()
         self._hard_limit.give_up()
@@ -118,36 +120,39 @@ class Stop:
         cancel: Callable[[], object],
         unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple,
     ) -> None:
-        """Let the signals steer this Trio run. Earlier ones count.
+        """Let the signals steer this Trio run. Signals that came before count.
 
         Args:
             drain: Called in the event loop after the first signal, perhaps again later.
-            cancel: Called there after the second.
-            unfinished: Names the jobs that are in the way, an event and its fields for each line
-                of the report. Called in another thread than the event loop's, or in a signal
-                handler: it may read, but not wait.
+            cancel: Called there after the second signal, perhaps again later.
+            unfinished: Names the unfinished jobs: an event and its fields for each line of the
+                report. Called in another thread than the event loop's, or in a signal handler: it
+                may read, but not wait.
         """
         self._drain, self._cancel, self.unfinished = drain, cancel, unfinished
         self._root = trio.lowlevel.current_root_task()
-        # The token before the count is read: a signal in between then comes twice, not never.
+        # Set before `_wake` reads the count: a signal in between then wakes the loop twice. In the
+        # other order it would be lost.
         self._token = trio.lowlevel.current_trio_token()
         if self._signals is not None:
             self._signals.hold_wakeup(self._wake_loop)
         self._wake()
 
     def grace_left(self) -> float:
-        """Seconds until the grace period is over. It began at the first signal, if one came."""
+        """Seconds left of the grace period: all of it before the first signal, negative at last."""
         return self._grace_period - (0 if self.at is None else self._clock() - self.at)
 
     def seconds_left(self) -> float:
-        """Seconds until the last clock of the hard limit has ended the process, and some more."""
+        """Seconds until the process has ended in any case, by the hard limit; with a reserve."""
         return self.grace_left() + self._closing_time + _LAST_CLOCK_SECONDS
 
     async def wait_grace_over(self, cancelled: trio.Event) -> None:
-        """Wait for the last moment at which a client that reads slowly may still read.
+        """Wait until clients that still read their answers must be cut off.
+
+        That is ``graceful_timeout`` after the end of the grace period.
 
         Args:
-            cancelled: The grace period has ended early.
+            cancelled: Set when the grace period ends early; ends the wait at once.
         """
         left = self.grace_left() + self._graceful_timeout
         # Not `move_on_after`, which refuses a negative time: a late stop has none left.
@@ -193,7 +198,7 @@ class Stop:
 
     def _arm(self, *, since: float, seconds: float) -> None:
         if self._signals is not None:
-            self._signals.let_go(signal.SIGALRM)  # to the limit's own clock
+            self._signals.let_go(signal.SIGALRM)  # the limit's timer uses it
         self._hard_limit.arm(since=since, seconds=seconds)
 
     def _end_process(self, why: str) -> None:

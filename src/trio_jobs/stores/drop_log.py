@@ -1,4 +1,4 @@
-"""`DropLog`: logs that completed jobs are dropped, once an hour while it goes on."""
+"""`DropLog`: logs how many completed jobs the store drops, at most about once an hour."""
 
 import logging
 import time

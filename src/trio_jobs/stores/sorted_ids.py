@@ -20,7 +20,7 @@ class SortedIds:
 
     def __init__(self) -> None:
         self._blocks: list[dict[str, None]] = [{}]
-        # The first id of each block but the first one: bisection finds the block of an id.
+        # A lower bound of each block after the first one: bisection finds the block of an id.
         self._bounds: list[str] = []
         self._greatest = ""  # of all ids that were ever added
 
@@ -49,7 +49,10 @@ class SortedIds:
         return chain.from_iterable(self._blocks)
 
     def after(self, job_id: str) -> Iterator[str]:
-        """The ids that are greater than this one, which need not be in the set."""
+        """The ids that are greater than this one, which need not be in the set.
+
+        The set must not change while the caller reads them.
+        """
         index = bisect_right(self._bounds, job_id)
         greater: Iterable[str] = (each for each in self._blocks[index] if each > job_id)
         # By index: `islice` would walk over all the blocks before.
