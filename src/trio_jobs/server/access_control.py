@@ -1,4 +1,4 @@
-"""Which requests reach the application: names in ``Host``, other origins, and the bearer token."""
+"""Decides by ``Host``, origin and bearer token which requests reach the application."""
 
 import hmac
 import ipaddress
@@ -14,7 +14,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 _LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
-# More than a client may send: request line and headers have 1 MiB at most.
+# A client cannot send a longer token: request line and headers have 1 MiB at most.
 _MAX_TOKEN_FILE = 2**20
 _FOREIGN = "pages of another origin may not write here"
 _MAX_SHOWN = 100
@@ -22,7 +22,7 @@ _CHALLENGE = 'Bearer realm="trio-jobs"'
 
 
 class AccessControl:
-    """Decides by a request's head alone.
+    """Admits or refuses a request by its head alone.
 
     Args:
         allowed_hosts: Names that clients may use in ``Host`` beside those of
@@ -54,7 +54,7 @@ class AccessControl:
             method: In capitals.
             path: Decoded, without the query.
             headers: Names in lower case.
-            loopback: The connection came in by a socket bound to loopback.
+            loopback: Whether the connection came to a TCP socket bound to loopback.
 
         Raises:
             Problem: 403 or 401: the client has no access.
@@ -74,8 +74,8 @@ class AccessControl:
         return path == opened or path.startswith(f"{opened}/")
 
     def _check_host(self, headers: Headers) -> None:
-        # A page of any origin can have its own name resolve to 127.0.0.1, and so read answers. Its
-        # browser then sends that name.
+        # DNS rebinding: a page whose own host name resolves to 127.0.0.1 could read the answers.
+        # The browser sends that name as `Host`.
         host = _header(headers, b"host")
         if host is not None and (name := _host_name(host.lower())) not in self._names:
             raise Problem(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trio_jobs.access")
 
-# Characters. The end is kept: each proxy appends the address that it saw, and a client can send as
-# much before it as it likes.
+# In characters. The line has only the header's end, where each proxy appends the address that it
+# saw: a client can send any text before that.
 _MAX_FORWARDED = 200
 
 
@@ -35,10 +35,10 @@ class PendingAccessLine:
         self.scope: dict[str, Any] | None = None
 
     def write(self, status: int | None, size: int, *, client: str) -> None:
-        """Write the line: at debug level for a probe that was answered with 200.
+        """Write the line: at debug level for a health probe answered with 200, else at info level.
 
         Args:
-            status: Of the answer; None if the client left before there was one.
+            status: Of the answer; None if the client disconnected before its start.
             size: The bytes of the answer's body.
             client: The client's address.
         """
@@ -48,7 +48,7 @@ class PendingAccessLine:
             method = self._request.method.decode("ascii").upper()
             # A query may hold secrets.
             path = self._request.target.partition(b"?")[0].decode("latin-1")
-        # Probes come every few seconds from several sides.
+        # Probes come every few seconds, and would hide the other lines.
         probe = status == 200 and self._access_control.is_open(method, path)
         log.log(
             logging.DEBUG if probe else logging.INFO,

@@ -1,4 +1,4 @@
-"""`AccessMiddleware`: the front door's access control for an application behind another server."""
+"""`AccessMiddleware`: `AccessControl` for an application that another server runs."""
 
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ class AccessMiddleware:
 
     Args:
         app: The application that answers the admitted requests.
-        access_control: Sees paths below ``root_path``, as the application does.
+        access_control: Checks each request, by its path without ``root_path``.
     """
 
     def __init__(self, app: App, access_control: AccessControl) -> None:

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 # Bodies up to this length are read before the application is called.
 _SHORT = 65_536
-# A body in tiny chunks takes long to parse; other tasks get their turn after so many.
+# A body in tiny chunks takes long to parse: after this many chunks other tasks get their turn.
 _EVENTS_PER_TURN = 128
 
 
 class RequestBody:
     """The body of one request, in ``scope["extensions"]["trio_jobs.body"]``.
 
-    An application can do without: ``receive`` works as ASGI says.
+    An application need not use it: ``receive`` works as ASGI says.
 
     Attributes:
-        complete: All of the body (``b""`` without one), if the front door has
-            read it; None if the application has to read it by ``receive``.
+        complete: All of the body (``b""`` without one), if the server has read
+            it; None if the application has to read it by ``receive``.
     """
 
     def __init__(self, http: H11Connection, settings: HttpSettings, length: int | None) -> None:

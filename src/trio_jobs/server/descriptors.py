@@ -1,4 +1,4 @@
-"""File descriptors: the soft limit, and how many connections leave enough of them."""
+"""File descriptors: raises the soft limit, and computes how many connections fit into it."""
 
 import os
 import resource
@@ -16,7 +16,8 @@ def raise_limit(*, connections: int, reserved: int = 0) -> int:
         reserved: See ``connection_cap``.
 
     Returns:
-        The soft limit as it is now. A system that forbids to raise it is no error.
+        The soft limit as it is now: unchanged if the system forbids to raise it. Without a limit,
+        the number of descriptors that this call asked for.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + reserved + _RESERVE + _open_now()
@@ -42,7 +43,7 @@ def connection_cap(*, wanted: int, limit: int, reserved: int = 0) -> int:
     Args:
         wanted: How many the settings allow.
         limit: The limit on descriptors, from ``raise_limit``.
-        reserved: Descriptors that are known to be needed beside those.
+        reserved: How many descriptors other parts need, beside that quarter.
     """
     reserve = min(_RESERVE, limit // 4) + reserved
     return max(1, min(wanted, limit - _open_now() - reserve))

@@ -14,14 +14,14 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNOR
 
 
 class MalformedRequestError(Problem):
-    """The bytes are no valid HTTP. The log has a warning for it."""
+    """The bytes are not valid HTTP. The server logs a warning."""
 
 
 def parse_head(request: h11.Request, *, max_bytes: int) -> tuple[dict[str, Any], int | None]:
     """Take a head apart.
 
     Args:
-        request: From h11, whose own limit a head escapes that arrives in one read.
+        request: From h11, which checks no length if the head arrives in one read.
         max_bytes: The longest request line and headers together.
 
     Returns:
@@ -89,7 +89,7 @@ def _body_length(version: bytes, headers: HeaderList) -> int | None:
     if not chunked:
         return length or 0
     if length is not None or version < b"1.1":
-        # A proxy before this server may see another body in such a request, and after it a
-        # second request that no client has sent (RFC 9112, 6.1).
+        # A proxy in front may see another end of such a body, and take the rest for a second
+        # request, which no client has sent (RFC 9112, 6.1).
         raise MalformedRequestError(400, "Transfer-Encoding with Content-Length, or in HTTP/1.0")
     return None

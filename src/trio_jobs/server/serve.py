@@ -43,10 +43,10 @@ async def serve(
     last_moment: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application until ``closing`` is set, then end after the present answers.
+    """Serve an ASGI application until ``closing`` is set, then finish the current answers.
 
     After ``graceful_timeout`` the server waits only for clients that go on
-    reading their answers, and until ``last_moment``.
+    reading their answers, until ``last_moment`` returns at the latest.
 
     Args:
         app: Called once for each request, in its connection's task.
@@ -56,13 +56,15 @@ async def serve(
         closing: The caller sets it to end the server. Until then new
             connections are accepted.
         token: The bearer token that clients need, if any.
-        health_path: Needs no token, nor do the paths below it. ``warm_up``
-            requests it once before the first client.
-        reserved_descriptors: How many the rest of the process will open, as
-            far as is known. Connections leave them, and some more, free.
-        connection_closed: Called when a connection's descriptor is free.
-        last_moment: Returns when every connection must be cut. Called after
-            ``graceful_timeout``; without it, that is when.
+        health_path: This path and the paths below it need no token.
+            ``warm_up`` requests it once before the first client.
+        reserved_descriptors: How many descriptors the rest of the process will
+            open, as far as the caller knows. Connections leave these, and
+            some more, free.
+        connection_closed: Called when a connection has freed its descriptor.
+        last_moment: Awaited after ``graceful_timeout`` if connections are left;
+            when it returns, the server cuts them. If this is None, the
+            server cuts them after ``graceful_timeout``.
         task_status: Told the listeners' URLs once clients can connect.
 
     Returns:
@@ -108,8 +110,8 @@ async def lifespan(context: ServerContext) -> AsyncIterator[None]:
     """Start the application up, and shut it down after the block.
 
     Raises:
-        LifespanFailureError: The application says that it cannot start, or
-            could not end well.
+        LifespanFailureError: The application reports that its start-up or its
+            shutdown has failed.
         LifespanTimeoutError: The application took too long for either.
     """
     life = Lifespan(context.wrapper, context.config, context.state)
@@ -118,7 +120,7 @@ async def lifespan(context: ServerContext) -> AsyncIterator[None]:
         try:
             await life.wait_for_startup()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            # An application may return from a scope that it does not know.
+            # An application without lifespan events may return at once.
             life.supported = False
         yield
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):

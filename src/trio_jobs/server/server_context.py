@@ -1,4 +1,4 @@
-"""What all connections of a server share, and the objects that Hypercorn's classes take."""
+"""`ServerContext`: the objects that all connections share, Hypercorn's among them."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -13,17 +13,18 @@ from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.settings import HttpSettings
 
-# ASGI's types are open dictionaries, and applications have types of their own for them.
+# `Any`, because ASGI's messages are open dictionaries, and applications have their own types.
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _LIFESPAN_STARTUP = 10.0
-# Less than the second that the hard limit leaves after `http.graceful_timeout`.
+# Less than the second from the end of `http.graceful_timeout` to the hard limit, which ends the
+# process.
 _LIFESPAN_SHUTDOWN = 0.5
 
 
 def hypercorn_config() -> Config:
-    """The settings of those Hypercorn classes that the front door uses."""
+    """The settings of those Hypercorn classes that this server uses."""
     config = Config()
     config.startup_timeout = _LIFESPAN_STARTUP
     config.shutdown_timeout = _LIFESPAN_SHUTDOWN
@@ -38,7 +39,7 @@ class ServerContext:
 
     Attributes:
         app: The ASGI application.
-        settings: The limits, in seconds by ``client_time`` and in bytes.
+        settings: The limits; ``client_time`` measures those in seconds.
         access_control: Decides which requests reach the application.
         state: The application's lifespan state; each request gets a copy.
         worker: Hypercorn's context; the stop sets ``worker.terminated``.

@@ -1,4 +1,4 @@
-"""The listening sockets: bound before anything else starts, listening last, removed at the end."""
+"""The server's sockets: bound before anything else starts, closed at the end. TCP listens last."""
 
 import errno
 import logging
@@ -37,7 +37,8 @@ class Bound:
     Attributes:
         socket: Bound and non-blocking. ``Listeners`` closes it.
         url: The address with the real port, for people.
-        loopback: Only this machine can reach it, by TCP: browsers included.
+        loopback: Whether it is a TCP socket that only this machine, with its
+            browsers, can reach.
         names: Names of this address that clients may use in ``Host``.
         path: The file of a Unix socket, else None.
         identity: That file's device and inode, else None.
@@ -70,23 +71,24 @@ class Listeners:
         return tuple(bound.url for bound in self.bound)
 
     def listen(self, *, send_timeout: float) -> None:
-        """Let clients in. Accepted sockets inherit the options set here.
+        """Listen for clients. Accepted sockets inherit the options set here.
 
         Args:
-            send_timeout: Seconds after which the kernel gives up a client
-                that acknowledges no bytes, where the kernel has that option.
+            send_timeout: Seconds after which the kernel disconnects a client
+                that acknowledges no bytes, if the kernel has that option.
 
         Raises:
             BindError: Another process bound the same port and was the first
                 to listen.
         """
         for bound in self.bound:
-            # Finds a client whose machine has vanished, also while no bytes are sent to it.
+            # Notices that a client's machine has vanished, even while the server sends nothing.
             bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if bound.path is None and hasattr(socket, "TCP_USER_TIMEOUT"):
                 milliseconds = max(1, int(send_timeout * 1000))
                 bound.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-            # Accepted connections inherit it: those that outlive the process let the next one bind.
+            # Accepted connections inherit the option. Without it, those that outlive this process
+            # would keep the next one from binding the address.
             bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 bound.socket.listen(_BACKLOG)
@@ -114,9 +116,9 @@ class Listeners:
         """
         nowhere = os.open(os.devnull, os.O_RDWR)
         for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers are wanted
-            # By address and not by a list: a connection that has just been accepted is on no list.
+            # The address identifies them: a connection that was just accepted is on no list yet.
             if (origin := _origin_of(int(name))) is not None and origin in self._origins:
-                # The number stays in use: an object that still has it may close it later.
+                # Not closed: an object that closes the number later would close another file.
                 os.dup2(nowhere, int(name), inheritable=False)
         os.close(nowhere)
 
@@ -128,8 +130,8 @@ def bind_sockets(
 
     A host name is resolved, which may block, and bound at each of its addresses.
     TCP sockets don't listen yet: the kernel refuses clients until ``serve``
-    runs. A Unix socket listens: a second server can tell a live owner from a
-    stale file only by connecting.
+    runs. A Unix socket listens at once: a second server can tell a live owner
+    from a stale file only by connecting.
 
     Args:
         addresses: As in ``http.bind``.
@@ -198,7 +200,7 @@ def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            # Perhaps only by connections of a process that has ended: a restart must not wait.
+            # Perhaps only connections of an ended process use it: a restart must not wait for them.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(sockaddr)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -212,7 +214,7 @@ def _open_tcp(family: int, kind: int, protocol: int, sockaddr: tuple[object, ...
 def _bind_unix(address: UnixAddress, mode: int) -> Bound:
     _remove_stale(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # By umask: before a chmod, any user could connect for a moment.
+    # Not by chmod: any user could connect between the bind and the chmod.
     umask = os.umask(0o777 & ~mode)
     try:
         sock.bind(address.path)
@@ -237,7 +239,7 @@ def _remove_stale(address: UnixAddress) -> None:
     if not stat.S_ISSOCK(mode):
         raise BindError(f"cannot bind {address}: the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A live owner whose backlog is full answers "try again".
+        # Without blocking, connect fails with EAGAIN if a live owner's backlog is full.
         probe.setblocking(False)
         outcome = probe.connect_ex(address.path)
     if outcome == errno.ECONNREFUSED:
@@ -256,12 +258,12 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _origin_of(fd: int) -> object:
-    """The ``_origin`` of a descriptor; None if it is no such socket."""
+    """The ``_origin`` of a descriptor; None if the descriptor is no socket."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return None
     except OSError:
-        return None  # the descriptor by which the list was read
+        return None  # listdir's own descriptor, which is closed now
     sock = socket.socket(fileno=fd)
     try:
         return _origin(sock)

@@ -4,15 +4,16 @@ import ssl
 
 from trio_jobs.bounded_read import check_regular
 
-# More than any chain of certificates has.
+# In bytes; more than any chain of certificates has.
 _MAX_BYTES = 2**20
 
 
 def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
-    """Read a server's certificate: TLS 1.2 and newer, HTTP/1.1 only.
+    """Make a TLS context of a server's certificate: TLS 1.2 and newer, HTTP/1.1 only.
 
     Raises:
-        ValueError: The files cannot be read, or do not belong together.
+        ValueError: The files cannot be read or do not belong together, or the
+            key needs a password.
     """
     for what, file in (("certfile", certfile), ("keyfile", keyfile)):
         try:
@@ -35,7 +36,7 @@ def load_certificate(certfile: str, keyfile: str) -> ssl.SSLContext:
 
 
 def tls_failure(error: BaseException | None) -> str | None:
-    """The TLS fault that ended a connection; None if the client only left."""
+    """The TLS fault that ended a connection; None if the client only disconnected."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
             left = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
