@@ -5,8 +5,8 @@ step in which a handler has run, and adds up the steps of each job between two w
 are not charged with the time of HTTP and admission. The code of a payload's class runs while a
 job is submitted, and is charged to the handler that takes such payloads.
 
-A step is long as well while the whole process stands still (SIGSTOP, a swapping machine). A step
-that never ends is the hard limit's to report.
+A step also takes long if the whole process stands still (SIGSTOP, a swapping machine). The monitor
+cannot report a step that never ends; the hard limit of a stop does.
 """
 
 import logging
@@ -28,7 +28,7 @@ _MINUTE = 60.0
 # How many jobs one report names at most.
 _NAMED = 5
 
-# Shorter steps than this part of the limit are ignored: they are too many to add up.
+# Steps shorter than this part of the limit are ignored: they are too many to add up.
 _COUNTED = 0.001
 
 _ADVICE = (
@@ -45,11 +45,11 @@ _PAYLOAD_ADVICE = (
 class BlockingMonitor(trio.abc.Instrument):
     """Warns of handlers that block the event loop, once per handler and minute.
 
-    Make it in the event loop: its times are Trio's.
+    Make it in the event loop: it reads Trio's clock.
 
     Args:
         executor: Runs the jobs.
-        limit: Seconds between two waits for I/O that a handler may take.
+        limit: Seconds that a handler may take between two waits for I/O.
     """
 
     def __init__(self, executor: JobExecutor, *, limit: float) -> None:
@@ -86,7 +86,7 @@ class BlockingMonitor(trio.abc.Instrument):
     def _charge(self, task: trio.lowlevel.Task, seconds: float) -> None:
         """Charge a step to the last job that ran in it.
 
-        A worker ends its burst, and the step, after a job that takes long.
+        A worker runs several short jobs in one step. A job that takes long is the last of its step.
         """
         job_id = task.context.get(current_job_id)
         running = None if job_id is None else self._executor.running.get(job_id)
@@ -96,7 +96,7 @@ class BlockingMonitor(trio.abc.Instrument):
             self._taken[running] = self._taken.get(running, 0.0) + seconds
 
     def _report(self) -> None:
-        """Report each job that took longer than the limit, and the others if they did together."""
+        """Report each job that took longer than the limit, and the others if they did in sum."""
         others = []
         for running, seconds in sorted(self._taken.items(), key=lambda each: -each[1]):
             handler, job = _name(running), running.job

@@ -19,8 +19,8 @@ from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind
 from trio_jobs.handlers.process_group import EXIT_TIME, ProcessGroup, make_pipe
 from trio_jobs.handlers.start_shortage import ShortageError
 
-# Seconds that a child gets to take a job before the job's clock starts without it. A child that a
-# function has blocked (by a thread, by SIGSTOP) takes nothing, and no event tells that.
+# Seconds that a child gets to take a job. After them the job's clock starts anyway: an earlier
+# function may have blocked the child (by a thread, by SIGSTOP), and no event tells the server.
 _TAKING_TIME = 5.0
 
 # Log lines of a child between two checkpoints.
@@ -53,9 +53,9 @@ class ChildHandle:
     def __init__(self) -> None:
         self.group = ProcessGroup()
         self.is_faulty = False
-        # The server's ends of two pipes, and an epoll descriptor over the second one and the
-        # child's exit; -1 or None if closed, or missing on this system.
+        # The server's ends of the two pipes; -1 if closed.
         self._requests = self._answers = -1
+        # Readable when an answer arrives or the child exits; None if closed, or without a pidfd.
         self._either: select.epoll | None = None
         self._unsent = memoryview(b"")
         self._frames = FrameReader()
@@ -64,6 +64,9 @@ class ChildHandle:
 
     def spawn(self, *, folder: int | None) -> None:
         """Start the child. Blocks: call it in a thread, whose signal mask it changes.
+
+        Args:
+            folder: See `ProcessGroup.start`.
 
         Raises:
             OSError: The child cannot be started.
@@ -81,7 +84,7 @@ class ChildHandle:
         """Send the settings, and wait until the child has imported its modules.
 
         Args:
-            settings: The settings' frame; nothing to go on after a cancellation.
+            settings: The settings' frame; empty to continue a cancelled `greet`.
 
         Raises:
             ShortageError: The child has died, or its answer cannot be understood.
@@ -124,7 +127,8 @@ class ChildHandle:
             NotBegunError: The child had died before it took the job.
 
         Cancellation:
-            Not acted on once the function has ended.
+            Not acted on once the function has ended. Before that, it leaves the function running:
+            the caller has to kill the child.
         """
         self._ended = ended
         try:
@@ -201,7 +205,7 @@ class ChildHandle:
         try:
             return await receive()
         except trio.Cancelled:
-            # An answer in the pipe beats a deadline that passed before the loop read the pipe.
+            # An answer in the pipe counts, even if a deadline passed before the loop read the pipe.
             if not self._has_answered():
                 raise
             with trio.CancelScope(shield=True, deadline=trio.current_time() + EXIT_TIME):
@@ -220,7 +224,7 @@ class ChildHandle:
 
         Raises:
             _EndedError: The child has exited.
-            FrameError: A frame is out of its order.
+            FrameError: A frame is invalid or out of order.
         """
         waited_for = self._answers if self._either is None else self._either.fileno()
         lines = 0
@@ -264,6 +268,6 @@ class ChildHandle:
         """Whether the child has left a part of its request in the pipe."""
         try:
             count = fcntl.ioctl(self._requests, termios.FIONREAD, bytes(4))
-        except OSError:  # not on this kernel: the child may have read all of it
+        except OSError:  # this kernel cannot tell: the child may have read all of it
             return False
         return bool(struct.unpack("i", count)[0])

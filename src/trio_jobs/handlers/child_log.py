@@ -23,7 +23,7 @@ _MAX_FIELDS = 50
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A log record as it crosses, in the names of `logging.LogRecord`."""
+    """A log record on its way to the server, with the field names of `logging.LogRecord`."""
 
     name: str
     levelno: int
@@ -41,7 +41,7 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChildLog(logging.Handler):
-    """Sends the lines of all loggers, warnings and errors of threads; in the child process.
+    """Sends the lines of all loggers, of `warnings` and of failed threads; in the child process.
 
     Args:
         send: Called with each line, also in a forked copy of the process.
@@ -56,7 +56,7 @@ class ChildLog(logging.Handler):
         self.job_id: str | None = None
 
     def install(self, level: int) -> None:
-        """Begin with the lines of this level and above."""
+        """Begin to send lines of this level and above."""
         root = logging.getLogger()
         root.addHandler(self)
         root.setLevel(level)
@@ -67,7 +67,7 @@ class ChildLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a line."""
-        # The user's objects in a record may raise anything; the function must not fail by that.
+        # The user's objects in a record may raise anything; that must not fail the function.
         with contextlib.suppress(BaseException):
             self._send(_line_of(record, current_job_id.get() or self.job_id))
 
@@ -113,7 +113,7 @@ def _end(text: str, limit: int) -> str:
 
 
 def line_text(line: LogLine) -> str:
-    """The line as a forked copy of the child writes it to standard error, with its end."""
+    """The line, with its line feed, as a forked copy of the child writes it to standard error."""
     fields = "".join(
         f" {key}={value if key == 'job_id' else repr(value)}" for key, value in line.fields.items()
     )
@@ -124,10 +124,10 @@ def line_text(line: LogLine) -> str:
 def log_line(line: LogLine) -> None:
     """Log a child's line; in the server.
 
-    The line goes to this module's logger alone. The filters and handlers of its own logger are
-    user code and have seen the record in the child. So has the record factory.
+    The line goes to this module's logger alone. The filters and handlers of the logger that it
+    names are user code, and have seen the record in the child. So has the record factory.
     """
-    # A job must not fail by its log: a program may have any code in its log handlers.
+    # A program's log handlers may raise anything; that must not fail the job.
     with contextlib.suppress(BaseException):
         if logging.getLogger(line.name).isEnabledFor(line.levelno):
             record = logging.LogRecord("", 0, line.pathname, 0, "", (), None)

@@ -21,7 +21,7 @@ class JobContext:
         type: The job's type.
         submitted_at: When the job was admitted (UTC).
         nursery: The job's own nursery. The job ends when all tasks in it have ended; a task that
-            fails fails the job; time limit, cancel and shutdown cancel all of them.
+            fails fails the job; a time limit, a cancel and a shutdown cancel all these tasks.
     """
 
     id: str

@@ -12,10 +12,10 @@ import msgspec
 
 HEADER = Struct("!BI")
 
-# A reading of `time.perf_counter`, which counts alike in all processes of a system.
+# A reading of `time.perf_counter`: all processes of a system share its clock.
 TIME = Struct("!d")
 
-# The largest frame, in bytes, without a payload or a result: it holds texts of 20,000 characters.
+# The largest frame, in bytes, that has no payload and no result: texts of 20,000 characters fit.
 _MAX_OTHER = 1_048_576
 
 
@@ -26,13 +26,13 @@ class Kind(IntEnum):
     HELLO = 2  # the child's answer to the settings
     CALL = 3  # to the child: a job
     LOG = 4  # a `LogLine`
-    RESULT = 5  # the job's result, as it is
+    RESULT = 5  # the job's result, as JSON
     FAILURE = 6  # a `Failure`
     ENDED = 7  # when the function ended, a `TIME`; precedes its result or failure
 
 
 class FrameError(Exception):
-    """Bytes that are no frame, or a frame out of its order."""
+    """Bytes that are not a frame, or a frame out of order."""
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True):
@@ -52,7 +52,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child needs to run functions as the server would."""
+    """The state of the server that a child takes over, to run functions as the server would."""
 
     path: list[str]  # ``sys.path``
     arguments: list[str]  # ``sys.argv``
@@ -71,7 +71,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A job: which function to call, and with what."""
+    """A job: the function to call, and its payload."""
 
     job_id: str
     name: str
@@ -95,7 +95,7 @@ class FrameReader:
         self._buffer += data
 
     def holds(self, kind: Kind) -> bool:
-        """Whether a frame of this kind has arrived, or its header."""
+        """Whether a frame of this kind, or at least its header, has arrived."""
         at = 0
         while len(self._buffer) - at >= HEADER.size:
             found, length = HEADER.unpack_from(self._buffer, at)

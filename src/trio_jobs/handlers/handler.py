@@ -15,12 +15,12 @@ from trio_jobs.handlers.payload_type import Decode, PayloadType, make_decoder, p
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
 
-# The modules around a plain function's code, whose frames a traceback leaves out.
+# The modules that call a plain function: its tracebacks leave out their frames.
 _OWN = frozenset({__name__})
 
 
 class _Forks:
-    """Counts the forks that lead to this process: in a copy of a process the count is higher."""
+    """Counts the forks that led to this process: a forked copy has a higher count."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -81,15 +81,15 @@ class Handler:
             function: A callable that takes a payload.
             run: ``"async"``, ``"thread"`` or ``"process"``; None runs an async function in the
                 event loop and any other in a thread. With ``"process"``, a program that defines
-                the function itself must begin behind ``if __name__ == "__main__":``, because
-                child processes import the program to find the function.
+                the function itself must do its work behind ``if __name__ == "__main__":``,
+                because child processes import the program to find the function.
             timeout: The time limit in seconds; None for no limit.
             name: The name that the function was loaded by; None for the function's own name.
 
         Raises:
             HandlerError: The function cannot be called with a payload, does not fit ``run``,
                 cannot be imported by a child process, or annotates its payload with a type that
-                JSON cannot be checked against.
+                JSON cannot be checked against; or the timeout is not a number above 0.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
@@ -136,7 +136,7 @@ def _call_plain(handler: Handler, payload: bytes) -> object:
     try:
         result = handler.call(handler.decode(payload))
     except StopIteration as error:
-        # Raised through a coroutine, it would become a RuntimeError that says less.
+        # If StopIteration left a coroutine, it would become a RuntimeError that says less.
         raise RuntimeError("the function raised StopIteration") from error
     if inspect.isawaitable(result):
         # A plain wrapper around an async function looks like a plain function.

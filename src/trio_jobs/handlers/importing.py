@@ -23,11 +23,11 @@ _MAX_LAYERS = 100
 # Errors that say that the system has run out of something.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
-# More than the import of a module takes at a time, mostly.
+# More than the import of most modules needs at a time.
 _PROBED_PIPES = 4
 _PROBED_BYTES = 64 * 1024 * 1024
 
-# Whether a child process imports functions: a module must not start a process pool meanwhile.
+# True while a child process imports functions: no module may start a process pool then.
 imports_in_child: ContextVar[bool] = ContextVar("imports_in_child", default=False)
 
 
@@ -126,7 +126,7 @@ def method_error(class_name: str) -> HandlerError:
 
 
 def own_name(function: object) -> str:
-    """The name by which a function was defined; of another object, its class's."""
+    """The name under which a function was defined, or the class of another object."""
     named = function if hasattr(function, "__qualname__") else type(function)
     module = getattr(named, "__module__", None) or "builtins"  # methods written in C have none
     return f"{module}:{named.__qualname__}"
@@ -140,7 +140,7 @@ def importable_name(function: object) -> str:
             a function that a decorator has replaced.
     """
     name = own_name(function)
-    if imports_in_child.get():  # the module is half imported, and this is no server
+    if imports_in_child.get():  # the module is not yet complete, and the server has checked it
         return name
     try:
         found = load_function(name)
@@ -186,8 +186,8 @@ def find_shortage(error: BaseException) -> str | None:
 def _is_exhausted() -> bool:
     """Whether this process cannot have the resources that an import may need.
 
-    An error does not always tell: the linker's have no number, and EAGAIN stands for a process
-    that cannot be started as well as for a locked file.
+    The error does not always tell: errors of the dynamic linker have no ``errno``, and EAGAIN
+    means that a process cannot be started, or that a file is locked.
     """
     pipes: list[int] = []
     try:
@@ -204,7 +204,7 @@ def _is_exhausted() -> bool:
 
 
 def _file_of(module_name: str) -> str:
-    """The file of a module, because several places may have modules of one name."""
+    """The file of a module, for messages: several folders may have a module of this name."""
     module = sys.modules.get(module_name)
     spec = getattr(module, "__spec__", None)
     return str(getattr(module, "__file__", None) or getattr(spec, "origin", None) or "no file")

@@ -1,7 +1,7 @@
 """The files of loaded modules: the server and its child processes run the same ones.
 
 The server has imported its libraries before the user's folder came onto the path. A child gets the
-path with that folder, in which a file may have a library's name.
+path with that folder, and would import a file there that has a library's name.
 """
 
 import hashlib
@@ -15,8 +15,9 @@ from types import ModuleType
 
 from trio_jobs.handlers.frames import FileState
 
-# Modules may write files while they are imported, in each process anew: a later time of writing
-# says nothing. File systems have coarse clocks, hence the second.
+# When the server started. A module may write files at its import, in each process anew: of a file
+# written since, the content counts and not the time. One second earlier, because file systems have
+# coarse clocks.
 _STARTED_NS = time.time_ns() - 1_000_000_000
 
 
@@ -50,7 +51,7 @@ def still_changed(noted: Iterable[FileState]) -> bool:
 class SameModules:
     """A finder that finds each top-level module in the file that the server has imported.
 
-    Submodules follow their packages.
+    Python finds submodules through their package.
 
     Args:
         files: The files that the server has imported, by the modules' names.
@@ -61,7 +62,7 @@ class SameModules:
 
     def install(self) -> None:
         """Have imports ask this finder before they search the path."""
-        # Not as the first one: a monitoring agent's finder, in front, asks the finders behind it.
+        # Before PathFinder, not first: a monitoring agent's finder comes first and asks the others.
         is_there = PathFinder in sys.meta_path  # a program may have replaced it
         sys.meta_path.insert(sys.meta_path.index(PathFinder) if is_there else 0, self)
 
@@ -92,7 +93,7 @@ def _state(file: str) -> FileState | None:
         status = os.stat(file)  # noqa: PTH116 - faster, for some hundreds of files
         digest = _digest(file) if status.st_mtime_ns >= _STARTED_NS else None
     except (OSError, ValueError):
-        return None  # in a zip file, or made up
+        return None  # the path leads into a zip file, or is made up
     return FileState(file, status.st_mtime_ns, status.st_size, digest)
 
 

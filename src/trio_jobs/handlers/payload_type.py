@@ -24,8 +24,8 @@ _decode_anything = msgspec.json.Decoder().decode
 class PayloadSchemas(NamedTuple):
     """The JSON schemas of payloads."""
 
-    types: Mapping[str, Mapping[str, object]]  # by job type; an empty one for any JSON
-    components: Mapping[str, Mapping[str, object]]  # that these refer to, by name
+    types: Mapping[str, Mapping[str, object]]  # by job type; an empty schema for any JSON
+    components: Mapping[str, Mapping[str, object]]  # the schemas that these refer to, by name
 
 
 def payload_type(
@@ -49,8 +49,8 @@ def payload_type(
 
 
 def resolve(function: Callable[..., object], annotation: object) -> Any:  # noqa: ANN401
-    """The type that an annotation of the function stands for; raises the errors of its text."""
-    # This annotation alone: the context's type, for one, may be imported for type checkers only.
+    """The type that an annotation stands for; raises any error of the annotation's text."""
+    # Not with the others: the context's type may be imported for type checkers only.
     holder = SimpleNamespace(__annotations__={"parameter": annotation})
     return typing.get_type_hints(holder, _namespace(function), include_extras=True)["parameter"]
 
@@ -80,8 +80,8 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002 - the field's name
         return _decode_anything
     try:
         decode = msgspec.json.Decoder(type).decode
-        # Without an error the decoder takes an impossible type for a custom one, and would refuse
-        # each payload; the schema raises the error.
+        # The decoder takes an impossible type for a custom one, and would refuse each payload. Only
+        # the making of a schema raises the error.
         _make_schemas([type], "{name}")
     except KeyError as error:
         raise HandlerError(
@@ -110,7 +110,7 @@ def make_schemas(
     """The schemas of payload types by job type, and the components that these refer to.
 
     Args:
-        types: The payload's type of each job type.
+        types: The type of the payload, by job type.
         ref_template: How a schema refers to a component, given the component's name.
 
     Raises:
@@ -119,7 +119,8 @@ def make_schemas(
     try:
         schemas, components = _make_schemas(types.values(), ref_template)
     except KeyError:
-        # Two different types get one name, as Größe and Grüße do. A number tells them apart.
+        # msgspec gives some different types one name, such as Größe and Grüße: it replaces letters
+        # outside of ASCII. A number tells them apart.
         schemas, components = [], {}
         for number, type in enumerate(types.values(), 1):  # noqa: A001 - the field's name
             template = ref_template.format(name=f"{number}.{{name}}")

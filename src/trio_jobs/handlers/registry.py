@@ -56,7 +56,7 @@ class HandlerRegistry:
             entry.
 
     Attributes:
-        table: The same, unable to change.
+        table: The same handlers, read-only.
     """
 
     def __init__(self, table: Mapping[str, Handler]) -> None:
@@ -98,7 +98,7 @@ class HandlerRegistry:
         """
         handler = self.find(type)
         # A typed decoder only skims fields that its type does not name, and lets bad UTF-8 and
-        # 1e999 pass there. Clients that read the job are sent those fields as well.
+        # 1e999 pass there. But clients that read the job get those fields.
         _decode_anything(payload)
         if handler.payload_type is Any:
             return
@@ -112,7 +112,7 @@ class HandlerRegistry:
                 self._check_seconds[handler.name] = before + seconds
 
     def take_check_seconds(self) -> Mapping[str, float]:
-        """The seconds of `validate` since the last call of this method, by the handler's name."""
+        """The seconds that `validate` took since the last call of this method, by handler name."""
         taken = self._check_seconds
         if taken:
             self._check_seconds = {}

@@ -23,7 +23,7 @@ from trio_jobs.handlers.importing import (
 )
 from trio_jobs.handlers.payload_type import resolve
 
-# Found by its name: an annotation may be text whose import only a type checker executes.
+# The class is found by its name: only a type checker may execute the import of an annotation.
 _CONTEXT = "JobContext"
 
 # The names of an unannotated parameter that gets the context.
@@ -101,7 +101,7 @@ def shape_of(function: Callable[..., Any], *, is_async: bool) -> Shape:
     context = _context(function, parameters)
     if context is not None and not is_async:
         if context.annotation is context.empty and context.default is not context.empty:
-            context = None  # an ordinary parameter: no other caller passes a context
+            context = None  # an ordinary parameter, which keeps its default
         else:
             named = _named(each for each in parameters if _is_required(each) or each is context)
             raise HandlerError(f"takes {named}, {_PAYLOAD_ALONE}; {_ONE_PAYLOAD}")
@@ -206,7 +206,7 @@ def _is_annotated_as_context(function: Callable[..., Any], parameter: Parameter)
     if annotation is parameter.empty:
         return False
     try:
-        # Resolved as well: text may be another name for the context.
+        # Resolve the annotation as well: its text may be an alias of the context.
         return _names_context(annotation) or _names_context(resolve(function, annotation))
     except Exception:  # noqa: BLE001 - to evaluate the user's text may raise anything
         return False
@@ -230,7 +230,7 @@ def _expression_names_context(expression: ast.expr) -> bool:
             return name == _CONTEXT
         case ast.Constant(value=str(text)):
             return _names_context(text)
-        case ast.Call(func=ast.Name(id="ForwardRef"), args=[text, *_]):  # text in an object
+        case ast.Call(func=ast.Name(id="ForwardRef"), args=[text, *_]):  # quoted text
             return _expression_names_context(text)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _expression_names_context(left) or _expression_names_context(right)
