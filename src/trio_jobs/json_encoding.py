@@ -14,7 +14,7 @@ _decode = msgspec.json.Decoder().decode
 
 _NULL = b"null"
 
-# msgspec makes these of NaN and infinities, without an error: null of values, texts of keys.
+# msgspec turns NaN and infinities into these without an error: values into null, keys into texts.
 _TRACES = (_NULL, b'"nan"', b'"inf"', b'"-inf"')
 
 
@@ -25,10 +25,10 @@ class ResultError(Exception):
 def encode_result(result: object, *, max_bytes: int, what: str = "result") -> bytes:
     """Encode a result, or another value that the messages call ``what``.
 
-    Dataclasses, Structs and attrs classes become objects, sets and tuples arrays, dates, UUIDs,
-    enums and decimals text, bytes base64: msgspec's conversions. Other types with one obvious form
-    in JSON are converted here: other mappings, sequences and sets, views of dicts, paths,
-    subclasses of str, int, float and bytes; and keys as in Python's json.
+    msgspec converts dataclasses, Structs and attrs classes to objects; sets and tuples to arrays;
+    dates, UUIDs and decimals to text; an enum to its value; bytes to base64. This function converts
+    other types that have one obvious form in JSON: other mappings, sequences and sets, views of
+    dicts, paths, subclasses of str, int, float and bytes; keys as Python's ``json`` does.
 
     Raises:
         ResultError: The value has more than ``max_bytes`` of JSON, has no form in JSON, holds NaN
@@ -68,7 +68,7 @@ def _nothing(_: object) -> object:
 
 
 class _Conversions:
-    """Converts each value that msgspec does not know once. To convert may run user code."""
+    """Converts each value that msgspec does not know, and only once: that may run user code."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

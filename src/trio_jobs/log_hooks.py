@@ -12,7 +12,7 @@ RECORD_ATTRIBUTES = frozenset([*vars(logging.makeLogRecord({})), "message", "asc
 
 
 class ErrorHooks:
-    """Hooks of Python that log errors which nothing can catch.
+    """Hooks of Python that log errors that no code can catch.
 
     Without them Python writes such errors to standard error, and blocks if no program reads it.
 

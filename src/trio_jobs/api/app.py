@@ -64,13 +64,13 @@ async def _answer_options() -> Response | None:
     if request.method != "OPTIONS" or rule is None:
         return None
     # A path has a rule for each of its routes. Quart's URL adapter knows the methods of a path,
-    # but its place differs between versions of Quart.
+    # but Quart keeps this adapter in a different place from version to version.
     rules = [each for each in current_app.url_map.iter_rules() if each.rule == rule.rule]
     return no_content({"Allow": _allow(set().union(*(each.methods or () for each in rules)))})
 
 
 async def _refuse_parameters() -> None:
-    """Refuse a query on each path but the listing's, which reads its own."""
+    """Refuse query parameters on every path except the listing's, which checks its own."""
     if request.url_rule is None or f"{request.endpoint}".endswith(".list_jobs"):
         return
     for name, _ in read_parameters(request.query_string):

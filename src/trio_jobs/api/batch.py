@@ -84,7 +84,7 @@ async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int)
 
 
 async def encode_jobs(jobs: list[Job]) -> bytes:
-    """An array of jobs, as just submitted.
+    """A JSON array of the jobs, each as it was at its submission.
 
     Checkpoints:
         After each millisecond's work.

@@ -27,13 +27,13 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 def accepted_json(job: Job) -> bytes:
-    """The job as it was at its submission, also if it has begun since."""
+    """The job as it was at its submission, even if it has begun since."""
     return accepted_together_json([job])[1:-1]
 
 
 def accepted_together_json(jobs: Sequence[Job]) -> bytes:
     """An array of jobs as they were at their submission; at least one, admitted in one step."""
-    # They share one time. Its text costs more than the rest of a job.
+    # All have one `created_at`. Its text costs more than the rest of a job.
     created_at = _text(jobs[0].created_at)
     pending = JobStatus.PENDING
     return _encode(

@@ -30,8 +30,8 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         body = await read_body(max_bytes=context.http.max_body_bytes)
         spec = parse_submission(body, context.pool.handlers)
         key = _read_key(body)
-        # In memory the awaits from here to the admission are no checkpoints: of two simultaneous
-        # requests with one key, the second finds the job of the first.
+        # With the store in memory, no await from here to the admission is a checkpoint: of two
+        # simultaneous requests with one key, the second finds the job of the first.
         job = None if key is None else await find_first(key)
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
@@ -56,7 +56,8 @@ def _read_key(body: bytes) -> IdempotencyKey | None:
     """The current request's idempotency key.
 
     Raises:
-        Problem: 400, there are several, or it has other characters.
+        Problem: 400, there are several keys, or the key is not 1 to 255
+            visible ASCII characters.
     """
     texts = request.headers.getlist(KEY)
     if not texts:

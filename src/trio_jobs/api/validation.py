@@ -8,8 +8,8 @@ from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.json_encoding import ResultError, encode_result
 
-# Python's own limit is some 990 levels on 3.11, and 9,998 on 3.13. One version must be able to
-# show the jobs that another has accepted.
+# Python's own limit is some 990 levels on 3.11, and 9,998 on 3.13. Each version must be able to
+# show jobs that another one has accepted.
 MAX_DEPTH = 64
 
 # Decoding raises these: neither bad UTF-8 nor deep nesting is a DecodeError.
@@ -44,7 +44,7 @@ def check_type(type: object) -> None:  # noqa: A002
     """
     try:
         if not isinstance(type, str):
-            msgspec.convert(type, str)  # raises with the text for JSON
+            msgspec.convert(type, str)  # raises the error that JSON would
         elif not type.isascii():
             type.encode()
     except msgspec.ValidationError as error:
@@ -87,8 +87,8 @@ def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError
 
     Args:
         error: Raised by the decoding of ``source``.
-        source: The text.
-        root: The place of the text in the submission.
+        source: The JSON text.
+        root: The place of this text in the submission.
     """
     if isinstance(error, RecursionError):
         return TooDeepError()

@@ -6,10 +6,10 @@ import secrets
 import time
 from collections.abc import Callable
 
-# RFC 9562, section 6.2, method 1: 28 of the bits after the timestamp are a counter. It starts at
-# random with its top bit clear, so 2**27 ids fit into a millisecond before the timestamp has to
-# run ahead of the clock. The 14 bits between are random for each millisecond, the 32 after it
-# for each id.
+# RFC 9562, section 6.2, method 1. After the timestamp come 14 bits that are random for each
+# millisecond, a counter of 28 bits, and 32 bits that are random for each id. The counter starts at
+# random with its top bit clear, so 2**27 ids fit into a millisecond before the timestamp has to run
+# ahead of the clock.
 _COUNTER_BITS = 28
 _SEED_BITS = _COUNTER_BITS - 1
 _TAIL_BITS = 32
@@ -20,7 +20,7 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-
 
 
 def is_id(value: object) -> bool:
-    """Whether it looks like an id that `Uuid7` has made."""
+    """Whether the value looks like an id that `Uuid7` has made."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
@@ -40,9 +40,8 @@ class Uuid7:
         self._bits = random.Random(secrets.randbits(256)).getrandbits  # noqa: S311  (not secret)
         self._next_millisecond = 0  # when it begins, in nanoseconds
         self._counter = 0
-        # The ids begin with these until the next millisecond, or until the lower half of the
-        # counter is used up.
-        self._timestamp = ""
+        self._timestamp = ""  # the first part of each id in this millisecond
+        # The same with the upper 12 bits of the counter: valid until its lower 16 bits overflow.
         self._head = ""
 
     def __call__(self) -> str:

@@ -1,4 +1,4 @@
-"""The store's port: what a store owes the pool, the errors that it raises, and its counts."""
+"""The store's port: the methods that the pool calls, the errors they raise, and the counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,10 +82,10 @@ class Moves(Protocol):
     def claim(self, job_id: str) -> Job | None:
         """Compare and set, pending → processing; the caller processes the job.
 
-        A job that was released is refused: no process hands it out again.
+        Refuses a job that was released: this server never runs it again.
 
         Returns:
-            The job as it is now; None if the store holds it: it stays pending, and
+            The job as it is now; None if the store holds it back: the job stays pending until
             `Admission.feed` queues it again.
         """
 
@@ -135,7 +135,7 @@ class Store(Moves, Protocol):
     async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
         """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
 
-        The store need not have the job ``after`` (any more).
+        ``after`` need not be the id of a job that the store has.
         """
 
     async def request_cancel(self, job_id: str) -> Job:

@@ -9,7 +9,7 @@ from trio_jobs.job import Job
 
 
 class TooManyWaitersError(Exception):
-    """As many tasks wait already as may wait."""
+    """``max_waiters`` tasks wait already."""
 
 
 class Completion:
@@ -50,9 +50,10 @@ class CompletionWaiters:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Completion]:
-        """Wait for a job in this block: look it up, and enter, without a checkpoint in between.
+        """Subscribe to the completion of an unfinished job, until the block ends.
 
-        Leaving the block, in any way, leaves nothing behind.
+        The caller looks the job up and enters the block without a checkpoint in between: the job
+        could complete at that checkpoint, and the caller would wait until the pool ends.
 
         Raises:
             TooManyWaitersError: ``max_waiters`` tasks wait already.

@@ -36,7 +36,7 @@ class Answer:
     all_headers: tuple[tuple[str, str], ...] = ()
 
     def json(self) -> Any:  # noqa: ANN401
-        """The body, decoded as strictly as msgspec does."""
+        """The body, decoded by msgspec; raises ``msgspec.DecodeError`` if it is not strict JSON."""
         return msgspec.json.decode(self.body)
 
 
@@ -84,7 +84,7 @@ class OpenRequest(AsyncIterator[bytes]):
         except Exception as error:
             if not _stems_from_disconnect(error):
                 raise
-        # After an error the channels stay open: else the client's end of channel would hide it.
+        # After an error the channels stay open: the client's `EndOfChannel` would hide the error.
         self._to_client.close()
         self._from_client.close()
 
@@ -92,7 +92,7 @@ class OpenRequest(AsyncIterator[bytes]):
         """Send a piece of the body, and wait until the application has received it.
 
         Raises:
-            trio.BrokenResourceError: The application has ended without it.
+            trio.BrokenResourceError: The application has ended without receiving it.
             TypeError: The piece is neither bytes nor text.
         """
         message = {"type": "http.request", "body": _as_bytes(data), "more_body": not last}
@@ -113,7 +113,7 @@ class OpenRequest(AsyncIterator[bytes]):
         self._from_app.close()
 
     def stop_sending(self) -> None:
-        """Shut down the sending side, as in the middle of the body; answers still arrive."""
+        """Stop sending: the application receives ``http.disconnect``; its answer still arrives."""
         self._to_app.close()
 
     async def head(self) -> int:
@@ -137,7 +137,7 @@ class OpenRequest(AsyncIterator[bytes]):
         A later iteration continues where an earlier one stopped.
 
         Raises:
-            trio.EndOfChannel: The application has ended before its answer had.
+            trio.EndOfChannel: The application has ended without completing its answer.
         """
         return self  # no generator: Trio warns of a generator that is not exhausted
 
@@ -223,7 +223,7 @@ class Client:
 
         Raises:
             TypeError: The body is something else.
-            trio.EndOfChannel: The application has ended before its answer had.
+            trio.EndOfChannel: The application has ended without completing its answer.
             BaseException: The error that has left the application.
         """
         if json is not msgspec.UNSET:
@@ -256,8 +256,8 @@ class Client:
             buffer: See `OpenRequest`.
 
         Raises:
-            BaseException: The error that has left the application, which also
-                cancels the block; a group if the block has raised one as well.
+            BaseException: The error that has left the application. It also cancels
+                the block; if the block raises an error as well, a group of both.
         """
         path, _, query = target.partition("?")
         scope: Message = {
