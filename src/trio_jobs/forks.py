@@ -50,7 +50,7 @@ class Forks:
 
 
 def end_copy_with_its_step() -> None:
-    """End a copy of the event loop with the task's step that forked; called in the child.
+    """End a child that a task has forked as soon as the task's step ends; called in the child.
 
     The copy shares the epoll descriptor and the sockets with the server, and has all its jobs.
     """

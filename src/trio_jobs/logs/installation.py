@@ -1,4 +1,4 @@
-"""`Logs`: the log of this process, installed by `start_logging`, put back after user code.
+"""`Logs`: the log of this process. `start_logging` installs it, `put_back` restores its parts.
 
 Each module logs as ``log.info("job_failed", extra={"job_id": job.id})``. Lines of libraries,
 warnings, and errors in threads and finalizers are written in the same form. Without that, Python

@@ -1,4 +1,4 @@
-"""The server's signals: taken early, put back after user code, given up in a forked child.
+"""The server's signals: taken early, restored when user code takes them, given up in a fork.
 
 Nothing heavy is imported here: until this module has run, a signal ends the process.
 """
