@@ -53,7 +53,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         outcome: How it ended.
         result: What the handler returned, as JSON; only if it succeeded.
-        error: Why it did not succeed; in every other case.
+        error: Why it did not succeed; None if it succeeded.
     """
 
     outcome: Outcome
@@ -62,11 +62,11 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The name that a client gives a submission, so that it can repeat it.
+    """The name that a client gives a submission, so that the client can repeat the submission.
 
     Attributes:
         text: The name.
-        digest: Of the submission: a repetition has the same.
+        digest: A hash of the submission; a repetition has the same hash.
     """
 
     text: str
@@ -82,9 +82,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         payload: The submitted JSON.
         status: Where it is in its life.
         created_at: When it was admitted (UTC).
-        started_at: When a worker claimed it; set from processing on. No time is before the one
-            ahead of it, even if the clock is set back.
-        completed_at: When it ended; set once completed.
+        started_at: When a worker claimed it; set from processing on. Never before ``created_at``,
+            even if the clock is set back.
+        completed_at: When it ended; set once completed. Never before ``started_at``.
         duration: Seconds from its claim to its end, by a monotonic clock; set once completed,
             and None if it was not measured.
         ending: How it ended; set once completed.
@@ -122,6 +122,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def _bytes(text: str) -> int:
-    # A character may take four bytes. `surrogatepass`: the store calls this, and an error of the
-    # store ends the server.
+    # A character may take four bytes. `surrogatepass`: otherwise a surrogate would raise an error
+    # in the store, and an error of the store ends the server.
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class AdmissionError(Exception):
-    """The job was refused; nothing of it was kept, or was ever visible."""
+    """The job was refused: nothing of it was kept, and no client could see it."""
 
 
 class QueueFullError(AdmissionError):
@@ -48,18 +48,18 @@ class JobSpec(NamedTuple):
 class Admission:
     """Takes jobs in: reserves a slot, makes id and time, queues the id, stores the record.
 
-    Nothing awaits within this step. A client that hangs up cancels its request at the request's
-    next checkpoint, and no worker runs in between: no id is queued without a record, and no
-    refused job was ever visible. Nor does Ctrl-C raise KeyboardInterrupt within it.
+    Nothing awaits within this step: no worker runs meanwhile, and a client that disconnects cannot
+    cancel it. So no id is queued without a record, and no refused job was ever visible. Ctrl-C
+    does not raise KeyboardInterrupt within it either.
 
     The plain methods are for a store in memory. The awaited ones are for any store; in memory
-    they make no checkpoint, unless they wait for a slot.
+    `admit` and `admit_all` make no checkpoint.
 
     Args:
         channel: The one send end of the job channel, with room for all slots; `close` closes it.
         store: Where the records go.
         capacity: Where the slots come from.
-        new_id: Makes an id greater than all before.
+        new_id: Makes an id greater than all that it has made before.
         now: The wall clock, as an aware UTC time.
     """
 
@@ -110,7 +110,7 @@ class Admission:
         """Admit all of these jobs, in this order, or refuse all of them.
 
         Raises:
-            QueueFullError: There are not slots for all.
+            QueueFullError: There are too few slots for all.
             ShuttingDownError: The admission is closed.
         """
         self._reserve(len(specs))
@@ -135,7 +135,7 @@ class Admission:
         """Wait in turn for slots, then admit the first ones of these jobs, one for each slot.
 
         Raises:
-            ShuttingDownError: The admission is closed, before or meanwhile.
+            ShuttingDownError: The admission is closed, or closes during the wait.
 
         Cancellation:
             Acted on while waiting; then no job has been admitted.
@@ -150,7 +150,7 @@ class Admission:
 
     @trio.lowlevel.enable_ki_protection
     def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """The same without waiting: admits no job if it would have to wait.
+        """`admit_up_to` without waiting: admit no job if that would have to wait.
 
         Raises:
             ShuttingDownError: The admission is closed.
@@ -161,9 +161,11 @@ class Admission:
 
     @trio.lowlevel.enable_ki_protection
     async def feed(self, job_ids: Sequence[str]) -> None:
-        """Queue jobs that the store has held, in this order, as their slots come free.
+        """Queue pending jobs that the store has held back, in this order, as slots come free.
 
-        A cancel, and ShuttingDownError once the admission is closed, leave the rest pending.
+        Raises:
+            ShuttingDownError: The admission is closed. The jobs not yet queued stay pending, as
+                after a cancellation.
         """
         while job_ids:
             slots = await self._capacity.reserve_up_to(len(job_ids))
@@ -212,8 +214,8 @@ class Admission:
         self, type_: str, payload: bytes, created_at: datetime, key: IdempotencyKey | None
     ) -> Job:
         job = Job(id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key)
-        # No await until both lines have run, and in this order: once no worker is left the
-        # channel refuses, the store does not.
+        # No await between these lines. The channel comes first: it refuses the id if no worker is
+        # left, and then the store must not have the record.
         self._queue(job.id)
         self._store.add(job)
         if log.isEnabledFor(logging.DEBUG):
@@ -224,5 +226,5 @@ class Admission:
         try:
             self._channel.send_nowait(job_id)
         except (trio.ClosedResourceError, trio.BrokenResourceError):  # no worker is left
-            self._capacity.close()  # the reserved slots are of no use to any task
+            self._capacity.close()  # a slot is of no use without a worker
             raise ShuttingDownError from None

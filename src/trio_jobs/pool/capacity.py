@@ -9,8 +9,8 @@ import trio
 # to follow a change within seconds.
 _MEASURED_CLAIMS = 64
 
-# Seconds. Clients should look again within a minute. Older claims say nothing: after an idle
-# night their rate would be one an hour, and a burst that takes a second would be told to wait.
+# Seconds. Clients should try again within a minute. Claims older than that do not count: after an
+# idle night they would give a rate of one an hour, and a minute's wait for a burst of a second.
 _LONGEST_RETRY_AFTER = 60
 
 
@@ -22,8 +22,8 @@ class Capacity:
 
     Some tasks reserve at once, or are refused (`reserve`); others wait, one after the other
     (`reserve_up_to`). While a task waits and one slot is left, the two kinds alternate, so
-    neither starves the other: the waiting task leaves the slot until a non-waiting one has taken
-    it, and the next last slot is for the waiting task.
+    neither starves the other: the waiting task leaves this slot to a non-waiting one. After that,
+    the next slot that is the only one left is for the waiting task.
 
     Attributes:
         buffer_size: How many jobs may wait for a worker.
@@ -35,10 +35,10 @@ class Capacity:
         self.buffer_size = buffer_size
         self.free = buffer_size
         self.closed = False
-        # The task that waits for a slot holds it; the tasks behind it get it in turn.
+        # Held by the task that waits for a slot; the next tasks wait in turn for this lock.
         self._fifo = trio.StrictFIFOLock()
         self._last_is_for_waiting = False
-        self._refused = False  # a non-waiting task, since the last one that got its slots
+        self._refused = False  # whether the last `reserve` beside a waiting task failed
         # `trio.current_time()` would look for the clock each time, at twice the cost.
         self._clock = trio.lowlevel.current_clock()
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
@@ -46,13 +46,13 @@ class Capacity:
         self._changed: trio.Event | None = None
 
     def reserve(self, wanted: int) -> int:
-        """Reserve so many slots at once, or none.
+        """Reserve ``wanted`` slots at once, or none.
 
         Returns:
-            How many slots are missing; 0: all are reserved.
+            How many slots are missing; 0 if all are reserved.
         """
         free = self.free
-        if wanted < free:  # one is left over
+        if wanted < free:  # a slot stays free for the waiting task
             self._refused = False
         elif self._fifo.locked():
             if self._last_is_for_waiting:
@@ -69,7 +69,7 @@ class Capacity:
         """Wait for a turn and a slot, then reserve as many as are free, up to ``wanted``.
 
         Returns:
-            How many are reserved; 0 if the capacity is closed, before or meanwhile.
+            How many are reserved; 0 if the capacity is closed, or closes during the wait.
 
         Cancellation:
             Acted on while waiting; then nothing is reserved.
@@ -87,17 +87,17 @@ class Capacity:
         return 0
 
     def reserve_up_to_nowait(self, wanted: int) -> int:
-        """The same without waiting: 0 if it would have to wait for its turn or for a slot."""
+        """`reserve_up_to` without waiting; 0 if that would have to wait for a turn or a slot."""
         return 0 if self.closed or self._fifo.locked() else self._reserve_up_to(wanted)
 
     def slot_freed(self) -> None:
-        """Count a free slot: a worker has begun, or is done with its job; or nothing was queued."""
+        """Count one more free slot: a worker has begun, is done with a job, or got no job."""
         self.free += 1
         if self._changed is not None:
             self._wake()
 
     def slot_lost(self) -> None:
-        """Count a slot less: a worker has ended."""
+        """Count one free slot less: a worker has ended."""
         self.free -= 1
 
     def note_claim(self) -> None:
@@ -109,7 +109,7 @@ class Capacity:
         if not self._claims:
             return 1
         now = self._clock.current_time()
-        # One always stays: if even the last claim is old, nothing has moved since.
+        # The last claim stays, even if it is old: its age says that nothing has moved since.
         while len(self._claims) > 1 and self._claims[0] < now - _LONGEST_RETRY_AFTER:
             self._claims.popleft()
         seconds_per_claim = (now - self._claims[0]) / len(self._claims)
@@ -122,8 +122,8 @@ class Capacity:
 
     def _reserve_up_to(self, wanted: int) -> int:
         free = self.free
-        # A buffer of one slot is left free only for a task that was refused: else it would be
-        # as good as no buffer while no other task comes.
+        # A buffer's only slot is left only to a task that was refused. If no non-waiting task
+        # comes, a slot left to one would never be used.
         leave_one = not self._last_is_for_waiting and (self.buffer_size > 1 or self._refused)
         reserved = max(min(wanted, free - leave_one), 0)
         if reserved and reserved == free:

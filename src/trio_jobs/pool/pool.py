@@ -37,10 +37,10 @@ class PoolStatistics:
         busy: How many of them have a job.
         buffered: Jobs in the buffer.
         buffer_size: How many jobs the buffer can hold.
-        oldest_running_seconds: For how long the job that began first has been running; null if
+        oldest_running_seconds: For how long the job that began first has been running; None if
             no job runs.
-        blocked: Why jobs that have a worker cannot begin: what this process or its machine has
-            run out of; null while no job has to wait.
+        blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
+            has run out of; None while no job has to wait.
         dropped: By outcome, how many completed jobs have made room for others.
     """
 
@@ -65,10 +65,11 @@ class Pool:
         capacity: The slots for jobs.
         admission: Takes jobs in. It owns the channel's one send end: closing it begins the drain.
         waiters: The tasks that wait for jobs.
-        processes: The child processes, to be entered around the pool; None if no handler asks
-            for them.
+        processes: The child processes; the caller enters this block around the nursery of the
+            workers. None if no handler asks for a process.
         executor: Processes each job that a worker has claimed.
-        shortage: Where jobs wait that cannot begin; to be told when something comes free.
+        shortage: Holds the jobs that cannot begin. The caller calls `note_change` when it has freed
+            a resource, such as a connection's descriptor.
     """
 
     workers: Workers
@@ -136,7 +137,7 @@ def make_pool(
     folder: int | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> Pool:
-    """The parts, connected with each other; nothing runs.
+    """Make the parts and connect them; nothing runs yet.
 
     Args:
         handlers: The users' functions.

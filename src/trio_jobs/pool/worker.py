@@ -12,10 +12,10 @@ from trio_jobs.pool.waiters import CompletionWaiters
 
 log = logging.getLogger(__name__)
 
-# A worker's burst: the jobs that it takes before the event loop turns. A turn serves every
-# connection that is ready: with one job a turn, more connections than workers fill the buffer,
-# and jobs are refused while workers are idle. Time bounds it, so that all other tasks get their
-# turn; the number bounds it where the clock stands still, as a test's does.
+# A worker's burst: the jobs that it takes in one turn of the event loop. A turn serves every
+# connection that is ready: if each worker took one job a turn, more connections than workers would
+# fill the buffer, and the server would refuse jobs while workers are idle. The time bounds a burst,
+# so that all other tasks get their turn; the number bounds it if the clock stands still, in a test.
 BURST_SECONDS = 0.0003
 BURST_JOBS = 64
 
@@ -36,9 +36,9 @@ _LEVELS = {
 Process = Callable[[Job], Awaitable[Ending]]
 
 
-# Where Ctrl-C raises KeyboardInterrupt, it does so at any instruction: between a claim and its
-# release, or in a handler, where it would fail one job and stop nothing. Protected, Trio raises
-# it in the program's own code.
+# Without this, Ctrl-C could raise KeyboardInterrupt at any instruction: between a claim and its
+# release, or in a handler, where it would fail one job and stop nothing. With this, Trio raises
+# KeyboardInterrupt in the program's own code.
 @trio.lowlevel.enable_ki_protection
 async def run_worker(
     jobs: trio.MemoryReceiveChannel[str],
@@ -47,11 +47,11 @@ async def run_worker(
 ) -> None:
     """Process jobs one at a time until the channel ends.
 
-    A worker processes jobs that do not wait in bursts without a checkpoint, of at most
-    `BURST_SECONDS` (by Trio's clock) or `BURST_JOBS`.
+    A worker takes jobs in bursts of at most `BURST_SECONDS` (by Trio's clock) or `BURST_JOBS`.
+    Only the handlers make checkpoints within a burst.
 
-    It passes over an id whose job the store holds, and logs an id whose claim the store refuses:
-    a second copy of an id, wherever it comes from, does not run its job twice.
+    The worker skips an id whose job the store holds back (see `Moves.claim`). If the store refuses
+    the claim of an id, the worker logs that: so a second copy of an id does not run its job twice.
 
     Args:
         jobs: This worker's own clone of the receive channel; closed on exit. It carries job
@@ -60,8 +60,8 @@ async def run_worker(
         process: Awaited with each claimed job.
 
     Returns:
-        Once the send channel is closed and the buffer is empty, or once ``jobs`` is closed: for
-        this worker that is the channel's end.
+        Once the send channel is closed and the buffer is empty, or once another task has closed
+        ``jobs``.
 
     Cancellation:
         Acted on before each job is received, and inside ``process``. The interrupted job is
@@ -84,8 +84,8 @@ async def run_worker(
                 left -= 1
                 if not left or now() >= burst_ends:
                     break
-                # Before the next id is taken: a worker that is cancelled with an id in hand
-                # would lose its job.
+                # Raise a cancellation before the next id is taken: a worker that is cancelled
+                # with an unclaimed id in hand would lose its job.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 try:
                     job_id = jobs.receive_nowait()
@@ -119,9 +119,9 @@ async def _process_one(
 
 
 class Workers:
-    """Runs a ``number`` of workers, and makes their moves in the store.
+    """Runs each of ``number`` workers, and makes their moves in the store.
 
-    It tells the capacity of slots and claims, and the waiters of completions.
+    It reports slots and claims to the capacity, and completions to the waiters.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Workers:
     async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
         """Run one worker on its clone of the receive channel; see `run_worker`.
 
-        The last worker that ends wakes the tasks that still wait for jobs.
+        The last worker that ends wakes the tasks that still wait for a job to complete.
 
         Raises:
             RuntimeError: The worker has returned before its channel has ended: the pool would

@@ -20,7 +20,7 @@ from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.sorted_ids import SortedIds
 
-# On Python 3.11 looking up an enum's member costs more than the rest of a move does with it.
+# On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
 _PENDING, _PROCESSING, _COMPLETED = JobStatus
 
 
@@ -34,7 +34,8 @@ class MemoryStore:
     Each move and each look-up costs the same, however many jobs are kept or were dropped. So does
     a page: bisection finds where it begins.
 
-    The awaited methods have plain twins, ``<name>_nowait``. No job is held.
+    The awaited methods have plain twins, ``<name>_nowait``. This store holds no job back: `claim`
+    never returns None.
 
     Args:
         settings: The bounds.
@@ -46,18 +47,18 @@ class MemoryStore:
         self._keep_completed = settings.keep_completed
         self._keep_completed_bytes = settings.keep_completed_bytes
         self._jobs: dict[str, Job] = {}
-        # The ids in order. A dict remembers its order too, but it cannot start in the middle,
-        # and it walks over the gaps that dropped entries leave.
+        # The ids in order. A dict has an order too, but its iteration cannot start in the middle,
+        # and walks over the gaps that dropped entries leave.
         self._order = SortedIds()
         self._processing: set[str] = set()
-        # Oldest completion first. An OrderedDict: taking the first key of a dict again and again
-        # walks over all that were taken before.
+        # Sizes by id, oldest completion first. An OrderedDict: to find the first key, a dict walks
+        # over all keys that were removed before it.
         self._completed: OrderedDict[str, int] = OrderedDict()
         self._completed_bytes = 0
         self._dropped = dict.fromkeys(Outcome, 0)
         self._drop_log = DropLog()
         self._released: set[str] = set()
-        # Ids by idempotency key; an entry goes with its job.
+        # Ids by idempotency key; an entry is removed together with its job.
         self._keys: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -83,7 +84,7 @@ class MemoryStore:
         job = self._get(job_id, expected=_PENDING, wanted=_PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
-        # The wall clock may have been set back since.
+        # The wall clock may have been set back since the job was admitted.
         started_at = max(self._now(), job.created_at)
         job = replace(job, status=_PROCESSING, started_at=started_at)
         self._jobs[job_id] = job
@@ -186,7 +187,7 @@ class MemoryStore:
         )
 
     def report_dropped(self) -> None:
-        """Log the drops that no line has told of yet."""
+        """Log the drops since the last line about drops."""
         self._drop_log.report(self._dropped)
 
     def _drop(self, job_id: str) -> None:
