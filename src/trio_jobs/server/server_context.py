@@ -17,9 +17,10 @@ from trio_jobs.settings import HttpSettings
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
+# Seconds in which the application has to start.
 _LIFESPAN_STARTUP = 10.0
-# Less than the second from the end of `http.graceful_timeout` to the hard limit, which ends the
-# process.
+# Seconds in which it has to end. The hard limit ends the process one second after
+# `http.graceful_timeout`, so this is less.
 _LIFESPAN_SHUTDOWN = 0.5
 
 
@@ -41,8 +42,11 @@ class ServerContext:
         app: The ASGI application.
         settings: The limits; ``client_time`` measures those in seconds.
         access_control: Decides which requests reach the application.
+        wrapper: The application, as Hypercorn's classes take it.
+        config: Hypercorn's settings.
         state: The application's lifespan state; each request gets a copy.
         worker: Hypercorn's context; the stop sets ``worker.terminated``.
+        client_time: The clock of the limits on clients.
     """
 
     app: App

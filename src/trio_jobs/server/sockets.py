@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trio_jobs.addresses import TCPAddress, UnixAddress, parse_address
 
+# Connections that may wait to be accepted; the kernel lowers this to its own limit.
 _BACKLOG = 1024
 _UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _REASONS = {
