@@ -35,8 +35,9 @@ from trio_jobs.handlers.importing import (
 from trio_jobs.handlers.loaded_files import SameModules, changed_files
 
 # A terminal and a service manager send these to each process of the server; only the server acts
-# on them. A child handles them by doing nothing. It does not ignore them: the programs that a
-# function starts would inherit that, whereas in place of a handler they get the default.
+# on them. A child has a handler for them that does nothing. It does not ignore them: the programs
+# that a function starts would inherit an ignored signal, but they get the default action in place
+# of a handler.
 _MEANT_FOR_THE_SERVER = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -55,7 +56,7 @@ def main(requests: int, answers: int, lifeline: int, folder: int) -> None:
     Args:
         requests: The descriptor that frames are read from.
         answers: The descriptor that frames are written to.
-        lifeline: A descriptor that closes when the server has gone.
+        lifeline: The read end of a pipe whose other end closes when the server ends.
         folder: The descriptor of the folder to start in; -1 for the current one.
     """
     for number in (requests, answers, lifeline, folder):
@@ -64,7 +65,7 @@ def main(requests: int, answers: int, lifeline: int, folder: int) -> None:
     _take_signals()
     _end_with_server(lifeline)
     if folder >= 0:
-        with contextlib.suppress(OSError):  # the folder may not be entered any more
+        with contextlib.suppress(OSError):  # this user may not be allowed to enter the folder
             os.fchdir(folder)
         os.close(folder)
     if sys.stdout is not None:
@@ -97,7 +98,7 @@ class _Server:
         self.is_copy = False
 
     def read(self, type: type[_T]) -> _T | None:  # noqa: A002
-        """The next frame, which holds this type; None if the server has closed the pipe."""
+        """Wait for the next frame, and decode it as ``type``; None if the pipe is closed."""
         header = self._read(HEADER.size)
         if header is None:
             return None
@@ -122,7 +123,7 @@ class _Server:
     def send_line(self, line: LogLine) -> None:
         """Send a line to the server's log. A copy writes it to standard error."""
         if self.is_copy:
-            # In one write: lines of other processes come before it or after it.
+            # In one write, so that the lines of other processes do not come in its middle.
             os.write(2, line_text(line).encode(errors="backslashreplace"))
         else:
             self.write(Kind.LOG, msgspec.json.encode(line))
@@ -134,12 +135,12 @@ class _Server:
         os.close(self._answers)
 
     def end_copy(self) -> None:
-        """End this process if a module has forked it during its import."""
+        """End this process if it is a copy, which a module has forked during its import."""
         if self.is_copy:
             os._exit(0)
 
     def _read(self, length: int) -> bytes | None:
-        # Not by a file object: its lock, held by a thread that reads, would block a forked copy.
+        # Not by a file object: a thread that reads would hold its lock, and block a forked copy.
         data = bytearray()
         while len(data) < length:
             chunk = os.read(self._requests, min(length - len(data), 1 << 20))
@@ -159,7 +160,7 @@ class _Server:
 class _Functions:
     """The handlers by name.
 
-    A failed import is not tried again: the module's half-made state would fail in another way.
+    A failed import is not tried again: with the module half imported, it would fail in another way.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -172,7 +173,7 @@ class _Functions:
         sys.argv[:] = settings.arguments
 
     def load(self) -> None:
-        """Import all functions. Their jobs' clocks do not run meanwhile."""
+        """Import all functions. No job's time limit runs meanwhile."""
         token = imports_in_child.set(True)
         try:
             if self._settings.program is not None:
@@ -229,7 +230,11 @@ def _run(call: Call, functions: _Functions, server: _Server) -> None:
 
 
 def _load_program(program: Program) -> HandlerError | None:
-    """Run the program's file under another name than ``__main__``, as multiprocessing does."""
+    """Run the program's file under another name than ``__main__``, as multiprocessing does.
+
+    Returns:
+        The fault; None if there is none.
+    """
     try:
         if program.module is not None:
             content = runpy.run_module(program.module, run_name="__mp_main__", alter_sys=True)
@@ -277,9 +282,9 @@ def _become_a_copy(server: _Server) -> None:
 def _end_with_server(lifeline: int) -> None:
     """Let the kernel kill this process and its group when the server has gone.
 
-    ``PR_SET_PDEATHSIG`` would fire when the *thread* that started the child ends: Trio's threads
-    end after ten idle seconds. A thread that waits for the pipe, the only way without
-    ``F_SETSIG``, cannot run while a function holds the GIL.
+    With ``F_SETSIG``, the end of the pipe sends the signal. Without it, a thread has to wait for
+    the pipe's end, and cannot run while a function holds the GIL. ``PR_SET_PDEATHSIG`` would kill
+    too early: when the *thread* ends that started the child, and Trio's end after ten idle seconds.
     """
     if not hasattr(fcntl, "F_SETSIG"):
         threading.Thread(target=_wait_for_servers_end, args=[lifeline], daemon=True).start()
@@ -287,7 +292,7 @@ def _end_with_server(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())  # the group, by its negative number
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([lifeline], [], [], 0)[0]:  # the server had gone before
+    if select.select([lifeline], [], [], 0)[0]:  # the server had ended before
         os.killpg(0, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""`open_jobs`: a pool of workers inside any Trio program, and `Jobs`, its handle in there."""
+"""`open_jobs`: a pool of workers inside any Trio program. `Jobs`: the program's access to it."""
 
 import logging
 import sys
@@ -50,9 +50,9 @@ class JobUnsuccessfulError(Exception):
 class Jobs:
     """A running pool; made by `open_jobs`.
 
-    Its plain methods are atomic between tasks. Its awaited ones make a checkpoint unless they
-    raise, and leave nothing behind if they are cancelled: the jobs go on. Methods that are given
-    a job's id raise JobNotFoundError if there is no such job (any more).
+    Its plain methods are atomic between tasks. Its awaited methods make a checkpoint unless they
+    raise. A cancelled call leaves nothing behind; the jobs go on. Methods that are given a job's id
+    raise JobNotFoundError if there is no such job (any more).
     """
 
     def __init__(self, pool: Pool, store: MemoryStore, *, max_payload_bytes: int) -> None:
@@ -61,17 +61,17 @@ class Jobs:
         self._max_payload_bytes = max_payload_bytes
 
     def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
-        """Submit a job, or refuse it at once, and keep nothing of it.
+        """Submit a job. It is accepted or refused at once; of a refused job nothing is kept.
 
         Args:
             type: Which handler processes it.
-            payload: Anything that msgspec can write as JSON. It is written now: later changes
-                to the object do not count.
+            payload: Anything that msgspec can write as JSON. It is written in this call: later
+                changes to the object have no effect.
 
         Raises:
             UnknownTypeError: There is no handler for the type.
-            PayloadError: The payload is no JSON, or not what the handler takes; or the type is
-                no text.
+            PayloadError: The payload cannot be JSON, is too large, or is not what the handler
+                takes; or the type is no text.
             QueueFullError: There is no room in the buffer.
             ShuttingDownError: The block has been left, `drain` was called, or the pool was
                 cancelled.
@@ -82,7 +82,7 @@ class Jobs:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
 
         Raises:
-            QueueFullError: There is not room for all; other errors as `submit`.
+            QueueFullError: There is not room for all. Other errors as in `submit`.
         """
         return self._pool.admission.submit_all(
             [self._check(type_, payload) for type_, payload in submissions]
@@ -92,7 +92,8 @@ class Jobs:
         """Wait in turn for room in the buffer, then submit a job.
 
         Raises:
-            ShuttingDownError: As `submit`, also while this waits; so are the other errors.
+            ShuttingDownError: As in `submit`, also during the wait. Other errors as in `submit`,
+                without QueueFullError.
         """
         [job] = await self._pool.admission.admit_up_to([self._check(type, payload)])
         return job
@@ -144,7 +145,7 @@ class Jobs:
         return msgspec.json.decode(job.ending.result or b"null", type=type)
 
     async def drain(self) -> None:
-        """Take no more jobs, and wait for those already accepted, as leaving the block does.
+        """Take no more jobs, and wait for those already accepted, as at the end of the block.
 
         Returns:
             When all of them have completed, or the cancelled pool has ended. Then `unfinished`
@@ -186,15 +187,16 @@ class Jobs:
         """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
 
         Args:
-            after: A job's id; it need not be there any more.
-            limit: How many at the most.
+            after: A job's id; the job need not be there any more.
+            limit: How many jobs at the most.
 
         Raises:
-            ValueError: The limit is no count, or ``after`` is no id.
+            ValueError: ``limit`` is no integer from 0 on, or ``after`` is no id.
         """
         if not isinstance(limit, int) or not 0 <= limit <= sys.maxsize:
             raise ValueError(f"limit must be an integer from 0 to {sys.maxsize}, got {limit!r}")
-        # Any text has its place among the ids, and most have it after all of them.
+        # Any text has a place among the sorted ids, mostly behind the last: a wrong id would give
+        # an empty page, and no error.
         if after is not None and not is_id(after):
             raise ValueError(f"after must be the id of a job, got {after!r}")
         return self._store.page_nowait(after=after, limit=limit)
@@ -218,21 +220,20 @@ class Jobs:
     ) -> Callable[[Any, Any, Any], Awaitable[None]]:
         """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
 
-        Below a mount, the paths in its answers begin with the mount's ``root_path``.
-        Pages of other origins may not write, as in the command. Once the pool
-        takes no more jobs, submissions are answered 503; lookups go on.
+        Below a mount, the paths in its answers begin with the mount's ``root_path``. As in the
+        command, web pages of other origins may not write. Once the pool takes no more jobs,
+        submissions get a 503; lookups go on.
 
         Args:
             token: The bearer token of every request but ``GET /health``; None
                 asks for no token.
-            allowed_hosts: Names that clients may use in ``Host``, beside those
-                of the loopback interface, on a loopback address; ``*`` is any name.
+            allowed_hosts: Names that a ``Host`` header may have at a loopback address, beside the
+                names of the loopback interface; ``*`` allows any name.
             max_wait_seconds: The longest time, in seconds, that a client may
                 wait for a job.
             stream_idle_timeout: The longest time, in seconds, that the client
                 of a stream may send nothing while the server is reading.
-            shutdown_retry_after: The ``Retry-After``, in whole seconds, of
-                answers to jobs that come after the end.
+            shutdown_retry_after: The ``Retry-After``, in whole seconds, of that 503.
 
         Raises:
             ValueError: A number is out of range, or no client could send the token.
@@ -285,12 +286,12 @@ async def open_jobs(
     """A pool of workers for the length of an ``async with`` block.
 
     Leaving the block drains: no more jobs are taken, and those already accepted are completed.
-    An exception that leaves the block cancels them, and so does cancelling the scope around it;
-    the log names the jobs that are unfinished then. For a drain of bounded length, set that
-    scope's deadline before leaving.
+    An exception that leaves the block cancels these jobs, and so does the cancellation of a scope
+    around the block; the log names the jobs that are unfinished then. For a drain of bounded
+    length, set that scope's deadline before leaving.
 
-    A child process imports the file of its handler. If that is the program's own file, the
-    program must begin behind ``if __name__ == "__main__":``.
+    A child process imports the file of its handler. If that is the program's own file, the program
+    must start its work below ``if __name__ == "__main__":``.
 
     Args:
         handlers: A function for each job type, or a `Handler` made with `Handler.of` for more
@@ -299,15 +300,15 @@ async def open_jobs(
         buffer_size: How many jobs may wait for a worker.
         processes: How many child processes there are at the most, if handlers ask for them;
             None for as many as there are processors.
-        keep_completed: How many completed jobs can be looked up; the oldest are dropped.
-        keep_completed_bytes: How many bytes they may hold together.
-        max_payload_bytes: The largest payload, as JSON, and over HTTP the longest body.
-        max_result_bytes: The largest result, as JSON; a larger one fails its job.
-        max_waiters: How many tasks may wait for jobs at the same time, HTTP's included.
+        keep_completed: How many completed jobs are kept; the oldest are dropped.
+        keep_completed_bytes: How many bytes the completed jobs may hold together.
+        max_payload_bytes: The largest payload, as JSON, and over HTTP the longest body, in bytes.
+        max_result_bytes: The largest result, as JSON; a job with a larger one fails.
+        max_waiters: How many tasks may wait for jobs at the same time, with those of HTTP requests.
 
     Raises:
         HandlerError: A function cannot be a handler; the text says for which type.
-        ValueError: A number is out of the range of the setting it stands for.
+        ValueError: A number is out of its range, which is that of the setting of this name.
 
     Cancellation:
         Cancels the jobs, and waits until async handlers have unwound and processes are killed.
@@ -326,7 +327,7 @@ async def open_jobs(
     )
     build(HttpSettings, max_waiters=max_waiters)
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
-    # An item for each slot: a job that has one never meets a full channel.
+    # The channel holds an item for each slot: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
     store = MemoryStore(bounds, now=utc_now)
     pool = make_pool(
@@ -342,7 +343,7 @@ async def open_jobs(
     generator_ends = GeneratorEnds()
     trio.lowlevel.add_instrument(generator_ends)
     try:
-        # The child processes outlive the pool.
+        # The child processes are entered first: they must outlive the workers.
         async with pool.processes or nullcontext(), trio.open_nursery() as nursery:
             for n in range(workers):
                 nursery.start_soon(pool.workers.run, receive.clone(), name=f"worker-{n}")
@@ -356,8 +357,8 @@ async def open_jobs(
                 raise
             left.set()
     except BaseExceptionGroup as group:
-        # The block does not see this nursery, unless a worker has crashed. Compared by the
-        # leaves: Trio makes its groups anew on their way out.
+        # The nursery has put the block's own exception into a group: raise it without that group,
+        # unless a worker has crashed too. Compare the leaves: Trio may have made new groups.
         alone = left_by is not None and _leaves(group) <= _leaves(left_by)
         if not alone:
             raise
@@ -370,7 +371,7 @@ async def open_jobs(
 
 
 # The clean-up of a cancelled block may wait for room or for a job. If the admission closed only
-# when the block is left, it would wait forever. Protected from Ctrl-C, as a worker is.
+# when the block is left, the clean-up would wait forever. Protected from Ctrl-C, as a worker is.
 @trio.lowlevel.enable_ki_protection
 async def _close_when_left_or_cancelled(pool: Pool, left: trio.Event) -> None:
     """Close the admission as soon as the pool is cancelled, also while its handlers unwind."""

@@ -38,8 +38,8 @@ class JobExecutor:
 
     Args:
         registry: The handlers.
-        workers: How many jobs run at the same time: the size of the limiter for threads. Trio's
-            default limiter is shared with user code.
+        workers: How many jobs run at the same time: the size of the executor's own limiter for
+            threads. User code could use up Trio's default limiter.
         max_result_bytes: The largest result, as JSON.
         processes: Runs the handlers that ask for a process.
         shortage: Holds the jobs that cannot begin.
@@ -102,8 +102,8 @@ class JobExecutor:
         try:
             running.handler = handler = self.registry.find(job.type)
             # A scope that the handler has opened and not closed (in an abandoned async generator)
-            # ends with this one. Otherwise it would stay the worker's: its cancel would end the
-            # worker without an error.
+            # ends with this one. Otherwise it would stay around the worker's code: its cancellation
+            # would end the worker without an error.
             with trio.CancelScope() as scope:
                 running.scope = scope
                 return await self._run(handler, running)
@@ -114,8 +114,8 @@ class JobExecutor:
             abandon_nurseries(above=outer)
             # Decide by the scope, not by the type: the job is released only if this task itself
             # is being cancelled. A `Cancelled` that a handler has kept and raised again is a
-            # failure, and so is a handler's `SystemExit`: each would remove a worker, the first
-            # one silently.
+            # failure, and so is a handler's `SystemExit`: if they left this function, each would
+            # end a worker, and `Cancelled` silently.
             if trio.current_effective_deadline() == -math.inf:
                 if not running.begun:
                     self._released_before_begin.add(job.id)
@@ -192,15 +192,15 @@ class JobExecutor:
             result = await handler.call(payload)
         if self._forks != FORKS.count:
             os._exit(0)
-        # The end comes before the encoding, whose time is not the handler's.
+        # Note the end before the encoding: its time does not count for the handler's time limit.
         return running.end() or Ending(
             outcome=_SUCCEEDED, result=encode_result(result, max_bytes=self._max_result_bytes)
         )
 
     async def _run_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
-        # A thread cannot be interrupted, so a cancel or the time limit only decides: the worker
-        # waits for the thread, and N workers stay N jobs. Only the end of the pool leaves the
-        # thread behind, because nothing may outlast the grace period.
+        # A thread cannot be interrupted, so a cancel or the time limit only decides the outcome:
+        # the worker waits for the thread, and N workers never run more than N jobs. Only the end of
+        # the pool leaves the thread behind, because nothing may outlast the grace period.
         job = running.job
         clock = trio.lowlevel.current_clock()
 
@@ -227,8 +227,9 @@ class JobExecutor:
             else:
                 running.end(ended)
                 return answer
-            # Wait for an idle thread, which Trio keeps for the job. To wait for the handler's own
-            # thread would show the job as blocked until the handler returns.
+            # Only the start of an idle thread is tried again here; Trio keeps the thread for the
+            # job. If the handler's call were tried here, the job would count as blocked until the
+            # handler returns.
             await self._shortage.outlast(self._start_idle_thread)
 
     async def _start_idle_thread(self) -> None:
@@ -248,8 +249,8 @@ def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) 
     Args:
         failure: The description of the handler's exception.
         job: The handler's job.
-        error: The exception itself if the handler ran in the event loop: other programs' log
-            handlers may want more of it than its text.
+        error: The exception itself if the handler ran in the event loop: log handlers of other
+            programs may want more than the exception's text.
     """
     if not log.isEnabledFor(logging.WARNING) or not failure.traceback:
         return

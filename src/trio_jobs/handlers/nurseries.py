@@ -5,7 +5,8 @@ yields inside of a nursery. That nursery belongs to the worker's task. When the 
 end, they would wake the worker in the middle of another job; Trio then ends with an internal
 error. ``Runner.task_exited`` cures this for tasks that exit, but a worker goes on. Nor may the
 worker exit: Trio then raises "Nursery stack corrupted" in the pool's nursery, which ends the pool.
-Trio has no public function for this, so this module uses private names of Trio; no other does.
+So this module detaches such nurseries from their task. Trio has no public function for that: the
+module uses private names of Trio, and no other module does.
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,8 +26,8 @@ async def call_with_context(
 
     Raises:
         RuntimeError: The handler cancelled its own nursery, which ended the handler.
-        BaseException: The error of the handler or of a task in its nursery, as it is; a group
-            of several.
+        BaseException: The error of the handler or of a task in its nursery; a group if there are
+            several.
 
     Checkpoints:
         At least once.
@@ -41,10 +42,10 @@ async def call_with_context(
             try:
                 result = await call(payload, context)
             finally:
-                abandon_nurseries(above=nursery)  # Trio requires this one to be the innermost
+                abandon_nurseries(above=nursery)  # Trio can close only the innermost nursery
             returned = True
     except BaseExceptionGroup as group:
-        # The nursery made the group. A single error says more without it.
+        # The nursery made the group. A single error is clearer without a group.
         if len(group.exceptions) > 1:
             raise
         failure = group.exceptions[0]

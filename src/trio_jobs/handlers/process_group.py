@@ -1,7 +1,7 @@
 """`ProcessGroup`: a child process that leads a group of its own: its start, its exit, its kill.
 
-All that a job starts there ends with the child. The server holds the write end of a pipe without
-data, the lifeline: the kernel kills the group when that end closes.
+All processes that a job starts there end with the child. The server holds the write end of a pipe
+without data, the lifeline: the kernel kills the group when that end closes.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ EXIT_TIME = 0.5
 # The return code of a child that another part of the program has reaped.
 _UNKNOWN = 1 << 16
 
-# Errors of `pidfd_open` that are no reason to do without it.
+# Errors of `pidfd_open` that pass: `start` raises them. After any other error, there is no pidfd.
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 
-# The path before the user's folder came onto it: a child imports this package from there, and no
-# file of the user's instead.
+# The import path before the user's folder is added to it: on this path a child finds this package,
+# and no file of the user's by the same name.
 _OWN_PATH = tuple(filter(None, sys.path))
 
 # With `-c`, not `-m`: a grandchild of multiprocessing would import a main module again.
@@ -78,9 +78,9 @@ class ProcessGroup:
                 raise
 
     def has_ended(self) -> bool:
-        """Whether the child has exited; True before `spawn` as well.
+        """Whether the child has exited; True before `start` as well.
 
-        Does not reap the child where the kernel can tell without: its group must be killed first.
+        Where `os.waitid` exists, this does not reap the child: its group must be killed first.
         """
         if self._leader is None or self._leader.returncode is not None:
             return True
@@ -96,7 +96,7 @@ class ProcessGroup:
         """Kill the child and all processes that it has started, at once."""
         # Until the leader is reaped, no other group can have the group's number.
         if self._leader is not None and self._leader.returncode is None:
-            # The group is empty, or all of its processes belong to another user now.
+            # These errors say that the group is empty, or that it now belongs to another user.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._leader.pid, signal.SIGKILL)
 
@@ -116,14 +116,18 @@ class ProcessGroup:
             self.close()
 
     def close(self) -> None:
-        """Close the descriptors; also in a forked copy of the server."""
+        """Close the descriptors; a forked copy of the server calls this too."""
         for number in self.pidfd, self._lifeline:
             if number >= 0:
                 os.close(number)
         self.pidfd = self._lifeline = -1
 
     async def wait_cause(self) -> str:
-        """Wait a little for the child's end, and say how it ended, as a predicate."""
+        """Wait at most 0.5 s for the child's end, kill it, and say how it ended.
+
+        Returns:
+            The predicate of a sentence whose subject is the process.
+        """
         with trio.move_on_after(EXIT_TIME):
             await self.wait_exited()
         exited_by_itself = self.has_ended()
@@ -144,7 +148,7 @@ class ProcessGroup:
         if self.pidfd >= 0:
             await trio.lowlevel.wait_readable(self.pidfd)
         else:
-            with contextlib.suppress(RuntimeError):  # without a thread, the child is killed anyway
+            with contextlib.suppress(RuntimeError):  # no thread can be started: do not wait
                 await trio.to_thread.run_sync(
                     self._wait_in_thread, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
                 )
@@ -152,7 +156,7 @@ class ProcessGroup:
     def _wait_in_thread(self) -> None:
         if self._leader is None:
             return
-        if hasattr(os, "waitid"):  # does not reap: this thread may be left behind
+        if hasattr(os, "waitid"):  # do not reap in here: this thread may be left behind
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self._leader.pid, os.WEXITED | os.WNOWAIT)
         else:
@@ -174,7 +178,12 @@ class ProcessGroup:
 
 
 def make_pipe(theirs: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[int, int]:
-    """The read and the write end of a pipe. The child's end is closed with ``theirs``."""
+    """The read and the write end of a pipe; ``theirs`` closes the child's end.
+
+    Args:
+        theirs: Closes the ends of the child's pipes once the child has been started.
+        ours_reads: Whether the server reads from this pipe; otherwise it writes to it.
+    """
     read, write = map(beyond_standard_streams, os.pipe())
     theirs.callback(os.close, write if ours_reads else read)
     os.set_blocking(read if ours_reads else write, False)
@@ -196,6 +205,6 @@ def beyond_standard_streams(number: int) -> int:
 
 
 def _flags() -> list[str]:
-    """The options of this interpreter, and `-P`: no folder of the child's own on the path."""
+    """The options of this interpreter, and `-P`, so that the child adds no folder to its path."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return flags if "-P" in flags or "-I" in flags else [*flags, "-P"]

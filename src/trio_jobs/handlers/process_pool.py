@@ -1,4 +1,4 @@
-"""`ProcessPool`: the child processes of a pool, started on demand. None outlives the server."""
+"""`ProcessPool`: the child processes of a pool, started on demand. No child outlives the server."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # something that a function has left behind.
 _CLOSING_TIME = 0.5
 
-# File descriptors of a child in the server; and those that its start takes in addition.
+# File descriptors that the server has for a child, and those that a child's start adds.
 _DESCRIPTORS = 5
 _STARTING_DESCRIPTORS = 8
 
@@ -39,15 +39,15 @@ _IMPORTING_TIME = 10.0
 # Seconds until the next attempt when a child has died before it took its job.
 _PAUSE_AFTER_DEATH = 0.1
 
-# How many changed files are named at most.
+# How many changed files a shortage's text names at most.
 _NAMED_FILES = 10
 
 
 class ProcessPool:
     """Runs functions in child processes, for the length of an ``async with`` block.
 
-    All jobs end before the block does. Its end is bounded, and is not cancelled: idle children
-    exit at once, and the pool kills those that do not.
+    The caller ends all jobs before it leaves the block. Leaving takes bounded time and cannot be
+    cancelled: idle children exit at once, and the pool kills those that do not.
 
     Args:
         count: How many children there are at most; None for the number of processors that this
@@ -70,7 +70,7 @@ class ProcessPool:
         self._shortage = shortage or StartShortage()
         self._folder = folder
         self._limiter = trio.CapacityLimiter(count or _processors())
-        # Children are started in threads of this limiter: handlers may hold Trio's own for ever.
+        # Children are started in threads of this limiter: handlers may use up Trio's default one.
         self._starting = trio.CapacityLimiter(1)
         self._children: set[ChildHandle] = set()  # from their start to their end
         self._idle: list[ChildHandle] = []
@@ -124,8 +124,8 @@ class ProcessPool:
     ) -> bytes | Failure:
         """Run a job in a child of its own, as soon as one is free.
 
-        The job's clock starts when a child takes the job: to wait for a child is not the
-        function's time.
+        The job's clock starts when a child takes the job: the wait for a child does not count for
+        the time limit.
 
         Args:
             handler: The handler, which the child finds by its name.
@@ -134,7 +134,7 @@ class ProcessPool:
 
         Returns:
             The result as JSON, or the description of the function's exception. If the child was
-            killed or ended itself, that is a `ProcessDiedError` without a traceback.
+            killed or ended itself, this describes a `ProcessDiedError`, without a traceback.
 
         Cancellation:
             Kills the child and waits for its end. Not acted on once the function has ended.
@@ -148,7 +148,7 @@ class ProcessPool:
         call_frame = frame(Kind.CALL, msgspec.json.encode(call))
         async with self._limiter:
             while True:
-                # No checkpoint until the call: no other job gets this child.
+                # No checkpoint between these calls: no other job gets this child.
                 child = await self._shortage.outlast(self._obtain)
                 try:
                     answer = await child.call(
@@ -160,7 +160,7 @@ class ProcessPool:
                 except NotBegunError:
                     running.take_back_start()
                     await self._end(child)
-                    # After a pause: another program may kill each child at once.
+                    # Pause before the next attempt: another program may kill each new child.
                     with self._shortage.waiting("a process has ended before it took its job"):
                         await trio.sleep(_PAUSE_AFTER_DEATH)
                     continue
@@ -219,7 +219,7 @@ class ProcessPool:
             raise ShortageError(f"a process cannot import the handlers: {hello.shortage}")
 
     def _spawn(self, child: ChildHandle) -> None:
-        # Otherwise a child would import everything only to find the same change again.
+        # Without this check a child would import everything, and find the same change again.
         if self._changed and still_changed(self._changed):
             raise ShortageError(_code_changed(each.file for each in self._changed))
         child.spawn(folder=self._folder)
@@ -238,14 +238,14 @@ class ProcessPool:
         return frame(Kind.SETTINGS, msgspec.json.encode(settings))
 
     async def _end(self, child: ChildHandle) -> None:
-        self._children.discard(child)  # first: a kill that fails must leave no dead child here
+        self._children.discard(child)  # first: a kill that raises must not leave the child in here
         await child.kill()
 
 
 def open_folder() -> int | None:
     """A descriptor of the current folder, which stays valid if the folder is moved or removed.
 
-    None if the folder has been removed before.
+    None if the folder cannot be opened: it has been removed already.
     """
     how = getattr(os, "O_PATH", os.O_RDONLY)  # the folder need not be readable
     try:
@@ -255,7 +255,7 @@ def open_folder() -> int | None:
 
 
 def _close_copies(pool: "weakref.ref[ProcessPool]") -> None:
-    # In a forked copy of the server, whose write ends would keep the lifelines open.
+    # Runs in a forked copy of the server: its write ends would keep the children's lifelines open.
     found = pool()
     if found is not None:
         for child in found._children:

@@ -1,4 +1,4 @@
-"""`RunningJob`: a job while its handler runs. Its first decision is its outcome.
+"""`RunningJob`: a job while its handler runs. The first decision about the job is its outcome.
 
 Three events decide how a job ends: the handler's end, a request to cancel the job, the time
 limit. The first one counts; later ones change nothing.
@@ -98,12 +98,12 @@ class RunningJob:
                 # The handler ended in time, although the clock was checked after the limit.
                 self._decided = None
                 if self.scope is not None:
-                    self.scope.deadline = math.inf  # the rest of the answer may be on its way
+                    self.scope.deadline = math.inf  # let the rest of the handler's answer arrive
         self._ended = True
         return self._decided
 
     def _check_deadline(self) -> None:
-        # A deadline passes without a call: the next event finds out whether it came first.
+        # Nothing calls this object when the deadline passes: the next event looks whether it has.
         if self._deadline is None or self._decided is not None or self._ended:
             return
         if trio.current_time() >= self._deadline:

@@ -13,13 +13,14 @@ import trio
 
 log = logging.getLogger(__name__)
 
-# Seconds between two attempts, doubled each time. An end in this process wakes a job earlier; the
-# pause is for events that are invisible here, as the end of another program.
+# Seconds between two attempts, doubled each time. The end of a job or a connection wakes the
+# waiting jobs earlier; the pause is for events that this process does not see, such as the end of
+# another program.
 _SHORTEST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
-# Seconds without a waiting job until the shortage counts as over. While there is enough for some
-# jobs, others begin to wait many times a second.
+# Seconds without a waiting job until the shortage counts as over. If a resource is enough for only
+# some jobs, others begin to wait many times a second: the log must not say so each time.
 _CALM = 5.0
 
 # How many causes of one shortage are logged at most; some causes have a new text each time.
@@ -33,7 +34,7 @@ class ShortageError(Exception):
 
 
 class StartShortage:
-    """The jobs of a pool that cannot begin, and the cause. Only `outlast` may wait."""
+    """The jobs of a pool that cannot begin, and the cause. Only `outlast` waits."""
 
     def __init__(self) -> None:
         self._waiting = 0
@@ -58,7 +59,7 @@ class StartShortage:
 
     @contextlib.contextmanager
     def waiting(self, cause: str) -> Iterator[None]:
-        """Show one more waiting job for the length of the block."""
+        """Count one more waiting job, and show ``cause``, for the length of the block."""
         self._end_if_calm()
         self._waiting += 1
         self._tell(cause)

@@ -1,4 +1,4 @@
-"""The accept loop and the order of closing."""
+"""`Listener`: accepts all connections of a server, and closes them in order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ _CLIENTS_FAULT = {
 
 
 class Listener:
-    """All connections of a server. Every method runs in the event loop's thread."""
+    """All connections of a server. Every method runs in the event loop's thread.
+
+    Args:
+        context: What the connections share.
+        listeners: The sockets.
+        reserved_descriptors: File descriptors that connections must leave free.
+        connection_closed: Called after each connection's end.
+        last_moment: Returns when the stop may wait for clients no longer; None to wait for only
+            one ``graceful_timeout``.
+    """
 
     def __init__(
         self,
@@ -87,8 +96,9 @@ class Listener:
     async def _accept(self, bound: Bound, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(bound.socket)
-            # No await from here until the client is counted: else two loops take the last slot. And
-            # no loop holds that slot without a client: clients at another address would wait.
+            # No await from here until the client is counted: two loops would both take the last
+            # free connection. A loop must not reserve it before its client comes either: clients at
+            # another address would wait.
             if len(self._connections) >= self._cap:
                 self._full.warn(limit=self._cap)
                 await self._room.park()
@@ -98,8 +108,8 @@ class Listener:
             except OSError as error:
                 if error.errno in _CLIENTS_FAULT:
                     continue
-                # No client may end the server. And no event tells when a descriptor comes free, so
-                # the loop has to try again.
+                # Do not raise: no client may end the server. No event tells when a descriptor comes
+                # free, so the loop tries again.
                 self._exhausted.warn(cause=str(error), url=bound.url)
                 await trio.sleep(_ACCEPT_RETRY)
                 continue
@@ -116,7 +126,8 @@ class Listener:
             await connection.run()
         finally:
             self._connections.discard(connection)
-            # Wake all loops: a single one may find that its client has gone, and tell no other.
+            # Wake all loops: if only one woke and its client has disconnected, clients of the other
+            # loops would still wait.
             self._room.unpark_all()
             if self._connection_closed is not None:
                 self._connection_closed()
@@ -126,8 +137,9 @@ class Listener:
     async def _close(self) -> None:
         """End idle connections at once and the others after their answer, within bounds.
 
-        The first bound is ``graceful_timeout``. It cuts connections whose
-        clients took no byte in it; the others may read on until ``last_moment``.
+        After each ``graceful_timeout``, the stop cuts the connections whose clients took no byte in
+        it. The other clients may read on until ``last_moment`` returns; without ``last_moment``,
+        the first ``graceful_timeout`` ends all.
         """
         await self._context.worker.terminated.set()
         for connection in self._connections:
@@ -178,7 +190,10 @@ class Listener:
 
 
 class RateLimitedWarning:
-    """A warning whose cause can come a thousand times a second: logged every 5 s, with a count."""
+    """A warning whose cause can come a thousand times a second, logged every 5 s at most.
+
+    Each line counts the warnings that were left out before it.
+    """
 
     def __init__(self, event: str) -> None:
         self._event = event
