@@ -29,6 +29,13 @@ MODULE = (sys.executable, "-m", "trio_jobs")
 # What installing the package has put beside Python.
 SCRIPT = (str(Path(sys.executable).with_name("trio-jobs")),)
 
+
+def patched(text: str) -> tuple[str, ...]:
+    """The command, after this program text, which changes a module of the server's."""
+    run = "from trio_jobs.cli import run\nsys.exit(run())"
+    return (sys.executable, "-c", f"import os, sys, trio\n{text}\n{run}")
+
+
 # Any free port; the log says which.
 _ANY_PORT = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
 

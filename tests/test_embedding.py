@@ -27,7 +27,6 @@ from trio_jobs import (
     JobUnsuccessfulError,
     Outcome,
     PayloadError,
-    QueueFullError,
     ShuttingDownError,
     UnknownTypeError,
     open_jobs,
@@ -69,10 +68,6 @@ async def slow_to_go(_payload: object) -> None:
     finally:
         with trio.CancelScope(shield=True):
             await trio.sleep(10)
-
-
-def in_process(payload: int) -> int:
-    return payload + 1
 
 
 @pytest.fixture
@@ -165,33 +160,6 @@ async def test_unknown_type_is_refused_and_the_default_takes_every_type() -> Non
             jobs.submit("emial")
     async with open_jobs({"default": echo}) as jobs:
         assert await jobs.result(jobs.submit("emial", 1).id) == 1
-
-
-async def test_submitting_all_is_all_or_none_and_a_full_buffer_refuses_at_once(
-    autojump_clock: MockClock,
-) -> None:
-    async with open_jobs({"email": send_email}, workers=1, buffer_size=2) as jobs:
-        await wait_all_tasks_blocked()
-        with pytest.raises(QueueFullError) as caught:
-            jobs.submit_all([("email", {"to": "a"})] * 4)
-        assert caught.value.retry_after >= 1
-        assert jobs.page() == []
-
-        submitted = jobs.submit_all([("email", {"to": "a"})] * 3)
-        with pytest.raises(QueueFullError):
-            jobs.submit("email", {"to": "b"})
-
-        assert jobs.page() == submitted
-
-
-async def test_submitting_when_possible_waits_for_room(autojump_clock: MockClock) -> None:
-    async with open_jobs({"email": send_email}, workers=1, buffer_size=1) as jobs:
-        submitted = [await jobs.submit_when_possible("email", {"to": "a"}) for _ in range(5)]
-
-        assert trio.current_time() == 3  # of five seconds' work
-        assert [job.payload for job in submitted] == [b'{"to":"a"}'] * 5
-    assert trio.current_time() == 5
-    assert all(jobs.get(job.id).status is JobStatus.COMPLETED for job in submitted)
 
 
 async def test_leaving_the_block_drains(autojump_clock: MockClock) -> None:
@@ -393,18 +361,6 @@ async def test_crash_of_a_worker_refuses_what_the_blocks_clean_up_submits(
     assert jobs.page() == [jobs.get(job.id)]
 
 
-@pytest.mark.usefixtures("no_completion_is_recorded")
-async def test_crash_of_a_worker_is_told_also_where_the_block_has_a_nursery(
-    autojump_clock: MockClock,
-) -> None:
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug of ours")):
-        async with open_jobs({"echo": echo}) as jobs, trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            nursery.start_soon(trio.sleep_forever)
-            jobs.submit("echo")
-            await trio.sleep_forever()
-
-
 async def test_exception_beside_a_cancellation_is_not_lost(autojump_clock: MockClock) -> None:
     # In a group, for once, because the cancellation is on its way as well.
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="disk")), trio.move_on_after(5):
@@ -515,19 +471,6 @@ async def test_pool_has_the_http_api_as_an_application_of_its_own() -> None:
         assert answer.json()["result"] == 1
         assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
         assert (await client.post("/jobs", b" " * 101)).status == 413
-
-
-async def test_handler_runs_in_a_process() -> None:
-    handlers = {"add": Handler.of(in_process, run="process")}
-    async with open_jobs(handlers, workers=1, processes=1) as jobs:
-        assert await jobs.result(jobs.submit("add", 1).id) == 2
-        with pytest.raises(PayloadError, match=r"^\$\.payload: expected int, got str$"):
-            jobs.submit("add", "1")
-        job = jobs.submit("add", 2)  # for the drain
-
-    ending = jobs.get(job.id).ending
-    assert ending is not None
-    assert ending.result == b"3"
 
 
 async def takes_nothing() -> None:

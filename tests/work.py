@@ -76,12 +76,6 @@ async def shielded(_payload: object) -> None:
         await trio.sleep_forever()
 
 
-def endless_thread(_payload: object) -> None:
-    """Never return, in a thread."""
-    log.info("thread_began")
-    time.sleep(3600)
-
-
 async def block_loop(seconds: float) -> None:
     """Hold the event loop once the gate is open; say so first."""
     await wait_for_gate()  # else the submission might not be answered before

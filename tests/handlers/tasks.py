@@ -195,12 +195,6 @@ def signals_of_a_program(_payload: object) -> dict[str, int]:
     return {name: int(lines[name], 16) & known for name in ("SigBlk", "SigIgn", "SigCgt")}
 
 
-def terminate_a_program(_payload: object) -> int:
-    program = subprocess.Popen(["sleep", "60"])
-    program.terminate()
-    return program.wait()
-
-
 def square(number: int) -> int:
     return number * number
 

@@ -8,7 +8,6 @@ right. A failure prints the seed that chose the moment and the settings.
 import math
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,11 +20,10 @@ import pytest
 import trio
 from _pytest.mark import ParameterSet
 
-from tests.command import MODULE, PATIENCE, Command, running_command
+from tests.command import MODULE, PATIENCE, Command, patched, running_command
 from tests.proof.accounts import Ledger, Told, check, check_without_log, named
 from tests.proof.share import share_of
 from tests.proof.talking import Talker, connect, talking
-from tests.system.test_stopping import FULL_LOG
 
 HANDLERS = Path(__file__).with_name("work.py")
 CLIENTS = 6
@@ -326,13 +324,31 @@ async def losing_its_reader(server: Command, chance: random.Random) -> None:
     await server.close_log()
 
 
+# Standard error is a full disk from the start on; only the address is told.
+FULL_LOG = """
+import trio_jobs.main
+
+told = os.dup(2)
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+serve = trio_jobs.main.serve
+
+async def serve_and_tell(*arguments, task_status, **settings):
+    async with trio.open_nursery() as nursery:
+        urls = await nursery.start(lambda task_status: serve(
+            *arguments, task_status=task_status, **settings))
+        os.write(told, f"Running on {urls[0]}\\n".encode())
+        task_status.started(urls)
+
+trio_jobs.main.serve = serve_and_tell
+"""
+
 NO_LOG = [
     Way(name="no reader", stop=without_a_reader, has_log=False),
     Way(name="no reader any more", stop=losing_its_reader, has_log=False),
     Way(
         name="full disk",
         stop=terminate,
-        command=(sys.executable, "-c", FULL_LOG),
+        command=patched(FULL_LOG),
         has_log=False,
     ),
 ]

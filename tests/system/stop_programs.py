@@ -57,36 +57,6 @@ def ends_in_order() -> None:
     trio.run(main)
 
 
-def ends_in_order_while_busy() -> None:
-    async def main() -> None:
-        first, _ = connect(patient)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(busy)
-            await first.wait()
-            nursery.cancel_scope.cancel()
-        say("requested")
-
-    async def busy() -> None:
-        say("ready")
-        while True:
-            sum(range(1000))
-            await trio.lowlevel.checkpoint()
-
-    patient.install()
-    trio.run(main)
-
-
-def is_signalled_before_trio_runs() -> None:
-    async def main() -> None:
-        first, _ = connect(patient)
-        await first.wait()
-        say("requested")
-
-    patient.install()
-    terminate()
-    trio.run(main)
-
-
 class SignalsAtItsEnd:
     """Signals this process when the interpreter clears its modules, the last thing it does."""
 
@@ -182,20 +152,6 @@ def hangs_after_the_second_signal() -> None:
         terminate()
         await insist()
         time.sleep(LONG)  # noqa: ASYNC251 - what a handler must not do
-
-    patient.install()
-    trio.run(main)
-
-
-def ends_after_the_second_signal() -> None:
-    async def main() -> None:
-        first, second = connect(patient)
-        terminate()
-        await first.wait()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(insist)
-            await second.wait()
-        say("force_requested")
 
     patient.install()
     trio.run(main)

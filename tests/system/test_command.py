@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 import pytest
 import trio
 
@@ -19,11 +18,8 @@ from tests.command import (
     MODULE,
     PATIENCE,
     SCRIPT,
-    Gate,
     configuration,
-    ledger,
     new_client,
-    post_job,
     run_command,
     running_command,
     started_command,
@@ -77,31 +73,6 @@ async def test_without_a_configuration_the_demonstration_runs_and_a_warning_says
 
     assert len(server.lines_with("WARNING", "no_handlers_configured", "trio_jobs.demo")) == 1
     assert len(server.lines_with("Running on")) == 1
-
-
-async def test_each_of_300_submissions_at_once_is_accepted_and_completed_or_refused(
-    tmp_path: Path,
-) -> None:
-    statuses: list[int] = []
-    with Gate(tmp_path) as gate:
-        config = configuration("at_the_gate", workers=10, buffer_size=100, grace_period=60)
-        async with running_command(tmp_path, config=config) as server:
-
-            async def submit(n: int) -> None:
-                statuses.append(await post_job(httpx.URL(server.url), "at_the_gate", n))
-
-            async with trio.open_nursery() as clients:
-                for n in range(300):
-                    clients.start_soon(submit, n)
-            listed = (await server.client.get("/jobs")).json()
-            server.send(signal.SIGTERM)
-            gate.open()
-
-            assert await server.wait_exit() == 0
-    # Nothing ends before all have been answered: ten are running, a hundred wait.
-    assert sorted(statuses) == [201] * 110 + [429] * 190
-    assert len(listed) == 110
-    assert len(ledger(tmp_path)) == len(set(ledger(tmp_path))) == 110
 
 
 @pytest.fixture

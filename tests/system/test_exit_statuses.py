@@ -22,6 +22,7 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
+    patched,
     run_command,
     running_command,
     started_command,
@@ -441,9 +442,8 @@ async def quick(_): pass
 
 @row("while the server begins to listen")
 async def _(folder: Path) -> None:
-    command = """
+    patch = """
 import signal
-import sys
 from trio_jobs.server import serve
 
 warm_up = serve.warm_up
@@ -453,13 +453,9 @@ async def be_signalled_and_warm_up(*arguments):
     await warm_up(*arguments)
 
 serve.warm_up = be_signalled_and_warm_up
-
-from trio_jobs.cli import run
-sys.exit(run())
 """
-    async with started_command(
-        folder, config=configuration("quick"), command=(sys.executable, "-c", command)
-    ) as server:
+    config = configuration("quick")
+    async with started_command(folder, config=config, command=patched(patch)) as server:
         assert await server.wait_exit() == 0
     assert not server.lines_with("Running on")
     assert server.lines_with("stopped", "status=0")
@@ -569,12 +565,7 @@ with open("ledger", "w") as ledger:
 async def quick(_): pass
 """
 # The five seconds are shortened.
-SOON = (
-    "import sys, trio_jobs.shutdown.end;"
-    "from trio_jobs.cli import run;"
-    "trio_jobs.shutdown.end.UNSERVED_SECONDS = 0.3;"
-    "sys.exit(run())"
-)
+SOON = patched("import trio_jobs.shutdown.end as end; end.UNSERVED_SECONDS = 0.3")
 
 
 @pytest.mark.parametrize("options", [(), ("--check",)], ids=["start", "--check"])
@@ -595,7 +586,7 @@ async def test_mistake_that_is_found_in_a_module_ends_the_process_whatever_the_m
         *options,
         config=f'[handlers]\nquick = "work:{function}"',
         handlers=handlers,
-        command=(sys.executable, "-c", SOON),
+        command=SOON,
     ) as server:
         try:
             with trio.fail_after(PATIENCE):
@@ -614,7 +605,7 @@ async def test_check_ends_whatever_a_module_has_left(tmp_path: Path) -> None:
         "--check",
         config='[handlers]\nquick = "work:quick"',
         handlers=LEAVES_A_THREAD,
-        command=(sys.executable, "-c", SOON),
+        command=SOON,
     ) as checked:
         assert await checked.wait_exit() == 0
     assert checked.lines_with("the process ends with status 0")

@@ -1,8 +1,6 @@
 """The front door's settings, through the real command."""
 
-import os
 import signal
-import socket
 import ssl
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -15,7 +13,6 @@ from tests.command import (
     MODULE,
     PATIENCE,
     Command,
-    Gate,
     run_command,
     running_command,
 )
@@ -108,37 +105,6 @@ async def test_https(tmp_path: Path) -> None:
 QUICK = '[handlers]\nquick = "work:quick"'
 
 
-async def test_an_address_in_use_is_one_line_and_no_handler_has_been_imported(
-    tmp_path: Path,
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        bind = {"TRIO_JOBS_HTTP_BIND": f"127.0.0.1:{port}"}
-        ended = await run_command(
-            tmp_path, config=QUICK, handlers="raise SystemExit(3)", environment=bind
-        )
-
-    assert ended.status == 1
-    assert ended.lines == [
-        f"trio-jobs: cannot bind 127.0.0.1:{port}: the address is already in use"
-    ]
-
-
-async def test_port_that_somebody_else_listens_on_first_is_one_line(tmp_path: Path) -> None:
-    handlers = """
-import errno, socket
-def listen(*_): raise OSError(errno.EADDRINUSE, "in use")
-socket.socket.listen = listen
-async def quick(payload): pass
-"""
-
-    ended = await run_command(tmp_path, config=QUICK, handlers=handlers)
-
-    assert ended.status == 1
-    [line] = ended.lines
-    assert line.endswith("the address is already in use")
-
-
 async def test_soft_limit_on_descriptors_is_raised_before_handlers_are_imported(
     tmp_path: Path,
 ) -> None:
@@ -154,47 +120,6 @@ async def quick(payload): pass
         soft = int((tmp_path / "limits").read_text())
 
     assert soft > 100
-
-
-# Uses up all descriptors when the gate opens.
-EXHAUST = """
-import os, threading
-
-def exhaust():
-    os.read(os.open("gate", os.O_RDONLY), 1)
-    try:
-        while True:
-            os.dup(0)
-    except OSError:
-        os.write(2, b"exhausted\\n")
-
-threading.Thread(target=exhaust, daemon=True).start()
-
-async def quick(payload):
-    return payload
-"""
-
-
-def open_descriptors(server: Command) -> int:
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))  # noqa: PTH208 - only their number
-
-
-async def test_the_first_request_is_answered_also_without_descriptors(tmp_path: Path) -> None:
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=QUICK, handlers=EXHAUST, command=FEW) as server:
-            before = open_descriptors(server)
-            async with await connect(server) as stream:
-                while open_descriptors(server) == before:  # noqa: ASYNC110 - nothing tells
-                    await trio.sleep(0.01)
-                gate.open()
-                await server.wait_for_line("exhausted")
-
-                body = b'{"type":"quick"}'
-                head = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=9\r\n"
-                request = head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-                assert b"succeeded" in await ask(stream, request)
-
-    assert not server.lines_with("Traceback")
 
 
 async def test_idle_clients_leave_descriptors_for_the_processes_of_jobs(tmp_path: Path) -> None:

@@ -10,11 +10,18 @@ import httpx
 import pytest
 import trio
 
-from tests.command import Command, Gate, configuration, ledger, run_command, running_command
-from tests.system.test_stopping import FAULT_IN_THE_STORE, with_fault
+from tests.command import (
+    Command,
+    Gate,
+    configuration,
+    ledger,
+    patched,
+    run_command,
+    running_command,
+)
+from tests.system.test_stopping import FAULT_IN_THE_STORE
 from tests.test_leftovers import submissions
 
-TOO_LONG = 20.0
 APART = 0.3  # seconds between two signals, for both to count
 
 
@@ -56,32 +63,6 @@ async def test_one_upload_takes_up_what_was_left_and_each_job_runs_once(tmp_path
     assert Counter(ledger(tmp_path)) == Counter(map(str, range(30)))
 
 
-async def test_upload_that_is_cut_off_goes_on_behind_the_jobs_in_the_list(tmp_path: Path) -> None:
-    # Long ones: a short body is not looked into before it is complete.
-    lines = [f'{{"type":"quick","payload":{n}{" " * 100_000}}}\n' for n in range(10)]
-    content = "".join(lines).encode()
-    head = (
-        f"POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    async with running_command(tmp_path, config=shop()) as server:
-        parts = httpx.URL(server.url)
-        stream = await trio.open_tcp_stream(parts.host, parts.port or 0)
-        await stream.send_all(head.encode() + content[: len("".join(lines[:3])) + 10])
-        accepted: list[dict[str, str]] = []
-        with trio.fail_after(TOO_LONG):
-            while len(accepted) < 3:
-                accepted = (await server.client.get("/jobs")).json()
-        await stream.aclose()
-        last = (await server.client.get(f"/jobs/{accepted[-1]['id']}")).json()
-        rest = tmp_path / "rest"
-        rest.write_text("".join(lines[last["payload"] + 1 :]))
-        assert await take_up(server, rest) == {"accepted": 7}
-        server.send(signal.SIGTERM)
-        assert await server.wait_exit() == 0
-
-    assert Counter(ledger(tmp_path)) == Counter(map(str, range(10)))
-
-
 @pytest.mark.parametrize(
     ("work", "number", "lines", "status"),
     [
@@ -118,7 +99,7 @@ async def test_each_end_that_leaves_jobs_leaves_the_files(
 
 
 async def test_failure_of_the_pool_leaves_a_file(tmp_path: Path) -> None:
-    command = with_fault(FAULT_IN_THE_STORE)
+    command = patched(FAULT_IN_THE_STORE)
     with Gate(tmp_path):
         async with running_command(tmp_path, config=shop(), command=command) as server:
             content = '[{"type":"quick","payload":0},{"type":"at_the_gate","payload":1}]'

@@ -42,15 +42,6 @@ async def test_a_time_limit_ends_what_the_function_has_started(
         await wait_until_dead(pid)
 
 
-async def test_a_cancel_ends_what_the_function_has_started(tmp_path: Path) -> None:
-    async with running_pool({"test": in_process(tasks.have_a_family)}, workers=1) as pool:
-        job = pool.submit("test", quoted(tmp_path))
-        family = await wait_for_pids(tmp_path, 3)
-        assert pool.executor.cancel(job.id)
-        for pid in family:
-            await wait_until_dead(pid)
-
-
 async def test_what_a_function_leaves_behind_ends_with_its_process(tmp_path: Path) -> None:
     async with ProcessPool(1) as processes:
         ending = await process(
@@ -120,18 +111,6 @@ async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_
         assert is_alive(sleeping)
     finally:
         os.killpg(group, signal.SIGKILL)
-
-
-async def test_timeout_in_the_foreground_stays_in_the_group(
-    processes: ProcessPool, tmp_path: Path
-) -> None:
-    program = ["timeout", "--foreground", "60", "sleep", "60"]
-    payload = msgspec.json.encode({"folder": str(tmp_path), "program": program})
-
-    await process(in_process(tasks.run_a_program, timeout=1), payload, processes=processes)
-
-    [started] = await wait_for_pids(tmp_path)
-    await wait_until_dead(started)
 
 
 async def test_a_program_in_a_session_of_its_own_survives(
@@ -250,12 +229,6 @@ async def test_a_program_gets_default_signals_and_no_mask(processes: ProcessPool
     shown = msgspec.json.decode(ending.result)
     # SIGPIPE and the like are Python's own affair: subprocess gives the default back.
     assert shown == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
-
-
-async def test_a_function_ends_a_program_by_a_signal(processes: ProcessPool) -> None:
-    ending = await process(in_process(tasks.terminate_a_program), processes=processes)
-
-    assert ending.result == b"-15"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

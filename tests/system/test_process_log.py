@@ -202,13 +202,6 @@ async def test_no_job_ends_otherwise_because_of_its_log(
 
 WAIT = {"Prefer": "wait=20"}
 
-WORK = """
-import logging
-
-def work(payload):
-    logging.getLogger("shop").info("packed", extra={"parcels": 3})
-    raise ValueError("torn")
-"""
 
 CONFIG = """
 [pool]
@@ -219,14 +212,3 @@ format = "json"
 call = "work:work"
 run = "process"
 """
-
-
-async def test_the_commands_log_has_whole_lines_of_a_childs(tmp_path: Path) -> None:
-    async with running_command(tmp_path, config=CONFIG, handlers=WORK) as server:
-        job_id = await server.submit("pack")
-        packed = json.loads(await server.wait_for_line("packed"))
-        raised = json.loads(await server.wait_for_line("handler_raised"))
-
-    assert (packed["logger"], packed["level"]) == ("shop", "INFO")
-    assert (packed["parcels"], packed["job_id"]) == (3, job_id)
-    assert raised["exception"].splitlines()[-1] == "ValueError: torn"

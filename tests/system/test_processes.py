@@ -65,14 +65,6 @@ async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     assert len({ending.result for ending in endings if ending is not None}) == 2
 
 
-async def test_none_is_left_when_the_block_has_ended() -> None:
-    async with ProcessPool(1) as processes:
-        await process(in_process(tasks.pid), processes=processes)
-        assert children_of(os.getpid())
-
-    assert not children_of(os.getpid())
-
-
 @pytest.mark.smoke
 async def test_a_time_limit_kills_the_process(processes: ProcessPool, tmp_path: Path) -> None:
     handler = in_process(tasks.enter_and_hold_the_gil, timeout=0.3)

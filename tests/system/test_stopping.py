@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -22,13 +20,11 @@ from tests.command import (
     Gate,
     configuration,
     ledger,
+    patched,
     post_job,
     running_command,
     started_command,
 )
-
-# Between two signals that count: more than the window in which wrappers repeat one.
-APART = 0.3
 
 
 def named(server: Command, event: str) -> list[str]:
@@ -38,23 +34,6 @@ def named(server: Command, event: str) -> list[str]:
 
 
 # Levels
-
-
-async def test_idle_workers_and_idle_clients_do_not_delay_the_stop(tmp_path: Path) -> None:
-    # Waiting for any of these would take a minute, and the test would give up.
-    config = configuration("at_the_gate", "quick", workers=3, grace_period=60, graceful_timeout=60)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            await server.submit("at_the_gate", "job")
-            await server.client.get("/health")  # this connection stays open, and idle
-            await server.wait_for_line("work at_the_gate")
-            server.send(signal.SIGTERM)
-            await server.wait_for_line("draining")
-            gate.open()
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["job"]
-            assert not server.lines_with("connection_cut")
 
 
 @pytest.mark.smoke
@@ -132,44 +111,6 @@ async def test_end_of_the_grace_period_names_each_unfinished_job(tmp_path: Path)
             assert ledger(tmp_path) == []
 
 
-@pytest.mark.smoke
-async def test_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
-    config = configuration("at_the_gate", workers=1, grace_period=60)
-    with Gate(tmp_path):
-        async with running_command(tmp_path, config=config) as server:
-            ids = [await server.submit("at_the_gate", n) for n in range(2)]
-            await server.wait_for_line("work at_the_gate")
-            server.send(signal.SIGINT)
-            await server.wait_for_line("draining")
-            await trio.sleep(APART)
-            server.send(signal.SIGTERM)
-
-            assert await server.wait_exit() == 1
-            assert named(server, "jobs_interrupted") == ids[:1]
-            assert named(server, "jobs_not_started") == ids[1:]
-
-
-@pytest.mark.smoke
-async def test_third_signal_ends_the_process_at_once(tmp_path: Path) -> None:
-    config = configuration("stubborn", workers=1, grace_period=60, graceful_timeout=60)
-    async with running_command(tmp_path, config=config) as server:
-        running = await server.submit("stubborn")
-        waiting = await server.submit("stubborn")
-        await server.wait_for_line("stubborn_began")
-        server.send(signal.SIGINT)
-        await server.wait_for_line("draining")
-        await trio.sleep(APART)
-        server.send(signal.SIGTERM)
-        await server.wait_for_line("cancellation_swallowed")
-        await trio.sleep(APART)
-        server.send(signal.SIGTERM)
-
-        assert await server.wait_exit() == 70
-        await server.wait_for_line("third signal")
-        await server.wait_for_line("jobs_interrupted", running)
-        await server.wait_for_line("jobs_not_started", waiting)
-
-
 # The hard limit
 
 
@@ -210,194 +151,10 @@ async def test_hard_limit_ends_the_process_and_shows_what_was_in_the_way(tmp_pat
         servers.start_soon(ended_by_the_limit_after_its_last_job)
 
 
-async def test_thread_that_does_not_return_is_interrupted_and_said_to_be_running(
-    tmp_path: Path,
-) -> None:
-    config = configuration("endless_thread", workers=1, grace_period=0.1, graceful_timeout=20)
-    async with running_command(tmp_path, config=config) as server:
-        job_id = await server.submit("endless_thread")
-        await server.wait_for_line("thread_began")
-        server.send(signal.SIGTERM)
-
-        assert await server.wait_exit() == 1
-        await server.wait_for_line("thread_still_running", job_id)
-        assert named(server, "jobs_interrupted") == [job_id]
-        assert not server.lines_with("job_succeeded") + server.lines_with("job_failed")
-
-
-# Signals at bad moments
-
-
-async def test_signal_while_the_loop_is_blocked_begins_the_stop_when_it_goes_on(
-    tmp_path: Path,
-) -> None:
-    config = configuration("block_loop", workers=1, grace_period=60)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            await server.submit("block_loop", 0.5)
-            await server.submit("block_loop", 0)
-            gate.open()
-            await server.wait_for_line("block_loop_began")
-            server.send(signal.SIGTERM)
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["blocked", "blocked"]
-
-
-# A signal in the moment in which the sockets are bound.
-SIGNALLED_WHILE_BINDING = """
-import signal
-import sys
-import trio_jobs.bootstrap
-
-bind_sockets = trio_jobs.bootstrap.bind_sockets
-
-def bind_and_be_signalled(*arguments, **settings):
-    listeners = bind_sockets(*arguments, **settings)
-    signal.raise_signal(signal.SIGTERM)
-    return listeners
-
-trio_jobs.bootstrap.bind_sockets = bind_and_be_signalled
-
-from trio_jobs.cli import run
-sys.exit(run())
-"""
-
-
-async def test_signal_while_the_sockets_are_bound_stops_the_server_in_order(
-    tmp_path: Path,
-) -> None:
-    async with started_command(
-        tmp_path,
-        config=configuration("quick"),
-        command=(sys.executable, "-c", SIGNALLED_WHILE_BINDING),
-    ) as server:
-        assert await server.wait_exit() == 0
-        assert server.lines_with("stopped", "status=0")
-
-
-async def send_five(server: Command) -> None:
-    """Five SIGINTs to the whole group within the window in which they are one."""
-    began = time.monotonic()
-    for _ in range(5):
-        server.send_to_group(signal.SIGINT)
-        await trio.sleep(0.01)
-    if time.monotonic() - began > 0.15:
-        pytest.skip("this machine is too busy to send five signals in time")
-
-
-async def test_five_signals_at_once_are_one_while_a_request_is_busy(tmp_path: Path) -> None:
-    config = configuration("at_the_gate", "quick", grace_period=60)
-    body = b'{"type": "quick"}'
-    head = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            await server.submit("at_the_gate", "job")  # holds up the end, for the answer to come
-            await server.wait_for_line("work at_the_gate")
-            url = httpx.URL(server.url)
-            async with await trio.open_tcp_stream(url.host, url.port or 0) as stream:
-                await stream.send_all(head + body[:5])
-                await server.client.get("/health")  # by now the request has arrived
-                await send_five(server)
-                await server.wait_for_line("draining")
-                await stream.send_all(body[5:])
-                answer = await stream.receive_some()
-            gate.open()
-
-            assert answer.startswith(b"HTTP/1.1 503 ")
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["job"]
-
-
-# A log that nobody reads
-
-
-async def test_unread_log_costs_neither_service_nor_stop(tmp_path: Path) -> None:
-    config = configuration("fail", "at_the_gate", workers=2, grace_period=60)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config) as server:
-            server.stop_reading()
-            for _ in range(40):  # each with a traceback of kilobytes; a pipe takes 64 KiB
-                await server.submit("fail", "x" * 4000)
-            await server.submit("at_the_gate", "job")
-            gate.open()
-            server.send(signal.SIGTERM)
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["job"]
-
-
-async def test_unread_log_does_not_change_the_status_of_an_unclean_stop(tmp_path: Path) -> None:
-    config = configuration("fail", "at_the_gate", workers=2, grace_period=0.1, graceful_timeout=20)
-    with Gate(tmp_path):
-        async with running_command(tmp_path, config=config) as server:
-            await server.submit("at_the_gate")
-            await server.wait_for_line("work at_the_gate")
-            server.stop_reading()
-            for _ in range(40):
-                await server.submit("fail", "x" * 4000)
-            server.send(signal.SIGTERM)
-
-            assert await server.wait_exit() == 1
-
-
-async def test_closed_log_costs_neither_service_nor_stop(tmp_path: Path) -> None:
-    config = configuration("fail", "quick", workers=1)
-    async with running_command(tmp_path, config=config) as server:
-        await server.close_log()
-        for _ in range(5):
-            await server.submit("fail", "nobody will read this")
-        await server.submit("quick", "job")
-        server.send(signal.SIGTERM)
-
-        assert await server.wait_exit() == 0
-        assert ledger(tmp_path) == ["job"]
-
-
-# Standard error is a full disk from the start on; only the address is told.
-FULL_LOG = """
-import os
-import sys
-import trio
-import trio_jobs.main
-
-told = os.dup(2)
-os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
-serve = trio_jobs.main.serve
-
-async def serve_and_tell(*arguments, task_status, **settings):
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(lambda task_status: serve(
-            *arguments, task_status=task_status, **settings))
-        os.write(told, f"Running on {urls[0]}\\n".encode())
-        task_status.started(urls)
-
-trio_jobs.main.serve = serve_and_tell
-
-from trio_jobs.cli import run
-sys.exit(run())
-"""
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-async def test_log_on_a_full_disk_costs_neither_service_nor_stop(tmp_path: Path) -> None:
-    config = configuration("fail", "at_the_gate", workers=2, grace_period=60)
-    command = (sys.executable, "-c", FULL_LOG)
-    with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config, command=command) as server:
-            await server.submit("fail", "nobody will read this")
-            await server.submit("at_the_gate", "job")
-            gate.open()
-            server.send(signal.SIGTERM)
-
-            assert await server.wait_exit() == 0
-            assert ledger(tmp_path) == ["job"]
-            assert len(server.lines) == 1
-
+# A log whose reader is slow
 
 # Each piece of the log takes a moment, as with a reader that is merely slow.
 SLOW_LOG = """
-import sys
 import time
 import trio_jobs.bounded_write
 
@@ -408,15 +165,12 @@ def write_slowly(*arguments):
     return write_within(*arguments)
 
 trio_jobs.bounded_write.write_within = write_slowly
-
-from trio_jobs.cli import run
-sys.exit(run())
 """
 
 
 async def test_last_lines_reach_a_log_that_takes_its_time(tmp_path: Path) -> None:
     config = configuration("quick")
-    command = (sys.executable, "-c", SLOW_LOG)
+    command = patched(SLOW_LOG)
     async with running_command(tmp_path, config=config, command=command) as server:
         server.send(signal.SIGTERM)
 
@@ -428,22 +182,15 @@ async def test_last_lines_reach_a_log_that_takes_its_time(tmp_path: Path) -> Non
 
 # What stands before the command, to put a fault into it.
 FAULT_IN_THE_STORE = """
-import sys
 from trio_jobs.stores.memory import MemoryStore
 
 def complete(self, job_id, ending, *, duration):
     raise RuntimeError("the store is broken")
 
 MemoryStore.complete = complete
-
-from trio_jobs.cli import run
-sys.exit(run())
 """
 
 FAULT_IN_HTTP = """
-import os
-import sys
-import trio
 import trio_jobs.main
 
 serve = trio_jobs.main.serve
@@ -457,28 +204,16 @@ async def serve_and_fail(*arguments, task_status, **settings):
         raise RuntimeError("the front door is broken")
 
 trio_jobs.main.serve = serve_and_fail
-
-from trio_jobs.cli import run
-sys.exit(run())
 """
 
 FAULT_AT_THE_START = """
-import sys
 import trio_jobs.main
 
 async def serve(*arguments, **settings):
     raise RuntimeError("the front door does not open")
 
 trio_jobs.main.serve = serve
-
-from trio_jobs.cli import run
-sys.exit(run())
 """
-
-
-def with_fault(text: str) -> tuple[str, ...]:
-    """The command with this before it."""
-    return (sys.executable, "-c", text)
 
 
 async def test_failing_store_ends_the_server_at_once_with_its_traceback_first(
@@ -487,7 +222,7 @@ async def test_failing_store_ends_the_server_at_once_with_its_traceback_first(
     config = configuration("at_the_gate", "quick", workers=2, grace_period=60)
     with Gate(tmp_path):
         async with running_command(
-            tmp_path, config=config, command=with_fault(FAULT_IN_THE_STORE)
+            tmp_path, config=config, command=patched(FAULT_IN_THE_STORE)
         ) as server:
             busy = await server.submit("at_the_gate")
             await server.wait_for_line("work at_the_gate")
@@ -539,42 +274,45 @@ async def crash(_):
         assert await server.wait_exit() == 70
 
 
-async def test_jobs_are_named_although_handlers_have_taken_all_of_trios_threads(
-    tmp_path: Path,
-) -> None:
-    handlers = """
-import time
-import trio
+# The front door closes as if the pool had ended.
+FAULT_IN_CLOSING = """
+import trio_jobs.main
 
-async def fill(_):
+serve = trio_jobs.main.serve
+
+async def serve_until_told(*arguments, closing, task_status, **settings):
+    early = trio.Event()
     async with trio.open_nursery() as nursery:
-        for _ in range(100):
-            nursery.start_soon(sleep)
+        task_status.started(await nursery.start(lambda task_status: serve(
+            *arguments, closing=early, task_status=task_status, **settings)))
+        fault = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
+        await trio.lowlevel.wait_readable(fault)
+        early.set()
 
-async def sleep():
-    await trio.to_thread.run_sync(time.sleep, 20, abandon_on_cancel=True)
+trio_jobs.main.serve = serve_until_told
 """
-    config = '[pool]\ngrace_period = 0.5\n[handlers]\nfill = "work:fill"'
-    async with running_command(tmp_path, config=config, handlers=handlers) as server:
-        job_id = await server.submit("fill")
-        server.send(signal.SIGTERM)
-
-        assert await server.wait_exit() == 1
-        assert named(server, "jobs_interrupted") == [job_id]
 
 
-async def test_failing_http_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (FAULT_IN_HTTP, "the front door is broken"),
+        (FAULT_IN_CLOSING, "HTTP has ended by itself"),
+    ],
+    ids=["fails", "ends"],
+)
+async def test_http_that_fails_or_ends_by_itself_lets_the_accepted_jobs_end(
+    tmp_path: Path, fault: str, error: str
+) -> None:
     config = configuration("at_the_gate", workers=1, grace_period=60)
     os.mkfifo(tmp_path / "fault")
     with Gate(tmp_path) as gate:
-        async with running_command(
-            tmp_path, config=config, command=with_fault(FAULT_IN_HTTP)
-        ) as server:
+        async with running_command(tmp_path, config=config, command=patched(fault)) as server:
             for n in range(3):
                 await server.submit("at_the_gate", n)
             await server.wait_for_line("work at_the_gate")
             (tmp_path / "fault").write_bytes(b"now")
-            await server.wait_for_line("RuntimeError: the front door is broken")
+            await server.wait_for_line(f"RuntimeError: {error}")
             await server.wait_for_line("draining", "buffered=2")
             gate.open()
 
@@ -585,8 +323,6 @@ async def test_failing_http_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
 
 # A worker leaves after its first job, as if the channel had ended.
 FAULT_IN_A_WORKER = """
-import sys
-import trio
 import trio_jobs.pool.worker
 
 run_worker = trio_jobs.pool.worker.run_worker
@@ -616,9 +352,6 @@ async def run_worker_for_one_job(jobs, *arguments):
     await run_worker(OneJob(jobs), *arguments)
 
 trio_jobs.pool.worker.run_worker = run_worker_for_one_job
-
-from trio_jobs.cli import run
-sys.exit(run())
 """
 
 
@@ -627,7 +360,7 @@ async def test_worker_that_returns_before_its_channel_has_ended_ends_the_server(
 ) -> None:
     config = configuration("quick", workers=2, grace_period=60)
     async with running_command(
-        tmp_path, config=config, command=with_fault(FAULT_IN_A_WORKER)
+        tmp_path, config=config, command=patched(FAULT_IN_A_WORKER)
     ) as server:
         await server.submit("quick")
 
@@ -636,53 +369,9 @@ async def test_worker_that_returns_before_its_channel_has_ended_ends_the_server(
         await server.wait_for_line("RuntimeError: a worker has returned")
 
 
-# The front door closes as if the pool had ended.
-FAULT_IN_CLOSING = """
-import os
-import sys
-import trio
-import trio_jobs.main
-
-serve = trio_jobs.main.serve
-
-async def serve_until_told(*arguments, closing, task_status, **settings):
-    early = trio.Event()
-    async with trio.open_nursery() as nursery:
-        task_status.started(await nursery.start(lambda task_status: serve(
-            *arguments, closing=early, task_status=task_status, **settings)))
-        fault = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
-        await trio.lowlevel.wait_readable(fault)
-        early.set()
-
-trio_jobs.main.serve = serve_until_told
-
-from trio_jobs.cli import run
-sys.exit(run())
-"""
-
-
-async def test_http_that_ends_by_itself_lets_the_accepted_jobs_end(tmp_path: Path) -> None:
-    config = configuration("at_the_gate", workers=1, grace_period=60)
-    os.mkfifo(tmp_path / "fault")
-    with Gate(tmp_path) as gate:
-        async with running_command(
-            tmp_path, config=config, command=with_fault(FAULT_IN_CLOSING)
-        ) as server:
-            for n in range(3):
-                await server.submit("at_the_gate", n)
-            await server.wait_for_line("work at_the_gate")
-            (tmp_path / "fault").write_bytes(b"now")
-            await server.wait_for_line("RuntimeError: HTTP has ended by itself")
-            await server.wait_for_line("draining", "buffered=2")
-            gate.open()
-
-            assert await server.wait_exit() == 1
-            assert ledger(tmp_path) == ["0", "1", "2"]
-
-
 async def test_http_that_does_not_start_ends_the_server(tmp_path: Path) -> None:
     async with started_command(
-        tmp_path, config=configuration("quick"), command=with_fault(FAULT_AT_THE_START)
+        tmp_path, config=configuration("quick"), command=patched(FAULT_AT_THE_START)
     ) as server:
         assert await server.wait_exit() == 1
         await server.wait_for_line("RuntimeError: the front door does not open")
@@ -692,27 +381,10 @@ async def test_http_that_does_not_start_ends_the_server(tmp_path: Path) -> None:
 async def test_failing_store_stops_a_server_at_once_whose_handlers_do_not_unwind(
     tmp_path: Path,
 ) -> None:
-    handlers = """
-import trio
-
-async def stubborn(_):
-    with trio.CancelScope(shield=True):
-        await trio.sleep(60)
-
-async def quick(_):
-    pass
-"""
-    config = (
-        "[pool]\nworkers = 2\ngrace_period = 60\n[http]\ngraceful_timeout = 1\n"
-        '[handlers]\nstubborn = "work:stubborn"\nquick = "work:quick"'
-    )
-    async with running_command(
-        tmp_path,
-        config=config,
-        handlers=handlers,
-        command=(sys.executable, "-c", FAULT_IN_THE_STORE),
-    ) as server:
-        held = await server.submit("stubborn")
+    config = configuration("shielded", "quick", workers=2, grace_period=60, graceful_timeout=1)
+    command = patched(FAULT_IN_THE_STORE)
+    async with running_command(tmp_path, config=config, command=command) as server:
+        held = await server.submit("shielded")
         await server.client.post("/jobs", json={"type": "quick"})
         await server.wait_for_line("pool_failed")
         refused = await server.client.post("/jobs", json={"type": "quick"})
