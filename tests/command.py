@@ -95,6 +95,18 @@ class Command:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
+    async def run(self, job_type: str, payload: object = None) -> dict[str, Any]:
+        """Submit a job, and wait for its end; the job as a client then sees it."""
+        job: dict[str, Any] = (
+            await self.client.post(
+                "/jobs",
+                json={"type": job_type, "payload": payload},
+                headers={"Prefer": f"wait={PATIENCE:.0f}"},
+            )
+        ).json()
+        assert job["status"] == "completed", job
+        return job
+
     async def job(self, job_id: str) -> dict[str, Any]:
         """The job as a client sees it now."""
         answer = await self.client.get(f"/jobs/{job_id}")

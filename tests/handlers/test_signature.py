@@ -477,7 +477,3 @@ def test_a_class_whose_instances_are_called_is_refused(made: object, name: str) 
 
     assert str(refusal.value) == f"is a class; name an instance of it: {name}(...)"
     assert Handler.of(Send())
-
-
-def test_public_names_are_what_the_messages_say() -> None:
-    assert trio_jobs.JobContext.__name__ == "JobContext"

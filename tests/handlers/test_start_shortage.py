@@ -212,17 +212,6 @@ async def test_a_job_whose_thread_runs_at_last_is_shown_as_blocked_no_more(
     assert blocked is None
 
 
-async def test_a_cancel_reaches_a_job_that_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    NoThreads(monkeypatch)
-
-    async with running_pool({"test": returns}, workers=1) as pool:
-        job = pool.submit("test")
-        await wait_all_tasks_blocked()
-        assert pool.executor.cancel(job.id)
-
-    assert pool.outcome(job) is Outcome.CANCELLED
-
-
 async def test_a_cancel_that_comes_while_a_thread_cannot_be_started_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

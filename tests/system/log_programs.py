@@ -28,15 +28,6 @@ def logs_much_and_ends() -> None:
     logs.write_final("x", logging.ERROR, [("jobs_unfinished", {"job_ids": "a"})], seconds=0.2)
 
 
-def fails_everywhere_and_ends() -> None:
-    start_logging("INFO", "text")
-    for _ in range(2_000):
-        warnings.warn("for the log", stacklevel=1)
-        thread = threading.Thread(target=fail)
-        thread.start()
-        thread.join()
-
-
 def start_logging_with_forks() -> Logs:
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
     logs = start_logging("INFO", "text")
@@ -123,10 +114,6 @@ def logs_in_a_child_and_ends() -> None:
         assert logs.flush_within(seconds=100)
 
     wait_for([fork(log_in_child)])
-
-
-def fail() -> None:
-    raise ValueError("x" * 1000)
 
 
 if __name__ == "__main__":

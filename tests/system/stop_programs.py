@@ -157,16 +157,5 @@ def hangs_after_the_second_signal() -> None:
     trio.run(main)
 
 
-def gets_a_third_signal() -> None:
-    async def main() -> None:
-        connect(patient)
-        terminate()
-        await insist()
-        await insist()
-
-    patient.install()
-    trio.run(main)
-
-
 if __name__ == "__main__":
     globals()[sys.argv[1]]()

@@ -173,8 +173,7 @@ async def test_dropped_jobs_are_counted_and_logged(tmp_path: Path) -> None:
     config = configuration("fail", "quick") + "\n[store]\nkeep_completed = 0\n"
     async with running_command(tmp_path, config=config) as server:
         for job_type in ("quick", "fail"):
-            job = {"type": job_type, "payload": "no"}
-            await server.client.post("/jobs", json=job, headers={"Prefer": "wait=9"})
+            await server.run(job_type, "no")
         ready = (await server.client.get("/health/ready")).json()
         server.send(signal.SIGTERM)
         assert await server.wait_exit() == 0

@@ -59,18 +59,10 @@ def dependencies() -> set[str]:
 async def use_all(folder: Path, *arguments: str, command: tuple[str, ...]) -> list[str]:
     """Start the server, run a job of each kind, ask for everything, and stop; its log."""
     async with running_command(folder, *arguments, command=command) as server:
-        results = {}
-        for kind in RESULTS:
-            answer = await server.client.post(
-                "/jobs", json={"type": kind}, headers={"Prefer": "wait=30"}
-            )
-            results[kind] = answer.json().get("result", answer.text)
-        assert results == RESULTS
-        job = answer.json()["id"]
-        answer = await server.client.post(
-            "/jobs", json={"type": "failing"}, headers={"Prefer": "wait=30"}
-        )
-        assert answer.json()["error"]["type"] == "KeyError", answer.text
+        assert {kind: (await server.run(kind)).get("result") for kind in RESULTS} == RESULTS
+        failed = await server.run("failing")
+        assert failed["error"]["type"] == "KeyError", failed
+        job = failed["id"]
         line = b'{"type": "async"}\n'
         for expected, method, path, content in [
             (200, "GET", "/health", b""),
@@ -154,11 +146,9 @@ async def test_file_that_comes_later_hides_nothing_from_a_process(tmp_path: Path
     async with running_command(tmp_path) as server:
         for name in LIBRARIES:
             (tmp_path / f"{name}.py").write_text(HIDDEN)
-        answer = await server.client.post(
-            "/jobs", json={"type": "process"}, headers={"Prefer": "wait=30"}
-        )
+        job = await server.run("process")
 
-    assert answer.json()["result"] == RESULTS["process"], answer.text
+    assert job["result"] == RESULTS["process"]
 
 
 async def test_folder_without_such_files_is_not_told_of(tmp_path: Path) -> None:

@@ -58,10 +58,9 @@ async def test_lines_of_children_arrive_whole_and_once_with_the_id_of_the_job(
     async with running_command(tmp_path, config=config, handlers=FORKING) as server:
         ids = {}
         for what in ("in_async", "in_thread"):
-            job = {"type": what, "payload": what}
-            answer = await server.client.post("/jobs", json=job, headers={"Prefer": "wait=20"})
-            assert answer.json()["result"] == 0
-            ids[what] = f" job_id={answer.json()['id']}"
+            job = await server.run(what, what)
+            assert job["result"] == 0
+            ids[what] = f" job_id={job['id']}"
         server.send(signal.SIGTERM)
         assert await server.wait_exit() == 0
 
@@ -204,10 +203,7 @@ crash = "work:crash"
 
 
 async def run_job(server: Command, job_type: str, payload: str) -> str:
-    job = {"type": job_type, "payload": payload}
-    answer = await server.client.post("/jobs", json=job, headers={"Prefer": "wait=20"})
-    assert answer.json()["status"] == "completed"
-    return str(answer.json()["id"])
+    return str((await server.run(job_type, payload))["id"])
 
 
 def what_was_taken_back(server: Command) -> tuple[str, str]:

@@ -166,12 +166,12 @@ async def test_filters_handlers_and_factories_of_a_module_run_in_its_process_alo
     tmp_path: Path,
 ) -> None:
     async with running_command(tmp_path, config=CONFIG, handlers=TAKES_ITS_LOG_APART) as server:
-        answer = await server.client.post("/jobs", json={"type": "pack"}, headers=WAIT)
-        child = answer.json()["result"]
+        job = await server.run("pack")
+        child = job["result"]
         sent = json.loads(await server.wait_for_line('"sent"'))
         handled = server.lines_with("handled by")
 
-    assert answer.json()["outcome"] == "succeeded"
+    assert job["outcome"] == "succeeded"
     assert sent["took"] == "datetime.timedelta(seconds=180)"
     assert (sent["minutes"], sent["filtered_by"], sent["made_by"]) == (3.0, child, child)
     assert handled == [f"handled by {child}"]
@@ -198,9 +198,6 @@ async def test_no_job_ends_otherwise_because_of_its_log(
 
     told = ending.error and ending.error.message
     assert (ending.outcome is Outcome.SUCCEEDED) or told == "loud"
-
-
-WAIT = {"Prefer": "wait=20"}
 
 
 CONFIG = """

@@ -76,23 +76,6 @@ async def test_a_time_limit_kills_the_process(processes: ProcessPool, tmp_path: 
     assert not children_of(os.getpid())
 
 
-async def test_waiting_for_a_process_is_not_the_functions_time(tmp_path: Path) -> None:
-    limit = 0.2
-    table = {
-        "long": in_process(tasks.enter_and_wait),
-        "short": in_process(tasks.pid, timeout=limit),
-    }
-
-    async with running_pool(table, workers=2) as pool:
-        pool.submit("long", quoted(tmp_path))
-        await wait_for_pids(tmp_path)
-        short = pool.submit("short")
-        await trio.sleep(2 * limit)
-        (tmp_path / "go").touch()
-
-    assert pool.outcome(short) is Outcome.SUCCEEDED
-
-
 async def test_a_cancel_kills_the_process_and_the_next_job_gets_a_fresh_one(tmp_path: Path) -> None:
     table = {"wait": in_process(tasks.enter_and_wait), "pid": in_process(tasks.pid)}
 

@@ -101,11 +101,8 @@ async def test_manager_is_told_of_the_port_and_of_the_drain_and_handlers_cannot_
                 await server.wait_running()
             assert (await server.client.get("/health")).status_code == 200
             for kind in ("thread", "process"):
-                answer = await server.client.post(
-                    "/jobs", json={"type": kind}, headers={"Prefer": "wait=30"}
-                )
-                assert answer.json()["outcome"] == "succeeded"
-                assert answer.json()["result"] is None
+                job = await server.run(kind)
+                assert (job["outcome"], job["result"]) == ("succeeded", None)
 
             await server.submit("at_the_gate")
             server.send(signal.SIGTERM)

@@ -72,8 +72,7 @@ async def test_job_that_has_ended_in_the_turn_in_which_it_was_submitted_is_named
 ) -> None:
     handlers = f"{HANDLERS.replace('TAKE()', '')}\nasync def take(_):\n    {take}\n"
     async with running_command(tmp_path, config=CONFIG, handlers=handlers) as server:
-        job = {"type": "take", "payload": None}
-        await server.client.post("/jobs", json=job, headers={"Prefer": "wait=20"})
+        await server.run("take")
         await is_told_and_stops(server, TAKES[take], "job_types=take")
 
 
