@@ -563,15 +563,6 @@ async def test_page_after_what_is_no_id_is_refused(after: Any) -> None:  # noqa:
             jobs.page(after=after)
 
 
-async def test_page_goes_on_after_a_job_that_is_gone(autojump_clock: MockClock) -> None:
-    async with open_jobs({"echo": echo}) as jobs:
-        first, second = jobs.submit_all([("echo", 1), ("echo", 2)])
-        await jobs.drain()
-        jobs.delete(first.id)
-
-        assert [job.id for job in jobs.page(after=first.id)] == [second.id]
-
-
 @pytest.mark.parametrize("function", [open_jobs, Jobs.asgi, Jobs.page])
 def test_every_number_has_the_default_of_its_setting(
     function: Callable[..., object],

@@ -39,13 +39,6 @@ async def sleep_for_ever(_payload: object) -> None:
     await trio.sleep_forever()
 
 
-async def test_what_the_handler_returns_is_the_result() -> None:
-    async def double(payload: int) -> int:
-        return 2 * payload
-
-    assert await process(double, b"21") == Ending(outcome=Outcome.SUCCEEDED, result=b"42")
-
-
 async def test_what_the_handler_raises_is_the_error_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

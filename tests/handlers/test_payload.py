@@ -12,8 +12,6 @@ import attrs
 import msgspec
 import pytest
 
-from tests.handlers.support import process
-from trio_jobs import Outcome
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.registry import HandlerRegistry
@@ -261,19 +259,6 @@ def test_what_is_no_json_raises_what_callers_expect(payload: bytes) -> None:
             Handler.of(function).decode(payload)
 
 
-async def test_a_handler_gets_an_object_of_the_type() -> None:
-    seen: list[object] = []
-
-    async def handler(payload: Email) -> str:
-        seen.append(payload)
-        return payload.to
-
-    ending = await process(handler, b'{"to": "a"}')
-
-    assert ending.outcome is Outcome.SUCCEEDED
-    assert seen == [Email(to="a")]
-
-
 def test_each_type_has_a_schema() -> None:
     handlers = HandlerRegistry(
         {
@@ -302,21 +287,6 @@ def test_each_type_has_a_schema() -> None:
         },
         "required": ["to"],
     }
-
-
-def test_types_of_the_same_name_have_a_schema_each() -> None:
-    class Email(msgspec.Struct):
-        sender: str
-
-    async def take_other_email(payload: object) -> None: ...
-
-    take_other_email.__annotations__["payload"] = Email
-    handlers = HandlerRegistry({"a": Handler.of(take_email), "b": Handler.of(take_other_email)})
-
-    schemas = handlers.schemas()
-
-    assert schemas.types["a"] != schemas.types["b"]
-    assert len(schemas.components) == 2
 
 
 def test_types_whose_names_become_the_same_have_a_schema_each() -> None:

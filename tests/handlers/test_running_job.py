@@ -57,26 +57,6 @@ async def test_the_first_event_decides(which: str, mock_clock: MockClock) -> Non
     assert (ending and ending.outcome) == decided
 
 
-async def test_the_limit_is_named(mock_clock: MockClock) -> None:
-    running = running_job()
-    mock_clock.jump(LIMIT)
-
-    ending = running.end()
-
-    assert ending is not None
-    assert ending.error is not None
-    assert ending.error.message == "the time limit of 1.5 s passed"
-
-
-async def test_a_cancel_cancels_the_scope() -> None:
-    running = running_job()
-    assert running.scope is not None
-
-    running.cancel()
-
-    assert running.scope.cancel_called
-
-
 async def test_the_time_limit_counts_from_the_start_of_the_clock_and_is_the_scopes_deadline(
     mock_clock: MockClock,
 ) -> None:

@@ -328,9 +328,7 @@ async def _(folder: Path) -> None:
 # The first second
 
 
-async def signalled_by_itself(
-    folder: Path, signum: signal.Signals, customize: str, **settings: str
-) -> Command:
+async def signalled_by_itself(folder: Path, signum: signal.Signals, customize: str) -> Command:
     """A command that gets a signal where a ``sitecustomize`` module sends it; it has ended."""
     (folder / "site").mkdir(parents=True)
     (folder / "site" / "sitecustomize.py").write_text(customize.replace("SIGNAL", signum.name))
@@ -339,8 +337,8 @@ async def signalled_by_itself(
         patch.setenv("PYTHONPATH", path)
         async with started_command(
             folder,
-            config=settings.get("config", configuration("quick")),
-            handlers=settings.get("handlers", "open('imported', 'w')\nasync def quick(_): pass"),
+            config=configuration("quick"),
+            handlers="open('imported', 'w')\nasync def quick(_): pass",
         ) as server:
             await server.wait_exit()
     return server

@@ -365,7 +365,6 @@ AT_IMPORT = """
 import os
 import sys
 
-reader, writer = os.pipe()
 child = os.fork()
 if child == 0:
     how()

@@ -1,5 +1,6 @@
 """The log of the command, whatever handlers and their modules do to logging and to processes."""
 
+import json
 import re
 import select
 import signal
@@ -271,13 +272,17 @@ async def test_server_logs_whatever_a_handler_does_to_logging(tmp_path: Path) ->
 async def test_crash_is_logged_although_a_running_job_has_taken_all_of_the_log(
     tmp_path: Path,
 ) -> None:
-    async with running_command(tmp_path, config=SHOP, handlers=LOGGING) as server:
-        job_id = await server.submit("crash", list(TAKING))
+    config = f"[pool]\nworkers = 1\n{SHOP}"
+    jobs = [{"type": "crash", "payload": list(TAKING)}] * 2
+    async with running_command(tmp_path, config=config, handlers=LOGGING) as server:
+        async with server.client.stream("POST", "/jobs/batch", json=jobs) as answer:
+            begun, waiting = [job["id"] for job in json.loads(await answer.aread())]
         assert await server.wait_exit() == 1
 
     assert server.lines_with("CRITICAL trio_jobs.bootstrap server_failed")
     assert server.lines_with("ZeroDivisionError")
-    assert server.lines_with("jobs_interrupted", job_id)
+    assert server.lines_with("jobs_interrupted", f"job_ids={begun}")
+    assert server.lines_with("jobs_not_started", f"job_ids={waiting}")
 
 
 async def test_unread_pipe_and_a_handler_on_the_root_hold_up_no_line_of_the_server(

@@ -40,13 +40,6 @@ async def test_json_goes_in_and_json_comes_out(processes: ProcessPool) -> None:
     )
 
 
-async def test_jobs_share_a_process_of_its_own_kind(processes: ProcessPool) -> None:
-    first = await process(in_process(tasks.pid), processes=processes)
-    second = await process(in_process(tasks.pid), processes=processes)
-
-    assert first.result == second.result != str(os.getpid()).encode()
-
-
 async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     tmp_path: Path,
 ) -> None:

@@ -6,7 +6,6 @@ out it is long (a test that waited for it would fail), where it has to, it is sh
 """
 
 import contextlib
-import json
 import os
 import signal
 from pathlib import Path
@@ -234,26 +233,6 @@ async def test_failing_store_ends_the_server_at_once_with_its_traceback_first(
             assert log.index("the store is broken") < log.index("jobs_interrupted")
             assert sorted(named(server, "jobs_interrupted")) == sorted([busy, failing])
             assert not server.lines_with("ExceptionGroup")
-
-
-async def test_crash_of_the_event_loop_names_the_unfinished_jobs(tmp_path: Path) -> None:
-    handlers = """
-import trio
-
-async def crash(_):
-    trio.lowlevel.current_trio_token().run_sync_soon(lambda: 1 / 0)
-    await trio.sleep_forever()
-"""
-    config = '[pool]\nworkers = 1\n[handlers]\ncrash = "work:crash"'
-    async with running_command(tmp_path, config=config, handlers=handlers) as server:
-        async with server.client.stream(
-            "POST", "/jobs/batch", content='[{"type":"crash"},{"type":"crash"}]'
-        ) as answer:
-            ids = [job["id"] for job in json.loads(await answer.aread())]
-
-        assert await server.wait_exit() == 1
-        await server.wait_for_line("ZeroDivisionError")
-        assert named(server, "jobs_interrupted") + named(server, "jobs_not_started") == ids
 
 
 async def test_crash_of_the_event_loop_is_not_outlasted_by_a_thread(tmp_path: Path) -> None:
