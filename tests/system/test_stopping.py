@@ -189,22 +189,6 @@ def complete(self, job_id, ending, *, duration):
 MemoryStore.complete = complete
 """
 
-FAULT_IN_HTTP = """
-import trio_jobs.main
-
-serve = trio_jobs.main.serve
-
-async def serve_and_fail(*arguments, task_status, **settings):
-    async with trio.open_nursery() as nursery:
-        task_status.started(await nursery.start(lambda task_status: serve(
-            *arguments, task_status=task_status, **settings)))
-        fault = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
-        await trio.lowlevel.wait_readable(fault)
-        raise RuntimeError("the front door is broken")
-
-trio_jobs.main.serve = serve_and_fail
-"""
-
 FAULT_AT_THE_START = """
 import trio_jobs.main
 
@@ -253,8 +237,8 @@ async def crash(_):
         assert await server.wait_exit() == 70
 
 
-# The front door closes as if the pool had ended.
-FAULT_IN_CLOSING = """
+# The front door serves until the test says so.
+FAULT_IN_HTTP = """
 import trio_jobs.main
 
 serve = trio_jobs.main.serve
@@ -264,9 +248,9 @@ async def serve_until_told(*arguments, closing, task_status, **settings):
     async with trio.open_nursery() as nursery:
         task_status.started(await nursery.start(lambda task_status: serve(
             *arguments, closing=early, task_status=task_status, **settings)))
-        fault = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
-        await trio.lowlevel.wait_readable(fault)
-        early.set()
+        told = os.open("fault", os.O_RDONLY | os.O_NONBLOCK)
+        await trio.lowlevel.wait_readable(told)
+        FAULT
 
 trio_jobs.main.serve = serve_until_told
 """
@@ -275,8 +259,8 @@ trio_jobs.main.serve = serve_until_told
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (FAULT_IN_HTTP, "the front door is broken"),
-        (FAULT_IN_CLOSING, "HTTP has ended by itself"),
+        ('raise RuntimeError("the front door is broken")', "the front door is broken"),
+        ("early.set()", "HTTP has ended by itself"),  # closes as if the pool had ended
     ],
     ids=["fails", "ends"],
 )
@@ -284,9 +268,10 @@ async def test_http_that_fails_or_ends_by_itself_lets_the_accepted_jobs_end(
     tmp_path: Path, fault: str, error: str
 ) -> None:
     config = configuration("at_the_gate", workers=1, grace_period=60)
+    command = patched(FAULT_IN_HTTP.replace("FAULT", fault))
     os.mkfifo(tmp_path / "fault")
     with Gate(tmp_path) as gate:
-        async with running_command(tmp_path, config=config, command=patched(fault)) as server:
+        async with running_command(tmp_path, config=config, command=command) as server:
             for n in range(3):
                 await server.submit("at_the_gate", n)
             await server.wait_for_line("work at_the_gate")
