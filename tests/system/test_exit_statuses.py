@@ -373,7 +373,7 @@ async def _(folder: Path) -> None:
             assert (ended.process.returncode, ended.lines) == (-signum, [])
 
 
-@row("until the configuration is read")
+@row("then, until the configuration is read")
 async def _(folder: Path) -> None:
     # The second is what the arguments are parsed with.
     for signum, late in zip((*STOPPING, *ENDING), ["trio", "argparse"] * 2, strict=True):
@@ -389,7 +389,7 @@ async def _(folder: Path) -> None:
         assert not ended.lines_with("Running on")
 
 
-@row("the same, while reading the configuration does not end (from a pipe")
+@row("in that time")
 async def _(folder: Path) -> None:
     # The ten seconds are shortened.
     command = (
