@@ -75,8 +75,8 @@ async def serve_plain(app: Any) -> None:  # noqa: ANN401
     await serve(app, config)
 
 
-async def serve_by_front_door(app: Any) -> None:  # noqa: ANN401
-    """Serve by our front door, with its defaults but for the idle time."""
+async def serve_by_trio_jobs(app: Any) -> None:  # noqa: ANN401
+    """Serve by the server of trio-jobs, with its defaults but for the idle time."""
     from trio_jobs.server.serve import serve
     from trio_jobs.server.sockets import bind_sockets
     from trio_jobs.settings import HttpSettings
@@ -96,4 +96,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "bare":
         trio.run(serve_plain, bare)
     else:
-        trio.run(serve_by_front_door, quart())
+        trio.run(serve_by_trio_jobs, quart())

@@ -15,7 +15,7 @@ _REQUEST = post("/jobs", SUBMISSION)
 # Each reference server: the number of its row, its name on the page, and its bound.
 _REFERENCES = {
     "bare": (1, "a bare ASGI app under plain Hypercorn", 1.65),
-    "quart": (2, "a Quart-Trio route behind our front door", 1.12),
+    "quart": (2, "a Quart-Trio route behind our server", 1.12),
 }
 
 

@@ -93,7 +93,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     # Child processes start in it; handler modules may change the current folder later.
     folder = open_folder()
     logs = start_logging(config.logging.level.upper(), config.logging.format)
-    stop, takeovers, forks = _guard(config, signals, logs)
+    stop, takeovers, forks = _prepare_process(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
@@ -138,7 +138,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     )
 
 
-def _guard(config: Config, signals: Signals, logs: Logs) -> tuple[Stop, Takeovers, Forks]:
+def _prepare_process(config: Config, signals: Signals, logs: Logs) -> tuple[Stop, Takeovers, Forks]:
     """Act on signals, put back signals and log when user code replaces them, and prepare for forks.
 
     A signal that comes while sockets are bound and handlers imported ends the server in order.

@@ -33,7 +33,7 @@ async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[st
         preference: none without a preference, or with too many waiters.
 
     Raises:
-        Problem: The rest of the body breaks a limit of the front door.
+        Problem: The rest of the body breaks a limit of the server.
 
     Cancellation:
         Leaves nothing behind.

@@ -17,13 +17,13 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
 
-class FrontDoorBody(Protocol):
-    """The body as the front door, the command's own HTTP server, offers it to an application.
+class ServerBody(Protocol):
+    """The body as the server of the command offers it to an application.
 
     It is ``scope["extensions"]["trio_jobs.body"]``; other servers do not set this key.
 
     Attributes:
-        complete: The whole body, if the front door has read it already.
+        complete: The whole body, if the server has read it already.
     """
 
     complete: bytes | None
@@ -38,8 +38,8 @@ class JobRequest(TrioRequest):
     receive: Callable[[], Awaitable[Any]]
 
     @property
-    def front_door_body(self) -> FrontDoorBody | None:
-        """The front door's extension for the body; None behind another server."""
+    def server_body(self) -> ServerBody | None:
+        """The server's extension for the body; None behind another server."""
         extensions: dict[str, Any] = self.scope.get("extensions") or {}
         return extensions.get("trio_jobs.body")
 
@@ -51,7 +51,7 @@ class JobRequest(TrioRequest):
             side before the end.
 
         Raises:
-            Problem: The body breaks a limit of the front door.
+            Problem: The body breaks a limit of the server.
 
         Checkpoints:
             As ``receive`` does.

@@ -1,6 +1,6 @@
 """The current request's body: whole, or piece by piece, and its client's disconnect.
 
-The front door is the command's own HTTP server.
+In this module, *the server* is the command's own HTTP server.
 """
 
 import math
@@ -29,15 +29,15 @@ async def read_body(*, max_bytes: int) -> bytes:
             not arrive in time.
 
     Checkpoints:
-        As ASGI's ``receive`` does; none if the front door has read the whole body.
+        As ASGI's ``receive`` does; none if the server has read the whole body.
     """
     refuse_encoded_body()
     job_request = current_request()
     if (job_request.content_length or 0) > max_bytes:
         raise _too_long(max_bytes)
-    front_door = job_request.front_door_body
-    if front_door is not None and front_door.complete is not None:
-        return front_door.complete
+    server_body = job_request.server_body
+    if server_body is not None and server_body.complete is not None:
+        return server_body.complete
     body = bytearray()
     more = True
     while more:
@@ -73,7 +73,7 @@ async def wait_disconnected() -> None:
     """Wait until the current request's client disconnects; drop the bytes it sends until then.
 
     Raises:
-        Problem: The rest of the body breaks a limit of the front door.
+        Problem: The rest of the body breaks a limit of the server.
 
     Cancellation:
         The dropped bytes are lost; a later call waits on.
@@ -127,7 +127,7 @@ class BodyStream:
         self._more = True
         self._ahead = bytearray()  # `wait_disconnected` appends, `read` takes
         self._failure: Problem | None = None  # ended reading ahead; `read` raises it
-        self._front_door = self._request.front_door_body
+        self._server_body = self._request.server_body
         self._lift(math.inf)
 
     async def read(self) -> bytes:
@@ -156,7 +156,7 @@ class BodyStream:
 
         A disconnect shows only after all bytes before it have been read. So
         this method reads up to 256 KiB ahead, for later calls of ``read``. If
-        the client has sent more, or the front door refuses the rest, it waits
+        the client has sent more, or the server refuses the rest, it waits
         until it is cancelled.
 
         Cancellation:
@@ -178,12 +178,12 @@ class BodyStream:
     async def _read_in_time(self) -> bytes:
         """The next piece, which may be empty.
 
-        The front door applies the time limit itself: it looks at the socket
+        The server applies the time limit itself: it looks at the socket
         before it gives up, and does not count time in which a handler blocks
         the event loop. Behind another server this method applies the limit.
         """
         self._lift(self._idle_timeout)
-        seconds = self._idle_timeout if self._front_door is None else math.inf
+        seconds = self._idle_timeout if self._server_body is None else math.inf
         with trio.move_on_after(seconds) as scope:
             chunk = await self._request.read_chunk()
         if scope.cancelled_caught:
@@ -196,8 +196,8 @@ class BodyStream:
         return piece
 
     def _lift(self, idle_timeout: float) -> None:
-        if self._front_door is not None:
-            self._front_door.lift(idle_timeout=idle_timeout)
+        if self._server_body is not None:
+            self._server_body.lift(idle_timeout=idle_timeout)
 
 
 def _too_long(max_bytes: int) -> Problem:

@@ -58,7 +58,7 @@ class RequestBody:
 
         Raises:
             Problem: The bytes are not valid HTTP (400), or arrive too late (408).
-            ClientDisconnectedError: The client left before the end.
+            ClientDisconnectedError: The client disconnected before the end.
 
         Checkpoints:
             Only while it waits for the client.
@@ -80,7 +80,7 @@ class RequestBody:
         Raises:
             Problem: The body breaks a limit (413, 408), or the bytes are not
                 valid HTTP (400). A later call raises a Problem again.
-            ClientDisconnectedError: The client left before the end.
+            ClientDisconnectedError: The client disconnected before the end.
         """
         self._check_length(self._length or 0)
         deadline = self._next_deadline()

@@ -126,9 +126,7 @@ class H11Connection:
             return self._h11.next_event()
         except h11.RemoteProtocolError as error:
             if self.eof:
-                raise ClientDisconnectedError(
-                    "the client left in the middle of a request"
-                ) from None
+                raise ClientDisconnectedError("the client disconnected within a request") from None
             if error.error_status_hint == 431:
                 raise head_too_long(self._settings.max_header_bytes) from None
             detail = _QUOTED.sub("", str(error))

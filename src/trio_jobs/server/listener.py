@@ -26,7 +26,7 @@ log = logging.getLogger("trio_jobs.server")
 _ACCEPT_RETRY = 0.1
 # Seconds between two warnings of one kind.
 _WARNING_INTERVAL = 5.0
-# The client has gone, or only its connection is at fault: accept(2) says to go on.
+# The client has disconnected, or only its connection is at fault: accept(2) says to go on.
 _CLIENTS_FAULT = {
     errno.EAGAIN,
     errno.ECONNABORTED,
@@ -68,7 +68,7 @@ class Listener:
         self._listeners = listeners
         self._connection_closed = connection_closed
         self._last_moment = last_moment
-        # Accept loops add, each connection's task removes itself, the stop removes those it cuts.
+        # Accept loops add, each connection's task removes itself, the stop removes those it aborts.
         self._connections: set[ClientConnection] = set()
         self._room = trio.lowlevel.ParkingLot()  # holds the accept loops while the cap is reached
         self._emptied: trio.Event | None = None  # the stop makes it, the last connection sets it
@@ -137,8 +137,8 @@ class Listener:
     async def _close(self) -> None:
         """End idle connections at once and the others after their answer, within bounds.
 
-        After each ``graceful_timeout``, the stop cuts the connections whose clients took no byte in
-        it. The other clients may read on until ``last_moment`` returns; without ``last_moment``,
+        After each ``graceful_timeout``, the stop aborts the connections whose clients took no byte
+        in it. The other clients may read on until ``last_moment`` returns; without ``last_moment``,
         the first ``graceful_timeout`` ends all.
         """
         await self._context.worker.terminated.set()
@@ -146,29 +146,29 @@ class Listener:
             connection.finish()
         if self._connections:
             self._emptied = trio.Event()
-            await self._wait_and_cut_silent(self._emptied)
+            await self._abort_silent(self._emptied)
             if self._connections and self._last_moment is not None:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._cut_until_empty, self._emptied, nursery.cancel_scope)
+                    nursery.start_soon(self._abort_until_empty, self._emptied, nursery.cancel_scope)
                     await self._last_moment()
                     nursery.cancel_scope.cancel()
-        self._cut(set(self._connections))
+        self._abort(set(self._connections))
 
-    async def _cut_until_empty(self, emptied: trio.Event, waiting: trio.CancelScope) -> None:
+    async def _abort_until_empty(self, emptied: trio.Event, waiting: trio.CancelScope) -> None:
         while self._connections:
-            await self._wait_and_cut_silent(emptied)
+            await self._abort_silent(emptied)
         waiting.cancel()
 
-    async def _wait_and_cut_silent(self, emptied: trio.Event) -> None:
-        """Wait for ``graceful_timeout``, then cut connections whose clients took no byte in it."""
+    async def _abort_silent(self, emptied: trio.Event) -> None:
+        """Abort the connections whose clients take no byte within ``graceful_timeout``."""
         before = {connection: connection.transport.progress() for connection in self._connections}
         deadline = self._time.now() + self._settings.graceful_timeout
         while self._connections and not self._time.passed(deadline):
             with self._time.scope(deadline):
                 await emptied.wait()
-        self._cut({one for one in self._connections if one.transport.progress() == before[one]})
+        self._abort({one for one in self._connections if one.transport.progress() == before[one]})
 
-    def _cut(self, connections: set[ClientConnection]) -> None:
+    def _abort(self, connections: set[ClientConnection]) -> None:
         if connections:
             log.warning("connections_cut", extra={"count": len(connections)})
         self._connections -= connections

@@ -39,8 +39,8 @@ def tls_failure(error: BaseException | None) -> str | None:
     """The TLS fault that ended a connection; None if the client only disconnected."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            left = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-            return None if left else error.reason or type(error).__name__
+            disconnected = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            return None if disconnected else error.reason or type(error).__name__
         error = error.__cause__ or error.__context__
     return None
 

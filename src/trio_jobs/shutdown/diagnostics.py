@@ -24,7 +24,7 @@ MAX_FRAMES = 25
 MAX_TASKS = 5_000
 
 
-def tasks_in_the_way(root: trio.lowlevel.Task) -> Iterator[Block]:
+def task_blocks(root: trio.lowlevel.Task) -> Iterator[Block]:
     """Each task below ``root`` and its stack; tasks with the same stack share a block."""
     places: Counter[tuple[str, str]] = Counter()
     for task in itertools.islice(_tasks_below(root), MAX_TASKS):
@@ -32,7 +32,7 @@ def tasks_in_the_way(root: trio.lowlevel.Task) -> Iterator[Block]:
     return _blocks(places)
 
 
-def threads_in_the_way() -> Iterator[Block]:
+def thread_blocks() -> Iterator[Block]:
     """Each Python thread except the calling one, and its stack."""
     names = {
         thread.ident: f"thread {thread.name}" + (" (daemon)" if thread.daemon else "")
@@ -46,7 +46,7 @@ def threads_in_the_way() -> Iterator[Block]:
     return _blocks(places)
 
 
-def guarded(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
+def blocks_or_failure(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
     """The blocks; a failure becomes a line, so that the next part of a report follows."""
     try:
         yield from blocks()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from trio_jobs.shutdown.diagnostics import guarded, threads_in_the_way
+from trio_jobs.shutdown.diagnostics import blocks_or_failure, thread_blocks
 from trio_jobs.shutdown.hard_limit import HardLimit
 
 # For the threads and `atexit` callbacks of handler modules when the process does not serve: a
@@ -40,7 +40,9 @@ def limit_unserved(status: int) -> None:
 
     Threads or programs that handler modules have started may delay the end. In the main thread.
     """
-    limit = HardLimit(in_the_way=lambda: guarded(threads_in_the_way), render=plain, status=status)
+    limit = HardLimit(
+        diagnose=lambda: blocks_or_failure(thread_blocks), render=plain, status=status
+    )
     with contextlib.suppress(RuntimeError):  # no thread can be started: the timer still kills
         limit.start()
     limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)

@@ -45,19 +45,19 @@ class HardLimit:
     def __init__(
         self,
         *,
-        in_the_way: Callable[[], Iterable[Block]],
+        diagnose: Callable[[], Iterable[Block]],
         render: Callable[[str, str, Mapping[str, object]], bytes],
         status: int = HARD_LIMIT_STATUS,
     ) -> None:
         """Prepare a limit.
 
         Args:
-            in_the_way: Returns what keeps the process from ending. Called in the limit's own thread
+            diagnose: Returns what keeps the process from ending. Called in the limit's own thread
                 once the limit is reached.
             render: Turns a block of the report into bytes for the log.
             status: The exit status.
         """
-        self._in_the_way = in_the_way
+        self._diagnose = diagnose
         self._render = render
         self._status = status
         self._started = False
@@ -147,5 +147,5 @@ class HardLimit:
         self.end_process(
             f"hard limit reached after {time.monotonic() - self._since:.1f} s:"
             f" the process ends with status {self._status}",
-            self._in_the_way(),
+            self._diagnose(),
         )

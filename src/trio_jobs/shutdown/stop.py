@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import trio
 
-from trio_jobs.shutdown.diagnostics import Block, guarded, tasks_in_the_way, threads_in_the_way
+from trio_jobs.shutdown.diagnostics import Block, blocks_or_failure, task_blocks, thread_blocks
 from trio_jobs.shutdown.end import plain
 from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, HardLimit
 from trio_jobs.shutdown.signals import ENDING, STOPPING, Signals
@@ -70,7 +70,7 @@ class Stop:
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
         self._signals: Signals | None = None
-        self._hard_limit = HardLimit(in_the_way=self._in_the_way, render=render)
+        self._hard_limit = HardLimit(diagnose=self._diagnose, render=render)
 
     def install(self, signals: Signals | None = None) -> None:
         """Act on the signals, for the rest of the process's life. In the main thread.
@@ -204,7 +204,7 @@ class Stop:
     def _end_process(self, why: str) -> None:
         self._hard_limit.end_process(
             f"{why}: the process ends with status {HARD_LIMIT_STATUS}",
-            guarded(self._jobs_in_the_way),
+            blocks_or_failure(self._job_blocks),
         )
 
     def _wake_loop(self) -> None:
@@ -218,13 +218,13 @@ class Stop:
         if self._count >= 2:
             self._cancel()
 
-    def _in_the_way(self) -> Iterator[Block]:
-        yield from guarded(self._jobs_in_the_way)
+    def _diagnose(self) -> Iterator[Block]:
+        yield from blocks_or_failure(self._job_blocks)
         root = self._root
         if root is not None:
-            yield from guarded(lambda: tasks_in_the_way(root))
-        yield from guarded(threads_in_the_way)
+            yield from blocks_or_failure(lambda: task_blocks(root))
+        yield from blocks_or_failure(thread_blocks)
 
-    def _jobs_in_the_way(self) -> Iterator[Block]:
+    def _job_blocks(self) -> Iterator[Block]:
         for event, fields in self.unfinished():
             yield event, "", fields
