@@ -81,9 +81,11 @@ def _machine(minutes: float) -> str:
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     hardware = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    turns = os.environ.get("BENCH_TURNS")
+    chosen = f" with BENCH_TURNS={turns}" if turns else ""
     system = f"{platform.system()} {platform.release().partition('-')[0]}"
     lines = [
-        f"- On {datetime.now(UTC):%Y-%m-%d} in {minutes:.1f} minutes, at commit {commit}",
+        f"- On {datetime.now(UTC):%Y-%m-%d} in {minutes:.1f} minutes{chosen}, at commit {commit}",
         f"- {hardware}; {system}",
         f"- Python {sys.version.split()[0]}; {', '.join(f'{n} {version(n)}' for n in _OURS)}",
     ]

@@ -155,7 +155,7 @@ def test_every_exit_status_is_there() -> None:
 def test_ends_beyond_the_hard_limit_are_there_and_in_the_guarantees() -> None:
     ways = " ".join(row[0] for row in rows_of("exit-statuses.md") if "beyond" in row[0])
     [guarantee] = re.findall(
-        r"^\| Stopping ends.*", (DOCS / "explanation/guarantees.md").read_text(), re.MULTILINE
+        r"^\| The hard limit ends.*", (DOCS / "explanation/guarantees.md").read_text(), re.MULTILINE
     )
 
     assert f" {SIGALRM_AFTER_SECONDS:g} s beyond" in ways
