@@ -280,7 +280,7 @@ def _become_a_copy(server: _Server) -> None:
 
 
 def _end_with_server(lifeline: int) -> None:
-    """Let the kernel kill this process and its group when the server has gone.
+    """Let the kernel kill this process and its group when the server has ended.
 
     With ``F_SETSIG``, the end of the pipe sends the signal. Without it, a thread has to wait for
     the pipe's end, and cannot run while a function holds the GIL. ``PR_SET_PDEATHSIG`` would kill

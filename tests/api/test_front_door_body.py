@@ -13,12 +13,12 @@ from trio_jobs.testing.asgi_client import App, Client, Message
 
 
 def broken_limit(status: int, detail: str = "the body breaks a limit") -> Problem:
-    """As the front door raises it."""
+    """As the HTTP server raises it."""
     return Problem(status, detail, headers={"Connection": "close"})
 
 
 class Body:
-    """As the front door offers it; after the first message the body breaks a limit."""
+    """As the HTTP server offers it; after the first message the body breaks a limit."""
 
     complete = None
 

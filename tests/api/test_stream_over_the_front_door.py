@@ -1,4 +1,4 @@
-"""`POST /jobs/stream` over the real front door: how long its client may be silent.
+"""`POST /jobs/stream` over the real HTTP server: how long its client may be silent.
 
 The clock jumps where the loop is blocked; see `tests.server.blocked`.
 """

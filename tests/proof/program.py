@@ -1,6 +1,6 @@
 """The whole program inside one Trio run, with its clients; and something happens at one step of it.
 
-`main` runs as it is, over a front door in memory (`memory`) or the real one on loopback
+`main` runs as it is, over an HTTP server in memory (`memory`) or the real one on loopback
 (`loopback`). In memory, under a mock clock, a run is the same every time: the scheduler's seed
 and the number of a step name a moment exactly. An instrument sees each step of each task, and does
 what the test wants at the one that it wants.
@@ -157,7 +157,7 @@ class Program:
         requests: The nurseries around the requests that are going on; the one
             that has begun last is last.
         connection: The connection that was accepted last, if there are any.
-        http: The front door's nursery.
+        http: The HTTP server's nursery.
         whole: The nursery that `main` runs in.
         main_task: The task that `main` runs in, while it does.
         clients: The nursery of the clients.
@@ -700,7 +700,7 @@ def check_nothing_is_left(program: Program) -> None:
 
 
 class MemoryDoor:
-    """Stands where the front door stands, without sockets: it hands requests to the application."""
+    """Replaces the HTTP server, without sockets: it hands requests to the application."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -765,7 +765,7 @@ class MemoryDoor:
                 finally:
                     self._program.requests.remove(nursery)
         except* (FaultError, FaultExit, OSError):
-            pass  # an error ends one request: the front door has tests of its own for that
+            pass  # an error ends one request: the HTTP server has tests of its own for that
         except* Exception as group:  # noqa: BLE001 - kept, and shown by the test
             self.surprises.append(group)
         finally:

@@ -48,7 +48,7 @@ class Part(enum.Enum):
         REQUEST: In the task of a request, or one that this has started.
         HANDLER: In a worker's task, inside of a user's function.
         WORKER: In a worker's task, in our own code.
-        REST: In the task of `main`, of the front door, of the watch for signals.
+        REST: In the task of `main`, of the HTTP server, of the watch for signals.
         BESIDE: In a new task, beside those of one of these nurseries.
     """
 

@@ -150,7 +150,7 @@ def tell(body: bytes, path: str = "/jobs", *lines: str) -> bytes:
 
 
 def let_in(data: bytes) -> bytes:
-    """A request to ``/`` of the tests of the front door, as one to ``/jobs`` that is let in."""
+    """A request to ``/`` of the tests of the HTTP server, as one to ``/jobs`` that is let in."""
     host = b"Host: localhost\r\n"
     return data.replace(host, host + SHOW.encode() + b"\r\n", 1).replace(b" / H", b" /jobs H", 1)
 

@@ -1,4 +1,4 @@
-"""Everything that the front door's tests try one by one, at the same time, while jobs run.
+"""Everything that the HTTP server's tests try one by one, at the same time, while jobs run.
 
 Attackers of every kind go on until the server is gone, so the stop has all of them connected; it
 has fewer descriptors than there are clients. Meanwhile honest clients submit jobs and wait for

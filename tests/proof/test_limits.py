@@ -224,7 +224,7 @@ async def test_no_job_runs_unanswered_while_others_block_the_loop(
 
 
 async def stopped(clients: int, *, tls: bool) -> Counter[str]:
-    """A front door that stops while clients send their next request; what became of those."""
+    """An HTTP server that stops while clients send their next request; what became of those."""
     counts: Counter[str] = Counter()
     acted_on: set[bytes] = set()
     answered: set[bytes] = set()

@@ -1,1 +1,1 @@
-"""Tests of the front door, over real loopback sockets."""
+"""Tests of the HTTP server, over real loopback sockets."""

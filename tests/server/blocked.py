@@ -1,4 +1,4 @@
-"""A front door whose event loop is blocked when a test says so, and for as long.
+"""An HTTP server whose event loop is blocked when a test says so, and for as long.
 
 The clock goes on by itself, and jumps: within one step of a task, that is a loop that is blocked.
 Clients are on loopback, where what is sent is there at once, so each test decides what has come in

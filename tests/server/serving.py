@@ -1,4 +1,4 @@
-"""A front door on loopback for one test, and clients that speak to it in bytes."""
+"""An HTTP server on loopback for one test, and clients that speak to it in bytes."""
 
 import json
 import ssl
@@ -128,7 +128,7 @@ class Client:
 
 @dataclass(slots=True)
 class Served:
-    """A running front door."""
+    """A running HTTP server."""
 
     port: int
     closing: trio.Event
@@ -292,7 +292,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def body_of(scope: Scope) -> RequestBody:
-    """What the front door offers beyond ASGI."""
+    """What the HTTP server offers beyond ASGI."""
     body = scope["extensions"]["trio_jobs.body"]
     assert isinstance(body, RequestBody)
     return body

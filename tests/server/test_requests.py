@@ -24,7 +24,7 @@ from .serving import (
 
 @http_only
 async def describe(scope: Scope, _receive: Receive, send: Send) -> None:
-    """Answer with what the front door made of the request's head."""
+    """Answer with what the HTTP server made of the request's head."""
     host = dict(scope["headers"]).get(b"host", b"")
     parts = [scope["method"], scope["path"], scope["query_string"].decode(), host.decode()]
     await answer(send, "|".join(parts).encode())

@@ -1,4 +1,4 @@
-"""The front door's settings, through the real command."""
+"""The HTTP server's settings, through the real command."""
 
 import signal
 import ssl

@@ -237,7 +237,7 @@ async def crash(_):
         assert await server.wait_exit() == 70
 
 
-# The front door serves until the test says so.
+# The HTTP server serves until the test says so.
 FAULT_IN_HTTP = """
 import trio_jobs.main
 

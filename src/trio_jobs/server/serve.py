@@ -62,9 +62,9 @@ async def serve(
             open, as far as the caller knows. Connections leave these, and
             some more, free.
         connection_closed: Called when a connection has freed its descriptor.
-        last_moment: Awaited after ``graceful_timeout`` if connections are left;
-            when it returns, the server cuts them. If this is None, the
-            server cuts them after ``graceful_timeout``.
+        last_moment: Awaited after ``graceful_timeout`` if connections are open;
+            when it returns, the server closes them. If this is None, the
+            server closes them after ``graceful_timeout``.
         task_status: Told the listeners' URLs once clients can connect.
 
     Returns:
