@@ -1,6 +1,7 @@
 """Handlers that do not want to end: copied beside ``config.toml``, so without the tests' help."""
 
 import atexit
+import ctypes
 import os
 import threading
 import time
@@ -80,8 +81,11 @@ async def holding_the_gil_for_a_while(_: object) -> None:
     began = time.perf_counter()
     sum(range(10**7))
     speed = 10**7 / (time.perf_counter() - began)
-    # The call itself says that it has begun, so that nothing of Python's runs after that.
-    saying = map(os.write, [2], [b"holding_the_gil_for_a_while_began\n"])
+    # The call itself says that it has begun, so that nothing of Python's runs after that. It holds
+    # the GIL meanwhile: `os.write` lets it go, and a signal could be handled in that moment.
+    began_line = b"holding_the_gil_for_a_while_began\n"
+    write = ctypes.PyDLL(None).write
+    saying = map(write, [2], [began_line], [ctypes.c_size_t(len(began_line))])
     sum(chain(saying, range(int(3 * speed))))
     os.write(2, b"the call has returned\n")
     await trio.sleep_forever()

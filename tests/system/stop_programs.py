@@ -5,9 +5,11 @@ standard output how far they have come.
 """
 
 import atexit
+import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 
 import trio
@@ -144,6 +146,32 @@ def holds_the_gil() -> None:
 def ignores_sigalrm_and_holds_the_gil() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     holds_the_gil()
+
+
+def holds_the_gil_in_a_thread() -> None:
+    """Let the thread of the signals arm the limit; then no thread of Python's runs any more."""
+    in_c = threading.Event()
+
+    def signal_and_hold_the_gil() -> None:
+        while not in_c.is_set():  # `wait` would take the lock within `set`
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while stop.at is None:
+            time.sleep(0.01)
+        sum(range(10**12))
+
+    async def main() -> None:
+        connect(stop)
+        threading.Thread(target=signal_and_hold_the_gil).start()
+        library = ctypes.CDLL(None)
+        mutex = ctypes.create_string_buffer(64)
+        library.pthread_mutex_lock(mutex)
+        sys.setswitchinterval(LONG)  # the other thread runs when this one waits in C
+        in_c.set()
+        library.pthread_mutex_lock(mutex)  # for ever, so Python runs no signal handler
+
+    stop.install()
+    trio.run(main)
 
 
 def hangs_after_the_second_signal() -> None:

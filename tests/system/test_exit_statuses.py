@@ -29,6 +29,7 @@ from tests.command import (
     write_files,
 )
 from tests.docs.test_references import rows_of
+from tests.system.test_stop import unread_socket
 from trio_jobs.shutdown.signals import ENDING, HARMLESS, STOPPING
 
 # Between two signals that count.
@@ -119,15 +120,25 @@ async def hold(_):
 SHORT = "[pool]\ngrace_period = 0.1\n[http]\ngraceful_timeout = 0.1\n"
 
 
-@row("killed by SIGALRM, 1 s beyond the hard limit")
+@row("1, 1 s beyond the hard limit")
 async def _(folder: Path) -> None:
     config = f'{SHORT}[handlers]\nhold = "work:hold"'
     async with running_command(folder, config=config, handlers=HOLDS_THE_GIL) as server:
         with contextlib.suppress(httpx.RequestError):  # it may begin before the answer is sent
             await server.client.post("/jobs", json={"type": "hold"})
 
-        assert await server.wait_exit() == -signal.SIGALRM
+        assert await server.wait_exit() == 1
+        assert server.lines_with("in hold")
         assert not server.lines_with("jobs_interrupted") + server.lines_with("hard limit")
+
+
+@row("killed by SIGALRM, 1.5 s beyond it")
+async def _(_: Path) -> None:
+    program = [sys.executable, str(Path(__file__).with_name("stop_programs.py")), "holds_the_gil"]
+    with unread_socket() as log:
+        ended = await trio.run_process(program, stderr=log, check=False)
+
+    assert ended.returncode == -signal.SIGALRM
 
 
 @row("any other")

@@ -119,8 +119,25 @@ def test_unread_log_does_not_hold_up_the_hard_limit() -> None:
     assert status == 70
 
 
-def test_program_that_ignores_sigalrm_is_ended_by_it_nevertheless() -> None:
-    """A handler's module may, and so may whoever started the server: that is inherited."""
-    status, _, _ = run("ignores_sigalrm_and_holds_the_gil")
+@pytest.mark.parametrize(
+    "name",
+    ["holds_the_gil", "ignores_sigalrm_and_holds_the_gil", "holds_the_gil_in_a_thread"],
+)
+def test_faulthandler_ends_a_program_that(name: str) -> None:
+    """Also where the main thread, which alone can make SIGALRM deadly, runs no Python any more."""
+    status, _, err = run(name)
+
+    assert status == 1
+    assert err.startswith("Timeout (")
+    assert "in holds_the_gil" in err or "in signal_and_hold_the_gil" in err
+
+
+def test_sigalrm_ends_a_program_whose_stacks_cannot_be_written() -> None:
+    """Also if it ignored SIGALRM: a handler's module may, or whoever started the server."""
+    with (
+        unread_socket() as log,
+        start("ignores_sigalrm_and_holds_the_gil", stderr=log) as program,
+    ):
+        status = status_of(program)
 
     assert status == -signal.SIGALRM

@@ -1,10 +1,17 @@
 """The hard limit: once armed it is never disarmed, and nothing in the process outlasts it.
 
-It has two clocks. A thread reports what keeps the process from ending, and exits with status 70.
-The kernel's timer kills the process by SIGALRM, in case the thread cannot run: code holds the
-interpreter lock in one call into C.
+It has three clocks, each for the case that the one before it fails:
+
+- A thread reports what keeps the process from ending, and exits with status 70. It cannot run while
+  a call into C holds the interpreter lock.
+- faulthandler's thread needs no such lock. It writes the stacks and exits with status 1. It fails
+  if its write blocks, or if user code has stopped it.
+- The kernel's timer kills the process by SIGALRM. Until the main thread, which alone can do so, has
+  given SIGALRM its default action, this clock does nothing.
 """
 
+import contextlib
+import faulthandler
 import itertools
 import math
 import os
@@ -27,12 +34,13 @@ REPORT_SECONDS = 0.5
 # The thread wakes this long before the limit: it may wait as long for the GIL beside a busy loop.
 HEAD_START_SECONDS = 0.5
 
-# The kernel's timer fires this long after the limit, so the thread has time to finish. With the
-# default limit of 28 s that is before an orchestrator's usual 30 s.
-SIGALRM_AFTER_SECONDS = 1.0
+# After the limit. Each leaves the clock before it time to finish. With the default limit of 28 s
+# both are before an orchestrator's usual 30 s.
+FAULTHANDLER_AFTER_SECONDS = 1.0
+SIGALRM_AFTER_SECONDS = 1.5
 
 # A kernel's timer that differs by less than this counts as the server's own. This is less than the
-# time between the two clocks, and more than passes while the server reads the clock and the timer.
+# time between two clocks, and more than passes while the server reads the clock and the timer.
 _SLACK_SECONDS = 0.4
 
 
@@ -105,11 +113,15 @@ class HardLimit:
         return ends and abs(off) < _SLACK_SECONDS
 
     def set_alarm(self) -> None:
-        """Set the kernel's timer, also if user code has changed it."""
+        """Set the clocks that are no thread of Python's, also if user code has changed them."""
+        left = max(self._due - time.monotonic(), 0)
+        with contextlib.suppress(RuntimeError):  # no thread can be started: SIGALRM still kills
+            faulthandler.dump_traceback_later(
+                left + FAULTHANDLER_AFTER_SECONDS, exit=True, file=self._log
+            )
         self._is_deadly = threading.current_thread() is threading.main_thread()
         if self._is_deadly:  # Python refuses it in other threads
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        left = max(self._due - time.monotonic(), 0)
         signal.setitimer(signal.ITIMER_REAL, left + SIGALRM_AFTER_SECONDS)
 
     def give_up(self) -> None:

@@ -25,7 +25,7 @@ REPEAT_WINDOW_SECONDS = 0.2
 # What a clean stop may take beyond `pool.grace_period` and `http.graceful_timeout`.
 MARGIN_SECONDS = 1.0
 
-# From the hard limit to the kernel's timer behind it (1 s), with a reserve.
+# From the hard limit to the kernel's timer behind it (1.5 s), with a reserve.
 _LAST_CLOCK_SECONDS = 3.0
 
 
