@@ -57,7 +57,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
 
     Args:
         config: The settings.
-        warn: Called with a line for each hidden module.
+        warn: Called with a line for each variable without effect, and for each hidden module.
 
     Returns:
         The settings in force, as TOML, and what the handlers' payloads look like.
@@ -66,6 +66,8 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         ConfigError: The start would fail because of the configuration.
     """
     read_secrets(config)
+    for warning in config.warnings:
+        warn(warning)
     _place_leftovers(config)
     forks = Forks()
     handlers = load_handlers(

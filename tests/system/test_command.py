@@ -282,6 +282,13 @@ async def test_check_prints_the_settings_and_they_can_be_read_back(tmp_path: Pat
     assert second == first
 
 
+async def test_check_warns_of_a_variable_that_has_no_effect(tmp_path: Path) -> None:
+    ended = await run_command(tmp_path, "--check", environment={"TRIO_JOBS_FOO": "1"})
+
+    assert ended.status == 0
+    assert ended.lines == ["trio-jobs: warning: TRIO_JOBS_FOO is not a setting and has no effect"]
+
+
 # Mistakes
 
 MISTAKES = {
