@@ -19,6 +19,7 @@ from tests.docs.blocks import DOCS, SOURCE
 from tests.support import HandlerRegistry, HandlerSettings
 from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
+from trio_jobs.asgi import make_app
 from trio_jobs.settings import SECTIONS, settings_of
 from trio_jobs.shutdown.hard_limit import (
     FAULTHANDLER_AFTER_SECONDS,
@@ -249,10 +250,11 @@ def test_every_header_of_an_answer_is_there() -> None:
 def test_everything_public_is_in_the_python_reference(module: object) -> None:
     text = (REFERENCE / "python.md").read_text()
     documented = set(
-        re.findall(r"^\.\. auto\w+:: trio_jobs\.(?:testing\.)?(\w+)", text, re.MULTILINE)
+        re.findall(r"^\.\. auto\w+:: trio_jobs\.(?:testing\.|asgi\.)?(\w+)", text, re.MULTILINE)
     )
 
-    assert documented == {*chain(trio_jobs.__all__, trio_jobs.testing.__all__)}
+    public = {*chain(trio_jobs.__all__, trio_jobs.testing.__all__)}
+    assert documented == {*public, make_app.__name__}
 
 
 def test_markers_and_fixtures_of_the_plugin_are_in_the_python_reference() -> None:
