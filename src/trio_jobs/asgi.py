@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import trio
 
 from trio_jobs.bootstrap import load_handlers, log_hidden, read_secrets
 from trio_jobs.config import load_config
-from trio_jobs.embed import open_jobs
+from trio_jobs.embed import Jobs, open_jobs
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.settings import Config
 
@@ -55,6 +57,9 @@ def make_app() -> "ConfiguredApp":
 class ConfiguredApp:
     """The HTTP API over a pool that runs from the lifespan's startup to its shutdown.
 
+    If the pool fails, requests raise an error from then on, and the lifespan fails: that ends
+    Hypercorn.
+
     Args:
         config: The settings, with the token.
         handlers: The users' functions.
@@ -69,41 +74,66 @@ class ConfiguredApp:
         """Run the pool for the lifespan, or answer one request.
 
         Raises:
-            RuntimeError: A request comes before the lifespan's startup.
+            RuntimeError: A request comes before the lifespan's startup, or after the pool has
+                failed.
         """
         if scope["type"] == "lifespan":
             await self._run_pool(receive, send)
         elif self._app is None:
-            raise RuntimeError("the pool is not running: the server must support ASGI's lifespan")
+            raise RuntimeError(
+                "the pool is not running: it has failed, or the server does not support"
+                " ASGI's lifespan"
+            )
         else:
             await self._app(scope, receive, send)
 
     async def _run_pool(
         self, receive: Callable[[], Awaitable[object]], send: Callable[[object], Awaitable[None]]
     ) -> None:
-        pool, http = self._config.pool, self._config.http
+        phase = "startup"
         await receive()  # lifespan.startup
-        with trio.CancelScope() as scope:
-            async with open_jobs(
-                self._handlers.table,
-                workers=pool.workers,
-                buffer_size=pool.buffer_size,
-                processes=pool.processes,
-                max_payload_bytes=http.max_body_bytes,
-                max_waiters=http.max_waiters,
-                **asdict(self._config.store),
-            ) as jobs:
-                self._app = jobs.asgi(
-                    token=http.token,
-                    allowed_hosts=http.allowed_hosts,
-                    max_wait_seconds=http.max_wait_seconds,
-                    stream_idle_timeout=http.stream_idle_timeout,
-                    shutdown_retry_after=max(1, math.ceil(pool.grace_period)),
-                )
-                await send({"type": "lifespan.startup.complete"})
-                await receive()  # lifespan.shutdown
-                scope.deadline = trio.current_time() + pool.grace_period
-        await send({"type": "lifespan.shutdown.complete"})
+        try:
+            with trio.CancelScope() as scope:
+                async with self._open_jobs() as jobs:
+                    self._app = self._make_api(jobs)
+                    await send({"type": "lifespan.startup.complete"})
+                    phase = "shutdown"
+                    try:
+                        await receive()  # lifespan.shutdown
+                    except BaseException:
+                        # The pool has failed. Its end may take long: health fails meanwhile.
+                        self._app = None
+                        raise
+                    scope.deadline = trio.current_time() + self._config.pool.grace_period
+        except Exception as error:
+            self._app = None
+            log.critical("pool_failed", exc_info=without_groups(error))
+            # An exception would not do: Hypercorn would log it and go on without a pool.
+            await send({"type": f"lifespan.{phase}.failed", "message": "the pool has failed"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+    def _open_jobs(self) -> AbstractAsyncContextManager[Jobs]:
+        pool, http = self._config.pool, self._config.http
+        return open_jobs(
+            self._handlers.table,
+            workers=pool.workers,
+            buffer_size=pool.buffer_size,
+            processes=pool.processes,
+            max_payload_bytes=http.max_body_bytes,
+            max_waiters=http.max_waiters,
+            **asdict(self._config.store),
+        )
+
+    def _make_api(self, jobs: Jobs) -> Callable[[Any, Any, Any], Awaitable[None]]:
+        http = self._config.http
+        return jobs.asgi(
+            token=http.token,
+            allowed_hosts=http.allowed_hosts,
+            max_wait_seconds=http.max_wait_seconds,
+            stream_idle_timeout=http.stream_idle_timeout,
+            shutdown_retry_after=max(1, math.ceil(self._config.pool.grace_period)),
+        )
 
 
 def _set_up_logging(config: Config) -> None:

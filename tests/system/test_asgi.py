@@ -16,12 +16,12 @@ from hypercorn.config import Config
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
 from hypercorn.trio import serve
 from quart_trio import QuartTrio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.command import PATIENCE
-from tests.support import ConfigError
 from trio_jobs import Jobs, TooManyWaitersError, open_jobs
 from trio_jobs.asgi import make_app
-from trio_jobs.testing.asgi_client import App
+from trio_jobs.testing.asgi_client import App, Client
 
 JOB = {"type": "double", "payload": 21}
 
@@ -130,56 +130,179 @@ work = "work:work"
 """
 
 
+# A worker fails when a job arrives.
+FAULT = """
+import trio_jobs.pool.worker
+from trio_jobs.asgi import make_app
+
+async def fail(jobs, *arguments):
+    await jobs.receive()
+    raise RuntimeError("a bug")
+
+trio_jobs.pool.worker.run_worker = fail
+"""
+
+
+@asynccontextmanager
+async def hypercorns_command(
+    folder: Path, module: str = "trio_jobs.asgi", **environment: str
+) -> AsyncIterator[tuple[trio.Process, httpx.AsyncClient]]:
+    """Hypercorn's own command, started in the folder, and a client of its socket."""
+    (folder / "s").mkdir()
+    socket = str(folder / "s" / "http.sock")
+    command = ["-m", "hypercorn", "-k", "trio", "-b", f"unix:{socket}", f"{module}:make_app()"]
+    transport = httpx.AsyncHTTPTransport(uds=socket)
+    with trio.fail_after(PATIENCE):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, *command], cwd=folder, env=environment, stderr=subprocess.PIPE
+        )
+        try:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
+                yield process, client
+        finally:
+            process.terminate()  # does nothing once it has ended
+
+
+async def read_log(process: trio.Process, *, until: str | None = None) -> str:
+    """The next lines of the log: up to those with this text, or to the end."""
+    assert process.stderr is not None
+    log = b""
+    async for piece in process.stderr:
+        log += piece
+        if until is not None and until.encode() in log:
+            break
+    return log.decode()
+
+
 async def test_hypercorns_command_serves_the_configured_handlers_and_drains(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(HANDLERS)
     (tmp_path / "jobs.toml").write_text(CONFIG)
-    (tmp_path / "s").mkdir()
-    socket = tmp_path / "s" / "http.sock"
-    command = ["-m", "hypercorn", "-k", "trio", "-b", f"unix:{socket}", "trio_jobs.asgi:make_app()"]
-    with trio.fail_after(PATIENCE):
-        process = await trio.lowlevel.open_process(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env={"TRIO_JOBS_CONFIG": "jobs.toml", "TRIO_JOBS_HTTP_MAX_WAIT_SECONDS": "7"},
-            stderr=subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        log = b""
-        while b"Running on" not in log:
-            log += await process.stderr.receive_some()
-        async with httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://localhost"
-        ) as client:
-            job = {"type": "work", "payload": 0}
-            assert (await client.get("/jobs")).status_code == 401
-            assert (await client.get("/health")).json() == {"status": "ok"}
-            client.headers["Authorization"] = "Bearer sesame"
-            waited = await client.post("/jobs", json=job, headers={"Prefer": "wait=99"})
-            assert waited.json()["outcome"] == "succeeded"
-            assert waited.headers["preference-applied"] == "wait=7"
-            origin = {"Origin": "http://evil.example"}
-            assert (await client.delete("/jobs/x", headers=origin)).status_code == 403
-            (tmp_path / "done").unlink()
-            await client.post("/jobs", json={"type": "work", "payload": 1})
-            job_id = (await client.get("/jobs")).json()[-1]["id"]
-            assert (await client.get(f"/jobs/{job_id}")).json()["status"] == "processing"
+    variables = {"TRIO_JOBS_CONFIG": "jobs.toml", "TRIO_JOBS_HTTP_MAX_WAIT_SECONDS": "7"}
+    async with hypercorns_command(tmp_path, **variables) as (process, client):
+        await read_log(process, until="Running on")
+        job = {"type": "work", "payload": 0}
+        assert (await client.get("/jobs")).status_code == 401
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        client.headers["Authorization"] = "Bearer sesame"
+        waited = await client.post("/jobs", json=job, headers={"Prefer": "wait=99"})
+        assert waited.json()["outcome"] == "succeeded"
+        assert waited.headers["preference-applied"] == "wait=7"
+        origin = {"Origin": "http://evil.example"}
+        assert (await client.delete("/jobs/x", headers=origin)).status_code == 403
+        (tmp_path / "done").unlink()
+        await client.post("/jobs", json={"type": "work", "payload": 1})
+        job_id = (await client.get("/jobs")).json()[-1]["id"]
+        assert (await client.get(f"/jobs/{job_id}")).json()["status"] == "processing"
 
         process.send_signal(signal.SIGTERM)
 
-        async for piece in process.stderr:
-            log += piece
-        assert await process.wait() == 0, log.decode()
+        log = await read_log(process)
+        assert await process.wait() == 0, log
     assert (tmp_path / "done").exists()
 
 
-def test_mistake_in_the_configuration_is_told_before_anything_runs(
+async def test_failed_pool_ends_hypercorn(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(FAULT)
+    async with hypercorns_command(tmp_path, "faulty") as (process, client):
+        await read_log(process, until="Running on")
+        with suppress(httpx.RequestError):  # Hypercorn may end before it has answered
+            await client.post("/jobs", json=JOB)
+
+        log = await read_log(process)
+
+        assert "CRITICAL trio_jobs.asgi pool_failed\n" in log
+        assert "RuntimeError: a bug\n" in log
+        assert "Lifespan failure in shutdown. 'the pool has failed'" in log
+        assert await process.wait() == 0  # Hypercorn forgets the status of its worker process
+
+
+async def test_health_fails_while_a_failed_pool_ends_and_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TRIO_JOBS_CONFIG", "none.toml")
+    """A handler unwinds slowly; then the server ignores the failure."""
+    failing, unwound = trio.Event(), trio.Event()
+    received = iter(["lifespan.startup"])
+    sent = []
 
-    with pytest.raises(ConfigError, match=r"none\.toml"):
-        make_app()
+    async def run_worker(*_: object) -> None:
+        if trio.lowlevel.current_task().name == "worker-0":
+            await failing.wait()
+            raise RuntimeError("a bug")
+        with trio.move_on_after(PATIENCE / 2, shield=True):
+            await unwound.wait()
+
+    async def receive() -> object:
+        for kind in received:
+            return {"type": kind}
+        return await trio.sleep_forever()
+
+    async def send(message: dict[str, str]) -> None:
+        sent.append(message["type"])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trio_jobs.pool.worker.run_worker", run_worker)
+    app = make_app()
+    client = Client(app)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app, {"type": "lifespan"}, receive, send)
+            await wait_all_tasks_blocked()
+            assert (await client.get("/health")).status == 200
+
+            failing.set()
+            await wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="the pool is not running"):
+                await client.get("/health")
+            unwound.set()
+
+        with pytest.raises(RuntimeError, match="the pool is not running"):
+            await client.get("/health")
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.failed"]
+
+
+async def test_pool_that_does_not_start_fails_the_startup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = []
+
+    async def send(message: dict[str, str]) -> None:
+        sent.append(message["type"])
+
+    def open_jobs(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trio_jobs.asgi.open_jobs", open_jobs)
+
+    await make_app()({"type": "lifespan"}, trio.lowlevel.checkpoint, send)
+
+    assert sent == ["lifespan.startup.failed"]
+    assert "pool_failed" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "complaint"),
+    [
+        ("CONFIG", "none.toml", "none.toml"),
+        (
+            "POOL_WORKERS",
+            "0",
+            "TRIO_JOBS_POOL_WORKERS must be an integer from 1 to 100000, got '0'",
+        ),
+        ("HTTP_TOKEN", "\u00e9", "http: "),
+    ],
+)
+async def test_mistake_in_the_configuration_ends_hypercorn(
+    tmp_path: Path, variable: str, text: str, complaint: str
+) -> None:
+    variables = {f"TRIO_JOBS_{variable}": text}
+    async with hypercorns_command(tmp_path, **variables) as (process, _):
+        log = await read_log(process)
+
+        assert f"ConfigError: {complaint}" in log.splitlines()[-1]
+        assert await process.wait() == 0  # Hypercorn forgets the status of its worker process
 
 
 async def test_request_to_a_server_without_a_lifespan_says_what_is_missing(
@@ -187,5 +310,5 @@ async def test_request_to_a_server_without_a_lifespan_says_what_is_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(RuntimeError, match="the server must support ASGI's lifespan"):
+    with pytest.raises(RuntimeError, match="the server does not support ASGI's lifespan"):
         await make_app()({"type": "http"}, None, None)
