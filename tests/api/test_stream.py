@@ -116,6 +116,18 @@ async def test_while_the_buffer_is_full_no_more_than_a_little_of_the_body_is_rea
     assert payloads(api) == [*range(20)]
 
 
+async def test_stream_behind_a_batch_that_fills_the_buffer_gets_the_first_slot() -> None:
+    api = Api(parts=make_parts(buffer_size=3))
+    batch = b"[" + b",".join([line(n).strip() for n in range(3)]) + b"]"
+    assert (await api.client.post("/jobs/batch", batch)).status == 201
+
+    async with api.client.open("POST", "/jobs/stream") as exchange:
+        await exchange.send(line(3), last=True)
+        await wait_all_tasks_blocked()
+        take(api.parts)
+        assert_accepted(await exchange.answer(), 1)
+
+
 @pytest.mark.parametrize("bad", [0, 1, 5, 9])
 @pytest.mark.parametrize("size", [20, 1000])
 async def test_a_bad_line_stops_it_and_those_before_it_stay(bad: int, size: int) -> None:

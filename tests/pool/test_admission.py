@@ -1,9 +1,11 @@
 """Admission: one step, all or nothing, at whatever step a client is cancelled."""
 
+import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from itertools import count
+from typing import NoReturn
 
 import pytest
 import trio
@@ -11,9 +13,10 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from tests.support import NONE_DROPPED, NOON, At, MemoryStore, Parts, make_parts, start_workers
 from trio_jobs import IdempotencyKey, Job, JobStatus
-from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import Admission, JobSpec, QueueFullError, ShuttingDownError
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.store import DuplicateJobError, StoreStatistics
+from trio_jobs.pool.ids import Uuid7
+from trio_jobs.pool.store import DuplicateJobError, JobNotFoundError, StoreStatistics
 
 EMPTY = StoreStatistics(
     pending=0, processing=0, completed=0, completed_bytes=0, dropped=NONE_DROPPED
@@ -255,6 +258,130 @@ async def test_closing_refuses_more_and_keeps_what_is_in() -> None:
     assert stored(parts.store) == drained(parts.receive) == [admitted.id]
     with pytest.raises(trio.EndOfChannel):
         await parts.receive.receive()
+
+
+# Exceptions: no slot is lost. -------------------------------------------------------------------
+
+
+class ProgramError(Exception):
+    """Raised by code of the program's, or because memory is exhausted."""
+
+
+def fail() -> NoReturn:
+    raise ProgramError
+
+
+async def submit(admission: Admission) -> None:
+    admission.submit("test", b"0")
+
+
+async def submit_all(admission: Admission) -> None:
+    admission.submit_all(some(3))
+
+
+async def admit(admission: Admission) -> None:
+    await admission.admit(JobSpec("test", b"0"), key=IdempotencyKey(text="k", digest=b"digest"))
+
+
+async def admit_up_to(admission: Admission) -> None:
+    await admission.admit_up_to(some(3))
+
+
+async def admit_up_to_nowait(admission: Admission) -> None:
+    admission.admit_up_to_nowait(some(3))
+
+
+ways_in = pytest.mark.parametrize(
+    "way_in", [submit, submit_all, admit, admit_up_to, admit_up_to_nowait]
+)
+WayIn = Callable[[Admission], Awaitable[None]]
+
+
+@ways_in
+@pytest.mark.parametrize("broken", ["now", "new_id"])
+async def test_without_an_id_and_a_time_no_job_is_admitted(way_in: WayIn, broken: str) -> None:
+    parts = make_parts(buffer_size=4)
+    ids = iter([] if way_in in (submit, admit) else [Uuid7()()])  # then the second one fails
+    admission = Admission(
+        parts.send,
+        parts.store,
+        parts.capacity,
+        new_id=Uuid7() if broken == "now" else lambda: next(ids, None) or fail(),
+        now=fail if broken == "now" else lambda: NOON,
+    )
+
+    with pytest.raises(ProgramError):
+        await way_in(admission)
+
+    assert stored(parts.store) == drained(parts.receive) == []
+    assert parts.capacity.free == 4
+
+
+@ways_in
+async def test_log_that_raises_costs_neither_a_slot_nor_a_job(way_in: WayIn) -> None:
+    parts = make_parts(buffer_size=4)
+    log = logging.getLogger("trio_jobs.pool.admission")
+    log.addFilter(lambda _: fail())
+    log.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(ProgramError):
+            await way_in(parts.admission)
+    finally:
+        log.filters.clear()
+        log.setLevel(logging.NOTSET)
+
+    ids = stored(parts.store)
+    assert len(ids) == (1 if way_in in (submit, admit) else 3)
+    assert parts.capacity.free == 4 - len(ids)
+    assert drained(parts.receive) == ids
+
+
+@ways_in
+async def test_store_that_raises_costs_no_slot(way_in: WayIn) -> None:
+    class BrokenStore(MemoryStore):
+        def add(self, job: Job) -> None:
+            fail()
+
+    parts = make_parts(buffer_size=4, store_class=BrokenStore)
+
+    with pytest.raises(ProgramError):
+        await way_in(parts.admission)
+
+    [job_id] = drained(parts.receive)
+    with pytest.raises(JobNotFoundError):  # what a worker logs
+        parts.workers.claim(job_id)
+    assert parts.capacity.free == 4
+
+
+async def test_slot_that_comes_back_wakes_the_task_that_waits_for_it() -> None:
+    parts = make_parts(buffer_size=3)
+    admission = Admission(parts.send, parts.store, parts.capacity, new_id=fail, now=lambda: NOON)
+    parts.admission.submit("test", b"0")
+    parts.admission.submit("test", b"0")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.admission.admit_up_to, some(1))
+        await wait_all_tasks_blocked()  # it leaves the last slot to a single submission
+        assert parts.capacity.free == 1
+        with pytest.raises(ProgramError):
+            admission.submit("test", b"0")
+
+    assert len(parts.store) == 3
+    assert parts.capacity.free == 0
+
+
+async def test_feeding_gives_back_the_slots_of_ids_that_it_has_not_queued() -> None:
+    parts = make_parts(buffer_size=4)
+    ids = [job.id for job in parts.admission.submit_all(some(3))]
+    drained(parts.receive)
+    parts.capacity.slot_freed(3)
+    assert parts.capacity.free == 4
+    parts.receive.close()  # no worker is left
+
+    with pytest.raises(ShuttingDownError):
+        await parts.admission.feed(ids)
+
+    assert parts.capacity.free == 4
 
 
 # Cancelled clients: at every step that Trio's scheduler makes. --------------------------------

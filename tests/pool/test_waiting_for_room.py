@@ -204,6 +204,44 @@ async def test_the_last_place_goes_to_either_kind_in_turn() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(("batch", "slots"), [(True, 1), (False, 2)])
+async def test_task_that_waits_behind_a_batch_gets_the_first_slot(batch: bool, slots: int) -> None:
+    parts = make_parts(buffer_size=3)
+    if batch:
+        parts.admission.submit_all(some(3))
+    else:
+        fill(parts)
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(1), admitted)
+        for _ in range(slots):
+            await wait_all_tasks_blocked()
+            assert admitted == []
+            take(parts)
+
+    assert len(admitted) == 1
+
+
+async def test_batch_that_is_refused_before_a_task_waits_gets_the_only_slot() -> None:
+    parts = make_parts(buffer_size=1)
+    fill(parts)
+    with pytest.raises(QueueFullError):
+        parts.admission.submit_all(some(1))
+    admitted: list[Job] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pour, parts, some(1), admitted)
+        await wait_all_tasks_blocked()
+        take(parts)
+        await wait_all_tasks_blocked()
+        assert admitted == []
+        parts.admission.submit_all(some(1))
+        take(parts)
+
+    assert len(admitted) == 1
+
+
 async def test_without_anyone_waiting_all_places_are_for_everyone() -> None:
     parts = make_parts(buffer_size=2)
 

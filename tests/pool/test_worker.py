@@ -24,7 +24,7 @@ from tests.support import (
 )
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.admission import ShuttingDownError
-from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, run_worker
+from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, Workers, run_worker
 
 NO = JobError(type="ValueError", message="no")
 
@@ -330,6 +330,63 @@ async def test_a_worker_whose_clone_is_closed_ends_and_takes_no_other_job(when: 
 
     assert processed == ([] if when == "waiting" else ids[:1])
     assert parts.send.statistics().open_receive_channels == 1  # the original
+
+
+@pytest.mark.parametrize("when", ["idle", "busy"])
+async def test_pool_is_smaller_by_the_worker_whose_clone_is_closed(when: str) -> None:
+    parts = make_parts(workers=2, buffer_size=1)
+    clones = [parts.receive.clone(), parts.receive.clone()]
+    finish = trio.Event()
+
+    async def process(job: Job) -> Ending:
+        await finish.wait()
+        return SUCCEEDED
+
+    running = Workers(2, parts.store, process, capacity=parts.capacity, waiters=parts.waiters)
+    async with trio.open_nursery() as nursery:
+        for clone in clones:
+            nursery.start_soon(running.run, clone)
+        parts.receive.close()
+        await wait_all_tasks_blocked()
+        if when == "busy":
+            submit(parts, 3)
+            await wait_all_tasks_blocked()
+        clones[0].close()
+        await wait_all_tasks_blocked()
+        assert parts.admission.submit_all([]) == []
+        finish.set()
+        await wait_all_tasks_blocked()
+
+        assert statuses(parts) == ({JobStatus.COMPLETED: 3} if when == "busy" else {})
+        assert parts.capacity.free == 2
+        submit(parts)
+        parts.admission.close()
+
+    assert set(statuses(parts)) == {JobStatus.COMPLETED}
+
+
+async def test_last_worker_whose_clone_is_closed_ends_the_pool() -> None:
+    parts = make_parts()
+    clone = parts.receive.clone()
+    parts.receive.close()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="before its channel has ended")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(parts.workers.run, clone)
+            await wait_all_tasks_blocked()
+            clone.close()
+
+
+async def test_empty_batch_is_admitted_also_while_workers_that_have_ended_leave_jobs() -> None:
+    parts = make_parts(workers=3, buffer_size=2)
+    async with trio.open_nursery() as nursery:
+        start_workers(parts, nursery, never_returns)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        submit(parts, 5)
+    assert parts.capacity.free == -3
+
+    assert parts.admission.submit_all([]) == []
 
 
 # Failures of our own: loud. -------------------------------------------------------------------

@@ -50,7 +50,9 @@ class Admission:
 
     Nothing awaits within this step: no worker runs meanwhile, and a client that disconnects cannot
     cancel it. So no id is queued without a record, and no refused job was ever visible. Ctrl-C
-    does not raise KeyboardInterrupt within it either.
+    does not raise KeyboardInterrupt within it either. If the step raises, the slots of the jobs
+    that it has not queued are free again. Of several jobs it admits none if ``now`` or ``new_id``
+    raises, and all if a filter of the log raises; a part of them only if memory is exhausted.
 
     The plain methods are for a store in memory. The awaited ones are for any store; in memory
     `admit` and `admit_all` make no checkpoint.
@@ -95,7 +97,7 @@ class Admission:
         return int(self._channel.statistics().peak_buffer_used)
 
     @trio.lowlevel.enable_ki_protection
-    def submit(self, type: str, payload: bytes, *, key: IdempotencyKey | None = None) -> Job:  # noqa: A002  (the field's name)
+    def submit(self, type: str, payload: bytes) -> Job:  # noqa: A002  (the field's name)
         """Admit one job, or refuse it.
 
         Raises:
@@ -103,7 +105,7 @@ class Admission:
             ShuttingDownError: The admission is closed.
         """
         self._reserve(1)
-        return self._publish(type, payload, self._now(), key)
+        return self._publish(((type, payload),), 1)[0]
 
     @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
@@ -113,9 +115,10 @@ class Admission:
             QueueFullError: There are too few slots for all.
             ShuttingDownError: The admission is closed.
         """
-        self._reserve(len(specs))
-        return self._publish_all(specs)
+        self._reserve(len(specs), batch=True)
+        return self._publish(specs, len(specs))
 
+    @trio.lowlevel.enable_ki_protection
     async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
         """Admit one job, or refuse it as `submit` does.
 
@@ -124,7 +127,8 @@ class Admission:
         """
         if key is not None and await self._store.find_key(key.text) is not None:
             raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        return self.submit(spec.type, spec.payload, key=key)
+        self._reserve(1)
+        return self._publish((spec,), 1, key)[0]
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, or refuse all of them as `submit_all` does."""
@@ -146,7 +150,7 @@ class Admission:
         slots = await self._capacity.reserve_up_to(len(specs))
         if not slots:
             raise ShuttingDownError
-        return self._publish_all(specs[:slots])
+        return self._publish(specs, slots)
 
     @trio.lowlevel.enable_ki_protection
     def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:
@@ -157,7 +161,7 @@ class Admission:
         """
         if self.closed:
             raise ShuttingDownError
-        return self._publish_all(specs[: self._capacity.reserve_up_to_nowait(len(specs))])
+        return self._publish(specs, self._capacity.reserve_up_to_nowait(len(specs)))
 
     @trio.lowlevel.enable_ki_protection
     async def feed(self, job_ids: Sequence[str]) -> None:
@@ -167,13 +171,14 @@ class Admission:
             ShuttingDownError: The admission is closed. The jobs not yet queued stay pending, as
                 after a cancellation.
         """
-        while job_ids:
-            slots = await self._capacity.reserve_up_to(len(job_ids))
-            if not slots:
+        for job_id in job_ids:
+            if not await self._capacity.reserve_up_to(1):
                 raise ShuttingDownError
-            for job_id in job_ids[:slots]:
+            try:
                 self._queue(job_id)
-            job_ids = job_ids[slots:]
+            except BaseException:
+                self._capacity.slot_freed()
+                raise
 
     @contextmanager
     def cancel_on_close(self) -> Iterator[None]:
@@ -200,27 +205,35 @@ class Admission:
         for scope in self._open_blocks:
             scope.cancel()
 
-    def _reserve(self, wanted: int) -> None:
+    def _reserve(self, wanted: int, *, batch: bool = False) -> None:
         if self._capacity.closed:
             raise ShuttingDownError
-        if missing := self._capacity.reserve(wanted):
+        if missing := self._capacity.reserve(wanted, batch=batch):
             raise QueueFullError(self._capacity.retry_after(missing))
 
-    def _publish_all(self, specs: Sequence[JobSpec]) -> list[Job]:
-        created_at = self._now()
-        return [self._publish(type_, payload, created_at, None) for type_, payload in specs]
-
     def _publish(
-        self, type_: str, payload: bytes, created_at: datetime, key: IdempotencyKey | None
-    ) -> Job:
-        job = Job(id=self._new_id(), type=type_, payload=payload, created_at=created_at, key=key)
-        # No await between these lines. The channel comes first: it refuses the id if no worker is
-        # left, and then the store must not have the record.
-        self._queue(job.id)
-        self._store.add(job)
+        self, specs: Sequence[tuple[str, bytes]], slots: int, key: IdempotencyKey | None = None
+    ) -> list[Job]:
+        """Make, queue and store the first jobs, one for each of these reserved slots."""
+        try:
+            new_id, created_at = self._new_id, self._now()
+            jobs = [
+                Job(id=new_id(), type=type_, payload=payload, created_at=created_at, key=key)
+                for type_, payload in specs[:slots]
+            ]
+            for job in jobs:
+                # Nothing awaits or logs between these lines. The channel comes first: it refuses
+                # the id if no worker is left, and then the store must not have the record.
+                self._queue(job.id)
+                slots -= 1  # the worker frees it
+                self._store.add(job)
+        except BaseException:
+            self._capacity.slot_freed(slots)
+            raise
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("job_admitted", extra={"job_id": job.id, "job_type": type_})
-        return job
+            for job in jobs:
+                log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
+        return jobs
 
     def _queue(self, job_id: str) -> None:
         try:

@@ -23,11 +23,12 @@ class Capacity:
     Some tasks reserve at once, or are refused (`reserve`); others wait, one after the other
     (`reserve_up_to`). While a task waits and one slot is left, the two kinds alternate, so
     neither starves the other: the waiting task leaves this slot to a non-waiting one. After that,
-    the next slot that is the only one left is for the waiting task.
+    the next slot that is the only one left is for the waiting task. A batch that takes the last
+    slot has had this turn, even if no task waits yet.
 
     Attributes:
         buffer_size: How many jobs may wait for a worker.
-        free: How many slots are free.
+        free: How many slots are free; negative if workers have ended whose slots are in use.
         closed: Whether no more slots are given out.
     """
 
@@ -45,22 +46,25 @@ class Capacity:
         # Made by the waiting task, so that a slot costs less while no task waits.
         self._changed: trio.Event | None = None
 
-    def reserve(self, wanted: int) -> int:
+    def reserve(self, wanted: int, *, batch: bool = False) -> int:
         """Reserve ``wanted`` slots at once, or none.
+
+        Args:
+            wanted: How many.
+            batch: Whether they are for a batch, however many jobs it has.
 
         Returns:
             How many slots are missing; 0 if all are reserved.
         """
         free = self.free
-        if wanted < free:  # a slot stays free for the waiting task
-            self._refused = False
-        elif self._fifo.locked():
-            if self._last_is_for_waiting:
+        waiting = self._fifo.locked()
+        if batch or waiting:
+            if waiting and self._last_is_for_waiting:
                 free = max(free - 1, 0)
-            self._refused = wanted > free
+            self._refused = 0 < wanted > free
             if 0 < wanted == free:
                 self._last_is_for_waiting = True
-        if wanted > free:
+        if 0 < wanted > free:
             return wanted - free
         self.free -= wanted
         return 0
@@ -90,9 +94,13 @@ class Capacity:
         """`reserve_up_to` without waiting; 0 if that would have to wait for a turn or a slot."""
         return 0 if self.closed or self._fifo.locked() else self._reserve_up_to(wanted)
 
-    def slot_freed(self) -> None:
-        """Count one more free slot: a worker has begun, is done with a job, or got no job."""
-        self.free += 1
+    def slot_freed(self, number: int = 1) -> None:
+        """Count one more free slot: a worker has begun, is done with a job, or got no job.
+
+        Args:
+            number: More than one, or none, if jobs with a slot could not be queued.
+        """
+        self.free += number
         if self._changed is not None:
             self._wake()
 

@@ -40,11 +40,7 @@ Process = Callable[[Job], Awaitable[Ending]]
 # release, or in a handler, where it would fail one job and stop nothing. With this, Trio raises
 # KeyboardInterrupt in the program's own code.
 @trio.lowlevel.enable_ki_protection
-async def run_worker(
-    jobs: trio.MemoryReceiveChannel[str],
-    store: Moves,
-    process: Process,
-) -> None:
+async def run_worker(jobs: trio.MemoryReceiveChannel[str], store: Moves, process: Process) -> bool:
     """Process jobs one at a time until the channel ends.
 
     A worker takes jobs in bursts of at most `BURST_SECONDS` (by Trio's clock) or `BURST_JOBS`.
@@ -60,8 +56,8 @@ async def run_worker(
         process: Awaited with each claimed job.
 
     Returns:
-        Once the send channel is closed and the buffer is empty, or once another task has closed
-        ``jobs``.
+        False once the send channel is closed and the buffer is empty. True once another task has
+        closed ``jobs``: for this worker the channel has ended.
 
     Cancellation:
         Acted on before each job is received, and inside ``process``. The interrupted job is
@@ -75,8 +71,10 @@ async def run_worker(
         while True:
             try:
                 job_id = await jobs.receive()  # the event loop turns
-            except (trio.EndOfChannel, trio.ClosedResourceError):
-                return
+            except trio.EndOfChannel:
+                return False
+            except trio.ClosedResourceError:
+                return True
             burst_ends = now() + BURST_SECONDS
             left = BURST_JOBS
             while True:
@@ -146,14 +144,15 @@ class Workers:
         The last worker that ends wakes the tasks that still wait for a job to complete.
 
         Raises:
-            RuntimeError: The worker has returned before its channel has ended: the pool would
-                shrink unseen.
+            RuntimeError: The worker has returned before its channel has ended, and its clone was
+                not closed, or was the last one: the pool would shrink unseen, or be gone.
         """
         self._capacity.slot_freed()
         try:
-            await run_worker(jobs, self, self._process)
+            clone_closed = await run_worker(jobs, self, self._process)
             channel = jobs.statistics()
-            if channel.open_send_channels or channel.current_buffer_used:
+            go_on = channel.open_send_channels or channel.current_buffer_used
+            if go_on and not (clone_closed and channel.open_receive_channels):
                 raise RuntimeError("a worker has returned before its channel has ended")
         finally:
             self._capacity.slot_lost()
