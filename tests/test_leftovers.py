@@ -18,8 +18,8 @@ from trio_jobs import Job
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.leftovers import Leftovers, LeftoversError
+from trio_jobs.pool.pool import Line
 from trio_jobs.pool.store import UnfinishedJobs
-from trio_jobs.pool.unfinished import Line
 from trio_jobs.unfinished_report import UnfinishedReport
 
 TOO_LONG = 20.0

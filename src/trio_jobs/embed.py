@@ -15,9 +15,8 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.admission import JobSpec
 from trio_jobs.pool.ids import is_id
-from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, utc_now
+from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, unfinished_lines, utc_now
 from trio_jobs.pool.store import JobNotFoundError
-from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.settings import SETTINGS, HttpSettings, PoolSettings, StoreSettings, build
 from trio_jobs.stores.memory import MemoryStore
 

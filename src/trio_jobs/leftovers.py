@@ -20,8 +20,8 @@ from tempfile import NamedTemporaryFile
 import msgspec
 
 from trio_jobs.job import Job
+from trio_jobs.pool.pool import Line
 from trio_jobs.pool.store import UnfinishedJobs
-from trio_jobs.pool.unfinished import Line
 
 # The most bytes of one write. A chunk has whole lines, and ends with the line that exceeds this.
 _CHUNK_BYTES = 1024 * 1024

@@ -10,8 +10,8 @@ import pytest
 from tests.support import make_job
 from trio_jobs import LogFormatter
 from trio_jobs.logs.formatter import LineFormat, event_record
+from trio_jobs.pool.pool import unfinished_lines
 from trio_jobs.pool.store import UnfinishedJobs
-from trio_jobs.pool.unfinished import unfinished_lines
 
 ID = "01a210e0-0000-7000-8000-{:012}"
 

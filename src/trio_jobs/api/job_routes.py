@@ -6,7 +6,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.prefer_wait import wait_if_preferred
+from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import no_content
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.problem_details import Problem
@@ -18,8 +18,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
-        job = await store.find(str(job_id))
-        job, headers = await wait_if_preferred(job, context)
+        job, headers = await find_after_wait(str(job_id), context)
         if job.status is not JobStatus.COMPLETED:
             headers["Retry-After"] = "1"
         return _show(job, 200, headers)
@@ -30,7 +29,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
         headers: dict[str, str] = {}
         if job.status is not JobStatus.COMPLETED:
             job = await context.pool.cancel(job.id)
-            job, headers = await wait_if_preferred(job, context)
+            job, headers = await find_after_wait(job.id, context)
         if job.status is not JobStatus.COMPLETED:
             return _show(job, 202, headers)
         outcome = None if job.ending is None else job.ending.outcome

@@ -16,16 +16,15 @@ _PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _MAX_DIGITS = 9
 
 
-async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[str, str]]:
-    """Wait for the job's completion, if the current request asks for that.
+async def find_after_wait(job_id: str, context: ApiContext) -> tuple[Job, dict[str, str]]:
+    """Look a job up, and wait for its completion if the current request asks for that.
 
     The wait also ends when its time is up, when the pool ends, and when the
     client disconnects. A client that has only shut down its sending side gets
     the job as it is at that moment.
 
     Args:
-        job: The job as the store has it now. A checkpoint between its lookup
-            and this call could miss its completion.
+        job_id: The job.
         context: The context of the route.
 
     Returns:
@@ -33,12 +32,16 @@ async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[st
         preference: none without a preference, or with too many waiters.
 
     Raises:
+        JobNotFoundError: There is no such job.
         Problem: The rest of the body breaks a limit of the server.
 
     Cancellation:
         Leaves nothing behind.
     """
     wanted = preferred_wait(request.headers.getlist("Prefer"))
+    # No checkpoint from here to the subscription: the job could complete meanwhile, and then
+    # nothing would end the wait before its time is up. `find` makes none: the store is in memory.
+    job = await context.pool.store.find(job_id)
     if wanted is None:
         return job, {}
     seconds = int(min(wanted, context.http.max_wait_seconds))
@@ -46,12 +49,12 @@ async def wait_if_preferred(job: Job, context: ApiContext) -> tuple[Job, dict[st
     if job.status is JobStatus.COMPLETED or seconds == 0:
         return job, applied
     try:
-        with context.pool.waiters.subscribe(job.id) as completion:
+        with context.pool.waiters.subscribe(job_id) as completion:
             with trio.move_on_after(seconds):
                 async with cancel_on_disconnect(wait_disconnected):
                     await completion.wait()
             # Ask the completion first: the store may have dropped the job once it had completed.
-            return completion.job or await context.pool.store.find(job.id), applied
+            return completion.job or await context.pool.store.find(job_id), applied
     except TooManyWaitersError:
         return job, {}
 

@@ -7,7 +7,7 @@ from quart import Blueprint, Response, request
 
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.prefer_wait import wait_if_preferred
+from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.submission_json import KEY, parse_submission
@@ -39,7 +39,7 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
-            job, applied = await wait_if_preferred(job, context)
+            job, applied = await find_after_wait(job.id, context)
         answer = serialization.job_json(job) if applied else serialization.accepted_json(job)
         return Response(
             answer, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE
