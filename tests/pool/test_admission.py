@@ -447,7 +447,7 @@ async def test_admission_is_atomic_wherever_the_client_hangs_up() -> None:
 
 async def claims(capacity: Capacity, number: int, *, every: float) -> None:
     for _ in range(number):
-        capacity.note_claim()
+        capacity.measure_claim()
         await trio.sleep(every)
 
 
@@ -472,7 +472,7 @@ async def test_retry_after_follows_the_time_between_claims(autojump_clock: MockC
 
 async def test_retry_after_is_whole_seconds_from_1_to_60(autojump_clock: MockClock) -> None:
     capacity = Capacity(1)
-    capacity.note_claim()
+    capacity.measure_claim()
 
     answers = []
     for _ in range(100):

@@ -110,13 +110,13 @@ async def test_only_the_last_64_claims_and_of_these_the_last_minutes_count(
     autojump_clock: MockClock,
 ) -> None:
     capacity = Capacity(1)
-    capacity.note_claim()
+    capacity.measure_claim()
     await trio.sleep(32)
     assert [capacity.retry_after(), capacity.retry_after(2), capacity.retry_after(0)] == [32, 60, 1]
     for _ in range(63):
-        capacity.note_claim()
+        capacity.measure_claim()
     assert capacity.retry_after(64) == 32
-    capacity.note_claim()  # the 65th: the first one counts no more
+    capacity.measure_claim()  # the 65th: the first one counts no more
     assert capacity.retry_after(64) == 1
     await trio.sleep(60)
     assert capacity.retry_after(64) == 60  # exactly a minute: all count

@@ -108,7 +108,7 @@ class Capacity:
         """Count one free slot less: a worker has ended."""
         self.free -= 1
 
-    def note_claim(self) -> None:
+    def measure_claim(self) -> None:
         """Measure the flow: a worker has claimed a job."""
         self._claims.append(self._clock.current_time())
 

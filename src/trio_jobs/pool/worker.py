@@ -167,7 +167,7 @@ class Workers:
         finally:
             if job is None:
                 self._capacity.slot_freed()
-        self._capacity.note_claim()
+        self._capacity.measure_claim()
         return job
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
