@@ -30,7 +30,7 @@ from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.settings import Config, ConfigError, HandlerSettings
-from trio_jobs.shutdown.end import end_interpreter
+from trio_jobs.shutdown.hard_limit import end_interpreter
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers

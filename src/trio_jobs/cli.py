@@ -30,6 +30,10 @@ OPTIONS: Mapping[str, str] = {
     "logging.format": "FORMAT",
 }
 
+# For the threads and `atexit` callbacks of handler modules when the process does not serve: a
+# mistake was found, or `--check` has ended.
+UNSERVED_SECONDS = 5.0
+
 # Characters: some lines on a terminal.
 _LONGEST_COMPLAINT = 2_000
 
@@ -60,7 +64,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     from trio_jobs.bootstrap import StartError, check, serve
     from trio_jobs.config import load_config
     from trio_jobs.settings import ConfigError
-    from trio_jobs.shutdown.end import end_interpreter, limit_unserved
+    from trio_jobs.shutdown.hard_limit import end_interpreter
 
     if folder is not None:
         place_folder(folder)
@@ -79,14 +83,14 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     try:
         if options.check:
             text = check(config, warn=lambda text: _complain(f"warning: {text}"))
-            limit_unserved(status := _show(text))
+            _limit_unserved(status := _show(text))
         else:
             serve(config, signals)
     except ConfigError as error:
-        limit_unserved(status := MISTAKEN)
+        _limit_unserved(status := MISTAKEN)
         _complain(str(error))
     except StartError as error:
-        limit_unserved(status := BROKEN)
+        _limit_unserved(status := BROKEN)
         _complain(str(error))
     return end_interpreter(status)
 
@@ -172,3 +176,21 @@ def _complain(text: str) -> None:
     # a full disk, or an object of user code.
     with contextlib.suppress(Exception):
         sys.stderr.write(f"trio-jobs: {line}\n")
+
+
+def _limit_unserved(status: int) -> None:
+    """Have a process that does not serve end with this status, in five seconds at the most.
+
+    Threads or programs that handler modules have started may delay the end. In the main thread.
+    """
+    import time
+
+    from trio_jobs.shutdown.diagnostics import blocks_or_failure, plain, thread_blocks
+    from trio_jobs.shutdown.hard_limit import HardLimit
+
+    limit = HardLimit(
+        diagnose=lambda: blocks_or_failure(thread_blocks), render=plain, status=status
+    )
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the timer still kills
+        limit.start()
+    limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)

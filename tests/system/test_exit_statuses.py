@@ -574,7 +574,7 @@ with open("ledger", "w") as ledger:
 async def quick(_): pass
 """
 # The five seconds are shortened.
-SOON = patched("import trio_jobs.shutdown.end as end; end.UNSERVED_SECONDS = 0.3")
+SOON = patched("import trio_jobs.cli as cli; cli.UNSERVED_SECONDS = 0.3")
 
 
 @pytest.mark.parametrize("options", [(), ("--check",)], ids=["start", "--check"])

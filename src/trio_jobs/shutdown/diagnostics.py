@@ -46,6 +46,13 @@ def thread_blocks() -> Iterator[Block]:
     return _blocks(places)
 
 
+def plain(line: str, below: str, fields: Mapping[str, object]) -> bytes:
+    """A block of a report as lines of text."""
+    line = " ".join([line, *(f"{name}={value}" for name, value in fields.items())])
+    text = "\n  ".join([line, *below.splitlines()])
+    return f"{text}\n".encode(errors="backslashreplace")
+
+
 def blocks_or_failure(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
     """The blocks; a failure becomes a line, so that the next part of a report follows."""
     try:

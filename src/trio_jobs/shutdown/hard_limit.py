@@ -1,6 +1,7 @@
-"""The hard limit: once armed it is never disarmed, and nothing in the process outlasts it.
+"""The end of the process, in order or by the hard limit.
 
-It has three clocks, each for the case that the one before it fails:
+Once armed, the limit is never disarmed. It has three clocks, each for the case that the one before
+it fails:
 
 - A thread reports what keeps the process from ending, and exits with status 70. It cannot run while
   a call into C holds the interpreter lock.
@@ -10,6 +11,7 @@ It has three clocks, each for the case that the one before it fails:
   given SIGALRM its default action, this clock does nothing.
 """
 
+import atexit
 import contextlib
 import faulthandler
 import itertools
@@ -21,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
 
 from trio_jobs.bounded_write import open_for_writing, write_each
 from trio_jobs.shutdown.diagnostics import Block
@@ -161,3 +164,21 @@ class HardLimit:
             f" the process ends with status {self._status}",
             self._diagnose(),
         )
+
+
+def end_interpreter(status: int, *, last_words: Callable[[], object] = lambda: None) -> NoReturn:
+    """Do what the interpreter does at its end, then say the last words, and exit with ``status``.
+
+    The interpreter itself would wait after the last words, perhaps beyond the hard limit: for
+    threads that are no daemons, ``atexit`` callbacks, finalizers, and a flush of standard output,
+    whose failure has a status of its own (120). Finalizers of modules do not run; Python does not
+    promise them either.
+    """
+    # multiprocessing ends its children with these two calls; neither has a public name.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # None, closed, a full disk, or user code's own
+            stream.flush()
+    last_words()
+    os._exit(status)

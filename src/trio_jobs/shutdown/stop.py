@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import trio
 
-from trio_jobs.shutdown.diagnostics import Block, blocks_or_failure, task_blocks, thread_blocks
-from trio_jobs.shutdown.end import plain
+from trio_jobs.shutdown.diagnostics import (
+    Block,
+    blocks_or_failure,
+    plain,
+    task_blocks,
+    thread_blocks,
+)
 from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, HardLimit
 from trio_jobs.shutdown.signals import ENDING, STOPPING, Signals
 from trio_jobs.takeovers import Takeovers
