@@ -42,7 +42,7 @@ def raised(error: BaseException) -> BaseException:
     ],
 )
 def test_error_has_a_type_and_a_message(error: BaseException, type_: str, message: str) -> None:
-    described = describe(error).error
+    described = describe(error)
 
     assert (described.type, described.message) == (type_, message)
 
@@ -51,7 +51,7 @@ def test_error_has_a_type_and_a_message(error: BaseException, type_: str, messag
 def test_error_whose_own_code_fails_has_them_as_well(kind: str) -> None:
     make, type_, message = HOSTILE[kind]
 
-    described = describe(raised(make())).error
+    described = describe(raised(make()))
 
     assert type(described.message) is str
     assert (described.type, described.message) == (type_, message)
@@ -65,7 +65,7 @@ def test_error_whose_own_code_fails_has_them_as_well(kind: str) -> None:
     ],
 )
 def test_long_text_is_cut(error: BaseException) -> None:
-    message = describe(error).error.message
+    message = describe(error).message
 
     assert len(message) == MAX_MESSAGE
     assert message.endswith("…")
@@ -74,13 +74,13 @@ def test_long_text_is_cut(error: BaseException) -> None:
 def test_long_type_is_cut() -> None:
     error = type("E" * 1000, (Exception,), {})()
 
-    assert len(describe(error).error.type) == MAX_TYPE
+    assert len(describe(error).type) == MAX_TYPE
 
 
 def test_group_that_is_far_too_large_has_its_first_members_and_its_frames() -> None:
     described = describe(raised(ExceptionGroup("large", [ValueError("a")] * 100_000)))
 
-    assert described.error.message.startswith("large (100000 sub-exceptions): ValueError: a; ")
+    assert described.message.startswith("large (100000 sub-exceptions): ValueError: a; ")
     assert "raise error" in described.traceback
     assert len(described.traceback) < 1_000
 
@@ -119,4 +119,4 @@ NO_LOOP = "no running event loop"
 def test_code_for_asyncio_is_told_where_it_belongs(error: Exception, explained: bool) -> None:
     hint = "code for asyncio goes into a plain function, which calls asyncio.run()"
 
-    assert (hint in describe(error).error.message) is explained
+    assert (hint in describe(error).message) is explained

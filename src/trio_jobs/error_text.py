@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 from traceback import TracebackException
 
-from trio_jobs.job import JobError
-
 # Characters of the type's name and of the message.
 MAX_TYPE = 200
 MAX_MESSAGE = 4000
@@ -43,11 +41,13 @@ class Failure:
     """An exception as text.
 
     Attributes:
-        error: Its type and message, for clients. The message of a group names its members.
+        type: The name of its type, for clients.
+        message: Its text, for clients. The message of a group names its members.
         traceback: The traceback as text, for the log.
     """
 
-    error: JobError
+    type: str
+    message: str
     traceback: str
 
 
@@ -67,9 +67,10 @@ def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Fa
             error.__traceback__ = frames
         return _describe(error)
     except BaseException:  # noqa: ASYNC103, BLE001 - the exception's own code may raise anything
-        unknown = JobError(type="Exception", message="<the error could not be described>")
         return Failure(  # noqa: ASYNC104 - no checkpoint in there
-            error=unknown, traceback="<the error could not be shown>\n"
+            type="Exception",
+            message="<the error could not be described>",
+            traceback="<the error could not be shown>\n",
         )
 
 
@@ -83,15 +84,13 @@ def readable(text: str, limit: int) -> str:
 def _describe(error: BaseException) -> Failure:
     # `from_exception` asks each exception for its text, once; `_message` reads the text from it.
     made = TracebackException.from_exception(error) if _is_bounded(error) else None
-    described = JobError(
-        type=_type_name(error), message=readable(_message(error, made), MAX_MESSAGE)
-    )
+    name, message = _type_name(error), readable(_message(error, made), MAX_MESSAGE)
     if made is not None:
         text = "".join(made.format())
     else:
         frames = "".join(traceback.format_tb(error.__traceback__))
-        text = f"{frames}{described.type}: {described.message}\n"
-    return Failure(error=described, traceback=text[-_MAX_TRACEBACK:])
+        text = f"{frames}{name}: {message}\n"
+    return Failure(type=name, message=message, traceback=text[-_MAX_TRACEBACK:])
 
 
 def _message(error: BaseException, made: TracebackException | None) -> str:

@@ -16,7 +16,7 @@ from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.job import Ending, Job, JobError, Outcome
 from trio_jobs.json_encoding import encode_result
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,8 @@ class JobExecutor:
 
 
 def _failed(failure: Failure) -> Ending:
-    return Ending(outcome=Outcome.FAILED, error=failure.error)
+    error = JobError(type=failure.type, message=failure.message)
+    return Ending(outcome=Outcome.FAILED, error=error)
 
 
 def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) -> None:

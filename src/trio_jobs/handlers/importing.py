@@ -153,7 +153,7 @@ def importable_name(function: object) -> str:
 
 def one_line(error: BaseException) -> str:
     """An exception of user code, and its place, in one line of bounded length."""
-    described = describe(error).error
+    described = describe(error)
     # Frames of the import machinery say nothing. A syntax error has no frame of its own.
     frames = traceback.extract_tb(error.__traceback__)
     places = [

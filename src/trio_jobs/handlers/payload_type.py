@@ -96,7 +96,7 @@ def make_decoder(type: PayloadType) -> Decode:  # noqa: A002 - the field's name
         except (msgspec.MsgspecError, UnicodeError):
             raise
         except BaseException as error:  # the user's __post_init__ may raise anything
-            cause = describe(error).error
+            cause = describe(error)
             raise msgspec.ValidationError(  # noqa: ASYNC104 - the user's, at no checkpoint
                 f"cannot be decoded: {cause.type}: {cause.message}"
             ) from error

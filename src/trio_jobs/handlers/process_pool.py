@@ -21,7 +21,6 @@ from trio_jobs.handlers.loaded_files import loaded_files, still_changed
 from trio_jobs.handlers.process_group import beyond_standard_streams
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.job import JobError
 
 log = logging.getLogger(__name__)
 
@@ -166,8 +165,8 @@ class ProcessPool:
                     continue
                 except ProcessDiedError as error:
                     await self._end(child)
-                    died = JobError(type=type(error).__name__, message=str(error))
-                    return Failure(error=died, traceback="")
+                    name = type(error).__name__
+                    return Failure(type=name, message=str(error), traceback="")
                 except BaseException:
                     await self._end(child)  # noqa: ASYNC102 - bounded by itself
                     raise
