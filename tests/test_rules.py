@@ -41,7 +41,7 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 # What a module may make once, when it is imported: values, and tools without a memory.
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
 CONSTANTS |= {"Path", "Ending", "Struct", "time_ns"}
-CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings"}
+CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "Setting"}
 TOOLS = {"getLogger", "ContextVar", "Decoder", "Encoder", "TypeVar", "ParamSpec", "NewType", "Raw"}
 TOOLS |= {"partial"}
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"}
@@ -265,6 +265,23 @@ def test_the_http_server_knows_four_modules_of_the_ground_floor() -> None:
         "problem_details.py",
         "settings.py",
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "defaults"), [("embed.py", {"limit": 100}), ("testing/plugin.py", {})]
+)
+def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[str, float]) -> None:
+    found: dict[str, object] = {}
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.arguments):
+            each = zip(node.kwonlyargs, node.kw_defaults, strict=True)
+            found |= {
+                argument.arg: default.value
+                for argument, default in each
+                if isinstance(default, ast.Constant) and type(default.value) in (int, float)
+            }
+
+    assert found == defaults
 
 
 def test_the_pool_has_one_channel_whichever_way_it_is_opened() -> None:

@@ -7,7 +7,6 @@ parts of the command that such a server lacks.
 """
 
 import logging
-import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -132,7 +131,7 @@ class ConfiguredApp:
             allowed_hosts=http.allowed_hosts,
             max_wait_seconds=http.max_wait_seconds,
             stream_idle_timeout=http.stream_idle_timeout,
-            shutdown_retry_after=max(1, math.ceil(self._config.pool.grace_period)),
+            shutdown_retry_after=self._config.pool.retry_after,
         )
 
 

@@ -17,7 +17,14 @@ from trio_jobs.pool.admission import JobSpec
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, unfinished_lines, utc_now
 from trio_jobs.pool.store import JobNotFoundError
-from trio_jobs.settings import SETTINGS, HttpSettings, PoolSettings, StoreSettings, build
+from trio_jobs.settings import (
+    RETRY_AFTER,
+    SETTINGS,
+    HttpSettings,
+    PoolSettings,
+    StoreSettings,
+    build,
+)
 from trio_jobs.stores.memory import MemoryStore
 
 log = logging.getLogger(__name__)
@@ -215,7 +222,7 @@ class Jobs:
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
-        shutdown_retry_after: int = 25,
+        shutdown_retry_after: int = _POOL.retry_after,
     ) -> Callable[[Any, Any, Any], Awaitable[None]]:
         """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
 
@@ -249,11 +256,7 @@ class Jobs:
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
         )
-        if not isinstance(shutdown_retry_after, int) or not 1 <= shutdown_retry_after <= 604_800:
-            raise ValueError(
-                "shutdown_retry_after must be an integer from 1 to 604800,"
-                f" got {shutdown_retry_after!r}"
-            )
+        RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")
         access_control = AccessControl(
             allowed_hosts=allowed_hosts,
             token=None if token is None else parse_token(token),

@@ -58,8 +58,8 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     )
     executor, admission = pool.executor, pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
-    retry_after = max(1, math.ceil(config.pool.grace_period))
-    app = create_app(ApiContext(pool=pool, http=http, shutdown_retry_after=retry_after))
+    context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
+    app = create_app(context)
     serve_http = partial(
         serve,
         app,

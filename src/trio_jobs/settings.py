@@ -6,6 +6,7 @@ A setting is one field. The file calls it ``section.name``, the environment
 ``field(repr=False)`` makes it a secret: no text shows its value.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from trio_jobs.addresses import parse_address
 
 _Section = TypeVar("_Section")
 _MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
+_WEEK: Final = 604_800  # seconds
 ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 
 
@@ -30,9 +32,9 @@ def _integer(low: int, high: int) -> Meta:
 
 
 def _seconds(low: float) -> Meta:
-    # A week at most: a timer thread raises OverflowError above some 292 years, and a server with
+    # A timer thread raises OverflowError above some 292 years, and a server with
     # an infinite grace period cannot be stopped. NaN is in no range.
-    return Meta(ge=low, le=604_800, description=f"a number of seconds from {low:g} to 604800")
+    return Meta(ge=low, le=_WEEK, description=f"a number of seconds from {low:g} to {_WEEK}")
 
 
 Seconds = Annotated[float, _seconds(0)]
@@ -84,6 +86,11 @@ class PoolSettings:
         "how many jobs run in child processes at the same time",
     ] = None
     leftovers: Annotated[Text | None, "the file for jobs that a stop leaves unfinished"] = None
+
+    @property
+    def retry_after(self) -> int:
+        """The ``Retry-After``, in whole seconds, of submissions that come during a stop."""
+        return max(1, math.ceil(self.grace_period))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,3 +292,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     for section, settings in SECTIONS.items()
     for name, setting in settings_of(settings).items()
 }
+# A parameter of `Jobs.asgi`, not a setting of the file: there it is `PoolSettings.retry_after`.
+RETRY_AFTER: Final = Setting(
+    type=Annotated[int, _integer(1, _WEEK)],
+    values=_values(Annotated[int, _integer(1, _WEEK)]),
+    description="the Retry-After of submissions to a closed pool",
+    default=None,
+    secret=False,
+)

@@ -20,7 +20,7 @@ from tests.support import HandlerRegistry, HandlerSettings
 from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.asgi import make_app
-from trio_jobs.settings import SECTIONS, settings_of
+from trio_jobs.settings import SECTIONS, PoolSettings, settings_of
 from trio_jobs.shutdown.hard_limit import (
     FAULTHANDLER_AFTER_SECONDS,
     HARD_LIMIT_STATUS,
@@ -255,6 +255,12 @@ def test_everything_public_is_in_the_python_reference(module: object) -> None:
 
     public = {*chain(trio_jobs.__all__, trio_jobs.testing.__all__)}
     assert documented == {*public, make_app.__name__}
+
+
+def test_grace_period_of_the_plugin_is_that_of_the_setting() -> None:
+    grace_period = f"grace_period={PoolSettings().grace_period}"
+    texts = [DOCS / "how-to/testing.md", DOCS / "reference/python.md", Path(plugin.__file__)]
+    assert all(grace_period in each.read_text() for each in texts)
 
 
 def test_markers_and_fixtures_of_the_plugin_are_in_the_python_reference() -> None:

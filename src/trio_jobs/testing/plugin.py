@@ -144,13 +144,13 @@ def _read_marker(
     handlers: object,
     *,
     mock_clock: bool = True,  # noqa: ARG001  (see `pytest_itemcollected`)
-    grace_period: object = 25.0,
     **options: object,
 ) -> _Pool:
     from trio_jobs.settings import PoolSettings, build
 
     if not isinstance(handlers, Mapping):
         raise TypeError(handlers)
+    grace_period = options.pop("grace_period", PoolSettings().grace_period)
     return handlers, build(PoolSettings, grace_period=grace_period).grace_period, options
 
 
