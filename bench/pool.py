@@ -46,8 +46,8 @@ class BenchPool:
             send,
             store,
             PoolSettings(workers=workers, buffer_size=buffer_size),
-            max_result_bytes=bounds.max_result_bytes,
-            max_waiters=HttpSettings().max_waiters,
+            bounds,
+            HttpSettings(),
         )
         return cls(pool=pool, store=store, receive=receive)
 

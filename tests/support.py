@@ -102,8 +102,8 @@ def make_parts(
         send,
         store,
         PoolSettings(workers=workers, processes=processes, buffer_size=buffer_size),
-        max_result_bytes=1_000_000,
-        max_waiters=max_waiters,
+        StoreSettings(max_result_bytes=1_000_000),
+        HttpSettings(max_waiters=max_waiters),
         now=now,
     )
     return Parts(send=send, receive=receive, store=store, pool=pool)

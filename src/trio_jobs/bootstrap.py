@@ -94,7 +94,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     service_manager = ServiceManager.from_environment(os.environ)
     # Child processes start in it; handler modules may change the current folder later.
     folder = open_folder()
-    logs = start_logging(config.logging.level.upper(), config.logging.format)
+    logs = start_logging(config.logging)
     stop, takeovers, forks = _prepare_process(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
@@ -145,11 +145,8 @@ def _prepare_process(config: Config, signals: Signals, logs: Logs) -> tuple[Stop
 
     A signal that comes while sockets are bound and handlers imported ends the server in order.
     """
-    stop = Stop(
-        grace_period=config.pool.grace_period,
-        graceful_timeout=config.http.graceful_timeout,
-        render=partial(logs.render, "trio_jobs.shutdown.stop"),
-    )
+    render = partial(logs.render, "trio_jobs.shutdown.stop")
+    stop = Stop(config.pool, config.http, render=render)
     stop.install(signals)
     takeovers = Takeovers()
     stop.hold_against(takeovers)

@@ -327,7 +327,7 @@ async def open_jobs(
         keep_completed_bytes=keep_completed_bytes,
         max_result_bytes=max_result_bytes,
     )
-    build(HttpSettings, max_waiters=max_waiters)
+    http = build(HttpSettings, max_waiters=max_waiters)
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
     # The channel holds an item for each slot: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
@@ -337,8 +337,8 @@ async def open_jobs(
         send,
         store,
         settings,
-        max_result_bytes=max_result_bytes,
-        max_waiters=max_waiters,
+        bounds,
+        http,
     )
     left_by: BaseException | None = None
     alone = False

@@ -52,8 +52,8 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         send,
         store,
         config.pool,
-        max_result_bytes=config.store.max_result_bytes,
-        max_waiters=http.max_waiters,
+        config.store,
+        http,
         folder=resources.folder,
     )
     executor, admission = pool.executor, pool.admission
@@ -114,7 +114,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
 def _add_instruments(config: Config, executor: JobExecutor, takeovers: Takeovers | None) -> None:
     trio.lowlevel.add_instrument(GeneratorEnds())
     if config.logging.slow_step:
-        trio.lowlevel.add_instrument(BlockingMonitor(executor, limit=config.logging.slow_step))
+        trio.lowlevel.add_instrument(BlockingMonitor(executor, config.logging))
     if takeovers is not None:
         look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
         trio.lowlevel.add_instrument(look)

@@ -17,6 +17,7 @@ from trio_jobs.api.validation import check_submission
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.pool.worker import BURST_SECONDS
+from trio_jobs.settings import LoggingSettings
 
 LIMIT = 0.5
 
@@ -39,7 +40,7 @@ def block(clock: MockClock) -> Callable[[float], Awaitable[None]]:
 
 @asynccontextmanager
 async def watched(pool: RunningPool) -> AsyncIterator[None]:
-    slow_steps = BlockingMonitor(pool.executor, limit=LIMIT)
+    slow_steps = BlockingMonitor(pool.executor, LoggingSettings(slow_step=LIMIT))
     trio.lowlevel.add_instrument(slow_steps)
     try:
         yield
@@ -297,7 +298,7 @@ def take(payload: SlowToMake) -> float:
 async def submit_slow(*seconds: float, limit: float) -> None:
     """Submit one after the other, in one step of Trio's, on the real clock."""
     async with running_pool({"slow": take}) as pool:
-        slow_steps = BlockingMonitor(pool.executor, limit=limit)
+        slow_steps = BlockingMonitor(pool.executor, LoggingSettings(slow_step=limit))
         trio.lowlevel.add_instrument(slow_steps)
         await trio.lowlevel.checkpoint()
         for each in seconds:

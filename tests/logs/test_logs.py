@@ -19,6 +19,7 @@ from tests.support import current_job_id
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.logs.writer import MAX_QUEUED_BYTES, LogWriter
+from trio_jobs.settings import LoggingSettings
 
 # Far above what anything here needs.
 TOO_LONG = 20
@@ -35,7 +36,7 @@ def pipe() -> Iterator[Pipe]:
 
 @pytest.fixture
 def logs(pipe: Pipe) -> Iterator[Logs]:
-    logs = start_logging("INFO", "text", fd=pipe.writer)
+    logs = start_logging(LoggingSettings(), fd=pipe.writer)
     yield logs
     logs.remove(seconds=0.1)
 
@@ -96,7 +97,7 @@ def test_log_survives_its_reader_and_counts_what_was_lost(tmp_path: Path) -> Non
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     fd = os.open(path, os.O_WRONLY)
-    logs = start_logging("INFO", "text", fd=fd)
+    logs = start_logging(LoggingSettings(), fd=fd)
     os.close(fd)
     os.close(reader)
     log.info("lost")
@@ -113,7 +114,7 @@ def test_log_survives_its_reader_and_counts_what_was_lost(tmp_path: Path) -> Non
 
 def test_full_disk_is_not_the_services_problem() -> None:
     with Path("/dev/full").open("w") as disk:
-        logs = start_logging("INFO", "text", fd=disk.fileno())
+        logs = start_logging(LoggingSettings(), fd=disk.fileno())
     log.info("line")
 
     assert logs.flush_within(seconds=TOO_LONG)
@@ -210,7 +211,7 @@ def test_final_lines_end_at_their_deadline_also_when_the_stream_takes_everything
             yield "jobs_unfinished", {"job_ids": str(written)}
 
     with (tmp_path / "log").open("wb") as file:
-        logs = start_logging("INFO", "text", fd=file.fileno())
+        logs = start_logging(LoggingSettings(), fd=file.fileno())
         logs.write_final("x", logging.ERROR, endless(), seconds=0.1)
         logs.remove(seconds=TOO_LONG)
 
@@ -268,6 +269,8 @@ def test_removal_leaves_logging_as_it_was(pipe: Pipe) -> None:
 
     before = state()
 
-    start_logging("DEBUG", "json", fd=pipe.writer).remove(seconds=TOO_LONG)
+    start_logging(LoggingSettings(level="debug", format="json"), fd=pipe.writer).remove(
+        seconds=TOO_LONG
+    )
 
     assert state() == before

@@ -194,8 +194,8 @@ class Program:
 
     def __post_init__(self) -> None:
         self.stop = Stop(
-            grace_period=self.config.pool.grace_period,
-            graceful_timeout=self.config.http.graceful_timeout,
+            self.config.pool,
+            self.config.http,
             clock=lambda: time.monotonic() + self.force_requested,
         )
 

@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 import trio
 
+from trio_jobs.settings import HttpSettings, PoolSettings
 from trio_jobs.shutdown.stop import Stop
 
 # Far above what any of the programs needs, far below the minute for which they hang.
@@ -28,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def stop(clock: Clock) -> Stop:
-    return Stop(grace_period=25, graceful_timeout=2, clock=clock)
+    return Stop(PoolSettings(grace_period=25), HttpSettings(graceful_timeout=2), clock=clock)
 
 
 class Asked:

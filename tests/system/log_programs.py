@@ -13,6 +13,7 @@ from functools import partial
 
 from trio_jobs.forks import Forks
 from trio_jobs.logs.installation import Logs, start_logging
+from trio_jobs.settings import LoggingSettings
 
 # How many children there are, and how many lines each logs.
 FORKS = 4
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def logs_much_and_ends() -> None:
-    logs = start_logging("INFO", "text")
+    logs = start_logging(LoggingSettings())
     for n in range(20_000):
         log.info("line", extra={"n": n})
     logs.write_final("x", logging.ERROR, [("jobs_unfinished", {"job_ids": "a"})], seconds=0.2)
@@ -30,7 +31,7 @@ def logs_much_and_ends() -> None:
 
 def start_logging_with_forks() -> Logs:
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-    logs = start_logging("INFO", "text")
+    logs = start_logging(LoggingSettings())
     forks = Forks()
     forks.watch()
     forks.in_child(logs.write_directly)

@@ -14,14 +14,17 @@ import time
 
 import trio
 
+from trio_jobs.settings import HttpSettings, PoolSettings
 from trio_jobs.shutdown.stop import Stop
 
 LONG = 60
 ONE_JOB = [("job_unfinished", {"job_id": "a"})]
 
 # Ends the process 0.2 s after the first signal, and so far into the second's limit.
-stop = Stop(grace_period=0.1, graceful_timeout=0, margin=0.1)
-patient = Stop(grace_period=LONG, graceful_timeout=0, margin=0.5)
+HTTP = HttpSettings(graceful_timeout=0)
+
+stop = Stop(PoolSettings(grace_period=0.1), HTTP, margin=0.1)
+patient = Stop(PoolSettings(grace_period=LONG), HTTP, margin=0.5)
 
 
 def say(word: str) -> None:
@@ -131,7 +134,7 @@ def cannot_report() -> None:
     def render(*_: object) -> bytes:
         raise RuntimeError("no report")
 
-    silent = Stop(grace_period=0.1, graceful_timeout=0, margin=0.1, render=render)
+    silent = Stop(PoolSettings(grace_period=0.1), HTTP, margin=0.1, render=render)
     silent.install()
     terminate()
     hang()

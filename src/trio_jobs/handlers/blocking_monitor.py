@@ -19,6 +19,7 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.running_job import RunningJob
+from trio_jobs.settings import LoggingSettings
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,13 @@ class BlockingMonitor(trio.abc.Instrument):
 
     Args:
         executor: Runs the jobs.
-        limit: Seconds that a handler may take between two waits for I/O.
+        settings: ``slow_step`` is the time that a handler may take between two waits for I/O.
     """
 
-    def __init__(self, executor: JobExecutor, *, limit: float) -> None:
+    def __init__(self, executor: JobExecutor, settings: LoggingSettings) -> None:
         self._executor = executor
-        self._limit = limit
-        self._counted = limit * _COUNTED
+        self._limit = settings.slow_step
+        self._counted = settings.slow_step * _COUNTED
         self._now = trio.lowlevel.current_clock().current_time
         self._began = self._now()
         self._last_ended = executor.last_ended  # at the end of the last step

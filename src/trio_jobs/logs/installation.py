@@ -15,9 +15,10 @@ from collections.abc import Mapping
 import trio
 
 from trio_jobs.log_hooks import ErrorHooks
-from trio_jobs.logs.formatter import LineFormat, LogFormatter, event_record
+from trio_jobs.logs.formatter import LogFormatter, event_record
 from trio_jobs.logs.own_loggers import disown_loggers, own_loggers
 from trio_jobs.logs.writer import LogWriter
+from trio_jobs.settings import LoggingSettings
 
 # The parts that user code can remove or replace, in the order of `Logs.taken`.
 _NAMES = (
@@ -30,17 +31,17 @@ _NAMES = (
 )
 
 
-def start_logging(level: str, line_format: LineFormat, *, fd: int = 2) -> "Logs":
-    """Send all log lines of ``level`` and above to ``fd``.
+def start_logging(settings: LoggingSettings, *, fd: int = 2) -> "Logs":
+    """Send all log lines of the settings' level and above to ``fd``.
 
     Call it before Quart makes its logger: Quart adds a handler of its own when it finds none.
 
     Args:
-        level: A name that logging knows: ``DEBUG``, ``INFO``, …
-        line_format: ``text`` or ``json``.
+        settings: The level and the form of the lines.
         fd: The log goes to this descriptor's present file, even if user code closes it later.
     """
-    return Logs(fd, LogFormatter(line_format), logging.getLevelNamesMapping()[level])
+    least = logging.getLevelNamesMapping()[settings.level.upper()]
+    return Logs(fd, LogFormatter(settings.format), least)
 
 
 class Logs(LogWriter):

@@ -26,7 +26,7 @@ from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.store import Store, UnfinishedJobs
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.worker import Workers
-from trio_jobs.settings import PoolSettings
+from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 
 utc_now = partial(datetime.now, UTC)
 
@@ -155,9 +155,9 @@ def make_pool(
     send: trio.MemorySendChannel[str],
     store: Store,
     settings: PoolSettings,
+    bounds: StoreSettings,
+    http: HttpSettings,
     *,
-    max_result_bytes: int,
-    max_waiters: int,
     folder: int | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> Pool:
@@ -169,8 +169,8 @@ def make_pool(
             room for all slots; ``admission`` owns it from now on.
         store: Where the jobs are kept.
         settings: The sizes of the pool.
-        max_result_bytes: The largest result, as JSON.
-        max_waiters: How many tasks may wait for jobs at the same time.
+        bounds: The bound of a result.
+        http: The bound of the tasks that wait for jobs at the same time.
         folder: See `ProcessPool`.
         now: The wall clock, as an aware UTC time.
     """
@@ -182,11 +182,11 @@ def make_pool(
     executor = JobExecutor(
         handlers,
         workers=settings.workers,
-        max_result_bytes=max_result_bytes,
+        max_result_bytes=bounds.max_result_bytes,
         processes=processes,
         shortage=shortage,
     )
-    waiters = CompletionWaiters(max_waiters=max_waiters)
+    waiters = CompletionWaiters(max_waiters=http.max_waiters)
     return Pool(
         workers=Workers(settings.workers, store, executor, capacity=capacity, waiters=waiters),
         handlers=handlers,

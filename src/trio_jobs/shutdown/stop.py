@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import trio
 
+from trio_jobs.settings import HttpSettings, PoolSettings
 from trio_jobs.shutdown.diagnostics import (
     Block,
     blocks_or_failure,
@@ -54,21 +55,21 @@ class Stop:
 
     def __init__(
         self,
+        pool: PoolSettings,
+        http: HttpSettings,
         *,
-        grace_period: float,
-        graceful_timeout: float,
         margin: float = MARGIN_SECONDS,
         render: Callable[[str, str, Mapping[str, object]], bytes] = plain,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Durations are in seconds. ``render`` turns a block of a report into bytes for the log."""
+        """``margin``: seconds. ``render`` turns a block of a report into bytes for the log."""
         self.at: float | None = None
         self.unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple
         self._drain: Callable[[], object] = lambda: None
         self._cancel: Callable[[], object] = lambda: None
-        self._grace_period = grace_period
-        self._graceful_timeout = graceful_timeout
-        self._closing_time = graceful_timeout + margin
+        self._grace_period = pool.grace_period
+        self._graceful_timeout = http.graceful_timeout
+        self._closing_time = http.graceful_timeout + margin
         self._clock = clock
         self._count = 0
         self._last = float("-inf")
