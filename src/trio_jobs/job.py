@@ -24,8 +24,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-# Every move. The way back from processing is `release`: for a job whose worker is cancelled as
-# the pool ends.
+# Every move. `release` leads back from processing, for a worker that the end of the pool cancels.
 TRANSITIONS = MappingProxyType(
     {
         JobStatus.PENDING: frozenset({JobStatus.PROCESSING}),
@@ -88,7 +87,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         duration: Seconds from its claim to its end, by a monotonic clock; set once completed,
             and None if it was not measured.
         ending: How it ended; set once completed.
-        outcome: The ending's outcome; None before.
         cancel_requested: Whether a client has asked for it to be cancelled.
         key: The submission's idempotency key, if it had one.
     """

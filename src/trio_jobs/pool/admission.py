@@ -59,8 +59,6 @@ class Admission:
 
     Args:
         channel: The one send end of the job channel, with room for all slots; `close` closes it.
-        store: Where the records go.
-        capacity: Where the slots come from.
         new_id: Makes an id greater than all that it has made before.
         now: The wall clock, as an aware UTC time.
     """
@@ -104,8 +102,7 @@ class Admission:
             QueueFullError: No slot is free, or the last one is for a waiting task.
             ShuttingDownError: The admission is closed.
         """
-        self._reserve(1)
-        return self._publish(((type, payload),), 1)[0]
+        return self._submit(type, payload, None)
 
     @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
@@ -115,7 +112,9 @@ class Admission:
             QueueFullError: There are too few slots for all.
             ShuttingDownError: The admission is closed.
         """
-        self._reserve(len(specs), batch=True)
+        missing = self._capacity.reserve(len(specs), batch=True)
+        if missing or self.closed:
+            raise self._refusal(missing)
         return self._publish(specs, len(specs))
 
     @trio.lowlevel.enable_ki_protection
@@ -127,8 +126,7 @@ class Admission:
         """
         if key is not None and await self._store.find_key(key.text) is not None:
             raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        self._reserve(1)
-        return self._publish((spec,), 1, key)[0]
+        return self._submit(*spec, key)
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, or refuse all of them as `submit_all` does."""
@@ -175,9 +173,9 @@ class Admission:
             if not await self._capacity.reserve_up_to(1):
                 raise ShuttingDownError
             try:
-                self._queue(job_id)
-            except BaseException:
-                self._capacity.slot_freed()
+                self._channel.send_nowait(job_id)
+            except BaseException as error:
+                self._give_back(1, error)
                 raise
 
     @contextmanager
@@ -205,39 +203,48 @@ class Admission:
         for scope in self._open_blocks:
             scope.cancel()
 
-    def _reserve(self, wanted: int, *, batch: bool = False) -> None:
-        if self._capacity.closed:
-            raise ShuttingDownError
-        if missing := self._capacity.reserve(wanted, batch=batch):
-            raise QueueFullError(self._capacity.retry_after(missing))
+    def _refusal(self, missing: int) -> AdmissionError:
+        full = QueueFullError(self._capacity.retry_after(missing))
+        return ShuttingDownError() if self.closed else full
 
-    def _publish(
-        self, specs: Sequence[tuple[str, bytes]], slots: int, key: IdempotencyKey | None = None
-    ) -> list[Job]:
-        """Make, queue and store the first jobs, one for each of these reserved slots."""
+    def _submit(self, type_: str, payload: bytes, key: IdempotencyKey | None) -> Job:
+        """The one step, for one job: what `_publish` does, at half its cost."""
+        if missing := self._capacity.reserve(1):
+            raise self._refusal(missing)
         try:
-            new_id, created_at = self._new_id, self._now()
-            jobs = [
-                Job(id=new_id(), type=type_, payload=payload, created_at=created_at, key=key)
-                for type_, payload in specs[:slots]
-            ]
+            job_id, now = self._new_id(), self._now()
+            job = Job(id=job_id, type=type_, payload=payload, created_at=now, key=key)
+            self._channel.send_nowait(job_id)
+        except BaseException as error:
+            self._give_back(1, error)
+            raise
+        self._store.add(job)  # see `_publish`
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("job_admitted", extra={"job_id": job_id, "job_type": type_})
+        return job
+
+    def _publish(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
+        """The one step, for the first jobs, one for each of these slots."""
+        try:
+            new_id, now = self._new_id, self._now()
+            jobs = [Job(id=new_id(), type=t, payload=p, created_at=now) for t, p in specs[:slots]]
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
                 # the id if no worker is left, and then the store must not have the record.
-                self._queue(job.id)
+                self._channel.send_nowait(job.id)
                 slots -= 1  # the worker frees it
                 self._store.add(job)
-        except BaseException:
-            self._capacity.slot_freed(slots)
+        except BaseException as error:
+            self._give_back(slots, error)
             raise
         if log.isEnabledFor(logging.DEBUG):
             for job in jobs:
                 log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
         return jobs
 
-    def _queue(self, job_id: str) -> None:
-        try:
-            self._channel.send_nowait(job_id)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):  # no worker is left
-            self._capacity.close()  # a slot is of no use without a worker
+    def _give_back(self, slots: int, error: BaseException) -> None:
+        """Free the slots of the jobs that have not been queued."""
+        self._capacity.slot_freed(slots)
+        if isinstance(error, trio.ClosedResourceError | trio.BrokenResourceError):
+            self._capacity.close()  # no worker is left, so a slot is of no use
             raise ShuttingDownError from None

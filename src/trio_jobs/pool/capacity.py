@@ -57,6 +57,9 @@ class Capacity:
             How many slots are missing; 0 if all are reserved.
         """
         free = self.free
+        if wanted < free and not batch and not self._refused:
+            self.free -= wanted  # the usual case: no turn is to be taken
+            return 0
         waiting = self._fifo.locked()
         if batch or waiting:
             if waiting and self._last_is_for_waiting:

@@ -35,11 +35,7 @@ class MemoryStore:
     a page: bisection finds where it begins.
 
     The awaited methods have plain twins, ``<name>_nowait``. This store holds no job back: `claim`
-    never returns None.
-
-    Args:
-        settings: The bounds.
-        now: The wall clock, as an aware UTC time.
+    never returns None. ``now`` is the wall clock, as an aware UTC time.
     """
 
     def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
