@@ -30,8 +30,8 @@ from hypothesis.stateful import (
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.proof.share import share_of
-from tests.stores.test_store_model import StoreMachine
-from tests.support import HandlerRegistry, MemoryStore, StoreError, current_job_id, make_parts
+from tests.stores.test_store_model import StoreMachine, refused
+from tests.support import HandlerRegistry, MemoryStore, current_job_id, make_parts
 from trio_jobs import Ending, Handler, Job, Outcome, QueueFullError, ShuttingDownError
 from trio_jobs.pool.admission import JobSpec
 
@@ -468,17 +468,6 @@ class PoolMachine(RuleBasedStateMachine):
         begun, not_begun = self.store.unfinished().ids
         assert begun == self.model.those("processing", "held", "released")
         assert not_begun == self.model.those("pending")
-
-
-@contextlib.contextmanager
-def refused(*, unless: bool) -> Generator[None]:
-    """The block must run through exactly if the model says so."""
-    try:
-        yield
-    except StoreError:
-        assert not unless
-    else:
-        assert unless
 
 
 def test_pool_agrees_with_the_model() -> None:
