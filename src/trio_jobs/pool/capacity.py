@@ -29,7 +29,8 @@ class Capacity:
     Attributes:
         buffer_size: How many jobs may wait for a worker.
         free: How many slots are free; negative if workers have ended whose slots are in use.
-        closed: Whether no more slots are given out.
+        closed: Whether the pool takes no more jobs. Then no waiting task gets a slot. `reserve`
+            does not look at it: the channel closes as well, and refuses the job.
     """
 
     def __init__(self, buffer_size: int) -> None:
