@@ -332,14 +332,7 @@ async def open_jobs(
     # The channel holds an item for each slot: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
     store = MemoryStore(bounds, now=utc_now)
-    pool = make_pool(
-        HandlerRegistry.of(handlers),
-        send,
-        store,
-        settings,
-        bounds,
-        http,
-    )
+    pool = make_pool(HandlerRegistry.of(handlers), send, store, settings, bounds, http)
     left_by: BaseException | None = None
     alone = False
     generator_ends = GeneratorEnds()

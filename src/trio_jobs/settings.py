@@ -292,10 +292,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     for section, settings in SECTIONS.items()
     for name, setting in settings_of(settings).items()
 }
+_WholeSeconds = Annotated[int, _integer(1, _WEEK)]
 # A parameter of `Jobs.asgi`, not a setting of the file: there it is `PoolSettings.retry_after`.
 RETRY_AFTER: Final = Setting(
-    type=Annotated[int, _integer(1, _WEEK)],
-    values=_values(Annotated[int, _integer(1, _WEEK)]),
+    type=_WholeSeconds,
+    values=_values(_WholeSeconds),
     description="the Retry-After of submissions to a closed pool",
     default=None,
     secret=False,
