@@ -100,6 +100,13 @@ async def test_absolute_form_targets_work() -> None:
     assert_problem(await Api().client.get("http://elsewhere"), 404)
 
 
+@pytest.mark.parametrize("host", ["a..b", ".", "x" * 64, "", "a b", "[", "a/b", "\xe9"])
+async def test_host_that_is_no_name_does_no_harm(host: str) -> None:
+    answer = await Api().client.request("POST", "/jobs", body=SUBMISSION, headers={"host": host})
+
+    assert answer.status == 201
+
+
 @pytest.mark.parametrize("header", ["Content-Length", "Transfer-Encoding", "Expect", "Cookie"])
 async def test_nonsense_in_headers_does_no_harm(header: str) -> None:
     api = Api()

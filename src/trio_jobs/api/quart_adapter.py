@@ -38,6 +38,14 @@ class JobRequest(TrioRequest):
     receive: Callable[[], Awaitable[Any]]
 
     @property
+    def host(self) -> str:
+        """Empty, because no answer depends on ``Host``.
+
+        Before any error handler of Quart's runs, Werkzeug raises on a name such as ``a..b``.
+        """
+        return ""
+
+    @property
     def server_body(self) -> ServerBody | None:
         """The server's extension for the body; None behind another server."""
         extensions: dict[str, Any] = self.scope.get("extensions") or {}
