@@ -8,19 +8,18 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
+from trio_jobs.api.answers import REFUSALS, refused
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.batch import add_batch_route
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
-from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content
+from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
-from trio_jobs.pool.admission import AdmissionError, QueueFullError, ShuttingDownError
-from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, StoreError
-from trio_jobs.problem_details import MEDIA_TYPE, PHRASES, Problem
+from trio_jobs.problem_details import PHRASES, Problem
 
 _DETAILS = {
     404: "no such path, or no such job",
@@ -38,11 +37,11 @@ def create_app(context: ApiContext) -> QuartTrio:
     app.url_map.merge_slashes = False
 
     async def answer_error(error: Exception) -> Response:
-        problem = _problem_of(error, context)
-        body, headers = problem.body(), problem.headers
-        return Response(body, problem.status, headers=headers, content_type=MEDIA_TYPE)
+        if isinstance(error, HTTPException):
+            error = _problem_of_werkzeug(error)
+        return to_response(refused(error, context))
 
-    for kind in (Problem, AdmissionError, StoreError, HTTPException):
+    for kind in (*REFUSALS, HTTPException):
         app.register_error_handler(kind, answer_error)
     app.before_request(_answer_options)  # first: the answer to OPTIONS ignores parameters
     app.before_request(_refuse_parameters)
@@ -75,26 +74,6 @@ async def _refuse_parameters() -> None:
         return
     for name, _ in read_parameters(request.query_string):
         raise unknown_parameter(name)
-
-
-def _problem_of(error: Exception, context: ApiContext) -> Problem:
-    """The answer to an error of a route, the pool or Werkzeug."""
-    match error:
-        case Problem():
-            return error
-        case QueueFullError(retry_after=seconds):
-            detail = f"{error}; nothing was kept; try again in {seconds} s"
-            headers = {"Retry-After": str(seconds)}
-            return Problem(429, detail, headers=headers, retry_after=seconds)
-        case ShuttingDownError():
-            return context.shutting_down()
-        case JobNotFoundError():
-            return Problem(404, str(error))
-        case InvalidTransitionError():
-            return Problem(409, str(error))
-        case HTTPException():
-            return _problem_of_werkzeug(error)
-    raise error  # a fault of the server's own: 500
 
 
 def _problem_of_werkzeug(error: HTTPException) -> Problem:

@@ -4,11 +4,12 @@ from uuid import UUID
 
 from quart import Blueprint, Response
 
-from trio_jobs.api import serialization
+from trio_jobs.api.answers import Answer, shown
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.prefer_wait import find_after_wait
-from trio_jobs.api.quart_adapter import no_content
-from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.api.quart_adapter import no_content, to_response
+from trio_jobs.api.serialization import job_json
+from trio_jobs.job import JobStatus, Outcome
 from trio_jobs.problem_details import Problem
 
 
@@ -19,9 +20,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
         job, headers = await find_after_wait(str(job_id), context)
-        if job.status is not JobStatus.COMPLETED:
-            headers["Retry-After"] = "1"
-        return _show(job, 200, headers)
+        return to_response(shown(job, headers))
 
     @routes.post("/jobs/<uuid:job_id>/cancel")
     async def cancel_job(job_id: UUID) -> Response:
@@ -31,20 +30,14 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
             job = await context.pool.cancel(job.id)
             job, headers = await find_after_wait(job.id, context)
         if job.status is not JobStatus.COMPLETED:
-            return _show(job, 202, headers)
+            return to_response(Answer(202, headers, job_json(job)))
         outcome = None if job.ending is None else job.ending.outcome
         if outcome is not Outcome.CANCELLED:
             detail = f"job {job.id!r} has completed already: {outcome}"
             raise Problem(409, detail, outcome=outcome)
-        return _show(job, 200, headers)
+        return to_response(shown(job, headers))
 
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:
         await store.delete(str(job_id))
         return no_content()
-
-
-def _show(job: Job, status: int, headers: dict[str, str]) -> Response:
-    return Response(
-        serialization.job_json(job), status, headers=headers, content_type=serialization.MEDIA_TYPE
-    )

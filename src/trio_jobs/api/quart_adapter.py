@@ -16,6 +16,8 @@ from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
+from trio_jobs.api.answers import Answer
+
 
 class ServerBody(Protocol):
     """The body as the server of the command offers it to an application.
@@ -125,6 +127,12 @@ def current_path() -> str:
 def root_path() -> str:
     """The path at which the application is mounted, percent-encoded; empty without a mount."""
     return quote(request.root_path)
+
+
+def to_response(answer: Answer) -> Response:
+    """A route's answer, for Quart."""
+    status, headers, body, media_type = answer
+    return Response(body, status, headers=headers, content_type=media_type)
 
 
 def no_content(headers: dict[str, str] | None = None) -> Response:

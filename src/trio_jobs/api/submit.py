@@ -5,10 +5,10 @@ import re
 
 from quart import Blueprint, Response, request
 
-from trio_jobs.api import serialization
+from trio_jobs.api.answers import accepted
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.prefer_wait import find_after_wait
-from trio_jobs.api.quart_adapter import current_path
+from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.job import IdempotencyKey, Job
@@ -36,14 +36,10 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
             job = await admission.admit(spec, key=key)
-        headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
             job, applied = await find_after_wait(job.id, context)
-        answer = serialization.job_json(job) if applied else serialization.accepted_json(job)
-        return Response(
-            answer, 201, headers=headers | applied, content_type=serialization.MEDIA_TYPE
-        )
+        return to_response(accepted(job, current_path(), headers | applied, whole=bool(applied)))
 
     async def find_first(key: IdempotencyKey) -> Job | None:
         job = await store.find_key(key.text)
