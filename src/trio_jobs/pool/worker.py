@@ -7,6 +7,7 @@ import trio
 
 from trio_jobs.job import Ending, Job, Outcome
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.job_log import log_end, log_start
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, Moves
 from trio_jobs.pool.waiters import CompletionWaiters
 
@@ -21,15 +22,6 @@ BURST_JOBS = 64
 
 # On Python 3.11 looking up an enum's member costs as much as a call.
 _SUCCEEDED = Outcome.SUCCEEDED
-
-# A failure is a warning, so that it stays in sight at `level = "warning"`. A cancel is not: a
-# client has asked for it.
-_LEVELS = {
-    Outcome.SUCCEEDED: logging.DEBUG,
-    Outcome.CANCELLED: logging.INFO,
-    Outcome.FAILED: logging.WARNING,
-    Outcome.TIMED_OUT: logging.WARNING,
-}
 
 # Runs one job and says how it ended. It makes an `Ending` of everything that the user's function
 # does; it raises `Cancelled`, or what a bug in the project raises.
@@ -104,7 +96,7 @@ async def _process_one(
     started = now()
     verbose = log.isEnabledFor(logging.DEBUG)
     if verbose:
-        log.debug("job_started", extra=_fields(job))
+        log_start(job)
     try:
         ending = await process(job)
     except BaseException:  # the pool ends: cancelled, or a bug that ends the server
@@ -113,7 +105,7 @@ async def _process_one(
     duration = now() - started
     store.complete(job_id, ending, duration=duration)
     if verbose or ending.outcome is not _SUCCEEDED:
-        _log_end(job, ending, duration=duration)
+        log_end(job, ending, duration=duration)
 
 
 class Workers:
@@ -181,15 +173,3 @@ class Workers:
         """See `Moves.release`; frees the job's slot."""
         self._store.release(job_id)
         self._capacity.slot_freed()
-
-
-def _log_end(job: Job, ending: Ending, *, duration: float) -> None:
-    fields = _fields(job, duration=duration)
-    if ending.error is not None:
-        fields["error"] = f"{ending.error.type}: {ending.error.message}"
-    log.log(_LEVELS[ending.outcome], f"job_{ending.outcome}", extra=fields)
-
-
-def _fields(job: Job, **more: object) -> dict[str, object]:
-    worker = trio.lowlevel.current_task().name
-    return {"job_id": job.id, "job_type": job.type, "worker": worker, **more}

@@ -1,6 +1,5 @@
 """`MemoryStore`: every job in memory. Its plain methods are atomic between tasks."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
@@ -18,6 +17,7 @@ from trio_jobs.pool.store import (
 )
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
+from trio_jobs.stores.history import History
 from trio_jobs.stores.sorted_ids import SortedIds
 
 # On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
@@ -40,17 +40,14 @@ class MemoryStore:
 
     def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
         self._now = now
-        self._keep_completed = settings.keep_completed
-        self._keep_completed_bytes = settings.keep_completed_bytes
         self._jobs: dict[str, Job] = {}
         # The ids in order. A dict has an order too, but its iteration cannot start in the middle,
         # and walks over the gaps that dropped entries leave.
         self._order = SortedIds()
         self._processing: set[str] = set()
-        # Sizes by id, oldest completion first. An OrderedDict: to find the first key, a dict walks
-        # over all keys that were removed before it.
-        self._completed: OrderedDict[str, int] = OrderedDict()
-        self._completed_bytes = 0
+        self._completed = History(
+            max_jobs=settings.keep_completed, max_bytes=settings.keep_completed_bytes
+        )
         self._dropped = dict.fromkeys(Outcome, 0)
         self._drop_log = DropLog()
         self._released: set[str] = set()
@@ -98,13 +95,10 @@ class MemoryStore:
         )
         self._jobs[job_id] = job
         self._processing.remove(job_id)
-        self._completed[job_id] = size = job.size
-        self._completed_bytes += size
-        while (
-            len(self._completed) > self._keep_completed
-            or self._completed_bytes > self._keep_completed_bytes
-        ):
-            self._drop(next(iter(self._completed)))
+        for dropped in self._completed.add(job_id, job.size):
+            outcome = self._forget(dropped)
+            self._dropped[outcome] += 1
+            self._drop_log.note(outcome, self._dropped)
         return job
 
     def release(self, job_id: str) -> None:
@@ -143,6 +137,7 @@ class MemoryStore:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a completed job can be deleted"
             )
+        self._completed.remove(job_id)
         self._forget(job_id)
 
     async def find(self, job_id: str) -> Job:
@@ -178,7 +173,7 @@ class MemoryStore:
             pending=len(self._jobs) - len(self._processing) - len(self._completed),
             processing=len(self._processing),
             completed=len(self._completed),
-            completed_bytes=self._completed_bytes,
+            completed_bytes=self._completed.bytes,
             dropped=self._dropped.copy(),
         )
 
@@ -186,19 +181,14 @@ class MemoryStore:
         """Log the drops since the last line about drops."""
         self._drop_log.report(self._dropped)
 
-    def _drop(self, job_id: str) -> None:
-        outcome = self._forget(job_id).outcome
-        assert outcome is not None  # noqa: S101  (for the type checker: it has completed)
-        self._dropped[outcome] += 1
-        self._drop_log.note(outcome, self._dropped)
-
-    def _forget(self, job_id: str) -> Job:
-        self._completed_bytes -= self._completed.pop(job_id)
+    def _forget(self, job_id: str) -> Outcome:
+        """Forget a completed job; return its outcome."""
         self._order.remove(job_id)
         job = self._jobs.pop(job_id)
         if job.key is not None:
             del self._keys[job.key.text]
-        return job
+        assert job.ending is not None  # noqa: S101  (for the type checker: it has completed)
+        return job.ending.outcome
 
     def _get(self, job_id: str, *, expected: JobStatus, wanted: JobStatus) -> Job:
         """The job, if it has the status from which the move leads to ``wanted``."""
