@@ -17,6 +17,7 @@ from trio_jobs.handlers.executor import JobExecutor as JobExecutor
 from trio_jobs.handlers.importing import load_function as load_function
 from trio_jobs.handlers.process_pool import ProcessPool as ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry as HandlerRegistry
+from trio_jobs.job import Later as Later
 from trio_jobs.logs.installation import Logs as Logs
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
@@ -119,7 +120,7 @@ def take(parts: Parts) -> Job:
 def start_workers(
     parts: Parts,
     nursery: trio.Nursery,
-    process: Callable[[Job], Awaitable[Ending]] | None = None,
+    process: Callable[[Job], Awaitable[Ending | Later]] | None = None,
     *,
     number: int | None = None,
 ) -> list[str]:

@@ -359,10 +359,10 @@ def uses_of(tree: ast.Module, name: str) -> set[str]:
     }
 
 
-def test_worker_asks_the_store_for_its_three_moves_and_nothing_else() -> None:
+def test_worker_asks_the_store_for_its_four_moves_and_nothing_else() -> None:
     tree = ast.parse(MODULES["pool/worker.py"].read_text())
 
-    assert uses_of(tree, "store") == {"claim", "complete", "release"}
+    assert uses_of(tree, "store") == {"claim", "complete", "postpone", "release"}
 
 
 def test_worker_is_given_the_channel_the_store_and_the_process() -> None:

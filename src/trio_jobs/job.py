@@ -24,7 +24,15 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-# Every move. `release` leads back from processing, for a worker that the end of the pool cancels.
+class Waiting(StrEnum):
+    """Why a pending job waits outside the buffer."""
+
+    DELAYED = "delayed"  # its client has named a time, or its handler has snoozed
+    RETRYING = "retrying"  # it is between two attempts
+
+
+# Every move. Two lead back from processing: `release`, for a worker that the end of the pool
+# cancels, and `postpone`, for a job that gets another attempt.
 TRANSITIONS = MappingProxyType(
     {
         JobStatus.PENDING: frozenset({JobStatus.PROCESSING}),
@@ -32,6 +40,10 @@ TRANSITIONS = MappingProxyType(
         JobStatus.COMPLETED: frozenset[JobStatus](),
     }
 )
+
+
+# Seconds, ten years with three leap days. No clock and no date overflows at such a time.
+MAX_DELAY = 315_619_200.0
 
 
 # Structs, not dataclasses: each move replaces a job, and a frozen dataclass costs ten times as
@@ -58,6 +70,20 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outcome: Outcome
     result: bytes | None = None
     error: JobError | None = None
+
+
+class Later(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Processing a job has not ended it: the job wants to be processed again.
+
+    Attributes:
+        seconds: After which time; from 0 to `MAX_DELAY`.
+        error: What the attempt failed with; None if it did not fail.
+        snooze: Whether it does not count as an attempt.
+    """
+
+    seconds: float
+    error: JobError | None = None
+    snooze: bool = False
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -89,6 +115,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         ending: How it ended; set once completed.
         cancel_requested: Whether a client has asked for it to be cancelled.
         key: The submission's idempotency key, if it had one.
+        attempts: How many times a worker has claimed it. Claims that ended in a snooze or a
+            release do not count.
+        snoozes: How many times its handler has snoozed.
+        run_at: The time (UTC) that it waits for; set while it is pending, and only if it was
+            submitted for later or has been postponed.
+        last_error: What its last failed attempt raised; set until it has completed.
     """
 
     id: str
@@ -102,6 +134,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ending: Ending | None = None
     cancel_requested: bool = False
     key: IdempotencyKey | None = None
+    attempts: int = 0
+    snoozes: int = 0
+    run_at: datetime | None = None
+    last_error: JobError | None = None
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Why it waits outside the buffer; None if it is new, or not pending.
+
+        It keeps this mark while it moves through the buffer, until a worker claims it.
+        """
+        if self.run_at is None:
+            return None
+        return Waiting.RETRYING if self.attempts else Waiting.DELAYED
 
     @property
     def outcome(self) -> Outcome | None:

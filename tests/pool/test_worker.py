@@ -16,6 +16,7 @@ from tests.support import (
     NOON,
     SUCCEEDED,
     At,
+    Later,
     MemoryStore,
     Parts,
     make_job,
@@ -165,6 +166,36 @@ async def test_copies_of_pending_ids_are_processed_once() -> None:
 
     assert sorted(processed) == job_ids
     assert statuses(parts) == {JobStatus.COMPLETED: 20}
+
+
+# Postponed. -----------------------------------------------------------------------------------
+
+
+async def test_postponed_job_frees_its_worker_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    parts = make_parts()
+    processed: list[str] = []
+
+    async def process(job: Job) -> Ending | Later:
+        processed.append(job.id)
+        if job.type == "busy":
+            return Later(seconds=30, error=NO)
+        return Later(seconds=5, snooze=True) if job.type == "early" else SUCCEEDED
+
+    async with workers(1, parts, process):
+        ids = [parts.admission.submit(type_, b"null").id for type_ in ("busy", "early", "test")]
+        await wait_all_tasks_blocked()
+        free = parts.capacity.free
+
+    assert processed == ids
+    assert free == parts.capacity.buffer_size + 1
+    assert statuses(parts) == {JobStatus.PENDING: 2, JobStatus.COMPLETED: 1}
+    fields = [
+        (record.levelname, record.job_id, record.seconds, getattr(record, "error", None))  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.message == "job_postponed"
+    ]
+    assert fields == [("WARNING", ids[0], 30, "ValueError: no"), ("INFO", ids[1], 5, None)]
 
 
 # The end: drain, cancellation. ----------------------------------------------------------------

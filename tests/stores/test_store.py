@@ -17,6 +17,7 @@ from tests.support import (
     NONE_DROPPED,
     NOON,
     SUCCEEDED,
+    Later,
     StoreSettings,
     StoreStatistics,
     make_job,
@@ -27,10 +28,12 @@ from trio_jobs import (
     IdempotencyKey,
     InvalidTransitionError,
     Job,
+    JobError,
     JobNotFoundError,
     JobStatus,
     Outcome,
 )
+from trio_jobs.job import MAX_DELAY, Waiting
 from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.stores.memory import MemoryStore
 
@@ -81,7 +84,7 @@ def test_job_goes_from_pending_to_processing_to_completed() -> None:
 
     assert read == job  # a record that was read stays as it was
     assert claimed == replace(
-        job, status=JobStatus.PROCESSING, started_at=NOON + timedelta(seconds=1)
+        job, status=JobStatus.PROCESSING, started_at=NOON + timedelta(seconds=1), attempts=1
     )
     assert completed == replace(
         claimed,
@@ -110,6 +113,84 @@ def test_released_job_is_as_it_was_admitted(store: MemoryStore) -> None:
     store.release("a")
 
     assert store.find_nowait("a") == job
+
+
+FAILED_ONCE = JobError(type="ValueError", message="no")
+RETRY = Later(seconds=30, error=FAILED_ONCE)
+SNOOZE = Later(seconds=0.5, snooze=True)
+
+
+def test_postponed_job_is_pending_again_with_a_time(store: MemoryStore) -> None:
+    job = make_job("a")
+    store.add(job)
+    store.claim("a")
+
+    postponed = store.postpone("a", RETRY)
+
+    assert postponed == replace(
+        job, attempts=1, run_at=NOON + timedelta(seconds=30), last_error=FAILED_ONCE
+    )
+    assert store.find_nowait("a") == postponed
+    assert postponed.waiting is Waiting.RETRYING
+    assert store.statistics().pending == 1
+
+
+def test_claim_of_a_postponed_job_is_its_next_attempt(store: MemoryStore) -> None:
+    store.add(make_job("a"))
+    store.claim("a")
+    store.postpone("a", RETRY)
+
+    claimed = store.claim("a")
+    completed = store.complete("a", SUCCEEDED)
+
+    assert (claimed.attempts, claimed.run_at, claimed.waiting) == (2, None, None)
+    assert claimed.last_error == FAILED_ONCE
+    assert (completed.attempts, completed.last_error) == (2, None)
+
+
+def test_snooze_costs_no_attempt_and_keeps_the_last_error(store: MemoryStore) -> None:
+    store.add(make_job("a"))
+    waiting = []
+    for later in (SNOOZE, RETRY, SNOOZE):
+        store.claim("a")
+        waiting.append(store.postpone("a", later).waiting)
+
+    job = store.find_nowait("a")
+    assert (job.attempts, job.snoozes, job.last_error) == (1, 2, FAILED_ONCE)
+    assert waiting == [Waiting.DELAYED, Waiting.RETRYING, Waiting.RETRYING]
+
+
+def test_released_attempt_does_not_count(store: MemoryStore) -> None:
+    store.add(make_job("a"))
+    store.claim("a")
+    store.postpone("a", RETRY)
+    store.claim("a")
+
+    store.release("a")
+
+    job = store.find_nowait("a")
+    assert (job.attempts, job.run_at, job.waiting) == (1, None, None)
+    assert job.last_error == FAILED_ONCE
+
+
+def test_job_that_is_postponed_after_its_cancel_is_due_at_once(store: MemoryStore) -> None:
+    store.add(make_job("a"))
+    store.claim("a")
+    store.request_cancel_nowait("a")
+
+    postponed = store.postpone("a", RETRY)
+
+    assert postponed.run_at == NOON
+    assert postponed.cancel_requested
+
+
+def test_longest_time_overflows_nothing(store: MemoryStore) -> None:
+    store.add(make_job("a"))
+    store.claim("a")
+
+    postponed = store.postpone("a", Later(seconds=MAX_DELAY))
+
+    assert postponed.run_at == NOON.replace(year=NOON.year + 10)
 
 
 async def test_awaited_methods_are_the_plain_ones_without_a_checkpoint(store: MemoryStore) -> None:
@@ -147,6 +228,7 @@ def bring_to(store: MemoryStore, where: str) -> None:
 MOVES: dict[str, Callable[[MemoryStore], object]] = {
     "find": lambda store: store.find_nowait("a"),
     "claim": lambda store: store.claim("a"),
+    "postpone": lambda store: store.postpone("a", RETRY),
     "complete": lambda store: store.complete("a", SUCCEEDED),
     "release": lambda store: store.release("a"),
     "cancel": lambda store: store.request_cancel_nowait("a"),

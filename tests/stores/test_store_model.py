@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.support import NOON, StoreError, StoreSettings, StoreStatistics, make_job
+from tests.support import NOON, Later, StoreError, StoreSettings, StoreStatistics, make_job
 from trio_jobs import Ending, JobError, JobStatus, Outcome
+from trio_jobs.job import MAX_DELAY
 from trio_jobs.stores.memory import MemoryStore
 
 KEEP_COMPLETED = 3
@@ -30,6 +31,12 @@ some_ending = st.one_of(
         error=st.builds(JobError, type=st.just("E"), message=st.text(max_size=5)),
     ),
 )
+some_later = st.builds(
+    Later,
+    seconds=st.floats(0, MAX_DELAY),
+    error=st.none() | st.builds(JobError, type=st.just("E"), message=st.just("no")),
+    snooze=st.booleans(),
+)
 
 
 @dataclass(kw_only=True)
@@ -41,6 +48,8 @@ class Model:
     completions: list[str] = field(default_factory=list)  # of jobs still kept
     outcome: dict[str, Outcome] = field(default_factory=dict)  # also of those dropped
     dropped: Counter[Outcome] = field(default_factory=Counter)
+    attempts: Counter[str] = field(default_factory=Counter)
+    snoozes: Counter[str] = field(default_factory=Counter)
 
     def allows(self, job_id: str, *statuses: str) -> bool:
         return self.status.get(job_id) in statuses
@@ -79,12 +88,14 @@ class StoreMachine(RuleBasedStateMachine):
         with refused(unless=job_id not in self.model.status):
             self.store.add(make_job(job_id, type="t", payload=payload))
             self.model.status[job_id] = "pending"
+            self.model.attempts[job_id] = self.model.snoozes[job_id] = 0
             self.model.size[job_id] = 1 + len(payload)
 
     @rule(job_id=some_id)
     def claim(self, job_id: str) -> None:
-        with refused(unless=self.model.allows(job_id, "pending")):
+        with refused(unless=self.model.allows(job_id, "pending", "waiting")):
             self.store.claim(job_id)
+            self.model.attempts[job_id] += 1
             self.model.status[job_id] = "processing"
 
     @rule(job_id=some_id, ending=some_ending)
@@ -102,7 +113,17 @@ class StoreMachine(RuleBasedStateMachine):
     def release(self, job_id: str) -> None:
         with refused(unless=self.model.allows(job_id, "processing")):
             self.store.release(job_id)
+            self.model.attempts[job_id] -= 1
             self.model.status[job_id] = "released"
+
+    @rule(job_id=some_id, later=some_later)
+    def postpone(self, job_id: str, later: Later) -> None:
+        with refused(unless=self.model.allows(job_id, "processing")):
+            self.store.postpone(job_id, later)
+            self.model.status[job_id] = "waiting"
+            if later.snooze:
+                self.model.attempts[job_id] -= 1
+                self.model.snoozes[job_id] += 1
 
     @rule(after=st.none() | some_id, limit=st.integers(0, 10))
     def page(self, after: str | None, limit: int) -> None:
@@ -116,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
     def every_job_is_where_the_model_has_it(self) -> None:
         shown = {job.id: str(job.status) for job in self.store.page_nowait(limit=100)}
         assert shown == {
-            job_id: "pending" if status == "released" else status
+            job_id: "pending" if status in ("released", "waiting") else status
             for job_id, status in self.model.status.items()
         }
         assert {job_id: str(self.store.find_nowait(job_id).status) for job_id in shown} == shown
@@ -131,11 +152,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert (job.started_at is None) == (job.status is JobStatus.PENDING)
             assert (job.completed_at is None) == (job.status is not JobStatus.COMPLETED)
             assert (job.ending is None) == (job.status is not JobStatus.COMPLETED)
+            assert (job.run_at is not None) == (self.model.status[job.id] == "waiting")
+            assert job.attempts == self.model.attempts[job.id] >= 0
+            assert job.snoozes == self.model.snoozes[job.id]
+            assert job.last_error is None or job.status is not JobStatus.COMPLETED
 
     @invariant()
     def the_counts_agree(self) -> None:
         assert self.store.statistics() == StoreStatistics(
-            pending=self.model.count("pending", "released"),
+            pending=self.model.count("pending", "released", "waiting"),
             processing=self.model.count("processing"),
             completed=len(self.model.completions),
             completed_bytes=sum(self.model.size[each] for each in self.model.completions),
@@ -149,7 +174,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert begun == [
             each for each in sorted(status) if status[each] in ("processing", "released")
         ]
-        assert not_begun == [each for each in sorted(status) if status[each] == "pending"]
+        assert not_begun == [
+            each for each in sorted(status) if status[each] in ("pending", "waiting")
+        ]
 
 
 @contextlib.contextmanager

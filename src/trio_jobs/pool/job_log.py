@@ -1,10 +1,10 @@
-"""The worker's lines in the log about one job: it has started, and how it ended."""
+"""The worker's lines in the log about one job: it has started, how it ended or was postponed."""
 
 import logging
 
 import trio
 
-from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.job import Ending, Job, JobError, Later, Outcome
 
 log = logging.getLogger("trio_jobs.pool.worker")
 
@@ -25,12 +25,20 @@ def log_start(job: Job) -> None:
 
 def log_end(job: Job, ending: Ending, *, duration: float) -> None:
     """Log how the job ended, ``duration`` seconds after its claim."""
-    fields = _fields(job, duration=duration)
-    if ending.error is not None:
-        fields["error"] = f"{ending.error.type}: {ending.error.message}"
+    fields = _fields(job, ending.error, duration=duration)
     log.log(_LEVELS[ending.outcome], f"job_{ending.outcome}", extra=fields)
 
 
-def _fields(job: Job, **more: object) -> dict[str, object]:
+def log_postponed(job: Job, later: Later, *, duration: float) -> None:
+    """Log that the attempt ended after ``duration`` seconds, and that the job gets another one."""
+    level = logging.INFO if later.snooze else logging.WARNING
+    numbers = {"attempt": job.attempts, "seconds": later.seconds, "duration": duration}
+    log.log(level, "job_postponed", extra=_fields(job, later.error, **numbers))
+
+
+def _fields(job: Job, error: JobError | None = None, **more: object) -> dict[str, object]:
     worker = trio.lowlevel.current_task().name
-    return {"job_id": job.id, "job_type": job.type, "worker": worker, **more}
+    fields = {"job_id": job.id, "job_type": job.type, "worker": worker, **more}
+    if error is not None:
+        fields["error"] = f"{error.type}: {error.message}"
+    return fields

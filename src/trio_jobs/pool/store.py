@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.job import Ending, Job, Later, Outcome
 
 
 class StoreError(Exception):
@@ -101,8 +101,20 @@ class Moves(Protocol):
             The completed job, even if the store does not keep it.
         """
 
+    def postpone(self, job_id: str, later: Later) -> Job:
+        """Put back a job that wants another attempt, processing → pending, with a time.
+
+        The time of a job whose cancel was requested is now.
+
+        Returns:
+            The job as it is now. It is not in the channel until `Admission.feed` queues it.
+        """
+
     def release(self, job_id: str) -> None:
-        """Put back a job whose worker is cancelled as the pool ends, processing → pending."""
+        """Put back a job whose worker is cancelled as the pool ends, processing → pending.
+
+        Its attempt does not count.
+        """
 
 
 class Store(Moves, Protocol):

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from trio_jobs.job import Ending, Job, Outcome
+from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.job_log import log_end, log_start
+from trio_jobs.pool.job_log import log_end, log_postponed, log_start
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, Moves
 from trio_jobs.pool.waiters import CompletionWaiters
 
@@ -23,9 +23,10 @@ BURST_JOBS = 64
 # On Python 3.11 looking up an enum's member costs as much as a call.
 _SUCCEEDED = Outcome.SUCCEEDED
 
-# Runs one job and says how it ended. It makes an `Ending` of everything that the user's function
-# does; it raises `Cancelled`, or what a bug in the project raises.
-Process = Callable[[Job], Awaitable[Ending]]
+# Runs one job and says how it ended, or that it wants to run again. It makes an `Ending` or a
+# `Later` of everything that the user's function does; it raises `Cancelled`, or what a bug in the
+# project raises.
+Process = Callable[[Job], Awaitable[Ending | Later]]
 
 
 # Without this, Ctrl-C could raise KeyboardInterrupt at any instruction: between a claim and its
@@ -98,14 +99,18 @@ async def _process_one(
     if verbose:
         log_start(job)
     try:
-        ending = await process(job)
+        end = await process(job)
     except BaseException:  # the pool ends: cancelled, or a bug that ends the server
         store.release(job_id)
         raise
     duration = now() - started
-    store.complete(job_id, ending, duration=duration)
-    if verbose or ending.outcome is not _SUCCEEDED:
-        log_end(job, ending, duration=duration)
+    if isinstance(end, Later):
+        store.postpone(job_id, end)
+        log_postponed(job, end, duration=duration)
+        return
+    store.complete(job_id, end, duration=duration)
+    if verbose or end.outcome is not _SUCCEEDED:
+        log_end(job, end, duration=duration)
 
 
 class Workers:
@@ -166,6 +171,12 @@ class Workers:
         """See `Moves.complete`; wakes the tasks that wait for the job, and frees its slot."""
         job = self._store.complete(job_id, ending, duration=duration)
         self._waiters.notify(job)
+        self._capacity.slot_freed()
+        return job
+
+    def postpone(self, job_id: str, later: Later) -> Job:
+        """See `Moves.postpone`; frees the job's slot."""
+        job = self._store.postpone(job_id, later)
         self._capacity.slot_freed()
         return job
 

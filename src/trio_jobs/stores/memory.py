@@ -1,13 +1,13 @@
 """`MemoryStore`: every job in memory. Its plain methods are atomic between tasks."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from operator import attrgetter
 
 from msgspec.structs import replace
 
-from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus, Outcome
+from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus, Later, Outcome
 from trio_jobs.pool.store import (
     DuplicateJobError,
     InvalidTransitionError,
@@ -79,7 +79,13 @@ class MemoryStore:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
         # The wall clock may have been set back since the job was admitted.
         started_at = max(self._now(), job.created_at)
-        job = replace(job, status=_PROCESSING, started_at=started_at)
+        job = replace(
+            job,
+            status=_PROCESSING,
+            started_at=started_at,
+            attempts=job.attempts + 1,
+            run_at=None,
+        )
         self._jobs[job_id] = job
         self._processing.add(job_id)
         return job
@@ -92,6 +98,7 @@ class MemoryStore:
             completed_at=max(self._now(), job.started_at or job.created_at),
             duration=duration,
             ending=ending,
+            last_error=None,
         )
         self._jobs[job_id] = job
         self._processing.remove(job_id)
@@ -101,9 +108,26 @@ class MemoryStore:
             self._drop_log.note(outcome, self._dropped)
         return job
 
+    def postpone(self, job_id: str, later: Later) -> Job:
+        job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
+        seconds = 0.0 if job.cancel_requested else later.seconds
+        job = replace(
+            job,
+            status=_PENDING,
+            started_at=None,
+            attempts=job.attempts - later.snooze,
+            snoozes=job.snoozes + later.snooze,
+            run_at=self._now() + timedelta(seconds=seconds),
+            last_error=later.error or job.last_error,
+        )
+        self._jobs[job_id] = job
+        self._processing.remove(job_id)
+        return job
+
     def release(self, job_id: str) -> None:
         job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
-        self._jobs[job_id] = replace(job, status=_PENDING, started_at=None)
+        attempts = job.attempts - 1
+        self._jobs[job_id] = replace(job, status=_PENDING, started_at=None, attempts=attempts)
         self._processing.remove(job_id)
         self._released.add(job_id)
 
