@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trio_jobs.job import JobError as JobError
     from trio_jobs.job import JobStatus as JobStatus
     from trio_jobs.job import Outcome as Outcome
+    from trio_jobs.job import Waiting as Waiting
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
     from trio_jobs.pool.admission import AdmissionError as AdmissionError
     from trio_jobs.pool.admission import QueueFullError as QueueFullError
@@ -55,6 +56,7 @@ _MODULES = {
     "ShuttingDownError": "pool.admission",
     "TooManyWaitersError": "pool.waiters",
     "UnknownTypeError": "handlers.registry",
+    "Waiting": "job",
     "open_jobs": "embed",
 }
 
