@@ -1,0 +1,118 @@
+"""Requests of canonical form: the head of one, parsed without h11, and the bytes of its answer.
+
+A request is *of canonical form* if it uses only what common clients need: GET or POST, a plain
+path, one ``Host``, at most one ``Content-Length``, a connection that stays open. h11 takes many
+times as long for such a head as the one regular expression here.
+
+One rule holds: **this module accepts less than h11, never more.** h11 reads each request that is
+accepted here to the same method, target, headers and body, and is then ready for the next one.
+Every other request is h11's, byte for byte.
+"""
+
+import re
+from typing import NamedTuple
+
+from trio_jobs.problem_details import PHRASES
+from trio_jobs.server.request_head import HeaderList
+
+# RFC 9110, 5.6.2.
+_TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
+# A header without control characters, without a blank before its colon, on one line.
+_HEADER = _TOKEN + rb":[\t -~\x80-\xff]*+\r\n"
+# A path in visible ASCII characters. One with an escape, a query or a fragment is h11's.
+_PATH = rb"/[^\x00- #%?\x7f-\xff]*+"
+# No quantifier gives characters back: the time is linear in the length, whatever a client sends.
+_HEAD = re.compile(rb"(GET|POST) (%b) HTTP/1\.1\r\n((?:%b)++)\r\n" % (_PATH, _HEADER))
+# In an answer, no blanks surround a value.
+_ANSWER_HEADER = _TOKEN + rb": (?:(?![\t ])[\t -~\x80-\xff]++(?<![\t ]))?\r\n"
+_ANSWER_HEADERS = re.compile(rb"(?:%b)*+" % _ANSWER_HEADER)
+# Headers that decide how long a request is, or what happens to its connection.
+_DECISIVE = frozenset(
+    b"connection content-length expect host te trailer transfer-encoding upgrade".split()
+)
+# More digits than any length that the settings allow.
+_LENGTH_DIGITS = 9
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
+    for status, phrase in PHRASES.items()
+}
+
+
+class CanonicalRequest(NamedTuple):
+    """A request of canonical form whose head has arrived.
+
+    Attributes:
+        method: ``GET`` or ``POST``.
+        target: A path, as the client has sent it.
+        headers: Names in lower case, values without surrounding blanks, in the client's order.
+        body_start: The index of the body's first byte, counted from the request's first byte.
+        end: The index after the body's last byte, which may not have arrived.
+    """
+
+    method: bytes
+    target: bytes
+    headers: HeaderList
+    body_start: int
+    end: int
+
+
+def parse_canonical(
+    data: bytes, *, max_head_bytes: int, max_body_bytes: int
+) -> CanonicalRequest | None:
+    """Parse the bytes that a client has sent after its last request.
+
+    Args:
+        data: From the request's first byte on.
+        max_head_bytes: The longest request line and headers, as ``request_head`` counts them.
+        max_body_bytes: The longest body.
+
+    Returns:
+        The request that ``data`` is, or is the start of; None if h11 has to look at the bytes: the
+        request is not of canonical form, its head is incomplete, a limit is exceeded, or more bytes
+        follow.
+    """
+    found = _HEAD.match(data)
+    if found is None:
+        return None
+    headers: HeaderList = []
+    hosts = lengths = length = 0
+    for line in found[3][:-2].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        value = value.strip(b" \t")
+        if name in _DECISIVE:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length" and value.isdigit() and len(value) <= _LENGTH_DIGITS:
+                lengths += 1
+                length = int(value)
+            elif name != b"connection" or value.lower() != b"keep-alive":
+                return None
+        headers.append((name, value))
+    body_start = found.end()
+    end = body_start + length
+    # ``request_head`` counts four bytes for each header beside name and value. Of the bytes here,
+    # the header has three at least.
+    if body_start + len(headers) > max_head_bytes or length > max_body_bytes:
+        return None
+    if hosts != 1 or lengths > 1 or len(data) > end:
+        return None
+    return CanonicalRequest(found[1], found[2], headers, body_start, end)
+
+
+def answer_bytes(status: int, headers: HeaderList, body: bytes) -> bytes:
+    """The bytes of an answer to a request of canonical form, as h11 would write them.
+
+    Args:
+        status: One of ``PHRASES`` whose answers have a body.
+        headers: All of them; ``Content-Length`` gives the length of ``body``.
+        body: Complete.
+
+    Raises:
+        ValueError: A header's name is not a token, or its value has a control character or blanks
+            around it. A client could read a line break in it as the start of another answer.
+    """
+    block = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if block.count(b"\n") != len(headers) or _ANSWER_HEADERS.fullmatch(block) is None:
+        raise ValueError(f"illegal headers of an answer: {headers!r}")
+    return b"%b%b\r\n%b" % (_STATUS_LINES[status], block, body)
