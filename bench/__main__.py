@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import growth, idle, many, pool, single, start_up
+from bench import growth, idle, many, pool, refusals, single, start_up
 from bench.peers import comparison
 from bench.row import Missing, Result, spread_text
 
 # Each function measures these rows of the table.
 MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
-    single.measure: (1, 2),
+    single.measure_submission: (1,),
+    single.measure_poll: (2,),
     many.measure: (3, 4),
     pool.measure_jobs: (5,),
     growth.measure: (6,),
@@ -22,6 +23,7 @@ MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
     idle.measure: (9,),
     start_up.measure: (10,),
     comparison.measure: (11, 12, 13),
+    refusals.measure: (14,),
 }
 
 

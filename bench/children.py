@@ -11,12 +11,21 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).parent.parent
 
 _STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A server in a child."""
+
+    pid: int
+    port: int
 
 
 class ChildError(Exception):

@@ -10,7 +10,7 @@ import trio
 
 from bench.measuring import Spread, ratio
 from bench.pool import BenchPool
-from bench.row import Reach, Result, Row
+from bench.row import Result, Row, at_most
 from trio_jobs.job import Ending, Outcome
 from trio_jobs.stores.memory import MemoryStore
 
@@ -78,7 +78,7 @@ def _rows(values: Costs) -> list[Result]:
                 what=f"{operation} at {large:,} stored jobs",
                 against=f"at {small:,}",
                 figure=ratio(by_size[large], by_size[small]),
-                reach=Reach(bound=2, at_most=True) if operation in OPERATIONS else None,
+                reach=at_most(2) if operation in OPERATIONS else None,
                 sides={f"{size:,} jobs": Spread.of(each) for size, each in by_size.items()},
                 sides_unit=" µs",
             )

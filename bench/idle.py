@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from bench import ours
 from bench.load import LoadError, connect, post
 from bench.measuring import Spread, cpu_seconds
-from bench.row import Reach, Result, Row
+from bench.row import Result, Row, at_most
 
 # Descriptors beside those of the connections.
 _SPARE = 200
@@ -59,7 +59,7 @@ def measure(
             what=f"CPU with {connections:,} idle connections and {waiters:,} waiters",
             against=f"a core, over {turns * seconds:.0f} s",
             figure=Spread.of(values),
-            reach=Reach(bound=0.1, at_most=True, unit=" %"),
+            reach=at_most(0.1, " %"),
             unit=" %",
         )
     ]

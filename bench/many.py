@@ -3,19 +3,18 @@
 import json
 import time
 from contextlib import ExitStack
+from itertools import repeat
 
-from bench import ours
-from bench.children import python_module
+from bench import ours, reference
+from bench.children import Server
 from bench.load import Clients, LoadError, connect, get, post
-from bench.measuring import Spread, cpu_seconds, ratio, resident_bytes, take_turns
-from bench.row import Reach, Result, Row
+from bench.measuring import Spread, cpu_seconds, resident_bytes, take_turns
+from bench.row import Result, Row, at_least, at_most
 from bench.workload import SUBMISSION
 
 _BATCH = 1_000
-_BATCHES = 100
-_BUFFER = _BATCH * _BATCHES
+_BUFFER = 100_000
 _STREAM_BUFFER = 1_000
-_WORKERS = 10
 
 # One system call sends so many lines.
 _LINES = 500
@@ -24,114 +23,91 @@ _LINES = 500
 _SECONDS = 60.0
 
 
-def measure(*, requests: int = 1600, streamed: int = 50_000, turns: int = 5) -> list[Result]:
+def measure(
+    *, requests: int = 2_400, batched: int = 100_000, streamed: int = 50_000, turns: int = 5
+) -> list[Result]:
     """Measure both rows, and the server's memory under the streams.
 
     Args:
         requests: How many requests the bare application gets in a turn.
+        batched: How many jobs the batches of a turn have; a whole number of thousands.
         streamed: How many lines a stream has.
         turns: How often each server has its turn.
     """
     with ExitStack() as stack:
-        bare = stack.enter_context(python_module("bench.reference", "bare"))
-        singles = stack.enter_context(Clients(int(bare.wait_for(r"^port (\d+)")[1])))
-        batches = _server(stack, _BUFFER)
-        stream = _server(stack, _STREAM_BUFFER)
+        bare = stack.enter_context(reference.running())
+        singles = stack.enter_context(Clients(bare.port))
+        batches = stack.enter_context(ours.running(ours.Settings(buffer_size=_BUFFER)))
         senders = stack.enter_context(Clients(batches.port, connections=4))
-        micros: dict[str, list[float]] = {"bare": [], "stream": []}
+        stream = stack.enter_context(ours.running(ours.Settings(buffer_size=_STREAM_BUFFER)))
 
-        def admitted() -> float:
-            body = b"[" + b",".join([SUBMISSION] * _BATCH) + b"]"
-            rate = _BUFFER / senders.send(post("/jobs/batch", body), count=_BATCHES)
-            _wait_until_idle(batches.port)
-            return rate
-
-        def answered() -> float:
+        def answer() -> float:
             before = cpu_seconds(bare.pid)
-            rate = requests / singles.send(post("/jobs", SUBMISSION), count=requests)
-            micros["bare"].append((cpu_seconds(bare.pid) - before) / requests * 1e6)
-            return rate
+            singles.send(repeat(post("/jobs", SUBMISSION), requests))
+            return (cpu_seconds(bare.pid) - before) / requests * 1e6
 
-        def completed() -> float:
+        def process_batches() -> float:
+            batch = post("/jobs/batch", b"[" + b",".join([SUBMISSION] * _BATCH) + b"]")
+            before = cpu_seconds(batches.pid)
+            senders.send(repeat(batch, batched // _BATCH))
+            return _micros_until_idle(batches, before, batched)
+
+        def process_stream() -> float:
             before = cpu_seconds(stream.pid)
-            rate = _stream(stream.port, streamed)
-            micros["stream"].append((cpu_seconds(stream.pid) - before) / streamed * 1e6)
-            return rate
+            _stream(stream.port, streamed)
+            return _micros_until_idle(stream, before, streamed)
 
-        subjects = {"bare": answered, "batch": admitted, "stream": completed}
+        subjects = {"bare": answer, "batch": process_batches, "stream": process_stream}
         for warm_up in subjects.values():
             warm_up()
-        for each in micros.values():
-            each.clear()
         before = resident_bytes(stream.pid)
         values = take_turns(subjects, turns=turns)
         grown = (resident_bytes(stream.pid) - before) / 1e6
+    rows: list[Result] = []
+    for number, name, what, bound in (
+        (3, "batch", f"`POST /jobs/batch`, {_BATCH:,} a batch: jobs processed", 25),
+        (4, "stream", "`POST /jobs/stream`: jobs processed", 30),
+    ):
+        names = (number, what, "the CPU of one request to the bare application of row 1")
+        both = {side: values[side] for side in (name, "bare")}
+        reach = at_least(bound, " jobs")
+        rows.append(
+            Row.of_turns(names, both, over="bare", under=name, reach=reach, sides_unit=" µs")
+        )
     return [
-        _rate_row(3, f"`POST /jobs/batch`, {_BATCH:,} a batch: admitted jobs/s", values, "batch"),
-        _rate_row(4, "`POST /jobs/stream`: completed jobs/s", values, "stream"),
-        Row(
-            number=4,
-            what="the same in CPU: streamed jobs for the cost of one request",
-            against="a request to the bare application",
-            figure=ratio(micros["bare"], micros["stream"]),
-            reach=None,
-            sides={name: Spread.of(each) for name, each in micros.items()},
-            sides_unit=" µs",
-        ),
+        *rows,
         Row(
             number=4,
             what=f"growth of the process over {turns * streamed:,} streamed jobs",
             against="flat memory, once the store is full of completed jobs",
             figure=Spread.of([grown]),
-            reach=Reach(bound=5, at_most=True, unit=" MB"),
+            reach=at_most(5, " MB"),
             unit=" MB",
         ),
     ]
 
 
-def _rate_row(number: int, what: str, values: dict[str, list[float]], name: str) -> Row:
-    return Row(
-        number=number,
-        what=what,
-        against="requests/s of the bare application of row 1",
-        figure=ratio(values[name], values["bare"]),
-        reach=Reach(bound={"batch": 50, "stream": 20}[name], at_most=False),
-        sides={each: Spread.of(values[each]) for each in (name, "bare")},
-        sides_unit="/s",
-    )
-
-
-def _server(stack: ExitStack, buffer_size: int) -> ours.Server:
-    return stack.enter_context(
-        ours.running(ours.Settings(workers=_WORKERS, buffer_size=buffer_size))
-    )
-
-
-def _stream(port: int, jobs: int) -> float:
-    """Jobs completed a second. Those in the buffer when the answer comes do not count."""
+def _stream(port: int, jobs: int) -> None:
     piece = (SUBMISSION + b"\n") * _LINES
     head = (
         "POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
         f"Content-Length: {len(piece) * (jobs // _LINES)}\r\n\r\n"
     )
     with connect(port) as client:
-        began = time.perf_counter()
         client.sendall(head.encode())
         for _ in range(jobs // _LINES):
             client.sendall(piece)
         answer = client.recv(65536)
-        seconds = time.perf_counter() - began
     if b" 201 " not in answer[:20]:
         raise LoadError(f"the server answered {answer[:500]!r}")
-    _wait_until_idle(port)
-    return (jobs - _STREAM_BUFFER - _WORKERS) / seconds
 
 
-def _wait_until_idle(port: int) -> None:
+def _micros_until_idle(server: Server, before: float, jobs: int) -> float:
+    """Microseconds of CPU per job, once every job has completed."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
-        status = json.loads(get(port, "/health/ready"))
+        status = json.loads(get(server.port, "/health/ready"))
         if status["buffered"] == status["busy"] == 0:
-            return
+            return (cpu_seconds(server.pid) - before) / jobs * 1e6
         time.sleep(0.05)
     raise LoadError("the jobs do not end")

@@ -40,6 +40,11 @@ class Spread:
         return Spread(median=self.median * factor, low=self.low * factor, high=self.high * factor)
 
 
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The value that so many percent of the ascending values do not exceed."""
+    return ordered[len(ordered) * percent // 100]
+
+
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
     """The ratio of two subjects, turn by turn.
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.children import Child, module_path
+from bench.children import Child, Server, module_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,6 @@ class Settings:
             self.handlers,
         ]
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A running server."""
-
-    pid: int
-    port: int
 
 
 @contextmanager

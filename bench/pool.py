@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from bench.children import python_module
-from bench.measuring import Spread, ratio, resident_bytes, take_turns
-from bench.row import Reach, Result, Row
+from bench.measuring import Spread, resident_bytes, take_turns
+from bench.row import Result, Row, at_least, at_most
 from bench.workload import empty
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
@@ -71,37 +71,18 @@ def measure_jobs(*, jobs: int = 20_000, workers: int = 10, turns: int = 15) -> l
         workers: How many take them.
         turns: How often both sides have their turn.
     """
-    item, scope = "an item of the channel", "a cancel scope"
+    job, item = "a job", "an item of the channel"
     values = take_turns(
         {
-            "a job": lambda: trio.run(_jobs, jobs, workers),
+            job: lambda: trio.run(_jobs, jobs, workers),
             item: lambda: trio.run(_items, jobs, workers),
-            scope: lambda: trio.run(_scopes, jobs),
         },
         turns=turns,
     )
-    without_scope = [a - b for a, b in zip(values["a job"], values[scope], strict=True)]
-    against = "the bare memory channel, filled first"
-    return [
-        Row(
-            number=5,
-            what=f"submit → completed in the process, {workers} workers, jobs/s",
-            against=against,
-            figure=ratio(values[item], values["a job"]),
-            reach=Reach(bound=0.2, at_most=False),
-            sides={name: Spread.of(values[name]) for name in ("a job", item)},
-            sides_unit=" µs",
-        ),
-        Row(
-            number=5,
-            what="the same without Trio's cancel scope",
-            against=against,
-            figure=ratio(values[item], without_scope),
-            reach=None,
-            sides={scope: Spread.of(values[scope])},
-            sides_unit=" µs",
-        ),
-    ]
+    what = f"submit → completed in the process, {workers} workers, jobs/s"
+    names = (5, what, "the bare memory channel, filled first")
+    reach = at_least(0.3)
+    return [Row.of_turns(names, values, over=item, under=job, reach=reach, sides_unit=" µs")]
 
 
 def measure_workers(*, jobs: int = 30_000, turns: int = 5) -> list[Result]:
@@ -116,17 +97,10 @@ def measure_workers(*, jobs: int = 30_000, turns: int = 5) -> list[Result]:
         for workers in (10, 100, 1_000, 10_000)
     }
     values = take_turns(subjects, turns=turns)
-    return [
-        Row(
-            number=7,
-            what="cost per job with 10,000 workers",
-            against="with 10",
-            figure=ratio(values["10,000 workers"], values["10 workers"]),
-            reach=Reach(bound=1.5, at_most=True),
-            sides={name: Spread.of(each) for name, each in values.items()},
-            sides_unit=" µs",
-        )
-    ]
+    names = (7, "cost per job with 10,000 workers", "with 10")
+    many, few = "10,000 workers", "10 workers"
+    reach = at_most(1.5)
+    return [Row.of_turns(names, values, over=many, under=few, reach=reach, sides_unit=" µs")]
 
 
 def measure_memory(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:
@@ -146,7 +120,7 @@ def measure_memory(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:
             what="memory per pending job with a 100-byte payload",
             against=f"growth of the process over {jobs:,} of them",
             figure=Spread.of(values),
-            reach=Reach(bound=700, at_most=True, unit=" bytes"),
+            reach=at_most(700, " bytes"),
             unit=" bytes",
         )
     ]
@@ -188,16 +162,6 @@ async def _items(items: int, tasks: int) -> float:
             nursery.start_soon(receive_all, receive.clone())
         receive.close()
     return (time.process_time() - began) / items * 1e6
-
-
-async def _scopes(scopes: int) -> float:
-    """Microseconds of CPU per empty cancel scope."""
-    gc.collect()
-    began = time.process_time()
-    for _ in range(scopes):
-        with trio.CancelScope():  # noqa: ASYNC100  (nothing but the scope is measured)
-            pass
-    return (time.process_time() - began) / scopes * 1e6
 
 
 async def _fill(jobs: int) -> int:

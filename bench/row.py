@@ -1,25 +1,37 @@
 """A row of the table: a measured figure, its counterpart, and its bound."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
-from bench.measuring import Spread
+from bench.measuring import Spread, ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The bound of a row's figure: a ceiling with `at_most`, else a floor."""
+    """The bound of a row's figure: a ceiling or a floor."""
 
     bound: float
     at_most: bool
-    unit: str = "×"
+    unit: str
 
     def met_by(self, figure: float) -> bool:
         """Whether the figure keeps the bound."""
         return figure <= self.bound if self.at_most else figure >= self.bound
 
     def __str__(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.bound:,.10g}{self.unit}"
+        return f"{'≤' if self.at_most else '≥'} {self.bound:,g}{self.unit}"
+
+
+def at_most(bound: float, unit: str = "×") -> Reach:
+    """A ceiling."""
+    return Reach(bound=bound, at_most=True, unit=unit)
+
+
+def at_least(bound: float, unit: str = "×") -> Reach:
+    """A floor."""
+    return Reach(bound=bound, at_most=False, unit=unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +42,7 @@ class Row:
         number: Its number in the table.
         what: The thing that is measured.
         against: The thing that it is compared with.
-        figure: The ratio of the two, or an amount where there is no second thing.
+        figure: The ratio of the two, or an amount with a unit.
         reach: The bound; None where the figure has none.
         sides: Each side's own values, by the side's name.
         sides_unit: The unit of the sides.
@@ -45,6 +57,39 @@ class Row:
     sides: Mapping[str, Spread] = field(default_factory=dict)
     sides_unit: str = ""
     unit: str = "×"
+
+    @classmethod
+    def of_turns(
+        cls,
+        names: tuple[int, str, str],
+        values: Mapping[str, Sequence[float]],
+        *,
+        over: str,
+        under: str,
+        reach: Reach,
+        sides_unit: str,
+    ) -> Self:
+        """The ratio of two of the sides.
+
+        Args:
+            names: The number, what is measured, and against what.
+            values: Each side's values, turn by turn.
+            over: The side above the line.
+            under: The side below the line.
+            reach: The bound, and the unit of the figure.
+            sides_unit: The unit of the values.
+        """
+        number, what, against = names
+        return cls(
+            number=number,
+            what=what,
+            against=against,
+            figure=ratio(values[over], values[under]),
+            reach=reach,
+            sides={name: Spread.of(each) for name, each in values.items()},
+            sides_unit=sides_unit,
+            unit=reach.unit,
+        )
 
     @property
     def details(self) -> str:
@@ -74,8 +119,9 @@ Result = Row | Missing
 
 
 def amount(value: float) -> str:
-    """The value with three significant digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """The value with three significant digits, as people write it: 52,900 or 0.0123."""
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, decimals):,.{max(0, decimals)}f}"
 
 
 def spread_text(spread: Spread, unit: str = "") -> str:

@@ -1,62 +1,107 @@
-"""Rows 1 and 2: the server's CPU for one `POST /jobs`."""
+"""Rows 1 and 2: the server's CPU for one request, a `POST /jobs` or a poll of a job."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count, islice, repeat
 
-from bench import ours
-from bench.children import python_module
-from bench.load import Clients, post
-from bench.measuring import Spread, cpu_seconds, ratio, take_turns
-from bench.row import Reach, Result, Row
+from bench import ours, reference
+from bench.children import ChildError, Server
+from bench.load import Clients, get, get_request, post
+from bench.measuring import cpu_seconds, take_turns
+from bench.peers.environments import BACKGROUND_TASKS, NOT_INSTALLED, running_web
+from bench.row import Missing, Result, Row, at_most
 from bench.workload import SUBMISSION
 
-_REQUEST = post("/jobs", SUBMISSION)
-
-# Each reference server: the number of its row, its name on the page, and its bound.
-_REFERENCES = {
-    "bare": (1, "a bare ASGI app under plain Hypercorn", 1.65),
-    "quart": (2, "a Quart-Trio route behind our server", 1.12),
-}
+_POLL = "`GET /jobs/{id}` of a completed job: server CPU per request"
 
 
-def measure(*, requests: int = 1200, turns: int = 9) -> list[Result]:
-    """Measure both rows.
+def measure_submission(*, requests: int = 2_400, turns: int = 9) -> list[Result]:
+    """Measure row 1.
 
     Args:
         requests: How many requests each server gets in a turn.
         turns: How often each server has its turn.
     """
+    submit = repeat(post("/jobs", SUBMISSION))
+    keyed = (post("/jobs", SUBMISSION, f'Idempotency-Key: "{number}"') for number in count())
+    with ExitStack() as stack:
+        server, bare = stack.enter_context(ours.running()), stack.enter_context(reference.running())
+        values = _warm_turns(
+            {
+                "trio-jobs": _subject(stack, server, submit, requests),
+                "with a key": _subject(stack, server, keyed, requests),
+                "bare": _subject(stack, bare, submit, requests),
+            },
+            turns,
+        )
+    results: list[Result] = []
+    for name, what, bound in (
+        ("trio-jobs", "single `POST /jobs`: server CPU per request", 0.2),
+        ("with a key", "the same with an `Idempotency-Key`", 1.1),
+    ):
+        names = (1, what, "a bare ASGI app under plain Hypercorn")
+        both = {side: values[side] for side in (name, "bare")}
+        reach = at_most(bound)
+        results.append(
+            Row.of_turns(names, both, over=name, under="bare", reach=reach, sides_unit=" µs")
+        )
+    return results
+
+
+def measure_poll(*, requests: int = 2_400, turns: int = 9) -> list[Result]:
+    """Measure row 2; the arguments are those of `measure_submission`."""
+    if not BACKGROUND_TASKS.installed:
+        return [Missing(number=2, what=_POLL, reason=NOT_INSTALLED)]
     with ExitStack() as stack:
         server = stack.enter_context(ours.running())
-        subjects = {"trio-jobs": _subject(stack, server.pid, server.port, requests)}
-        for name in _REFERENCES:
-            child = stack.enter_context(python_module("bench.reference", name))
-            port = int(child.wait_for(r"^port (\d+)")[1])
-            subjects[name] = _subject(stack, child.pid, port, requests)
-        for warm_up in subjects.values():
-            warm_up()
-        values = take_turns(subjects, turns=turns)
-    return [
-        Row(
-            number=number,
-            what="single `POST /jobs`: server CPU per request",
-            against=against,
-            figure=ratio(values["trio-jobs"], values[name]),
-            reach=Reach(bound=bound, at_most=True),
-            sides={each: Spread.of(values[each]) for each in ("trio-jobs", name)},
-            sides_unit=" µs",
+        path, answer = _completed_job(server.port)
+        environment = {"BENCH_ANSWER": answer}
+        web = running_web(BACKGROUND_TASKS, "bench.peers.answer_app", environment)
+        try:
+            fastapi = stack.enter_context(web)
+        except ChildError as error:
+            return [Missing(number=2, what=_POLL, reason=str(error))]
+        poll = repeat(get_request(path))
+        values = _warm_turns(
+            {
+                "trio-jobs": _subject(stack, server, poll, requests),
+                "FastAPI": _subject(stack, fastapi, poll, requests),
+            },
+            turns,
         )
-        for name, (number, against, bound) in _REFERENCES.items()
+    names = (2, _POLL, "FastAPI's plainest route, with the same bytes")
+    reach = at_most(0.8)
+    return [
+        Row.of_turns(
+            names, values, over="trio-jobs", under="FastAPI", reach=reach, sides_unit=" µs"
+        )
     ]
 
 
-def _subject(stack: ExitStack, pid: int, port: int, requests: int) -> Callable[[], float]:
+def _warm_turns(subjects: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    for warm_up in subjects.values():
+        warm_up()
+    return take_turns(subjects, turns=turns)
+
+
+def _completed_job(port: int) -> tuple[str, str]:
+    """The path of a completed job, and the answer to a poll of it."""
+    with Clients(port, connections=1) as clients:
+        clients.send([post("/jobs", SUBMISSION, "Prefer: wait=10")])
+    path = f"/jobs/{json.loads(get(port, '/jobs'))[0]['id']}"
+    return path, get(port, path).decode()
+
+
+def _subject(
+    stack: ExitStack, server: Server, endless: Iterator[bytes], requests: int
+) -> Callable[[], float]:
     """A measurement: microseconds of the server's CPU per request."""
-    clients = stack.enter_context(Clients(port))
+    clients = stack.enter_context(Clients(server.port))
 
     def measured() -> float:
-        before = cpu_seconds(pid)
-        clients.send(_REQUEST, count=requests)
-        return (cpu_seconds(pid) - before) / requests * 1e6
+        before = cpu_seconds(server.pid)
+        clients.send(islice(endless, requests))
+        return (cpu_seconds(server.pid) - before) / requests * 1e6
 
     return measured

@@ -6,8 +6,8 @@ import time
 
 from bench import ours
 from bench.load import Clients, post
-from bench.measuring import Spread, ratio, take_turns
-from bench.row import Reach, Result, Row
+from bench.measuring import take_turns
+from bench.row import Result, Row, at_most
 from bench.workload import SUBMISSION
 
 
@@ -17,23 +17,21 @@ def measure(*, turns: int = 9) -> list[Result]:
     for warm_up in subjects.values():  # compiles modules and fills the page cache
         warm_up()
     values = take_turns(subjects, turns=turns)
+    names = (
+        10,
+        "start of the command to its first accepted job",
+        "`python -c 'import quart_trio'`",
+    )
+    reach = at_most(1.6)
     return [
-        Row(
-            number=10,
-            what="start of the command to its first accepted job",
-            against="`python -c 'import quart_trio'`",
-            figure=ratio(values["command"], values["import"]),
-            reach=Reach(bound=1.6, at_most=True),
-            sides={name: Spread.of(each) for name, each in values.items()},
-            sides_unit=" s",
-        )
+        Row.of_turns(names, values, over="command", under="import", reach=reach, sides_unit=" s")
     ]
 
 
 def _first_job() -> float:
     began = time.perf_counter()
     with ours.running() as server, Clients(server.port, connections=1) as clients:
-        clients.send(post("/jobs", SUBMISSION), count=1)
+        clients.send([post("/jobs", SUBMISSION)])
         return time.perf_counter() - began
 
 

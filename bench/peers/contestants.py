@@ -4,17 +4,19 @@ import json
 import select
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench import ours
-from bench.children import ROOT, Child, ChildError
+from bench.children import ROOT, Child
 from bench.load import Clients, post
-from bench.peers.environments import Peer, free_port
-from bench.peers.tally import EVERY, QUIET, SOCKET
+from bench.measuring import percentile
+from bench.peers.environments import Peer, running_web
+from bench.peers.tally import EVERY, PACED, QUIET, SOCKET
 
 # Longer than any measurement here takes, with the start of a worker.
 _SECONDS = 60.0
@@ -28,12 +30,20 @@ class SilenceError(Exception):
     """No report came in time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverHttp:
+    """Jobs completed a second, and the milliseconds in which 99 % of their requests had answers."""
+
+    rate: float
+    p99: float
+
+
 class Contestant:
     """The ear of a contestant: it hears the reports of `tally`, and sends requests.
 
     Args:
         stack: Closes it.
-        jobs: How many jobs each measurement takes.
+        jobs: How many jobs the measurement of a rate takes.
     """
 
     clients: Clients
@@ -46,11 +56,12 @@ class Contestant:
         self._socket.bind(path)
         self.environment = {SOCKET: path, EVERY: str(jobs)}
 
-    def over_http(self) -> float:
-        """Submit the jobs one by one over HTTP, and return how many complete a second."""
+    def over_http(self) -> OverHttp:
+        """Submit the jobs one by one over HTTP."""
         began = time.monotonic()
-        self.clients.send(post("/jobs", _EMPTY), count=self.jobs)
-        return self.jobs / float(self.hear("done") - began)
+        answers = self.clients.send(repeat(post("/jobs", _EMPTY), self.jobs))
+        rate = self.jobs / float(self.hear("done") - began)
+        return OverHttp(rate=rate, p99=percentile(answers.delays, 99) * 1000)
 
     def hear(self, key: str) -> Any:  # noqa: ANN401  (a report's value)
         """Wait for the next report under this key, and pass over others.
@@ -78,7 +89,7 @@ class Ours(Contestant):
         """Submit the jobs in batches, and return how many complete a second."""
         began = time.monotonic()
         batch = b"[" + b",".join([_EMPTY] * _BATCH) + b"]"
-        self.clients.send(post("/jobs/batch", batch), count=self.jobs // _BATCH)
+        self.clients.send(repeat(post("/jobs/batch", batch), self.jobs // _BATCH))
         return self.jobs / float(self.hear("done") - began)
 
     def paced(self, rate: float) -> list[float]:
@@ -87,7 +98,7 @@ class Ours(Contestant):
         def request() -> bytes:
             return post("/jobs", b'{"type": "stamp", "payload": %r}' % time.monotonic())
 
-        self.clients.send_paced(request, count=self.jobs, rate=rate)
+        self.clients.send_paced(request, count=PACED, rate=rate)
         return list(self.hear("delays"))
 
 
@@ -110,10 +121,11 @@ class Queue(Contestant):
         }
         if peer.worker:
             stack.enter_context(self._child(*peer.worker))
-            self.clients = _web(stack, peer, "bench.peers.web_app", self.environment)
+        application = "bench.peers.web_app" if peer.worker else peer.module
+        web = stack.enter_context(running_web(peer, application, self.environment))
+        self.clients = stack.enter_context(Clients(web.port))
+        if peer.worker:
             self.many()  # the first jobs wait until the worker has started
-        else:
-            self.clients = _web(stack, peer, peer.module, self.environment)
 
     def many(self) -> float:
         """Submit the jobs by the peer's own client, and return how many complete a second."""
@@ -123,7 +135,7 @@ class Queue(Contestant):
 
     def paced(self, rate: float) -> list[float]:
         """Submit so many a second by the peer's own client, without HTTP."""
-        with self._producer("paced", str(self.jobs), str(rate)):
+        with self._producer("paced", str(PACED), str(rate)):
             return list(self.hear("delays"))
 
     def _producer(self, *arguments: str) -> Child:
@@ -131,18 +143,3 @@ class Queue(Contestant):
 
     def _child(self, program: str, *arguments: str) -> Child:
         return Child([self._peer.program(program), *arguments], environment=self.environment)
-
-
-def _web(stack: ExitStack, peer: Peer, module: str, environment: Mapping[str, str]) -> Clients:
-    """Start the FastAPI application in the peer's environment, and connect to it."""
-    port = free_port()
-    command = [peer.program("uvicorn"), f"{module}:app", "--port", str(port)]
-    command += ["--timeout-keep-alive", "600"]  # connections are idle during other turns
-    stack.enter_context(Child(command, environment=environment))
-    deadline = time.monotonic() + _SECONDS
-    while time.monotonic() < deadline:
-        try:
-            return stack.enter_context(Clients(port))
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    raise ChildError(f"{' '.join(command)} does not listen")

@@ -5,14 +5,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.children import ROOT, Child
+from bench.children import ROOT, Child, ChildError, Server
 
 _FOLDER = ROOT / "bench" / ".venvs"
+
+# Longer than an application takes to start.
+_START_SECONDS = 60.0
 
 # The installation that FastAPI's documentation recommends: with uvicorn, uvloop and httptools.
 _WEB = "fastapi[standard]"
@@ -73,11 +77,14 @@ class Peer:
         return done.stdout.strip()
 
 
+NOT_INSTALLED = "not installed (python -m bench.peers install)"
+
 _APPS = "bench.peers."
 
-BACKGROUND_TASKS = "FastAPI BackgroundTasks"
+BACKGROUND_TASKS = Peer(name="FastAPI BackgroundTasks", module=_APPS + "background_tasks_app")
 
 PEERS = (
+    BACKGROUND_TASKS,
     Peer(
         name="taskiq",
         module=_APPS + "taskiq_app",
@@ -101,7 +108,6 @@ PEERS = (
         packages=("huey",),
         worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
     ),
-    Peer(name=BACKGROUND_TASKS, module=_APPS + "background_tasks_app"),
 )
 
 
@@ -136,6 +142,29 @@ def running_redis(program: str) -> Iterator[int]:
         with Child([*command, "--dir", folder]) as child:
             child.wait_for("Ready to accept connections")
             yield port
+
+
+@contextmanager
+def running_web(peer: Peer, module: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Run an application by uvicorn in the peer's environment, and yield it once it listens.
+
+    Raises:
+        ChildError: It does not listen.
+    """
+    port = free_port()
+    command = [peer.program("uvicorn"), f"{module}:app", "--port", str(port)]
+    command += ["--timeout-keep-alive", "600"]  # connections are idle during other turns
+    with Child(command, environment={"PYTHONPATH": str(ROOT), **environment}) as child:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+            else:
+                yield Server(pid=child.pid, port=port)
+                return
+        raise ChildError(f"{' '.join(command)} does not listen")
 
 
 def free_port() -> int:
