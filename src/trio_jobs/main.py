@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.app import create_app
+from trio_jobs.api.fast_path import FastPath
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.nurseries import GeneratorEnds
@@ -59,7 +59,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     executor, admission = pool.executor, pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
     context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
-    app = create_app(context)
+    app = FastPath(context, find=store.find_nowait)
     serve_http = partial(
         serve,
         app,

@@ -1,9 +1,9 @@
 """An API to test: the application over parts whose pool runs only if a test starts it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import trio
@@ -12,7 +12,8 @@ from tests.asgi import Answer, Client
 from tests.support import HandlerRegistry, HttpSettings, Parts, make_parts
 from trio_jobs import Handler
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.app import create_app
+from trio_jobs.api.fast_path import FastPath
+from trio_jobs.testing.asgi_client import Data
 
 MAX_BODY_BYTES = 10_000
 
@@ -29,8 +30,54 @@ def handlers_of(functions: Mapping[str, Callable[[Any], Any]]) -> HandlerRegistr
     return HandlerRegistry({name: Handler.of(function) for name, function in functions.items()})
 
 
+class FastPathClient(Client):
+    """Asks the application for an immediate answer, as the server does, and then by ASGI.
+
+    A body in pieces, and the pieces of a request that a test opens, go by ASGI.
+    """
+
+    def __init__(self, app: FastPath, *, max_body_bytes: int) -> None:
+        super().__init__(app)
+        self._fast_path = app
+        self._max_body_bytes = max_body_bytes
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        body: Data | Iterable[Data] = b"",
+        json: object = msgspec.UNSET,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        whole = body if json is msgspec.UNSET else msgspec.json.encode(json)
+        if isinstance(whole, bytes) and len(whole) <= self._max_body_bytes:
+            answer = answer_now(self._fast_path, method, target, headers or {}, whole)
+            if answer is not None:
+                return answer
+        return await super().request(method, target, body=body, json=json, headers=headers)
+
+
+def answer_now(
+    app: FastPath, method: str, target: str, headers: Mapping[str, str], body: bytes
+) -> Answer | None:
+    """The application's immediate answer, if it has one."""
+    sent = [
+        (n.lower().encode(), v.encode("latin-1")) for n, v in {"host": "test", **headers}.items()
+    ]
+    answer = app.answer_now(method, target.encode(), sent, body)
+    if answer is None:
+        return None
+    status, pairs, content = answer
+    all_headers = tuple((name.decode(), value.decode("latin-1")) for name, value in pairs)
+    return Answer(status=status, headers=dict(all_headers), body=content, all_headers=all_headers)
+
+
 class Api:
     """The application, the parts behind it, and a client.
+
+    Attributes:
+        fast_path: Whether clients take the fast path, as under the server of the command.
 
     Args:
         functions: The handlers; by default those of the parts, or one for every type.
@@ -38,6 +85,8 @@ class Api:
         max_body_bytes: The longest body.
         max_wait_seconds: The longest wait.
     """
+
+    fast_path: ClassVar = True
 
     def __init__(
         self,
@@ -51,13 +100,18 @@ class Api:
         pool = self.parts.pool
         if functions or not pool.handlers.table:
             pool = replace(pool, handlers=handlers_of(functions or {"default": accept}))
-        context = ApiContext(
+        self.context = ApiContext(
             pool=pool,
             http=HttpSettings(max_body_bytes=max_body_bytes, max_wait_seconds=max_wait_seconds),
             shutdown_retry_after=7,
         )
-        self.app = create_app(context)
-        self.client = Client(self.app)
+        self.both_ways = FastPath(self.context, find=self.parts.store.find_nowait)
+        self.app = self.both_ways.app
+        self.client = (
+            FastPathClient(self.both_ways, max_body_bytes=max_body_bytes)
+            if self.fast_path
+            else Client(self.app)
+        )
 
 
 @asynccontextmanager

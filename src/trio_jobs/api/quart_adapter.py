@@ -18,6 +18,9 @@ from quart_trio.wrappers import TrioRequest
 
 from trio_jobs.api.answers import Answer
 
+# No cache may keep an answer: the next job makes it outdated.
+NO_STORE = (b"cache-control", b"no-store")
+
 
 class ServerBody(Protocol):
     """The body as the server of the command offers it to an application.
@@ -92,8 +95,7 @@ class RequestAdapter(TrioASGIHTTPConnection):
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
         response = cast("Response", await self.app.handle_request(job_request))
-        # No cache may keep an answer: the next job makes it outdated.
-        headers = [*encode_headers(response.headers), (b"cache-control", b"no-store")]
+        headers = [*encode_headers(response.headers), NO_STORE]
         await send(
             {
                 "type": "http.response.start",

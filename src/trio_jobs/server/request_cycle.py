@@ -18,12 +18,11 @@ from hypercorn.utils import suppress_body
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.body import RequestBody
 from trio_jobs.server.exception_groups import is_own_cancellation, leaves
-from trio_jobs.server.h11_connection import ClientDisconnectedError
-from trio_jobs.server.request_head import parse_head
+from trio_jobs.server.h11_connection import ClientDisconnectedError, H11Connection
+from trio_jobs.server.request_head import HeaderList, parse_head
 
 if TYPE_CHECKING:
-    from trio_jobs.server.h11_connection import H11Connection
-    from trio_jobs.server.server_context import Message, ServerContext
+    from trio_jobs.server.server_context import Answer, Message, ServerContext
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class RequestCycle:
         self._context = context
         self._http = http
         self._loopback = loopback
-        self._start: Message | None = None  # sent together with the first part of the body
+        self._headers: HeaderList | None = None  # sent together with the first part of the body
         self._begun = False  # some of the answer has been sent
         self._answered = False  # all of the answer has been sent
         self._body_given = False
@@ -59,6 +58,7 @@ class RequestCycle:
 
         http.head_only = request.method.upper() == b"HEAD"
         head, length = parse_head(request, max_bytes=context.settings.max_header_bytes)
+        self._target = request.target
         self._body = RequestBody(http, context.settings, length)
         self.scope: dict[str, Any] = {
             "type": "http",
@@ -87,24 +87,33 @@ class RequestCycle:
             scope["method"], scope["path"], scope["headers"], loopback=self._loopback
         )
         await self._body.read_short()
-        if scope["path"] == "*":
-            await self.send({"type": "http.response.start", "status": 204, "headers": []})
-            await self.send({"type": "http.response.body"})
-            return
         problem: Problem | None = None
         try:
-            await self._context.app(scope, self.receive, self.send)
+            if (answer := self._answer_now()) is None:
+                await self._context.app(scope, self.receive, self.send)
+            else:
+                self.status, self._headers, body = answer
+                await self._send_body(body, more=False)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - the boundary around one request
             # It would end the connection; the client gets an answer instead.
             problem = self._classify_failure(error)
         else:
             if not self._answered and not self.disconnected:
-                log.error("request_not_answered", extra=self._fields())
-                problem = _internal_error()
+                problem = self._log_fault("request_not_answered")
         # If this task's cancellation was caught above, raise it again.
         await trio.lowlevel.checkpoint_if_cancelled()
         if problem is not None and not self._begun:
             raise problem
+
+    def _answer_now(self) -> Answer | None:
+        """The answer to ``OPTIONS *``, or the application's without ASGI; None: ask it by ASGI."""
+        scope, body = self.scope, self._body.complete
+        if scope["path"] == "*":
+            return 204, [], b""
+        ask = self._context.answer_now
+        if ask is None or body is None:
+            return None
+        return ask(scope["method"], self._target, scope["headers"], body)
 
     async def receive(self) -> Message:
         """ASGI's ``receive``; a checkpoint unless some of the body has arrived.
@@ -147,10 +156,10 @@ class RequestCycle:
             RuntimeError: The message is out of order.
         """
         kind = message["type"]
-        if kind == "http.response.start" and self._start is None:
-            self._start = message
+        if kind == "http.response.start" and self._headers is None:
+            self._headers = [(bytes(n), bytes(v).strip()) for n, v in message.get("headers", ())]
             self.status = int(message["status"])
-        elif kind == "http.response.body" and self._start is not None and not self._answered:
+        elif kind == "http.response.body" and self._headers is not None and not self._answered:
             await self._send_body(message.get("body", b""), more=message.get("more_body", False))
         elif kind == "http.response.body" and self._answered:
             await trio.lowlevel.checkpoint()  # the answer is complete: ignore the rest
@@ -158,12 +167,11 @@ class RequestCycle:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
-        assert self._start is not None and self.status is not None  # noqa: S101, PT018
+        assert self._headers is not None and self.status is not None  # noqa: S101, PT018
         http = self._http
         out: list[bytes] = []
         if not self._begun:
-            headers = [(bytes(n), bytes(v).strip()) for n, v in self._start.get("headers", ())]
-            out.append(http.answer_head(self.status, headers))
+            out.append(http.answer_head(self.status, self._headers))
             self._begun = True
         if data and not suppress_body(self.scope["method"], self.status):
             self.size += len(data)
@@ -197,20 +205,14 @@ class RequestCycle:
         for leaf in faults:
             if isinstance(leaf, Problem):
                 return leaf
-        if is_own_cancellation(error):
+        only_disconnected = all(isinstance(leaf, ClientDisconnectedError) for leaf in faults)
+        if is_own_cancellation(error) or (self.disconnected and only_disconnected):
             return None
-        if self.disconnected and all(isinstance(leaf, ClientDisconnectedError) for leaf in faults):
-            return None
-        log.error("request_failed", exc_info=error, extra=self._fields())
-        return _internal_error()
+        return self._log_fault("request_failed", error)
 
-    def _fields(self) -> dict[str, str]:
-        return {
-            "method": self.scope["method"],
-            "path": self.scope["path"],
-            "client": self._http.client_name,
-        }
-
-
-def _internal_error() -> Problem:
-    return Problem(500, "internal error; the server's log says more")
+    def _log_fault(self, event: str, error: BaseException | None = None) -> Problem:
+        """Log a fault of the application; return the answer to its client."""
+        method, path = self.scope["method"], self.scope["path"]
+        fields = {"method": method, "path": path, "client": self._http.client_name}
+        log.error(event, exc_info=error, extra=fields)
+        return Problem(500, "internal error; the server's log has more")

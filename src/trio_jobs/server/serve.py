@@ -49,7 +49,8 @@ async def serve(
     reading their answers, until ``last_moment`` returns at the latest.
 
     Args:
-        app: Called once for each request, in its connection's task.
+        app: Called once for each request, in its connection's task. Its method ``answer_now``, if
+            it has one, is asked before; see `AnswerNow`.
         listeners: From ``bind_sockets``; this function closes them.
         settings: The limits, and the names for ``Host`` that loopback
             listeners accept beside their own.
@@ -79,6 +80,7 @@ async def serve(
     names = [*settings.allowed_hosts, *(name for bound in listeners.bound for name in bound.names)]
     context = ServerContext(
         app=app,
+        answer_now=getattr(app, "answer_now", None),
         settings=settings,
         access_control=AccessControl(allowed_hosts=names, token=token, open_path=health_path or ""),
         wrapper=ASGIWrapper(app),

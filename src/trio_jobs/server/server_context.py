@@ -11,11 +11,19 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.client_time import ClientTime
+from trio_jobs.server.request_head import HeaderList
 from trio_jobs.settings import HttpSettings
 
 # `Any`, because ASGI's messages are open dictionaries, and applications have their own types.
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
+# Status, headers (names in lower case; neither Date nor Connection: keep-alive), body.
+Answer = tuple[int, HeaderList, bytes]
+# An application may have this plain method: ``answer_now(method, target, headers, body)``. The
+# server calls it, without a scope, once access control has admitted a request and all of its body
+# has arrived. ``target`` is as the client sent it; the names in ``headers`` are in lower case. If
+# it returns None, the server calls the application by ASGI.
+AnswerNow = Callable[[str, bytes, HeaderList, bytes], Answer | None]
 
 # Seconds in which the application has to start.
 _LIFESPAN_STARTUP = 10.0
@@ -40,6 +48,7 @@ class ServerContext:
 
     Attributes:
         app: The ASGI application.
+        answer_now: Its method of this name; None if it has none.
         settings: The limits; ``client_time`` measures those in seconds.
         access_control: Decides which requests reach the application.
         wrapper: The application, as Hypercorn's classes take it.
@@ -50,6 +59,7 @@ class ServerContext:
     """
 
     app: App
+    answer_now: AnswerNow | None
     settings: HttpSettings
     access_control: AccessControl
     wrapper: ASGIWrapper

@@ -1,0 +1,90 @@
+"""`FastPath`: answers a plain submission, and a plain poll of a job, without Quart's objects."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trio_jobs.api.answers import REFUSALS, Answer, accepted, refused, shown
+from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.app import create_app
+from trio_jobs.api.quart_adapter import NO_STORE
+from trio_jobs.api.submission_json import parse_submission
+from trio_jobs.job import Job
+from trio_jobs.pool.admission import ShuttingDownError
+
+_JOB = re.compile(rb"/jobs/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# A request with one of these headers asks for more than the fast path does.
+_BEYOND = frozenset({b"prefer", b"idempotency-key", b"content-encoding"})
+
+
+class FastPath:
+    """The application of `create_app`, with a fast path past it for two kinds of requests.
+
+    These are ``POST /jobs``, and ``GET /jobs/{id}`` with a UUID in lower case, if the target is
+    exactly this path, the body has arrived, and the request has no ``Prefer``, no
+    ``Idempotency-Key`` and no ``Content-Encoding``. Every other request goes to Quart, and so does
+    every request of a server that does not ask `answer_now`. Both ways parse, check, admit, show
+    and refuse by the same functions, and give the same answer.
+
+    Attributes:
+        app: The application without the fast path.
+
+    Args:
+        context: One pool, with its store in memory, and the limits of the API over it.
+        find: The store's look-up, without a checkpoint.
+    """
+
+    def __init__(self, context: ApiContext, *, find: Callable[[str], Job]) -> None:
+        self._context = context
+        self._find = find
+        self.app = create_app(context)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        """Answer one request by ASGI."""
+        await self.app(scope, receive, send)
+
+    def answer_now(
+        self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        """Answer one request, or return None if it has to go to Quart.
+
+        Args:
+            method: In capitals.
+            target: As the client sent it.
+            headers: Names in lower case. Access control has admitted the request.
+            body: All of it, within the limit.
+
+        Returns:
+            Status, headers and body.
+        """
+        if not _BEYOND.isdisjoint(dict(headers)):
+            return None
+        try:
+            if method == "POST" and target == b"/jobs":
+                answer = self._submit(body)
+            elif method == "GET" and _JOB.fullmatch(target):
+                answer = shown(self._find(target.removeprefix(b"/jobs/").decode()))
+            else:
+                return None
+        except REFUSALS as error:
+            answer = refused(error, self._context)
+        return _encode(answer)
+
+    def _submit(self, body: bytes) -> Answer:
+        admission = self._context.pool.admission
+        if admission.closed:
+            raise ShuttingDownError
+        spec = parse_submission(body, self._context.pool.handlers)
+        return accepted(admission.submit(*spec), "/jobs")
+
+
+def _encode(answer: Answer) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """The answer with its headers in the order that Quart gives them."""
+    status, headers, body, media_type = answer
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    encoded += (
+        (b"content-type", media_type.encode()),
+        (b"content-length", b"%d" % len(body)),
+        NO_STORE,
+    )
+    return status, encoded, body
