@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import h11
 
     from trio_jobs.server.access_control import AccessControl
+    from trio_jobs.server.request_cycle import RequestCycle
+    from trio_jobs.settings import HttpSettings
 
 log = logging.getLogger("trio_jobs.access")
 
@@ -19,35 +21,52 @@ log = logging.getLogger("trio_jobs.access")
 _MAX_FORWARDED = 200
 
 
-class PendingAccessLine:
-    """The line of one request that has not been answered yet.
+class AccessLog:
+    """The access log of one connection. At most one request's line is pending.
 
     Attributes:
-        scope: The request's ASGI scope; None until its head has been accepted.
+        cycle: Gives the line its path, and the answer's status and size; None until the head of
+            the pending request has been accepted.
     """
 
-    __slots__ = ("_access_control", "_began", "_request", "scope")
+    __slots__ = ("_access_control", "_began", "_enabled", "_request", "cycle")
 
-    def __init__(self, request: h11.Request, access_control: AccessControl) -> None:
-        self._request = request
+    def __init__(self, settings: HttpSettings, access_control: AccessControl) -> None:
+        self._enabled = settings.access_log
         self._access_control = access_control
-        self._began = trio.current_time()
-        self.scope: dict[str, Any] | None = None
+        self._request: h11.Request | None = None
+        self._began = 0.0
+        self.cycle: RequestCycle | None = None
 
-    def write(self, status: int | None, size: int, *, client: str) -> None:
-        """Write the line: at debug level for a health probe answered with 200, else at info level.
+    def begin(self, request: h11.Request) -> None:
+        """Have a line pending until ``end``."""
+        if self._enabled:
+            self._request, self._began = request, trio.current_time()
+
+    def end(self, status: int | None = None, size: int = 0, *, client: str) -> None:
+        """Write the pending line, if there is one.
+
+        The line of a health probe that is answered with 200 is at debug level, any other at info
+        level.
 
         Args:
-            status: Of the answer; None if the client disconnected before its start.
+            status: Of the answer; None for that of ``cycle``. None in both: the client disconnected
+                before the answer's start.
             size: The bytes of the answer's body.
             client: The client's address.
         """
-        if self.scope is not None:
-            method, path = self.scope["method"], self.scope["path"]
+        request, self._request = self._request, None
+        cycle, self.cycle = self.cycle, None
+        if request is None:
+            return
+        if cycle is not None:
+            method, path = cycle.scope["method"], cycle.scope["path"]
+            if status is None:
+                status, size = cycle.status, cycle.size
         else:
-            method = self._request.method.decode("ascii").upper()
+            method = request.method.decode("ascii").upper()
             # A query may hold secrets.
-            path = self._request.target.partition(b"?")[0].decode("latin-1")
+            path = request.target.partition(b"?")[0].decode("latin-1")
         # Probes come every few seconds, and would hide the other lines.
         probe = status == 200 and self._access_control.is_open(method, path)
         log.log(
@@ -60,15 +79,16 @@ class PendingAccessLine:
                 "bytes": size,
                 "duration": round(trio.current_time() - self._began, 6),
                 "client": client,
-                **self._forwarded(),
+                **_forwarded(request),
             },
         )
 
-    def _forwarded(self) -> dict[str, str]:
-        """The client that a proxy names. No check uses it: any client can send these headers."""
-        for wanted in (b"x-forwarded-for", b"forwarded"):
-            values = [value for name, value in self._request.headers if name == wanted]
-            if values:
-                text = b", ".join(values)[-_MAX_FORWARDED:].decode("latin-1")
-                return {"forwarded_for": text}
-        return {}
+
+def _forwarded(request: h11.Request) -> dict[str, str]:
+    """The client that a proxy names. No check uses it: any client can send these headers."""
+    for wanted in (b"x-forwarded-for", b"forwarded"):
+        values = [value for name, value in request.headers if name == wanted]
+        if values:
+            text = b", ".join(values)[-_MAX_FORWARDED:].decode("latin-1")
+            return {"forwarded_for": text}
+    return {}

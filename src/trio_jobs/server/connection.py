@@ -13,7 +13,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import parse_socket_addr
 
 from trio_jobs.problem_details import Problem
-from trio_jobs.server.access_log import PendingAccessLine
+from trio_jobs.server.access_log import AccessLog
 from trio_jobs.server.exception_groups import is_own_cancellation
 from trio_jobs.server.h11_connection import (
     STREAM_ERRORS,
@@ -60,8 +60,7 @@ class ClientConnection(TCPServer):
         self._http = H11Connection(context, stream)
         self.transport = self._http.transport
         self._idle = True  # no byte of the next request has arrived: the stop may close
-        self._cycle: RequestCycle | None = None
-        self._access_line: PendingAccessLine | None = None
+        self._access_log = AccessLog(context.settings, context.access_control)
 
     async def run(self) -> None:
         """Serve this client until the client or the server ends the connection.
@@ -81,7 +80,8 @@ class ClientConnection(TCPServer):
                 log.warning("connection_failed", exc_info=error, extra=fields)
         finally:
             self.abort()
-            self._log_request()  # a request that was neither answered nor refused
+            # A request that was neither answered nor refused.
+            self._access_log.end(client=http.client_name)
         # If this task's cancellation was caught above, raise it again.
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -140,12 +140,11 @@ class ClientConnection(TCPServer):
         context, http = self._context, self._http
         while (request := await self._next_head()) is not None:
             http.requests += 1
-            if self._settings.access_log:
-                self._access_line = PendingAccessLine(request, context.access_control)
+            self._access_log.begin(request)
             cycle = RequestCycle(context, http, request, loopback=self._loopback)
-            self._cycle = cycle
+            self._access_log.cycle = cycle
             await cycle.run()
-            self._log_request()
+            self._access_log.end(client=http.client_name)
             if cycle.disconnected or http.truncated or not http.next_request():
                 return
 
@@ -201,7 +200,7 @@ class ClientConnection(TCPServer):
         sent = b"" if http.head_only else body
         with suppress(TimeUpError):
             await self.stream.send_all(answer + sent)
-        self._log_request(problem.status, len(sent))
+        self._access_log.end(problem.status, len(sent), client=http.client_name)
 
     async def _linger(self) -> None:
         """Read and drop, within bounds, the bytes that the client is still sending."""
@@ -212,15 +211,3 @@ class ClientConnection(TCPServer):
         with suppress(TimeUpError):
             while left > 0 and (data := await self._http.receive_some(deadline)):
                 left -= len(data)
-
-    def _log_request(self, status: int | None = None, size: int = 0) -> None:
-        """Write the pending access line, if there is one, with the answer as it was sent."""
-        line, self._access_line = self._access_line, None
-        cycle, self._cycle = self._cycle, None
-        if line is None:
-            return
-        if cycle is not None:
-            line.scope = cycle.scope
-            if status is None:
-                status, size = cycle.status, cycle.size
-        line.write(status, size, client=self._http.client_name)

@@ -7,19 +7,16 @@ queue and no lock. While no task reads, TCP makes the client wait.
 from __future__ import annotations
 
 import logging
-import re
-import time
 from contextlib import suppress
-from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING
-from wsgiref.handlers import format_date_time
 
 import h11
 import trio
 
 from trio_jobs.problem_details import PHRASES
-from trio_jobs.server.request_head import HeaderList, MalformedRequestError, head_too_long
+from trio_jobs.server.date_header import date_header
+from trio_jobs.server.request_head import HeaderList, MalformedRequestError, malformed_request
 from trio_jobs.server.transport import TimeUpError, Transport
 
 if TYPE_CHECKING:
@@ -35,10 +32,6 @@ STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 _RECEIVE = 65_536
 # An answer is sent in pieces of so many bytes. Each has the whole time of one ``send_all``.
 _PIECE = 262_144
-_PHRASES = {status: phrase.encode("ascii") for status, phrase in PHRASES.items()}
-# h11 quotes the client's bytes in its errors. Neither log nor answer repeats them: they may hold
-# the token, if its header has one blank too many.
-_QUOTED = re.compile(r""":? (bytearray\()?b?['"].*""", re.DOTALL)
 
 
 class ClientDisconnectedError(OSError):
@@ -127,10 +120,7 @@ class H11Connection:
         except h11.RemoteProtocolError as error:
             if self.eof:
                 raise ClientDisconnectedError("the client disconnected within a request") from None
-            if error.error_status_hint == 431:
-                raise head_too_long(self._settings.max_header_bytes) from None
-            detail = _QUOTED.sub("", str(error))
-            raise MalformedRequestError(error.error_status_hint, detail) from None
+            raise malformed_request(error, max_bytes=self._settings.max_header_bytes) from None
 
     def skip_body(self) -> None:
         """Drop the arrived part of a body that no task reads."""
@@ -153,7 +143,7 @@ class H11Connection:
         Adds ``Connection: close`` to the connection's last answer. An answer to a client that is
         still sending is the last: no task will read the rest.
         """
-        headers.append(_date_header(int(time.time())))
+        headers.append(date_header())
         last = (
             self.requests >= self._settings.max_requests_per_connection
             or self._context.stopping
@@ -161,7 +151,7 @@ class H11Connection:
         )
         if last and not any(name.lower() == b"connection" for name, _ in headers):
             headers.append((b"connection", b"close"))
-        reason = _PHRASES.get(status, b"")
+        reason = PHRASES.get(status, "").encode("ascii")
         return self.encode(h11.Response(status_code=status, headers=headers, reason=reason))
 
     async def send(self, data: bytes) -> None:
@@ -199,8 +189,3 @@ class H11Connection:
             self.head_only = False
             return True
         return False
-
-
-@lru_cache(maxsize=1)
-def _date_header(second: int) -> tuple[bytes, bytes]:
-    return b"date", format_date_time(second).encode("ascii")

@@ -10,6 +10,9 @@ from trio_jobs.problem_details import Problem
 
 HeaderList = list[tuple[bytes, bytes]]
 
+# h11 quotes the client's bytes in its errors. Neither log nor answer repeats them: they may hold
+# the token, if its header has one blank too many.
+_QUOTED = re.compile(r""":? (bytearray\()?b?['"].*""", re.DOTALL)
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 
 
@@ -40,7 +43,7 @@ def parse_head(request: h11.Request, *, max_bytes: int) -> tuple[dict[str, Any],
     for name, value in headers:
         length += len(name) + len(value) + 4
     if length > max_bytes:
-        raise head_too_long(max_bytes)
+        raise _head_too_long(max_bytes)
     if host is not None:
         headers = [pair for pair in headers if pair[0] != b"host"]
         headers.append((b"host", host))
@@ -56,11 +59,22 @@ def parse_head(request: h11.Request, *, max_bytes: int) -> tuple[dict[str, Any],
     return head, _body_length(request.http_version, headers)
 
 
-def head_too_long(max_bytes: int) -> Problem:
-    """The refusal of a head that is longer than the setting allows."""
+def _head_too_long(max_bytes: int) -> Problem:
     return MalformedRequestError(
         431, f"request line and headers must be at most {max_bytes} bytes long"
     )
+
+
+def malformed_request(error: h11.RemoteProtocolError, *, max_bytes: int) -> Problem:
+    """The refusal of bytes that h11 does not take.
+
+    Args:
+        error: From h11.
+        max_bytes: The longest request line and headers together.
+    """
+    if error.error_status_hint == 431:
+        return _head_too_long(max_bytes)
+    return MalformedRequestError(error.error_status_hint, _QUOTED.sub("", str(error)))
 
 
 def _parse_target(method: str, target: bytes) -> tuple[bytes | None, bytes, bytes]:
