@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # How many bytes of later requests ``receive`` may read ahead while it waits for a disconnect.
 _LOOK_AHEAD = 65_536
+_INTERNAL_ERROR = "internal error; the server's log has more"
 
 
 class RequestCycle:
@@ -99,7 +100,8 @@ class RequestCycle:
             problem = self._classify_failure(error)
         else:
             if not self._answered and not self.disconnected:
-                problem = self._log_fault("request_not_answered")
+                log.error("request_not_answered", extra=self._fields())
+                problem = Problem(500, _INTERNAL_ERROR)
         # If this task's cancellation was caught above, raise it again.
         await trio.lowlevel.checkpoint_if_cancelled()
         if problem is not None and not self._begun:
@@ -208,11 +210,9 @@ class RequestCycle:
         only_disconnected = all(isinstance(leaf, ClientDisconnectedError) for leaf in faults)
         if is_own_cancellation(error) or (self.disconnected and only_disconnected):
             return None
-        return self._log_fault("request_failed", error)
+        log.error("request_failed", exc_info=error, extra=self._fields())
+        return Problem(500, _INTERNAL_ERROR)
 
-    def _log_fault(self, event: str, error: BaseException | None = None) -> Problem:
-        """Log a fault of the application; return the answer to its client."""
+    def _fields(self) -> dict[str, str]:
         method, path = self.scope["method"], self.scope["path"]
-        fields = {"method": method, "path": path, "client": self._http.client_name}
-        log.error(event, exc_info=error, extra=fields)
-        return Problem(500, "internal error; the server's log has more")
+        return {"method": method, "path": path, "client": self._http.client_name}
