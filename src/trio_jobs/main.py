@@ -48,13 +48,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
     store = MemoryStore(config.store, now=utc_now)
     pool = make_pool(
-        handlers,
-        send,
-        store,
-        config.pool,
-        config.store,
-        http,
-        folder=resources.folder,
+        handlers, send, store, config.pool, config.store, http, folder=resources.folder
     )
     executor, admission = pool.executor, pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from itertools import pairwise
 from typing import NoReturn
@@ -373,7 +373,13 @@ async def test_pool_is_smaller_by_the_worker_whose_clone_is_closed(when: str) ->
         await finish.wait()
         return SUCCEEDED
 
-    running = Workers(2, parts.store, process, capacity=parts.capacity, waiters=parts.waiters)
+    running = Workers(
+        2,
+        parts.store,
+        lambda: nullcontext(process),
+        capacity=parts.capacity,
+        waiters=parts.waiters,
+    )
     async with trio.open_nursery() as nursery:
         for clone in clones:
             nursery.start_soon(running.run, clone)

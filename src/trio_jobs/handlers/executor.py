@@ -4,13 +4,15 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 
 import trio
 
 from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.handler import FORKS, Handler, Run, run_plain
+from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.handlers.nurseries import abandon_nurseries, call_with_context, innermost_nursery
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
@@ -34,7 +36,7 @@ class ScopeCancelledError(Exception):
 
 
 class JobExecutor:
-    """Runs jobs: a worker calls the executor with each job that it has claimed.
+    """Runs jobs: a worker calls it with each job that it has claimed, within `for_worker`.
 
     Args:
         registry: The handlers.
@@ -77,11 +79,24 @@ class JobExecutor:
         # a worker ends with its release.
         self._released_before_begin: set[str] = set()
 
-    async def __call__(self, job: Job) -> Ending:
+    @contextlib.contextmanager
+    def for_worker(self) -> Iterator[Callable[[Job], Awaitable[Ending]]]:
+        """A block in which a worker runs its jobs by the function that the block gives.
+
+        The jobs share a cancel scope until one has used it up: see `KeptScope`.
+        """
+        with contextlib.closing(KeptScope()) as scope:
+            yield partial(self, scope=scope)
+
+    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending:
         """Run the job's handler. What the handler returns or raises becomes the ending.
 
         A cancel or the time limit decides instead if it comes first. A job whose cancel was
         requested before its claim runs nothing.
+
+        Args:
+            job: The claimed job.
+            scope: The worker's scope; None for a scope of the job's own.
 
         Cancellation:
             If the surrounding scope is cancelled, an async handler is cancelled, a process is
@@ -104,8 +119,7 @@ class JobExecutor:
             # A scope that the handler has opened and not closed (in an abandoned async generator)
             # ends with this one. Otherwise it would stay around the worker's code: its cancellation
             # would end the worker without an error.
-            with trio.CancelScope() as scope:
-                running.scope = scope
+            with scope or trio.CancelScope() as running.scope:
                 return await self._run(handler, running)
             raise ScopeCancelledError  # noqa: TRY301 - handled like the handler's exceptions
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below

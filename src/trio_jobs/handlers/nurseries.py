@@ -6,7 +6,7 @@ end, they would wake the worker in the middle of another job; Trio then ends wit
 error. ``Runner.task_exited`` cures this for tasks that exit, but a worker goes on. Nor may the
 worker exit: Trio then raises "Nursery stack corrupted" in the pool's nursery, which ends the pool.
 So this module detaches such nurseries from their task. Trio has no public function for that: the
-module uses private names of Trio, and no other module does.
+module uses private names of Trio. No other module does, except `kept_scope`, which reads one.
 """
 
 from collections.abc import Awaitable, Callable

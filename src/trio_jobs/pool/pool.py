@@ -187,8 +187,9 @@ def make_pool(
         shortage=shortage,
     )
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
+    for_worker = executor.for_worker
     return Pool(
-        workers=Workers(settings.workers, store, executor, capacity=capacity, waiters=waiters),
+        workers=Workers(settings.workers, store, for_worker, capacity=capacity, waiters=waiters),
         handlers=handlers,
         store=store,
         capacity=capacity,

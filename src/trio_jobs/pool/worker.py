@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -27,6 +28,9 @@ _SUCCEEDED = Outcome.SUCCEEDED
 # `Later` of everything that the user's function does; it raises `Cancelled`, or what a bug in the
 # project raises.
 Process = Callable[[Job], Awaitable[Ending | Later]]
+
+# Each worker enters a block, and runs its jobs in it by the function that the block gives.
+ProcessBlock = Callable[[], AbstractContextManager[Process]]
 
 
 # Without this, Ctrl-C could raise KeyboardInterrupt at any instruction: between a claim and its
@@ -123,14 +127,14 @@ class Workers:
         self,
         number: int,
         store: Moves,
-        process: Process,
+        for_worker: ProcessBlock,
         *,
         capacity: Capacity,
         waiters: CompletionWaiters,
     ) -> None:
         self.number = number
         self._store = store
-        self._process = process
+        self._for_worker = for_worker
         self._capacity = capacity
         self._waiters = waiters
 
@@ -146,7 +150,8 @@ class Workers:
         """
         self._capacity.slot_freed()
         try:
-            clone_closed = await run_worker(jobs, self, self._process)
+            with self._for_worker() as process:
+                clone_closed = await run_worker(jobs, self, process)
             channel = jobs.statistics()
             go_on = channel.open_send_channels or channel.current_buffer_used
             if go_on and not (clone_closed and channel.open_receive_channels):
