@@ -6,6 +6,7 @@ import pytest
 
 from tests.hostile_errors import HOSTILE
 from trio_jobs.error_text import MAX_MESSAGE, MAX_TYPE, describe
+from trio_jobs.retries import GiveUp, Retry, Snooze, causes_of
 
 
 class UnprintableError(Exception):
@@ -94,6 +95,75 @@ def test_traceback_is_pythons_own_with_causes_and_members() -> None:
     assert text.startswith("OSError: c\n\nThe above exception was the direct cause")
     assert "| ExceptionGroup: two (2 sub-exceptions)" in text
     assert "| KeyError: 'b'" in text
+
+
+def retry_from(error: BaseException | None) -> Retry:
+    retry = Retry(after=5)
+    retry.__cause__ = error
+    return retry
+
+
+def retry_within(error: BaseException) -> BaseException:
+    try:
+        fail(error)
+    except BaseException:  # noqa: BLE001 - any error
+        return raised(Retry())
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "type_", "message"),
+    [
+        (retry_from(OSError("busy")), "OSError", "busy"),
+        (retry_within(SystemExit("busy")), "SystemExit", "busy"),
+        (retry_from(retry_from(OSError("both"))), "OSError", "both"),
+        (retry_from(None), "Retry", "the handler asks for another attempt"),
+        (
+            retry_from(ExceptionGroup("g", [ValueError("a")])),
+            "ExceptionGroup",
+            "g (1 sub-exception): ValueError: a",
+        ),
+        (
+            ExceptionGroup("g", [retry_from(OSError("busy")), KeyError("k")]),
+            "ExceptionGroup",
+            "g (2 sub-exceptions): OSError: busy; KeyError: 'k'",
+        ),
+        (Snooze(5), "Snooze", "the handler asks to run later"),
+        (GiveUp("no such customer"), "GiveUp", "no such customer"),
+    ],
+    ids=repr,
+)
+def test_a_retry_has_the_type_and_the_message_of_what_it_was_raised_from(
+    error: BaseException, type_: str, message: str
+) -> None:
+    described = describe(error)
+
+    assert (described.type, described.message) == (type_, message)
+    assert described.causes == causes_of(error)
+
+
+def test_retries_from_each_other_have_an_end() -> None:
+    first, second = retry_from(None), retry_from(None)
+    first.__cause__, second.__cause__ = second, first
+
+    assert describe(first).type == "Retry"
+
+
+def test_a_retry_that_hides_its_context_has_its_own_text() -> None:
+    try:
+        fail(OSError("busy"))
+    except OSError:
+        with pytest.raises(Retry) as caught:
+            raise Retry from None
+
+    assert describe(caught.value).type == "Retry"
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_error_that_cannot_be_described_has_its_causes(kind: str) -> None:
+    error = HOSTILE[kind][0]()
+
+    assert describe(error).causes == causes_of(error) != ()
 
 
 def test_causes_that_form_a_circle_are_shown_once() -> None:

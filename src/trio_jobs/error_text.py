@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 from traceback import TracebackException
 
+from trio_jobs.retries import Cause, Retry, causes_of
+
 # Characters of the type's name and of the message.
 MAX_TYPE = 200
 MAX_MESSAGE = 4000
@@ -38,39 +40,46 @@ _NO_LOOP = re.compile("no running event loop|There is no current event loop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An exception as text.
+    """An exception as text, and as a retry policy sees it.
 
     Attributes:
         type: The name of its type, for clients.
         message: Its text, for clients. The message of a group names its members.
         traceback: The traceback as text, for the log.
+        causes: What decides about another attempt; empty if it is not known.
     """
 
     type: str
     message: str
     traceback: str
+    causes: tuple[Cause, ...] = ()
 
 
 def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Failure:
     """Describe an exception. Never raises, and asks each exception once for its text.
+
+    The texts of a `Retry` are those of the exception that it was raised from, if there is one.
 
     Args:
         error: The exception. Its traceback loses the outer frames of modules in ``own``: printing
             a frame takes longer than most jobs run.
         own: The names of the modules that call user code.
     """
+    causes: tuple[Cause, ...] = ()
     try:
+        causes = causes_of(error)
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_globals.get("__name__") in own:
             frames = frames.tb_next
         if frames is not None:
             error.__traceback__ = frames
-        return _describe(error)
+        return _describe(error, causes)
     except BaseException:  # noqa: ASYNC103, BLE001 - the exception's own code may raise anything
         return Failure(  # noqa: ASYNC104 - no checkpoint in there
             type="Exception",
             message="<the error could not be described>",
             traceback="<the error could not be shown>\n",
+            causes=causes,
         )
 
 
@@ -81,16 +90,18 @@ def readable(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _describe(error: BaseException) -> Failure:
+def _describe(error: BaseException, causes: tuple[Cause, ...]) -> Failure:
     # `from_exception` asks each exception for its text, once; `_message` reads the text from it.
     made = TracebackException.from_exception(error) if _is_bounded(error) else None
-    name, message = _type_name(error), readable(_message(error, made), MAX_MESSAGE)
+    origin, made_origin = _origin(error, made)
+    name = _type_name(origin)
+    message = readable(_message(origin, made_origin), MAX_MESSAGE)
     if made is not None:
         text = "".join(made.format())
     else:
         frames = "".join(traceback.format_tb(error.__traceback__))
         text = f"{frames}{name}: {message}\n"
-    return Failure(type=name, message=message, traceback=text[-_MAX_TRACEBACK:])
+    return Failure(type=name, message=message, traceback=text[-_MAX_TRACEBACK:], causes=causes)
 
 
 def _message(error: BaseException, made: TracebackException | None) -> str:
@@ -120,7 +131,23 @@ def _leaves(
             inner = repeat(None) if made is None else made.exceptions or ()
             left += reversed([*zip(error.exceptions, inner, strict=False)])
         else:
-            yield error, made
+            yield _origin(error, made)
+
+
+def _origin(
+    error: BaseException, made: TracebackException | None
+) -> tuple[BaseException, TracebackException | None]:
+    """The exception that a `Retry` was raised from, or raised while handling; others themselves."""
+    for _ in range(_MAX_NAMED):  # retries may be raised from retries, in a circle
+        if not isinstance(error, Retry):
+            break
+        if error.__cause__ is not None:
+            error, made = error.__cause__, made and made.__cause__
+        elif error.__context__ is not None and not error.__suppress_context__:
+            error, made = error.__context__, made and made.__context__
+        else:
+            break
+    return error, made
 
 
 def _type_name(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from trio_jobs.retries import MAX_DELAY as MAX_DELAY
+
 
 class JobStatus(StrEnum):
     """Where a job is in its life."""
@@ -40,10 +42,6 @@ TRANSITIONS = MappingProxyType(
         JobStatus.COMPLETED: frozenset[JobStatus](),
     }
 )
-
-
-# Seconds, ten years with three leap days. No clock and no date overflows at such a time.
-MAX_DELAY = 315_619_200.0
 
 
 # Structs, not dataclasses: each move replaces a job, and a frozen dataclass costs ten times as

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError, ProcessDiedError
+from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError
 from trio_jobs.handlers.frames import Call, FileState, Hello, Kind, Program, Settings, frame
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import imports_in_child
@@ -21,6 +21,7 @@ from trio_jobs.handlers.loaded_files import loaded_files, still_changed
 from trio_jobs.handlers.process_group import beyond_standard_streams
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
+from trio_jobs.retries import ProcessDiedError, causes_of
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +166,12 @@ class ProcessPool:
                     continue
                 except ProcessDiedError as error:
                     await self._end(child)
-                    name = type(error).__name__
-                    return Failure(type=name, message=str(error), traceback="")
+                    return Failure(
+                        type=type(error).__name__,
+                        message=str(error),
+                        traceback="",
+                        causes=causes_of(error),
+                    )
                 except BaseException:
                     await self._end(child)  # noqa: ASYNC102 - bounded by itself
                     raise
