@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, cast
 import h11
 import trio
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.utils import parse_socket_addr
 
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_log import AccessLog
+from trio_jobs.server.client_stream import STREAM_ERRORS, ClientDisconnectedError, Stream
 from trio_jobs.server.exception_groups import is_own_cancellation
-from trio_jobs.server.h11_connection import (
-    STREAM_ERRORS,
-    ClientDisconnectedError,
-    H11Connection,
-    Stream,
-)
+from trio_jobs.server.h11_connection import H11Connection
 from trio_jobs.server.request_cycle import RequestCycle
 from trio_jobs.server.request_head import MalformedRequestError
 from trio_jobs.server.tls import tls_failure
@@ -69,7 +64,7 @@ class ClientConnection(TCPServer):
         """
         http = self._http
         try:
-            if await self._open():
+            if await http.open(self._idle_until(self._settings.header_timeout)):
                 await self._converse()
         except (ClientDisconnectedError, *STREAM_ERRORS) as error:
             if (reason := tls_failure(error)) is not None:
@@ -100,24 +95,6 @@ class ClientConnection(TCPServer):
         """
         self.transport.close()
         self._http.answering.cancel()
-
-    async def _open(self) -> bool:
-        """Do TLS's handshake, find the addresses; False if the client disconnects or is late."""
-        http, stream = self._http, cast("Stream", self.stream)
-        if isinstance(stream, trio.SSLStream):
-            self.transport.receive_by = self._idle_until(self._settings.header_timeout)
-            try:
-                await stream.do_handshake()
-            except TimeUpError:
-                return False
-        socket = self.transport.socket
-        try:
-            http.client = parse_socket_addr(socket.family, socket.getpeername())
-            http.server = parse_socket_addr(socket.family, socket.getsockname())
-        except OSError:
-            return False  # the client has disconnected
-        http.client_name = "unix" if http.client is None else f"{http.client[0]}:{http.client[1]}"
-        return True
 
     async def _converse(self) -> None:
         problem: Problem | None = None

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one client's stream: h11's state, and the bytes that go in and out.
+"""HTTP/1.1 over one client's stream: h11's state.
 
 The task that needs the next part of a request reads it here. So a request needs no second task, no
 queue and no lock. While no task reads, TCP makes the client wait.
@@ -6,71 +6,38 @@ queue and no lock. While no task reads, TCP makes the client wait.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
 import h11
-import trio
 
 from trio_jobs.problem_details import PHRASES
+from trio_jobs.server.client_stream import ClientDisconnectedError, ClientStream, Stream
 from trio_jobs.server.date_header import date_header
 from trio_jobs.server.request_head import HeaderList, MalformedRequestError, malformed_request
-from trio_jobs.server.transport import TimeUpError, Transport
 
 if TYPE_CHECKING:
     from trio_jobs.server.server_context import ServerContext
 
-log = logging.getLogger("trio_jobs.server.connection")
 
-Stream = Transport | trio.SSLStream[Transport]
-# The errors of a stream whose connection has ended.
-STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
-
-# One read takes at most so many bytes.
-_RECEIVE = 65_536
-# An answer is sent in pieces of so many bytes. Each has the whole time of one ``send_all``.
-_PIECE = 262_144
-
-
-class ClientDisconnectedError(OSError):
-    """The client has closed its connection, or it is broken. No answer can be sent any more."""
-
-
-class H11Connection:
+class H11Connection(ClientStream):
     """The protocol state of one connection.
 
     Attributes:
-        client: The client's address; None over a Unix socket.
-        server: The address that the client has connected to; None over a Unix socket.
-        client_name: The client's address in log lines.
-        answering: The cancel scope around all requests. ``abort`` cancels it, and so does ``send``
-            if the client is too slow; no deadline does.
         requests: How many requests have begun.
-        eof: The client has closed its sending side, or the whole connection.
         head_only: The answer to the present request has no body.
-        truncated: Part of an answer may be missing: no byte may follow it.
     """
 
     def __init__(self, context: ServerContext, stream: Stream) -> None:
+        super().__init__(stream, context.client_time)
         self._context = context
         self._settings = context.settings
         self._h11 = h11.Connection(
             h11.SERVER, max_incomplete_event_size=context.settings.max_header_bytes
         )
-        self._stream = stream
-        self.transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        self.tls = isinstance(stream, trio.SSLStream)
-        self.time = context.client_time
-        self.client: tuple[str, int] | None = None
-        self.server: tuple[str, int] | None = None
-        self.client_name = "?"
-        self.answering = trio.CancelScope()
         self.requests = 0
-        self.eof = False
         self.head_only = False
-        self.truncated = False
 
     @property
     def request_complete(self) -> bool:
@@ -86,27 +53,9 @@ class H11Connection:
         """How many bytes have arrived that belong to no event yet."""
         return len(self._h11.trailing_data[0])
 
-    async def receive_some(self, deadline: float = inf) -> bytes:
-        """Read from the client; ``b""`` once it has closed its sending side.
-
-        Args:
-            deadline: When to give up, by ``time``.
-
-        Raises:
-            ClientDisconnectedError: The connection is broken.
-            TimeUpError: The deadline has passed and no byte has arrived.
-        """
-        self.transport.receive_by = deadline
-        try:
-            return bytes(await self._stream.receive_some(_RECEIVE))
-        except STREAM_ERRORS as error:
-            raise ClientDisconnectedError("the connection is broken") from error
-
     async def feed(self, deadline: float = inf) -> None:
         """Read from the client, for ``next_event``. Raises as ``receive_some`` does."""
-        data = await self.receive_some(deadline)
-        self.eof = self.eof or not data
-        self._h11.receive_data(data)
+        self._h11.receive_data(await self.receive_some(deadline))
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         """The next part of the request, or that more bytes are needed for it.
@@ -153,30 +102,6 @@ class H11Connection:
             headers.append((b"connection", b"close"))
         reason = PHRASES.get(status, "").encode("ascii")
         return self.encode(h11.Response(status_code=status, headers=headers, reason=reason))
-
-    async def send(self, data: bytes) -> None:
-        """Send part of an answer. If this is cancelled, the answer stays truncated.
-
-        A client that takes no byte within ``send_timeout``, or needs more than ten times as long
-        for 256 KiB, is too slow: ``answering`` is cancelled, which ends the connection.
-
-        Raises:
-            ClientDisconnectedError: The connection is broken, or (in a shield) the client too slow.
-        """
-        self.truncated = True
-        try:
-            for start in range(0, len(data), _PIECE):
-                piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
-                await self._stream.send_all(piece)
-            self.truncated = False
-        except TimeUpError:
-            log.info("client_too_slow", extra={"client": self.client_name})
-        except STREAM_ERRORS as error:
-            raise ClientDisconnectedError("the connection is broken") from error
-        if self.truncated:
-            self.answering.cancel()
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise ClientDisconnectedError("the client is too slow")  # only in a shield
 
     def next_request(self) -> bool:
         """Get ready for the next request; False if this connection has had its last.

@@ -16,7 +16,7 @@ from trio_jobs.server.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio_jobs.server.h11_connection import Stream
+    from trio_jobs.server.client_stream import Stream
     from trio_jobs.server.server_context import ServerContext
     from trio_jobs.server.sockets import Bound, Listeners
 

@@ -17,11 +17,12 @@ from hypercorn.utils import suppress_body
 
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.body import RequestBody
+from trio_jobs.server.client_stream import ClientDisconnectedError
 from trio_jobs.server.exception_groups import is_own_cancellation, leaves
-from trio_jobs.server.h11_connection import ClientDisconnectedError, H11Connection
 from trio_jobs.server.request_head import HeaderList, parse_head
 
 if TYPE_CHECKING:
+    from trio_jobs.server.h11_connection import H11Connection
     from trio_jobs.server.server_context import Answer, Message, ServerContext
 
 log = logging.getLogger(__name__)
