@@ -12,6 +12,7 @@ from bench.measuring import Spread, ratio
 from bench.pool import BenchPool
 from bench.row import Result, Row, at_most
 from trio_jobs.job import Ending, Outcome
+from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -90,7 +91,8 @@ class _Filled:
     """A store that holds so many completed jobs, before and after each block."""
 
     def __init__(self, size: int) -> None:
-        self._pool = pool = BenchPool.of(workers=1, buffer_size=_BLOCK, keep_completed=size)
+        bounds = StoreSettings(keep_completed=size)
+        self._pool = pool = BenchPool.of(workers=1, buffer_size=_BLOCK, bounds=bounds)
         self._chance = random.Random(size)  # noqa: S311  (which jobs are looked at)
         self._ids: list[str] = []
         for _ in range(size):

@@ -10,11 +10,15 @@ from bench.children import Server
 from bench.load import Clients, LoadError, connect, get, post
 from bench.measuring import Spread, cpu_seconds, resident_bytes, take_turns
 from bench.row import Result, Row, at_least, at_most
+from bench.single import BARE, cpu_per_request
 from bench.workload import SUBMISSION
 
 _BATCH = 1_000
 _BUFFER = 100_000
 _STREAM_BUFFER = 1_000
+
+# Names of sides.
+_BATCHED, _STREAMED = "trio-jobs, in a batch", "trio-jobs, in a stream"
 
 # One system call sends so many lines.
 _LINES = 500
@@ -36,15 +40,10 @@ def measure(
     """
     with ExitStack() as stack:
         bare = stack.enter_context(reference.running())
-        singles = stack.enter_context(Clients(bare.port))
+        answer = cpu_per_request(stack, bare, repeat(post("/jobs", SUBMISSION)), requests)
         batches = stack.enter_context(ours.running(ours.Settings(buffer_size=_BUFFER)))
         senders = stack.enter_context(Clients(batches.port, connections=4))
         stream = stack.enter_context(ours.running(ours.Settings(buffer_size=_STREAM_BUFFER)))
-
-        def answer() -> float:
-            before = cpu_seconds(bare.pid)
-            singles.send(repeat(post("/jobs", SUBMISSION), requests))
-            return (cpu_seconds(bare.pid) - before) / requests * 1e6
 
         def process_batches() -> float:
             batch = post("/jobs/batch", b"[" + b",".join([SUBMISSION] * _BATCH) + b"]")
@@ -57,23 +56,20 @@ def measure(
             _stream(stream.port, streamed)
             return _micros_until_idle(stream, before, streamed)
 
-        subjects = {"bare": answer, "batch": process_batches, "stream": process_stream}
-        for warm_up in subjects.values():
-            warm_up()
+        subjects = {BARE: answer, _BATCHED: process_batches, _STREAMED: process_stream}
+        process_stream()  # fills the store
         before = resident_bytes(stream.pid)
         values = take_turns(subjects, turns=turns)
         grown = (resident_bytes(stream.pid) - before) / 1e6
     rows: list[Result] = []
     for number, name, what, bound in (
-        (3, "batch", f"`POST /jobs/batch`, {_BATCH:,} a batch: jobs processed", 25),
-        (4, "stream", "`POST /jobs/stream`: jobs processed", 30),
+        (3, _BATCHED, f"`POST /jobs/batch`, {_BATCH:,} a batch: jobs processed", 25),
+        (4, _STREAMED, "`POST /jobs/stream`: jobs processed", 30),
     ):
         names = (number, what, "the CPU of one request to the bare application of row 1")
-        both = {side: values[side] for side in (name, "bare")}
+        both = {side: values[side] for side in (name, BARE)}
         reach = at_least(bound, " jobs")
-        rows.append(
-            Row.of_turns(names, both, over="bare", under=name, reach=reach, sides_unit=" µs")
-        )
+        rows.append(Row.of_turns(names, both, over=BARE, under=name, reach=reach, sides_unit=" µs"))
     return [
         *rows,
         Row(

@@ -35,10 +35,6 @@ class Spread:
         ordered = sorted(values)
         return cls(median=statistics.median(ordered), low=ordered[0], high=ordered[-1])
 
-    def times(self, factor: float) -> "Spread":
-        """The same spread in another unit."""
-        return Spread(median=self.median * factor, low=self.low * factor, high=self.high * factor)
-
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
     """The value that so many percent of the ascending values do not exceed."""
@@ -56,7 +52,9 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
 def take_turns(
     subjects: Mapping[str, Callable[[], float]], *, turns: int
 ) -> dict[str, list[float]]:
-    """Measure each subject once a turn, in an order that reverses with each turn."""
+    """Measure each subject once to warm up, then once a turn, in an order that reverses."""
+    for warm_up in subjects.values():
+        warm_up()
     values: dict[str, list[float]] = {name: [] for name in subjects}
     order = list(subjects)
     for _ in range(turns):

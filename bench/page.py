@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -72,9 +73,15 @@ def _draw(rows: Sequence[Row]) -> None:
             ("Operations that look jobs up", [row for row in store if row not in moves]),
         ],
     )
-    peers = [row for row in rows if row.number in {11, 12, 13} and row.reach is not None]
+    costs = [row for row in rows if row.number in {1, 3, 4, 5} and row.sides]
+    sides = {name: spread for row in reversed(costs) for name, spread in row.sides.items()}
+    poll = [(f"2: {row.what}", row) for row in rows if row.number == 2]
+    job = ("1, 3, 4 and 5: the CPU of a job, by its way in", replace(costs[0], sides=sides))
+    draw_comparison(_PICTURES / "costs.svg", [job, *poll])
+    # Two lines of row 12 have the same sides.
+    peers = {f"{row.number}: {row.what}": row for row in rows if row.number in {11, 12, 13}}
     if peers:
-        draw_comparison(_PICTURES / "peers.svg", peers)
+        draw_comparison(_PICTURES / "peers.svg", list(peers.items()))
 
 
 def _machine(minutes: float) -> str:

@@ -43,11 +43,12 @@ _COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _GREY)
 # A row with this suffix repeats the row without it: its line is dashed.
 _ONCE_MORE = ", once more"
 
-_UNITS = {
-    " µs": "microseconds (µs)",
-    " ms": "milliseconds (ms), logarithmic",
-    "/s": "jobs a second, logarithmic",
-}
+_UNITS = {" µs": "microseconds (µs)", " ms": "milliseconds (ms)", "/s": "jobs a second"}
+
+# Values that are further apart than this are on a logarithmic axis.
+_WIDE = 20
+
+_PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 _HOW_DRAWN = "Dots{} are medians over the turns, {}\nreach from the lowest turn to the highest."
 
@@ -93,7 +94,7 @@ def _lines(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylabel(_UNITS[rows[0].sides_unit])
     axes.grid(visible=True, axis="y")
     values = [each.median for row in rows for each in row.sides.values()]
-    if max(values) > 20 * min(values):
+    if max(values) > _WIDE * min(values):
         axes.set_yscale("log")
         _number(axes.yaxis, values)
         axes.set_ylabel(f"{axes.get_ylabel()}, logarithmic")
@@ -123,49 +124,61 @@ def _name_lines(axes: Axes, starts: Sequence[tuple[float, str, str]]) -> None:
 
 def _number(axis: Axis, values: Sequence[float]) -> None:
     """Label a logarithmic axis with plain numbers, and a short one with more of them."""
-    is_short = max(values) < 100 * min(values)
+    is_short = max(values) < 10 * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(_PLAIN)
 
 
-def draw_comparison(path: Path, rows: Sequence[Row]) -> None:
-    """Draw a panel for each row, with a dot for each contestant and the best at the top.
-
-    The axis is logarithmic, since the contestants are far apart: a bar would
-    have no zero to begin at.
-    """
-    figure = Figure(figsize=(_WIDTH, 2.7 * len(rows) + 0.4), layout="constrained")
-    every = figure.subplots(len(rows), squeeze=False)[:, 0]
-    for axes, row in zip(every, rows, strict=True):
-        _dots(axes, row)
-        axes.set_title("\n".join(wrap(f"{row.number}: {row.what}", 42)))
-    figure.supxlabel(_HOW_DRAWN.format(" and numbers", "lines"), fontsize=9, x=0.02, ha="left")
+def draw_comparison(path: Path, panels: Sequence[tuple[str, Row]]) -> None:
+    """Draw a panel for each title, with each side of its row and the best at the top."""
+    heights = [len(row.sides) + 2.5 for _, row in panels]
+    figure = Figure(figsize=(_WIDTH, 0.42 * sum(heights) + 0.4), layout="constrained")
+    every = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, row) in zip(every, panels, strict=True):
+        _compare(axes, row)
+        axes.set_title("\n".join(wrap(title.replace("`", ""), 36)))
+    dots = " or bars and numbers"
+    figure.supxlabel(_HOW_DRAWN.format(dots, "lines"), fontsize=9, x=0.02, ha="left")
     figure.savefig(path, metadata=_METADATA)
 
 
-def _dots(axes: Axes, row: Row) -> None:
-    less_is_better = row.reach is not None and row.reach.at_most
-    best_last = sorted(row.sides.items(), key=lambda side: side[1].median, reverse=less_is_better)
+def _compare(axes: Axes, row: Row) -> None:
+    """Draw bars, or dots on a logarithmic axis where a short bar would be too short to see."""
+    is_rate = row.sides_unit == "/s"
+    best_last = sorted(row.sides.items(), key=lambda side: side[1].median, reverse=not is_rate)
+    medians = [spread.median for _, spread in best_last]
+    is_wide = max(medians) > _WIDE * min(medians)
     for place, (name, spread) in enumerate(best_last):
-        colour = _VERMILION if name == "trio-jobs" else _BLUE
-        axes.plot([spread.low, spread.high], [place, place], color=colour, alpha=0.5, linewidth=3)
-        axes.plot([spread.median], [place], "o", color=colour)
+        is_ours = name.startswith("trio-jobs")
+        colour = _VERMILION if is_ours else _BLUE
+        if not is_wide:
+            axes.barh([place], [spread.median], 0.6, color=colour)
+        axes.plot([spread.low, spread.high], [place, place], color="#1a1a1a", linewidth=1.5)
+        if is_wide:
+            axes.plot([spread.median], [place], "o", color=colour)
         axes.annotate(
             amount(spread.median),
             (max(spread.median, spread.high), place),
             (7, 0),
             textcoords="offset points",
             va="center",
-            weight="bold" if name == "trio-jobs" else "normal",
+            weight="bold" if is_ours else "normal",
         )
     axes.set_yticks(range(len(best_last)), [name for name, _ in best_last])
     for label in axes.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() == "trio-jobs" else "normal")
-    axes.set_xscale("log")
-    _number(axes.xaxis, [spread.median for _, spread in best_last])
-    axes.margins(x=0.15, y=0.08)
-    better = "less is better" if less_is_better else "more is better"
-    axes.set_xlabel(f"{_UNITS[row.sides_unit]}; {better}")
+        label.set_fontweight("bold" if label.get_text().startswith("trio-jobs") else "normal")
+    if is_wide:
+        axes.set_xscale("log")
+        _number(axes.xaxis, medians)
+        axes.margins(x=0.2)
+    else:
+        axes.set_xlim(0, max(spread.high for spread in row.sides.values()) * 1.2)
+        axes.xaxis.set_major_formatter(_PLAIN)
+    axes.margins(y=0.08)
+    scale = ", logarithmic" if is_wide else ""
+    better = "more is better" if is_rate else "less is better"
+    axes.set_xlabel(f"{_UNITS[row.sides_unit]}{scale}; {better}")
     axes.grid(visible=True, axis="x")
+    axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)

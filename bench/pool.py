@@ -20,6 +20,8 @@ from trio_jobs.pool.pool import Pool, make_pool, utc_now
 from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 
+_DEFAULT_BOUNDS = StoreSettings()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPool:
@@ -31,14 +33,9 @@ class BenchPool:
 
     @classmethod
     def of(
-        cls, *, workers: int, buffer_size: int, keep_completed: int | None = None
+        cls, *, workers: int, buffer_size: int, bounds: StoreSettings = _DEFAULT_BOUNDS
     ) -> "BenchPool":
         """A pool with the configuration's defaults for the other settings."""
-        bounds = (
-            StoreSettings()
-            if keep_completed is None
-            else StoreSettings(keep_completed=keep_completed)
-        )
         send, receive = trio.open_memory_channel[str](buffer_size + workers)
         store = MemoryStore(bounds, now=utc_now)
         pool = make_pool(
@@ -71,7 +68,7 @@ def measure_jobs(*, jobs: int = 20_000, workers: int = 10, turns: int = 15) -> l
         workers: How many take them.
         turns: How often both sides have their turn.
     """
-    job, item = "a job", "an item of the channel"
+    job, item = "trio-jobs, in process", "an item of the channel"
     values = take_turns(
         {
             job: lambda: trio.run(_jobs, jobs, workers),

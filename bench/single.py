@@ -13,6 +13,10 @@ from bench.peers.environments import BACKGROUND_TASKS, NOT_INSTALLED, running_we
 from bench.row import Missing, Result, Row, at_most
 from bench.workload import SUBMISSION
 
+# Names of sides.
+_SINGLE, _KEYED = "trio-jobs, single", "trio-jobs, with a key"
+BARE = "a bare request"
+
 _POLL = "`GET /jobs/{id}` of a completed job: server CPU per request"
 
 
@@ -27,25 +31,25 @@ def measure_submission(*, requests: int = 2_400, turns: int = 9) -> list[Result]
     keyed = (post("/jobs", SUBMISSION, f'Idempotency-Key: "{number}"') for number in count())
     with ExitStack() as stack:
         server, bare = stack.enter_context(ours.running()), stack.enter_context(reference.running())
-        values = _warm_turns(
+        values = take_turns(
             {
-                "trio-jobs": _subject(stack, server, submit, requests),
-                "with a key": _subject(stack, server, keyed, requests),
-                "bare": _subject(stack, bare, submit, requests),
+                _SINGLE: cpu_per_request(stack, server, submit, requests),
+                _KEYED: cpu_per_request(stack, server, keyed, requests),
+                BARE: cpu_per_request(stack, bare, submit, requests),
             },
-            turns,
+            turns=turns,
         )
     results: list[Result] = []
     for name, what, bound in (
-        ("trio-jobs", "single `POST /jobs`: server CPU per request", 0.2),
-        ("with a key", "the same with an `Idempotency-Key`", 1.1),
+        (_SINGLE, "single `POST /jobs`: server CPU per request", 0.2),
+        (_KEYED, "the same with an `Idempotency-Key`", 1.1),
     ):
         names = (1, what, "a bare ASGI app under plain Hypercorn")
-        both = {side: values[side] for side in (name, "bare")}
-        reach = at_most(bound)
-        results.append(
-            Row.of_turns(names, both, over=name, under="bare", reach=reach, sides_unit=" µs")
+        both = {side: values[side] for side in (name, BARE)}
+        row = Row.of_turns(
+            names, both, over=name, under=BARE, reach=at_most(bound), sides_unit=" µs"
         )
+        results.append(row)
     return results
 
 
@@ -63,12 +67,12 @@ def measure_poll(*, requests: int = 2_400, turns: int = 9) -> list[Result]:
         except ChildError as error:
             return [Missing(number=2, what=_POLL, reason=str(error))]
         poll = repeat(get_request(path))
-        values = _warm_turns(
+        values = take_turns(
             {
-                "trio-jobs": _subject(stack, server, poll, requests),
-                "FastAPI": _subject(stack, fastapi, poll, requests),
+                "trio-jobs": cpu_per_request(stack, server, poll, requests),
+                "FastAPI": cpu_per_request(stack, fastapi, poll, requests),
             },
-            turns,
+            turns=turns,
         )
     names = (2, _POLL, "FastAPI's plainest route, with the same bytes")
     reach = at_most(0.8)
@@ -79,12 +83,6 @@ def measure_poll(*, requests: int = 2_400, turns: int = 9) -> list[Result]:
     ]
 
 
-def _warm_turns(subjects: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    for warm_up in subjects.values():
-        warm_up()
-    return take_turns(subjects, turns=turns)
-
-
 def _completed_job(port: int) -> tuple[str, str]:
     """The path of a completed job, and the answer to a poll of it."""
     with Clients(port, connections=1) as clients:
@@ -93,10 +91,10 @@ def _completed_job(port: int) -> tuple[str, str]:
     return path, get(port, path).decode()
 
 
-def _subject(
+def cpu_per_request(
     stack: ExitStack, server: Server, endless: Iterator[bytes], requests: int
 ) -> Callable[[], float]:
-    """A measurement: microseconds of the server's CPU per request."""
+    """A measurement: microseconds of the server's CPU for one of the endless requests."""
     clients = stack.enter_context(Clients(server.port))
 
     def measured() -> float:

@@ -14,8 +14,6 @@ from bench.workload import SUBMISSION
 def measure(*, turns: int = 9) -> list[Result]:
     """Measure the row."""
     subjects = {"command": _first_job, "import": _import_alone}
-    for warm_up in subjects.values():  # compiles modules and fills the page cache
-        warm_up()
     values = take_turns(subjects, turns=turns)
     names = (
         10,
