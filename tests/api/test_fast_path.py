@@ -14,6 +14,11 @@ from trio_jobs.asgi import ConfiguredApp
 ID = "01936d3c-0000-7000-8000-000000000000"
 
 
+@pytest.fixture
+def fast_path() -> None:
+    """The tests themselves name the way."""
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [

@@ -1,0 +1,259 @@
+"""The fast path and the ordinary way give the same answer to the same request, in any state."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from tests.api.support import MAX_BODY_BYTES, Api, accept, answer_now
+from tests.api.test_hostile_json import ACCEPTED, REFUSED, take_named, take_unread
+from tests.api.test_parsing import ONCE, TWICE, submissions
+from tests.asgi import Answer, Client
+from tests.support import SUCCEEDED, make_parts
+from trio_jobs import Ending, Job, JobError, Outcome
+
+# The pool of each way is in the same state; only the ids differ.
+WORKERS, BUFFER_SIZE, KEEP_COMPLETED = 1, 3, 3
+
+HANDLERS: dict[str, Callable[[Any], Any]] = {
+    "email": accept,
+    "a": accept,
+    "named": take_named,
+    "unread": take_unread,
+}
+
+ENDINGS = [
+    SUCCEEDED,
+    Ending(outcome=Outcome.SUCCEEDED, result=b'{"n":[1,"\xc3\xa9"]}'),
+    Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message='"\U0001f600\n')),
+    Ending(outcome=Outcome.TIMED_OUT, error=JobError(type="TooSlow", message="")),
+    Ending(outcome=Outcome.CANCELLED),
+]
+
+
+class Ways:
+    """Two pools in the same state: one behind the fast path, one behind Quart.
+
+    Attributes:
+        counts: How often each status was given by both ways, and how often the fast path declined.
+    """
+
+    def __init__(self, counts: Counter[str], *, default: bool) -> None:
+        functions = {**HANDLERS, "default": accept} if default else HANDLERS
+        self.apis = [
+            Api(
+                functions,
+                parts=make_parts(
+                    workers=WORKERS, buffer_size=BUFFER_SIZE, keep_completed=KEEP_COMPLETED
+                ),
+            )
+            for _ in range(2)
+        ]
+        self.ids: list[list[str]] = [[], []]
+        self.running: list[str | None] = [None, None]
+        self.counts = counts
+
+    def claim(self) -> None:
+        """A worker takes the next job, if there is one."""
+        for n, api in enumerate(self.apis):
+            if self.running[n] is None and api.parts.admission.buffered:
+                job_id = self.running[n] = api.parts.receive.receive_nowait()
+                api.parts.workers.claim(job_id)
+
+    def complete(self, ending: Ending) -> None:
+        """The job that was claimed ends."""
+        for n, api in enumerate(self.apis):
+            job_id, self.running[n] = self.running[n], None
+            if job_id is not None:
+                api.parts.workers.complete(job_id, ending, duration=0.25)
+
+    def close(self) -> None:
+        """The pool takes no more jobs."""
+        for api in self.apis:
+            api.parts.admission.close()
+
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        """Make one request both ways; ``{n}`` in the target is the id of the job ``n``."""
+        [fast, ordinary] = self.apis
+        targets = [self._filled(target, ids) for ids in self.ids]
+        before = self._jobs(0)
+
+        got = answer_now(fast.both_ways, method, targets[0], headers, body)
+
+        assert (got is not None) == belongs_to_fast_path(method, targets[0], headers)
+        if got is None:
+            assert self._jobs(0) == before
+            self.counts["declined"] += 1
+            return
+        client = Client(ordinary.app)
+        wanted = await client.request(
+            method, targets[1], body=body, headers={"host": "test", **headers}
+        )
+        self._learn(got, 0)
+        self._learn(wanted, 1)
+        assert self._masked(got, 0) == self._masked(wanted, 1)
+        assert self._jobs(0) == self._jobs(1)
+        assert fast.parts.admission.buffered == ordinary.parts.admission.buffered
+        self.counts[f"{method} {got.status}"] += 1
+
+    @staticmethod
+    def _filled(target: str, ids: list[str]) -> str:
+        for n, job_id in enumerate(ids):
+            target = target.replace(f"{{{n}}}", job_id)
+        return target
+
+    def _learn(self, answer: Answer, n: int) -> None:
+        if answer.status == 201:
+            self.ids[n].append(answer.json()["id"])
+
+    def _masked(self, answer: Answer, n: int) -> str:
+        """Status, headers and body, with the place of each job instead of its id."""
+        text = f"{answer.status} {answer.all_headers} {answer.body!r}"
+        for place, job_id in enumerate(self.ids[n]):
+            text = text.replace(job_id, f"<{place}>")
+        return text
+
+    def _jobs(self, n: int) -> list[tuple[int, Job]]:
+        """The jobs of one way, with their places instead of their ids."""
+        store = self.apis[n].parts.store
+        found: list[tuple[int, Job]] = []
+        for job in store.page_nowait(limit=100):
+            place = self.ids[n].index(job.id)
+            found.append((place, Job(**{**_members(job), "id": ""})))
+        return found
+
+
+def _members(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in job.__struct_fields__}
+
+
+def belongs_to_fast_path(method: str, target: str, headers: Mapping[str, str]) -> bool:
+    """What the page about performance says of it."""
+    if not {"prefer", "idempotency-key", "content-encoding"}.isdisjoint(map(str.lower, headers)):
+        return False
+    if method == "POST":
+        return target == "/jobs"
+    parts = target.removeprefix("/jobs/").split("-")
+    return (
+        method == "GET"
+        and target.startswith("/jobs/")
+        and [len(part) for part in parts] == [8, 4, 4, 4, 12]
+        and set("".join(parts)) <= set("0123456789abcdef")
+    )
+
+
+Step = Callable[[Ways], Any]
+
+payloads = st.one_of(
+    st.sampled_from([*ACCEPTED.values()]),
+    st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+        max_leaves=5,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+types = st.sampled_from(["email", "named", "unread", "emial", "", "\ud800", "\xe9"]) | st.text()
+bodies = st.one_of(
+    st.builds(
+        b'{"type":%b,"payload":%b}'.__mod__,
+        st.tuples(types.map(json.dumps).map(str.encode), payloads),
+    ),
+    st.sampled_from([*REFUSED.values(), *TWICE.values(), *ONCE.values()]).filter(
+        lambda body: len(body) <= MAX_BODY_BYTES
+    ),
+    submissions().map(lambda pair: pair[0]),
+    st.binary(max_size=40),
+)
+plain_targets = st.sampled_from(
+    [
+        *["/jobs/{0}", "/jobs/{1}", "/jobs/{2}", "/jobs/{5}"],
+        "/jobs/01936d3c-0000-7000-8000-000000000000",
+        "/jobs/ffffffff-ffff-ffff-ffff-ffffffffffff",
+    ]
+)
+odd_targets = st.one_of(
+    st.sampled_from(["/jobs?", "/jobs/", "//jobs", "/jobs/{0}?x", "/jobs/{0}/", "/JOBS", "*", ""]),
+    st.from_regex(r"/jobs/[0-9a-fA-F-]{36}", fullmatch=True),
+    st.text(st.characters(codec="ascii", exclude_characters="{}"), max_size=50).map("/".__add__),
+)
+odd_headers = st.dictionaries(
+    st.sampled_from(
+        [
+            *["Accept", "Content-Type", "Cookie", "Expect", "Host", "If-None-Match", "Range", "Te"],
+            *["Transfer-Encoding", "Upgrade", "X-HTTP-Method-Override", "X-Forwarded-Prefix"],
+        ]
+    )
+    | st.from_regex(r"[A-Za-z!#$%&'*+.^_`|~-]{1,9}", fullmatch=True),
+    st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20).map(str.strip),
+    max_size=4,
+)
+no_headers: st.SearchStrategy[dict[str, str]] = st.just({})
+special_headers = st.dictionaries(
+    st.sampled_from(["Prefer", "Idempotency-Key", "idempotency-key", "Content-Encoding"]),
+    st.sampled_from(["", "wait=0", "identity", "key"]),
+    min_size=1,
+    max_size=2,
+)
+headers = no_headers | odd_headers | special_headers
+submitting = st.tuples(st.just("POST"), st.just("/jobs"), headers, bodies)
+polling = st.tuples(st.just("GET"), plain_targets, headers, st.just(b"") | bodies)
+odd = st.tuples(
+    st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "get", "FOO"]),
+    st.just("/jobs") | plain_targets | odd_targets,
+    odd_headers,
+    bodies,
+)
+accepted = st.tuples(
+    st.just("POST"), st.just("/jobs"), no_headers, st.sampled_from([*ONCE.values()])
+)
+requests = st.one_of(accepted, submitting, polling, polling, odd)
+request_steps = requests.map(lambda request: lambda ways: ways.request(*request))
+steps = st.one_of(
+    request_steps,
+    request_steps,
+    st.just(Ways.claim),
+    st.sampled_from(ENDINGS).map(lambda ending: lambda ways: ways.complete(ending)),
+)
+
+
+async def take(steps: list[Step], counts: Counter[str], *, default: bool, close_at: int) -> None:
+    ways = Ways(counts, default=default)
+    for n, step in enumerate(steps):
+        if n == close_at:
+            ways.close()
+        if (awaitable := step(ways)) is not None:
+            await awaitable
+
+
+@pytest.fixture
+def fast_path() -> None:
+    """The test itself takes both ways."""
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=pytest.mark.proof)])
+def test_both_ways_give_the_same_answer_to_the_same_request(examples: int) -> None:
+    counts: Counter[str] = Counter()
+
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(
+        steps=st.lists(steps, min_size=10, max_size=40),
+        default=st.booleans(),
+        close_at=st.sampled_from([100, 10, 100]),
+    )
+    def compare(steps: list[Step], *, default: bool, close_at: int) -> None:
+        run = partial(take, steps, counts, default=default, close_at=close_at)
+        trio.run(run, clock=MockClock())
+
+    compare()
+
+    for kind in ("POST 201", "POST 400", "POST 429", "POST 503", "GET 200", "GET 404", "declined"):
+        assert counts[kind] >= examples / 8, counts
