@@ -69,7 +69,7 @@ def measure(
         names = (number, what, "the CPU of one request to the bare application of row 1")
         both = {side: values[side] for side in (name, BARE)}
         reach = at_least(bound, " jobs")
-        rows.append(Row.of_turns(names, both, over=BARE, under=name, reach=reach, sides_unit=" µs"))
+        rows.append(Row.of_turns(names, both, over=BARE, under=name, reach=reach, unit=" µs"))
     return [
         *rows,
         Row(

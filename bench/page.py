@@ -59,7 +59,8 @@ def _table(results: Sequence[Result]) -> str:
 
 
 def _sides(rows: Sequence[Row]) -> str:
-    return "\n".join(f"- **{row.number}**, {row.what}: {row.details}" for row in rows if row.sides)
+    lines = [f"- **{row.number}**, {row.what}: {row.details}" for row in rows if row.sides]
+    return "\n".join(dict.fromkeys(lines))  # two lines of row 12 have the same sides
 
 
 def _draw(rows: Sequence[Row]) -> None:

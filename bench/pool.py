@@ -79,7 +79,7 @@ def measure_jobs(*, jobs: int = 20_000, workers: int = 10, turns: int = 15) -> l
     what = f"submit → completed in the process, {workers} workers, jobs/s"
     names = (5, what, "the bare memory channel, filled first")
     reach = at_least(0.3)
-    return [Row.of_turns(names, values, over=item, under=job, reach=reach, sides_unit=" µs")]
+    return [Row.of_turns(names, values, over=item, under=job, reach=reach, unit=" µs")]
 
 
 def measure_workers(*, jobs: int = 30_000, turns: int = 5) -> list[Result]:
@@ -97,7 +97,7 @@ def measure_workers(*, jobs: int = 30_000, turns: int = 5) -> list[Result]:
     names = (7, "cost per job with 10,000 workers", "with 10")
     many, few = "10,000 workers", "10 workers"
     reach = at_most(1.5)
-    return [Row.of_turns(names, values, over=many, under=few, reach=reach, sides_unit=" µs")]
+    return [Row.of_turns(names, values, over=many, under=few, reach=reach, unit=" µs")]
 
 
 def measure_memory(*, jobs: int = 200_000, turns: int = 3) -> list[Result]:

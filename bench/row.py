@@ -67,7 +67,7 @@ class Row:
         over: str,
         under: str,
         reach: Reach,
-        sides_unit: str,
+        unit: str,
     ) -> Self:
         """The ratio of two of the sides.
 
@@ -77,7 +77,7 @@ class Row:
             over: The side above the line.
             under: The side below the line.
             reach: The bound, and the unit of the figure.
-            sides_unit: The unit of the values.
+            unit: The unit of the values.
         """
         number, what, against = names
         return cls(
@@ -87,7 +87,7 @@ class Row:
             figure=ratio(values[over], values[under]),
             reach=reach,
             sides={name: Spread.of(each) for name, each in values.items()},
-            sides_unit=sides_unit,
+            sides_unit=unit,
             unit=reach.unit,
         )
 

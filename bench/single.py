@@ -46,9 +46,7 @@ def measure_submission(*, requests: int = 2_400, turns: int = 9) -> list[Result]
     ):
         names = (1, what, "a bare ASGI app under plain Hypercorn")
         both = {side: values[side] for side in (name, BARE)}
-        row = Row.of_turns(
-            names, both, over=name, under=BARE, reach=at_most(bound), sides_unit=" µs"
-        )
+        row = Row.of_turns(names, both, over=name, under=BARE, reach=at_most(bound), unit=" µs")
         results.append(row)
     return results
 
@@ -75,12 +73,8 @@ def measure_poll(*, requests: int = 2_400, turns: int = 9) -> list[Result]:
             turns=turns,
         )
     names = (2, _POLL, "FastAPI's plainest route, with the same bytes")
-    reach = at_most(0.8)
-    return [
-        Row.of_turns(
-            names, values, over="trio-jobs", under="FastAPI", reach=reach, sides_unit=" µs"
-        )
-    ]
+    over, under = "trio-jobs", "FastAPI"
+    return [Row.of_turns(names, values, over=over, under=under, reach=at_most(0.8), unit=" µs")]
 
 
 def _completed_job(port: int) -> tuple[str, str]:

@@ -21,9 +21,7 @@ def measure(*, turns: int = 9) -> list[Result]:
         "`python -c 'import quart_trio'`",
     )
     reach = at_most(1.6)
-    return [
-        Row.of_turns(names, values, over="command", under="import", reach=reach, sides_unit=" s")
-    ]
+    return [Row.of_turns(names, values, over="command", under="import", reach=reach, unit=" s")]
 
 
 def _first_job() -> float:

@@ -134,4 +134,4 @@ def _beside_background_tasks(what: str, values: Values, reach: Reach) -> Result:
 
 def _beside(names: tuple[int, str, str], values: Values, other: str, reach: Reach) -> Row:
     unit = " ms" if reach.at_most else "/s"
-    return Row.of_turns(names, values, over=OURS, under=other, reach=reach, sides_unit=unit)
+    return Row.of_turns(names, values, over=OURS, under=other, reach=reach, unit=unit)
