@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -16,81 +17,83 @@ from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.handlers.registry import HandlerRegistry
 
-Block = Callable[[trio.CancelScope], Awaitable[object]]
+Scope = KeptScope | trio.CancelScope
+Block = Callable[[Scope], Awaitable[object]]
 
 
 def fallback() -> KeptScope:
     """The scope of a worker with a Trio whose tasks do not show their innermost scope."""
+    task = SimpleNamespace(child_nurseries=trio.lowlevel.current_task().child_nurseries)
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(trio.lowlevel.Task, "_cancel_status")  # Trio cannot run meanwhile
-        patch.setattr(trio.lowlevel, "current_task", object)
+        patch.setattr(trio.lowlevel, "current_task", lambda: task)
         return KeptScope()
 
 
 # Blocks. --------------------------------------------------------------------------------------
 
 
-async def succeed(_scope: trio.CancelScope) -> None: ...
+async def succeed(_scope: Scope) -> None: ...
 
 
-async def wait(_scope: trio.CancelScope) -> None:
+async def wait(_scope: Scope) -> None:
     await trio.sleep(1)
 
 
-async def fail(_scope: trio.CancelScope) -> None:
+async def fail(_scope: Scope) -> None:
     raise ValueError("no")
 
 
-async def be_cancelled(scope: trio.CancelScope) -> None:
+async def be_cancelled(scope: Scope) -> None:
     scope.cancel()
     await trio.sleep(1)
 
 
-async def be_cancelled_and_return(scope: trio.CancelScope) -> None:
+async def be_cancelled_and_return(scope: Scope) -> None:
     scope.cancel()
 
 
-async def be_cancelled_and_fail(scope: trio.CancelScope) -> None:
+async def be_cancelled_and_fail(scope: Scope) -> None:
     scope.cancel()
     raise ValueError("no")
 
 
-async def be_late(scope: trio.CancelScope) -> None:
+async def be_late(scope: Scope) -> None:
     scope.deadline = trio.current_time() + 1
     await trio.sleep(2)
 
 
-async def be_late_and_return(scope: trio.CancelScope) -> None:
+async def be_late_and_return(scope: Scope) -> None:
     scope.deadline = trio.current_time() + 1
     with trio.CancelScope(shield=True):
         await trio.sleep(2)
 
 
-async def be_in_time(scope: trio.CancelScope) -> None:
+async def be_in_time(scope: Scope) -> None:
     scope.deadline = trio.current_time() + 1.5
     await trio.sleep(1)
 
 
-async def leave_a_scope_open(_scope: trio.CancelScope) -> None:
+async def leave_a_scope_open(_scope: Scope) -> None:
     trio.CancelScope().__enter__()
 
 
-async def leave_a_shield_open(_scope: trio.CancelScope) -> None:
+async def leave_a_shield_open(_scope: Scope) -> None:
     trio.CancelScope(shield=True).__enter__()
 
 
-async def leave_a_deadline_open(_scope: trio.CancelScope) -> None:
+async def leave_a_deadline_open(_scope: Scope) -> None:
     trio.move_on_after(0.5).__enter__()
 
 
-async def leave_a_cancelled_scope_open_and_fail(_scope: trio.CancelScope) -> None:
+async def leave_a_cancelled_scope_open_and_fail(_scope: Scope) -> None:
     inner = trio.CancelScope()
     inner.__enter__()
     inner.cancel()
     raise ValueError("no")
 
 
-async def close_in_the_wrong_order(_scope: trio.CancelScope) -> None:
+async def close_in_the_wrong_order(_scope: Scope) -> None:
     outer, inner = trio.CancelScope(), trio.CancelScope()
     outer.__enter__()
     inner.__enter__()
@@ -99,14 +102,14 @@ async def close_in_the_wrong_order(_scope: trio.CancelScope) -> None:
     inner.__exit__(None, None, None)
 
 
-async def open_and_close(_scope: trio.CancelScope) -> None:
+async def open_and_close(_scope: Scope) -> None:
     with trio.move_on_after(0.5):
         await trio.sleep(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.sleep, 1)
 
 
-async def raise_a_cancelled_that_it_has_kept(_scope: trio.CancelScope) -> None:
+async def raise_a_cancelled_that_it_has_kept(_scope: Scope) -> None:
     with trio.CancelScope() as inner:
         inner.cancel()
         try:
@@ -135,7 +138,7 @@ BLOCKS: list[Block] = [
     raise_a_cancelled_that_it_has_kept,
 ]
 
-Around = Callable[[], contextlib.AbstractContextManager[trio.CancelScope]]
+Around = Callable[[], contextlib.AbstractContextManager[Scope]]
 
 
 async def run_one(block: Block, around: Around) -> tuple[object, ...]:
@@ -187,6 +190,11 @@ def test_each_block_ends_as_if_the_scope_were_its_own(
     assert kept == trio.run(with_own_scopes, clock=MockClock(autojump_threshold=0))
 
 
+def innermost() -> object:
+    """The status of the scope that this task is in."""
+    return trio.lowlevel.current_task()._cancel_status
+
+
 KEEPING = [succeed, wait, be_in_time, close_in_the_wrong_order, open_and_close]
 
 
@@ -195,34 +203,38 @@ async def test_scope_is_kept_unless_the_block_has_used_it_up(
     block: Block, autojump_clock: MockClock
 ) -> None:
     with contextlib.closing(KeptScope()) as scope:
-        with contextlib.suppress(BaseException), scope as first:
-            await block(first)
-        with scope as second:
-            assert second.deadline == float("inf")
+        with contextlib.suppress(BaseException), scope:
+            first = innermost()
+            await block(scope)
+        with scope:
+            second = innermost()
+            assert scope.deadline == float("inf")
 
     assert (first is second) is (block in KEEPING)
 
 
 async def test_without_the_private_name_each_block_has_a_scope_of_its_own() -> None:
     with contextlib.closing(fallback()) as scope:
-        with scope as first:
-            pass
-        with scope as second:
-            pass
+        with scope:
+            first = innermost()
+        with scope:
+            second = innermost()
 
     assert first is not second
 
 
 async def test_the_task_is_in_no_scope_once_the_kept_one_is_closed() -> None:
     with trio.CancelScope() as outer:  # complains about a scope that is open inside
+        status = innermost()
         scope = KeptScope()
-        with scope as inner:
+        with scope:
             pass
         scope.close()
         scope.close()
-        inner.cancel()
+        scope.cancel()
         await trio.lowlevel.checkpoint()
 
+        assert innermost() is status
     assert not outer.cancelled_caught
 
 
@@ -230,8 +242,7 @@ async def test_the_task_is_in_no_scope_once_the_kept_one_is_closed() -> None:
 
 
 async def tell_the_scope(_payload: object) -> int:
-    task = trio.lowlevel.current_task()
-    return id(task._cancel_status)
+    return id(innermost())
 
 
 async def test_jobs_of_a_worker_share_a_scope_until_one_has_used_it_up() -> None:

@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from tests.support import make_job
 from trio_jobs import Outcome
+from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.handlers.running_job import RunningJob
 
 LIMIT = 1.5
@@ -14,8 +15,9 @@ CANCELLED, TIMED_OUT = Outcome.CANCELLED, Outcome.TIMED_OUT
 
 
 def running_job(*, timeout: float | None = LIMIT) -> RunningJob:
-    running = RunningJob(make_job("a"))
-    running.scope = trio.CancelScope()
+    running = RunningJob(make_job("a"), trio.current_time())
+    running.scope = KeptScope()
+    running.scope._scope = trio.CancelScope()
     running.start_clock(timeout)
     return running
 

@@ -13,7 +13,7 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.handler import FORKS, Handler, Run, run_plain
 from trio_jobs.handlers.kept_scope import KeptScope
-from trio_jobs.handlers.nurseries import abandon_nurseries, call_with_context, innermost_nursery
+from trio_jobs.handlers.nurseries import call_with_context
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
@@ -73,6 +73,7 @@ class JobExecutor:
         self._processes = processes
         self._shortage = shortage or StartShortage()
         self._forks = FORKS.count
+        self._now = trio.lowlevel.current_clock().current_time
         self.running: dict[str, RunningJob] = {}
         self._ended_types: set[str] = set()
         # The jobs that were released before their handlers began; at most one per worker, because
@@ -109,23 +110,24 @@ class JobExecutor:
         """
         if self._forks != FORKS.count:
             os._exit(0)  # a copy that a handler has forked would run each waiting job again
+        if scope is None:
+            with self.for_worker() as process:
+                return await process(job)
         if job.cancel_requested:
             return CANCELLED
-        outer = innermost_nursery()  # the caller's
         token = current_job_id.set(job.id)
-        self.running[job.id] = running = RunningJob(job)
+        self.running[job.id] = running = RunningJob(job, self._now())
         try:
             running.handler = handler = self.registry.find(job.type)
             # A scope that the handler has opened and not closed (in an abandoned async generator)
             # ends with this one. Otherwise it would stay around the worker's code: its cancellation
             # would end the worker without an error.
-            with scope or trio.CancelScope() as running.scope:
+            with scope as running.scope:
                 return await self._run(handler, running)
             raise ScopeCancelledError  # noqa: TRY301 - handled like the handler's exceptions
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
             if self._forks != FORKS.count:
                 os._exit(1)
-            abandon_nurseries(above=outer)
             # Decide by the scope, not by the type: the job is released only if this task itself
             # is being cancelled. A `Cancelled` that a handler has kept and raised again is a
             # failure, and so is a handler's `SystemExit`: if they left this function, each would

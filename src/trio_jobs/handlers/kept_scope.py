@@ -5,8 +5,11 @@ To enter and leave a scope costs half as much as all else that the pool does for
 
 import math
 from types import TracebackType
+from typing import Self
 
 import trio
+
+from trio_jobs.handlers.nurseries import abandon_nurseries, innermost_nursery
 
 
 class KeptScope:
@@ -14,10 +17,11 @@ class KeptScope:
 
     A block that raises, is cancelled, or leaves another scope open inside has used the scope up.
     Then Trio leaves the scope at the end of that block, and the next block gets a new one. So each
-    block ends as if it had a scope of its own. A deadline ends with its block.
+    block ends as if it had a scope of its own. A deadline ends with its block, and a nursery that
+    the block leaves open is abandoned.
 
-    The task enters every block within the same other scopes. After the last block it calls `close`
-    there.
+    The task makes this object, enters every block within the same other scopes and nurseries, and
+    calls `close` there after the last block.
 
     To see that a block has left a scope open inside, this class reads a private name of Trio. If
     Trio does not have it, each block gets a scope of its own.
@@ -26,16 +30,36 @@ class KeptScope:
     def __init__(self) -> None:
         self._can_be_kept = hasattr(trio.lowlevel.Task, "_cancel_status")
         self._task = trio.lowlevel.current_task()
+        self._nursery = innermost_nursery()
         self._scope: trio.CancelScope | None = None
         self._innermost: object = None  # the task's status within the scope, if none is open inside
+        self._touched = False  # whether the block was cancelled, or had a deadline
 
-    def __enter__(self) -> trio.CancelScope:
+    @property
+    def deadline(self) -> float:
+        """When the block is cancelled, by Trio's clock."""
+        return math.inf if self._scope is None else self._scope.deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        if self._scope is not None:
+            self._touched = True
+            self._scope.deadline = deadline
+
+    def cancel(self) -> None:
+        """Cancel the block."""
+        if self._scope is not None:
+            self._touched = True
+            self._scope.cancel()
+
+    def __enter__(self) -> Self:
         """Begin a block."""
         if self._scope is None:
+            self._touched = False
             self._scope = trio.CancelScope().__enter__()
             if self._can_be_kept:
                 self._innermost = self._task._cancel_status
-        return self._scope
+        return self
 
     def __exit__(
         self,
@@ -50,13 +74,17 @@ class KeptScope:
             error is None
             and self._can_be_kept
             and self._task._cancel_status is self._innermost
-            and not scope.cancel_called
+            and not (self._touched and scope.cancel_called)
         ):
-            if scope.deadline != math.inf:
+            if self._touched:
+                self._touched = False
                 scope.deadline = math.inf
             return False
         self._scope = None
-        return scope.__exit__(kind, error, traceback)
+        try:
+            return scope.__exit__(kind, error, traceback)
+        finally:
+            abandon_nurseries(above=self._nursery)
 
     def close(self) -> None:
         """Leave the scope that the last block has kept."""

@@ -9,6 +9,7 @@ import math
 import trio
 
 from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.job import Ending, Job, JobError, Outcome
 
 CANCELLED = Ending(
@@ -23,24 +24,24 @@ class RunningJob:
         job: The job as the worker has claimed it.
         started: When the worker claimed it, by Trio's clock.
         handler: The handler; None until the executor has found it.
-        scope: The handler's cancel scope; None until the executor has opened it. A cancel or the
-            time limit cancels the scope, unless the handler cannot be interrupted.
+        scope: The worker's scope, around the handler; None before the executor has entered it. A
+            cancel or the time limit cancels the scope, unless the handler cannot be interrupted.
         begun: Whether the handler has begun, and its clock runs.
     """
 
-    handler: Handler | None
+    # Defaults in the class: a short job changes few of them, and one is made for each job.
+    handler: Handler | None = None
+    scope: KeptScope | None = None
+    begun = False
+    _interruptible = True
+    _timeout: float | None = None
+    _deadline: float | None = None
+    _decided: Ending | None = None
+    _ended = False
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, started: float) -> None:
         self.job = job
-        self.started = trio.current_time()
-        self.handler = None
-        self.scope: trio.CancelScope | None = None
-        self.begun = False
-        self._interruptible = True
-        self._timeout: float | None = None
-        self._deadline: float | None = None
-        self._decided: Ending | None = None
-        self._ended = False
+        self.started = started
 
     def start_clock(self, timeout: float | None, *, interruptible: bool = True) -> None:
         """Note that the handler begins.
