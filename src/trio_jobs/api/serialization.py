@@ -19,9 +19,9 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     id: str
     type: str
     status: JobStatus
-    created_at: str
-    started_at: str | None = None
-    completed_at: str | None = None
+    created_at: datetime | str
+    started_at: datetime | str | None = None
+    completed_at: datetime | str | None = None
     duration: float | None = None
     outcome: Outcome | None = None
 
@@ -33,9 +33,7 @@ def accepted_json(job: Job) -> bytes:
 
 def accepted_together_json(jobs: Sequence[Job]) -> bytes:
     """An array of jobs as they were at their submission; at least one, admitted in one step."""
-    # All have one `created_at`. Its text costs more than the rest of a job.
-    created_at = _text(jobs[0].created_at)
-    pending = JobStatus.PENDING
+    created_at, pending = _time(jobs[0].created_at), JobStatus.PENDING
     return _encode(
         [_Brief(id=job.id, type=job.type, status=pending, created_at=created_at) for job in jobs]
     )
@@ -61,14 +59,19 @@ def _brief(job: Job) -> _Brief:
         id=job.id,
         type=job.type,
         status=job.status,
-        created_at=_text(job.created_at),
-        started_at=None if job.started_at is None else _text(job.started_at),
-        completed_at=None if job.completed_at is None else _text(job.completed_at),
+        created_at=_time(job.created_at),
+        started_at=None if job.started_at is None else _time(job.started_at),
+        completed_at=None if job.completed_at is None else _time(job.completed_at),
         duration=None if job.duration is None else round(job.duration, 6),
         outcome=None if job.ending is None else job.ending.outcome,
     )
 
 
-def _text(time: datetime) -> str:
-    # msgspec's own conversion leaves out microseconds that are 0.
+def _time(time: datetime) -> datetime | str:
+    """A time in UTC for msgspec, which writes ``…T12:00:00.000001Z`` at a tenth of Python's cost.
+
+    Microseconds that are 0 msgspec leaves out; clients get six digits always.
+    """
+    if time.microsecond:
+        return time
     return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
