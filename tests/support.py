@@ -206,3 +206,19 @@ async def running_pool(
             parts=parts, handlers=handlers, executor=executor, scope=nursery.cancel_scope
         )
         parts.admission.close()
+
+
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[list[None]]:
+    """The turns that another task gets during the block."""
+    turns: list[None] = []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def count() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns.append(None)
+
+        yield turns
+        nursery.cancel_scope.cancel()

@@ -1,12 +1,10 @@
 """An API to test: the application over parts whose pool runs only if a test starts it."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
-import trio
 
 from tests.asgi import Answer, Client
 from tests.support import HandlerRegistry, HttpSettings, Parts, make_parts
@@ -112,22 +110,6 @@ class Api:
             if self.fast_path
             else Client(self.app)
         )
-
-
-@asynccontextmanager
-async def counting_turns() -> AsyncIterator[list[None]]:
-    """The turns that another task gets during the block."""
-    turns: list[None] = []
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def count() -> None:
-            while True:
-                await trio.lowlevel.checkpoint()
-                turns.append(None)
-
-        yield turns
-        nursery.cancel_scope.cancel()
 
 
 def assert_problem(answer: Answer, status: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from tests.api.support import Api, assert_problem, counting_turns
+from tests.api.support import Api, assert_problem
 from tests.asgi import Answer
-from tests.support import SUCCEEDED, make_job, make_parts
+from tests.support import SUCCEEDED, counting_turns, make_job, make_parts
 from trio_jobs import Ending, Outcome
 
 

@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.api.support import (
-    MAX_BODY_BYTES,
-    SUBMISSION,
-    Api,
-    accept,
-    assert_problem,
-    counting_turns,
-)
+from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
 from tests.asgi import Answer, OpenRequest
-from tests.support import SUCCEEDED, make_parts, start_workers, take
+from tests.support import SUCCEEDED, counting_turns, make_parts, start_workers, take
 from trio_jobs import Ending, Job
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.testing.steps import At

@@ -5,8 +5,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
-from tests.support import NOON, SUCCEEDED, make_parts
-from trio_jobs import Ending, JobError, Outcome
+from tests.server.serving import post, served
+from tests.support import NOON, SUCCEEDED, make_parts, start_workers
+from trio_jobs import Ending, Job, JobError, Outcome
 
 
 async def test_a_submitted_job_is_answered_with_exactly_four_fields() -> None:
@@ -290,3 +291,30 @@ async def test_type_that_only_looks_like_another_is_told_apart(
     problem = assert_problem(await api.client.post("/jobs", b'{"type":"%s"}' % sent), 400)
 
     assert problem["detail"].endswith("; 'gru\\u0308n' only looks like 'gr\\xfcn'") == hint
+
+
+@pytest.mark.parametrize("pipelined", [1, 20])
+async def test_clients_that_never_rest_leave_one_worker_its_turns(pipelined: int) -> None:
+    parts = make_parts(workers=1, buffer_size=400)
+    api = Api(parts=parts)
+    requests = post(SUBMISSION, "/jobs") * pipelined
+
+    async def succeed(_: Job) -> Ending:
+        return SUCCEEDED
+
+    async def submit_100() -> None:
+        client = await server.connect()
+        for _ in range(100 // pipelined):
+            await client.send(requests)
+            statuses.extend([(await client.receive_answer()).status for _ in range(pipelined)])
+        client.close()
+
+    statuses: list[int] = []
+    async with trio.open_nursery() as pool, served(api.both_ways) as server:
+        start_workers(parts, pool, succeed, number=1)
+        async with trio.open_nursery() as clients:
+            for _ in range(16):
+                clients.start_soon(submit_100)
+        parts.admission.close()
+
+    assert statuses == [201] * 1600

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import assert_no_checkpoints
 
-from tests.support import Problem
+from tests.support import Problem, counting_turns
 
 from .serving import (
     START,
@@ -478,3 +479,54 @@ async def test_the_lifespan_surrounds_the_serving() -> None:
         await server.request(get())
 
     assert events == ["lifespan.startup", "at start-up", "lifespan.shutdown"]
+
+
+async def test_others_have_their_turn_between_pipelined_requests() -> None:
+    seen: list[int] = []
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(len(turns))
+        await answer(send)
+
+    async with served(app) as server, counting_turns() as turns:
+        client = await server.connect(get() * 100)
+        for _ in range(100):
+            assert (await client.receive_answer()).status == 200
+        client.close()
+
+    # Two see the same turn if one comes last in its own turn and the other first in the next.
+    assert len(set(seen)) >= 50
+
+
+async def test_each_part_of_an_answer_but_the_last_gives_others_their_turn() -> None:
+    seen: list[int] = []
+
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(START)
+        for _ in range(10):
+            await send(part(b"x", more=True))
+            seen.append(len(turns))
+        with assert_no_checkpoints():
+            await send(part(b""))
+
+    async with served(app) as server, counting_turns() as turns:
+        assert (await server.request(get())).body == b"x" * 10
+
+    assert len(set(seen)) >= 5
+
+
+@pytest.mark.parametrize("more", [True, False])
+async def test_a_cancelled_application_sends_nothing(more: bool) -> None:
+    @http_only
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(START)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await send(part(b"too late", more=more))
+
+    async with served(app) as server:
+        client = await server.connect(get())
+
+        assert await client.receive_rest() == b""

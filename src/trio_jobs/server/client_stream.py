@@ -93,8 +93,10 @@ class ClientStream:
         self.eof = self.eof or not data
         return data
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send part of an answer. If this is cancelled, the answer stays truncated.
+
+        It is a checkpoint, unless the kernel takes the ``last`` part at once.
 
         A client that takes no byte within ``send_timeout``, or needs more than ten times as long
         for 256 KiB, is too slow: ``answering`` is cancelled, which ends the connection.
@@ -104,6 +106,9 @@ class ClientStream:
         """
         self.truncated = True
         try:
+            if last and not self.tls:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                data = data[self.transport.send_nowait(data) :]
             for start in range(0, len(data), _PIECE):
                 piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
                 await self._stream.send_all(piece)

@@ -133,6 +133,8 @@ class ClientConnection(TCPServer):
             ClientDisconnectedError: The client stopped in the middle, or the connection is broken.
         """
         http = self._http
+        if http.ahead():
+            await trio.lowlevel.checkpoint()  # other tasks get a turn between pipelined requests
         self._idle = True
         deadline = self._idle_until(self._settings.keep_alive_timeout)
         while True:

@@ -152,7 +152,7 @@ class RequestCycle:
         """ASGI's ``send``. If cancelled, the answer stays truncated, and the connection closes.
 
         It is a checkpoint, except for ``http.response.start``, which is sent together with the
-        first part of the body, and for a last message without bytes.
+        first part of the body, and for the last message if the kernel takes all of it at once.
 
         Raises:
             ClientDisconnectedError: The client has disconnected. An ``OSError``, as ASGI asks.
@@ -186,7 +186,7 @@ class RequestCycle:
                 self._watch.cancel()
         if joined := b"".join(out):
             try:
-                await http.send(joined)
+                await http.send(joined, last=not more)
             except ClientDisconnectedError:
                 self.disconnected = True
                 raise

@@ -70,26 +70,21 @@ class Transport(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read bytes that have arrived; wait for the first until ``receive_by``.
 
+        The checkpoint comes before the read: in the meantime the client may have sent.
         A cancelled call takes no bytes. If no byte arrives in time, this raises TimeUpError.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        waited = over = False
+        await trio.lowlevel.checkpoint()
+        over = False
         while True:
             try:
-                data = self._sock.recv(max_bytes or _RECEIVE)
+                return self._sock.recv(max_bytes or _RECEIVE)
             except BlockingIOError:
-                pass
+                if over:
+                    raise TimeUpError from None
             except OSError as error:
                 raise _stream_error(error) from error
-            else:
-                if not waited:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                return data
-            if over:
-                raise TimeUpError
             with self._time.scope(self.receive_by) as self._waiting:
                 await trio.lowlevel.wait_readable(self._sock)
-            waited = True
             over = self._waiting.cancelled_caught and self._time.passed(self.receive_by)
 
     def stop_waiting(self) -> None:
@@ -104,19 +99,26 @@ class Transport(trio.abc.HalfCloseableStream):
         If it takes none for that long, or needs more than ten times as long in all, this raises
         TimeUpError. Then, and after a cancellation, part of the bytes may have been sent.
         """
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this connection")
         await trio.lowlevel.checkpoint_if_cancelled()
+        sent = self.send_nowait(data)
+        if sent == len(data):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
         self._sending = True
         try:
-            sent = self._send_some(data)
-            if sent == len(data):
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            else:
-                with memoryview(data) as view:
-                    await self._send_rest(view, sent)
+            with memoryview(data) as view:
+                await self._send_rest(view, sent)
         finally:
             self._sending = False
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as many bytes as the kernel takes at once, and return how many.
+
+        Raises what ``send_all`` raises if the connection is broken or closed, or has a sender.
+        """
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this connection")
+        return self._send_some(data)
 
     async def _send_rest(self, data: memoryview, sent: int) -> None:
         last = self._time.now() + _TIMES_IN_ALL * self._send_timeout
