@@ -30,19 +30,13 @@ class Answer(NamedTuple):
     media_type: str = serialization.MEDIA_TYPE
 
 
-def accepted(
-    job: Job, path: str, headers: dict[str, str] | None = None, *, whole: bool = False
-) -> Answer:
-    """201: the job has been submitted.
+def accepted(job: Job, headers: dict[str, str], *, whole: bool = False) -> Answer:
+    """201: the job has been submitted; ``headers`` has its ``Location``.
 
-    Args:
-        job: The job as it is now.
-        path: The path of the request, as its client knows it.
-        headers: Further headers.
-        whole: Show all of the job, instead of the job as it was at its submission.
+    The body is the job as it was at its submission, or the ``whole`` job as it is now.
     """
     body = serialization.job_json(job) if whole else serialization.accepted_json(job)
-    return Answer(201, {**(headers or {}), "Location": f"{path}/{job.id}"}, body)
+    return Answer(201, headers, body)
 
 
 def shown(job: Job, headers: dict[str, str] | None = None) -> Answer:

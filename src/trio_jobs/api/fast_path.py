@@ -74,8 +74,8 @@ class FastPath:
         admission = self._context.pool.admission
         if admission.closed:
             raise ShuttingDownError
-        spec = parse_submission(body, self._context.pool.handlers)
-        return accepted(admission.submit(*spec), "/jobs")
+        job = admission.submit(*parse_submission(body, self._context.pool.handlers))
+        return accepted(job, {"Location": f"/jobs/{job.id}"})
 
 
 def _encode(answer: Answer) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

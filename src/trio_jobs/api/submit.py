@@ -36,10 +36,11 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         headers = {} if job is None else {"Idempotent-Replayed": "true"}
         if job is None:
             job = await admission.admit(spec, key=key)
+        headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
             job, applied = await find_after_wait(job.id, context)
-        return to_response(accepted(job, current_path(), headers | applied, whole=bool(applied)))
+        return to_response(accepted(job, headers | applied, whole=bool(applied)))
 
     async def find_first(key: IdempotencyKey) -> Job | None:
         job = await store.find_key(key.text)
