@@ -143,10 +143,12 @@ def start_workers(
         lambda: nullcontext(process or never_ends),
         capacity=parts.capacity,
         waiters=parts.waiters,
+        schedule=parts.pool.schedule,
     )
     for n in range(workers.number):
         nursery.start_soon(workers.run, parts.receive.clone(), name=f"worker-{n}")
     parts.receive.close()
+    nursery.start_soon(parts.pool.run_schedule, name="schedule")
     return begun
 
 
@@ -202,6 +204,7 @@ async def running_pool(
         for n in range(workers):
             nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
         parts.receive.close()
+        nursery.start_soon(parts.pool.run_schedule, name="schedule")
         yield RunningPool(
             parts=parts, handlers=handlers, executor=executor, scope=nursery.cancel_scope
         )

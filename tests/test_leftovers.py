@@ -18,8 +18,8 @@ from trio_jobs import Job
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.leftovers import Leftovers, LeftoversError
-from trio_jobs.pool.pool import Line
 from trio_jobs.pool.store import UnfinishedJobs
+from trio_jobs.pool.unfinished import Line
 from trio_jobs.unfinished_report import UnfinishedReport
 
 TOO_LONG = 20.0
@@ -103,6 +103,22 @@ def test_interrupted_jobs_are_in_a_file_of_their_own_and_both_are_private(tmp_pa
         "leftovers_written",
         {"interrupted": 1, "not_started": 1, "path": str(path), "interrupted_path": str(other)},
     )
+
+
+def test_waiting_jobs_are_among_those_that_have_not_begun_in_order(tmp_path: Path) -> None:
+    leftovers = started(tmp_path / "left.jsonl")
+    new, waiting = (
+        make_job("b", type="new"),
+        [make_job("a", type="old"), make_job("c", type="last")],
+    )
+    jobs = UnfinishedJobs(begun=[], not_begun=[new], waiting=waiting)
+
+    leftovers.begin(jobs, seconds=5)
+    assert leftovers.wait(TOO_LONG)
+
+    assert leftovers.line()[1]["not_started"] == 3
+    types = [type_ for type_, _ in submissions(tmp_path / "left.jsonl")]
+    assert types == ["old", "new", "last"]
 
 
 def test_job_that_a_client_has_asked_to_cancel_is_not_taken_up_again(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ WORKER_LAYER = (
     "job.py",
     "pool/admission.py",
     "pool/capacity.py",
+    "pool/schedule.py",
 )
 
 Rule = Callable[[ast.Module], Iterator[ast.AST]]

@@ -15,8 +15,9 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.admission import JobSpec
 from trio_jobs.pool.ids import is_id
-from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, unfinished_lines, utc_now
+from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, utc_now
 from trio_jobs.pool.store import JobNotFoundError
+from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.settings import (
     RETRY_AFTER,
     SETTINGS,
@@ -178,7 +179,7 @@ class Jobs:
             InvalidTransitionError: The job has completed.
         """
         job = self._store.request_cancel_nowait(job_id)
-        self._pool.executor.cancel(job_id)
+        self._pool.note_cancel(job_id)
         return job
 
     def delete(self, job_id: str) -> None:
@@ -208,7 +209,7 @@ class Jobs:
         return self._store.page_nowait(after=after, limit=limit)
 
     def unfinished(self) -> tuple[list[str], list[str]]:
-        """The ids of the jobs that have not completed: those begun, those not begun."""
+        """The ids of the jobs that have not completed: those begun, and those that wait."""
         return self._pool.unfinished().ids
 
     def statistics(self) -> PoolStatistics:
@@ -343,6 +344,7 @@ async def open_jobs(
             for n in range(workers):
                 nursery.start_soon(pool.workers.run, receive.clone(), name=f"worker-{n}")
             receive.close()  # the workers hold the clones
+            nursery.start_soon(pool.run_schedule, name="schedule")
             left = trio.Event()
             nursery.start_soon(_close_when_left_or_cancelled, pool, left)
             try:

@@ -1,8 +1,8 @@
 """`Leftovers`: writes the jobs that are unfinished at a stop to files.
 
-A job is one line as ``POST /jobs/stream`` takes it. Jobs whose work has not begun are in one file,
-to be submitted again as they are; interrupted jobs, which may have done a part of their work, are
-in another file beside it.
+A job is one line as ``POST /jobs/stream`` takes it. Jobs whose work has not begun, or that wait for
+a time, are in one file, to be submitted again as they are; interrupted jobs, which may have done a
+part of their work, are in another file beside it.
 """
 
 import errno
@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import msgspec
 
 from trio_jobs.job import Job
-from trio_jobs.pool.pool import Line
 from trio_jobs.pool.store import UnfinishedJobs
+from trio_jobs.pool.unfinished import Line
 
 # The most bytes of one write. A chunk has whole lines, and ends with the line that exceeds this.
 _CHUNK_BYTES = 1024 * 1024
@@ -101,11 +102,13 @@ class Leftovers:
         end = time.monotonic() + seconds
         os.close(self._reserved)
         try:
-            cancelled = sum(job.cancel_requested for job in (*jobs.begun, *jobs.not_begun))
+            # A waiting job may be submitted again as well: its handler has asked for an attempt.
+            not_begun = sorted((*jobs.not_begun, *jobs.waiting), key=attrgetter("id"))
+            cancelled = sum(job.cancel_requested for job in (*jobs.begun, *not_begun))
             if cancelled:
                 self._fields["cancelled"] = cancelled
             self._write(self._interrupted, jobs.begun, "interrupted", "interrupted_path", end)
-            self._write(self._path, jobs.not_begun, "not_started", "path", end)
+            self._write(self._path, not_begun, "not_started", "path", end)
             self._ended = True
         finally:
             self._writing.release()

@@ -79,6 +79,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
                         work = (pool.workers.run, receive.clone())
                         workers.start_soon(lifecycle.watch_worker, *work, name=f"worker-{n}")
                     receive.close()  # the workers hold the clones
+                    workers.start_soon(lifecycle.watch_worker, pool.run_schedule, name="schedule")
                     with lifecycle.starting:
                         await server.start(lifecycle.watch_http, serve_http)
                         resources.service_manager.tell_ready()

@@ -13,8 +13,8 @@ import trio
 
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs.installation import Logs
-from trio_jobs.pool.pool import Line, count_ids, unfinished_lines
 from trio_jobs.pool.store import UnfinishedJobs
+from trio_jobs.pool.unfinished import Line, count_ids, unfinished_lines
 
 log = logging.getLogger(__name__)
 

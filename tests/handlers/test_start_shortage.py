@@ -22,7 +22,7 @@ from trio_jobs import Ending, JobStatus, Outcome
 from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.pool.pool import unfinished_lines
+from trio_jobs.pool.unfinished import unfinished_lines
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from itertools import count
@@ -379,7 +380,7 @@ async def test_feeding_gives_back_the_slots_of_ids_that_it_has_not_queued() -> N
     parts.receive.close()  # no worker is left
 
     with pytest.raises(ShuttingDownError):
-        await parts.admission.feed(ids)
+        await parts.admission.feed(deque(ids))
 
     assert parts.capacity.free == 4
 

@@ -10,8 +10,8 @@ import pytest
 from tests.support import make_job
 from trio_jobs import LogFormatter
 from trio_jobs.logs.formatter import LineFormat, event_record
-from trio_jobs.pool.pool import unfinished_lines
 from trio_jobs.pool.store import UnfinishedJobs
+from trio_jobs.pool.unfinished import unfinished_lines
 
 ID = "01a210e0-0000-7000-8000-{:012}"
 
@@ -35,6 +35,20 @@ def test_each_type_has_lines_of_its_own_and_those_begun_are_told_apart() -> None
         ("jobs_not_started", {"job_type": "resize", "job_ids": "b,d"}),
         ("jobs_not_started", {"job_type": "email", "job_ids": "c"}),
     ]
+
+
+def test_waiting_jobs_are_told_apart_and_counted() -> None:
+    waiting = [make_job("b", type="email"), make_job("d", type="resize")]
+    some = UnfinishedJobs(begun=[], not_begun=[make_job("c", type="email")], waiting=waiting)
+
+    assert list(unfinished_lines(some)) == [
+        ("jobs_not_started", {"job_type": "email", "job_ids": "c"}),
+        ("jobs_waiting", {"job_type": "email", "job_ids": "b"}),
+        ("jobs_waiting", {"job_type": "resize", "job_ids": "d"}),
+    ]
+    assert (some.count, some.ids) == (3, ([], ["b", "c", "d"]))
+    assert UnfinishedJobs(begun=[], not_begun=[], waiting=waiting)
+    assert not UnfinishedJobs(begun=[], not_begun=[])
 
 
 @pytest.mark.parametrize("line_format", ["text", "json"])

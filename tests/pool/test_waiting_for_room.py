@@ -1,5 +1,6 @@
 """Waiting for room: in turn, in one step, and single submissions beside it get their share."""
 
+from collections import deque
 from contextlib import suppress
 
 import pytest
@@ -335,7 +336,7 @@ async def test_held_job_stays_pending_and_runs_once_when_it_is_fed() -> None:
         assert parts.capacity.free == 4  # a held job has no slot
 
         HoldingStore.held = False
-        nursery.start_soon(parts.admission.feed, held)
+        nursery.start_soon(parts.admission.feed, deque(held))
         await wait_all_tasks_blocked()
         parts.admission.close()
 
@@ -353,8 +354,10 @@ async def test_feeding_waits_for_room_and_ends_with_the_admission() -> None:
     ended: list[bool] = []
 
     async def feed() -> None:
+        ids = deque(job.id for job in held)
         with pytest.raises(ShuttingDownError):
-            await parts.admission.feed([job.id for job in held])
+            await parts.admission.feed(ids)
+        assert list(ids) == [job.id for job in held]
         ended.append(True)
 
     async with trio.open_nursery() as nursery:

@@ -379,6 +379,7 @@ async def test_pool_is_smaller_by_the_worker_whose_clone_is_closed(when: str) ->
         lambda: nullcontext(process),
         capacity=parts.capacity,
         waiters=parts.waiters,
+        schedule=parts.pool.schedule,
     )
     async with trio.open_nursery() as nursery:
         for clone in clones:

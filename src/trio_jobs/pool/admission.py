@@ -1,6 +1,7 @@
 """`Admission`: the one step that takes a job in, without a checkpoint."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -162,20 +163,27 @@ class Admission:
         return self._publish(specs, self._capacity.reserve_up_to_nowait(len(specs)))
 
     @trio.lowlevel.enable_ki_protection
-    async def feed(self, job_ids: Sequence[str]) -> None:
-        """Queue pending jobs that the store has held back, in this order, as slots come free.
+    async def feed(self, job_ids: deque[str]) -> None:
+        """Queue pending jobs that are not in the channel, in this order, as slots come free.
+
+        Args:
+            job_ids: The id of a job that is queued is removed.
 
         Raises:
             ShuttingDownError: The admission is closed. The jobs not yet queued stay pending, as
                 after a cancellation.
         """
-        for job_id in job_ids:
-            if not await self._capacity.reserve_up_to(1):
+        while job_ids:
+            slots = await self._capacity.reserve_up_to(len(job_ids))
+            if not slots:
                 raise ShuttingDownError
             try:
-                self._channel.send_nowait(job_id)
+                while slots:
+                    self._channel.send_nowait(job_ids[0])
+                    job_ids.popleft()
+                    slots -= 1  # the worker frees it
             except BaseException as error:
-                self._give_back(1, error)
+                self._give_back(slots, error)
                 raise
 
     @contextmanager

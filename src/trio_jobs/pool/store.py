@@ -50,23 +50,26 @@ class UnfinishedJobs:
     Attributes:
         begun: Jobs that may have done a part of their work.
         not_begun: Jobs that have not.
+        waiting: Jobs that are delayed, or between two attempts.
     """
 
     begun: Sequence[Job]
     not_begun: Sequence[Job]
+    waiting: Sequence[Job] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.begun or self.not_begun)
+        return bool(self.begun or self.not_begun or self.waiting)
 
     @property
     def count(self) -> int:
         """The number of jobs."""
-        return len(self.begun) + len(self.not_begun)
+        return len(self.begun) + len(self.not_begun) + len(self.waiting)
 
     @property
     def ids(self) -> tuple[list[str], list[str]]:
-        """The ids of the jobs that have begun, and of those that have not."""
-        return [job.id for job in self.begun], [job.id for job in self.not_begun]
+        """The ids of the jobs that have begun, and of all others, each in order."""
+        others = sorted(job.id for job in (*self.not_begun, *self.waiting))
+        return [job.id for job in self.begun], others
 
 
 class Moves(Protocol):

@@ -9,6 +9,7 @@ import trio
 from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_log import log_end, log_postponed, log_start
+from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, Moves
 from trio_jobs.pool.waiters import CompletionWaiters
 
@@ -120,7 +121,8 @@ async def _process_one(
 class Workers:
     """Runs each of ``number`` workers, and makes their moves in the store.
 
-    It reports slots and claims to the capacity, and completions to the waiters.
+    It reports slots and claims to the capacity, completions to the waiters, and postponed jobs to
+    the schedule.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Workers:
         *,
         capacity: Capacity,
         waiters: CompletionWaiters,
+        schedule: Schedule,
     ) -> None:
         self.number = number
         self._store = store
         self._for_worker = for_worker
         self._capacity = capacity
         self._waiters = waiters
+        self._schedule = schedule
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
@@ -180,8 +184,9 @@ class Workers:
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
-        """See `Moves.postpone`; frees the job's slot."""
+        """See `Moves.postpone`; lets the job wait in the schedule, and frees its slot."""
         job = self._store.postpone(job_id, later)
+        self._schedule.add(job_id, 0.0 if job.cancel_requested else later.seconds)
         self._capacity.slot_freed()
         return job
 

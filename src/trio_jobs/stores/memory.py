@@ -187,10 +187,13 @@ class MemoryStore:
         jobs.sort(key=attrgetter("id"))
         begun: list[Job] = []
         not_begun: list[Job] = []
+        waiting: list[Job] = []
         for job in jobs:
-            claimed = job.id in self._processing or job.id in self._released
-            (begun if claimed else not_begun).append(job)
-        return UnfinishedJobs(begun=begun, not_begun=not_begun)
+            if job.id in self._processing or job.id in self._released:
+                begun.append(job)
+            else:
+                (waiting if job.waiting else not_begun).append(job)
+        return UnfinishedJobs(begun=begun, not_begun=not_begun, waiting=waiting)
 
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(

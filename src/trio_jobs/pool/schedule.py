@@ -1,0 +1,153 @@
+"""`Schedule`: the jobs that wait for a time, and the task that sleeps until the first is due."""
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from heapq import heapify, heappop, heappush
+
+import trio
+
+# Seconds. Two clocks never agree exactly: without this, a task that has slept until a date would
+# find the wall clock some microseconds behind, and sleep again.
+_EARLY = 0.001
+
+# Due jobs that are taken from the heaps in one step: less than a millisecond's work.
+_STRIDE = 200
+
+
+class Schedule:
+    """The waiting jobs: delayed ones, and those between two attempts.
+
+    A delay is measured by Trio's clock; a date by the wall clock, which may be set forward or back.
+    The schedule looks at both whenever it wakes up, so it notices only then that the wall clock was
+    set forward.
+
+    A job that waits here has no slot. `run` hands the ids of due jobs to the admission, which
+    queues each one when a slot is free for it.
+
+    Args:
+        now: The wall clock, as an aware UTC time.
+    """
+
+    def __init__(self, *, now: Callable[[], datetime]) -> None:
+        self._now = now
+        # `trio.current_time()` would look for the clock each time, at twice the cost.
+        self._clock = trio.lowlevel.current_clock()
+        self._delays = _Timeline()
+        self._dates = _Timeline()
+        self._due: deque[str] = deque()
+        # For `add`: until when the task sleeps, by Trio's clock, and what wakes it earlier.
+        self._sleeps_until = -math.inf
+        self._earlier = trio.Event()
+
+    @property
+    def count(self) -> int:
+        """How many jobs wait, for a time or, when they are due, for a slot."""
+        return len(self._delays) + len(self._dates) + len(self._due)
+
+    def add(self, job_id: str, due: float | datetime) -> None:
+        """Let a pending job wait.
+
+        Args:
+            job_id: The job; it is in no channel.
+            due: Seconds from now, or an aware time.
+        """
+        if isinstance(due, datetime):
+            date = due.timestamp()
+            self._dates.add(job_id, date)
+            time = date - self._date_offset()
+        else:
+            time = self._clock.current_time() + due
+            self._delays.add(job_id, time)
+        if time < self._sleeps_until:
+            self._earlier.set()
+
+    def advance(self, job_id: str) -> None:
+        """Make a waiting job due now. Does nothing with any other job."""
+        if self._delays.remove(job_id) or self._dates.remove(job_id):
+            self.add(job_id, 0.0)
+
+    async def run(self, feed: Callable[[deque[str]], Awaitable[None]]) -> None:
+        """Sleep until jobs are due, and feed them, for ever.
+
+        Args:
+            feed: Queues these jobs, each when a slot is free for it, and removes their ids.
+
+        Cancellation:
+            Acted on while sleeping and while feeding. Jobs that are not queued stay pending.
+        """
+        while True:
+            self._take_due()
+            if self._due:
+                await feed(self._due)
+                continue
+            self._sleeps_until = self._first_due()
+            self._earlier = trio.Event()
+            try:
+                with trio.move_on_at(self._sleeps_until):
+                    await self._earlier.wait()
+            finally:
+                self._sleeps_until = -math.inf
+
+    def _first_due(self) -> float:
+        """When the first job is due, by Trio's clock."""
+        return min(self._delays.first, self._dates.first - self._date_offset())
+
+    def _date_offset(self) -> float:
+        """What to subtract from a time of the wall clock for that of Trio's clock."""
+        if not self._dates:
+            return 0.0
+        return self._now().timestamp() - self._clock.current_time()
+
+    def _take_due(self) -> None:
+        """Take the next due jobs, in the order of their times."""
+        now, offset = self._clock.current_time(), self._date_offset()
+        for _ in range(_STRIDE):
+            delay, date = self._delays.first, self._dates.first - offset - _EARLY
+            if min(delay, date) > now:
+                return
+            self._due.append((self._delays if delay <= date else self._dates).pop())
+
+
+class _Timeline:
+    """Ids of jobs in the order of their times, by one clock; at the same time, in their own."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+        # Entries of removed jobs stay in the heap, and are passed over.
+        self._heap: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @property
+    def first(self) -> float:
+        """The first time; infinity if there is no job."""
+        while self._heap:
+            time, job_id = self._heap[0]
+            if self._times.get(job_id) == time:
+                return time
+            heappop(self._heap)
+        return math.inf
+
+    def add(self, job_id: str, time: float) -> None:
+        """Add a job that is not here."""
+        self._times[job_id] = time
+        heappush(self._heap, (time, job_id))
+
+    def pop(self) -> str:
+        """Remove the first job, and return its id; call it right after `first`."""
+        _, job_id = heappop(self._heap)
+        del self._times[job_id]
+        return job_id
+
+    def remove(self, job_id: str) -> bool:
+        """Remove this job; return whether it was here."""
+        if self._times.pop(job_id, None) is None:
+            return False
+        # Otherwise jobs that are cancelled long before their times would fill the memory.
+        if len(self._heap) > 2 * len(self._times) + 64:
+            self._heap = [(time, each) for each, time in self._times.items()]
+            heapify(self._heap)
+        return True
