@@ -35,6 +35,7 @@ from trio_jobs.settings import ConfigError as ConfigError
 from trio_jobs.settings import HandlerSettings as HandlerSettings
 from trio_jobs.settings import HttpSettings as HttpSettings
 from trio_jobs.settings import PoolSettings as PoolSettings
+from trio_jobs.settings import RetrySettings as RetrySettings
 from trio_jobs.settings import StoreSettings as StoreSettings
 from trio_jobs.shutdown.stop import Stop as Stop
 from trio_jobs.stores.memory import MemoryStore as MemoryStore

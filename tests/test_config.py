@@ -10,7 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support import SETTINGS, Config, ConfigError, HandlerSettings, HttpSettings, PoolSettings
+from tests.support import (
+    SETTINGS,
+    Config,
+    ConfigError,
+    HandlerSettings,
+    HttpSettings,
+    PoolSettings,
+    RetrySettings,
+)
 from trio_jobs.config import describe, load_config
 from trio_jobs.settings import ADDRESSES, build
 
@@ -22,8 +30,11 @@ LEVELS = "one of 'debug', 'error', 'info', 'warning'"
 MODE = "an octal mode in quotes like '0660', of 6 (may connect) and 0 (may not)"
 FUNCTION = "a function's name like 'package.module:function'"
 SET_IN_THE_FILE = "handlers are set in the [handlers] table of the configuration file"
-KNOWN = "known: call, run, timeout (a type with a dot in it is written in quotes)"
+KNOWN = "known: call, run, timeout, retry (a type with a dot in it is written in quotes)"
 TIMEOUT = "a number of seconds from 0.001 to 604800"
+RETRY = "known: attempts, backoff, base, factor, cap, jitter, on, never"
+BACKOFF = "'exponential', 'constant' or a non-empty array of seconds up to 604800"
+EXCEPTIONS = "array of exceptions' names like 'OSError' or 'package.module.Class'"
 
 
 @pytest.fixture(autouse=True)
@@ -573,6 +584,82 @@ class TestHandlers:
     def test_a_mistake_in_the_table_is_refused(self, text: str, message: str) -> None:
         assert refusal(text).startswith(f"config.toml: {message}")
 
+    def test_a_table_of_its_own_says_when_a_failed_job_gets_another_attempt(self) -> None:
+        text = """
+            [handlers.a]
+            call = "m:f"
+            [handlers.a.retry]
+            attempts = 5
+            backoff = [5, 60.5]
+            on = "OSError"
+            never = ["shop.Refused", "shop.errors.Outer.Inner"]
+            [handlers.b]
+            call = "m:f"
+            retry = { attempts = 2, backoff = "Constant", base = 3, jitter = false }
+            [handlers.c]
+            call = "m:f"
+            [handlers.c.retry]
+        """
+
+        handlers = load(text).handlers
+
+        assert handlers is not None
+        assert [each.retry for each in handlers.values()] == [
+            RetrySettings(
+                attempts=5,
+                backoff=(5.0, 60.5),
+                on=("OSError",),
+                never=("shop.Refused", "shop.errors.Outer.Inner"),
+            ),
+            RetrySettings(attempts=2, backoff="constant", base=3.0, jitter=False),
+            RetrySettings(attempts=1),
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "expected", "wrong"),
+        [
+            ("attempts", "an integer from 1 to 1000", '0 -1 1001 1.5 2.0 true "5" inf nan []'),
+            ("backoff", BACKOFF, '[] "" "linear" 5 true [true] [-1] [nan] [inf] ["5"] [604801] {}'),
+            ("base", SECONDS, 'true -1 -0.1 nan inf "1" [1] 604801'),
+            ("factor", "a number from 1 to 1000", 'true 0 0.9 -2 nan inf "2" 1001'),
+            ("cap", SECONDS, 'true -1 nan inf "1" 604801'),
+            ("jitter", "true or false", '0 1 "true" 0.5 []'),
+            ("on", f"a non-empty {EXCEPTIONS}", '[] "" [""] 3 true [3] "a-b" "a..b" ".a" "a:b"'),
+            ("never", f"an {EXCEPTIONS}", '"" [""] 3 true [3] "a-b" ["OSError","1a"] {}'),
+        ],
+    )
+    def test_a_wrong_value_in_it_is_refused(self, name: str, expected: str, wrong: str) -> None:
+        for text in wrong.split():
+            message = refusal(f'handlers.a = {{ call = "m:f", retry = {{ {name} = {text} }} }}')
+
+            start = f"config.toml: handlers.a.retry.{name} must be {expected}, got "
+            assert message.startswith(start)
+
+    @pytest.mark.parametrize(
+        ("retry", "message"),
+        [
+            ("3", "retry must be a table, got 3"),
+            ("[]", "retry must be a table, got []"),
+            ('"x"', "retry must be a table, got 'x'"),
+            ("true", "retry must be a table, got True"),
+            (
+                "{ attemps = 3 }",
+                f"retry.attemps is not a setting, the nearest is attempts, {RETRY}",
+            ),
+            ("{ x = 3 }", f"retry.x is not a setting, {RETRY}"),
+        ],
+    )
+    def test_no_table_and_an_unknown_name_in_it_are_refused(self, retry: str, message: str) -> None:
+        text = refusal(f'[handlers.a]\ncall = "m:f"\nretry = {retry}')
+
+        assert text == f"config.toml: handlers.a.{message}"
+
+    @pytest.mark.parametrize("name", ["HANDLERS_A_RETRY_ATTEMPTS", "HANDLERS_RETRY"])
+    def test_the_environment_has_no_policies(self, name: str) -> None:
+        message = refusal(environment={f"TRIO_JOBS_{name}": "3"})
+
+        assert message == f"TRIO_JOBS_{name} is not a setting, {SET_IN_THE_FILE}"
+
 
 class TestDescribe:
     """The settings in force, as text."""
@@ -586,6 +673,7 @@ class TestDescribe:
             'http.bind = ["unix:/tmp/é \\"\\\\ 😀", "[::1]:0"]',
             'handlers."\\u007f\\u0000\\n😀 \\"" = "myapp:é"',
             '[handlers.a]\ncall = "m:f"\nrun = "process"\ntimeout = 3\n[handlers.b]\ncall = "m:g"',
+            'handlers.a = { call = "m:f", retry = { backoff = [5, 6.5], never = "é.E" } }',
         ],
     )
     def test_what_it_says_is_read_back_as_the_same_configuration(self, text: str) -> None:

@@ -595,7 +595,9 @@ def used_by(public: object) -> set[tuple[str, str]]:
         each = each.fget if isinstance(each, property) else each
         if inspect.isclass(each) or inspect.isroutine(each):
             hints += get_type_hints(
-                each, vars(sys.modules[each.__module__]) | {"trio": trio}
+                each,
+                vars(sys.modules[each.__module__])
+                | {"trio": trio, "RetryPolicy": trio_jobs.RetryPolicy},
             ).values()
     found = set()
     while hints:
@@ -611,6 +613,7 @@ def used_by(public: object) -> set[tuple[str, str]]:
     [
         ("import trio_jobs.child_process", "trio quart hypercorn asyncio multiprocessing"),
         ("from trio_jobs import Handler, JobContext, JobError", "trio quart hypercorn asyncio"),
+        ("from trio_jobs import Retry, Snooze, GiveUp, ProcessDied", "trio trio_jobs.handlers"),
         ("import trio_jobs", "trio_jobs.embed trio msgspec quart logging"),
         ("from trio_jobs import open_jobs", "quart quart_trio hypercorn multiprocessing"),
     ],

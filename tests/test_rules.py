@@ -42,7 +42,7 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 # What a module may make once, when it is imported: values, and tools without a memory.
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
 CONSTANTS |= {"Path", "Ending", "Struct", "time_ns"}
-CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "Setting"}
+CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "RetrySettings", "Setting"}
 TOOLS = {"getLogger", "ContextVar", "Decoder", "Encoder", "TypeVar", "ParamSpec", "NewType", "Raw"}
 TOOLS |= {"partial"}
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"}

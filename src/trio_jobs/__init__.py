@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trio_jobs.handlers.handler import Run as Run
     from trio_jobs.handlers.importing import HandlerError as HandlerError
     from trio_jobs.handlers.registry import UnknownTypeError as UnknownTypeError
+    from trio_jobs.handlers.retry_policy import RetryPolicy as RetryPolicy
     from trio_jobs.job import Ending as Ending
     from trio_jobs.job import IdempotencyKey as IdempotencyKey
     from trio_jobs.job import Job as Job
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
     from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
+    from trio_jobs.retries import GiveUp as GiveUp
+    from trio_jobs.retries import ProcessDied as ProcessDied
+    from trio_jobs.retries import Retry as Retry
+    from trio_jobs.retries import Snooze as Snooze
 
 _MODULES = {
     "AdmissionError": "pool.admission",
     "Ending": "job",
+    "GiveUp": "retries",
     "Handler": "handlers.handler",
     "HandlerError": "handlers.importing",
     "IdempotencyKey": "job",
@@ -51,9 +57,13 @@ _MODULES = {
     "Outcome": "job",
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.pool",
+    "ProcessDied": "retries",
     "QueueFullError": "pool.admission",
+    "Retry": "retries",
+    "RetryPolicy": "handlers.retry_policy",
     "Run": "handlers.handler",
     "ShuttingDownError": "pool.admission",
+    "Snooze": "retries",
     "TooManyWaitersError": "pool.waiters",
     "UnknownTypeError": "handlers.registry",
     "Waiting": "job",

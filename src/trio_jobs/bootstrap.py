@@ -4,7 +4,7 @@ import logging
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +17,7 @@ from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import HandlerError, load_function
 from trio_jobs.handlers.process_pool import open_folder
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.handlers.retry_policy import RetryPolicy
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
 from trio_jobs.leftovers import Leftovers, LeftoversError
@@ -236,7 +237,8 @@ def load_handlers(
         config: The settings.
         warn_hidden: Called with each hidden module.
         after_import: Called with a function's name (``module:function``) after the import of its
-            module, even a failed one. Its errors pass through.
+            module, even a failed one, and again after the imports of the modules that its retry
+            policy names. Its errors pass through.
 
     Raises:
         ConfigError: A function cannot be loaded, or cannot be a handler.
@@ -252,12 +254,19 @@ def load_handlers(
 
     def load(job_type: str, settings: HandlerSettings) -> Handler:
         call = settings.call
+        retry = None if settings.retry is None else RetryPolicy(**asdict(settings.retry))
         try:
             try:
                 function = load_function(call)
             finally:
                 after_import(call)
-            return Handler.of(function, run=settings.run, timeout=settings.timeout, name=call)
+            try:
+                return Handler.of(
+                    function, run=settings.run, timeout=settings.timeout, retry=retry, name=call
+                )
+            finally:
+                if retry is not None:
+                    after_import(call)  # the modules of the exceptions that the policy names
         except HandlerError as error:
             text = f"{config.source}: handlers.{job_type} = {call!r}: {error}"
             module = hidden.get(call.partition(":")[0].partition(".")[0])

@@ -11,7 +11,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from trio_jobs.settings import (
     Config,
     ConfigError,
     HandlerSettings,
+    RetrySettings,
+    Setting,
     cut,
     settings_of,
     shown,
@@ -166,21 +168,18 @@ def _read_handlers(table: Mapping[str, object], file: str) -> dict[str, HandlerS
 
 def _read_handler(value: object, *, where: str) -> HandlerSettings:
     """Read a function's name, or a table like ``[handlers.email]``."""
-    settings = settings_of(HandlerSettings)
     is_table = isinstance(value, dict)
-    table: dict[str, object] = value if isinstance(value, dict) else {"call": value}
-    for name in table:
-        if name not in settings:
-            raise ConfigError(
-                f"{where}.{_shown_name(name)} is not a setting"
-                f"{_hint(name, {known: known for known in settings})}"
-                f", known: {', '.join(settings)} (a type with a dot in it is written in quotes)"
-            )
+    table: dict[str, object] = {**value} if isinstance(value, dict) else {"call": value}
+    settings = _check_names(
+        table, HandlerSettings, where=where, more=" (a type with a dot in it is written in quotes)"
+    )
     if "call" not in table:
         raise ConfigError(f"{where} must have a function's name as its key call, got none")
     if isinstance(call := table["call"], str):
         # As Python does with each name in a program: é may be one character, or e and an accent.
-        table = {**table, "call": unicodedata.normalize("NFKC", call)}
+        table["call"] = unicodedata.normalize("NFKC", call)
+    if isinstance(retry := table.get("retry"), dict):
+        table["retry"] = _read_retry(retry, where=f"{where}.retry")
     return HandlerSettings(
         **{
             name: settings[name].convert(
@@ -189,6 +188,31 @@ def _read_handler(value: object, *, where: str) -> HandlerSettings:
             for name, each in table.items()
         }
     )
+
+
+def _read_retry(table: Mapping[str, object], *, where: str) -> RetrySettings:
+    settings = _check_names(table, RetrySettings, where=where)
+    return RetrySettings(
+        **{
+            name: settings[name].convert(*_readings(each), where=f"{where}.{name}")
+            for name, each in table.items()
+        }
+    )
+
+
+def _check_names(
+    table: Mapping[str, object], section: type[Any], *, where: str, more: str = ""
+) -> Mapping[str, Setting]:
+    """The settings of a section; refuses a table with another name in it."""
+    settings = settings_of(section)
+    for name in table:
+        if name not in settings:
+            raise ConfigError(
+                f"{where}.{_shown_name(name)} is not a setting"
+                f"{_hint(name, {known: known for known in settings})}"
+                f", known: {', '.join(settings)}{more}"
+            )
+    return settings
 
 
 def _readings(value: object) -> Iterator[object]:
@@ -283,9 +307,8 @@ def _lines(config: Config) -> Iterator[str]:
     if config.handlers is not None:
         yield "\n[handlers]"
         for job_type, handler in config.handlers.items():
-            first, *others = _assignments(handler)
-            value = f"{{ {', '.join([first, *others])} }}" if others else _toml(handler.call)
-            yield f"{_toml(job_type)} = {value}"
+            is_table = handler != HandlerSettings(call=handler.call)
+            yield f"{_toml(job_type)} = {_toml(handler if is_table else handler.call)}"
 
 
 def _assignments(settings: Any) -> Iterator[str]:  # noqa: ANN401  # a section
@@ -295,6 +318,8 @@ def _assignments(settings: Any) -> Iterator[str]:  # noqa: ANN401  # a section
             yield f"{field.name} = {_toml(value)}"
 
 
-def _toml(value: object) -> str:
+def _toml(value: Any) -> str:  # noqa: ANN401  # of any setting's type
+    if is_dataclass(value):
+        return f"{{ {', '.join(_assignments(value))} }}"
     # JSON and TOML write these values alike, except that TOML must escape DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

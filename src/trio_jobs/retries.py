@@ -67,12 +67,8 @@ class GiveUp(Exception):  # noqa: N818
     """A handler raises this to fail its job at once, whatever the policy says."""
 
 
-class ProcessDiedError(Exception):
-    """The process that ran a job has died; the text says how."""
-
-
-# The name for retry policies.
-ProcessDied = ProcessDiedError
+class ProcessDied(Exception):  # noqa: N818 - the name for policies
+    """The process that ran a job has died: a retry policy can name this; no handler raises it."""
 
 
 Wish = Literal["retry", "snooze", "give_up"]

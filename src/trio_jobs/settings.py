@@ -71,6 +71,19 @@ FunctionName = Annotated[
     ),
 ]
 
+ExceptionName = Annotated[str, Meta(pattern=rf"\A{_NAME}\Z")]
+_EXCEPTIONS: Final = "of exceptions' names like 'OSError' or 'package.module.Class'"
+ExceptionNames = Annotated[tuple[ExceptionName, ...], Meta(description=f"an array {_EXCEPTIONS}")]
+SomeExceptionNames = Annotated[
+    tuple[ExceptionName, ...],
+    Meta(min_length=1, description=f"a non-empty array {_EXCEPTIONS}"),
+]
+Backoff = Annotated[
+    Literal["exponential", "constant"]
+    | Annotated[tuple[Seconds, ...], Meta(min_length=1, max_length=1_000)],
+    Meta(description=f"'exponential', 'constant' or a non-empty array of seconds up to {_WEEK}"),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
@@ -162,12 +175,35 @@ class LoggingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """When a failed job gets another attempt; `RetryPolicy` acts on it."""
+
+    attempts: Annotated[int, _integer(1, 1_000), "how often a job runs at most"] = 1
+    backoff: Annotated[Backoff, "how the time until the next attempt grows"] = "exponential"
+    base: Annotated[Seconds, "the time after the first attempt"] = 2.0
+    factor: Annotated[
+        Annotated[float, Meta(ge=1, le=1_000, description="a number from 1 to 1000")],
+        "how many times longer each exponential time is than the one before",
+    ] = 4.0
+    cap: Annotated[Seconds, "the longest exponential time"] = 3_600.0
+    jitter: Annotated[
+        Switch, "whether each time is multiplied by a random number from 0.5 to 1"
+    ] = True
+    on: Annotated[SomeExceptionNames, "after which exceptions"] = ("Exception",)
+    never: Annotated[ExceptionNames, "after which exceptions there is none, even if in on"] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSettings:
     """One job type: its function, not yet imported, and how the function is run."""
 
     call: Annotated[FunctionName, "the function"]
     run: Annotated[Literal["async", "thread", "process"] | None, "where it runs"] = None
     timeout: Annotated[Timeout | None, "how long a job may take"] = None
+    retry: Annotated[
+        Annotated[RetrySettings, Meta(description="a table")] | None,
+        "when a failed job gets another attempt",
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

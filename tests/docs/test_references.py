@@ -16,7 +16,7 @@ import trio_jobs
 import trio_jobs.testing
 from tests.api.support import Api
 from tests.docs.blocks import DOCS, SOURCE
-from tests.support import HandlerRegistry, HandlerSettings
+from tests.support import HandlerRegistry, HandlerSettings, RetrySettings
 from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.asgi import make_app
@@ -53,6 +53,10 @@ def test_every_setting_is_there_with_its_default() -> None:
         f"{section}.{field.name}": field.default
         for section, kind in SECTIONS.items()
         for field in dataclasses.fields(kind)
+    }
+    defaults |= {
+        f"handlers.TYPE.retry.{field.name}": field.default
+        for field in dataclasses.fields(RetrySettings)
     }
     handlers = {f"handlers.TYPE.{field.name}" for field in dataclasses.fields(HandlerSettings)}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
+from msgspec.structs import replace
 
-from tests.support import make_job
+from tests.support import Later, make_job
 from trio_jobs import Ending
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Handler
@@ -42,10 +43,24 @@ async def process(
 ) -> Ending:
     """Process one job with one handler."""
     handler = function if isinstance(function, Handler) else Handler.of(function)
+    ending = await attempt(handler, payload, max_result_bytes=max_result_bytes, processes=processes)
+    assert isinstance(ending, Ending)
+    return ending
+
+
+async def attempt(
+    handler: Handler,
+    payload: bytes = b"null",
+    *,
+    number: int = 1,
+    max_result_bytes: int = 1_000_000,
+    processes: ProcessPool | None = None,
+) -> Ending | Later:
+    """Make one attempt at a job."""
     executor = make_executor(
         {"test": handler}, max_result_bytes=max_result_bytes, processes=processes
     )
-    return await executor(make_job("a", payload=payload))
+    return await executor(replace(make_job("a", payload=payload), attempts=number))
 
 
 def in_process(function: Callable[..., object], *, timeout: float | None = None) -> Handler:

@@ -318,3 +318,20 @@ def long_text_when_asked(_payload: object) -> str:
 def fail_when_asked(_payload: object) -> NoReturn:
     _wait_until_asked()
     raise ValueError("no")
+
+
+def ask(what: str) -> NoReturn:
+    """Raise what a retry policy decides about."""
+    from trio_jobs import GiveUp, Retry, Snooze  # not at the top: no other task needs them
+
+    match what:
+        case "retry":
+            raise Retry(after=30) from OSError("busy")
+        case "snooze":
+            raise Snooze(30)
+        case "give up":
+            raise GiveUp("no")
+        case "fail":
+            raise ConnectionResetError("busy")
+        case _:
+            raise ExceptionGroup("g", [OSError("busy"), ExceptionGroup("in", [ValueError("no")])])

@@ -11,7 +11,7 @@ from typing import Any
 import outcome
 import trio
 
-from tests.support import JobExecutor, KeptScope, MemoryStore
+from tests.support import JobExecutor, KeptScope, Later, MemoryStore
 from trio_jobs import Ending, Job
 
 # What the program does with a store. Each may fail on the way in, and on the way out.
@@ -208,7 +208,7 @@ class FailingProcessor(JobExecutor):
         super().__init__(*args, **settings)
         self._calls = calls
 
-    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending:
+    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending | Later:
         """Process a job."""
         with self._calls.one("process", job):
             return await super().__call__(job, scope=scope)

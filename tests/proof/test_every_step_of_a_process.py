@@ -14,7 +14,7 @@ from tests.handlers import tasks
 from tests.handlers.support import children_of, make_executor
 from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
-from tests.support import At, JobExecutor, ProcessPool, current_job_id, make_job
+from tests.support import At, JobExecutor, Later, ProcessPool, current_job_id, make_job
 from trio_jobs import Ending, Handler, Outcome
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -37,7 +37,7 @@ class Life:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     cancelled: bool = False
     raised: bool = False
-    ending: Ending | None = None
+    ending: Ending | Later | None = None
     steps: int = 0
 
     async def live(self, step: int, action: "Action") -> None:
@@ -147,6 +147,7 @@ async def test_a_thousand_processes_that_are_killed_leave_nothing() -> None:
             executor = make_executor({"test": handler}, processes=processes)
             for number in range(1000):
                 ending = await executor(make_job(str(number), payload=b"9"))
+                assert isinstance(ending, Ending)
                 assert ending.outcome is Outcome.FAILED
             assert not children_of(os.getpid())
 
@@ -179,6 +180,7 @@ def check(life: Life) -> None:
     if life.ending is None:
         assert life.scope.cancelled_caught
         return
+    assert isinstance(life.ending, Ending)
     assert (life.ending.outcome is Outcome.CANCELLED) == life.cancelled
     assert (life.ending.outcome is Outcome.FAILED) == life.raised
     if life.raised:
@@ -189,4 +191,4 @@ def check(life: Life) -> None:
 
 
 def outcome_of(life: Life) -> Outcome | None:
-    return None if life.ending is None else life.ending.outcome
+    return life.ending.outcome if isinstance(life.ending, Ending) else None

@@ -409,3 +409,39 @@ def test_check_that_cannot_be_shown_is_one_line_and_status_1(tmp_path: Path, out
     assert ended.returncode == 1
     [line] = ended.stderr.decode().splitlines()
     assert line.startswith("trio-jobs: the settings are right, but cannot be shown")
+
+
+SHOP = """
+class Refused(Exception): pass
+def send(payload): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "retry", "message"),
+    [
+        (
+            "--check",
+            'on = ["OSError", "shop.Refusd"]',
+            " = 'shop:send': retry.on: there is no 'shop.Refusd', the nearest is 'shop.Refused'",
+        ),
+        (
+            "--log-level=info",
+            'never = "shop.No"',
+            " = 'shop:send': retry.never: there is no 'shop.No'",
+        ),
+        ("--check", "attempts = 0", ".retry.attempts must be an integer from 1 to 1000, got 0"),
+    ],
+    ids=["on", "never", "attempts"],
+)
+async def test_a_mistake_in_a_retry_policy_is_status_2_and_one_line(
+    option: str, retry: str, message: str, tmp_path: Path
+) -> None:
+    config = f'[handlers.send]\ncall = "shop:send"\n[handlers.send.retry]\n{retry}\n'
+    (tmp_path / "shop.py").write_text(SHOP)
+
+    finished = await run_command(tmp_path, option, config=config)
+
+    assert finished.status == 2
+    [line] = finished.lines
+    assert line.endswith(f"config.toml: handlers.send{message}")

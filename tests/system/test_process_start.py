@@ -30,6 +30,7 @@ async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPoo
     assert "trio_jobs.child_process" in loaded
     ours = {name for name in loaded if name.startswith("trio_jobs.")}
     assert not ours & {"trio_jobs.pool.pool", "trio_jobs.logs", "trio_jobs.server", "trio_jobs.cli"}
+    assert not ours & {"trio_jobs.settings", "trio_jobs.handlers.retry_policy", "trio_jobs.job"}
 
 
 async def test_a_child_has_no_main_module_that_could_be_run_again(processes: ProcessPool) -> None:

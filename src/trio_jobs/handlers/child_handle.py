@@ -18,7 +18,7 @@ from trio_jobs.handlers.child_log import LogLine, log_line
 from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind
 from trio_jobs.handlers.process_group import EXIT_TIME, ProcessGroup, make_pipe
 from trio_jobs.handlers.start_shortage import ShortageError
-from trio_jobs.retries import ProcessDiedError
+from trio_jobs.retries import ProcessDied
 
 # Seconds that a child gets to take a job. After them the job's clock starts anyway: an earlier
 # function may have blocked the child (by a thread, by SIGSTOP), and no event tells the server.
@@ -28,6 +28,10 @@ _TAKING_TIME = 5.0
 _LINES_AT_ONCE = 16
 
 _CHUNK_BYTES = 65_536
+
+
+class ProcessDiedError(ProcessDied):
+    """The process that ran a job has died; the text says how."""
 
 
 class NotBegunError(Exception):

@@ -20,6 +20,8 @@ class JobContext:
         id: The job's id.
         type: The job's type.
         submitted_at: When the job was admitted (UTC).
+        attempt: Which attempt of the job this is, from 1; a snooze is none.
+        last_attempt: Whether the handler's retry policy permits no further attempt.
         nursery: The job's own nursery. The job ends when all tasks in it have ended; a task that
             fails fails the job; a time limit, a cancel and a shutdown cancel all these tasks.
     """
@@ -28,3 +30,5 @@ class JobContext:
     type: str
     submitted_at: datetime
     nursery: "trio.Nursery"
+    attempt: int = 1
+    last_attempt: bool = True

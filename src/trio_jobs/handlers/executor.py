@@ -1,10 +1,10 @@
-"""`JobExecutor`: runs a job's handler and says how the job ended."""
+"""`JobExecutor`: runs a job's handler and says how the job ended, or when it runs again."""
 
 import contextlib
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import trio
@@ -15,11 +15,14 @@ from trio_jobs.handlers.handler import FORKS, Handler, Run, run_plain
 from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.handlers.nurseries import call_with_context
 from trio_jobs.handlers.process_pool import ProcessPool
+from trio_jobs.handlers.raised_log import log_raised
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.handlers.retry_policy import decide
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.job import Ending, Job, JobError, Outcome
+from trio_jobs.job import Ending, Job, JobError, Later, Outcome
 from trio_jobs.json_encoding import encode_result
+from trio_jobs.retries import Cause, causes_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ _OWN = frozenset({__name__, call_with_context.__module__})
 # Looked up once: a lookup in an enum costs as much as a short handler.
 _ASYNC, _THREAD, _PROCESS = Run
 _SUCCEEDED = Outcome.SUCCEEDED
+
+# How a retry policy sees a time limit that has passed.
+_TIMED_OUT = tuple(causes_of(TimeoutError()))
 
 
 class ScopeCancelledError(Exception):
@@ -81,7 +87,7 @@ class JobExecutor:
         self._released_before_begin: set[str] = set()
 
     @contextlib.contextmanager
-    def for_worker(self) -> Iterator[Callable[[Job], Awaitable[Ending]]]:
+    def for_worker(self) -> Iterator[Callable[[Job], Awaitable[Ending | Later]]]:
         """A block in which a worker runs its jobs by the function that the block gives.
 
         The jobs share a cancel scope until one has used it up: see `KeptScope`.
@@ -89,11 +95,12 @@ class JobExecutor:
         with contextlib.closing(KeptScope()) as scope:
             yield partial(self, scope=scope)
 
-    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending:
+    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending | Later:
         """Run the job's handler. What the handler returns or raises becomes the ending.
 
         A cancel or the time limit decides instead if it comes first. A job whose cancel was
-        requested before its claim runs nothing.
+        requested before its claim runs nothing. A failure or a time limit gives `Later` where the
+        handler's retry policy, or the handler itself, wants the job to run again.
 
         Args:
             job: The claimed job.
@@ -138,9 +145,10 @@ class JobExecutor:
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
             failure = describe(error, own=_OWN)
+            end = _or_later(running, decided or _failed(failure), failure.causes)
             if type(error) is not ScopeCancelledError:  # `isinstance` may run the error's code
-                _log_raised(failure, job, error)
-            return decided or _failed(failure)  # noqa: ASYNC104 - the handler's, not this task's
+                log_raised(failure, job, end, error)
+            return end  # noqa: ASYNC104 - the handler's, not this task's
         finally:
             del self.running[job.id]
             self.last_ended = running
@@ -187,7 +195,7 @@ class JobExecutor:
         ended, self._ended_types = self._ended_types, set()
         return ended
 
-    async def _run(self, handler: Handler, running: RunningJob) -> Ending:
+    async def _run(self, handler: Handler, running: RunningJob) -> Ending | Later:
         if handler.run is not _ASYNC:
             if handler.run is _PROCESS and self._processes is not None:
                 answer = await self._processes.run(
@@ -197,19 +205,27 @@ class JobExecutor:
                 answer = await self._run_in_thread(handler, running)
             decided = running.end()
             if isinstance(answer, Failure):
-                _log_raised(answer, running.job)
-                return decided or _failed(answer)
-            return decided or Ending(outcome=_SUCCEEDED, result=answer)
+                end = _or_later(running, decided or _failed(answer), answer.causes)
+                log_raised(answer, running.job, end)
+                return end
+            if decided is not None:
+                return _or_later(running, decided)
+            return Ending(outcome=_SUCCEEDED, result=answer)
         payload = handler.decode(running.job.payload)
         running.start_clock(handler.timeout)
         if handler.takes_context:
-            result = await call_with_context(handler.call, payload, running.job)
+            result = await call_with_context(
+                handler.call, payload, running.job, attempts=handler.attempts
+            )
         else:
             result = await handler.call(payload)
         if self._forks != FORKS.count:
             os._exit(0)
         # Note the end before the encoding: its time does not count for the handler's time limit.
-        return running.end() or Ending(
+        decided = running.end()
+        if decided is not None:
+            return _or_later(running, decided)
+        return Ending(
             outcome=_SUCCEEDED, result=encode_result(result, max_bytes=self._max_result_bytes)
         )
 
@@ -260,28 +276,16 @@ def _failed(failure: Failure) -> Ending:
     return Ending(outcome=Outcome.FAILED, error=error)
 
 
-def _log_raised(failure: Failure, job: Job, error: BaseException | None = None) -> None:
-    """Log the traceback, which was made where the handler raised.
+def _or_later(running: RunningJob, ending: Ending, causes: Sequence[Cause] = ()) -> Ending | Later:
+    """Let the handler's retry policy decide whether a job ends like this, or runs again.
 
     Args:
-        failure: The description of the handler's exception.
-        job: The handler's job.
-        error: The exception itself if the handler ran in the event loop: log handlers of other
-            programs may want more than the exception's text.
+        running: The job.
+        ending: How the job ends if it does not run again.
+        causes: The causes of the handler's failure; a time limit replaces them.
     """
-    if not log.isEnabledFor(logging.WARNING) or not failure.traceback:
-        return
-    fields = {"job_id": job.id, "job_type": job.type}
-    record = log.makeRecord(
-        log.name, logging.WARNING, __file__, 0, "handler_raised", (), None, extra=fields
-    )
-    record.exc_text = failure.traceback  # formatters use this text instead of making one
-    if error is not None:
-        # The error's own code may raise anything: here, and in a log handler of another program.
-        with contextlib.suppress(BaseException):
-            record.exc_info = (type(error), error, error.__traceback__)
-            log.handle(record)
-            return
-        record.exc_info = None
-    with contextlib.suppress(BaseException):  # the log must not change the job's end
-        log.handle(record)
+    if ending is CANCELLED or ending.error is None or running.handler is None:
+        return ending
+    if ending.outcome is Outcome.TIMED_OUT:
+        causes = _TIMED_OUT
+    return decide(running.handler.retry, running.job.attempts, ending.error, causes) or ending

@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_type import Decode, PayloadType, make_decoder, payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
+
+if TYPE_CHECKING:  # a child process imports this module: its server applies the policy
+    from trio_jobs.handlers.retry_policy import RetryPolicy
 
 # The modules that call a plain function: its tracebacks leave out their frames.
 _OWN = frozenset({__name__})
@@ -56,6 +59,7 @@ class Handler:
         takes_context: Whether ``call`` takes a context.
         payload_type: The type that payloads are checked against; ``Any`` for any JSON.
         decode: Makes the payload from JSON; raises ``msgspec.MsgspecError`` or ``UnicodeError``.
+        retry: When a failed job gets another attempt; None for never.
     """
 
     name: str
@@ -65,6 +69,12 @@ class Handler:
     takes_context: bool
     payload_type: PayloadType
     decode: Decode
+    retry: "RetryPolicy | None" = None
+
+    @property
+    def attempts(self) -> int:
+        """How often a job runs at most."""
+        return 1 if self.retry is None else self.retry.attempts
 
     @classmethod
     def of(
@@ -73,6 +83,7 @@ class Handler:
         *,
         run: str | None = None,
         timeout: float | None = None,
+        retry: "RetryPolicy | None" = None,
         name: str | None = None,
     ) -> Self:
         """Make a handler of a function.
@@ -84,12 +95,15 @@ class Handler:
                 the function itself must do its work behind ``if __name__ == "__main__":``,
                 because child processes import the program to find the function.
             timeout: The time limit in seconds; None for no limit.
+            retry: When a failed job gets another attempt; None for never. The exceptions that it
+                names are imported here.
             name: The name that the function was loaded by; None for the function's own name.
 
         Raises:
             HandlerError: The function cannot be called with a payload, does not fit ``run``,
                 cannot be imported by a child process, or annotates its payload with a type that
-                JSON cannot be checked against; or the timeout is not a number above 0.
+                JSON cannot be checked against; or the timeout is not a number above 0; or there is
+                no exception of a name in ``retry``.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
@@ -100,6 +114,8 @@ class Handler:
         if name is None:
             name = importable_name(function) if where is Run.PROCESS else own_name(function)
         type_ = payload_type(function, shape.payload)
+        if retry is not None:
+            retry = _resolved(retry, module=name.partition(":")[0])
         return cls(
             name=name,
             call=shape.call,
@@ -108,6 +124,7 @@ class Handler:
             takes_context=shape.takes_context,
             payload_type=type_,
             decode=make_decoder(type_),
+            retry=retry,
         )
 
 
@@ -169,6 +186,14 @@ def _is_async(function: object) -> bool:
     ):
         raise HandlerError("is a generator function; a handler returns one result")
     return any(map(inspect.iscoroutinefunction, called))
+
+
+def _resolved(retry: "RetryPolicy", *, module: str) -> "RetryPolicy":
+    from trio_jobs.handlers.retry_policy import RetryPolicy, resolve  # not at the top: see there
+
+    if not isinstance(retry, RetryPolicy):
+        raise HandlerError(f"must have a RetryPolicy as its retry, got {retry!r}")
+    return resolve(retry, module=module)
 
 
 def _check_timeout(timeout: object) -> None:

@@ -20,9 +20,19 @@ from trio_jobs.job import Job
 
 
 async def call_with_context(
-    call: Callable[[Any, JobContext], Awaitable[object]], payload: object, job: Job
+    call: Callable[[Any, JobContext], Awaitable[object]],
+    payload: object,
+    job: Job,
+    *,
+    attempts: int,
 ) -> object:
     """Call an async handler with the job's context, and wait for its nursery's tasks.
+
+    Args:
+        call: The handler's function.
+        payload: The payload.
+        job: The job.
+        attempts: How many attempts the handler's retry policy permits.
 
     Raises:
         RuntimeError: The handler cancelled its own nursery, which ended the handler.
@@ -37,7 +47,12 @@ async def call_with_context(
     try:
         async with trio.open_nursery() as nursery:
             context = JobContext(
-                id=job.id, type=job.type, submitted_at=job.created_at, nursery=nursery
+                id=job.id,
+                type=job.type,
+                submitted_at=job.created_at,
+                attempt=job.attempts,
+                last_attempt=job.attempts >= attempts,
+                nursery=nursery,
             )
             try:
                 result = await call(payload, context)

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError
+from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError, ProcessDiedError
 from trio_jobs.handlers.frames import Call, FileState, Hello, Kind, Program, Settings, frame
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import imports_in_child
@@ -21,7 +21,7 @@ from trio_jobs.handlers.loaded_files import loaded_files, still_changed
 from trio_jobs.handlers.process_group import beyond_standard_streams
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.retries import ProcessDiedError, causes_of
+from trio_jobs.retries import causes_of
 
 log = logging.getLogger(__name__)
 
