@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.support import NOON, make_job
-from trio_jobs.job import TRANSITIONS, Ending, Job, JobError, JobStatus, Outcome
+from trio_jobs.job import Ending, Job, JobError, JobStatus, Outcome
 
 FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
 
@@ -29,21 +29,6 @@ def test_records_cannot_be_changed(value: msgspec.Struct) -> None:
 def test_fields_are_given_by_name() -> None:
     with pytest.raises(TypeError):
         Job("a", "email", b"{}", NOON)  # type: ignore[call-arg]
-
-
-def test_moves_are_those_of_the_design_and_no_others() -> None:
-    assert {status: set(targets) for status, targets in TRANSITIONS.items()} == {
-        JobStatus.PENDING: {JobStatus.PROCESSING},
-        JobStatus.PROCESSING: {JobStatus.COMPLETED, JobStatus.PENDING},
-        JobStatus.COMPLETED: set(),
-    }
-
-
-def test_table_of_moves_cannot_be_changed() -> None:
-    with pytest.raises(TypeError):
-        TRANSITIONS[JobStatus.COMPLETED] = frozenset(JobStatus)  # type: ignore[index]
-    with pytest.raises(AttributeError):
-        TRANSITIONS[JobStatus.COMPLETED].add(JobStatus.PENDING)  # type: ignore[attr-defined]
 
 
 def test_statuses_and_outcomes_are_the_words_of_the_api() -> None:

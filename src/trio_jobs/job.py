@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 
 import msgspec
 
@@ -31,17 +30,6 @@ class Waiting(StrEnum):
 
     DELAYED = "delayed"  # its client has named a time, or its handler has snoozed
     RETRYING = "retrying"  # it is between two attempts
-
-
-# Every move. Two lead back from processing: `release`, for a worker that the end of the pool
-# cancels, and `postpone`, for a job that gets another attempt.
-TRANSITIONS = MappingProxyType(
-    {
-        JobStatus.PENDING: frozenset({JobStatus.PROCESSING}),
-        JobStatus.PROCESSING: frozenset({JobStatus.COMPLETED, JobStatus.PENDING}),
-        JobStatus.COMPLETED: frozenset[JobStatus](),
-    }
-)
 
 
 # Structs, not dataclasses: each move replaces a job, and a frozen dataclass costs ten times as

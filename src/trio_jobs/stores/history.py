@@ -35,8 +35,8 @@ class History:
         self.bytes += size
         dropped = []
         while len(self._sizes) > self._max_jobs or self.bytes > self._max_bytes:
-            oldest = next(iter(self._sizes))
-            self.remove(oldest)
+            oldest, size = self._sizes.popitem(last=False)
+            self.bytes -= size
             dropped.append(oldest)
         return dropped
 

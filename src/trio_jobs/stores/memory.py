@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from trio_jobs.job import TRANSITIONS, Ending, Job, JobStatus, Later, Outcome
+from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
 from trio_jobs.pool.store import (
     DuplicateJobError,
     InvalidTransitionError,
@@ -74,15 +74,16 @@ class MemoryStore:
             self._keys[job.key.text] = job.id
 
     def claim(self, job_id: str) -> Job:
-        job = self._get(job_id, expected=_PENDING, wanted=_PROCESSING)
+        job = self._get(job_id, _PENDING, _PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
-        # The wall clock may have been set back since the job was admitted.
-        started_at = max(self._now(), job.created_at)
+        now = self._now()
+        if now < job.created_at:  # the wall clock was set back
+            now = job.created_at
         job = replace(
             job,
             status=_PROCESSING,
-            started_at=started_at,
+            started_at=now,
             attempts=job.attempts + 1,
             run_at=None,
         )
@@ -91,11 +92,14 @@ class MemoryStore:
         return job
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        job = self._get(job_id, expected=_PROCESSING, wanted=_COMPLETED)
+        job = self._get(job_id, _PROCESSING, _COMPLETED)
+        now = self._now()
+        if job.started_at is not None and now < job.started_at:
+            now = job.started_at
         job = replace(
             job,
             status=_COMPLETED,
-            completed_at=max(self._now(), job.started_at or job.created_at),
+            completed_at=now,
             duration=duration,
             ending=ending,
             last_error=None,
@@ -109,7 +113,7 @@ class MemoryStore:
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
-        job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
+        job = self._get(job_id, _PROCESSING, _PENDING)
         seconds = 0.0 if job.cancel_requested else later.seconds
         job = replace(
             job,
@@ -125,7 +129,7 @@ class MemoryStore:
         return job
 
     def release(self, job_id: str) -> None:
-        job = self._get(job_id, expected=_PROCESSING, wanted=_PENDING)
+        job = self._get(job_id, _PROCESSING, _PENDING)
         attempts = job.attempts - 1
         self._jobs[job_id] = replace(job, status=_PENDING, started_at=None, attempts=attempts)
         self._processing.remove(job_id)
@@ -217,10 +221,10 @@ class MemoryStore:
         assert job.ending is not None  # noqa: S101  (for the type checker: it has completed)
         return job.ending.outcome
 
-    def _get(self, job_id: str, *, expected: JobStatus, wanted: JobStatus) -> Job:
-        """The job, if it has the status from which the move leads to ``wanted``."""
+    def _get(self, job_id: str, expected: JobStatus, wanted: JobStatus) -> Job:
+        """The job, if it has the status from which the move leads to the wanted one."""
         job = self._jobs.get(job_id) or self.find_nowait(job_id)
-        if job.status is not expected or wanted not in TRANSITIONS[expected]:
+        if job.status is not expected:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a {expected} job can become {wanted}"
             )
