@@ -5,7 +5,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import trio
 
@@ -22,6 +23,8 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+AnswerNow = tuple[int, Headers, bytes]
 
 
 def timeouts(seconds: float) -> dict[str, Any]:
@@ -128,7 +131,13 @@ class Client:
 
 @dataclass(slots=True)
 class Served:
-    """A running HTTP server."""
+    """A running HTTP server.
+
+    Attributes:
+        answers_now: Whether the server asks applications for answers without ASGI.
+    """
+
+    answers_now: ClassVar[bool] = True
 
     port: int
     closing: trio.Event
@@ -188,6 +197,8 @@ async def served(
     **options: Any,  # noqa: ANN401 - settings, and arguments of `serve`
 ) -> AsyncIterator[Served]:
     """Serve an application while the block runs, and stop when it ends."""
+    if not Served.answers_now:
+        app = partial(_call, app)
     listeners = bind_sockets(addresses or ["127.0.0.1:0"], tls=tls)
     names = (options.keys() & HttpSettings.__dataclass_fields__.keys()) - {"token"}
     settings = HttpSettings(**{name: options.pop(name) for name in names})
@@ -212,6 +223,11 @@ async def served(
                     client.close()
             closing.set()
             await ended.wait()
+
+
+async def _call(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call an application that shows none of its other methods."""
+    await app(scope, receive, send)
 
 
 def _descendants(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
@@ -276,19 +292,34 @@ async def answer(send: Send, body: bytes = b"", status: int = 200) -> None:
     await send(part(body))
 
 
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the request's body; a stock application that knows nothing of this server."""
-    if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])
-    body = b""
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body += message["body"]
-        more = message["more_body"]
-    await answer(send, body)
+def now(body: bytes, status: int = 200) -> AnswerNow:
+    """The same whole answer, from ``answer_now``."""
+    return status, [(b"content-length", b"%d" % len(body))], body
+
+
+class Echo:
+    """Answers with the request's body; by ASGI like a stock application, or at once."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            more = message["more_body"]
+        await answer(send, body)
+
+    def answer_now(
+        self, _method: str, _target: bytes, _headers: Headers, body: bytes
+    ) -> AnswerNow | None:
+        return now(body)
+
+
+echo = Echo()
 
 
 def body_of(scope: Scope) -> RequestBody:

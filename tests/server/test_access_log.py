@@ -6,6 +6,8 @@ import pytest
 
 from .serving import Receive, Scope, Send, echo, get, http_only, post, served
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 
 async def test_the_access_log_is_off_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "trio_jobs.access")

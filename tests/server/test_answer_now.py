@@ -69,7 +69,9 @@ async def test_target_is_as_the_client_sent_it() -> None:
         for target in targets:
             assert (await server.request(get(target))).body == b"by ASGI"
 
-    assert [target for _, target, _, _ in app.asked] == [target.encode() for target in targets]
+    # The server may ask twice.
+    asked = dict.fromkeys(target for _, target, _, _ in app.asked)
+    assert list(asked) == [target.encode() for target in targets]
 
 
 async def test_body_in_chunks_counts_if_all_of_it_has_arrived() -> None:

@@ -1,6 +1,7 @@
 """Requests of canonical form: h11 reads them to the same, and everything else is h11's."""
 
 import random
+from dataclasses import replace
 
 import h11
 import pytest
@@ -8,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.proof.share import share_of
+from tests.support import HttpSettings
 from trio_jobs.server.canonical_request import CanonicalRequest, answer_bytes, parse_canonical
 from trio_jobs.server.request_head import HeaderList, parse_head
 
 from .serving import chunked, get, post
 
-LONGEST_HEAD, LONGEST_BODY = 16_384, 65_536
+SETTINGS = HttpSettings()
+LONGEST_HEAD = SETTINGS.max_header_bytes
 
 # What common clients send.
 COMMON = [
@@ -47,7 +50,7 @@ def edited(chance: random.Random) -> bytes:
 
 
 def parse(data: bytes) -> CanonicalRequest | None:
-    return parse_canonical(data, max_head_bytes=LONGEST_HEAD, max_body_bytes=LONGEST_BODY)
+    return parse_canonical(data, SETTINGS)
 
 
 def check_by_h11(data: bytes, request: CanonicalRequest) -> None:
@@ -164,24 +167,27 @@ def test_a_request_outside_the_canonical_form_is_not_accepted(data: bytes) -> No
     assert parse(data) is None
 
 
-def test_the_limits_are_those_of_the_ordinary_way_or_stricter() -> None:
-    """A head that is accepted here is not too long there."""
+def test_a_head_that_is_accepted_here_is_not_too_long_for_the_ordinary_way() -> None:
     for names in (1, 10, 100):
         data = get("/jobs", *["a:b"] * names)
-        [shortest] = [
+        shortest = next(
             limit
             for limit in range(len(data) + names + 2)
-            if parse_canonical(data, max_head_bytes=limit, max_body_bytes=0) is not None
-        ][:1]
+            if parse_canonical(data, replace(SETTINGS, max_header_bytes=limit)) is not None
+        )
         connection = h11.Connection(h11.SERVER)
         connection.receive_data(data)
         head = connection.next_event()
         assert isinstance(head, h11.Request)
         parse_head(head, max_bytes=shortest)
 
-    body = post(b"x" * 10, "/jobs")
-    assert parse_canonical(body, max_head_bytes=LONGEST_HEAD, max_body_bytes=10) is not None
-    assert parse_canonical(body, max_head_bytes=LONGEST_HEAD, max_body_bytes=9) is None
+
+@pytest.mark.parametrize(("longest", "accepted"), [(10, 10), (65_536, 65_536), (100_000, 65_536)])
+def test_only_a_short_body_within_the_limit_is_accepted(longest: int, accepted: int) -> None:
+    settings = replace(SETTINGS, max_body_bytes=longest)
+
+    assert parse_canonical(post(b"x" * accepted, "/jobs"), settings) is not None
+    assert parse_canonical(post(b"x" * (accepted + 1), "/jobs"), settings) is None
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from .serving import (
     served,
 )
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -296,10 +298,24 @@ async def test_random_bytes_do_no_harm(caplog: pytest.LogCaptureFixture) -> None
     ],
     ids=repr,
 )
+@pytest.mark.parametrize(
+    ("function", "request_", "received"),
+    [
+        ("h11_connection.H11Connection.next_request", get("/", "TE: trailers"), b"200 OK"),
+        ("connection.parse_canonical", get(), b""),
+    ],
+    ids=["after an answer by h11", "in a request of canonical form"],
+)
 async def test_an_error_of_our_own_ends_one_connection_with_one_line(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    function: str,
+    request_: bytes,
+    received: bytes,
 ) -> None:
     """Nobody knows such an error; if one did, it would be cured."""
+    monkeypatch.setattr(Served, "answers_now", True)
 
     def broken(*_: object) -> None:
         raise error
@@ -310,8 +326,8 @@ async def test_an_error_of_our_own_ends_one_connection_with_one_line(
         await trio.testing.wait_all_tasks_blocked()  # it is idle again
         caplog.clear()
         with monkeypatch.context() as patch:
-            patch.setattr("trio_jobs.server.h11_connection.H11Connection.next_request", broken)
-            assert b"200 OK" in await server.exchange(get())
+            patch.setattr(f"trio_jobs.server.{function}", broken)
+            assert received in await server.exchange(request_)
 
         assert (await other.request(get())).status == 200
         other.close()

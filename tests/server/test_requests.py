@@ -21,6 +21,8 @@ from .serving import (
     served,
 )
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 
 @http_only
 async def describe(scope: Scope, _receive: Receive, send: Send) -> None:

@@ -9,7 +9,9 @@ from trio_jobs.server.transport import Transport
 
 from .serving import (
     START,
+    AnswerNow,
     Client,
+    Headers,
     Receive,
     Scope,
     Send,
@@ -18,20 +20,33 @@ from .serving import (
     echo,
     get,
     http_only,
+    now,
     part,
     post,
     served,
     timeouts,
 )
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 QUICK = timeouts(0.2)
 LONG = bytes(50_000_000)
 
 
-@http_only
-async def flood(scope: Scope, _receive: Receive, send: Send) -> None:
-    """Answer ``/flood`` with more than any socket holds."""
-    await answer(send, LONG if scope["path"] == "/flood" else b"x")
+class Flood:
+    """Answers ``/flood`` with more than any socket holds."""
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await answer(send, LONG if scope["path"] == "/flood" else b"x")
+
+    def answer_now(
+        self, _method: str, target: bytes, _headers: Headers, _body: bytes
+    ) -> AnswerNow | None:
+        return now(LONG if target == b"/flood" else b"x")
+
+
+flood = Flood()
 
 
 @pytest.mark.parametrize("requests", [0, 1, 2])

@@ -12,7 +12,9 @@ from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
 
 from .serving import (
+    AnswerNow,
     Client,
+    Headers,
     Receive,
     Scope,
     Send,
@@ -21,9 +23,12 @@ from .serving import (
     echo,
     get,
     http_only,
+    now,
     post,
     served,
 )
+
+pytestmark = pytest.mark.usefixtures("ways")
 
 GRACE = 0.3
 LIMITS: dict[str, Any] = {"graceful_timeout": GRACE}
@@ -54,6 +59,13 @@ class Application:
                 await receive()
         else:
             await echo(scope, receive, send)
+
+    def answer_now(
+        self, _method: str, target: bytes, _headers: Headers, body: bytes
+    ) -> AnswerNow | None:
+        if target in {b"/hold", b"/stream", b"/shield"}:
+            return None
+        return now(bytes(50_000_000) if target == b"/flood" else body)
 
 
 @pytest.fixture

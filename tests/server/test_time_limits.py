@@ -21,7 +21,9 @@ from trio_jobs.server.connection import ClientConnection
 
 from .blocked import door, open_client, pass_time, passing, send_at_once
 from .serving import (
+    AnswerNow,
     Client,
+    Headers,
     Receive,
     Scope,
     Send,
@@ -30,9 +32,12 @@ from .serving import (
     body_of,
     chunked,
     get,
+    now,
     post,
 )
 from .test_tls import CERTIFICATE
+
+pytestmark = pytest.mark.usefixtures("ways")
 
 LONG = bytes(50_000_000)
 # What the log says of clients.
@@ -63,6 +68,14 @@ class Application:
             self.holding.set()
             await self.release.wait()
         await answer(send, LONG if scope["path"] == "/flood" else body)
+
+    def answer_now(
+        self, _method: str, target: bytes, _headers: Headers, body: bytes
+    ) -> AnswerNow | None:
+        if target in {b"/hold", b"/lifted"}:
+            return None
+        self.ran += 1
+        return now(LONG if target == b"/flood" else body)
 
 
 class BetweenLookAndClock(trio.abc.Instrument):

@@ -26,6 +26,8 @@ from .serving import (
     served,
 )
 
+pytestmark = pytest.mark.usefixtures("ways")
+
 HERE = Path(__file__).parent
 # Made for these tests and for nothing else.
 CERTIFICATE, KEY = str(HERE / "localhost.crt"), str(HERE / "localhost.key")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import h11
 
     from trio_jobs.server.access_control import AccessControl
+    from trio_jobs.server.canonical_request import CanonicalRequest
     from trio_jobs.server.request_cycle import RequestCycle
     from trio_jobs.settings import HttpSettings
 
@@ -29,36 +30,41 @@ class AccessLog:
             the pending request has been accepted.
     """
 
-    __slots__ = ("_access_control", "_began", "_enabled", "_request", "cycle")
+    __slots__ = ("_access_control", "_began", "_enabled", "_request", "_size", "_status", "cycle")
 
     def __init__(self, settings: HttpSettings, access_control: AccessControl) -> None:
         self._enabled = settings.access_log
         self._access_control = access_control
-        self._request: h11.Request | None = None
+        self._request: h11.Request | CanonicalRequest | None = None
         self._began = 0.0
+        self._status: int | None = None
+        self._size = 0
         self.cycle: RequestCycle | None = None
 
-    def begin(self, request: h11.Request) -> None:
-        """Have a line pending until ``end``."""
-        if self._enabled:
+    def begin(self, request: h11.Request | CanonicalRequest) -> None:
+        """Have a line pending until ``end``. A second call for one request changes nothing."""
+        if self._enabled and self._request is None:
             self._request, self._began = request, trio.current_time()
+            self._status, self._size = None, 0
 
-    def end(self, status: int | None = None, size: int = 0, *, client: str) -> None:
+    def answered(self, status: int, size: int) -> None:
+        """Note an answer that is not the cycle's: its status, and the bytes of its body."""
+        self._status, self._size = status, size
+
+    def end(self, *, client: str) -> None:
         """Write the pending line, if there is one.
 
         The line of a health probe that is answered with 200 is at debug level, any other at info
         level.
 
         Args:
-            status: Of the answer; None for that of ``cycle``. None in both: the client disconnected
-                before the answer's start.
-            size: The bytes of the answer's body.
             client: The client's address.
         """
         request, self._request = self._request, None
         cycle, self.cycle = self.cycle, None
         if request is None:
             return
+        status, size = self._status, self._size
         if cycle is not None:
             method, path = cycle.scope["method"], cycle.scope["path"]
             if status is None:
@@ -84,7 +90,7 @@ class AccessLog:
         )
 
 
-def _forwarded(request: h11.Request) -> dict[str, str]:
+def _forwarded(request: h11.Request | CanonicalRequest) -> dict[str, str]:
     """The client that a proxy names. No check uses it: any client can send these headers."""
     for wanted in (b"x-forwarded-for", b"forwarded"):
         values = [value for name, value in request.headers if name == wanted]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trio_jobs.settings import HttpSettings
 
 # Bodies up to this length are read before the application is called.
-_SHORT = 65_536
+SHORT_BODY = 65_536
 # A body in tiny chunks takes long to parse: after this many chunks other tasks get their turn.
 _EVENTS_PER_TURN = 128
 
@@ -36,7 +36,6 @@ class RequestBody:
         self._length = length  # as declared; None for a body in chunks
         self._count = 0
         self._parts: list[bytes] = []
-        self._deadline: float | None = None
         self._idle_timeout: float | None = None
         self.complete: bytes | None = None
 
@@ -66,7 +65,7 @@ class RequestBody:
         length, longest = self._length, self._settings.max_body_bytes
         if length is None:
             ended = await self._parse()
-        elif length <= min(_SHORT, longest):
+        elif length <= min(SHORT_BODY, longest):
             while not (ended := await self._parse()):
                 await self._feed(self._next_deadline())
         else:
@@ -98,9 +97,9 @@ class RequestBody:
         now = self._http.time.now()
         if self._idle_timeout is not None:
             return now + self._idle_timeout
-        if self._deadline is None:
-            self._deadline = now + self._settings.body_timeout
-        return self._deadline
+        if self._http.body_deadline is None:
+            self._http.body_deadline = now + self._settings.body_timeout
+        return self._http.body_deadline
 
     def _check_length(self, length: int) -> None:
         longest = self._settings.max_body_bytes

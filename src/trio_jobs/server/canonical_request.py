@@ -13,7 +13,9 @@ import re
 from typing import NamedTuple
 
 from trio_jobs.problem_details import PHRASES
+from trio_jobs.server.body import SHORT_BODY
 from trio_jobs.server.request_head import HeaderList
+from trio_jobs.settings import HttpSettings
 
 # RFC 9110, 5.6.2.
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
@@ -56,15 +58,13 @@ class CanonicalRequest(NamedTuple):
     end: int
 
 
-def parse_canonical(
-    data: bytes, *, max_head_bytes: int, max_body_bytes: int
-) -> CanonicalRequest | None:
+def parse_canonical(data: bytes, settings: HttpSettings) -> CanonicalRequest | None:
     """Parse the bytes that a client has sent after its last request.
 
     Args:
         data: From the request's first byte on.
-        max_head_bytes: The longest request line and headers, as ``request_head`` counts them.
-        max_body_bytes: The longest body.
+        settings: The limits. Only a body that the server reads before it calls the application is
+            short enough.
 
     Returns:
         The request that ``data`` is, or is the start of; None if h11 has to look at the bytes: the
@@ -93,9 +93,11 @@ def parse_canonical(
     end = body_start + length
     # ``request_head`` counts four bytes for each header beside name and value. Of the bytes here,
     # the header has three at least.
-    if body_start + len(headers) > max_head_bytes or length > max_body_bytes:
+    if body_start + len(headers) > settings.max_header_bytes:
         return None
-    if hosts != 1 or lengths > 1 or len(data) > end:
+    if length > min(SHORT_BODY, settings.max_body_bytes) or len(data) > end:
+        return None
+    if hosts != 1 or lengths > 1:
         return None
     return CanonicalRequest(found[1], found[2], headers, body_start, end)
 

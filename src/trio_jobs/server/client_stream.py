@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,20 @@ class ClientStream:
             raise ClientDisconnectedError("the connection is broken") from error
         self.eof = self.eof or not data
         return data
+
+    async def receive_up_to(self, length: int, data: bytes, deadline: float) -> bytes:
+        """Read more than ``data`` until so many bytes are there, or a few more.
+
+        Fewer are there if the client has closed its sending side or the deadline has passed.
+
+        Raises:
+            ClientDisconnectedError: The connection is broken.
+        """
+        arrived = bytearray(data)
+        with suppress(TimeUpError):
+            while len(arrived) < length and (more := await self.receive_some(deadline)):
+                arrived += more
+        return bytes(arrived)
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send part of an answer. If this is cancelled, the answer stays truncated.

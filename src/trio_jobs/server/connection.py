@@ -13,10 +13,11 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_log import AccessLog
+from trio_jobs.server.canonical_request import CanonicalRequest, parse_canonical
 from trio_jobs.server.client_stream import STREAM_ERRORS, ClientDisconnectedError, Stream
 from trio_jobs.server.exception_groups import is_own_cancellation
 from trio_jobs.server.h11_connection import H11Connection
-from trio_jobs.server.request_cycle import RequestCycle
+from trio_jobs.server.request_cycle import RequestCycle, answer_canonical
 from trio_jobs.server.request_head import MalformedRequestError
 from trio_jobs.server.tls import tls_failure
 from trio_jobs.server.transport import TimeUpError
@@ -115,7 +116,7 @@ class ClientConnection(TCPServer):
     async def _serve_requests(self) -> None:
         """Answer one request after another until the connection has had its last."""
         context, http = self._context, self._http
-        while (request := await self._next_head()) is not None:
+        while await self._answer_canonical() and (request := await self._next_head()) is not None:
             http.requests += 1
             self._access_log.begin(request)
             cycle = RequestCycle(context, http, request, loopback=self._loopback)
@@ -125,6 +126,60 @@ class ClientConnection(TCPServer):
             if cycle.disconnected or http.truncated or not http.next_request():
                 return
 
+    async def _answer_canonical(self) -> bool:
+        """Answer requests of canonical form that the application answers without ASGI.
+
+        h11 gets the first bytes that are something else.
+
+        Returns:
+            False if the connection has had its last request.
+        """
+        http, settings = self._http, self._settings
+        while True:
+            http.body_deadline = None
+            if http.ahead():
+                await (
+                    trio.lowlevel.checkpoint()
+                )  # other tasks get a turn between pipelined requests
+                return True
+            if self._context.answer_now is None or http.eof:
+                return True
+            self._idle = True
+            try:
+                data = await http.receive_some(self._idle_until(settings.keep_alive_timeout))
+            except TimeUpError:
+                return False
+            request = parse_canonical(data, settings)
+            if request is None or not self._has_access(request):
+                http.take(data)
+                return True
+            self._idle = False
+            self._access_log.begin(request)
+            if len(data) < request.end:
+                http.body_deadline = self._time.now() + settings.body_timeout
+                data = await http.receive_up_to(request.end, data, http.body_deadline)
+            answer = answer_canonical(self._context, http, request, data)
+            if answer is None:
+                http.take(data)
+                return True
+            status, size, sent = answer
+            self._access_log.answered(status, size)
+            if len(data) > request.end:
+                http.take(data[request.end :])
+            await http.send(sent, last=True)
+            self._access_log.end(client=http.client_name)
+            if http.closing:
+                return False
+
+    def _has_access(self, request: CanonicalRequest) -> bool:
+        method, path = request.method.decode(), request.target.decode()
+        check, loopback = self._context.access_control.check, self._loopback
+        try:
+            check(method, path, request.headers, loopback=loopback)
+        except Problem:
+            return False  # the request cycle refuses it
+        return True
+
     async def _next_head(self) -> h11.Request | None:
         """Read the next request's head; None if the client sends no more.
 
@@ -133,8 +188,6 @@ class ClientConnection(TCPServer):
             ClientDisconnectedError: The client stopped in the middle, or the connection is broken.
         """
         http = self._http
-        if http.ahead():
-            await trio.lowlevel.checkpoint()  # other tasks get a turn between pipelined requests
         self._idle = True
         deadline = self._idle_until(self._settings.keep_alive_timeout)
         while True:
@@ -179,7 +232,8 @@ class ClientConnection(TCPServer):
         sent = b"" if http.head_only else body
         with suppress(TimeUpError):
             await self.stream.send_all(answer + sent)
-        self._access_log.end(problem.status, len(sent), client=http.client_name)
+        self._access_log.answered(problem.status, len(sent))
+        self._access_log.end(client=http.client_name)
 
     async def _linger(self) -> None:
         """Read and drop, within bounds, the bytes that the client is still sending."""

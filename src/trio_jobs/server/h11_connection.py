@@ -26,7 +26,10 @@ class H11Connection(ClientStream):
 
     Attributes:
         requests: How many requests have begun.
+        body_deadline: When the present request's body must have arrived, by ``time``; None until
+            the first wait for it.
         head_only: The answer to the present request has no body.
+        closing: The present answer is the connection's last, and says so.
     """
 
     def __init__(self, context: ServerContext, stream: Stream) -> None:
@@ -37,7 +40,9 @@ class H11Connection(ClientStream):
             h11.SERVER, max_incomplete_event_size=context.settings.max_header_bytes
         )
         self.requests = 0
+        self.body_deadline: float | None = None
         self.head_only = False
+        self.closing = False
 
     @property
     def request_complete(self) -> bool:
@@ -55,7 +60,11 @@ class H11Connection(ClientStream):
 
     async def feed(self, deadline: float = inf) -> None:
         """Read from the client, for ``next_event``. Raises as ``receive_some`` does."""
-        self._h11.receive_data(await self.receive_some(deadline))
+        self.take(await self.receive_some(deadline))
+
+    def take(self, data: bytes) -> None:
+        """Give ``next_event`` what ``receive_some`` has returned."""
+        self._h11.receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         """The next part of the request, or that more bytes are needed for it.
@@ -87,10 +96,15 @@ class H11Connection(ClientStream):
         return self._h11.send(event) or b""
 
     def answer_head(self, status: int, headers: HeaderList) -> bytes:
-        """The bytes of an answer's head.
+        """The bytes of an answer's head, with the headers that ``complete_headers`` adds."""
+        self.complete_headers(headers)
+        reason = PHRASES.get(status, "").encode("ascii")
+        return self.encode(h11.Response(status_code=status, headers=headers, reason=reason))
 
-        Adds ``Connection: close`` to the connection's last answer. An answer to a client that is
-        still sending is the last: no task will read the rest.
+    def complete_headers(self, headers: HeaderList) -> None:
+        """Add ``Date``, and ``Connection: close`` to the connection's last answer.
+
+        An answer to a client that is still sending is the last: no task will read the rest.
         """
         headers.append(date_header())
         last = (
@@ -98,10 +112,10 @@ class H11Connection(ClientStream):
             or self._context.stopping
             or not self.request_complete
         )
-        if last and not any(name.lower() == b"connection" for name, _ in headers):
+        self.closing = any(name.lower() == b"connection" for name, _ in headers)
+        if last and not self.closing:
             headers.append((b"connection", b"close"))
-        reason = PHRASES.get(status, "").encode("ascii")
-        return self.encode(h11.Response(status_code=status, headers=headers, reason=reason))
+            self.closing = True
 
     def next_request(self) -> bool:
         """Get ready for the next request; False if this connection has had its last.
