@@ -3,6 +3,7 @@
 Imports no Trio: handlers in child processes import this module.
 """
 
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -71,14 +72,6 @@ class ProcessDied(Exception):  # noqa: N818 - the name for policies
     """The process that ran a job has died: a retry policy can name this; no handler raises it."""
 
 
-Wish = Literal["retry", "snooze", "give_up"]
-_WISHES: tuple[tuple[type, Wish], ...] = (
-    (GiveUp, "give_up"),
-    (Retry, "retry"),
-    (Snooze, "snooze"),
-)
-
-
 class Cause(msgspec.Struct, frozen=True, array_like=True):
     """One exception of a failure, which is no group itself.
 
@@ -90,7 +83,7 @@ class Cause(msgspec.Struct, frozen=True, array_like=True):
     """
 
     kinds: tuple[str, ...]
-    wish: Wish | None = None
+    wish: Literal["retry", "snooze", "give_up"] | None = None
     seconds: float | None = None
 
 
@@ -104,14 +97,13 @@ def causes_of(error: BaseException) -> tuple[Cause, ...]:
     left, seen, length = [error], {id(error)}, 0
     while left:
         each = left.pop()
-        classes = _MRO(type(each))
-        if any(one is BaseExceptionGroup for one in classes):
+        if issubclass(type(each), BaseExceptionGroup):
             for member in _MEMBERS(each):
                 if id(member) not in seen:  # groups may hold the same group many times
                     seen.add(id(member))
                     left.append(member)
             continue
-        cause = _cause(each, classes)
+        cause = _cause(each)
         if cause not in causes:
             causes[cause] = None
             length += sum(map(len, cause.kinds))
@@ -130,23 +122,23 @@ def class_name(type_: type) -> str:
         module = "<unknown>"
     elif module == "__mp_main__":  # a child process imports the program's own file by this name
         module = "__main__"
-    return f"{module}.{_QUALNAME(type_)}"[:_MAX_NAME].encode(errors="replace").decode()
+    name = f"{module}.{_QUALNAME(type_)}"[:_MAX_NAME]
+    return name if name.isascii() else name.encode(errors="replace").decode()
 
 
-def _cause(error: BaseException, classes: tuple[type, ...]) -> Cause:
-    # Compared by identity: `isinstance` asks an exception for its ``__class__``.
-    wish = next((wish for each in classes for type_, wish in _WISHES if each is type_), None)
-    kinds = tuple(class_name(each) for each in classes if each is not object)
-    seconds = None
-    try:
-        if wish == "retry":
-            after = error.after  # type: ignore[attr-defined]  # a Retry, to type checkers too late
-            seconds = None if after is None else _seconds(after, "after")
-        elif wish == "snooze":
-            seconds = _seconds(error.seconds, "seconds")  # type: ignore[attr-defined]  # the same
-    except BaseException:  # noqa: ASYNC103, BLE001 - a subclass may compute it, or lack it
-        wish = None  # a failure like others
-    return Cause(kinds, wish, seconds)  # noqa: ASYNC104 - no checkpoint in there
+def _cause(error: BaseException) -> Cause:
+    # `issubclass`, not `isinstance`, which may ask the exception for its ``__class__``.
+    type_ = type(error)
+    kinds = tuple([class_name(each) for each in _MRO(type_) if each is not object])
+    if issubclass(type_, GiveUp):
+        return Cause(kinds, "give_up")
+    with suppress(BaseException):  # a subclass may compute its time, or lack it: a plain failure
+        if issubclass(type_, Retry):
+            after = error.after  # type: ignore[attr-defined]
+            return Cause(kinds, "retry", None if after is None else _seconds(after, "after"))
+        if issubclass(type_, Snooze):
+            return Cause(kinds, "snooze", _seconds(error.seconds, "seconds"))  # type: ignore[attr-defined]
+    return Cause(kinds)
 
 
 def _seconds(value: object, name: str) -> float:
