@@ -129,7 +129,7 @@ def text_of(message: ast.expr) -> str:
 PUT_TOGETHER = {
     "f'job_{ending.outcome}'": [f"job_{outcome}" for outcome in Outcome],
     "f'Running on {bound.url}'": ["Running on …"],
-    "event": ["jobs_interrupted", "jobs_not_started"],
+    "event": ["jobs_interrupted", "jobs_not_started", "jobs_waiting"],
     "unfinished_jobs_not_all_named": [
         "unfinished_jobs_not_all_named",
         "leftovers_written",
