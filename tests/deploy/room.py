@@ -55,6 +55,10 @@ class Room:
         assert done.returncode == 0, f"{' '.join(command)}\n{output}"
         return output
 
+    def path(self, path: str) -> Path:
+        """Where this machine sees a file of that one."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
     async def write(self, path: str, text: str) -> None:
         """Write a file there, and the folder that it is in."""
         await self.run("sh", "-c", f"mkdir -p $(dirname {path}) && cat >{path}", stdin=text)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.deploy.deployed import SHOP, Deployed, block_named, follow_log
 from tests.deploy.image import need_image, write_image
@@ -21,7 +23,7 @@ CLUTTER = (".git/config", ".venv/pyvenv.cfg", "__pycache__/shop.pyc", "more/__py
 FILES = ("pyproject.toml", "Dockerfile", ".dockerignore", "compose.yaml", "pod.yaml")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # before what needs it
 def podman_is_there() -> None:
     need("podman", "iptables", "catatonit")
     need_room()
@@ -46,21 +48,45 @@ def base(tmp_path_factory: pytest.TempPathFactory, wheels: Path, own_wheel: Path
     return folder
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory, base: Path, own_wheel: Path) -> Path:
+    """The base image and the project's, as an archive: each is built once for all machines."""
+    folder = tmp_path_factory.mktemp("images")
+    archive = folder / "images.tar"
+
+    async def build() -> None:
+        async with open_room(folder, "catatonit", "-P") as room:
+            await place_project(room, own_wheel)
+            [image] = re.findall(r"^FROM (.*)$", block_named("Dockerfile").text, re.MULTILINE)
+            names = [f"docker.io/library/{image}", "shop-jobs"]
+            for name, context in zip(names, (str(base), "/root/shop"), strict=True):
+                await room.run("podman", "build", "--tag", name, context)
+            await room.run("podman", "save", "--multi-image-archive", "-o", "/root/images", *names)
+            shutil.copy(room.path("/root/images"), archive)
+
+    trio.run(build)
+    return archive
+
+
 @pytest.fixture
-async def room(tmp_path: Path, base: Path, own_wheel: Path) -> AsyncIterator[Room]:
-    """A machine with Podman, the base image, and the project with the page's files."""
+async def room(tmp_path: Path, images: Path, own_wheel: Path) -> AsyncIterator[Room]:
+    """A machine with Podman, both images, and the project with the page's files."""
     async with open_room(tmp_path, "catatonit", "-P") as room:
-        for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
-            await room.run("mkdir", "-p", folder)
-            await room.run("mount", "-t", "tmpfs", "podman", folder)
-        await room.run("cp", "-r", str(SHOP), "/root/shop")
-        await room.run("mkdir", "/root/shop/wheels")
-        await room.run("cp", str(own_wheel), "/root/shop/wheels")
-        for name in FILES:
-            await room.write(f"/root/shop/{name}", block_named(name).text)
-        [image] = re.findall(r"^FROM (.*)$", block_named("Dockerfile").text, re.MULTILINE)
-        await room.run("podman", "build", "--tag", f"docker.io/library/{image}", str(base))
+        await place_project(room, own_wheel)
+        await room.run("podman", "load", "--input", str(images))
         yield room
+
+
+async def place_project(room: Room, own_wheel: Path) -> None:
+    """Make room for Podman's layers, and write the project with the page's files."""
+    for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
+        await room.run("mkdir", "-p", folder)
+        await room.run("mount", "-t", "tmpfs", "podman", folder)
+    await room.run("cp", "-r", str(SHOP), "/root/shop")
+    await room.run("mkdir", "/root/shop/wheels")
+    await room.run("cp", str(own_wheel), "/root/shop/wheels")
+    for name in FILES:
+        await room.write(f"/root/shop/{name}", block_named(name).text)
 
 
 async def inspect(room: Room, container: str, field: str) -> str:
@@ -89,16 +115,15 @@ async def test_image_has_a_user_and_the_project_alone(room: Room) -> None:
     for name in CLUTTER:
         await room.write(f"/root/shop/{name}", "")
 
-    await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
+    await room.run("podman", "build", "--tag=with-clutter", "/root/shop")
 
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", await inspect(room, "shop-jobs", USER))
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", await inspect(room, "with-clutter", USER))
     look = "import os; print(os.getuid(), *sorted(os.listdir()), *os.listdir('more'))"
-    told = await room.run("podman", "run", "--entrypoint=python3", "shop-jobs", "-c", look)
+    told = await room.run("podman", "run", "--entrypoint=python3", "with-clutter", "-c", look)
     assert told.split() == ["65532", "config.toml", "more", "pyproject.toml", "shop.py", "wheels"]
 
 
 async def test_container_waits_for_the_jobs_when_it_is_stopped(room: Room, tmp_path: Path) -> None:
-    await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
     await room.run("podman", "run", "-d", "--name=jobs", "-p", "127.0.0.1:8080:8080", "shop-jobs")
 
     async with followed(room, tmp_path, "jobs") as deployed:
@@ -125,7 +150,6 @@ async def test_pod_is_probed_and_waits_for_the_jobs_when_it_is_stopped(
     pod = block_named("pod.yaml").text
     [grace] = re.findall(r"terminationGracePeriodSeconds: (\d+)", pod)
     probes = dict(re.findall(r"(\w+)Probe:\s+httpGet: {path: (\S+), port: 8080}", pod))
-    await room.run("podman", "build", "--tag=shop-jobs", "/root/shop")
     await room.run("podman", "kube", "play", "/root/shop/pod.yaml")
 
     async with followed(room, tmp_path, "jobs-jobs") as container:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.command import started_command
 from tests.deploy.deployed import SHOP, WAIT, Deployed, block_named, follow_log
@@ -20,14 +21,16 @@ UNIT = block_named(PATH)
 SYSTEMD = "/lib/systemd/systemd"
 JOURNAL = ("journalctl", "--unit=trio-jobs", "--output=cat", "--follow", "--lines=all")
 
-# The project's folder, as its reader would have made it. Python, and its library, may be in
-# somebody's home, where the unit does not look.
-INSTALL = f"""
+# Python, and its library, may be in somebody's home, where the unit does not look.
+MACHINE = f"""
 rm -rf {PATH} {PATH}.d
 mkdir /opt/python
 mount --bind {sys.base_prefix} /opt/python
 echo /opt/python/lib >/etc/ld.so.conf.d/00-python.conf
 ldconfig
+"""
+# The project's folder, as its reader would have made it.
+INSTALL = f"""
 cp -r {SHOP}/. /opt/shop-1
 ln -s shop-1 /opt/shop
 cd /opt/shop-1
@@ -48,25 +51,51 @@ openssl req -x509 -nodes -days 1 -subj /CN=jobs.example.com -newkey ec \\
     -pkeyopt ec_paramgen_curve:prime256v1 \\
     -keyout private/jobs.example.com.key -out certs/jobs.example.com.pem
 """
+# Whichever side comes first makes the pipe that tells that systemd starts units.
+BOOTED = "mkfifo /booted 2>/dev/null; echo >/booted"
+WAIT_BOOTED = "mkfifo /booted 2>/dev/null; cat /booted"
 # Of the machine's own units only the journal starts.
 BOOT = f"""
-find /etc/systemd/system /lib/systemd/system -path '*.wants/*' ! -name 'systemd-journald*' -delete
+cd /etc/systemd/system
+find . /lib/systemd/system -path '*.wants/*' ! -name 'systemd-journald*' -delete
+printf '[Service]\\nExecStart=/bin/sh -c "{BOOTED}"\\n' >booted.service
+mkdir -p multi-user.target.wants
+ln -s ../booted.service multi-user.target.wants
 exec env container=room {SYSTEMD} --unit=multi-user.target
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # before what needs it
 def systemd_is_there() -> None:
     need(SYSTEMD, "systemctl", "systemd-analyze", "journalctl")
     need_room()
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Path:
+    """The project's folder as an archive: every machine gets a copy of the one installation."""
+    folder = tmp_path_factory.mktemp("installed")
+    archive = folder / "shop.tar"
+
+    async def install() -> None:
+        async with open_room(folder, "sleep", "infinity") as room:
+            await room.write("/opt/shop-1/pyproject.toml", block_named("pyproject.toml").text)
+            await run_script(room, MACHINE + INSTALL, wheels)
+            await trio.run_process(
+                ["tar", "-C", room.path("/opt"), "-cf", archive, "shop-1", "shop"]
+            )
+
+    trio.run(install)
+    return archive
+
+
 @pytest.fixture
-async def room(tmp_path: Path, wheels: Path) -> AsyncIterator[Room]:
+async def room(tmp_path: Path, installed: Path) -> AsyncIterator[Room]:
     """A machine with the project and the unit."""
     async with open_room(tmp_path, "bash", "-euc", BOOT) as room:
-        await room.write("/opt/shop-1/pyproject.toml", block_named("pyproject.toml").text)
-        await run_script(room, INSTALL, wheels)
+        await room.run("sh", "-c", WAIT_BOOTED)
+        await room.run("bash", "-euc", MACHINE)
+        await room.run("tar", "-C", "/opt", "-xf", str(installed))
         await room.write(PATH, UNIT.text)
         yield room
 
