@@ -15,7 +15,6 @@ from trio_jobs.current_job import current_job_id as current_job_id
 from trio_jobs.handlers.child_handle import ChildHandle as ChildHandle
 from trio_jobs.handlers.executor import JobExecutor as JobExecutor
 from trio_jobs.handlers.importing import load_function as load_function
-from trio_jobs.handlers.kept_scope import KeptScope as KeptScope
 from trio_jobs.handlers.process_pool import ProcessPool as ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry as HandlerRegistry
 from trio_jobs.job import Later as Later

@@ -167,7 +167,8 @@ async def test_encoding_the_result_is_not_the_handlers_time(
         mock_clock.jump(max_bytes)
         raise ValueError("and then it fails")
 
-    async def handler(_payload: object) -> None: ...
+    async def handler(_payload: object) -> int:
+        return 1
 
     monkeypatch.setattr("trio_jobs.handlers.executor.encode_result", encode_slowly)
     ending = await process(Handler.of(handler, timeout=1))

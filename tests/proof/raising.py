@@ -2,7 +2,7 @@
 
 import enum
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Any
 import outcome
 import trio
 
-from tests.support import JobExecutor, KeptScope, Later, MemoryStore
+from tests.support import JobExecutor, Later, MemoryStore
 from trio_jobs import Ending, Job
 
 # What the program does with a store. Each may fail on the way in, and on the way out.
@@ -208,7 +208,13 @@ class FailingProcessor(JobExecutor):
         super().__init__(*args, **settings)
         self._calls = calls
 
-    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending | Later:
-        """Process a job."""
-        with self._calls.one("process", job):
-            return await super().__call__(job, scope=scope)
+    @contextmanager
+    def for_worker(self) -> Iterator[Callable[[Job], Awaitable[Ending | Later]]]:
+        """A worker's block, in whose function a call may fail."""
+        with super().for_worker() as process:
+
+            async def process_or_fail(job: Job) -> Ending | Later:
+                with self._calls.one("process", job):
+                    return await process(job)
+
+            yield process_or_fail

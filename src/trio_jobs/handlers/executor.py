@@ -33,6 +33,9 @@ _OWN = frozenset({__name__, call_with_context.__module__})
 _ASYNC, _THREAD, _PROCESS = Run
 _SUCCEEDED = Outcome.SUCCEEDED
 
+# How most jobs end; made once.
+_NO_RESULT = Ending(outcome=_SUCCEEDED, result=b"null")
+
 # How a retry policy sees a time limit that has passed.
 _TIMED_OUT = tuple(causes_of(TimeoutError()))
 
@@ -93,9 +96,14 @@ class JobExecutor:
         The jobs share a cancel scope until one has used it up: see `KeptScope`.
         """
         with contextlib.closing(KeptScope()) as scope:
-            yield partial(self, scope=scope)
+            yield partial(self._process, scope)
 
-    async def __call__(self, job: Job, *, scope: KeptScope | None = None) -> Ending | Later:
+    async def __call__(self, job: Job) -> Ending | Later:
+        """Run one job, as in a block of `for_worker` of its own."""
+        with self.for_worker() as process:
+            return await process(job)
+
+    async def _process(self, scope: KeptScope, job: Job) -> Ending | Later:
         """Run the job's handler. What the handler returns or raises becomes the ending.
 
         A cancel or the time limit decides instead if it comes first. A job whose cancel was
@@ -103,8 +111,8 @@ class JobExecutor:
         handler's retry policy, or the handler itself, wants the job to run again.
 
         Args:
+            scope: The worker's scope.
             job: The claimed job.
-            scope: The worker's scope; None for a scope of the job's own.
 
         Cancellation:
             If the surrounding scope is cancelled, an async handler is cancelled, a process is
@@ -117,9 +125,6 @@ class JobExecutor:
         """
         if self._forks != FORKS.count:
             os._exit(0)  # a copy that a handler has forked would run each waiting job again
-        if scope is None:
-            with self.for_worker() as process:
-                return await process(job)
         if job.cancel_requested:
             return CANCELLED
         token = current_job_id.set(job.id)
@@ -225,6 +230,8 @@ class JobExecutor:
         decided = running.end()
         if decided is not None:
             return _or_later(running, decided)
+        if result is None:
+            return _NO_RESULT
         return Ending(
             outcome=_SUCCEEDED, result=encode_result(result, max_bytes=self._max_result_bytes)
         )
