@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trio_jobs.api.validation import PayloadError as PayloadError
     from trio_jobs.embed import Jobs as Jobs
     from trio_jobs.embed import JobUnsuccessfulError as JobUnsuccessfulError
+    from trio_jobs.embed import KeyReusedError as KeyReusedError
     from trio_jobs.embed import open_jobs as open_jobs
     from trio_jobs.handlers.context import JobContext as JobContext
     from trio_jobs.handlers.handler import Handler as Handler
@@ -53,6 +54,7 @@ _MODULES = {
     "JobStatus": "job",
     "JobUnsuccessfulError": "embed",
     "Jobs": "embed",
+    "KeyReusedError": "embed",
     "LogFormatter": "logs.formatter",
     "Outcome": "job",
     "PayloadError": "api.validation",

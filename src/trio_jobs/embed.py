@@ -4,20 +4,24 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
+from datetime import datetime
 from typing import Any, TypeVar, overload
 
 import msgspec
 import trio
 
+from trio_jobs.api.due import check_due
+from trio_jobs.api.keys import make_key
 from trio_jobs.api.validation import check_submission, check_type, encode_payload
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.admission import AdmissionError, JobSpec
 from trio_jobs.pool.ids import is_id
-from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool, utc_now
+from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.unfinished import unfinished_lines
+from trio_jobs.pool.wall_clock import wall_clock
 from trio_jobs.settings import (
     RETRY_AFTER,
     SETTINGS,
@@ -34,6 +38,13 @@ _Result = TypeVar("_Result")
 
 # The defaults.
 _POOL, _STORE, _HTTP = PoolSettings(), StoreSettings(), HttpSettings()
+
+
+class KeyReusedError(AdmissionError):
+    """A key was used before with another submission."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} was used with another submission")
 
 
 class JobUnsuccessfulError(Exception):
@@ -62,28 +73,61 @@ class Jobs:
     raise JobNotFoundError if there is no such job (any more).
     """
 
-    def __init__(self, pool: Pool, store: MemoryStore, *, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        store: MemoryStore,
+        *,
+        now: Callable[[], datetime],
+        max_payload_bytes: int,
+    ) -> None:
         self._pool = pool
         self._store = store
+        self._now = now
         self._max_payload_bytes = max_payload_bytes
 
-    def submit(self, type: str, payload: object = None) -> Job:  # noqa: A002  (the field's name)
+    def submit(
+        self,
+        type: str,  # noqa: A002  (the field's name)
+        payload: object = None,
+        *,
+        delay: float | None = None,
+        run_at: datetime | None = None,
+        key: str | None = None,
+    ) -> Job:
         """Submit a job. It is accepted or refused at once; of a refused job nothing is kept.
 
         Args:
             type: Which handler processes it.
             payload: Anything that msgspec can write as JSON. It is written in this call: later
                 changes to the object have no effect.
+            delay: After how many seconds the job may begin, by Trio's clock; at most ten years.
+            run_at: The time, with a time zone, at which it may begin. A past time is now.
+            key: A name of 1 to 255 visible ASCII characters. As long as the pool keeps the job,
+                the same submission with this key makes no second one.
+
+        Returns:
+            The job as it is at its submission; or, for a known key, the first job as it is now.
 
         Raises:
             UnknownTypeError: There is no handler for the type.
             PayloadError: The payload cannot be JSON, is too large, or is not what the handler
-                takes; or the type is no text.
-            QueueFullError: There is no room in the buffer.
+                takes; the type is no text; or ``delay``, ``run_at`` or ``key`` is no such value.
+            KeyReusedError: The key was used with another submission.
+            QueueFullError: There is no room in the buffer, or too many jobs wait for a time.
             ShuttingDownError: The block has been left, `drain` was called, or the pool was
                 cancelled.
         """
-        return self._pool.admission.submit(*self._check(type, payload))
+        spec = self._check(type, payload)
+        if delay is None and run_at is None and key is None:
+            return self._pool.admission.submit(*spec)
+        spec = spec._replace(due=check_due(delay, run_at, now=self._now()))
+        named = None if key is None else make_key(key, spec, delay if run_at is None else run_at)
+        if named is not None and (first := self._store.find_key_nowait(named.text)) is not None:
+            if first.key != named:
+                raise KeyReusedError(named.text)
+            return first
+        return self._pool.admission.submit(*spec, key=named)
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
@@ -279,6 +323,7 @@ async def open_jobs(
     *,
     workers: int = _POOL.workers,
     buffer_size: int = _POOL.buffer_size,
+    max_waiting: int = _POOL.max_waiting,
     processes: int | None = None,
     keep_completed: int = _STORE.keep_completed,
     keep_completed_bytes: int = _STORE.keep_completed_bytes,
@@ -301,6 +346,7 @@ async def open_jobs(
             choices; ``default`` takes every type that has no entry of its own.
         workers: How many jobs run at the same time.
         buffer_size: How many jobs may wait for a worker.
+        max_waiting: How many new jobs may wait for a later time. A retry is never refused.
         processes: How many child processes there are at the most, if handlers ask for them;
             None for as many as there are processors.
         keep_completed: How many completed jobs are kept; the oldest are dropped.
@@ -321,7 +367,13 @@ async def open_jobs(
     Checkpoints:
         At the end of the block.
     """
-    settings = build(PoolSettings, workers=workers, buffer_size=buffer_size, processes=processes)
+    settings = build(
+        PoolSettings,
+        workers=workers,
+        buffer_size=buffer_size,
+        max_waiting=max_waiting,
+        processes=processes,
+    )
     bounds = build(
         StoreSettings,
         keep_completed=keep_completed,
@@ -332,8 +384,9 @@ async def open_jobs(
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
     # The channel holds an item for each slot: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
-    store = MemoryStore(bounds, now=utc_now)
-    pool = make_pool(HandlerRegistry.of(handlers), send, store, settings, bounds, http)
+    now = wall_clock()
+    store = MemoryStore(bounds, now=now)
+    pool = make_pool(HandlerRegistry.of(handlers), send, store, settings, bounds, http, now=now)
     left_by: BaseException | None = None
     alone = False
     generator_ends = GeneratorEnds()
@@ -348,7 +401,7 @@ async def open_jobs(
             left = trio.Event()
             nursery.start_soon(_close_when_left_or_cancelled, pool, left)
             try:
-                yield Jobs(pool, store, max_payload_bytes=max_payload_bytes)
+                yield Jobs(pool, store, now=now, max_payload_bytes=max_payload_bytes)
             except BaseException as error:
                 left_by = error
                 raise

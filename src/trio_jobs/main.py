@@ -14,7 +14,8 @@ from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
-from trio_jobs.pool.pool import make_pool, utc_now
+from trio_jobs.pool.pool import make_pool
+from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError

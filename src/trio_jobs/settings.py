@@ -93,6 +93,9 @@ class PoolSettings:
     buffer_size: Annotated[
         int, _integer(1, 10_000_000), "how many accepted jobs may wait for a worker"
     ] = 100
+    max_waiting: Annotated[
+        int, _integer(0, 10_000_000), "how many new jobs may wait for a later time"
+    ] = 10_000
     grace_period: Annotated[Seconds, "how long a stop waits for accepted jobs"] = 25.0
     processes: Annotated[
         Annotated[int, _integer(1, 1_000)] | None,

@@ -26,6 +26,7 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
         "busy": 0,
         "buffered": 1,
         "buffer_size": 100,
+        "waiting": 0,
         "oldest_running_seconds": None,
         "blocked": None,
         "dropped": {"succeeded": 0, "failed": 0, "timed_out": 0, "cancelled": 0},

@@ -307,6 +307,7 @@ async def test_without_an_id_and_a_time_no_job_is_admitted(way_in: WayIn, broken
         parts.send,
         parts.store,
         parts.capacity,
+        parts.pool.schedule,
         new_id=Uuid7() if broken == "now" else lambda: next(ids, None) or fail(),
         now=fail if broken == "now" else lambda: NOON,
     )
@@ -356,7 +357,14 @@ async def test_store_that_raises_costs_no_slot(way_in: WayIn) -> None:
 
 async def test_slot_that_comes_back_wakes_the_task_that_waits_for_it() -> None:
     parts = make_parts(buffer_size=3)
-    admission = Admission(parts.send, parts.store, parts.capacity, new_id=fail, now=lambda: NOON)
+    admission = Admission(
+        parts.send,
+        parts.store,
+        parts.capacity,
+        parts.pool.schedule,
+        new_id=fail,
+        now=lambda: NOON,
+    )
     parts.admission.submit("test", b"0")
     parts.admission.submit("test", b"0")
 

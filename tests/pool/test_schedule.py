@@ -167,7 +167,7 @@ async def test_only_an_earlier_entry_wakes_the_sleeper(autojump_clock: MockClock
         ids.clear()
         await trio.lowlevel.checkpoint()
 
-    schedule = Schedule(now=Wall())
+    schedule = Schedule(10, now=Wall())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(schedule.run, feed, name="schedule")
         await wait_all_tasks_blocked()
@@ -362,7 +362,7 @@ async def test_job_that_is_postponed_after_its_cancel_ends_at_once(
 async def test_many_cancels_of_waiting_jobs_leave_no_memory_behind(
     autojump_clock: MockClock,
 ) -> None:
-    schedule = Schedule(now=Wall())
+    schedule = Schedule(10, now=Wall())
     schedule.add("stays", 1e6)
 
     for n in range(10_000):
@@ -493,7 +493,7 @@ async def fed_times(
     """When ids come due, if the wall clock is set ahead by so much at so many seconds."""
     fed: dict[str, float] = {}
     wall = Wall()
-    schedule = Schedule(now=wall)
+    schedule = Schedule(10, now=wall)
 
     async def feed(ids: deque[str]) -> None:
         fed.update(dict.fromkeys(ids, trio.current_time()))
@@ -559,7 +559,7 @@ async def test_wall_clock_that_lags_wakes_the_sleeper_a_few_times_and_not_for_ev
         def __call__(self) -> datetime:
             return NOON + timedelta(seconds=0.999 * trio.current_time())
 
-    schedule = Schedule(now=Slow())
+    schedule = Schedule(10, now=Slow())
     due: list[float] = []
 
     async def feed(ids: deque[str]) -> None:
@@ -593,7 +593,7 @@ async def test_waiting_job_costs_at_most_two_hundred_bytes(
     autojump_clock: MockClock, *, dates: bool
 ) -> None:
     ids = [f"01a22342-80f2-75ef-a3b7-{n:012x}" for n in range(20_000)]
-    schedule = Schedule(now=Wall())
+    schedule = Schedule(10, now=Wall())
     tracemalloc.start()
 
     for n, job_id in enumerate(ids):
@@ -605,7 +605,7 @@ async def test_waiting_job_costs_at_most_two_hundred_bytes(
 
 
 async def test_taking_the_due_jobs_blocks_nobody_for_long(mock_clock: MockClock) -> None:
-    schedule = Schedule(now=Wall())
+    schedule = Schedule(10, now=Wall())
     for n in range(10_000):
         schedule.add(f"{n}", 1.0)
     most = 0

@@ -1,12 +1,12 @@
 """`POST /jobs`: one job; its client may wait for it, and repeat the request under a key."""
 
 import hashlib
-import re
 
 from quart import Blueprint, Response, request
 
 from trio_jobs.api.answers import accepted
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.keys import VISIBLE
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
@@ -14,8 +14,6 @@ from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.problem_details import Problem
-
-_VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
@@ -59,6 +57,6 @@ def _read_key(body: bytes) -> IdempotencyKey | None:
     texts = request.headers.getlist(KEY)
     if not texts:
         return None
-    if len(texts) > 1 or not _VISIBLE.fullmatch(texts[0]):
+    if len(texts) > 1 or not VISIBLE.fullmatch(texts[0]):
         raise Problem(400, f"{KEY} must be one value of 1 to 255 visible ASCII characters")
     return IdempotencyKey(text=texts[0], digest=hashlib.sha256(body).digest())

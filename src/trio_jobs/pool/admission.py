@@ -11,6 +11,7 @@ import trio
 
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.schedule import Schedule, date_of
 from trio_jobs.pool.store import DuplicateJobError, Store
 
 log = logging.getLogger(__name__)
@@ -21,14 +22,14 @@ class AdmissionError(Exception):
 
 
 class QueueFullError(AdmissionError):
-    """There is no room in the buffer.
+    """There is no room in the buffer; or, for a job with a later time, among those that wait.
 
     Attributes:
-        retry_after: Whole seconds after which a slot should be free, at least 1.
+        retry_after: Whole seconds after which there should be room, at least 1.
     """
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("no room in the buffer")
+    def __init__(self, retry_after: int, text: str = "no room in the buffer") -> None:
+        super().__init__(text)
         self.retry_after = retry_after
 
 
@@ -40,14 +41,24 @@ class ShuttingDownError(AdmissionError):
 
 
 class JobSpec(NamedTuple):
-    """What a client asks for: a job's type, and its payload as JSON."""
+    """What a client asks for.
+
+    Attributes:
+        type: The job's type.
+        payload: Its payload as JSON.
+        due: When it may begin: seconds from its admission on, or a UTC time. None for now.
+    """
 
     type: str
     payload: bytes
+    due: float | datetime | None = None
 
 
 class Admission:
     """Takes jobs in: reserves a slot, makes id and time, queues the id, stores the record.
+
+    A job that may begin only later takes no slot: its id goes into the schedule, and into the
+    channel when it is due.
 
     Nothing awaits within this step: no worker runs meanwhile, and a client that disconnects cannot
     cancel it. So no id is queued without a record, and no refused job was ever visible. Ctrl-C
@@ -69,6 +80,7 @@ class Admission:
         channel: trio.MemorySendChannel[str],
         store: Store,
         capacity: Capacity,
+        schedule: Schedule,
         *,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
@@ -76,6 +88,7 @@ class Admission:
         self._channel = channel
         self._store = store
         self._capacity = capacity
+        self._schedule = schedule
         self._new_id = new_id
         self._now = now
         self._open_blocks: set[trio.CancelScope] = set()
@@ -96,27 +109,48 @@ class Admission:
         return int(self._channel.statistics().peak_buffer_used)
 
     @trio.lowlevel.enable_ki_protection
-    def submit(self, type: str, payload: bytes) -> Job:  # noqa: A002  (the field's name)
+    def submit(
+        self,
+        type: str,  # noqa: A002  (the field's name)
+        payload: bytes,
+        due: float | datetime | None = None,
+        *,
+        key: IdempotencyKey | None = None,
+    ) -> Job:
         """Admit one job, or refuse it.
 
+        Args:
+            type: See `JobSpec`, as for the next two.
+            payload: See there.
+            due: See there.
+            key: No job in the store has this key.
+
         Raises:
-            QueueFullError: No slot is free, or the last one is for a waiting task.
+            QueueFullError: No slot is free, or the last one is for a waiting task; or too many
+                jobs wait for a time.
             ShuttingDownError: The admission is closed.
         """
-        return self._submit(type, payload, None)
+        if due is not None:
+            self._check_waiting_room(1)
+            return self._publish([JobSpec(type, payload, due)], 0, key)[0]
+        return self._submit(type, payload, key)
 
     @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
 
         Raises:
-            QueueFullError: There are too few slots for all.
+            QueueFullError: There is too little room for all.
             ShuttingDownError: The admission is closed.
         """
-        missing = self._capacity.reserve(len(specs), batch=True)
+        slots = len(specs)
+        if delayed := sum([due is not None for _, _, due in specs]):
+            self._check_waiting_room(delayed)
+            slots -= delayed
+        missing = self._capacity.reserve(slots, batch=True)
         if missing or self.closed:
             raise self._refusal(missing)
-        return self._publish(specs, len(specs))
+        return self._publish(specs, slots)
 
     @trio.lowlevel.enable_ki_protection
     async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
@@ -127,7 +161,7 @@ class Admission:
         """
         if key is not None and await self._store.find_key(key.text) is not None:
             raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        return self._submit(*spec, key)
+        return self.submit(*spec, key=key)
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, or refuse all of them as `submit_all` does."""
@@ -137,7 +171,10 @@ class Admission:
     async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Wait in turn for slots, then admit the first ones of these jobs, one for each slot.
 
+        If the first one may begin only later, the first ones of that kind are admitted instead.
+
         Raises:
+            QueueFullError: The first one may begin only later, and too many jobs wait for a time.
             ShuttingDownError: The admission is closed, or closes during the wait.
 
         Cancellation:
@@ -146,21 +183,27 @@ class Admission:
         Checkpoints:
             At least once, before jobs are admitted; not after.
         """
+        if specs and specs[0].due is not None:
+            await trio.lowlevel.checkpoint()
+            return self._publish_delayed(specs)
         slots = await self._capacity.reserve_up_to(len(specs))
         if not slots:
             raise ShuttingDownError
-        return self._publish(specs, slots)
+        return self._publish_up_to(specs, slots)
 
     @trio.lowlevel.enable_ki_protection
     def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:
         """`admit_up_to` without waiting: admit no job if that would have to wait.
 
         Raises:
+            QueueFullError: As there.
             ShuttingDownError: The admission is closed.
         """
         if self.closed:
             raise ShuttingDownError
-        return self._publish(specs, self._capacity.reserve_up_to_nowait(len(specs)))
+        if specs and specs[0].due is not None:
+            return self._publish_delayed(specs)
+        return self._publish_up_to(specs, self._capacity.reserve_up_to_nowait(len(specs)))
 
     @trio.lowlevel.enable_ki_protection
     async def feed(self, job_ids: deque[str]) -> None:
@@ -231,17 +274,59 @@ class Admission:
             log.debug("job_admitted", extra={"job_id": job_id, "job_type": type_})
         return job
 
-    def _publish(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
-        """The one step, for the first jobs, one for each of these slots."""
+    def _publish_up_to(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
+        """The one step, for the first jobs, one for each of these slots, up to a delayed one."""
+        specs = specs[:slots]
+        number = _leading(specs, delayed=False)
+        if number < slots:
+            self._capacity.slot_freed(slots - number)
+        return self._publish(specs[:number], number)
+
+    def _publish_delayed(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """The one step, for the first jobs that may begin only later, as many as may wait."""
+        self._check_waiting_room(1)
+        number = min(_leading(specs, delayed=True), self._schedule.room)
+        return self._publish(specs[:number], 0)
+
+    def _check_waiting_room(self, wanted: int) -> None:
+        """Refuse jobs that may begin only later if too many wait, or the pool has ended."""
+        if self.closed or not self._channel.statistics().open_receive_channels:
+            raise ShuttingDownError
+        if wanted > self._schedule.room:
+            text = "too many jobs wait for a later time"
+            raise QueueFullError(self._schedule.retry_after(), text)
+
+    def _publish(
+        self, specs: Sequence[JobSpec], slots: int, key: IdempotencyKey | None = None
+    ) -> list[Job]:
+        """The one step, for all of these jobs; those that may begin now have these slots."""
+        some_wait = slots < len(specs)
         try:
             new_id, now = self._new_id, self._now()
-            jobs = [Job(id=new_id(), type=t, payload=p, created_at=now) for t, p in specs[:slots]]
+            if not some_wait:
+                jobs = [Job(id=new_id(), type=t, payload=p, created_at=now) for t, p, _ in specs]
+            else:
+                jobs = [
+                    Job(
+                        id=new_id(),
+                        type=type_,
+                        payload=payload,
+                        created_at=now,
+                        run_at=None if due is None else date_of(due, now),
+                        key=key,
+                    )
+                    for type_, payload, due in specs
+                ]
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
                 # the id if no worker is left, and then the store must not have the record.
-                self._channel.send_nowait(job.id)
-                slots -= 1  # the worker frees it
+                if job.run_at is None:
+                    self._channel.send_nowait(job.id)
+                    slots -= 1  # the worker frees it
                 self._store.add(job)
+            for job, spec in zip(jobs, specs, strict=True) if some_wait else ():
+                if spec.due is not None:
+                    self._schedule.add(job.id, spec.due)
         except BaseException as error:
             self._give_back(slots, error)
             raise
@@ -256,3 +341,11 @@ class Admission:
         if isinstance(error, trio.ClosedResourceError | trio.BrokenResourceError):
             self._capacity.close()  # no worker is left, so a slot is of no use
             raise ShuttingDownError from None
+
+
+def _leading(specs: Sequence[JobSpec], *, delayed: bool) -> int:
+    """How many of the first ones may begin only later, or may begin now."""
+    for number, spec in enumerate(specs):
+        if (spec.due is not None) is not delayed:
+            return number
+    return len(specs)

@@ -6,8 +6,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 
 import trio
 
@@ -23,10 +22,9 @@ from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import Store, UnfinishedJobs
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.pool.worker import Workers
 from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
-
-utc_now = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +37,7 @@ class PoolStatistics:
         busy: How many of them have a job.
         buffered: Jobs in the buffer.
         buffer_size: How many jobs the buffer can hold.
+        waiting: Jobs that are delayed, or wait for their next attempt.
         oldest_running_seconds: For how long the job that began first has been running; None if
             no job runs.
         blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
@@ -51,6 +50,7 @@ class PoolStatistics:
     busy: int
     buffered: int
     buffer_size: int
+    waiting: int
     oldest_running_seconds: float | None
     blocked: str | None
     dropped: Mapping[Outcome, int]
@@ -127,6 +127,7 @@ class Pool:
             busy=jobs.processing,
             buffered=self.admission.buffered,
             buffer_size=self.capacity.buffer_size,
+            waiting=self.schedule.count,
             oldest_running_seconds=self.executor.oldest_running_seconds(),
             blocked=self.shortage.cause,
             dropped=jobs.dropped,
@@ -170,7 +171,7 @@ def make_pool(
         shortage=shortage,
     )
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
-    schedule = Schedule(now=now)
+    schedule = Schedule(settings.max_waiting, now=now)
     return Pool(
         workers=Workers(
             settings.workers,
@@ -183,7 +184,7 @@ def make_pool(
         handlers=handlers,
         store=store,
         capacity=capacity,
-        admission=Admission(send, store, capacity, new_id=Uuid7(), now=now),
+        admission=Admission(send, store, capacity, schedule, new_id=Uuid7(), now=now),
         waiters=waiters,
         schedule=schedule,
         processes=processes,

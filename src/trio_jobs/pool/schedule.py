@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 
 import trio
@@ -14,6 +14,9 @@ _EARLY = 0.001
 
 # Due jobs that are taken from the heaps in one step: less than a millisecond's work.
 _STRIDE = 200
+
+# Seconds. Clients should try again within a minute.
+_LONGEST_RETRY_AFTER = 60
 
 
 class Schedule:
@@ -27,10 +30,12 @@ class Schedule:
     queues each one when a slot is free for it.
 
     Args:
+        max_waiting: How many new jobs may wait. A job that comes back is never refused.
         now: The wall clock, as an aware UTC time.
     """
 
-    def __init__(self, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, max_waiting: int, *, now: Callable[[], datetime]) -> None:
+        self._max_waiting = max_waiting
         self._now = now
         # `trio.current_time()` would look for the clock each time, at twice the cost.
         self._clock = trio.lowlevel.current_clock()
@@ -45,6 +50,16 @@ class Schedule:
     def count(self) -> int:
         """How many jobs wait, for a time or, when they are due, for a slot."""
         return len(self._delays) + len(self._dates) + len(self._due)
+
+    @property
+    def room(self) -> int:
+        """How many more new jobs may wait."""
+        return max(self._max_waiting - self.count, 0)
+
+    def retry_after(self) -> int:
+        """Whole seconds until the first job is due and makes room, from 1 to 60."""
+        seconds = 0 if self._due else self._first_due() - self._clock.current_time()
+        return math.ceil(min(max(seconds, 1), _LONGEST_RETRY_AFTER))
 
     def add(self, job_id: str, due: float | datetime) -> None:
         """Let a pending job wait.
@@ -108,6 +123,11 @@ class Schedule:
             if min(delay, date) > now:
                 return
             self._due.append((self._delays if delay <= date else self._dates).pop())
+
+
+def date_of(due: float | datetime, now: datetime) -> datetime:
+    """The date of a due time, which is in seconds from now, or a date already."""
+    return due if isinstance(due, datetime) else now + timedelta(seconds=due)
 
 
 class _Timeline:

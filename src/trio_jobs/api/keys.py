@@ -1,0 +1,32 @@
+"""Idempotency keys of submissions from Python."""
+
+import hashlib
+import re
+from datetime import datetime
+
+import msgspec
+
+from trio_jobs.api.validation import PayloadError
+from trio_jobs.job import IdempotencyKey
+from trio_jobs.pool.admission import JobSpec
+from trio_jobs.settings import shown
+
+VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def make_key(text: object, spec: JobSpec, due: float | datetime | None) -> IdempotencyKey:
+    """The key of a submission; its digest is of the type, the time as given, and the payload.
+
+    Args:
+        text: The name that the client gives it.
+        spec: The submission.
+        due: The time as given; a repetition has the same, even if it is past by then.
+
+    Raises:
+        PayloadError: The text is no key.
+    """
+    if not isinstance(text, str) or not VISIBLE.fullmatch(text):
+        raise PayloadError(f"key must be 1 to 255 visible ASCII characters, got {shown(text)}")
+    time = due if due is None else due.timestamp() if isinstance(due, datetime) else float(due)
+    head = msgspec.json.encode([spec.type, time, isinstance(due, datetime)])
+    return IdempotencyKey(text=text, digest=hashlib.sha256(head + spec.payload).digest())
