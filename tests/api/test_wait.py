@@ -8,6 +8,7 @@ from tests.api.support import SUBMISSION, Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, make_job, make_parts
 from trio_jobs.api.prefer_wait import preferred_wait
+from trio_jobs.pool.admission import JobSpec
 from trio_jobs.testing.steps import At
 
 ID = "01936d3c-0000-7000-8000-000000000001"
@@ -224,7 +225,7 @@ async def test_with_too_many_waiters_the_preference_is_ignored_and_the_job_is_in
 
 async def test_many_clients_can_wait_for_many_jobs(autojump_clock: MockClock) -> None:
     api = Api()
-    jobs = [job.id for job in api.parts.admission.submit_all([("email", b"1")] * 50)]  # type: ignore[list-item]
+    jobs = [job.id for job in api.parts.admission.submit_all([JobSpec("email", b"1")] * 50)]
     done: list[str] = []
 
     async def wait_for(job_id: str) -> None:

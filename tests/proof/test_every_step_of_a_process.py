@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.handlers import tasks
 from tests.handlers.support import children_of, make_executor
 from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
+from tests.proof.share import share_of
 from tests.support import At, JobExecutor, Later, ProcessPool, current_job_id, make_job
 from trio_jobs import Ending, Handler, Outcome
 
@@ -145,7 +147,7 @@ async def test_a_thousand_processes_that_are_killed_leave_nothing() -> None:
     with leaving_nothing():
         async with ProcessPool(2) as processes:
             executor = make_executor({"test": handler}, processes=processes)
-            for number in range(1000):
+            for number in range(max(20, ceil(share_of(1000)))):
                 ending = await executor(make_job(str(number), payload=b"9"))
                 assert isinstance(ending, Ending)
                 assert ending.outcome is Outcome.FAILED

@@ -256,7 +256,7 @@ def answer_canonical(
         if isinstance(error, Problem):
             raise
         path, client = request.target.decode(), http.client_name
-        raise _log_failure(error, method=method, path=path, client=client) from None
+        raise _log_failure(error, method=method, path=path, client=client) from None  # noqa: ASYNC104
 
 
 def _log_failure(error: BaseException, *, method: str, path: str, client: str) -> Problem:
