@@ -51,7 +51,7 @@ from tests.support import (
     Stop,
     current_job_id,
 )
-from trio_jobs import Handler, Job, JobStatus, Outcome
+from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.main import main
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.resources import Resources
@@ -62,11 +62,13 @@ from trio_jobs.testing.schedules import seeded_schedule
 from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
+    from trio_jobs.pool.schedule import Schedule
     from trio_jobs.server.connection import ClientConnection
 
 WORKERS = 3
 BUFFER = 4
 THREADS = {"thread", "limited_thread"}
+FLAKY = {"p2"}  # it comes back once
 
 # One task for each connection, also for the one in memory that warms up.
 REQUEST_TASKS = ("MemoryDoor._answer", "Listener._serve", "ClientConnection.run")
@@ -291,6 +293,8 @@ class Program:
                 return None  # Hypercorn takes an error to say that an application has no lifespan
             if each.name.endswith(REQUEST_TASKS):
                 return Part.REQUEST
+            if each.name == "schedule":
+                return Part.WORKER
             if each.name.startswith("worker-"):
                 return Part.HANDLER if "JobExecutor._run" in awaited_in(task) else Part.WORKER
         return Part.REST
@@ -320,6 +324,14 @@ class Program:
         self.ended[token] += 1
         raise SystemExit(token)
 
+    async def flaky(self, token: str) -> NoReturn:
+        self.began[token] += 1
+        await trio.sleep(self.unit / 8)
+        if self.began[token] == 1:
+            raise ValueError(token)  # it comes back
+        self.ended[token] += 1
+        raise SystemExit(token)  # it does not
+
     async def endless(self, token: str) -> None:
         self.began[token] += 1
         await trio.sleep_forever()
@@ -339,11 +351,18 @@ class Program:
             with trio.CancelScope(shield=True):
                 await trio.sleep(self.unit)  # to clean up; nothing ends before it has
 
+    def once_more(self) -> RetryPolicy:
+        """A second attempt for a job that fails by itself, and not by what a test raises."""
+        return RetryPolicy(
+            attempts=2, backoff="constant", base=self.unit / 8, jitter=False, on=[ValueError]
+        )
+
     def handlers(self) -> HandlerRegistry:
         return HandlerRegistry(
             {
                 "work": Handler.of(self.work),
                 "fail": Handler.of(self.fail),
+                "flaky": Handler.of(self.flaky, retry=self.once_more()),
                 "endless": Handler.of(self.endless),
                 "careful": Handler.of(self.careful),
                 "limited": Handler.of(self.endless, timeout=2 * self.unit),
@@ -400,6 +419,12 @@ class Steps(At):
             )  # not the one that a test lets fail
             if job.status is JobStatus.PENDING and job.id not in store._released
         ]
+        # A job that waits for its next attempt is in the schedule instead.
+        core = self._program.core
+        waiting = [] if core is None else ids_of(core.schedule)
+        if set(waiting) & set(channel.data):
+            self.disagreement = f"after step {self.steps}: {waiting} wait, {list(channel.data)} too"
+        pending = [job_id for job_id in pending if job_id not in waiting]
         if list(channel.data) == pending:
             return
         # An id may also be on its way to the one worker that gets it; and what a test has raised
@@ -414,6 +439,11 @@ class Steps(At):
                 f"after step {self.steps}: {list(channel.data)} in the channel, {handed} handed"
                 f" over, {pending} pending"
             )
+
+
+def ids_of(schedule: Schedule) -> list[str]:
+    """The jobs that wait in a schedule."""
+    return [*schedule._delays._times, *schedule._dates._times, *schedule._due]
 
 
 def on_its_way(worker: trio.lowlevel.Task) -> list[str]:
@@ -435,9 +465,12 @@ Client = Callable[[Program, Asker], Awaitable[None]]
 
 
 async def patient(program: Program, asker: Asker) -> None:
-    """Jobs of three endings; waits for one, and repeats it; comes back during the drain."""
+    """Jobs of three endings, one of which fails and comes back; waits for one, and repeats it.
+
+    Comes back during the drain.
+    """
     await submit(program, asker, "limited", "p1")
-    await submit(program, asker, "fail", "p2")
+    await submit(program, asker, "flaky", "p2")
     if await submit(program, asker, "work", "p3", wait=10, keyed=True) is None:
         await submit(program, asker, "work", "p3", keyed=True)
     listing = await ask(program, asker, "GET", "/jobs")
@@ -642,7 +675,9 @@ def check(program: Program) -> None:
         assert not told.accepted
         return
     jobs = jobs_of(program)
-    released, queued = program.store.unfinished().ids
+    unfinished = program.store.unfinished()
+    released, queued = unfinished.ids
+    waiting = [job.id for job in unfinished.waiting]
     deleted = told.accepted.keys() - jobs.keys()
 
     # Each accepted job is there (or was deleted, being completed), in one legal status.
@@ -657,9 +692,13 @@ def check(program: Program) -> None:
     assert jobs.keys() <= told.accepted.keys() | told.unanswered
 
     # Nothing ran twice; what is said not to have begun has not; what has succeeded has run.
-    assert max(program.began.values(), default=0) <= 1
+    for token, times in program.began.items():
+        assert times <= (2 if token in FLAKY else 1)
     for token, job in jobs.items():
-        if job.id in queued:
+        if job.id in waiting:
+            assert program.began[token] == 1 == job.attempts
+            assert not program.ended[token]
+        elif job.id in queued:
             assert not program.began[token]
         elif job.id in released:
             # A thread is left behind, and ends; of others a value that comes at the same moment as
@@ -671,7 +710,8 @@ def check(program: Program) -> None:
                 continue  # its handler was made to raise, wherever it was
             ended = job.ending.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)
             assert program.ended[token] == (ended or job.type in THREADS)
-            assert program.began[token] == 1 or job.ending.outcome is Outcome.CANCELLED
+            attempts = job.attempts if job.type == "flaky" else 1
+            assert program.began[token] == attempts or job.ending.outcome is Outcome.CANCELLED
 
     for fact in program.facts:
         fact(program)
@@ -681,7 +721,8 @@ def check(program: Program) -> None:
     if program.status is None and not lines:
         lines = [(event, str(fields["job_ids"])) for event, fields in program.stop.unfinished()]
     assert sorted(ids_in(lines, "jobs_interrupted")) == released  # named type by type
-    assert sorted(ids_in(lines, "jobs_not_started")) == queued
+    assert sorted(ids_in(lines, "jobs_waiting")) == waiting
+    assert sorted(ids_in(lines, "jobs_not_started") + waiting) == queued
     assert program.status is None or program.status == 1 or not released + queued
     check_nothing_is_left(program)
 

@@ -23,12 +23,13 @@ STORE_CALLS = (
     "find_key_nowait",
     "find_nowait",
     "page_nowait",
+    "postpone",
     "release",
     "request_cancel_nowait",
     "unfinished",
 )
 # Those that a worker makes, with the job it has.
-WORKER_CALLS = frozenset({"claim", "complete", "process", "release"})
+WORKER_CALLS = frozenset({"claim", "complete", "postpone", "process", "release"})
 # Where Trio hands something to a task that waits for it.
 HANDED_OVER = frozenset({"_LockImpl.acquire", "CapacityLimiter.acquire_on_behalf_of"})
 
@@ -195,6 +196,8 @@ class Calls:
         elif name == "claim" and not self._afterwards:
             self.harm.lost.append(job_id)
         elif name in WORKER_CALLS:
+            if name == "postpone" and self._afterwards:
+                self.harm.lost.append(job_id)  # it waits, and is not in the schedule
             self.harm.unrecorded.add(job_id)
         if name in WORKER_CALLS:
             return self.harm.error(Part.WORKER)

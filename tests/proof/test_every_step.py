@@ -71,7 +71,9 @@ def check_ending(program: Program, action: Action) -> None:
     ):  # a grace period by the real clock can end
         assert program.status == bool(program.names.events)
     else:
-        assert program.status == 0
+        # A job that has failed when it is asked to stop does not come back; it is named.
+        assert program.status == bool(program.names.events)
+        assert {event for event, _ in program.names.events} <= {"jobs_waiting"}
         assert program.took < 10  # as long as the jobs need, not as long as they may
 
 
@@ -83,6 +85,7 @@ def check_service_went_on(program: Program) -> None:
     if program.in_memory and not program.force_requested:
         # Among the requests is the one that cancels the job without an end.
         assert program.names.ids("jobs_not_started") == []
+        assert program.names.ids("jobs_waiting") == []
         interrupted = program.names.ids("jobs_interrupted")
         assert not interrupted or interrupted == [jobs_of(program)["b3"].id]
 
@@ -134,6 +137,7 @@ def test_scenario_has_everything_in_it() -> None:
     assert ending is not None
     assert ending.outcome is Outcome.TIMED_OUT
     assert program.ended["i1"] == 1  # a thread goes on
+    assert (program.began["p2"], program.ended["p2"]) == (2, 1)
     assert 1 < len(program.ended.keys() & {f"s{n}" for n in range(9)}) < 9  # thread, work, …
 
 
