@@ -8,7 +8,7 @@ scheduler, and so the model can say it.
 import contextlib
 import math
 import queue
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,12 +32,21 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.proof.share import share_of
 from tests.stores.test_store_model import StoreMachine, refused
 from tests.support import HandlerRegistry, MemoryStore, current_job_id, make_parts
-from trio_jobs import Ending, Handler, Job, Outcome, QueueFullError, ShuttingDownError
+from trio_jobs import (
+    Ending,
+    Handler,
+    Job,
+    Outcome,
+    QueueFullError,
+    RetryPolicy,
+    ShuttingDownError,
+)
 from trio_jobs.pool.admission import JobSpec
 
 MOST_WORKERS = 3
 MOST_BUFFERED = 4
 MOST_KEPT = 4
+MOST_WAITING = 4
 TIME_LIMIT = 10
 
 # Seconds until a pool that does not come to rest fails the test.
@@ -47,7 +56,12 @@ PATIENCE = 30.0
 CALLS = 40
 some_calls = st.integers(5, 20)
 
-some_type = st.sampled_from(["work", "limited"])
+# Of the jobs of the type "again", which come back after a ValueError.
+ATTEMPTS = 3
+PAUSE = 4
+POLICY = RetryPolicy(attempts=ATTEMPTS, backoff="constant", base=PAUSE, jitter=False)
+
+some_type = st.sampled_from(["work", "limited", "again"])
 # Which of several; and the status of the jobs of which it is one ("held" is a second kind of
 # processing, "gone" is none).
 some_number = st.integers(0, 20)
@@ -62,6 +76,8 @@ class Expected:
     type: str
     status: str = "pending"  # with "released" as a status, and "held": claimed by a rule
     began_at: float = 0.0
+    attempts: int = 0
+    waits: bool = False  # since it is delayed or was postponed, until it is claimed
     cancel_requested: bool = False
     outcome: Outcome | None = None
 
@@ -73,6 +89,8 @@ class Model:
     workers: int
     buffer_size: int
     keep_completed: int
+    max_waiting: int
+    schedule: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, Expected] = field(default_factory=dict)
     channel: list[str] = field(default_factory=list)
     began: list[str] = field(default_factory=list)
@@ -98,29 +116,60 @@ class Model:
         self.jobs[job_id] = Expected(type=job_type)
         self.channel.append(job_id)
 
+    def admit_later(self, job_id: str, job_type: str, delay: float) -> None:
+        self.jobs[job_id] = Expected(type=job_type, waits=True)
+        self.schedule[job_id] = self.now + delay
+
+    def postpone(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        job.status, job.waits = "pending", True
+        self.schedule[job_id] = self.now + PAUSE
+        self.ways["postponed"] += 1
+
+    def due(self) -> list[str]:
+        """Those that wait for a slot."""
+        return [job_id for job_id, due in self.schedule.items() if due <= self.now]
+
+    def claim(self, job_id: str, status: str) -> None:
+        job = self.jobs[job_id]
+        job.status, job.waits, job.attempts = status, False, job.attempts + 1
+
     def complete(self, job_id: str, how: Outcome) -> None:
         job = self.jobs[job_id]
         self.ways[f"{job.status}, {how}"] += 1
         job.status, job.outcome = "completed", how
         self.completed.add(job_id)
 
-    def settle(self) -> None:
-        """Time limits pass, and workers take what there is, until nothing moves any more."""
+    def settle(self, fed: list[str]) -> None:
+        """Time limits pass, and workers take what there is, until nothing moves any more.
+
+        Of the due jobs, so many have got a slot: that depends on the order in which slots came
+        free. It leaves one slot at the most.
+        """
         for job_id in self.running():
             job = self.jobs[job_id]
             if job.type == "limited" and self.now >= job.began_at + TIME_LIMIT:
                 self.complete(job_id, Outcome.TIMED_OUT)
+        for job_id in fed:
+            due = self.schedule.pop(job_id)
+            assert due <= min(self.now, *self.schedule.values(), math.inf)
+            self.channel.append(job_id)
+            self.ways["fed"] += 1
         while self.channel and len(self.running()) < self.workers:
             job_id = self.channel.pop(0)
             if not self.allows(job_id, "pending"):
                 self.ways["passed over"] += 1
                 continue
             job = self.jobs[job_id]
+            waited = job.waits
+            self.claim(job_id, "processing")
             if job.cancel_requested:
+                job.status = "waiting" if waited else "pending"  # for the count of ways
                 self.complete(job_id, Outcome.CANCELLED)
             else:
-                job.status, job.began_at = "processing", self.now
+                job.began_at = self.now
                 self.began.append(job_id)
+        assert self.closed or not self.due() or self.room() <= 1
 
     def drop(self, completions: list[str]) -> None:
         """Those that completed at the same time did so in this order; the oldest go."""
@@ -135,8 +184,12 @@ class Model:
         """Nobody processes anything any more."""
         self.closed = True
         for job_id in self.running():
-            self.jobs[job_id].status = "released"
+            self.release(job_id)
             self.ways["released"] += 1
+
+    def release(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        job.status, job.attempts = "released", job.attempts - 1
 
 
 class NotingStore(MemoryStore):
@@ -152,6 +205,18 @@ class NotingStore(MemoryStore):
         return job
 
 
+class NotingDeque(deque[str]):
+    """Notes what is taken from its left end."""
+
+    def __init__(self, taken: list[str]) -> None:
+        super().__init__()
+        self._taken = taken
+
+    def popleft(self) -> str:
+        self._taken.append(super().popleft())
+        return self._taken[-1]
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Each rule does one thing to the pool and to the model; then both settle, and are compared."""
 
@@ -164,6 +229,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.endings: dict[str, trio.Event] = {}
         self.errors: dict[str, BaseException] = {}
         self.completions: list[str] = []
+        self.fed: list[str] = []
         self.over = False
         self._host: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._ended: outcome.Outcome[None] | None = None
@@ -175,6 +241,7 @@ class PoolMachine(RuleBasedStateMachine):
         workers=st.integers(1, MOST_WORKERS),
         buffer_size=st.integers(1, MOST_BUFFERED),
         keep_completed=st.integers(0, MOST_KEPT),
+        max_waiting=st.integers(0, MOST_WAITING),
         open_for=st.integers(0, CALLS) | some_calls,
         pool_lasts_for=st.integers(0, CALLS) | some_calls,
     )
@@ -183,11 +250,12 @@ class PoolMachine(RuleBasedStateMachine):
         workers: int,
         buffer_size: int,
         keep_completed: int,
+        max_waiting: int,
         open_for: int,
         pool_lasts_for: int,
     ) -> None:
         """The numbers of calls are those before which there is no drain, and no cut."""
-        self.model = Model(workers, buffer_size, keep_completed, ways=self.ways)
+        self.model = Model(workers, buffer_size, keep_completed, max_waiting, ways=self.ways)
         self.open_for, self.pool_lasts_for = open_for, pool_lasts_for
         self.calls = 0
         trio.lowlevel.start_guest_run(
@@ -208,6 +276,7 @@ class PoolMachine(RuleBasedStateMachine):
             {
                 "work": Handler.of(self._handle),
                 "limited": Handler.of(self._handle, timeout=TIME_LIMIT),
+                "again": Handler.of(self._handle, retry=POLICY),
             }
         )
         self.parts = parts = make_parts(
@@ -215,14 +284,17 @@ class PoolMachine(RuleBasedStateMachine):
             workers=self.model.workers,
             buffer_size=self.model.buffer_size,
             keep_completed=self.model.keep_completed,
+            max_waiting=self.model.max_waiting,
             store_class=partial(NotingStore, self.completions),
         )
         self.store, self.admission = parts.store, parts.admission
+        parts.pool.schedule._due = NotingDeque(self.fed)
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
             for n in range(self.model.workers):
                 nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
             parts.receive.close()
+            nursery.start_soon(parts.pool.run_schedule, name="schedule")
             await self._settle()
             async for command in commands:
                 self._result = outcome.capture(command)
@@ -235,7 +307,7 @@ class PoolMachine(RuleBasedStateMachine):
         ending = self.endings[job_id] = trio.Event()
         await ending.wait()
         if job_id in self.errors:
-            raise self.errors[job_id]
+            raise self.errors.pop(job_id)
         return "done"
 
     async def _settle(self) -> None:
@@ -261,7 +333,8 @@ class PoolMachine(RuleBasedStateMachine):
         self._token.run_sync_soon(self._commands.send_nowait, command)
         self._pump()
         assert self._result is not None
-        self.model.settle()
+        self.model.settle(self.fed)
+        self.fed.clear()
         self._note_completions()
         return self._result.unwrap()
 
@@ -309,15 +382,37 @@ class PoolMachine(RuleBasedStateMachine):
         with self._refused_beyond_room(len(types)):
             self._do(command)
 
+    @rule(job_type=some_type, delay=st.integers(0, TIME_LIMIT))
+    def submit_delayed(self, job_type: str, delay: int) -> None:
+        def command() -> None:
+            job = self.admission.submit(job_type, b"null", float(delay))
+            self.model.admit_later(job.id, job_type, delay)
+            self.ids.append(job.id)
+
+        full, closed = len(self.model.schedule) >= self.model.max_waiting, self.model.closed
+        try:
+            self._do(command)
+        except QueueFullError:
+            event("refused: too many wait")
+            assert full
+            assert not closed
+        except ShuttingDownError:
+            assert closed
+        else:
+            assert not full
+            assert not closed
+
     @contextlib.contextmanager
     def _refused_beyond_room(self, wanted: int) -> Generator[None]:
         """The block must run through exactly if there is room for so many, and it is open."""
         room, closed = self.model.room(), self.model.closed
+        # The last slot may be for the due jobs.
+        reserved = 1 if self.model.due() else 0
         try:
             yield
         except QueueFullError:
             event("refused: full")
-            assert wanted > room
+            assert wanted > room - reserved
             assert not closed
         except ShuttingDownError:
             event("refused: closed")
@@ -332,7 +427,11 @@ class PoolMachine(RuleBasedStateMachine):
         job_id = self._some(number, "processing")
         if error is not None:
             self.errors[job_id] = error()  # a new one: it keeps where it was raised
-        self.model.complete(job_id, Outcome.SUCCEEDED if error is None else Outcome.FAILED)
+        job = self.model.jobs[job_id]
+        if error is ValueError and job.type == "again" and job.attempts < ATTEMPTS:
+            self.model.postpone(job_id)
+        else:
+            self.model.complete(job_id, Outcome.SUCCEEDED if error is None else Outcome.FAILED)
         self._do(self.endings[job_id].set)
 
     # The moves that workers make, made by somebody else: a copy of an id finds them refused, and
@@ -343,7 +442,7 @@ class PoolMachine(RuleBasedStateMachine):
         job_id = self._some(number, status)
         allowed = self.model.allows(job_id, "pending")
         if allowed:
-            self.model.jobs[job_id].status = "held"
+            self.model.claim(job_id, "held")
         with refused(unless=allowed):
             self._do(lambda: self.store.claim(job_id))
 
@@ -361,7 +460,7 @@ class PoolMachine(RuleBasedStateMachine):
         job_id = self._some(number, status)
         allowed = self.model.allows(job_id, "held")
         if allowed:
-            self.model.jobs[job_id].status = "released"
+            self.model.release(job_id)
         with refused(unless=allowed):
             self._do(lambda: self.store.release(job_id))
 
@@ -377,12 +476,14 @@ class PoolMachine(RuleBasedStateMachine):
     def _cancel(self, job_id: str) -> None:
         def command() -> None:
             self.store.request_cancel_nowait(job_id)
-            self.parts.pool.executor.cancel(job_id)
+            self.parts.pool.note_cancel(job_id)
 
         allowed = self.model.allows(job_id, "pending", "processing", "held", "released")
         if allowed:
             job = self.model.jobs[job_id]
             job.cancel_requested = True
+            if job_id in self.model.schedule:
+                self.model.schedule[job_id] = min(self.model.schedule[job_id], self.model.now)
             if job.status == "processing":
                 self.model.complete(job_id, Outcome.CANCELLED)
         with refused(unless=allowed):
@@ -447,7 +548,10 @@ class PoolMachine(RuleBasedStateMachine):
         }
         for job_id, job in shown.items():
             ending = None if job.ending is None else job.ending.outcome
-            assert ending == self.model.jobs[job_id].outcome
+            expected = self.model.jobs[job_id]
+            assert ending == expected.outcome
+            assert job.attempts == expected.attempts
+            assert (job.run_at is not None) == expected.waits
 
     @invariant()
     def channel_and_store_agree(self) -> None:
@@ -455,12 +559,13 @@ class PoolMachine(RuleBasedStateMachine):
             assert list(self.parts.send._state.data) == self.model.channel
             # In a drain, idle workers end.
             assert self.parts.capacity.free == self.model.room() or self.model.closed
+        assert self.parts.pool.schedule.count == len(self.model.schedule)
         processing = len(self.model.those("processing", "held"))
         assert self.store.statistics().processing == processing
 
     @invariant()
     def what_the_workers_have_runs_and_nothing_else(self) -> None:
-        assert self.began == dict.fromkeys(self.model.began, 1)
+        assert self.began == Counter(self.model.began)
         assert set(self.parts.pool.executor.running) == set(self.model.running())
 
     @invariant()
@@ -468,6 +573,8 @@ class PoolMachine(RuleBasedStateMachine):
         begun, not_begun = self.store.unfinished().ids
         assert begun == self.model.those("processing", "held", "released")
         assert not_begun == self.model.those("pending")
+        waiting = [job.id for job in self.store.unfinished().waiting]
+        assert waiting == [each for each in not_begun if self.model.jobs[each].waits]
 
 
 def test_pool_agrees_with_the_model() -> None:
@@ -488,6 +595,9 @@ def test_pool_agrees_with_the_model() -> None:
         "processing, timed_out",
         "processing, cancelled",
         "pending, cancelled",
+        "waiting, cancelled",
+        "postponed",
+        "fed",
         "passed over",
         "released",
         "dropped",
