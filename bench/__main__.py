@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from bench import growth, idle, many, pool, refusals, single, start_up
 from bench.peers import comparison
@@ -34,6 +35,8 @@ def main() -> int:
         "rows", type=int, nargs="*", help="only these rows; without any, all, and the page"
     )
     wanted = set(parser.parse_args().rows)
+    if not wanted and find_spec("matplotlib") is None:
+        parser.error("the page's pictures need matplotlib (pip install -e '.[bench]')")
     # Leave through every `with` block: the children would live on otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Without it, each row takes as many turns as make its figure steady.
