@@ -199,8 +199,8 @@ class Jobs:
         """Take no more jobs, and wait for those already accepted, as at the end of the block.
 
         Returns:
-            When all of them have completed, or the cancelled pool has ended. Then `unfinished`
-            names the rest.
+            When all of them have completed or wait for a later time, or the cancelled pool has
+            ended. Then `unfinished` names the rest.
 
         Raises:
             TooManyWaitersError: See `wait`.
@@ -333,7 +333,9 @@ async def open_jobs(
 ) -> AsyncIterator[Jobs]:
     """A pool of workers for the length of an ``async with`` block.
 
-    Leaving the block drains: no more jobs are taken, and those already accepted are completed.
+    Leaving the block drains: no more jobs are taken, and those already accepted are completed. A
+    job that waits for a later time, or fails and wants another attempt, stays pending; the log
+    names it.
     An exception that leaves the block cancels these jobs, and so does the cancellation of a scope
     around the block; the log names the jobs that are unfinished then. For a drain of bounded
     length, set that scope's deadline before leaving.

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 WORKERS = 3
 BUFFER = 4
 THREADS = {"thread", "limited_thread"}
-FLAKY = {"p2"}  # it comes back once
+FLAKY = {"p2", "b2"}  # these come back once
 
 # One task for each connection, also for the one in memory that warms up.
 REQUEST_TASKS = ("MemoryDoor._answer", "Listener._serve", "ClientConnection.run")
