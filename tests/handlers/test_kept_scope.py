@@ -102,6 +102,11 @@ async def close_in_the_wrong_order(_scope: Scope) -> None:
     inner.__exit__(None, None, None)
 
 
+async def leave_a_nursery_open_and_close_the_scope_around_it(_scope: Scope) -> None:
+    with contextlib.suppress(RuntimeError), trio.CancelScope():
+        await trio.open_nursery().__aenter__()
+
+
 async def open_and_close(_scope: Scope) -> None:
     with trio.move_on_after(0.5):
         await trio.sleep(1)
@@ -198,7 +203,7 @@ def innermost() -> object:
 KEEPING = [succeed, wait, be_in_time, close_in_the_wrong_order, open_and_close]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", [*BLOCKS, leave_a_nursery_open_and_close_the_scope_around_it])
 async def test_scope_is_kept_unless_the_block_has_used_it_up(
     block: Block, autojump_clock: MockClock
 ) -> None:

@@ -31,6 +31,7 @@ class KeptScope:
         self._can_be_kept = hasattr(trio.lowlevel.Task, "_cancel_status")
         self._task = trio.lowlevel.current_task()
         self._nursery = innermost_nursery()
+        self._nurseries = len(self._task.child_nurseries)
         self._scope: trio.CancelScope | None = None
         self._innermost: object = None  # the task's status within the scope, if none is open inside
         self._touched = False  # whether the block was cancelled, or had a deadline
@@ -74,6 +75,7 @@ class KeptScope:
             error is None
             and self._can_be_kept
             and self._task._cancel_status is self._innermost
+            and len(self._task.child_nurseries) == self._nurseries
             and not (self._touched and scope.cancel_called)
         ):
             if self._touched:
