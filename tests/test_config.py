@@ -30,7 +30,9 @@ LEVELS = "one of 'debug', 'error', 'info', 'warning'"
 MODE = "an octal mode in quotes like '0660', of 6 (may connect) and 0 (may not)"
 FUNCTION = "a function's name like 'package.module:function'"
 SET_IN_THE_FILE = "handlers are set in the [handlers] table of the configuration file"
-KNOWN = "known: call, run, timeout, retry (a type with a dot in it is written in quotes)"
+KNOWN = (
+    "known: call, run, timeout, max_running, retry (a type with a dot in it is written in quotes)"
+)
 TIMEOUT = "a number of seconds from 0.001 to 604800"
 RETRY = "known: attempts, backoff, base, factor, cap, jitter, on, never"
 BACKOFF = "'exponential', 'constant' or a non-empty array of seconds up to 604800"
@@ -540,6 +542,7 @@ class TestHandlers:
             call = "myapp.images:resize"
             run = "process"
             timeout = 30
+            max_running = 4
             """
         )
 
@@ -550,7 +553,9 @@ class TestHandlers:
             "image.resize": HandlerSettings(call="myapp.images:Resizer.resize"),
             "a": HandlerSettings(call=call),
             "b": HandlerSettings(call=call),
-            "resize": HandlerSettings(call="myapp.images:resize", run="process", timeout=30.0),
+            "resize": HandlerSettings(
+                call="myapp.images:resize", run="process", timeout=30.0, max_running=4
+            ),
         }
 
     @pytest.mark.parametrize(
@@ -573,6 +578,13 @@ class TestHandlers:
                     f"handlers.a.timeout must be {TIMEOUT}, got {shown}",
                 )
                 for wrong, shown in [("0", "0"), ("nan", "nan"), ('"30"', "'30'")]
+            ),
+            *(
+                (
+                    f'handlers.a.call = "m:f"\nhandlers.a.max_running = {wrong}',
+                    f"handlers.a.max_running must be an integer from 1 to 100000, got {shown}",
+                )
+                for wrong, shown in [("0", "0"), ("true", "True"), ("1.5", "1.5"), ('"2"', "'2'")]
             ),
             (
                 'handlers.a.call = "m:f"\nhandlers.a.tiemout = 30',
@@ -673,6 +685,7 @@ class TestDescribe:
             'http.bind = ["unix:/tmp/é \\"\\\\ 😀", "[::1]:0"]',
             'handlers."\\u007f\\u0000\\n😀 \\"" = "myapp:é"',
             '[handlers.a]\ncall = "m:f"\nrun = "process"\ntimeout = 3\n[handlers.b]\ncall = "m:g"',
+            'handlers.a = { call = "m:f", max_running = 2 }',
             'handlers.a = { call = "m:f", retry = { backoff = [5, 6.5], never = "é.E" } }',
         ],
     )

@@ -262,7 +262,12 @@ def load_handlers(
                 after_import(call)
             try:
                 return Handler.of(
-                    function, run=settings.run, timeout=settings.timeout, retry=retry, name=call
+                    function,
+                    run=settings.run,
+                    timeout=settings.timeout,
+                    retry=retry,
+                    max_running=settings.max_running,
+                    name=call,
                 )
             finally:
                 if retry is not None:

@@ -348,7 +348,8 @@ async def open_jobs(
             choices; ``default`` takes every type that has no entry of its own.
         workers: How many jobs run at the same time.
         buffer_size: How many jobs may wait for a worker.
-        max_waiting: How many new jobs may wait for a later time. A retry is never refused.
+        max_waiting: How many new jobs may wait for a later time, or for others of a type with a
+            ``max_running``. A retry is never refused.
         processes: How many child processes there are at the most, if handlers ask for them;
             None for as many as there are processors.
         keep_completed: How many completed jobs are kept; the oldest are dropped.

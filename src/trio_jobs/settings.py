@@ -94,7 +94,9 @@ class PoolSettings:
         int, _integer(1, 10_000_000), "how many accepted jobs may wait for a worker"
     ] = 100
     max_waiting: Annotated[
-        int, _integer(0, 10_000_000), "how many new jobs may wait for a later time"
+        int,
+        _integer(0, 10_000_000),
+        "how many new jobs may wait for a later time or for others of their type",
     ] = 10_000
     grace_period: Annotated[Seconds, "how long a stop waits for accepted jobs"] = 25.0
     processes: Annotated[
@@ -203,6 +205,10 @@ class HandlerSettings:
     call: Annotated[FunctionName, "the function"]
     run: Annotated[Literal["async", "thread", "process"] | None, "where it runs"] = None
     timeout: Annotated[Timeout | None, "how long a job may take"] = None
+    max_running: Annotated[
+        Annotated[int, _integer(1, 100_000)] | None,
+        "how many jobs of the type run at the same time",
+    ] = None
     retry: Annotated[
         Annotated[RetrySettings, Meta(description="a table")] | None,
         "when a failed job gets another attempt",

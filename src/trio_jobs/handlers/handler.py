@@ -60,6 +60,7 @@ class Handler:
         payload_type: The type that payloads are checked against; ``Any`` for any JSON.
         decode: Makes the payload from JSON; raises ``msgspec.MsgspecError`` or ``UnicodeError``.
         retry: When a failed job gets another attempt; None for never.
+        max_running: How many jobs of its type run at the same time; None for any number.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Handler:
     payload_type: PayloadType
     decode: Decode
     retry: "RetryPolicy | None" = None
+    max_running: int | None = None
 
     @property
     def attempts(self) -> int:
@@ -84,6 +86,7 @@ class Handler:
         run: str | None = None,
         timeout: float | None = None,
         retry: "RetryPolicy | None" = None,
+        max_running: int | None = None,
         name: str | None = None,
     ) -> Self:
         """Make a handler of a function.
@@ -97,19 +100,22 @@ class Handler:
             timeout: The time limit in seconds; None for no limit.
             retry: When a failed job gets another attempt; None for never. The exceptions that it
                 names are imported here.
+            max_running: How many jobs of its type run at the same time; None for any number. The
+                others wait in order, and hold up no job of another type.
             name: The name that the function was loaded by; None for the function's own name.
 
         Raises:
             HandlerError: The function cannot be called with a payload, does not fit ``run``,
                 cannot be imported by a child process, or annotates its payload with a type that
-                JSON cannot be checked against; or the timeout is not a number above 0; or there is
-                no exception of a name in ``retry``.
+                JSON cannot be checked against; or the timeout is not a number above 0, or
+                ``max_running`` no integer above 0; or there is no exception of a name in ``retry``.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
         check_kind(function)
         where = _where(function, run)
         _check_timeout(timeout)
+        _check_max_running(max_running)
         shape = shape_of(function, is_async=where is Run.ASYNC)
         if name is None:
             name = importable_name(function) if where is Run.PROCESS else own_name(function)
@@ -125,6 +131,7 @@ class Handler:
             payload_type=type_,
             decode=make_decoder(type_),
             retry=retry,
+            max_running=max_running,
         )
 
 
@@ -205,3 +212,9 @@ def _check_timeout(timeout: object) -> None:
         case int() | float() if 0 < timeout < math.inf:
             return
     raise HandlerError(f"must have a timeout of more than 0 seconds, got {timeout!r}")
+
+
+def _check_max_running(number: object) -> None:
+    if number is None or (isinstance(number, int) and number is not True and number >= 1):
+        return
+    raise HandlerError(f"must have a max_running of 1 or more, got {number!r}")

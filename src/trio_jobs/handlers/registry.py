@@ -123,6 +123,12 @@ class HandlerRegistry:
         """The names of the handlers that run in a child process."""
         return [each.name for each in self.table.values() if each.run is Run.PROCESS]
 
+    @property
+    def max_running(self) -> Mapping[str, int | None]:
+        """By type, how many of its jobs run at the same time; empty if no type has a limit."""
+        limits = {type_: each.max_running for type_, each in self.table.items()}
+        return limits if any(limits.values()) else {}
+
     def schemas(self, *, ref_template: str = "#/$defs/{name}") -> PayloadSchemas:
         """The JSON schema of each type's payload.
 

@@ -249,8 +249,11 @@ class Admission:
 
     def close(self) -> None:
         """Refuse new jobs. Workers finish the buffered ones and exit. Idempotent."""
-        self._capacity.close()
+        self._refuse_jobs()
         self._channel.close()
+
+    def _refuse_jobs(self) -> None:
+        self._capacity.close()
         for scope in self._open_blocks:
             scope.cancel()
 

@@ -109,7 +109,7 @@ class Capacity:
             self._wake()
 
     def slot_lost(self) -> None:
-        """Count one free slot less: a worker has ended."""
+        """Count one free slot less: a worker has ended, or a held job takes over a slot."""
         self.free -= 1
 
     def measure_claim(self) -> None:

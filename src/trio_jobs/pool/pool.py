@@ -12,14 +12,16 @@ import trio
 
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.process_pool import ProcessPool
-from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.admission import Admission, ShuttingDownError
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7
+from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Store, UnfinishedJobs
+from trio_jobs.pool.store import Moves, Store, UnfinishedJobs
+from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
@@ -37,7 +39,7 @@ class PoolStatistics:
         busy: How many of them have a job.
         buffered: Jobs in the buffer.
         buffer_size: How many jobs the buffer can hold.
-        waiting: Jobs that are delayed, or wait for their next attempt.
+        waiting: Jobs that are delayed, wait for their next attempt, or for others of their type.
         oldest_running_seconds: For how long the job that began first has been running; None if
             no job runs.
         blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
@@ -172,10 +174,21 @@ def make_pool(
     )
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
     schedule = Schedule(settings.max_waiting, now=now)
+    new_id = Uuid7()
+    moves: Moves = store
+    if handlers.max_running:
+        limits = moves = TypeLimits(
+            store, send, capacity, schedule, handlers.max_running, default=DEFAULT
+        )
+        admission: Admission = LimitedAdmission(
+            send, store, capacity, schedule, limits, new_id=new_id, now=now
+        )
+    else:
+        admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
     return Pool(
         workers=Workers(
             settings.workers,
-            store,
+            moves,
             executor.for_worker,
             capacity=capacity,
             waiters=waiters,
@@ -184,7 +197,7 @@ def make_pool(
         handlers=handlers,
         store=store,
         capacity=capacity,
-        admission=Admission(send, store, capacity, schedule, new_id=Uuid7(), now=now),
+        admission=admission,
         waiters=waiters,
         schedule=schedule,
         processes=processes,

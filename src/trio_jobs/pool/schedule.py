@@ -20,7 +20,7 @@ _LONGEST_RETRY_AFTER = 60
 
 
 class Schedule:
-    """The waiting jobs: delayed ones, and those between two attempts.
+    """The waiting jobs: delayed ones, those between two attempts, and held ones (`TypeLimits`).
 
     A delay is measured by Trio's clock; a date by the wall clock, which may be set forward or back.
     The schedule looks at both whenever it wakes up, so it notices only then that the wall clock was
@@ -48,7 +48,7 @@ class Schedule:
 
     @property
     def count(self) -> int:
-        """How many jobs wait, for a time or, when they are due, for a slot."""
+        """How many jobs wait: for a time, for others of their type, or, when due, for a slot."""
         return len(self._delays) + len(self._dates) + len(self._due)
 
     @property
@@ -66,7 +66,7 @@ class Schedule:
 
         Args:
             job_id: The job; it is in no channel.
-            due: Seconds from now, or an aware time.
+            due: Seconds from now, or an aware time. Infinity for until `advance` or `remove`.
         """
         if isinstance(due, datetime):
             date = due.timestamp()
@@ -78,9 +78,17 @@ class Schedule:
         if time < self._sleeps_until:
             self._earlier.set()
 
+    def waits(self, job_id: str) -> bool:
+        """Whether a job waits for a time; False once it is due."""
+        return job_id in self._delays or job_id in self._dates
+
+    def remove(self, job_id: str) -> bool:
+        """Take a job out if it waits for a time; return whether it did."""
+        return self._delays.remove(job_id) or self._dates.remove(job_id)
+
     def advance(self, job_id: str) -> None:
         """Make a waiting job due now. Does nothing with any other job."""
-        if self._delays.remove(job_id) or self._dates.remove(job_id):
+        if self.remove(job_id):
             self.add(job_id, 0.0)
 
     async def run(self, feed: Callable[[deque[str]], Awaitable[None]]) -> None:
@@ -140,6 +148,9 @@ class _Timeline:
 
     def __len__(self) -> int:
         return len(self._times)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._times
 
     @property
     def first(self) -> float:

@@ -141,6 +141,9 @@ class Store(Moves, Protocol):
     def statistics(self) -> StoreStatistics:
         """How many jobs have each status now."""
 
+    def find_nowait(self, job_id: str) -> Job:
+        """The unfinished job as it is now."""
+
     async def find(self, job_id: str) -> Job:
         """The job as it is now."""
 
