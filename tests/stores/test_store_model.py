@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from tests.support import NOON, Later, StoreError, StoreSettings, StoreStatistics, make_job
 from trio_jobs import Ending, JobError, JobStatus, Outcome
@@ -50,6 +51,8 @@ class Model:
     dropped: Counter[Outcome] = field(default_factory=Counter)
     attempts: Counter[str] = field(default_factory=Counter)
     snoozes: Counter[str] = field(default_factory=Counter)
+    run_at: dict[str, datetime] = field(default_factory=dict)  # of those that wait
+    cancel_requested: set[str] = field(default_factory=set)
 
     def allows(self, job_id: str, *statuses: str) -> bool:
         return self.status.get(job_id) in statuses
@@ -60,8 +63,12 @@ class Model:
             or sum(self.size[each] for each in self.completions) > KEEP_COMPLETED_BYTES
         ):
             job_id = self.completions.pop(0)
-            del self.status[job_id]
+            self.forget(job_id)
             self.dropped[self.outcome[job_id]] += 1
+
+    def forget(self, job_id: str) -> None:
+        del self.status[job_id]
+        self.cancel_requested.discard(job_id)
 
     def count(self, *statuses: str) -> int:
         return sum(status in statuses for status in self.status.values())
@@ -83,11 +90,14 @@ class StoreMachine(RuleBasedStateMachine):
     def set_the_wall_clock(self, seconds: int) -> None:
         self.wall_clock += timedelta(seconds=seconds)
 
-    @rule(job_id=some_id, payload=st.binary(max_size=20))
-    def add(self, job_id: str, payload: bytes) -> None:
+    @rule(job_id=some_id, payload=st.binary(max_size=20), delay=st.none() | st.integers(1, 100))
+    def add(self, job_id: str, payload: bytes, delay: int | None) -> None:
+        run_at = None if delay is None else self.wall_clock + timedelta(seconds=delay)
         with refused(unless=job_id not in self.model.status):
-            self.store.add(make_job(job_id, type="t", payload=payload))
-            self.model.status[job_id] = "pending"
+            self.store.add(replace(make_job(job_id, type="t", payload=payload), run_at=run_at))
+            self.model.status[job_id] = "pending" if run_at is None else "waiting"
+            if run_at is not None:
+                self.model.run_at[job_id] = run_at
             self.model.attempts[job_id] = self.model.snoozes[job_id] = 0
             self.model.size[job_id] = 1 + len(payload)
 
@@ -109,6 +119,15 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.outcome[job_id] = ending.outcome
             self.model.drop_beyond_the_bounds()
 
+    @rule(job_id=some_id, payload=st.binary(max_size=20), ending=some_ending)
+    def process(self, job_id: str, payload: bytes, ending: Ending) -> None:
+        """Few sequences would have these three calls for one job by themselves."""
+        if job_id not in self.model.status:
+            self.add(job_id, payload, None)
+        if self.model.allows(job_id, "pending", "waiting"):
+            self.claim(job_id)
+        self.complete(job_id, ending)
+
     @rule(job_id=some_id)
     def release(self, job_id: str) -> None:
         with refused(unless=self.model.allows(job_id, "processing")):
@@ -121,9 +140,40 @@ class StoreMachine(RuleBasedStateMachine):
         with refused(unless=self.model.allows(job_id, "processing")):
             self.store.postpone(job_id, later)
             self.model.status[job_id] = "waiting"
+            cancelled = job_id in self.model.cancel_requested
+            wait = timedelta(seconds=0 if cancelled else later.seconds)
+            self.model.run_at[job_id] = self.wall_clock + wait
             if later.snooze:
                 self.model.attempts[job_id] -= 1
                 self.model.snoozes[job_id] += 1
+
+    @rule(job_id=some_id)
+    def request_cancel(self, job_id: str) -> None:
+        unfinished = ("pending", "waiting", "processing", "released")
+        with refused(unless=self.model.allows(job_id, *unfinished)):
+            self.store.request_cancel_nowait(job_id)
+            self.model.cancel_requested.add(job_id)
+
+    @rule(job_id=some_id, later=some_later)
+    def postpone_after_a_cancel(self, job_id: str, later: Later) -> None:
+        """As in `process`, few sequences would have these calls by themselves."""
+        if self.model.allows(job_id, "pending", "waiting"):
+            self.claim(job_id)
+        if self.model.allows(job_id, "processing"):
+            self.request_cancel(job_id)
+        self.postpone(job_id, later)
+
+    @rule(job_id=some_id)
+    def delete(self, job_id: str) -> None:
+        with refused(unless=self.model.allows(job_id, "completed")):
+            self.store.delete_nowait(job_id)
+            self.model.completions.remove(job_id)
+            self.model.forget(job_id)
+
+    @precondition(lambda self: self.model.completions)
+    @rule(number=st.integers(0, KEEP_COMPLETED - 1))
+    def delete_a_completed_one(self, number: int) -> None:
+        self.delete(self.model.completions[number % len(self.model.completions)])
 
     @rule(after=st.none() | some_id, limit=st.integers(0, 10))
     def page(self, after: str | None, limit: int) -> None:
@@ -152,7 +202,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert (job.started_at is None) == (job.status is JobStatus.PENDING)
             assert (job.completed_at is None) == (job.status is not JobStatus.COMPLETED)
             assert (job.ending is None) == (job.status is not JobStatus.COMPLETED)
-            assert (job.run_at is not None) == (self.model.status[job.id] == "waiting")
+            waits = self.model.status[job.id] == "waiting"
+            assert job.run_at == (self.model.run_at[job.id] if waits else None)
+            assert job.cancel_requested == (job.id in self.model.cancel_requested)
             assert job.attempts == self.model.attempts[job.id] >= 0
             assert job.snoozes == self.model.snoozes[job.id]
             assert job.last_error is None or job.status is not JobStatus.COMPLETED
@@ -177,6 +229,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert not_begun == [
             each for each in sorted(status) if status[each] in ("pending", "waiting")
         ]
+        waiting = [job.id for job in self.store.unfinished().waiting]
+        assert waiting == [each for each in sorted(status) if status[each] == "waiting"]
 
 
 @contextlib.contextmanager
