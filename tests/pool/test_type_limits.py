@@ -3,7 +3,9 @@
 import logging
 import math
 import time
+import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.support import At, make_parts
 from trio_jobs import (
     Handler,
     Job,
@@ -25,6 +28,7 @@ from trio_jobs import (
     open_jobs,
 )
 from trio_jobs.handlers.importing import HandlerError
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.pool.admission import JobSpec
 
 
@@ -358,3 +362,69 @@ def test_limit_that_is_no_number_of_jobs_is_refused(number: Any) -> None:  # noq
     with pytest.raises(HandlerError) as refusal:
         Handler.of(quick, max_running=number)
     assert str(refusal.value) == f"must have a max_running of 1 or more, got {number!r}"
+
+
+async def steps_of_a_pool(step: int, how: Callable[[Jobs, trio.CancelScope], None]) -> int:
+    """Close or cancel a pool with held jobs at this step; return how many steps there were."""
+    slow = Runs()
+    pool: list[Jobs] = []
+    accepted: list[str] = []
+
+    def act() -> None:
+        for jobs in pool:
+            how(jobs, scope)
+
+    with trio.CancelScope() as scope, At(step, act) as at:
+        async with open_jobs(
+            {"slow": limited(slow), "quick": quick}, workers=2, buffer_size=2
+        ) as jobs:
+            pool.append(jobs)
+            with suppress(ShuttingDownError):
+                for n in range(10):
+                    job = await jobs.submit_when_possible(("slow", "quick")[n % 2], n)
+                    accepted.append(job.id)
+    begun, not_begun = jobs.unfinished()
+    completed = [job.id for job in jobs.page() if job.status is JobStatus.COMPLETED]
+    assert sorted([*begun, *not_begun, *completed]) == accepted
+    assert slow.most <= 1
+    assert len(set(slow.begun)) == len(slow.begun)
+    if not scope.cancelled_caught:
+        assert completed == accepted
+    return at.steps
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda jobs, _scope: jobs._pool.admission.close(),
+        lambda _jobs, scope: scope.cancel(),
+    ],
+    ids=["close", "cancel"],
+)
+def test_close_and_cancel_at_every_step_lose_no_job(
+    how: Callable[[Jobs, trio.CancelScope], None],
+) -> None:
+    def run(step: int) -> int:
+        return trio.run(steps_of_a_pool, step, how, clock=MockClock(autojump_threshold=0))
+
+    for step in range(1, run(0) + 1):
+        run(step)
+
+
+async def test_held_job_costs_at_most_200_bytes_beside_its_record() -> None:
+    parts = make_parts(HandlerRegistry({"slow": limited(quick)}), workers=1, buffer_size=10_001)
+    jobs = parts.admission.submit_all([JobSpec("slow", b"1")] * 10_001)
+    first, *others = [parts.receive.receive_nowait() for _ in jobs]
+    parts.workers.claim(first)
+    limits = parts.pool.workers._store
+
+    tracemalloc.start()
+    try:
+        for job_id in others:
+            assert limits.claim(job_id) is None
+        size, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert parts.pool.statistics().waiting == len(others)
+    assert size / len(others) <= 200
