@@ -20,6 +20,7 @@ from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import Line
+from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.unfinished_report import UnfinishedReport
 
 TOO_LONG = 20.0
@@ -54,7 +55,7 @@ def submissions(path: Path) -> list[tuple[str, bytes]]:
     lines = Lines()
     texts = [*lines.feed(path.read_bytes()), lines.last()]
     handlers = HandlerRegistry.of({"default": anything})
-    parsed = [parse_submission(text, handlers) for text in texts if text.strip()]
+    parsed = [parse_submission(text, handlers, utc_now) for text in texts if text.strip()]
     return [(each.type, each.payload) for each in parsed]
 
 

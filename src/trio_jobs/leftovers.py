@@ -20,7 +20,7 @@ from tempfile import NamedTemporaryFile
 
 import msgspec
 
-from trio_jobs.job import Job
+from trio_jobs.job import Job, Waiting
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import Line
 
@@ -189,6 +189,8 @@ def _line(job: Job) -> bytes:
     # have come in a submission as long as the longest line that the server takes.
     payload = job.payload.replace(b"\n", b" ")
     rest = b"" if payload == b"null" else b',"payload":' + payload
+    if job.waiting is Waiting.DELAYED:
+        rest += b',"run_at":' + msgspec.json.encode(job.run_at)
     return b'{"type":' + msgspec.json.encode(job.type) + rest + b"}\n"
 
 

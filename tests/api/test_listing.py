@@ -57,6 +57,7 @@ async def test_a_listed_job_has_neither_payload_nor_result() -> None:
     [job] = (await api.client.get("/jobs")).json()
 
     assert set(job) == {
+        "attempts",
         "id", "type", "status", "created_at", "started_at", "completed_at", "duration", "outcome"
     }  # fmt: skip
 

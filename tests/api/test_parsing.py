@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.api.support import Api, accept, assert_problem, handlers_of
 from tests.support import Problem
 from trio_jobs.api.submission_json import parse_submission
+from trio_jobs.pool.wall_clock import utc_now
 
 HANDLERS = handlers_of({"default": accept})
 REPEATED = "$: object contains a field more than once"
@@ -27,6 +28,12 @@ TWICE = {
     "payload, at the front": b'{"payload":0,"type":"a","payload":1}',
     "payload, null": b'{"type":"a","payload":null,"payload":null}',
     "both": b'{"type":"a","payload":1,"payload":2,"type":"b"}',
+    "delay": b'{"type":"a","delay":1,"delay":1}',
+    "delay, at the front": b'{"delay":{"type":[]},"type":"a","delay":0}',
+    "delay, around the payload": b'{"type":"a","delay":1,"payload":2,"delay":3}',
+    "run_at": b'{"type":"a","run_at":"2026-12-01T08:00:00Z","run_at":"2026-12-01T08:00:00Z"}',
+    "run_at, written otherwise": b'{"type":"","run_at":1,"r\\u0075n_at":"2026-12-01T08:00:00Z"}',
+    "type, beside a delay": b'{"type":"a","delay":1.5e1,"type":"b"}',
     "spread out": b' { "type" : "a" ,\n\t"type" : "b" } ',
 }
 
@@ -40,6 +47,9 @@ ONCE = {
     "written otherwise": b'{"t\\u0079pe":"a","payl\\u006fad":["payload"]}',
     "with a type beyond ASCII": '{"type":"grüße-grüße-grüße-grüße-grüße","payload":1}'.encode(),
     "with an escaped type": b'{"type":"\\u00e9\\u00e9\\u00e9\\u00e9\\u00e9\\\\\\"","payload":"a"}',
+    "with a delay": b'{"delay":1.5e+1,"type":"a","payload":{"delay":1}}',
+    "with a date": b'{"type":"a" , "run_at" : "2026-12-01T08:00:0\\u0030Z" }',
+    "with a date, and a payload": b'{"payload":"at","type":"a","run_at":"2026-12-01T08:00:00Z"}',
     "indented": json.dumps({"type": "a", "payload": {"b": [1, 2]}}, indent=8).encode(),
 }
 
@@ -60,7 +70,7 @@ async def test_key_that_stands_twice_is_refused_on_every_route(body: bytes) -> N
 
 @pytest.mark.parametrize("body", ONCE.values(), ids=ONCE.keys())
 def test_submission_with_each_key_once_is_taken(body: bytes) -> None:
-    submission = parse_submission(body, HANDLERS)
+    submission = parse_submission(body, HANDLERS, utc_now)
 
     expected = json.loads(body)
     assert submission.type == expected["type"]
@@ -101,7 +111,7 @@ def test_submission_is_refused_if_and_only_if_a_key_stands_twice(
     body, repeated = submission
     refused = ""
     try:
-        parse_submission(body, HANDLERS)
+        parse_submission(body, HANDLERS, utc_now)
     except Problem as problem:
         refused = problem.detail
 

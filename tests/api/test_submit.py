@@ -68,6 +68,7 @@ async def test_a_succeeded_job_shows_its_result_and_no_error() -> None:
         "completed_at": time,
         "duration": 1.234568,
         "outcome": "succeeded",
+        "attempts": 1,
         "payload": {"to": "user@example.com"},
         "result": {"n": 1},
     }

@@ -153,6 +153,8 @@ class StoreMachine(RuleBasedStateMachine):
         with refused(unless=self.model.allows(job_id, *unfinished)):
             self.store.request_cancel_nowait(job_id)
             self.model.cancel_requested.add(job_id)
+            if self.model.status[job_id] == "waiting":
+                self.model.run_at[job_id] = min(self.model.run_at[job_id], self.wall_clock)
 
     @rule(job_id=some_id, later=some_later)
     def postpone_after_a_cancel(self, job_id: str, later: Later) -> None:

@@ -7,6 +7,7 @@ from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.admission import AdmissionError, QueueFullError, ShuttingDownError
+from trio_jobs.pool.schedule import retry_after
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, StoreError
 from trio_jobs.problem_details import Problem
 
@@ -30,20 +31,19 @@ class Answer(NamedTuple):
     media_type: str = serialization.MEDIA_TYPE
 
 
-def accepted(job: Job, headers: dict[str, str], *, whole: bool = False) -> Answer:
-    """201: the job has been submitted; ``headers`` has its ``Location``.
-
-    The body is the job as it was at its submission, or the ``whole`` job as it is now.
-    """
-    body = serialization.job_json(job) if whole else serialization.accepted_json(job)
-    return Answer(201, headers, body)
+def accepted(job: Job, headers: dict[str, str]) -> Answer:
+    """201: the job as it was at its submission; ``headers`` has its ``Location``."""
+    return Answer(201, headers, serialization.accepted_json(job))
 
 
-def shown(job: Job, headers: dict[str, str] | None = None) -> Answer:
+def shown(job: Job, context: ApiContext, headers: dict[str, str] | None = None) -> Answer:
     """200: all of the job as it is now."""
     headers = dict(headers or {})
     if job.status is not JobStatus.COMPLETED:
         headers["Retry-After"] = "1"
+        if job.run_at is not None:
+            seconds = (job.run_at - context.pool.now()).total_seconds()
+            headers["Retry-After"] = str(retry_after(seconds))
     return Answer(200, headers, serialization.job_json(job))
 
 
@@ -53,14 +53,21 @@ def refused(error: Exception, context: ApiContext) -> Answer:
     return Answer(problem.status, problem.headers, problem.body(), problem_details.MEDIA_TYPE)
 
 
+def no_room(error: QueueFullError, **members: int) -> Problem:
+    """The refusal of a full pool; a stream adds the number of jobs ``accepted`` so far."""
+    kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+    seconds = error.retry_after
+    detail = f"{error}; {kept}; try again in {seconds} s"
+    headers = {"Retry-After": str(seconds)}
+    return Problem(429, detail, headers=headers, retry_after=seconds, **members)
+
+
 def _problem_of(error: Exception, context: ApiContext) -> Problem:
     match error:
         case Problem():
             return error
-        case QueueFullError(retry_after=seconds):
-            detail = f"{error}; nothing was kept; try again in {seconds} s"
-            headers = {"Retry-After": str(seconds)}
-            return Problem(429, detail, headers=headers, retry_after=seconds)
+        case QueueFullError():
+            return no_room(error)
         case ShuttingDownError():
             return context.shutting_down()
         case JobNotFoundError():

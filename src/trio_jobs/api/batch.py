@@ -1,5 +1,8 @@
 """`POST /jobs/batch`: many jobs at once, all or none."""
 
+from collections.abc import Callable
+from functools import partial
+
 import msgspec
 import trio
 from quart import Blueprint, Response
@@ -15,7 +18,6 @@ from trio_jobs.api.submission_json import (
     refuse_key,
 )
 from trio_jobs.api.validation import JSON_ERRORS
-from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job
 from trio_jobs.pool.admission import JobSpec, ShuttingDownError
 from trio_jobs.problem_details import Problem
@@ -37,17 +39,28 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         batch = await parse_batch(
-            body, context.pool.handlers, max_items=context.pool.capacity.buffer_size
+            body,
+            partial(parse_submission, handlers=context.pool.handlers, now=context.pool.now),
+            buffer_size=context.pool.capacity.buffer_size,
+            max_waiting=context.pool.schedule.max_waiting,
         )
         jobs = await admission.admit_all(batch)
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
 
-async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int) -> list[JobSpec]:
+async def parse_batch(
+    body: bytes, parse: Callable[[bytes], JobSpec], *, buffer_size: int, max_waiting: int
+) -> list[JobSpec]:
     """The submissions in a batch.
 
+    Args:
+        body: A JSON array.
+        parse: Parses one item, or raises a Problem.
+        buffer_size: How many items at the most may have no later time.
+        max_waiting: How many may have one.
+
     Raises:
-        Problem: 400, the body is no array, has more than ``max_items`` items,
+        Problem: 400, the body is no array, has too many items of one kind,
             or has bad items, which ``index`` names.
 
     Checkpoints:
@@ -57,22 +70,21 @@ async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int)
         items = _decode_items(body)
     except JSON_ERRORS as error:
         raise json_problem(error, body) from None
-    if len(items) > max_items:
-        raise Problem(
-            400,
-            f"a batch must have at most {max_items} jobs, as many as the buffer holds,"
-            f" got {len(items)}",
-            limit=max_items,
-        )
     batch: list[JobSpec] = []
+    waiting = 0
     bad: list[tuple[int, str]] = []
     cost = 0
     for index, item in enumerate(items):
         text = bytes(item)
         try:
-            batch.append(parse_submission(text, handlers))
+            batch.append(parse(text))
+            waiting += batch[-1].due is not None
         except Problem as problem:
             bad.append((index, problem.detail))
+        if index + 1 - waiting > buffer_size:
+            raise _too_many(buffer_size, "as many as the buffer holds", len(items))
+        if waiting > max_waiting:
+            raise _too_many(max_waiting, "as many as may wait for a later time", len(items))
         cost += len(text) + ITEM_COST
         if cost > TURN_COST:
             cost = 0
@@ -81,6 +93,11 @@ async def parse_batch(body: bytes, handlers: HandlerRegistry, *, max_items: int)
         details = "; ".join(f"item {index}: {detail}" for index, detail in bad[:_MAX_DETAILS])
         raise Problem(400, details, index=[index for index, _ in bad])
     return batch
+
+
+def _too_many(limit: int, reason: str, found: int) -> Problem:
+    detail = f"a batch must have at most {limit} jobs, {reason}, got {found}"
+    return Problem(400, detail, limit=limit)
 
 
 async def encode_jobs(jobs: list[Job]) -> bytes:

@@ -6,7 +6,7 @@ from trio_jobs.api.validation import PayloadError
 from trio_jobs.job import MAX_DELAY
 from trio_jobs.settings import shown
 
-_SECONDS = f"a number of seconds from 0 to {MAX_DELAY:.0f} (ten years)"
+SECONDS = f"a number of seconds from 0 to {MAX_DELAY:.0f} (ten years)"
 
 
 def check_due(
@@ -31,9 +31,9 @@ def check_due(
     if delay is not None:
         # A bool is an int; NaN is in no range.
         if not isinstance(delay, int | float) or isinstance(delay, bool):
-            raise PayloadError(f"{root}delay must be {_SECONDS}, got {shown(delay)}")
+            raise PayloadError(f"{root}delay must be {SECONDS}, got {shown(delay)}")
         if not 0 <= delay <= MAX_DELAY:
-            raise PayloadError(f"{root}delay must be {_SECONDS}, got {shown(delay)}")
+            raise PayloadError(f"{root}delay must be {SECONDS}, got {shown(delay)}")
         return float(delay) or None
     if run_at is None:
         return None
@@ -42,5 +42,5 @@ def check_due(
     if run_at <= now:
         return None
     if run_at > now + timedelta(seconds=MAX_DELAY):
-        raise PayloadError(f"{root}run_at must be within ten years, got {shown(run_at)}")
+        raise PayloadError(f"{root}run_at must be within ten years, got {run_at.isoformat()}")
     return run_at.astimezone(UTC)

@@ -63,7 +63,8 @@ class FastPath:
             if method == "POST" and target == b"/jobs":
                 answer = self._submit(body)
             elif method == "GET" and _JOB.fullmatch(target):
-                answer = shown(self._find(target.removeprefix(b"/jobs/").decode()))
+                job = self._find(target.removeprefix(b"/jobs/").decode())
+                answer = shown(job, self._context)
             else:
                 return None
         except REFUSALS as error:
@@ -74,7 +75,8 @@ class FastPath:
         admission = self._context.pool.admission
         if admission.closed:
             raise ShuttingDownError
-        job = admission.submit(*parse_submission(body, self._context.pool.handlers))
+        pool = self._context.pool
+        job = admission.submit(*parse_submission(body, pool.handlers, pool.now))
         return accepted(job, {"Location": f"/jobs/{job.id}"})
 
 

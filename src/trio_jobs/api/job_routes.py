@@ -20,7 +20,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
         job, headers = await find_after_wait(str(job_id), context)
-        return to_response(shown(job, headers))
+        return to_response(shown(job, context, headers))
 
     @routes.post("/jobs/<uuid:job_id>/cancel")
     async def cancel_job(job_id: UUID) -> Response:
@@ -35,7 +35,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
         if outcome is not Outcome.CANCELLED:
             detail = f"job {job.id!r} has completed already: {outcome}"
             raise Problem(409, detail, outcome=outcome)
-        return to_response(shown(job, headers))
+        return to_response(shown(job, context, headers))
 
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:

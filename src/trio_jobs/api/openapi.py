@@ -10,6 +10,7 @@ from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.quart_adapter import root_path
 from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
+from trio_jobs.job import MAX_DELAY
 
 Object = dict[str, Any]
 
@@ -68,7 +69,22 @@ def _submission(handlers: HandlerRegistry, name: str, payload: Object) -> Object
         required.append("payload")
     return {
         "type": "object",
-        "properties": {"type": type_, "payload": payload},
+        "properties": {
+            "type": type_,
+            "payload": payload,
+            "delay": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": MAX_DELAY,
+                "description": "After how many seconds it may begin",
+            },
+            "run_at": {
+                "type": "string",
+                "format": "date-time",
+                "description": "When it may begin, within ten years; a past time is now",
+            },
+        },
         "required": required,
+        "not": {"required": ["delay", "run_at"]},
         "additionalProperties": False,
     }

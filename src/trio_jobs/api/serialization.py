@@ -24,6 +24,8 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     completed_at: datetime | str | None = None
     duration: float | None = None
     outcome: Outcome | None = None
+    attempts: int = 0
+    run_at: datetime | str | None = None
 
 
 def accepted_json(job: Job) -> bytes:
@@ -35,7 +37,16 @@ def accepted_together_json(jobs: Sequence[Job]) -> bytes:
     """An array of jobs as they were at their submission; at least one, admitted in one step."""
     created_at, pending = _time(jobs[0].created_at), JobStatus.PENDING
     return _encode(
-        [_Brief(id=job.id, type=job.type, status=pending, created_at=created_at) for job in jobs]
+        [
+            _Brief(
+                id=job.id,
+                type=job.type,
+                status=pending,
+                created_at=created_at,
+                run_at=None if job.run_at is None else _time(job.run_at),
+            )
+            for job in jobs
+        ]
     )
 
 
@@ -46,6 +57,8 @@ def job_json(job: Job) -> bytes:
         parts += b',"result":', job.ending.result
     if job.ending is not None and job.ending.error is not None:
         parts += b',"error":', _encode(job.ending.error)
+    if job.last_error is not None:
+        parts += b',"last_error":', _encode(job.last_error)
     return b"".join([*parts, b"}"])
 
 
@@ -64,6 +77,8 @@ def _brief(job: Job) -> _Brief:
         completed_at=None if job.completed_at is None else _time(job.completed_at),
         duration=None if job.duration is None else round(job.duration, 6),
         outcome=None if job.ending is None else job.ending.outcome,
+        attempts=job.attempts,
+        run_at=None if job.run_at is None else _time(job.run_at),
     )
 
 

@@ -4,6 +4,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
+from trio_jobs.api.answers import no_room
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.api.request_body import BodyStream, cancel_on_disconnect, refuse_encoded_body
@@ -15,7 +16,7 @@ from trio_jobs.api.submission_json import (
     refuse_key,
 )
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import JobSpec, ShuttingDownError
+from trio_jobs.pool.admission import JobSpec, QueueFullError, ShuttingDownError
 from trio_jobs.problem_details import Problem
 
 _WHITE_SPACE = b" \t\r"
@@ -32,6 +33,8 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
                 await upload.run()
         except ShuttingDownError:
             raise context.shutting_down(accepted=upload.accepted) from None
+        except QueueFullError as error:
+            raise no_room(error, accepted=upload.accepted) from None
         except Problem as problem:
             problem.members["accepted"] = upload.accepted
             raise
@@ -54,6 +57,7 @@ class Upload:
         self.accepted = 0
         self._admission = context.pool.admission
         self._handlers = context.pool.handlers
+        self._now = context.pool.now
         self._max_line_bytes = context.http.max_body_bytes
         self._body = BodyStream(idle_timeout=context.http.stream_idle_timeout)
         self._line = 0
@@ -66,6 +70,7 @@ class Upload:
                 or the client disconnected while lines waited for room; 408,
                 the client sent nothing; 413, a line is too long; 415, the body
                 is encoded.
+            QueueFullError: A line has a later time, and too many jobs wait for one.
             ShuttingDownError: The pool has closed.
 
         Cancellation:
@@ -107,7 +112,7 @@ class Upload:
         if len(text) > self._max_line_bytes:
             raise self._too_long()
         try:
-            return parse_submission(text, self._handlers)
+            return parse_submission(text, self._handlers, self._now)
         except Problem as problem:
             problem.members["line"] = self._line
             raise

@@ -1,10 +1,14 @@
 """Parses a submission from JSON, and refuses a bad one with a Problem."""
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 
 import msgspec
 from quart import request
 
+from trio_jobs.api.due import SECONDS, check_due
 from trio_jobs.api.validation import (
     JSON_ERRORS,
     MAX_DEPTH,
@@ -16,6 +20,7 @@ from trio_jobs.api.validation import (
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.pool.admission import JobSpec
 from trio_jobs.problem_details import Problem
+from trio_jobs.settings import shown
 
 KEY = "Idempotency-Key"
 
@@ -28,6 +33,8 @@ TURN_COST = 100_000
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     type: str
     payload: msgspec.Raw = msgspec.Raw(b"")
+    delay: msgspec.Raw = msgspec.Raw(b"")
+    run_at: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -39,11 +46,25 @@ _REPEATED_WITH_PAYLOAD = b'{"type":"","type":"","payload":}'
 
 _KEY = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*')
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[-+.0-9eE]+')
 _END = re.compile(rb"\s*}")
 
+# RFC 3339, section 5.6; msgspec checks the numbers, and takes an offset without a colon as well.
+_A_TIME = "a time of RFC 3339 with a time zone, such as 2026-12-01T08:00:00Z"
+_DATE_TIME = re.compile(r".{10}[Tt ].*(?:[Zz]|[+-][0-9]{2}:[0-9]{2})")
 
-def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
-    """The type and the payload in ``{"type": …, "payload": …}``, checked.
+
+def parse_submission(
+    body: bytes, handlers: HandlerRegistry, now: Callable[[], datetime]
+) -> JobSpec:
+    """The submission in ``{"type": …, "payload": …}``, checked.
+
+    It may have one of two more keys: ``delay`` in seconds, or ``run_at``, a time of RFC 3339.
+
+    Args:
+        body: The JSON.
+        handlers: Those that there are.
+        now: The wall clock, as an aware UTC time.
 
     Raises:
         Problem: 400, with the fault and its place.
@@ -54,6 +75,9 @@ def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
         raise json_problem(error, body) from None
     # A copy: a Raw would keep the whole body in memory with the job.
     payload = bytes(envelope.payload)
+    due = None
+    if envelope.delay or envelope.run_at:
+        due = _due(bytes(envelope.delay), bytes(envelope.run_at), now())
     least = len(_REPEATED_WITH_PAYLOAD if payload else _REPEATED)
     if len(body) - len(envelope.type) - len(payload) >= least and _repeats_a_key(body, payload):
         raise Problem(400, "$: object contains a field more than once")
@@ -64,7 +88,7 @@ def parse_submission(body: bytes, handlers: HandlerRegistry) -> JobSpec:
         raise Problem(400, str(error), types=error.types) from None
     except PayloadError as error:
         raise _problem(error) from None
-    return JobSpec(envelope.type, payload)
+    return JobSpec(envelope.type, payload, due)
 
 
 def json_problem(error: Exception, body: bytes) -> Problem:
@@ -82,6 +106,34 @@ def refuse_key() -> None:
         raise Problem(400, f"{KEY} is for POST /jobs only: it names one job")
 
 
+def _due(delay: bytes, run_at: bytes, now: datetime) -> float | datetime | None:
+    """When the job may begin, from the JSON of two values; empty JSON if one is not given."""
+    try:
+        seconds = _value(delay, "$.delay", SECONDS) if delay else None
+        date = _date(run_at) if run_at else None
+        return check_due(seconds, date, now=now, root="$.")
+    except PayloadError as error:
+        raise _problem(error) from None
+
+
+def _date(run_at: bytes) -> datetime:
+    value = _value(run_at, "$.run_at", _A_TIME)
+    if isinstance(value, str) and _DATE_TIME.fullmatch(value):
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(value, datetime)
+    raise PayloadError(f"$.run_at must be {_A_TIME}, got {shown(value)}")
+
+
+def _value(json: bytes, place: str, wanted: str) -> object:
+    try:
+        value = msgspec.json.decode(json)
+    except JSON_ERRORS as error:
+        raise json_fault(error, json, place) from None
+    if value is None:
+        raise PayloadError(f"{place} must be {wanted}, got null")
+    return value
+
+
 def _repeats_a_key(body: bytes, payload: bytes) -> bool:
     """Whether a decoded submission has a key twice; msgspec silently takes the last one."""
     seen: set[str] = set()
@@ -93,6 +145,9 @@ def _repeats_a_key(body: bytes, payload: bytes) -> bool:
         seen.add(name)
         if name == "type":
             value = _STRING.match(body, key.end())
+            end = value.end() if value else len(body)
+        elif name in ("delay", "run_at"):
+            value = _SCALAR.match(body, key.end())
             end = value.end() if value else len(body)
         elif body.startswith(payload, key.end()):
             end = key.end() + len(payload)

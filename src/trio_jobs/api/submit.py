@@ -2,17 +2,20 @@
 
 import hashlib
 
+from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
-from trio_jobs.api.answers import accepted
+from trio_jobs.api.answers import Answer, accepted
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.keys import VISIBLE
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
+from trio_jobs.api.serialization import job_json
 from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.admission import ShuttingDownError
+from trio_jobs.pool.schedule import date_of
 from trio_jobs.problem_details import Problem
 
 
@@ -26,19 +29,31 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         if admission.closed and KEY not in request.headers:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
-        spec = parse_submission(body, context.pool.handlers)
+        pool = context.pool
+        spec = parse_submission(body, pool.handlers, pool.now)
         key = _read_key(body)
         # With the store in memory, no await from here to the admission is a checkpoint: of two
         # simultaneous requests with one key, the second finds the job of the first.
         job = None if key is None else await find_first(key)
-        headers = {} if job is None else {"Idempotent-Replayed": "true"}
+        headers = {}
         if job is None:
-            job = await admission.admit(spec, key=key)
+            job = first = await admission.admit(spec, key=key)
+        else:
+            headers["Idempotent-Replayed"] = "true"
+            first = as_submitted(job, body)
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
             job, applied = await find_after_wait(job.id, context)
-        return to_response(accepted(job, headers | applied, whole=bool(applied)))
+        if applied:
+            return to_response(Answer(201, headers | applied, job_json(job)))
+        return to_response(accepted(first, headers))
+
+    def as_submitted(job: Job, body: bytes) -> Job:
+        """The job with the time that it was submitted for."""
+        spec = parse_submission(body, context.pool.handlers, lambda: job.created_at)
+        run_at = None if spec.due is None else date_of(spec.due, job.created_at)
+        return replace(job, run_at=run_at)
 
     async def find_first(key: IdempotencyKey) -> Job | None:
         job = await store.find_key(key.text)

@@ -76,6 +76,7 @@ class Pool:
         executor: Processes each job that a worker has claimed.
         shortage: Holds the jobs that cannot begin. The caller calls `note_change` when it has freed
             a resource, such as a connection's descriptor.
+        now: The wall clock, as an aware UTC time.
     """
 
     workers: Workers
@@ -88,6 +89,7 @@ class Pool:
     processes: ProcessPool | None
     executor: JobExecutor
     shortage: StartShortage
+    now: Callable[[], datetime]
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
@@ -203,4 +205,5 @@ def make_pool(
         processes=processes,
         executor=executor,
         shortage=shortage,
+        now=now,
     )

@@ -30,12 +30,13 @@ class Schedule:
     queues each one when a slot is free for it.
 
     Args:
-        max_waiting: How many new jobs may wait. A job that comes back is never refused.
+        max_waiting: How many new jobs may wait; kept as an attribute. A job that comes back is
+            never refused.
         now: The wall clock, as an aware UTC time.
     """
 
     def __init__(self, max_waiting: int, *, now: Callable[[], datetime]) -> None:
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._now = now
         # `trio.current_time()` would look for the clock each time, at twice the cost.
         self._clock = trio.lowlevel.current_clock()
@@ -54,12 +55,11 @@ class Schedule:
     @property
     def room(self) -> int:
         """How many more new jobs may wait."""
-        return max(self._max_waiting - self.count, 0)
+        return max(self.max_waiting - self.count, 0)
 
     def retry_after(self) -> int:
         """Whole seconds until the first job is due and makes room, from 1 to 60."""
-        seconds = 0 if self._due else self._first_due() - self._clock.current_time()
-        return math.ceil(min(max(seconds, 1), _LONGEST_RETRY_AFTER))
+        return retry_after(0 if self._due else self._first_due() - self._clock.current_time())
 
     def add(self, job_id: str, due: float | datetime) -> None:
         """Let a pending job wait.
@@ -131,6 +131,11 @@ class Schedule:
             if min(delay, date) > now:
                 return
             self._due.append((self._delays if delay <= date else self._dates).pop())
+
+
+def retry_after(seconds: float) -> int:
+    """Whole seconds after which to look again at what is due in so many seconds, from 1 to 60."""
+    return math.ceil(min(max(seconds, 1), _LONGEST_RETRY_AFTER))
 
 
 def date_of(due: float | datetime, now: datetime) -> datetime:

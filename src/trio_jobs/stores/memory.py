@@ -155,7 +155,8 @@ class MemoryStore:
         job = self.find_nowait(job_id)
         if job.status is _COMPLETED:
             raise InvalidTransitionError(f"job {job_id!r} is completed; it can not be cancelled")
-        job = replace(job, cancel_requested=True)
+        run_at = job.run_at and min(job.run_at, self._now())
+        job = replace(job, cancel_requested=True, run_at=run_at)
         self._jobs[job_id] = job
         return job
 
