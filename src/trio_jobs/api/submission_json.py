@@ -14,6 +14,7 @@ from trio_jobs.api.validation import (
     MAX_DEPTH,
     PayloadError,
     TooDeepError,
+    check_depth,
     check_submission,
     json_fault,
 )
@@ -125,6 +126,7 @@ def _date(run_at: bytes) -> datetime:
 
 
 def _value(json: bytes, place: str, wanted: str) -> object:
+    check_depth(json)
     try:
         value = msgspec.json.decode(json)
     except JSON_ERRORS as error:
