@@ -1,5 +1,6 @@
 """A pool in a Trio program: submitting from Python, waiting, draining, cutting short."""
 
+import gc
 import inspect
 import logging
 import math
@@ -78,6 +79,12 @@ def no_completion_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("a bug of ours")
 
     monkeypatch.setattr("trio_jobs.stores.memory.MemoryStore.complete", broken)
+
+
+async def test_a_pool_leaves_the_programs_garbage_collector_alone() -> None:
+    frozen = gc.get_freeze_count()
+    async with open_jobs({"email": send_email}):
+        assert gc.get_freeze_count() == frozen
 
 
 async def test_job_is_submitted_and_waited_for(autojump_clock: MockClock) -> None:

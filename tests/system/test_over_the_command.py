@@ -10,6 +10,7 @@ import trio
 from tests.command import Command, run_command, running_command
 
 WORK = """
+import gc
 import os
 import time
 
@@ -27,6 +28,10 @@ async def block(payload):
 
 async def typed(payload: list[int]):
     return sum(payload)
+
+
+async def frozen(payload):
+    return gc.get_freeze_count()
 """
 
 CONFIG = """
@@ -40,6 +45,7 @@ slow_step = 0.1
 [handlers]
 block = "work:block"
 typed = "work:typed"
+frozen = "work:frozen"
 
 [handlers.wait]
 call = "work:wait_for_go"
@@ -55,6 +61,13 @@ async def test_a_handler_that_blocks_the_loop_is_reported(tmp_path: Path) -> Non
 
     assert "handler=work:block" in line
     assert job_id in line
+
+
+async def test_the_garbage_collector_skips_the_modules(tmp_path: Path) -> None:
+    async with running_command(tmp_path, config=CONFIG, handlers=WORK) as server:
+        job = await server.run("frozen")
+
+    assert job["result"] > 10_000
 
 
 async def test_check_shows_the_schema_of_each_payload(tmp_path: Path) -> None:
