@@ -138,9 +138,8 @@ class ClientConnection(TCPServer):
         while True:
             http.body_deadline = None
             if http.ahead():
-                await (
-                    trio.lowlevel.checkpoint()
-                )  # other tasks get a turn between pipelined requests
+                # Between pipelined requests, other tasks get their turn.
+                await trio.lowlevel.checkpoint()
                 return True
             if self._context.answer_now is None or http.eof:
                 return True
