@@ -8,7 +8,6 @@ import trio
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.admission import (
     Admission,
-    AdmissionError,
     JobSpec,
     QueueFullError,
     ShuttingDownError,
@@ -65,12 +64,8 @@ class LimitedAdmission(Admission):
     @trio.lowlevel.enable_ki_protection
     async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
         """See `Admission.admit_up_to`."""
-        try:
-            some = self._up_to_full(specs)
-        except AdmissionError:
-            await trio.lowlevel.checkpoint()
-            raise
-        return await super().admit_up_to(some)
+        await trio.lowlevel.checkpoint()  # also if the next line refuses the jobs
+        return await super().admit_up_to(self._up_to_full(specs))
 
     @trio.lowlevel.enable_ki_protection
     def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:
