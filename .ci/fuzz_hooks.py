@@ -1,11 +1,20 @@
-"""What schemathesis does not know by itself: how to write a line of a stream."""
+"""What schemathesis does not know by itself: the lines of a stream, and times within ten years."""
 
 import json
+from datetime import datetime, timedelta, timezone
 
 import schemathesis
+from hypothesis import strategies as st
 
 
 @schemathesis.serializer("application/x-ndjson")
 def write_line(_context: object, value: object) -> bytes:
     """One line; the document describes what each of them holds."""
     return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
+
+
+OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+# No schema can describe a bound that moves with the clock, so the times end in a year that stays
+# within it.
+TIMES = st.datetimes(max_value=datetime(2035, 1, 1), timezones=OFFSETS)  # noqa: DTZ001
+schemathesis.openapi.format("date-time", TIMES.map(datetime.isoformat))
