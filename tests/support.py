@@ -91,6 +91,7 @@ def make_parts(
     buffer_size: int = 100,
     max_waiting: int = 10_000,
     keep_completed: int = 10_000,
+    keep_failed: int = 10_000,
     keep_completed_bytes: int = 1_000_000,
     max_waiters: int = 1000,
     now: Callable[[], datetime] = noon,
@@ -98,7 +99,11 @@ def make_parts(
 ) -> Parts:
     """The parts that `main` wires, without HTTP; nothing runs."""
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
-    bounds = StoreSettings(keep_completed=keep_completed, keep_completed_bytes=keep_completed_bytes)
+    bounds = StoreSettings(
+        keep_completed=keep_completed,
+        keep_failed=keep_failed,
+        keep_completed_bytes=keep_completed_bytes,
+    )
     store = store_class(bounds, now=now)
     pool = make_pool(
         handlers or HandlerRegistry({}),

@@ -516,6 +516,8 @@ async def test_function_that_cannot_be_a_handler_is_refused_with_its_type(
         ("buffer_size", math.inf, "an integer from 1 to 10000000"),
         ("processes", 0, "an integer from 1 to 1000"),
         ("keep_completed", -1, "an integer from 0 to 10000000"),
+        ("keep_failed", -1, "an integer from 0 to 10000000"),
+        ("keep_failed", True, "an integer from 0 to 10000000"),
         ("keep_completed_bytes", -1, "an integer from 0 to 1099511627776"),
         ("max_payload_bytes", -1, "an integer from 1 to 1073741824"),
         ("max_result_bytes", 0, "an integer from 1 to 1073741824"),

@@ -326,6 +326,7 @@ async def open_jobs(
     max_waiting: int = _POOL.max_waiting,
     processes: int | None = None,
     keep_completed: int = _STORE.keep_completed,
+    keep_failed: int = _STORE.keep_failed,
     keep_completed_bytes: int = _STORE.keep_completed_bytes,
     max_payload_bytes: int = _HTTP.max_body_bytes,
     max_result_bytes: int = _STORE.max_result_bytes,
@@ -352,8 +353,10 @@ async def open_jobs(
             ``max_running``. A retry is never refused.
         processes: How many child processes there are at the most, if handlers ask for them;
             None for as many as there are processors.
-        keep_completed: How many completed jobs are kept; the oldest are dropped.
-        keep_completed_bytes: How many bytes the completed jobs may hold together.
+        keep_completed: How many jobs that succeeded are kept; the oldest are dropped.
+        keep_failed: How many jobs with another outcome are kept, apart from the former.
+        keep_completed_bytes: How many bytes all completed jobs may hold together. Beyond that,
+            the oldest are dropped, of those that hold more: the successes or the others.
         max_payload_bytes: The largest payload, as JSON, and over HTTP the longest body, in bytes.
         max_result_bytes: The largest result, as JSON; a job with a larger one fails.
         max_waiters: How many tasks may wait for jobs at the same time, with those of HTTP requests.
@@ -380,6 +383,7 @@ async def open_jobs(
     bounds = build(
         StoreSettings,
         keep_completed=keep_completed,
+        keep_failed=keep_failed,
         keep_completed_bytes=keep_completed_bytes,
         max_result_bytes=max_result_bytes,
     )

@@ -158,10 +158,13 @@ class StoreSettings:
     """How many completed jobs are kept; 0 keeps none."""
 
     keep_completed: Annotated[
-        int, _integer(0, 10_000_000), "how many completed jobs can be looked up"
+        int, _integer(0, 10_000_000), "how many jobs that succeeded can be looked up"
+    ] = 10_000
+    keep_failed: Annotated[
+        int, _integer(0, 10_000_000), "how many jobs with another outcome can be looked up"
     ] = 10_000
     keep_completed_bytes: Annotated[
-        int, _integer(0, 2**40), "how many bytes of payloads and results they may hold"
+        int, _integer(0, 2**40), "how many bytes of payloads and results all of them may hold"
     ] = 268_435_456
     max_result_bytes: Annotated[int, _integer(1, 2**30), "the largest result, as JSON"] = 1_048_576
 

@@ -51,7 +51,10 @@ class Ways:
             Api(
                 functions,
                 parts=make_parts(
-                    workers=WORKERS, buffer_size=BUFFER_SIZE, keep_completed=KEEP_COMPLETED
+                    workers=WORKERS,
+                    buffer_size=BUFFER_SIZE,
+                    keep_completed=KEEP_COMPLETED,
+                    keep_failed=KEEP_COMPLETED,
                 ),
             )
             for _ in range(2)

@@ -18,8 +18,8 @@ UNKNOWN = "01936d3c-0000-7000-8000-000000000000"
 class Cancelling:
     """An API with one job."""
 
-    def __init__(self, *, keep_completed: int = 10) -> None:
-        self.parts = make_parts(keep_completed=keep_completed)
+    def __init__(self, *, keep_failed: int = 10) -> None:
+        self.parts = make_parts(keep_failed=keep_failed)
         self.api = Api(parts=self.parts)
         self.job_id = self.parts.admission.submit("email", b"null").id
 
@@ -57,7 +57,7 @@ async def test_a_running_job_is_cancelled_where_it_runs() -> None:
 
 
 async def test_a_cancel_that_waits_is_answered_when_the_job_has_unwound() -> None:
-    one = Cancelling(keep_completed=0)
+    one = Cancelling(keep_failed=0)
     one.claim()
     got: list[Answer] = []
 

@@ -89,13 +89,15 @@ class Model:
     workers: int
     buffer_size: int
     keep_completed: int
+    keep_failed: int
     max_waiting: int
     schedule: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, Expected] = field(default_factory=dict)
     channel: list[str] = field(default_factory=list)
     began: list[str] = field(default_factory=list)
     completed: set[str] = field(default_factory=set)  # since the last look
-    kept: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # that succeeded
+    kept_others: list[str] = field(default_factory=list)
     now: float = 0.0
     closed: bool = False
     ways: Counter[str] = field(default_factory=Counter)  # that jobs have gone
@@ -175,10 +177,13 @@ class Model:
         """Those that completed at the same time did so in this order; the oldest go."""
         assert sorted(completions) == sorted(self.completed)
         self.completed.clear()
-        self.kept += completions
-        while len(self.kept) > self.keep_completed:
-            del self.jobs[self.kept.pop(0)]
-            self.ways["dropped"] += 1
+        for job_id in completions:
+            succeeded = self.jobs[job_id].outcome is Outcome.SUCCEEDED
+            kept = self.kept if succeeded else self.kept_others
+            kept.append(job_id)
+            if len(kept) > (self.keep_completed if succeeded else self.keep_failed):
+                del self.jobs[kept.pop(0)]
+                self.ways["dropped" if succeeded else "another dropped"] += 1
 
     def cut_off(self) -> None:
         """Nobody processes anything any more."""
@@ -241,6 +246,7 @@ class PoolMachine(RuleBasedStateMachine):
         workers=st.integers(1, MOST_WORKERS),
         buffer_size=st.integers(1, MOST_BUFFERED),
         keep_completed=st.integers(0, MOST_KEPT),
+        keep_failed=st.integers(0, MOST_KEPT),
         max_waiting=st.integers(0, MOST_WAITING),
         open_for=st.integers(0, CALLS) | some_calls,
         pool_lasts_for=st.integers(0, CALLS) | some_calls,
@@ -250,12 +256,20 @@ class PoolMachine(RuleBasedStateMachine):
         workers: int,
         buffer_size: int,
         keep_completed: int,
+        keep_failed: int,
         max_waiting: int,
         open_for: int,
         pool_lasts_for: int,
     ) -> None:
         """The numbers of calls are those before which there is no drain, and no cut."""
-        self.model = Model(workers, buffer_size, keep_completed, max_waiting, ways=self.ways)
+        self.model = Model(
+            workers=workers,
+            buffer_size=buffer_size,
+            keep_completed=keep_completed,
+            keep_failed=keep_failed,
+            max_waiting=max_waiting,
+            ways=self.ways,
+        )
         self.open_for, self.pool_lasts_for = open_for, pool_lasts_for
         self.calls = 0
         trio.lowlevel.start_guest_run(
@@ -284,6 +298,7 @@ class PoolMachine(RuleBasedStateMachine):
             workers=self.model.workers,
             buffer_size=self.model.buffer_size,
             keep_completed=self.model.keep_completed,
+            keep_failed=self.model.keep_failed,
             max_waiting=self.model.max_waiting,
             store_class=partial(NotingStore, self.completions),
         )
@@ -494,8 +509,8 @@ class PoolMachine(RuleBasedStateMachine):
         job_id = self._some(number, status)
         allowed = self.model.allows(job_id, "completed")
         if allowed:
-            del self.model.jobs[job_id]
-            self.model.kept.remove(job_id)
+            succeeded = self.model.jobs.pop(job_id).outcome is Outcome.SUCCEEDED
+            (self.model.kept if succeeded else self.model.kept_others).remove(job_id)
         with refused(unless=allowed):
             self._do(lambda: self.store.delete_nowait(job_id))
 
@@ -601,6 +616,7 @@ def test_pool_agrees_with_the_model() -> None:
         "passed over",
         "released",
         "dropped",
+        "another dropped",
     }, ways
 
 

@@ -32,8 +32,9 @@ LOAD = 0.8
 LONG_ENOUGH = 5
 
 # Few enough to be reached within the first minutes: from then on a job is dropped for each that
-# ends.
+# ends, of the same kind: successes and others are counted apart.
 KEPT = 2_000
+KEPT_OTHERS = 200
 
 CONFIG = f"""
 [pool]
@@ -44,6 +45,7 @@ processes = 2
 
 [store]
 keep_completed = {KEPT}
+keep_failed = {KEPT_OTHERS}
 
 [handlers]
 work = "work:work"

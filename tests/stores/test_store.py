@@ -42,9 +42,14 @@ def make_store(
     *,
     now: Callable[[], datetime] = noon,
     keep_completed: int = 1000,
+    keep_failed: int = 1000,
     keep_completed_bytes: int = 1_000_000,
 ) -> MemoryStore:
-    bounds = StoreSettings(keep_completed=keep_completed, keep_completed_bytes=keep_completed_bytes)
+    bounds = StoreSettings(
+        keep_completed=keep_completed,
+        keep_failed=keep_failed,
+        keep_completed_bytes=keep_completed_bytes,
+    )
     return MemoryStore(bounds, now=now)
 
 
@@ -372,8 +377,79 @@ def test_pending_and_processing_jobs_are_never_dropped() -> None:
     )
 
 
+OTHER_OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED]
+
+
+@pytest.mark.parametrize("outcome", OTHER_OUTCOMES)
+def test_jobs_that_did_not_succeed_are_counted_apart(outcome: Outcome) -> None:
+    store = make_store(keep_completed=2, keep_failed=3)
+    for n in range(4):
+        run_through(store, make_job(f"other {n}"), Ending(outcome=outcome))
+        run_through(store, make_job(f"success {n}"))
+
+    assert ids(store.page_nowait(limit=10)) == [
+        *("other 1", "other 2", "other 3"),
+        *("success 2", "success 3"),
+    ]
+
+
+@pytest.mark.parametrize("most", [Outcome.SUCCEEDED, Outcome.FAILED])
+def test_neither_successes_nor_others_push_the_other_out_by_their_bytes(most: Outcome) -> None:
+    store = make_store(keep_completed_bytes=100)
+    few = Outcome.FAILED if most is Outcome.SUCCEEDED else Outcome.SUCCEEDED
+    for n in range(4):
+        run_through(store, sized(f"few {n}", 10), Ending(outcome=few))
+
+    for n in range(100):
+        run_through(store, sized(f"most {n}", 20), Ending(outcome=most))
+
+    assert ids(store.page_nowait(limit=100)) == [
+        *(f"few {n}" for n in range(4)),
+        *(f"most {n}" for n in (97, 98, 99)),
+    ]
+    assert store.statistics().dropped == NONE_DROPPED | {most: 97}
+
+
+def test_bytes_that_one_kind_leaves_are_the_others_until_they_are_needed() -> None:
+    store = make_store(keep_completed_bytes=100)
+    for n in range(5):
+        run_through(store, sized(f"success {n}", 20), ending_of(0))
+    assert store.statistics().completed_bytes == 100
+
+    run_through(store, sized("failure 0", 30), Ending(outcome=Outcome.FAILED))
+    assert ids(store.page_nowait(limit=10)) == [
+        "failure 0",
+        *("success 2", "success 3", "success 4"),
+    ]
+
+    # A failure that is larger than the bound is itself the oldest in the end.
+    run_through(store, sized("failure 1", 101), Ending(outcome=Outcome.FAILED))
+    assert ids(store.page_nowait(limit=10)) == ["success 2", "success 3", "success 4"]
+    assert store.statistics().completed_bytes == 60
+
+
+def sized(job_id: str, size: int) -> Job:
+    return make_job(job_id, type="t", payload=b"-" * (size - 1))
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_deleted_job_leaves_its_place_to_another_of_its_kind(outcome: Outcome) -> None:
+    store = make_store(keep_completed=2, keep_failed=2)
+    for each in (Outcome.SUCCEEDED, Outcome.FAILED):
+        run_through(store, make_job(f"{each} kept"), Ending(outcome=each))
+    run_through(store, make_job("deleted", payload=b"-" * 100), Ending(outcome=outcome))
+    before = store.statistics().completed_bytes
+
+    store.delete_nowait("deleted")
+    assert store.statistics().completed_bytes == before - 100 - len(make_job("deleted").type)
+    run_through(store, make_job("next"), Ending(outcome=outcome))
+
+    assert ids(store.page_nowait(limit=10)) == ["failed kept", "next", "succeeded kept"]
+    assert store.statistics().dropped == NONE_DROPPED
+
+
 def test_dropped_jobs_are_counted_by_outcome_and_deleted_ones_are_not() -> None:
-    store = make_store(keep_completed=1)
+    store = make_store(keep_completed=0, keep_failed=1)
     outcomes = [Outcome.FAILED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT]
     for n, outcome in enumerate(outcomes):
         run_through(store, make_job(f"{n}"), Ending(outcome=outcome))

@@ -17,8 +17,13 @@ from trio_jobs.job import MAX_DELAY
 from trio_jobs.stores.memory import MemoryStore
 
 KEEP_COMPLETED = 3
+KEEP_FAILED = 2
 KEEP_COMPLETED_BYTES = 60
-BOUNDS = StoreSettings(keep_completed=KEEP_COMPLETED, keep_completed_bytes=KEEP_COMPLETED_BYTES)
+BOUNDS = StoreSettings(
+    keep_completed=KEEP_COMPLETED,
+    keep_failed=KEEP_FAILED,
+    keep_completed_bytes=KEEP_COMPLETED_BYTES,
+)
 
 # Few ids, so that the calls meet; any of them may be known, unknown or dropped.
 some_id = st.sampled_from([f"{n:02}" for n in range(8)])
@@ -58,13 +63,29 @@ class Model:
         return self.status.get(job_id) in statuses
 
     def drop_beyond_the_bounds(self) -> None:
-        while (
-            len(self.completions) > KEEP_COMPLETED
-            or sum(self.size[each] for each in self.completions) > KEEP_COMPLETED_BYTES
-        ):
-            job_id = self.completions.pop(0)
-            self.forget(job_id)
-            self.dropped[self.outcome[job_id]] += 1
+        if len(self.kept(succeeded=True)) > KEEP_COMPLETED:
+            self.drop(self.kept(succeeded=True)[0])
+        if len(self.kept(succeeded=False)) > KEEP_FAILED:
+            self.drop(self.kept(succeeded=False)[0])
+        while self.bytes(self.completions) > KEEP_COMPLETED_BYTES:
+            successes, others = self.kept(succeeded=True), self.kept(succeeded=False)
+            larger = others if self.bytes(others) > self.bytes(successes) else successes
+            self.drop(larger[0])
+
+    def kept(self, *, succeeded: bool) -> list[str]:
+        return [
+            each
+            for each in self.completions
+            if (self.outcome[each] is Outcome.SUCCEEDED) == succeeded
+        ]
+
+    def bytes(self, job_ids: list[str]) -> int:
+        return sum(self.size[each] for each in job_ids)
+
+    def drop(self, job_id: str) -> None:
+        self.completions.remove(job_id)
+        self.forget(job_id)
+        self.dropped[self.outcome[job_id]] += 1
 
     def forget(self, job_id: str) -> None:
         del self.status[job_id]
@@ -173,7 +194,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.forget(job_id)
 
     @precondition(lambda self: self.model.completions)
-    @rule(number=st.integers(0, KEEP_COMPLETED - 1))
+    @rule(number=st.integers(0, KEEP_COMPLETED + KEEP_FAILED - 1))
     def delete_a_completed_one(self, number: int) -> None:
         self.delete(self.model.completions[number % len(self.model.completions)])
 
@@ -217,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
             pending=self.model.count("pending", "released", "waiting"),
             processing=self.model.count("processing"),
             completed=len(self.model.completions),
-            completed_bytes=sum(self.model.size[each] for each in self.model.completions),
+            completed_bytes=self.model.bytes(self.model.completions),
             dropped={outcome: self.model.dropped[outcome] for outcome in Outcome},
         )
 

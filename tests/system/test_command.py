@@ -170,7 +170,7 @@ async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
 
 
 async def test_dropped_jobs_are_counted_and_logged(tmp_path: Path) -> None:
-    config = configuration("fail", "quick") + "\n[store]\nkeep_completed = 0\n"
+    config = configuration("fail", "quick") + "\n[store]\nkeep_completed = 0\nkeep_failed = 0\n"
     async with running_command(tmp_path, config=config) as server:
         for job_type in ("quick", "fail"):
             await server.run(job_type, "no")

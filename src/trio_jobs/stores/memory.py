@@ -17,7 +17,7 @@ from trio_jobs.pool.store import (
 )
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
-from trio_jobs.stores.history import History
+from trio_jobs.stores.history import Histories
 from trio_jobs.stores.sorted_ids import SortedIds
 
 # On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
@@ -27,9 +27,8 @@ _PENDING, _PROCESSING, _COMPLETED = JobStatus
 class MemoryStore:
     """All jobs, in memory; `trio_jobs.pool.store.Store` says what each method does.
 
-    Completed jobs are dropped, oldest completion first, while there are more than
-    ``keep_completed`` of them, or they hold more than ``keep_completed_bytes`` (`Job.size`). A
-    pending or a processing job is never dropped.
+    Completed jobs beyond ``keep_completed``, ``keep_failed`` and ``keep_completed_bytes`` are
+    dropped, oldest completion first (`Histories`). A pending or a processing job is never dropped.
 
     Each move and each look-up costs the same, however many jobs are kept or were dropped. So does
     a page: bisection finds where it begins.
@@ -45,9 +44,7 @@ class MemoryStore:
         # and walks over the gaps that dropped entries leave.
         self._order = SortedIds()
         self._processing: set[str] = set()
-        self._completed = History(
-            max_jobs=settings.keep_completed, max_bytes=settings.keep_completed_bytes
-        )
+        self._completed = Histories(settings)
         self._dropped = dict.fromkeys(Outcome, 0)
         self._drop_log = DropLog()
         self._released: set[str] = set()
@@ -106,7 +103,7 @@ class MemoryStore:
         )
         self._jobs[job_id] = job
         self._processing.remove(job_id)
-        for dropped in self._completed.add(job_id, job.size):
+        for dropped in self._completed.add(job_id, job.size, ending.outcome):
             outcome = self._forget(dropped)
             self._dropped[outcome] += 1
             self._drop_log.note(outcome, self._dropped)
