@@ -16,9 +16,11 @@ from trio_jobs.api.validation import check_submission, check_type, encode_payloa
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.pool.admission import AdmissionError, JobSpec
+from trio_jobs.pool.admission import AdmissionError
 from trio_jobs.pool.ids import is_id
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
+from trio_jobs.pool.reruns import rerun
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
@@ -120,14 +122,14 @@ class Jobs:
         """
         spec = self._check(type, payload)
         if delay is None and run_at is None and key is None:
-            return self._pool.admission.submit(*spec)
+            return self._pool.admission.submit(spec.type, spec.payload)
         spec = spec._replace(due=check_due(delay, run_at, now=self._now()))
         named = None if key is None else make_key(key, spec, delay if run_at is None else run_at)
         if named is not None and (first := self._store.find_key_nowait(named.text)) is not None:
             if first.key != named:
                 raise KeyReusedError(named.text)
             return first
-        return self._pool.admission.submit(*spec, key=named)
+        return self._pool.admission.submit(*spec[:3], key=named)
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
@@ -225,6 +227,23 @@ class Jobs:
         job = self._store.request_cancel_nowait(job_id)
         self._pool.note_cancel(job_id)
         return job
+
+    def rerun(self, job_id: str) -> Job:
+        """Submit a job that did not succeed once more, as a new job of the same type and payload.
+
+        ``rerun_of`` of the new job is the old one's id, and ``rerun_as`` of the old one the new
+        one's. The new job has no key.
+
+        Returns:
+            The new job as it is at its submission.
+
+        Raises:
+            InvalidTransitionError: The job has not completed, has succeeded, or was re-run
+                already.
+            QueueFullError: There is no room in the buffer.
+            ShuttingDownError: As in `submit`.
+        """
+        return rerun(self._pool, self._store.find_nowait(job_id))
 
     def delete(self, job_id: str) -> None:
         """Forget a completed job.

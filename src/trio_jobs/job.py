@@ -107,6 +107,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         run_at: The time (UTC) that it waits for; set while it is pending, and only if it was
             submitted for later or has been postponed.
         last_error: What its last failed attempt raised; set until it has completed.
+        rerun_of: The id of the job that it re-runs, even if that one has been dropped since.
+        rerun_as: The id of the job that re-runs it.
     """
 
     id: str
@@ -124,6 +126,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     snoozes: int = 0
     run_at: datetime | None = None
     last_error: JobError | None = None
+    rerun_of: str | None = None
+    rerun_as: str | None = None
 
     @property
     def waiting(self) -> Waiting | None:

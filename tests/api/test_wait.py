@@ -8,7 +8,7 @@ from tests.api.support import SUBMISSION, Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, make_job, make_parts
 from trio_jobs.api.prefer_wait import preferred_wait
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.testing.steps import At
 
 ID = "01936d3c-0000-7000-8000-000000000001"

@@ -22,7 +22,7 @@ from trio_jobs import (
     ShuttingDownError,
     Waiting,
 )
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.store import DuplicateJobError
 
 NOW, LATER = JobSpec("now", b"1"), JobSpec("later", b"2", 30.0)
@@ -73,12 +73,12 @@ async def test_new_jobs_beyond_the_bound_are_refused_until_the_first_is_due(
 ) -> None:
     parts = make_parts(max_waiting=max_waiting)
     for _ in range(max_waiting):
-        parts.admission.submit(*LATER)
+        parts.admission.submit(*LATER[:3])
     before = stored(parts)
 
     for spec, seconds in ((LATER, 30), (DATE, 30), (JobSpec("x", b"1", 0.0), 30)):
         with pytest.raises(QueueFullError, match="too many jobs wait for a later time") as caught:
-            parts.admission.submit(*spec)
+            parts.admission.submit(*spec[:3])
         assert caught.value.retry_after == (seconds if max_waiting else 60)
     await trio.sleep(29.9)
     with pytest.raises(QueueFullError) as caught:
@@ -86,7 +86,7 @@ async def test_new_jobs_beyond_the_bound_are_refused_until_the_first_is_due(
     assert caught.value.retry_after == (1 if max_waiting else 31) or not max_waiting
 
     assert stored(parts) == before
-    parts.admission.submit(*NOW)  # the buffer has room
+    parts.admission.submit(*NOW[:3])  # the buffer has room
 
 
 async def test_batch_of_both_kinds_is_admitted_as_a_whole_and_in_order() -> None:
@@ -163,7 +163,7 @@ async def test_ended_pool_takes_no_delayed_job(how: str) -> None:
         parts.receive.close()
 
     for submit in (
-        lambda: parts.admission.submit(*LATER),
+        lambda: parts.admission.submit(*LATER[:3]),
         lambda: parts.admission.submit_all([LATER]),
         lambda: parts.admission.submit_all([NOW, LATER]),
         lambda: parts.admission.admit_up_to_nowait([LATER]),
@@ -208,7 +208,7 @@ async def test_key_of_a_delayed_job_is_known_while_it_waits() -> None:
 
 async def test_waiting_job_cannot_be_deleted() -> None:
     parts = make_parts()
-    job = parts.admission.submit(*LATER)
+    job = parts.admission.submit(*LATER[:3])
 
     with pytest.raises(InvalidTransitionError, match="is pending; only a completed job can be"):
         await parts.store.delete(job.id)
@@ -218,8 +218,8 @@ async def test_waiting_job_cannot_be_deleted() -> None:
 
 async def test_delayed_jobs_that_a_stop_leaves_are_named() -> None:
     parts = make_parts()
-    job = parts.admission.submit(*LATER)
-    other = parts.admission.submit(*NOW)
+    job = parts.admission.submit(*LATER[:3])
+    other = parts.admission.submit(*NOW[:3])
 
     async with trio.open_nursery() as nursery:
         start_workers(parts, nursery, recording([]))  # type: ignore[arg-type]
@@ -245,7 +245,7 @@ async def test_hundred_thousand_delayed_to_one_instant_run_once_each(
 
     jobs = parts.admission.submit_all([JobSpec("x", b"1", 1000.0)] * number)
     with pytest.raises(QueueFullError):
-        parts.admission.submit(*LATER)
+        parts.admission.submit(*LATER[:3])
     async with trio.open_nursery() as nursery:
         start_workers(parts, nursery, process)
         await trio.sleep(999)

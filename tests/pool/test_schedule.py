@@ -22,7 +22,7 @@ from tests.support import (
     start_workers,
 )
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome, QueueFullError, Waiting
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.schedule import Schedule
 
 CANCELLED = Ending(outcome=Outcome.CANCELLED)

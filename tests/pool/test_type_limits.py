@@ -29,7 +29,7 @@ from trio_jobs import (
 )
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 
 
 class Runs:

@@ -41,7 +41,7 @@ from trio_jobs import (
     RetryPolicy,
     ShuttingDownError,
 )
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 
 MOST_WORKERS = 3
 MOST_BUFFERED = 4

@@ -58,6 +58,8 @@ class Model:
     snoozes: Counter[str] = field(default_factory=Counter)
     run_at: dict[str, datetime] = field(default_factory=dict)  # of those that wait
     cancel_requested: set[str] = field(default_factory=set)
+    rerun_of: dict[str, str] = field(default_factory=dict)
+    rerun_as: dict[str, str] = field(default_factory=dict)
 
     def allows(self, job_id: str, *statuses: str) -> bool:
         return self.status.get(job_id) in statuses
@@ -90,6 +92,8 @@ class Model:
     def forget(self, job_id: str) -> None:
         del self.status[job_id]
         self.cancel_requested.discard(job_id)
+        self.rerun_of.pop(job_id, None)
+        self.rerun_as.pop(job_id, None)
 
     def count(self, *statuses: str) -> int:
         return sum(status in statuses for status in self.status.values())
@@ -121,6 +125,27 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.run_at[job_id] = run_at
             self.model.attempts[job_id] = self.model.snoozes[job_id] = 0
             self.model.size[job_id] = 1 + len(payload)
+
+    @rule(job_id=some_id, old_id=some_id)
+    def rerun(self, job_id: str, old_id: str) -> None:
+        model = self.model
+        allowed = (
+            job_id not in model.status
+            and model.allows(old_id, "completed")
+            and model.outcome[old_id] is not Outcome.SUCCEEDED
+            and old_id not in model.rerun_as
+        )
+        with refused(unless=allowed):
+            self.store.add(replace(make_job(job_id, type="t"), rerun_of=old_id))
+            model.status[job_id] = "pending"
+            model.attempts[job_id] = model.snoozes[job_id] = 0
+            model.size[job_id] = 1 + len(b"null")
+            model.rerun_of[job_id], model.rerun_as[old_id] = old_id, job_id
+
+    @precondition(lambda self: self.model.completions)
+    @rule(job_id=some_id, number=st.integers(0, KEEP_COMPLETED - 1))
+    def rerun_a_completed_one(self, job_id: str, number: int) -> None:
+        self.rerun(job_id, self.model.completions[number % len(self.model.completions)])
 
     @rule(job_id=some_id)
     def claim(self, job_id: str) -> None:
@@ -230,6 +255,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert job.cancel_requested == (job.id in self.model.cancel_requested)
             assert job.attempts == self.model.attempts[job.id] >= 0
             assert job.snoozes == self.model.snoozes[job.id]
+            assert job.rerun_of == self.model.rerun_of.get(job.id)
+            assert job.rerun_as == self.model.rerun_as.get(job.id)
             assert job.last_error is None or job.status is not JobStatus.COMPLETED
 
     @invariant()

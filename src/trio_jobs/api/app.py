@@ -17,6 +17,7 @@ from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
 from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
+from trio_jobs.api.rerun_routes import add_rerun_routes
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
 from trio_jobs.problem_details import PHRASES, Problem
@@ -51,6 +52,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_stream_route(routes, context)
     add_listing_route(routes, context)
     add_job_routes(routes, context)
+    add_rerun_routes(routes, context)
     add_health_routes(routes, context)
     add_openapi_route(routes, context)
     app.register_blueprint(routes)

@@ -76,7 +76,8 @@ class FastPath:
         if admission.closed:
             raise ShuttingDownError
         pool = self._context.pool
-        job = admission.submit(*parse_submission(body, pool.handlers, pool.now))
+        spec = parse_submission(body, pool.handlers, pool.now)
+        job = admission.submit(spec.type, spec.payload, spec.due)
         return accepted(job, {"Location": f"/jobs/{job.id}"})
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from trio_jobs.api.validation import PayloadError
 from trio_jobs.job import IdempotencyKey
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.settings import shown
 
 VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")

@@ -26,6 +26,8 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     outcome: Outcome | None = None
     attempts: int = 0
     run_at: datetime | str | None = None
+    rerun_of: str | None = None
+    rerun_as: str | None = None
 
 
 def accepted_json(job: Job) -> bytes:
@@ -44,6 +46,7 @@ def accepted_together_json(jobs: Sequence[Job]) -> bytes:
                 status=pending,
                 created_at=created_at,
                 run_at=None if job.run_at is None else _time(job.run_at),
+                rerun_of=job.rerun_of,
             )
             for job in jobs
         ]
@@ -79,6 +82,8 @@ def _brief(job: Job) -> _Brief:
         outcome=None if job.ending is None else job.ending.outcome,
         attempts=job.attempts,
         run_at=None if job.run_at is None else _time(job.run_at),
+        rerun_of=job.rerun_of,
+        rerun_as=job.rerun_as,
     )
 
 

@@ -19,7 +19,7 @@ from trio_jobs.api.validation import (
     json_fault,
 )
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
-from trio_jobs.pool.admission import JobSpec
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.problem_details import Problem
 from trio_jobs.settings import shown
 

@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NamedTuple
 
 import trio
 
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.schedule import Schedule, date_of
 from trio_jobs.pool.store import DuplicateJobError, Store
 
@@ -38,20 +38,6 @@ class ShuttingDownError(AdmissionError):
 
     def __init__(self) -> None:
         super().__init__("shutting down")
-
-
-class JobSpec(NamedTuple):
-    """What a client asks for.
-
-    Attributes:
-        type: The job's type.
-        payload: Its payload as JSON.
-        due: When it may begin: seconds from its admission on, or a UTC time. None for now.
-    """
-
-    type: str
-    payload: bytes
-    due: float | datetime | None = None
 
 
 class Admission:
@@ -144,7 +130,7 @@ class Admission:
             ShuttingDownError: The admission is closed.
         """
         slots = len(specs)
-        if delayed := sum([due is not None for _, _, due in specs]):
+        if delayed := sum([spec.due is not None for spec in specs]):
             self._check_waiting_room(delayed)
             slots -= delayed
         missing = self._capacity.reserve(slots, batch=True)
@@ -161,7 +147,7 @@ class Admission:
         """
         if key is not None and await self._store.find_key(key.text) is not None:
             raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        return self.submit(*spec, key=key)
+        return self.submit(*spec[:3], key=key)
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, or refuse all of them as `submit_all` does."""
@@ -306,20 +292,18 @@ class Admission:
         some_wait = slots < len(specs)
         try:
             new_id, now = self._new_id, self._now()
-            if not some_wait:
-                jobs = [Job(id=new_id(), type=t, payload=p, created_at=now) for t, p, _ in specs]
-            else:
-                jobs = [
-                    Job(
-                        id=new_id(),
-                        type=type_,
-                        payload=payload,
-                        created_at=now,
-                        run_at=None if due is None else date_of(due, now),
-                        key=key,
-                    )
-                    for type_, payload, due in specs
-                ]
+            jobs = [
+                Job(
+                    id=new_id(),
+                    type=type_,
+                    payload=payload,
+                    created_at=now,
+                    run_at=None if due is None else date_of(due, now),
+                    key=key,
+                    rerun_of=rerun_of,
+                )
+                for type_, payload, due, rerun_of in specs
+            ]
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
                 # the id if no worker is left, and then the store must not have the record.

@@ -72,6 +72,22 @@ class UnfinishedJobs:
         return [job.id for job in self.begun], others
 
 
+def check_rerun(job: Job) -> None:
+    """Check that a job can be re-run.
+
+    Raises:
+        InvalidTransitionError: It has not completed, has succeeded, or was re-run already.
+    """
+    if job.ending is None:
+        raise InvalidTransitionError(
+            f"job {job.id!r} is {job.status}; only a completed job can be re-run"
+        )
+    if job.outcome is Outcome.SUCCEEDED:
+        raise InvalidTransitionError(f"job {job.id!r} has succeeded; it can not be re-run")
+    if job.rerun_as is not None:
+        raise InvalidTransitionError(f"job {job.id!r} was re-run already, as {job.rerun_as!r}")
+
+
 class Moves(Protocol):
     """The moves of a job that its worker makes; a move that raises has changed nothing.
 
@@ -130,9 +146,12 @@ class Store(Moves, Protocol):
     def add(self, job: Job) -> None:
         """Take in a new job.
 
+        If it re-runs a job, that job's record names it from now on, so each job is re-run once.
+
         Raises:
             DuplicateJobError: The store has its id, or its idempotency key, already.
-            InvalidTransitionError: The job is not pending.
+            InvalidTransitionError: The job is not pending, or re-runs one that cannot be re-run.
+            JobNotFoundError: It re-runs a job that is not there.
         """
 
     def unfinished(self) -> UnfinishedJobs:

@@ -14,6 +14,7 @@ from trio_jobs.pool.store import (
     JobNotFoundError,
     StoreStatistics,
     UnfinishedJobs,
+    check_rerun,
 )
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
@@ -65,6 +66,9 @@ class MemoryStore:
             raise InvalidTransitionError(
                 f"job {job.id!r} is {job.status}; only a pending job can be added"
             )
+        if job.rerun_of is not None:
+            check_rerun(old := self.find_nowait(job.rerun_of))
+            self._jobs[old.id] = replace(old, rerun_as=job.id)
         self._jobs[job.id] = job
         self._order.add(job.id)
         if job.key is not None:

@@ -1,0 +1,20 @@
+"""`JobSpec`: what a client asks for, before it is a job."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+
+class JobSpec(NamedTuple):
+    """What a client asks for.
+
+    Attributes:
+        type: The job's type.
+        payload: Its payload as JSON.
+        due: When it may begin: seconds from its admission on, or a UTC time. None for now.
+        rerun_of: The id of the completed job that it re-runs.
+    """
+
+    type: str
+    payload: bytes
+    due: float | datetime | None = None
+    rerun_of: str | None = None

@@ -1,0 +1,256 @@
+"""`POST /jobs/{id}/rerun`: a job that did not succeed, once more."""
+
+import pytest
+import trio
+
+from tests.api.support import SUBMISSION, Api, assert_problem
+from tests.api.test_mounted import mount
+from tests.asgi import Answer, Client
+from tests.support import SUCCEEDED, HandlerRegistry, make_parts, start_workers, take
+from trio_jobs import Ending, Handler, Job, JobError, Outcome
+
+FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
+TIMED_OUT = Ending(outcome=Outcome.TIMED_OUT, error=JobError(type="TooSlow", message=""))
+CANCELLED = Ending(outcome=Outcome.CANCELLED)
+
+UNKNOWN = "01936d3c-0000-7000-8000-000000000000"
+
+
+def complete(api: Api, job_id: str, ending: Ending = FAILED) -> Job:
+    """The job ends, as if a worker had received it."""
+    api.parts.receive.receive_nowait()
+    api.parts.workers.claim(job_id)
+    return api.parts.workers.complete(job_id, ending)
+
+
+def submit(api: Api, type: str = "email", ending: Ending | None = FAILED) -> str:  # noqa: A002
+    """Submit a job, and let it end."""
+    job = api.parts.admission.submit(type, b'{"to":1}')
+    if ending is not None:
+        complete(api, job.id, ending)
+    return job.id
+
+
+async def rerun(api: Api, job_id: str, body: bytes = b"", **headers: str) -> Answer:
+    return await api.client.post(f"/jobs/{job_id}/rerun", body, **headers)
+
+
+def jobs_of(api: Api) -> list[Job]:
+    return api.parts.store.page_nowait(limit=100)
+
+
+@pytest.mark.parametrize("ending", [FAILED, TIMED_OUT, CANCELLED])
+async def test_new_job_has_type_and_payload_of_the_old_one_and_each_names_the_other(
+    ending: Ending,
+) -> None:
+    api = Api()
+    old_id = submit(api, ending=ending)
+    before = api.parts.store.find_nowait(old_id)
+
+    answer = await rerun(api, old_id)
+
+    assert answer.status == 201
+    new = answer.json()
+    assert answer.headers["location"] == f"/jobs/{new['id']}"
+    assert new == {
+        "id": new["id"],
+        "type": "email",
+        "status": "pending",
+        "created_at": new["created_at"],
+        "rerun_of": old_id,
+    }
+    shown = (await api.client.get(answer.headers["location"])).json()
+    assert shown == new | {"payload": {"to": 1}}
+    old = (await api.client.get(f"/jobs/{old_id}")).json()
+    assert old["rerun_as"] == new["id"]
+    assert old["outcome"] == ending.outcome == before.outcome
+    [first, second] = (await api.client.get("/jobs")).json()
+    assert (first["rerun_as"], second["rerun_of"]) == (new["id"], old_id)
+    assert take(api.parts).id == new["id"]
+
+
+async def test_completed_rerun_keeps_its_mark_and_can_be_rerun_itself() -> None:
+    api = Api()
+    ids = [submit(api)]
+    for _ in range(3):
+        ids.append((await rerun(api, ids[-1])).json()["id"])
+        complete(api, ids[-1])
+
+    assert [job.rerun_of for job in jobs_of(api)] == [None, *ids[:-1]]
+    assert [job.rerun_as for job in jobs_of(api)] == [*ids[1:], None]
+
+
+async def test_what_cannot_be_rerun_is_refused_by_its_reason_and_nothing_is_kept() -> None:
+    api = Api()
+    done, twice = submit(api, ending=SUCCEEDED), submit(api)
+    again = (await rerun(api, twice)).json()["id"]
+    complete(api, again, SUCCEEDED)
+    waits, runs = submit(api, ending=None), submit(api, ending=None)
+    api.parts.store.claim(runs)
+    jobs = jobs_of(api)
+
+    for job_id, detail in (
+        (done, f"job '{done}' has succeeded; it can not be re-run"),
+        (twice, f"job '{twice}' was re-run already, as '{again}'"),
+        (waits, f"job '{waits}' is pending; only a completed job can be re-run"),
+        (runs, f"job '{runs}' is processing; only a completed job can be re-run"),
+    ):
+        assert assert_problem(await rerun(api, job_id), 409)["detail"] == detail
+    assert_problem(await rerun(api, UNKNOWN), 404)
+    assert_problem(await rerun(api, "x"), 404)
+    assert_problem(await api.client.get(f"/jobs/{done}/rerun"), 405)
+    assert jobs_of(api) == jobs
+
+
+async def test_body_a_key_and_parameters_are_refused_and_nothing_is_kept() -> None:
+    api = Api()
+    job_id = submit(api)
+
+    for body in (b"{}", b'{"payload":1}', b"x"):
+        problem = assert_problem(await rerun(api, job_id, body), 400)
+        assert problem["detail"].startswith("a re-run takes no body")
+    problem = assert_problem(await rerun(api, job_id, idempotency_key="k"), 400)
+    assert "Idempotency-Key" in problem["detail"]
+    assert_problem(await rerun(api, job_id, content_encoding="gzip"), 415)
+    assert_problem(await rerun(api, job_id, b" " * 10_001), 413)
+    assert_problem(await api.client.post(f"/jobs/{job_id}/rerun?x=1"), 400)
+    assert len(jobs_of(api)) == 1
+    assert (await rerun(api, job_id, b" \n")).status == 201
+
+
+async def test_full_buffer_refuses_it_as_any_job_and_it_can_be_tried_again() -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    job_id = submit(api)
+    submit(api, ending=None)
+
+    problem = assert_problem(await rerun(api, job_id), 429)
+
+    assert problem["detail"].startswith("no room in the buffer; nothing was kept")
+    assert api.parts.store.find_nowait(job_id).rerun_as is None
+    take(api.parts)
+    assert (await rerun(api, job_id)).status == 201
+
+
+@pytest.mark.parametrize("all_workers_have_ended", [False, True])
+async def test_closed_pool_refuses_it_and_the_old_job_is_as_it_was(
+    all_workers_have_ended: bool,
+) -> None:
+    api = Api()
+    job_id = submit(api)
+    if all_workers_have_ended:
+        api.parts.receive.close()
+    else:
+        api.parts.admission.close()
+
+    assert_problem(await rerun(api, job_id), 503)
+    assert_problem(await rerun(api, UNKNOWN), 503)
+
+    [job] = jobs_of(api)
+    assert job.rerun_as is None
+
+
+async def test_of_simultaneous_requests_one_makes_the_job_and_the_others_hear_of_it() -> None:
+    api = Api()
+    job_id = submit(api)
+    answers: list[Answer] = []
+
+    async def ask() -> None:
+        answers.append(await rerun(api, job_id))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+
+    assert sorted(answer.status for answer in answers) == [201, 409, 409, 409, 409]
+    [new_id] = [answer.json()["id"] for answer in answers if answer.status == 201]
+    assert [job.id for job in jobs_of(api)] == [job_id, new_id]
+    for answer in answers:
+        assert new_id in answer.body.decode()
+
+
+async def test_client_can_wait_for_the_new_job(autojump_clock: trio.abc.Clock) -> None:
+    api = Api()
+    job_id = submit(api)
+
+    async def process(_: Job) -> Ending:
+        await trio.sleep(3)
+        return SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        start_workers(api.parts, nursery, process)
+        answer = await rerun(api, job_id, prefer="wait=10")
+        api.parts.admission.close()
+
+    assert answer.status == 201
+    assert answer.headers["preference-applied"] == "wait=10"
+    job = answer.json()
+    assert (job["outcome"], job["rerun_of"], job["payload"]) == ("succeeded", job_id, {"to": 1})
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+
+
+async def test_rerun_of_a_job_with_a_key_leaves_the_key_to_the_old_one() -> None:
+    api = Api()
+    job_id = (await api.client.post("/jobs", SUBMISSION, idempotency_key="k")).json()["id"]
+    complete(api, job_id)
+
+    new_id = (await rerun(api, job_id)).json()["id"]
+
+    assert api.parts.store.find_nowait(new_id).key is None
+    again = await api.client.post("/jobs", SUBMISSION, idempotency_key="k")
+    assert again.json()["id"] == job_id
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_type_without_a_handler_and_a_payload_that_it_refuses_are_named() -> None:
+    async def take_text(payload: str) -> None: ...
+
+    api = Api({"email": take_text})
+    gone, number = submit(api, "gone"), submit(api, "email")
+    text = api.parts.admission.submit("email", b'"x"').id
+    complete(api, text)
+
+    for job_id, detail in ((gone, "no handler for type 'gone'"), (number, "Expected `str`")):
+        problem = assert_problem(await rerun(api, job_id), 409)
+        assert problem["detail"].startswith(f"job '{job_id}' can not be re-run: ")
+        assert detail in problem["detail"]
+    assert (await rerun(api, text)).status == 201
+
+
+async def test_limited_type_refuses_a_rerun_as_it_refuses_a_job() -> None:
+    async def handle(_: object) -> None: ...
+
+    handlers = HandlerRegistry({"slow": Handler.of(handle, max_running=1)})
+    api = Api(parts=make_parts(handlers, max_waiting=0))
+    job_id = submit(api, "slow")
+    running = submit(api, "slow", ending=None)
+    api.parts.workers.claim(running)
+
+    problem = assert_problem(await rerun(api, job_id), 429)
+
+    assert "of their type" in problem["detail"]
+    api.parts.workers.complete(running, SUCCEEDED)
+    assert (await rerun(api, job_id)).status == 201
+
+
+async def test_location_begins_with_the_mount_and_upper_case_is_the_same_job() -> None:
+    api = Api()
+    mounted = Client(mount(api.app, at="/v1"))
+    job_id = submit(api)
+
+    answer = await mounted.post(f"/v1/jobs/{job_id.upper()}/rerun")
+
+    assert answer.status == 201
+    assert answer.headers["location"] == f"/v1/jobs/{answer.json()['id']}"
+
+
+async def test_rerun_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    api = Api()
+    job_id = submit(api)
+
+    with caplog.at_level("INFO"):
+        new = (await rerun(api, job_id)).json()
+
+    [record] = [each for each in caplog.records if each.message == "job_rerun"]
+    assert record.__dict__["rerun_of"] == job_id
+    assert record.__dict__["job_id"] == new["id"]
+    assert record.__dict__["job_type"] == "email"
