@@ -24,6 +24,7 @@ from trio_jobs.settings import ADDRESSES, build
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 INTEGER = "an integer from 1 to 100000"
+INTEGER_OR_0 = "an integer from 0 to 10000000"
 SECONDS = "a number of seconds from 0 to 604800"
 TEXT = "a non-empty string without control characters"
 LEVELS = "one of 'debug', 'error', 'info', 'warning'"
@@ -223,7 +224,10 @@ class TestValues:
         [
             ("pool.workers", INTEGER, ["0", "1.5", "4.0", "100001"]),
             ("pool.buffer_size", "an integer from 1 to 10000000", ["0", "1.5", "10000001"]),
+            ("pool.max_waiting", INTEGER_OR_0, ["1.5", "10000001"]),
             ("pool.grace_period", SECONDS, ["-0.1", "604801", "1e999"]),
+            ("store.keep_completed", INTEGER_OR_0, ["1.5", "10000001"]),
+            ("store.keep_failed", INTEGER_OR_0, ["1.5", "10000001"]),
         ],
     )
     def test_wrong_numbers_in_the_file_are_refused(
@@ -289,6 +293,8 @@ class TestValues:
                 "true or false",
                 ["", "y", "t", "2", "01", "1.0", " true", "none", "enabled"],
             ),
+            ("pool.max_waiting", INTEGER_OR_0, ["", "-1", "1.0", "1e3", "10000001", "none"]),
+            ("store.keep_failed", INTEGER_OR_0, ["", "-1", "1.0", "1e3", "10000001", "none"]),
             ("http.bind", ADDRESSES, ["", ",", "127.0.0.1:0,"]),
             ("http.certfile", TEXT, [""]),
             ("http.allowed_hosts", "a string or an array of strings", ["a,"]),

@@ -197,6 +197,22 @@ async def test_draining_takes_no_more_jobs_and_waits_for_the_rest(
     assert trio.current_time() == 5
 
 
+async def test_jobs_that_did_not_succeed_are_kept_apart(autojump_clock: MockClock) -> None:
+    async with open_jobs(
+        {"email": send_email, "wrong": raise_error}, workers=1, keep_completed=2, keep_failed=1
+    ) as jobs:
+        jobs.submit_all([("wrong", None), ("email", {"to": "a"})] * 3)
+        await jobs.drain()
+
+        assert [job.type for job in jobs.page()] == ["email", "wrong", "email"]
+        dropped = jobs.statistics().dropped
+        assert (dropped[Outcome.SUCCEEDED], dropped[Outcome.FAILED]) == (1, 2)
+
+
+async def raise_error(_payload: object) -> None:
+    raise ValueError("no")
+
+
 async def test_cancelling_cuts_jobs_short_and_names_them(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -514,6 +530,8 @@ async def test_function_that_cannot_be_a_handler_is_refused_with_its_type(
         ("workers", 2.0, "an integer from 1 to 100000"),
         ("buffer_size", 0, "an integer from 1 to 10000000"),
         ("buffer_size", math.inf, "an integer from 1 to 10000000"),
+        ("max_waiting", -1, "an integer from 0 to 10000000"),
+        ("max_waiting", 10_000_001, "an integer from 0 to 10000000"),
         ("processes", 0, "an integer from 1 to 1000"),
         ("keep_completed", -1, "an integer from 0 to 10000000"),
         ("keep_failed", -1, "an integer from 0 to 10000000"),

@@ -1,5 +1,7 @@
 """`delay` and `run_at` over HTTP: when a job begins, what its client sees, and what is refused."""
 
+import random
+from collections import Counter
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,6 +14,7 @@ from tests.support import NOON, SUCCEEDED, make_parts, start_workers
 from trio_jobs import Ending, Handler, Job, JobError, JobStatus, Outcome, RetryPolicy
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Later
+from trio_jobs.pool.job_spec import JobSpec
 
 LATER = b'{"type":"a","delay":90.5}'
 IN_90_SECONDS = "2026-11-25T12:01:30.500000Z"
@@ -294,6 +297,27 @@ async def test_bad_times_of_a_batch_are_named_and_none_is_kept() -> None:
     assert stored(api) == []
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("member", "detail"),
+    [(b'"run_at":"tomorrow"', A_TIME + "'tomorrow'"), (b'"delay":-1', SECONDS + "-1")],
+)
+async def test_bad_time_in_a_stream_is_named_and_what_came_before_it_is_in(
+    member: bytes, detail: str, *, in_pieces: bool
+) -> None:
+    api = Api()
+    lines = [LATER, b'{"type":"now"}', b'{"type":"a",%b}' % member, LATER, b'{"type":"now"}']
+    pieces = [line + b"\n" for line in lines]
+
+    answer = await api.client.post("/jobs/stream", pieces if in_pieces else b"".join(pieces))
+
+    problem = assert_problem(answer, 400)
+    assert (problem["accepted"], problem["line"]) == (2, 3)
+    assert problem["detail"] == detail
+    assert [job.type for job in stored(api)] == ["a", "now"]
+    assert (api.parts.pool.schedule.count, api.parts.admission.buffered) == (1, 1)
+
+
 async def test_full_waiting_room_refuses_delayed_jobs_and_takes_others() -> None:
     api = Api(parts=make_parts(max_waiting=1))
     await api.client.post("/jobs", b'{"type":"a","delay":90}')
@@ -419,3 +443,72 @@ async def test_client_that_waits_for_a_waiting_job_is_answered_when_the_pool_end
     assert trio.current_time() == 0
     assert got[0].json()["status"] == JobStatus.PENDING
     assert got[0].json()["run_at"] == IN_90_SECONDS
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_hundred_thousand_due_at_once_beside_streams_and_single_requests_starve_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    due, number = 1000.0, 100_000
+    api = Api(
+        parts=make_parts(
+            workers=10, buffer_size=100, max_waiting=number, keep_completed=0, now=mock_now
+        )
+    )
+    admission, schedule = api.parts.admission, api.parts.pool.schedule
+    began: Counter[str] = Counter()
+    answers: Counter[int] = Counter()
+    chance = random.Random(0)  # noqa: S311 - to be repeated
+
+    async def process(job: Job) -> Ending:
+        began[job.type] += 1
+        await trio.sleep(chance.uniform(0.005, 0.015))
+        return SUCCEEDED
+
+    async def stream() -> None:
+        async with api.client.open("POST", "/jobs/stream") as exchange:
+            while True:
+                await exchange.send(b'{"type":"stream"}\n' * 10)
+
+    async def post() -> None:
+        while True:
+            asked = trio.current_time()
+            answer = await api.client.post("/jobs", b'{"type":"single"}')
+            assert trio.current_time() == asked  # accepted or refused at once
+            answers[answer.status] += 1
+            await trio.sleep(0.0005)
+
+    async def look() -> None:
+        job_id = api.parts.store.page_nowait(limit=1)[0].id
+        while True:
+            asked = trio.current_time()
+            assert (await api.client.get(f"/jobs/{job_id}")).status in (200, 404)
+            assert trio.current_time() == asked
+            await trio.sleep(0.01)
+
+    admission.submit_all([JobSpec("waiting", b"1", due)] * number)
+    async with trio.open_nursery() as nursery:
+        start_workers(api.parts, nursery, process)
+        await trio.sleep(due - 1)
+        for _ in range(2):
+            nursery.start_soon(stream)
+        nursery.start_soon(post)
+        nursery.start_soon(look)
+        await trio.sleep(1)
+        assert not began["waiting"]
+        await trio.sleep(1)  # the buffer has had only jobs of the others until they came due
+        began.clear()
+        answers.clear()
+        await trio.sleep(2)  # in which the workers process 2,000 jobs
+        shares = dict(began)
+        nursery.cancel_scope.cancel()
+
+    # One of three who wait for room, and single submissions alternate with all of them.
+    assert sum(shares.values()) == pytest.approx(2000, rel=0.05)
+    assert shares["single"] == pytest.approx(1000, rel=0.15)
+    assert shares["waiting"] == pytest.approx(shares["stream"] / 2, rel=0.2)
+    assert answers[201] == pytest.approx(1000, rel=0.15)
+    assert answers.keys() <= {201, 429}
+    # Nobody is lost: what has not run waits, or is in the buffer.
+    assert schedule.count > number - 2000
+    assert api.parts.pool.unfinished().count == api.parts.store.statistics().pending

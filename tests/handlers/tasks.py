@@ -40,6 +40,11 @@ def add_a_line(path: str) -> int:
         return len(file.readlines())
 
 
+def add_a_line_and_fail(path: str) -> NoReturn:
+    """Put a line into the file, and fail."""
+    raise ConnectionError(add_a_line(path))
+
+
 def enter_and_wait(folder: str) -> int:
     """Leave the process's id in the folder, and return when there is a file `go` in it."""
     mine = Path(folder, f"{os.getpid()}.tmp")

@@ -1,11 +1,21 @@
-"""The pool's memory is bounded: it does not grow with the number of completed jobs."""
+"""The pool's memory is bounded: by the completed jobs it keeps, and by those that wait."""
 
 import sys
+import tracemalloc
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 import trio
+from msgspec.structs import replace
 
-from trio_jobs import Jobs
+from tests.support import NOON, Later, Parts, make_parts, noon
+from trio_jobs import Job, JobError, Jobs
+from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.settings import StoreSettings
+from trio_jobs.stores.memory import MemoryStore
+
+NUMBER = 10_000
 
 
 async def nothing(_payload: object) -> None:
@@ -27,3 +37,55 @@ async def test_memory_does_not_grow_with_the_number_of_completed_jobs(jobs: Jobs
 
     assert later - full < 1_000
     assert len(jobs.page(limit=20_000)) == 10_000
+
+
+def delayed(parts: Parts) -> None:
+    """Submit jobs for a later time, each for another."""
+    parts.admission.submit_all([JobSpec("a", b"1", 1e5 + n) for n in range(NUMBER)])
+
+
+def dated(parts: Parts) -> None:
+    """Submit jobs for a date, each for another."""
+    dates = [NOON + timedelta(seconds=1e5 + n) for n in range(NUMBER)]
+    parts.admission.submit_all([JobSpec("a", b"1", date) for date in dates])
+
+
+def postponed(parts: Parts) -> None:
+    """Have jobs fail, each to come back."""
+    error = JobError(type="OSError", message="no")
+    for n in range(NUMBER):
+        parts.admission.submit("a", b"1")
+        job_id = parts.receive.receive_nowait()
+        parts.workers.claim(job_id)
+        parts.workers.postpone(job_id, Later(seconds=1e5 + n, error=error))
+
+
+@pytest.mark.parametrize("make_them_wait", [delayed, dated, postponed])
+async def test_waiting_job_costs_the_pool_at_most_200_bytes_beside_its_record(
+    make_them_wait: Callable[[Parts], None],
+) -> None:
+    parts = make_parts(workers=1, max_waiting=NUMBER)
+    records = MemoryStore(StoreSettings(), now=noon)
+
+    tracemalloc.start()
+    try:
+        make_them_wait(parts)
+        in_the_pool, _peak = tracemalloc.get_traced_memory()
+        jobs = parts.store.page_nowait(limit=NUMBER)
+        before, _peak = tracemalloc.get_traced_memory()
+        for job in jobs:
+            records.add(copy_of(job))
+        after, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert parts.pool.statistics().waiting == NUMBER
+    alone = after - before
+    assert alone / NUMBER > 200  # the copies share little with the records
+    assert (in_the_pool - alone) / NUMBER <= 200
+
+
+def copy_of(job: Job) -> Job:
+    """A job that shares no object with this one that each job has for itself."""
+    assert job.run_at is not None
+    return replace(job, id=job.id[:1] + job.id[1:], run_at=job.run_at + timedelta(0))

@@ -17,7 +17,7 @@ from tests.proof.program import leaving_nothing, noted
 from tests.proof.raising import FaultError, can_raise, raise_in
 from tests.proof.share import share_of
 from tests.support import At, JobExecutor, Later, ProcessPool, current_job_id, make_job
-from trio_jobs import Ending, Handler, Outcome
+from trio_jobs import Ending, Handler, JobError, Outcome, RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -81,6 +81,9 @@ class Life:
 
 Action = Callable[[Life], None]
 
+WORKS = Handler.of(tasks.add_a_line, run="process")
+COMES_BACK = Later(seconds=7, error=JobError(type="ConnectionError", message="1"))
+
 # What can happen at a step, and the outcome of that; none if the job is cut short.
 every_action = pytest.mark.parametrize(
     ("action", "outcome"),
@@ -120,6 +123,32 @@ async def test_whatever_step_it_happens_at_an_idle_process_is_idle_again_or_has_
     assert outcomes == {outcome, Outcome.SUCCEEDED}
 
 
+@every_action
+async def test_whatever_step_it_happens_at_a_job_that_fails_in_a_process_can_come_back(
+    action: Action, outcome: Outcome | None, tmp_path: Path
+) -> None:
+    """It comes back after its own failure, and after no other."""
+    policy = RetryPolicy(attempts=2, backoff="constant", base=7, jitter=False, on=[ConnectionError])
+    handler = Handler.of(tasks.add_a_line_and_fail, run="process", retry=policy)
+    outcomes: set[Outcome | Later | None] = set()
+
+    with leaving_nothing():
+        async with ProcessPool(1) as processes:
+            await one_life(processes, tmp_path / "before")
+            for step in itertools.count(1):
+                life = await at_one_step(step, action, processes, tmp_path, handler)
+                if isinstance(life.ending, Later):
+                    outcomes.add(life.ending)
+                else:
+                    outcomes.add(outcome_of(life))
+                if life.steps < step:
+                    break
+        assert not children_of(os.getpid())
+        gc.collect()
+
+    assert outcomes == {outcome, COMES_BACK}
+
+
 @pytest.mark.soak
 @every_action
 async def test_whatever_step_it_happens_at_a_process_that_is_started_is_idle_or_has_ended(
@@ -154,20 +183,25 @@ async def test_a_thousand_processes_that_are_killed_leave_nothing() -> None:
             assert not children_of(os.getpid())
 
 
-async def at_one_step(step: int, action: Action, processes: ProcessPool, folder: Path) -> Life:
+async def at_one_step(
+    step: int, action: Action, processes: ProcessPool, folder: Path, handler: Handler = WORKS
+) -> Life:
     """A job that something happens to, unless it is over before that step; and one after it."""
     with noted(f"{action.__name__} at step {step}"):
-        life = await one_life(processes, folder / f"at-{step}", step, action)
+        life = await one_life(processes, folder / f"at-{step}", step, action, handler)
         following = await one_life(processes, folder / f"after-{step}")
         assert outcome_of(following) is Outcome.SUCCEEDED
     return life
 
 
 async def one_life(
-    processes: ProcessPool, ledger: Path, step: int = 0, action: Action = Life.nothing
+    processes: ProcessPool,
+    ledger: Path,
+    step: int = 0,
+    action: Action = Life.nothing,
+    handler: Handler = WORKS,
 ) -> Life:
     """A job, and no child but an idle one when it has ended."""
-    handler = Handler.of(tasks.add_a_line, run="process")
     life = Life(executor=make_executor({"test": handler}, processes=processes), ledger=ledger)
     await life.live(step, action)
     check(life)
@@ -182,7 +216,9 @@ def check(life: Life) -> None:
     if life.ending is None:
         assert life.scope.cancelled_caught
         return
-    assert isinstance(life.ending, Ending)
+    if isinstance(life.ending, Later):
+        assert (life.ending, ran, life.cancelled, life.raised) == (COMES_BACK, 1, False, False)
+        return
     assert (life.ending.outcome is Outcome.CANCELLED) == life.cancelled
     assert (life.ending.outcome is Outcome.FAILED) == life.raised
     if life.raised:
