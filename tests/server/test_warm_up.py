@@ -6,6 +6,8 @@ import socket
 import pytest
 import trio
 
+from trio_jobs.server.client_stream import ClientStream
+
 from .serving import Receive, Scope, Send, answer, echo, get, http_only, served
 
 
@@ -33,6 +35,21 @@ async def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting() -> 
 
     async with served(app, health_path="/warm") as server:
         assert (await server.request(get())).status == 200
+
+
+async def test_a_warm_up_whose_connection_is_reset_does_not_keep_the_server_from_starting(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> bytes:
+        monkeypatch.undo()
+        raise ValueError("a fault of the server")
+
+    monkeypatch.setattr(ClientStream, "receive_some", fail)
+
+    async with served(echo, health_path="/warm") as server:
+        assert (await server.request(get())).status == 200
+
+    assert "connection_failed" in caplog.text
 
 
 async def test_a_warm_up_without_descriptors_is_left_out_with_a_warning(
