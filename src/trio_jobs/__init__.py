@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from trio_jobs.api.validation import PayloadError as PayloadError
     from trio_jobs.embed import Jobs as Jobs
     from trio_jobs.embed import JobUnsuccessfulError as JobUnsuccessfulError
-    from trio_jobs.embed import KeyReusedError as KeyReusedError
     from trio_jobs.embed import open_jobs as open_jobs
     from trio_jobs.handlers.context import JobContext as JobContext
     from trio_jobs.handlers.handler import Handler as Handler
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from trio_jobs.pool.admission import AdmissionError as AdmissionError
     from trio_jobs.pool.admission import QueueFullError as QueueFullError
     from trio_jobs.pool.admission import ShuttingDownError as ShuttingDownError
+    from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
@@ -54,7 +54,7 @@ _MODULES = {
     "JobStatus": "job",
     "JobUnsuccessfulError": "embed",
     "Jobs": "embed",
-    "KeyReusedError": "embed",
+    "KeyReusedError": "pool.idempotency",
     "LogFormatter": "logs.formatter",
     "Outcome": "job",
     "PayloadError": "api.validation",

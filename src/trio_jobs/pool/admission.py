@@ -100,7 +100,6 @@ class Admission:
         type: str,  # noqa: A002  (the field's name)
         payload: bytes,
         due: float | datetime | None = None,
-        *,
         key: IdempotencyKey | None = None,
     ) -> Job:
         """Admit one job, or refuse it.
@@ -118,12 +117,14 @@ class Admission:
         """
         if due is not None:
             self._check_waiting_room(1)
-            return self._publish([JobSpec(type, payload, due)], 0, key)[0]
+            return self._publish([JobSpec(type, payload, due, key)], 0)[0]
         return self._submit(type, payload, key)
 
     @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
+
+        No job in the store has a key of theirs, and no two of them have the same.
 
         Raises:
             QueueFullError: There is too little room for all.
@@ -138,19 +139,22 @@ class Admission:
             raise self._refusal(missing)
         return self._publish(specs, slots)
 
-    @trio.lowlevel.enable_ki_protection
-    async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
+    async def admit(self, spec: JobSpec) -> Job:
         """Admit one job, or refuse it as `submit` does.
 
         Raises:
-            DuplicateJobError: The store has a job with this key already.
+            DuplicateJobError: The store has a job with its key.
         """
-        if key is not None and await self._store.find_key(key.text) is not None:
-            raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        return self.submit(*spec[:3], key=key)
+        self._check_keys([spec])
+        return self.submit(*spec[:4])
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """Admit all of these jobs, or refuse all of them as `submit_all` does."""
+        """Admit all of these jobs, or refuse all of them as `submit_all` does.
+
+        Raises:
+            DuplicateJobError: The store has a job with a key of theirs.
+        """
+        self._check_keys(specs)
         return self.submit_all(specs)
 
     @trio.lowlevel.enable_ki_protection
@@ -158,6 +162,7 @@ class Admission:
         """Wait in turn for slots, then admit the first ones of these jobs, one for each slot.
 
         If the first one may begin only later, the first ones of that kind are admitted instead.
+        The last one is the one before a job whose key the store has: if that is the first, none is.
 
         Raises:
             QueueFullError: The first one may begin only later, and too many jobs wait for a time.
@@ -266,7 +271,7 @@ class Admission:
     def _publish_up_to(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for the first jobs, one for each of these slots, up to a delayed one."""
         specs = specs[:slots]
-        number = _leading(specs, delayed=False)
+        number = self._leading(specs, delayed=False)
         if number < slots:
             self._capacity.slot_freed(slots - number)
         return self._publish(specs[:number], number)
@@ -274,7 +279,7 @@ class Admission:
     def _publish_delayed(self, specs: Sequence[JobSpec]) -> list[Job]:
         """The one step, for the first jobs that may begin only later, as many as may wait."""
         self._check_waiting_room(1)
-        number = min(_leading(specs, delayed=True), self._schedule.room)
+        number = min(self._leading(specs, delayed=True), self._schedule.room)
         return self._publish(specs[:number], 0)
 
     def _check_waiting_room(self, wanted: int) -> None:
@@ -285,9 +290,25 @@ class Admission:
             text = "too many jobs wait for a later time"
             raise QueueFullError(self._schedule.retry_after(), text)
 
-    def _publish(
-        self, specs: Sequence[JobSpec], slots: int, key: IdempotencyKey | None = None
-    ) -> list[Job]:
+    def _check_keys(self, specs: Sequence[JobSpec]) -> None:
+        for key in [spec.key for spec in specs if spec.key is not None]:
+            if self._store.find_key_nowait(key.text) is not None:
+                raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
+
+    def _leading(self, specs: Sequence[JobSpec], *, delayed: bool) -> int:
+        """How many of the first ones may begin only later, or may begin now; up to a known key."""
+        texts: set[str] = set()
+        for number, spec in enumerate(specs):
+            if (spec.due is not None) is not delayed:
+                return number
+            if spec.key is not None:
+                text = spec.key.text
+                if text in texts or self._store.find_key_nowait(text) is not None:
+                    return number
+                texts.add(text)
+        return len(specs)
+
+    def _publish(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for all of these jobs; those that may begin now have these slots."""
         some_wait = slots < len(specs)
         try:
@@ -302,7 +323,7 @@ class Admission:
                     key=key,
                     rerun_of=rerun_of,
                 )
-                for type_, payload, due, rerun_of in specs
+                for type_, payload, due, key, rerun_of in specs
             ]
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
@@ -328,11 +349,3 @@ class Admission:
         if isinstance(error, trio.ClosedResourceError | trio.BrokenResourceError):
             self._capacity.close()  # no worker is left, so a slot is of no use
             raise ShuttingDownError from None
-
-
-def _leading(specs: Sequence[JobSpec], *, delayed: bool) -> int:
-    """How many of the first ones may begin only later, or may begin now."""
-    for number, spec in enumerate(specs):
-        if (spec.due is not None) is not delayed:
-            return number
-    return len(specs)
