@@ -108,7 +108,8 @@ class Handler:
             HandlerError: The function cannot be called with a payload, does not fit ``run``,
                 cannot be imported by a child process, or annotates its payload with a type that
                 JSON cannot be checked against; or the timeout is not a number above 0, or
-                ``max_running`` no integer above 0; or there is no exception of a name in ``retry``.
+                ``max_running`` no integer above 0; or there is no exception of a name in
+                ``retry``, or ``retry`` has further settings although its ``attempts`` are 1.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
