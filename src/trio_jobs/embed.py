@@ -203,7 +203,9 @@ class Jobs:
         self._pool.admission.close()
         await trio.lowlevel.checkpoint()
         jobs = self._store.unfinished()
-        for job in (*jobs.begun, *jobs.not_begun):
+        # A job that waits for a later time gets its answer when the pool ends. A due
+        # job in the buffer counts as waiting as well, and runs.
+        for job in (*jobs.begun, *jobs.not_begun, *jobs.waiting):
             # A job that has completed meanwhile may have been dropped as well.
             with suppress(JobNotFoundError):
                 await self.wait(job.id)
