@@ -324,7 +324,7 @@ def waits(function: Callable[..., object]) -> bool:
     )
 
 
-AWAITED = {"find", "find_key", "page", "request_cancel", "delete"}
+AWAITED = {"find", "find_key", "page", "request_cancel", "delete", "settled"}
 
 
 @pytest.mark.parametrize("name", sorted(methods(MemoryStore).keys() - AWAITED))
@@ -363,7 +363,7 @@ def uses_of(tree: ast.Module, name: str) -> set[str]:
 def test_worker_asks_the_store_for_its_four_moves_and_nothing_else() -> None:
     tree = ast.parse(MODULES["pool/worker.py"].read_text())
 
-    assert uses_of(tree, "store") == {"claim", "complete", "postpone", "release"}
+    assert uses_of(tree, "store") == {"claim", "complete", "postpone", "release", "disk"}
 
 
 def test_worker_is_given_the_channel_the_store_and_the_process() -> None:

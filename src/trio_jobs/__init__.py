@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.job import Waiting as Waiting
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
-    from trio_jobs.pool.admission import AdmissionError as AdmissionError
-    from trio_jobs.pool.admission import QueueFullError as QueueFullError
-    from trio_jobs.pool.admission import ShuttingDownError as ShuttingDownError
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
+    from trio_jobs.pool.refusals import AdmissionError as AdmissionError
+    from trio_jobs.pool.refusals import QueueFullError as QueueFullError
+    from trio_jobs.pool.refusals import ShuttingDownError as ShuttingDownError
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
     from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trio_jobs.retries import Snooze as Snooze
 
 _MODULES = {
-    "AdmissionError": "pool.admission",
+    "AdmissionError": "pool.refusals",
     "Ending": "job",
     "GiveUp": "retries",
     "Handler": "handlers.handler",
@@ -60,11 +60,11 @@ _MODULES = {
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.pool",
     "ProcessDied": "retries",
-    "QueueFullError": "pool.admission",
+    "QueueFullError": "pool.refusals",
     "Retry": "retries",
     "RetryPolicy": "handlers.retry_policy",
     "Run": "handlers.handler",
-    "ShuttingDownError": "pool.admission",
+    "ShuttingDownError": "pool.refusals",
     "Snooze": "retries",
     "TooManyWaitersError": "pool.waiters",
     "UnknownTypeError": "handlers.registry",

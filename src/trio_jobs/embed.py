@@ -16,10 +16,10 @@ from trio_jobs.api.validation import check_submission, check_type, encode_payloa
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.pool.admission import AdmissionError
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
+from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.pool.reruns import rerun
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.unfinished import unfinished_lines

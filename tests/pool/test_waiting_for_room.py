@@ -9,8 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, MemoryStore, Parts, make_parts, start_workers, take
 from trio_jobs import Ending, Job, JobStatus
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 
 
 def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002

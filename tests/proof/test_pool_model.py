@@ -204,8 +204,8 @@ class NotingStore(MemoryStore):
         super().__init__(*args, **settings)
         self._noted = completions
 
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        job = super().complete(job_id, ending, duration=duration)
+    def complete(self, job_id: str, ending: Ending, **more: Any) -> Job:  # noqa: ANN401
+        job = super().complete(job_id, ending, **more)
         self._noted.append(job_id)
         return job
 

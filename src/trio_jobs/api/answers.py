@@ -6,7 +6,7 @@ from trio_jobs import problem_details
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.job import Job, JobStatus
-from trio_jobs.pool.admission import AdmissionError, QueueFullError, ShuttingDownError
+from trio_jobs.pool.refusals import AdmissionError, QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import retry_after
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, StoreError
 from trio_jobs.problem_details import Problem

@@ -10,7 +10,7 @@ from trio_jobs.api.app import create_app
 from trio_jobs.api.quart_adapter import NO_STORE
 from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import ShuttingDownError
+from trio_jobs.pool.refusals import ShuttingDownError
 
 _JOB = re.compile(rb"/jobs/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A request with one of these headers asks for more than the fast path does.

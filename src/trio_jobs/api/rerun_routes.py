@@ -11,7 +11,7 @@ from trio_jobs.api.quart_adapter import root_path, to_response
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.serialization import job_json
 from trio_jobs.api.submission_json import refuse_key
-from trio_jobs.pool.admission import ShuttingDownError
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.reruns import rerun
 from trio_jobs.problem_details import Problem
 

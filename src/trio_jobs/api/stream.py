@@ -16,8 +16,8 @@ from trio_jobs.api.submission_json import (
     refuse_key,
 )
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 from trio_jobs.problem_details import Problem
 
 _WHITE_SPACE = b" \t\r"

@@ -6,9 +6,10 @@ from datetime import datetime
 import trio
 
 from trio_jobs.job import IdempotencyKey, Job
-from trio_jobs.pool.admission import Admission, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import Store
 from trio_jobs.pool.type_limits import TypeLimits

@@ -15,12 +15,13 @@ from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
-from trio_jobs.pool.admission import Admission, ShuttingDownError
+from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.limited_admission import LimitedAdmission
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Moves, Store, UnfinishedJobs
+from trio_jobs.pool.store import Store, StoreMoves, UnfinishedJobs
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -177,7 +178,7 @@ def make_pool(
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
     schedule = Schedule(settings.max_waiting, now=now)
     new_id = Uuid7()
-    moves: Moves = store
+    moves: StoreMoves = store
     if handlers.max_running:
         limits = moves = TypeLimits(
             store, send, capacity, schedule, handlers.max_running, default=DEFAULT

@@ -1,10 +1,11 @@
 """The store's port: the methods that the pool calls, the errors they raise, and the counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from operator import attrgetter
+from typing import Protocol, Self
 
-from trio_jobs.job import Ending, Job, Later, Outcome
+from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
 
 
 class StoreError(Exception):
@@ -57,6 +58,19 @@ class UnfinishedJobs:
     not_begun: Sequence[Job]
     waiting: Sequence[Job] = ()
 
+    @classmethod
+    def of(cls, jobs: Iterable[Job], *, released: Container[str]) -> Self:
+        """Tell the jobs apart; a released one has begun."""
+        begun: list[Job] = []
+        not_begun: list[Job] = []
+        waiting: list[Job] = []
+        for job in sorted(jobs, key=attrgetter("id")):
+            if job.status is JobStatus.PROCESSING or job.id in released:
+                begun.append(job)
+            else:
+                (waiting if job.waiting else not_begun).append(job)
+        return cls(begun=begun, not_begun=not_begun, waiting=waiting)
+
     def __bool__(self) -> bool:
         return bool(self.begun or self.not_begun or self.waiting)
 
@@ -88,6 +102,27 @@ def check_rerun(job: Job) -> None:
         raise InvalidTransitionError(f"job {job.id!r} was re-run already, as {job.rerun_as!r}")
 
 
+class Disk(Protocol):
+    """What a worker waits for, beside a job, if the jobs are in a file."""
+
+    async def begun(self, job: Job) -> Job:
+        """Wait, after the claim, until the job's handler may begin.
+
+        That is at once for most jobs. The claim must be on the disk first if a crash would
+        otherwise hide it although it counts: the handler may not run twice, or the job comes from
+        the file of an earlier process.
+
+        Returns:
+            The job as it is now.
+
+        Cancellation:
+            Acted on while waiting; the caller releases the job.
+        """
+
+    async def caught_up(self) -> None:
+        """Wait, after the end, until not too many ends are still to be written."""
+
+
 class Moves(Protocol):
     """The moves of a job that its worker makes; a move that raises has changed nothing.
 
@@ -97,6 +132,10 @@ class Moves(Protocol):
     Each raises JobNotFoundError if there is no such job, and InvalidTransitionError if its
     status does not allow the move.
     """
+
+    @property
+    def disk(self) -> Disk | None:
+        """None in memory, where a worker waits for nothing: two awaits would cost 1 % of a job."""
 
     def claim(self, job_id: str) -> Job | None:
         """Compare and set, pending → processing; the caller processes the job.
@@ -136,7 +175,29 @@ class Moves(Protocol):
         """
 
 
-class Store(Moves, Protocol):
+class StoreMoves(Moves, Protocol):
+    """The moves as `Workers` makes them in the store."""
+
+    def complete(
+        self,
+        job_id: str,
+        ending: Ending,
+        *,
+        duration: float | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """See `Moves.complete`.
+
+        Args:
+            job_id: As there.
+            ending: As there.
+            duration: As there.
+            show: Called with the completed job as soon as clients may see it: at once in memory,
+                with a file when the end is on the disk. Until then they see it processing.
+        """
+
+
+class Store(StoreMoves, Protocol):
     """All jobs: the single source of truth about them.
 
     The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
@@ -156,6 +217,9 @@ class Store(Moves, Protocol):
 
     def unfinished(self) -> UnfinishedJobs:
         """All jobs that have not completed. Any thread may call this while the jobs go on."""
+
+    async def settled(self) -> None:
+        """Wait until all moves so far are on the disk."""
 
     def statistics(self) -> StoreStatistics:
         """How many jobs have each status now."""

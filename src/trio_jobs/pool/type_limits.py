@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import trio
@@ -45,6 +45,7 @@ class TypeLimits:
         *,
         default: str,
     ) -> None:
+        self.disk = store.disk
         self._store = store
         self._channel = channel
         self._capacity = capacity
@@ -70,9 +71,16 @@ class TypeLimits:
                 self._unclaimed -= 1
                 self._close_channel_if_claimed(self._unclaimed)
 
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """See `Moves.complete`; gives the job's place to the first held one."""
-        job = self._store.complete(job_id, ending, duration=duration)
+    def complete(
+        self,
+        job_id: str,
+        ending: Ending,
+        *,
+        duration: float | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """See `StoreMoves.complete`; gives the job's place to the first held one."""
+        job = self._store.complete(job_id, ending, duration=duration, show=show)
         self._give_up_place(job_id)
         return job
 
