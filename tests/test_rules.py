@@ -41,7 +41,7 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 
 # What a module may make once, when it is imported: values, and tools without a memory.
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
-CONSTANTS |= {"Path", "Ending", "Struct", "time_ns"}
+CONSTANTS |= {"Path", "Ending", "Struct", "time_ns", "datetime", "timedelta", "join", "len"}
 CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "RetrySettings", "Setting"}
 TOOLS = {"getLogger", "ContextVar", "Decoder", "Encoder", "TypeVar", "ParamSpec", "NewType", "Raw"}
 TOOLS |= {"partial"}
