@@ -244,7 +244,7 @@ class Admission:
     def _publish_up_to(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for the first jobs, one for each of these slots, up to a delayed one."""
         specs = specs[:slots]
-        number = _leading(specs, delayed=False)
+        number = leading(specs, delayed=False)
         if number < slots:
             self._capacity.slot_freed(slots - number)
         return self._publish(specs[:number], number)
@@ -252,7 +252,7 @@ class Admission:
     def _publish_delayed(self, specs: Sequence[JobSpec]) -> list[Job]:
         """The one step, for the first jobs that may begin only later, as many as may wait."""
         self._check_waiting_room(1)
-        number = min(_leading(specs, delayed=True), self._schedule.room)
+        number = min(leading(specs, delayed=True), self._schedule.room)
         return self._publish(specs[:number], 0)
 
     def _check_waiting_room(self, wanted: int) -> None:
@@ -308,7 +308,7 @@ class Admission:
             raise ShuttingDownError from None
 
 
-def _leading(specs: Sequence[JobSpec], *, delayed: bool) -> int:
+def leading(specs: Sequence[JobSpec], *, delayed: bool) -> int:
     """How many of the first ones may begin only later, or may begin now."""
     for number, spec in enumerate(specs):
         if (spec.due is not None) is not delayed:

@@ -17,11 +17,13 @@ from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.durable_admission import DurableAdmission
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Store, StoreMoves, UnfinishedJobs
+from trio_jobs.pool.store import DurableStore, Store, StoreMoves, UnfinishedJobs
+from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -105,9 +107,7 @@ class Pool:
             JobNotFoundError: There is no such job.
             InvalidTransitionError: The job has completed.
         """
-        job = await self.store.request_cancel(job_id)
-        self.note_cancel(job_id)
-        return job
+        return await self.store.request_cancel(job_id, noted=self.note_cancel)
 
     def note_cancel(self, job_id: str) -> None:
         """Let a job end whose cancel was requested: cancel its handler, or make it due now."""
@@ -122,6 +122,17 @@ class Pool:
     def unfinished(self) -> UnfinishedJobs:
         """The jobs that have not completed. Any thread may call this while the jobs go on."""
         return by_begin(self.store.unfinished(), self.executor.has_begun)
+
+    def left_behind(self) -> UnfinishedJobs:
+        """The jobs that a stop has cut short or lost: with a file, those that had begun."""
+        jobs = self.unfinished()
+        return jobs if self.store.disk is None else UnfinishedJobs(begun=jobs.begun, not_begun=())
+
+    @property
+    def kept(self) -> int:
+        """How many jobs that have not begun are kept in the file; 0 without a file."""
+        jobs = self.unfinished()
+        return 0 if self.store.disk is None else len(jobs.not_begun) + len(jobs.waiting)
 
     def statistics(self) -> PoolStatistics:
         """The state of the pool now."""
@@ -148,6 +159,8 @@ def make_pool(
     http: HttpSettings,
     *,
     folder: int | None = None,
+    last_id: str = "",
+    keeps_pending: bool = True,
     now: Callable[[], datetime] = utc_now,
 ) -> Pool:
     """Make the parts and connect them; nothing runs yet.
@@ -156,11 +169,13 @@ def make_pool(
         handlers: The users' functions.
         send: The job channel's one send end, of ``buffer_size + workers`` items, so that it has
             room for all slots; ``admission`` owns it from now on.
-        store: Where the jobs are kept.
+        store: Where the jobs are kept. If it has a disk, it is a `DurableStore`.
         settings: The sizes of the pool.
         bounds: The bound of a result.
         http: The bound of the tasks that wait for jobs at the same time.
         folder: See `ProcessPool`.
+        last_id: The greatest id in the store.
+        keeps_pending: See `DurableAdmission`.
         now: The wall clock, as an aware UTC time.
     """
     capacity = Capacity(settings.buffer_size)
@@ -177,17 +192,30 @@ def make_pool(
     )
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
     schedule = Schedule(settings.max_waiting, now=now)
-    new_id = Uuid7()
-    moves: StoreMoves = store
-    if handlers.max_running:
-        limits = moves = TypeLimits(
-            store, send, capacity, schedule, handlers.max_running, default=DEFAULT
-        )
-        admission: Admission = LimitedAdmission(
-            send, store, capacity, schedule, limits, new_id=new_id, now=now
-        )
-    else:
+    new_id = Uuid7(after=last_id)
+    durable = isinstance(store, DurableStore)
+    moves: StoreMoves = Suspects(store, schedule) if durable else store
+    if not durable and not handlers.max_running:
         admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
+    else:
+        parts = (send, capacity, schedule)
+        limits = TypeLimits(store, moves, *parts, handlers.max_running, default=DEFAULT)
+        moves = limits
+        if isinstance(store, DurableStore):
+            admission = DurableAdmission(
+                send,
+                store,
+                capacity,
+                schedule,
+                limits,
+                keeps_pending=keeps_pending,
+                new_id=new_id,
+                now=now,
+            )
+        else:
+            admission = LimitedAdmission(
+                send, store, capacity, schedule, limits, new_id=new_id, now=now
+            )
     return Pool(
         workers=Workers(
             settings.workers,

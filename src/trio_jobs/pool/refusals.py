@@ -22,3 +22,21 @@ class ShuttingDownError(AdmissionError):
 
     def __init__(self) -> None:
         super().__init__("shutting down")
+
+
+class StoreWriteError(AdmissionError):
+    """The file cannot be written now: the disk is full, say."""
+
+
+class StoreUnavailableError(AdmissionError):
+    """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken."""
+
+    def __init__(self) -> None:
+        super().__init__("the disk does not answer")
+
+
+class StoreTimeoutError(Exception):
+    """The disk has not answered in time: it is unknown whether the request was carried out."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the disk has not answered within {seconds:g} s")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
 
@@ -122,6 +122,9 @@ class Disk(Protocol):
     async def caught_up(self) -> None:
         """Wait, after the end, until not too many ends are still to be written."""
 
+    async def settled(self) -> None:
+        """Wait, after the last job, until all moves so far are on the disk."""
+
 
 class Moves(Protocol):
     """The moves of a job that its worker makes; a move that raises has changed nothing.
@@ -218,9 +221,6 @@ class Store(StoreMoves, Protocol):
     def unfinished(self) -> UnfinishedJobs:
         """All jobs that have not completed. Any thread may call this while the jobs go on."""
 
-    async def settled(self) -> None:
-        """Wait until all moves so far are on the disk."""
-
     def statistics(self) -> StoreStatistics:
         """How many jobs have each status now."""
 
@@ -239,11 +239,61 @@ class Store(StoreMoves, Protocol):
         ``after`` need not be the id of a job that the store has.
         """
 
-    async def request_cancel(self, job_id: str) -> Job:
+    async def request_cancel(
+        self, job_id: str, *, noted: Callable[[str], None] | None = None
+    ) -> Job:
         """Record that a client wants an unfinished job cancelled; its status stays as it is.
 
         A worker that claims the job later completes it without running it.
+
+        Args:
+            job_id: The job.
+            noted: Called with its id once the record says so, before any wait for a disk.
         """
 
     async def delete(self, job_id: str) -> None:
         """Forget a completed job."""
+
+
+@runtime_checkable
+class DurableStore(Store, Protocol):
+    """A store whose jobs survive the process.
+
+    Attributes:
+        timeout: Seconds after which a request does not wait for the disk any more.
+    """
+
+    timeout: float
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the disk has not answered for longer than ``timeout``."""
+
+    def add_all(
+        self,
+        jobs: Sequence[Job],
+        *,
+        reruns: Mapping[str, tuple[int, Job]],
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None],
+    ) -> None:
+        """Write new jobs, all or none. Either function is called later, in the event loop.
+
+        Args:
+            jobs: The jobs; they are in the store when ``landed`` is called.
+            reruns: By id, the old jobs that they re-run, as `find_stored` has found them.
+            landed: Called when they are on the disk.
+            refused: Called with the reason if they cannot be written; nothing of them is kept.
+
+        Raises:
+            InvalidTransitionError: One of the old jobs cannot be re-run.
+        """
+
+    async def find_stored(self, job_id: str) -> tuple[int, Job]:
+        """A completed job's record in the file, with its number there."""
+
+    def find_key_nowait(self, text: str) -> Job | None:
+        """The unfinished job with this idempotency key, as it is now; None if there is none."""
+
+    def keep_pending(self) -> None:
+        """Hand out no more jobs, except those whose cancel was requested: they stay pending."""

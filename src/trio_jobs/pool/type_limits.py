@@ -10,7 +10,7 @@ import trio
 from trio_jobs.job import Ending, Job, JobStatus, Later
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Store
+from trio_jobs.pool.store import Store, StoreMoves
 
 # Entries of held jobs that were cancelled stay in a deque, up to its length and so many more.
 _SPARE = 64
@@ -27,7 +27,8 @@ class TypeLimits:
     A job whose cancel was requested needs no place: its worker completes it without running it.
 
     Args:
-        store: Where the moves are made.
+        store: The jobs.
+        moves: What makes the moves in the store.
         channel: The send end of the job channel, which the admission owns.
         capacity: The slots for jobs.
         schedule: The jobs that wait.
@@ -38,6 +39,7 @@ class TypeLimits:
     def __init__(
         self,
         store: Store,
+        moves: StoreMoves,
         channel: trio.MemorySendChannel[str],
         capacity: Capacity,
         schedule: Schedule,
@@ -45,8 +47,9 @@ class TypeLimits:
         *,
         default: str,
     ) -> None:
-        self.disk = store.disk
+        self.disk = moves.disk
         self._store = store
+        self._moves = moves
         self._channel = channel
         self._capacity = capacity
         self._schedule = schedule
@@ -80,19 +83,19 @@ class TypeLimits:
         show: Callable[[Job], None] | None = None,
     ) -> Job:
         """See `StoreMoves.complete`; gives the job's place to the first held one."""
-        job = self._store.complete(job_id, ending, duration=duration, show=show)
+        job = self._moves.complete(job_id, ending, duration=duration, show=show)
         self._give_up_place(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`; gives the job's place to the first held one."""
-        job = self._store.postpone(job_id, later)
+        job = self._moves.postpone(job_id, later)
         self._give_up_place(job_id)
         return job
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`. Nobody gets the place: the pool ends."""
-        self._store.release(job_id)
+        self._moves.release(job_id)
         if (limit := self._places.pop(job_id, None)) is not None:
             limit.free += 1
 
@@ -109,14 +112,14 @@ class TypeLimits:
         job = self._store.find_nowait(job_id)
         limit = self._limits.get(job.type, self._default)
         if limit is None or job.status is not JobStatus.PENDING:
-            return self._store.claim(job_id)
+            return self._moves.claim(job_id)
         granted = job_id in self._places
         if not granted and not job.cancel_requested and limit.free <= 0:
             self._hold(job_id, limit)
             return None
         claimed = None
         try:
-            claimed = self._store.claim(job_id)
+            claimed = self._moves.claim(job_id)
         finally:
             if claimed is None:
                 self._give_up_place(job_id)

@@ -158,7 +158,7 @@ class Workers:
     async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
         """Run one worker on its clone of the receive channel; see `run_worker`.
 
-        The last worker that ends wakes the tasks that still wait for a job to complete.
+        The last worker that ends waits for the disk, and wakes the tasks that still wait for jobs.
 
         Raises:
             RuntimeError: The worker has returned before its channel has ended, and its clone was
@@ -172,6 +172,8 @@ class Workers:
             go_on = channel.open_send_channels or channel.current_buffer_used
             if go_on and not (clone_closed and channel.open_receive_channels):
                 raise RuntimeError("a worker has returned before its channel has ended")
+            if self.disk is not None and not channel.open_receive_channels:
+                await self.disk.settled()  # clients see no end before it is on the disk
         finally:
             self._capacity.slot_lost()
             if jobs.statistics().open_receive_channels == 0:

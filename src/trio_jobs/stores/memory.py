@@ -161,14 +161,16 @@ class MemoryStore:
     async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
         return self.page_nowait(after=after, limit=limit)
 
-    async def request_cancel(self, job_id: str) -> Job:
-        return self.request_cancel_nowait(job_id)
+    async def request_cancel(
+        self, job_id: str, *, noted: Callable[[str], None] | None = None
+    ) -> Job:
+        job = self.request_cancel_nowait(job_id)
+        if noted is not None:
+            noted(job_id)
+        return job
 
     async def delete(self, job_id: str) -> None:
         self.delete_nowait(job_id)
-
-    async def settled(self) -> None:
-        pass
 
     # Counts.
 

@@ -1,0 +1,336 @@
+"""`DurableAdmission`: takes a job in when it is on the disk."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+
+import trio
+
+from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.pool.admission import leading
+from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.limited_admission import LimitedAdmission
+from trio_jobs.pool.refusals import (
+    AdmissionError,
+    ShuttingDownError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    StoreWriteError,
+)
+from trio_jobs.pool.schedule import Schedule, date_of
+from trio_jobs.pool.store import DuplicateJobError, DurableStore
+from trio_jobs.pool.type_limits import TypeLimits
+
+log = logging.getLogger(__name__)
+
+# What only one job can have: an idempotency key, or an old job that it re-runs.
+Name = tuple[str, str]
+
+
+class DurableAdmission(LimitedAdmission):
+    """A `LimitedAdmission` over a file: a job is in when it is on the disk.
+
+    It reserves the slots of jobs, or their places among those that wait for a time, makes the jobs
+    and hands them to the store, without a checkpoint. When they are on the disk, the event loop
+    calls what does the one step: the records are in the store, the ids go into the channel or into
+    the schedule. No task does that: a client that disconnects meanwhile changes nothing. If the
+    jobs cannot be written, the slots are free again.
+
+    The awaited methods raise, too:
+        StoreWriteError: The file cannot be written.
+        StoreUnavailableError: The disk does not answer for a long time already.
+        StoreTimeoutError: The disk did not answer in time; the job may come in later.
+
+    Their tasks may be cancelled while they wait for the disk; the jobs come in all the same.
+
+    Args:
+        channel: See `Admission`.
+        store: See there.
+        capacity: See there.
+        schedule: See there.
+        limits: See `LimitedAdmission`.
+        keeps_pending: Whether `close` leaves the jobs that have not begun to the file. Otherwise a
+            drain completes the buffered ones.
+        new_id: See `Admission`.
+        now: See there.
+    """
+
+    def __init__(
+        self,
+        channel: trio.MemorySendChannel[str],
+        store: DurableStore,
+        capacity: Capacity,
+        schedule: Schedule,
+        limits: TypeLimits,
+        *,
+        keeps_pending: bool,
+        new_id: Callable[[], str],
+        now: Callable[[], datetime],
+    ) -> None:
+        super().__init__(channel, store, capacity, schedule, limits, new_id=new_id, now=now)
+        self._file = store
+        self._keeps_pending = keeps_pending
+        self._under_way = 0
+        self._delayed_under_way = 0
+        self._names: dict[Name, Reservation] = {}
+        self._reruns = 0  # how many have been under way so far
+
+    def submit(self, *_: object, **__: object) -> Job:
+        """Refuse to take a job in at once."""
+        raise TypeError("the jobs are in a file: use `await admit(...)`")
+
+    def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
+        """Refuse to take jobs in at once."""
+        raise TypeError("the jobs are in a file: use `await admit_all(...)`")
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
+        """See `Admission.admit`.
+
+        Raises:
+            DuplicateJobError: An unfinished job has this key, or one that has just come in. If
+                another task submits a job with this key, this one waits for the result.
+        """
+        [job] = await self._admit([spec], key, batch=False)
+        return job
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """See `Admission.admit_all`."""
+        return await self._admit(specs, None, batch=True)
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """See `Admission.admit_up_to`."""
+        reservation = await self.reserve_up_to(specs)
+        return await reservation.wait()
+
+    def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
+        """Admit no job, since that has to wait for the disk."""
+        if self.closed:
+            raise ShuttingDownError
+        return []
+
+    @trio.lowlevel.enable_ki_protection
+    async def reserve_up_to(self, specs: Sequence[JobSpec]) -> "Reservation":
+        """Do what `admit_up_to` does, up to the wait for the disk, which is left to the caller.
+
+        Cancellation:
+            Acted on while waiting; then nothing is reserved.
+        """
+        await trio.lowlevel.checkpoint()
+        specs = self._check(specs)
+        if specs[0].due is not None:
+            return self._reserve_delayed(specs)
+        slots = await self._capacity.reserve_up_to(len(specs))
+        if not slots:
+            raise ShuttingDownError
+        return self._reserve_leading(specs, slots)
+
+    @trio.lowlevel.enable_ki_protection
+    def reserve_up_to_nowait(self, specs: Sequence[JobSpec]) -> "Reservation | None":
+        """`reserve_up_to` without waiting: None if that would have to wait."""
+        specs = self._check(specs)
+        if specs[0].due is not None:
+            return self._reserve_delayed(specs)
+        slots = self._capacity.reserve_up_to_nowait(len(specs))
+        return self._reserve_leading(specs, slots) if slots else None
+
+    def close(self) -> None:
+        """Refuse new jobs; workers finish what runs, or also what is buffered, and exit."""
+        self._refuse_jobs()
+        if self._keeps_pending:
+            self._file.keep_pending()
+        if self._keeps_pending or not self._under_way:
+            self._limits.close_channel_when_claimed()
+
+    async def _admit(
+        self, specs: Sequence[JobSpec], key: IdempotencyKey | None, *, batch: bool
+    ) -> list[Job]:
+        self._check(specs, whole=True)
+        if not specs:
+            return []
+        reruns = await self._find_reruns(specs, key)
+        self._check(specs, whole=True)
+        slots = len(specs)
+        if delayed := sum([spec.due is not None for spec in specs]):
+            self._check_waiting_room(delayed + self._delayed_under_way)
+            slots -= delayed
+        if missing := self._capacity.reserve(slots, batch=batch):
+            raise self._refusal(missing)
+        return await self._reserve(specs, slots, key, reruns).wait()
+
+    def _check(self, specs: Sequence[JobSpec], *, whole: bool = False) -> Sequence[JobSpec]:
+        """Check what can be known without a slot; return the first ones that are not refused."""
+        if not self._channel.statistics().open_receive_channels:
+            raise ShuttingDownError
+        if self._file.hangs:
+            raise StoreUnavailableError
+        if whole:
+            self._check_types(specs)
+            return specs
+        return self._up_to_full(specs)
+
+    async def _find_reruns(
+        self, specs: Sequence[JobSpec], key: IdempotencyKey | None
+    ) -> dict[str, tuple[int, Job]]:
+        """Wait for jobs under way that have names of these; find the old jobs of re-runs.
+
+        Checkpoints:
+            If there is something to wait for; then no name of these is taken.
+        """
+        names = _names(specs, key)
+        old_ids = [spec.rerun_of for spec in specs if spec.rerun_of is not None]
+        reruns: dict[str, tuple[int, Job]] = {}
+        seen = -1
+        while seen != self._reruns or self._other(names) is not None:
+            seen = self._reruns
+            while (other := self._other(names)) is not None:
+                with suppress(AdmissionError, DuplicateJobError):
+                    await other.wait()
+            if key is not None and self._file.find_key_nowait(key.text) is not None:
+                raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
+            reruns = {old_id: await self._file.find_stored(old_id) for old_id in old_ids}
+        return reruns
+
+    def _other(self, names: Sequence[Name]) -> "Reservation | None":
+        """A reservation under way that has one of these names."""
+        return next((self._names[name] for name in names if name in self._names), None)
+
+    def _reserve_delayed(self, specs: Sequence[JobSpec]) -> "Reservation":
+        self._check_waiting_room(1 + self._delayed_under_way)
+        room = self._schedule.room - self._delayed_under_way
+        return self._reserve(specs[: min(leading(specs, delayed=True), room)], 0)
+
+    def _reserve_leading(self, specs: Sequence[JobSpec], slots: int) -> "Reservation":
+        specs = specs[: min(leading(specs, delayed=False), slots)]
+        if len(specs) < slots:
+            self._capacity.slot_freed(slots - len(specs))
+        return self._reserve(specs, len(specs))
+
+    def _reserve(
+        self,
+        specs: Sequence[JobSpec],
+        slots: int,
+        key: IdempotencyKey | None = None,
+        reruns: Mapping[str, tuple[int, Job]] = {},
+    ) -> "Reservation":
+        """Make the jobs, and hand them to the store; the slots are reserved already."""
+        try:
+            now = self._now()
+            jobs = [
+                Job(
+                    id=self._new_id(),
+                    type=spec.type,
+                    payload=spec.payload,
+                    created_at=now,
+                    run_at=None if spec.due is None else date_of(spec.due, now),
+                    key=key,
+                    rerun_of=spec.rerun_of,
+                )
+                for spec in specs
+            ]
+            reservation = Reservation(jobs, specs, slots, self._file.timeout)
+            self._file.add_all(
+                jobs,
+                reruns=reruns,
+                landed=partial(self._land, reservation),
+                refused=partial(self._refuse, reservation),
+            )
+        except BaseException:
+            self._capacity.slot_freed(slots)
+            raise
+        self._under_way += 1
+        self._delayed_under_way += len(jobs) - slots
+        if reservation.names:
+            self._reruns += bool(reruns)
+            self._names.update(dict.fromkeys(reservation.names, reservation))
+        return reservation
+
+    def _land(self, reservation: "Reservation") -> None:
+        """The one step: the jobs are in the store, and now in the channel or in the schedule."""
+        elapsed = trio.current_time() - reservation.began
+        for job, spec in zip(reservation.jobs, reservation.specs, strict=True):
+            if spec.due is None:
+                try:
+                    self._channel.send_nowait(job.id)
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    self._capacity.slot_freed()  # the pool has ended: the job stays in the file
+            elif isinstance(spec.due, datetime):
+                self._schedule.add(job.id, spec.due)
+            else:
+                self._schedule.add(job.id, max(spec.due - elapsed, 0.0))
+        self._end(reservation)
+        if log.isEnabledFor(logging.DEBUG):
+            for job in reservation.jobs:
+                log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
+
+    def _refuse(self, reservation: "Reservation", error: Exception) -> None:
+        reservation.error = error
+        self._capacity.slot_freed(reservation.slots)
+        self._end(reservation)
+
+    def _end(self, reservation: "Reservation") -> None:
+        self._under_way -= 1
+        self._delayed_under_way -= len(reservation.jobs) - reservation.slots
+        for name in reservation.names:
+            del self._names[name]
+        reservation.over.set()
+        if self.closed and not self._under_way:
+            self._limits.close_channel_when_claimed()
+
+
+class Reservation:
+    """Jobs that are on their way to the disk.
+
+    Attributes:
+        jobs: The jobs, each as it will be when it is in.
+        specs: What each was made of.
+        slots: How many slots are reserved for them.
+        names: The names that no other job may take meanwhile.
+        began: When they were handed over, by Trio's clock.
+        over: Set when they are in, or refused.
+        error: Why they were refused; None if they were not.
+    """
+
+    __slots__ = ("_timeout", "began", "error", "jobs", "names", "over", "slots", "specs")
+
+    def __init__(
+        self, jobs: Sequence[Job], specs: Sequence[JobSpec], slots: int, timeout: float
+    ) -> None:
+        self.jobs = jobs
+        self.specs = specs
+        self.slots = slots
+        self.names = _names(specs, jobs[0].key if jobs else None)
+        self.began = trio.current_time()
+        self.over = trio.Event()
+        self.error: Exception | None = None
+        self._timeout = timeout
+
+    async def wait(self) -> list[Job]:
+        """Wait until the jobs are in.
+
+        Raises:
+            StoreWriteError: They were refused.
+            StoreTimeoutError: It is not yet known.
+            DuplicateJobError: The store has a job with one of their keys already.
+        """
+        with trio.move_on_after(self._timeout):
+            await self.over.wait()
+        if not self.over.is_set():
+            raise StoreTimeoutError(self._timeout)
+        if isinstance(self.error, DuplicateJobError):
+            raise self.error
+        if self.error is not None:
+            raise StoreWriteError(str(self.error)) from self.error
+        return list(self.jobs)
+
+
+def _names(specs: Sequence[JobSpec], key: IdempotencyKey | None) -> list[Name]:
+    names = [("rerun", spec.rerun_of) for spec in specs if spec.rerun_of is not None]
+    if key is not None:
+        names.append(("key", key.text))
+    return names
