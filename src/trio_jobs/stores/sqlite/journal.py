@@ -10,14 +10,17 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import trio
 
+from trio_jobs.job import Outcome
 from trio_jobs.pool.store import DuplicateJobError
+from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.sqlite.record_writer import Record, RecordWriter
+from trio_jobs.stores.sqlite.retention import Kept, Retention
 from trio_jobs.stores.sqlite.store_file import StoreFile
 
 log = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ log = logging.getLogger(__name__)
 # it makes the calls of one commit.
 _MAX_RECORDS: Final = 2_000
 
-# Seconds until records that could not be written are tried again, if no others come before.
+# Seconds until the next attempt after a commit that failed, if nothing is handed over before.
 _RETRY: Final = 0.25
 
 # Seconds of a commit that are worth a line in the log.
@@ -88,6 +91,7 @@ class Journal:
 
     Args:
         file: The file; the thread closes its connection at the end.
+        retention: Drops completed jobs; None: the file keeps all.
         failed: Called in the event loop, once, if the journal can not go on: a sync has failed,
             the file is damaged, or there is a bug. Nothing lands after that.
 
@@ -95,13 +99,25 @@ class Journal:
         unwritten: How many records are not yet on the disk.
         failing: Since when (`time.monotonic`) nothing can be written, and why; None if the last
             commit succeeded.
+        kept: The completed jobs that the file holds; without ``retention`` nobody counts them.
+        dropped: How many completed jobs were dropped, by outcome.
     """
 
-    def __init__(self, file: StoreFile, *, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        file: StoreFile,
+        *,
+        failed: Callable[[Exception], None],
+        retention: Retention | None = None,
+    ) -> None:
         self.unwritten = 0
+        self.kept = Kept() if retention is None else retention.kept
+        self.dropped = dict.fromkeys(Outcome, 0)
         self.failing: tuple[float, str] | None = None
-        self._writer = RecordWriter(file.connection)
+        self._retention = retention
+        self._writer = RecordWriter(file.connection, retention)
         self._failed = failed
+        self._drop_log = DropLog()
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()  # None: close
         # Of the loop alone: entries that may not be done, oldest first, and how many came before.
         self._entries: deque[_Entry] = deque()
@@ -109,6 +125,8 @@ class Journal:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._ended = trio.Event()
         self._all_written = False
+        # Of the thread alone: seconds until the next attempt, after a commit has failed.
+        self._pause: float | None = None
 
     def start(self) -> None:
         """Start the thread; the event loop that runs now gets all calls."""
@@ -157,6 +175,10 @@ class Journal:
             self._waiting.append((self._passed + len(self._entries), event))
             await event.wait()
 
+    def report_dropped(self) -> None:
+        """Log the drops since the last line about drops."""
+        self._drop_log.report(self.dropped)
+
     async def close(self, seconds: float) -> bool:
         """Write the rest, and close the connection; nothing may be handed over from now on.
 
@@ -173,7 +195,14 @@ class Journal:
 
     # In the event loop.
 
-    def _land(self, entries: Sequence[_Entry], seconds: float) -> None:
+    def _land(
+        self, entries: Sequence[_Entry], seconds: float, dropped: Mapping[Outcome, int], kept: Kept
+    ) -> None:
+        self.kept = kept
+        for outcome, count in dropped.items():
+            if count:
+                self.dropped[outcome] += count
+                self._drop_log.note(outcome, self.dropped)
         if self.failing is not None:
             since = time.monotonic() - self.failing[0]
             self.failing = None
@@ -233,15 +262,17 @@ class Journal:
         while held or not closing:
             entries, closed = self._take(held)
             closing = closing or closed
-            if entries:
+            if entries or self._pause is not None or self._writer.seconds_to_next_drop == 0:
                 held = self._commit(entries)
-        self._writer.close()
+        with _until_it_passes():  # the next start checks the file
+            self._writer.close()
 
     def _take(self, held: list[_Entry]) -> tuple[list[_Entry], bool]:
         """Wait for entries; return those to write now, and whether the journal is closed."""
         entries, count = held.copy(), 0
         try:
-            entry = self._queue.get(timeout=_RETRY if held else None)
+            timeout = self._pause if self._pause is not None else self._writer.seconds_to_next_drop
+            entry = self._queue.get(timeout=timeout)
             while entry is not None:
                 entries.append(entry)
                 count += len(entry.records)
@@ -256,26 +287,24 @@ class Journal:
         """Write entries; return those to try again, which are moves."""
         began = time.monotonic()
         try:
-            self._writer.write([record for entry in entries for record in entry.records])
+            dropped = self._writer.write([each for entry in entries for each in entry.records])
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if _primary(code) in _UNACCEPTABLE and len(entries) > 1:
+            if _kind(error) in _UNACCEPTABLE and len(entries) > 1:
                 return self._commit_one_by_one(entries)
-            if _primary(code) in _UNACCEPTABLE and entries[0].refused is not None:
+            if _kind(error) in _UNACCEPTABLE and entries and entries[0].refused is not None:
                 self._soon(self._refuse, entries, _unacceptable(error))
                 return []
-            if _primary(code) not in _PASSING or code in _NEVER_PASSING:
+            if not _passes(error):
                 raise
             submissions = [entry for entry in entries if entry.refused is not None]
             self._soon(self._note_failure, error, submissions)
+            self._pause = _RETRY
             return [entry for entry in entries if entry.refused is None]
-        self._soon(self._land, entries, time.monotonic() - began)
-        try:
+        self._pause = None
+        kept = Kept() if self._retention is None else self._retention.kept
+        self._soon(self._land, entries, time.monotonic() - began, dropped, kept)
+        with _until_it_passes():  # the WAL keeps what could not be copied
             self._writer.checkpoint()
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if _primary(code) not in _PASSING or code in _NEVER_PASSING:
-                raise
         return []
 
     def _commit_one_by_one(self, entries: list[_Entry]) -> list[_Entry]:
@@ -285,9 +314,25 @@ class Journal:
         return []
 
 
-def _primary(code: int | None) -> int | None:
-    """The error's kind, without its details."""
+def _kind(error: sqlite3.Error) -> int | None:
+    """The error's code without its details; None for an error that is not SQLite's."""
+    code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def _passes(error: sqlite3.Error) -> bool:
+    """Whether the file is as it was, and a later attempt may succeed."""
+    return _kind(error) in _PASSING and error.sqlite_errorcode not in _NEVER_PASSING
+
+
+@contextmanager
+def _until_it_passes() -> Iterator[None]:
+    """Leave out what an error prevents now, and may permit later."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not _passes(error):
+            raise
 
 
 def _unacceptable(error: sqlite3.Error) -> Exception:

@@ -2,9 +2,13 @@
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from trio_jobs.job import Job
+import msgspec
+
+from trio_jobs.job import Job, Outcome
+from trio_jobs.stores.sqlite.retention import Retention, delete
 from trio_jobs.stores.sqlite.rows import INSERT, UPDATE, moved_row, new_row
 
 # A job's place in the order of admission, and what the job is now; None: it is forgotten.
@@ -14,6 +18,12 @@ Record = tuple[int, Job | None]
 _CHECKPOINT_PAGES: Final = 1_000
 _PAGE: Final = 4_096
 
+# Jobs that a transaction drops beyond those that it ends, and that one drops which has no records.
+_DROPS: Final = 20
+_IDLE_DROPS: Final = 1_000
+
+_MARK: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+
 
 class RecordWriter:
     """Writes records; each call blocks until they are on the disk.
@@ -22,33 +32,55 @@ class RecordWriter:
 
     Args:
         connection: The one connection that writes.
+        retention: Drops jobs within the transactions; None: the file keeps all.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, retention: Retention | None = None) -> None:
         self._connection = connection
+        self._retention = retention
         (self._last_seq,) = connection.execute("SELECT ifnull(max(seq), 0) FROM jobs").fetchone()
+        self._writes = 0
         self._pages = 0.0  # an estimate of those in the WAL
 
-    def write(self, records: Sequence[Record]) -> None:
-        """Write the last record of each job, in one transaction.
+    @property
+    def seconds_to_next_drop(self) -> float | None:
+        """After which time `write` may drop jobs; None: not before another job ends."""
+        return None if self._retention is None else self._retention.seconds_to_next
+
+    def write(self, records: Sequence[Record]) -> dict[Outcome, int]:
+        """Write the last record of each job, in one transaction, and drop jobs beyond the bounds.
+
+        Returns:
+            How many jobs were dropped, by outcome.
 
         Raises:
             sqlite3.Error: Nothing of it is in the file. After a failed sync this is not known.
         """
         connection = self._connection
-        if connection.in_transaction:  # a failed commit's, whose rollback has failed too
+        if connection.in_transaction:  # a failed one's, whose rollback has failed too
             connection.execute("ROLLBACK")
+        retention = self._retention
         last = dict(records)
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if retention is not None:
+                retention.begin()
             self._write(last)
+            if not last:  # so that the disk is asked whether it takes something
+                connection.execute(_MARK, ("written", self._writes))
+            if retention is not None:
+                # As many as have ended, and a few more; if nothing else is to do, many.
+                retention.drop(connection, len(last) + _DROPS if last else _IDLE_DROPS)
             connection.execute("COMMIT")
         except BaseException:
-            # SQLite rolls back by itself after some errors; another ROLLBACK would hide them.
+            # After some errors SQLite has rolled back by itself. No second error hides the first.
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
             raise
+        self._writes += 1
         self._last_seq = max(self._last_seq, *last) if last else self._last_seq
+        return {} if retention is None else retention.commit()
 
     def checkpoint(self) -> None:
         """Copy the WAL's content into the file, if there is much of it.
@@ -63,7 +95,10 @@ class RecordWriter:
 
     def close(self) -> None:
         """Note that all is written, and close the connection."""
-        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('clean', 1)")
+        if self._retention is not None:
+            kept = msgspec.json.encode(self._retention.kept).decode()
+            self._connection.execute(_MARK, ("kept", kept))
+        self._connection.execute(_MARK, ("clean", 1))
         self._connection.close()
 
     def _write(self, last: dict[int, Job | None]) -> None:
@@ -71,9 +106,10 @@ class RecordWriter:
         size = 0
         for seq, job in last.items():
             if job is None:
-                forgotten.append((seq,))
+                forgotten.append(seq)
                 continue
-            if seq > self._last_seq:
+            is_new = seq > self._last_seq
+            if is_new:
                 new.append(new_row(seq, job))
                 payloads.append((seq, job.payload))
                 size += len(job.payload)
@@ -82,6 +118,9 @@ class RecordWriter:
             if job.ending is not None and job.ending.result is not None:
                 results.append((seq, job.ending.result))
                 size += len(job.ending.result)
+            # A completed job that moves again is marked as re-run.
+            if job.ending is not None and (is_new or job.rerun_as is None) and self._retention:
+                self._retention.add(job)
         many = self._connection.executemany
         if new:
             many(INSERT, new)
@@ -90,8 +129,9 @@ class RecordWriter:
             many(UPDATE, moved)
         if results:
             many("INSERT OR IGNORE INTO results VALUES (?, ?)", results)
-        if forgotten:
-            for table in ("jobs", "payloads", "results"):
-                many(f"DELETE FROM {table} WHERE seq = ?", forgotten)  # noqa: S608
+        if forgotten and self._retention is not None:
+            self._retention.forget(self._connection, forgotten)
+        elif forgotten:
+            delete(self._connection, forgotten)
         # Per commit, the pages at the ends of the tables and indexes; then those of the rows.
         self._pages += 10 + len(last) / 8 + size / _PAGE

@@ -44,10 +44,12 @@ MIGRATIONS: Final = (
         "CREATE UNIQUE INDEX jobs_key ON jobs(key) WHERE key IS NOT NULL",
         # SQLite uses a partial index only for queries that repeat its condition.
         "CREATE INDEX jobs_live ON jobs(seq) WHERE status < 2",
+        # The dead, by their end and in the order of listings. Few jobs touch these indexes.
         """
         CREATE INDEX jobs_dead ON jobs(completed_at, seq)
         WHERE status = 2 AND outcome <> 'succeeded'
         """,
+        "CREATE INDEX jobs_dead_ids ON jobs(id) WHERE status = 2 AND outcome <> 'succeeded'",
         "CREATE TABLE meta(name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     ),
 )
