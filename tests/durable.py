@@ -14,6 +14,7 @@ from trio_jobs import Ending, Handler, Job, JobStatus, Outcome
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import JobError, Later
 from trio_jobs.pool.durable_admission import DurableAdmission
+from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.store import DuplicateJobError
@@ -249,7 +250,7 @@ def make_durable_parts(
         PoolSettings(workers=workers, buffer_size=buffer_size, max_waiting=max_waiting),
         StoreSettings(max_result_bytes=1_000_000),
         HttpSettings(),
-        last_id=max((job.id for job in journal.file.values()), default=""),
+        last_id=max((job.id for job in journal.file.values() if is_id(job.id)), default=""),
         keeps_pending=keeps_pending,
         now=now,
     )

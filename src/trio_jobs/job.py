@@ -133,6 +133,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rerun_as: str | None = None
 
     @property
+    def attempt(self) -> int:
+        """The number of the present attempt, for a retry policy; a crash takes none away."""
+        return self.attempts - self.interruptions
+
+    @property
     def waiting(self) -> Waiting | None:
         """Why it waits outside the buffer; None if it is new, or not pending.
 

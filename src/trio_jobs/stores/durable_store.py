@@ -335,8 +335,9 @@ class DurableStore:
         return self._jobs.get(job_id, job)
 
     def request_cancel_nowait(self, job_id: str) -> Job:
-        """The plain step of `request_cancel`, for a job that is in memory and has not ended."""
-        job = cancel_requested(self.find_nowait(job_id), self._now())
+        """The plain step of `request_cancel`, for a job that is in memory."""
+        job = self._ending.get(job_id) or self.find_nowait(job_id)
+        job = cancel_requested(job, self._now())
         self._write(job)
         return job
 
