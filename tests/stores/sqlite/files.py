@@ -42,6 +42,10 @@ def read(path: Path) -> list[tuple[int, Job]]:
     return [whole_job(row) for row in rows]
 
 
+def no_rule(job_type: str) -> None:
+    """There is no handler."""
+
+
 class Calls:
     """What a journal has called: the names of what landed or was refused, in order."""
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from tests.stores.sqlite.files import Calls, journal_of, opened, read
+from tests.stores.sqlite.files import Calls, journal_of, no_rule, opened, read
 from tests.support import NOON, SUCCEEDED, make_job
 from trio_jobs import Job, JobStatus
 from trio_jobs.job import IdempotencyKey
@@ -307,7 +307,7 @@ async def test_journal_ends_cleanly_and_a_kill_does_not(tmp_path: Path) -> None:
             pass
     with opened(tmp_path / "jobs.db") as file:
         assert file.clean
-        recover(file, {}, now=NOON)
+        recover(file, no_rule, now=NOON)
     with opened(tmp_path / "jobs.db") as file:
         assert not file.clean
 

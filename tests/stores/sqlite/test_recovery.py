@@ -29,7 +29,7 @@ def running(job_id: str, *, interruptions: int = 0) -> Job:
 
 def recovered(path: Path, rules: dict[str, RecoveryRule]) -> Recovered:
     with opened(path) as file:
-        return recover(file, rules, now=LATER)
+        return recover(file, rules.get, now=LATER)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.stores.sqlite.files import Calls, opened, read
+from tests.stores.sqlite.files import Calls, no_rule, opened, read
 from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.settings import StoreSettings
@@ -247,7 +247,7 @@ async def test_journal_counts_what_it_has_dropped_and_the_next_start_what_is_kep
 ) -> None:
     path = tmp_path / "jobs.db"
     with opened(path) as file:
-        found = recover(file, {}, now=NOON)
+        found = recover(file, no_rule, now=NOON)
         bounds = retention(completed=3, kept=found.kept)
         journal = Journal(file, failed=Calls().failed.append, retention=bounds)
         journal.start()
@@ -264,15 +264,15 @@ async def test_journal_counts_what_it_has_dropped_and_the_next_start_what_is_kep
     with opened(path) as file:
         stored = file.connection.execute("SELECT value FROM meta WHERE name = 'kept'").fetchone()
         assert msgspec.json.decode(stored[0], type=Kept) == kept
-        assert recover(file, {}, now=NOON).kept == kept
+        assert recover(file, no_rule, now=NOON).kept == kept
     with opened(path) as file:  # as after a kill
-        assert recover(file, {}, now=NOON).kept == kept
+        assert recover(file, no_rule, now=NOON).kept == kept
 
 
 async def test_journal_with_nothing_to_do_reaches_a_lower_bound(tmp_path: Path) -> None:
     with opened(tmp_path / "jobs.db") as file:
         RecordWriter(file.connection).write([ended(number) for number in range(1, 2501)])
-        bounds = retention(completed=5, kept=recover(file, {}, now=NOON).kept)
+        bounds = retention(completed=5, kept=recover(file, no_rule, now=NOON).kept)
         journal = Journal(file, failed=Calls().failed.append, retention=bounds)
         journal.start()
         with trio.fail_after(60):

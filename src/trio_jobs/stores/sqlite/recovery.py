@@ -5,7 +5,7 @@ interrupted: where its handler is not repeatable, or where it was interrupted to
 unfinished jobs are read: a process that dies meanwhile has repeated nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -63,15 +63,17 @@ class Recovered:
     kept: Kept
 
 
-def recover(file: StoreFile, rules: Mapping[str, RecoveryRule], *, now: datetime) -> Recovered:
+def recover(
+    file: StoreFile, rule_of: Callable[[str], RecoveryRule | None], *, now: datetime
+) -> Recovered:
     """Put back or end the jobs that the last process has left, and read the unfinished ones.
 
     Blocks: call it in a thread, or before the event loop runs.
 
     Args:
         file: The file, which no journal writes yet.
-        rules: By job type. A job of another type has no handler now: it is put back. A later
-            start that has a rule for it decides.
+        rule_of: Called with a job's type; None: there is no handler now. Such a job is put back,
+            and a later start that has a rule for it decides.
         now: When the jobs end that end.
 
     Raises:
@@ -85,7 +87,7 @@ def recover(file: StoreFile, rules: Mapping[str, RecoveryRule], *, now: datetime
     ended: list[Job] = []
     for row in connection.execute(_INTERRUPTED).fetchall():
         seq, job = whole_job(row)
-        found = _interrupted(job, rules.get(job.type), now)
+        found = _interrupted(job, rule_of(job.type), now)
         if found is not job:
             moved.append((seq, found))
         if found.ending is not None:

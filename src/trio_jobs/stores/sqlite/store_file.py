@@ -94,11 +94,12 @@ def open_store_file(
         )
     # Otherwise two names of one file would have two locks.
     path = Path(os.path.realpath(path))
-    _check_place(path)
+    check_place(path)
     lock = _lock(path)
     connection = None
     try:
-        with _one_line(path):
+        with one_line(path):
+            _check_wal(path)
             exists = _is_made(path, connect)
             connection = connect(uri(path, "rw"))
             _prepare(connection, sync)
@@ -116,7 +117,7 @@ def uri(path: Path, mode: Literal["ro", "rw"]) -> str:
     return f"{path.as_uri()}?mode={mode}"
 
 
-class _one_line:  # noqa: N801  (a context manager, used like a function)
+class one_line:  # noqa: N801  (a context manager, used like a function)
     """Turns what the system and SQLite raise into a `StoreFileError`."""
 
     def __init__(self, path: Path) -> None:
@@ -135,12 +136,12 @@ class _one_line:  # noqa: N801  (a context manager, used like a function)
             raise StoreFileError(f"store file {str(self._path)!r}: {error}") from error
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
     """Check what can be seen without opening the file."""
     folder = path.parent
-    if not folder.is_dir():
-        raise StoreFileError(f"store file {str(path)!r}: there is no folder {str(folder)!r}")
-    with _one_line(path):
+    with one_line(path):
+        if not folder.is_dir():
+            raise StoreFileError(f"store file {str(path)!r}: there is no folder {str(folder)!r}")
         try:
             mode = path.stat().st_mode
         except FileNotFoundError:
@@ -148,8 +149,6 @@ def _check_place(path: Path) -> None:
         if mode is not None and not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise StoreFileError(f"store file {str(path)!r} is {kind}")
-        if mode is not None and not os.access(path, os.R_OK | os.W_OK):
-            raise StoreFileError(f"store file {str(path)!r} can not be read and written")
     kind = _file_system(folder)
     if kind in _NETWORK:
         raise StoreFileError(
@@ -221,6 +220,16 @@ def _is_open(path: Path) -> bool:
     return False
 
 
+def _check_wal(path: Path) -> None:
+    """Refuse an empty or missing file beside its WAL: SQLite would delete the WAL with its jobs."""
+    wal = path.with_name(path.name + "-wal")
+    if not (path.exists() and path.stat().st_size) and wal.exists() and wal.stat().st_size:
+        raise StoreFileError(
+            f"store file {str(path)!r} is missing or empty, but {str(wal)!r} is there, "
+            "which belongs to it: put the file back, or remove the other"
+        )
+
+
 def _is_made(path: Path, connect: Connect) -> bool:
     """Whether the file exists with a schema of ours; makes an empty one if there is none.
 
@@ -235,7 +244,9 @@ def _is_made(path: Path, connect: Connect) -> bool:
         os.close(descriptor)
         _sync_folder(path.parent)
         return False
-    with path.open("rb") as file:
+    # To write, as SQLite does later. Closing it would end the locks of a connection to the file in
+    # this process: there is none, since the lock is new.
+    with path.open("r+b") as file:
         if file.read(16) != b"SQLite format 3\0":
             raise ForeignFileError("no SQLite file")
     connection = connect(uri(path, "ro"))
