@@ -27,6 +27,7 @@ def opened(path: Path) -> Iterator[StoreFile]:
 def write(path: Path, *commits: Sequence[Record]) -> None:
     """Write each of these in a transaction of its own, and end as after a kill."""
     with opened(path) as file:
+        file.connection.execute("DELETE FROM meta")
         writer = RecordWriter(file.connection)
         for records in commits:
             writer.write(records)

@@ -18,12 +18,12 @@ from tests.stores.sqlite import version_1
 from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
 from trio_jobs import Outcome
+from trio_jobs.stores.sqlite.file_place import _file_system
 from trio_jobs.stores.sqlite.recovery import RecoveryRule, recover
 from trio_jobs.stores.sqlite.schema import APPLICATION_ID, MIGRATIONS, VERSION, migrate
 from trio_jobs.stores.sqlite.store_check import check_store
 from trio_jobs.stores.sqlite.store_file import (
     StoreFileError,
-    _file_system,
     connect,
     open_store_file,
 )
@@ -313,7 +313,7 @@ def test_old_sqlite(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
 def test_network_file_system(kind: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_jobs.stores.sqlite.store_file._file_system", lambda _: kind)
+    monkeypatch.setattr("trio_jobs.stores.sqlite.file_place._file_system", lambda _: kind)
 
     assert refused(path) == (
         f"store file X is on a network file system ({kind}); the store needs a local one"
@@ -326,11 +326,15 @@ def test_type_of_a_file_system_is_that_of_the_nearest_mount() -> None:
 
 
 def test_process_killed_while_it_makes_the_file_has_made_none(path: Path) -> None:
-    # With a file of no bytes, then with one of SQLite's that has no tables.
-    path.touch()
+    path.touch()  # somebody else does so
+    path.with_name("jobs.db-new").write_bytes(b"half of")
+    path.with_name("jobs.db-new-wal").write_bytes(b"a store")
     with opened(path):
         pass
-    path.unlink()
+    assert {each.name for each in path.parent.iterdir()} == {"jobs.db", "jobs.db-lock"}
+
+
+def test_file_of_sqlite_without_tables_becomes_a_store(path: Path) -> None:
     empty = sqlite3.connect(path, isolation_level=None)
     empty.execute("PRAGMA journal_mode = WAL")
     empty.close()
@@ -370,7 +374,6 @@ def test_file_of_the_first_version_opens(path: Path) -> None:
     copy(version_1.PATH, path)
 
     with opened(path) as file:
-        assert not file.clean
         assert tuple(read(path)) == version_1.JOBS
         found = recover(file, lambda _: RecoveryRule(), now=NOON)
     assert [seq for seq, _ in found.pending] == [6, 8]

@@ -94,6 +94,7 @@ JOBS: Final = (
 if __name__ == "__main__":
     PATH.unlink(missing_ok=True)
     file = open_store_file(PATH)
+    file.connection.execute("DELETE FROM meta")  # a process has it
     RecordWriter(file.connection).write(JOBS)
     file.close()
     PATH.with_name(PATH.name + "-lock").unlink()

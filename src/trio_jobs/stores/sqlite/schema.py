@@ -51,6 +51,8 @@ MIGRATIONS: Final = (
         """,
         "CREATE INDEX jobs_dead_ids ON jobs(id) WHERE status = 2 AND outcome <> 'succeeded'",
         "CREATE TABLE meta(name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
+        # There is none while a process has the file.
+        "INSERT INTO meta VALUES ('clean', 1)",
     ),
 )
 

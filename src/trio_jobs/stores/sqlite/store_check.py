@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from trio_jobs.job import Outcome
+from trio_jobs.stores.sqlite.file_place import StoreFileError, check_place, one_line
 from trio_jobs.stores.sqlite.schema import VERSION, version_of
-from trio_jobs.stores.sqlite.store_file import (
-    Connect,
-    StoreFileError,
-    check_place,
-    connect,
-    one_line,
-    uri,
-)
+from trio_jobs.stores.sqlite.store_file import Connect, connect, uri
 
 # What SQLite finds; it stops there.
 _MAX_FAULTS: Final = 100

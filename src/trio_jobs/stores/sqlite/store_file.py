@@ -1,28 +1,22 @@
 """`open_store_file`: locks and opens the file, or says in one line why it cannot."""
 
-import errno
-import fcntl
 import os
 import sqlite3
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from trio_jobs.stores.sqlite.schema import VERSION, ForeignFileError, migrate, version_of
+from trio_jobs.stores.sqlite.file_lock import lock_file
+from trio_jobs.stores.sqlite.file_place import StoreFileError as StoreFileError
+from trio_jobs.stores.sqlite.file_place import check_place, one_line
+from trio_jobs.stores.sqlite.schema import ForeignFileError, migrate, version_of
 
 # The first one with STRICT tables and `RETURNING`.
 _OLDEST_SQLITE: Final = (3, 37, 0)
 
 # Milliseconds to wait while another process, such as an operator's shell, holds the write lock.
 _BUSY_TIMEOUT: Final = 2_000
-
-# SQLite's WAL needs memory that all processes share, which these do not give. Of FUSE, some do.
-_NETWORK: Final = (
-    *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
-    *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
-)
 
 # Bytes; `quick_check` reads about 400 MB a second from a cache.
 _LARGEST_CHECKED: Final = 1_000_000_000
@@ -32,10 +26,6 @@ _WAL_KEPT: Final = 67_108_864
 
 Sync = Literal["full", "normal"]
 Connect = Callable[[str], sqlite3.Connection]
-
-
-class StoreFileError(Exception):
-    """The file cannot be used, and nothing in it has changed. The text is one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +85,22 @@ def open_store_file(
     # Otherwise two names of one file would have two locks.
     path = Path(os.path.realpath(path))
     check_place(path)
-    lock = _lock(path)
+    lock = lock_file(path)
     connection = None
     try:
         with one_line(path):
-            _check_wal(path)
-            exists = _is_made(path, connect)
+            if path.exists() and path.stat().st_size:
+                _check_made(path, connect)
+            else:
+                _check_wal(path)
+                _make(path, connect)
             connection = connect(uri(path, "rw"))
             _prepare(connection, sync)
-            clean = _migrate_and_check(connection, path, exists=exists)
+            migrate(connection, version_of(connection))
+            clean = _was_clean(connection, path)
+            # A file that nobody may write says so now, not at the first job.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
     except BaseException:
         if connection is not None:
             connection.close()
@@ -117,147 +114,53 @@ def uri(path: Path, mode: Literal["ro", "rw"]) -> str:
     return f"{path.as_uri()}?mode={mode}"
 
 
-class one_line:  # noqa: N801  (a context manager, used like a function)
-    """Turns what the system and SQLite raise into a `StoreFileError`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, type_: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ForeignFileError):
-            raise StoreFileError(f"store file {str(self._path)!r} is {error}") from None
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise StoreFileError(f"store file {str(self._path)!r}: {reason}") from error
-        if isinstance(error, sqlite3.Error):
-            raise StoreFileError(f"store file {str(self._path)!r}: {error}") from error
-
-
-def check_place(path: Path) -> None:
-    """Check what can be seen without opening the file."""
-    folder = path.parent
-    with one_line(path):
-        if not folder.is_dir():
-            raise StoreFileError(f"store file {str(path)!r}: there is no folder {str(folder)!r}")
-        try:
-            mode = path.stat().st_mode
-        except FileNotFoundError:
-            mode = None
-        if mode is not None and not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise StoreFileError(f"store file {str(path)!r} is {kind}")
-    kind = _file_system(folder)
-    if kind in _NETWORK:
-        raise StoreFileError(
-            f"store file {str(path)!r} is on a network file system ({kind}); "
-            "the store needs a local one"
-        )
-
-
-def _file_system(folder: Path) -> str:
-    """The type of the file system that holds a folder; empty if it is not known."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    longest, found = -1, ""
-    for line in mounts:
-        fields, _, rest = line.partition(" - ")
-        # The kernel writes white space and backslashes as three octal digits.
-        point = Path(fields.split(" ")[4].encode(errors="surrogateescape").decode("unicode_escape"))
-        if folder.is_relative_to(point) and len(point.parts) >= longest:
-            longest, found = len(point.parts), rest.split(" ")[0]
-    return found
-
-
-def _lock(path: Path) -> int:
-    """Lock the file beside the store's, and return the descriptor that holds the lock.
-
-    A lock of POSIX ends with its process, even if a child of the process lives on. It ends as
-    well when this process closes any descriptor of the file: so it is opened only once.
-    """
-    place = path.with_name(path.name + "-lock")
-    text = f"store file {str(path)!r} is in use by"
-    try:
-        if _is_open(place):
-            raise StoreFileError(f"{text} this process already")
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise StoreFileError(
-            f"store file {str(path)!r}: can not open {str(place)!r}: {error.strerror}"
-        ) from error
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    except OSError as error:
-        owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise StoreFileError(f"{text} another server (process {owner or '?'})") from None
-        raise StoreFileError(
-            f"store file {str(path)!r}: can not lock {str(place)!r}: {error.strerror}"
-        ) from error
-    return descriptor
-
-
-def _is_open(path: Path) -> bool:
-    """Whether a descriptor of this process is open on the file."""
-    try:
-        wanted = path.stat()
-    except FileNotFoundError:
-        return False
-    for each in Path("/dev/fd").iterdir():
-        try:
-            found = os.fstat(int(each.name))
-        except OSError:  # that of the listing itself
-            continue
-        if os.path.samestat(wanted, found):
-            return True
-    return False
-
-
 def _check_wal(path: Path) -> None:
-    """Refuse an empty or missing file beside its WAL: SQLite would delete the WAL with its jobs."""
+    """Refuse an empty or missing file that has a WAL: SQLite would delete the WAL with its jobs."""
     wal = path.with_name(path.name + "-wal")
-    if not (path.exists() and path.stat().st_size) and wal.exists() and wal.stat().st_size:
+    if wal.exists() and wal.stat().st_size:
         raise StoreFileError(
             f"store file {str(path)!r} is missing or empty, but {str(wal)!r} is there, "
             "which belongs to it: put the file back, or remove the other"
         )
 
 
-def _is_made(path: Path, connect: Connect) -> bool:
-    """Whether the file exists with a schema of ours; makes an empty one if there is none.
+def _make(path: Path, connect: Connect) -> None:
+    """Make an empty store.
 
-    Reads only: a file that is refused stays as it is.
+    It gets its name as a whole. Otherwise a process that dies meanwhile would leave a file of
+    which nobody can tell that it is ours.
     """
+    new = path.with_name(path.name + "-new")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = connect(uri(new, "rw"))
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        if not path.stat().st_size:
-            return False
-    else:
-        os.close(descriptor)
-        _sync_folder(path.parent)
-        return False
-    # To write, as SQLite does later. Closing it would end the locks of a connection to the file in
-    # this process: there is none, since the lock is new.
+        _prepare(connection, "full")
+        migrate(connection, 0)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+    new.replace(path)
+    _sync_folder(path.parent)
+
+
+def _check_made(path: Path, connect: Connect) -> None:
+    """Check that the file is a store of ours. Reads only: a file that is refused stays as it is."""
+    # Opened to write, as by SQLite later. To close it would end the locks of a connection to the
+    # file in this process: there is none, since the lock is new.
     with path.open("r+b") as file:
         if file.read(16) != b"SQLite format 3\0":
             raise ForeignFileError("no SQLite file")
     connection = connect(uri(path, "ro"))
     try:
-        return version_of(connection) > 0
+        version_of(connection)
     finally:
         connection.close()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the file's name on the disk: SQLite syncs the file, and the names of its own files."""
+    """Put the file's name on the disk; SQLite has synced the file."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -282,21 +185,13 @@ def _prepare(connection: sqlite3.Connection, sync: Sync) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")
 
 
-def _migrate_and_check(connection: sqlite3.Connection, path: Path, *, exists: bool) -> bool:
-    """Migrate the file and, after an unclean end, check it; return whether the end was clean."""
-    version = version_of(connection)
-    clean = True
-    if exists:
-        row = connection.execute("SELECT value FROM meta WHERE name = 'clean'").fetchone()
-        clean = row is not None and bool(row[0])
-        if not clean and path.stat().st_size < _LARGEST_CHECKED:
-            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise StoreFileError(
-                    f"store file {str(path)!r} is damaged: {' '.join(found.split())}"
-                )
-    migrate(connection, version, until=VERSION)
-    # A file that nobody may write says so now, not at the first job.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
-    return clean
+def _was_clean(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the last process closed the file with all written; if not, SQLite checks the file."""
+    row = connection.execute("SELECT value FROM meta WHERE name = 'clean'").fetchone()
+    if row is not None:
+        return True
+    if path.stat().st_size < _LARGEST_CHECKED:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise StoreFileError(f"store file {str(path)!r} is damaged: {' '.join(found.split())}")
+    return False
