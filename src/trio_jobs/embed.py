@@ -20,7 +20,7 @@ from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
 from trio_jobs.pool.refusals import AdmissionError
-from trio_jobs.pool.reruns import rerun
+from trio_jobs.pool.reruns import Selection, rerun, rerun_all
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
@@ -244,6 +244,33 @@ class Jobs:
             ShuttingDownError: As in `submit`.
         """
         return rerun(self._pool, self._store.find_nowait(job_id))
+
+    async def rerun_all(
+        self,
+        *,
+        outcome: Iterable[str] | None = None,
+        type: Iterable[str] | None = None,  # noqa: A002
+        limit: int | None = None,
+    ) -> list[Job]:
+        """Submit all jobs once more that these filters select and `rerun` takes: all or none.
+
+        The new jobs need no room in the buffer: they wait, are due now, and count against
+        ``max_waiting``.
+
+        Args:
+            outcome: Outcomes other than ``succeeded``; None for ``failed`` and ``timed_out``.
+            type: Job types; None for all.
+            limit: How many at the most, those submitted first.
+
+        Returns:
+            The new jobs, in the order in which the old ones were submitted.
+
+        Raises:
+            ValueError: A filter is empty, or no such value.
+            QueueFullError: Too many jobs wait for so many more.
+            ShuttingDownError: As in `submit`.
+        """
+        return await rerun_all(self._pool, Selection.of(outcome, type, limit))
 
     def delete(self, job_id: str) -> None:
         """Forget a completed job.

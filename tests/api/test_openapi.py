@@ -146,6 +146,35 @@ async def test_a_submission_is_taken_if_the_document_says_so(submission: object)
     assert valid == (answer.status == 201), answer
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"outcome": ["failed", "timed_out", "cancelled"], "type": ["a"], "limit": 1},
+        {"outcome": ["failed", "failed"]},
+        {"outcome": []},
+        {"outcome": ["succeeded"]},
+        {"outcome": None},
+        {"type": []},
+        {"type": [""]},
+        {"type": "a"},
+        {"limit": 0},
+        {"limit": 2**70},
+        {"limit": True},
+        {"limit": "1"},
+        {"status": "completed"},
+        [],
+    ],
+)
+async def test_filters_are_taken_if_the_document_says_so(filters: object) -> None:
+    api = Api()
+
+    answer = await api.client.post("/jobs/rerun", msgspec.json.encode(filters))
+
+    valid = validator(await document(api), "RerunFilters").is_valid(filters)
+    assert valid == (answer.status == 201), answer
+
+
 async def test_answers_are_as_the_document_says() -> None:
     api = Api(parts=make_parts(buffer_size=3))
     described = await document(api)
@@ -163,6 +192,11 @@ async def test_answers_are_as_the_document_says() -> None:
     error = JobError(type="ValueError", message="no")
     api.parts.workers.complete(job_id, Ending(outcome=Outcome.FAILED, error=error))
     check(await api.client.get(target), "Job")
+    again = await api.client.post(f"{target}/rerun")
+    check(again, "BriefJob")
+    check(await api.client.get(target), "Job")
+    check(await api.client.get(again.headers["location"]), "Job")
+    check(await api.client.post("/jobs/rerun", b"{}"), "Accepted")
     for job in (await api.client.get("/jobs")).json():
         validator(described, "BriefJob").validate(job)
     check(await api.client.post("/jobs/stream", SUBMISSION), "Accepted")

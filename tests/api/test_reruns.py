@@ -1,4 +1,4 @@
-"""`POST /jobs/{id}/rerun`: a job that did not succeed, once more."""
+"""`POST /jobs/{id}/rerun` and `POST /jobs/rerun`: jobs that did not succeed, once more."""
 
 import pytest
 import trio
@@ -8,6 +8,7 @@ from tests.api.test_mounted import mount
 from tests.asgi import Answer, Client
 from tests.support import SUCCEEDED, HandlerRegistry, make_parts, start_workers, take
 from trio_jobs import Ending, Handler, Job, JobError, Outcome
+from trio_jobs.pool.job_spec import JobSpec
 
 FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
 TIMED_OUT = Ending(outcome=Outcome.TIMED_OUT, error=JobError(type="TooSlow", message=""))
@@ -254,3 +255,215 @@ async def test_rerun_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert record.__dict__["rerun_of"] == job_id
     assert record.__dict__["job_id"] == new["id"]
     assert record.__dict__["job_type"] == "email"
+
+
+# Many together.
+
+
+async def rerun_many(api: Api, body: bytes = b"{}", **headers: str) -> Answer:
+    return await api.client.post("/jobs/rerun", body, **headers)
+
+
+def reruns(api: Api) -> list[str | None]:
+    return [job.rerun_of for job in jobs_of(api) if job.rerun_of]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"{}", [0, 1, 4, 6]),
+        (b' {"outcome":["failed"]}\n', [0, 4, 6]),
+        (b'{"outcome":["timed_out","failed","failed"]}', [0, 1, 4, 6]),
+        (b'{"outcome":["cancelled"]}', [2]),
+        (b'{"type":["b"]}', [4]),
+        (b'{"type":["b","a"],"outcome":["failed","cancelled"]}', [0, 2, 4, 6]),
+        (b'{"type":["B","\\u00e9"]}', []),
+        (b'{"limit":2}', [0, 1]),
+        (b'{"limit":2,"outcome":["failed"],"type":["a"]}', [0, 6]),
+        (b'{"limit":99999999999999999999999}', [0, 1, 4, 6]),
+    ],
+)
+async def test_filters_select_those_that_did_not_succeed_oldest_first(
+    body: bytes, expected: list[int]
+) -> None:
+    api = Api()
+    ids = [
+        submit(api, "a"),
+        submit(api, "a", TIMED_OUT),
+        submit(api, "a", CANCELLED),
+        submit(api, "a", SUCCEEDED),
+        submit(api, "b"),
+        submit(api, "a"),
+        submit(api, "a"),
+    ]
+    api.parts.store.delete_nowait(ids[5])
+
+    answer = await rerun_many(api, body)
+
+    assert (answer.status, answer.json()) == (201, {"accepted": len(expected)})
+    assert reruns(api) == [ids[n] for n in expected]
+    assert api.parts.pool.schedule.count == len(expected)
+    assert api.parts.admission.buffered == 0
+    for job in jobs_of(api)[6:]:
+        assert (job.status, job.waiting, job.payload) == ("pending", "delayed", b'{"to":1}')
+        assert job.run_at == job.created_at
+
+
+async def test_each_job_is_rerun_once_and_its_rerun_when_that_has_failed() -> None:
+    api = Api()
+    ids = [submit(api) for _ in range(3)]
+    await rerun(api, ids[1])
+
+    assert (await rerun_many(api)).json() == {"accepted": 2}
+    assert (await rerun_many(api)).json() == {"accepted": 0}
+    complete(api, jobs_of(api)[3].id)
+    assert (await rerun_many(api)).json() == {"accepted": 1}
+
+    assert reruns(api) == [ids[1], ids[0], ids[2], jobs_of(api)[3].id]
+
+
+BAD_FILTERS = {
+    b"": "the body is empty; JSON was expected",
+    b"[]": "$: expected object, got array",
+    b"null": "$: expected object, got null",
+    b"{} {}": "the body is not valid JSON",
+    b'{"outcome":[]}': "$.outcome must be a list of one or more non-empty texts, got []",
+    b'{"outcome":["succeeded"]}': "$.outcome must be some of failed, timed_out, cancelled, got 's",
+    b'{"outcome":["failed","Failed"]}': "$.outcome must be some of failed, timed_out, cancelled, ",
+    b'{"outcome":"failed"}': "$.outcome: expected array, got str",
+    b'{"outcome":null}': "$.outcome: expected array, got null",
+    b'{"outcome":["\xff"]}': "the body is not valid JSON",
+    b'{"type":[]}': "$.type must be a list of one or more non-empty texts, got []",
+    b'{"type":["a",""]}': "$.type must be a list of one or more non-empty texts, got ['a', '']",
+    b'{"type":[1]}': "$.type[0]: expected str, got int",
+    b'{"limit":0}': "$.limit must be an integer of at least 1, got 0",
+    b'{"limit":-1}': "$.limit must be an integer of at least 1, got -1",
+    b'{"limit":true}': "$.limit: expected int, got bool",
+    b'{"limit":1.5}': "$.limit: expected int, got float",
+    b'{"limit":"1"}': "$.limit: expected int, got str",
+    b'{"limit":1%s}' % (b"0" * 5000): "$.limit: integer value out of range",
+    b'{"limit":' + b"[" * 5000: "$.limit: expected int, got array",
+    b'{"limit":1,"limit":2}': "$: object contains a field more than once",
+    b'{"type":["a"],"limit":1,"type":["b"]}': "$: object contains a field more than once",
+    b'{"types":["a"]}': "$: object contains unknown field types",
+    b'{"status":"completed"}': "$: object contains unknown field status",
+}
+
+
+@pytest.mark.parametrize(("body", "detail"), BAD_FILTERS.items(), ids=range(len(BAD_FILTERS)))
+async def test_what_is_no_filter_is_refused_by_name_and_nothing_is_kept(
+    body: bytes, detail: str
+) -> None:
+    api = Api()
+    submit(api)
+
+    problem = assert_problem(await rerun_many(api, body), 400)
+
+    assert problem["detail"].startswith(detail)
+    assert len(jobs_of(api)) == 1
+
+
+async def test_key_an_encoding_a_long_body_and_parameters_are_refused_for_many_too() -> None:
+    api = Api()
+    submit(api)
+
+    assert_problem(await rerun_many(api, idempotency_key="k"), 400)
+    assert_problem(await rerun_many(api, content_encoding="gzip"), 415)
+    assert_problem(await rerun_many(api, b"{}" + b" " * 10_000), 413)
+    assert_problem(await api.client.post("/jobs/rerun?limit=1", b"{}"), 400)
+    assert_problem(await api.client.get("/jobs/rerun"), 405)
+    assert len(jobs_of(api)) == 1
+
+
+async def test_all_or_none_within_what_may_wait() -> None:
+    api = Api(parts=make_parts(max_waiting=3))
+    ids = [submit(api) for _ in range(4)]
+
+    problem = assert_problem(await rerun_many(api), 429)
+
+    assert problem["detail"].startswith(
+        "4 jobs to re-run, and 3 more may wait (a limit takes the oldest); nothing was kept"
+    )
+    assert len(jobs_of(api)) == 4
+    assert (await rerun_many(api, b'{"limit":3}')).json() == {"accepted": 3}
+    assert reruns(api) == ids[:3]
+    assert_problem(await rerun_many(api), 429)
+
+
+@pytest.mark.parametrize("all_workers_have_ended", [False, True])
+async def test_closed_pool_refuses_many(all_workers_have_ended: bool) -> None:
+    api = Api()
+    submit(api)
+    if all_workers_have_ended:
+        api.parts.receive.close()
+    else:
+        api.parts.admission.close()
+
+    assert_problem(await rerun_many(api), 503)
+
+    [job] = jobs_of(api)
+    assert job.rerun_as is None
+    assert api.parts.pool.schedule.count == 0
+
+
+async def test_one_job_that_no_handler_takes_refuses_all_and_is_named() -> None:
+    async def take_text(payload: str) -> None: ...
+
+    api = Api({"email": take_text, "any": take_anything})
+    submit(api, "any")
+    bad = submit(api, "email")
+
+    problem = assert_problem(await rerun_many(api), 409)
+
+    assert problem["detail"].startswith(f"job '{bad}' can not be re-run: Expected `str`")
+    assert len(jobs_of(api)) == 2
+    assert (await rerun_many(api, b'{"limit":1}')).json() == {"accepted": 1}
+
+
+async def take_anything(_: object) -> None:
+    """A handler for any payload."""
+
+
+async def test_many_are_logged_as_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    api = Api()
+    with caplog.at_level("INFO"):
+        await rerun_many(api)
+        submit(api)
+        submit(api)
+        await rerun_many(api)
+
+    [record] = [each for each in caplog.records if each.message == "jobs_rerun"]
+    assert record.__dict__["count"] == 2
+
+
+async def test_five_thousand_failures_are_rerun_into_a_buffer_of_a_hundred(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    api = Api(parts=make_parts(workers=1, buffer_size=100))
+    mended = False
+    order: list[str | None] = []
+
+    async def process(job: Job) -> Ending:
+        order.append(job.rerun_of)
+        await trio.sleep(0.1)
+        return SUCCEEDED if mended else FAILED
+
+    async with trio.open_nursery() as nursery:
+        start_workers(api.parts, nursery, process)
+        ids: list[str] = []
+        while len(ids) < 5000:
+            [job] = await api.parts.admission.admit_up_to([JobSpec("email", b"1")])
+            ids.append(job.id)
+        await trio.sleep(100)
+        mended = True
+        order.clear()
+
+        assert (await rerun_many(api)).json() == {"accepted": 5000}
+        await trio.sleep(1)
+        beside = (await api.client.post("/jobs", SUBMISSION, prefer="wait=60")).json()
+        assert beside["outcome"] == "succeeded"
+        await trio.sleep(600)
+
+        api.parts.admission.close()
+    assert [each for each in order if each] == ids
+    assert api.parts.pool.schedule.count == 0

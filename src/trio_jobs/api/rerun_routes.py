@@ -1,7 +1,9 @@
-"""Re-runs of jobs that did not succeed: of one job."""
+"""Re-runs of jobs that did not succeed: of one job, or of all that filters select."""
 
+import json
 from uuid import UUID
 
+import msgspec
 from quart import Blueprint, Response
 
 from trio_jobs.api.answers import Answer, accepted
@@ -9,15 +11,25 @@ from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import root_path, to_response
 from trio_jobs.api.request_body import read_body
-from trio_jobs.api.serialization import job_json
-from trio_jobs.api.submission_json import refuse_key
+from trio_jobs.api.serialization import MEDIA_TYPE, job_json
+from trio_jobs.api.submission_json import json_problem, refuse_key
+from trio_jobs.api.validation import JSON_ERRORS
 from trio_jobs.pool.refusals import ShuttingDownError
-from trio_jobs.pool.reruns import rerun
+from trio_jobs.pool.reruns import Selection, rerun, rerun_all
 from trio_jobs.problem_details import Problem
 
 
+class _Filters(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    outcome: list[str] | msgspec.UnsetType = msgspec.UNSET
+    type: list[str] | msgspec.UnsetType = msgspec.UNSET
+    limit: int | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_filters = msgspec.json.Decoder(_Filters).decode
+
+
 def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
-    """Add ``POST /jobs/{id}/rerun``."""
+    """Add ``POST /jobs/{id}/rerun`` and ``POST /jobs/rerun``."""
     pool = context.pool
 
     @routes.post("/jobs/<uuid:job_id>/rerun")
@@ -36,3 +48,34 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
         if applied:
             return to_response(Answer(201, headers | applied, job_json(job)))
         return to_response(accepted(new, headers))
+
+    @routes.post("/jobs/rerun")
+    async def rerun_jobs() -> Response:
+        refuse_key()
+        if pool.admission.closed:
+            raise ShuttingDownError
+        body = await read_body(max_bytes=context.http.max_body_bytes)
+        jobs = await rerun_all(pool, parse_selection(body))
+        answer = msgspec.json.encode({"accepted": len(jobs)})
+        return Response(answer, 201, content_type=MEDIA_TYPE)
+
+
+def parse_selection(body: bytes) -> Selection:
+    """The selection in ``{"outcome": […], "type": […], "limit": …}``; each key may be missing.
+
+    Raises:
+        Problem: 400, with the fault and its place.
+    """
+    try:
+        filters = _decode_filters(body)
+    except JSON_ERRORS as error:
+        raise json_problem(error, body) from None
+    # msgspec silently takes the last value of a repeated key.
+    names = [name for name, _ in json.loads(body, object_pairs_hook=list)]
+    if len(names) > len(set(names)):
+        raise Problem(400, "$: object contains a field more than once")
+    given = [None if each is msgspec.UNSET else each for each in msgspec.structs.astuple(filters)]
+    try:
+        return Selection.of(*given)
+    except ValueError as error:
+        raise Problem(400, f"$.{error}") from None

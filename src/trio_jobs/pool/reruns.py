@@ -1,20 +1,82 @@
-"""Re-runs: a job that did not succeed is submitted once more, as a new job."""
+"""Re-runs: jobs that did not succeed are submitted once more, as new jobs."""
 
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
+import trio
 
 from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
-from trio_jobs.job import Job
+from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
-from trio_jobs.pool.store import InvalidTransitionError, check_rerun
+from trio_jobs.pool.refusals import QueueFullError
+from trio_jobs.pool.store import InvalidTransitionError, StoreError, check_rerun
+from trio_jobs.settings import shown
 
 log = logging.getLogger(__name__)
 
 # The longest text of a refused payload's fault, in characters.
 _MAX_FAULT = 400
+
+# Between two checkpoints `rerun_all` looks at so many jobs, or checks so many bytes of payloads:
+# about a millisecond's work.
+_STRIDE = 500
+_TURN_COST = 100_000
+_ITEM_COST = 100
+
+_OUTCOMES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED)
+
+
+class Selection(NamedTuple):
+    """Which jobs to re-run, of those that can be re-run; made by `of`.
+
+    Attributes:
+        outcomes: The jobs with one of these outcomes.
+        types: The jobs of one of these types; None for all types.
+        limit: So many at the most, in the order of their submission; None for all.
+    """
+
+    outcomes: frozenset[str]
+    types: frozenset[str] | None
+    limit: int | None
+
+    @classmethod
+    def of(cls, outcome: object, type: object, limit: object) -> "Selection":  # noqa: A002
+        """Check the values, and make the selection.
+
+        Args:
+            outcome: Outcomes other than ``succeeded``, at least one. None for ``failed`` and
+                ``timed_out``: nobody wants a cancelled job but those who name it.
+            type: Types, at least one; None for all.
+            limit: An integer, at least 1; None for no limit.
+
+        Raises:
+            ValueError: One is no such value; the text names it.
+        """
+        outcomes = _OUTCOMES[:2] if outcome is None else _names("outcome", outcome)
+        for each in outcomes:
+            if each not in _OUTCOMES:
+                wanted = ", ".join(_OUTCOMES)
+                raise ValueError(f"outcome must be some of {wanted}, got {shown(each)}")
+        # A bool is an int.
+        if limit is not None and (not isinstance(limit, int) or limit is True or limit < 1):
+            raise ValueError(f"limit must be an integer of at least 1, got {shown(limit)}")
+        types = None if type is None else frozenset(_names("type", type))
+        return cls(frozenset(outcomes), types, limit)
+
+    def select(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs that it means, of any number."""
+        return [
+            job
+            for job in jobs
+            if job.rerun_as is None
+            and job.outcome in self.outcomes
+            and (self.types is None or job.type in self.types)
+        ]
 
 
 def rerun(pool: Pool, job: Job) -> Job:
@@ -40,6 +102,63 @@ def rerun(pool: Pool, job: Job) -> Job:
     return new
 
 
+async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
+    """Submit the selected jobs once more: all or none.
+
+    The new jobs are waiting jobs that are due now: they need room among the jobs that wait, and
+    none in the buffer. Each job is re-run once, even if several tasks select it. A selected job
+    that is dropped before the step that admits the new ones is not re-run.
+
+    Returns:
+        The new jobs, in the order in which the old ones were submitted.
+
+    Raises:
+        InvalidTransitionError: The handler of one of them is gone, or does not take its payload
+            any more; the text names the job.
+        QueueFullError: Too many jobs wait for so many more.
+        ShuttingDownError: The pool takes no more jobs.
+
+    Checkpoints:
+        At least one, and one after each millisecond's work, before jobs are admitted; none after.
+    """
+    job_ids = await _collect(pool, selection)
+    specs = []
+    # With the store in memory, nothing from here on is a checkpoint.
+    for job_id in job_ids:
+        with suppress(StoreError):  # meanwhile it was dropped, or re-run by another task
+            check_rerun(job := await pool.store.find(job_id))
+            specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job_id))
+    try:
+        jobs = pool.admission.submit_all(specs)
+    except QueueFullError as error:
+        text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
+        raise QueueFullError(error.retry_after, f"{text} (a limit takes the oldest)") from None
+    if jobs:
+        log.info("jobs_rerun", extra={"count": len(jobs)})
+    return jobs
+
+
+async def _collect(pool: Pool, selection: Selection) -> list[str]:
+    """The ids of the selected jobs, oldest first, up to the limit."""
+    job_ids: list[str] = []
+    after, cost = None, 0
+    while True:
+        page = await pool.store.page(after=after, limit=_STRIDE)
+        for job in selection.select(page):
+            if len(job_ids) == selection.limit:
+                break
+            check_handler(job, pool.handlers)
+            job_ids.append(job.id)
+            cost += len(job.payload) + _ITEM_COST
+            if cost > _TURN_COST:
+                cost = 0
+                await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        if len(page) < _STRIDE or len(job_ids) == selection.limit:
+            return job_ids
+        after = page[-1].id
+
+
 def check_handler(job: Job, handlers: HandlerRegistry) -> None:
     """Check that there is a handler that takes the job's payload.
 
@@ -51,3 +170,16 @@ def check_handler(job: Job, handlers: HandlerRegistry) -> None:
     except (UnknownTypeError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         fault = readable(str(error), _MAX_FAULT)
         raise InvalidTransitionError(f"job {job.id!r} can not be re-run: {fault}") from None
+
+
+def _names(what: str, values: object) -> tuple[str, ...]:
+    """The texts of an iterable, at least one; a single text is none."""
+    names: tuple[object, ...] = ()
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes):
+        names = tuple(values)
+    texts = tuple(name for name in names if isinstance(name, str) and name)
+    if not texts or len(texts) < len(names):
+        raise ValueError(
+            f"{what} must be a list of one or more non-empty texts, got {shown(values)}"
+        )
+    return texts
