@@ -64,7 +64,7 @@ def check_by_h11(data: bytes, request: CanonicalRequest) -> None:
 
     assert type(head) is h11.Request, data
     assert (head.method, head.target) == (request.method, request.target), data
-    assert list(head.headers) == request.headers, data
+    assert list(head.headers) == list(request.headers), data
     assert body == whole[request.body_start : request.end], data
     assert type(event) is h11.EndOfMessage, data
     assert connection.their_state is h11.DONE, data
@@ -72,7 +72,7 @@ def check_by_h11(data: bytes, request: CanonicalRequest) -> None:
 
     scope, length = parse_head(head, max_bytes=LONGEST_HEAD)
     assert (scope["path"].encode(), scope["query_string"]) == (request.target, b""), data
-    assert scope["headers"] == request.headers, data
+    assert scope["headers"] == list(request.headers), data
     assert length == request.end - request.body_start, data
 
 
@@ -165,6 +165,23 @@ OUTSIDE = {
 @pytest.mark.parametrize("data", OUTSIDE.values(), ids=OUTSIDE)
 def test_a_request_outside_the_canonical_form_is_not_accepted(data: bytes) -> None:
     assert parse(data) is None
+
+
+@pytest.mark.parametrize("more", [b"", b"X: %b\r\n" % (b"x" * 600)])
+def test_a_repeated_header_block_gives_each_request_its_own_line_and_body(more: bytes) -> None:
+    """A short block is kept with what was parsed from it, a long one is not; each is checked."""
+    block = b"Host: localhost\r\n%bContent-Length: 2\r\n\r\n" % more
+    for line in (b"POST /jobs HTTP/1.1\r\n", b"GET /jobs/an-id HTTP/1.1\r\n") * 2:
+        for body in (b"", b"{", b"{}"):
+            request = parse(line + block + body)
+            assert request is not None
+            check_by_h11(line + block + body, request)
+        assert parse(line + block + b"{}{") is None
+        assert parse(line + block[:-2]) is None
+        tight = replace(SETTINGS, max_body_bytes=1)
+        assert parse_canonical(line + block, tight) is None
+        tight = replace(SETTINGS, max_header_bytes=len(line + block))
+        assert parse_canonical(line + block, tight) is None
 
 
 def test_a_head_that_is_accepted_here_is_not_too_long_for_the_ordinary_way() -> None:

@@ -9,7 +9,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
-from trio_jobs.server.access_control import AccessControl
+from trio_jobs.server.access_control import AccessControl, Headers
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.request_head import HeaderList
 from trio_jobs.settings import HttpSettings
@@ -24,7 +24,7 @@ Answer = tuple[int, HeaderList, bytes]
 # server calls it, without a scope, once access control has admitted a request and all of its body
 # has arrived. ``target`` is as the client sent it; the names in ``headers`` are in lower case. If
 # it returns None, the server calls the application by ASGI, and may ask once more before.
-AnswerNow = Callable[[str, bytes, HeaderList, bytes], Answer | None]
+AnswerNow = Callable[[str, bytes, Headers, bytes], Answer | None]
 
 # Seconds in which the application has to start.
 _LIFESPAN_STARTUP = 10.0
