@@ -428,6 +428,16 @@ def test_bytes_that_one_kind_leaves_are_the_others_until_they_are_needed() -> No
     assert store.statistics().completed_bytes == 60
 
 
+@pytest.mark.parametrize("last", [Outcome.SUCCEEDED, Outcome.FAILED])
+def test_of_a_success_and_a_failure_of_the_same_size_the_success_goes(last: Outcome) -> None:
+    store = make_store(keep_completed_bytes=99)
+
+    for outcome in sorted([Outcome.SUCCEEDED, Outcome.FAILED], key=last.__eq__):
+        run_through(store, sized(outcome, 50), Ending(outcome=outcome))
+
+    assert ids(store.page_nowait(limit=10)) == [Outcome.FAILED]
+
+
 def sized(job_id: str, size: int) -> Job:
     return make_job(job_id, type="t", payload=b"-" * (size - 1))
 

@@ -445,3 +445,23 @@ async def test_a_mistake_in_a_retry_policy_is_status_2_and_one_line(
     assert finished.status == 2
     [line] = finished.lines
     assert line.endswith(f"config.toml: handlers.send{message}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "range_"),
+    [
+        ("pool.max_waiting = -1", "an integer from 0 to 10000000, got -1"),
+        ("store.keep_failed = true", "an integer from 0 to 10000000, got True"),
+        ("handlers.send.max_running = 0", "an integer from 1 to 100000, got 0"),
+    ],
+)
+async def test_a_wrong_number_of_jobs_is_status_2_and_one_line(
+    setting: str, range_: str, tmp_path: Path
+) -> None:
+    finished = await run_command(
+        tmp_path, config=f'handlers.send.call = "no_module:send"\n{setting}\n'
+    )
+
+    assert finished.status == 2
+    [line] = finished.lines
+    assert line.endswith(f"config.toml: {setting.partition(' ')[0]} must be {range_}")

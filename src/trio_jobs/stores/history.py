@@ -12,9 +12,9 @@ class Histories:
     """The completed jobs that the store keeps: those that succeeded and, apart from them, others.
 
     Each history has a bound of its own for its jobs. One bound for bytes (`Job.size`) holds for
-    both together: the history that holds more bytes drops its oldest job. So however many jobs
-    succeed, they push out no failure that fits into half of the bytes; nor do failures push out
-    successes.
+    both together: the history that holds more bytes drops its oldest job; if both hold as many, a
+    success goes. So however many jobs succeed, they push out no failure that fits into half of the
+    bytes; nor do failures push out successes.
 
     Args:
         settings: The bounds.
