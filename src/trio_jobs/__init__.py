@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from trio_jobs.api.validation import PayloadError as PayloadError
     from trio_jobs.embed import Jobs as Jobs
     from trio_jobs.embed import JobUnsuccessfulError as JobUnsuccessfulError
-    from trio_jobs.embed import KeyReusedError as KeyReusedError
     from trio_jobs.embed import open_jobs as open_jobs
     from trio_jobs.handlers.context import JobContext as JobContext
     from trio_jobs.handlers.handler import Handler as Handler
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.job import Waiting as Waiting
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
+    from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
     from trio_jobs.pool.refusals import AdmissionError as AdmissionError
     from trio_jobs.pool.refusals import QueueFullError as QueueFullError
@@ -54,7 +54,7 @@ _MODULES = {
     "JobStatus": "job",
     "JobUnsuccessfulError": "embed",
     "Jobs": "embed",
-    "KeyReusedError": "embed",
+    "KeyReusedError": "pool.idempotency",
     "LogFormatter": "logs.formatter",
     "Outcome": "job",
     "PayloadError": "api.validation",

@@ -16,10 +16,10 @@ from trio_jobs.api.validation import check_submission, check_type, encode_payloa
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
-from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.unfinished import unfinished_lines
@@ -40,13 +40,6 @@ _Result = TypeVar("_Result")
 
 # The defaults.
 _POOL, _STORE, _HTTP = PoolSettings(), StoreSettings(), HttpSettings()
-
-
-class KeyReusedError(AdmissionError):
-    """A key was used before with another submission."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key!r} was used with another submission")
 
 
 class JobUnsuccessfulError(Exception):
@@ -129,7 +122,7 @@ class Jobs:
             if first.key != named:
                 raise KeyReusedError(named.text)
             return first
-        return self._pool.admission.submit(*spec[:3], key=named)
+        return self._pool.admission.submit(spec.type, spec.payload, spec.due, named)
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.

@@ -80,7 +80,7 @@ async def test_lines_are_in_before_the_next_ones_are_sent() -> None:
 async def test_while_the_buffer_is_full_no_more_than_a_little_of_the_body_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_jobs.api.request_body._MAX_AHEAD", 3 * len(line(0)))
+    monkeypatch.setattr("trio_jobs.api.body_stream._MAX_AHEAD", 3 * len(line(0)))
     api = Api(parts=make_parts(buffer_size=3))
     sent = 0
 

@@ -156,10 +156,12 @@ async def test_ids_and_times_are_in_the_order_of_admission() -> None:
 async def test_second_submission_with_a_key_leaves_no_id_without_a_record() -> None:
     parts = make_parts()
     key = IdempotencyKey(text="k", digest=b"digest")
-    job = await parts.admission.admit(JobSpec("test", b"null"), key=key)
+    job = await parts.admission.admit(JobSpec("test", b"null", key=key))
 
     with pytest.raises(DuplicateJobError):
-        await parts.admission.admit(JobSpec("test", b"null"), key=key)
+        await parts.admission.admit(JobSpec("test", b"null", key=key))
+    with pytest.raises(DuplicateJobError):
+        await parts.admission.admit_all([JobSpec("test", b"1"), JobSpec("test", b"2", key=key)])
 
     assert parts.store.find_key_nowait("k") == job
     assert drained(parts.receive) == stored(parts.store) == [job.id]
@@ -283,7 +285,8 @@ async def submit_all(admission: Admission) -> None:
 
 
 async def admit(admission: Admission) -> None:
-    await admission.admit(JobSpec("test", b"0"), key=IdempotencyKey(text="k", digest=b"digest"))
+    key = IdempotencyKey(text="k", digest=b"digest")
+    await admission.admit(JobSpec("test", b"0", key=key))
 
 
 async def admit_up_to(admission: Admission) -> None:

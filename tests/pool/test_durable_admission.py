@@ -205,8 +205,8 @@ async def test_second_request_with_a_key_waits_for_the_commit_of_the_first() -> 
     parts = make_durable_parts()
 
     async with trio.open_nursery() as nursery:
-        first = Call(nursery, parts.admission.admit, SPEC, key=key())
-        second = Call(nursery, parts.admission.admit, SPEC, key=key())
+        first = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
+        second = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
         await wait_all_tasks_blocked()
         assert len(parts.journal.entries) == 1
         parts.journal.commit()
@@ -223,7 +223,7 @@ async def test_second_request_with_a_key_is_taken_if_the_first_is_refused() -> N
     parts = make_durable_parts()
 
     async with trio.open_nursery() as nursery:
-        calls = [Call(nursery, parts.admission.admit, SPEC, key=key()) for _ in range(2)]
+        calls = [Call(nursery, parts.admission.admit, SPEC._replace(key=key())) for _ in range(2)]
         await wait_all_tasks_blocked()
         parts.journal.refuse()
         await wait_all_tasks_blocked()
@@ -246,7 +246,7 @@ async def test_key_of_a_job_that_is_only_in_the_file_is_refused_by_the_file() ->
     parts = make_durable_parts(file={1: done})
 
     async with trio.open_nursery() as nursery:
-        call = Call(nursery, parts.admission.admit, SPEC, key=key())
+        call = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
         await wait_all_tasks_blocked()
         parts.journal.commit()
 
@@ -261,11 +261,11 @@ async def test_key_is_free_for_others_only_after_the_commit_even_if_its_client_l
     parts = make_durable_parts()
 
     async with trio.open_nursery() as nursery:
-        first = Call(nursery, parts.admission.admit, SPEC, key=key())
+        first = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
         await wait_all_tasks_blocked()
         if leaves:
             first.scope.cancel()
-        second = Call(nursery, parts.admission.admit, SPEC, key=key())
+        second = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
         await wait_all_tasks_blocked()
         parts.journal.commit()
 
@@ -441,3 +441,48 @@ async def test_job_with_a_date_is_due_at_that_date_after_a_restart(
 
     assert again.pool.schedule.count == 2
     assert again.pool.schedule.room == 10_000 - 2
+
+
+@pytest.mark.parametrize("ends", ["commit", "refuse"])
+async def test_stream_waits_for_the_commit_of_another_task_with_the_key_of_its_first_job(
+    ends: str,
+) -> None:
+    parts = make_durable_parts()
+    keyed = SPEC._replace(key=key())
+
+    async with trio.open_nursery() as nursery:
+        first = Call(nursery, parts.admission.admit, keyed)
+        await wait_all_tasks_blocked()
+        stream = Call(nursery, parts.admission.admit_up_to, [keyed, SPEC])
+        await wait_all_tasks_blocked()
+        assert len(parts.journal.entries) == 1
+        getattr(parts.journal, ends)()
+        await wait_all_tasks_blocked()
+        if ends == "refuse":
+            parts.journal.commit()
+
+    if ends == "commit":
+        assert isinstance(first.result, Job)
+        assert stream.result == []
+    else:
+        assert isinstance(first.result, StoreWriteError)
+        assert len(parts.file) == 2
+    assert parts.pool.capacity.free == 100 - len(parts.file)
+
+
+async def test_stream_stops_before_a_job_whose_key_is_on_its_way() -> None:
+    parts = make_durable_parts()
+    keyed = SPEC._replace(key=key())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.admission.admit, keyed)
+        await wait_all_tasks_blocked()
+        other = SPEC._replace(key=key("other"))
+        nursery.start_soon(parts.admission.admit_up_to, [SPEC, other, keyed, SPEC])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(parts.admission.admit_up_to, [SPEC, SPEC, other, SPEC])
+        await wait_all_tasks_blocked()
+        parts.journal.commit()
+
+    assert len(parts.file) == 1 + 2 + 2
+    assert parts.pool.capacity.free == 95

@@ -6,6 +6,7 @@ from trio_jobs import problem_details
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.job import Job, JobStatus
+from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.refusals import AdmissionError, QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import retry_after
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, StoreError
@@ -70,6 +71,8 @@ def _problem_of(error: Exception, context: ApiContext) -> Problem:
             return no_room(error)
         case ShuttingDownError():
             return context.shutting_down()
+        case KeyReusedError():
+            return Problem(422, str(error))
         case JobNotFoundError():
             return Problem(404, str(error))
         case InvalidTransitionError():

@@ -14,11 +14,14 @@ from trio_jobs.api.submission_json import (
     ITEM_COST,
     TURN_COST,
     json_problem,
-    parse_submission,
+    parse_item,
     refuse_key,
 )
+from trio_jobs.api.submit import as_submitted
 from trio_jobs.api.validation import JSON_ERRORS
 from trio_jobs.job import Job
+from trio_jobs.pool import idempotency
+from trio_jobs.pool.idempotency import KeyReusedError, Submitted
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.problem_details import Problem
@@ -31,7 +34,7 @@ _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs/batch``."""
-    admission = context.pool.admission
+    pool, admission = context.pool, context.pool.admission
 
     @routes.post("/jobs/batch")
     async def submit_batch() -> Response:
@@ -41,12 +44,29 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
         body = await read_body(max_bytes=context.http.max_body_bytes)
         batch = await parse_batch(
             body,
-            partial(parse_submission, handlers=context.pool.handlers, now=context.pool.now),
-            buffer_size=context.pool.capacity.buffer_size,
-            max_waiting=context.pool.schedule.max_waiting,
+            partial(parse_item, handlers=pool.handlers, now=pool.now),
+            buffer_size=pool.capacity.buffer_size,
+            max_waiting=pool.schedule.max_waiting,
         )
-        jobs = await admission.admit_all(batch)
+        try:
+            submitted = await idempotency.admit_all(batch, admission, pool.store)
+        except KeyReusedError as error:
+            raise Problem(422, f"item {error.indexes[0]}: {error}", index=error.indexes) from None
+        jobs = as_submitted_all(submitted, body)
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
+
+    def as_submitted_all(submitted: list[Submitted], body: bytes) -> list[Job]:
+        if not any(replayed for _, replayed in submitted):
+            return [job for job, _ in submitted]
+        items = _decode_items(body)
+
+        def at_first(index: int, job: Job) -> JobSpec:
+            return parse_item(bytes(items[index]), pool.handlers, lambda: job.created_at)
+
+        return [
+            as_submitted(job, at_first(index, job)) if replayed else job
+            for index, (job, replayed) in enumerate(submitted)
+        ]
 
 
 async def parse_batch(

@@ -40,11 +40,11 @@ def describe(handlers: HandlerRegistry) -> Object:
     schemas: Object = document["components"]["schemas"]
     for name, schema in payloads.components.items():
         schemas[_PREFIX + name] = dict(schema)
-    schemas["Submission"] = {
-        "oneOf": [
-            _submission(handlers, name, dict(schema)) for name, schema in payloads.types.items()
-        ]
-    }
+    submissions = [
+        _submission(handlers, name, dict(schema)) for name, schema in payloads.types.items()
+    ]
+    schemas["Submission"] = {"oneOf": submissions}
+    schemas["Item"] = {"oneOf": [_with_key(each) for each in submissions]}
     return document
 
 
@@ -53,6 +53,16 @@ def _version() -> str:
         return metadata.version("trio-jobs")
     except metadata.PackageNotFoundError:  # run from the source, not installed
         return "0"
+
+
+def _with_key(submission: Object) -> Object:
+    """The schema of a submission among others, which may have a key of its own."""
+    key: Object = {
+        "type": "string",
+        "pattern": "^[!-~]{1,255}$",
+        "description": "Its idempotency key",
+    }
+    return {**submission, "properties": {**submission["properties"], "key": key}}
 
 
 def _submission(handlers: HandlerRegistry, name: str, payload: Object) -> Object:

@@ -6,7 +6,8 @@ import trio
 from quart import request
 
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.request_body import cancel_on_disconnect, wait_disconnected
+from trio_jobs.api.body_stream import cancel_on_disconnect
+from trio_jobs.api.request_body import wait_disconnected
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.waiters import TooManyWaitersError
 

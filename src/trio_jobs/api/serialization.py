@@ -36,15 +36,17 @@ def accepted_json(job: Job) -> bytes:
 
 
 def accepted_together_json(jobs: Sequence[Job]) -> bytes:
-    """An array of jobs as they were at their submission; at least one, admitted in one step."""
-    created_at, pending = _time(jobs[0].created_at), JobStatus.PENDING
+    """An array of jobs as they were at their submission; at least one."""
+    # Jobs that were admitted in one step have the same object as their time.
+    first, pending = jobs[0].created_at, JobStatus.PENDING
+    created_at = _time(first)
     return _encode(
         [
             _Brief(
                 id=job.id,
                 type=job.type,
                 status=pending,
-                created_at=created_at,
+                created_at=created_at if job.created_at is first else _time(job.created_at),
                 run_at=None if job.run_at is None else _time(job.run_at),
                 rerun_of=job.rerun_of,
             )

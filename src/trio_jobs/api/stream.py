@@ -6,16 +6,18 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.answers import no_room
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.body_stream import BodyStream, cancel_on_disconnect
 from trio_jobs.api.ndjson import Lines
-from trio_jobs.api.request_body import BodyStream, cancel_on_disconnect, refuse_encoded_body
+from trio_jobs.api.request_body import refuse_encoded_body
 from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.api.submission_json import (
     ITEM_COST,
     TURN_COST,
-    parse_submission,
+    parse_item,
     refuse_key,
 )
 from trio_jobs.job import Job
+from trio_jobs.pool.idempotency import KeyReusedError, KnownKeys
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 from trio_jobs.problem_details import Problem
@@ -62,6 +64,8 @@ class Upload:
         self._max_line_bytes = context.http.max_body_bytes
         self._body = BodyStream(idle_timeout=context.http.stream_idle_timeout)
         self._line = 0
+        self._lines: list[int] = []  # of the parsed jobs that are not admitted yet
+        self._store = context.pool.store
 
     async def run(self) -> None:
         """Admit the jobs in the current request's body.
@@ -70,7 +74,7 @@ class Upload:
             Problem: 400, an idempotency key, a bad line or an incomplete body,
                 or the client disconnected while lines waited for room; 408,
                 the client sent nothing; 413, a line is too long; 415, the body
-                is encoded.
+                is encoded; 422, the key of a line was used with another submission.
             QueueFullError: A line has a later time, and too many jobs wait for one.
             ShuttingDownError: The pool has closed.
 
@@ -96,6 +100,7 @@ class Upload:
             if text := line.strip(_WHITE_SPACE):
                 try:
                     ready.append(self._parse(text))
+                    self._lines.append(self._line)
                 except Problem as problem:
                     bad = problem
                     break
@@ -113,21 +118,37 @@ class Upload:
         if len(text) > self._max_line_bytes:
             raise self._too_long()
         try:
-            return parse_submission(text, self._handlers, self._now)
+            return parse_item(text, self._handlers, self._now)
         except Problem as problem:
             problem.members["line"] = self._line
             raise
 
     async def _admit(self, ready: list[JobSpec]) -> None:
+        known = KnownKeys(self._store)
+        await known.look_up(ready)
         while ready:
-            admitted = self._admission.admit_up_to_nowait(ready)
-            # Count first: a shutdown may cancel at the next checkpoint, and the 503 has the count.
-            self.accepted += len(admitted)
-            if admitted:
-                await trio.lowlevel.checkpoint()
-            else:
-                admitted = await self._admit_when_possible(ready)
-            ready = ready[len(admitted) :]
+            try:
+                found, new = known.count_leading(ready)
+            except KeyReusedError as error:
+                line = self._lines[-len(ready)]
+                raise Problem(422, str(error), line=line) from None
+            self.accepted += found
+            ready = ready[found:]
+            if new:
+                admitted = await self._admit_first(ready[:new])
+                await known.note(admitted, ready)
+                ready = ready[len(admitted) :]
+        self._lines.clear()
+
+    async def _admit_first(self, ready: list[JobSpec]) -> list[Job]:
+        """Admit the first ones; none if another client has used the key of the first."""
+        admitted = self._admission.admit_up_to_nowait(ready)
+        # Count first: a shutdown may cancel at the next checkpoint, and the 503 has the count.
+        self.accepted += len(admitted)
+        if not admitted:
+            return await self._admit_when_possible(ready)
+        await trio.lowlevel.checkpoint()
+        return admitted
 
     async def _admit_when_possible(self, ready: list[JobSpec]) -> list[Job]:
         """Wait for room; give up on a disconnect: the waiting request would hold a descriptor.
@@ -136,7 +157,7 @@ class Upload:
             Problem: 400, the client has disconnected; nothing was admitted.
             ShuttingDownError: The pool has closed; nothing was admitted.
         """
-        admitted: list[Job] = []
+        admitted: list[Job] | None = None
         closed: ShuttingDownError | None = None
         async with cancel_on_disconnect(self._body.wait_disconnected):
             try:
@@ -147,7 +168,7 @@ class Upload:
                 closed = error
         if closed is not None:
             raise closed
-        if not admitted:
+        if admitted is None:
             raise Problem(400, "the client left, or stopped sending, while lines waited")
         return admitted
 

@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from quart import request
 
 from trio_jobs.api.due import SECONDS, check_due
+from trio_jobs.api.keys import make_key
 from trio_jobs.api.validation import (
     JSON_ERRORS,
     MAX_DEPTH,
@@ -38,7 +40,12 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fals
     run_at: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Item(_Envelope, forbid_unknown_fields=True, frozen=True, gc=False):
+    key: str | msgspec.UnsetType = msgspec.UNSET
+
+
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
 
 # The shortest bodies with a repeated key, without their values. A body that has fewer bytes
 # beside its values repeats no key.
@@ -56,16 +63,21 @@ _DATE_TIME = re.compile(r".{10}[Tt ].*(?:[Zz]|[+-][0-9]{2}:[0-9]{2})")
 
 
 def parse_submission(
-    body: bytes, handlers: HandlerRegistry, now: Callable[[], datetime]
+    body: bytes,
+    handlers: HandlerRegistry,
+    now: Callable[[], datetime],
+    *,
+    key: str | None = None,
 ) -> JobSpec:
     """The submission in ``{"type": …, "payload": …}``, checked.
 
-    It may have one of two more keys: ``delay`` in seconds, or ``run_at``, a time of RFC 3339.
+    It may have one of two more members: ``delay`` in seconds, or ``run_at``, a time of RFC 3339.
 
     Args:
         body: The JSON.
         handlers: Those that there are.
         now: The wall clock, as an aware UTC time.
+        key: The text of its idempotency key, checked; None if it has none.
 
     Raises:
         Problem: 400, with the fault and its place.
@@ -74,11 +86,33 @@ def parse_submission(
         envelope = _decode_envelope(body)
     except JSON_ERRORS as error:
         raise json_problem(error, body) from None
+    return _check(envelope, body, handlers, now, key)
+
+
+def parse_item(body: bytes, handlers: HandlerRegistry, now: Callable[[], datetime]) -> JobSpec:
+    """The submission in an item of a batch, or in a line of a stream; see `parse_submission`.
+
+    It may have one more member: ``key``, its idempotency key.
+    """
+    try:
+        item = _decode_item(body)
+    except JSON_ERRORS as error:
+        raise json_problem(error, body) from None
+    return _check(item, body, handlers, now, None if item.key is msgspec.UNSET else item.key)
+
+
+def _check(
+    envelope: _Envelope,
+    body: bytes,
+    handlers: HandlerRegistry,
+    now: Callable[[], datetime],
+    key: str | None,
+) -> JobSpec:
     # A copy: a Raw would keep the whole body in memory with the job.
     payload = bytes(envelope.payload)
-    due = None
+    given = due = None
     if envelope.delay or envelope.run_at:
-        due = _due(bytes(envelope.delay), bytes(envelope.run_at), now())
+        given, due = _due(bytes(envelope.delay), bytes(envelope.run_at), now())
     least = len(_REPEATED_WITH_PAYLOAD if payload else _REPEATED)
     if len(body) - len(envelope.type) - len(payload) >= least and _repeats_a_key(body, payload):
         raise Problem(400, "$: object contains a field more than once")
@@ -89,7 +123,13 @@ def parse_submission(
         raise Problem(400, str(error), types=error.types) from None
     except PayloadError as error:
         raise _problem(error) from None
-    return JobSpec(envelope.type, payload, due)
+    spec = JobSpec(envelope.type, payload, due)
+    if key is None:
+        return spec
+    try:
+        return spec._replace(key=make_key(key, spec, given, root="$."))
+    except PayloadError as error:
+        raise _problem(error) from None
 
 
 def json_problem(error: Exception, body: bytes) -> Problem:
@@ -104,17 +144,26 @@ def refuse_key() -> None:
         Problem: 400, the current request has an idempotency key.
     """
     if KEY in request.headers:
-        raise Problem(400, f"{KEY} is for POST /jobs only: it names one job")
+        raise Problem(
+            400, f'{KEY} is for POST /jobs only: here each job may have a key of its own, "key"'
+        )
 
 
-def _due(delay: bytes, run_at: bytes, now: datetime) -> float | datetime | None:
-    """When the job may begin, from the JSON of two values; empty JSON if one is not given."""
+def _due(
+    delay: bytes, run_at: bytes, now: datetime
+) -> tuple[float | datetime | None, float | datetime | None]:
+    """When the job may begin, from the JSON of two values; empty JSON if one is not given.
+
+    Returns:
+        The time as given, and as `check_due` returns it.
+    """
     try:
-        seconds = _value(delay, "$.delay", SECONDS) if delay else None
+        seconds: Any = _value(delay, "$.delay", SECONDS) if delay else None
         date = _date(run_at) if run_at else None
-        return check_due(seconds, date, now=now, root="$.")
+        due = check_due(seconds, date, now=now, root="$.")
     except PayloadError as error:
         raise _problem(error) from None
+    return date if seconds is None else seconds, due
 
 
 def _date(run_at: bytes) -> datetime:
@@ -148,7 +197,7 @@ def _repeats_a_key(body: bytes, payload: bytes) -> bool:
         if name == "type":
             value = _STRING.match(body, key.end())
             end = value.end() if value else len(body)
-        elif name in ("delay", "run_at"):
+        elif name in ("delay", "run_at", "key"):
             value = _SCALAR.match(body, key.end())
             end = value.end() if value else len(body)
         elif body.startswith(payload, key.end()):

@@ -1,7 +1,5 @@
 """`POST /jobs`: one job; its client may wait for it, and repeat the request under a key."""
 
-import hashlib
-
 from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
@@ -13,7 +11,9 @@ from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.serialization import job_json
 from trio_jobs.api.submission_json import KEY, parse_submission
-from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.job import Job
+from trio_jobs.pool import idempotency
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import date_of
 from trio_jobs.problem_details import Problem
@@ -21,7 +21,7 @@ from trio_jobs.problem_details import Problem
 
 def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs``."""
-    admission, store = context.pool.admission, context.pool.store
+    admission = context.pool.admission
 
     @routes.post("/jobs")
     async def submit_job() -> Response:
@@ -30,17 +30,13 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         pool = context.pool
-        spec = parse_submission(body, pool.handlers, pool.now)
-        key = _read_key(body)
-        # With the store in memory, no await from here to the admission is a checkpoint: of two
-        # simultaneous requests with one key, the second finds the job of the first.
-        job = None if key is None else await find_first(key)
-        headers = {}
-        if job is None:
-            job = first = await admission.admit(spec, key=key)
-        else:
+        spec = parse_submission(body, pool.handlers, pool.now, key=_read_key())
+        job, replayed = await idempotency.admit(spec, admission, pool.store)
+        first, headers = job, {}
+        if replayed:
             headers["Idempotent-Replayed"] = "true"
-            first = as_submitted(job, body)
+            at_first = parse_submission(body, pool.handlers, lambda: job.created_at)
+            first = as_submitted(job, at_first)
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
@@ -49,20 +45,14 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             return to_response(Answer(201, headers | applied, job_json(job)))
         return to_response(accepted(first, headers))
 
-    def as_submitted(job: Job, body: bytes) -> Job:
-        """The job with the time that it was submitted for."""
-        spec = parse_submission(body, context.pool.handlers, lambda: job.created_at)
-        run_at = None if spec.due is None else date_of(spec.due, job.created_at)
-        return replace(job, run_at=run_at)
 
-    async def find_first(key: IdempotencyKey) -> Job | None:
-        job = await store.find_key(key.text)
-        if job is not None and job.key != key:
-            raise Problem(422, f"the {KEY} {key.text!r} was used with another body")
-        return job
+def as_submitted(job: Job, spec: JobSpec) -> Job:
+    """The job with the time that it was submitted for, by what was parsed at its admission."""
+    run_at = None if spec.due is None else date_of(spec.due, job.created_at)
+    return replace(job, run_at=run_at)
 
 
-def _read_key(body: bytes) -> IdempotencyKey | None:
+def _read_key() -> str | None:
     """The current request's idempotency key.
 
     Raises:
@@ -74,4 +64,4 @@ def _read_key(body: bytes) -> IdempotencyKey | None:
         return None
     if len(texts) > 1 or not VISIBLE.fullmatch(texts[0]):
         raise Problem(400, f"{KEY} must be one value of 1 to 255 visible ASCII characters")
-    return IdempotencyKey(text=texts[0], digest=hashlib.sha256(body).digest())
+    return texts[0]

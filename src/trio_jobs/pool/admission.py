@@ -78,7 +78,6 @@ class Admission:
         type: str,  # noqa: A002  (the field's name)
         payload: bytes,
         due: float | datetime | None = None,
-        *,
         key: IdempotencyKey | None = None,
     ) -> Job:
         """Admit one job, or refuse it.
@@ -96,12 +95,14 @@ class Admission:
         """
         if due is not None:
             self._check_waiting_room(1)
-            return self._publish([JobSpec(type, payload, due)], 0, key)[0]
+            return self._publish([JobSpec(type, payload, due, key)], 0)[0]
         return self._submit(type, payload, key)
 
     @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
+
+        No job in the store has a key of theirs, and no two of them have the same.
 
         Raises:
             QueueFullError: There is too little room for all.
@@ -116,19 +117,22 @@ class Admission:
             raise self._refusal(missing)
         return self._publish(specs, slots)
 
-    @trio.lowlevel.enable_ki_protection
-    async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
+    async def admit(self, spec: JobSpec) -> Job:
         """Admit one job, or refuse it as `submit` does.
 
         Raises:
-            DuplicateJobError: The store has a job with this key already.
+            DuplicateJobError: The store has a job with its key.
         """
-        if key is not None and await self._store.find_key(key.text) is not None:
-            raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
-        return self.submit(*spec[:3], key=key)
+        self._check_keys([spec])
+        return self.submit(*spec[:4])
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """Admit all of these jobs, or refuse all of them as `submit_all` does."""
+        """Admit all of these jobs, or refuse all of them as `submit_all` does.
+
+        Raises:
+            DuplicateJobError: The store has a job with a key of theirs.
+        """
+        self._check_keys(specs)
         return self.submit_all(specs)
 
     @trio.lowlevel.enable_ki_protection
@@ -136,6 +140,7 @@ class Admission:
         """Wait in turn for slots, then admit the first ones of these jobs, one for each slot.
 
         If the first one may begin only later, the first ones of that kind are admitted instead.
+        The last one is the one before a job whose key the store has: if that is the first, none is.
 
         Raises:
             QueueFullError: The first one may begin only later, and too many jobs wait for a time.
@@ -244,7 +249,7 @@ class Admission:
     def _publish_up_to(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for the first jobs, one for each of these slots, up to a delayed one."""
         specs = specs[:slots]
-        number = leading(specs, delayed=False)
+        number = leading(specs, delayed=False, is_known=self._is_known)
         if number < slots:
             self._capacity.slot_freed(slots - number)
         return self._publish(specs[:number], number)
@@ -252,7 +257,7 @@ class Admission:
     def _publish_delayed(self, specs: Sequence[JobSpec]) -> list[Job]:
         """The one step, for the first jobs that may begin only later, as many as may wait."""
         self._check_waiting_room(1)
-        number = min(leading(specs, delayed=True), self._schedule.room)
+        number = min(leading(specs, delayed=True, is_known=self._is_known), self._schedule.room)
         return self._publish(specs[:number], 0)
 
     def _check_waiting_room(self, wanted: int) -> None:
@@ -263,9 +268,15 @@ class Admission:
             text = "too many jobs wait for a later time"
             raise QueueFullError(self._schedule.retry_after(), text)
 
-    def _publish(
-        self, specs: Sequence[JobSpec], slots: int, key: IdempotencyKey | None = None
-    ) -> list[Job]:
+    def _check_keys(self, specs: Sequence[JobSpec]) -> None:
+        for key in [spec.key for spec in specs if spec.key is not None]:
+            if self._is_known(key.text):
+                raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
+
+    def _is_known(self, text: str) -> bool:
+        return self._store.find_key_nowait(text) is not None
+
+    def _publish(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for all of these jobs; those that may begin now have these slots."""
         some_wait = slots < len(specs)
         try:
@@ -280,7 +291,7 @@ class Admission:
                     key=key,
                     rerun_of=rerun_of,
                 )
-                for type_, payload, due, rerun_of in specs
+                for type_, payload, due, key, rerun_of in specs
             ]
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
@@ -308,9 +319,14 @@ class Admission:
             raise ShuttingDownError from None
 
 
-def leading(specs: Sequence[JobSpec], *, delayed: bool) -> int:
-    """How many of the first ones may begin only later, or may begin now."""
+def leading(specs: Sequence[JobSpec], *, delayed: bool, is_known: Callable[[str], bool]) -> int:
+    """How many of the first ones may begin only later, or may begin now; up to a known key."""
+    texts: set[str] = set()
     for number, spec in enumerate(specs):
         if (spec.due is not None) is not delayed:
             return number
+        if spec.key is not None:
+            if spec.key.text in texts or is_known(spec.key.text):
+                return number
+            texts.add(spec.key.text)
     return len(specs)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from typing import Self
 
 import trio
 
-from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.job import Job
 from trio_jobs.pool.admission import leading
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
@@ -87,26 +88,29 @@ class DurableAdmission(LimitedAdmission):
         raise TypeError("the jobs are in a file: use `await admit_all(...)`")
 
     @trio.lowlevel.enable_ki_protection
-    async def admit(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> Job:
+    async def admit(self, spec: JobSpec) -> Job:
         """See `Admission.admit`.
 
         Raises:
             DuplicateJobError: An unfinished job has this key, or one that has just come in. If
                 another task submits a job with this key, this one waits for the result.
         """
-        [job] = await self._admit([spec], key, batch=False)
+        [job] = await self._admit([spec], batch=False)
         return job
 
     @trio.lowlevel.enable_ki_protection
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """See `Admission.admit_all`."""
-        return await self._admit(specs, None, batch=True)
+        """See `Admission.admit_all`; waits for other tasks as `admit` does."""
+        return await self._admit(specs, batch=True)
 
     @trio.lowlevel.enable_ki_protection
     async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
         """See `Admission.admit_up_to`."""
         reservation = await self.reserve_up_to(specs)
-        return await reservation.wait()
+        try:
+            return await reservation.wait()
+        except DuplicateJobError:
+            return []  # the job with the key has just ended: the caller finds it in the file
 
     def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
         """Admit no job, since that has to wait for the disk."""
@@ -122,6 +126,7 @@ class DurableAdmission(LimitedAdmission):
             Acted on while waiting; then nothing is reserved.
         """
         await trio.lowlevel.checkpoint()
+        await self._wait_for_others(_names(specs[:1]))
         specs = self._check(specs)
         if specs[0].due is not None:
             return self._reserve_delayed(specs)
@@ -147,13 +152,11 @@ class DurableAdmission(LimitedAdmission):
         if self._keeps_pending or not self._under_way:
             self._limits.close_channel_when_claimed()
 
-    async def _admit(
-        self, specs: Sequence[JobSpec], key: IdempotencyKey | None, *, batch: bool
-    ) -> list[Job]:
+    async def _admit(self, specs: Sequence[JobSpec], *, batch: bool) -> list[Job]:
         self._check(specs, whole=True)
         if not specs:
             return []
-        reruns = await self._find_reruns(specs, key)
+        reruns = await self._find_reruns(specs)
         self._check(specs, whole=True)
         slots = len(specs)
         if delayed := sum([spec.due is not None for spec in specs]):
@@ -161,7 +164,7 @@ class DurableAdmission(LimitedAdmission):
             slots -= delayed
         if missing := self._capacity.reserve(slots, batch=batch):
             raise self._refusal(missing)
-        return await self._reserve(specs, slots, key, reruns).wait()
+        return await self._reserve(specs, slots, reruns).wait()
 
     def _check(self, specs: Sequence[JobSpec], *, whole: bool = False) -> Sequence[JobSpec]:
         """Check what can be known without a slot; return the first ones that are not refused."""
@@ -174,27 +177,30 @@ class DurableAdmission(LimitedAdmission):
             return specs
         return self._up_to_full(specs)
 
-    async def _find_reruns(
-        self, specs: Sequence[JobSpec], key: IdempotencyKey | None
-    ) -> dict[str, tuple[int, Job]]:
+    async def _find_reruns(self, specs: Sequence[JobSpec]) -> dict[str, tuple[int, Job]]:
         """Wait for jobs under way that have names of these; find the old jobs of re-runs.
 
         Checkpoints:
             If there is something to wait for; then no name of these is taken.
         """
-        names = _names(specs, key)
+        names = _names(specs)
         old_ids = [spec.rerun_of for spec in specs if spec.rerun_of is not None]
         reruns: dict[str, tuple[int, Job]] = {}
         seen = -1
         while seen != self._reruns or self._other(names) is not None:
             seen = self._reruns
-            while (other := self._other(names)) is not None:
-                with suppress(AdmissionError, DuplicateJobError):
-                    await other.wait()
-            if key is not None and self._file.find_key_nowait(key.text) is not None:
-                raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
+            await self._wait_for_others(names)
+            self._check_keys(specs)
             reruns = {old_id: await self._file.find_stored(old_id) for old_id in old_ids}
         return reruns
+
+    async def _wait_for_others(self, names: Sequence[Name]) -> None:
+        while (other := self._other(names)) is not None:
+            with suppress(AdmissionError, DuplicateJobError):
+                await other.wait()
+
+    def _is_known(self, text: str) -> bool:
+        return super()._is_known(text) or ("key", text) in self._names
 
     def _other(self, names: Sequence[Name]) -> "Reservation | None":
         """A reservation under way that has one of these names."""
@@ -203,10 +209,12 @@ class DurableAdmission(LimitedAdmission):
     def _reserve_delayed(self, specs: Sequence[JobSpec]) -> "Reservation":
         self._check_waiting_room(1 + self._delayed_under_way)
         room = self._schedule.room - self._delayed_under_way
-        return self._reserve(specs[: min(leading(specs, delayed=True), room)], 0)
+        return self._reserve(
+            specs[: min(leading(specs, delayed=True, is_known=self._is_known), room)], 0
+        )
 
     def _reserve_leading(self, specs: Sequence[JobSpec], slots: int) -> "Reservation":
-        specs = specs[: min(leading(specs, delayed=False), slots)]
+        specs = specs[: min(leading(specs, delayed=False, is_known=self._is_known), slots)]
         if len(specs) < slots:
             self._capacity.slot_freed(slots - len(specs))
         return self._reserve(specs, len(specs))
@@ -215,10 +223,11 @@ class DurableAdmission(LimitedAdmission):
         self,
         specs: Sequence[JobSpec],
         slots: int,
-        key: IdempotencyKey | None = None,
         reruns: Mapping[str, tuple[int, Job]] = {},
     ) -> "Reservation":
         """Make the jobs, and hand them to the store; the slots are reserved already."""
+        if not specs:
+            return Reservation.nothing()
         try:
             now = self._now()
             jobs = [
@@ -228,7 +237,7 @@ class DurableAdmission(LimitedAdmission):
                     payload=spec.payload,
                     created_at=now,
                     run_at=None if spec.due is None else date_of(spec.due, now),
-                    key=key,
+                    key=spec.key,
                     rerun_of=spec.rerun_of,
                 )
                 for spec in specs
@@ -304,11 +313,18 @@ class Reservation:
         self.jobs = jobs
         self.specs = specs
         self.slots = slots
-        self.names = _names(specs, jobs[0].key if jobs else None)
+        self.names = _names(specs)
         self.began = trio.current_time()
         self.over = trio.Event()
         self.error: Exception | None = None
         self._timeout = timeout
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """No job: another one has the key of the first."""
+        nothing = cls([], [], 0, 0.0)
+        nothing.over.set()
+        return nothing
 
     async def wait(self) -> list[Job]:
         """Wait until the jobs are in.
@@ -329,8 +345,7 @@ class Reservation:
         return list(self.jobs)
 
 
-def _names(specs: Sequence[JobSpec], key: IdempotencyKey | None) -> list[Name]:
+def _names(specs: Sequence[JobSpec]) -> list[Name]:
     names = [("rerun", spec.rerun_of) for spec in specs if spec.rerun_of is not None]
-    if key is not None:
-        names.append(("key", key.text))
+    names += [("key", spec.key.text) for spec in specs if spec.key is not None]
     return names

@@ -45,12 +45,11 @@ class LimitedAdmission(Admission):
         type: str,  # noqa: A002  (the field's name)
         payload: bytes,
         due: float | datetime | None = None,
-        *,
         key: IdempotencyKey | None = None,
     ) -> Job:
         """See `Admission.submit`."""
         self._check_types([JobSpec(type, payload, due)])
-        return super().submit(type, payload, due, key=key)
+        return super().submit(type, payload, due, key)
 
     @trio.lowlevel.enable_ki_protection
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:

@@ -204,7 +204,7 @@ class Store(StoreMoves, Protocol):
     """All jobs: the single source of truth about them.
 
     The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
-    They raise the errors of `Moves`, except for `find_key` and `page`.
+    They raise the errors of `Moves`, except for `find_keys` and `page`.
     """
 
     def add(self, job: Job) -> None:
@@ -227,11 +227,17 @@ class Store(StoreMoves, Protocol):
     def find_nowait(self, job_id: str) -> Job:
         """The unfinished job as it is now."""
 
+    def find_key_nowait(self, text: str) -> Job | None:
+        """The unfinished job with this idempotency key as it is now; None if there is none.
+
+        A store in memory finds completed jobs as well, here and by `find_nowait`.
+        """
+
     async def find(self, job_id: str) -> Job:
         """The job as it is now."""
 
-    async def find_key(self, text: str) -> Job | None:
-        """The job with this idempotency key, as it is now; None if there is none."""
+    async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
+        """The jobs with these idempotency keys, as they are now, by key."""
 
     async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
         """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.

@@ -299,9 +299,6 @@ class DurableStore:
             raise JobNotFoundError(f"no job {job_id!r}")
         return found[0], self._jobs.get(job_id, found[1])
 
-    async def find_key(self, text: str) -> Job | None:
-        return (await self.find_keys([text])).get(text)
-
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         texts = list(texts)
         found: dict[str, Job] = {}

@@ -1,6 +1,6 @@
 """`MemoryStore`: every job in memory. Its plain methods are atomic between tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import islice
 
@@ -155,8 +155,8 @@ class MemoryStore:
     async def find(self, job_id: str) -> Job:
         return self.find_nowait(job_id)
 
-    async def find_key(self, text: str) -> Job | None:
-        return self.find_key_nowait(text)
+    async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
+        return {text: self._jobs[self._keys[text]] for text in texts if text in self._keys}
 
     async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
         return self.page_nowait(after=after, limit=limit)
