@@ -285,6 +285,22 @@ def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[s
     assert found == defaults
 
 
+def test_sql_is_in_one_package_and_locks_of_threads_are_nowhere() -> None:
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert "sqlite3" not in imported or name.startswith("stores/sqlite/"), name
+    for name in MODULES:
+        if name.startswith("stores/"):
+            tree = ast.parse(MODULES[name].read_text())
+            assert not list(calls_of(tree, LOCKS - {"CapacityLimiter"})), name
+
+
 def test_the_pool_has_one_channel_whichever_way_it_is_opened() -> None:
     opened = [
         name

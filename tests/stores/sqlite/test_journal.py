@@ -215,6 +215,34 @@ async def test_failed_sync_ends_the_journal(code: int, tmp_path: Path) -> None:
     assert [getattr(error, "sqlite_errorcode", None) for error in calls.failed] == [code]
 
 
+@pytest.mark.parametrize("suffix", ["", "-wal", "-lock"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_file_that_is_gone_ends_the_journal(
+    suffix: str, replaced: bool, tmp_path: Path
+) -> None:
+    calls, path = Calls(), tmp_path / "jobs.db"
+    with opened(path) as file:
+        async with journal_of(file, calls) as journal:
+            calls.submit(journal, "a", [(1, make_job("a"))])
+            await journal.settled()
+            gone = path.with_name(path.name + suffix)
+            gone.rename(tmp_path / "elsewhere")
+            if replaced:
+                gone.write_bytes(b"")
+            calls.submit(journal, "b", [(2, make_job("b"))])
+            await wait_until(lambda: bool(calls.failed))
+
+    assert (calls.landed, calls.refused) == (["a"], {})
+    assert [str(error) for error in calls.failed] == [
+        f"store file {str(gone)!r} was moved, deleted or replaced"
+    ]
+
+
+async def test_journal_that_has_not_begun_closes_at_once(tmp_path: Path) -> None:
+    with opened(tmp_path / "jobs.db") as file:
+        assert await Journal(file, failed=Calls().failed.append).close(1000)
+
+
 async def test_bug_in_a_callback_ends_the_journal_but_not_the_loop(tmp_path: Path) -> None:
     calls = Calls()
 

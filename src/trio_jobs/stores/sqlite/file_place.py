@@ -72,3 +72,36 @@ def _file_system(folder: Path) -> str:
         if folder.is_relative_to(point) and len(point.parts) >= longest:
             longest, found = len(point.parts), rest.split(" ")[0]
     return found
+
+
+class Identity:
+    """The file, its WAL and its lock, as they are now.
+
+    Args:
+        path: The file; it and the two beside it exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._paths = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-lock")]
+        self._numbers = [_number(each) for each in self._paths]
+
+    def check(self) -> None:
+        """Check that nobody has moved, deleted or replaced one of them.
+
+        The system goes on with a deleted file, whose content is lost once the process ends; and a
+        second server can take a new lock.
+
+        Raises:
+            StoreFileError: Somebody has.
+        """
+        for path, number in zip(self._paths, self._numbers, strict=True):
+            if _number(path) != number:
+                raise StoreFileError(f"store file {str(path)!r} was moved, deleted or replaced")
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

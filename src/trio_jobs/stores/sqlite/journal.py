@@ -93,7 +93,7 @@ class Journal:
         file: The file; the thread closes its connection at the end.
         retention: Drops completed jobs; None: the file keeps all.
         failed: Called in the event loop, once, if the journal can not go on: a sync has failed,
-            the file is damaged, or there is a bug. Nothing lands after that.
+            the file is damaged or no longer there, or there is a bug. Nothing lands after that.
 
     Attributes:
         unwritten: How many records are not yet on the disk.
@@ -114,6 +114,7 @@ class Journal:
         self.kept = Kept() if retention is None else retention.kept
         self.dropped = dict.fromkeys(Outcome, 0)
         self.failing: tuple[float, str] | None = None
+        self._identity = file.identity
         self._retention = retention
         self._writer = RecordWriter(file.connection, retention)
         self._failed = failed
@@ -124,12 +125,13 @@ class Journal:
         self._passed = 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._ended = trio.Event()
-        self._all_written = False
+        self._started = self._all_written = False
         # Of the thread alone: seconds until the next attempt, after a commit has failed.
         self._pause: float | None = None
 
     def start(self) -> None:
         """Start the thread; the event loop that runs now gets all calls."""
+        self._started = True
         self._token = trio.lowlevel.current_trio_token()
         # A daemon: a disk that hangs must not keep the process alive.
         threading.Thread(target=self._run, name="trio-jobs-journal", daemon=True).start()
@@ -188,6 +190,8 @@ class Journal:
         Returns:
             Whether all is written.
         """
+        if not self._started:
+            return not self._entries
         self._queue.put(None)
         with trio.move_on_after(seconds):
             await self._ended.wait()
@@ -300,6 +304,7 @@ class Journal:
             self._soon(self._note_failure, error, submissions)
             self._pause = _RETRY
             return [entry for entry in entries if entry.refused is None]
+        self._identity.check()
         self._pause = None
         kept = Kept() if self._retention is None else self._retention.kept
         self._soon(self._land, entries, time.monotonic() - began, dropped, kept)

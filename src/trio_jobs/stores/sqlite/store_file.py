@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from trio_jobs.stores.sqlite.file_lock import lock_file
+from trio_jobs.stores.sqlite.file_place import Identity, check_place, one_line
 from trio_jobs.stores.sqlite.file_place import StoreFileError as StoreFileError
-from trio_jobs.stores.sqlite.file_place import check_place, one_line
 from trio_jobs.stores.sqlite.schema import ForeignFileError, migrate, version_of
 
 # The first one with STRICT tables and `RETURNING`.
@@ -35,12 +35,14 @@ class StoreFile:
     Attributes:
         path: Where it is; no symbolic link.
         connection: The one connection that writes. One thread at a time uses it.
+        identity: Tells whether it is still there.
         lock: The descriptor that holds the lock.
         clean: Whether the last process closed it with all written.
     """
 
     path: Path
     connection: sqlite3.Connection
+    identity: Identity
     lock: int
     clean: bool
 
@@ -101,12 +103,13 @@ def open_store_file(
             # A file that nobody may write says so now, not at the first job.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
+            identity = Identity(path)
     except BaseException:
         if connection is not None:
             connection.close()
         os.close(lock)
         raise
-    return StoreFile(path=path, connection=connection, lock=lock, clean=clean)
+    return StoreFile(path=path, connection=connection, identity=identity, lock=lock, clean=clean)
 
 
 def uri(path: Path, mode: Literal["ro", "rw"]) -> str:
