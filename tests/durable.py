@@ -1,6 +1,6 @@
 """A pool over a file that is a dict: the tests let each commit through, or refuse it."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -146,7 +146,7 @@ class StepReader:
         found = await self._all()
         return next(((seq, job) for seq, job in found.items() if job.id == job_id), None)
 
-    async def find_keys(self, texts: Iterable[str]) -> list[Job]:
+    async def find_keys(self, texts: Collection[str]) -> list[Job]:
         wanted = set(texts)
         found = await self._all()
         return [job for job in found.values() if job.key is not None and job.key.text in wanted]

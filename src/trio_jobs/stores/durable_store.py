@@ -79,7 +79,7 @@ class ReaderPort(Protocol):
     async def find(self, job_id: str) -> Stored | None:
         """The record with this id."""
 
-    async def find_keys(self, texts: Iterable[str]) -> list[Job]:
+    async def find_keys(self, texts: Collection[str]) -> list[Job]:
         """The jobs with these idempotency keys."""
 
     async def page(
