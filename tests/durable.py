@@ -247,11 +247,15 @@ def make_durable_parts(
         registry,
         send,
         store,
-        PoolSettings(workers=workers, buffer_size=buffer_size, max_waiting=max_waiting),
+        PoolSettings(
+            workers=workers,
+            buffer_size=buffer_size,
+            max_waiting=max_waiting,
+            drain="running" if keeps_pending else "all",
+        ),
         StoreSettings(max_result_bytes=1_000_000),
         HttpSettings(),
         last_id=max((job.id for job in journal.file.values() if is_id(job.id)), default=""),
-        keeps_pending=keeps_pending,
         now=now,
     )
     schedule_recovered(jobs, pool.schedule, registry)

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ class ConfiguredApp:
             await send({"type": "lifespan.shutdown.complete"})
 
     def _open_jobs(self) -> AbstractAsyncContextManager[Jobs]:
-        pool, http = self._config.pool, self._config.http
+        pool, http, store = self._config.pool, self._config.http, self._config.store
         return open_jobs(
             self._handlers.table,
             workers=pool.workers,
@@ -121,7 +120,10 @@ class ConfiguredApp:
             processes=pool.processes,
             max_payload_bytes=http.max_body_bytes,
             max_waiters=http.max_waiters,
-            **asdict(self._config.store),
+            keep_completed=store.keep_completed,
+            keep_failed=store.keep_failed,
+            keep_completed_bytes=store.keep_completed_bytes,
+            max_result_bytes=store.max_result_bytes,
         )
 
     def _make_api(self, jobs: Jobs) -> Callable[[Any, Any, Any], Awaitable[None]]:

@@ -16,11 +16,12 @@ from trio_jobs.api.validation import check_submission, check_type, encode_payloa
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.opened_store import MemoryStore, StoreInMemory
 from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics, make_pool
-from trio_jobs.pool.reruns import Selection, rerun, rerun_all
+from trio_jobs.pool.reruns import Selection, rerun_all, rerun_nowait
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
@@ -32,7 +33,6 @@ from trio_jobs.settings import (
     StoreSettings,
     build,
 )
-from trio_jobs.stores.memory import MemoryStore
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class Jobs:
             QueueFullError: There is no room in the buffer.
             ShuttingDownError: As in `submit`.
         """
-        return rerun(self._pool, self._store.find_nowait(job_id))
+        return rerun_nowait(self._pool, self._store.find_nowait(job_id))
 
     async def rerun_all(
         self,
@@ -431,7 +431,7 @@ async def open_jobs(
     # The channel holds an item for each slot: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
     now = wall_clock()
-    store = MemoryStore(bounds, now=now)
+    store = StoreInMemory(bounds, now=now).store
     pool = make_pool(HandlerRegistry.of(handlers), send, store, settings, bounds, http, now=now)
     left_by: BaseException | None = None
     alone = False

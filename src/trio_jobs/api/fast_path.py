@@ -11,6 +11,7 @@ from trio_jobs.api.quart_adapter import NO_STORE
 from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.job import Job
 from trio_jobs.pool.refusals import ShuttingDownError
+from trio_jobs.pool.store import JobNotFoundError
 
 _JOB = re.compile(rb"/jobs/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A request with one of these headers asks for more than the fast path does.
@@ -30,13 +31,15 @@ class FastPath:
         app: The application without the fast path.
 
     Args:
-        context: One pool, with its store in memory, and the limits of the API over it.
+        context: One pool, and the limits of the API over it. If its jobs are in a file, each
+            submission, and each poll of a job that is not in memory, goes to Quart.
         find: The store's look-up, without a checkpoint.
     """
 
     def __init__(self, context: ApiContext, *, find: Callable[[str], Job]) -> None:
         self._context = context
         self._find = find
+        self._waits = context.pool.store.disk is not None
         self.app = create_app(context)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
@@ -60,13 +63,17 @@ class FastPath:
         if not _BEYOND.isdisjoint(dict(headers)):
             return None
         try:
-            if method == "POST" and target == b"/jobs":
+            if method == "POST" and target == b"/jobs" and not self._waits:
                 answer = self._submit(body)
             elif method == "GET" and _JOB.fullmatch(target):
                 job = self._find(target.removeprefix(b"/jobs/").decode())
                 answer = shown(job, self._context)
             else:
                 return None
+        except JobNotFoundError as error:
+            if self._waits:
+                return None
+            answer = refused(error, self._context)
         except REFUSALS as error:
             answer = refused(error, self._context)
         return _encode(answer)

@@ -42,7 +42,7 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
         # With the store in memory, `find` makes no checkpoint: of two simultaneous requests for
         # one job, the second finds that it was re-run.
         old = await pool.store.find(str(job_id))
-        new = rerun(pool, old)
+        new = await rerun(pool, old)
         headers = {"Location": f"{root_path()}/jobs/{new.id}"}
         job, applied = await find_after_wait(new.id, context)
         if applied:

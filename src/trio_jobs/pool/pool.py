@@ -160,7 +160,6 @@ def make_pool(
     *,
     folder: int | None = None,
     last_id: str = "",
-    keeps_pending: bool = True,
     now: Callable[[], datetime] = utc_now,
 ) -> Pool:
     """Make the parts and connect them; nothing runs yet.
@@ -175,7 +174,6 @@ def make_pool(
         http: The bound of the tasks that wait for jobs at the same time.
         folder: See `ProcessPool`.
         last_id: The greatest id in the store.
-        keeps_pending: See `DurableAdmission`.
         now: The wall clock, as an aware UTC time.
     """
     capacity = Capacity(settings.buffer_size)
@@ -208,7 +206,7 @@ def make_pool(
                 capacity,
                 schedule,
                 limits,
-                keeps_pending=keeps_pending,
+                keeps_pending=settings.drain != "all",
                 new_id=new_id,
                 now=now,
             )

@@ -28,7 +28,7 @@ _STRIDE = 500
 _TURN_COST = 100_000
 _ITEM_COST = 100
 
-_OUTCOMES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED)
+_OUTCOMES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.INTERRUPTED, Outcome.CANCELLED)
 
 
 class Selection(NamedTuple):
@@ -79,8 +79,17 @@ class Selection(NamedTuple):
         ]
 
 
-def rerun(pool: Pool, job: Job) -> Job:
+def rerun_nowait(pool: Pool, job: Job) -> Job:
+    """Do the same as `rerun`, in a pool with its store in memory."""
+    [new] = pool.admission.submit_all([_spec(pool, job)])
+    _log(new, job)
+    return new
+
+
+async def rerun(pool: Pool, job: Job) -> Job:
     """Submit a completed job once more; it needs room in the buffer, as any job.
+
+    With the store in memory, this makes no checkpoint.
 
     Args:
         pool: Where to.
@@ -95,11 +104,19 @@ def rerun(pool: Pool, job: Job) -> Job:
         QueueFullError: There is no room for it.
         ShuttingDownError: The pool takes no more jobs.
     """
+    [new] = await pool.admission.admit_all([_spec(pool, job)])
+    _log(new, job)
+    return new
+
+
+def _spec(pool: Pool, job: Job) -> JobSpec:
     check_rerun(job)
     check_handler(job, pool.handlers)
-    [new] = pool.admission.submit_all([JobSpec(job.type, job.payload, rerun_of=job.id)])
-    log.info("job_rerun", extra={"job_id": new.id, "job_type": new.type, "rerun_of": job.id})
-    return new
+    return JobSpec(job.type, job.payload, rerun_of=job.id)
+
+
+def _log(new: Job, old: Job) -> None:
+    log.info("job_rerun", extra={"job_id": new.id, "job_type": new.type, "rerun_of": old.id})
 
 
 async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
@@ -129,7 +146,7 @@ async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
             check_rerun(job := await pool.store.find(job_id))
             specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job_id))
     try:
-        jobs = pool.admission.submit_all(specs)
+        jobs = await pool.admission.admit_all(specs)
     except QueueFullError as error:
         text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
         raise QueueFullError(error.retry_after, f"{text} (a limit takes the oldest)") from None
@@ -147,7 +164,8 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
         for job in selection.select(page):
             if len(job_ids) == selection.limit:
                 break
-            check_handler(job, pool.handlers)
+            # The jobs of a page have no payloads, if the store is a file.
+            check_handler(await pool.store.find(job.id), pool.handlers)
             job_ids.append(job.id)
             cost += len(job.payload) + _ITEM_COST
             if cost > _TURN_COST:

@@ -5,7 +5,7 @@ Each of its connections reads only, and sees what is committed: what it finds, n
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -44,7 +44,7 @@ class FileReader:
         """A job and its seq; None if the file does not have it."""
         return await self._read(partial(_find, job_id=job_id))
 
-    async def find_keys(self, texts: Collection[str]) -> list[Job]:
+    async def find_keys(self, texts: Iterable[str]) -> list[Job]:
         """The jobs that have one of these idempotency keys."""
         return await self._read(partial(_find_keys, texts=list(texts)))
 
