@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from tests.stores.sqlite.disk import Disk, Operation, failure
 from tests.stores.sqlite.files import Calls, no_rule, opened, read
-from tests.support import NOON, SUCCEEDED, make_job
-from trio_jobs import Job, JobStatus
+from tests.support import NOON, make_job
+from trio_jobs import Ending, Job, JobStatus, Outcome
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.recovery import recover
@@ -26,6 +26,7 @@ from trio_jobs.stores.sqlite.store_check import check_store
 from trio_jobs.stores.sqlite.store_file import open_store_file
 
 SUBMISSIONS = 12
+SUCCEEDED = Ending(outcome=Outcome.SUCCEEDED, result=b'{"sent": true}')
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.stores.sqlite.disk import Disk, Operation, Unsynced, power_cuts
-from tests.support import NOON, SUCCEEDED, make_job
+from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.settings import StoreSettings
@@ -27,6 +27,7 @@ from trio_jobs.stores.sqlite.store_file import StoreFile, Sync, open_store_file
 State = dict[int, Job]
 
 BOUNDS = StoreSettings(keep_completed=6, keep_failed=3)
+SUCCEEDED = Ending(outcome=Outcome.SUCCEEDED, result=b'{"sent": true}')
 FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="E", message="m"))
 
 

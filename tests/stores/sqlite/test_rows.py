@@ -19,7 +19,7 @@ times_utc = times.map(lambda time: time.replace(tzinfo=UTC))
 counts = st.integers(0, 2**40)
 errors = st.builds(JobError, type=texts, message=texts)
 endings = st.builds(
-    Ending, outcome=st.just(Outcome.SUCCEEDED), result=st.none() | st.binary(max_size=50)
+    Ending, outcome=st.just(Outcome.SUCCEEDED), result=st.just(b"null") | st.binary(max_size=50)
 ) | st.builds(
     Ending,
     outcome=st.sampled_from([each for each in Outcome if each is not Outcome.SUCCEEDED]),

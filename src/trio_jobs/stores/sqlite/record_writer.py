@@ -9,7 +9,7 @@ import msgspec
 
 from trio_jobs.job import Job, Outcome
 from trio_jobs.stores.sqlite.retention import Retention, delete
-from trio_jobs.stores.sqlite.rows import INSERT, UPDATE, moved_row, new_row
+from trio_jobs.stores.sqlite.rows import INSERT, NO_RESULT, UPDATE, moved_row, new_row
 
 # A job's place in the order of admission, and what the job is now; None: it is forgotten.
 Record = tuple[int, Job | None]
@@ -115,9 +115,10 @@ class RecordWriter:
                 size += len(job.payload)
             else:
                 moved.append(moved_row(seq, job))
-            if job.ending is not None and job.ending.result is not None:
-                results.append((seq, job.ending.result))
-                size += len(job.ending.result)
+            result = None if job.ending is None else job.ending.result
+            if result is not None and result != NO_RESULT:
+                results.append((seq, result))
+                size += len(result)
             # A completed job that moves again is marked as re-run.
             if job.ending is not None and (is_new or job.rerun_as is None) and self._retention:
                 self._retention.add(job)

@@ -13,6 +13,9 @@ PENDING: Final = 0
 PROCESSING: Final = 1
 COMPLETED: Final = 2
 
+# What most handlers return. It has no row: a job that has succeeded without one has this result.
+NO_RESULT: Final = b"null"
+
 _STATUSES: Final = tuple(JobStatus)
 _NUMBERS: Final = {status: number for number, status in enumerate(_STATUSES)}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
@@ -35,6 +38,7 @@ _MOVED: Final = (
     "rerun_as",
     "size",
 )
+_OUTCOME: Final = len(_FIXED) + _MOVED.index("outcome")
 _COLUMNS: Final = ", ".join(_FIXED + _MOVED)
 
 INSERT: Final = f"INSERT INTO jobs({_COLUMNS}) VALUES (?{', ?' * (len(_FIXED + _MOVED) - 1)})"  # noqa: S608
@@ -70,7 +74,10 @@ def moved_row(seq: int, job: Job) -> tuple[object, ...]:
 
 def whole_job(row: Sequence[Any]) -> tuple[int, Job]:
     """A row of `SELECT_WHOLE` as the job's place in the order of admission, and the job."""
-    return row[0], _job(row, payload=row[-2], result=row[-1])
+    result = row[-1]
+    if result is None and row[_OUTCOME] == Outcome.SUCCEEDED:
+        result = NO_RESULT
+    return row[0], _job(row, payload=row[-2], result=result)
 
 
 def brief_job(row: Sequence[Any]) -> Job:
