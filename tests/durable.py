@@ -20,6 +20,7 @@ from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.pool.worker import Workers
 from trio_jobs.stores.durable_store import DurableStore
+from trio_jobs.stores.sqlite.retention import Kept
 
 File = dict[int, Job]
 
@@ -47,12 +48,14 @@ class StepJournal:
     Attributes:
         file: What a crash leaves.
         failing: See `JournalPort`.
+        dropped: See there; this journal keeps all.
         oldest_unwritten_seconds: See there.
         entries: What is not written yet.
     """
 
     file: File = field(default_factory=dict)
     failing: tuple[float, str] | None = None
+    dropped: Mapping[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     oldest_unwritten_seconds: float = 0.0
     entries: list[Entry] = field(default_factory=list)
     changed: trio.Event = field(default_factory=trio.Event)
@@ -66,6 +69,14 @@ class StepJournal:
     ) -> None:
         self.entries.append(Entry(records=records, landed=landed, refused=refused))
         self._wake()
+
+    @property
+    def kept(self) -> Kept:
+        kept = Kept()
+        for job in self.file.values():
+            if job.outcome is not None:
+                kept = kept.changed(job.outcome, job.size, 1)
+        return kept
 
     async def settled(self) -> None:
         mine = list(self.entries)

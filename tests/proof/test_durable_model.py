@@ -37,6 +37,7 @@ from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.recovery import RecoveryRule, recover
+from trio_jobs.stores.sqlite.retention import Kept, Retention
 from trio_jobs.stores.sqlite.store_file import StoreFile, open_store_file
 
 T = TypeVar("T")
@@ -158,10 +159,15 @@ class Model:
 class SqliteJournal(StepJournal):
     """A `StepJournal` that writes a file of SQLite."""
 
-    def __init__(self, file: StoreFile) -> None:
+    def __init__(self, file: StoreFile, kept: Kept) -> None:
         super().__init__()
         self.store_file = file
-        self._writer = RecordWriter(file.connection)
+        self._retention = Retention(StoreSettings(), kept=kept, now=lambda: NOON)  # keeps all
+        self._writer = RecordWriter(file.connection, self._retention)
+
+    @property
+    def kept(self) -> Kept:
+        return self._retention.kept
 
     def write(self, number: int | None = None) -> Callable[[], None]:
         entries, self.entries = self.entries[:number], self.entries[len(self.entries[:number]) :]
@@ -498,6 +504,9 @@ class DictMachine(RuleBasedStateMachine):
         statistics = self.store.statistics()
         assert statistics.pending == sum(each.status is PENDING for each in live)
         assert statistics.processing == sum(each.status is PROCESSING for each in live)
+        assert statistics.completed == sum(
+            each.outcome is not None for each in self.model.disk.values()
+        )
         assert self.store.unwritten_ends() == sorted(
             key for key, each in self.model.live.items() if each.outcome is not None
         )
@@ -529,7 +538,7 @@ class FileMachine(DictMachine):
             ),
             now=self._now(),
         )
-        self.journal = SqliteJournal(self.file)
+        self.journal = SqliteJournal(self.file, recovered.kept)
         self.reader = FileReader(self.file)
         self.store = DurableStore(
             self.journal,

@@ -16,6 +16,7 @@ from trio_jobs.pool.store import (
     StoreStatistics,
     UnfinishedJobs,
 )
+from trio_jobs.stores.sqlite.retention import Kept
 from trio_jobs.stores.transitions import (
     COMPLETED,
     PENDING,
@@ -51,6 +52,14 @@ class JournalPort(Protocol):
     @property
     def failing(self) -> tuple[float, str] | None:
         """Since when nothing can be written, and why; None if the last commit succeeded."""
+
+    @property
+    def kept(self) -> Kept:
+        """The completed jobs in the file."""
+
+    @property
+    def dropped(self) -> Mapping[Outcome, int]:
+        """How many completed jobs were dropped, by outcome."""
 
     @property
     def oldest_unwritten_seconds(self) -> float:
@@ -370,9 +379,9 @@ class DurableStore:
         return StoreStatistics(
             pending=len(self._jobs) - processing - len(self._ending),
             processing=processing,
-            completed=0,
-            completed_bytes=0,
-            dropped=dict.fromkeys(Outcome, 0),
+            completed=self._journal.kept.jobs,
+            completed_bytes=self._journal.kept.bytes,
+            dropped=dict(self._journal.dropped),
         )
 
     def _get(self, job_id: str, expected: JobStatus, wanted: JobStatus) -> Job:
