@@ -159,8 +159,9 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
     """The ids of the selected jobs, oldest first, up to the limit."""
     job_ids: list[str] = []
     after, cost = None, 0
+    outcomes = [Outcome(each) for each in selection.outcomes]
     while True:
-        page = await pool.store.page(after=after, limit=_STRIDE)
+        page = await pool.store.page(after=after, limit=_STRIDE, outcomes=outcomes)
         for job in selection.select(page):
             if len(job_ids) == selection.limit:
                 break

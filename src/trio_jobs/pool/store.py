@@ -1,6 +1,6 @@
 """The store's port: the methods that the pool calls, the errors they raise, and the counts."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol, Self, runtime_checkable
@@ -239,10 +239,13 @@ class Store(StoreMoves, Protocol):
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         """The jobs with these idempotency keys, as they are now, by key."""
 
-    async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+    async def page(
+        self, *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
+    ) -> list[Job]:
         """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
 
-        ``after`` need not be the id of a job that the store has.
+        ``after`` need not be the id of a job that the store has. With ``outcomes``, a store may
+        leave out jobs that have not ended so: one that can skip them does.
         """
 
     async def request_cancel(

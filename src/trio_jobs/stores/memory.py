@@ -1,6 +1,6 @@
 """`MemoryStore`: every job in memory. Its plain methods are atomic between tasks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from itertools import islice
 
@@ -158,7 +158,13 @@ class MemoryStore:
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         return {text: self._jobs[self._keys[text]] for text in texts if text in self._keys}
 
-    async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+    async def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int,
+        outcomes: Collection[Outcome] = (),  # noqa: ARG002  (to look at a job is all it costs)
+    ) -> list[Job]:
         return self.page_nowait(after=after, limit=limit)
 
     async def request_cancel(
