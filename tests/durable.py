@@ -198,7 +198,11 @@ def recovered(file: File) -> File:
 
 
 def open_store(
-    file: File | None = None, *, now: Callable[[], datetime] = noon, timeout: float = TIMEOUT
+    file: File | None = None,
+    *,
+    now: Callable[[], datetime] = noon,
+    timeout: float = TIMEOUT,
+    soon: Callable[[Callable[[], None]], object] | None = None,
 ) -> tuple[DurableStore, StepJournal]:
     """A store over what is left of this file, with its journal."""
     journal = StepJournal(file=recovered(file or {}))
@@ -211,6 +215,7 @@ def open_store(
         repeatable=lambda type_: type_ != ONCE,
         timeout=timeout,
         now=now,
+        soon=soon,
     )
     return store, journal
 
@@ -250,7 +255,8 @@ def make_durable_parts(
 ) -> DurableParts:
     """The parts that `main` wires, over a file, without HTTP; nothing runs."""
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
-    store, journal = open_store(file, now=now)
+    soon = trio.lowlevel.current_trio_token().run_sync_soon
+    store, journal = open_store(file, now=now, soon=soon)
     left = store.unfinished()
     jobs = sorted([*left.not_begun, *left.waiting], key=lambda job: job.id)
     registry = HandlerRegistry(handlers or {})

@@ -8,6 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
+import trio
+
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.job import Job
 from trio_jobs.pool.pool import Pool
@@ -132,6 +134,7 @@ class StoreInFile:
             repeatable=self._is_repeatable,
             timeout=settings.timeout,
             now=now,
+            soon=trio.lowlevel.current_trio_token().run_sync_soon,
         )
         self.find_nowait = self.store.find_nowait
 

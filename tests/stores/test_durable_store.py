@@ -397,3 +397,37 @@ async def test_numbers_go_on_behind_those_of_the_file() -> None:
     journal.commit()
 
     assert [job.id for _, job in sorted(journal.file.items())] == ["a", "b", "c"]
+
+
+async def test_claim_of_a_job_that_ends_in_the_same_step_is_not_written() -> None:
+    calls: list[Callable[[], None]] = []
+    store, journal = open_store(soon=calls.append)
+    jobs = [make_job(each) for each in "abc"]
+    store.add_all(jobs, reruns={}, landed=lambda: None, refused=print)
+    journal.commit()
+
+    for job_id in "abc":
+        store.claim(job_id)
+    store.complete("a", SUCCEEDED)
+    store.postpone("b", Later(seconds=1))
+    for call in calls:
+        call()
+    written = [
+        [job.status for _, job in entry.records if job is not None] for entry in journal.entries
+    ]
+
+    assert written == [[COMPLETED], [PENDING], [PROCESSING]]
+    assert len(calls) == 1
+
+
+async def test_claim_is_written_before_it_is_waited_for() -> None:
+    store, journal = open_store({1: make_job("a")}, soon=lambda _: None)
+    job = store.claim("a")
+    assert job is not None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.begun, job)
+        await wait_all_tasks_blocked()
+        journal.commit()
+
+    assert in_file(journal).status is PROCESSING

@@ -115,6 +115,9 @@ class DurableStore:
         repeatable: Whether jobs of a type may run again after a process has died in them.
         timeout: See `trio_jobs.pool.store.DurableStore`.
         now: The wall clock, as an aware UTC time.
+        soon: Calls a function in the event loop once the present step is over. Then claims are
+            handed to the journal together, without those of jobs that have ended in the same step.
+            None: each is handed over at once.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class DurableStore:
         repeatable: Callable[[str], bool],
         timeout: float,
         now: Callable[[], datetime],
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.timeout = timeout
         self._journal = journal
@@ -142,6 +146,9 @@ class DurableStore:
             self._take_in(job, seq)
         self._from_file = set(self._jobs)
         self._processing: set[str] = set()
+        self._soon = soon
+        self._claims: dict[str, Job] = {}  # not yet handed to the journal
+        self._claims_are_due = False  # whether the loop will call `_end_step`
         self._ending: dict[str, Job] = {}  # the records of the unwritten ends
         self._fewer_ends = trio.Event()
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
@@ -209,8 +216,13 @@ class DurableStore:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
         if self._keeps_pending and not job.cancel_requested:
             return None
-        job = claimed(job, self._now())
-        self._write(job)
+        job = self._jobs[job_id] = claimed(job, self._now())
+        self._claims[job_id] = job
+        if self._soon is None:
+            self._write_claims()
+        elif not self._claims_are_due:
+            self._claims_are_due = True
+            self._soon(self._end_step)
         self._processing.add(job_id)
         return job
 
@@ -225,6 +237,7 @@ class DurableStore:
         job = self._get(job_id, PROCESSING, COMPLETED)
         job = completed(job, ending, self._now(), duration)
         self._processing.remove(job_id)
+        self._claims.pop(job_id, None)
         self._ending[job_id] = job
         self._journal.append(((self._seqs[job_id], job),), landed=partial(self._show, job, show))
         return job
@@ -247,8 +260,19 @@ class DurableStore:
     def keep_pending(self) -> None:
         self._keeps_pending = True
 
+    def _end_step(self) -> None:
+        self._claims_are_due = False
+        self._write_claims()
+
+    def _write_claims(self) -> None:
+        if self._claims:
+            records = [(self._seqs[job_id], job) for job_id, job in self._claims.items()]
+            self._claims.clear()
+            self._journal.append(records, landed=_nothing)
+
     def _write(self, job: Job) -> None:
         self._jobs[job.id] = job
+        self._claims.pop(job.id, None)
         self._journal.append(((self._seqs[job.id], job),), landed=_nothing)
 
     def _show(self, job: Job, show: Callable[[Job], None] | None) -> None:
@@ -270,7 +294,7 @@ class DurableStore:
         if job.cancel_requested or (job_id not in self._from_file and self._repeatable(job.type)):
             return job
         try:
-            await self._journal.settled()
+            await self.settled()
         except BaseException:
             self._not_begun.add(job_id)
             raise
@@ -281,6 +305,7 @@ class DurableStore:
             await self._fewer_ends.wait()
 
     async def settled(self) -> None:
+        self._write_claims()
         await self._journal.settled()
 
     # What clients ask for.
@@ -358,7 +383,7 @@ class DurableStore:
 
     async def _written(self) -> None:
         with trio.move_on_after(self.timeout) as scope:
-            await self._journal.settled()
+            await self.settled()
         if scope.cancelled_caught:
             raise StoreTimeoutError(self.timeout)
 
