@@ -70,7 +70,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         ConfigError: The start would fail because of the configuration.
     """
     read_secrets(config)
-    _store_path(config)
+    store_path(config)
     for warning in config.warnings:
         warn(warning)
     _place_leftovers(config)
@@ -104,7 +104,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     stop, takeovers, forks = _prepare_process(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
-    path = _store_path(config)
+    path = store_path(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
     raise_limit(connections=config.http.max_connections)
     try:
@@ -235,7 +235,7 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
     return tls, replace(config, http=replace(http, token=token))
 
 
-def _store_path(config: Config) -> Path | None:
+def store_path(config: Config) -> Path | None:
     """The file for the jobs; a relative path starts at the folder of the configuration."""
     try:
         check_store(config.pool, config.store, config.http)

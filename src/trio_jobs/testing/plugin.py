@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from trio_jobs.embed import Jobs
+    from trio_jobs.embedded_jobs import Jobs
     from trio_jobs.testing.asgi_client import Client
 
 _SEED = "scheduler_seed"
