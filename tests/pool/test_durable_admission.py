@@ -121,6 +121,22 @@ async def test_client_that_leaves_during_the_commit_changes_nothing() -> None:
     assert parts.receive.receive_nowait() == job.id
 
 
+async def test_stream_knows_how_many_jobs_are_in_although_it_is_cancelled() -> None:
+    parts = make_durable_parts(buffer_size=3)
+
+    async with trio.open_nursery() as nursery:
+        call = Call(nursery, parts.admission.admit_up_to, [SPEC] * 5)
+        await wait_all_tasks_blocked()
+        call.scope.cancel()
+        await wait_all_tasks_blocked()
+        before = call.result
+        parts.journal.commit()
+
+    assert before is None
+    assert isinstance(call.result, list)
+    assert [job.id for job in call.result] == [job.id for job in parts.file.values()]
+
+
 async def test_batch_is_one_commit_and_keeps_its_order() -> None:
     parts = make_durable_parts()
 

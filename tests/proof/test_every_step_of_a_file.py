@@ -23,6 +23,8 @@ from trio_jobs.testing.schedules import seeded_schedule
 WORKERS = 3
 BUFFER_SIZE = 4
 
+STREAM = b'"stream"'  # the payload of a stream's jobs
+
 FAILED = Job(
     id="00000000-failed",
     type="ok",
@@ -179,9 +181,9 @@ class Life:
                 lambda: admission.admit_all([rerun]),
             ],
             [
-                lambda: admission.admit_up_to([JobSpec("ok", b"")] * 3),
-                lambda: admission.admit_up_to([JobSpec("slow", b"", 1.0)] * 3),
-                lambda: admission.admit_up_to([JobSpec("ok", b"")] * 3),
+                lambda: admission.admit_up_to([JobSpec("ok", STREAM)] * 3),
+                lambda: admission.admit_up_to([JobSpec("slow", STREAM, 1.0)] * 3),
+                lambda: admission.admit_up_to([JobSpec("ok", STREAM)] * 3),
             ],
             [
                 lambda: admission.admit_all([rerun]),
@@ -264,6 +266,8 @@ def check(life: Life, action: Callable[[Life], None]) -> None:
 
     parts = life.parts
     if life.crashed is None:
+        streamed = {job.id for job in jobs.values() if job.payload == STREAM}
+        assert streamed == {job.id for job in accepted.values() if job.payload == STREAM}
         assert parts.journal.entries == [] or action is Life.pool_is_cut_off
         assert parts.admission._under_way == parts.admission._delayed_under_way == 0
         assert parts.admission._names == {}

@@ -45,7 +45,7 @@ class DurableAdmission(LimitedAdmission):
         StoreUnavailableError: The disk does not answer for a long time already.
         StoreTimeoutError: The disk did not answer in time; the job may come in later.
 
-    Their tasks may be cancelled while they wait for the disk; the jobs come in all the same.
+    A task that is cancelled while it waits for the disk changes nothing: the jobs come in.
 
     Args:
         channel: See `Admission`.
@@ -105,10 +105,15 @@ class DurableAdmission(LimitedAdmission):
 
     @trio.lowlevel.enable_ki_protection
     async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """See `Admission.admit_up_to`."""
+        """See `Admission.admit_up_to`.
+
+        Cancellation:
+            Acted on while waiting for a slot, not while waiting for the disk: a stream tells its
+            client how many jobs are in, also if a shutdown cancels it.
+        """
         reservation = await self.reserve_up_to(specs)
         try:
-            return await reservation.wait()
+            return await reservation.wait(shield=True)
         except DuplicateJobError:
             return []  # the job with the key has just ended: the caller finds it in the file
 
@@ -326,15 +331,15 @@ class Reservation:
         nothing.over.set()
         return nothing
 
-    async def wait(self) -> list[Job]:
-        """Wait until the jobs are in.
+    async def wait(self, *, shield: bool = False) -> list[Job]:
+        """Wait until the jobs are in; with ``shield``, cancellation is not acted on meanwhile.
 
         Raises:
             StoreWriteError: They were refused.
             StoreTimeoutError: It is not yet known.
             DuplicateJobError: The store has a job with one of their keys already.
         """
-        with trio.move_on_after(self._timeout):
+        with trio.move_on_after(self._timeout, shield=shield):
             await self.over.wait()
         if not self.over.is_set():
             raise StoreTimeoutError(self._timeout)
