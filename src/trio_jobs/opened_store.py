@@ -150,19 +150,18 @@ class StoreInFile:
             yield "unwritten_ends", {"job_ids": job_ids}
 
     async def close(self, pool: Pool, *, seconds: float) -> bool:
-        """See `OpenedStore.close`; if not all is written, the file stays open, and locked."""
+        """See `OpenedStore.close`; if the disk hangs, the file stays open, and locked."""
         if pool.kept:
             log.info("jobs_kept", extra={"count": pool.kept})
         written = await self._journal.close(seconds)
         self._journal.report_dropped()
         if not written:
-            # The thread may be using the connection.
             for _, fields in self.unwritten_lines():
                 log.error("unwritten_ends", extra=fields)
-            return False
-        self._reader.close()
-        self._file.close()
-        return True
+        if not self._journal.is_using_the_file:
+            self._reader.close()
+            self._file.close()
+        return written
 
     def _is_repeatable(self, type_: str) -> bool:
         try:

@@ -211,6 +211,7 @@ async def test_failed_sync_ends_the_journal(code: int, tmp_path: Path) -> None:
             calls.submit(journal, "b", [(2, make_job("b"))])
 
             assert not await journal.close(1000)
+            assert not journal.is_using_the_file
     assert (calls.landed, calls.refused) == ([], {})
     assert [getattr(error, "sqlite_errorcode", None) for error in calls.failed] == [code]
 
@@ -320,10 +321,12 @@ async def test_journal_of_a_hanging_disk_is_left_behind(tmp_path: Path) -> None:
         calls.append(journal, "a", [(1, make_job("a"))])
 
         assert not await journal.close(0.01)
+        assert journal.is_using_the_file
         assert journal.unwritten == 1
         assert journal.oldest_unwritten_seconds > 0
         go.set()
         assert await journal.close(60)
+        assert not journal.is_using_the_file
     assert calls.landed == ["a"]
 
 

@@ -137,6 +137,11 @@ class Journal:
         threading.Thread(target=self._run, name="trio-jobs-journal", daemon=True).start()
 
     @property
+    def is_using_the_file(self) -> bool:
+        """Whether its thread runs: who closes the file then waits for the disk, with the loop."""
+        return self._started and not self._ended.is_set()
+
+    @property
     def oldest_unwritten_seconds(self) -> float:
         """How long ago the oldest record was handed over that is not on the disk; or 0."""
         return time.monotonic() - self._entries[0].since if self._entries else 0.0
