@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec.structs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -324,6 +325,26 @@ async def test_job_is_rerun_once_however_many_ask() -> None:
     assert kinds.count(list) == 1
     assert kinds.count(InvalidTransitionError) == 4
     assert len(parts.file) == 2
+
+
+async def test_many_are_rerun_although_others_are_rerun_meanwhile() -> None:
+    """Each re-run that comes in makes the others look again, but only at its own job."""
+    jobs = [msgspec.structs.replace(FAILED, id=f"{n:03}") for n in range(200)]
+    parts = make_durable_parts(file=dict(enumerate(jobs, 1)), buffer_size=1000)
+    specs = [JobSpec("test", b"", rerun_of=job.id) for job in jobs]
+
+    async with trio.open_nursery() as nursery:
+        many = Call(nursery, parts.admission.admit_all, specs[:100])
+        nursery.start_soon(parts.journal.run)
+        for spec in specs[100:]:
+            await parts.admission.admit_all([spec])
+        with trio.fail_after(5):
+            while many.result is None:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+    assert isinstance(many.result, list)
+    assert len(parts.file) == 400
 
 
 async def test_job_can_be_rerun_if_the_first_rerun_could_not_be_written() -> None:

@@ -77,7 +77,8 @@ class DurableAdmission(LimitedAdmission):
         self._under_way = 0
         self._delayed_under_way = 0
         self._names: dict[Name, Reservation] = {}
-        self._reruns = 0  # how many have been under way so far
+        # For each task that reads old jobs: those that were re-run since it has begun, and others.
+        self._stale: list[set[str]] = []
 
     def submit(self, *_: object, **__: object) -> Job:
         """Refuse to take a job in at once."""
@@ -189,14 +190,21 @@ class DurableAdmission(LimitedAdmission):
             If there is something to wait for; then no name of these is taken.
         """
         names = _names(specs)
-        old_ids = [spec.rerun_of for spec in specs if spec.rerun_of is not None]
+        wanted = {spec.rerun_of for spec in specs if spec.rerun_of is not None}
         reruns: dict[str, tuple[int, Job]] = {}
-        seen = -1
-        while seen != self._reruns or self._other(names) is not None:
-            seen = self._reruns
+        stale = wanted.copy()
+        self._stale.append(stale)
+        try:
             await self._wait_for_others(names)
             self._check_keys(specs)
-            reruns = {old_id: await self._file.find_stored(old_id) for old_id in old_ids}
+            while to_read := stale & wanted:
+                for old_id in to_read:
+                    stale.remove(old_id)  # first: it may be re-run while it is read
+                    reruns[old_id] = await self._file.find_stored(old_id)
+                await self._wait_for_others(names)
+        finally:
+            # By identity: another task may have an equal set.
+            self._stale = [each for each in self._stale if each is not stale]
         return reruns
 
     async def _wait_for_others(self, names: Sequence[Name]) -> None:
@@ -260,7 +268,8 @@ class DurableAdmission(LimitedAdmission):
         self._under_way += 1
         self._delayed_under_way += len(jobs) - slots
         if reservation.names:
-            self._reruns += bool(reruns)
+            for stale in self._stale:
+                stale.update(reruns)
             self._names.update(dict.fromkeys(reservation.names, reservation))
         return reservation
 
