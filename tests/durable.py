@@ -71,6 +71,10 @@ class StepJournal:
         self._wake()
 
     @property
+    def unwritten(self) -> int:
+        return sum(len(entry.records) for entry in self.entries)
+
+    @property
     def kept(self) -> Kept:
         kept = Kept()
         for job in self.file.values():

@@ -269,7 +269,8 @@ def test_the_http_server_knows_four_modules_of_the_ground_floor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "defaults"), [("embed.py", {"limit": 100}), ("testing/plugin.py", {})]
+    ("module", "defaults"),
+    [("embed.py", {}), ("embedded_jobs.py", {"limit": 100}), ("testing/plugin.py", {})],
 )
 def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[str, float]) -> None:
     found: dict[str, object] = {}

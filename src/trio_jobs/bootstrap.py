@@ -26,6 +26,7 @@ from trio_jobs.lifecycle import Ended
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.main import main
 from trio_jobs.opened_store import RecoveredFile, StoreFileError
+from trio_jobs.opened_store import check_store as check_file
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import parse_token, read_token
@@ -81,6 +82,29 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         after_import=lambda _: forks.end_copy(),
     )
     return describe(config) + handlers.describe_payloads()
+
+
+def check_store_file(config: Config) -> tuple[str, bool]:
+    """Check all of the store's file, also while a server uses it; nothing changes.
+
+    Returns:
+        What there is in the file, and each fault, a line each; and whether it has no fault.
+
+    Raises:
+        ConfigError: No store.path is set.
+        StartError: There is no such file, or it is no store of this version or an older one.
+    """
+    path = store_path(config)
+    if path is None:
+        raise ConfigError("--check-store needs store.path")
+    try:
+        report = check_file(path)
+    except StoreFileError as error:
+        raise StartError(str(error)) from error
+    counts = ", ".join(f"{count} {name}" for name, count in report.counts.items()) or "no jobs"
+    lines = [f"{path}: version {report.version}, {counts}", *report.faults]
+    lines.append("the file is damaged" if report.faults else "the file is whole")
+    return "".join(f"{line}\n" for line in lines), not report.faults
 
 
 def serve(config: Config, signals: Signals) -> NoReturn:

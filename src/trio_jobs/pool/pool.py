@@ -48,6 +48,8 @@ class PoolStatistics:
         blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
             has run out of; None while no job has to wait.
         dropped: By outcome, how many completed jobs have made room for others.
+        unwritten: With a file, how many records are on their way to the disk.
+        store_failing_seconds: With a file, for how long it could not be written; None while it can.
     """
 
     status: str
@@ -59,6 +61,8 @@ class PoolStatistics:
     oldest_running_seconds: float | None
     blocked: str | None
     dropped: Mapping[Outcome, int]
+    unwritten: int = 0
+    store_failing_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +140,7 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """The state of the pool now."""
-        jobs = self.store.statistics()
+        jobs, disk = self.store.statistics(), self.store.disk
         return PoolStatistics(
             status="shutting down" if self.admission.closed else "ready",
             workers=self.workers.number,
@@ -147,6 +151,8 @@ class Pool:
             oldest_running_seconds=self.executor.oldest_running_seconds(),
             blocked=self.shortage.cause,
             dropped=jobs.dropped,
+            unwritten=0 if disk is None else disk.unwritten,
+            store_failing_seconds=None if disk is None else disk.failing_seconds,
         )
 
 

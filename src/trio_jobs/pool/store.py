@@ -103,7 +103,15 @@ def check_rerun(job: Job) -> None:
 
 
 class Disk(Protocol):
-    """What a worker waits for, beside a job, if the jobs are in a file."""
+    """What a worker waits for, beside a job, if the jobs are in a file; and its state."""
+
+    @property
+    def unwritten(self) -> int:
+        """How many records are on their way to the disk."""
+
+    @property
+    def failing_seconds(self) -> float | None:
+        """For how long nothing could be written; None if the last attempt succeeded."""
 
     async def begun(self, job: Job) -> Job:
         """Wait, after the claim, until the job's handler may begin.

@@ -1,6 +1,7 @@
 """`DurableStore`: unfinished jobs in memory, every job in a file; it shows what is in the file."""
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -60,6 +61,10 @@ class JournalPort(Protocol):
     @property
     def dropped(self) -> Mapping[Outcome, int]:
         """How many completed jobs were dropped, by outcome."""
+
+    @property
+    def unwritten(self) -> int:
+        """How many records are not on the disk."""
 
     @property
     def oldest_unwritten_seconds(self) -> float:
@@ -164,6 +169,15 @@ class DurableStore:
     def disk(self) -> "DurableStore":
         """What a worker waits for: this store."""
         return self
+
+    @property
+    def unwritten(self) -> int:
+        return self._journal.unwritten
+
+    @property
+    def failing_seconds(self) -> float | None:
+        failing = self._journal.failing
+        return None if failing is None else round(time.monotonic() - failing[0], 3)
 
     @property
     def hangs(self) -> bool:
