@@ -302,7 +302,7 @@ async def test_random_bytes_do_no_harm(caplog: pytest.LogCaptureFixture) -> None
     ("function", "request_", "received"),
     [
         ("h11_connection.H11Connection.next_request", get("/", "TE: trailers"), b"200 OK"),
-        ("connection.parse_canonical", get(), b""),
+        ("canonical_request.CanonicalParser.parse", get(), b""),
     ],
     ids=["after an answer by h11", "in a request of canonical form"],
 )

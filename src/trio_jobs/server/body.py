@@ -8,14 +8,13 @@ import h11
 import trio
 
 from trio_jobs.problem_details import Problem
+from trio_jobs.server.request_head import SHORT_BODY
 from trio_jobs.server.transport import TimeUpError
 
 if TYPE_CHECKING:
     from trio_jobs.server.h11_connection import H11Connection
     from trio_jobs.settings import HttpSettings
 
-# Bodies up to this length are read before the application is called.
-SHORT_BODY = 65_536
 # A body in tiny chunks takes long to parse: after this many chunks other tasks get their turn.
 _EVENTS_PER_TURN = 128
 

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from trio_jobs.problem_details import PHRASES
 from trio_jobs.server.access_control import Headers
-from trio_jobs.server.body import SHORT_BODY
-from trio_jobs.server.request_head import HeaderList
+from trio_jobs.server.request_head import SHORT_BODY, HeaderList
 from trio_jobs.settings import HttpSettings
 
 # RFC 9110, 5.6.2.
@@ -66,37 +65,48 @@ class CanonicalRequest(NamedTuple):
     end: int
 
 
-def parse_canonical(data: bytes, settings: HttpSettings) -> CanonicalRequest | None:
-    """Parse the bytes that a client has sent after its last request.
+class CanonicalParser:
+    """Parses requests of canonical form.
 
     Args:
-        data: From the request's first byte on.
         settings: The limits. Only a body that the server reads before it calls the application is
             short enough.
-
-    Returns:
-        The request that ``data`` is, or is the start of; None if h11 has to look at the bytes: the
-        request is not of canonical form, its head is incomplete, a limit is exceeded, or more bytes
-        follow.
     """
-    line = _REQUEST_LINE.match(data)
-    if line is None:
-        return None
-    start = line.end()
-    body_start = data.find(b"\r\n\r\n", start) + 4
-    parse = _parse_repeated if body_start - start <= _KEPT_BYTES else _parse_headers
-    parsed = parse(data[start:body_start])
-    if parsed is None:
-        return None
-    headers, length = parsed
-    end = body_start + length
-    # ``request_head`` counts four bytes for each header beside name and value. Of the bytes here,
-    # the header has three at least.
-    if body_start + len(headers) > settings.max_header_bytes:
-        return None
-    if length > min(SHORT_BODY, settings.max_body_bytes) or len(data) > end:
-        return None
-    return CanonicalRequest(line[1], line[2], headers, body_start, end)
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._max_header_bytes = settings.max_header_bytes
+        self._max_body_bytes = min(SHORT_BODY, settings.max_body_bytes)
+        self._parse_repeated = lru_cache(_KEPT_BLOCKS)(_parse_headers)
+
+    def parse(self, data: bytes) -> CanonicalRequest | None:
+        """Parse the bytes that a client has sent after its last request.
+
+        Args:
+            data: From the request's first byte on.
+
+        Returns:
+            The request that ``data`` is, or is the start of; None if h11 has to look at the bytes:
+            the request is not of canonical form, its head is incomplete, a limit is exceeded, or
+            more bytes follow.
+        """
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            return None
+        start = line.end()
+        body_start = data.find(b"\r\n\r\n", start) + 4
+        parse = self._parse_repeated if body_start - start <= _KEPT_BYTES else _parse_headers
+        parsed = parse(data[start:body_start])
+        if parsed is None:
+            return None
+        headers, length = parsed
+        end = body_start + length
+        # ``request_head`` counts four bytes for each header beside name and value. Of the bytes
+        # here, the header has three at least.
+        if body_start + len(headers) > self._max_header_bytes:
+            return None
+        if length > self._max_body_bytes or len(data) > end:
+            return None
+        return CanonicalRequest(line[1], line[2], headers, body_start, end)
 
 
 def _parse_headers(block: bytes) -> tuple[Headers, int] | None:
@@ -124,9 +134,6 @@ def _parse_headers(block: bytes) -> tuple[Headers, int] | None:
                 return None
         headers.append((name, value))
     return (tuple(headers), length) if hosts == 1 and lengths <= 1 else None
-
-
-_parse_repeated = lru_cache(_KEPT_BLOCKS)(_parse_headers)
 
 
 def answer_bytes(status: int, headers: HeaderList, body: bytes) -> bytes:

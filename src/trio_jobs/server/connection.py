@@ -13,7 +13,6 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_log import AccessLog
-from trio_jobs.server.canonical_request import CanonicalRequest, parse_canonical
 from trio_jobs.server.client_stream import STREAM_ERRORS, ClientDisconnectedError, Stream
 from trio_jobs.server.exception_groups import is_own_cancellation
 from trio_jobs.server.h11_connection import H11Connection
@@ -23,6 +22,7 @@ from trio_jobs.server.tls import tls_failure
 from trio_jobs.server.transport import TimeUpError
 
 if TYPE_CHECKING:
+    from trio_jobs.server.canonical_request import CanonicalRequest
     from trio_jobs.server.server_context import ServerContext
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class ClientConnection(TCPServer):
                 data = await http.receive_some(self._idle_until(settings.keep_alive_timeout))
             except TimeUpError:
                 return False
-            request = parse_canonical(data, settings)
+            request = self._context.canonical_parser.parse(data)
             if request is None or not self._has_access(request):
                 http.take(data)
                 return True

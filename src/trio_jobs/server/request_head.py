@@ -8,6 +8,9 @@ import h11
 
 from trio_jobs.problem_details import Problem
 
+# Bodies up to this length are read before the application is called.
+SHORT_BODY = 65_536
+
 HeaderList = list[tuple[bytes, bytes]]
 
 # h11 quotes the client's bytes in its errors. Neither log nor answer repeats them: they may hold

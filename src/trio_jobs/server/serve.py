@@ -13,6 +13,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.lifespan import Lifespan
 
 from trio_jobs.server.access_control import AccessControl
+from trio_jobs.server.canonical_request import CanonicalParser
 from trio_jobs.server.connection import ClientConnection
 from trio_jobs.server.exception_groups import leaves
 from trio_jobs.server.listener import Listener
@@ -83,6 +84,7 @@ async def serve(
         answer_now=getattr(app, "answer_now", None),
         settings=settings,
         access_control=AccessControl(allowed_hosts=names, token=token, open_path=health_path or ""),
+        canonical_parser=CanonicalParser(settings),
         wrapper=ASGIWrapper(app),
     )
     try:

@@ -10,6 +10,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 from trio_jobs.server.access_control import AccessControl, Headers
+from trio_jobs.server.canonical_request import CanonicalParser
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.request_head import HeaderList
 from trio_jobs.settings import HttpSettings
@@ -52,6 +53,7 @@ class ServerContext:
         answer_now: Its method of this name; None if it has none.
         settings: The limits; ``client_time`` measures those in seconds.
         access_control: Decides which requests reach the application.
+        canonical_parser: Parses requests of canonical form.
         wrapper: The application, as Hypercorn's classes take it.
         config: Hypercorn's settings.
         state: The application's lifespan state; each request gets a copy.
@@ -63,6 +65,7 @@ class ServerContext:
     answer_now: AnswerNow | None
     settings: HttpSettings
     access_control: AccessControl
+    canonical_parser: CanonicalParser
     wrapper: ASGIWrapper
     config: Config = field(default_factory=hypercorn_config)
     worker: WorkerContext = field(default_factory=lambda: WorkerContext(None))
