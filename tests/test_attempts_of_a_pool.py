@@ -184,6 +184,20 @@ async def test_the_log_has_a_line_for_each_attempt(
     ]
 
 
+async def test_log_has_times_in_microseconds(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    retry = RetryPolicy(attempts=2, backoff=[2.123456789], jitter=False)
+    table = {"send": Handler.of(Outage(until=1), retry=retry)}
+
+    async with open_jobs(table, workers=1) as jobs:
+        await jobs.wait(jobs.submit("send").id)
+
+    [line] = [each for each in caplog.records if each.message == "job_postponed"]
+    assert vars(line)["seconds"] == 2.123457
+    assert vars(line)["duration"] == round(vars(line)["duration"], 6)
+
+
 def identity(job: Job) -> tuple[str, str, bytes]:
     return job.id, job.type, job.payload
 

@@ -10,7 +10,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_jobs import GiveUp, JobError, ProcessDied, Retry, RetryPolicy, Snooze
+from trio_jobs import (
+    GiveUp,
+    Handler,
+    HandlerError,
+    JobError,
+    ProcessDied,
+    Retry,
+    RetryPolicy,
+    Snooze,
+)
 from trio_jobs.handlers.retry_policy import decide, resolve
 from trio_jobs.job import Later
 from trio_jobs.retries import Cause, causes_of
@@ -230,6 +239,33 @@ def test_a_wrong_value_is_refused_by_name(name: str, wrong: list[object]) -> Non
             RetryPolicy(**{name: value})  # type: ignore[arg-type]  # that is what is tested
 
         assert isinstance(refusal.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backoff", "constant"),
+        ("base", 5),
+        ("factor", 2),
+        ("cap", 60),
+        ("jitter", False),
+        ("on", [OSError]),
+        ("on", [Exception]),
+        ("never", ["OSError"]),
+    ],
+)
+def test_settings_of_further_attempts_that_there_are_not_are_refused(
+    name: str, value: object
+) -> None:
+    async def handler(payload: object) -> None:
+        """Never called."""
+
+    retry = RetryPolicy(attempts=1, **{name: value})  # type: ignore[arg-type]
+
+    with pytest.raises(HandlerError, match=rf"^retry\.{name} has no effect: retry\.attempts is 1$"):
+        Handler.of(handler, retry=retry)
+    Handler.of(handler, retry=replace(retry, attempts=2))
+    Handler.of(handler, retry=RetryPolicy(attempts=1))
 
 
 def test_a_policy_cannot_be_changed_not_even_by_its_lists() -> None:

@@ -431,9 +431,14 @@ def send(payload): pass
             'never = "shop.No"',
             " = 'shop:send': retry.never: there is no 'shop.No'",
         ),
+        (
+            "--check",
+            'on = "OSError"',
+            " = 'shop:send': retry.on has no effect: retry.attempts is 1",
+        ),
         ("--check", "attempts = 0", ".retry.attempts must be an integer from 1 to 1000, got 0"),
     ],
-    ids=["on", "never", "attempts"],
+    ids=["on", "never", "no_effect", "attempts"],
 )
 async def test_a_mistake_in_a_retry_policy_is_status_2_and_one_line(
     option: str, retry: str, message: str, tmp_path: Path

@@ -120,7 +120,8 @@ class Handler:
                 cannot be imported by a child process, or annotates its payload with a type that
                 JSON cannot be checked against; or the timeout is not a number above 0, or
                 ``max_running`` or ``max_interruptions`` no integer above 0; or there is no
-                exception of a name in ``retry``; or it retries, and is not repeatable.
+                exception of a name in ``retry``, or ``retry`` has further settings although its
+                ``attempts`` are 1; or it retries, and is not repeatable.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from trio_jobs.handlers.exception_names import load_exception
@@ -104,7 +104,8 @@ def resolve(policy: RetryPolicy, *, module: str) -> RetryPolicy:
         module: The module of the handler; a refusal may name an exception in it.
 
     Raises:
-        HandlerError: There is no such exception; the text names the nearest.
+        HandlerError: There is no such exception; the text names the nearest. Or the policy has
+            settings for other attempts, and ``attempts`` permits none.
     """
     classes = {}
     for setting, exceptions in (("on", policy.on), ("never", policy.never)):
@@ -115,7 +116,15 @@ def resolve(policy: RetryPolicy, *, module: str) -> RetryPolicy:
             ]
         except HandlerError as error:
             raise HandlerError(f"retry.{setting}: {error}") from error
+    if policy.attempts == 1:
+        _check_no_setting(policy)
     return replace(policy, on=classes["on"], never=classes["never"])
+
+
+def _check_no_setting(policy: RetryPolicy) -> None:
+    for each in fields(policy):
+        if each.name != "attempts" and getattr(policy, each.name) != each.default:
+            raise HandlerError(f"retry.{each.name} has no effect: retry.attempts is 1")
 
 
 def decide(

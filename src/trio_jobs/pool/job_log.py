@@ -33,8 +33,8 @@ def log_end(job: Job, ending: Ending, *, duration: float) -> None:
 def log_postponed(job: Job, later: Later, *, duration: float) -> None:
     """Log that the attempt ended after ``duration`` seconds, and that the job gets another one."""
     level = logging.INFO if later.snooze else logging.WARNING
-    numbers = {"attempt": job.attempts, "seconds": later.seconds, "duration": duration}
-    log.log(level, "job_postponed", extra=_fields(job, later.error, **numbers))
+    times = {"seconds": round(later.seconds, 6), "duration": round(duration, 6)}
+    log.log(level, "job_postponed", extra=_fields(job, later.error, attempt=job.attempts, **times))
 
 
 def _fields(job: Job, error: JobError | None = None, **more: object) -> dict[str, object]:
