@@ -1,14 +1,19 @@
 """Jobs with retry policies in a pool: from the handler's failure to its end, in virtual time."""
 
 import logging
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from trio_jobs import (
     GiveUp,
     Handler,
+    InvalidTransitionError,
     Job,
     JobContext,
     JobError,
@@ -196,6 +201,41 @@ async def test_log_has_times_in_microseconds(
     [line] = [each for each in caplog.records if each.message == "job_postponed"]
     assert vars(line)["seconds"] == 2.123457
     assert vars(line)["duration"] == round(vars(line)["duration"], 6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(random=st.randoms(use_true_random=False), schedule=st.random_module())
+def test_no_two_attempts_of_a_job_run_at_the_same_time(
+    random: Any,  # noqa: ANN401
+    schedule: object,
+) -> None:
+    running: set[str] = set()
+
+    async def work(payload: object, context: JobContext) -> None:
+        assert context.id not in running
+        running.add(context.id)
+        try:
+            await trio.sleep(random.choice([0, 1, 2]))
+        finally:
+            running.remove(context.id)
+        raise random.choice([ValueError(), Retry(after=0), Retry(), Snooze(1), GiveUp()])
+
+    async def run() -> None:
+        policy = RetryPolicy(attempts=5, backoff=[0, 1, 2], jitter=False)
+        table = {"work": Handler.of(work, retry=policy, timeout=1.5)}
+        async with open_jobs(table, workers=4) as jobs:
+            submitted = [jobs.submit("work", delay=random.choice([0, 1])) for _ in range(20)]
+            await trio.sleep(random.choice([0, 1, 2]))
+            for job in random.sample(submitted, 3):
+                with suppress(InvalidTransitionError):
+                    jobs.cancel(job.id)
+            ended = [await jobs.wait(job.id) for job in submitted]
+
+        for job in ended:
+            assert job.status is JobStatus.COMPLETED
+            assert job.attempts <= 5
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
 
 
 def identity(job: Job) -> tuple[str, str, bytes]:
