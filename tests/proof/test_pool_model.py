@@ -9,9 +9,10 @@ import contextlib
 import math
 import queue
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import isawaitable
 from typing import Any
 
 import outcome
@@ -19,6 +20,7 @@ import pytest
 import trio
 from hypothesis import event, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -31,7 +33,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.proof.share import share_of
 from tests.stores.test_store_model import StoreMachine, refused
-from tests.support import HandlerRegistry, MemoryStore, current_job_id, make_parts
+from tests.support import HandlerRegistry, MemoryStore, StoreError, current_job_id, make_parts
 from trio_jobs import (
     Ending,
     Handler,
@@ -41,7 +43,10 @@ from trio_jobs import (
     RetryPolicy,
     ShuttingDownError,
 )
+from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.reruns import Selection, rerun, rerun_all
+from trio_jobs.pool.store import DuplicateJobError
 
 MOST_WORKERS = 3
 MOST_BUFFERED = 4
@@ -50,7 +55,10 @@ MOST_WAITING = 4
 TIME_LIMIT = 10
 
 # Seconds until a pool that does not come to rest fails the test.
-PATIENCE = 30.0
+PATIENCE = 10.0
+
+# Seconds for making the sequence that fails a short one; Hypothesis would take five minutes.
+SHRINKING = 30
 
 # How many calls there are in a sequence, at the most.
 CALLS = 40
@@ -62,11 +70,16 @@ PAUSE = 4
 POLICY = RetryPolicy(attempts=ATTEMPTS, backoff="constant", base=PAUSE, jitter=False)
 
 some_type = st.sampled_from(["work", "limited", "again"])
-# Which of several; and the status of the jobs of which it is one ("held" is a second kind of
+some_key = st.none() | st.sampled_from(["a", "b", "c"])
+# Which of several; and the status of the jobs of which it is one ("taken" is a second kind of
 # processing, "gone" is none).
 some_number = st.integers(0, 20)
-some_status = st.sampled_from(["pending", "processing", "held", "completed", "released", "gone"])
+some_status = st.sampled_from(["pending", "processing", "taken", "completed", "released", "gone"])
 some_outcome = st.sampled_from(Outcome)
+
+# The types whose number of running jobs may be limited.
+LIMITED = ("work", "again")
+NO_SUCCESS = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,12 +87,15 @@ class Expected:
     """A job of the model's."""
 
     type: str
-    status: str = "pending"  # with "released" as a status, and "held": claimed by a rule
+    status: str = "pending"  # also "released", and "taken": claimed by a rule
     began_at: float = 0.0
     attempts: int = 0
     waits: bool = False  # since it is delayed or was postponed, until it is claimed
     cancel_requested: bool = False
     outcome: Outcome | None = None
+    key: str | None = None
+    rerun_of: str | None = None
+    rerun_as: str | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +107,9 @@ class Model:
     keep_completed: int
     keep_failed: int
     max_waiting: int
+    max_running: int | None
+    places: dict[str, str] = field(default_factory=dict)  # types of the jobs that have a place
+    held: list[str] = field(default_factory=list)
     schedule: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, Expected] = field(default_factory=dict)
     channel: list[str] = field(default_factory=list)
@@ -114,19 +133,64 @@ class Model:
     def allows(self, job_id: str, *statuses: str) -> bool:
         return job_id in self.jobs and self.jobs[job_id].status in statuses
 
-    def admit(self, job_id: str, job_type: str) -> None:
-        self.jobs[job_id] = Expected(type=job_type)
+    def may_be_rerun(self, job_id: str) -> bool:
+        job = self.jobs.get(job_id)
+        return job is not None and job.outcome in NO_SUCCESS and job.rerun_as is None
+
+    def selected(self, selection: Selection) -> list[str]:
+        """Those of which the selection makes re-runs, oldest first."""
+        those = [
+            job_id
+            for job_id, job in sorted(self.jobs.items())
+            if self.may_be_rerun(job_id)
+            and job.outcome in selection.outcomes
+            and (selection.types is None or job.type in selection.types)
+        ]
+        return those[: selection.limit]
+
+    def has_place_for(self, job_type: str) -> bool:
+        """Whether one more job of the type may run."""
+        if self.max_running is None or job_type not in LIMITED:
+            return True
+        return list(self.places.values()).count(job_type) < self.max_running
+
+    def is_full(self, job_type: str) -> bool:
+        return not self.has_place_for(job_type) and len(self.schedule) >= self.max_waiting
+
+    def hold(self, job_id: str) -> None:
+        self.held.append(job_id)
+        self.schedule[job_id] = math.inf
+        self.ways["held"] += 1
+
+    def give_up_place(self, job_id: str) -> None:
+        """The first that is held gets the place, and what was the slot of the other job."""
+        job_type = self.places.pop(job_id, None)
+        for held in self.held:
+            if self.jobs[held].type == job_type:
+                self.held.remove(held)
+                del self.schedule[held]
+                self.places[held] = job_type
+                self.channel.append(held)
+                self.ways["let go"] += 1
+                return
+
+    def admit(self, job_id: str, job_type: str, key: str | None = None) -> None:
+        self.jobs[job_id] = Expected(type=job_type, key=key)
         self.channel.append(job_id)
 
     def admit_later(self, job_id: str, job_type: str, delay: float) -> None:
         self.jobs[job_id] = Expected(type=job_type, waits=True)
         self.schedule[job_id] = self.now + delay
 
+    def note_rerun(self, job_id: str, old_id: str) -> None:
+        self.jobs[job_id].rerun_of, self.jobs[old_id].rerun_as = old_id, job_id
+
     def postpone(self, job_id: str) -> None:
         job = self.jobs[job_id]
         job.status, job.waits = "pending", True
         self.schedule[job_id] = self.now + PAUSE
         self.ways["postponed"] += 1
+        self.give_up_place(job_id)
 
     def due(self) -> list[str]:
         """Those that wait for a slot."""
@@ -139,39 +203,58 @@ class Model:
     def complete(self, job_id: str, how: Outcome) -> None:
         job = self.jobs[job_id]
         self.ways[f"{job.status}, {how}"] += 1
+        if job.rerun_of is not None:
+            self.ways[f"a re-run, {how}"] += 1
         job.status, job.outcome = "completed", how
         self.completed.add(job_id)
+        self.give_up_place(job_id)
 
-    def settle(self, fed: list[str]) -> None:
+    def settle(self, moves: list[tuple[str, str]]) -> None:
         """Time limits pass, and workers take what there is, until nothing moves any more.
 
-        Of the due jobs, so many have got a slot: that depends on the order in which slots came
-        free. It leaves one slot at the most.
+        When due jobs get a slot, and when workers come to their jobs, depends on the order in which
+        slots came free: these moves were noted. Each must be allowed, and none may be missing.
         """
         for job_id in self.running():
             job = self.jobs[job_id]
             if job.type == "limited" and self.now >= job.began_at + TIME_LIMIT:
                 self.complete(job_id, Outcome.TIMED_OUT)
-        for job_id in fed:
-            due = self.schedule.pop(job_id)
-            assert due <= min(self.now, *self.schedule.values(), math.inf)
-            self.channel.append(job_id)
-            self.ways["fed"] += 1
-        while self.channel and len(self.running()) < self.workers:
-            job_id = self.channel.pop(0)
-            if not self.allows(job_id, "pending"):
-                self.ways["passed over"] += 1
-                continue
-            job = self.jobs[job_id]
-            waited = job.waits
-            self.claim(job_id, "processing")
-            if job.cancel_requested:
-                job.status = "waiting" if waited else "pending"  # for the count of ways
-                self.complete(job_id, Outcome.CANCELLED)
+        for move, job_id in moves:
+            if move == "fed":
+                due = self.schedule.pop(job_id)
+                assert due <= min(self.now, *self.schedule.values(), math.inf)
+                self.channel.append(job_id)
+                self.ways["fed"] += 1
             else:
-                job.began_at = self.now
-                self.began.append(job_id)
+                # Each idle worker has received one; the scheduler says which one claims first.
+                assert job_id in self.channel[: self.workers - len(self.running())]
+                self.channel.remove(job_id)
+                self.take(job_id)
+        assert not self.channel or len(self.running()) == self.workers
+        assert not any(self.has_place_for(self.jobs[job_id].type) for job_id in self.held)
         assert self.closed or not self.due() or self.room() <= 1
+
+    def take(self, job_id: str) -> None:
+        """A worker comes to a job."""
+        if not self.allows(job_id, "pending"):
+            self.ways["passed over"] += 1
+            return
+        job = self.jobs[job_id]
+        if job_id not in self.places and not job.cancel_requested:
+            if not self.has_place_for(job.type):
+                self.hold(job_id)
+                return
+            if self.max_running is not None and job.type in LIMITED:
+                self.places[job_id] = job.type
+        waited = job.waits
+        self.claim(job_id, "processing")
+        if job.cancel_requested:
+            job.status = "waiting" if waited else "pending"  # for the count of ways
+            self.complete(job_id, Outcome.CANCELLED)
+        else:
+            job.began_at = self.now
+            self.began.append(job_id)
+            self.ways["began again"] += job.attempts > 1
 
     def drop(self, completions: list[str]) -> None:
         """Those that completed at the same time did so in this order; the oldest go."""
@@ -211,15 +294,26 @@ class NotingStore(MemoryStore):
 
 
 class NotingDeque(deque[str]):
-    """Notes what is taken from its left end."""
+    """Notes what is taken from its left end, as fed."""
 
-    def __init__(self, taken: list[str]) -> None:
+    def __init__(self, moves: list[tuple[str, str]]) -> None:
         super().__init__()
-        self._taken = taken
+        self._moves = moves
 
     def popleft(self) -> str:
-        self._taken.append(super().popleft())
-        return self._taken[-1]
+        job_id = super().popleft()
+        self._moves.append(("fed", job_id))
+        return job_id
+
+
+def at_once(awaited: Awaitable[list[Job]]) -> list[Job]:
+    """What this gives; it makes no checkpoint."""
+    try:
+        next(awaited.__await__())
+    except StopIteration as end:
+        jobs: list[Job] = end.value
+        return jobs
+    raise AssertionError("it makes a checkpoint")
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -234,7 +328,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.endings: dict[str, trio.Event] = {}
         self.errors: dict[str, BaseException] = {}
         self.completions: list[str] = []
-        self.fed: list[str] = []
+        self.moves: list[tuple[str, str]] = []
         self.over = False
         self._host: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._ended: outcome.Outcome[None] | None = None
@@ -248,6 +342,7 @@ class PoolMachine(RuleBasedStateMachine):
         keep_completed=st.integers(0, MOST_KEPT),
         keep_failed=st.integers(0, MOST_KEPT),
         max_waiting=st.integers(0, MOST_WAITING),
+        max_running=st.none() | st.integers(1, MOST_WORKERS - 1),
         open_for=st.integers(0, CALLS) | some_calls,
         pool_lasts_for=st.integers(0, CALLS) | some_calls,
     )
@@ -258,6 +353,7 @@ class PoolMachine(RuleBasedStateMachine):
         keep_completed: int,
         keep_failed: int,
         max_waiting: int,
+        max_running: int | None,
         open_for: int,
         pool_lasts_for: int,
     ) -> None:
@@ -268,6 +364,7 @@ class PoolMachine(RuleBasedStateMachine):
             keep_completed=keep_completed,
             keep_failed=keep_failed,
             max_waiting=max_waiting,
+            max_running=max_running,
             ways=self.ways,
         )
         self.open_for, self.pool_lasts_for = open_for, pool_lasts_for
@@ -288,9 +385,9 @@ class PoolMachine(RuleBasedStateMachine):
         self._commands, commands = trio.open_memory_channel[Callable[[], object]](1)
         handlers = HandlerRegistry(
             {
-                "work": Handler.of(self._handle),
+                "work": Handler.of(self._handle, max_running=self.model.max_running),
                 "limited": Handler.of(self._handle, timeout=TIME_LIMIT),
-                "again": Handler.of(self._handle, retry=POLICY),
+                "again": Handler.of(self._handle, retry=POLICY, max_running=self.model.max_running),
             }
         )
         self.parts = parts = make_parts(
@@ -303,7 +400,14 @@ class PoolMachine(RuleBasedStateMachine):
             store_class=partial(NotingStore, self.completions),
         )
         self.store, self.admission = parts.store, parts.admission
-        parts.pool.schedule._due = NotingDeque(self.fed)
+        parts.pool.schedule._due = NotingDeque(self.moves)
+        claim = parts.workers.claim
+
+        def note_claim(job_id: str) -> Job | None:
+            self.moves.append(("claim", job_id))
+            return claim(job_id)
+
+        parts.workers.claim = note_claim  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
             for n in range(self.model.workers):
@@ -312,8 +416,12 @@ class PoolMachine(RuleBasedStateMachine):
             nursery.start_soon(parts.pool.run_schedule, name="schedule")
             await self._settle()
             async for command in commands:
-                self._result = outcome.capture(command)
+                self._result = await outcome.acapture(self._carry_out, command)
                 await self._settle()
+
+    async def _carry_out(self, command: Callable[[], object]) -> object:
+        result = command()
+        return await result if isawaitable(result) else result
 
     async def _handle(self, _: object) -> str:
         job_id = current_job_id.get()
@@ -338,7 +446,7 @@ class PoolMachine(RuleBasedStateMachine):
             self._host.get(timeout=PATIENCE)()
 
     def _do(self, command: Callable[[], object]) -> object:
-        """Run this in the event loop, and let the pool come to rest."""
+        """Run this in the event loop, to its end, and let the pool come to rest."""
         if self.over:  # there is none: nothing but the store is left
             self._result = outcome.capture(command)
             self._note_completions()
@@ -348,8 +456,8 @@ class PoolMachine(RuleBasedStateMachine):
         self._token.run_sync_soon(self._commands.send_nowait, command)
         self._pump()
         assert self._result is not None
-        self.model.settle(self.fed)
-        self.fed.clear()
+        self.model.settle(self.moves)
+        self.moves.clear()
         self._note_completions()
         return self._result.unwrap()
 
@@ -383,18 +491,92 @@ class PoolMachine(RuleBasedStateMachine):
             self.model.admit(job.id, job_type)
             self.ids.append(job.id)
 
-        with self._refused_beyond_room(1):
+        with self._refused_beyond_room([job_type]):
             self._do(command)
 
-    @rule(types=st.lists(some_type, max_size=MOST_BUFFERED + MOST_WORKERS + 1))
-    def submit_batch(self, types: list[str]) -> None:
+    @rule(
+        items=st.lists(
+            st.tuples(some_type, some_key),
+            max_size=MOST_BUFFERED + MOST_WORKERS + 1,
+            unique_by=lambda item: object() if item[1] is None else item[1],
+        )
+    )
+    def submit_batch(self, items: list[tuple[str, str | None]]) -> None:
+        self._submit_batch(items)
+
+    @precondition(lambda self: self.model.max_running and not self.model.closed)
+    @rule(job_type=st.sampled_from(LIMITED), number=st.integers(1, MOST_WORKERS))
+    def submit_more_than_may_run(self, job_type: str, number: int) -> None:
+        self._submit_batch([(job_type, None)] * number)
+
+    def _submit_batch(self, items: list[tuple[str, str | None]]) -> None:
+        batch = [
+            JobSpec(
+                job_type, b"null", key=None if key is None else IdempotencyKey(text=key, digest=b"")
+            )
+            for job_type, key in items
+        ]
+
         def command() -> None:
-            batch = [JobSpec(job_type, b"null") for job_type in types]
-            for job in self.admission.submit_all(batch):
-                self.model.admit(job.id, job.type)
+            for job, (_, key) in zip(at_once(self.admission.admit_all(batch)), items, strict=True):
+                self.model.admit(job.id, job.type, key)
                 self.ids.append(job.id)
 
-        with self._refused_beyond_room(len(types)):
+        keys = {job.key for job in self.model.jobs.values()}
+        if any(key is not None and key in keys for _, key in items):
+            event("refused: known key")
+            with pytest.raises(DuplicateJobError):
+                self._do(command)
+            return
+        with self._refused_beyond_room([job_type for job_type, _ in items]):
+            self._do(command)
+
+    @rule(number=some_number, status=st.just("completed") | some_status)
+    def rerun(self, number: int, status: str) -> None:
+        self._rerun(self._some(number, status))
+
+    @precondition(lambda self: any(map(self.model.may_be_rerun, self.model.jobs)))
+    @rule(number=some_number)
+    def rerun_one_that_may_be(self, number: int) -> None:
+        those = list(filter(self.model.may_be_rerun, self.model.jobs))
+        self._rerun(those[number % len(those)])
+
+    def _rerun(self, old_id: str) -> None:
+        def command() -> None:
+            job = rerun(self.parts.pool, self.store.find_nowait(old_id))
+            self.model.admit(job.id, job.type)
+            self.model.note_rerun(job.id, old_id)
+            self.model.ways["re-run"] += 1
+            self.ids.append(job.id)
+
+        if not self.model.may_be_rerun(old_id):
+            with pytest.raises(StoreError):
+                self._do(command)
+            return
+        with self._refused_beyond_room([self.model.jobs[old_id].type]):
+            self._do(command)
+
+    @precondition(lambda self: not self.over)
+    @rule(
+        outcomes=st.none() | st.lists(st.sampled_from(NO_SUCCESS), min_size=1),
+        types=st.none() | st.lists(some_type, min_size=1),
+        limit=st.none() | st.integers(1, 3),
+    )
+    def rerun_all(
+        self, outcomes: list[Outcome] | None, types: list[str] | None, limit: int | None
+    ) -> None:
+        selection = Selection.of(outcomes, types, limit)
+        old_ids = self.model.selected(selection)
+
+        async def command() -> None:
+            jobs = await rerun_all(self.parts.pool, selection)
+            for job, old_id in zip(jobs, old_ids, strict=True):
+                self.model.admit_later(job.id, self.model.jobs[old_id].type, 0)
+                self.model.note_rerun(job.id, old_id)
+                self.model.ways["re-run with others"] += 1
+                self.ids.append(job.id)
+
+        with self._refused_beyond_waiting(len(old_ids)):
             self._do(command)
 
     @rule(job_type=some_type, delay=st.integers(0, TIME_LIMIT))
@@ -404,9 +586,16 @@ class PoolMachine(RuleBasedStateMachine):
             self.model.admit_later(job.id, job_type, delay)
             self.ids.append(job.id)
 
-        full, closed = len(self.model.schedule) >= self.model.max_waiting, self.model.closed
-        try:
+        with self._refused_beyond_waiting(1):
             self._do(command)
+
+    @contextlib.contextmanager
+    def _refused_beyond_waiting(self, wanted: int) -> Generator[None]:
+        """The block must run through exactly if so many more may wait, and it is open."""
+        room = max(self.model.max_waiting - len(self.model.schedule), 0)
+        full, closed = wanted > room, self.model.closed
+        try:
+            yield
         except QueueFullError:
             event("refused: too many wait")
             assert full
@@ -418,28 +607,50 @@ class PoolMachine(RuleBasedStateMachine):
             assert not closed
 
     @contextlib.contextmanager
-    def _refused_beyond_room(self, wanted: int) -> Generator[None]:
-        """The block must run through exactly if there is room for so many, and it is open."""
-        room, closed = self.model.room(), self.model.closed
+    def _refused_beyond_room(self, types: Sequence[str]) -> Generator[None]:
+        """The block must run through exactly if there is room for these, and it is open."""
+        room, closed, wanted = self.model.room(), self.model.closed, len(types)
+        full = any(map(self.model.is_full, types))
         # The last slot may be for the due jobs.
         reserved = 1 if self.model.due() else 0
         try:
             yield
         except QueueFullError:
             event("refused: full")
-            assert wanted > room - reserved
+            assert wanted > room - reserved or full
             assert not closed
         except ShuttingDownError:
             event("refused: closed")
             assert closed
         else:
             assert wanted <= room
+            assert not full
             assert not closed
 
     @precondition(lambda self: not self.over and self.model.running())
     @rule(number=some_number, error=st.sampled_from([None, ValueError, SystemExit]))
     def end_a_handler(self, number: int, error: type[BaseException] | None) -> None:
-        job_id = self._some(number, "processing")
+        self._end(self._some(number, "processing"), error)
+
+    @precondition(
+        lambda self: (
+            not self.over
+            and any(self.model.jobs[each].type == "again" for each in self.model.running())
+        )
+    )
+    @rule(number=some_number, once_more=st.booleans())
+    def fail_for_good(self, number: int, once_more: bool) -> None:
+        """A job fails as often as it may; then somebody may re-run it."""
+        those = [each for each in self.model.running() if self.model.jobs[each].type == "again"]
+        job_id = those[number % len(those)]
+        while self.model.allows(job_id, "processing"):
+            self._end(job_id, ValueError)
+            if self.model.allows(job_id, "pending"):
+                self._let_time_pass(PAUSE)
+        if once_more and self.model.may_be_rerun(job_id):
+            self._rerun(job_id)
+
+    def _end(self, job_id: str, error: type[BaseException] | None) -> None:
         if error is not None:
             self.errors[job_id] = error()  # a new one: it keeps where it was raised
         job = self.model.jobs[job_id]
@@ -455,16 +666,18 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(number=some_number, status=st.just("pending") | some_status)
     def claim(self, number: int, status: str) -> None:
         job_id = self._some(number, status)
+        if self.model.max_running is not None and self.model.allows(job_id, "pending"):
+            return  # `TypeLimits` must know of it: else the type would lose a place
         allowed = self.model.allows(job_id, "pending")
         if allowed:
-            self.model.claim(job_id, "held")
+            self.model.claim(job_id, "taken")
         with refused(unless=allowed):
             self._do(lambda: self.store.claim(job_id))
 
     @rule(number=some_number, status=some_status.filter("processing".__ne__), how=some_outcome)
     def complete(self, number: int, status: str, how: Outcome) -> None:
         job_id = self._some(number, status)
-        allowed = self.model.allows(job_id, "held")
+        allowed = self.model.allows(job_id, "taken")
         if allowed:
             self.model.complete(job_id, how)
         with refused(unless=allowed):
@@ -473,7 +686,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(number=some_number, status=some_status.filter("processing".__ne__))
     def release(self, number: int, status: str) -> None:
         job_id = self._some(number, status)
-        allowed = self.model.allows(job_id, "held")
+        allowed = self.model.allows(job_id, "taken")
         if allowed:
             self.model.release(job_id)
         with refused(unless=allowed):
@@ -484,6 +697,11 @@ class PoolMachine(RuleBasedStateMachine):
     def cancel_one_that_waits(self, number: int) -> None:
         self._cancel(self._some(number, "pending"))
 
+    @precondition(lambda self: self.model.held)
+    @rule(number=some_number)
+    def cancel_one_that_is_held(self, number: int) -> None:
+        self._cancel(self.model.held[number % len(self.model.held)])
+
     @rule(number=some_number, status=some_status)
     def cancel(self, number: int, status: str) -> None:
         self._cancel(self._some(number, status))
@@ -493,12 +711,15 @@ class PoolMachine(RuleBasedStateMachine):
             self.store.request_cancel_nowait(job_id)
             self.parts.pool.note_cancel(job_id)
 
-        allowed = self.model.allows(job_id, "pending", "processing", "held", "released")
+        allowed = self.model.allows(job_id, "pending", "processing", "taken", "released")
         if allowed:
             job = self.model.jobs[job_id]
             job.cancel_requested = True
             if job_id in self.model.schedule:
                 self.model.schedule[job_id] = min(self.model.schedule[job_id], self.model.now)
+            if job_id in self.model.held:
+                self.model.held.remove(job_id)
+                self.model.ways["held, cancelled"] += 1
             if job.status == "processing":
                 self.model.complete(job_id, Outcome.CANCELLED)
         with refused(unless=allowed):
@@ -517,6 +738,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.over)
     @rule(seconds=st.integers(1, TIME_LIMIT))
     def let_time_pass(self, seconds: int) -> None:
+        self._let_time_pass(seconds)
+
+    def _let_time_pass(self, seconds: int) -> None:
         self.model.now += seconds
         self._do(lambda: self._clock.jump(seconds))
 
@@ -557,7 +781,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def each_job_is_where_the_model_has_it(self) -> None:
         shown = {job.id: job for job in self.store.page_nowait(limit=1000)}
-        as_shown = {"released": "pending", "held": "processing"}
+        as_shown = {"released": "pending", "taken": "processing"}
         assert {job_id: str(job.status) for job_id, job in shown.items()} == {
             job_id: as_shown.get(job.status, job.status) for job_id, job in self.model.jobs.items()
         }
@@ -566,6 +790,7 @@ class PoolMachine(RuleBasedStateMachine):
             expected = self.model.jobs[job_id]
             assert ending == expected.outcome
             assert job.attempts == expected.attempts
+            assert (job.rerun_of, job.rerun_as) == (expected.rerun_of, expected.rerun_as)
             assert (job.run_at is not None) == expected.waits
 
     @invariant()
@@ -575,7 +800,7 @@ class PoolMachine(RuleBasedStateMachine):
             # In a drain, idle workers end.
             assert self.parts.capacity.free == self.model.room() or self.model.closed
         assert self.parts.pool.schedule.count == len(self.model.schedule)
-        processing = len(self.model.those("processing", "held"))
+        processing = len(self.model.those("processing", "taken"))
         assert self.store.statistics().processing == processing
 
     @invariant()
@@ -586,13 +811,14 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def the_unfinished_are_told_apart(self) -> None:
         begun, not_begun = self.store.unfinished().ids
-        assert begun == self.model.those("processing", "held", "released")
+        assert begun == self.model.those("processing", "taken", "released")
         assert not_begun == self.model.those("pending")
         waiting = [job.id for job in self.store.unfinished().waiting]
         assert waiting == [each for each in not_begun if self.model.jobs[each].waits]
 
 
-def test_pool_agrees_with_the_model() -> None:
+def test_pool_agrees_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINKING)
     ways: Counter[str] = Counter()
 
     class Counted(PoolMachine):
@@ -613,6 +839,14 @@ def test_pool_agrees_with_the_model() -> None:
         "waiting, cancelled",
         "postponed",
         "fed",
+        "began again",
+        "held",
+        "held, cancelled",
+        "let go",
+        "re-run",
+        "re-run with others",
+        "a re-run, succeeded",
+        "a re-run, failed",
         "passed over",
         "released",
         "dropped",
