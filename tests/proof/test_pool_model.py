@@ -565,7 +565,14 @@ class PoolMachine(RuleBasedStateMachine):
     def rerun_all(
         self, outcomes: list[Outcome] | None, types: list[str] | None, limit: int | None
     ) -> None:
-        selection = Selection.of(outcomes, types, limit)
+        self._rerun_all(Selection.of(outcomes, types, limit))
+
+    @precondition(lambda self: not self.over and any(map(self.model.may_be_rerun, self.model.jobs)))
+    @rule(limit=st.integers(1, 2))
+    def rerun_the_first(self, limit: int) -> None:
+        self._rerun_all(Selection.of(NO_SUCCESS, None, limit))
+
+    def _rerun_all(self, selection: Selection) -> None:
         old_ids = self.model.selected(selection)
 
         async def command() -> None:
