@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from tests.support import NONE_DROPPED, NOON, At, MemoryStore, Parts, make_parts, start_workers
-from trio_jobs import IdempotencyKey, Job, JobStatus
+from trio_jobs import Ending, IdempotencyKey, Job, JobStatus, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7
@@ -151,6 +151,19 @@ async def test_ids_and_times_are_in_the_order_of_admission() -> None:
     assert drained(parts.receive) == [job.id for job in jobs]
     assert [job.created_at for job in jobs] == sorted(job.created_at for job in jobs)
     assert len(jobs) == 100
+
+
+@pytest.mark.parametrize("due", [None, 0.0])
+async def test_a_re_run_is_admitted_as_one_however_it_is_submitted(due: float | None) -> None:
+    parts = make_parts()
+    old = parts.admission.submit("test", b"1")
+    parts.workers.claim(parts.receive.receive_nowait())
+    parts.workers.complete(old.id, Ending(outcome=Outcome.FAILED))
+
+    new = await parts.admission.admit(JobSpec("test", b"1", due, rerun_of=old.id))
+
+    assert new.rerun_of == old.id
+    assert parts.store.find_nowait(old.id).rerun_as == new.id
 
 
 async def test_second_submission_with_a_key_leaves_no_id_without_a_record() -> None:

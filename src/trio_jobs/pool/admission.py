@@ -124,6 +124,8 @@ class Admission:
             DuplicateJobError: The store has a job with its key.
         """
         self._check_keys([spec])
+        if spec.rerun_of is not None:
+            return self.submit_all([spec])[0]
         return self.submit(*spec[:4])
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
