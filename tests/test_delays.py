@@ -183,6 +183,22 @@ async def test_waiting_jobs_can_be_cancelled_and_not_deleted(autojump_clock: Moc
         jobs.delete(job.id)
 
 
+async def test_drain_waits_for_a_due_job_in_the_buffer(autojump_clock: MockClock) -> None:
+    async def slow(_: object) -> None:
+        await trio.sleep(2)
+
+    async with open_jobs({"slow": slow}, workers=1) as jobs:
+        jobs.submit("slow")
+        due = jobs.submit("slow", delay=1)
+        later = jobs.submit("slow", delay=WEEK)
+        await trio.sleep(1.5)
+        await jobs.drain()
+
+        assert trio.current_time() == 4
+        assert jobs.get(due.id).outcome is Outcome.SUCCEEDED
+        assert jobs.unfinished() == ([], [later.id])
+
+
 async def test_end_of_the_block_leaves_waiting_jobs_and_names_them(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:

@@ -155,7 +155,9 @@ class BaseJobs:
         self._pool.admission.close()
         await trio.lowlevel.checkpoint()
         jobs = self._pool.store.unfinished()
-        for job in (*jobs.begun, *jobs.not_begun):
+        # A job that waits for a later time gets its answer when the pool ends. A due
+        # job in the buffer counts as waiting as well, and runs.
+        for job in (*jobs.begun, *jobs.not_begun, *jobs.waiting):
             # A job that has completed meanwhile may have been dropped as well.
             with suppress(JobNotFoundError):
                 await self.wait(job.id)
@@ -298,7 +300,7 @@ class Jobs(BaseJobs):
             if known.key != spec.key:
                 raise KeyReusedError(spec.key.text)
             return known
-        return self._pool.admission.submit(*spec[:4])
+        return self._pool.admission.submit(*spec)
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
