@@ -226,6 +226,26 @@ async def test_held_job_that_is_cancelled_in_the_drain_does_not_run(
     assert slow.begun == [0, 1]
 
 
+@pytest.mark.parametrize("full", [False, True])
+async def test_held_job_whose_cancel_meets_the_drain_completes(
+    autojump_clock: MockClock, full: bool
+) -> None:
+    slow = Runs()
+    handlers = {"slow": limited(slow), "other": Runs()}
+    async with open_jobs(handlers, workers=2, buffer_size=1) as jobs:
+        *_, last = await submit_in_order(jobs, "slow", 2)
+        for _ in range(2 * full):  # one with a worker, and the whole buffer
+            jobs.submit("other")
+        await wait_all_tasks_blocked()
+        jobs.cancel(last.id)
+        if full:
+            await wait_all_tasks_blocked()  # due, and waits for a slot
+        await jobs.drain()
+        assert jobs.get(last.id).outcome is Outcome.CANCELLED
+        assert jobs.unfinished() == ([], [])
+    assert slow.begun == [0]
+
+
 async def test_job_that_got_the_place_and_is_cancelled_passes_it_on(
     autojump_clock: MockClock,
 ) -> None:

@@ -43,6 +43,7 @@ class Schedule:
         self._delays = _Timeline()
         self._dates = _Timeline()
         self._due: deque[str] = deque()
+        self._stopped = False
         # For `add`: until when the task sleeps, by Trio's clock, and what wakes it earlier.
         self._sleeps_until = -math.inf
         self._earlier = trio.Event()
@@ -91,6 +92,13 @@ class Schedule:
         if self.remove(job_id):
             self.add(job_id, 0.0)
 
+    def stop(self) -> None:
+        """Feed nothing more: the due jobs wait again, until `remove`. The caller cancels `run`."""
+        self._stopped = True
+        now = self._clock.current_time()
+        while self._due:
+            self._delays.add(self._due.popleft(), now)
+
     async def run(self, feed: Callable[[deque[str]], Awaitable[None]]) -> None:
         """Sleep until jobs are due, and feed them, for ever.
 
@@ -125,6 +133,8 @@ class Schedule:
 
     def _take_due(self) -> None:
         """Take the next due jobs, in the order of their times."""
+        if self._stopped:
+            return
         now, offset = self._clock.current_time(), self._date_offset()
         for _ in range(_STRIDE):
             delay, date = self._delays.first, self._dates.first - offset - _EARLY

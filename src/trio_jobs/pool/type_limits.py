@@ -105,6 +105,8 @@ class TypeLimits:
         No task sends to the channel any more. Idempotent.
         """
         if self._unclaimed is None:
+            # A held job whose cancel was requested may be due, and wait for a slot in vain.
+            self._schedule.stop()
             self._unclaimed = self._store.statistics().pending - self._schedule.count
         self._close_channel_if_claimed(self._unclaimed)
 
