@@ -143,7 +143,8 @@ async def test_filters_select_those_that_did_not_succeed_and_the_oldest_come_fir
         submitted = jobs.submit("a")
         await jobs.wait(submitted.id)
 
-        some = await jobs.rerun_all(type=["a"], limit=2)
+        some = await jobs.rerun_all(type=["a"], limit=1)
+        some += await jobs.rerun_all(limit=1)  # the limit does not count what was re-run
         rest = await jobs.rerun_all(outcome=[Outcome.FAILED])
 
         assert [job.rerun_of for job in some] == ids[:2]
