@@ -98,6 +98,7 @@ def test_an_exception_is_found_by_its_name(name: str, module: str, class_: str) 
         ),
         ("lazy_errors.Loud", "'lazy_errors.Loud' could not be found: SystemExit: not now ("),
         ("msgspc.Error", "there is no module 'msgspc', the nearest is 'msgspec'"),
+        ("shop_pakage.E", "there is no module 'shop_pakage', the nearest is 'shop_package'"),
         ("no_such_module.at.all", "there is no module 'no_such_module'"),
         ("raising_errors.E", "module 'raising_errors' could not be imported: ZeroDivisionError: "),
         ("needing_errors.E", "module 'needing_errors' could not be imported: ModuleNotFoundError"),

@@ -2,6 +2,7 @@
 
 import builtins
 import importlib
+import pkgutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -75,7 +76,8 @@ def _import_module(name: str) -> ModuleType:
                 raise HandlerError(  # noqa: ASYNC104 - there is no event loop yet
                     f"module {module!r} could not be imported: {one_line(error)}"
                 ) from error
-    known = {each: each for each in sys.modules if "." not in each}
+    loaded = {each for each in sys.modules if "." not in each}
+    known = {each: each for each in loaded.union(each.name for each in pkgutil.iter_modules())}
     raise HandlerError(f"there is no module {module!r}{_nearest(module, known)}")
 
 
