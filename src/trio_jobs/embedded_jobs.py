@@ -300,7 +300,7 @@ class Jobs(BaseJobs):
             if known.key != spec.key:
                 raise KeyReusedError(spec.key.text)
             return known
-        return self._pool.admission.submit(*spec)
+        return self._pool.admission.submit(spec.type, spec.payload, spec.due, spec.key)
 
     def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.
