@@ -38,7 +38,6 @@ _MOVED: Final = (
     "rerun_as",
     "size",
 )
-_OUTCOME: Final = len(_FIXED) + _MOVED.index("outcome")
 _COLUMNS: Final = ", ".join(_FIXED + _MOVED)
 
 INSERT: Final = f"INSERT INTO jobs({_COLUMNS}) VALUES (?{', ?' * (len(_FIXED + _MOVED) - 1)})"  # noqa: S608
@@ -74,15 +73,12 @@ def moved_row(seq: int, job: Job) -> tuple[object, ...]:
 
 def whole_job(row: Sequence[Any]) -> tuple[int, Job]:
     """A row of `SELECT_WHOLE` as the job's place in the order of admission, and the job."""
-    result = row[-1]
-    if result is None and row[_OUTCOME] == Outcome.SUCCEEDED:
-        result = NO_RESULT
-    return row[0], _job(row, payload=row[-2], result=result)
+    return row[0], _job(row, payload=row[-2], result=row[-1], without_a_row=NO_RESULT)
 
 
 def brief_job(row: Sequence[Any]) -> Job:
     """A row of `SELECT_BRIEF` as a job with the payload ``null`` and without its result."""
-    return _job(row, payload=b"null", result=None)
+    return _job(row, payload=b"null", result=None, without_a_row=None)
 
 
 def microseconds(time: datetime) -> int:
@@ -111,7 +107,9 @@ def _moved(job: Job) -> tuple[object, ...]:
     )
 
 
-def _job(row: Sequence[Any], *, payload: bytes, result: bytes | None) -> Job:
+def _job(
+    row: Sequence[Any], *, payload: bytes, result: bytes | None, without_a_row: bytes | None
+) -> Job:
     # In the order of _FIXED and _MOVED.
     _seq, job_id, job_type, created_at, key, digest, rerun_of = row[:7]
     status, started_at, completed_at, duration, outcome, error_type, error_message = row[7:14]
@@ -119,6 +117,8 @@ def _job(row: Sequence[Any], *, payload: bytes, result: bytes | None) -> Job:
     error = None if error_type is None else JobError(type=error_type, message=error_message)
     ending = None
     if outcome is not None:
+        if result is None and outcome == Outcome.SUCCEEDED:
+            result = without_a_row
         ending = Ending(outcome=_OUTCOMES[outcome], result=result, error=error)
     return Job(
         id=job_id,
