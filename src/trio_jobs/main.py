@@ -9,10 +9,8 @@ import trio
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
-from trio_jobs.handlers.blocking_monitor import BlockingMonitor
-from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.instruments import add_instruments
 from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
 from trio_jobs.opened_store import open_store
 from trio_jobs.pool.pool import make_pool
@@ -21,7 +19,6 @@ from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError
 from trio_jobs.settings import Config
-from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.unfinished_report import UnfinishedReport
 
 log = logging.getLogger(__name__)
@@ -55,7 +52,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         handlers, send, opened.store, *sections, folder=resources.folder, last_id=opened.last_id
     )
     opened.start(pool)
-    executor, admission = pool.executor, pool.admission
+    admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
     context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
     app = FastPath(context, find=opened.find_nowait)
@@ -75,7 +72,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines
     )
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, unfinished=report.lines)
-    _add_instruments(config, executor, resources.takeovers)
+    add_instruments(pool.executor, config.logging, resources.takeovers)
 
     # The child processes and HTTP outlive the pool.
     async with pool.processes or nullcontext(), trio.open_nursery() as server:
@@ -111,12 +108,3 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
     status = 1 if lifecycle.failed or unfinished or not written else 0
     return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
-
-
-def _add_instruments(config: Config, executor: JobExecutor, takeovers: Takeovers | None) -> None:
-    trio.lowlevel.add_instrument(GeneratorEnds())
-    if config.logging.slow_step:
-        trio.lowlevel.add_instrument(BlockingMonitor(executor, config.logging))
-    if takeovers is not None:
-        look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
-        trio.lowlevel.add_instrument(look)

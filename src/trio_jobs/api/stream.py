@@ -38,7 +38,7 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
     async def submit_stream() -> Response:
         upload = Upload(context)
         try:
-            with context.pool.admission.cancel_on_close():
+            with context.pool.capacity.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
             raise context.shutting_down(accepted=upload.accepted) from None

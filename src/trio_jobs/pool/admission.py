@@ -2,17 +2,16 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import trio
 
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
 from trio_jobs.pool.refusals import AdmissionError, QueueFullError, ShuttingDownError
-from trio_jobs.pool.schedule import Schedule, date_of
+from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DuplicateJobError, Store
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,6 @@ class Admission:
         self._schedule = schedule
         self._new_id = new_id
         self._now = now
-        self._open_blocks: set[trio.CancelScope] = set()
 
     @property
     def closed(self) -> bool:
@@ -200,33 +198,10 @@ class Admission:
                 self._give_back(slots, error)
                 raise
 
-    @contextmanager
-    def cancel_on_close(self) -> Iterator[None]:
-        """A block that is cancelled when the admission closes.
-
-        Raises:
-            ShuttingDownError: The block was cancelled.
-        """
-        with trio.CancelScope() as scope:
-            if self.closed:
-                scope.cancel()
-            self._open_blocks.add(scope)
-            try:
-                yield
-            finally:
-                self._open_blocks.remove(scope)
-        if scope.cancelled_caught:
-            raise ShuttingDownError
-
     def close(self) -> None:
         """Refuse new jobs. Workers finish the buffered ones and exit. Idempotent."""
-        self._refuse_jobs()
-        self._channel.close()
-
-    def _refuse_jobs(self) -> None:
         self._capacity.close()
-        for scope in self._open_blocks:
-            scope.cancel()
+        self._channel.close()
 
     def _refusal(self, missing: int) -> AdmissionError:
         full = QueueFullError(self._capacity.retry_after(missing))
@@ -282,19 +257,7 @@ class Admission:
         """The one step, for all of these jobs; those that may begin now have these slots."""
         some_wait = slots < len(specs)
         try:
-            new_id, now = self._new_id, self._now()
-            jobs = [
-                Job(
-                    id=new_id(),
-                    type=type_,
-                    payload=payload,
-                    created_at=now,
-                    run_at=None if due is None else date_of(due, now),
-                    key=key,
-                    rerun_of=rerun_of,
-                )
-                for type_, payload, due, key, rerun_of in specs
-            ]
+            jobs = make_jobs(specs, self._new_id, self._now())
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
                 # the id if no worker is left, and then the store must not have the record.
@@ -319,16 +282,3 @@ class Admission:
         if isinstance(error, trio.ClosedResourceError | trio.BrokenResourceError):
             self._capacity.close()  # no worker is left, so a slot is of no use
             raise ShuttingDownError from None
-
-
-def leading(specs: Sequence[JobSpec], *, delayed: bool, is_known: Callable[[str], bool]) -> int:
-    """How many of the first ones may begin only later, or may begin now; up to a known key."""
-    texts: set[str] = set()
-    for number, spec in enumerate(specs):
-        if (spec.due is not None) is not delayed:
-            return number
-        if spec.key is not None:
-            if spec.key.text in texts or is_known(spec.key.text):
-                return number
-            texts.add(spec.key.text)
-    return len(specs)

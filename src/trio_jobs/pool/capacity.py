@@ -2,8 +2,12 @@
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
+
+from trio_jobs.pool.refusals import ShuttingDownError
 
 # The number of claims that `retry_after` looks at: enough to even out single jobs, few enough
 # to follow a change within seconds.
@@ -46,6 +50,7 @@ class Capacity:
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
         # Made by the waiting task, so that a slot costs less while no task waits.
         self._changed: trio.Event | None = None
+        self._open_blocks: set[trio.CancelScope] = set()
 
     def reserve(self, wanted: int, *, batch: bool = False) -> int:
         """Reserve ``wanted`` slots at once, or none.
@@ -128,9 +133,29 @@ class Capacity:
         return min(max(math.ceil(slots * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
 
     def close(self) -> None:
-        """Give out no more slots, and wake the waiting tasks. Idempotent."""
+        """Give out no more slots, wake the waiting tasks, cancel the blocks. Idempotent."""
         self.closed = True
         self._wake()
+        for scope in self._open_blocks:
+            scope.cancel()
+
+    @contextmanager
+    def cancel_on_close(self) -> Iterator[None]:
+        """A block that is cancelled when the capacity closes.
+
+        Raises:
+            ShuttingDownError: The block was cancelled.
+        """
+        with trio.CancelScope() as scope:
+            if self.closed:
+                scope.cancel()
+            self._open_blocks.add(scope)
+            try:
+                yield
+            finally:
+                self._open_blocks.remove(scope)
+        if scope.cancelled_caught:
+            raise ShuttingDownError
 
     def _reserve_up_to(self, wanted: int) -> int:
         free = self.free

@@ -10,9 +10,8 @@ from typing import Self
 import trio
 
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import leading
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import (
     AdmissionError,
@@ -21,7 +20,7 @@ from trio_jobs.pool.refusals import (
     StoreUnavailableError,
     StoreWriteError,
 )
-from trio_jobs.pool.schedule import Schedule, date_of
+from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DuplicateJobError, DurableStore
 from trio_jobs.pool.type_limits import TypeLimits
 
@@ -152,7 +151,7 @@ class DurableAdmission(LimitedAdmission):
 
     def close(self) -> None:
         """Refuse new jobs; workers finish what runs, or also what is buffered, and exit."""
-        self._refuse_jobs()
+        self._capacity.close()
         if self._keeps_pending:
             self._file.keep_pending()
         if self._keeps_pending or not self._under_way:
@@ -242,19 +241,7 @@ class DurableAdmission(LimitedAdmission):
         if not specs:
             return Reservation.nothing()
         try:
-            now = self._now()
-            jobs = [
-                Job(
-                    id=self._new_id(),
-                    type=spec.type,
-                    payload=spec.payload,
-                    created_at=now,
-                    run_at=None if spec.due is None else date_of(spec.due, now),
-                    key=spec.key,
-                    rerun_of=spec.rerun_of,
-                )
-                for spec in specs
-            ]
+            jobs = make_jobs(specs, self._new_id, self._now())
             reservation = Reservation(jobs, specs, slots, self._file.timeout)
             self._file.add_all(
                 jobs,

@@ -70,7 +70,7 @@ class LimitedAdmission(Admission):
 
     def close(self) -> None:
         """Refuse new jobs. Workers finish the buffered and the held ones, and exit. Idempotent."""
-        self._refuse_jobs()
+        self._capacity.close()
         self._limits.close_channel_when_claimed()
 
     def _up_to_full(self, specs: Sequence[JobSpec]) -> Sequence[JobSpec]:

@@ -120,7 +120,7 @@ class Pool:
 
     async def run_schedule(self) -> None:
         """Feed the waiting jobs as they come due, until the admission closes; see `Schedule`."""
-        with suppress(ShuttingDownError), self.admission.cancel_on_close():
+        with suppress(ShuttingDownError), self.capacity.cancel_on_close():
             await self.schedule.run(self.admission.feed)
 
     def unfinished(self) -> UnfinishedJobs:
