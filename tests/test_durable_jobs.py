@@ -68,6 +68,16 @@ async def test_job_and_its_result_are_there_for_the_next_program(tmp_path: Path)
             await jobs.page(limit=-1)
 
 
+async def test_file_is_alone_after_the_end_although_it_was_read(tmp_path: Path) -> None:
+    async with open_jobs(HANDLERS, path=tmp_path / "jobs.db") as jobs:
+        job = await jobs.submit("double", 21)
+        await jobs.result(job.id)
+        assert (await jobs.get(job.id)).outcome is Outcome.SUCCEEDED
+        assert (tmp_path / "jobs.db-wal").stat().st_size
+
+    assert {each.name for each in os.scandir(tmp_path)} == {"jobs.db", "jobs.db-lock"}
+
+
 async def test_pending_jobs_stay_in_the_file_and_go_on_in_order(tmp_path: Path) -> None:
     begun: list[int] = []
     first_begun, may_end = trio.Event(), trio.Event()

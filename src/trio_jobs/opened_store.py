@@ -153,13 +153,15 @@ class StoreInFile:
         """See `OpenedStore.close`; if the disk hangs, the file stays open, and locked."""
         if pool.kept:
             log.info("jobs_kept", extra={"count": pool.kept})
+        # The readers first: only if the last connection to close is the one that writes, SQLite
+        # moves the rest of the WAL into the file, and deletes the WAL.
+        self._reader.close()
         written = await self._journal.close(seconds)
         self._journal.report_dropped()
         if not written:
             for _, fields in self.unwritten_lines():
                 log.error("unwritten_ends", extra=fields)
         if not self._journal.is_using_the_file:
-            self._reader.close()
             self._file.close()
         return written
 

@@ -71,6 +71,7 @@ async def test_restart_goes_on_where_the_last_server_has_stopped(tmp_path: Path)
             gate.open()
             assert await server.wait_exit() == 0
             await server.wait_for_line("jobs_kept", "count=6")
+            assert not (tmp_path / "jobs.db-wal").exists()  # a copy of the file has all
 
         async with running_command(tmp_path, config=CONFIG, handlers=HANDLERS) as server:
             line = await server.wait_for_line("store_opened", "pending=5", "waiting=1")
