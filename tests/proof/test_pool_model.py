@@ -44,6 +44,7 @@ from trio_jobs import (
     ShuttingDownError,
 )
 from trio_jobs.job import IdempotencyKey
+from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.reruns import Selection, rerun_all, rerun_nowait
 from trio_jobs.pool.store import DuplicateJobError
@@ -134,7 +135,8 @@ class Model:
     max_waiting: int
     max_running: int | None
     places: dict[str, str] = field(default_factory=dict)  # types of the jobs that have a place
-    held: list[str] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)  # by id the type, oldest first
+    leaving: set[str] = field(default_factory=set)  # those of the due that are next to get a slot
     schedule: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, Expected] = field(default_factory=dict)
     channel: list[str] = field(default_factory=list)
@@ -183,21 +185,26 @@ class Model:
         return not self.has_place_for(job_type) and len(self.schedule) >= self.max_waiting
 
     def hold(self, job_id: str) -> None:
-        self.held.append(job_id)
+        self.held[job_id] = self.jobs[job_id].type
         self.schedule[job_id] = math.inf
         self.ways["held"] += 1
 
     def give_up_place(self, job_id: str) -> None:
         """The first that is held gets the place, and what was the slot of the other job."""
-        job_type = self.places.pop(job_id, None)
-        for held in self.held:
-            if self.jobs[held].type == job_type:
-                self.held.remove(held)
+        job_type = self.places.pop(job_id, "")
+        for held in [each for each, type_ in self.held.items() if type_ == job_type]:
+            still_held = self.is_held(held)
+            del self.held[held]
+            if still_held:
                 del self.schedule[held]
                 self.places[held] = job_type
                 self.channel.append(held)
                 self.ways["let go"] += 1
                 return
+
+    def is_held(self, job_id: str) -> bool:
+        """Whether it gets a place; a cancelled one is due, and needs none once it is leaving."""
+        return job_id in self.held and job_id in self.schedule and job_id not in self.leaving
 
     def admit(self, job_id: str, job_type: str, key: str | None = None) -> None:
         self.jobs[job_id] = Expected(type=job_type, key=key)
@@ -245,7 +252,11 @@ class Model:
             if job.type == "limited" and self.now >= job.began_at + TIME_LIMIT:
                 self.complete(job_id, Outcome.TIMED_OUT)
         for move, job_id in moves:
-            if move == "fed":
+            if move == "due":
+                assert self.schedule[job_id] <= self.now
+                self.leaving.add(job_id)
+            elif move == "fed":
+                self.leaving.remove(job_id)
                 due = self.schedule.pop(job_id)
                 assert due <= min(self.now, *self.schedule.values(), math.inf)
                 self.channel.append(job_id)
@@ -256,7 +267,8 @@ class Model:
                 self.channel.remove(job_id)
                 self.take(job_id)
         assert not self.channel or len(self.running()) == self.workers
-        assert not any(self.has_place_for(self.jobs[job_id].type) for job_id in self.held)
+        for job_id, job_type in self.held.items():
+            assert not self.is_held(job_id) or not self.has_place_for(job_type)
         assert self.closed or not self.due() or self.room() <= 1
 
     def take(self, job_id: str) -> None:
@@ -320,15 +332,21 @@ class NotingStore(MemoryStore):
 
 
 class NotingDeque(deque[str]):
-    """Notes what is taken from its left end, as fed."""
+    """Notes what is added as due, and what is taken as fed, until the capacity is closed."""
 
-    def __init__(self, moves: list[tuple[str, str]]) -> None:
+    def __init__(self, moves: list[tuple[str, str]], capacity: Capacity) -> None:
         super().__init__()
         self._moves = moves
+        self._capacity = capacity
+
+    def append(self, job_id: str) -> None:
+        super().append(job_id)
+        self._moves.append(("due", job_id))
 
     def popleft(self) -> str:
         job_id = super().popleft()
-        self._moves.append(("fed", job_id))
+        if not self._capacity.closed:
+            self._moves.append(("fed", job_id))
         return job_id
 
 
@@ -426,7 +444,7 @@ class PoolMachine(RuleBasedStateMachine):
             store_class=partial(NotingStore, self.completions),
         )
         self.store, self.admission = parts.store, parts.admission
-        parts.pool.schedule._due = NotingDeque(self.moves)
+        parts.pool.schedule._due = NotingDeque(self.moves, parts.capacity)
         claim = parts.workers.claim
 
         def note_claim(job_id: str) -> Job | None:
@@ -738,7 +756,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.held)
     @rule(number=some_number)
     def cancel_one_that_is_held(self, number: int) -> None:
-        self._cancel(self.model.held[number % len(self.model.held)])
+        self._cancel(list(self.model.held)[number % len(self.model.held)])
 
     @rule(number=some_number, status=some_status)
     def cancel(self, number: int, status: str) -> None:
@@ -756,7 +774,6 @@ class PoolMachine(RuleBasedStateMachine):
             if job_id in self.model.schedule:
                 self.model.schedule[job_id] = min(self.model.schedule[job_id], self.model.now)
             if job_id in self.model.held:
-                self.model.held.remove(job_id)
                 self.model.ways["held, cancelled"] += 1
             if job.status == "processing":
                 self.model.complete(job_id, Outcome.CANCELLED)
@@ -795,6 +812,7 @@ class PoolMachine(RuleBasedStateMachine):
     def begin_the_drain(self) -> None:
         event(self._described("drain"))
         self.model.closed = True
+        self.model.leaving.clear()  # nobody feeds them any more
         self._do(self.admission.close)
 
     @precondition(lambda self: not self.over and self.calls >= self.pool_lasts_for)
