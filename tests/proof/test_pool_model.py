@@ -616,6 +616,15 @@ class PoolMachine(RuleBasedStateMachine):
     def rerun_the_first(self, limit: int) -> None:
         self._rerun_all(Selection.of(NO_SUCCESS, None, limit))
 
+    @precondition(lambda self: not self.over and len(self.model.running()) > 1)
+    @rule()
+    def rerun_the_first_after_a_success(self) -> None:
+        """One that is older than those to re-run has succeeded: it counts towards no limit."""
+        older, newer = sorted(self.model.running())[:2]
+        self._end(older, None)
+        self._end(newer, SystemExit)
+        self._rerun_all(Selection.of(NO_SUCCESS, None, 1))
+
     def _rerun_all(self, selection: Selection) -> None:
         old_ids = self.model.selected(selection)
 
@@ -771,8 +780,8 @@ class PoolMachine(RuleBasedStateMachine):
         if allowed:
             job = self.model.jobs[job_id]
             job.cancel_requested = True
-            if job_id in self.model.schedule:
-                self.model.schedule[job_id] = min(self.model.schedule[job_id], self.model.now)
+            if job_id in self.model.schedule and job_id not in self.model.leaving:
+                self.model.schedule[job_id] = self.model.now  # also if it was due already
             if job_id in self.model.held:
                 self.model.ways["held, cancelled"] += 1
             if job.status == "processing":
