@@ -249,6 +249,124 @@ async def test_suspects_keep_the_limit_of_their_type_and_a_drain_ends(keeps_pend
     assert sorted(ran) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("buffer_size", [1, 3, 1000])
+@pytest.mark.parametrize("steps", [0, 1, 30])
+async def test_drain_of_all_runs_those_that_are_not_fed_yet(buffer_size: int, steps: int) -> None:
+    jobs = [make_job(f"{n:04}", type="one" if n % 10 == 5 else "test") for n in range(100)]
+    jobs += [suspect(f"s{n}", type="one" if n == 3 else "test") for n in range(5)]
+    parts = make_durable_parts(
+        HANDLERS, file=file_of(*jobs), workers=3, buffer_size=buffer_size, keeps_pending=False
+    )
+    running: set[str] = set()
+    ran: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        running.add(job.id)
+        assert sum(each.startswith("s") for each in running) <= 1
+        await trio.lowlevel.checkpoint()
+        running.remove(job.id)
+        ran.append(job.id)
+        return SUCCEEDED
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(parts.journal.run)
+            async with trio.open_nursery() as pool:
+                start_pool(parts, pool, process)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                parts.admission.close()
+            nursery.cancel_scope.cancel()
+
+    assert sorted(ran) == [job.id for job in jobs]
+    assert {job.outcome for job in parts.file.values()} == {Outcome.SUCCEEDED}
+    assert parts.pool.kept == 0
+    assert parts.pool.capacity.free == buffer_size
+
+
+async def test_drain_of_all_keeps_what_is_due_later(autojump_clock: MockClock) -> None:
+    later = msgspec.structs.replace(make_job("later"), run_at=NOON + timedelta(seconds=5))
+    jobs = [later, make_job("again"), make_job("gone", type="gone"), make_job("cancelled")]
+    jobs += [make_job(f"{n}") for n in range(20)]
+    parts = make_durable_parts(
+        HANDLERS, file=file_of(*jobs), workers=1, buffer_size=1, keeps_pending=False
+    )
+
+    async def process(job: Job) -> Ending | Later:
+        await trio.sleep(1)
+        return Later(seconds=2) if job.id == "again" else SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.journal.run)
+        async with trio.open_nursery() as pool:
+            start_pool(parts, pool, process)
+            await wait_all_tasks_blocked()
+            parts.admission.close()
+            await parts.pool.cancel("gone")
+        nursery.cancel_scope.cancel()
+
+    kept = {job.id for job in parts.file.values() if job.outcome is None}
+    assert kept == {"later", "again"}
+    assert parts.pool.kept == 2
+
+
+async def test_drain_of_all_leaves_to_the_file_what_the_grace_period_is_too_short_for(
+    autojump_clock: MockClock,
+) -> None:
+    jobs = [make_job(f"{n:02}") for n in range(20)] + [suspect("s0"), suspect("s1")]
+    parts = make_durable_parts(
+        HANDLERS, file=file_of(*jobs), workers=2, buffer_size=2, keeps_pending=False
+    )
+
+    async def process(_: Job) -> Ending:
+        await trio.sleep(1)
+        return SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.journal.run)
+        with trio.move_on_after(3.5):
+            async with trio.open_nursery() as pool:
+                start_pool(parts, pool, process)
+                await wait_all_tasks_blocked()
+                parts.admission.close()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    statuses = [job.status for job in parts.file.values()]
+    assert statuses == [JobStatus.COMPLETED] * 6 + [JobStatus.PENDING] * 16
+
+
+async def test_clock_that_is_set_forward_in_a_drain_of_all_makes_nothing_due(
+    autojump_clock: MockClock,
+) -> None:
+    later = msgspec.structs.replace(make_job("later"), run_at=NOON + timedelta(seconds=60))
+    clock = [NOON]
+    parts = make_durable_parts(
+        HANDLERS,
+        file=file_of(later, make_job("a"), make_job("b")),
+        workers=1,
+        buffer_size=1,
+        keeps_pending=False,
+        now=lambda: clock[0],
+    )
+
+    async def process(_: Job) -> Ending:
+        await trio.sleep(1)
+        clock[0] = NOON + timedelta(seconds=120)
+        return SUCCEEDED
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(parts.journal.run)
+            async with trio.open_nursery() as pool:
+                start_pool(parts, pool, process)
+                await wait_all_tasks_blocked()
+                parts.admission.close()
+            nursery.cancel_scope.cancel()
+
+    assert [job.id for job in parts.file.values() if job.outcome is None] == ["later"]
+
+
 async def live(file: File, poison: str) -> tuple[File, list[str]]:
     """One life of a process that dies whenever the poison job runs: what is left, and who began."""
     parts = make_durable_parts(HANDLERS, file=file, workers=8)

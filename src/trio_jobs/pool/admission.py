@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 import trio
@@ -197,6 +198,10 @@ class Admission:
             except BaseException as error:
                 self._give_back(slots, error)
                 raise
+
+    def until_fed(self) -> AbstractContextManager[object]:
+        """A block that is cancelled when no waiting job is fed any more: the admission closes."""
+        return self._capacity.cancel_on_close()
 
     def close(self) -> None:
         """Refuse new jobs. Workers finish the buffered ones and exit. Idempotent."""

@@ -78,8 +78,13 @@ class Capacity:
         self.free -= wanted
         return 0
 
-    async def reserve_up_to(self, wanted: int) -> int:
+    async def reserve_up_to(self, wanted: int, *, draining: bool = False) -> int:
         """Wait for a turn and a slot, then reserve as many as are free, up to ``wanted``.
+
+        Args:
+            wanted: How many.
+            draining: Whether they are for jobs that a drain completes: then these slots are
+                given out even if the capacity is closed.
 
         Returns:
             How many are reserved; 0 if the capacity is closed, or closes during the wait.
@@ -91,7 +96,7 @@ class Capacity:
             At least once, before slots are reserved; not after.
         """
         async with self._fifo:
-            while not self.closed:
+            while draining or not self.closed:
                 if reserved := self._reserve_up_to(wanted):
                     return reserved
                 if self._changed is None:
@@ -133,7 +138,7 @@ class Capacity:
         return min(max(math.ceil(slots * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
 
     def close(self) -> None:
-        """Give out no more slots, wake the waiting tasks, cancel the blocks. Idempotent."""
+        """Give out no slots for new jobs, wake the waiting tasks, cancel the blocks. Idempotent."""
         self.closed = True
         self._wake()
         for scope in self._open_blocks:
@@ -161,7 +166,11 @@ class Capacity:
         free = self.free
         # A buffer's only slot is left only to a task that was refused. If no non-waiting task
         # comes, a slot left to one would never be used.
-        leave_one = not self._last_is_for_waiting and (self.buffer_size > 1 or self._refused)
+        leave_one = (
+            not self._last_is_for_waiting
+            and not self.closed
+            and (self.buffer_size > 1 or self._refused)
+        )
         reserved = max(min(wanted, free - leave_one), 0)
         if reserved and reserved == free:
             self._last_is_for_waiting = False

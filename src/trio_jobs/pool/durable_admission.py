@@ -1,8 +1,9 @@
 """`DurableAdmission`: takes a job in when it is on the disk."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Self
@@ -22,6 +23,7 @@ from trio_jobs.pool.refusals import (
 )
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DuplicateJobError, DurableStore
+from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,9 @@ class DurableAdmission(LimitedAdmission):
         capacity: See there.
         schedule: See there.
         limits: See `LimitedAdmission`.
+        suspects: Holds jobs that a drain completes.
         keeps_pending: Whether `close` leaves the jobs that have not begun to the file. Otherwise a
-            drain completes the buffered ones.
+            drain completes those in the buffer, and those that were due when it began.
         new_id: See `Admission`.
         now: See there.
     """
@@ -65,6 +68,7 @@ class DurableAdmission(LimitedAdmission):
         capacity: Capacity,
         schedule: Schedule,
         limits: TypeLimits,
+        suspects: Suspects,
         *,
         keeps_pending: bool,
         new_id: Callable[[], str],
@@ -72,6 +76,7 @@ class DurableAdmission(LimitedAdmission):
     ) -> None:
         super().__init__(channel, store, capacity, schedule, limits, new_id=new_id, now=now)
         self._file = store
+        self._suspects = suspects
         self._keeps_pending = keeps_pending
         self._under_way = 0
         self._delayed_under_way = 0
@@ -150,12 +155,44 @@ class DurableAdmission(LimitedAdmission):
         return self._reserve_leading(specs, slots) if slots else None
 
     def close(self) -> None:
-        """Refuse new jobs; workers finish what runs, or also what is buffered, and exit."""
+        """Refuse new jobs; workers finish what runs, or also what could begin now, and exit."""
         self._capacity.close()
         if self._keeps_pending:
             self._file.keep_pending()
-        if self._keeps_pending or not self._under_way:
             self._limits.close_channel_when_claimed()
+        else:
+            self._schedule.end()
+            self._close_channel_if_landed()
+
+    @trio.lowlevel.enable_ki_protection
+    async def feed(self, job_ids: deque[str]) -> None:
+        """See `Admission.feed`; a drain of all jobs feeds those that are due as it begins."""
+        while job_ids:
+            slots = await self._capacity.reserve_up_to(
+                len(job_ids), draining=not self._keeps_pending
+            )
+            if not slots:
+                raise ShuttingDownError
+            self._limits.note_fed(slots)
+            try:
+                while slots:
+                    self._channel.send_nowait(job_ids[0])
+                    job_ids.popleft()
+                    slots -= 1  # the worker frees it
+            except BaseException as error:
+                self._give_back(slots, error)
+                raise
+
+    def until_fed(self) -> AbstractContextManager[object]:
+        """See `Admission.until_fed`; a drain of all jobs feeds until the channel closes."""
+        return super().until_fed() if self._keeps_pending else self._limits.until_closed
+
+    def _close_channel_if_landed(self) -> None:
+        if not self._under_way:
+            self._limits.close_channel_when_claimed(self._feeds)
+
+    def _feeds(self) -> bool:
+        return self._schedule.has_due or self._suspects.some_are_held
 
     async def _admit(self, specs: Sequence[JobSpec], *, batch: bool) -> list[Job]:
         self._check(specs, whole=True)
@@ -289,8 +326,8 @@ class DurableAdmission(LimitedAdmission):
         for name in reservation.names:
             del self._names[name]
         reservation.over.set()
-        if self.closed and not self._under_way:
-            self._limits.close_channel_when_claimed()
+        if self.closed and not self._keeps_pending:
+            self._close_channel_if_landed()
 
 
 class Reservation:

@@ -119,8 +119,8 @@ class Pool:
         self.schedule.advance(job_id)
 
     async def run_schedule(self) -> None:
-        """Feed the waiting jobs as they come due, until the admission closes; see `Schedule`."""
-        with suppress(ShuttingDownError), self.capacity.cancel_on_close():
+        """Feed the waiting jobs as they come due; see `Schedule` and `Admission.until_fed`."""
+        with suppress(ShuttingDownError), self.admission.until_fed():
             await self.schedule.run(self.admission.feed)
 
     def unfinished(self) -> UnfinishedJobs:
@@ -198,7 +198,8 @@ def make_pool(
     schedule = Schedule(settings.max_waiting, now=now)
     new_id = Uuid7(after=last_id)
     durable = isinstance(store, DurableStore)
-    moves: StoreMoves = Suspects(store, schedule) if durable else store
+    suspects = Suspects(store, schedule)
+    moves: StoreMoves = suspects if durable else store
     if not durable and not handlers.max_running:
         admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
     else:
@@ -212,6 +213,7 @@ def make_pool(
                 capacity,
                 schedule,
                 limits,
+                suspects,
                 keeps_pending=settings.drain != "all",
                 new_id=new_id,
                 now=now,

@@ -33,6 +33,11 @@ class Suspects:
         self._current: str | None = None
         self._held: deque[str] = deque()
 
+    @property
+    def some_are_held(self) -> bool:
+        """Whether a job waits for its turn."""
+        return any(map(self._schedule.waits, self._held))
+
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; holds the job if it is not its turn."""
         job = self._store.find_nowait(job_id)

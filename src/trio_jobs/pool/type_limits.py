@@ -34,6 +34,9 @@ class TypeLimits:
         schedule: The jobs that wait.
         max_running: By type, how many jobs run at the same time; None for any number.
         default: The entry for all types without one; these types share its number.
+
+    Attributes:
+        until_closed: A block that is cancelled when the channel has closed after a drain.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class TypeLimits:
         default: str,
     ) -> None:
         self.disk = moves.disk
+        self.until_closed = trio.CancelScope()
         self._store = store
         self._moves = moves
         self._channel = channel
@@ -59,6 +63,7 @@ class TypeLimits:
         self._places: dict[str, _Limit] = {}
         # During a drain: how many jobs are in the channel, or received and not yet claimed.
         self._unclaimed: int | None = None
+        self._feeds: Callable[[], bool] = lambda: False
 
     def is_full(self, type: str) -> bool:  # noqa: A002  (the field's name)
         """Whether one more job of this type would be held although too many jobs wait."""
@@ -99,16 +104,28 @@ class TypeLimits:
         if (limit := self._places.pop(job_id, None)) is not None:
             limit.free += 1
 
-    def close_channel_when_claimed(self) -> None:
+    def close_channel_when_claimed(self, feeds: Callable[[], bool] | None = None) -> None:
         """Close the channel as soon as workers have claimed all jobs in it, and none is held.
 
-        No task sends to the channel any more. Idempotent.
+        No task sends new jobs to the channel any more. Idempotent.
+
+        Args:
+            feeds: Whether waiting jobs go into the channel still; a task that sends them calls
+                `note_fed`. None if there is no such task.
         """
         if self._unclaimed is None:
-            # A held job whose cancel was requested may be due, and wait for a slot in vain.
-            self._schedule.stop()
+            if feeds is None:
+                # A held job whose cancel was requested may be due, and wait for a slot in vain.
+                self._schedule.stop()
+            else:
+                self._feeds = feeds
             self._unclaimed = self._store.statistics().pending - self._schedule.count
         self._close_channel_if_claimed(self._unclaimed)
+
+    def note_fed(self, number: int) -> None:
+        """Note, in a drain, that so many waiting jobs go into the channel."""
+        if self._unclaimed is not None:
+            self._unclaimed += number
 
     def _claim(self, job_id: str) -> Job | None:
         job = self._store.find_nowait(job_id)
@@ -160,7 +177,7 @@ class TypeLimits:
             self._close_channel_if_claimed(self._unclaimed)
 
     def _close_channel_if_claimed(self, unclaimed: int) -> None:
-        if unclaimed > 0:
+        if unclaimed > 0 or self._feeds():
             return
         for limit in self._limits.values():
             while limit is not None and limit.held:
@@ -168,6 +185,7 @@ class TypeLimits:
                     return
                 limit.held.popleft()
         self._channel.close()
+        self.until_closed.cancel()
 
 
 class _Limit:
