@@ -19,6 +19,7 @@ from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
 from trio_jobs import Outcome
 from trio_jobs.stores.sqlite.file_place import _file_system
+from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.recovery import RecoveryRule, recover
 from trio_jobs.stores.sqlite.schema import APPLICATION_ID, MIGRATIONS, VERSION, migrate
 from trio_jobs.stores.sqlite.store_check import check_store
@@ -166,6 +167,22 @@ def test_page_that_is_broken_is_found_after_an_unclean_end(path: Path) -> None:
 
     assert re.match(r"store file X is damaged: .+", refused(path, unchanged=False))
     assert check_store(path).faults
+
+
+def test_wal_does_not_grow_with_the_number_of_killed_processes(path: Path) -> None:
+    wal = path.with_name("jobs.db-wal")
+    sizes = []
+    for n in range(1, 7):
+        with opened(path) as file:
+            file.connection.execute("DELETE FROM meta")
+            RecordWriter(file.connection).write([(n, make_job(f"{n:05}", payload=b"1" * 20_000))])
+            left = {each: each.read_bytes() for each in (path, wal)}
+        for each, content in left.items():
+            each.write_bytes(content)
+        sizes.append(len(left[wal]))
+
+    assert max(sizes) < 2 * sizes[0], sizes
+    assert len(read(path)) == len(sizes)
 
 
 def test_wal_without_its_file_is_not_deleted(path: Path) -> None:

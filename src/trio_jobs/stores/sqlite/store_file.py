@@ -100,6 +100,9 @@ def open_store_file(
             _prepare(connection, sync)
             migrate(connection, version_of(connection))
             clean = _was_clean(connection, path)
+            if not clean:
+                # Processes that are killed soon after their starts would never do it.
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             # A file that nobody may write says so now, not at the first job.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
