@@ -202,6 +202,17 @@ async def test_job_that_was_cut_off_before_it_began_may_run_although_only_once()
     journal.commit()
 
     assert in_file(journal).status is PENDING
+    assert [job.id for job in store.unfinished().not_begun] == ["a"]
+
+
+async def test_job_that_may_not_run_twice_is_put_back_if_its_handler_has_not_begun() -> None:
+    store, journal = filled(make_job("a", type=ONCE))
+    store.claim("a")
+    store.release("a", begun=False)
+    journal.commit()
+
+    assert (in_file(journal).status, in_file(journal).attempts) == (PENDING, 0)
+    assert [job.id for job in store.unfinished().not_begun] == ["a"]
 
 
 async def test_pending_jobs_are_kept_once_the_drain_has_begun() -> None:

@@ -197,31 +197,30 @@ def make_pool(
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
     schedule = Schedule(settings.max_waiting, now=now)
     new_id = Uuid7(after=last_id)
-    durable = isinstance(store, DurableStore)
-    suspects = Suspects(store, schedule)
-    moves: StoreMoves = suspects if durable else store
-    if not durable and not handlers.max_running:
-        admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
+    limited = (send, capacity, schedule, handlers.max_running)
+    moves: StoreMoves
+    if isinstance(store, DurableStore):
+        suspects = Suspects(store, schedule, executor.has_begun)
+        moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
+        admission: Admission = DurableAdmission(
+            send,
+            store,
+            capacity,
+            schedule,
+            limits,
+            suspects,
+            keeps_pending=settings.drain != "all",
+            new_id=new_id,
+            now=now,
+        )
+    elif handlers.max_running:
+        moves = limits = TypeLimits(store, store, *limited, default=DEFAULT)
+        admission = LimitedAdmission(
+            send, store, capacity, schedule, limits, new_id=new_id, now=now
+        )
     else:
-        parts = (send, capacity, schedule)
-        limits = TypeLimits(store, moves, *parts, handlers.max_running, default=DEFAULT)
-        moves = limits
-        if isinstance(store, DurableStore):
-            admission = DurableAdmission(
-                send,
-                store,
-                capacity,
-                schedule,
-                limits,
-                suspects,
-                keeps_pending=settings.drain != "all",
-                new_id=new_id,
-                now=now,
-            )
-        else:
-            admission = LimitedAdmission(
-                send, store, capacity, schedule, limits, new_id=new_id, now=now
-            )
+        moves = store
+        admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
     return Pool(
         workers=Workers(
             settings.workers,

@@ -45,9 +45,8 @@ class Schedule:
         self._due: deque[str] = deque()
         self._stopped = False
         self._ends = math.inf  # a job that comes due later, by Trio's clock, stays here
-        self._last_offset: float | None = (
-            None  # at that time; no date becomes due by a clock's change
-        )
+        # The clocks' difference at that time: the wall clock's changes make nothing due any more.
+        self._last_offset: float | None = None
         # For `add`: until when the task sleeps, by Trio's clock, and what wakes it earlier.
         self._sleeps_until = -math.inf
         self._earlier = trio.Event()

@@ -312,5 +312,14 @@ class DurableStore(Store, Protocol):
     def find_key_nowait(self, text: str) -> Job | None:
         """The unfinished job with this idempotency key, as it is now; None if there is none."""
 
+    def release(self, job_id: str, *, begun: bool = True) -> None:
+        """See `Moves.release`.
+
+        Args:
+            job_id: The job.
+            begun: Whether its handler may have done a part of its work. If so, a job that may not
+                run twice is not put back, it ends as interrupted.
+        """
+
     def keep_pending(self) -> None:
         """Hand out no more jobs, except those whose cancel was requested: they stay pending."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from trio_jobs.job import Ending, Job, JobStatus, Later
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Store
+from trio_jobs.pool.store import DurableStore
 
 
 class Suspects:
@@ -23,12 +23,16 @@ class Suspects:
     Args:
         store: Where the moves are made.
         schedule: The jobs that wait.
+        has_begun: Whether the handler of a claimed job has begun.
     """
 
-    def __init__(self, store: Store, schedule: Schedule) -> None:
+    def __init__(
+        self, store: DurableStore, schedule: Schedule, has_begun: Callable[[str], bool]
+    ) -> None:
         self.disk = store.disk
         self._store = store
         self._schedule = schedule
+        self._has_begun = has_begun
         # The one that runs, or comes next, and those after it in the order of their claims.
         self._current: str | None = None
         self._held: deque[str] = deque()
@@ -72,7 +76,7 @@ class Suspects:
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`. No job gets the turn: the pool ends."""
-        self._store.release(job_id)
+        self._store.release(job_id, begun=self._has_begun(job_id))
 
     def _pass_turn(self, job_id: str) -> None:
         if job_id != self._current:

@@ -262,8 +262,10 @@ class DurableStore:
         self._processing.remove(job_id)
         return job
 
-    def release(self, job_id: str) -> None:
+    def release(self, job_id: str, *, begun: bool = True) -> None:
         job = self._get(job_id, PROCESSING, PENDING)
+        if not begun:
+            self._not_begun.add(job_id)
         if job_id not in self._not_begun and not self._repeatable(job.type):
             self._cut_off[job_id] = self.complete(job_id, _CUT_OFF)
             return
@@ -407,7 +409,8 @@ class DurableStore:
         # Copied in one call: no other thread can change the dict within it.
         jobs = [job for job in list(self._jobs.values()) if job.id not in self._ending]
         cut_off = list(self._cut_off.values())
-        return UnfinishedJobs.of(jobs + cut_off, released=self._released | self._cut_off.keys())
+        begun = (self._released - self._not_begun) | self._cut_off.keys()
+        return UnfinishedJobs.of(jobs + cut_off, released=begun)
 
     def unwritten_ends(self) -> list[str]:
         """The ids of the jobs that have ended, and whose ends are not on the disk."""
