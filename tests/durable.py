@@ -156,10 +156,12 @@ class StepReader:
     """Reads the dict, as slowly as a thread would."""
 
     file: File
+    many: list[int] = field(default_factory=list)  # how many jobs each `find_many` was asked for
 
-    async def find(self, job_id: str) -> tuple[int, Job] | None:
-        found = await self._all()
-        return next(((seq, job) for seq, job in found.items() if job.id == job_id), None)
+    async def find_many(self, job_ids: Collection[str]) -> list[tuple[int, Job]]:
+        self.many.append(len(job_ids))
+        wanted = set(job_ids)
+        return [(seq, job) for seq, job in (await self._all()).items() if job.id in wanted]
 
     async def find_keys(self, texts: Collection[str]) -> list[Job]:
         wanted = set(texts)

@@ -1,13 +1,14 @@
 """Admission over a file: a job is in when it is on the disk, and never twice."""
 
 from datetime import timedelta
+from typing import cast
 
 import msgspec.structs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.durable import TIMEOUT, DurableParts, make_durable_parts, start_pool
+from tests.durable import TIMEOUT, DurableParts, StepReader, make_durable_parts, start_pool
 from tests.support import NOON, SUCCEEDED, Problem
 from trio_jobs import Ending, Handler, IdempotencyKey, Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.job_spec import JobSpec
@@ -18,7 +19,8 @@ from trio_jobs.pool.refusals import (
     StoreUnavailableError,
     StoreWriteError,
 )
-from trio_jobs.pool.store import DuplicateJobError, InvalidTransitionError
+from trio_jobs.pool.reruns import Selection, rerun_all
+from trio_jobs.pool.store import DuplicateJobError, InvalidTransitionError, JobNotFoundError
 
 SPEC = JobSpec("test", b"null")
 
@@ -345,6 +347,32 @@ async def test_many_are_rerun_although_others_are_rerun_meanwhile() -> None:
 
     assert isinstance(many.result, list)
     assert len(parts.file) == 400
+
+
+async def test_old_jobs_of_many_reruns_are_read_together() -> None:
+    jobs = [msgspec.structs.replace(FAILED, id=f"{n:03}", payload=b"null") for n in range(500)]
+    parts = make_durable_parts(ENDLESS, file=dict(enumerate(jobs, 1)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.journal.run)
+        new = await rerun_all(parts.pool, Selection.of(None, None, 250))
+        nursery.cancel_scope.cancel()
+
+    assert [job.rerun_of for job in new] == [job.id for job in jobs[:250]]
+    # Their payloads for their handlers, all of them once more before the step, and in that.
+    assert cast("StepReader", parts.store._reader).many == [100, 100, 50, 250, 250]
+
+
+async def test_rerun_of_a_job_that_is_gone_is_refused() -> None:
+    parts = make_durable_parts(file={1: FAILED})
+
+    with pytest.raises(JobNotFoundError, match="no job 'gone'"):
+        await parts.admission.admit_all(
+            [JobSpec("test", b"", rerun_of=job_id) for job_id in ("0", "gone")]
+        )
+
+    assert parts.journal.entries == []
+    assert parts.admission._stale == []
 
 
 async def test_job_can_be_rerun_if_the_first_rerun_could_not_be_written() -> None:

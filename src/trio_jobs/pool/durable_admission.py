@@ -234,9 +234,8 @@ class DurableAdmission(LimitedAdmission):
             await self._wait_for_others(names)
             self._check_keys(specs)
             while to_read := stale & wanted:
-                for old_id in to_read:
-                    stale.remove(old_id)  # first: it may be re-run while it is read
-                    reruns[old_id] = await self._file.find_stored(old_id)
+                stale -= to_read  # first: they may be re-run while they are read
+                reruns |= await self._file.find_all_stored(to_read)
                 await self._wait_for_others(names)
         finally:
             # By identity: another task may have an equal set.

@@ -25,6 +25,7 @@ _MAX_FAULT = 400
 # Between two checkpoints `rerun_all` looks at so many jobs, or checks so many bytes of payloads:
 # about a millisecond's work.
 _STRIDE = 500
+_AT_ONCE = 100  # whose payloads it reads together
 _TURN_COST = 100_000
 _ITEM_COST = 100
 
@@ -141,10 +142,10 @@ async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
     job_ids = await _collect(pool, selection)
     specs = []
     # With the store in memory, nothing from here on is a checkpoint.
-    for job_id in job_ids:
-        with suppress(StoreError):  # meanwhile it was dropped, or re-run by another task
-            check_rerun(job := await pool.store.find(job_id))
-            specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job_id))
+    for job in await pool.store.find_many(job_ids):  # without those that were dropped meanwhile
+        with suppress(StoreError):  # meanwhile it was re-run by another task
+            check_rerun(job)
+            specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job.id))
     try:
         jobs = await pool.admission.admit_all(specs)
     except QueueFullError as error:
@@ -162,16 +163,18 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
     outcomes = [Outcome(each) for each in selection.outcomes]
     while True:
         page = await pool.store.page(after=after, limit=_STRIDE, outcomes=outcomes)
-        for job in selection.select(page):
-            if len(job_ids) == selection.limit:
-                break
+        selected = [job.id for job in selection.select(page)]
+        if selection.limit is not None:
+            selected = selected[: selection.limit - len(job_ids)]
+        for first in range(0, len(selected), _AT_ONCE):
             # The jobs of a page have no payloads, if the store is a file.
-            check_handler(await pool.store.find(job.id), pool.handlers)
-            job_ids.append(job.id)
-            cost += len(job.payload) + _ITEM_COST
-            if cost > _TURN_COST:
-                cost = 0
-                await trio.lowlevel.checkpoint()
+            for job in await pool.store.find_many(selected[first : first + _AT_ONCE]):
+                check_handler(job, pool.handlers)
+                job_ids.append(job.id)
+                cost += len(job.payload) + _ITEM_COST
+                if cost > _TURN_COST:
+                    cost = 0
+                    await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         if len(page) < _STRIDE or len(job_ids) == selection.limit:
             return job_ids

@@ -212,7 +212,7 @@ class Store(StoreMoves, Protocol):
     """All jobs: the single source of truth about them.
 
     The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
-    They raise the errors of `Moves`, except for `find_keys` and `page`.
+    They raise the errors of `Moves`, except for `find_many`, `find_keys` and `page`.
     """
 
     def add(self, job: Job) -> None:
@@ -243,6 +243,9 @@ class Store(StoreMoves, Protocol):
 
     async def find(self, job_id: str) -> Job:
         """The job as it is now."""
+
+    async def find_many(self, job_ids: Collection[str]) -> list[Job]:
+        """These jobs as they are now, in this order, without those that are not there."""
 
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         """The jobs with these idempotency keys, as they are now, by key."""
@@ -298,7 +301,7 @@ class DurableStore(Store, Protocol):
 
         Args:
             jobs: The jobs; they are in the store when ``landed`` is called.
-            reruns: By id, the old jobs that they re-run, as `find_stored` has found them.
+            reruns: By id, the old jobs that they re-run, as `find_all_stored` has found them.
             landed: Called when they are on the disk.
             refused: Called with the reason if they cannot be written; nothing of them is kept.
 
@@ -306,8 +309,12 @@ class DurableStore(Store, Protocol):
             InvalidTransitionError: One of the old jobs cannot be re-run.
         """
 
-    async def find_stored(self, job_id: str) -> tuple[int, Job]:
-        """A completed job's record in the file, with its number there."""
+    async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
+        """By id, the records of these completed jobs in the file, with their numbers there.
+
+        Raises:
+            JobNotFoundError: One of them is not there.
+        """
 
     def find_key_nowait(self, text: str) -> Job | None:
         """The unfinished job with this idempotency key, as it is now; None if there is none."""

@@ -90,8 +90,8 @@ class JournalPort(Protocol):
 class ReaderPort(Protocol):
     """Reads the file, never in the event loop's thread; see `stores.sqlite.reads`."""
 
-    async def find(self, job_id: str) -> Stored | None:
-        """The record with this id."""
+    async def find_many(self, job_ids: Sequence[str]) -> list[Stored]:
+        """The records with these ids, in any order; one read for all."""
 
     async def find_keys(self, texts: Collection[str]) -> list[Job]:
         """The jobs with these idempotency keys."""
@@ -342,12 +342,25 @@ class DurableStore:
         return (await self.find_stored(job_id))[1]
 
     async def find_stored(self, job_id: str) -> Stored:
-        if job_id in self._ending:
+        return (await self.find_all_stored([job_id]))[job_id]
+
+    async def find_many(self, job_ids: Collection[str]) -> list[Job]:
+        found = await self._find_stored(job_ids)
+        # The memory last: a job may have come in.
+        jobs = [self._jobs.get(each) or found.get(each, (0, None))[1] for each in job_ids]
+        return [job for job in jobs if job is not None]
+
+    async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, Stored]:
+        found = await self._find_stored(job_ids)
+        for job_id in job_ids:
+            if job_id not in found:
+                raise JobNotFoundError(f"no job {job_id!r}")
+        return {id_: (seq, self._jobs.get(id_, job)) for id_, (seq, job) in found.items()}
+
+    async def _find_stored(self, job_ids: Collection[str]) -> dict[str, Stored]:
+        if not self._ending.keys().isdisjoint(job_ids):
             await self._written()
-        found = await self._reader.find(job_id)
-        if found is None:
-            raise JobNotFoundError(f"no job {job_id!r}")
-        return found[0], self._jobs.get(job_id, found[1])
+        return {job.id: (seq, job) for seq, job in await self._reader.find_many(list(job_ids))}
 
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         texts = list(texts)

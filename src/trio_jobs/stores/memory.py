@@ -155,6 +155,9 @@ class MemoryStore:
     async def find(self, job_id: str) -> Job:
         return self.find_nowait(job_id)
 
+    async def find_many(self, job_ids: Collection[str]) -> list[Job]:
+        return [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]
+
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         return {text: self._jobs[self._keys[text]] for text in texts if text in self._keys}
 

@@ -55,9 +55,11 @@ def reader(file: StoreFile) -> Iterator[FileReader]:
     reader.close()
 
 
-async def test_job_is_found_as_it_is(reader: FileReader) -> None:
-    assert await reader.find("e") == JOBS[3]
-    assert await reader.find("c") is None
+async def test_jobs_are_found_as_they_are(reader: FileReader) -> None:
+    assert await reader.find_many(["e"]) == [JOBS[3]]
+    assert await reader.find_many(["c"]) == await reader.find_many([]) == []
+    many = [f"{n}" for n in range(2000)]
+    assert sorted(await reader.find_many(["g", *many, "a", "d"])) == [JOBS[0], JOBS[2], JOBS[5]]
 
 
 async def test_jobs_are_found_by_their_keys(reader: FileReader) -> None:
@@ -108,7 +110,7 @@ async def test_what_has_landed_is_found(tmp_path: Path) -> None:
             for seq in range(1, 50):
                 journal.append([(seq, make_job(f"{seq:03}"))], landed=lambda: None)
                 await journal.settled()
-                found.append(await reader.find(f"{seq:03}"))
+                found.extend(await reader.find_many([f"{seq:03}"]))
         reader.close()
 
     assert found == [(seq, make_job(f"{seq:03}")) for seq in range(1, 50)]
@@ -123,7 +125,7 @@ async def test_no_sql_runs_in_the_thread_of_the_event_loop(file: StoreFile) -> N
         return connection
 
     reader = FileReader(file, connect=connect_traced)
-    await reader.find("a")
+    await reader.find_many(["a"])
     await reader.find_keys(["ka"])
     await reader.page(after=None, limit=5)
     reader.close()
@@ -147,7 +149,7 @@ async def test_cancel_does_not_wait_for_a_disk_that_hangs(file: StoreFile) -> No
 
     reader = FileReader(file, connect=connect_slow)
     with trio.move_on_after(0.01) as scope:
-        await reader.find("a")
+        await reader.find_many(["a"])
     reader.close()
     go.set()
 
@@ -166,7 +168,7 @@ async def test_many_reads_share_four_connections(file: StoreFile) -> None:
     reader = FileReader(file, connect=connect_counted)
     async with trio.open_nursery() as nursery:
         for _ in range(100):
-            nursery.start_soon(reader.find, "a")
+            nursery.start_soon(reader.find_many, ["a"])
     reader.close()
 
     assert 1 <= len(opened_connections) <= 4

@@ -20,8 +20,8 @@ _T = TypeVar("_T")
 # Reads at the same time. More would wait for one another in the interpreter.
 _THREADS: Final = 4
 
-# Keys of one query.
-_KEYS: Final = 500
+# Ids or keys of one query.
+_AT_ONCE: Final = 500
 
 
 class FileReader:
@@ -40,9 +40,9 @@ class FileReader:
         self._idle: deque[sqlite3.Connection] = deque()
         self._closed = False
 
-    async def find(self, job_id: str) -> tuple[int, Job] | None:
-        """A job and its seq; None if the file does not have it."""
-        return await self._read(partial(_find, job_id=job_id))
+    async def find_many(self, job_ids: Iterable[str]) -> list[tuple[int, Job]]:
+        """Those of these jobs that the file has, each with its seq, in any order."""
+        return await self._read(partial(_find_many, job_ids=list(job_ids)))
 
     async def find_keys(self, texts: Iterable[str]) -> list[Job]:
         """The jobs that have one of these idempotency keys."""
@@ -94,15 +94,19 @@ class FileReader:
         return found
 
 
-def _find(connection: sqlite3.Connection, *, job_id: str) -> tuple[int, Job] | None:
-    row = connection.execute(f"{SELECT_WHOLE} WHERE id = ?", (job_id,)).fetchone()
-    return None if row is None else whole_job(row)
+def _find_many(connection: sqlite3.Connection, *, job_ids: list[str]) -> list[tuple[int, Job]]:
+    found: list[tuple[int, Job]] = []
+    for first in range(0, len(job_ids), _AT_ONCE):
+        some = job_ids[first : first + _AT_ONCE]
+        query = f"{SELECT_WHOLE} WHERE id IN ({_marks(some)})"
+        found += map(whole_job, connection.execute(query, some))
+    return found
 
 
 def _find_keys(connection: sqlite3.Connection, *, texts: list[str]) -> list[Job]:
     jobs: list[Job] = []
-    for first in range(0, len(texts), _KEYS):
-        some = texts[first : first + _KEYS]
+    for first in range(0, len(texts), _AT_ONCE):
+        some = texts[first : first + _AT_ONCE]
         # The index needs its condition repeated.
         query = f"{SELECT_WHOLE} WHERE key IS NOT NULL AND key IN ({_marks(some)})"
         jobs += [whole_job(row)[1] for row in connection.execute(query, some)]
