@@ -22,7 +22,7 @@ from trio_jobs.problem_details import Problem
 class _Filters(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     outcome: list[str] | msgspec.UnsetType = msgspec.UNSET
     type: list[str] | msgspec.UnsetType = msgspec.UNSET
-    limit: int | msgspec.UnsetType = msgspec.UNSET
+    limit: int | float | msgspec.UnsetType = msgspec.UNSET  # to JSON Schema, 2.0 is an integer
 
 
 _decode_filters = msgspec.json.Decoder(_Filters).decode
@@ -75,7 +75,10 @@ def parse_selection(body: bytes) -> Selection:
     if len(names) > len(set(names)):
         raise Problem(400, "$: object contains a field more than once")
     given = [None if each is msgspec.UNSET else each for each in msgspec.structs.astuple(filters)]
+    outcomes, types, limit = given
+    if isinstance(limit, float) and limit.is_integer():
+        limit = int(limit)
     try:
-        return Selection.of(*given)
+        return Selection.of(outcomes, types, limit)
     except ValueError as error:
         raise Problem(400, f"$.{error}") from None
