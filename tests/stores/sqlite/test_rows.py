@@ -1,17 +1,20 @@
 """A job comes out of the file as it went in."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
+from trio_jobs.stores.sqlite.rows import TOGETHER
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 times = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1))  # noqa: DTZ001
@@ -106,6 +109,55 @@ def test_one_commit_writes_the_last_record_of_each_job(tmp_path: Path) -> None:
     write(tmp_path / "jobs.db", [(1, pending), (2, make_job("b")), (1, running)])
 
     assert read(tmp_path / "jobs.db") == [(1, running), (2, make_job("b"))]
+
+
+def _ended(job: Job, number: int) -> Job:
+    """The job as it has ended, in one of several ways."""
+    ending = [
+        Ending(outcome=Outcome.SUCCEEDED, result=b"%d" % number),
+        Ending(outcome=Outcome.SUCCEEDED, result=b"null"),
+        Ending(outcome=Outcome.FAILED, error=JobError(type="E", message=f"{number}")),
+    ][number % 3]
+    return replace(
+        job,
+        status=JobStatus.COMPLETED,
+        started_at=NOON + timedelta(seconds=1),
+        completed_at=NOON + timedelta(seconds=number),
+        duration=[None, 2.0, number / 7][number % 3],
+        cancel_requested=number % 5 == 0,
+        attempts=1 + number % 4,
+        ending=ending,
+    )
+
+
+@pytest.mark.parametrize("count", [1, TOGETHER - 1, TOGETHER, TOGETHER + 1, 3 * TOGETHER])
+def test_many_are_written_together_as_one_is(count: int, tmp_path: Path) -> None:
+    new = [(n, make_job(f"{n:04}", payload=b"%d" % n)) for n in range(1, count + 1)]
+    keyed = [
+        (n, replace(job, key=IdempotencyKey(text=f"k{n}", digest=b"d")) if n % 2 else job)
+        for n, job in new
+    ]
+    ended = [(n, _ended(job, n)) for n, job in keyed]
+    more = [(n + count, replace(_ended(job, n), id=f"e{n:04}")) for n, job in new]
+
+    write(tmp_path / "jobs.db", keyed)
+    assert read(tmp_path / "jobs.db") == keyed
+
+    with opened(tmp_path / "jobs.db") as file:
+        RecordWriter(file.connection).write([*more, *ended])
+    assert read(tmp_path / "jobs.db") == [*ended, *more]
+
+
+def test_of_many_with_a_known_key_none_is_written(tmp_path: Path) -> None:
+    key = IdempotencyKey(text="k", digest=b"")
+    many = [(n, make_job(f"{n:04}")) for n in range(2, 2 * TOGETHER)]
+    many[10] = (12, replace(make_job("again"), key=key))
+    known = (1, replace(make_job("a"), key=key))
+
+    with pytest.raises(sqlite3.IntegrityError):
+        write(tmp_path / "jobs.db", [known], many)
+
+    assert read(tmp_path / "jobs.db") == [known]
 
 
 def test_forgotten_job_leaves_no_row(tmp_path: Path) -> None:

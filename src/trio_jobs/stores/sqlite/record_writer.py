@@ -3,13 +3,27 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 import msgspec
 
 from trio_jobs.job import Job, Outcome
 from trio_jobs.stores.sqlite.retention import Retention, delete
-from trio_jobs.stores.sqlite.rows import INSERT, NO_RESULT, UPDATE, moved_row, new_row
+from trio_jobs.stores.sqlite.rows import (
+    INSERT,
+    INSERT_MANY,
+    INSERT_PAYLOAD,
+    INSERT_PAYLOADS,
+    INSERT_RESULT,
+    INSERT_RESULTS,
+    NO_RESULT,
+    TOGETHER,
+    UPDATE,
+    UPDATE_MANY,
+    moved_row,
+    new_row,
+)
 
 # A job's place in the order of admission, and what the job is now; None: it is forgotten.
 Record = tuple[int, Job | None]
@@ -122,17 +136,22 @@ class RecordWriter:
             # A completed job that moves again is marked as re-run.
             if job.ending is not None and (is_new or job.rerun_as is None) and self._retention:
                 self._retention.add(job)
-        many = self._connection.executemany
-        if new:
-            many(INSERT, new)
-            many("INSERT INTO payloads VALUES (?, ?)", payloads)
-        if moved:
-            many(UPDATE, moved)
-        if results:
-            many("INSERT OR IGNORE INTO results VALUES (?, ?)", results)
+        self._execute(INSERT, INSERT_MANY, new)
+        self._execute(INSERT_PAYLOAD, INSERT_PAYLOADS, payloads)
+        self._execute(UPDATE, UPDATE_MANY, moved)
+        self._execute(INSERT_RESULT, INSERT_RESULTS, results)
         if forgotten and self._retention is not None:
             self._retention.forget(self._connection, forgotten)
         elif forgotten:
             delete(self._connection, forgotten)
         # Per commit, the pages at the ends of the tables and indexes; then those of the rows.
         self._pages += 10 + len(last) / 8 + size / _PAGE
+
+    def _execute(self, one: str, many: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Execute ``many`` for each `TOGETHER` of these rows, and ``one`` for each of the rest."""
+        rest = len(rows) - len(rows) % TOGETHER
+        for first in range(0, rest, TOGETHER):
+            parameters = list(chain.from_iterable(rows[first : first + TOGETHER]))
+            self._connection.execute(many, parameters)
+        if rest < len(rows):
+            self._connection.executemany(one, rows[rest:])

@@ -40,8 +40,23 @@ _MOVED: Final = (
 )
 _COLUMNS: Final = ", ".join(_FIXED + _MOVED)
 
-INSERT: Final = f"INSERT INTO jobs({_COLUMNS}) VALUES (?{', ?' * (len(_FIXED + _MOVED) - 1)})"  # noqa: S608
+_ROW: Final = f"(?{', ?' * (len(_FIXED + _MOVED) - 1)})"
+_MOVE: Final = f"(?{', ?' * len(_MOVED)})"
+
+# Each for one row, and for `TOGETHER` rows. Between two statements the thread that writes has to
+# wait for the interpreter, which the event loop may hold for milliseconds; within one it has not.
+TOGETHER: Final = 50
+INSERT: Final = f"INSERT INTO jobs({_COLUMNS}) VALUES {_ROW}"  # noqa: S608
+INSERT_MANY: Final = INSERT + f", {_ROW}" * (TOGETHER - 1)
+INSERT_PAYLOAD: Final = "INSERT INTO payloads VALUES (?, ?)"
+INSERT_PAYLOADS: Final = INSERT_PAYLOAD + ", (?, ?)" * (TOGETHER - 1)
+INSERT_RESULT: Final = "INSERT OR IGNORE INTO results VALUES (?, ?)"
+INSERT_RESULTS: Final = INSERT_RESULT + ", (?, ?)" * (TOGETHER - 1)
 UPDATE: Final = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _MOVED)} WHERE seq = ?"  # noqa: S608
+UPDATE_MANY: Final = (
+    f"UPDATE jobs SET {', '.join(f'{name} = column{n}' for n, name in enumerate(_MOVED, 1))} "  # noqa: S608
+    f"FROM (VALUES {_MOVE}{f', {_MOVE}' * (TOGETHER - 1)}) WHERE seq = column{len(_MOVED) + 1}"
+)
 # With the payload and the result behind the columns; for `whole_job`.
 SELECT_WHOLE: Final = (
     f"SELECT {_COLUMNS}, payload, result "  # noqa: S608
