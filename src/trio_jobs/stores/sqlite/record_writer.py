@@ -116,7 +116,7 @@ class RecordWriter:
         self._connection.close()
 
     def _write(self, last: dict[int, Job | None]) -> None:
-        new, payloads, moved, results, forgotten = [], [], [], [], []
+        new, payloads, moved, results, forgotten, ended = [], [], [], [], [], []
         size = 0
         for seq, job in last.items():
             if job is None:
@@ -134,8 +134,10 @@ class RecordWriter:
                 results.append((seq, result))
                 size += len(result)
             # A completed job that moves again is marked as re-run.
-            if job.ending is not None and (is_new or job.rerun_as is None) and self._retention:
-                self._retention.add(job)
+            if job.ending is not None and (is_new or job.rerun_as is None):
+                ended.append(job)
+        if self._retention is not None:
+            self._retention.add(ended)
         self._execute(INSERT, INSERT_MANY, new)
         self._execute(INSERT_PAYLOAD, INSERT_PAYLOADS, payloads)
         self._execute(UPDATE, UPDATE_MANY, moved)

@@ -6,7 +6,7 @@ one that was admitted first, among the others the one that ended first: each is 
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -135,10 +135,20 @@ class Retention:
         self.kept = self._kept
         return self._dropped
 
-    def add(self, job: Job) -> None:
-        """The transaction ends a job."""
-        assert job.ending is not None  # noqa: S101  (for the type checker)
-        self._kept = self._kept.changed(job.ending.outcome.value, job.size, 1)
+    def add(self, jobs: Iterable[Job]) -> None:
+        """The transaction ends these jobs."""
+        numbers = {True: 0, False: 0}
+        sizes = {True: 0, False: 0}
+        for job in jobs:
+            succeeded = job.outcome == _SUCCEEDED
+            numbers[succeeded] += 1
+            sizes[succeeded] += job.size
+        self._kept = Kept(
+            succeeded=self._kept.succeeded + numbers[True],
+            others=self._kept.others + numbers[False],
+            succeeded_bytes=self._kept.succeeded_bytes + sizes[True],
+            others_bytes=self._kept.others_bytes + sizes[False],
+        )
 
     def forget(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
         """Delete jobs for a client."""
@@ -223,8 +233,8 @@ class Retention:
 
 def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
     """Delete jobs with their payloads and results."""
-    for table in ("jobs", "payloads", "results"):
-        connection.executemany(
-            f"DELETE FROM {table} WHERE seq = ?",  # noqa: S608
-            [(seq,) for seq in seqs],
-        )
+    for first in range(0, len(seqs), _AT_ONCE):
+        some = seqs[first : first + _AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        for table in ("jobs", "payloads", "results"):
+            connection.execute(f"DELETE FROM {table} WHERE seq IN ({marks})", some)  # noqa: S608
