@@ -156,6 +156,7 @@ class StoreInFile:
         # The readers first: only if the last connection to close is the one that writes, SQLite
         # moves the rest of the WAL into the file, and deletes the WAL.
         self._reader.close()
+        self.store.hand_over()
         written = await self._journal.close(seconds)
         self._journal.report_dropped()
         if not written:

@@ -410,16 +410,18 @@ async def test_numbers_go_on_behind_those_of_the_file() -> None:
     assert [job.id for _, job in sorted(journal.file.items())] == ["a", "b", "c"]
 
 
-async def test_claim_of_a_job_that_ends_in_the_same_step_is_not_written() -> None:
+async def test_ends_of_a_step_are_written_together_and_without_their_claims() -> None:
     calls: list[Callable[[], None]] = []
     store, journal = open_store(soon=calls.append)
-    jobs = [make_job(each) for each in "abc"]
+    jobs = [make_job(each) for each in "abcd"]
     store.add_all(jobs, reruns={}, landed=lambda: None, refused=print)
     journal.commit()
 
-    for job_id in "abc":
+    shown: list[str] = []
+    for job_id in "abcd":
         store.claim(job_id)
-    store.complete("a", SUCCEEDED)
+    for job_id in "ad":
+        store.complete(job_id, SUCCEEDED, show=lambda job: shown.append(job.id))
     store.postpone("b", Later(seconds=1))
     for call in calls:
         call()
@@ -427,8 +429,25 @@ async def test_claim_of_a_job_that_ends_in_the_same_step_is_not_written() -> Non
         [job.status for _, job in entry.records if job is not None] for entry in journal.entries
     ]
 
-    assert written == [[COMPLETED], [PENDING], [PROCESSING]]
+    assert written == [[PENDING], [COMPLETED, COMPLETED], [PROCESSING]]
     assert len(calls) == 1
+    assert shown == []
+    journal.commit()
+    assert shown == ["a", "d"]
+
+
+async def test_end_is_written_before_it_is_waited_for() -> None:
+    store, journal = open_store({1: make_job("a")}, soon=lambda _: None)
+    store.claim("a")
+    store.complete("a", SUCCEEDED)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.settled)
+        await wait_all_tasks_blocked()
+        journal.commit()
+
+    assert in_file(journal).status is COMPLETED
+    assert len(store) == 0
 
 
 async def test_claim_is_written_before_it_is_waited_for() -> None:

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 # A job's number in the file, and its record.
 Stored = tuple[int, Job]
 
+# The number and the record of a job that has ended, and what is called when its end is written.
+End = tuple[int, Job, Callable[[Job], None] | None]
+
 # How many ends may be unwritten before workers wait. Each is a job that runs again after a crash.
 MAX_UNWRITTEN_ENDS = 1_000
 
@@ -120,9 +123,9 @@ class DurableStore:
         repeatable: Whether jobs of a type may run again after a process has died in them.
         timeout: See `trio_jobs.pool.store.DurableStore`.
         now: The wall clock, as an aware UTC time.
-        soon: Calls a function in the event loop once the present step is over. Then claims are
-            handed to the journal together, without those of jobs that have ended in the same step.
-            None: each is handed over at once.
+        soon: Calls a function in the event loop once the present step is over. Then claims and
+            ends are handed to the journal together, without the claims of jobs that have ended in
+            the same step. None: each is handed over at once.
     """
 
     def __init__(
@@ -153,7 +156,8 @@ class DurableStore:
         self._processing: set[str] = set()
         self._soon = soon
         self._claims: dict[str, Job] = {}  # not yet handed to the journal
-        self._claims_are_due = False  # whether the loop will call `_end_step`
+        self._ends: list[End] = []
+        self._step_ends = False  # whether the loop will call `hand_over`
         self._ending: dict[str, Job] = {}  # the records of the unwritten ends
         self._fewer_ends = trio.Event()
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
@@ -232,11 +236,7 @@ class DurableStore:
             return None
         job = self._jobs[job_id] = claimed(job, self._now())
         self._claims[job_id] = job
-        if self._soon is None:
-            self._write_claims()
-        elif not self._claims_are_due:
-            self._claims_are_due = True
-            self._soon(self._end_step)
+        self._hand_over_soon()
         self._processing.add(job_id)
         return job
 
@@ -253,7 +253,8 @@ class DurableStore:
         self._processing.remove(job_id)
         self._claims.pop(job_id, None)
         self._ending[job_id] = job
-        self._journal.append(((self._seqs[job_id], job),), landed=partial(self._show, job, show))
+        self._ends.append((self._seqs[job_id], job, show))
+        self._hand_over_soon()
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
@@ -276,20 +277,33 @@ class DurableStore:
     def keep_pending(self) -> None:
         self._keeps_pending = True
 
-    def _end_step(self) -> None:
-        self._claims_are_due = False
-        self._write_claims()
-
-    def _write_claims(self) -> None:
+    def hand_over(self) -> None:
+        """Hand the claims and the ends so far to the journal."""
+        self._step_ends = False
+        if self._ends:
+            ends, self._ends = self._ends, []
+            records = [(seq, job) for seq, job, _ in ends]
+            self._journal.append(records, landed=partial(self._show_all, ends))
         if self._claims:
             records = [(self._seqs[job_id], job) for job_id, job in self._claims.items()]
             self._claims.clear()
             self._journal.append(records, landed=_nothing)
 
+    def _hand_over_soon(self) -> None:
+        if self._soon is None:
+            self.hand_over()
+        elif not self._step_ends:
+            self._step_ends = True
+            self._soon(self.hand_over)
+
     def _write(self, job: Job) -> None:
         self._jobs[job.id] = job
         self._claims.pop(job.id, None)
         self._journal.append(((self._seqs[job.id], job),), landed=_nothing)
+
+    def _show_all(self, ends: Sequence[End]) -> None:
+        for _, job, show in ends:
+            self._show(job, show)
 
     def _show(self, job: Job, show: Callable[[Job], None] | None) -> None:
         """Let a job whose end is on the disk leave the memory."""
@@ -321,7 +335,7 @@ class DurableStore:
             await self._fewer_ends.wait()
 
     async def settled(self) -> None:
-        self._write_claims()
+        self.hand_over()
         await self._journal.settled()
 
     # What clients ask for.

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import trio
 
-from tests.support import NOON, HttpSettings, PoolSettings, StoreSettings
+from tests.stores.sqlite.files import read
+from tests.support import NOON, SUCCEEDED, HttpSettings, PoolSettings, StoreSettings
 from trio_jobs import Handler, IdempotencyKey, Job, Outcome
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.opened_store import RecoveredFile
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.wall_clock import utc_now
@@ -87,3 +89,23 @@ async def test_no_statement_runs_in_the_event_loops_thread(tmp_path: Path) -> No
     assert failures == []
     assert len(statements) > 20
     assert [text for in_loop, text in statements if in_loop] == []
+
+
+async def test_end_of_the_last_step_is_written_by_the_close(tmp_path: Path) -> None:
+    handlers = HandlerRegistry({"test": Handler.of(fail)})
+    bounds = StoreSettings()
+    file = RecoveredFile(tmp_path / "jobs.db", handlers, bounds, now=utc_now)
+    opened = file.open(failed=print)
+    send, receive = trio.open_memory_channel[str](20)
+    settings = PoolSettings(workers=2, buffer_size=10)
+    pool = make_pool(handlers, send, opened.store, settings, bounds, HttpSettings())
+    opened.start(pool)
+    job = await pool.admission.admit(JobSpec("test", b"1"))
+
+    opened.store.claim(job.id)
+    opened.store.complete(job.id, SUCCEEDED)
+    written = await opened.close(pool, seconds=10)
+    receive.close()
+
+    assert written
+    assert [each.outcome for _, each in read(tmp_path / "jobs.db")] == [Outcome.SUCCEEDED]
