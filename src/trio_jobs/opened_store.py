@@ -19,6 +19,7 @@ from trio_jobs.pool.unfinished import Line
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.memory import MemoryStore as MemoryStore
+from trio_jobs.stores.sqlite.file_place import one_line
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.recovery import Recovered, RecoveryRule, recover
@@ -200,7 +201,8 @@ class RecoveredFile:
         self._now = now
         self._file = open_store_file(path, sync=settings.sync)
         try:
-            self._recovered = recover(self._file, self._rule_of, now=now())
+            with one_line(self._file.path):  # damage that only the jobs themselves show
+                self._recovered = recover(self._file, self._rule_of, now=now())
         except BaseException:
             self._file.close()
             raise

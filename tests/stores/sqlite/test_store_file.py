@@ -18,6 +18,9 @@ from tests.stores.sqlite import version_1
 from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
 from trio_jobs import Outcome
+from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.opened_store import RecoveredFile
+from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.sqlite.file_place import _file_system
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.recovery import RecoveryRule, recover
@@ -44,12 +47,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def refused(path: Path, *, unchanged: bool = True) -> str:
+def refused(path: Path) -> str:
     """The one line of the refusal, without the path."""
     before = contents(path.parent) if path.parent.is_dir() else {}
     with pytest.raises(StoreFileError) as refusal:
         open_store_file(path)
-    if unchanged and path.parent.is_dir():
+    if path.parent.is_dir():
         assert contents(path.parent) == before
     text = str(refusal.value)
     assert "\n" not in text
@@ -155,7 +158,7 @@ def test_truncated_file(path: Path) -> None:
         pass
     os.truncate(path, path.stat().st_size // 2)
 
-    assert refused(path, unchanged=False).startswith("store file X")
+    assert refused(path).startswith("store file X")
 
 
 def test_page_that_is_broken_is_found_after_an_unclean_end(path: Path) -> None:
@@ -165,7 +168,7 @@ def test_page_that_is_broken_is_found_after_an_unclean_end(path: Path) -> None:
         file.seek(size // 2 // 4096 * 4096)
         file.write(b"\xff" * 4096)
 
-    assert re.match(r"store file X is damaged: .+", refused(path, unchanged=False))
+    assert re.match(r"store file X is damaged: .+", refused(path))
     assert check_store(path).faults
 
 
@@ -183,6 +186,36 @@ def test_wal_does_not_grow_with_the_number_of_killed_processes(path: Path) -> No
 
     assert max(sizes) < 2 * sizes[0], sizes
     assert len(read(path)) == len(sizes)
+
+
+def test_damaged_file_keeps_the_wal_of_a_process_that_was_killed(path: Path) -> None:
+    killed = path.parent / "killed"
+    killed.mkdir()
+    with opened(path) as file:
+        file.connection.execute("DELETE FROM meta")
+        RecordWriter(file.connection).write([(1, make_job("1"))])
+        for name in ("jobs.db", "jobs.db-wal"):
+            copy(path.parent / name, killed / name)
+    path = killed / "jobs.db"
+    os.truncate(path, 8192)
+
+    assert re.match(r"store file X is damaged: .+", refused(path))
+    assert "jobs.db-wal" in contents(killed)
+
+
+def test_damage_that_only_the_recovery_finds_is_one_line(path: Path) -> None:
+    with opened(path) as file:  # its end is clean: nothing checks the whole file
+        jobs = [(n, make_job(f"{n:05}", payload=b"1" * 500)) for n in range(1, 100)]
+        RecordWriter(file.connection).write(jobs)
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'payloads'"
+        (page,) = file.connection.execute(query).fetchone()
+    with path.open("r+b") as raw:
+        raw.seek((page - 1) * 4096)
+        raw.write(b"\xff" * 4096)
+
+    with pytest.raises(StoreFileError, match=r"store file '.+': database disk image is malformed"):
+        RecoveredFile(path, HandlerRegistry({}), StoreSettings(), now=lambda: NOON)
+    assert refused(path).startswith("store file X")
 
 
 def test_wal_without_its_file_is_not_deleted(path: Path) -> None:
@@ -417,7 +450,7 @@ def test_write_lock_that_stays_is_one_line(path: Path, monkeypatch: pytest.Monke
     shell = connect(f"file:{path}")
     shell.execute("BEGIN IMMEDIATE")
 
-    assert refused(path, unchanged=False) == "store file X: database is locked"
+    assert refused(path) == "store file X: database is locked"
     shell.close()
 
 

@@ -92,14 +92,14 @@ def open_store_file(
     try:
         with one_line(path):
             if path.exists() and path.stat().st_size:
-                _check_made(path, connect)
+                clean = _check_made(path, connect)
             else:
                 _check_wal(path)
                 _make(path, connect)
+                clean = True
             connection = connect(uri(path, "rw"))
             _prepare(connection, sync)
             migrate(connection, version_of(connection))
-            clean = _was_clean(connection, path)
             if not clean:
                 # Processes that are killed soon after their starts would never do it.
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -151,8 +151,12 @@ def _make(path: Path, connect: Connect) -> None:
     _sync_folder(path.parent)
 
 
-def _check_made(path: Path, connect: Connect) -> None:
-    """Check that the file is a store of ours. Reads only: a file that is refused stays as it is."""
+def _check_made(path: Path, connect: Connect) -> bool:
+    """Check that the file is a store of ours; return whether the last process has closed it.
+
+    Reads only: a file that is refused stays as it is, and so does its WAL. A connection that may
+    write would copy the WAL into the file when it is closed.
+    """
     # Opened to write, as by SQLite later. To close it would end the locks of a connection to the
     # file in this process: there is none, since the lock is new.
     with path.open("r+b") as file:
@@ -160,7 +164,7 @@ def _check_made(path: Path, connect: Connect) -> None:
             raise ForeignFileError("no SQLite file")
     connection = connect(uri(path, "ro"))
     try:
-        version_of(connection)
+        return version_of(connection) == 0 or _was_clean(connection, path)
     finally:
         connection.close()
 
