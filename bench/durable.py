@@ -37,7 +37,7 @@ _FILL = 12_000
 _SUBMITTERS = 100
 
 
-def measure(*, requests: int = 3_000, bulk: int = 50_000, turns: int = 7) -> list[Result]:
+def measure(*, requests: int = 3_000, bulk: int = 50_000, turns: int = 3) -> list[Result]:
     """Measure rows 15 to 17.
 
     Args:
@@ -79,7 +79,7 @@ def measure(*, requests: int = 3_000, bulk: int = 50_000, turns: int = 7) -> lis
     return results
 
 
-def measure_in_process(*, jobs: int = 20_000, turns: int = 5) -> list[Result]:
+def measure_in_process(*, jobs: int = 20_000, turns: int = 3) -> list[Result]:
     """Measure row 18.
 
     Args:
@@ -106,7 +106,7 @@ def measure_in_process(*, jobs: int = 20_000, turns: int = 5) -> list[Result]:
 
 
 def measure_beside_huey(
-    *, requests: int = 3_000, bulk: int = 50_000, jobs: int = 1_000, turns: int = 5
+    *, requests: int = 3_000, bulk: int = 50_000, jobs: int = 1_000, turns: int = 3
 ) -> list[Result]:
     """Measure row 19.
 
