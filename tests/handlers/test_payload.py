@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable  # noqa: TC003  (a test has msgspec resolve it)
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, TypedDict
 
 import attrs
@@ -301,18 +302,23 @@ def test_types_whose_names_become_the_same_have_a_schema_each() -> None:
 
     schemas = handlers.schemas()
 
-    references = [schemas.types[each]["$ref"] for each in "ab"]
-    assert references == ["#/$defs/1.P", "#/$defs/2.P"]
-    types = [schemas.components[name]["properties"]["value"] for name in ("1.P", "2.P")]  # type: ignore[index]
+    names = [str(schemas.types[each]["$ref"]).removeprefix("#/$defs/") for each in "ab"]
+    assert len(set(names)) == 2
+    types = [schemas.components[name]["properties"]["value"] for name in names]  # type: ignore[index]
     assert types == [{"type": "integer"}, {"type": "string"}]
 
 
-def test_a_payload_in_which_two_types_get_the_same_name_is_refused() -> None:
+def test_a_payload_in_which_two_types_get_the_same_name_is_refused_or_told_apart() -> None:
     one, other = (msgspec.defstruct("P", [("value", each)]) for each in (int, str))
     both = msgspec.defstruct("Both", [("one", one), ("other", other)])
 
     def take(payload: object) -> None: ...
 
     take.__annotations__["payload"] = both
-    with pytest.raises(HandlerError, match="in which two types have the same name"):
-        Handler.of(take)
+    if version("msgspec") < "0.23":
+        with pytest.raises(HandlerError, match="in which two types have the same name"):
+            Handler.of(take)
+    else:
+        described = HandlerRegistry({"a": Handler.of(take)}).describe_payloads()
+        assert '{"value":{"type":"integer"}}' in described
+        assert '{"value":{"type":"string"}}' in described
