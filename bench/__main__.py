@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from bench import growth, idle, many, pool, refusals, single, start_up
+from bench import durable, growth, idle, many, pool, refusals, single, start_up
 from bench.peers import comparison
 from bench.row import Missing, Result, spread_text
 
@@ -25,6 +25,9 @@ MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
     start_up.measure: (10,),
     comparison.measure: (11, 12, 13),
     refusals.measure: (14,),
+    durable.measure: (15, 16, 17),
+    durable.measure_in_process: (18,),
+    durable.measure_beside_huey: (19,),
 }
 
 

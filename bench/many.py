@@ -53,7 +53,7 @@ def measure(
 
         def process_stream() -> float:
             before = cpu_seconds(stream.pid)
-            _stream(stream.port, streamed)
+            send_stream(stream.port, streamed)
             return _micros_until_idle(stream, before, streamed)
 
         subjects = {BARE: answer, _BATCHED: process_batches, _STREAMED: process_stream}
@@ -83,7 +83,12 @@ def measure(
     ]
 
 
-def _stream(port: int, jobs: int) -> None:
+def send_stream(port: int, jobs: int) -> None:
+    """Submit so many jobs, whole thousands, in one stream, and wait for its answer.
+
+    Raises:
+        LoadError: The answer is not a success.
+    """
     piece = (SUBMISSION + b"\n") * _LINES
     head = (
         "POST /jobs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"

@@ -1,5 +1,6 @@
 """The command `trio-jobs`, as an operator starts it, with a handler that does nothing."""
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ class Settings:
     buffer_size: int = 1_000
     grace_period: float = 25.0
     http: Mapping[str, object] = field(default_factory=dict)
+    store: Path | None = None
     handlers: str = '[handlers]\ndefault = "bench.workload:empty"\n'
 
     def toml(self) -> str:
@@ -34,6 +36,7 @@ class Settings:
             f"grace_period = {self.grace_period}",
             "[http]",
             *(f"{name} = {value}" for name, value in http.items()),
+            *([] if self.store is None else ["[store]", f"path = {json.dumps(str(self.store))}"]),
             self.handlers,
         ]
         return "\n".join(lines)

@@ -12,12 +12,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.children import ROOT
+from bench.disk import file_system
 from bench.peers.environments import PEERS, find_redis
 from bench.pictures import draw_comparison, draw_growth
 from bench.row import Result, Row, spread_text
 
 _PAGE = ROOT / "docs" / "performance.md"
 _PICTURES = ROOT / "docs" / "performance"
+
+# This row and those after it keep their jobs in a file.
+_FIRST_WITH_A_FILE = 15
 
 _OURS = ("trio", "quart", "quart-trio", "hypercorn", "h11", "msgspec")
 
@@ -83,12 +87,16 @@ def _draw(rows: Sequence[Row]) -> None:
     peers = {f"{row.number}: {row.what}": row for row in rows if row.number in {11, 12, 13}}
     if peers:
         draw_comparison(_PICTURES / "peers.svg", list(peers.items()))
+    files = [row for row in rows if row.number >= _FIRST_WITH_A_FILE and row.reach is not None]
+    if files:
+        titled = [(f"{row.number}: {row.what}", row) for row in files]
+        draw_comparison(_PICTURES / "files.svg", titled)
 
 
 def _machine(minutes: float) -> str:
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    hardware = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    hardware = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {file_system()}"
     turns = os.environ.get("BENCH_TURNS")
     chosen = f" with BENCH_TURNS={turns}" if turns else ""
     system = f"{platform.system()} {platform.release().partition('-')[0]}"

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.row import Row, amount
 
@@ -174,6 +174,7 @@ def _compare(axes: Axes, row: Row) -> None:
         axes.margins(x=0.2)
     else:
         axes.set_xlim(0, max(spread.high for spread in row.sides.values()) * 1.2)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # of large numbers, more would overlap
         axes.xaxis.set_major_formatter(_PLAIN)
     axes.margins(y=0.08)
     scale = ", logarithmic" if is_wide else ""

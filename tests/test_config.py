@@ -32,7 +32,8 @@ MODE = "an octal mode in quotes like '0660', of 6 (may connect) and 0 (may not)"
 FUNCTION = "a function's name like 'package.module:function'"
 SET_IN_THE_FILE = "handlers are set in the [handlers] table of the configuration file"
 KNOWN = (
-    "known: call, run, timeout, max_running, retry (a type with a dot in it is written in quotes)"
+    "known: call, run, timeout, max_running, repeatable, max_interruptions, retry"
+    " (a type with a dot in it is written in quotes)"
 )
 TIMEOUT = "a number of seconds from 0.001 to 604800"
 RETRY = "known: attempts, backoff, base, factor, cap, jitter, on, never"
@@ -167,6 +168,7 @@ class TestSources:
         texts = {"http.bind": "a:1", "http.unix_mode": "0660", "http.access_log": "yes"}
         texts |= {"logging.level": "debug", "logging.format": "json"}
         texts["http.max_header_bytes"] = "2048"
+        texts |= {"pool.drain": "all", "store.sync": "normal"}
         text = texts.get(path, "7")
 
         config = load(environment={variable(path): text})

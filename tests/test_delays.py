@@ -124,7 +124,7 @@ async def test_jobs_beyond_max_waiting_are_refused(
 @pytest.mark.parametrize("value", [-1, 1.5, True, "5", None, 10_000_001])
 async def test_max_waiting_out_of_range_is_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match="max_waiting must be an integer from 0 to 10000000, got"):
-        async with open_jobs(HANDLERS, max_waiting=value):  # type: ignore[arg-type]
+        async with open_jobs(HANDLERS, max_waiting=value):  # type: ignore[call-overload]
             pass
 
 

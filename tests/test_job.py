@@ -38,6 +38,7 @@ def test_statuses_and_outcomes_are_the_words_of_the_api() -> None:
         "failed",
         "timed_out",
         "cancelled",
+        "interrupted",
     ]
 
 

@@ -41,7 +41,7 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 
 # What a module may make once, when it is imported: values, and tools without a memory.
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
-CONSTANTS |= {"Path", "Ending", "Struct", "time_ns"}
+CONSTANTS |= {"Path", "Ending", "Struct", "time_ns", "datetime", "timedelta", "join", "len"}
 CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "RetrySettings", "Setting"}
 TOOLS = {"getLogger", "ContextVar", "Decoder", "Encoder", "TypeVar", "ParamSpec", "NewType", "Raw"}
 TOOLS |= {"partial"}
@@ -269,7 +269,8 @@ def test_the_http_server_knows_four_modules_of_the_ground_floor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "defaults"), [("embed.py", {"limit": 100}), ("testing/plugin.py", {})]
+    ("module", "defaults"),
+    [("embed.py", {}), ("embedded_jobs.py", {"limit": 100}), ("testing/plugin.py", {})],
 )
 def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[str, float]) -> None:
     found: dict[str, object] = {}
@@ -283,6 +284,22 @@ def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[s
             }
 
     assert found == defaults
+
+
+def test_sql_is_in_one_package_and_locks_of_threads_are_nowhere() -> None:
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert "sqlite3" not in imported or name.startswith("stores/sqlite/"), name
+    for name in MODULES:
+        if name.startswith("stores/"):
+            tree = ast.parse(MODULES[name].read_text())
+            assert not list(calls_of(tree, LOCKS - {"CapacityLimiter"})), name
 
 
 def test_the_pool_has_one_channel_whichever_way_it_is_opened() -> None:
@@ -324,7 +341,7 @@ def waits(function: Callable[..., object]) -> bool:
     )
 
 
-AWAITED = {"find", "find_keys", "page", "request_cancel", "delete"}
+AWAITED = {"find", "find_many", "find_keys", "page", "request_cancel", "delete"}
 
 
 @pytest.mark.parametrize("name", sorted(methods(MemoryStore).keys() - AWAITED))
@@ -363,7 +380,7 @@ def uses_of(tree: ast.Module, name: str) -> set[str]:
 def test_worker_asks_the_store_for_its_four_moves_and_nothing_else() -> None:
     tree = ast.parse(MODULES["pool/worker.py"].read_text())
 
-    assert uses_of(tree, "store") == {"claim", "complete", "postpone", "release"}
+    assert uses_of(tree, "store") == {"claim", "complete", "postpone", "release", "disk"}
 
 
 def test_worker_is_given_the_channel_the_store_and_the_process() -> None:

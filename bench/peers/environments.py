@@ -83,6 +83,13 @@ _APPS = "bench.peers."
 
 BACKGROUND_TASKS = Peer(name="FastAPI BackgroundTasks", module=_APPS + "background_tasks_app")
 
+HUEY = Peer(
+    name="Huey (SQLite)",
+    module=_APPS + "huey_app",
+    packages=("huey",),
+    worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
+)
+
 PEERS = (
     BACKGROUND_TASKS,
     Peer(
@@ -102,12 +109,7 @@ PEERS = (
         worker=("celery", "-A", _APPS + "celery_app", "worker", "-P", "threads", "-c", "10"),
         needs_redis=True,
     ),
-    Peer(
-        name="Huey (SQLite)",
-        module=_APPS + "huey_app",
-        packages=("huey",),
-        worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
-    ),
+    HUEY,
 )
 
 

@@ -6,7 +6,8 @@ from huey import SqliteHuey
 
 from bench.peers import tally
 
-huey = SqliteHuey(filename=os.environ["BENCH_FILE"])
+# Each commit reaches the disk: so it is by default, unless SQLite was compiled otherwise.
+huey = SqliteHuey(filename=os.environ["BENCH_FILE"], fsync=True)
 
 
 @huey.task()

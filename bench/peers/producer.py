@@ -1,6 +1,7 @@
 """Submits jobs to a peer, from a process of its own.
 
-Run as ``python -m bench.peers.producer MODULE many COUNT`` or ``… MODULE paced COUNT RATE``.
+Run as ``python -m bench.peers.producer MODULE many COUNT``, ``… MODULE paced COUNT RATE`` or
+``… MODULE threads COUNT THREADS``.
 """
 
 import asyncio
@@ -8,12 +9,17 @@ import importlib
 import inspect
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 from bench.peers import tally
 
 # Each submission on its way takes a connection, so no more than these are on their way at once.
 _AT_ONCE = 100
+
+# So many threads submit at once where a row is about many clients.
+THREADS = 16
 
 
 async def many(peer: Any, count: int) -> None:  # noqa: ANN401  (a peer's module)
@@ -36,6 +42,17 @@ async def paced(peer: Any, count: int, rate: float) -> None:  # noqa: ANN401
     await asyncio.gather(*under_way)
 
 
+def in_threads(peer: Any, count: int, threads: int) -> None:  # noqa: ANN401
+    """Submit all of them from so many threads, and print how long it takes."""
+    with ThreadPoolExecutor(threads) as pool:
+        # Each thread opens its connection first.
+        together = Barrier(threads)
+        list(pool.map(lambda _: (together.wait(), peer.submit()), range(threads)))
+        began = time.monotonic()
+        list(pool.map(lambda _: peer.submit(), range(count)))
+        print(f"submitted in {time.monotonic() - began:.6f} s")
+
+
 async def _call(submit: Any, *arguments: object) -> None:  # noqa: ANN401
     result = submit(*arguments)
     if inspect.isawaitable(result):
@@ -49,6 +66,8 @@ async def main() -> None:
         await peer.connect()
     if sys.argv[2] == "many":
         await many(peer, int(sys.argv[3]))
+    elif sys.argv[2] == "threads":
+        in_threads(peer, int(sys.argv[3]), int(sys.argv[4]))
     else:
         await paced(peer, int(sys.argv[3]), float(sys.argv[4]))
 

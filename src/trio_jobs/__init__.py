@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trio_jobs.api.validation import PayloadError as PayloadError
-    from trio_jobs.embed import Jobs as Jobs
-    from trio_jobs.embed import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.embed import open_jobs as open_jobs
+    from trio_jobs.embedded_jobs import DurableJobs as DurableJobs
+    from trio_jobs.embedded_jobs import Jobs as Jobs
+    from trio_jobs.embedded_jobs import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.handlers.context import JobContext as JobContext
     from trio_jobs.handlers.handler import Handler as Handler
     from trio_jobs.handlers.handler import Run as Run
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.job import Waiting as Waiting
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
-    from trio_jobs.pool.admission import AdmissionError as AdmissionError
-    from trio_jobs.pool.admission import QueueFullError as QueueFullError
-    from trio_jobs.pool.admission import ShuttingDownError as ShuttingDownError
+    from trio_jobs.opened_store import StoreFileError as StoreFileError
     from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
+    from trio_jobs.pool.refusals import AdmissionError as AdmissionError
+    from trio_jobs.pool.refusals import QueueFullError as QueueFullError
+    from trio_jobs.pool.refusals import ShuttingDownError as ShuttingDownError
+    from trio_jobs.pool.refusals import StoreTimeoutError as StoreTimeoutError
+    from trio_jobs.pool.refusals import StoreUnavailableError as StoreUnavailableError
+    from trio_jobs.pool.refusals import StoreWriteError as StoreWriteError
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
     from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
@@ -40,7 +45,8 @@ if TYPE_CHECKING:
     from trio_jobs.retries import Snooze as Snooze
 
 _MODULES = {
-    "AdmissionError": "pool.admission",
+    "AdmissionError": "pool.refusals",
+    "DurableJobs": "embedded_jobs",
     "Ending": "job",
     "GiveUp": "retries",
     "Handler": "handlers.handler",
@@ -52,20 +58,24 @@ _MODULES = {
     "JobError": "job",
     "JobNotFoundError": "pool.store",
     "JobStatus": "job",
-    "JobUnsuccessfulError": "embed",
-    "Jobs": "embed",
+    "JobUnsuccessfulError": "embedded_jobs",
+    "Jobs": "embedded_jobs",
     "KeyReusedError": "pool.idempotency",
     "LogFormatter": "logs.formatter",
     "Outcome": "job",
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.pool",
     "ProcessDied": "retries",
-    "QueueFullError": "pool.admission",
+    "QueueFullError": "pool.refusals",
     "Retry": "retries",
     "RetryPolicy": "handlers.retry_policy",
     "Run": "handlers.handler",
-    "ShuttingDownError": "pool.admission",
+    "ShuttingDownError": "pool.refusals",
     "Snooze": "retries",
+    "StoreFileError": "opened_store",
+    "StoreTimeoutError": "pool.refusals",
+    "StoreUnavailableError": "pool.refusals",
+    "StoreWriteError": "pool.refusals",
     "TooManyWaitersError": "pool.waiters",
     "UnknownTypeError": "handlers.registry",
     "Waiting": "job",

@@ -10,15 +10,15 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from trio_jobs.bootstrap import load_handlers, log_hidden, read_secrets
+from trio_jobs.bootstrap import load_handlers, log_hidden, read_secrets, store_path
 from trio_jobs.config import load_config
-from trio_jobs.embed import Jobs, open_jobs
+from trio_jobs.embed import open_jobs
+from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
@@ -44,6 +44,7 @@ def make_app() -> "ConfiguredApp":
         None if file is None else Path(file), environment=environment, overrides={}
     )
     _, config = read_secrets(config)
+    store_path(config)
     _set_up_logging(config)
     for warning in config.warnings:
         log.warning("unknown_setting", extra={"reason": warning})
@@ -112,8 +113,9 @@ class ConfiguredApp:
         else:
             await send({"type": "lifespan.shutdown.complete"})
 
-    def _open_jobs(self) -> AbstractAsyncContextManager[Jobs]:
-        pool, http = self._config.pool, self._config.http
+    def _open_jobs(self) -> AbstractAsyncContextManager[Jobs | DurableJobs]:
+        pool, http, store = self._config.pool, self._config.http, self._config.store
+        path = store_path(self._config)
         return open_jobs(
             self._handlers.table,
             workers=pool.workers,
@@ -121,10 +123,18 @@ class ConfiguredApp:
             processes=pool.processes,
             max_payload_bytes=http.max_body_bytes,
             max_waiters=http.max_waiters,
-            **asdict(self._config.store),
+            path=None if path is None else str(path),
+            drain=pool.drain,
+            sync=store.sync,
+            timeout=store.timeout,
+            keep_for=store.keep_for,
+            keep_completed=store.keep_completed,
+            keep_failed=store.keep_failed,
+            keep_completed_bytes=store.keep_completed_bytes,
+            max_result_bytes=store.max_result_bytes,
         )
 
-    def _make_api(self, jobs: Jobs) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    def _make_api(self, jobs: Jobs | DurableJobs) -> Callable[[Any, Any, Any], Awaitable[None]]:
         http = self._config.http
         return jobs.asgi(
             token=http.token,

@@ -25,13 +25,16 @@ from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.lifecycle import Ended
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.main import main
+from trio_jobs.opened_store import RecoveredFile, StoreFileError
+from trio_jobs.opened_store import check_store as check_file
+from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import parse_token, read_token
 from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
-from trio_jobs.settings import Config, ConfigError, HandlerSettings
+from trio_jobs.settings import Config, ConfigError, HandlerSettings, check_store
 from trio_jobs.shutdown.hard_limit import end_interpreter
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
@@ -68,6 +71,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         ConfigError: The start would fail because of the configuration.
     """
     read_secrets(config)
+    store_path(config)
     for warning in config.warnings:
         warn(warning)
     _place_leftovers(config)
@@ -78,6 +82,29 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         after_import=lambda _: forks.end_copy(),
     )
     return describe(config) + handlers.describe_payloads()
+
+
+def check_store_file(config: Config) -> tuple[str, bool]:
+    """Check all of the store's file, also while a server uses it; nothing changes.
+
+    Returns:
+        What there is in the file, and each fault, a line each; and whether it has no fault.
+
+    Raises:
+        ConfigError: No store.path is set.
+        StartError: There is no such file, or it is no store of this version or an older one.
+    """
+    path = store_path(config)
+    if path is None:
+        raise ConfigError("--check-store needs store.path")
+    try:
+        report = check_file(path)
+    except StoreFileError as error:
+        raise StartError(str(error)) from error
+    counts = ", ".join(f"{count} {name}" for name, count in report.counts.items()) or "no jobs"
+    lines = [f"{path}: version {report.version}, {counts}", *report.faults]
+    lines.append("the file is damaged" if report.faults else "the file is whole")
+    return "".join(f"{line}\n" for line in lines), not report.faults
 
 
 def serve(config: Config, signals: Signals) -> NoReturn:
@@ -91,7 +118,8 @@ def serve(config: Config, signals: Signals) -> NoReturn:
 
     Raises:
         ConfigError: There is a mistake in the configuration.
-        StartError: The server cannot bind its addresses, or cannot listen there.
+        StartError: The server cannot bind its addresses, or cannot listen there; or it cannot use
+            the store's file.
     """
     service_manager = ServiceManager.from_environment(os.environ)
     # Child processes start in it; handler modules may change the current folder later.
@@ -100,6 +128,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     stop, takeovers, forks = _prepare_process(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
+    path = store_path(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
     raise_limit(connections=config.http.max_connections)
     try:
@@ -109,25 +138,27 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     except BindError as error:
         raise StartError(str(error)) from error
     forks.in_child(listeners.close_in_child)
-    resources = Resources(
-        listeners=listeners,
-        stop=stop,
-        logs=logs,
-        folder=folder,
-        service_manager=service_manager,
-        takeovers=takeovers,
-        leftovers=leftovers,
-    )
     ended: Ended | None = None
     try:
         handlers = _import_handlers(config, stop, takeovers, forks, leftovers)
         _freeze_modules(forks)
+        store_file = None if path is None else _open_store(path, config, handlers, stop)
+        resources = Resources(
+            listeners=listeners,
+            stop=stop,
+            logs=logs,
+            folder=folder,
+            service_manager=service_manager,
+            takeovers=takeovers,
+            leftovers=leftovers,
+            store_file=store_file,
+        )
         ended = trio.run(main, config, handlers, resources)
     except _StoppedError:
         ended = Ended()  # nothing had begun
     except ConfigError:
         raise
-    except BindError as error:
+    except (BindError, StoreFileError) as error:
         raise StartError(str(error)) from error
     except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
         stop.arm_after_crash()
@@ -228,6 +259,27 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
     return tls, replace(config, http=replace(http, token=token))
 
 
+def store_path(config: Config) -> Path | None:
+    """The file for the jobs; a relative path starts at the folder of the configuration."""
+    try:
+        check_store(config.pool, config.store, config.http)
+    except ConfigError as error:
+        raise ConfigError(f"{config.source or 'the settings'}: {error}") from error
+    if config.store.path is None:
+        return None
+    folder = Path.cwd() if config.source is None else config.source.parent
+    return (folder / config.store.path).absolute()
+
+
+def _open_store(path: Path, config: Config, handlers: HandlerRegistry, stop: Stop) -> RecoveredFile:
+    """Lock, open and recover the file; a signal that comes meanwhile ends the start."""
+    store_file = RecoveredFile(path, handlers, config.store, now=utc_now)
+    if stop.at is not None:
+        store_file.close()
+        raise _StoppedError
+    return store_file
+
+
 def _place_leftovers(config: Config) -> Leftovers | None:
     """The file for unfinished jobs; a relative path starts at the current folder."""
     if config.pool.leftovers is None:
@@ -280,6 +332,8 @@ def load_handlers(
                     timeout=settings.timeout,
                     retry=retry,
                     max_running=settings.max_running,
+                    repeatable=settings.repeatable,
+                    max_interruptions=settings.max_interruptions,
                     name=call,
                 )
             finally:

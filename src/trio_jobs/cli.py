@@ -48,8 +48,8 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     Returns:
         The exit status 2, for a mistake in the configuration that shows before handler modules are
         imported. Later the process ends in here: with 2, a mistake in the configuration; 0, the
-        settings are shown; 1, the server cannot start, or the settings cannot be shown; or with
-        the status of the server's stop.
+        settings are shown, or the store's file is whole; 1, the server cannot start, or what was
+        asked for cannot be shown, or the file is damaged; or with the status of the server's stop.
 
     Raises:
         SystemExit: A mistake on the command line (2), or an option like ``--help`` (0).
@@ -59,9 +59,9 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     signals.take()
     _fill_standard_descriptors()
     options = make_parser(_complain).parse_args(arguments)
-    if options.check:
+    if options.check or options.check_store:
         signals.release()  # nothing has to be stopped in order
-    from trio_jobs.bootstrap import StartError, check, serve
+    from trio_jobs.bootstrap import StartError, check, check_store_file, serve
     from trio_jobs.config import load_config
     from trio_jobs.settings import ConfigError
     from trio_jobs.shutdown.hard_limit import end_interpreter
@@ -81,9 +81,12 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     # the end has a limit. It begins before a complaint, since the reader of that may hang too. It
     # begins after the settings are shown, since a person may read them slowly in a pager.
     try:
-        if options.check:
+        if options.check_store:
+            lines, whole = check_store_file(config)
+            status = max(_show(lines, "the file is checked"), OK if whole else BROKEN)
+        elif options.check:
             text = check(config, warn=lambda text: _complain(f"warning: {text}"))
-            _limit_unserved(status := _show(text))
+            _limit_unserved(status := _show(text, "the settings are right"))
         else:
             serve(config, signals)
     except ConfigError as error:
@@ -144,6 +147,11 @@ def make_parser(complain: Callable[[str], None]) -> "argparse.ArgumentParser":
         action="store_true",
         help="load configuration and handlers, print the effective settings, and exit",
     )
+    parser.add_argument(
+        "--check-store",
+        action="store_true",
+        help="check the file of store.path, also while a server uses it, and exit",
+    )
     parser.add_argument("--version", action="version", version=f"trio-jobs {version('trio-jobs')}")
     return parser
 
@@ -159,12 +167,12 @@ def _fill_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-def _show(text: str) -> int:
+def _show(text: str, what: str) -> int:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (AttributeError, OSError) as error:  # closed (then stdout is None), or a full disk
-        _complain(f"the settings are right, but cannot be shown: {error}")
+        _complain(f"{what}, but cannot be shown: {error}")
         return BROKEN
     return OK
 

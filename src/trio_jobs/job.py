@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"  # its process died, or was stopped, and it may not run again
 
 
 class Waiting(StrEnum):
@@ -103,6 +104,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         key: The submission's idempotency key, if it had one.
         attempts: How many times a worker has claimed it. Claims that ended in a snooze or a
             release do not count.
+        interruptions: How many of its claims ended with the death of the process.
         snoozes: How many times its handler has snoozed.
         run_at: The time (UTC) that it waits for; set while it is pending, and only if it was
             submitted for later or has been postponed.
@@ -123,11 +125,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cancel_requested: bool = False
     key: IdempotencyKey | None = None
     attempts: int = 0
+    interruptions: int = 0
     snoozes: int = 0
     run_at: datetime | None = None
     last_error: JobError | None = None
     rerun_of: str | None = None
     rerun_as: str | None = None
+
+    @property
+    def attempt(self) -> int:
+        """The number of the present attempt, for a retry policy; a crash takes none away."""
+        return self.attempts - self.interruptions
 
     @property
     def waiting(self) -> Waiting | None:

@@ -9,19 +9,16 @@ import trio
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
-from trio_jobs.handlers.blocking_monitor import BlockingMonitor
-from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.instruments import add_instruments
 from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
+from trio_jobs.opened_store import open_store
 from trio_jobs.pool.pool import make_pool
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError
 from trio_jobs.settings import Config
-from trio_jobs.stores.memory import MemoryStore
-from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 from trio_jobs.unfinished_report import UnfinishedReport
 
 log = logging.getLogger(__name__)
@@ -47,14 +44,18 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     stop, http = resources.stop, config.http
     # Room for each slot of `Capacity`: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
-    store = MemoryStore(config.store, now=utc_now)
-    pool = make_pool(
-        handlers, send, store, config.pool, config.store, http, folder=resources.folder
+    opened = open_store(
+        resources.store_file, config.store, failed=lambda error: lifecycle.fail(error), now=utc_now
     )
-    executor, admission = pool.executor, pool.admission
+    sections = (config.pool, config.store, http)
+    pool = make_pool(
+        handlers, send, opened.store, *sections, folder=resources.folder, last_id=opened.last_id
+    )
+    opened.start(pool)
+    admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
     context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
-    app = FastPath(context, find=store.find_nowait)
+    app = FastPath(context, find=opened.find_nowait)
     serve_http = partial(
         serve,
         app,
@@ -67,9 +68,11 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         connection_closed=pool.shortage.note_change,
         last_moment=partial(stop.wait_grace_over, lifecycle.cancelled),
     )
-    report = UnfinishedReport(pool.unfinished, resources.leftovers)
+    report = UnfinishedReport(
+        pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines
+    )
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, unfinished=report.lines)
-    _add_instruments(config, executor, resources.takeovers)
+    add_instruments(pool.executor, config.logging, resources.takeovers)
 
     # The child processes and HTTP outlive the pool.
     async with pool.processes or nullcontext(), trio.open_nursery() as server:
@@ -96,21 +99,12 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
                 raise  # the whole server is being cancelled, not the pool
             lifecycle.fail(error, quietly=isinstance(without_groups(error), BindError))
         lifecycle.close()
-        unfinished = pool.unfinished()
-        if unfinished:
-            seconds = http.graceful_timeout  # HTTP closes meanwhile
+        seconds = http.graceful_timeout
+        closed_at = trio.current_time() + seconds
+        if unfinished := pool.left_behind():  # HTTP closes meanwhile
             await report.write_in_thread(unfinished, resources.logs, seconds=seconds)
     if isinstance(lifecycle.error, BindError):
         raise lifecycle.error  # another process was faster: nothing of the server is broken
-    store.report_dropped()
-    status = 1 if lifecycle.failed or unfinished else 0
+    written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
+    status = 1 if lifecycle.failed or unfinished or not written else 0
     return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
-
-
-def _add_instruments(config: Config, executor: JobExecutor, takeovers: Takeovers | None) -> None:
-    trio.lowlevel.add_instrument(GeneratorEnds())
-    if config.logging.slow_step:
-        trio.lowlevel.add_instrument(BlockingMonitor(executor, config.logging))
-    if takeovers is not None:
-        look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
-        trio.lowlevel.add_instrument(look)

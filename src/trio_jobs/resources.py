@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs.installation import Logs
+from trio_jobs.opened_store import RecoveredFile
 from trio_jobs.server.sockets import Listeners
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.shutdown.stop import Stop
@@ -25,6 +26,7 @@ class Resources:
             such as a signal handler; None without the check.
         leftovers: Writes the unfinished jobs to a file; its thread has been started. None without
             such a file.
+        store_file: The file of the jobs; None keeps them in memory.
     """
 
     listeners: Listeners
@@ -34,3 +36,4 @@ class Resources:
     service_manager: ServiceManager = field(default_factory=ServiceManager)
     takeovers: Takeovers | None = None
     leftovers: Leftovers | None = None
+    store_file: RecoveredFile | None = None

@@ -20,6 +20,8 @@ from trio_jobs.addresses import parse_address
 _Section = TypeVar("_Section")
 _MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
 _WEEK: Final = 604_800  # seconds
+# A payload or a result. SQLite takes no value of 1,000,000,000 bytes or more.
+MAX_IN_FILE: Final = 900_000_000
 ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 
 
@@ -85,6 +87,13 @@ Backoff = Annotated[
 ]
 
 
+# Ten years: an unlimited number of seconds is no time that a clock could name.
+_TEN_YEARS: Final = 315_360_000
+LongSeconds = Annotated[
+    float, Meta(ge=1, le=_TEN_YEARS, description=f"a number of seconds from 1 to {_TEN_YEARS}")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
     """The workers and the channel that feeds them."""
@@ -104,6 +113,10 @@ class PoolSettings:
         "how many jobs run in child processes at the same time",
     ] = None
     leftovers: Annotated[Text | None, "the file for jobs that a stop leaves unfinished"] = None
+    drain: Annotated[
+        Literal["all", "running"] | None,
+        "what a stop finishes; with a store file, running is the default, and otherwise all",
+    ] = None
 
     @property
     def retry_after(self) -> int:
@@ -155,8 +168,14 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """How many completed jobs are kept; 0 keeps none."""
+    """Where jobs are kept, and how many completed ones; 0 keeps none."""
 
+    path: Annotated[Text | None, "the file for all jobs; without it they are in memory"] = None
+    sync: Annotated[
+        Literal["full", "normal"],
+        "what a job in the file survives: a power cut, or only the end of the process",
+    ] = "full"
+    timeout: Annotated[PositiveSeconds, "how long a request waits for the disk"] = 10.0
     keep_completed: Annotated[
         int, _integer(0, 10_000_000), "how many jobs that succeeded can be looked up"
     ] = 10_000
@@ -166,6 +185,9 @@ class StoreSettings:
     keep_completed_bytes: Annotated[
         int, _integer(0, 2**40), "how many bytes of payloads and results all of them may hold"
     ] = 268_435_456
+    keep_for: Annotated[
+        LongSeconds | None, "how long a completed job stays in the file at most"
+    ] = None
     max_result_bytes: Annotated[int, _integer(1, 2**30), "the largest result, as JSON"] = 1_048_576
 
 
@@ -212,6 +234,12 @@ class HandlerSettings:
         Annotated[int, _integer(1, 100_000)] | None,
         "how many jobs of the type run at the same time",
     ] = None
+    repeatable: Annotated[
+        Switch, "whether a job may run again after the server has died while it ran"
+    ] = True
+    max_interruptions: Annotated[
+        int, _integer(1, 1_000), "how often the server may die while a job runs before it ends"
+    ] = 3
     retry: Annotated[
         Annotated[RetrySettings, Meta(description="a table")] | None,
         "when a failed job gets another attempt",
@@ -312,6 +340,29 @@ def build(section: type[_Section], **values: object) -> _Section:
     return section(
         **{name: settings[name].convert(value, where=name) for name, value in values.items()}
     )
+
+
+def check_store(pool: PoolSettings, store: StoreSettings, http: HttpSettings) -> None:
+    """Check that the settings of the store fit together.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if store.path is None:
+        # In memory, the end of the process would lose the jobs that the stop leaves.
+        if pool.drain == "running":
+            raise ConfigError("pool.drain = 'running' needs store.path")
+        if store.keep_for is not None:
+            raise ConfigError("store.keep_for needs store.path")
+        return
+    if pool.leftovers is not None:
+        raise ConfigError("pool.leftovers has no use with store.path: the file keeps the jobs")
+    for name, value in (
+        ("http.max_body_bytes", http.max_body_bytes),
+        ("store.max_result_bytes", store.max_result_bytes),
+    ):
+        if value > MAX_IN_FILE:
+            raise ConfigError(f"{name} must be at most {MAX_IN_FILE} with store.path, got {value}")
 
 
 def shown(value: object) -> str:

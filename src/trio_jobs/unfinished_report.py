@@ -32,11 +32,20 @@ class UnfinishedReport:
     Args:
         jobs: Returns the unfinished jobs; called in any thread.
         leftovers: The files for them; None writes no file.
+        unwritten: Returns the lines about ended jobs whose ends are not on the disk; called in any
+            thread, and only at the hard limit.
     """
 
-    def __init__(self, jobs: Callable[[], UnfinishedJobs], leftovers: Leftovers | None) -> None:
+    def __init__(
+        self,
+        jobs: Callable[[], UnfinishedJobs],
+        leftovers: Leftovers | None,
+        *,
+        unwritten: Callable[[], Iterator[Line]] = lambda: iter(()),
+    ) -> None:
         self._jobs = jobs
         self._leftovers = leftovers
+        self._unwritten = unwritten
 
     def write(self, jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> None:
         """Write the file and the log's lines; blocks for at most ``seconds``."""
@@ -64,6 +73,7 @@ class UnfinishedReport:
         yield from report.lines()
         if report.unnamed:
             yield "unfinished_jobs_not_all_named", {"count": report.unnamed}
+        yield from self._unwritten()
 
 
 class _Report:

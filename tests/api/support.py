@@ -66,6 +66,7 @@ def answer_now(
     answer = app.answer_now(method, target.encode(), sent, body)
     if answer is None:
         return None
+    assert isinstance(answer, tuple)  # the jobs are in memory
     status, pairs, content = answer
     all_headers = tuple((name.decode(), value.decode("latin-1")) for name, value in pairs)
     return Answer(status=status, headers=dict(all_headers), body=content, all_headers=all_headers)

@@ -19,7 +19,7 @@ from tests.api.test_parsing import ONCE, TWICE, submissions
 from tests.asgi import Answer, Client
 from tests.support import SUCCEEDED, StoreError, make_parts
 from trio_jobs import AdmissionError, Ending, Job, JobError, Outcome
-from trio_jobs.pool.reruns import rerun
+from trio_jobs.pool.reruns import rerun_nowait
 
 # The pool of each way is in the same state; only the ids differ.
 WORKERS, BUFFER_SIZE, KEEP_COMPLETED = 1, 3, 3
@@ -90,7 +90,7 @@ class Ways:
         for n, api in enumerate(self.apis):
             for job in api.parts.store.page_nowait(limit=100):
                 with suppress(StoreError, AdmissionError):
-                    self.ids[n].append(rerun(api.context.pool, job).id)
+                    self.ids[n].append(rerun_nowait(api.context.pool, job).id)
                     self.counts["rerun"] += 1
                     break
 

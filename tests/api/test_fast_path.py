@@ -2,12 +2,17 @@
 
 import logging
 
+import msgspec
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api, accept, answer_now, handlers_of
+from tests.durable import make_durable_parts
 from tests.server.serving import get, post, served
-from tests.support import Config
-from trio_jobs import open_jobs
+from tests.support import Config, HttpSettings
+from trio_jobs import Handler, open_jobs
+from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.asgi import ConfiguredApp
 
@@ -108,3 +113,40 @@ async def test_fault_is_a_500_without_a_traceback_which_the_log_has(
     [line] = [record for record in caplog.records if record.levelno > logging.WARNING]
     assert line.getMessage() == "request_failed"
     assert "the secret cause" in caplog.text
+
+
+async def test_submission_over_a_file_takes_it_and_is_answered_when_it_is_on_the_disk() -> None:
+    parts = make_durable_parts({"default": Handler.of(accept)})
+    http = HttpSettings()
+    context = ApiContext(pool=parts.pool, http=http, shutdown_retry_after=7)
+    fast_path = FastPath(context, find=parts.store.find_nowait)
+    headers = [(b"host", b"test")]
+    answers: list[tuple[int, bytes]] = []
+
+    async def submit(body: bytes) -> None:
+        answer = fast_path.answer_now("POST", b"/jobs", headers, body)
+        assert answer is not None
+        assert not isinstance(answer, tuple)
+        status, _, content = await answer
+        answers.append((status, content))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(submit, SUBMISSION)
+        await wait_all_tasks_blocked()
+        assert answers == []
+        parts.journal.commit()
+        await wait_all_tasks_blocked()
+        nursery.start_soon(submit, b"{}")
+        nursery.start_soon(submit, SUBMISSION)
+        await wait_all_tasks_blocked()
+        parts.journal.refuse()
+        await wait_all_tasks_blocked()
+        parts.admission.close()
+        nursery.start_soon(submit, SUBMISSION)
+
+    assert [status for status, _ in answers] == [201, 400, 507, 503]
+    job_id = msgspec.json.decode(answers[0][1])["id"]
+    assert fast_path.answer_now("GET", f"/jobs/{job_id}".encode(), headers, b"") is not None
+    # It is not in memory: only the file can tell, and nobody can wait here.
+    other = b"/jobs/01a210e0-0000-7000-8000-000000000001"
+    assert fast_path.answer_now("GET", other, headers, b"") is None

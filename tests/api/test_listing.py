@@ -1,6 +1,7 @@
 """`GET /jobs`: order, filters, pages, and all of them while jobs come and go."""
 
 import json
+from collections.abc import Collection
 from urllib.parse import quote
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 from tests.api.support import Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, counting_turns, make_job, make_parts
-from trio_jobs import Ending, Outcome
+from trio_jobs import Ending, Job, Outcome
 
 
 def ids(answer: Answer) -> list[str]:
@@ -224,3 +225,25 @@ async def test_a_client_that_leaves_a_listing_early_ends_it() -> None:
             break
 
     assert (await api.client.get("/health")).status == 200
+
+
+@pytest.mark.parametrize("more", ["", "&limit=5"])
+async def test_store_hears_which_outcomes_are_wanted(
+    more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A store with a long history need not read all of it.
+    api = Api()
+    asked: list[set[Outcome]] = []
+    page = api.parts.store.page
+
+    async def asking_page(
+        *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
+    ) -> list[Job]:
+        asked.append(set(outcomes))
+        return await page(after=after, limit=limit, outcomes=outcomes)
+
+    monkeypatch.setattr(api.parts.store, "page", asking_page)
+    await api.client.get(f"/jobs?outcome=failed&outcome=cancelled{more}")
+    await api.client.get(f"/jobs?type=test{more}")
+
+    assert asked == [{Outcome.FAILED, Outcome.CANCELLED}, set()]

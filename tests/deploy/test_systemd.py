@@ -193,6 +193,31 @@ async def test_stop_leaves_unfinished_jobs_in_the_folder_of_the_service(
     assert sorted(json.loads(line)["type"] for line in left.splitlines()) == ["email", "hold"]
 
 
+async def test_jobs_in_the_folder_of_the_service_survive_a_kill(room: Room, tmp_path: Path) -> None:
+    [setting] = re.findall(r"`(path = .*?)`", (DOCS / "how-to/deploy.md").read_text())
+    config = await room.run("cat", "/opt/shop/config.toml")
+    await room.write("/opt/shop-1/config.toml", f"{config}\n[store]\n{setting}\n")
+
+    async with started(room, tmp_path) as deployed:
+        await room.run("mkfifo", deployed.gate)
+        held = await deployed.submit("hold")
+        body = json.dumps({"type": "email", "payload": 1, "delay": 3})
+        delayed = json.loads(await deployed.curl("/jobs", "-d", body))["id"]
+        await deployed.log.wait_for_line("job_started")
+        await room.run("systemctl", "kill", "--signal=KILL", "trio-jobs")
+        await deployed.log.wait_for_lines(2, "Running on http")
+        await room.run("sh", "-c", f"echo open >{deployed.gate}")
+        jobs = [
+            json.loads(await deployed.curl(f"/jobs/{job_id}", "-H", WAIT))
+            for job_id in (held, delayed)
+        ]
+
+    assert [job["outcome"] for job in jobs] == ["succeeded", "succeeded"]
+    assert [job.get("interruptions", 0) for job in jobs] == [1, 0]
+    mode = await room.run("stat", "--format=%a", "/var/lib/trio-jobs/jobs.db")
+    assert mode == "600\n"
+
+
 async def test_upgrade_is_built_beside_the_running_version(
     room: Room, tmp_path: Path, wheels: Path
 ) -> None:

@@ -16,6 +16,8 @@ from tests.docs.blocks import SOURCE, Block, Command, commands_of
 
 SECONDS = 60.0
 
+KILL = "kill -9 $(cat jobs.db-lock)"
+
 _IS_SERVER = re.compile(r"trio-jobs\b(?!.*--(check|version|help))")
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _MASKS = [
@@ -23,7 +25,9 @@ _MASKS = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
     (re.compile(r"(?<=date: )\w.*GMT"), "<time>"),
     (re.compile(r"(?:127\.0\.0\.1|localhost):\d+"), "<address>"),
-    (re.compile(r"/(?:[^\s'\"():/]+/)*(?=[^\s'\"():/]+\.py\b)"), "<folder>/"),
+    (re.compile(r"/(?:[^\s'\"():/]+/)*(?=[^\s'\"():/]+\.(?:py|db)\b)"), "<folder>/"),
+    (re.compile(r"(?<=\(process )\d+"), "<n>"),
+    (re.compile(r"(?<= seconds=)[\d.e-]+"), "<seconds>"),
     (re.compile(r"(?<=in )\d+\.\d\ds"), "<seconds>"),
     (re.compile(r'(?<=oldest_running_seconds":)[\d.e-]+'), "<seconds>"),
     (re.compile(r"(?<=duration=)[\d.e-]+"), "<seconds>"),
@@ -132,6 +136,13 @@ class Reader:
         elif _IS_SERVER.match(text):
             self.start(text)
             self._compare(command, self._new_log())
+        elif text == KILL:
+            assert self._server is not None, "no server is running"
+            # The page names the process by the file that it has locked.
+            pid = int((self._folder / "jobs.db-lock").read_text())
+            assert pid == self._server.pid
+            self.kill()
+            self._log.clear()
         else:
             previous, is_curl = self._status, "curl" in text
             done = subprocess.run(

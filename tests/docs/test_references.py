@@ -127,7 +127,10 @@ def text_of(message: ast.expr) -> str:
 
 # Those whose names are put together, or told by somebody else.
 PUT_TOGETHER = {
-    "f'job_{ending.outcome}'": [f"job_{outcome}" for outcome in Outcome],
+    # No worker ends a job as interrupted: a start does, or a stop, with events of their own.
+    "f'job_{ending.outcome}'": [
+        f"job_{outcome}" for outcome in Outcome if outcome is not Outcome.INTERRUPTED
+    ],
     "f'Running on {bound.url}'": ["Running on …"],
     "event": ["jobs_interrupted", "jobs_not_started", "jobs_waiting"],
     "unfinished_jobs_not_all_named": [

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.durable import ONCE, make_durable_parts, start_pool
 from tests.handlers import tasks
 from tests.handlers.support import wait_for_pids
 from tests.support import running_pool
@@ -22,6 +23,7 @@ from trio_jobs import Ending, JobStatus, Outcome
 from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
+from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.unfinished import unfinished_lines
 
 
@@ -243,6 +245,56 @@ async def test_a_job_that_gets_no_thread_is_reported_as_not_started(
     assert [*unfinished_lines(pool.parts.pool.unfinished())] == [
         ("jobs_not_started", {"job_type": "test", "job_ids": f"{waiting.id},{queued.id}"})
     ]
+
+
+async def test_a_job_that_may_not_run_twice_is_pending_again_if_it_gets_no_thread_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = NoThreads(monkeypatch)
+    parts = make_durable_parts({ONCE: Handler.of(returns, repeatable=False)}, workers=1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.journal.run)
+        async with trio.open_nursery() as pool:
+            start_pool(parts, pool)
+            job = await parts.admission.admit(JobSpec(ONCE, b"null"))
+            await waits_until(lambda: threads.tries > 1)
+            parts.admission.close()
+            claimed = parts.in_file(job.id)
+            pool.cancel_scope.cancel()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert claimed is not None
+    assert claimed.status is JobStatus.PROCESSING
+    assert parts.in_file(job.id) == job
+    assert not parts.pool.left_behind()
+    assert parts.pool.kept == 1
+
+
+async def test_a_job_that_may_not_run_twice_ends_as_interrupted_if_its_thread_goes_on() -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def work(_payload: object) -> None:
+        begun.set()
+        end.wait()
+
+    parts = make_durable_parts({ONCE: Handler.of(work, repeatable=False)}, workers=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.journal.run)
+        async with trio.open_nursery() as pool:
+            start_pool(parts, pool)
+            job = await parts.admission.admit(JobSpec(ONCE, b"null"))
+            await waits_until(begun.is_set)
+            pool.cancel_scope.cancel()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    end.set()
+
+    ended = parts.in_file(job.id)
+    assert ended is not None
+    assert ended.outcome is Outcome.INTERRUPTED
+    assert [each.id for each in parts.pool.left_behind().begun] == [job.id]
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 
 from tests.support import NONE_DROPPED, NOON, At, MemoryStore, Parts, make_parts, start_workers
 from trio_jobs import Ending, IdempotencyKey, Job, JobStatus, Outcome
-from trio_jobs.pool.admission import Admission, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 from trio_jobs.pool.store import DuplicateJobError, JobNotFoundError, StoreStatistics
 
 EMPTY = StoreStatistics(

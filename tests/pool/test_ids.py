@@ -100,3 +100,13 @@ def test_sources_do_not_repeat_each_other() -> None:
 
 def counter(job_id: str) -> int:
     return UUID(job_id).int >> 32 & 0xFFF_FFFF
+
+
+def test_ids_are_greater_than_those_of_the_source_before_although_the_clock_was_set_back() -> None:
+    before = Uuid7(lambda: 2_000_000_000_000_000_000)
+    last = [before() for _ in range(3)][-1]
+
+    after = Uuid7(lambda: 1_000_000_000_000_000_000, after=last)
+
+    ids = [after() for _ in range(100)]
+    assert [last, *ids] == sorted({last, *ids})

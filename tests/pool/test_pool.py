@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import At, RunningPool, current_job_id, running_pool
 from trio_jobs import Job, JobError, JobStatus, Outcome
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 
 Function = Callable[[object], object]
 

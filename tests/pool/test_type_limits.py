@@ -95,8 +95,9 @@ async def test_slow_type_does_not_hold_up_a_quick_one(autojump_clock: MockClock)
 async def test_jobs_of_a_type_begin_in_order_within_their_limit(
     workers: int, buffer_size: int, max_running: int, autojump_clock: MockClock
 ) -> None:
-    slow, sizes = Runs(), {"workers": workers, "buffer_size": buffer_size}
-    async with open_jobs({"slow": limited(slow, max_running), "quick": quick}, **sizes) as jobs:
+    slow = Runs()
+    handlers = {"slow": limited(slow, max_running), "quick": quick}
+    async with open_jobs(handlers, workers=workers, buffer_size=buffer_size) as jobs:
         for n in range(12):
             await jobs.submit_when_possible("slow", n)
             await wait_all_tasks_blocked()

@@ -9,8 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, MemoryStore, Parts, make_parts, start_workers, take
 from trio_jobs import Ending, Job, JobStatus
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 
 
 def some(number: int, type: str = "stream") -> list[JobSpec]:  # noqa: A002
@@ -91,7 +91,7 @@ async def test_a_block_is_cancelled_when_the_submissions_close() -> None:
     parts = make_parts()
 
     async def block() -> None:
-        with pytest.raises(ShuttingDownError), parts.admission.cancel_on_close():
+        with pytest.raises(ShuttingDownError), parts.capacity.cancel_on_close():
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
@@ -104,12 +104,12 @@ async def test_a_block_is_cancelled_when_the_submissions_close() -> None:
 async def test_a_block_that_ends_before_the_submissions_close_is_left_alone() -> None:
     parts = make_parts()
 
-    with parts.admission.cancel_on_close():
+    with parts.capacity.cancel_on_close():
         pass
     parts.admission.close()
     await trio.lowlevel.checkpoint()
 
-    with parts.admission.cancel_on_close():  # no checkpoint: nothing of it was cut off
+    with parts.capacity.cancel_on_close():  # no checkpoint: nothing of it was cut off
         pass
 
 

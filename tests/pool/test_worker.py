@@ -24,7 +24,7 @@ from tests.support import (
     start_workers,
 )
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
-from trio_jobs.pool.admission import ShuttingDownError
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, Workers, run_worker
 
 NO = JobError(type="ValueError", message="no")

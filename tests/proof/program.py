@@ -730,10 +730,10 @@ def check(program: Program) -> None:
 def check_nothing_is_left(program: Program) -> None:
     """Nobody waits for a job or for room, and no job is taken to be running."""
     assert program.core is not None
-    waiters, admission = program.core.waiters, program.core.admission
+    waiters = program.core.waiters
     assert (waiters.count, waiters._awaited) == (0, {})
     assert not program.core.capacity._fifo.locked()
-    assert not admission._open_blocks
+    assert not program.core.capacity._open_blocks
     assert not program.core.executor.running
 
 
@@ -928,7 +928,7 @@ def run_in_memory(
     with (
         mock.patch("trio_jobs.main.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
-        mock.patch("trio_jobs.main.MemoryStore", calls.store),
+        mock.patch("trio_jobs.opened_store.MemoryStore", calls.store),
         mock.patch("trio_jobs.pool.pool.JobExecutor", calls.executor),
     ):
         steps = run(

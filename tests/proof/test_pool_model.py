@@ -46,7 +46,7 @@ from trio_jobs import (
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.reruns import Selection, rerun, rerun_all
+from trio_jobs.pool.reruns import Selection, rerun_all, rerun_nowait
 from trio_jobs.pool.store import DuplicateJobError
 
 MOST_WORKERS = 3
@@ -325,8 +325,8 @@ class NotingStore(MemoryStore):
         super().__init__(*args, **settings)
         self._noted = completions
 
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        job = super().complete(job_id, ending, duration=duration)
+    def complete(self, job_id: str, ending: Ending, **more: Any) -> Job:  # noqa: ANN401
+        job = super().complete(job_id, ending, **more)
         self._noted.append(job_id)
         return job
 
@@ -587,7 +587,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def _rerun(self, old_id: str) -> None:
         def command() -> None:
-            job = rerun(self.parts.pool, self.store.find_nowait(old_id))
+            job = rerun_nowait(self.parts.pool, self.store.find_nowait(old_id))
             self.model.admit(job.id, job.type)
             self.model.note_rerun(job.id, old_id)
             self.model.ways["re-run"] += 1

@@ -1,12 +1,23 @@
 """An application that answers some requests without ASGI: `AnswerNow`."""
 
 import logging
+from collections.abc import Awaitable
+from typing import ClassVar
 
 import pytest
+import trio
+import trio.lowlevel
 
 from .serving import Receive, Scope, Send, answer, chunked, get, post, served
 
 Headers = list[tuple[bytes, bytes]]
+Answer = tuple[int, Headers, bytes]
+
+
+@pytest.fixture(params=["at once", "awaited"], autouse=True)
+def when(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is for both kinds of answers."""
+    monkeypatch.setattr(App, "later", request.param == "awaited")
 
 
 class App:
@@ -15,7 +26,10 @@ class App:
     Attributes:
         asked: Method, target, header names and body of each request that it was asked about.
         called: The path of each request that came by ASGI.
+        later: Whether it has its answer awaited.
     """
+
+    later: ClassVar = False
 
     def __init__(self, *, status: int = 200, error: BaseException | None = None) -> None:
         self.status = status
@@ -31,10 +45,17 @@ class App:
 
     def answer_now(
         self, method: str, target: bytes, headers: Headers, body: bytes
-    ) -> tuple[int, Headers, bytes] | None:
+    ) -> Answer | Awaitable[Answer] | None:
         self.asked.append((method, target, {name for name, _ in headers}, body))
         if target != b"/now":
             return None
+        return self._later(body) if self.later else self._now(body)
+
+    async def _later(self, body: bytes) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return self._now(body)
+
+    def _now(self, body: bytes) -> Answer:
         if self.error is not None:
             raise self.error
         return self.status, [(b"content-length", b"%d" % len(body)), (b"x-now", b"yes")], body
@@ -194,3 +215,24 @@ async def test_application_is_asked_about_no_request_to_the_server_itself() -> N
     assert reply.status == 204
     assert app.asked == []
     assert app.called == []
+
+
+async def test_client_that_leaves_does_not_cancel_an_awaited_answer() -> None:
+    app = App()
+    asked, may_answer, answered = trio.Event(), trio.Event(), trio.Event()
+
+    class Slow(App):
+        async def _later(self, body: bytes) -> Answer:
+            asked.set()
+            await may_answer.wait()
+            answered.set()
+            return self._now(body)
+
+    app = Slow()
+    app.later = True  # type: ignore[misc]
+    async with served(app) as server:
+        client = await server.connect(post(b"x", "/now"))
+        await asked.wait()
+        await client.stream.aclose()
+        may_answer.set()
+        await answered.wait()

@@ -236,6 +236,18 @@ def test_marker_with_wrong_arguments_says_what_it_was_given(pytester: pytest.Pyt
     assert "the fixture `jobs` is for tests that are async functions" in result.outlines
 
 
+def test_jobs_of_the_fixture_are_in_memory(pytester: pytest.Pytester) -> None:
+    marker = "@pytest.mark.trio_jobs({'a': print}, path='jobs.db')"
+
+    result = run(pytester, f"import pytest\n{marker}\nasync def test_pool(jobs): pass")
+
+    result.assert_outcomes(errors=1)
+    assert (
+        "the marker trio_jobs: the fixture `jobs` has its jobs in memory, so path must be None"
+    ) in result.outlines
+    assert not (pytester.path / "jobs.db").exists()
+
+
 @pytest.mark.parametrize("run_in", ["thread", "process"])
 def test_handler_that_knows_nothing_of_a_mock_clock_is_refused(
     run_in: str, pytester: pytest.Pytester

@@ -183,7 +183,7 @@ async def test_last_lines_reach_a_log_that_takes_its_time(tmp_path: Path) -> Non
 FAULT_IN_THE_STORE = """
 from trio_jobs.stores.memory import MemoryStore
 
-def complete(self, job_id, ending, *, duration):
+def complete(self, job_id, ending, *, duration, show):
     raise RuntimeError("the store is broken")
 
 MemoryStore.complete = complete

@@ -6,14 +6,24 @@ from trio_jobs import problem_details
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.job import Job, JobStatus
-from trio_jobs.pool.admission import AdmissionError, QueueFullError, ShuttingDownError
 from trio_jobs.pool.idempotency import KeyReusedError
+from trio_jobs.pool.refusals import (
+    AdmissionError,
+    QueueFullError,
+    ShuttingDownError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    StoreWriteError,
+)
 from trio_jobs.pool.schedule import retry_after
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, StoreError
 from trio_jobs.problem_details import Problem
 
 # The errors for which `refused` has an answer.
-REFUSALS = (Problem, AdmissionError, StoreError)
+REFUSALS = (Problem, AdmissionError, StoreError, StoreTimeoutError)
+
+# Seconds. A disk that is full stays so until an operator acts, and each try is cheap.
+_DISK_RETRY_AFTER = 5
 
 
 class Answer(NamedTuple):
@@ -63,6 +73,27 @@ def no_room(error: QueueFullError, **members: int) -> Problem:
     return Problem(429, detail, headers=headers, retry_after=seconds, **members)
 
 
+def disk_problem(error: Exception, **members: int) -> Problem:
+    """The answer if the disk fails or is slow; a stream adds the number of ``accepted`` jobs."""
+    kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+    if isinstance(error, StoreTimeoutError):
+        if members:
+            kept += ", and perhaps more"
+        else:
+            kept = "it is unknown whether the request has been carried out"
+        status = 504
+        detail = f"{error}; {kept}; repeat it with the same key"
+    elif isinstance(error, StoreUnavailableError):
+        status, detail = 503, f"{error}; {kept}"
+        members = {**members}
+    else:
+        status, detail = 507, f"the store's file cannot be written: {error}; {kept}"
+    reason = {"reason": "store_away"} if status == 503 else {}
+    seconds = _DISK_RETRY_AFTER
+    headers = {"Retry-After": str(seconds)}
+    return Problem(status, detail, headers=headers, retry_after=seconds, **reason, **members)
+
+
 def _problem_of(error: Exception, context: ApiContext) -> Problem:
     match error:
         case Problem():
@@ -71,6 +102,8 @@ def _problem_of(error: Exception, context: ApiContext) -> Problem:
             return no_room(error)
         case ShuttingDownError():
             return context.shutting_down()
+        case StoreWriteError() | StoreUnavailableError() | StoreTimeoutError():
+            return disk_problem(error)
         case KeyReusedError():
             return Problem(422, str(error))
         case JobNotFoundError():

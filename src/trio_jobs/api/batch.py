@@ -21,9 +21,9 @@ from trio_jobs.api.submit import as_submitted
 from trio_jobs.api.validation import JSON_ERRORS
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
-from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.pool.idempotency import KeyReusedError, Submitted
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.problem_details import Problem
 
 # The answer describes the faults of this many items, and lists the indexes of all bad items.

@@ -1,7 +1,7 @@
 """`FastPath`: answers a plain submission, and a plain poll of a job, without Quart's objects."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from trio_jobs.api.answers import REFUSALS, Answer, accepted, refused, shown
@@ -10,7 +10,11 @@ from trio_jobs.api.app import create_app
 from trio_jobs.api.quart_adapter import NO_STORE
 from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import ShuttingDownError
+from trio_jobs.pool.refusals import ShuttingDownError
+from trio_jobs.pool.store import JobNotFoundError
+
+# Status, headers, body.
+Encoded = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 _JOB = re.compile(rb"/jobs/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A request with one of these headers asks for more than the fast path does.
@@ -30,13 +34,15 @@ class FastPath:
         app: The application without the fast path.
 
     Args:
-        context: One pool, with its store in memory, and the limits of the API over it.
+        context: One pool, and the limits of the API over it. If its jobs are in a file, a poll of a
+            job that is not in memory goes to Quart.
         find: The store's look-up, without a checkpoint.
     """
 
     def __init__(self, context: ApiContext, *, find: Callable[[str], Job]) -> None:
         self._context = context
         self._find = find
+        self._waits = context.pool.store.disk is not None
         self.app = create_app(context)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
@@ -45,7 +51,7 @@ class FastPath:
 
     def answer_now(
         self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
-    ) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+    ) -> Encoded | Awaitable[Encoded] | None:
         """Answer one request, or return None if it has to go to Quart.
 
         Args:
@@ -55,18 +61,24 @@ class FastPath:
             body: All of it, within the limit.
 
         Returns:
-            Status, headers and body.
+            Status, headers and body; or what the caller awaits for them, if the jobs are in a file.
         """
         if not _BEYOND.isdisjoint(dict(headers)):
             return None
         try:
             if method == "POST" and target == b"/jobs":
+                if self._waits:
+                    return self._submit_later(body)
                 answer = self._submit(body)
             elif method == "GET" and _JOB.fullmatch(target):
                 job = self._find(target.removeprefix(b"/jobs/").decode())
                 answer = shown(job, self._context)
             else:
                 return None
+        except JobNotFoundError as error:
+            if self._waits:
+                return None
+            answer = refused(error, self._context)
         except REFUSALS as error:
             answer = refused(error, self._context)
         return _encode(answer)
@@ -80,8 +92,19 @@ class FastPath:
         job = admission.submit(spec.type, spec.payload, spec.due)
         return accepted(job, {"Location": f"/jobs/{job.id}"})
 
+    async def _submit_later(self, body: bytes) -> Encoded:
+        pool = self._context.pool
+        try:
+            if pool.admission.closed:
+                raise ShuttingDownError
+            job = await pool.admission.admit(parse_submission(body, pool.handlers, pool.now))
+            answer = accepted(job, {"Location": f"/jobs/{job.id}"})
+        except REFUSALS as error:
+            answer = refused(error, self._context)
+        return _encode(answer)
 
-def _encode(answer: Answer) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+
+def _encode(answer: Answer) -> Encoded:
     """The answer with its headers in the order that Quart gives them."""
     status, headers, body, media_type = answer
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -41,6 +41,11 @@ class Query:
     limit: int | None = None
     after: str | None = None
 
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of the wanted jobs; empty if they may have any, or none yet."""
+        return [Outcome(each) for each in self.filters.get("outcome", ())]
+
     def select(self, jobs: list[Job]) -> list[Job]:
         """The jobs that pass all filters."""
         for name, wanted in self.filters.items():
@@ -109,7 +114,7 @@ async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
     # Without filters one read is enough; the job beyond the limit shows that there are more.
     stride = STRIDE if query.filters else limit + 1
     while True:
-        jobs = await store.page(after=after, limit=stride)
+        jobs = await store.page(after=after, limit=stride, outcomes=query.outcomes)
         found += query.select(jobs)
         if len(found) > limit or len(jobs) < stride:
             return found[:limit], len(found) > limit
@@ -129,7 +134,7 @@ async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     after = query.after
     opening = b"["
     while True:
-        jobs = await store.page(after=after, limit=STRIDE)
+        jobs = await store.page(after=after, limit=STRIDE, outcomes=query.outcomes)
         found = jobs_json(query.select(jobs))[1:-1]
         if found:
             yield opening + found

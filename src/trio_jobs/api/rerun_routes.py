@@ -14,7 +14,7 @@ from trio_jobs.api.request_body import read_body
 from trio_jobs.api.serialization import MEDIA_TYPE, job_json
 from trio_jobs.api.submission_json import json_problem, refuse_key
 from trio_jobs.api.validation import JSON_ERRORS
-from trio_jobs.pool.admission import ShuttingDownError
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all
 from trio_jobs.problem_details import Problem
 
@@ -42,7 +42,7 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
         # With the store in memory, `find` makes no checkpoint: of two simultaneous requests for
         # one job, the second finds that it was re-run.
         old = await pool.store.find(str(job_id))
-        new = rerun(pool, old)
+        new = await rerun(pool, old)
         headers = {"Location": f"{root_path()}/jobs/{new.id}"}
         job, applied = await find_after_wait(new.id, context)
         if applied:

@@ -25,6 +25,7 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     duration: float | None = None
     outcome: Outcome | None = None
     attempts: int = 0
+    interruptions: int = 0
     run_at: datetime | str | None = None
     rerun_of: str | None = None
     rerun_as: str | None = None
@@ -83,6 +84,7 @@ def _brief(job: Job) -> _Brief:
         duration=None if job.duration is None else round(job.duration, 6),
         outcome=None if job.ending is None else job.ending.outcome,
         attempts=job.attempts,
+        interruptions=job.interruptions,
         run_at=None if job.run_at is None else _time(job.run_at),
         rerun_of=job.rerun_of,
         rerun_as=job.rerun_as,

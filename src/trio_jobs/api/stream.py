@@ -4,7 +4,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
-from trio_jobs.api.answers import no_room
+from trio_jobs.api.answers import disk_problem, no_room
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.body_stream import BodyStream, cancel_on_disconnect
 from trio_jobs.api.ndjson import Lines
@@ -17,9 +17,15 @@ from trio_jobs.api.submission_json import (
     refuse_key,
 )
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import QueueFullError, ShuttingDownError
 from trio_jobs.pool.idempotency import KeyReusedError, KnownKeys
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import (
+    QueueFullError,
+    ShuttingDownError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    StoreWriteError,
+)
 from trio_jobs.problem_details import Problem
 
 _WHITE_SPACE = b" \t\r"
@@ -32,12 +38,14 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
     async def submit_stream() -> Response:
         upload = Upload(context)
         try:
-            with context.pool.admission.cancel_on_close():
+            with context.pool.capacity.cancel_on_close():
                 await upload.run()
         except ShuttingDownError:
             raise context.shutting_down(accepted=upload.accepted) from None
         except QueueFullError as error:
             raise no_room(error, accepted=upload.accepted) from None
+        except (StoreWriteError, StoreUnavailableError, StoreTimeoutError) as error:
+            raise disk_problem(error, accepted=upload.accepted) from None
         except Problem as problem:
             problem.members["accepted"] = upload.accepted
             raise

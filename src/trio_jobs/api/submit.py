@@ -13,8 +13,8 @@ from trio_jobs.api.serialization import job_json
 from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
-from trio_jobs.pool.admission import ShuttingDownError
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import date_of
 from trio_jobs.problem_details import Problem
 

@@ -295,4 +295,4 @@ def _or_later(running: RunningJob, ending: Ending, causes: Sequence[Cause] = ())
         return ending
     if ending.outcome is Outcome.TIMED_OUT:
         causes = _TIMED_OUT
-    return decide(running.handler.retry, running.job.attempts, ending.error, causes) or ending
+    return decide(running.handler.retry, running.job.attempt, ending.error, causes) or ending

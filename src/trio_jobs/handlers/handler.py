@@ -61,6 +61,8 @@ class Handler:
         decode: Makes the payload from JSON; raises ``msgspec.MsgspecError`` or ``UnicodeError``.
         retry: When a failed job gets another attempt; None for never.
         max_running: How many jobs of its type run at the same time; None for any number.
+        repeatable: Whether a job that a server's death has interrupted may run again.
+        max_interruptions: How many such interruptions end a job.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Handler:
     decode: Decode
     retry: "RetryPolicy | None" = None
     max_running: int | None = None
+    repeatable: bool = True
+    max_interruptions: int = 3
 
     @property
     def attempts(self) -> int:
@@ -87,6 +91,8 @@ class Handler:
         timeout: float | None = None,
         retry: "RetryPolicy | None" = None,
         max_running: int | None = None,
+        repeatable: bool = True,
+        max_interruptions: int = 3,
         name: str | None = None,
     ) -> Self:
         """Make a handler of a function.
@@ -102,27 +108,41 @@ class Handler:
                 names are imported here.
             max_running: How many jobs of its type run at the same time; None for any number. The
                 others wait in order, and hold up no job of another type.
+            repeatable: Whether a job may run again after its server has died while it ran. If not,
+                such a job ends as ``interrupted``: it never starts twice. This has an effect only
+                with a store file, since the memory of a dead process has no jobs.
+            max_interruptions: With how many such interruptions a job ends as ``interrupted``, since
+                it may be the job that kills the server.
             name: The name that the function was loaded by; None for the function's own name.
 
         Raises:
             HandlerError: The function cannot be called with a payload, does not fit ``run``,
                 cannot be imported by a child process, or annotates its payload with a type that
                 JSON cannot be checked against; or the timeout is not a number above 0, or
-                ``max_running`` no integer above 0; or there is no exception of a name in
-                ``retry``, or ``retry`` has further settings although its ``attempts`` are 1.
+                ``max_running`` or ``max_interruptions`` no integer above 0; or there is no
+                exception of a name in ``retry``, or ``retry`` has further settings although its
+                ``attempts`` are 1; or it retries, and is not repeatable.
         """
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
         check_kind(function)
         where = _where(function, run)
         _check_timeout(timeout)
-        _check_max_running(max_running)
+        if max_running is not None:
+            _check_number(max_running, "max_running")
+        _check_number(max_interruptions, "max_interruptions")
+        if not isinstance(repeatable, bool):
+            raise HandlerError(f"must have true or false as repeatable, got {repeatable!r}")
         shape = shape_of(function, is_async=where is Run.ASYNC)
         if name is None:
             name = importable_name(function) if where is Run.PROCESS else own_name(function)
         type_ = payload_type(function, shape.payload)
         if retry is not None:
             retry = _resolved(retry, module=name.partition(":")[0])
+            if retry.attempts > 1 and not repeatable:
+                raise HandlerError(
+                    f"must have 1 as retry.attempts, got {retry.attempts}: it is not repeatable"
+                )
         return cls(
             name=name,
             call=shape.call,
@@ -133,6 +153,8 @@ class Handler:
             decode=make_decoder(type_),
             retry=retry,
             max_running=max_running,
+            repeatable=repeatable,
+            max_interruptions=max_interruptions,
         )
 
 
@@ -215,7 +237,7 @@ def _check_timeout(timeout: object) -> None:
     raise HandlerError(f"must have a timeout of more than 0 seconds, got {timeout!r}")
 
 
-def _check_max_running(number: object) -> None:
-    if number is None or (isinstance(number, int) and number is not True and number >= 1):
+def _check_number(number: object, name: str) -> None:
+    if isinstance(number, int) and number is not True and number >= 1:
         return
-    raise HandlerError(f"must have a max_running of 1 or more, got {number!r}")
+    raise HandlerError(f"must have a {name} of 1 or more, got {number!r}")

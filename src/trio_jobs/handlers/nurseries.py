@@ -50,8 +50,8 @@ async def call_with_context(
                 id=job.id,
                 type=job.type,
                 submitted_at=job.created_at,
-                attempt=job.attempts,
-                last_attempt=job.attempts >= attempts,
+                attempt=job.attempt,
+                last_attempt=job.attempt >= attempts,
                 nursery=nursery,
             )
             try:

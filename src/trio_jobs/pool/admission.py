@@ -2,42 +2,20 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 import trio
 
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.schedule import Schedule, date_of
+from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
+from trio_jobs.pool.refusals import AdmissionError, QueueFullError, ShuttingDownError
+from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DuplicateJobError, Store
 
 log = logging.getLogger(__name__)
-
-
-class AdmissionError(Exception):
-    """The job was refused: nothing of it was kept, and no client could see it."""
-
-
-class QueueFullError(AdmissionError):
-    """There is no room in the buffer; or, for a job with a later time, among those that wait.
-
-    Attributes:
-        retry_after: Whole seconds after which there should be room, at least 1.
-    """
-
-    def __init__(self, retry_after: int, text: str = "no room in the buffer") -> None:
-        super().__init__(text)
-        self.retry_after = retry_after
-
-
-class ShuttingDownError(AdmissionError):
-    """The admission is closed: the pool takes no more jobs."""
-
-    def __init__(self) -> None:
-        super().__init__("shutting down")
 
 
 class Admission:
@@ -77,7 +55,6 @@ class Admission:
         self._schedule = schedule
         self._new_id = new_id
         self._now = now
-        self._open_blocks: set[trio.CancelScope] = set()
 
     @property
     def closed(self) -> bool:
@@ -222,33 +199,14 @@ class Admission:
                 self._give_back(slots, error)
                 raise
 
-    @contextmanager
-    def cancel_on_close(self) -> Iterator[None]:
-        """A block that is cancelled when the admission closes.
-
-        Raises:
-            ShuttingDownError: The block was cancelled.
-        """
-        with trio.CancelScope() as scope:
-            if self.closed:
-                scope.cancel()
-            self._open_blocks.add(scope)
-            try:
-                yield
-            finally:
-                self._open_blocks.remove(scope)
-        if scope.cancelled_caught:
-            raise ShuttingDownError
+    def until_fed(self) -> AbstractContextManager[object]:
+        """A block that is cancelled when no waiting job is fed any more: the admission closes."""
+        return self._capacity.cancel_on_close()
 
     def close(self) -> None:
         """Refuse new jobs. Workers finish the buffered ones and exit. Idempotent."""
-        self._refuse_jobs()
-        self._channel.close()
-
-    def _refuse_jobs(self) -> None:
         self._capacity.close()
-        for scope in self._open_blocks:
-            scope.cancel()
+        self._channel.close()
 
     def _refusal(self, missing: int) -> AdmissionError:
         full = QueueFullError(self._capacity.retry_after(missing))
@@ -273,7 +231,7 @@ class Admission:
     def _publish_up_to(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for the first jobs, one for each of these slots, up to a delayed one."""
         specs = specs[:slots]
-        number = self._leading(specs, delayed=False)
+        number = leading(specs, delayed=False, is_known=self._is_known)
         if number < slots:
             self._capacity.slot_freed(slots - number)
         return self._publish(specs[:number], number)
@@ -281,7 +239,7 @@ class Admission:
     def _publish_delayed(self, specs: Sequence[JobSpec]) -> list[Job]:
         """The one step, for the first jobs that may begin only later, as many as may wait."""
         self._check_waiting_room(1)
-        number = min(self._leading(specs, delayed=True), self._schedule.room)
+        number = min(leading(specs, delayed=True, is_known=self._is_known), self._schedule.room)
         return self._publish(specs[:number], 0)
 
     def _check_waiting_room(self, wanted: int) -> None:
@@ -294,39 +252,17 @@ class Admission:
 
     def _check_keys(self, specs: Sequence[JobSpec]) -> None:
         for key in [spec.key for spec in specs if spec.key is not None]:
-            if self._store.find_key_nowait(key.text) is not None:
+            if self._is_known(key.text):
                 raise DuplicateJobError(f"a job with the key {key.text!r} is in the store already")
 
-    def _leading(self, specs: Sequence[JobSpec], *, delayed: bool) -> int:
-        """How many of the first ones may begin only later, or may begin now; up to a known key."""
-        texts: set[str] = set()
-        for number, spec in enumerate(specs):
-            if (spec.due is not None) is not delayed:
-                return number
-            if spec.key is not None:
-                text = spec.key.text
-                if text in texts or self._store.find_key_nowait(text) is not None:
-                    return number
-                texts.add(text)
-        return len(specs)
+    def _is_known(self, text: str) -> bool:
+        return self._store.find_key_nowait(text) is not None
 
     def _publish(self, specs: Sequence[JobSpec], slots: int) -> list[Job]:
         """The one step, for all of these jobs; those that may begin now have these slots."""
         some_wait = slots < len(specs)
         try:
-            new_id, now = self._new_id, self._now()
-            jobs = [
-                Job(
-                    id=new_id(),
-                    type=type_,
-                    payload=payload,
-                    created_at=now,
-                    run_at=None if due is None else date_of(due, now),
-                    key=key,
-                    rerun_of=rerun_of,
-                )
-                for type_, payload, due, key, rerun_of in specs
-            ]
+            jobs = make_jobs(specs, self._new_id, self._now())
             for job in jobs:
                 # Nothing awaits or logs between these lines. The channel comes first: it refuses
                 # the id if no worker is left, and then the store must not have the record.

@@ -2,8 +2,12 @@
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
+
+from trio_jobs.pool.refusals import ShuttingDownError
 
 # The number of claims that `retry_after` looks at: enough to even out single jobs, few enough
 # to follow a change within seconds.
@@ -46,6 +50,7 @@ class Capacity:
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
         # Made by the waiting task, so that a slot costs less while no task waits.
         self._changed: trio.Event | None = None
+        self._open_blocks: set[trio.CancelScope] = set()
 
     def reserve(self, wanted: int, *, batch: bool = False) -> int:
         """Reserve ``wanted`` slots at once, or none.
@@ -73,8 +78,13 @@ class Capacity:
         self.free -= wanted
         return 0
 
-    async def reserve_up_to(self, wanted: int) -> int:
+    async def reserve_up_to(self, wanted: int, *, draining: bool = False) -> int:
         """Wait for a turn and a slot, then reserve as many as are free, up to ``wanted``.
+
+        Args:
+            wanted: How many.
+            draining: Whether they are for jobs that a drain completes: then these slots are
+                given out even if the capacity is closed.
 
         Returns:
             How many are reserved; 0 if the capacity is closed, or closes during the wait.
@@ -86,7 +96,7 @@ class Capacity:
             At least once, before slots are reserved; not after.
         """
         async with self._fifo:
-            while not self.closed:
+            while draining or not self.closed:
                 if reserved := self._reserve_up_to(wanted):
                     return reserved
                 if self._changed is None:
@@ -128,15 +138,39 @@ class Capacity:
         return min(max(math.ceil(slots * seconds_per_claim), 1), _LONGEST_RETRY_AFTER)
 
     def close(self) -> None:
-        """Give out no more slots, and wake the waiting tasks. Idempotent."""
+        """Give out no slots for new jobs, wake the waiting tasks, cancel the blocks. Idempotent."""
         self.closed = True
         self._wake()
+        for scope in self._open_blocks:
+            scope.cancel()
+
+    @contextmanager
+    def cancel_on_close(self) -> Iterator[None]:
+        """A block that is cancelled when the capacity closes.
+
+        Raises:
+            ShuttingDownError: The block was cancelled.
+        """
+        with trio.CancelScope() as scope:
+            if self.closed:
+                scope.cancel()
+            self._open_blocks.add(scope)
+            try:
+                yield
+            finally:
+                self._open_blocks.remove(scope)
+        if scope.cancelled_caught:
+            raise ShuttingDownError
 
     def _reserve_up_to(self, wanted: int) -> int:
         free = self.free
         # A buffer's only slot is left only to a task that was refused. If no non-waiting task
         # comes, a slot left to one would never be used.
-        leave_one = not self._last_is_for_waiting and (self.buffer_size > 1 or self._refused)
+        leave_one = (
+            not self._last_is_for_waiting
+            and not self.closed
+            and (self.buffer_size > 1 or self._refused)
+        )
         reserved = max(min(wanted, free - leave_one), 0)
         if reserved and reserved == free:
             self._last_is_for_waiting = False

@@ -5,8 +5,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from trio_jobs.job import Job
-from trio_jobs.pool.admission import Admission, AdmissionError
+from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.pool.store import DuplicateJobError, Store
 
 

@@ -33,13 +33,16 @@ class Uuid7:
 
     Args:
         nanoseconds: The wall clock, in nanoseconds since 1970.
+        after: An id that another source has made; all ids are greater.
     """
 
-    def __init__(self, nanoseconds: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, nanoseconds: Callable[[], int] = time.time_ns, *, after: str = "") -> None:
         self._nanoseconds = nanoseconds
         self._bits = random.Random(secrets.randbits(256)).getrandbits  # noqa: S311  (not secret)
-        self._next_millisecond = 0  # when it begins, in nanoseconds
-        self._counter = 0
+        timestamp = int(after[:8] + after[9:13], 16) if after else -1
+        # When it begins, in nanoseconds.
+        self._next_millisecond = (timestamp + 1) * _MILLISECOND
+        self._counter = (1 << _COUNTER_BITS) - 1  # used up: the first id begins a millisecond
         self._timestamp = ""  # the first part of each id in this millisecond
         # The same with the upper 12 bits of the counter: valid until its lower 16 bits overflow.
         self._head = ""

@@ -15,6 +15,7 @@ _LEVELS = {
     Outcome.CANCELLED: logging.INFO,
     Outcome.FAILED: logging.WARNING,
     Outcome.TIMED_OUT: logging.WARNING,
+    Outcome.INTERRUPTED: logging.WARNING,
 }
 
 

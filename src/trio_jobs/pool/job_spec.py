@@ -1,9 +1,11 @@
 """`JobSpec`: what a client asks for, before it is a job."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from trio_jobs.job import IdempotencyKey
+from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.pool.schedule import date_of
 
 
 class JobSpec(NamedTuple):
@@ -22,3 +24,38 @@ class JobSpec(NamedTuple):
     due: float | datetime | None = None
     key: IdempotencyKey | None = None
     rerun_of: str | None = None
+
+
+def make_jobs(specs: Sequence[JobSpec], new_id: Callable[[], str], now: datetime) -> list[Job]:
+    """Make a pending job of each spec.
+
+    Args:
+        specs: What the clients ask for.
+        new_id: Makes the id of each.
+        now: When they are admitted, as an aware UTC time.
+    """
+    return [
+        Job(
+            id=new_id(),
+            type=type_,
+            payload=payload,
+            created_at=now,
+            run_at=None if due is None else date_of(due, now),
+            key=key,
+            rerun_of=rerun_of,
+        )
+        for type_, payload, due, key, rerun_of in specs
+    ]
+
+
+def leading(specs: Sequence[JobSpec], *, delayed: bool, is_known: Callable[[str], bool]) -> int:
+    """How many of the first ones may begin only later, or may begin now; up to a known key."""
+    texts: set[str] = set()
+    for number, spec in enumerate(specs):
+        if (spec.due is not None) is not delayed:
+            return number
+        if spec.key is not None:
+            if spec.key.text in texts or is_known(spec.key.text):
+                return number
+            texts.add(spec.key.text)
+    return len(specs)

@@ -6,9 +6,10 @@ from datetime import datetime
 import trio
 
 from trio_jobs.job import IdempotencyKey, Job
-from trio_jobs.pool.admission import Admission, QueueFullError, ShuttingDownError
+from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import Store
 from trio_jobs.pool.type_limits import TypeLimits
@@ -69,7 +70,7 @@ class LimitedAdmission(Admission):
 
     def close(self) -> None:
         """Refuse new jobs. Workers finish the buffered and the held ones, and exit. Idempotent."""
-        self._refuse_jobs()
+        self._capacity.close()
         self._limits.close_channel_when_claimed()
 
     def _up_to_full(self, specs: Sequence[JobSpec]) -> Sequence[JobSpec]:

@@ -15,12 +15,15 @@ from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
-from trio_jobs.pool.admission import Admission, ShuttingDownError
+from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.durable_admission import DurableAdmission
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.limited_admission import LimitedAdmission
+from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Moves, Store, UnfinishedJobs
+from trio_jobs.pool.store import DurableStore, Store, StoreMoves, UnfinishedJobs
+from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -45,6 +48,8 @@ class PoolStatistics:
         blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
             has run out of; None while no job has to wait.
         dropped: By outcome, how many completed jobs have made room for others.
+        unwritten: With a file, how many records are on their way to the disk.
+        store_failing_seconds: With a file, for how long it could not be written; None while it can.
     """
 
     status: str
@@ -56,6 +61,8 @@ class PoolStatistics:
     oldest_running_seconds: float | None
     blocked: str | None
     dropped: Mapping[Outcome, int]
+    unwritten: int = 0
+    store_failing_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +111,7 @@ class Pool:
             JobNotFoundError: There is no such job.
             InvalidTransitionError: The job has completed.
         """
-        job = await self.store.request_cancel(job_id)
-        self.note_cancel(job_id)
-        return job
+        return await self.store.request_cancel(job_id, noted=self.note_cancel)
 
     def note_cancel(self, job_id: str) -> None:
         """Let a job end whose cancel was requested: cancel its handler, or make it due now."""
@@ -114,17 +119,28 @@ class Pool:
         self.schedule.advance(job_id)
 
     async def run_schedule(self) -> None:
-        """Feed the waiting jobs as they come due, until the admission closes; see `Schedule`."""
-        with suppress(ShuttingDownError), self.admission.cancel_on_close():
+        """Feed the waiting jobs as they come due; see `Schedule` and `Admission.until_fed`."""
+        with suppress(ShuttingDownError), self.admission.until_fed():
             await self.schedule.run(self.admission.feed)
 
     def unfinished(self) -> UnfinishedJobs:
         """The jobs that have not completed. Any thread may call this while the jobs go on."""
         return by_begin(self.store.unfinished(), self.executor.has_begun)
 
+    def left_behind(self) -> UnfinishedJobs:
+        """The jobs that a stop has cut short or lost: with a file, those that had begun."""
+        jobs = self.unfinished()
+        return jobs if self.store.disk is None else UnfinishedJobs(begun=jobs.begun, not_begun=())
+
+    @property
+    def kept(self) -> int:
+        """How many jobs that have not begun are kept in the file; 0 without a file."""
+        jobs = self.unfinished()
+        return 0 if self.store.disk is None else len(jobs.not_begun) + len(jobs.waiting)
+
     def statistics(self) -> PoolStatistics:
         """The state of the pool now."""
-        jobs = self.store.statistics()
+        jobs, disk = self.store.statistics(), self.store.disk
         return PoolStatistics(
             status="shutting down" if self.admission.closed else "ready",
             workers=self.workers.number,
@@ -135,6 +151,8 @@ class Pool:
             oldest_running_seconds=self.executor.oldest_running_seconds(),
             blocked=self.shortage.cause,
             dropped=jobs.dropped,
+            unwritten=0 if disk is None else disk.unwritten,
+            store_failing_seconds=None if disk is None else disk.failing_seconds,
         )
 
 
@@ -147,6 +165,7 @@ def make_pool(
     http: HttpSettings,
     *,
     folder: int | None = None,
+    last_id: str = "",
     now: Callable[[], datetime] = utc_now,
 ) -> Pool:
     """Make the parts and connect them; nothing runs yet.
@@ -155,11 +174,12 @@ def make_pool(
         handlers: The users' functions.
         send: The job channel's one send end, of ``buffer_size + workers`` items, so that it has
             room for all slots; ``admission`` owns it from now on.
-        store: Where the jobs are kept.
+        store: Where the jobs are kept. If it has a disk, it is a `DurableStore`.
         settings: The sizes of the pool.
         bounds: The bound of a result.
         http: The bound of the tasks that wait for jobs at the same time.
         folder: See `ProcessPool`.
+        last_id: The greatest id in the store.
         now: The wall clock, as an aware UTC time.
     """
     capacity = Capacity(settings.buffer_size)
@@ -176,16 +196,30 @@ def make_pool(
     )
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
     schedule = Schedule(settings.max_waiting, now=now)
-    new_id = Uuid7()
-    moves: Moves = store
-    if handlers.max_running:
-        limits = moves = TypeLimits(
-            store, send, capacity, schedule, handlers.max_running, default=DEFAULT
+    new_id = Uuid7(after=last_id)
+    limited = (send, capacity, schedule, handlers.max_running)
+    moves: StoreMoves
+    if isinstance(store, DurableStore):
+        suspects = Suspects(store, schedule, executor.has_begun)
+        moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
+        admission: Admission = DurableAdmission(
+            send,
+            store,
+            capacity,
+            schedule,
+            limits,
+            suspects,
+            keeps_pending=settings.drain != "all",
+            new_id=new_id,
+            now=now,
         )
-        admission: Admission = LimitedAdmission(
+    elif handlers.max_running:
+        moves = limits = TypeLimits(store, store, *limited, default=DEFAULT)
+        admission = LimitedAdmission(
             send, store, capacity, schedule, limits, new_id=new_id, now=now
         )
     else:
+        moves = store
         admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
     return Pool(
         workers=Workers(

@@ -11,9 +11,9 @@ import trio
 from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.job import Job, Outcome
-from trio_jobs.pool.admission import QueueFullError
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
+from trio_jobs.pool.refusals import QueueFullError
 from trio_jobs.pool.store import InvalidTransitionError, StoreError, check_rerun
 from trio_jobs.settings import shown
 
@@ -25,10 +25,11 @@ _MAX_FAULT = 400
 # Between two checkpoints `rerun_all` looks at so many jobs, or checks so many bytes of payloads:
 # about a millisecond's work.
 _STRIDE = 500
+_AT_ONCE = 100  # whose payloads it reads together
 _TURN_COST = 100_000
 _ITEM_COST = 100
 
-_OUTCOMES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED)
+_OUTCOMES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.INTERRUPTED, Outcome.CANCELLED)
 
 
 class Selection(NamedTuple):
@@ -79,8 +80,17 @@ class Selection(NamedTuple):
         ]
 
 
-def rerun(pool: Pool, job: Job) -> Job:
+def rerun_nowait(pool: Pool, job: Job) -> Job:
+    """Do the same as `rerun`, in a pool with its store in memory."""
+    [new] = pool.admission.submit_all([_spec(pool, job)])
+    _log(new, job)
+    return new
+
+
+async def rerun(pool: Pool, job: Job) -> Job:
     """Submit a completed job once more; it needs room in the buffer, as any job.
+
+    With the store in memory, this makes no checkpoint.
 
     Args:
         pool: Where to.
@@ -95,11 +105,19 @@ def rerun(pool: Pool, job: Job) -> Job:
         QueueFullError: There is no room for it.
         ShuttingDownError: The pool takes no more jobs.
     """
+    [new] = await pool.admission.admit_all([_spec(pool, job)])
+    _log(new, job)
+    return new
+
+
+def _spec(pool: Pool, job: Job) -> JobSpec:
     check_rerun(job)
     check_handler(job, pool.handlers)
-    [new] = pool.admission.submit_all([JobSpec(job.type, job.payload, rerun_of=job.id)])
-    log.info("job_rerun", extra={"job_id": new.id, "job_type": new.type, "rerun_of": job.id})
-    return new
+    return JobSpec(job.type, job.payload, rerun_of=job.id)
+
+
+def _log(new: Job, old: Job) -> None:
+    log.info("job_rerun", extra={"job_id": new.id, "job_type": new.type, "rerun_of": old.id})
 
 
 async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
@@ -124,12 +142,12 @@ async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
     job_ids = await _collect(pool, selection)
     specs = []
     # With the store in memory, nothing from here on is a checkpoint.
-    for job_id in job_ids:
-        with suppress(StoreError):  # meanwhile it was dropped, or re-run by another task
-            check_rerun(job := await pool.store.find(job_id))
-            specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job_id))
+    for job in await pool.store.find_many(job_ids):  # without those that were dropped meanwhile
+        with suppress(StoreError):  # meanwhile it was re-run by another task
+            check_rerun(job)
+            specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job.id))
     try:
-        jobs = pool.admission.submit_all(specs)
+        jobs = await pool.admission.admit_all(specs)
     except QueueFullError as error:
         text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
         raise QueueFullError(error.retry_after, f"{text} (a limit takes the oldest)") from None
@@ -142,17 +160,21 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
     """The ids of the selected jobs, oldest first, up to the limit."""
     job_ids: list[str] = []
     after, cost = None, 0
+    outcomes = [Outcome(each) for each in selection.outcomes]
     while True:
-        page = await pool.store.page(after=after, limit=_STRIDE)
-        for job in selection.select(page):
-            if len(job_ids) == selection.limit:
-                break
-            check_handler(job, pool.handlers)
-            job_ids.append(job.id)
-            cost += len(job.payload) + _ITEM_COST
-            if cost > _TURN_COST:
-                cost = 0
-                await trio.lowlevel.checkpoint()
+        page = await pool.store.page(after=after, limit=_STRIDE, outcomes=outcomes)
+        selected = [job.id for job in selection.select(page)]
+        if selection.limit is not None:
+            selected = selected[: selection.limit - len(job_ids)]
+        for first in range(0, len(selected), _AT_ONCE):
+            # The jobs of a page have no payloads, if the store is a file.
+            for job in await pool.store.find_many(selected[first : first + _AT_ONCE]):
+                check_handler(job, pool.handlers)
+                job_ids.append(job.id)
+                cost += len(job.payload) + _ITEM_COST
+                if cost > _TURN_COST:
+                    cost = 0
+                    await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         if len(page) < _STRIDE or len(job_ids) == selection.limit:
             return job_ids

@@ -44,6 +44,9 @@ class Schedule:
         self._dates = _Timeline()
         self._due: deque[str] = deque()
         self._stopped = False
+        self._ends = math.inf  # a job that comes due later, by Trio's clock, stays here
+        # The clocks' difference at that time: the wall clock's changes make nothing due any more.
+        self._last_offset: float | None = None
         # For `add`: until when the task sleeps, by Trio's clock, and what wakes it earlier.
         self._sleeps_until = -math.inf
         self._earlier = trio.Event()
@@ -79,6 +82,12 @@ class Schedule:
         if time < self._sleeps_until:
             self._earlier.set()
 
+    @property
+    def has_due(self) -> bool:
+        """Whether there are jobs to feed: they are due, and were so at `end`, if it has come."""
+        until = min(self._clock.current_time(), self._ends)
+        return not self._stopped and (bool(self._due) or self._first_due() <= until)
+
     def waits(self, job_id: str) -> bool:
         """Whether a job waits for a time; False once it is due."""
         return job_id in self._delays or job_id in self._dates
@@ -90,7 +99,14 @@ class Schedule:
     def advance(self, job_id: str) -> None:
         """Make a waiting job due now. Does nothing with any other job."""
         if self.remove(job_id):
-            self.add(job_id, 0.0)
+            self._delays.add(job_id, min(self._clock.current_time(), self._ends))
+            self._earlier.set()
+
+    def end(self) -> None:
+        """Feed what is due now, and what `advance` makes due later; then nothing more."""
+        if self._ends == math.inf:
+            self._ends = self._clock.current_time()
+            self._last_offset = self._now().timestamp() - self._ends
 
     def stop(self) -> None:
         """Feed nothing more: the due jobs wait again, until `remove`. The caller cancels `run`."""
@@ -113,7 +129,8 @@ class Schedule:
             if self._due:
                 await feed(self._due)
                 continue
-            self._sleeps_until = self._first_due()
+            first = self._first_due()
+            self._sleeps_until = first if first <= self._ends else math.inf
             self._earlier = trio.Event()
             try:
                 with trio.move_on_at(self._sleeps_until):
@@ -129,13 +146,15 @@ class Schedule:
         """What to subtract from a time of the wall clock for that of Trio's clock."""
         if not self._dates:
             return 0.0
+        if self._last_offset is not None:
+            return self._last_offset
         return self._now().timestamp() - self._clock.current_time()
 
     def _take_due(self) -> None:
         """Take the next due jobs, in the order of their times."""
         if self._stopped:
             return
-        now, offset = self._clock.current_time(), self._date_offset()
+        now, offset = min(self._clock.current_time(), self._ends), self._date_offset()
         for _ in range(_STRIDE):
             delay, date = self._delays.first, self._dates.first - offset - _EARLY
             if min(delay, date) > now:

@@ -1,10 +1,11 @@
 """The store's port: the methods that the pool calls, the errors they raise, and the counts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from operator import attrgetter
+from typing import Protocol, Self, runtime_checkable
 
-from trio_jobs.job import Ending, Job, Later, Outcome
+from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
 
 
 class StoreError(Exception):
@@ -57,6 +58,19 @@ class UnfinishedJobs:
     not_begun: Sequence[Job]
     waiting: Sequence[Job] = ()
 
+    @classmethod
+    def of(cls, jobs: Iterable[Job], *, released: Container[str]) -> Self:
+        """Tell the jobs apart; a released one has begun."""
+        begun: list[Job] = []
+        not_begun: list[Job] = []
+        waiting: list[Job] = []
+        for job in sorted(jobs, key=attrgetter("id")):
+            if job.status is JobStatus.PROCESSING or job.id in released:
+                begun.append(job)
+            else:
+                (waiting if job.waiting else not_begun).append(job)
+        return cls(begun=begun, not_begun=not_begun, waiting=waiting)
+
     def __bool__(self) -> bool:
         return bool(self.begun or self.not_begun or self.waiting)
 
@@ -88,6 +102,38 @@ def check_rerun(job: Job) -> None:
         raise InvalidTransitionError(f"job {job.id!r} was re-run already, as {job.rerun_as!r}")
 
 
+class Disk(Protocol):
+    """What a worker waits for, beside a job, if the jobs are in a file; and its state."""
+
+    @property
+    def unwritten(self) -> int:
+        """How many records are on their way to the disk."""
+
+    @property
+    def failing_seconds(self) -> float | None:
+        """For how long nothing could be written; None if the last attempt succeeded."""
+
+    async def begun(self, job: Job) -> Job:
+        """Wait, after the claim, until the job's handler may begin.
+
+        That is at once for most jobs. The claim must be on the disk first if a crash would
+        otherwise hide it although it counts: the handler may not run twice, or the job comes from
+        the file of an earlier process.
+
+        Returns:
+            The job as it is now.
+
+        Cancellation:
+            Acted on while waiting; the caller releases the job.
+        """
+
+    async def caught_up(self) -> None:
+        """Wait, after the end, until not too many ends are still to be written."""
+
+    async def settled(self) -> None:
+        """Wait, after the last job, until all moves so far are on the disk."""
+
+
 class Moves(Protocol):
     """The moves of a job that its worker makes; a move that raises has changed nothing.
 
@@ -97,6 +143,10 @@ class Moves(Protocol):
     Each raises JobNotFoundError if there is no such job, and InvalidTransitionError if its
     status does not allow the move.
     """
+
+    @property
+    def disk(self) -> Disk | None:
+        """None in memory, where a worker waits for nothing: two awaits would cost 1 % of a job."""
 
     def claim(self, job_id: str) -> Job | None:
         """Compare and set, pending → processing; the caller processes the job.
@@ -136,11 +186,33 @@ class Moves(Protocol):
         """
 
 
-class Store(Moves, Protocol):
+class StoreMoves(Moves, Protocol):
+    """The moves as `Workers` makes them in the store."""
+
+    def complete(
+        self,
+        job_id: str,
+        ending: Ending,
+        *,
+        duration: float | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """See `Moves.complete`.
+
+        Args:
+            job_id: As there.
+            ending: As there.
+            duration: As there.
+            show: Called with the completed job as soon as clients may see it: at once in memory,
+                with a file when the end is on the disk. Until then they see it processing.
+        """
+
+
+class Store(StoreMoves, Protocol):
     """All jobs: the single source of truth about them.
 
     The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
-    They raise the errors of `Moves`, except for `find_keys` and `page`.
+    They raise the errors of `Moves`, except for `find_many`, `find_keys` and `page`.
     """
 
     def add(self, job: Job) -> None:
@@ -172,20 +244,89 @@ class Store(Moves, Protocol):
     async def find(self, job_id: str) -> Job:
         """The job as it is now."""
 
+    async def find_many(self, job_ids: Collection[str]) -> list[Job]:
+        """These jobs as they are now, in this order, without those that are not there."""
+
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         """The jobs with these idempotency keys, as they are now, by key."""
 
-    async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+    async def page(
+        self, *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
+    ) -> list[Job]:
         """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
 
-        ``after`` need not be the id of a job that the store has.
+        ``after`` need not be the id of a job that the store has. With ``outcomes``, a store may
+        leave out jobs that have not ended so: one that can skip them does.
         """
 
-    async def request_cancel(self, job_id: str) -> Job:
+    async def request_cancel(
+        self, job_id: str, *, noted: Callable[[str], None] | None = None
+    ) -> Job:
         """Record that a client wants an unfinished job cancelled; its status stays as it is.
 
         A worker that claims the job later completes it without running it.
+
+        Args:
+            job_id: The job.
+            noted: Called with its id once the record says so, before any wait for a disk.
         """
 
     async def delete(self, job_id: str) -> None:
         """Forget a completed job."""
+
+
+@runtime_checkable
+class DurableStore(Store, Protocol):
+    """A store whose jobs survive the process.
+
+    Attributes:
+        timeout: Seconds after which a request does not wait for the disk any more.
+    """
+
+    timeout: float
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the disk has not answered for longer than ``timeout``."""
+
+    def add_all(
+        self,
+        jobs: Sequence[Job],
+        *,
+        reruns: Mapping[str, tuple[int, Job]],
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None],
+    ) -> None:
+        """Write new jobs, all or none. Either function is called later, in the event loop.
+
+        Args:
+            jobs: The jobs; they are in the store when ``landed`` is called.
+            reruns: By id, the old jobs that they re-run, as `find_all_stored` has found them.
+            landed: Called when they are on the disk.
+            refused: Called with the reason if they cannot be written; nothing of them is kept.
+
+        Raises:
+            InvalidTransitionError: One of the old jobs cannot be re-run.
+        """
+
+    async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
+        """By id, the records of these completed jobs in the file, with their numbers there.
+
+        Raises:
+            JobNotFoundError: One of them is not there.
+        """
+
+    def find_key_nowait(self, text: str) -> Job | None:
+        """The unfinished job with this idempotency key, as it is now; None if there is none."""
+
+    def release(self, job_id: str, *, begun: bool = True) -> None:
+        """See `Moves.release`.
+
+        Args:
+            job_id: The job.
+            begun: Whether its handler may have done a part of its work. If so, a job that may not
+                run twice is not put back, it ends as interrupted.
+        """
+
+    def keep_pending(self) -> None:
+        """Hand out no more jobs, except those whose cancel was requested: they stay pending."""

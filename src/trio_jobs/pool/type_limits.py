@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import trio
@@ -10,7 +10,7 @@ import trio
 from trio_jobs.job import Ending, Job, JobStatus, Later
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Store
+from trio_jobs.pool.store import Store, StoreMoves
 
 # Entries of held jobs that were cancelled stay in a deque, up to its length and so many more.
 _SPARE = 64
@@ -27,17 +27,22 @@ class TypeLimits:
     A job whose cancel was requested needs no place: its worker completes it without running it.
 
     Args:
-        store: Where the moves are made.
+        store: The jobs.
+        moves: What makes the moves in the store.
         channel: The send end of the job channel, which the admission owns.
         capacity: The slots for jobs.
         schedule: The jobs that wait.
         max_running: By type, how many jobs run at the same time; None for any number.
         default: The entry for all types without one; these types share its number.
+
+    Attributes:
+        until_closed: A block that is cancelled when the channel has closed after a drain.
     """
 
     def __init__(
         self,
         store: Store,
+        moves: StoreMoves,
         channel: trio.MemorySendChannel[str],
         capacity: Capacity,
         schedule: Schedule,
@@ -45,7 +50,10 @@ class TypeLimits:
         *,
         default: str,
     ) -> None:
+        self.disk = moves.disk
+        self.until_closed = trio.CancelScope()
         self._store = store
+        self._moves = moves
         self._channel = channel
         self._capacity = capacity
         self._schedule = schedule
@@ -55,6 +63,7 @@ class TypeLimits:
         self._places: dict[str, _Limit] = {}
         # During a drain: how many jobs are in the channel, or received and not yet claimed.
         self._unclaimed: int | None = None
+        self._feeds: Callable[[], bool] = lambda: False
 
     def is_full(self, type: str) -> bool:  # noqa: A002  (the field's name)
         """Whether one more job of this type would be held although too many jobs wait."""
@@ -70,47 +79,66 @@ class TypeLimits:
                 self._unclaimed -= 1
                 self._close_channel_if_claimed(self._unclaimed)
 
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """See `Moves.complete`; gives the job's place to the first held one."""
-        job = self._store.complete(job_id, ending, duration=duration)
+    def complete(
+        self,
+        job_id: str,
+        ending: Ending,
+        *,
+        duration: float | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """See `StoreMoves.complete`; gives the job's place to the first held one."""
+        job = self._moves.complete(job_id, ending, duration=duration, show=show)
         self._give_up_place(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`; gives the job's place to the first held one."""
-        job = self._store.postpone(job_id, later)
+        job = self._moves.postpone(job_id, later)
         self._give_up_place(job_id)
         return job
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`. Nobody gets the place: the pool ends."""
-        self._store.release(job_id)
+        self._moves.release(job_id)
         if (limit := self._places.pop(job_id, None)) is not None:
             limit.free += 1
 
-    def close_channel_when_claimed(self) -> None:
+    def close_channel_when_claimed(self, feeds: Callable[[], bool] | None = None) -> None:
         """Close the channel as soon as workers have claimed all jobs in it, and none is held.
 
-        No task sends to the channel any more. Idempotent.
+        No task sends new jobs to the channel any more. Idempotent.
+
+        Args:
+            feeds: Whether waiting jobs go into the channel still; a task that sends them calls
+                `note_fed`. None if there is no such task.
         """
         if self._unclaimed is None:
-            # A held job whose cancel was requested may be due, and wait for a slot in vain.
-            self._schedule.stop()
+            if feeds is None:
+                # A held job whose cancel was requested may be due, and wait for a slot in vain.
+                self._schedule.stop()
+            else:
+                self._feeds = feeds
             self._unclaimed = self._store.statistics().pending - self._schedule.count
         self._close_channel_if_claimed(self._unclaimed)
+
+    def note_fed(self, number: int) -> None:
+        """Note, in a drain, that so many waiting jobs go into the channel."""
+        if self._unclaimed is not None:
+            self._unclaimed += number
 
     def _claim(self, job_id: str) -> Job | None:
         job = self._store.find_nowait(job_id)
         limit = self._limits.get(job.type, self._default)
         if limit is None or job.status is not JobStatus.PENDING:
-            return self._store.claim(job_id)
+            return self._moves.claim(job_id)
         granted = job_id in self._places
         if not granted and not job.cancel_requested and limit.free <= 0:
             self._hold(job_id, limit)
             return None
         claimed = None
         try:
-            claimed = self._store.claim(job_id)
+            claimed = self._moves.claim(job_id)
         finally:
             if claimed is None:
                 self._give_up_place(job_id)
@@ -149,7 +177,7 @@ class TypeLimits:
             self._close_channel_if_claimed(self._unclaimed)
 
     def _close_channel_if_claimed(self, unclaimed: int) -> None:
-        if unclaimed > 0:
+        if unclaimed > 0 or self._feeds():
             return
         for limit in self._limits.values():
             while limit is not None and limit.held:
@@ -157,6 +185,7 @@ class TypeLimits:
                     return
                 limit.held.popleft()
         self._channel.close()
+        self.until_closed.cancel()
 
 
 class _Limit:

@@ -10,7 +10,13 @@ from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_log import log_end, log_postponed, log_start
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError, Moves
+from trio_jobs.pool.store import (
+    Disk,
+    InvalidTransitionError,
+    JobNotFoundError,
+    Moves,
+    StoreMoves,
+)
 from trio_jobs.pool.waiters import CompletionWaiters
 
 log = logging.getLogger(__name__)
@@ -65,6 +71,7 @@ async def run_worker(jobs: trio.MemoryReceiveChannel[str], store: Moves, process
         At least once per burst.
     """
     now = trio.lowlevel.current_clock().current_time
+    disk = store.disk
     with jobs:
         while True:
             try:
@@ -76,7 +83,7 @@ async def run_worker(jobs: trio.MemoryReceiveChannel[str], store: Moves, process
             burst_ends = now() + BURST_SECONDS
             left = BURST_JOBS
             while True:
-                await _process_one(job_id, store, process, now)
+                await _process_one(job_id, store, process, now, disk)
                 left -= 1
                 if not left or now() >= burst_ends:
                     break
@@ -90,7 +97,7 @@ async def run_worker(jobs: trio.MemoryReceiveChannel[str], store: Moves, process
 
 
 async def _process_one(
-    job_id: str, store: Moves, process: Process, now: Callable[[], float]
+    job_id: str, store: Moves, process: Process, now: Callable[[], float], disk: Disk | None
 ) -> None:
     try:
         job = store.claim(job_id)
@@ -104,6 +111,8 @@ async def _process_one(
     if verbose:
         log_start(job)
     try:
+        if disk is not None:
+            job = await disk.begun(job)
         end = await process(job)
     except BaseException:  # the pool ends: cancelled, or a bug that ends the server
         store.release(job_id)
@@ -112,10 +121,12 @@ async def _process_one(
     if isinstance(end, Later):
         store.postpone(job_id, end)
         log_postponed(job, end, duration=duration)
-        return
-    store.complete(job_id, end, duration=duration)
-    if verbose or end.outcome is not _SUCCEEDED:
-        log_end(job, end, duration=duration)
+    else:
+        store.complete(job_id, end, duration=duration)
+        if verbose or end.outcome is not _SUCCEEDED:
+            log_end(job, end, duration=duration)
+    if disk is not None:
+        await disk.caught_up()
 
 
 class Workers:
@@ -128,7 +139,7 @@ class Workers:
     def __init__(
         self,
         number: int,
-        store: Moves,
+        store: StoreMoves,
         for_worker: ProcessBlock,
         *,
         capacity: Capacity,
@@ -136,6 +147,7 @@ class Workers:
         schedule: Schedule,
     ) -> None:
         self.number = number
+        self.disk = store.disk
         self._store = store
         self._for_worker = for_worker
         self._capacity = capacity
@@ -146,7 +158,7 @@ class Workers:
     async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
         """Run one worker on its clone of the receive channel; see `run_worker`.
 
-        The last worker that ends wakes the tasks that still wait for a job to complete.
+        The last worker that ends waits for the disk, and wakes the tasks that still wait for jobs.
 
         Raises:
             RuntimeError: The worker has returned before its channel has ended, and its clone was
@@ -160,6 +172,8 @@ class Workers:
             go_on = channel.open_send_channels or channel.current_buffer_used
             if go_on and not (clone_closed and channel.open_receive_channels):
                 raise RuntimeError("a worker has returned before its channel has ended")
+            if self.disk is not None and not channel.open_receive_channels:
+                await self.disk.settled()  # clients see no end before it is on the disk
         finally:
             self._capacity.slot_lost()
             if jobs.statistics().open_receive_channels == 0:
@@ -177,9 +191,9 @@ class Workers:
         return job
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """See `Moves.complete`; wakes the tasks that wait for the job, and frees its slot."""
-        job = self._store.complete(job_id, ending, duration=duration)
-        self._waiters.notify(job)
+        """See `StoreMoves.complete`; wakes the tasks that wait for the job, and frees its slot."""
+        show = self._waiters.notify
+        job = self._store.complete(job_id, ending, duration=duration, show=show)
         self._capacity.slot_freed()
         return job
 

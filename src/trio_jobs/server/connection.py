@@ -13,10 +13,11 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_log import AccessLog
+from trio_jobs.server.canonical_answer import answer_canonical
 from trio_jobs.server.client_stream import STREAM_ERRORS, ClientDisconnectedError, Stream
 from trio_jobs.server.exception_groups import is_own_cancellation
 from trio_jobs.server.h11_connection import H11Connection
-from trio_jobs.server.request_cycle import RequestCycle, answer_canonical
+from trio_jobs.server.request_cycle import RequestCycle
 from trio_jobs.server.request_head import MalformedRequestError
 from trio_jobs.server.tls import tls_failure
 from trio_jobs.server.transport import TimeUpError
@@ -161,7 +162,7 @@ class ClientConnection(TCPServer):
             if answer is None:
                 http.take(data)
                 return True
-            status, size, sent = answer
+            status, size, sent = answer if isinstance(answer, tuple) else await answer
             self._access_log.answered(status, size)
             if len(data) > request.end:
                 http.take(data[request.end :])

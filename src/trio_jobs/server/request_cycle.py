@@ -17,13 +17,13 @@ from hypercorn.utils import suppress_body
 
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.body import RequestBody
-from trio_jobs.server.canonical_request import answer_bytes
 from trio_jobs.server.client_stream import ClientDisconnectedError
 from trio_jobs.server.exception_groups import is_own_cancellation, leaves
 from trio_jobs.server.request_head import HeaderList, parse_head
 
 if TYPE_CHECKING:
-    from trio_jobs.server.canonical_request import CanonicalRequest
+    from collections.abc import Awaitable
+
     from trio_jobs.server.h11_connection import H11Connection
     from trio_jobs.server.server_context import Answer, Message, ServerContext
 
@@ -96,7 +96,8 @@ class RequestCycle:
             if (answer := self._answer_now()) is None:
                 await self._context.app(scope, self.receive, self.send)
             else:
-                self.status, self._headers, body = answer
+                answered = answer if isinstance(answer, tuple) else await answer
+                self.status, self._headers, body = answered
                 await self._send_body(body, more=False)
         except BaseException as error:  # noqa: ASYNC103, BLE001 - the boundary around one request
             # It would end the connection; the client gets an answer instead.
@@ -110,7 +111,7 @@ class RequestCycle:
         if problem is not None and not self._begun:
             raise problem
 
-    def _answer_now(self) -> Answer | None:
+    def _answer_now(self) -> Answer | Awaitable[Answer] | None:
         """The answer to ``OPTIONS *``, or the application's without ASGI; None: ask it by ASGI."""
         scope, body = self.scope, self._body.complete
         if scope["path"] == "*":
@@ -213,53 +214,14 @@ class RequestCycle:
         only_disconnected = all(isinstance(leaf, ClientDisconnectedError) for leaf in faults)
         if is_own_cancellation(error) or (self.disconnected and only_disconnected):
             return None
-        return _log_failure(error, **self._fields())
+        return log_failure(error, **self._fields())
 
     def _fields(self) -> dict[str, str]:
         method, path = self.scope["method"], self.scope["path"]
         return {"method": method, "path": path, "client": self._http.client_name}
 
 
-def answer_canonical(
-    context: ServerContext, http: H11Connection, request: CanonicalRequest, data: bytes
-) -> tuple[int, int, bytes] | None:
-    """Have the application answer a request of canonical form without ASGI.
-
-    Args:
-        context: Of the server.
-        http: Has no byte of the request. If the application fails, this gets ``data``, as it has
-            got the request when an application fails by ASGI.
-        request: Access control has admitted it.
-        data: The bytes of the request, and those behind it.
-
-    Returns:
-        Status, the length of the answer's body, and the bytes to send; None if the body is
-        incomplete, or if the application declines.
-
-    Raises:
-        Problem: 500: the application has failed.
-    """
-    if context.answer_now is None or len(data) < request.end:
-        return None
-    method, body = request.method.decode(), data[request.body_start : request.end]
-    try:
-        answer = context.answer_now(method, request.target, request.headers, body)
-        if answer is None:
-            return None
-        status, headers, body = answer
-        http.requests += 1
-        http.complete_headers(headers)
-        return status, len(body), answer_bytes(status, headers, body)
-    except BaseException as error:
-        http.take(data)
-        http.next_event()
-        if isinstance(error, Problem):
-            raise
-        path, client = request.target.decode(), http.client_name
-        raise _log_failure(error, method=method, path=path, client=client) from None  # noqa: ASYNC104
-
-
-def _log_failure(error: BaseException, *, method: str, path: str, client: str) -> Problem:
+def log_failure(error: BaseException, *, method: str, path: str, client: str) -> Problem:
     """Log an exception of the application; return the answer to the client."""
     fields = {"method": method, "path": path, "client": client}
     log.error("request_failed", exc_info=error, extra=fields)

@@ -24,8 +24,9 @@ Answer = tuple[int, HeaderList, bytes]
 # An application may have this plain method: ``answer_now(method, target, headers, body)``. The
 # server calls it, without a scope, once access control has admitted a request and all of its body
 # has arrived. ``target`` is as the client sent it; the names in ``headers`` are in lower case. If
-# it returns None, the server calls the application by ASGI, and may ask once more before.
-AnswerNow = Callable[[str, bytes, Headers, bytes], Answer | None]
+# it returns None, the server calls the application by ASGI, and may ask once more before. If it
+# returns an awaitable, the server awaits that; a client that disconnects does not cancel it.
+AnswerNow = Callable[[str, bytes, Headers, bytes], Answer | Awaitable[Answer] | None]
 
 # Seconds in which the application has to start.
 _LIFESPAN_STARTUP = 10.0

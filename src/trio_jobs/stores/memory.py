@@ -1,11 +1,8 @@
 """`MemoryStore`: every job in memory. Its plain methods are atomic between tasks."""
 
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from itertools import islice
-from operator import attrgetter
-
-from msgspec.structs import replace
 
 from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
 from trio_jobs.pool.store import (
@@ -14,15 +11,23 @@ from trio_jobs.pool.store import (
     JobNotFoundError,
     StoreStatistics,
     UnfinishedJobs,
-    check_rerun,
 )
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.history import Histories
 from trio_jobs.stores.sorted_ids import SortedIds
-
-# On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
-_PENDING, _PROCESSING, _COMPLETED = JobStatus
+from trio_jobs.stores.transitions import (
+    COMPLETED,
+    PENDING,
+    PROCESSING,
+    cancel_requested,
+    claimed,
+    completed,
+    postponed,
+    refuse,
+    released,
+    rerun,
+)
 
 
 class MemoryStore:
@@ -37,6 +42,8 @@ class MemoryStore:
     The awaited methods have plain twins, ``<name>_nowait``. This store holds no job back: `claim`
     never returns None. ``now`` is the wall clock, as an aware UTC time.
     """
+
+    disk = None
 
     def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
         self._now = now
@@ -62,77 +69,56 @@ class MemoryStore:
             raise DuplicateJobError(f"job {job.id!r} is in the store already")
         if job.key is not None and job.key.text in self._keys:
             raise DuplicateJobError(f"a job with the key {job.key.text!r} is in the store already")
-        if job.status is not _PENDING:
+        if job.status is not PENDING:
             raise InvalidTransitionError(
                 f"job {job.id!r} is {job.status}; only a pending job can be added"
             )
         if job.rerun_of is not None:
-            check_rerun(old := self.find_nowait(job.rerun_of))
-            self._jobs[old.id] = replace(old, rerun_as=job.id)
+            self._jobs[job.rerun_of] = rerun(self.find_nowait(job.rerun_of), job.id)
         self._jobs[job.id] = job
         self._order.add(job.id)
         if job.key is not None:
             self._keys[job.key.text] = job.id
 
     def claim(self, job_id: str) -> Job:
-        job = self._get(job_id, _PENDING, _PROCESSING)
+        job = self._get(job_id, PENDING, PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
-        now = self._now()
-        if now < job.created_at:  # the wall clock was set back
-            now = job.created_at
-        job = replace(
-            job,
-            status=_PROCESSING,
-            started_at=now,
-            attempts=job.attempts + 1,
-            run_at=None,
-        )
+        job = claimed(job, self._now())
         self._jobs[job_id] = job
         self._processing.add(job_id)
         return job
 
-    def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        job = self._get(job_id, _PROCESSING, _COMPLETED)
-        now = self._now()
-        if job.started_at is not None and now < job.started_at:
-            now = job.started_at
-        job = replace(
-            job,
-            status=_COMPLETED,
-            completed_at=now,
-            duration=duration,
-            ending=ending,
-            last_error=None,
-        )
+    def complete(
+        self,
+        job_id: str,
+        ending: Ending,
+        *,
+        duration: float | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> Job:
+        job = self._get(job_id, PROCESSING, COMPLETED)
+        job = completed(job, ending, self._now(), duration)
         self._jobs[job_id] = job
         self._processing.remove(job_id)
         for dropped in self._completed.add(job_id, job.size, ending.outcome):
             outcome = self._forget(dropped)
             self._dropped[outcome] += 1
             self._drop_log.note(outcome, self._dropped)
+        if show is not None:
+            show(job)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
-        job = self._get(job_id, _PROCESSING, _PENDING)
-        seconds = 0.0 if job.cancel_requested else later.seconds
-        job = replace(
-            job,
-            status=_PENDING,
-            started_at=None,
-            attempts=job.attempts - later.snooze,
-            snoozes=job.snoozes + later.snooze,
-            run_at=self._now() + timedelta(seconds=seconds),
-            last_error=later.error or job.last_error,
-        )
+        job = self._get(job_id, PROCESSING, PENDING)
+        job = postponed(job, later, self._now())
         self._jobs[job_id] = job
         self._processing.remove(job_id)
         return job
 
     def release(self, job_id: str) -> None:
-        job = self._get(job_id, _PROCESSING, _PENDING)
-        attempts = job.attempts - 1
-        self._jobs[job_id] = replace(job, status=_PENDING, started_at=None, attempts=attempts)
+        job = self._get(job_id, PROCESSING, PENDING)
+        self._jobs[job_id] = released(job)
         self._processing.remove(job_id)
         self._released.add(job_id)
 
@@ -153,17 +139,13 @@ class MemoryStore:
         return [self._jobs[job_id] for job_id in islice(ids, limit)]
 
     def request_cancel_nowait(self, job_id: str) -> Job:
-        job = self.find_nowait(job_id)
-        if job.status is _COMPLETED:
-            raise InvalidTransitionError(f"job {job_id!r} is completed; it can not be cancelled")
-        run_at = job.run_at and min(job.run_at, self._now())
-        job = replace(job, cancel_requested=True, run_at=run_at)
+        job = cancel_requested(self.find_nowait(job_id), self._now())
         self._jobs[job_id] = job
         return job
 
     def delete_nowait(self, job_id: str) -> None:
         job = self.find_nowait(job_id)
-        if job.status is not _COMPLETED:
+        if job.status is not COMPLETED:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a completed job can be deleted"
             )
@@ -173,14 +155,28 @@ class MemoryStore:
     async def find(self, job_id: str) -> Job:
         return self.find_nowait(job_id)
 
+    async def find_many(self, job_ids: Collection[str]) -> list[Job]:
+        return [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]
+
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         return {text: self._jobs[self._keys[text]] for text in texts if text in self._keys}
 
-    async def page(self, *, after: str | None = None, limit: int) -> list[Job]:
+    async def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int,
+        outcomes: Collection[Outcome] = (),  # noqa: ARG002  (to look at a job is all it costs)
+    ) -> list[Job]:
         return self.page_nowait(after=after, limit=limit)
 
-    async def request_cancel(self, job_id: str) -> Job:
-        return self.request_cancel_nowait(job_id)
+    async def request_cancel(
+        self, job_id: str, *, noted: Callable[[str], None] | None = None
+    ) -> Job:
+        job = self.request_cancel_nowait(job_id)
+        if noted is not None:
+            noted(job_id)
+        return job
 
     async def delete(self, job_id: str) -> None:
         self.delete_nowait(job_id)
@@ -189,17 +185,8 @@ class MemoryStore:
 
     def unfinished(self) -> UnfinishedJobs:
         # Copied in one call: no other thread can change the dict within it.
-        jobs = [job for job in list(self._jobs.values()) if job.status is not _COMPLETED]
-        jobs.sort(key=attrgetter("id"))
-        begun: list[Job] = []
-        not_begun: list[Job] = []
-        waiting: list[Job] = []
-        for job in jobs:
-            if job.id in self._processing or job.id in self._released:
-                begun.append(job)
-            else:
-                (waiting if job.waiting else not_begun).append(job)
-        return UnfinishedJobs(begun=begun, not_begun=not_begun, waiting=waiting)
+        jobs = [job for job in list(self._jobs.values()) if job.status is not COMPLETED]
+        return UnfinishedJobs.of(jobs, released=self._released)
 
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(
@@ -227,7 +214,5 @@ class MemoryStore:
         """The job, if it has the status from which the move leads to the wanted one."""
         job = self._jobs.get(job_id) or self.find_nowait(job_id)
         if job.status is not expected:
-            raise InvalidTransitionError(
-                f"job {job_id!r} is {job.status}; only a {expected} job can become {wanted}"
-            )
+            refuse(job, expected, wanted)
         return job

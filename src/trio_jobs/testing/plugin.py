@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from trio_jobs.embed import Jobs
+    from trio_jobs.embedded_jobs import Jobs
     from trio_jobs.testing.asgi_client import Client
 
 _SEED = "scheduler_seed"
@@ -150,6 +150,9 @@ def _read_marker(
 
     if not isinstance(handlers, Mapping):
         raise TypeError(handlers)
+    if options.get("path") is not None:
+        # Nobody could tell a mock clock how long the disk takes, and tests would share the file.
+        raise ValueError("the fixture `jobs` has its jobs in memory, so path must be None")
     grace_period = options.pop("grace_period", PoolSettings().grace_period)
     return handlers, build(PoolSettings, grace_period=grace_period).grace_period, options
 

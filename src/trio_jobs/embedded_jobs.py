@@ -1,0 +1,474 @@
+"""`Jobs` and `DurableJobs`: a program's access to the pool that `open_jobs` runs for it."""
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, TypeVar, overload
+
+import msgspec
+import trio
+
+from trio_jobs.api.due import check_due
+from trio_jobs.api.keys import make_key
+from trio_jobs.api.validation import check_submission, check_type, encode_payload
+from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.opened_store import MemoryStore
+from trio_jobs.pool import idempotency
+from trio_jobs.pool.idempotency import KeyReusedError
+from trio_jobs.pool.ids import is_id
+from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.pool import Pool, PoolStatistics
+from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
+from trio_jobs.pool.store import JobNotFoundError
+from trio_jobs.settings import RETRY_AFTER, HttpSettings, PoolSettings, build
+
+_Result = TypeVar("_Result")
+
+# The defaults.
+_POOL, _HTTP = PoolSettings(), HttpSettings()
+
+
+class JobUnsuccessfulError(Exception):
+    """A job has no result: it failed, timed out, was cancelled, or was never completed.
+
+    Attributes:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.ending is None:
+            text = f"job {job.id!r} is {job.status}, and the pool has ended"
+        else:
+            error = job.ending.error
+            why = "" if error is None else f": {error.type}: {error.message}"
+            text = f"job {job.id!r} {job.ending.outcome}{why}"
+        super().__init__(text)
+        self.job = job
+
+
+class BaseJobs:
+    """What `Jobs` and `DurableJobs` have in common.
+
+    The awaited methods make a checkpoint unless they raise. A cancelled call leaves nothing behind;
+    the jobs go on. Methods that are given a job's id raise JobNotFoundError if there is no such job
+    (any more).
+    """
+
+    def __init__(self, pool: Pool, *, now: Callable[[], datetime], max_payload_bytes: int) -> None:
+        self._pool = pool
+        self._now = now
+        self._max_payload_bytes = max_payload_bytes
+
+    async def submit_when_possible(self, type: str, payload: object = None) -> Job:  # noqa: A002
+        """Wait in turn for room in the buffer, then submit a job.
+
+        Raises:
+            ShuttingDownError: As in `submit`, also during the wait. Other errors as in `submit`,
+                without QueueFullError.
+        """
+        [job] = await self._pool.admission.admit_up_to([self._check(type, payload)])
+        return job
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait for a job to complete.
+
+        Returns:
+            The completed job, even if it has been dropped since; or, if the
+            pool ends without completing it, the job as it is then.
+
+        Raises:
+            TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
+        """
+        # `find` makes no checkpoint after it has seen that the job is unfinished.
+        job = await self._pool.store.find(job_id)
+        if job.status is JobStatus.COMPLETED:
+            await trio.lowlevel.checkpoint()
+            return job
+        with self._pool.waiters.subscribe(job_id) as completion:
+            await completion.wait()
+            return completion.job or await self._pool.store.find(job_id)
+
+    @overload
+    async def result(self, job_id: str, *, type: type[_Result]) -> _Result: ...
+
+    @overload
+    async def result(self, job_id: str, *, type: Any = Any) -> Any: ...  # noqa: ANN401
+
+    async def result(self, job_id: str, *, type: Any = Any) -> Any:  # noqa: A002
+        """Wait for a job to succeed, and take its result.
+
+        Args:
+            job_id: The job's id.
+            type: Anything that msgspec can read, such as a ``Struct`` or ``list[int]``; plain
+                JSON values by default.
+
+        Raises:
+            JobUnsuccessfulError: It did not succeed.
+            msgspec.ValidationError: The result is not of this type.
+            TooManyWaitersError: See `wait`.
+        """
+        job = await self.wait(job_id)
+        if job.ending is None or job.ending.outcome is not Outcome.SUCCEEDED:
+            raise JobUnsuccessfulError(job)
+        return msgspec.json.decode(job.ending.result or b"null", type=type)
+
+    async def rerun_all(
+        self,
+        *,
+        outcome: Iterable[str] | None = None,
+        type: Iterable[str] | None = None,  # noqa: A002
+        limit: int | None = None,
+    ) -> list[Job]:
+        """Submit all jobs once more that these filters select and `rerun` takes: all or none.
+
+        The new jobs need no room in the buffer: they wait, are due now, and count against
+        ``max_waiting``.
+
+        Args:
+            outcome: Outcomes other than ``succeeded``; None for ``failed`` and ``timed_out``.
+            type: Job types; None for all.
+            limit: How many at the most, those submitted first.
+
+        Returns:
+            The new jobs, in the order in which the old ones were submitted.
+
+        Raises:
+            ValueError: A filter is empty, or no such value.
+            QueueFullError: Too many jobs wait for so many more.
+            ShuttingDownError: As in `submit`.
+        """
+        return await rerun_all(self._pool, Selection.of(outcome, type, limit))
+
+    async def drain(self) -> None:
+        """Take no more jobs, and wait for those already accepted, as at the end of the block.
+
+        With a file this waits for those that run; ``drain="all"`` of `open_jobs` changes that.
+
+        Returns:
+            When all of them have completed or wait for a later time, or the cancelled pool has
+            ended. Then `unfinished` names the rest.
+
+        Raises:
+            TooManyWaitersError: See `wait`.
+        """
+        self._pool.admission.close()
+        await trio.lowlevel.checkpoint()
+        jobs = self._pool.store.unfinished()
+        # A job that waits for a later time gets its answer when the pool ends. A due
+        # job in the buffer counts as waiting as well, and runs.
+        for job in (*jobs.begun, *jobs.not_begun, *jobs.waiting):
+            # A job that has completed meanwhile may have been dropped as well.
+            with suppress(JobNotFoundError):
+                await self.wait(job.id)
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, and those that wait."""
+        return self._pool.unfinished().ids
+
+    def statistics(self) -> PoolStatistics:
+        """The state of the pool now."""
+        return self._pool.statistics()
+
+    def asgi(
+        self,
+        *,
+        token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
+        max_wait_seconds: float = _HTTP.max_wait_seconds,
+        stream_idle_timeout: float = _HTTP.stream_idle_timeout,
+        shutdown_retry_after: int = _POOL.retry_after,
+    ) -> Callable[[Any, Any, Any], Awaitable[None]]:
+        """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
+
+        Below a mount, the paths in its answers begin with the mount's ``root_path``. As in the
+        command, web pages of other origins may not write. Once the pool takes no more jobs,
+        submissions get a 503; lookups go on.
+
+        Args:
+            token: The bearer token of every request but ``GET /health``; None
+                asks for no token.
+            allowed_hosts: Names that a ``Host`` header may have at a loopback address, beside the
+                names of the loopback interface; ``*`` allows any name.
+            max_wait_seconds: The longest time, in seconds, that a client may
+                wait for a job.
+            stream_idle_timeout: The longest time, in seconds, that the client
+                of a stream may send nothing while the server is reading.
+            shutdown_retry_after: The ``Retry-After``, in whole seconds, of that 503.
+
+        Raises:
+            ValueError: A number is out of range, or no client could send the token.
+        """
+        # Imported here: a program without HTTP needs none of it.
+        from trio_jobs.api.api_context import ApiContext
+        from trio_jobs.api.app import create_app
+        from trio_jobs.server.access_control import AccessControl, parse_token
+        from trio_jobs.server.access_middleware import AccessMiddleware
+
+        http = build(
+            HttpSettings,
+            max_body_bytes=self._max_payload_bytes,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+        )
+        RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")
+        access_control = AccessControl(
+            allowed_hosts=allowed_hosts,
+            token=None if token is None else parse_token(token),
+            open_path="/health",
+        )
+        context = ApiContext(pool=self._pool, http=http, shutdown_retry_after=shutdown_retry_after)
+        return AccessMiddleware(create_app(context), access_control)
+
+    def _check(self, type_: str, payload: object) -> JobSpec:
+        check_type(type_)
+        encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
+        check_submission(type_, encoded, self._pool.handlers)
+        return JobSpec(type_, encoded)
+
+    def _spec(
+        self,
+        type_: str,
+        payload: object,
+        delay: float | None,
+        run_at: datetime | None,
+        key: str | None,
+    ) -> JobSpec:
+        spec = self._check(type_, payload)
+        if delay is None and run_at is None and key is None:
+            return spec
+        spec = spec._replace(due=check_due(delay, run_at, now=self._now()))
+        if key is None:
+            return spec
+        return spec._replace(key=make_key(key, spec, delay if run_at is None else run_at))
+
+
+class Jobs(BaseJobs):
+    """A running pool with its jobs in memory; made by `open_jobs`.
+
+    Its plain methods are atomic between tasks. Its awaited methods make a checkpoint unless they
+    raise. A cancelled call leaves nothing behind; the jobs go on. Methods that are given a job's id
+    raise JobNotFoundError if there is no such job (any more).
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        store: MemoryStore,
+        *,
+        now: Callable[[], datetime],
+        max_payload_bytes: int,
+    ) -> None:
+        super().__init__(pool, now=now, max_payload_bytes=max_payload_bytes)
+        self._store = store
+
+    def submit(
+        self,
+        type: str,  # noqa: A002  (the field's name)
+        payload: object = None,
+        *,
+        delay: float | None = None,
+        run_at: datetime | None = None,
+        key: str | None = None,
+    ) -> Job:
+        """Submit a job. It is accepted or refused at once; of a refused job nothing is kept.
+
+        Args:
+            type: Which handler processes it.
+            payload: Anything that msgspec can write as JSON. It is written in this call: later
+                changes to the object have no effect.
+            delay: After how many seconds the job may begin, by Trio's clock; at most ten years.
+            run_at: The time, with a time zone, at which it may begin. A past time is now.
+            key: A name of 1 to 255 visible ASCII characters. As long as the pool keeps the job,
+                the same submission with this key makes no second one.
+
+        Returns:
+            The job as it is at its submission; or, for a known key, the first job as it is now.
+
+        Raises:
+            UnknownTypeError: There is no handler for the type.
+            PayloadError: The payload cannot be JSON, is too large, or is not what the handler
+                takes; the type is no text; or ``delay``, ``run_at`` or ``key`` is no such value.
+            KeyReusedError: The key was used with another submission.
+            QueueFullError: There is no room in the buffer, or too many jobs wait for a time.
+            ShuttingDownError: The block has been left, `drain` was called, or the pool was
+                cancelled.
+        """
+        spec = self._spec(type, payload, delay, run_at, key)
+        known = None if spec.key is None else self._store.find_key_nowait(spec.key.text)
+        if known is not None and spec.key is not None:
+            if known.key != spec.key:
+                raise KeyReusedError(spec.key.text)
+            return known
+        return self._pool.admission.submit(spec.type, spec.payload, spec.due, spec.key)
+
+    def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
+        """Submit jobs, each a type and a payload, in this order: all of them or none.
+
+        Raises:
+            QueueFullError: There is not room for all. Other errors as in `submit`.
+        """
+        return self._pool.admission.submit_all(
+            [self._check(type_, payload) for type_, payload in submissions]
+        )
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return self._store.find_nowait(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be cancelled; see `Pool.cancel`. `wait` for its end.
+
+        Returns:
+            The job as it is now.
+
+        Raises:
+            InvalidTransitionError: The job has completed.
+        """
+        job = self._store.request_cancel_nowait(job_id)
+        self._pool.note_cancel(job_id)
+        return job
+
+    def rerun(self, job_id: str) -> Job:
+        """Submit a job that did not succeed once more, as a new job of the same type and payload.
+
+        ``rerun_of`` of the new job is the old one's id, and ``rerun_as`` of the old one the new
+        one's. The new job has no key.
+
+        Returns:
+            The new job as it is at its submission.
+
+        Raises:
+            InvalidTransitionError: The job has not completed, has succeeded, or was re-run
+                already.
+            QueueFullError: There is no room in the buffer.
+            ShuttingDownError: As in `submit`.
+        """
+        return rerun_nowait(self._pool, self._store.find_nowait(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """Forget a completed job.
+
+        Raises:
+            InvalidTransitionError: The job has not completed.
+        """
+        self._store.delete_nowait(job_id)
+
+    def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
+        """Up to ``limit`` jobs in order of submission, from the first after the job ``after``.
+
+        Args:
+            after: A job's id; the job need not be there any more.
+            limit: How many jobs at the most.
+
+        Raises:
+            ValueError: ``limit`` is no integer from 0 on, or ``after`` is no id.
+        """
+        _check_page(after, limit)
+        return self._store.page_nowait(after=after, limit=limit)
+
+
+class DurableJobs(BaseJobs):
+    """A running pool with its jobs in a file; made by `open_jobs` with a ``path``.
+
+    It has the methods of `Jobs`, and those that need the disk are awaited. A job that `submit` has
+    returned is on the disk: it survives the end of the process, and a power cut. If the task that
+    submits is cancelled while it waits for the disk, it is unknown whether the job is in; submit it
+    again with the same key.
+
+    The awaited methods make a checkpoint unless they raise. Methods that are given a job's id raise
+    JobNotFoundError if there is no such job (any more). Those that write raise StoreTimeoutError if
+    the disk does not answer within ``timeout``: then it is unknown whether the change was made.
+    """
+
+    async def submit(
+        self,
+        type: str,  # noqa: A002  (the field's name)
+        payload: object = None,
+        *,
+        delay: float | None = None,
+        run_at: datetime | None = None,
+        key: str | None = None,
+    ) -> Job:
+        """Submit a job, and wait until it is on the disk; of a refused job nothing is kept.
+
+        Args:
+            type: See `Jobs.submit`, as for the others.
+            payload: See there.
+            delay: See there.
+            run_at: See there.
+            key: See there; the file keeps it over restarts, as long as it keeps the job.
+
+        Returns:
+            The job as it is at its submission; or, for a known key, the first job as it is now.
+
+        Raises:
+            StoreWriteError: The file cannot be written: the disk is full, for example.
+            StoreUnavailableError: The disk has not answered for longer than ``timeout``.
+            StoreTimeoutError: It has not answered in time; it is unknown whether the job is in.
+            QueueFullError: As in `Jobs.submit`, and other errors as there.
+        """
+        spec = self._spec(type, payload, delay, run_at, key)
+        pool = self._pool
+        job, _ = await idempotency.admit(spec, pool.admission, pool.store)
+        return job
+
+    async def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
+        """Submit jobs, each a type and a payload, in this order: all of them or none.
+
+        Raises:
+            QueueFullError: There is not room for all. Other errors as in `submit`.
+        """
+        specs = [self._check(type_, payload) for type_, payload in submissions]
+        return await self._pool.admission.admit_all(specs)
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it is now."""
+        job = await self._pool.store.find(job_id)
+        await trio.lowlevel.checkpoint()
+        return job
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be cancelled; see `Pool.cancel`. `wait` for its end.
+
+        Returns:
+            The job as it is now, and on the disk.
+
+        Raises:
+            InvalidTransitionError: The job has completed.
+        """
+        return await self._pool.cancel(job_id)
+
+    async def rerun(self, job_id: str) -> Job:
+        """Submit a job that did not succeed once more; see `Jobs.rerun`.
+
+        Raises:
+            InvalidTransitionError: As there, and other errors as in `submit`.
+        """
+        return await rerun(self._pool, await self._pool.store.find(job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a completed job.
+
+        Raises:
+            InvalidTransitionError: The job has not completed.
+        """
+        await self._pool.store.delete(job_id)
+
+    async def page(self, *, after: str | None = None, limit: int = 100) -> list[Job]:
+        """Jobs in order of submission; see `Jobs.page`. They lack their payloads and results.
+
+        Raises:
+            ValueError: As there.
+        """
+        _check_page(after, limit)
+        return await self._pool.store.page(after=after, limit=limit)
+
+
+def _check_page(after: str | None, limit: int) -> None:
+    if not isinstance(limit, int) or not 0 <= limit <= sys.maxsize:
+        raise ValueError(f"limit must be an integer from 0 to {sys.maxsize}, got {limit!r}")
+    # Any text has a place among the sorted ids, mostly behind the last: a wrong id would give
+    # an empty page, and no error.
+    if after is not None and not is_id(after):
+        raise ValueError(f"after must be the id of a job, got {after!r}")

@@ -1,0 +1,388 @@
+"""`DurableAdmission`: takes a job in when it is on the disk."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
+from functools import partial
+from typing import Self
+
+import trio
+
+from trio_jobs.job import Job
+from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
+from trio_jobs.pool.limited_admission import LimitedAdmission
+from trio_jobs.pool.refusals import (
+    AdmissionError,
+    ShuttingDownError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    StoreWriteError,
+)
+from trio_jobs.pool.schedule import Schedule
+from trio_jobs.pool.store import DuplicateJobError, DurableStore
+from trio_jobs.pool.suspects import Suspects
+from trio_jobs.pool.type_limits import TypeLimits
+
+log = logging.getLogger(__name__)
+
+# What only one job can have: an idempotency key, or an old job that it re-runs.
+Name = tuple[str, str]
+
+
+class DurableAdmission(LimitedAdmission):
+    """A `LimitedAdmission` over a file: a job is in when it is on the disk.
+
+    It reserves the slots of jobs, or their places among those that wait for a time, makes the jobs
+    and hands them to the store, without a checkpoint. When they are on the disk, the event loop
+    calls what does the one step: the records are in the store, the ids go into the channel or into
+    the schedule. No task does that: a client that disconnects meanwhile changes nothing. If the
+    jobs cannot be written, the slots are free again.
+
+    The awaited methods raise, too:
+        StoreWriteError: The file cannot be written.
+        StoreUnavailableError: The disk does not answer for a long time already.
+        StoreTimeoutError: The disk did not answer in time; the job may come in later.
+
+    A task that is cancelled while it waits for the disk changes nothing: the jobs come in.
+
+    Args:
+        channel: See `Admission`.
+        store: See there.
+        capacity: See there.
+        schedule: See there.
+        limits: See `LimitedAdmission`.
+        suspects: Holds jobs that a drain completes.
+        keeps_pending: Whether `close` leaves the jobs that have not begun to the file. Otherwise a
+            drain completes those in the buffer, and those that were due when it began.
+        new_id: See `Admission`.
+        now: See there.
+    """
+
+    def __init__(
+        self,
+        channel: trio.MemorySendChannel[str],
+        store: DurableStore,
+        capacity: Capacity,
+        schedule: Schedule,
+        limits: TypeLimits,
+        suspects: Suspects,
+        *,
+        keeps_pending: bool,
+        new_id: Callable[[], str],
+        now: Callable[[], datetime],
+    ) -> None:
+        super().__init__(channel, store, capacity, schedule, limits, new_id=new_id, now=now)
+        self._file = store
+        self._suspects = suspects
+        self._keeps_pending = keeps_pending
+        self._under_way = 0
+        self._delayed_under_way = 0
+        self._names: dict[Name, Reservation] = {}
+        # For each task that reads old jobs: those that were re-run since it has begun, and others.
+        self._stale: list[set[str]] = []
+
+    def submit(self, *_: object, **__: object) -> Job:
+        """Refuse to take a job in at once."""
+        raise TypeError("the jobs are in a file: use `await admit(...)`")
+
+    def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
+        """Refuse to take jobs in at once."""
+        raise TypeError("the jobs are in a file: use `await admit_all(...)`")
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit(self, spec: JobSpec) -> Job:
+        """See `Admission.admit`.
+
+        Raises:
+            DuplicateJobError: An unfinished job has this key, or one that has just come in. If
+                another task submits a job with this key, this one waits for the result.
+        """
+        [job] = await self._admit([spec], batch=False)
+        return job
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """See `Admission.admit_all`; waits for other tasks as `admit` does."""
+        return await self._admit(specs, batch=True)
+
+    @trio.lowlevel.enable_ki_protection
+    async def admit_up_to(self, specs: Sequence[JobSpec]) -> list[Job]:
+        """See `Admission.admit_up_to`.
+
+        Cancellation:
+            Acted on while waiting for a slot, not while waiting for the disk: a stream tells its
+            client how many jobs are in, also if a shutdown cancels it.
+        """
+        reservation = await self.reserve_up_to(specs)
+        try:
+            return await reservation.wait(shield=True)
+        except DuplicateJobError:
+            return []  # the job with the key has just ended: the caller finds it in the file
+
+    def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
+        """Admit no job, since that has to wait for the disk."""
+        if self.closed:
+            raise ShuttingDownError
+        return []
+
+    @trio.lowlevel.enable_ki_protection
+    async def reserve_up_to(self, specs: Sequence[JobSpec]) -> "Reservation":
+        """Do what `admit_up_to` does, up to the wait for the disk, which is left to the caller.
+
+        Cancellation:
+            Acted on while waiting; then nothing is reserved.
+        """
+        await trio.lowlevel.checkpoint()
+        await self._wait_for_others(_names(specs[:1]))
+        specs = self._check(specs)
+        if specs[0].due is not None:
+            return self._reserve_delayed(specs)
+        slots = await self._capacity.reserve_up_to(len(specs))
+        if not slots:
+            raise ShuttingDownError
+        return self._reserve_leading(specs, slots)
+
+    @trio.lowlevel.enable_ki_protection
+    def reserve_up_to_nowait(self, specs: Sequence[JobSpec]) -> "Reservation | None":
+        """`reserve_up_to` without waiting: None if that would have to wait."""
+        specs = self._check(specs)
+        if specs[0].due is not None:
+            return self._reserve_delayed(specs)
+        slots = self._capacity.reserve_up_to_nowait(len(specs))
+        return self._reserve_leading(specs, slots) if slots else None
+
+    def close(self) -> None:
+        """Refuse new jobs; workers finish what runs, or also what could begin now, and exit."""
+        self._capacity.close()
+        if self._keeps_pending:
+            self._file.keep_pending()
+            self._limits.close_channel_when_claimed()
+        else:
+            self._schedule.end()
+            self._close_channel_if_landed()
+
+    @trio.lowlevel.enable_ki_protection
+    async def feed(self, job_ids: deque[str]) -> None:
+        """See `Admission.feed`; a drain of all jobs feeds those that are due as it begins."""
+        while job_ids:
+            slots = await self._capacity.reserve_up_to(
+                len(job_ids), draining=not self._keeps_pending
+            )
+            if not slots:
+                raise ShuttingDownError
+            self._limits.note_fed(slots)
+            try:
+                while slots:
+                    self._channel.send_nowait(job_ids[0])
+                    job_ids.popleft()
+                    slots -= 1  # the worker frees it
+            except BaseException as error:
+                self._give_back(slots, error)
+                raise
+
+    def until_fed(self) -> AbstractContextManager[object]:
+        """See `Admission.until_fed`; a drain of all jobs feeds until the channel closes."""
+        return super().until_fed() if self._keeps_pending else self._limits.until_closed
+
+    def _close_channel_if_landed(self) -> None:
+        if not self._under_way:
+            self._limits.close_channel_when_claimed(self._feeds)
+
+    def _feeds(self) -> bool:
+        return self._schedule.has_due or self._suspects.some_are_held
+
+    async def _admit(self, specs: Sequence[JobSpec], *, batch: bool) -> list[Job]:
+        self._check(specs, whole=True)
+        if not specs:
+            return []
+        reruns = await self._find_reruns(specs)
+        self._check(specs, whole=True)
+        slots = len(specs)
+        if delayed := sum([spec.due is not None for spec in specs]):
+            self._check_waiting_room(delayed + self._delayed_under_way)
+            slots -= delayed
+        if missing := self._capacity.reserve(slots, batch=batch):
+            raise self._refusal(missing)
+        return await self._reserve(specs, slots, reruns).wait()
+
+    def _check(self, specs: Sequence[JobSpec], *, whole: bool = False) -> Sequence[JobSpec]:
+        """Check what can be known without a slot; return the first ones that are not refused."""
+        if not self._channel.statistics().open_receive_channels:
+            raise ShuttingDownError
+        if self._file.hangs:
+            raise StoreUnavailableError
+        if whole:
+            self._check_types(specs)
+            return specs
+        return self._up_to_full(specs)
+
+    async def _find_reruns(self, specs: Sequence[JobSpec]) -> dict[str, tuple[int, Job]]:
+        """Wait for jobs under way that have names of these; find the old jobs of re-runs.
+
+        Checkpoints:
+            If there is something to wait for; then no name of these is taken.
+        """
+        names = _names(specs)
+        wanted = {spec.rerun_of for spec in specs if spec.rerun_of is not None}
+        reruns: dict[str, tuple[int, Job]] = {}
+        stale = wanted.copy()
+        self._stale.append(stale)
+        try:
+            await self._wait_for_others(names)
+            self._check_keys(specs)
+            while to_read := stale & wanted:
+                stale -= to_read  # first: they may be re-run while they are read
+                reruns |= await self._file.find_all_stored(to_read)
+                await self._wait_for_others(names)
+        finally:
+            # By identity: another task may have an equal set.
+            self._stale = [each for each in self._stale if each is not stale]
+        return reruns
+
+    async def _wait_for_others(self, names: Sequence[Name]) -> None:
+        while (other := self._other(names)) is not None:
+            with suppress(AdmissionError, DuplicateJobError):
+                await other.wait()
+
+    def _is_known(self, text: str) -> bool:
+        return super()._is_known(text) or ("key", text) in self._names
+
+    def _other(self, names: Sequence[Name]) -> "Reservation | None":
+        """A reservation under way that has one of these names."""
+        return next((self._names[name] for name in names if name in self._names), None)
+
+    def _reserve_delayed(self, specs: Sequence[JobSpec]) -> "Reservation":
+        self._check_waiting_room(1 + self._delayed_under_way)
+        room = self._schedule.room - self._delayed_under_way
+        return self._reserve(
+            specs[: min(leading(specs, delayed=True, is_known=self._is_known), room)], 0
+        )
+
+    def _reserve_leading(self, specs: Sequence[JobSpec], slots: int) -> "Reservation":
+        specs = specs[: min(leading(specs, delayed=False, is_known=self._is_known), slots)]
+        if len(specs) < slots:
+            self._capacity.slot_freed(slots - len(specs))
+        return self._reserve(specs, len(specs))
+
+    def _reserve(
+        self,
+        specs: Sequence[JobSpec],
+        slots: int,
+        reruns: Mapping[str, tuple[int, Job]] = {},
+    ) -> "Reservation":
+        """Make the jobs, and hand them to the store; the slots are reserved already."""
+        if not specs:
+            return Reservation.nothing()
+        try:
+            jobs = make_jobs(specs, self._new_id, self._now())
+            reservation = Reservation(jobs, specs, slots, self._file.timeout)
+            self._file.add_all(
+                jobs,
+                reruns=reruns,
+                landed=partial(self._land, reservation),
+                refused=partial(self._refuse, reservation),
+            )
+        except BaseException:
+            self._capacity.slot_freed(slots)
+            raise
+        self._under_way += 1
+        self._delayed_under_way += len(jobs) - slots
+        if reservation.names:
+            for stale in self._stale:
+                stale.update(reruns)
+            self._names.update(dict.fromkeys(reservation.names, reservation))
+        return reservation
+
+    def _land(self, reservation: "Reservation") -> None:
+        """The one step: the jobs are in the store, and now in the channel or in the schedule."""
+        elapsed = trio.current_time() - reservation.began
+        for job, spec in zip(reservation.jobs, reservation.specs, strict=True):
+            if spec.due is None:
+                try:
+                    self._channel.send_nowait(job.id)
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    self._capacity.slot_freed()  # the pool has ended: the job stays in the file
+            elif isinstance(spec.due, datetime):
+                self._schedule.add(job.id, spec.due)
+            else:
+                self._schedule.add(job.id, max(spec.due - elapsed, 0.0))
+        self._end(reservation)
+        if log.isEnabledFor(logging.DEBUG):
+            for job in reservation.jobs:
+                log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
+
+    def _refuse(self, reservation: "Reservation", error: Exception) -> None:
+        reservation.error = error
+        self._capacity.slot_freed(reservation.slots)
+        self._end(reservation)
+
+    def _end(self, reservation: "Reservation") -> None:
+        self._under_way -= 1
+        self._delayed_under_way -= len(reservation.jobs) - reservation.slots
+        for name in reservation.names:
+            del self._names[name]
+        reservation.over.set()
+        if self.closed and not self._keeps_pending:
+            self._close_channel_if_landed()
+
+
+class Reservation:
+    """Jobs that are on their way to the disk.
+
+    Attributes:
+        jobs: The jobs, each as it will be when it is in.
+        specs: What each was made of.
+        slots: How many slots are reserved for them.
+        names: The names that no other job may take meanwhile.
+        began: When they were handed over, by Trio's clock.
+        over: Set when they are in, or refused.
+        error: Why they were refused; None if they were not.
+    """
+
+    __slots__ = ("_timeout", "began", "error", "jobs", "names", "over", "slots", "specs")
+
+    def __init__(
+        self, jobs: Sequence[Job], specs: Sequence[JobSpec], slots: int, timeout: float
+    ) -> None:
+        self.jobs = jobs
+        self.specs = specs
+        self.slots = slots
+        self.names = _names(specs)
+        self.began = trio.current_time()
+        self.over = trio.Event()
+        self.error: Exception | None = None
+        self._timeout = timeout
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """No job: another one has the key of the first."""
+        nothing = cls([], [], 0, 0.0)
+        nothing.over.set()
+        return nothing
+
+    async def wait(self, *, shield: bool = False) -> list[Job]:
+        """Wait until the jobs are in; with ``shield``, cancellation is not acted on meanwhile.
+
+        Raises:
+            StoreWriteError: They were refused.
+            StoreTimeoutError: It is not yet known.
+            DuplicateJobError: The store has a job with one of their keys already.
+        """
+        with trio.move_on_after(self._timeout, shield=shield):
+            await self.over.wait()
+        if not self.over.is_set():
+            raise StoreTimeoutError(self._timeout)
+        if isinstance(self.error, DuplicateJobError):
+            raise self.error
+        if self.error is not None:
+            raise StoreWriteError(str(self.error)) from self.error
+        return list(self.jobs)
+
+
+def _names(specs: Sequence[JobSpec]) -> list[Name]:
+    names = [("rerun", spec.rerun_of) for spec in specs if spec.rerun_of is not None]
+    names += [("key", spec.key.text) for spec in specs if spec.key is not None]
+    return names

@@ -1,0 +1,42 @@
+"""Why the admission refuses a job."""
+
+
+class AdmissionError(Exception):
+    """The job was refused: nothing of it was kept, and no client could see it."""
+
+
+class QueueFullError(AdmissionError):
+    """There is no room in the buffer; or, for a job with a later time, among those that wait.
+
+    Attributes:
+        retry_after: Whole seconds after which there should be room, at least 1.
+    """
+
+    def __init__(self, retry_after: int, text: str = "no room in the buffer") -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class ShuttingDownError(AdmissionError):
+    """The admission is closed: the pool takes no more jobs."""
+
+    def __init__(self) -> None:
+        super().__init__("shutting down")
+
+
+class StoreWriteError(AdmissionError):
+    """The file cannot be written now: the disk is full, say."""
+
+
+class StoreUnavailableError(AdmissionError):
+    """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken."""
+
+    def __init__(self) -> None:
+        super().__init__("the disk does not answer")
+
+
+class StoreTimeoutError(Exception):
+    """The disk has not answered in time: it is unknown whether the request was carried out."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the disk has not answered within {seconds:g} s")

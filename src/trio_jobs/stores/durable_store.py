@@ -1,0 +1,465 @@
+"""`DurableStore`: unfinished jobs in memory, every job in a file; it shows what is in the file."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Outcome
+from trio_jobs.pool.refusals import StoreTimeoutError
+from trio_jobs.pool.store import (
+    InvalidTransitionError,
+    JobNotFoundError,
+    StoreStatistics,
+    UnfinishedJobs,
+)
+from trio_jobs.stores.sqlite.retention import Kept
+from trio_jobs.stores.transitions import (
+    COMPLETED,
+    PENDING,
+    PROCESSING,
+    cancel_requested,
+    claimed,
+    completed,
+    postponed,
+    refuse,
+    released,
+    rerun,
+)
+
+log = logging.getLogger(__name__)
+
+# A job's number in the file, and its record.
+Stored = tuple[int, Job]
+
+# The number and the record of a job that has ended, and what is called when its end is written.
+End = tuple[int, Job, Callable[[Job], None] | None]
+
+# How many ends may be unwritten before workers wait. Each is a job that runs again after a crash.
+MAX_UNWRITTEN_ENDS = 1_000
+
+_CUT_OFF = Ending(
+    outcome=Outcome.INTERRUPTED,
+    error=JobError(
+        type="Interrupted", message="the pool ended while the job ran, which may not run twice"
+    ),
+)
+
+
+class JournalPort(Protocol):
+    """Writes records in the order in which it is given them; see `stores.sqlite.journal`."""
+
+    @property
+    def failing(self) -> tuple[float, str] | None:
+        """Since when nothing can be written, and why; None if the last commit succeeded."""
+
+    @property
+    def kept(self) -> Kept:
+        """The completed jobs in the file."""
+
+    @property
+    def dropped(self) -> Mapping[Outcome, int]:
+        """How many completed jobs were dropped, by outcome."""
+
+    @property
+    def unwritten(self) -> int:
+        """How many records are not on the disk."""
+
+    @property
+    def oldest_unwritten_seconds(self) -> float:
+        """How long ago the oldest record was handed over that is not on the disk; or 0."""
+
+    def append(
+        self,
+        records: Sequence[tuple[int, Job | None]],
+        *,
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Hand over records; ``landed`` is called in the loop when they are on the disk.
+
+        Without ``refused`` they are written as soon as it is possible. With it they may be
+        refused: it is called instead, and nothing of them is kept.
+        """
+
+    async def settled(self) -> None:
+        """Wait until all records that were handed over are on the disk, or refused."""
+
+
+class ReaderPort(Protocol):
+    """Reads the file, never in the event loop's thread; see `stores.sqlite.reads`."""
+
+    async def find_many(self, job_ids: Sequence[str]) -> list[Stored]:
+        """The records with these ids, in any order; one read for all."""
+
+    async def find_keys(self, texts: Collection[str]) -> list[Job]:
+        """The jobs with these idempotency keys."""
+
+    async def page(
+        self, *, after: str | None, limit: int, outcomes: Collection[Outcome] = ()
+    ) -> list[Job]:
+        """See `Store.page`; with ``outcomes`` only jobs that have ended so."""
+
+
+class DurableStore:
+    """All jobs, in a file; `trio_jobs.pool.store.DurableStore` says what each method does.
+
+    Unfinished jobs are in memory too, and their moves are plain: each is handed to the journal at
+    once, and written soon. A job that has ended stays in memory, processing, until its end is on
+    the disk; then clients see it, in the file.
+
+    A crash may take back a claim, or a postponement, that was not yet written. A worker waits for a
+    claim that must not be taken back (`begun`).
+
+    Args:
+        journal: Writes the file.
+        reader: Reads it.
+        pending: The unfinished jobs of earlier processes, with their numbers in the file.
+        last_seq: The greatest number in the file.
+        repeatable: Whether jobs of a type may run again after a process has died in them.
+        timeout: See `trio_jobs.pool.store.DurableStore`.
+        now: The wall clock, as an aware UTC time.
+        soon: Calls a function in the event loop once the present step is over. Then claims and
+            ends are handed to the journal together, without the claims of jobs that have ended in
+            the same step. None: each is handed over at once.
+    """
+
+    def __init__(
+        self,
+        journal: JournalPort,
+        reader: ReaderPort,
+        pending: Iterable[Stored],
+        *,
+        last_seq: int,
+        repeatable: Callable[[str], bool],
+        timeout: float,
+        now: Callable[[], datetime],
+        soon: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self._journal = journal
+        self._reader = reader
+        self._repeatable = repeatable
+        self._now = now
+        self._last_seq = last_seq
+        # Of the unfinished jobs, and of those whose ends are unwritten.
+        self._jobs: dict[str, Job] = {}
+        self._seqs: dict[str, int] = {}
+        self._keys: dict[str, str] = {}
+        for seq, job in pending:
+            self._take_in(job, seq)
+        self._from_file = set(self._jobs)
+        self._processing: set[str] = set()
+        self._soon = soon
+        self._claims: dict[str, Job] = {}  # not yet handed to the journal
+        self._ends: list[End] = []
+        self._step_ends = False  # whether the loop will call `hand_over`
+        self._ending: dict[str, Job] = {}  # the records of the unwritten ends
+        self._fewer_ends = trio.Event()
+        self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
+        self._released: set[str] = set()
+        self._cut_off: dict[str, Job] = {}  # ended by a release
+        self._keeps_pending = False
+
+    def __len__(self) -> int:
+        """How many jobs are in memory."""
+        return len(self._jobs)
+
+    @property
+    def disk(self) -> "DurableStore":
+        """What a worker waits for: this store."""
+        return self
+
+    @property
+    def unwritten(self) -> int:
+        return self._journal.unwritten
+
+    @property
+    def failing_seconds(self) -> float | None:
+        failing = self._journal.failing
+        return None if failing is None else round(time.monotonic() - failing[0], 3)
+
+    @property
+    def hangs(self) -> bool:
+        # A journal that fails goes on, and each submission tries it again.
+        journal = self._journal
+        return journal.failing is None and journal.oldest_unwritten_seconds > self.timeout
+
+    # New jobs.
+
+    def add(self, job: Job) -> None:
+        """Refuse the job: nobody can wait here until it is on the disk."""
+        raise TypeError(f"job {job.id!r} can not be added at once to a file: use add_all")
+
+    def add_all(
+        self,
+        jobs: Sequence[Job],
+        *,
+        reruns: Mapping[str, Stored],
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None],
+    ) -> None:
+        olds = dict(reruns)
+        for job in jobs:
+            if job.rerun_of is not None:
+                seq, old = olds[job.rerun_of]
+                olds[job.rerun_of] = seq, rerun(old, job.id)
+        first = self._last_seq + 1
+        records: list[tuple[int, Job | None]] = [*olds.values(), *enumerate(jobs, first)]
+        self._last_seq += len(jobs)
+        self._journal.append(
+            records, landed=partial(self._land, jobs, first, landed), refused=refused
+        )
+
+    def _land(self, jobs: Sequence[Job], first: int, landed: Callable[[], None]) -> None:
+        for seq, job in enumerate(jobs, first):
+            self._take_in(job, seq)
+        landed()
+
+    def _take_in(self, job: Job, seq: int) -> None:
+        self._jobs[job.id] = job
+        self._seqs[job.id] = seq
+        if job.key is not None:
+            self._keys[job.key.text] = job.id
+
+    # The moves.
+
+    def claim(self, job_id: str) -> Job | None:
+        job = self._get(job_id, PENDING, PROCESSING)
+        if job_id in self._released:
+            raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
+        if self._keeps_pending and not job.cancel_requested:
+            return None
+        job = self._jobs[job_id] = claimed(job, self._now())
+        self._claims[job_id] = job
+        self._hand_over_soon()
+        self._processing.add(job_id)
+        return job
+
+    def complete(
+        self,
+        job_id: str,
+        ending: Ending,
+        *,
+        duration: float | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> Job:
+        job = self._get(job_id, PROCESSING, COMPLETED)
+        job = completed(job, ending, self._now(), duration)
+        self._processing.remove(job_id)
+        self._claims.pop(job_id, None)
+        self._ending[job_id] = job
+        self._ends.append((self._seqs[job_id], job, show))
+        self._hand_over_soon()
+        return job
+
+    def postpone(self, job_id: str, later: Later) -> Job:
+        job = postponed(self._get(job_id, PROCESSING, PENDING), later, self._now())
+        self._write(job)
+        self._processing.remove(job_id)
+        return job
+
+    def release(self, job_id: str, *, begun: bool = True) -> None:
+        job = self._get(job_id, PROCESSING, PENDING)
+        if not begun:
+            self._not_begun.add(job_id)
+        if job_id not in self._not_begun and not self._repeatable(job.type):
+            self._cut_off[job_id] = self.complete(job_id, _CUT_OFF)
+            return
+        self._write(released(job))
+        self._processing.remove(job_id)
+        self._released.add(job_id)
+
+    def keep_pending(self) -> None:
+        self._keeps_pending = True
+
+    def hand_over(self) -> None:
+        """Hand the claims and the ends so far to the journal."""
+        self._step_ends = False
+        if self._ends:
+            ends, self._ends = self._ends, []
+            records = [(seq, job) for seq, job, _ in ends]
+            self._journal.append(records, landed=partial(self._show_all, ends))
+        if self._claims:
+            records = [(self._seqs[job_id], job) for job_id, job in self._claims.items()]
+            self._claims.clear()
+            self._journal.append(records, landed=_nothing)
+
+    def _hand_over_soon(self) -> None:
+        if self._soon is None:
+            self.hand_over()
+        elif not self._step_ends:
+            self._step_ends = True
+            self._soon(self.hand_over)
+
+    def _write(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        self._claims.pop(job.id, None)
+        self._journal.append(((self._seqs[job.id], job),), landed=_nothing)
+
+    def _show_all(self, ends: Sequence[End]) -> None:
+        for _, job, show in ends:
+            self._show(job, show)
+
+    def _show(self, job: Job, show: Callable[[Job], None] | None) -> None:
+        """Let a job whose end is on the disk leave the memory."""
+        del self._jobs[job.id], self._seqs[job.id], self._ending[job.id]
+        self._from_file.discard(job.id)
+        if job.key is not None:
+            del self._keys[job.key.text]
+        if len(self._ending) == MAX_UNWRITTEN_ENDS:
+            self._fewer_ends.set()
+            self._fewer_ends = trio.Event()
+        if show is not None:
+            show(job)
+
+    # What workers wait for.
+
+    async def begun(self, job: Job) -> Job:
+        job_id = job.id
+        if job.cancel_requested or (job_id not in self._from_file and self._repeatable(job.type)):
+            return job
+        try:
+            await self.settled()
+        except BaseException:
+            self._not_begun.add(job_id)
+            raise
+        return self._jobs[job_id]
+
+    async def caught_up(self) -> None:
+        while len(self._ending) > MAX_UNWRITTEN_ENDS:
+            await self._fewer_ends.wait()
+
+    async def settled(self) -> None:
+        self.hand_over()
+        await self._journal.settled()
+
+    # What clients ask for.
+
+    def find_nowait(self, job_id: str) -> Job:
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobNotFoundError(f"no unfinished job {job_id!r}") from None
+
+    def find_key_nowait(self, text: str) -> Job | None:
+        job_id = self._keys.get(text)
+        return None if job_id is None else self._jobs[job_id]
+
+    async def find(self, job_id: str) -> Job:
+        if (job := self._jobs.get(job_id)) is not None:
+            return job
+        return (await self.find_stored(job_id))[1]
+
+    async def find_stored(self, job_id: str) -> Stored:
+        return (await self.find_all_stored([job_id]))[job_id]
+
+    async def find_many(self, job_ids: Collection[str]) -> list[Job]:
+        found = await self._find_stored(job_ids)
+        # The memory last: a job may have come in.
+        jobs = [self._jobs.get(each) or found.get(each, (0, None))[1] for each in job_ids]
+        return [job for job in jobs if job is not None]
+
+    async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, Stored]:
+        found = await self._find_stored(job_ids)
+        for job_id in job_ids:
+            if job_id not in found:
+                raise JobNotFoundError(f"no job {job_id!r}")
+        return {id_: (seq, self._jobs.get(id_, job)) for id_, (seq, job) in found.items()}
+
+    async def _find_stored(self, job_ids: Collection[str]) -> dict[str, Stored]:
+        if not self._ending.keys().isdisjoint(job_ids):
+            await self._written()
+        return {job.id: (seq, job) for seq, job in await self._reader.find_many(list(job_ids))}
+
+    async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
+        texts = list(texts)
+        found: dict[str, Job] = {}
+        if any(text not in self._keys for text in texts):
+            for job in await self._reader.find_keys(texts):
+                if job.key is not None:
+                    found[job.key.text] = self._jobs.get(job.id, job)
+        # The memory last: a job may have come in, and one that has gone was in the file.
+        for text in texts:
+            if (live := self.find_key_nowait(text)) is not None:
+                found[text] = live
+        return found
+
+    async def page(
+        self, *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
+    ) -> list[Job]:
+        # Each job that is in memory is in the file too, perhaps as it was a moment ago.
+        jobs = await self._reader.page(after=after, limit=limit, outcomes=outcomes)
+        return [self._jobs.get(job.id, job) for job in jobs]
+
+    async def request_cancel(
+        self, job_id: str, *, noted: Callable[[str], None] | None = None
+    ) -> Job:
+        while job_id not in self._jobs or job_id in self._ending:
+            # Refused, unless the job is just coming in.
+            cancel_requested((await self.find_stored(job_id))[1], self._now())
+        job = self.request_cancel_nowait(job_id)
+        if noted is not None:
+            noted(job_id)
+        await self._written()
+        return self._jobs.get(job_id, job)
+
+    def request_cancel_nowait(self, job_id: str) -> Job:
+        """The plain step of `request_cancel`, for a job that is in memory."""
+        job = self._ending.get(job_id) or self.find_nowait(job_id)
+        job = cancel_requested(job, self._now())
+        self._write(job)
+        return job
+
+    async def delete(self, job_id: str) -> None:
+        seq, job = await self.find_stored(job_id)
+        if job.status is not COMPLETED:
+            raise InvalidTransitionError(
+                f"job {job_id!r} is {job.status}; only a completed job can be deleted"
+            )
+        self._journal.append(((seq, None),), landed=_nothing)
+        await self._written()
+
+    async def _written(self) -> None:
+        with trio.move_on_after(self.timeout) as scope:
+            await self.settled()
+        if scope.cancelled_caught:
+            raise StoreTimeoutError(self.timeout)
+
+    # Counts.
+
+    def unfinished(self) -> UnfinishedJobs:
+        # Copied in one call: no other thread can change the dict within it.
+        jobs = [job for job in list(self._jobs.values()) if job.id not in self._ending]
+        cut_off = list(self._cut_off.values())
+        begun = (self._released - self._not_begun) | self._cut_off.keys()
+        return UnfinishedJobs.of(jobs + cut_off, released=begun)
+
+    def unwritten_ends(self) -> list[str]:
+        """The ids of the jobs that have ended, and whose ends are not on the disk."""
+        return sorted(self._ending.copy())
+
+    def statistics(self) -> StoreStatistics:
+        processing = len(self._processing)
+        return StoreStatistics(
+            pending=len(self._jobs) - processing - len(self._ending),
+            processing=processing,
+            completed=self._journal.kept.jobs,
+            completed_bytes=self._journal.kept.bytes,
+            dropped=dict(self._journal.dropped),
+        )
+
+    def _get(self, job_id: str, expected: JobStatus, wanted: JobStatus) -> Job:
+        """The job, if it has the status from which the move leads to the wanted one."""
+        job = self._ending.get(job_id) or self.find_nowait(job_id)
+        if job.status is not expected:
+            refuse(job, expected, wanted)
+        return job
+
+
+def _nothing() -> None:
+    """Called when a move has landed that nobody waits for."""

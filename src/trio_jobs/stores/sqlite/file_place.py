@@ -1,0 +1,107 @@
+"""Where a store's file may be, and the one line that says why it cannot be used."""
+
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Final
+
+from trio_jobs.stores.sqlite.schema import ForeignFileError
+
+# SQLite's WAL needs memory that all processes share, which these do not give. Of FUSE, some do.
+_NETWORK: Final = (
+    *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
+    *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+)
+
+
+class StoreFileError(Exception):
+    """The file cannot be used, and nothing in it has changed. The text is one line."""
+
+
+class one_line:  # noqa: N801  (a context manager, used like a function)
+    """Turns what the system and SQLite raise into a `StoreFileError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, type_: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, ForeignFileError):
+            raise StoreFileError(f"store file {str(self._path)!r} is {error}") from None
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise StoreFileError(f"store file {str(self._path)!r}: {reason}") from error
+        if isinstance(error, sqlite3.Error):
+            raise StoreFileError(f"store file {str(self._path)!r}: {error}") from error
+
+
+def check_place(path: Path) -> None:
+    """Check what can be seen without opening the file."""
+    folder = path.parent
+    with one_line(path):
+        if not folder.is_dir():
+            raise StoreFileError(f"store file {str(path)!r}: there is no folder {str(folder)!r}")
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise StoreFileError(f"store file {str(path)!r} is {kind}")
+    kind = _file_system(folder)
+    if kind in _NETWORK:
+        raise StoreFileError(
+            f"store file {str(path)!r} is on a network file system ({kind}); "
+            "the store needs a local one"
+        )
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that holds a folder; empty if it is not known."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    longest, found = -1, ""
+    for line in mounts:
+        fields, _, rest = line.partition(" - ")
+        # The kernel writes white space and backslashes as three octal digits.
+        point = Path(fields.split(" ")[4].encode(errors="surrogateescape").decode("unicode_escape"))
+        if folder.is_relative_to(point) and len(point.parts) >= longest:
+            longest, found = len(point.parts), rest.split(" ")[0]
+    return found
+
+
+class Identity:
+    """The file, its WAL and its lock, as they are now.
+
+    Args:
+        path: The file; it and the two beside it exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._paths = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-lock")]
+        self._numbers = [_number(each) for each in self._paths]
+
+    def check(self) -> None:
+        """Check that nobody has moved, deleted or replaced one of them.
+
+        The system goes on with a deleted file, whose content is lost once the process ends; and a
+        second server can take a new lock.
+
+        Raises:
+            StoreFileError: Somebody has.
+        """
+        for path, number in zip(self._paths, self._numbers, strict=True):
+            if _number(path) != number:
+                raise StoreFileError(f"store file {str(path)!r} was moved, deleted or replaced")
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,351 @@
+"""`Journal`: hands records to the one thread that writes, and says when they are on the disk.
+
+The thread takes all that was handed over since its last commit, writes it in one transaction, and
+makes one call in the event loop. So the disk delays neither the loop nor, much, the next commit.
+"""
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import trio
+
+from trio_jobs.job import Outcome
+from trio_jobs.pool.store import DuplicateJobError
+from trio_jobs.stores.drop_log import DropLog
+from trio_jobs.stores.sqlite.record_writer import Record, RecordWriter
+from trio_jobs.stores.sqlite.retention import Kept, Retention
+from trio_jobs.stores.sqlite.store_file import StoreFile
+
+log = logging.getLogger(__name__)
+
+# Records of one commit, but for those that are handed over together. The loop stands still while
+# it makes the calls of one commit.
+_MAX_RECORDS: Final = 2_000
+
+# Seconds until the next attempt after a commit that failed, if nothing is handed over before.
+_RETRY: Final = 0.25
+
+# Seconds of a commit that are worth a line in the log.
+_SLOW: Final = 1.0
+
+# Errors after which the file is as it was, and a later attempt may succeed.
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+# After a sync that failed, a later one that succeeds says nothing: the system may have dropped
+# what it could not write.
+_NEVER_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_CORRUPTFS,
+        sqlite3.SQLITE_IOERR_DATA,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_IOERR_FSYNC,
+    }
+)
+# What is wrong with one record, and not with the disk.
+_UNACCEPTABLE: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG})
+
+
+class _Entry:
+    """Records that were handed over together.
+
+    The loop writes the attributes; the thread only reads them, except for ``done``, which it
+    never touches.
+    """
+
+    __slots__ = ("done", "landed", "records", "refused", "since")
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None] | None,
+    ) -> None:
+        self.records = records
+        self.landed = landed
+        self.refused = refused
+        self.since = time.monotonic()
+        self.done = False
+
+
+class Journal:
+    """Writes records in a thread of its own, in the order in which they are handed over.
+
+    Args:
+        file: The file; the thread closes its connection at the end.
+        retention: Drops completed jobs; None: the file keeps all.
+        failed: Called in the event loop, once, if the journal can not go on: a sync has failed,
+            the file is damaged or no longer there, or there is a bug. Nothing lands after that.
+
+    Attributes:
+        unwritten: How many records are not yet on the disk.
+        failing: Since when (`time.monotonic`) nothing can be written, and why; None if the last
+            commit succeeded.
+        kept: The completed jobs that the file holds; without ``retention`` nobody counts them.
+        dropped: How many completed jobs were dropped, by outcome.
+    """
+
+    def __init__(
+        self,
+        file: StoreFile,
+        *,
+        failed: Callable[[Exception], None],
+        retention: Retention | None = None,
+    ) -> None:
+        self.unwritten = 0
+        self.kept = Kept() if retention is None else retention.kept
+        self.dropped = dict.fromkeys(Outcome, 0)
+        self.failing: tuple[float, str] | None = None
+        self._identity = file.identity
+        self._retention = retention
+        self._writer = RecordWriter(file.connection, retention)
+        self._failed = failed
+        self._drop_log = DropLog()
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()  # None: close
+        # Of the loop alone: entries that may not be done, oldest first, and how many came before.
+        self._entries: deque[_Entry] = deque()
+        self._passed = 0
+        self._waiting: deque[tuple[int, trio.Event]] = deque()
+        self._ended = trio.Event()
+        self._started = self._all_written = False
+        # Of the thread alone: seconds until the next attempt, after a commit has failed.
+        self._pause: float | None = None
+
+    def start(self) -> None:
+        """Start the thread; the event loop that runs now gets all calls."""
+        self._started = True
+        self._token = trio.lowlevel.current_trio_token()
+        # A daemon: a disk that hangs must not keep the process alive.
+        threading.Thread(target=self._run, name="trio-jobs-journal", daemon=True).start()
+
+    @property
+    def is_using_the_file(self) -> bool:
+        """Whether its thread runs: who closes the file then waits for the disk, with the loop."""
+        return self._started and not self._ended.is_set()
+
+    @property
+    def oldest_unwritten_seconds(self) -> float:
+        """How long ago the oldest record was handed over that is not on the disk; or 0."""
+        return time.monotonic() - self._entries[0].since if self._entries else 0.0
+
+    def append(
+        self,
+        records: Sequence[Record],
+        *,
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Hand over records, which one commit writes together.
+
+        Without ``refused`` they are moves, which have happened: the journal tries to write them
+        until it can. With ``refused`` they are a submission: it gets one attempt.
+
+        Args:
+            records: Each a job's seq, and the job as it is now, or None if it is forgotten. A new
+                job has a greater seq than all before it.
+            landed: Called in the event loop when the records are on the disk.
+            refused: Called in the event loop, instead, if they can not be written; nothing of them
+                is in the file. Its error is a `DuplicateJobError` if the file has a job's id or
+                key already.
+        """
+        entry = _Entry(records, landed, refused)
+        self.unwritten += len(records)
+        self._entries.append(entry)
+        self._queue.put(entry)
+
+    async def settled(self) -> None:
+        """Wait until all that has been handed over is on the disk, or refused.
+
+        Checkpoints:
+            If there is something to wait for.
+        """
+        if self._entries:
+            event = trio.Event()
+            self._waiting.append((self._passed + len(self._entries), event))
+            await event.wait()
+
+    def report_dropped(self) -> None:
+        """Log the drops since the last line about drops."""
+        self._drop_log.report(self.dropped)
+
+    async def close(self, seconds: float) -> bool:
+        """Write the rest, and close the connection; nothing may be handed over from now on.
+
+        Args:
+            seconds: How long to wait for the disk at the most.
+
+        Returns:
+            Whether all is written.
+        """
+        if not self._started:
+            return not self._entries
+        self._queue.put(None)
+        with trio.move_on_after(seconds):
+            await self._ended.wait()
+        return self._all_written
+
+    # In the event loop.
+
+    def _land(
+        self, entries: Sequence[_Entry], seconds: float, dropped: Mapping[Outcome, int], kept: Kept
+    ) -> None:
+        self.kept = kept
+        for outcome, count in dropped.items():
+            if count:
+                self.dropped[outcome] += count
+                self._drop_log.note(outcome, self.dropped)
+        if self.failing is not None:
+            since = time.monotonic() - self.failing[0]
+            self.failing = None
+            log.warning("store_works_again", extra={"seconds": round(since, 3)})
+        if seconds >= _SLOW:
+            log.warning("store_slow", extra={"seconds": round(seconds, 3)})
+        self._done(entries, [entry.landed for entry in entries])
+
+    def _refuse(self, entries: Sequence[_Entry], error: Exception) -> None:
+        calls = [entry.refused for entry in entries if entry.refused is not None]
+        self._done(entries, [lambda call=call: call(error) for call in calls])  # type: ignore[misc]
+
+    def _note_failure(self, error: Exception, entries: Sequence[_Entry]) -> None:
+        if self.failing is None:
+            self.failing = (time.monotonic(), str(error))
+            log.error("store_failing", extra={"reason": str(error)})
+        self._refuse(entries, error)
+
+    def _done(self, entries: Iterable[_Entry], calls: Iterable[Callable[[], None]]) -> None:
+        for entry in entries:
+            entry.done = True
+            self.unwritten -= len(entry.records)
+        while self._entries and self._entries[0].done:
+            self._entries.popleft()
+            self._passed += 1
+        try:
+            for call in calls:
+                call()
+        except Exception as error:  # noqa: BLE001 - a bug; raised here it would end Trio itself
+            self._failed(error)
+        while self._waiting and self._waiting[0][0] <= self._passed:
+            self._waiting.popleft()[1].set()
+
+    def _end(self, error: Exception | None) -> None:
+        self._all_written = error is None
+        self._ended.set()
+        if error is not None:
+            self._failed(error)
+
+    # In the thread.
+
+    def _run(self) -> None:
+        try:
+            self._write_all()
+        except Exception as error:  # noqa: BLE001 - the loop raises it
+            self._soon(self._end, error)
+        else:
+            self._soon(self._end, None)
+
+    def _soon(self, call: Callable[..., object], *args: object) -> None:
+        with suppress(trio.RunFinishedError):  # nobody is left who could be told
+            self._token.run_sync_soon(call, *args)
+
+    def _write_all(self) -> None:
+        held: list[_Entry] = []
+        closing = False
+        while held or not closing:
+            entries, closed = self._take(held)
+            closing = closing or closed
+            if entries or self._pause is not None or self._writer.seconds_to_next_drop == 0:
+                held = self._commit(entries)
+        with _until_it_passes():  # the next start checks the file
+            self._writer.close()
+
+    def _take(self, held: list[_Entry]) -> tuple[list[_Entry], bool]:
+        """Wait for entries; return those to write now, and whether the journal is closed."""
+        entries, count = held.copy(), 0
+        try:
+            timeout = self._pause if self._pause is not None else self._writer.seconds_to_next_drop
+            entry = self._queue.get(timeout=timeout)
+            while entry is not None:
+                entries.append(entry)
+                count += len(entry.records)
+                if count >= _MAX_RECORDS:
+                    break
+                entry = self._queue.get_nowait()
+        except queue.Empty:
+            return entries, False
+        return entries, entry is None
+
+    def _commit(self, entries: list[_Entry]) -> list[_Entry]:
+        """Write entries; return those to try again, which are moves."""
+        began = time.monotonic()
+        try:
+            dropped = self._writer.write([each for entry in entries for each in entry.records])
+        except sqlite3.Error as error:
+            if _kind(error) in _UNACCEPTABLE and len(entries) > 1:
+                return self._commit_one_by_one(entries)
+            if _kind(error) in _UNACCEPTABLE and entries and entries[0].refused is not None:
+                self._soon(self._refuse, entries, _unacceptable(error))
+                return []
+            if not _passes(error):
+                raise
+            submissions = [entry for entry in entries if entry.refused is not None]
+            self._soon(self._note_failure, error, submissions)
+            self._pause = _RETRY
+            return [entry for entry in entries if entry.refused is None]
+        self._identity.check()
+        self._pause = None
+        kept = Kept() if self._retention is None else self._retention.kept
+        self._soon(self._land, entries, time.monotonic() - began, dropped, kept)
+        with _until_it_passes():  # the WAL keeps what could not be copied
+            self._writer.checkpoint()
+        return []
+
+    def _commit_one_by_one(self, entries: list[_Entry]) -> list[_Entry]:
+        for index, entry in enumerate(entries):
+            if self._commit([entry]):
+                return entries[index:]  # a later record of the same job must not get ahead
+        return []
+
+
+def _kind(error: sqlite3.Error) -> int | None:
+    """The error's code without its details; None for an error that is not SQLite's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _passes(error: sqlite3.Error) -> bool:
+    """Whether the file is as it was, and a later attempt may succeed."""
+    return _kind(error) in _PASSING and error.sqlite_errorcode not in _NEVER_PASSING
+
+
+@contextmanager
+def _until_it_passes() -> Iterator[None]:
+    """Leave out what an error prevents now, and may permit later."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not _passes(error):
+            raise
+
+
+def _unacceptable(error: sqlite3.Error) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError):
+        return DuplicateJobError(f"the store has the job, or its key, already: {error}")
+    return error

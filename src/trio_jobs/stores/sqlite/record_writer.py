@@ -1,0 +1,159 @@
+"""`RecordWriter`: writes records of jobs into the file, those of one call in one transaction."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Final
+
+import msgspec
+
+from trio_jobs.job import Job, Outcome
+from trio_jobs.stores.sqlite.retention import Retention, delete
+from trio_jobs.stores.sqlite.rows import (
+    INSERT,
+    INSERT_MANY,
+    INSERT_PAYLOAD,
+    INSERT_PAYLOADS,
+    INSERT_RESULT,
+    INSERT_RESULTS,
+    NO_RESULT,
+    TOGETHER,
+    UPDATE,
+    UPDATE_MANY,
+    moved_row,
+    new_row,
+)
+
+# A job's place in the order of admission, and what the job is now; None: it is forgotten.
+Record = tuple[int, Job | None]
+
+# Pages of the WAL after which its content is copied into the file, as SQLite does by default.
+_CHECKPOINT_PAGES: Final = 1_000
+_PAGE: Final = 4_096
+
+# Jobs that a transaction drops beyond those that it ends, and that one drops which has no records.
+_DROPS: Final = 20
+_IDLE_DROPS: Final = 1_000
+
+_MARK: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+
+
+class RecordWriter:
+    """Writes records; each call blocks until they are on the disk.
+
+    The first record of a job has a seq that is greater than those of all jobs before it.
+
+    Args:
+        connection: The one connection that writes.
+        retention: Drops jobs within the transactions; None: the file keeps all.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, retention: Retention | None = None) -> None:
+        self._connection = connection
+        self._retention = retention
+        (self._last_seq,) = connection.execute("SELECT ifnull(max(seq), 0) FROM jobs").fetchone()
+        self._writes = 0
+        self._pages = 0.0  # an estimate of those in the WAL
+
+    @property
+    def seconds_to_next_drop(self) -> float | None:
+        """After which time `write` may drop jobs; None: not before another job ends."""
+        return None if self._retention is None else self._retention.seconds_to_next
+
+    def write(self, records: Sequence[Record]) -> dict[Outcome, int]:
+        """Write the last record of each job, in one transaction, and drop jobs beyond the bounds.
+
+        Returns:
+            How many jobs were dropped, by outcome.
+
+        Raises:
+            sqlite3.Error: Nothing of it is in the file. After a failed sync this is not known.
+        """
+        connection = self._connection
+        if connection.in_transaction:  # a failed one's, whose rollback has failed too
+            connection.execute("ROLLBACK")
+        retention = self._retention
+        last = dict(records)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if retention is not None:
+                retention.begin()
+            self._write(last)
+            if not last:  # so that the disk is asked whether it takes something
+                connection.execute(_MARK, ("written", self._writes))
+            if retention is not None:
+                # As many as have ended, and a few more; if nothing else is to do, many.
+                retention.drop(connection, len(last) + _DROPS if last else _IDLE_DROPS)
+            connection.execute("COMMIT")
+        except BaseException:
+            # After some errors SQLite has rolled back by itself. No second error hides the first.
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            raise
+        self._writes += 1
+        self._last_seq = max(self._last_seq, *last) if last else self._last_seq
+        return {} if retention is None else retention.commit()
+
+    def checkpoint(self) -> None:
+        """Copy the WAL's content into the file, if there is much of it.
+
+        Raises:
+            sqlite3.Error: The content is in the WAL still, and nothing is lost. After a failed
+                sync this is not known.
+        """
+        if self._pages >= _CHECKPOINT_PAGES:
+            self._pages = 0.0
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def close(self) -> None:
+        """Note that all is written, and close the connection."""
+        if self._retention is not None:
+            kept = msgspec.json.encode(self._retention.kept).decode()
+            self._connection.execute(_MARK, ("kept", kept))
+        self._connection.execute(_MARK, ("clean", 1))
+        self._connection.close()
+
+    def _write(self, last: dict[int, Job | None]) -> None:
+        new, payloads, moved, results, forgotten, ended = [], [], [], [], [], []
+        size = 0
+        for seq, job in last.items():
+            if job is None:
+                forgotten.append(seq)
+                continue
+            is_new = seq > self._last_seq
+            if is_new:
+                new.append(new_row(seq, job))
+                payloads.append((seq, job.payload))
+                size += len(job.payload)
+            else:
+                moved.append(moved_row(seq, job))
+            result = None if job.ending is None else job.ending.result
+            if result is not None and result != NO_RESULT:
+                results.append((seq, result))
+                size += len(result)
+            # A completed job that moves again is marked as re-run.
+            if job.ending is not None and (is_new or job.rerun_as is None):
+                ended.append(job)
+        if self._retention is not None:
+            self._retention.add(ended)
+        self._execute(INSERT, INSERT_MANY, new)
+        self._execute(INSERT_PAYLOAD, INSERT_PAYLOADS, payloads)
+        self._execute(UPDATE, UPDATE_MANY, moved)
+        self._execute(INSERT_RESULT, INSERT_RESULTS, results)
+        if forgotten and self._retention is not None:
+            self._retention.forget(self._connection, forgotten)
+        elif forgotten:
+            delete(self._connection, forgotten)
+        # Per commit, the pages at the ends of the tables and indexes; then those of the rows.
+        self._pages += 10 + len(last) / 8 + size / _PAGE
+
+    def _execute(self, one: str, many: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Execute ``many`` for each `TOGETHER` of these rows, and ``one`` for each of the rest."""
+        rest = len(rows) - len(rows) % TOGETHER
+        for first in range(0, rest, TOGETHER):
+            parameters = list(chain.from_iterable(rows[first : first + TOGETHER]))
+            self._connection.execute(many, parameters)
+        if rest < len(rows):
+            self._connection.executemany(one, rows[rest:])

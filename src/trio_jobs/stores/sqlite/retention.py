@@ -1,0 +1,240 @@
+"""`Retention`: which completed jobs the file keeps; drops the oldest of the others.
+
+The bounds are those of `trio_jobs.stores.history`. Among the jobs that succeeded the oldest is the
+one that was admitted first, among the others the one that ended first: each is found by an index.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from trio_jobs.job import Job, Outcome
+from trio_jobs.settings import StoreSettings
+from trio_jobs.stores.sqlite.rows import microseconds
+
+# Jobs to look at in one go: a few milliseconds' work.
+_AT_ONCE: Final = 1_000
+
+# Seconds between two searches for jobs that are too old.
+_BETWEEN_SEARCHES: Final = 60.0
+
+_SUCCEEDED: Final = Outcome.SUCCEEDED.value
+_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
+
+_OLDEST_SUCCEEDED: Final = (
+    "SELECT seq, outcome, size FROM jobs WHERE seq > ? "
+    "AND status = 2 AND outcome = 'succeeded' ORDER BY seq LIMIT ?"
+)
+_OLDEST_OTHERS: Final = (
+    "SELECT seq, outcome, size FROM jobs "
+    "WHERE status = 2 AND outcome <> 'succeeded' ORDER BY completed_at, seq LIMIT ?"
+)
+_FIRST_ADMITTED: Final = (
+    "SELECT seq, outcome, size, created_at, completed_at FROM jobs WHERE seq > ? "
+    "ORDER BY seq LIMIT ?"
+)
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The completed jobs that the file holds: those that succeeded, the others, their bytes."""
+
+    succeeded: int = 0
+    succeeded_bytes: int = 0
+    others: int = 0
+    others_bytes: int = 0
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs."""
+        return self.succeeded + self.others
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the jobs (`Job.size`)."""
+        return self.succeeded_bytes + self.others_bytes
+
+    def changed(self, outcome: str, size: int, by: int) -> "Kept":
+        """The same with a job more (``by`` is 1) or less (-1)."""
+        if outcome == _SUCCEEDED:
+            return msgspec.structs.replace(
+                self,
+                succeeded=self.succeeded + by,
+                succeeded_bytes=self.succeeded_bytes + by * size,
+            )
+        return msgspec.structs.replace(
+            self, others=self.others + by, others_bytes=self.others_bytes + by * size
+        )
+
+
+def count_kept(connection: sqlite3.Connection) -> Kept:
+    """Count the completed jobs; takes a third of a second for a million of them."""
+    kept = Kept()
+    for succeeded, count, size in connection.execute(
+        "SELECT outcome = 'succeeded', count(*), sum(size) FROM jobs WHERE status = 2 GROUP BY 1"
+    ):
+        if succeeded:
+            kept = msgspec.structs.replace(kept, succeeded=count, succeeded_bytes=size)
+        else:
+            kept = msgspec.structs.replace(kept, others=count, others_bytes=size)
+    return kept
+
+
+class Retention:
+    """Drops jobs within the transactions of the thread that writes.
+
+    Args:
+        settings: The bounds.
+        kept: What the file holds.
+        now: The wall clock, as an aware UTC time.
+        keep_for: Seconds from its end on for which a job is kept; None: for ever.
+
+    Attributes:
+        kept: What the file holds since the last commit.
+    """
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        *,
+        kept: Kept,
+        now: Callable[[], datetime],
+        keep_for: float | None = None,
+    ) -> None:
+        self.kept = kept
+        self._settings = settings
+        self._now = now
+        self._keep_for = None if keep_for is None else timedelta(seconds=keep_for)
+        self._next_search = float("-inf")
+        # Of the transaction: what the file will hold, and what it will have dropped.
+        self._kept = kept
+        self._dropped = dict.fromkeys(Outcome, 0)
+        # There is no job that can be dropped up to these seqs, but for one that has ended since.
+        self._succeeded_after = 0
+        self._searched_to = 0
+
+    @property
+    def seconds_to_next(self) -> float | None:
+        """After which time there may be something to drop; None: not before another job ends."""
+        if self._excess(self.kept) is not None:
+            return 0.0
+        if self._keep_for is None:
+            return None
+        return max(0.0, self._next_search - time.monotonic())
+
+    def begin(self) -> None:
+        """A transaction begins; one that failed has changed nothing."""
+        self._kept = self.kept
+        self._dropped = dict.fromkeys(Outcome, 0)
+
+    def commit(self) -> dict[Outcome, int]:
+        """The transaction is on the disk; return how many jobs it has dropped, by outcome."""
+        self.kept = self._kept
+        return self._dropped
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """The transaction ends these jobs."""
+        numbers = {True: 0, False: 0}
+        sizes = {True: 0, False: 0}
+        for job in jobs:
+            succeeded = job.outcome == _SUCCEEDED
+            numbers[succeeded] += 1
+            sizes[succeeded] += job.size
+        self._kept = Kept(
+            succeeded=self._kept.succeeded + numbers[True],
+            others=self._kept.others + numbers[False],
+            succeeded_bytes=self._kept.succeeded_bytes + sizes[True],
+            others_bytes=self._kept.others_bytes + sizes[False],
+        )
+
+    def forget(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+        """Delete jobs for a client."""
+        for seq in seqs:
+            row = connection.execute(
+                "SELECT outcome, size FROM jobs WHERE seq = ? AND status = 2", (seq,)
+            ).fetchone()
+            if row is not None:
+                outcome, size = row
+                self._kept = self._kept.changed(outcome, size, -1)
+        delete(connection, seqs)
+
+    def drop(self, connection: sqlite3.Connection, at_most: int) -> None:
+        """Delete jobs beyond the bounds, and then those that are too old.
+
+        Args:
+            connection: The one that writes, in a transaction.
+            at_most: How many jobs to delete, and to look at, about.
+        """
+        while at_most > 0 and (succeeded := self._excess(self._kept)) is not None:
+            rows = self._oldest(connection, min(at_most, _AT_ONCE), succeeded=succeeded)
+            if not rows:  # somebody else has deleted some
+                self._kept = count_kept(connection)
+                continue
+            chosen = []
+            for row in rows:
+                chosen.append(row)
+                self._note_drop(row)
+                if self._excess(self._kept) is not succeeded:
+                    break
+            delete(connection, [row[0] for row in chosen])
+            at_most -= len(chosen)
+        if self._keep_for is not None and at_most > 0 and time.monotonic() >= self._next_search:
+            self._drop_old(connection, microseconds(self._now() - self._keep_for), at_most)
+
+    def _excess(self, kept: Kept) -> bool | None:
+        """Whether a job that succeeded has to go (True), or another (False); None: neither."""
+        settings = self._settings
+        if kept.succeeded > settings.keep_completed:
+            return True
+        if kept.others > settings.keep_failed:
+            return False
+        if kept.bytes > settings.keep_completed_bytes:
+            return kept.succeeded_bytes >= kept.others_bytes
+        return None
+
+    def _oldest(
+        self, connection: sqlite3.Connection, limit: int, *, succeeded: bool
+    ) -> list[tuple[Any, ...]]:
+        if not succeeded:
+            return connection.execute(_OLDEST_OTHERS, (limit,)).fetchall()
+        after = self._succeeded_after
+        rows = connection.execute(_OLDEST_SUCCEEDED, (after, limit)).fetchall()
+        if not rows and after:  # those that are left were admitted earlier, and have ended later
+            rows = connection.execute(_OLDEST_SUCCEEDED, (0, limit)).fetchall()
+        self._succeeded_after = rows[0][0] - 1 if rows else 0
+        return rows
+
+    def _drop_old(self, connection: sqlite3.Connection, limit: int, at_most: int) -> None:
+        rows = connection.execute(_FIRST_ADMITTED, (self._searched_to, at_most)).fetchall()
+        old, finished = [], len(rows) < at_most
+        for row in rows:
+            seq, created_at, completed_at = row[0], row[3], row[4]
+            if created_at > limit:  # and so are all after it
+                finished = True
+                break
+            self._searched_to = seq
+            if completed_at is not None and completed_at <= limit:
+                old.append(seq)
+                self._note_drop(row)
+        delete(connection, old)
+        if finished:
+            self._searched_to = 0
+            assert self._keep_for is not None  # noqa: S101  (for the type checker)
+            between = min(_BETWEEN_SEARCHES, self._keep_for.total_seconds() / 10)
+            self._next_search = time.monotonic() + between
+
+    def _note_drop(self, row: Sequence[Any]) -> None:
+        self._kept = self._kept.changed(row[1], row[2], -1)
+        self._dropped[_OUTCOMES[row[1]]] += 1
+
+
+def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    """Delete jobs with their payloads and results."""
+    for first in range(0, len(seqs), _AT_ONCE):
+        some = seqs[first : first + _AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        for table in ("jobs", "payloads", "results"):
+            connection.execute(f"DELETE FROM {table} WHERE seq IN ({marks})", some)  # noqa: S608

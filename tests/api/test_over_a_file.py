@@ -1,0 +1,163 @@
+"""The API over a file whose commits the test makes: nothing is told before its commit."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.api.support import SUBMISSION, accept, assert_problem
+from tests.asgi import Answer, Client
+from tests.durable import TIMEOUT, DurableParts, make_durable_parts
+from tests.support import SUCCEEDED, HttpSettings
+from trio_jobs import Handler
+from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.app import create_app
+
+LINE = SUBMISSION + b"\n"
+ITEMS = b"[%b,%b]" % (SUBMISSION, SUBMISSION)
+REQUESTS = [("/jobs", SUBMISSION), ("/jobs/batch", ITEMS), ("/jobs/stream", LINE * 2)]
+
+
+class DurableApi:
+    """The application over a pool that does not run."""
+
+    def __init__(self, parts: DurableParts | None = None) -> None:
+        self.parts = parts or make_durable_parts({"default": Handler.of(accept)})
+        context = ApiContext(pool=self.parts.pool, http=HttpSettings(), shutdown_retry_after=7)
+        self.client = Client(create_app(context))
+
+    def post(self, nursery: trio.Nursery, path: str, body: bytes, **headers: str) -> list[Answer]:
+        """Submit in a task; the list has the answer once it is there."""
+        answers: list[Answer] = []
+
+        async def submit() -> None:
+            answers.append(await self.client.post(path, body, **headers))
+
+        nursery.start_soon(submit)
+        return answers
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_201_comes_after_the_commit(path: str, body: bytes) -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, path, body)
+        await wait_all_tasks_blocked()
+        before = list(answers)
+        api.parts.journal.commit()
+
+    assert before == []
+    assert answers[0].status == 201
+    assert len(api.parts.file) == (1 if path == "/jobs" else 2)
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_507_keeps_nothing_and_the_next_try_succeeds(path: str, body: bytes) -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        refused = api.post(nursery, path, body)
+        await wait_all_tasks_blocked()
+        api.parts.journal.refuse()
+        await wait_all_tasks_blocked()
+        problem = assert_problem(refused[0], 507)
+        taken = api.post(nursery, path, body)
+        await wait_all_tasks_blocked()
+        api.parts.journal.commit()
+
+    assert problem["retry_after"] == 5
+    assert refused[0].headers["retry-after"] == "5"
+    assert "disk is full" in problem["detail"]
+    assert problem.get("accepted") == (0 if path == "/jobs/stream" else None)
+    assert taken[0].status == 201
+    assert api.parts.pool.capacity.free == 100 - len(api.parts.file)
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_504_says_that_it_is_unknown_and_the_job_comes_in_later(
+    path: str, body: bytes, autojump_clock: MockClock
+) -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, path, body)
+
+    assert trio.current_time() == TIMEOUT
+    problem = assert_problem(answers[0], 504)
+    assert "repeat it with the same key" in problem["detail"]
+    api.parts.journal.commit()
+    assert api.parts.admission.buffered == len(api.parts.file) > 0
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_503_while_the_disk_hangs(path: str, body: bytes) -> None:
+    api = DurableApi()
+    api.parts.journal.oldest_unwritten_seconds = TIMEOUT + 1
+
+    problem = assert_problem(await api.client.post(path, body), 503)
+
+    assert problem["reason"] == "store_away"
+    assert api.parts.journal.entries == []
+
+
+async def test_repetition_of_a_keyed_submission_waits_for_the_commit_of_the_first() -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        answers = [api.post(nursery, "/jobs", SUBMISSION, idempotency_key="k") for _ in range(5)]
+        await wait_all_tasks_blocked()
+        assert len(api.parts.journal.entries) == 1
+        api.parts.journal.commit()
+
+    assert len({answer.body for [answer] in answers}) == 1
+    assert sum("idempotent-replayed" in answer.headers for [answer] in answers) == 4
+    assert len(api.parts.file) == 1
+
+
+async def test_accepted_of_a_stream_that_a_stop_ends_counts_what_is_on_its_way() -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, "/jobs/stream", LINE * 3)
+        await wait_all_tasks_blocked()
+        api.parts.admission.close()
+        await wait_all_tasks_blocked()
+        assert answers == []
+        api.parts.journal.commit()
+
+    assert assert_problem(answers[0], 503)["accepted"] == 3 == len(api.parts.file)
+
+
+async def test_waiter_gets_the_job_when_its_end_is_on_the_disk() -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, "/jobs", SUBMISSION, prefer="wait=50")
+        await wait_all_tasks_blocked()
+        api.parts.journal.commit()
+        job_id = api.parts.receive.receive_nowait()
+        api.parts.pool.workers.claim(job_id)
+        api.parts.pool.workers.complete(job_id, SUCCEEDED)
+        await wait_all_tasks_blocked()
+        shown = await api.client.get(f"/jobs/{job_id}")
+        before = (list(answers), shown.json()["status"])
+        api.parts.journal.commit()
+
+    assert before == ([], "processing")
+    assert answers[0].json()["status"] == "completed"
+    assert (await api.client.get(f"/jobs/{job_id}")).json()["outcome"] == "succeeded"
+
+
+async def test_health_tells_the_state_of_the_disk() -> None:
+    api = DurableApi()
+
+    async with trio.open_nursery() as nursery:
+        api.post(nursery, "/jobs/batch", ITEMS)
+        await wait_all_tasks_blocked()
+        ready = (await api.client.get("/health/ready")).json()
+        api.parts.journal.commit()
+    api.parts.journal.failing = (0.0, "disk full")
+    failing = (await api.client.get("/health/ready")).json()
+
+    assert (ready["unwritten"], ready["store_failing_seconds"]) == (2, None)
+    assert (failing["unwritten"], failing["store_failing_seconds"] > 0) == (0, True)

@@ -1,0 +1,100 @@
+"""What is in `version_1.db`, which the first version of the schema has written.
+
+Later versions must open it, for ever. `python -m tests.stores.sqlite.version_1` makes it anew: only
+as long as no release has this version.
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
+from trio_jobs.job import IdempotencyKey
+from trio_jobs.stores.sqlite.record_writer import RecordWriter
+from trio_jobs.stores.sqlite.store_file import open_store_file
+
+PATH: Final = Path(__file__).with_suffix(".db")
+
+_BEGIN: Final = datetime(2026, 11, 29, 8, 0, 0, 123456, tzinfo=UTC)
+
+
+def _id(number: int) -> str:
+    return f"019ac8e0-0000-7000-8000-{number:012x}"
+
+
+def _at(seconds: float) -> datetime:
+    return _BEGIN + timedelta(seconds=seconds)
+
+
+def _ended(number: int, outcome: Outcome, **more: object) -> tuple[int, Job]:
+    result = b'{"sent": true, "to": "\xc3\xbc"}' if outcome is Outcome.SUCCEEDED else None
+    error = None if result else JobError(type="OSError", message=f"{outcome}: no route, ü 漢")
+    return number, Job(
+        id=_id(number),
+        type="email",
+        payload=b'{"to": "a@example.com"}',
+        created_at=_at(number),
+        status=JobStatus.COMPLETED,
+        started_at=_at(number + 1),
+        completed_at=_at(number + 2),
+        duration=0.987654,
+        ending=Ending(outcome=outcome, result=result, error=error),
+        attempts=1,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+JOBS: Final = (
+    _ended(1, Outcome.SUCCEEDED, key=IdempotencyKey(text="mail-1", digest=bytes(range(32)))),
+    _ended(2, Outcome.FAILED, snoozes=2, rerun_as=_id(9)),
+    _ended(3, Outcome.TIMED_OUT),
+    _ended(4, Outcome.CANCELLED, cancel_requested=True),
+    _ended(5, Outcome.INTERRUPTED, interruptions=3),
+    (6, Job(id=_id(6), type="résumé", payload=b"[]", created_at=_at(6))),
+    (
+        7,
+        Job(
+            id=_id(7),
+            type="webhook",
+            payload=b"null",
+            created_at=_at(7),
+            status=JobStatus.PROCESSING,
+            started_at=_at(8),
+            attempts=2,
+            last_error=JobError(type="TimeoutError", message=""),
+            key=IdempotencyKey(text="hook-7", digest=b"7"),
+        ),
+    ),
+    (
+        8,
+        Job(
+            id=_id(8),
+            type="webhook",
+            payload=b"1" * 10_000,
+            created_at=_at(8),
+            attempts=1,
+            run_at=_at(86_400),
+            last_error=JobError(type="TimeoutError", message=""),
+        ),
+    ),
+    (
+        9,
+        Job(
+            id=_id(9),
+            type="email",
+            payload=b"{}",
+            created_at=_at(9),
+            interruptions=1,
+            cancel_requested=True,
+            rerun_of=_id(2),
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    PATH.unlink(missing_ok=True)
+    file = open_store_file(PATH)
+    file.connection.execute("DELETE FROM meta")  # a process has it
+    RecordWriter(file.connection).write(JOBS)
+    file.close()
+    PATH.with_name(PATH.name + "-lock").unlink()
