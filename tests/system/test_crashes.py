@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.command import Command, running_command
+from tests.proof.share import share_of
 from tests.system.fire import HANDLERS, Accounts, check, configuration, fire, rows, shoot
 
 # httpx leaves a body unfinished when the server closes the connection.
@@ -60,7 +61,7 @@ async def test_killed_under_fire_it_loses_no_accepted_job_and_repeats_none_that_
 
 @pytest.mark.soak
 async def test_a_hundred_lives(tmp_path: Path) -> None:
-    accounts = await live_and_die(tmp_path, lives=100, seed=2)
+    accounts = await live_and_die(tmp_path, lives=max(round(share_of(100)), 4), seed=2)
 
     check(tmp_path, accounts)
     assert set(accounts.statuses) <= {201, 429}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from tests.proof.share import share_of
 from tests.stores.sqlite.disk import Disk, Operation, Unsynced, power_cuts
 from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
@@ -185,9 +186,12 @@ def each_time(_: int) -> list[Unsynced]:
     return ["none", "all", "some"]
 
 
+LONG = max(round(share_of(60)), 16)
+
+
 @pytest.mark.parametrize(
     ("jobs", "unsynced"),
-    [(16, in_turn), pytest.param(60, each_time, marks=pytest.mark.soak)],
+    [(16, in_turn), pytest.param(LONG, each_time, marks=pytest.mark.soak)],
     ids=["short", "long"],
 )
 def test_no_power_cut_loses_what_was_said(
