@@ -85,7 +85,6 @@ def disk_problem(error: Exception, **members: int) -> Problem:
         detail = f"{error}; {kept}; repeat it with the same key"
     elif isinstance(error, StoreUnavailableError):
         status, detail = 503, f"{error}; {kept}"
-        members = {**members}
     else:
         status, detail = 507, f"the store's file cannot be written: {error}; {kept}"
     reason = {"reason": "store_away"} if status == 503 else {}

@@ -101,7 +101,7 @@ class Admission:
     def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, in this order, or refuse all of them.
 
-        No job in the store has a key of theirs, and no two of them have the same.
+        The store has none of their keys, and no two of them have the same key.
 
         Raises:
             QueueFullError: There is too little room for all.
@@ -131,7 +131,7 @@ class Admission:
         """Admit all of these jobs, or refuse all of them as `submit_all` does.
 
         Raises:
-            DuplicateJobError: The store has a job with a key of theirs.
+            DuplicateJobError: The store has a job with one of their keys.
         """
         self._check_keys(specs)
         return self.submit_all(specs)

@@ -145,15 +145,6 @@ class DurableAdmission(LimitedAdmission):
             raise ShuttingDownError
         return self._reserve_leading(specs, slots)
 
-    @trio.lowlevel.enable_ki_protection
-    def reserve_up_to_nowait(self, specs: Sequence[JobSpec]) -> "Reservation | None":
-        """`reserve_up_to` without waiting: None if that would have to wait."""
-        specs = self._check(specs)
-        if specs[0].due is not None:
-            return self._reserve_delayed(specs)
-        slots = self._capacity.reserve_up_to_nowait(len(specs))
-        return self._reserve_leading(specs, slots) if slots else None
-
     def close(self) -> None:
         """Refuse new jobs; workers finish what runs, or also what could begin now, and exit."""
         self._capacity.close()

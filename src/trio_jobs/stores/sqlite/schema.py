@@ -6,7 +6,7 @@ A migration that a release has applied never changes. Another change of the sche
 import sqlite3
 from typing import Final
 
-# "trjs", in the header of each file of ours (``PRAGMA application_id``).
+# "trjs", in the header of each store file (``PRAGMA application_id``).
 APPLICATION_ID: Final = 0x74726A73
 
 MIGRATIONS: Final = (

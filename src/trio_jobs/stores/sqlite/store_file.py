@@ -152,7 +152,7 @@ def _make(path: Path, connect: Connect) -> None:
 
 
 def _check_made(path: Path, connect: Connect) -> bool:
-    """Check that the file is a store of ours; return whether the last process has closed it.
+    """Check that trio-jobs made the file; return whether the last process has closed it.
 
     Reads only: a file that is refused stays as it is, and so does its WAL. A connection that may
     write would copy the WAL into the file when it is closed.
