@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, assert_type, get_args, get_type_hints
 
 import msgspec
@@ -17,7 +18,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_jobs
-from tests.support import SETTINGS
+from tests.support import SETTINGS, Config, HandlerRegistry
 from trio_jobs import (
     Handler,
     HandlerError,
@@ -32,6 +33,7 @@ from trio_jobs import (
     UnknownTypeError,
     open_jobs,
 )
+from trio_jobs.asgi import ConfiguredApp
 from trio_jobs.testing import Client
 
 DEEP: Any = None
@@ -635,9 +637,30 @@ def used_by(public: object) -> set[tuple[str, str]]:
     return found
 
 
+# What only a store in a file needs.
+FILE_MODULES = (
+    "sqlite3 trio_jobs.stores.sqlite trio_jobs.stores.durable_store "
+    "trio_jobs.pool.durable_admission trio_jobs.pool.suspects trio_jobs.store_in_file"
+)
+
+OPEN_AND_USE = """
+import trio, trio_jobs
+async def main():
+    async with trio_jobs.open_jobs({"a": lambda payload: None}, path=PATH) as jobs:
+        submitted = jobs.submit("a")
+        job = submitted if PATH is None else await submitted
+        await jobs.result(job.id)
+        jobs.asgi()
+trio.run(main)
+"""
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
+        ("import trio_jobs.bootstrap", FILE_MODULES),
+        ("import trio_jobs.asgi, trio_jobs.testing.asgi_client", FILE_MODULES),
+        (f"PATH = None; exec({OPEN_AND_USE!r})", FILE_MODULES),
         ("import trio_jobs.child_process", "trio quart hypercorn asyncio multiprocessing"),
         ("from trio_jobs import Handler, JobContext, JobError", "trio quart hypercorn asyncio"),
         ("from trio_jobs import Retry, Snooze, GiveUp, ProcessDied", "trio trio_jobs.handlers"),
@@ -646,11 +669,32 @@ def used_by(public: object) -> set[tuple[str, str]]:
     ],
 )
 def test_importing_imports_only_what_is_needed(statement: str, absent: str) -> None:
-    check = f"import sys; {statement}; print(*({absent.split()!r} & sys.modules.keys()))"
-    check = check.replace("['", "{'").replace("']", "'}")
+    assert imported_of(absent, statement) == set()
+
+
+def test_pool_in_a_file_imports_what_one_in_memory_does_not(tmp_path: Path) -> None:
+    statement = f"PATH = {str(tmp_path / 'jobs.db')!r}; exec({OPEN_AND_USE!r})"
+
+    assert imported_of(FILE_MODULES, statement) == set(FILE_MODULES.split())
+
+
+def imported_of(names: str, statement: str) -> set[str]:
+    """Which of these modules a fresh interpreter has imported after a statement."""
+    code = f"import sys; {statement}; print(*(set({names.split()!r}) & sys.modules.keys()))"
 
     done = subprocess.run(
-        [sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30
     )
 
-    assert done.stdout == "\n"
+    return set(done.stdout.split())
+
+
+def test_other_servers_pass_on_each_option_that_has_a_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr("trio_jobs.asgi.open_jobs", lambda _, **options: given.update(options))
+
+    ConfiguredApp(Config(), HandlerRegistry({}))._open_jobs()
+
+    assert given.keys() == inspect.signature(open_jobs).parameters.keys() - {"handlers"}

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.job import Waiting as Waiting
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
-    from trio_jobs.opened_store import StoreFileError as StoreFileError
     from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
     from trio_jobs.pool.refusals import AdmissionError as AdmissionError
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from trio_jobs.pool.refusals import StoreWriteError as StoreWriteError
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
+    from trio_jobs.pool.store import StoreFileError as StoreFileError
     from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
     from trio_jobs.retries import GiveUp as GiveUp
     from trio_jobs.retries import ProcessDied as ProcessDied
@@ -72,7 +72,7 @@ _MODULES = {
     "Run": "handlers.handler",
     "ShuttingDownError": "pool.refusals",
     "Snooze": "retries",
-    "StoreFileError": "opened_store",
+    "StoreFileError": "pool.store",
     "StoreTimeoutError": "pool.refusals",
     "StoreUnavailableError": "pool.refusals",
     "StoreWriteError": "pool.refusals",

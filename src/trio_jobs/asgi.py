@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from trio_jobs.bootstrap import load_handlers, log_hidden, read_secrets, store_path
+from trio_jobs.bootstrap import load_handlers, log_hidden, prepare_store, read_secrets
 from trio_jobs.config import load_config
 from trio_jobs.embed import open_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
@@ -44,7 +44,7 @@ def make_app() -> "ConfiguredApp":
         None if file is None else Path(file), environment=environment, overrides={}
     )
     _, config = read_secrets(config)
-    store_path(config)
+    prepare_store(config)
     _set_up_logging(config)
     for warning in config.warnings:
         log.warning("unknown_setting", extra={"reason": warning})
@@ -115,11 +115,12 @@ class ConfiguredApp:
 
     def _open_jobs(self) -> AbstractAsyncContextManager[Jobs | DurableJobs]:
         pool, http, store = self._config.pool, self._config.http, self._config.store
-        path = store_path(self._config)
+        path = prepare_store(self._config)
         return open_jobs(
             self._handlers.table,
             workers=pool.workers,
             buffer_size=pool.buffer_size,
+            max_waiting=pool.max_waiting,
             processes=pool.processes,
             max_payload_bytes=http.max_body_bytes,
             max_waiters=http.max_waiters,

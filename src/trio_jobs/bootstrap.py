@@ -25,8 +25,8 @@ from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.lifecycle import Ended
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.main import main
-from trio_jobs.opened_store import RecoveredFile, StoreFileError
-from trio_jobs.opened_store import check_store as check_file
+from trio_jobs.opened_store import OpenStore, StoreInMemory
+from trio_jobs.pool.store import StoreFileError
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import parse_token, read_token
@@ -71,7 +71,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         ConfigError: The start would fail because of the configuration.
     """
     read_secrets(config)
-    store_path(config)
+    prepare_store(config)
     for warning in config.warnings:
         warn(warning)
     _place_leftovers(config)
@@ -94,11 +94,13 @@ def check_store_file(config: Config) -> tuple[str, bool]:
         ConfigError: No store.path is set.
         StartError: There is no such file, or it is no store of this version or an older one.
     """
-    path = store_path(config)
+    path = prepare_store(config)
     if path is None:
         raise ConfigError("--check-store needs store.path")
+    from trio_jobs import store_in_file
+
     try:
-        report = check_file(path)
+        report = store_in_file.check_store(path)
     except StoreFileError as error:
         raise StartError(str(error)) from error
     counts = ", ".join(f"{count} {name}" for name, count in report.counts.items()) or "no jobs"
@@ -128,7 +130,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     stop, takeovers, forks = _prepare_process(config, signals, logs)
     tls, config = read_secrets(config)
     leftovers = _place_leftovers(config)
-    path = store_path(config)
+    path = prepare_store(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
     raise_limit(connections=config.http.max_connections)
     try:
@@ -142,16 +144,16 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     try:
         handlers = _import_handlers(config, stop, takeovers, forks, leftovers)
         _freeze_modules(forks)
-        store_file = None if path is None else _open_store(path, config, handlers, stop)
+        open_store = _store_opener(path, config, handlers, stop)
         resources = Resources(
             listeners=listeners,
             stop=stop,
             logs=logs,
+            open_store=open_store,
             folder=folder,
             service_manager=service_manager,
             takeovers=takeovers,
             leftovers=leftovers,
-            store_file=store_file,
         )
         ended = trio.run(main, config, handlers, resources)
     except _StoppedError:
@@ -259,25 +261,43 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
     return tls, replace(config, http=replace(http, token=token))
 
 
-def store_path(config: Config) -> Path | None:
-    """The file for the jobs; a relative path starts at the folder of the configuration."""
+def prepare_store(config: Config) -> Path | None:
+    """Check the settings of the store, and import what a store in a file needs.
+
+    Call it before the handlers are imported, which may change where modules are found. A store in
+    memory needs none of these modules.
+
+    Returns:
+        The file for the jobs; a relative path starts at the folder of the configuration.
+
+    Raises:
+        ConfigError: Settings contradict each other.
+    """
     try:
         check_store(config.pool, config.store, config.http)
     except ConfigError as error:
         raise ConfigError(f"{config.source or 'the settings'}: {error}") from error
     if config.store.path is None:
         return None
+    import trio_jobs.store_in_file  # noqa: F401
+
     folder = Path.cwd() if config.source is None else config.source.parent
     return (folder / config.store.path).absolute()
 
 
-def _open_store(path: Path, config: Config, handlers: HandlerRegistry, stop: Stop) -> RecoveredFile:
-    """Lock, open and recover the file; a signal that comes meanwhile ends the start."""
-    store_file = RecoveredFile(path, handlers, config.store, now=utc_now)
+def _store_opener(
+    path: Path | None, config: Config, handlers: HandlerRegistry, stop: Stop
+) -> OpenStore:
+    """Lock and recover the file, if there is one; a signal that comes meanwhile ends the start."""
+    if path is None:
+        return lambda _: StoreInMemory(config.store, now=utc_now)
+    from trio_jobs.store_in_file import RecoveredFile
+
+    file = RecoveredFile(path, handlers, config.store, now=utc_now)
     if stop.at is not None:
-        store_file.close()
+        file.close()
         raise _StoppedError
-    return store_file
+    return file.open
 
 
 def _place_leftovers(config: Config) -> Leftovers | None:

@@ -12,7 +12,7 @@ import trio
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.opened_store import OpenedStore, RecoveredFile, StoreInMemory
+from trio_jobs.opened_store import OpenedStore, StoreInMemory
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
@@ -170,6 +170,9 @@ async def open_jobs(
     if path is None:
         opened = StoreInMemory(bounds, now=now)
     else:
+        # Imported here: a pool in memory needs none of it.
+        from trio_jobs.store_in_file import RecoveredFile
+
         # With a limiter of its own: other threads of the program may have filled Trio's.
         recovered = await trio.to_thread.run_sync(
             lambda: RecoveredFile(Path(path), registry, bounds, now=now),

@@ -12,9 +12,7 @@ from trio_jobs.api.fast_path import FastPath
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.instruments import add_instruments
 from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
-from trio_jobs.opened_store import open_store
 from trio_jobs.pool.pool import make_pool
-from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError
@@ -44,9 +42,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     stop, http = resources.stop, config.http
     # Room for each slot of `Capacity`: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
-    opened = open_store(
-        resources.store_file, config.store, failed=lambda error: lifecycle.fail(error), now=utc_now
-    )
+    opened = resources.open_store(lambda error: lifecycle.fail(error))
     sections = (config.pool, config.store, http)
     pool = make_pool(
         handlers, send, opened.store, *sections, folder=resources.folder, last_id=opened.last_id

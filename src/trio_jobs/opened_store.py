@@ -1,38 +1,15 @@
-"""The store of one process, in memory or in a file, from its opening to its end."""
+"""The store of one process, from its opening to its end; and the one in memory."""
 
-import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from operator import attrgetter
-from pathlib import Path
 from typing import Protocol
 
-import trio
-
-from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.job import Job
 from trio_jobs.pool.pool import Pool
-from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.store import Store
 from trio_jobs.pool.unfinished import Line
 from trio_jobs.settings import StoreSettings
-from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.memory import MemoryStore as MemoryStore
-from trio_jobs.stores.sqlite.file_place import one_line
-from trio_jobs.stores.sqlite.journal import Journal
-from trio_jobs.stores.sqlite.reads import FileReader
-from trio_jobs.stores.sqlite.recovery import Recovered, RecoveryRule, recover
-from trio_jobs.stores.sqlite.retention import Retention
-from trio_jobs.stores.sqlite.store_check import StoreReport as StoreReport
-from trio_jobs.stores.sqlite.store_check import check_store as check_store
-from trio_jobs.stores.sqlite.store_file import StoreFile, open_store_file
-from trio_jobs.stores.sqlite.store_file import StoreFileError as StoreFileError
-
-log = logging.getLogger(__name__)
-
-# Of 37 characters each: a log line keeps 2,000 of a field.
-_IDS_PER_LINE = 50
 
 
 class OpenedStore(Protocol):
@@ -98,173 +75,5 @@ class StoreInMemory:
         return True
 
 
-class StoreInFile:
-    """An `OpenedStore` in a file, locked for this process and recovered.
-
-    Args:
-        file: The file.
-        recovered: What is in it.
-        handlers: The users' functions.
-        settings: The bounds of the file.
-        failed: Called in the event loop if the journal cannot go on: the pool has to end.
-        now: The wall clock, as an aware UTC time.
-    """
-
-    def __init__(
-        self,
-        file: StoreFile,
-        recovered: Recovered,
-        handlers: HandlerRegistry,
-        settings: StoreSettings,
-        *,
-        failed: Callable[[Exception], None],
-        now: Callable[[], datetime],
-    ) -> None:
-        self.last_id = recovered.last_id
-        self._file = file
-        self._handlers = handlers
-        self._recovered = sorted((*recovered.pending, *recovered.suspects))
-        retention = Retention(settings, kept=recovered.kept, now=now, keep_for=settings.keep_for)
-        self._journal = Journal(file, failed=failed, retention=retention)
-        self._reader = FileReader(file)
-        self.store = DurableStore(
-            self._journal,
-            self._reader,
-            self._recovered,
-            last_seq=recovered.last_seq,
-            repeatable=self._is_repeatable,
-            timeout=settings.timeout,
-            now=now,
-            soon=trio.lowlevel.current_trio_token().run_sync_soon,
-        )
-        self.find_nowait = self.store.find_nowait
-
-    def start(self, pool: Pool) -> None:
-        """See `OpenedStore.start`; starts the thread that writes, too."""
-        self._journal.start()
-        schedule_recovered((job for _, job in self._recovered), pool.schedule, self._handlers)
-        self._recovered = []
-
-    def unwritten_lines(self) -> Iterator[Line]:
-        """See `OpenedStore.unwritten_lines`."""
-        for job_ids in _groups(self.store.unwritten_ends()):
-            yield "unwritten_ends", {"job_ids": job_ids}
-
-    async def close(self, pool: Pool, *, seconds: float) -> bool:
-        """See `OpenedStore.close`; if the disk hangs, the file stays open, and locked."""
-        if pool.kept:
-            log.info("jobs_kept", extra={"count": pool.kept})
-        # The readers first: only if the last connection to close is the one that writes, SQLite
-        # moves the rest of the WAL into the file, and deletes the WAL.
-        self._reader.close()
-        self.store.hand_over()
-        written = await self._journal.close(seconds)
-        self._journal.report_dropped()
-        if not written:
-            for _, fields in self.unwritten_lines():
-                log.error("unwritten_ends", extra=fields)
-        if not self._journal.is_using_the_file:
-            self._file.close()
-        return written
-
-    def _is_repeatable(self, type_: str) -> bool:
-        try:
-            return self._handlers.find(type_).repeatable
-        except UnknownTypeError:
-            return True
-
-
-class RecoveredFile:
-    """A file that is open, locked and recovered, before the event loop runs.
-
-    Args:
-        path: The file.
-        handlers: The users' functions.
-        settings: How it is opened.
-        now: The wall clock, as an aware UTC time.
-
-    Raises:
-        StoreFileError: The file cannot be used; nothing has changed.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        handlers: HandlerRegistry,
-        settings: StoreSettings,
-        *,
-        now: Callable[[], datetime],
-    ) -> None:
-        began = time.monotonic()
-        self._handlers = handlers
-        self._settings = settings
-        self._now = now
-        self._file = open_store_file(path, sync=settings.sync)
-        try:
-            with one_line(self._file.path):  # damage that only the jobs themselves show
-                self._recovered = recover(self._file, self._rule_of, now=now())
-        except BaseException:
-            self._file.close()
-            raise
-        self._log(time.monotonic() - began)
-
-    def open(self, failed: Callable[[Exception], None]) -> StoreInFile:
-        """Open the store, in the event loop; see `StoreInFile`."""
-        return StoreInFile(
-            self._file,
-            self._recovered,
-            self._handlers,
-            self._settings,
-            failed=failed,
-            now=self._now,
-        )
-
-    def close(self) -> None:
-        """Close the file, if the store was not opened."""
-        self._file.close()
-
-    def _rule_of(self, type_: str) -> RecoveryRule | None:
-        try:
-            handler = self._handlers.find(type_)
-        except UnknownTypeError:
-            return None
-        return RecoveryRule(
-            repeatable=handler.repeatable, max_interruptions=handler.max_interruptions
-        )
-
-    def _log(self, seconds: float) -> None:
-        found = self._recovered
-        jobs = [job for _, job in (*found.pending, *found.suspects)]
-        waiting = sum(job.run_at is not None for job in jobs)
-        fields = {
-            "path": str(self._file.path),
-            "pending": len(jobs) - waiting,
-            "waiting": waiting,
-            "suspects": len(found.suspects),
-            "completed": found.kept.jobs,
-            "seconds": round(seconds, 3),
-        }
-        log.info("store_opened", extra=fields)
-        for job_ids in _groups(found.returned):
-            log.warning("jobs_recovered", extra={"job_ids": job_ids})
-        for job_ids in _groups(map(attrgetter("id"), found.ended)):
-            log.warning("jobs_interrupted_by_crash", extra={"job_ids": job_ids})
-
-
-def _groups(job_ids: Iterable[str]) -> Iterator[str]:
-    ids: Sequence[str] = list(job_ids)
-    for start in range(0, len(ids), _IDS_PER_LINE):
-        yield ",".join(ids[start : start + _IDS_PER_LINE])
-
-
-def open_store(
-    recovered: RecoveredFile | None,
-    settings: StoreSettings,
-    *,
-    failed: Callable[[Exception], None],
-    now: Callable[[], datetime],
-) -> OpenedStore:
-    """Open the store in the recovered file, or in memory; see `StoreInFile`."""
-    if recovered is None:
-        return StoreInMemory(settings, now=now)
-    return recovered.open(failed)
+# Opens the store, in the event loop; given what to call there if the store cannot go on.
+OpenStore = Callable[[Callable[[Exception], None]], OpenedStore]

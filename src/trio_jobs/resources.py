@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs.installation import Logs
-from trio_jobs.opened_store import RecoveredFile
+from trio_jobs.opened_store import OpenStore
 from trio_jobs.server.sockets import Listeners
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.shutdown.stop import Stop
@@ -19,6 +19,7 @@ class Resources:
         listeners: Bound, not yet listening.
         stop: Counts the signals, and ends the process if a stop takes too long.
         logs: Where the unfinished jobs are named.
+        open_store: Opens the store for the jobs.
         folder: A descriptor of the folder that child processes start in; None: they start in
             this process's current folder.
         service_manager: Told when connections are accepted, and when the stop begins.
@@ -26,14 +27,13 @@ class Resources:
             such as a signal handler; None without the check.
         leftovers: Writes the unfinished jobs to a file; its thread has been started. None without
             such a file.
-        store_file: The file of the jobs; None keeps them in memory.
     """
 
     listeners: Listeners
     stop: Stop
     logs: Logs
+    open_store: OpenStore
     folder: int | None = None
     service_manager: ServiceManager = field(default_factory=ServiceManager)
     takeovers: Takeovers | None = None
     leftovers: Leftovers | None = None
-    store_file: RecoveredFile | None = None

@@ -53,7 +53,9 @@ from tests.support import (
 )
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.main import main
+from trio_jobs.opened_store import StoreInMemory
 from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import Listeners, bind_sockets
 from trio_jobs.settings import LoggingSettings
@@ -987,7 +989,12 @@ async def whole_program(program: Program, listeners: Listeners) -> None:
     """Run `main` to its end, whatever that is."""
 
     async def body() -> None:
-        resources = Resources(listeners=listeners, stop=program.stop, logs=program.names)
+        resources = Resources(
+            listeners=listeners,
+            stop=program.stop,
+            logs=program.names,
+            open_store=lambda _: StoreInMemory(program.config.store, now=utc_now),
+        )
         ended = await main(program.config, program.handlers(), resources)
         program.status = ended.status
 

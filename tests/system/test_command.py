@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,10 +151,13 @@ async def test_idle_server_does_not_wake_up(tmp_path: Path) -> None:
     assert after - before < 10
 
 
-async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [False, True])
+async def test_first_requests_and_jobs_import_nothing(file: bool, tmp_path: Path) -> None:
     # Out of descriptors an import fails, and with it the request or the job that needed it.
     command = (sys.executable, "-X", "importtime", "-m", "trio_jobs")
     config = configuration("quick", "in_thread", "fail")
+    if file:
+        config += '\n[store]\npath = "jobs.db"\n'
     async with running_command(tmp_path, config=config, command=command) as server:
         before = len(server.lines)
         await server.job(await server.submit("quick", {"a": [1.5]}))
@@ -168,6 +172,8 @@ async def test_first_requests_and_jobs_import_nothing(tmp_path: Path) -> None:
     after = server.lines[before:]
     assert len([line for line in after if "job_failed" in line or "thread_ran" in line]) == 2
     assert [line for line in after if line.startswith("import time:")] == []
+    # A server that keeps its jobs in memory pays for no file.
+    assert file == any(re.search("import time:.*sqlite", line) for line in server.lines)
 
 
 async def test_dropped_jobs_are_counted_and_logged(tmp_path: Path) -> None:

@@ -17,13 +17,11 @@ from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.durable_admission import DurableAdmission
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DurableStore, Store, StoreMoves, UnfinishedJobs
-from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -200,6 +198,10 @@ def make_pool(
     limited = (send, capacity, schedule, handlers.max_running)
     moves: StoreMoves
     if isinstance(store, DurableStore):
+        # Imported here: a pool in memory needs none of it.
+        from trio_jobs.pool.durable_admission import DurableAdmission
+        from trio_jobs.pool.suspects import Suspects
+
         suspects = Suspects(store, schedule, executor.has_begun)
         moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
         admission: Admission = DurableAdmission(

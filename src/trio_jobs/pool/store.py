@@ -24,6 +24,10 @@ class InvalidTransitionError(StoreError):
     """The job's status does not allow the move."""
 
 
+class StoreFileError(Exception):
+    """The file cannot be used, and nothing in it has changed. The text is one line."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatistics:
     """How many jobs have each status.

@@ -19,8 +19,8 @@ from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
 from trio_jobs import Outcome
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.opened_store import RecoveredFile
 from trio_jobs.settings import StoreSettings
+from trio_jobs.store_in_file import RecoveredFile
 from trio_jobs.stores.sqlite.file_place import _file_system
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.recovery import RecoveryRule, recover

@@ -10,10 +10,10 @@ from tests.stores.sqlite.files import read
 from tests.support import NOON, SUCCEEDED, HttpSettings, PoolSettings, StoreSettings
 from trio_jobs import Handler, IdempotencyKey, Job, Outcome
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.opened_store import RecoveredFile
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.wall_clock import utc_now
+from trio_jobs.store_in_file import RecoveredFile
 from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.reads import FileReader

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from trio_jobs.pool.store import StoreFileError as StoreFileError
 from trio_jobs.stores.sqlite.schema import ForeignFileError
 
 # SQLite's WAL needs memory that all processes share, which these do not give. Of FUSE, some do.
@@ -12,10 +13,6 @@ _NETWORK: Final = (
     *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
     *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
 )
-
-
-class StoreFileError(Exception):
-    """The file cannot be used, and nothing in it has changed. The text is one line."""
 
 
 class one_line:  # noqa: N801  (a context manager, used like a function)
