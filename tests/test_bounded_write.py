@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_within
+from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_each, write_within
+
+TOO_LONG = 20
 
 MUCH = b"x" * 10_000_000
 
@@ -67,6 +69,43 @@ def test_pieces_end_where_a_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert b"".join(pieces) == data
     assert [len(piece) for piece in pieces] == [3001, 3001, PIECE_BYTES, 101]
+
+
+def test_last_lines_are_written_when_the_time_is_over() -> None:
+    reader, writer = os.pipe()
+
+    write_each(writer, [b"line\n"], -1, last=lambda: [b"one\n", b"two\n"])
+
+    assert os.read(reader, len(MUCH)) == b"one\ntwo\n"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_last_lines_begin_a_line_after_one_that_was_not_written_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[bytes] = []
+
+    def write(_fd: int, data: bytes, seconds: float) -> int:
+        assert 0 < seconds <= TOO_LONG
+        written.append(data[:2])
+        return 2
+
+    monkeypatch.setattr("trio_jobs.bounded_write.write_within", write)
+
+    write_each(1, [b"1\n", b"long\n", b"never\n"], TOO_LONG, last=lambda: [b"2\n"])
+
+    assert written == [b"1\n", b"lo", b"\n2"]
+
+
+def test_last_lines_wait_a_bounded_time_for_room(unread: int) -> None:
+    fd = open_for_writing(unread)
+    start = time.monotonic()
+
+    write_each(fd, [MUCH], 0.05, last=lambda: [b"2\n"])
+
+    assert 0.15 <= time.monotonic() - start < 1.1
+    os.close(fd)
 
 
 def test_file_keeps_its_position(tmp_path: Path) -> None:

@@ -229,10 +229,17 @@ class FinalLines:
         self.lines: list[Line] = []
 
     def write_final(
-        self, _logger: str, _level: int, events: Iterable[Line], *, seconds: float
+        self,
+        _logger: str,
+        _level: int,
+        events: Iterable[Line],
+        *,
+        seconds: float,
+        last: Callable[[], Iterable[Line]],
     ) -> None:
         assert 0 < seconds <= 0.2
         self.lines += events
+        self.lines += last()
 
 
 def test_nothing_is_written_after_the_deadline(tmp_path: Path) -> None:
@@ -269,14 +276,30 @@ def test_names_that_come_too_late_are_counted(
         "trio_jobs.unfinished_report.time", SimpleNamespace(monotonic=lambda: next(clock))
     )
 
-    lines = list(UnfinishedReport(lambda: jobs, None).lines())
+    report = UnfinishedReport(lambda: jobs, None)
+    lines = list(report.lines())
 
     assert [event for event, _ in lines] == [
         "jobs_not_started",
         "jobs_not_started",
-        "unfinished_jobs_not_all_named",
     ]
-    assert lines[-1][1] == {"count": 100}
+    assert [*report.unnamed()] == [("unfinished_jobs_not_all_named", {"count": 100})]
+
+
+def test_report_that_has_not_begun_counts_all_jobs() -> None:
+    jobs = UnfinishedJobs(begun=[make_job("a")], not_begun=[make_job("b")])
+
+    [line] = UnfinishedReport(lambda: jobs, None).unnamed()
+
+    assert line == ("unfinished_jobs_not_all_named", {"count": 2})
+
+
+def test_report_that_has_named_all_jobs_counts_none() -> None:
+    report = UnfinishedReport(lambda: ONE_JOB, None)
+
+    assert len([*report.lines()]) == 1
+
+    assert [*report.unnamed()] == []
 
 
 def test_folder_in_which_no_file_can_be_made_is_refused() -> None:

@@ -165,7 +165,8 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
         stop.arm_after_crash()
         log.critical("server_failed", exc_info=True)
-        logs.write_final(__name__, logging.ERROR, stop.unfinished(), seconds=_FLUSH_SECONDS)
+        lines, last = stop.report.lines(), stop.report.unnamed
+        logs.write_final(__name__, logging.ERROR, lines, seconds=_FLUSH_SECONDS, last=last)
     finally:
         listeners.close()
         if folder is not None:

@@ -4,11 +4,14 @@ import os
 import select
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # A pipe takes this many bytes as a whole or not at all (POSIX): another writer's lines never
 # come between them. Linux calls a pipe writable only when this many fit.
 PIECE_BYTES = select.PIPE_BUF
+
+# The longest wait for room for the last lines of `write_each`, beyond its time.
+LAST_SECONDS = 0.1
 
 
 def open_for_writing(fd: int) -> int:
@@ -66,13 +69,31 @@ def write_within(fd: int, data: bytes, seconds: float | None) -> int:
     return written
 
 
-def write_each(fd: int, lines: Iterable[bytes], seconds: float) -> None:
+def write_each(
+    fd: int,
+    lines: Iterable[bytes],
+    seconds: float,
+    *,
+    last: Callable[[], Iterable[bytes]] = tuple,
+) -> None:
     """Write lines that are made one after the other, until the time is over or a write fails.
 
-    The time also bounds lines that the stream takes at once.
+    Args:
+        fd: From ``open_for_writing``.
+        lines: The next line is asked for when the last one has been written.
+        seconds: Also bounds the number of lines that the stream takes at once.
+        last: Returns the lines for the end. They are written even if the time is over, and wait for
+            room for 0.1 s at the most.
     """
     end = time.monotonic() + seconds
+    before = b""
     for line in lines:
         left = end - time.monotonic()
-        if left <= 0 or write_within(fd, line, left) < len(line):
-            return
+        if left <= 0:
+            break
+        written = write_within(fd, line, left)
+        if written < len(line):
+            before = b"\n" if written else b""
+            break
+    if rest := b"".join(last()):
+        write_within(fd, before + rest, LAST_SECONDS)

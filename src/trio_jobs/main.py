@@ -67,7 +67,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     report = UnfinishedReport(
         pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines
     )
-    stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, unfinished=report.lines)
+    stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, report=report)
     add_instruments(pool.executor, config.logging, resources.takeovers)
 
     # The child processes and HTTP outlive the pool.

@@ -16,8 +16,6 @@ from trio_jobs.logs.installation import Logs
 from trio_jobs.pool.store import UnfinishedJobs
 from trio_jobs.pool.unfinished import Line, count_ids, unfinished_lines
 
-log = logging.getLogger(__name__)
-
 # For the jobs, in a report by the hard limit or a signal. That report has half a second in all; the
 # rest is for the tasks and threads in the way.
 _SECONDS_AT_THE_LIMIT = 0.4
@@ -46,13 +44,17 @@ class UnfinishedReport:
         self._jobs = jobs
         self._leftovers = leftovers
         self._unwritten = unwritten
+        self._report: _Report | None = None  # None: no caller has asked for a line
 
     def write(self, jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> None:
-        """Write the file and the log's lines; blocks for at most ``seconds``."""
-        report = _Report(jobs, self._leftovers, seconds)
-        logs.write_final(__name__, logging.ERROR, report.lines(), seconds=seconds)
-        if report.unnamed:
-            log.error("unfinished_jobs_not_all_named", extra={"count": report.unnamed})
+        """Write the file and the log's lines.
+
+        Blocks for at most ``seconds``, and 0.1 s more for the line that `unnamed` yields.
+        """
+        self._report = report = _Report(jobs, self._leftovers, seconds)
+        logs.write_final(
+            __name__, logging.ERROR, report.lines(), seconds=seconds, last=self.unnamed
+        )
 
     async def write_in_thread(self, jobs: UnfinishedJobs, logs: Logs, *, seconds: float) -> None:
         """Do the same as `write`, in a thread; a shorter time counts as 0.3 s.
@@ -69,11 +71,18 @@ class UnfinishedReport:
 
     def lines(self) -> Iterator[Line]:
         """Write the files, and yield the log's lines for a caller that writes past the log."""
-        report = _Report(self._jobs(), self._leftovers, _SECONDS_AT_THE_LIMIT)
+        self._report = report = _Report(self._jobs(), self._leftovers, _SECONDS_AT_THE_LIMIT)
         yield from report.lines()
-        if report.unnamed:
-            yield "unfinished_jobs_not_all_named", {"count": report.unnamed}
         yield from self._unwritten()
+
+    def unnamed(self) -> Iterator[Line]:
+        """Yield the line that counts the jobs without a name in the report, if there are any.
+
+        The caller writes it at the end: only then it is known which names had time.
+        """
+        count = self._jobs().count if self._report is None else self._report.unnamed
+        if count:
+            yield "unfinished_jobs_not_all_named", {"count": count}
 
 
 class _Report:

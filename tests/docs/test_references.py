@@ -108,6 +108,10 @@ def events_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
                 args=[_, ast.Attribute(attr=level), _, _, ast.Constant(str(name)), *_],
             ):
                 yield name, level.lower()
+            case ast.Call(
+                func=ast.Attribute(attr="write_final"), args=[_, ast.Attribute(attr=level), *_]
+            ):
+                yield "the lines of `UnfinishedReport`", level.lower()
             case ast.Call(func=ast.Attribute(ast.Name("log"), "log"), args=[_, message, *_]):
                 yield text_of(message), "?"
             case ast.Call(
@@ -133,7 +137,7 @@ PUT_TOGETHER = {
     ],
     "f'Running on {bound.url}'": ["Running on …"],
     "event": ["jobs_interrupted", "jobs_not_started", "jobs_waiting"],
-    "unfinished_jobs_not_all_named": [
+    "the lines of `UnfinishedReport`": [
         "unfinished_jobs_not_all_named",
         "leftovers_written",
         "leftovers_not_written",

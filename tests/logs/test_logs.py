@@ -219,6 +219,14 @@ def test_final_lines_end_at_their_deadline_also_when_the_stream_takes_everything
     assert [line.partition("job_ids=")[2] for line in lines] == [str(n) for n in range(written)]
 
 
+def test_final_lines_have_an_end_whatever_the_time(logs: Logs, pipe: Pipe) -> None:
+    some: list[tuple[str, dict[str, object]]] = [("jobs_not_named", {"count": 1})]
+
+    logs.write_final("x", logging.ERROR, [("job", {})], seconds=-1, last=lambda: some)
+
+    assert events([line for line in pipe.read() if line]) == ["jobs_not_named count=1"]
+
+
 def test_line_for_others_is_about_no_job(logs: Logs) -> None:
     token = current_job_id.set("a1")
     line = logs.render("trio_jobs.shutdown.stop", "hard limit reached", "File 1\nFile 2").decode()

@@ -65,6 +65,7 @@ from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
     from trio_jobs.pool.schedule import Schedule
+    from trio_jobs.pool.unfinished import Line
     from trio_jobs.server.connection import ClientConnection
 
 WORKERS = 3
@@ -128,9 +129,11 @@ class Names(Logs):
         events: Iterable[tuple[str, Mapping[str, object]]],
         *,
         seconds: float,
+        last: Callable[[], Iterable[Line]] = tuple,
     ) -> None:
         """Take down the event and the ids."""
         self.events += [(event, str(fields["job_ids"])) for event, fields in events]
+        assert not [*last()], "there is time for all names"
 
     def note_unfinished(self, event: str, *, extra: Mapping[str, object]) -> None:
         """Stand where `open_jobs` names them in the log."""
@@ -721,7 +724,7 @@ def check(program: Program) -> None:
     # What the log has named; if `main` has raised before that, what its caller will name.
     lines = list(program.names.events)
     if program.status is None and not lines:
-        lines = [(event, str(fields["job_ids"])) for event, fields in program.stop.unfinished()]
+        lines = [(event, str(fields["job_ids"])) for event, fields in program.stop.report.lines()]
     assert sorted(ids_in(lines, "jobs_interrupted")) == released  # named type by type
     assert sorted(ids_in(lines, "jobs_waiting")) == waiting
     assert sorted(ids_in(lines, "jobs_not_started") + waiting) == queued

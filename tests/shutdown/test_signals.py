@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from trio_jobs.settings import HttpSettings, PoolSettings
+from trio_jobs.shutdown.diagnostics import NoJobs
 from trio_jobs.shutdown.stop import Stop
 
 # Far above what any of the programs needs, far below the minute for which they hang.
@@ -38,7 +39,7 @@ class Asked:
     def __init__(self, stop: Stop) -> None:
         self.drain = trio.Event()
         self.cancel = trio.Event()
-        stop.connect(drain=self.drain.set, cancel=self.cancel.set)
+        stop.connect(drain=self.drain.set, cancel=self.cancel.set, report=NoJobs())
 
 
 async def test_request_asks_for_a_drain(stop: Stop) -> None:

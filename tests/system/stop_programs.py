@@ -15,16 +15,28 @@ import time
 import trio
 
 from trio_jobs.settings import HttpSettings, PoolSettings
+from trio_jobs.shutdown.diagnostics import Line
 from trio_jobs.shutdown.stop import Stop
 
 LONG = 60
-ONE_JOB = [("job_unfinished", {"job_id": "a"})]
 
 # Ends the process 0.2 s after the first signal, and so far into the second's limit.
 HTTP = HttpSettings(graceful_timeout=0)
 
 stop = Stop(PoolSettings(grace_period=0.1), HTTP, margin=0.1)
 patient = Stop(PoolSettings(grace_period=LONG), HTTP, margin=0.5)
+
+
+class OneJob:
+    """The report about one job, which two lines are about."""
+
+    def lines(self) -> list[Line]:
+        """Name it."""
+        return [("job_unfinished", {"job_id": "a"})]
+
+    def unnamed(self) -> list[Line]:
+        """The line at the end."""
+        return [("not_all_named", {"count": 1})]
 
 
 def say(word: str) -> None:
@@ -42,7 +54,7 @@ def hang() -> None:
 def connect(stop: Stop) -> tuple[trio.Event, trio.Event]:
     """Two events: the first signal has come, the second one has."""
     first, second = trio.Event(), trio.Event()
-    stop.connect(drain=first.set, cancel=second.set, unfinished=lambda: ONE_JOB)
+    stop.connect(drain=first.set, cancel=second.set, report=OneJob())
     return first, second
 
 
@@ -108,10 +120,11 @@ def blocks_at_exit() -> None:
 
 
 def cannot_name_its_jobs() -> None:
-    def unfinished() -> list[tuple[str, dict[str, object]]]:
-        raise RuntimeError
+    class Jobs(OneJob):
+        def lines(self) -> list[Line]:
+            raise RuntimeError
 
-    stop.unfinished = unfinished
+    stop.report = Jobs()
     stop.install()
     terminate()
     hang()

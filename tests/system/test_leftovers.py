@@ -19,7 +19,7 @@ from tests.command import (
     run_command,
     running_command,
 )
-from tests.system.test_stopping import FAULT_IN_THE_STORE
+from tests.system.test_stopping import FAULT_IN_THE_STORE, SLOW_LOG
 from tests.test_leftovers import submissions
 
 APART = 0.3  # seconds between two signals, for both to count
@@ -183,11 +183,45 @@ async def test_a_hundred_thousand_jobs_of_as_many_types_are_accounted_for_in_tim
             assert await server.wait_exit() == (1 if end == "second signal" else 70)
 
     assert bool(server.lines_with("hard limit reached")) == (end == "hard limit")
+    assert sum(named_and_counted(server)) == 100_000
+
+
+def named_and_counted(server: Command) -> tuple[int, int]:
+    """How many jobs the log names, and how many more it counts."""
     lines = server.lines_with(" job_ids=")
     named = ",".join(line.partition(" job_ids=")[2] for line in lines).split(",")
+    assert len(set(named)) == len(named)
     notes = server.lines_with("unfinished_jobs_not_all_named")
-    left_out = sum(int(line.partition("count=")[2]) for line in notes)
-    assert len(set(named)) == len(named) == 100_000 - left_out
+    return len(named) * bool(lines), sum(int(line.partition("count=")[2]) for line in notes)
+
+
+@pytest.mark.parametrize(
+    ("no_time", "named"),
+    [
+        pytest.param("trio_jobs.shutdown.hard_limit.REPORT_SECONDS = 0", 0, id="for any line"),
+        pytest.param("trio_jobs.unfinished_report._SECONDS_AT_THE_LIMIT = -1", 0, id="for a name"),
+        pytest.param(SLOW_LOG, range(7), id="beside a slow reader"),
+    ],
+)
+@pytest.mark.parametrize("end", ["hard limit", "SIGQUIT"])
+async def test_report_without_time_counts_the_jobs(
+    tmp_path: Path, no_time: str, named: int | range, end: str
+) -> None:
+    work = "shielded" if end == "hard limit" else "at_the_gate"
+    config = shop(grace_period=0.1, work=work).replace("= 2.0", "= 0.1")
+    config = config.replace("[handlers]", f'[handlers]\ndefault = "work:{work}"')
+    command = patched(
+        f"import trio_jobs.unfinished_report, trio_jobs.shutdown.hard_limit\n{no_time}"
+    )
+    with Gate(tmp_path):
+        async with running_command(tmp_path, config=config, command=command) as server:
+            ids = [await server.submit(f"type{n}", n) for n in range(20)]
+            server.send(signal.SIGQUIT if end == "SIGQUIT" else signal.SIGTERM)
+            assert await server.wait_exit() == 70
+
+    some, others = named_and_counted(server)
+    assert some + others == len(ids)
+    assert some == named if isinstance(named, int) else some in named
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]], ids=["start", "check"])

@@ -91,6 +91,7 @@ def test_hard_limit_ends_a_program_that(name: str, in_the_way: str) -> None:
     assert in_the_way in err
     if name == "blocks_the_loop":
         assert err.splitlines()[1] == "job_unfinished job_id=a"  # before all else
+        assert err.splitlines()[-1] == "not_all_named count=1"
 
 
 def test_hard_limit_ends_a_program_whose_report_fails() -> None:

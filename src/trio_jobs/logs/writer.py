@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate, chain
 
@@ -114,6 +114,7 @@ class LogWriter(logging.Handler):
         events: Iterable[tuple[str, Mapping[str, object]]],
         *,
         seconds: float,
+        last: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple,
     ) -> None:
         """Write lines that must not be dropped, past the queue, after those logged so far.
 
@@ -126,16 +127,19 @@ class LogWriter(logging.Handler):
             events: Events with their fields. The next one is asked for when the last one has been
                 written. A line keeps 2,000 characters of a field, or fewer if it has many fields:
                 name many jobs in many lines.
-            seconds: The longest time this may take.
+            seconds: The longest time this may take; the end may take 0.1 s more.
+            last: Returns the end, which is written even if the time is over.
         """
         end = time.monotonic() + seconds
-        render = self._formatter.render
-        lines: Iterable[bytes] = (
-            render(event_record(logger, level, event, fields)) for event, fields in events
-        )
+
+        def render(events: Iterable[tuple[str, Mapping[str, object]]]) -> Iterator[bytes]:
+            for event, fields in events:
+                yield self._formatter.render(event_record(logger, level, event, fields))
+
+        lines: Iterable[bytes] = render(events)
         if not self.flush_within(seconds=seconds / 2):
             lines = chain([b"\n"], lines)  # the thread may be stuck inside a line
-        write_each(self._fd, lines, end - time.monotonic())
+        write_each(self._fd, lines, end - time.monotonic(), last=lambda: render(last()))
 
     def end_within(self, *, seconds: float) -> None:
         """Write the queued lines and end the thread; leave it behind if it takes longer."""

@@ -11,17 +11,49 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
+from typing import Protocol
 
 import trio
 
 # A line for the log, what stands below it (a stack, or nothing), and the line's fields.
 Block = tuple[str, str, Mapping[str, object]]
 
+# An event and its fields.
+Line = tuple[str, Mapping[str, object]]
+
 # The innermost frames say where a task or thread hangs.
 MAX_FRAMES = 25
 
 # Reading this many takes some 50 ms, and the report has half a second.
 MAX_TASKS = 5_000
+
+
+class JobReport(Protocol):
+    """The lines about the unfinished jobs in the report of a process that ends at once.
+
+    The thread that ends the process calls this, or a signal handler: it may read, but not wait.
+    """
+
+    def lines(self) -> Iterable[Line]:
+        """Name the jobs, in as many lines as the report has time for."""
+
+    def unnamed(self) -> Iterable[Line]:
+        """Count the jobs that no written line has named. Called last."""
+
+
+class NoJobs:
+    """The `JobReport` of a process that has no jobs yet."""
+
+    def lines(self) -> Iterable[Line]:
+        """See `JobReport.lines`."""
+        return ()
+
+    unnamed = lines
+
+
+def job_blocks(lines: Callable[[], Iterable[Line]]) -> Iterator[Block]:
+    """The blocks of a `JobReport`; a failure becomes a line."""
+    return blocks_or_failure(lambda: ((event, "", fields) for event, fields in lines()))
 
 
 def task_blocks(root: trio.lowlevel.Task) -> Iterator[Block]:

@@ -58,6 +58,7 @@ class HardLimit:
         *,
         diagnose: Callable[[], Iterable[Block]],
         render: Callable[[str, str, Mapping[str, object]], bytes],
+        last: Callable[[], Iterable[Block]] = tuple,
         status: int = HARD_LIMIT_STATUS,
     ) -> None:
         """Prepare a limit.
@@ -66,10 +67,13 @@ class HardLimit:
             diagnose: Returns what keeps the process from ending. Called in the limit's own thread
                 once the limit is reached.
             render: Turns a block of the report into bytes for the log.
+            last: Returns the end of each report, which is written even if the report's time is
+                over. Called in the thread that ends the process.
             status: The exit status.
         """
         self._diagnose = diagnose
         self._render = render
+        self._last = last
         self._status = status
         self._started = False
         self._is_deadly = False  # SIGALRM has its default action
@@ -134,7 +138,7 @@ class HardLimit:
             os.close(self._log)
 
     def end_process(self, line: str, blocks: Iterable[Block]) -> None:
-        """Write ``line`` and as many blocks as the log takes in half a second, then exit.
+        """Write ``line``, as many blocks as the log takes in half a second, and the end; then exit.
 
         Before ``start`` it does nothing. Safe in a signal handler.
         """
@@ -143,10 +147,13 @@ class HardLimit:
         try:
             all_blocks = itertools.chain([(line, "", {})], blocks)
             lines = itertools.starmap(self._render, all_blocks)
-            write_each(self._log, lines, REPORT_SECONDS)
+            write_each(self._log, lines, REPORT_SECONDS, last=self._last_lines)
         finally:
             # Not sys.exit(): the interpreter would wait for every thread that is not a daemon.
             os._exit(self._status)
+
+    def _last_lines(self) -> Iterable[bytes]:
+        return itertools.starmap(self._render, self._last())
 
     def _watch(self) -> None:
         while True:

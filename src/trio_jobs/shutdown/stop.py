@@ -8,14 +8,17 @@ import atexit
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import trio
 
 from trio_jobs.settings import HttpSettings, PoolSettings
 from trio_jobs.shutdown.diagnostics import (
     Block,
+    JobReport,
+    NoJobs,
     blocks_or_failure,
+    job_blocks,
     plain,
     task_blocks,
     thread_blocks,
@@ -50,7 +53,7 @@ class Stop:
     Attributes:
         at: ``time.monotonic()`` of the first signal, even if the event loop was blocked or not
             running then; None before. The grace period starts at this time.
-        unfinished: See `connect`.
+        report: See `connect`.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Stop:
     ) -> None:
         """``margin``: seconds. ``render`` turns a block of a report into bytes for the log."""
         self.at: float | None = None
-        self.unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple
+        self.report: JobReport = NoJobs()
         self._drain: Callable[[], object] = lambda: None
         self._cancel: Callable[[], object] = lambda: None
         self._grace_period = pool.grace_period
@@ -76,7 +79,9 @@ class Stop:
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
         self._signals: Signals | None = None
-        self._hard_limit = HardLimit(diagnose=self._diagnose, render=render)
+        self._hard_limit = HardLimit(
+            diagnose=self._diagnose, last=lambda: job_blocks(self.report.unnamed), render=render
+        )
 
     def install(self, signals: Signals | None = None) -> None:
         """Act on the signals, for the rest of the process's life. In the main thread.
@@ -124,18 +129,16 @@ class Stop:
         *,
         drain: Callable[[], object],
         cancel: Callable[[], object],
-        unfinished: Callable[[], Iterable[tuple[str, Mapping[str, object]]]] = tuple,
+        report: JobReport,
     ) -> None:
         """Let the signals steer this Trio run. Signals that came before count.
 
         Args:
             drain: Called in the event loop after the first signal, perhaps again later.
             cancel: Called there after the second signal, perhaps again later.
-            unfinished: Names the unfinished jobs: an event and its fields for each line of the
-                report. Called in another thread than the event loop's, or in a signal handler: it
-                may read, but not wait.
+            report: Names the unfinished jobs if the process ends at once.
         """
-        self._drain, self._cancel, self.unfinished = drain, cancel, unfinished
+        self._drain, self._cancel, self.report = drain, cancel, report
         self._root = trio.lowlevel.current_root_task()
         # Set before `_wake` reads the count: a signal in between then wakes the loop twice. In the
         # other order it would be lost.
@@ -210,7 +213,7 @@ class Stop:
     def _end_process(self, why: str) -> None:
         self._hard_limit.end_process(
             f"{why}: the process ends with status {HARD_LIMIT_STATUS}",
-            blocks_or_failure(self._job_blocks),
+            job_blocks(self.report.lines),
         )
 
     def _wake_loop(self) -> None:
@@ -225,12 +228,8 @@ class Stop:
             self._cancel()
 
     def _diagnose(self) -> Iterator[Block]:
-        yield from blocks_or_failure(self._job_blocks)
+        yield from job_blocks(self.report.lines)
         root = self._root
         if root is not None:
             yield from blocks_or_failure(lambda: task_blocks(root))
         yield from blocks_or_failure(thread_blocks)
-
-    def _job_blocks(self) -> Iterator[Block]:
-        for event, fields in self.unfinished():
-            yield event, "", fields
