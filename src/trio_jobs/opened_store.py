@@ -35,7 +35,11 @@ class OpenedStore(Protocol):
         """
 
     def find_nowait(self, job_id: str) -> Job:
-        """The job as it is now, if that needs no wait; see `Store.find_nowait`."""
+        """The job as clients see it now, if that needs no wait.
+
+        Raises:
+            JobNotFoundError: There is no such job; or, with a file, none that is unfinished.
+        """
 
     def unwritten_lines(self) -> Iterator[Line]:
         """Name the jobs whose ends are not on the disk. Any thread may call this."""

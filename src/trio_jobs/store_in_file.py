@@ -69,7 +69,7 @@ class StoreInFile:
             now=now,
             soon=trio.lowlevel.current_trio_token().run_sync_soon,
         )
-        self.find_nowait = self.store.find_nowait
+        self.find_nowait = self.store.shown_nowait
 
     def start(self, pool: Pool) -> None:
         """See `OpenedStore.start`; starts the thread that writes, too."""

@@ -80,10 +80,11 @@ class Record:
 
 @dataclass(kw_only=True)
 class Change:
-    """What one call hands over: the records, and whether they may be refused."""
+    """What one call hands over: the records, whether they may be refused, and who is cancelled."""
 
     records: dict[str, Record | None]
     is_submission: bool = False
+    cancelled: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -94,6 +95,7 @@ class Model:
         live: The jobs that moves can find; one that has ended is here until its end is written.
         disk: What a crash leaves.
         changes: What is not written.
+        before_cancel: The jobs whose cancel is not written, as they were before it.
         released: The jobs that this process hands out no more.
         refused: The submissions that were refused, in order; True for one that came in.
     """
@@ -101,6 +103,7 @@ class Model:
     live: dict[str, Record] = field(default_factory=dict)
     disk: dict[str, Record] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    before_cancel: dict[str, Record] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
     accepted: list[bool] = field(default_factory=list)
 
@@ -108,12 +111,21 @@ class Model:
         self.live[job_id] = replace(self.live[job_id], **changes)
         self.changes.append(Change(records={job_id: self.live[job_id]}))
 
+    def cancel(self, job_id: str, now: datetime) -> None:
+        before = self.live[job_id]
+        self.before_cancel.setdefault(job_id, before)
+        run_at = before.run_at and min(before.run_at, now)
+        self.move(job_id, cancel_requested=True, run_at=run_at)
+        self.changes[-1].cancelled = job_id
+
     def allows(self, job_id: str, *statuses: JobStatus) -> bool:
         return job_id in self.live and self.live[job_id].status in statuses
 
     def write(self, number: int) -> None:
         written, self.changes = self.changes[:number], self.changes[number:]
         for change in written:
+            if change.cancelled is not None:
+                self.before_cancel.pop(change.cancelled, None)
             new = [each for key, each in change.records.items() if key not in self.disk]
             keys = {record.key for record in new if record is not None and record.key}
             taken = {record.key for record in self.disk.values()}
@@ -136,7 +148,7 @@ class Model:
         self.changes = [change for change in self.changes if not change.is_submission]
 
     def crash(self) -> None:
-        self.changes, self.released = [], set()
+        self.changes, self.released, self.before_cancel = [], set(), {}
         for job_id, record in self.disk.items():
             if record.status is not PROCESSING:
                 continue
@@ -153,7 +165,7 @@ class Model:
             seen[job_id] = record
             if record.outcome is not None:
                 seen[job_id] = replace(record, status=PROCESSING, outcome=None)
-        return seen
+        return seen | self.before_cancel
 
 
 class SqliteJournal(StepJournal):
@@ -440,10 +452,7 @@ class DictMachine(RuleBasedStateMachine):
         may = self.model.allows(job_id, PENDING, PROCESSING)
         self._both(may, lambda store: store.request_cancel_nowait(job_id))
         if may:
-            run_at = self.model.live[job_id].run_at
-            self.model.move(
-                job_id, cancel_requested=True, run_at=run_at and min(run_at, self.wall_clock)
-            )
+            self.model.cancel(job_id, self.wall_clock)
 
     @precondition(lambda self: self.model.disk)
     @rule(number=some_number)

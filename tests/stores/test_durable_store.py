@@ -94,6 +94,30 @@ async def test_key_leads_to_its_job_at_each_moment_of_its_life() -> None:
     assert store.find_key_nowait("k") is None
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_found_job_that_has_not_ended_is_in_memory_and_its_end_will_be_told(
+    steps: int,
+) -> None:
+    store, journal = open_store()
+    told: list[str] = []
+
+    async def find() -> None:
+        job = await store.find("a")
+        # No checkpoint so far: whoever waits for its end subscribes now.
+        told.append(job.status if job.status is COMPLETED else store.find_nowait("a").status)
+
+    store.add_all([make_job("a")], reruns={}, landed=lambda: None, refused=print)
+    tell = journal.write()  # on the disk, so listings have its id
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(find)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        tell()
+        await completed(store, journal)
+
+    assert told in ([PENDING], [COMPLETED])
+
+
 @pytest.mark.parametrize("look", ["find", "find_keys", "page"])
 async def test_job_that_ends_during_a_look_up_is_found(look: str) -> None:
     key = IdempotencyKey(text="k", digest=b"")
@@ -309,6 +333,50 @@ async def test_cancel_is_noted_at_once_and_answered_when_it_is_written() -> None
     assert before == (["a"], [])
     assert answers == [in_file(journal)]
     assert answers[0].cancel_requested
+
+
+async def test_cancel_shows_when_it_is_on_the_disk_and_holds_at_once() -> None:
+    key = IdempotencyKey(text="k", digest=b"")
+    job = Job(id="a", type="t", payload=b"", created_at=NOON, key=key)
+    store, journal = filled(job)
+
+    async def shown() -> set[bool]:
+        jobs = [
+            store.shown_nowait("a"),
+            await store.find("a"),
+            *await store.find_many(["a"]),
+            *(await store.find_keys(["k"])).values(),
+            *await store.page(limit=10),
+        ]
+        assert len(jobs) == 5
+        return {job.cancel_requested for job in jobs}
+
+    store.request_cancel_nowait("a")
+    claimed = store.claim("a")
+    before = await shown()
+    store.request_cancel_nowait("a")
+    again = await shown()
+    journal.commit(1)
+    after = await shown()
+
+    assert claimed is not None
+    assert claimed.cancel_requested
+    assert (before, again, after) == ({False}, {False}, {True})
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_cancel_that_is_refused_hides_nothing(written: bool) -> None:
+    store, journal = filled(make_job("a"))
+    store.claim("a")
+    ended = store.complete("a", SUCCEEDED)
+    if written:
+        journal.commit()
+
+    with pytest.raises((InvalidTransitionError, JobNotFoundError)):
+        store.request_cancel_nowait("a")
+    journal.commit()
+
+    assert await store.find("a") == ended
 
 
 async def test_cancel_of_a_job_whose_end_is_being_written_is_refused_when_it_is_written() -> None:

@@ -41,7 +41,8 @@ async def find_after_wait(job_id: str, context: ApiContext) -> tuple[Job, dict[s
     """
     wanted = preferred_wait(request.headers.getlist("Prefer"))
     # No checkpoint from here to the subscription: the job could complete meanwhile, and then
-    # nothing would end the wait before its time is up. `find` makes none: the store is in memory.
+    # nothing would end the wait before its time is up. `find` makes none after it has seen that
+    # the job is unfinished.
     job = await context.pool.store.find(job_id)
     if wanted is None:
         return job, {}

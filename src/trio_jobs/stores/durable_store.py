@@ -50,6 +50,10 @@ _CUT_OFF = Ending(
 )
 
 
+def _nothing() -> None:
+    """Called when a move has landed that nobody waits for."""
+
+
 class JournalPort(Protocol):
     """Writes records in the order in which it is given them; see `stores.sqlite.journal`."""
 
@@ -163,6 +167,8 @@ class DurableStore:
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
         self._released: set[str] = set()
         self._cut_off: dict[str, Job] = {}  # ended by a release
+        # Unfinished jobs whose cancel is unwritten, as they were before it: as clients see them.
+        self._not_yet_cancelled: dict[str, Job] = {}
         self._keeps_pending = False
 
     def __len__(self) -> int:
@@ -296,10 +302,10 @@ class DurableStore:
             self._step_ends = True
             self._soon(self.hand_over)
 
-    def _write(self, job: Job) -> None:
+    def _write(self, job: Job, *, landed: Callable[[], None] = _nothing) -> None:
         self._jobs[job.id] = job
         self._claims.pop(job.id, None)
-        self._journal.append(((self._seqs[job.id], job),), landed=_nothing)
+        self._journal.append(((self._seqs[job.id], job),), landed=landed)
 
     def _show_all(self, ends: Sequence[End]) -> None:
         for _, job, show in ends:
@@ -350,10 +356,18 @@ class DurableStore:
         job_id = self._keys.get(text)
         return None if job_id is None else self._jobs[job_id]
 
+    def shown_nowait(self, job_id: str) -> Job:
+        """The unfinished job as clients see it; see `find_nowait`."""
+        return self._shown(job_id) or self.find_nowait(job_id)
+
     async def find(self, job_id: str) -> Job:
-        if (job := self._jobs.get(job_id)) is not None:
-            return job
-        return (await self.find_stored(job_id))[1]
+        while (job := self._shown(job_id)) is None:
+            job = (await self.find_stored(job_id))[1]
+            if job.status is COMPLETED:
+                return job
+            if job_id not in self._jobs:  # it is just coming in, or it has ended since it was read
+                await self._written()
+        return job
 
     async def find_stored(self, job_id: str) -> Stored:
         return (await self.find_all_stored([job_id]))[job_id]
@@ -361,7 +375,7 @@ class DurableStore:
     async def find_many(self, job_ids: Collection[str]) -> list[Job]:
         found = await self._find_stored(job_ids)
         # The memory last: a job may have come in.
-        jobs = [self._jobs.get(each) or found.get(each, (0, None))[1] for each in job_ids]
+        jobs = [self._shown(each) or found.get(each, (0, None))[1] for each in job_ids]
         return [job for job in jobs if job is not None]
 
     async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, Stored]:
@@ -382,11 +396,11 @@ class DurableStore:
         if any(text not in self._keys for text in texts):
             for job in await self._reader.find_keys(texts):
                 if job.key is not None:
-                    found[job.key.text] = self._jobs.get(job.id, job)
+                    found[job.key.text] = job
         # The memory last: a job may have come in, and one that has gone was in the file.
         for text in texts:
-            if (live := self.find_key_nowait(text)) is not None:
-                found[text] = live
+            if (job_id := self._keys.get(text)) is not None:
+                found[text] = self.shown_nowait(job_id)
         return found
 
     async def page(
@@ -394,7 +408,11 @@ class DurableStore:
     ) -> list[Job]:
         # Each job that is in memory is in the file too, perhaps as it was a moment ago.
         jobs = await self._reader.page(after=after, limit=limit, outcomes=outcomes)
-        return [self._jobs.get(job.id, job) for job in jobs]
+        return [self._shown(job.id) or job for job in jobs]
+
+    def _shown(self, job_id: str) -> Job | None:
+        """The job as clients see it, if it is in memory: its cancel shows when it is written."""
+        return self._not_yet_cancelled.get(job_id) or self._jobs.get(job_id)
 
     async def request_cancel(
         self, job_id: str, *, noted: Callable[[str], None] | None = None
@@ -410,10 +428,14 @@ class DurableStore:
 
     def request_cancel_nowait(self, job_id: str) -> Job:
         """The plain step of `request_cancel`, for a job that is in memory."""
-        job = self._ending.get(job_id) or self.find_nowait(job_id)
-        job = cancel_requested(job, self._now())
-        self._write(job)
+        before = self._ending.get(job_id) or self.find_nowait(job_id)
+        job = cancel_requested(before, self._now())
+        self._not_yet_cancelled.setdefault(job_id, before)
+        self._write(job, landed=partial(self._show_cancel, job_id))
         return job
+
+    def _show_cancel(self, job_id: str) -> None:
+        self._not_yet_cancelled.pop(job_id, None)
 
     async def delete(self, job_id: str) -> None:
         seq, job = await self.find_stored(job_id)
@@ -459,7 +481,3 @@ class DurableStore:
         if job.status is not expected:
             refuse(job, expected, wanted)
         return job
-
-
-def _nothing() -> None:
-    """Called when a move has landed that nobody waits for."""

@@ -17,6 +17,7 @@ from trio_jobs import Job, JobStatus
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.stores.sqlite.journal import Journal
+from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.recovery import recover
 from trio_jobs.stores.sqlite.store_file import StoreFile, open_store_file
 
@@ -348,3 +349,13 @@ async def wait_until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110  (a thread makes it true)
             await trio.sleep(0.001)
+
+
+def test_deleted_job_does_not_come_back_with_the_mark_of_its_re_run(tmp_path: Path) -> None:
+    old, again = completed(make_job("a")), replace(make_job("b"), rerun_of="a")
+    with opened(tmp_path / "jobs.db") as file:
+        writer = RecordWriter(file.connection)
+        writer.write([(1, old)])
+        writer.write([(1, None), (1, replace(old, rerun_as="b")), (2, again)])
+
+    assert read(tmp_path / "jobs.db") == [(2, again)]

@@ -75,6 +75,8 @@ class RecordWriter:
             connection.execute("ROLLBACK")
         retention = self._retention
         last = dict(records)
+        # A job that is forgotten stays so, also if the mark of a re-run comes behind.
+        last |= {seq: None for seq, job in records if job is None}
         connection.execute("BEGIN IMMEDIATE")
         try:
             if retention is not None:
