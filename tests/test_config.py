@@ -32,7 +32,7 @@ MODE = "an octal mode in quotes like '0660', of 6 (may connect) and 0 (may not)"
 FUNCTION = "a function's name like 'package.module:function'"
 SET_IN_THE_FILE = "handlers are set in the [handlers] table of the configuration file"
 KNOWN = (
-    "known: call, run, timeout, max_running, repeatable, max_interruptions, retry"
+    "known: call, run, timeout, max_running, repeatable, max_interruptions, spread, retry"
     " (a type with a dot in it is written in quotes)"
 )
 TIMEOUT = "a number of seconds from 0.001 to 604800"

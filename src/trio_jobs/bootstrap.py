@@ -355,6 +355,7 @@ def load_handlers(
                     max_running=settings.max_running,
                     repeatable=settings.repeatable,
                     max_interruptions=settings.max_interruptions,
+                    spread=settings.spread,
                     name=call,
                 )
             finally:

@@ -23,7 +23,17 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.child_log import ChildLog, LogLine, line_text
-from trio_jobs.handlers.frames import HEADER, TIME, Call, Hello, Kind, Program, Settings, frame
+from trio_jobs.handlers.frames import (
+    HEADER,
+    TIME,
+    Call,
+    Function,
+    Hello,
+    Kind,
+    Program,
+    Settings,
+    frame,
+)
 from trio_jobs.handlers.handler import Handler, Run, run_plain
 from trio_jobs.handlers.importing import (
     HandlerError,
@@ -165,7 +175,7 @@ class _Functions:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[Function, Handler] = {}
         self._faults: dict[str, Failure] = {}  # by the name of a module or a function
         self._shortage: str | None = None
         sys.path[:] = settings.path
@@ -180,8 +190,8 @@ class _Functions:
                 fault = _load_program(self._settings.program)
                 if fault is not None:
                     self._note("__main__", fault)
-            for name in self._settings.names:
-                self.find(name)
+            for function in self._settings.functions:
+                self.find(function)
         finally:
             imports_in_child.reset(token)
 
@@ -193,17 +203,20 @@ class _Functions:
             faulty=bool(self._faults),
         )
 
-    def find(self, name: str) -> Handler | Failure:
-        """The handler of this name, or the failure of its import."""
+    def find(self, function: Function) -> Handler | Failure:
+        """The handler of this function, or the failure of its import."""
+        name = function.name
         module, _, _ = name.partition(":")
-        known = self._handlers.get(name) or self._faults.get(name) or self._faults.get(module)
+        known = self._handlers.get(function) or self._faults.get(name) or self._faults.get(module)
         if known is not None:
             return known
         try:
-            handler = Handler.of(load_function(name), run=Run.PROCESS, name=name)
+            handler = Handler.of(
+                load_function(name), run=Run.PROCESS, spread=function.spread, name=name
+            )
         except BaseException as error:  # noqa: ASYNC103, BLE001 - a user's module
             return self._note(name if module in sys.modules else module, error)  # noqa: ASYNC104 - no event loop
-        self._handlers[name] = handler
+        self._handlers[function] = handler
         return handler
 
     def _note(self, key: str, error: BaseException) -> Failure:
@@ -214,7 +227,7 @@ class _Functions:
 
 def _run(call: Call, functions: _Functions, server: _Server) -> None:
     token = current_job_id.set(call.job_id)
-    found = functions.find(call.name)
+    found = functions.find(call.function)
     server.end_copy()
     answer = (
         found

@@ -240,6 +240,9 @@ class HandlerSettings:
     max_interruptions: Annotated[
         int, _integer(1, 1_000), "how often the server may die while a job runs before it ends"
     ] = 3
+    spread: Annotated[
+        Switch | None, "whether the payload is an object with the names of the parameters"
+    ] = None
     retry: Annotated[
         Annotated[RetrySettings, Meta(description="a table")] | None,
         "when a failed job gets another attempt",

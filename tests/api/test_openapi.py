@@ -37,6 +37,14 @@ async def resize(payload: int | None) -> None:
     """A handler that takes nothing as well."""
 
 
+async def weigh(parcel: Parcel, scale: str = "old", *, times: int | None = None) -> None:
+    """A handler with several parameters."""
+
+
+async def tidy(_depth: int = 3) -> None:
+    """A handler without a payload."""
+
+
 async def document(api: Api | None = None) -> dict[str, Any]:
     answer = await (api or Api()).client.get("/openapi.json")
     assert answer.status == 200
@@ -48,6 +56,7 @@ FUNCTIONS = [
     pytest.param({"default": accept}, id="default"),
     pytest.param({"email": accept}, id="email"),
     pytest.param({"ship": ship, "resize": resize, "default": accept}, id="typed"),
+    pytest.param({"weigh": weigh, "tidy": tidy}, id="several parameters"),
 ]
 
 
@@ -118,6 +127,13 @@ def validator(described: dict[str, Any], name: str) -> Draft202012Validator:
         {"type": "resize"},
         {"type": "resize", "payload": 7},
         {"type": "resize", "payload": "7"},
+        {"type": "weigh", "payload": {"parcel": {"to": {"street": "a", "number": 1}, "weight": 1}}},
+        {"type": "weigh", "payload": {"parcel": {"to": {"street": "a", "number": 1}}}},
+        {"type": "weigh", "payload": {"scale": "new", "times": 2}},
+        {"type": "weigh"},
+        {"type": "tidy"},
+        {"type": "tidy", "payload": {}},
+        {"type": "tidy", "payload": {"_depth": 4}},
         {"type": "other"},
         {"type": "default", "payload": []},
         {"type": ""},
@@ -138,7 +154,14 @@ def validator(described: dict[str, Any], name: str) -> Draft202012Validator:
     ],
 )
 async def test_a_submission_is_taken_if_the_document_says_so(submission: object) -> None:
-    api = Api({"ship": ship, "resize": resize, "default": accept})
+    functions: dict[str, Any] = {
+        "ship": ship,
+        "resize": resize,
+        "weigh": weigh,
+        "tidy": tidy,
+        "default": accept,
+    }
+    api = Api(functions)
 
     answer = await api.client.post("/jobs", msgspec.json.encode(submission))
 

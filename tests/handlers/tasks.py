@@ -27,6 +27,10 @@ def add(pair: Pair) -> dict[str, object]:
     return {"sum": pair.left + pair.right, "pair": pair, "set": {1}}
 
 
+def repeat(word: str, times: int = 2) -> list[str]:
+    return [word] * times
+
+
 def pid(_payload: object) -> int:
     return os.getpid()
 

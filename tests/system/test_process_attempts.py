@@ -80,6 +80,7 @@ PROGRAM = """
 import trio
 from tests.handlers.support import attempt
 from trio_jobs import Handler, RetryPolicy
+from trio_jobs.handlers.frames import Function
 from trio_jobs.handlers.process_pool import ProcessPool
 
 class Busy(Exception):
@@ -89,7 +90,7 @@ def work(payload):
     raise Busy(payload)
 
 async def main():
-    async with ProcessPool(1, names=["__main__:work"]) as processes:
+    async with ProcessPool(1, functions=[Function("__main__:work", None)]) as processes:
         for on in (Busy, "__main__.Busy", "OSError"):
             policy = RetryPolicy(attempts=2, on=[on])
             handler = Handler.of(work, run="process", retry=policy)

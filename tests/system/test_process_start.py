@@ -17,6 +17,7 @@ from tests.handlers.support import able_to_import_tests, process, wait_until
 from tests.support import ProcessPool, RunningPool, load_function, running_pool
 from tests.system.conftest import MakeHandler
 from trio_jobs import Ending, Handler, Outcome
+from trio_jobs.handlers.frames import Function
 
 
 async def test_a_child_imports_neither_trio_nor_the_server(processes: ProcessPool) -> None:
@@ -96,7 +97,7 @@ async def test_a_module_is_the_one_that_the_server_has_imported(
     monkeypatch.syspath_prepend(tmp_path / "second")
     handler = Handler.of(math.sqrt, run="process", name="twice_user:work")
 
-    async with ProcessPool(1, names=["twice_user:work"]) as processes:
+    async with ProcessPool(1, functions=[Function("twice_user:work", None)]) as processes:
         part = "twice.part" if "/" in file else "twice"
         ending = await process(handler, f'"{part}"'.encode(), processes=processes)
 

@@ -28,7 +28,7 @@ from tests.handlers.support import (
 )
 from tests.support import ChildHandle, ProcessPool, RunningPool, running_pool
 from tests.system.conftest import MakeHandler
-from trio_jobs import Ending, JobStatus, Outcome
+from trio_jobs import Ending, Handler, JobStatus, Outcome
 
 
 @pytest.mark.smoke
@@ -38,6 +38,23 @@ async def test_json_goes_in_and_json_comes_out(processes: ProcessPool) -> None:
     assert ending == Ending(
         outcome=Outcome.SUCCEEDED, result=b'{"sum":42,"pair":{"left":20,"right":22},"set":[1]}'
     )
+
+
+async def test_a_child_spreads_a_payload_as_the_server_does() -> None:
+    functions = {
+        "names": in_process(tasks.repeat),
+        "word": Handler.of(tasks.repeat, run="process", spread=False),
+    }
+    async with running_pool(functions, processes=1) as pool:
+        jobs = [
+            pool.submit("names", b'{"word": "a", "times": 3}'),
+            pool.submit("word", b'"b"'),
+            pool.submit("names", b'{"word": "c"}'),
+        ]
+
+    endings = [pool.ending(job) for job in jobs]
+    results = [None if ending is None else ending.result for ending in endings]
+    assert results == [b'["a","a","a"]', b'["b","b"]', b'["c","c"]']
 
 
 async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(

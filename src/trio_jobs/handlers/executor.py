@@ -73,7 +73,7 @@ class JobExecutor:
         processes: ProcessPool | None = None,
         shortage: StartShortage | None = None,
     ) -> None:
-        if processes is None and registry.process_names:
+        if processes is None and registry.process_functions:
             raise ValueError("a handler runs in a process, but there are no processes")
         self.registry = registry
         self.last_ended: RunningJob | None = None

@@ -51,12 +51,19 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None
 
 
+class Function(msgspec.Struct, frozen=True, array_like=True):
+    """A handler's function."""
+
+    name: str
+    spread: bool | None  # see `Handler`
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the server that a child takes over, to run functions as the server would."""
 
     path: list[str]  # ``sys.path``
     arguments: list[str]  # ``sys.argv``
-    names: list[str]  # of the functions to import at the start
+    functions: list[Function]  # to import at the start
     program: Program | None  # which defines some of them
     files: Mapping[str, FileState]  # that the server has imported, by the modules' names
     log_level: int  # the lowest level that the server's log takes
@@ -74,7 +81,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A job: the function to call, and its payload."""
 
     job_id: str
-    name: str
+    function: Function
     payload: msgspec.Raw
     max_result_bytes: int
 

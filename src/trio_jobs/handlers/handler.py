@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
-from trio_jobs.handlers.payload_type import Decode, PayloadType, make_decoder, payload_type
+from trio_jobs.handlers.payload_type import PayloadType, payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
+from trio_jobs.handlers.value_type import Decode
 from trio_jobs.json_encoding import encode_result
 
 if TYPE_CHECKING:  # a child process imports this module: its server applies the policy
     from trio_jobs.handlers.retry_policy import RetryPolicy
 
 # The modules that call a plain function: its tracebacks leave out their frames.
-_OWN = frozenset({__name__})
+_OWN = frozenset({__name__, shape_of.__module__})
 
 
 class _Forks:
@@ -57,8 +58,11 @@ class Handler:
         run: Where the function runs.
         timeout: The time limit in seconds; None for no limit.
         takes_context: Whether ``call`` takes a context.
-        payload_type: The type that payloads are checked against; ``Any`` for any JSON.
-        decode: Makes the payload from JSON; raises ``msgspec.MsgspecError`` or ``UnicodeError``.
+        payload: The type that payloads are checked against.
+        decode: Makes what ``call`` takes from a payload's JSON; raises ``msgspec.MsgspecError`` or
+            ``UnicodeError``.
+        spread: Whether the payload is an object with the names of the function's parameters; None
+            if their number decides.
         retry: When a failed job gets another attempt; None for never.
         max_running: How many jobs of its type run at the same time; None for any number.
         repeatable: Whether a job that a server's death has interrupted may run again.
@@ -70,8 +74,9 @@ class Handler:
     run: Run
     timeout: float | None
     takes_context: bool
-    payload_type: PayloadType
+    payload: PayloadType
     decode: Decode
+    spread: bool | None = None
     retry: "RetryPolicy | None" = None
     max_running: int | None = None
     repeatable: bool = True
@@ -93,12 +98,14 @@ class Handler:
         max_running: int | None = None,
         repeatable: bool = True,
         max_interruptions: int = 3,
+        spread: bool | None = None,
         name: str | None = None,
     ) -> Self:
         """Make a handler of a function.
 
         Args:
-            function: A callable that takes a payload.
+            function: A callable. With one parameter, it takes the payload as its value; with
+                several, the members of the payload, an object with their names.
             run: ``"async"``, ``"thread"`` or ``"process"``; None runs an async function in the
                 event loop and any other in a thread. With ``"process"``, a program that defines
                 the function itself must do its work behind ``if __name__ == "__main__":``,
@@ -113,12 +120,15 @@ class Handler:
                 with a store file, since the memory of a dead process has no jobs.
             max_interruptions: With how many such interruptions a job ends as ``interrupted``, since
                 it may be the job that kills the server.
+            spread: True gives a single parameter the payload's member of its name. False gives the
+                payload to the first parameter, and the others keep their defaults. None lets their
+                number decide.
             name: The name that the function was loaded by; None for the function's own name.
 
         Raises:
-            HandlerError: The function cannot be called with a payload, does not fit ``run``,
-                cannot be imported by a child process, or annotates its payload with a type that
-                JSON cannot be checked against; or the timeout is not a number above 0, or
+            HandlerError: The function cannot be called with a payload, does not fit ``run`` or
+                ``spread``, cannot be imported by a child process, or annotates a parameter with a
+                type that JSON cannot be checked against; or the timeout is not a number above 0, or
                 ``max_running`` or ``max_interruptions`` no integer above 0; or there is no
                 exception of a name in ``retry``, or ``retry`` has further settings although its
                 ``attempts`` are 1; or it retries, and is not repeatable.
@@ -133,10 +143,14 @@ class Handler:
         _check_number(max_interruptions, "max_interruptions")
         if not isinstance(repeatable, bool):
             raise HandlerError(f"must have true or false as repeatable, got {repeatable!r}")
-        shape = shape_of(function, is_async=where is Run.ASYNC)
+        if spread is not None and not isinstance(spread, bool):
+            raise HandlerError(f"must have true or false as spread, got {spread!r}")
+        shape = shape_of(function, spread=spread)
+        if shape.takes_context and where is not Run.ASYNC:  # plain functions get no context yet
+            raise HandlerError("takes the job's context, which only an async function gets")
         if name is None:
             name = importable_name(function) if where is Run.PROCESS else own_name(function)
-        type_ = payload_type(function, shape.payload)
+        payload = payload_type(function, shape.payload, spread=shape.spread)
         if retry is not None:
             retry = _resolved(retry, module=name.partition(":")[0])
             if retry.attempts > 1 and not repeatable:
@@ -149,8 +163,9 @@ class Handler:
             run=where,
             timeout=timeout,
             takes_context=shape.takes_context,
-            payload_type=type_,
-            decode=make_decoder(type_),
+            payload=payload,
+            decode=payload.decode,
+            spread=spread,
             retry=retry,
             max_running=max_running,
             repeatable=repeatable,

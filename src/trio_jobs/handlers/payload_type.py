@@ -1,148 +1,128 @@
-"""The type of a handler's payload: its annotation, decoder and JSON schema."""
+"""`PayloadType`: a handler's payload is the value of one parameter, or an object with several."""
 
-import inspect
-import sys
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any
 
 import msgspec
 
-from trio_jobs.error_text import describe
+from trio_jobs.handlers.annotations import Annotation, resolve
 from trio_jobs.handlers.importing import HandlerError
-
-# Makes a payload from JSON; raises `msgspec.MsgspecError` or `UnicodeError`, and nothing else.
-Decode = Callable[[bytes], object]
-
-# Classes, unions, Annotated, ...: no type covers all annotations.
-PayloadType: TypeAlias = Any
-
-_decode_anything = msgspec.json.Decoder().decode
+from trio_jobs.handlers.value_type import Decode, ValueType, guarded, make_value_type
 
 
-class PayloadSchemas(NamedTuple):
-    """The JSON schemas of payloads."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """A member of a payload that is spread over several parameters.
 
-    types: Mapping[str, Mapping[str, object]]  # by job type; an empty schema for any JSON
-    components: Mapping[str, Mapping[str, object]]  # the schemas that these refer to, by name
+    Attributes:
+        name: The name of the parameter and of the member.
+        type: The type of the value.
+        required: Whether the parameter has no default.
+        default: The default that the schema shows. ``UNSET`` for none, and for one that is not
+            plain JSON.
+    """
+
+    name: str
+    type: ValueType
+    required: bool
+    default: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadType:
+    """The type of a handler's payload.
+
+    Attributes:
+        value: The type of the one parameter whose value the payload is; None if it is spread.
+        arguments: The members of a spread payload.
+        decode: Makes the payload from JSON: the value, or a dict of the arguments that are there.
+            Raises ``msgspec.MsgspecError`` or ``UnicodeError``.
+    """
+
+    value: ValueType | None
+    arguments: tuple[Argument, ...]
+    decode: Decode
+
+    @property
+    def values(self) -> tuple[ValueType, ...]:
+        """The types of all values in it."""
+        return tuple(each.type for each in self.arguments) if self.value is None else (self.value,)
 
 
 def payload_type(
-    function: Callable[..., object], parameter: inspect.Parameter | None
+    function: Callable[..., object], parameters: Sequence[Parameter], *, spread: bool
 ) -> PayloadType:
-    """The type that annotates the payload's parameter; ``Any`` without one, and for ``object``.
+    """The type of a payload for these parameters.
+
+    Args:
+        function: The function, in whose module the annotations are resolved.
+        parameters: The parameters that the payload is for; none if the function has no signature.
+        spread: Whether the payload is an object with their names. Else it is the first one's value.
 
     Raises:
-        HandlerError: The annotation is text that cannot be resolved.
+        HandlerError: An annotation is text that cannot be resolved, or a type that JSON cannot be
+            made into.
     """
-    if parameter is None or parameter.annotation is parameter.empty:
-        return Any
+    types = [make_value_type(_annotation(function, each)) for each in parameters]
+    if not spread:
+        value = types[0] if types else make_value_type(Any)
+        return PayloadType(value=value, arguments=(), decode=value.decode)
+    arguments = tuple(
+        Argument(
+            name=each.name,
+            type=type_,
+            required=each.default is each.empty,
+            default=each.default if _is_plain_json(each.default) else msgspec.UNSET,
+        )
+        for each, type_ in zip(parameters, types, strict=True)
+    )
+    return PayloadType(value=None, arguments=arguments, decode=_object_decoder(arguments))
+
+
+def _annotation(function: Callable[..., object], parameter: Parameter) -> Annotation:
     annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return Any
     try:
-        resolved = resolve(function, annotation)
+        return resolve(function, annotation)
     except Exception as error:  # to evaluate the user's text may raise anything
         raise HandlerError(
             f"has a payload annotated {annotation!r}, which cannot be resolved: {error}"
         ) from error
-    return Any if resolved is object else resolved
 
 
-def resolve(function: Callable[..., object], annotation: object) -> Any:  # noqa: ANN401
-    """The type that an annotation stands for; raises any error of the annotation's text."""
-    # Not with the others: the context's type may be imported for type checkers only.
-    holder = SimpleNamespace(__annotations__={"parameter": annotation})
-    return typing.get_type_hints(holder, _namespace(function), include_extras=True)["parameter"]
-
-
-def _namespace(function: Callable[..., object]) -> dict[str, Any]:
-    """The globals of the module in which a function's annotations were written."""
-    while not hasattr(function, "__globals__"):
-        if hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        elif hasattr(function, "func"):  # a partial
-            function = function.func
-        elif inspect.ismethod(method := getattr(function, "__call__", None)):  # noqa: B004
-            function = method.__func__
-        else:
-            return vars(sys.modules[function.__module__])
-    namespace: dict[str, Any] = inspect.unwrap(function).__globals__
-    return namespace
-
-
-def make_decoder(type: PayloadType) -> Decode:  # noqa: A002 - the field's name
-    """Make the strict decoder for payloads of this type.
-
-    Raises:
-        HandlerError: JSON cannot be made into this type.
-    """
-    if type is Any:
-        return _decode_anything
-    try:
-        decode = msgspec.json.Decoder(type).decode
-        # The decoder takes an impossible type for a custom one, and would refuse each payload. Only
-        # the making of a schema raises the error.
-        _make_schemas([type], "{name}")
-    except KeyError as error:
-        raise HandlerError(
-            f"has a payload of type {type!r}, in which two types have the same name"
-        ) from error
-    except Exception as error:  # msgspec inspects the user's classes, which may raise anything
-        raise HandlerError(f"has a payload of type {type!r}: {error}") from error
-
-    def decode_typed(payload: bytes) -> object:
-        try:
-            return decode(payload)
-        except (msgspec.MsgspecError, UnicodeError):
-            raise
-        except BaseException as error:  # the user's __post_init__ may raise anything
-            cause = describe(error)
-            raise msgspec.ValidationError(  # noqa: ASYNC104 - the user's, at no checkpoint
-                f"cannot be decoded: {cause.type}: {cause.message}"
-            ) from error
-
-    return decode_typed
-
-
-def make_schemas(
-    types: Mapping[str, PayloadType], *, ref_template: str = "#/$defs/{name}"
-) -> PayloadSchemas:
-    """The schemas of payload types by job type, and the components that these refer to.
-
-    Args:
-        types: The type of the payload, by job type.
-        ref_template: How a schema refers to a component, given the component's name.
-
-    Raises:
-        TypeError: A type has no schema.
-    """
-    try:
-        schemas, components = _make_schemas(types.values(), ref_template)
-    except KeyError:
-        # msgspec gives some different types one name, such as Größe and Grüße: it replaces letters
-        # outside of ASCII. A number tells them apart.
-        schemas, components = [], {}
-        for number, type in enumerate(types.values(), 1):  # noqa: A001 - the field's name
-            template = ref_template.format(name=f"{number}.{{name}}")
-            [schema], own = _make_schemas([type], template)
-            schemas.append(schema)
-            components |= {f"{number}.{name}": each for name, each in own.items()}
-    return PayloadSchemas(types=dict(zip(types, schemas, strict=True)), components=components)
-
-
-def _make_schemas(
-    types: Iterable[PayloadType], ref_template: str
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    schemas, components = msgspec.json.schema_components(
-        tuple(types), schema_hook=_custom_schema, ref_template=ref_template
+def _object_decoder(arguments: Sequence[Argument]) -> Decode:
+    """A decoder for objects with these members, and no others; ``null`` is an empty object."""
+    # Fields of its own names: a parameter may be called like an attribute of each Struct.
+    names = {f"field_{number}": each.name for number, each in enumerate(arguments)}
+    fields = [
+        (field, each.type.annotation, *([] if each.required else [msgspec.UNSET]))
+        for field, each in zip(names, arguments, strict=True)
+    ]
+    members: Any = msgspec.defstruct(
+        "Arguments", fields, kw_only=True, forbid_unknown_fields=True, rename=names
     )
-    return list(schemas), components
+    is_optional = not any(each.required for each in arguments)
+    decode = msgspec.json.Decoder(members | None if is_optional else members).decode
+
+    def decode_members(payload: bytes) -> dict[str, object]:
+        found = decode(payload)
+        given = {name: getattr(found, field, msgspec.UNSET) for field, name in names.items()}
+        return {name: each for name, each in given.items() if each is not msgspec.UNSET}
+
+    return guarded(decode_members)
 
 
-def _custom_schema(type: PayloadType) -> dict[str, object]:  # noqa: A002
-    if type is object:  # as in dict[str, object]; to msgspec an empty schema means no schema
-        return {"description": "any JSON value"}
-    text = f"{type!r} cannot be made from JSON; a dataclass, a TypedDict or a msgspec.Struct can"
-    if hasattr(type, "model_validate"):  # a Pydantic model
-        text += f". Or leave it out, and call {type.__name__}.model_validate() in the function"
-    raise TypeError(text)
+def _is_plain_json(default: object) -> bool:
+    if type(default) is float:
+        return math.isfinite(default)
+    if type(default) is list:
+        return all(map(_is_plain_json, default))
+    if type(default) is dict:
+        return all(type(key) is str for key in default) and all(
+            map(_is_plain_json, default.values())
+        )
+    return default is None or type(default) in {bool, int, str}

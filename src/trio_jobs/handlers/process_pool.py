@@ -14,7 +14,16 @@ import trio
 
 from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError, ProcessDiedError
-from trio_jobs.handlers.frames import Call, FileState, Hello, Kind, Program, Settings, frame
+from trio_jobs.handlers.frames import (
+    Call,
+    FileState,
+    Function,
+    Hello,
+    Kind,
+    Program,
+    Settings,
+    frame,
+)
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import imports_in_child
 from trio_jobs.handlers.loaded_files import loaded_files, still_changed
@@ -52,7 +61,7 @@ class ProcessPool:
     Args:
         count: How many children there are at most; None for the number of processors that this
             process may use.
-        names: The functions; a child imports all of them when it starts.
+        functions: The functions; a child imports all of them when it starts.
         shortage: Holds the jobs for which no child can be started.
         folder: A descriptor of the folder that children start in; None for the current folder
             when the block is entered.
@@ -62,11 +71,11 @@ class ProcessPool:
         self,
         count: int | None = None,
         *,
-        names: Sequence[str] = (),
+        functions: Sequence[Function] = (),
         shortage: StartShortage | None = None,
         folder: int | None = None,
     ) -> None:
-        self._names = tuple(names)
+        self._functions = tuple(functions)
         self._shortage = shortage or StartShortage()
         self._folder = folder
         self._limiter = trio.CapacityLimiter(count or _processors())
@@ -141,7 +150,7 @@ class ProcessPool:
         """
         call = Call(
             job_id=running.job.id,
-            name=handler.name,
+            function=Function(handler.name, handler.spread),
             payload=msgspec.Raw(running.job.payload),
             max_result_bytes=max_result_bytes,
         )
@@ -232,9 +241,9 @@ class ProcessPool:
         settings = Settings(
             path=sys.path,
             arguments=sys.argv,
-            names=[*self._names],
+            functions=[*self._functions],
             program=_program()
-            if any(each.startswith("__main__:") for each in self._names)
+            if any(each.name.startswith("__main__:") for each in self._functions)
             else None,
             files=self._files,
             log_level=logging.getLogger().getEffectiveLevel(),

@@ -4,13 +4,15 @@ import time
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
+from trio_jobs.handlers.frames import Function
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.importing import HandlerError, own_name
-from trio_jobs.handlers.payload_type import PayloadSchemas, make_schemas
+from trio_jobs.handlers.payload_schemas import PayloadSchemas, make_schemas
+from trio_jobs.handlers.value_type import decode_anything
 
 # The entry for each type that has no entry of its own.
 DEFAULT = "default"
@@ -20,8 +22,6 @@ _COUNTED = 0.0005
 
 # Longer texts, in characters, are not compared: a client's type may be as long as a body.
 _MAX_ALIKE = 200
-
-_decode_anything = msgspec.json.Decoder().decode
 
 
 class UnknownTypeError(Exception):
@@ -99,8 +99,8 @@ class HandlerRegistry:
         handler = self.find(type)
         # A typed decoder only skims fields that its type does not name, and lets bad UTF-8 and
         # 1e999 pass there. But clients that read the job get those fields.
-        _decode_anything(payload)
-        if handler.payload_type is Any:
+        decode_anything(payload)
+        if handler.decode is decode_anything:
             return
         began = time.perf_counter()
         try:
@@ -119,9 +119,13 @@ class HandlerRegistry:
         return taken
 
     @property
-    def process_names(self) -> list[str]:
-        """The names of the handlers that run in a child process."""
-        return [each.name for each in self.table.values() if each.run is Run.PROCESS]
+    def process_functions(self) -> list[Function]:
+        """The functions that run in a child process."""
+        return [
+            Function(each.name, each.spread)
+            for each in self.table.values()
+            if each.run is Run.PROCESS
+        ]
 
     @property
     def max_running(self) -> Mapping[str, int | None]:
@@ -135,7 +139,7 @@ class HandlerRegistry:
         Args:
             ref_template: How a schema refers to a component, given the component's name.
         """
-        types = {name: handler.payload_type for name, handler in self.table.items()}
+        types = {name: handler.payload for name, handler in self.table.items()}
         return make_schemas(types, ref_template=ref_template)
 
     def describe_payloads(self) -> str:

@@ -1,12 +1,15 @@
-"""The parameters of a handler: which one is the payload, and which one, if any, the job's context.
+"""The parameters of a handler: which ones the payload is for, and which one gets the job's context.
 
-A function of another shape would get the context as a second payload, or the payload as its
-``self``, and might even succeed. So it is refused at the start, with the shape to write instead.
+The number of the payload's parameters decides. One gets the payload as its value. Several get the
+members of the payload, which is then an object with their names. The context's parameter is known
+by its annotation or its name, never by its position. A function that could get a wrong argument
+is refused at the start, with what to write instead.
 """
 
 import ast
 import functools
 import inspect
+import itertools
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +17,7 @@ from inspect import Parameter
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from trio_jobs.handlers.annotations import resolve
 from trio_jobs.handlers.importing import (
     HandlerError,
     innermost,
@@ -21,7 +25,6 @@ from trio_jobs.handlers.importing import (
     one_line,
     refuse_method,
 )
-from trio_jobs.handlers.payload_type import resolve
 
 # The class is found by its name: only a type checker may execute the import of an annotation.
 _CONTEXT = "JobContext"
@@ -29,24 +32,18 @@ _CONTEXT = "JobContext"
 # The names of an unannotated parameter that gets the context.
 _CONTEXT_NAMES = frozenset({"context", "ctx"})
 
-_POSITIONAL = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD})
 _ANY_NUMBER = frozenset({Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD})
-
-_ONE_PAYLOAD = (
-    "a job has one payload: write one parameter, a dataclass, a TypedDict or a msgspec.Struct with"
-    " these as its fields"
-)
-
-_PAYLOAD_ALONE = (
-    "but a plain function gets the payload alone, and only an async one the job's context"
-)
+_BY_POSITION = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD})
 
 
 class Shape(NamedTuple):
     """How to call a function."""
 
-    payload: Parameter | None  # None if the function has no signature
-    takes_context: bool  # behind the payload
+    payload: tuple[Parameter, ...]  # the parameters that the payload is for
+    spread: bool  # whether the payload is an object with their names; else the first one's value
+    takes_context: bool
+    # Called with the payload, and with the context behind it. A spread payload is a dict of the
+    # arguments by name; those that are not in it keep their defaults.
     call: Callable[..., Any]
 
 
@@ -81,120 +78,133 @@ def _refuse_method(function: FunctionType) -> None:
     refuse_method(holder, name, function)
 
 
-def shape_of(function: Callable[..., Any], *, is_async: bool) -> Shape:
-    """Find the payload's and the context's parameter.
+def shape_of(function: Callable[..., Any], *, spread: bool | None) -> Shape:
+    """Find the parameters of the payload and of the context.
 
-    The context goes to the parameter annotated as `JobContext`, wherever it stands. Without such
-    an annotation it goes to an unannotated parameter called ``context`` or ``ctx`` behind the
-    payload's. All other parameters need defaults, which the function keeps.
+    The context goes to the parameter annotated as `JobContext`. Without such an annotation it goes
+    to an unannotated parameter called ``context`` or ``ctx``, if there is another one for the
+    payload. A parameter that has a default, and an underscore at the beginning of its name or a
+    value from a partial, is the function's own. All others are the payload's.
+
+    Args:
+        function: The function.
+        spread: Whether the payload is an object with the names of the parameters. None spreads it
+            unless exactly one parameter is the payload's.
 
     Raises:
-        HandlerError: The function cannot be called with a payload, or requires more.
+        HandlerError: The function cannot be called so.
     """
     try:
         signature = inspect.signature(function)
     except ValueError:  # some builtins have no signature, and may take a payload
-        return Shape(payload=None, takes_context=False, call=function)
+        if spread:
+            raise HandlerError(
+                "has no signature, in which spread = true would find names"
+            ) from None
+        return Shape(payload=(), spread=False, takes_context=False, call=function)
     except Exception as error:  # a signature is made of attributes that user code may set
         raise HandlerError(f"has a signature that cannot be read: {one_line(error)}") from error
     parameters = [*signature.parameters.values()]
-    context = _context(function, parameters)
-    if context is not None and not is_async:
-        if context.annotation is context.empty and context.default is not context.empty:
-            context = None  # an ordinary parameter, which keeps its default
-        else:
-            named = _named(each for each in parameters if _is_required(each) or each is context)
-            raise HandlerError(f"takes {named}, {_PAYLOAD_ALONE}; {_ONE_PAYLOAD}")
-    others = [each for each in parameters if each is not context]
-    payload = _payload(others, context, is_async=is_async)
-    if context is None:
-        return Shape(payload=payload, takes_context=False, call=function)
-    call = _caller(function, parameters, payload, context)
-    return Shape(payload=payload, takes_context=True, call=call)
+    inner = inspect.unwrap(function)
+    bound = inner.keywords if isinstance(inner, functools.partial) else {}
+    named = [each for each in parameters if each.kind not in _ANY_NUMBER and each.name not in bound]
+    context = _context(function, named)
+    named = [each for each in named if each is not context and not _is_own(each)]
+    value = _value(named, parameters, spread=spread)
+    return Shape(
+        payload=tuple(named) if value is None else (value,),
+        spread=value is None,
+        takes_context=context is not None,
+        call=_caller(function, parameters, value, context),
+    )
 
 
-def _context(function: Callable[..., Any], parameters: Sequence[Parameter]) -> Parameter | None:
-    bound = function.keywords if isinstance(function, functools.partial) else {}
-    possible = [
-        each for each in parameters if each.kind not in _ANY_NUMBER and each.name not in bound
-    ]
-    annotated = [each for each in possible if _is_annotated_as_context(function, each)]
-    if len(annotated) > 1:
-        raise HandlerError(f"takes the job's context more than once: {_named(annotated)}")
-    return next(iter([*annotated, *filter(_is_called_context, possible[1:])]), None)
+def _is_own(parameter: Parameter) -> bool:
+    return parameter.name.startswith("_") and parameter.default is not parameter.empty
 
 
-def _payload(
-    others: Sequence[Parameter], context: Parameter | None, *, is_async: bool
-) -> Parameter:
-    required = [each for each in others if _is_required(each)]
-    named = [each for each in others if each.kind not in _ANY_NUMBER]
-    # With this name, the first of several parameters is no payload.
-    if is_async and context is None and len(named) > 1 and _is_called_context(named[0]):
+def _context(function: Callable[..., Any], named: Sequence[Parameter]) -> Parameter | None:
+    found = [each for each in named if _is_annotated_as_context(function, each)]
+    of_payload = [each for each in named if not _is_own(each)]
+    if not found and len(of_payload) > 1:
+        found = [
+            each
+            for each in of_payload
+            if each.annotation is each.empty and each.name in _CONTEXT_NAMES
+        ]
+    if len(found) > 1:
+        raise HandlerError(f"takes the job's context more than once: {_named(found)}")
+    return found[0] if found else None
+
+
+def _value(
+    named: Sequence[Parameter], parameters: Sequence[Parameter], *, spread: bool | None
+) -> Parameter | None:
+    """The parameter whose value the payload is; None if the payload is spread."""
+    of_any_number = {each.kind: each for each in parameters if each.kind in _ANY_NUMBER}
+    others = of_any_number.get(Parameter.VAR_POSITIONAL)
+    if any(each.kind in _BY_POSITION for each in named):
+        others = None  # the first of these gets the payload
+    possible = [*named] if others is None else [others, *named]
+    if spread is False or (spread is None and len(possible) == 1):
+        if needed := [each for each in possible[1:] if each.default is each.empty]:
+            raise HandlerError(
+                f"takes {_named(needed)}, which get no argument: spread = false gives the payload"
+                f" to {possible[0].name!r} alone"
+            )
+        if possible:
+            return possible[0]
+    if others is not None:
         raise HandlerError(
-            f"takes the job's context, {named[0].name!r}, before the payload: write"
-            f" ({named[1].name}, {named[0].name}: {_CONTEXT})"
+            f"takes {_named([others])} beside {_named(named)}: write one parameter, or several"
+            " with names"
+            if named
+            else f"takes {_named([others])} alone, in which spread = true finds no names"
         )
-    if len(required) > 1:
-        raise HandlerError(_too_many(required, context, is_async=is_async))
-    if required and required[0].kind is Parameter.KEYWORD_ONLY:
+    by_name = of_any_number.get(Parameter.VAR_KEYWORD)
+    if by_name is not None:
+        beside = f" beside {_named(named)}" if named else ""
         raise HandlerError(
-            f"cannot be called with a payload: it takes {required[0].name!r} by its name only"
+            f"takes {_named([by_name])}{beside}: write the names that a payload may have as"
+            " parameters, or take it as one, a dict"
         )
-    for kinds in _POSITIONAL, {Parameter.VAR_POSITIONAL}:
-        for each in others:
-            if each.kind in kinds:
-                return each
-    if context is not None:
-        raise HandlerError(
-            f"takes the job's context, {context.name!r}, in place of the payload: write"
-            f" (payload, {context.name}: {_CONTEXT})"
-        )
-    raise HandlerError("cannot be called with a payload: it takes none by position")
-
-
-def _too_many(required: Sequence[Parameter], context: Parameter | None, *, is_async: bool) -> str:
-    text = f"takes {_named(required)}, but {_ONE_PAYLOAD}"
-    second = required[1]
-    if len(required) > 2 or context is not None:
-        return text
-    if is_async:
-        text += f", or annotate {second.name!r} as {_CONTEXT}"
-        if second.annotation is second.empty:
-            text += ", or call it context,"
-        return text + " if it is the job's context"
-    if second.annotation is second.empty:
-        return f"takes {_named(required)}, {_PAYLOAD_ALONE}; {_ONE_PAYLOAD}"
-    return text
+    return None
 
 
 def _caller(
     function: Callable[..., Any],
     parameters: Sequence[Parameter],
-    payload: Parameter,
-    context: Parameter,
+    value: Parameter | None,
+    context: Parameter | None,
 ) -> Callable[..., Any]:
-    """A function of the payload and the context, in this order, that calls the handler."""
-    first_two = [each for each in parameters if each.kind is not Parameter.KEYWORD_ONLY][:2]
-    if first_two == [payload, context]:  # the wrapper of a decorator may have other names for them
+    """A function of the payload and, if there is one, the context, that calls the handler."""
+    given = [each for each in (value, context) if each is not None]
+    positional = [
+        each
+        for each in parameters
+        if each.kind in _BY_POSITION or each.kind is Parameter.VAR_POSITIONAL
+    ]
+    if value is not None and positional[: len(given)] == given:
         return function
-    if first_two == [context, payload]:
-        return lambda payload, context: function(context, payload)
-    if context.kind is Parameter.POSITIONAL_ONLY:
-        raise HandlerError(
-            f"takes the job's context, {context.name!r}, behind others by position only: write"
-            f" ({payload.name}, {context.name}: {_CONTEXT})"
+
+    def goes_by_position(parameter: Parameter) -> bool:
+        if value is not None and value.kind is Parameter.VAR_POSITIONAL:
+            return True
+        # A value, because the wrapper of a decorator may have other names for the first ones.
+        return parameter.kind is Parameter.POSITIONAL_ONLY or (
+            value is not None and parameter in given
         )
-    name = context.name
-    return lambda payload, context: function(payload, **{name: context})
 
+    in_front = [*itertools.takewhile(goes_by_position, positional)]
 
-def _is_required(parameter: Parameter) -> bool:
-    return parameter.default is parameter.empty and parameter.kind not in _ANY_NUMBER
+    def call(payload: Any, its_context: object = None) -> Any:  # noqa: ANN401 - user's values
+        arguments = {**payload} if value is None else {value.name: payload}
+        if context is not None:
+            arguments[context.name] = its_context
+        by_position = [arguments.pop(each.name, each.default) for each in in_front]
+        return function(*by_position, **arguments)
 
-
-def _is_called_context(parameter: Parameter) -> bool:
-    return parameter.annotation is parameter.empty and parameter.name in _CONTEXT_NAMES
+    return call
 
 
 def _named(parameters: Iterable[Parameter]) -> str:

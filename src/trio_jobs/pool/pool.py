@@ -183,8 +183,10 @@ def make_pool(
     capacity = Capacity(settings.buffer_size)
     shortage = StartShortage()
     processes = None
-    if names := handlers.process_names:
-        processes = ProcessPool(settings.processes, names=names, shortage=shortage, folder=folder)
+    if functions := handlers.process_functions:
+        processes = ProcessPool(
+            settings.processes, functions=functions, shortage=shortage, folder=folder
+        )
     executor = JobExecutor(
         handlers,
         workers=settings.workers,
