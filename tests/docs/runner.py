@@ -54,7 +54,7 @@ class Reader:
         for name, module in (
             ("python", ""),
             ("trio-jobs", "-m trio_jobs"),
-            ("pytest", "-m pytest -p trio_jobs.testing.plugin -p no:cacheprovider"),
+            ("pytest", "-m pytest -p trio_jobs.testing.plugin -p no:asyncio -p no:cacheprovider"),
         ):
             script = self._bin / name
             script.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')

@@ -12,6 +12,7 @@ from trio_jobs.testing import plugin
 pytest_plugins = ["pytester"]
 
 PLUGIN = ("-p", "trio_jobs.testing.plugin")
+NO_ASYNCIO = ("-p", "no:asyncio")  # pytest-asyncio warns of its settings where there are none
 
 # What a project has of its own: no trio_mode, and every warning is an error.
 SETTINGS = """
@@ -52,7 +53,7 @@ def run(pytester: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResu
     """Run one module of tests of a project."""
     pytester.makefile(".ini", pytest=SETTINGS)
     pytester.makepyfile(test)
-    return pytester.runpytest_subprocess(*PLUGIN, *arguments, timeout=60)
+    return pytester.runpytest_subprocess(*PLUGIN, *NO_ASYNCIO, *arguments, timeout=60)
 
 
 def test_job_of_an_hour_is_tested_at_once(pytester: pytest.Pytester) -> None:
@@ -248,13 +249,12 @@ def test_jobs_of_the_fixture_are_in_memory(pytester: pytest.Pytester) -> None:
     assert not (pytester.path / "jobs.db").exists()
 
 
-@pytest.mark.parametrize("run_in", ["thread", "process"])
-def test_handler_that_knows_nothing_of_a_mock_clock_is_refused(
-    run_in: str, pytester: pytest.Pytester
+def test_process_that_knows_nothing_of_a_mock_clock_is_refused(
+    pytester: pytest.Pytester,
 ) -> None:
     result = run(
         pytester,
-        f"""
+        """
 import pytest, trio, trio.testing
 from trio_jobs import Handler
 
@@ -264,7 +264,7 @@ def double(number):
 async def takes_nothing():
     pass
 
-handlers = {{"double": Handler.of(double, run="{run_in}")}}
+handlers = {"double": Handler.of(double, run="process")}
 
 @pytest.mark.trio_jobs(handlers)
 async def test_refused(jobs):
@@ -284,7 +284,7 @@ async def test_refused_too(jobs, autojump_clock):
 async def test_clock_that_stands_still(jobs, mock_clock):
     pass
 
-@pytest.mark.trio_jobs({{"double": handlers["double"], "bad": takes_nothing}})
+@pytest.mark.trio_jobs({"double": handlers["double"], "bad": takes_nothing})
 async def test_no_handler(jobs):
     pass
 """,
@@ -293,10 +293,135 @@ async def test_no_handler(jobs):
     result.assert_outcomes(passed=2, failed=3)
     result.stdout.fnmatch_lines(
         [
-            f"*the handler of 'double' runs in a {run_in}*mock_clock=False*",
+            "*the handler of 'double' runs in a process*mock_clock=False*",
             "*HandlerError: the function for type 'bad' (*:takes_nothing) *",
         ]
     )
+
+
+def test_thread_follows_the_clock_of_its_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import pytest, time, trio, trio.testing
+
+real_sleep = time.sleep
+kept = []
+
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_mock_clock_of_the_marker(jobs):
+    assert await jobs.result(jobs.submit("sleep", 3600).id) == 3600
+    assert trio.current_time() == 3600
+
+@pytest.mark.trio_jobs({"sleep": sleep})
+async def test_clock_of_a_fixture(jobs, autojump_clock):
+    assert await jobs.result(jobs.submit("sleep", 3600).id) == 3600
+    assert autojump_clock.current_time() == 3600
+
+@pytest.mark.trio_jobs({"sleep": sleep}, grace_period=10)
+async def test_grace_period(jobs):
+    kept.append((jobs, jobs.submit("sleep", 9), jobs.submit("sleep", 3600)))
+
+@pytest.mark.trio_jobs({"sleep": sleep}, mock_clock=False)
+async def test_real_clock(jobs):
+    assert time.sleep is real_sleep
+    assert await jobs.result(jobs.submit("sleep", 0.001).id) == 0.001
+
+def test_after():
+    [(jobs, short, long)] = kept
+    assert jobs.get(short.id).status == "completed"
+    assert jobs.unfinished() == ([long.id], [])
+    assert time.sleep is real_sleep
+""",
+    )
+
+    result.assert_outcomes(passed=5)
+
+
+def test_marked_tests_run_under_trio_beside_tests_of_pytest_asyncio(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makefile(
+        ".ini",
+        pytest=f"{SETTINGS}asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n",
+    )
+    pytester.makepyfile(
+        SLEEPER
+        + """
+import asyncio, time
+from hypothesis import given, strategies as st
+
+def in_thread(seconds):
+    time.sleep(seconds)
+    return seconds
+
+handlers = {"sleep": sleep, "in_thread": in_thread}
+
+@pytest.mark.trio_jobs(handlers, workers=1)
+async def test_ours(jobs, tmp_path):
+    assert await jobs.result(jobs.submit("sleep", 60).id) == 60
+    assert await jobs.result(jobs.submit("in_thread", 60).id) == 60
+    assert trio.current_time() == 120
+    assert tmp_path.is_dir()
+
+async def test_theirs():
+    assert asyncio.get_running_loop() is asyncio.get_event_loop()
+    await asyncio.sleep(0.001)
+
+@pytest.fixture
+async def engine():
+    yield asyncio.get_running_loop()
+
+async def test_their_fixture(engine):
+    assert engine is asyncio.get_running_loop()
+
+@pytest.mark.trio_jobs(handlers)
+async def test_their_fixture_in_ours(jobs, engine):
+    assert isinstance(engine, asyncio.AbstractEventLoop)
+    assert await jobs.result(jobs.submit("sleep", 60).id) == 60
+
+class TestClass:
+    @pytest.fixture
+    def a_minute(self, jobs):
+        return jobs.submit("sleep", 60)
+
+    @pytest.mark.parametrize("seconds", [30, 90])
+    @pytest.mark.trio_jobs(handlers)
+    async def test_ours(self, jobs, jobs_client, a_minute, seconds):
+        await jobs.result(jobs.submit("sleep", seconds).id)
+        assert (await jobs_client.get(f"/jobs/{a_minute.id}")).status == 200
+        assert trio.current_time() == seconds
+
+    async def test_theirs(self):
+        assert asyncio.current_task() is not None
+
+@pytest.mark.interleavings(3)
+@pytest.mark.trio_jobs({})
+async def test_ours_in_any_order(scheduler_seed):
+    await trio.sleep(scheduler_seed)
+    assert trio.current_time() == scheduler_seed
+
+@pytest.mark.trio_jobs({})
+@given(st.integers(0, 3))
+async def test_our_property(number):
+    await trio.lowlevel.checkpoint()
+
+@given(st.integers(0, 3))
+async def test_their_property(number):
+    assert asyncio.current_task() is not None
+
+def test_plain():
+    pass
+"""
+    )
+
+    result = pytester.runpytest_subprocess(*PLUGIN, timeout=60)
+
+    result.assert_outcomes(passed=13)
 
 
 def test_pytest_finds_the_plugin_by_itself() -> None:
@@ -358,12 +483,14 @@ def test_fails(text):
     (pytester.path / "elsewhere").mkdir()
     monkeypatch.chdir(pytester.path / folder)
 
-    result = pytester.runpytest_subprocess(*PLUGIN, str(pytester.path / "tests"), timeout=60)
+    result = pytester.runpytest_subprocess(
+        *PLUGIN, *NO_ASYNCIO, str(pytester.path / "tests"), timeout=60
+    )
 
     result.assert_outcomes(failed=7)
     said = [line.partition("the same again: pytest ")[2] for line in result.outlines]
     # All at once, as each start of pytest takes a while.
-    pytest_ = f'"$0" -m pytest {" ".join(PLUGIN)} {" ".join(filter(None, said))}'
+    pytest_ = f'"$0" -m pytest {" ".join((*PLUGIN, *NO_ASYNCIO))} {" ".join(filter(None, said))}'
     again = pytester.run("sh", "-c", pytest_, sys.executable, timeout=60)
     again.assert_outcomes(failed=7)
 

@@ -10,7 +10,7 @@ import inspect
 import math
 import os
 import shlex
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trio_jobs.testing.asgi_client import Client
 
 _SEED = "scheduler_seed"
+_TEST = pytest.StashKey[tuple[Callable[..., Any], bool]]()  # the test; has it a mock clock?
 
 
 _Pool = tuple[Mapping[str, object], float, dict[str, Any]]  # handlers, grace period, options
@@ -39,16 +40,30 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+# The innermost wrapper: it comes before those that look for async functions, as pytest-asyncio's
+# in its mode `auto`.
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_pycollect_makeitem() -> Generator[None, object, object]:
+    """Show an async test with the marker ``trio_jobs`` as a plain function to other plugins."""
+    made = yield
+    for item in made if isinstance(made, list) else [made]:
+        if not isinstance(item, pytest.Function) or not _is_async(item):
+            continue
+        marker = item.get_closest_marker("trio_jobs")
+        if marker is not None:
+            item.stash[_TEST] = item.obj, bool(marker.kwargs.get("mock_clock", True))
+            item.obj = _plain_function
+    return made
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Make an async test with the marker ``trio_jobs`` a Trio test, under a mock clock."""
-    marker = item.get_closest_marker("trio_jobs")
-    if marker is None or not _is_async(item):
+    """Make an async test with the marker ``trio_jobs`` a Trio test, in virtual time."""
+    if not isinstance(item, pytest.Function) or _TEST not in item.stash:
         return
-    if not marker.kwargs.get("mock_clock", True):
-        item.add_marker(pytest.mark.trio)
-        return
+    item.obj, mock_clock = item.stash[_TEST]
     runs = (each.kwargs["run"] for each in item.iter_markers("trio") if "run" in each.kwargs)
-    item.add_marker(pytest.mark.trio(run=_under_mock_clock(next(runs, None))), append=False)
+    run = _in_virtual_time(next(runs, None), mock_clock=mock_clock)
+    item.add_marker(pytest.mark.trio(run=run), append=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -143,7 +158,7 @@ def _jobs_marker(request: pytest.FixtureRequest) -> _Pool:
 def _read_marker(
     handlers: object,
     *,
-    mock_clock: bool = True,  # noqa: ARG001  (see `pytest_itemcollected`)
+    mock_clock: bool = True,  # noqa: ARG001  (see `pytest_pycollect_makeitem`)
     **options: object,
 ) -> _Pool:
     from trio_jobs.settings import PoolSettings, build
@@ -161,18 +176,24 @@ def _fail(text: str) -> NoReturn:
     pytest.fail(text, pytrace=False)
 
 
-async def jobs(_jobs_marker: _Pool) -> AsyncIterator["Jobs"]:
+def jobs(_jobs_marker: _Pool) -> AsyncIterator["Jobs"]:
     """A running pool over the handlers of the marker ``trio_jobs``; see `trio_jobs.Jobs`.
 
     After the test, also a failed one, the pool drains for at most the grace
     period; then the remaining jobs are cancelled.
     """
+    # Not an async generator function: pytest-asyncio takes each of these, in its mode `auto`.
+    return _open_jobs(*_jobs_marker)
+
+
+async def _open_jobs(
+    handlers: Mapping[str, object], grace_period: float, options: dict[str, Any]
+) -> AsyncIterator["Jobs"]:
     import trio.testing
 
     from trio_jobs.embed import open_jobs
 
-    handlers, grace_period, options = _jobs_marker
-    _check_clock(handlers)
+    _check_processes(handlers)
     with trio.CancelScope() as scope:
         async with open_jobs(handlers, **options) as running:
             # The test finds every worker waiting for a job.
@@ -226,8 +247,12 @@ def _given(marker: pytest.Mark) -> str:
     return f"({', '.join([*map(repr, marker.args), *named])})"
 
 
-def _check_clock(handlers: Mapping[str, object]) -> None:
-    """Refuse handlers in threads and processes under a clock that jumps while they work."""
+def _plain_function() -> NoReturn:
+    raise AssertionError("this stands for a test only until it is collected")
+
+
+def _check_processes(handlers: Mapping[str, object]) -> None:
+    """Refuse handlers in processes under a clock that jumps while they work."""
     import trio.testing
 
     from trio_jobs.handlers.handler import Run
@@ -237,19 +262,40 @@ def _check_clock(handlers: Mapping[str, object]) -> None:
     if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold == math.inf:
         return
     for name, handler in HandlerRegistry.of(handlers).table.items():
-        if handler.run is not Run.ASYNC:
+        if handler.run is Run.PROCESS:
             _fail(
-                f"the handler of {name!r} runs in a {handler.run}, and a clock that jumps ahead"
-                " does not wait for it: mark the test with trio_jobs(..., mock_clock=False), and"
-                " give it no autojump_clock"
+                f"the handler of {name!r} runs in a process, and a clock that jumps ahead does not"
+                " wait for it: mark the test with trio_jobs(..., mock_clock=False), and give it no"
+                " autojump_clock"
             )
 
 
-def _under_mock_clock(run: Callable[..., Any] | None) -> Callable[..., Any]:
-    def run_under_mock_clock(*args: Any, clock: Any = None, **options: Any) -> Any:  # noqa: ANN401
+def _in_virtual_time(run: Callable[..., Any] | None, *, mock_clock: bool) -> Callable[..., Any]:
+    """A function that runs a test as `trio.run` does, in virtual time.
+
+    Args:
+        run: Replaces `trio.run`.
+        mock_clock: Whether a test that has no fixture for the clock has a mock clock. If not, only
+            a test with such a fixture runs in virtual time.
+    """
+
+    def run_in_virtual_time(
+        *args: Any,  # noqa: ANN401
+        clock: Any = None,  # noqa: ANN401
+        instruments: Sequence[Any] = (),
+        **options: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         import trio.testing
 
-        clock = clock or trio.testing.MockClock(autojump_threshold=0)
-        return (run or trio.run)(*args, clock=clock, **options)
+        from trio_jobs.testing.virtual_time import VirtualTime
 
-    return run_under_mock_clock
+        if clock is None and mock_clock:
+            clock = trio.testing.MockClock(autojump_threshold=0)
+        run_test = functools.partial(run or trio.run, *args, clock=clock, **options)
+        if not isinstance(clock, trio.testing.MockClock):
+            return run_test(instruments=instruments)
+        virtual_time = VirtualTime(clock)
+        with virtual_time.patched():
+            return run_test(instruments=[*instruments, virtual_time])
+
+    return run_in_virtual_time
