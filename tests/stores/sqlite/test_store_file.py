@@ -485,6 +485,15 @@ def test_check_finds_what_does_not_fit_together(path: Path) -> None:
     ]
 
 
+def test_check_finds_a_status_that_there_is_not(path: Path) -> None:
+    write(path, [(1, make_job("a"))])
+    with opened(path) as file:
+        # The writer of a file does not check.
+        file.connection.execute("UPDATE jobs SET status = 3")
+
+    assert "1 jobs with an unknown status" in check_store(path).faults
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

@@ -31,6 +31,7 @@ _FAULTS: Final = (
         "jobs WHERE status = 2 AND (outcome IS NULL OR completed_at IS NULL)",
     ),
     ("unfinished jobs with an outcome", "jobs WHERE status < 2 AND outcome IS NOT NULL"),
+    ("jobs with an unknown status", "jobs WHERE status NOT IN (0, 1, 2)"),
     ("jobs with an unknown outcome", f"jobs WHERE outcome NOT IN ({_OUTCOMES})"),
     ("keys without a digest", "jobs WHERE key IS NOT NULL AND digest IS NULL"),
 )

@@ -193,6 +193,9 @@ def _prepare(connection: sqlite3.Connection, sync: Sync) -> None:
     # A read of a mapped page that fails would end the process with a signal.
     connection.execute("PRAGMA mmap_size = 0")
     connection.execute("PRAGMA temp_store = MEMORY")
+    # To check a status, SQLite would build a table of the numbers that it may be, row by row.
+    # `rows` writes no other number, and `check_store` looks for one.
+    connection.execute("PRAGMA ignore_check_constraints = ON")
 
 
 def _was_clean(connection: sqlite3.Connection, path: Path) -> bool:
