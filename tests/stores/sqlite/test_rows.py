@@ -14,7 +14,7 @@ from tests.support import NOON, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
-from trio_jobs.stores.sqlite.rows import TOGETHER
+from trio_jobs.stores.sqlite.statements import TOGETHER
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 times = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1))  # noqa: DTZ001
@@ -137,11 +137,19 @@ def test_many_are_written_together_as_one_is(count: int, tmp_path: Path) -> None
         (n, replace(job, key=IdempotencyKey(text=f"k{n}", digest=b"d")) if n % 2 else job)
         for n, job in new
     ]
+    claimed = [
+        (n, replace(job, status=JobStatus.PROCESSING, started_at=NOON, attempts=n % 3 + 1))
+        for n, job in keyed
+    ]
     ended = [(n, _ended(job, n)) for n, job in keyed]
     more = [(n + count, replace(_ended(job, n), id=f"e{n:04}")) for n, job in new]
 
     write(tmp_path / "jobs.db", keyed)
     assert read(tmp_path / "jobs.db") == keyed
+
+    with opened(tmp_path / "jobs.db") as file:
+        RecordWriter(file.connection).write(claimed)
+    assert read(tmp_path / "jobs.db") == claimed
 
     with opened(tmp_path / "jobs.db") as file:
         RecordWriter(file.connection).write([*more, *ended])

@@ -3,27 +3,13 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Final
 
 import msgspec
 
 from trio_jobs.job import Job, Outcome
 from trio_jobs.stores.sqlite.retention import Retention, delete
-from trio_jobs.stores.sqlite.rows import (
-    INSERT,
-    INSERT_MANY,
-    INSERT_PAYLOAD,
-    INSERT_PAYLOADS,
-    INSERT_RESULT,
-    INSERT_RESULTS,
-    NO_RESULT,
-    TOGETHER,
-    UPDATE,
-    UPDATE_MANY,
-    moved_row,
-    new_row,
-)
+from trio_jobs.stores.sqlite.statements import Rows
 
 # A job's place in the order of admission, and what the job is now; None: it is forgotten.
 Record = tuple[int, Job | None]
@@ -118,44 +104,28 @@ class RecordWriter:
         self._connection.close()
 
     def _write(self, last: dict[int, Job | None]) -> None:
-        new, payloads, moved, results, forgotten, ended = [], [], [], [], [], []
-        size = 0
+        retention, rows = self._retention, Rows()
+        forgotten = []
         for seq, job in last.items():
             if job is None:
                 forgotten.append(seq)
                 continue
+            ending = job.ending
+            size = 0 if ending is None else job.size
             is_new = seq > self._last_seq
             if is_new:
-                new.append(new_row(seq, job))
-                payloads.append((seq, job.payload))
-                size += len(job.payload)
+                rows.add(seq, job, size)
             else:
-                moved.append(moved_row(seq, job))
-            result = None if job.ending is None else job.ending.result
-            if result is not None and result != NO_RESULT:
-                results.append((seq, result))
-                size += len(result)
+                rows.move(seq, job, size)
+            if retention is None or ending is None:
+                continue
             # A completed job that moves again is marked as re-run.
-            if job.ending is not None and (is_new or job.rerun_as is None):
-                ended.append(job)
-        if self._retention is not None:
-            self._retention.add(ended)
-        self._execute(INSERT, INSERT_MANY, new)
-        self._execute(INSERT_PAYLOAD, INSERT_PAYLOADS, payloads)
-        self._execute(UPDATE, UPDATE_MANY, moved)
-        self._execute(INSERT_RESULT, INSERT_RESULTS, results)
-        if forgotten and self._retention is not None:
-            self._retention.forget(self._connection, forgotten)
+            if is_new or job.rerun_as is None:
+                retention.add(ending.outcome, size)
+        rows.write(self._connection)
+        if forgotten and retention is not None:
+            retention.forget(self._connection, forgotten)
         elif forgotten:
             delete(self._connection, forgotten)
         # Per commit, the pages at the ends of the tables and indexes; then those of the rows.
-        self._pages += 10 + len(last) / 8 + size / _PAGE
-
-    def _execute(self, one: str, many: str, rows: Sequence[tuple[object, ...]]) -> None:
-        """Execute ``many`` for each `TOGETHER` of these rows, and ``one`` for each of the rest."""
-        rest = len(rows) - len(rows) % TOGETHER
-        for first in range(0, rest, TOGETHER):
-            parameters = list(chain.from_iterable(rows[first : first + TOGETHER]))
-            self._connection.execute(many, parameters)
-        if rest < len(rows):
-            self._connection.executemany(one, rows[rest:])
+        self._pages += 10 + len(last) / 8 + rows.bytes / _PAGE

@@ -6,13 +6,13 @@ one that was admitted first, among the others the one that ended first: each is 
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from trio_jobs.job import Job, Outcome
+from trio_jobs.job import Outcome
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.sqlite.rows import microseconds
 
@@ -25,9 +25,10 @@ _BETWEEN_SEARCHES: Final = 60.0
 _SUCCEEDED: Final = Outcome.SUCCEEDED.value
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 
+# In one row: each further row would cost another wait for the interpreter.
 _OLDEST_SUCCEEDED: Final = (
-    "SELECT seq, outcome, size FROM jobs WHERE seq > ? "
-    "AND status = 2 AND outcome = 'succeeded' ORDER BY seq LIMIT ?"
+    "SELECT group_concat(seq), group_concat(size) FROM (SELECT seq, size FROM jobs WHERE seq > ? "
+    "AND status = 2 AND outcome = 'succeeded' ORDER BY seq LIMIT ?)"
 )
 _OLDEST_OTHERS: Final = (
     "SELECT seq, outcome, size FROM jobs "
@@ -83,6 +84,36 @@ def count_kept(connection: sqlite3.Connection) -> Kept:
     return kept
 
 
+class _Tally:
+    """What the file will hold once a transaction is on the disk.
+
+    Attributes:
+        jobs: The number of the jobs that did not succeed (0), and of those that did (1).
+        bytes: Their bytes.
+    """
+
+    __slots__ = ("bytes", "jobs")
+
+    def __init__(self, kept: Kept) -> None:
+        self.jobs = [kept.others, kept.succeeded]
+        self.bytes = [kept.others_bytes, kept.succeeded_bytes]
+
+    def add(self, outcome: str, size: int, by: int = 1) -> None:
+        """Count a job more, or less if ``by`` is -1."""
+        succeeded = outcome == _SUCCEEDED
+        self.jobs[succeeded] += by
+        self.bytes[succeeded] += by * size
+
+    def kept(self) -> Kept:
+        """The same, unchangeable."""
+        return Kept(
+            succeeded=self.jobs[True],
+            succeeded_bytes=self.bytes[True],
+            others=self.jobs[False],
+            others_bytes=self.bytes[False],
+        )
+
+
 class Retention:
     """Drops jobs within the transactions of the thread that writes.
 
@@ -110,7 +141,7 @@ class Retention:
         self._keep_for = None if keep_for is None else timedelta(seconds=keep_for)
         self._next_search = float("-inf")
         # Of the transaction: what the file will hold, and what it will have dropped.
-        self._kept = kept
+        self._tally = _Tally(kept)
         self._dropped = dict.fromkeys(Outcome, 0)
         # There is no job that can be dropped up to these seqs, but for one that has ended since.
         self._succeeded_after = 0
@@ -119,7 +150,7 @@ class Retention:
     @property
     def seconds_to_next(self) -> float | None:
         """After which time there may be something to drop; None: not before another job ends."""
-        if self._excess(self.kept) is not None:
+        if self._excess(_Tally(self.kept)) is not None:
             return 0.0
         if self._keep_for is None:
             return None
@@ -127,28 +158,17 @@ class Retention:
 
     def begin(self) -> None:
         """A transaction begins; one that failed has changed nothing."""
-        self._kept = self.kept
+        self._tally = _Tally(self.kept)
         self._dropped = dict.fromkeys(Outcome, 0)
 
     def commit(self) -> dict[Outcome, int]:
         """The transaction is on the disk; return how many jobs it has dropped, by outcome."""
-        self.kept = self._kept
+        self.kept = self._tally.kept()
         return self._dropped
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """The transaction ends these jobs."""
-        numbers = {True: 0, False: 0}
-        sizes = {True: 0, False: 0}
-        for job in jobs:
-            succeeded = job.outcome == _SUCCEEDED
-            numbers[succeeded] += 1
-            sizes[succeeded] += job.size
-        self._kept = Kept(
-            succeeded=self._kept.succeeded + numbers[True],
-            others=self._kept.others + numbers[False],
-            succeeded_bytes=self._kept.succeeded_bytes + sizes[True],
-            others_bytes=self._kept.others_bytes + sizes[False],
-        )
+    def add(self, outcome: Outcome, size: int) -> None:
+        """The transaction ends a job; ``size`` is `Job.size`."""
+        self._tally.add(outcome, size)
 
     def forget(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
         """Delete jobs for a client."""
@@ -158,7 +178,7 @@ class Retention:
             ).fetchone()
             if row is not None:
                 outcome, size = row
-                self._kept = self._kept.changed(outcome, size, -1)
+                self._tally.add(outcome, size, by=-1)
         delete(connection, seqs)
 
     def drop(self, connection: sqlite3.Connection, at_most: int) -> None:
@@ -168,42 +188,46 @@ class Retention:
             connection: The one that writes, in a transaction.
             at_most: How many jobs to delete, and to look at, about.
         """
-        while at_most > 0 and (succeeded := self._excess(self._kept)) is not None:
+        tally = self._tally
+        while at_most > 0 and (succeeded := self._excess(tally)) is not None:
             rows = self._oldest(connection, min(at_most, _AT_ONCE), succeeded=succeeded)
             if not rows:  # somebody else has deleted some
-                self._kept = count_kept(connection)
+                self._tally = tally = _Tally(count_kept(connection))
                 continue
             chosen = []
-            for row in rows:
-                chosen.append(row)
-                self._note_drop(row)
-                if self._excess(self._kept) is not succeeded:
+            for seq, outcome, size in rows:
+                chosen.append(seq)
+                self._note_drop(outcome, size)
+                if self._excess(tally) is not succeeded:
                     break
-            delete(connection, [row[0] for row in chosen])
+            delete(connection, chosen)
             at_most -= len(chosen)
         if self._keep_for is not None and at_most > 0 and time.monotonic() >= self._next_search:
             self._drop_old(connection, microseconds(self._now() - self._keep_for), at_most)
 
-    def _excess(self, kept: Kept) -> bool | None:
+    def _excess(self, tally: _Tally) -> bool | None:
         """Whether a job that succeeded has to go (True), or another (False); None: neither."""
-        settings = self._settings
-        if kept.succeeded > settings.keep_completed:
+        settings, (others_bytes, succeeded_bytes) = self._settings, tally.bytes
+        if tally.jobs[True] > settings.keep_completed:
             return True
-        if kept.others > settings.keep_failed:
+        if tally.jobs[False] > settings.keep_failed:
             return False
-        if kept.bytes > settings.keep_completed_bytes:
-            return kept.succeeded_bytes >= kept.others_bytes
+        if others_bytes + succeeded_bytes > settings.keep_completed_bytes:
+            return succeeded_bytes >= others_bytes
         return None
 
     def _oldest(
         self, connection: sqlite3.Connection, limit: int, *, succeeded: bool
-    ) -> list[tuple[Any, ...]]:
+    ) -> list[tuple[int, str, int]]:
+        bound = self._settings.keep_completed if succeeded else self._settings.keep_failed
+        if (surplus := self._tally.jobs[succeeded] - bound) > 0:
+            limit = min(limit, surplus)
         if not succeeded:
             return connection.execute(_OLDEST_OTHERS, (limit,)).fetchall()
         after = self._succeeded_after
-        rows = connection.execute(_OLDEST_SUCCEEDED, (after, limit)).fetchall()
+        rows = _oldest_succeeded(connection, after, limit)
         if not rows and after:  # those that are left were admitted earlier, and have ended later
-            rows = connection.execute(_OLDEST_SUCCEEDED, (0, limit)).fetchall()
+            rows = _oldest_succeeded(connection, 0, limit)
         self._succeeded_after = rows[0][0] - 1 if rows else 0
         return rows
 
@@ -218,7 +242,7 @@ class Retention:
             self._searched_to = seq
             if completed_at is not None and completed_at <= limit:
                 old.append(seq)
-                self._note_drop(row)
+                self._note_drop(row[1], row[2])
         delete(connection, old)
         if finished:
             self._searched_to = 0
@@ -226,15 +250,31 @@ class Retention:
             between = min(_BETWEEN_SEARCHES, self._keep_for.total_seconds() / 10)
             self._next_search = time.monotonic() + between
 
-    def _note_drop(self, row: Sequence[Any]) -> None:
-        self._kept = self._kept.changed(row[1], row[2], -1)
-        self._dropped[_OUTCOMES[row[1]]] += 1
+    def _note_drop(self, outcome: str, size: int) -> None:
+        self._tally.add(outcome, size, by=-1)
+        self._dropped[_OUTCOMES[outcome]] += 1
+
+
+def _oldest_succeeded(
+    connection: sqlite3.Connection, after: int, limit: int
+) -> list[tuple[int, str, int]]:
+    seqs, sizes = connection.execute(_OLDEST_SUCCEEDED, (after, limit)).fetchone()
+    if seqs is None:
+        return []
+    pairs = zip(map(int, seqs.split(",")), map(int, sizes.split(",")), strict=True)
+    return [(seq, _SUCCEEDED, size) for seq, size in sorted(pairs)]
 
 
 def delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
-    """Delete jobs with their payloads and results."""
+    """Delete jobs with their payloads and results; no seq occurs twice."""
     for first in range(0, len(seqs), _AT_ONCE):
-        some = seqs[first : first + _AT_ONCE]
-        marks = ", ".join("?" * len(some))
+        some = sorted(seqs[first : first + _AT_ONCE])
+        if some[-1] - some[0] == len(some) - 1:
+            # Most jobs end in the order of their admission. SQLite makes no table of a range.
+            which, some = "BETWEEN ? AND ?", [some[0], some[-1]]
+        else:
+            # Repeated up to a power of two, so that there are few statements to prepare.
+            some += some[-1:] * (2 ** (len(some) - 1).bit_length() - len(some))
+            which = f"IN ({', '.join('?' * len(some))})"
         for table in ("jobs", "payloads", "results"):
-            connection.execute(f"DELETE FROM {table} WHERE seq IN ({marks})", some)  # noqa: S608
+            connection.execute(f"DELETE FROM {table} WHERE seq {which}", some)  # noqa: S608
