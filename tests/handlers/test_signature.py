@@ -90,7 +90,7 @@ def test_a_second_parameter_that_is_annotated_otherwise_is_the_payloads(kind: st
     else:
         handler = Handler.of(called)
         assert not handler.takes_context
-        assert [each.name for each in handler.payload.arguments] == ["to", "subject"]
+        assert [each.name for each in handler.payload_type.arguments] == ["to", "subject"]
 
 
 async def hidden(payload: object, job: "Hidden") -> None: ...

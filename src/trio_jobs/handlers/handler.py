@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
-from trio_jobs.handlers.payload_type import PayloadType, payload_type
+from trio_jobs.handlers.payload_type import payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.handlers.value_type import Decode
 from trio_jobs.json_encoding import encode_result
@@ -58,7 +58,7 @@ class Handler:
         run: Where the function runs.
         timeout: The time limit in seconds; None for no limit.
         takes_context: Whether ``call`` takes a context.
-        payload: The type that payloads are checked against.
+        payload_type: What payloads are checked against, a `PayloadType`.
         decode: Makes what ``call`` takes from a payload's JSON; raises ``msgspec.MsgspecError`` or
             ``UnicodeError``.
         spread: Whether the payload is an object with the names of the function's parameters; None
@@ -74,7 +74,7 @@ class Handler:
     run: Run
     timeout: float | None
     takes_context: bool
-    payload: PayloadType
+    payload_type: Any
     decode: Decode
     spread: bool | None = None
     retry: "RetryPolicy | None" = None
@@ -163,7 +163,7 @@ class Handler:
             run=where,
             timeout=timeout,
             takes_context=shape.takes_context,
-            payload=payload,
+            payload_type=payload,
             decode=payload.decode,
             spread=spread,
             retry=retry,

@@ -139,7 +139,7 @@ class HandlerRegistry:
         Args:
             ref_template: How a schema refers to a component, given the component's name.
         """
-        types = {name: handler.payload for name, handler in self.table.items()}
+        types = {name: handler.payload_type for name, handler in self.table.items()}
         return make_schemas(types, ref_template=ref_template)
 
     def describe_payloads(self) -> str:
