@@ -379,6 +379,8 @@ class DurableJobs(BaseJobs):
     The awaited methods make a checkpoint unless they raise. Methods that are given a job's id raise
     JobNotFoundError if there is no such job (any more). Those that write raise StoreTimeoutError if
     the disk does not answer within ``timeout``: then it is unknown whether the change was made.
+    They raise StoreWriteError if the file cannot be written: then nothing has changed, except that
+    a cancel takes effect, and is written as soon as it can be.
     """
 
     async def submit(

@@ -114,6 +114,61 @@ async def test_repetition_of_a_keyed_submission_waits_for_the_commit_of_the_firs
     assert len(api.parts.file) == 1
 
 
+async def test_repetition_of_a_keyed_submission_is_unknown_while_the_disk_hangs(
+    autojump_clock: MockClock,
+) -> None:
+    api = DurableApi()
+    first = await api.client.post("/jobs", SUBMISSION, idempotency_key="k")
+    api.parts.journal.oldest_unwritten_seconds = TIMEOUT + 1
+
+    again = await api.client.post("/jobs", SUBMISSION, idempotency_key="k")
+    other = await api.client.post("/jobs", SUBMISSION, idempotency_key="other")
+
+    assert assert_problem(again, 504) == assert_problem(first, 504)
+    assert assert_problem(other, 503)["reason"] == "store_away"
+    api.parts.journal.commit()
+    last = await api.client.post("/jobs", SUBMISSION, idempotency_key="k")
+    assert (last.status, last.headers["idempotent-replayed"]) == (201, "true")
+    assert len(api.parts.file) == 1
+
+
+@pytest.mark.parametrize("what", ["cancel", "delete"])
+async def test_507_of_a_cancel_says_that_it_takes_effect_and_a_deletion_keeps_the_job(
+    what: str,
+) -> None:
+    api = DurableApi()
+    store, journal = api.parts.store, api.parts.journal
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, "/jobs", SUBMISSION)
+        await wait_all_tasks_blocked()
+        journal.commit()
+    job_id = answers[0].json()["id"]
+    path = f"/jobs/{job_id}"
+    if what == "delete":
+        store.claim(job_id)
+        store.complete(job_id, SUCCEEDED)
+        journal.commit()
+
+    async def ask() -> None:
+        ask_for = (
+            api.client.request("DELETE", path)
+            if what == "delete"
+            else api.client.post(f"{path}/cancel")
+        )
+        answers.append(await ask_for)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        journal.refuse()
+
+    problem = assert_problem(answers[1], 507)
+    assert problem["retry_after"] == 5
+    kept = "the job is being cancelled" if what == "cancel" else "nothing was kept"
+    assert kept in problem["detail"]
+    assert (await api.client.get(path)).status == 200
+
+
 async def test_accepted_of_a_stream_that_a_stop_ends_counts_what_is_on_its_way() -> None:
     api = DurableApi()
 

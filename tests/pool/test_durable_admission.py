@@ -209,6 +209,23 @@ async def test_no_job_is_taken_while_the_disk_hangs() -> None:
     assert parts.journal.entries == []
 
 
+@pytest.mark.parametrize("others", [[], [SPEC]], ids=["single", "batch"])
+async def test_repetition_of_a_job_under_way_to_a_disk_that_hangs_is_unknown(
+    others: list[JobSpec], autojump_clock: MockClock
+) -> None:
+    parts = make_durable_parts()
+    specs = [*others, SPEC._replace(key=key())]
+    with pytest.raises(StoreTimeoutError):
+        await parts.admission.admit(specs[-1])
+    parts.journal.oldest_unwritten_seconds = TIMEOUT + 1
+
+    for submit in (parts.admission.admit_all, parts.admission.admit_up_to):
+        with pytest.raises(StoreTimeoutError):
+            await submit(specs)
+
+    assert len(parts.journal.entries) == 1
+
+
 async def test_submission_tries_a_disk_that_fails() -> None:
     parts = make_durable_parts()
     parts.journal.oldest_unwritten_seconds = TIMEOUT + 1

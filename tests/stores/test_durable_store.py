@@ -1,6 +1,6 @@
 """The store over a file: nothing is shown that a crash could take back."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -9,6 +9,7 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 from tests.durable import ONCE, TIMEOUT, File, StepJournal, open_store
 from tests.support import NOON, SUCCEEDED, Later, make_job
 from trio_jobs import (
+    Ending,
     IdempotencyKey,
     InvalidTransitionError,
     Job,
@@ -16,10 +17,11 @@ from trio_jobs import (
     JobStatus,
     Outcome,
 )
-from trio_jobs.pool.refusals import StoreTimeoutError
+from trio_jobs.pool.refusals import StoreTimeoutError, StoreWriteError
 from trio_jobs.stores.durable_store import MAX_UNWRITTEN_ENDS, DurableStore
 
 PENDING, PROCESSING, COMPLETED = JobStatus
+CANCELLED = Ending(outcome=Outcome.CANCELLED)
 
 
 def filled(*jobs: Job, file: File | None = None) -> tuple[DurableStore, StepJournal]:
@@ -114,6 +116,8 @@ async def test_found_job_that_has_not_ended_is_in_memory_and_its_end_will_be_tol
             await trio.lowlevel.checkpoint()
         tell()
         await completed(store, journal)
+        await wait_all_tasks_blocked()
+        journal.commit()  # what the look-up waits for, if it does
 
     assert told in ([PENDING], [COMPLETED])
 
@@ -529,3 +533,106 @@ async def test_claim_is_written_before_it_is_waited_for() -> None:
         journal.commit()
 
     assert in_file(journal).status is PROCESSING
+
+
+# A disk that is full. ---------------------------------------------------------------------------
+
+
+async def refused_by_a_full_disk(
+    journal: StepJournal, ask: Callable[[], Awaitable[object]]
+) -> StoreWriteError:
+    """What the client gets if the disk refuses all that is handed over until now."""
+    errors: list[StoreWriteError] = []
+
+    async def client() -> None:
+        with pytest.raises(StoreWriteError) as caught:
+            await ask()
+        errors.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client)
+        await wait_all_tasks_blocked()
+        journal.refuse()
+    [error] = errors
+    return error
+
+
+async def test_full_disk_refuses_a_deletion_and_keeps_the_job() -> None:
+    store, journal = filled(make_job("a"))
+    await completed(store, journal)
+
+    error = await refused_by_a_full_disk(journal, lambda: store.delete("a"))
+
+    assert (str(error), error.kept) == ("database or disk is full", "nothing was kept")
+    assert journal.entries == []
+    assert (await store.find("a")).outcome is Outcome.SUCCEEDED
+
+
+async def test_full_disk_does_not_stop_a_cancel_but_says_that_it_is_not_written() -> None:
+    store, journal = filled(make_job("a"))
+    store.claim("a")
+    noted: list[str] = []
+
+    error = await refused_by_a_full_disk(
+        journal, lambda: store.request_cancel("a", noted=noted.append)
+    )
+
+    assert noted == ["a"]
+    assert "a crash can take that back" in error.kept
+    assert not in_file(journal).cancel_requested
+    journal.commit()  # there is room
+    assert in_file(journal) == store.find_nowait("a")
+    assert in_file(journal).cancel_requested
+
+
+@pytest.mark.parametrize("move", ["complete", "postpone", "release"])
+async def test_job_that_moves_while_its_cancel_is_refused_is_written_as_it_is_then(
+    move: str,
+) -> None:
+    store, journal = filled(make_job("a"))
+    store.claim("a")
+    journal.commit()
+
+    async def ask() -> None:
+        await store.request_cancel("a", noted=lambda _: moved())
+
+    def moved() -> None:
+        if move == "complete":
+            store.complete("a", CANCELLED)
+        elif move == "postpone":
+            store.postpone("a", Later(seconds=60))
+        else:
+            store.release("a")
+
+    await refused_by_a_full_disk(journal, ask)
+    journal.commit()
+
+    stored = in_file(journal)
+    assert stored.cancel_requested
+    assert stored.status is (JobStatus.COMPLETED if move == "complete" else JobStatus.PENDING)
+    assert len(store) == (0 if move == "complete" else 1)
+
+
+async def test_cancel_whose_client_has_gone_is_written_when_there_is_room() -> None:
+    store, journal = filled(make_job("a"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.request_cancel, "a")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    journal.refuse()
+    journal.commit()
+
+    assert in_file(journal).cancel_requested
+
+
+async def test_look_up_that_needs_an_unwritten_end_is_refused_while_the_disk_is_full() -> None:
+    store, journal = filled(make_job("a"))
+    store.claim("a")
+    store.complete("a", SUCCEEDED)
+
+    error = await refused_by_a_full_disk(journal, lambda: store.delete("a"))
+
+    assert error.kept == "nothing was kept"
+    journal.commit()
+    assert in_file(journal).outcome is Outcome.SUCCEEDED

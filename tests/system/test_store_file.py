@@ -164,15 +164,19 @@ async def test_check_store_without_a_file_says_so(tmp_path: Path) -> None:
 
 
 async def fill(server: Command) -> int:
-    """Submit until the disk is full; how many jobs were accepted."""
-    for accepted in range(100):
-        answer = await server.client.post("/jobs", json={"type": "quick", "payload": "x" * 50_000})
-        if answer.status_code != 201:
-            assert answer.status_code == 507, answer.text
-            assert answer.headers["retry-after"] == "5"
-            assert "nothing was kept" in answer.json()["detail"]
-            return accepted
-    raise AssertionError("the disk has never been full")
+    """Submit until the disk has no room for the smallest job; how many jobs were accepted."""
+    accepted = 0
+    for payload in ("x" * 50_000, None):
+        while (answer := await submit(server, payload)).status_code == 201:
+            accepted += 1
+        assert answer.status_code == 507, answer.text
+        assert answer.headers["retry-after"] == "5"
+        assert "nothing was kept" in answer.json()["detail"]
+    return accepted
+
+
+async def submit(server: Command, payload: object) -> httpx.Response:
+    return await server.client.post("/jobs", json={"type": "quick", "payload": payload})
 
 
 async def test_full_disk_refuses_jobs_and_holds_the_ends_of_others_until_there_is_room(
@@ -183,8 +187,17 @@ async def test_full_disk_refuses_jobs_and_holds_the_ends_of_others_until_there_i
         async with running_command(tmp_path, config=CONFIG, handlers=handlers) as server:
             room = await server.submit("room")
 
-            accepted = await fill(server)
+            done = await server.run("quick")
+            late = await server.client.post("/jobs", json={"type": "quick", "delay": 1000})
 
+            accepted = await fill(server) + 2
+
+            forget = await server.client.delete(f"/jobs/{done['id']}")
+            cancel = await server.client.post(f"/jobs/{late.json()['id']}/cancel")
+            assert forget.status_code == cancel.status_code == 507
+            assert "nothing was kept" in forget.json()["detail"]
+            assert "the job is being cancelled" in cancel.json()["detail"]
+            assert (await server.job(done["id"]))["status"] == "completed"
             await server.wait_for_line("store_failing")
             ready = await server.client.get("/health/ready")
             assert ready.status_code == 200
@@ -206,6 +219,7 @@ async def test_full_disk_refuses_jobs_and_holds_the_ends_of_others_until_there_i
             assert (await server.run("quick", 1))["result"] == 1
             listed = (await server.client.get("/jobs", params={"status": "completed"})).json()
             assert len(listed) == accepted + 2
+            assert (await server.job(late.json()["id"]))["outcome"] == "cancelled"
             server.send(signal.SIGTERM)
             assert await server.wait_exit() == 0
 

@@ -86,6 +86,8 @@ def disk_problem(error: Exception, **members: int) -> Problem:
     elif isinstance(error, StoreUnavailableError):
         status, detail = 503, f"{error}; {kept}"
     else:
+        if isinstance(error, StoreWriteError) and not members:
+            kept = error.kept
         status, detail = 507, f"the store's file cannot be written: {error}; {kept}"
     reason = {"reason": "store_away"} if status == 503 else {}
     seconds = _DISK_RETRY_AFTER

@@ -204,6 +204,8 @@ class DurableAdmission(LimitedAdmission):
         if not self._channel.statistics().open_receive_channels:
             raise ShuttingDownError
         if self._file.hangs:
+            if self._other(_names(specs)) is not None:  # this may be a job that comes in later
+                raise StoreTimeoutError(self._file.timeout)
             raise StoreUnavailableError
         if whole:
             self._check_types(specs)

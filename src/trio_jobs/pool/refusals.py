@@ -25,7 +25,15 @@ class ShuttingDownError(AdmissionError):
 
 
 class StoreWriteError(AdmissionError):
-    """The file cannot be written now: the disk is full, say."""
+    """The file cannot be written now: the disk is full, say.
+
+    Attributes:
+        kept: What is left of the request: nothing, except of a cancel.
+    """
+
+    def __init__(self, text: str, *, kept: str = "nothing was kept") -> None:
+        super().__init__(text)
+        self.kept = kept
 
 
 class StoreUnavailableError(AdmissionError):

@@ -3,21 +3,21 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 import trio
 
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Outcome
-from trio_jobs.pool.refusals import StoreTimeoutError
+from trio_jobs.pool.refusals import StoreTimeoutError, StoreWriteError
 from trio_jobs.pool.store import (
     InvalidTransitionError,
     JobNotFoundError,
     StoreStatistics,
     UnfinishedJobs,
 )
-from trio_jobs.stores.sqlite.retention import Kept
+from trio_jobs.stores.file_port import JournalPort, ReaderPort, Stored
 from trio_jobs.stores.transitions import (
     COMPLETED,
     PENDING,
@@ -32,9 +32,6 @@ from trio_jobs.stores.transitions import (
 )
 
 log = logging.getLogger(__name__)
-
-# A job's number in the file, and its record.
-Stored = tuple[int, Job]
 
 # The number and the record of a job that has ended, and what is called when its end is written.
 End = tuple[int, Job, Callable[[Job], None] | None]
@@ -52,61 +49,6 @@ _CUT_OFF = Ending(
 
 def _nothing() -> None:
     """Called when a move has landed that nobody waits for."""
-
-
-class JournalPort(Protocol):
-    """Writes records in the order in which it is given them; see `stores.sqlite.journal`."""
-
-    @property
-    def failing(self) -> tuple[float, str] | None:
-        """Since when nothing can be written, and why; None if the last commit succeeded."""
-
-    @property
-    def kept(self) -> Kept:
-        """The completed jobs in the file."""
-
-    @property
-    def dropped(self) -> Mapping[Outcome, int]:
-        """How many completed jobs were dropped, by outcome."""
-
-    @property
-    def unwritten(self) -> int:
-        """How many records are not on the disk."""
-
-    @property
-    def oldest_unwritten_seconds(self) -> float:
-        """How long ago the oldest record was handed over that is not on the disk; or 0."""
-
-    def append(
-        self,
-        records: Sequence[tuple[int, Job | None]],
-        *,
-        landed: Callable[[], None],
-        refused: Callable[[Exception], None] | None = None,
-    ) -> None:
-        """Hand over records; ``landed`` is called in the loop when they are on the disk.
-
-        Without ``refused`` they are written as soon as it is possible. With it they may be
-        refused: it is called instead, and nothing of them is kept.
-        """
-
-    async def settled(self) -> None:
-        """Wait until all records that were handed over are on the disk, or refused."""
-
-
-class ReaderPort(Protocol):
-    """Reads the file, never in the event loop's thread; see `stores.sqlite.reads`."""
-
-    async def find_many(self, job_ids: Sequence[str]) -> list[Stored]:
-        """The records with these ids, in any order; one read for all."""
-
-    async def find_keys(self, texts: Collection[str]) -> list[Job]:
-        """The jobs with these idempotency keys."""
-
-    async def page(
-        self, *, after: str | None, limit: int, outcomes: Collection[Outcome] = ()
-    ) -> list[Job]:
-        """See `Store.page`; with ``outcomes`` only jobs that have ended so."""
 
 
 class DurableStore:
@@ -315,6 +257,7 @@ class DurableStore:
         """Let a job whose end is on the disk leave the memory."""
         del self._jobs[job.id], self._seqs[job.id], self._ending[job.id]
         self._from_file.discard(job.id)
+        self._not_yet_cancelled.pop(job.id, None)
         if job.key is not None:
             del self._keys[job.key.text]
         if len(self._ending) == MAX_UNWRITTEN_ENDS:
@@ -366,7 +309,8 @@ class DurableStore:
             if job.status is COMPLETED:
                 return job
             if job_id not in self._jobs:  # it is just coming in, or it has ended since it was read
-                await self._written()
+                with suppress(StoreWriteError):  # all that was on the disk has been shown now
+                    await self._write_now(())
         return job
 
     async def find_stored(self, job_id: str) -> Stored:
@@ -387,7 +331,7 @@ class DurableStore:
 
     async def _find_stored(self, job_ids: Collection[str]) -> dict[str, Stored]:
         if not self._ending.keys().isdisjoint(job_ids):
-            await self._written()
+            await self._write_now(())  # with all before it
         return {job.id: (seq, job) for seq, job in await self._reader.find_many(list(job_ids))}
 
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
@@ -420,22 +364,39 @@ class DurableStore:
         while job_id not in self._jobs or job_id in self._ending:
             # Refused, unless the job is just coming in.
             cancel_requested((await self.find_stored(job_id))[1], self._now())
-        job = self.request_cancel_nowait(job_id)
+        job = self._note_cancel(job_id)
         if noted is not None:
             noted(job_id)
-        await self._written()
+        try:
+            await self._write_now(
+                [(self._seqs[job_id], job)],
+                landed=partial(self._show_cancel, job_id),
+                refused=partial(self._hold_cancel, job_id),
+            )
+        except StoreWriteError as error:
+            kept = "the job is being cancelled, but a crash can take that back"
+            raise StoreWriteError(str(error), kept=kept) from error
         return self._jobs.get(job_id, job)
 
     def request_cancel_nowait(self, job_id: str) -> Job:
         """The plain step of `request_cancel`, for a job that is in memory."""
-        before = self._ending.get(job_id) or self.find_nowait(job_id)
-        job = cancel_requested(before, self._now())
-        self._not_yet_cancelled.setdefault(job_id, before)
+        job = self._note_cancel(job_id)
         self._write(job, landed=partial(self._show_cancel, job_id))
+        return job
+
+    def _note_cancel(self, job_id: str) -> Job:
+        before = self._ending.get(job_id) or self.find_nowait(job_id)
+        job = self._jobs[job_id] = cancel_requested(before, self._now())
+        self._not_yet_cancelled.setdefault(job_id, before)
         return job
 
     def _show_cancel(self, job_id: str) -> None:
         self._not_yet_cancelled.pop(job_id, None)
+
+    def _hold_cancel(self, job_id: str) -> None:
+        """Let the journal write the job as it is now, when it can; its end has its own record."""
+        if job_id in self._jobs and job_id not in self._ending:
+            self._write(self._jobs[job_id], landed=partial(self._show_cancel, job_id))
 
     async def delete(self, job_id: str) -> None:
         seq, job = await self.find_stored(job_id)
@@ -443,13 +404,45 @@ class DurableStore:
             raise InvalidTransitionError(
                 f"job {job_id!r} is {job.status}; only a completed job can be deleted"
             )
-        self._journal.append(((seq, None),), landed=_nothing)
-        await self._written()
+        await self._write_now([(seq, None)])
 
-    async def _written(self) -> None:
-        with trio.move_on_after(self.timeout) as scope:
-            await self.settled()
-        if scope.cancelled_caught:
+    async def _write_now(
+        self,
+        records: Sequence[tuple[int, Job | None]],
+        *,
+        landed: Callable[[], None] = _nothing,
+        refused: Callable[[], None] = _nothing,
+    ) -> None:
+        """Write records, unless the disk refuses them; all that was handed over is written before.
+
+        Args:
+            records: What to write.
+            landed: Called when they are on the disk, even if this task is cancelled by then.
+            refused: Called when the disk refuses them, likewise.
+
+        Raises:
+            StoreWriteError: They are not written, and will not be.
+            StoreTimeoutError: It is not yet known.
+        """
+        self.hand_over()
+        over = trio.Event()
+        errors: list[Exception] = []
+
+        def land() -> None:
+            landed()
+            over.set()
+
+        def refuse(error: Exception) -> None:
+            refused()
+            errors.append(error)
+            over.set()
+
+        self._journal.append(records, landed=land, refused=refuse)
+        with trio.move_on_after(self.timeout):
+            await over.wait()
+        if errors:
+            raise StoreWriteError(str(errors[0])) from errors[0]
+        if not over.is_set():
             raise StoreTimeoutError(self.timeout)
 
     # Counts.
