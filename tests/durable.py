@@ -169,11 +169,24 @@ class StepReader:
         return [job for job in found.values() if job.key is not None and job.key.text in wanted]
 
     async def page(
-        self, *, after: str | None, limit: int, outcomes: Collection[Outcome] = ()
+        self,
+        *,
+        after: str | None,
+        limit: int,
+        unfinished: bool = False,
+        outcomes: Collection[Outcome] = (),
+        types: Collection[str] = (),
     ) -> list[Job]:
         jobs = sorted((await self._all()).values(), key=lambda job: job.id)
-        chosen = [job for job in jobs if not outcomes or job.outcome in outcomes]
-        return [job for job in chosen if job.id > (after or "")][:limit]
+        chosen = [
+            job
+            for job in jobs
+            if job.id > (after or "")
+            and not (unfinished and job.outcome)
+            and (not outcomes or job.outcome in outcomes)
+            and (not types or job.type in types)
+        ]
+        return chosen[:limit]
 
     async def _all(self) -> File:
         await trio.lowlevel.checkpoint()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 from tests.api.support import Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, counting_turns, make_job, make_parts
-from trio_jobs import Ending, Job, Outcome
+from trio_jobs import Ending, Job, JobStatus, Outcome
 
 
 def ids(answer: Answer) -> list[str]:
@@ -228,22 +229,25 @@ async def test_a_client_that_leaves_a_listing_early_ends_it() -> None:
 
 
 @pytest.mark.parametrize("more", ["", "&limit=5"])
-async def test_store_hears_which_outcomes_are_wanted(
+async def test_store_hears_which_jobs_are_wanted(
     more: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A store with a long history need not read all of it.
     api = Api()
-    asked: list[set[Outcome]] = []
+    asked: list[dict[str, set[str]]] = []
     page = api.parts.store.page
 
-    async def asking_page(
-        *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
-    ) -> list[Job]:
-        asked.append(set(outcomes))
-        return await page(after=after, limit=limit, outcomes=outcomes)
+    async def asking_page(*, after: str | None, limit: int, **wanted: Collection[Any]) -> list[Job]:
+        asked.append({name: set(values) for name, values in wanted.items() if values})
+        return await page(after=after, limit=limit, **wanted)
 
     monkeypatch.setattr(api.parts.store, "page", asking_page)
     await api.client.get(f"/jobs?outcome=failed&outcome=cancelled{more}")
-    await api.client.get(f"/jobs?type=test{more}")
+    await api.client.get(f"/jobs?type=test&type=a&status=pending{more}")
+    await api.client.get(f"/jobs?{more}")
 
-    assert asked == [{Outcome.FAILED, Outcome.CANCELLED}, set()]
+    assert asked == [
+        {"outcomes": {Outcome.FAILED, Outcome.CANCELLED}},
+        {"types": {"test", "a"}, "statuses": {JobStatus.PENDING}},
+        {},
+    ]

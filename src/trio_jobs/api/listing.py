@@ -41,10 +41,19 @@ class Query:
     limit: int | None = None
     after: str | None = None
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes of the wanted jobs; empty if they may have any, or none yet."""
-        return [Outcome(each) for each in self.filters.get("outcome", ())]
+    async def read(self, store: Store, *, after: str | None, limit: int) -> list[Job]:
+        """Up to ``limit`` jobs behind ``after``; of jobs that do not pass the filters, only some.
+
+        Checkpoints:
+            None, with the store in memory.
+        """
+        return await store.page(
+            after=after,
+            limit=limit,
+            statuses=[JobStatus(each) for each in self.filters.get("status", ())],
+            outcomes=[Outcome(each) for each in self.filters.get("outcome", ())],
+            types=self.filters.get("type", ()),
+        )
 
     def select(self, jobs: list[Job]) -> list[Job]:
         """The jobs that pass all filters."""
@@ -114,7 +123,7 @@ async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
     # Without filters one read is enough; the job beyond the limit shows that there are more.
     stride = STRIDE if query.filters else limit + 1
     while True:
-        jobs = await store.page(after=after, limit=stride, outcomes=query.outcomes)
+        jobs = await query.read(store, after=after, limit=stride)
         found += query.select(jobs)
         if len(found) > limit or len(jobs) < stride:
             return found[:limit], len(found) > limit
@@ -134,7 +143,7 @@ async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     after = query.after
     opening = b"["
     while True:
-        jobs = await store.page(after=after, limit=STRIDE, outcomes=query.outcomes)
+        jobs = await query.read(store, after=after, limit=STRIDE)
         found = jobs_json(query.select(jobs))[1:-1]
         if found:
             yield opening + found

@@ -162,7 +162,9 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
     after, cost = None, 0
     outcomes = [Outcome(each) for each in selection.outcomes]
     while True:
-        page = await pool.store.page(after=after, limit=_STRIDE, outcomes=outcomes)
+        page = await pool.store.page(
+            after=after, limit=_STRIDE, outcomes=outcomes, types=selection.types or ()
+        )
         selected = [job.id for job in selection.select(page)]
         if selection.limit is not None:
             selected = selected[: selection.limit - len(job_ids)]

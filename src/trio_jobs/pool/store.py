@@ -255,12 +255,24 @@ class Store(StoreMoves, Protocol):
         """The jobs with these idempotency keys, as they are now, by key."""
 
     async def page(
-        self, *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
+        self,
+        *,
+        after: str | None = None,
+        limit: int,
+        statuses: Collection[JobStatus] = (),
+        outcomes: Collection[Outcome] = (),
+        types: Collection[str] = (),
     ) -> list[Job]:
         """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
 
-        ``after`` need not be the id of a job that the store has. With ``outcomes``, a store may
-        leave out jobs that have not ended so: one that can skip them does.
+        A store may leave out jobs that the caller does not want: one that can skip them does.
+
+        Args:
+            after: Any id: the store need not have its job.
+            limit: The most jobs.
+            statuses: If there are any, the caller wants only jobs that have one of them.
+            outcomes: The same for how jobs have ended.
+            types: The same for job types.
         """
 
     async def request_cancel(

@@ -348,10 +348,23 @@ class DurableStore:
         return found
 
     async def page(
-        self, *, after: str | None = None, limit: int, outcomes: Collection[Outcome] = ()
+        self,
+        *,
+        after: str | None = None,
+        limit: int,
+        statuses: Collection[JobStatus] = (),
+        outcomes: Collection[Outcome] = (),
+        types: Collection[str] = (),
     ) -> list[Job]:
-        # Each job that is in memory is in the file too, perhaps as it was a moment ago.
-        jobs = await self._reader.page(after=after, limit=limit, outcomes=outcomes)
+        # Each job that is in memory is in the file too, perhaps as it was a moment ago: pending,
+        # say, although it is processing.
+        jobs = await self._reader.page(
+            after=after,
+            limit=limit,
+            unfinished=bool(statuses) and COMPLETED not in statuses,
+            outcomes=outcomes,
+            types=types,
+        )
         return [self._shown(job.id) or job for job in jobs]
 
     def _shown(self, job_id: str) -> Job | None:

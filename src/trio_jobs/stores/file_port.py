@@ -60,6 +60,12 @@ class ReaderPort(Protocol):
         """The jobs with these idempotency keys."""
 
     async def page(
-        self, *, after: str | None, limit: int, outcomes: Collection[Outcome] = ()
+        self,
+        *,
+        after: str | None,
+        limit: int,
+        unfinished: bool = False,
+        outcomes: Collection[Outcome] = (),
+        types: Collection[str] = (),
     ) -> list[Job]:
-        """See `Store.page`; with ``outcomes`` only jobs that have ended so."""
+        """See `Store.page`; only wanted jobs. With ``unfinished`` only jobs that have not ended."""

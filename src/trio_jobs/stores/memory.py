@@ -166,7 +166,9 @@ class MemoryStore:
         *,
         after: str | None = None,
         limit: int,
-        outcomes: Collection[Outcome] = (),  # noqa: ARG002  (to look at a job is all it costs)
+        statuses: Collection[JobStatus] = (),  # noqa: ARG002  (to look at a job is all it costs)
+        outcomes: Collection[Outcome] = (),  # noqa: ARG002
+        types: Collection[str] = (),  # noqa: ARG002
     ) -> list[Job]:
         return self.page_nowait(after=after, limit=limit)
 

@@ -2,8 +2,9 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -38,7 +39,10 @@ JOBS = [
     (5, ended("e", Outcome.INTERRUPTED, key="ke")),
     (6, ended("f", Outcome.SUCCEEDED)),
     (7, ended("g", Outcome.FAILED)),
+    (8, make_job("h", type="other")),
+    (9, make_job("i", type="other")),
 ]
+NO_SUCCESS = [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED]
 
 
 @pytest.fixture
@@ -70,27 +74,37 @@ async def test_jobs_are_found_by_their_keys(reader: FileReader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "limit", "outcomes", "expected"),
+    ("after", "limit", "wanted", "expected"),
     [
-        (None, 10, (), "abdefg"),
-        (None, 2, (), "ab"),
-        ("b", 2, (), "de"),
-        ("c", 2, (), "de"),
-        ("g", 2, (), ""),
-        (None, 10, (Outcome.FAILED,), "bg"),
-        ("b", 10, (Outcome.FAILED, Outcome.INTERRUPTED), "eg"),
-        (None, 2, (Outcome.SUCCEEDED, Outcome.FAILED), "ab"),
-        (None, 10, (Outcome.CANCELLED,), ""),
+        (None, 10, {}, "abdefghi"),
+        (None, 2, {}, "ab"),
+        ("b", 2, {}, "de"),
+        ("c", 2, {}, "de"),
+        ("i", 2, {}, ""),
+        ("zz", 2, {}, ""),
+        (None, 10, {"outcomes": [Outcome.FAILED]}, "bg"),
+        (None, 1, {"outcomes": [Outcome.FAILED, Outcome.FAILED]}, "b"),
+        ("b", 10, {"outcomes": [Outcome.FAILED, Outcome.INTERRUPTED]}, "eg"),
+        ("a", 2, {"outcomes": [*NO_SUCCESS]}, "be"),
+        (None, 2, {"outcomes": [Outcome.SUCCEEDED, Outcome.FAILED]}, "ab"),
+        (None, 10, {"outcomes": [Outcome.CANCELLED]}, ""),
+        (None, 10, {"unfinished": True}, "dhi"),
+        ("d", 1, {"unfinished": True}, "h"),
+        (None, 10, {"unfinished": True, "outcomes": [Outcome.FAILED]}, ""),
+        (None, 10, {"types": ["other"]}, "hi"),
+        (None, 10, {"types": ["other", "test", "third"]}, "abdefghi"),
+        (None, 10, {"types": ["third"]}, ""),
+        ("h", 10, {"types": ["other"], "unfinished": True}, "i"),
+        ("b", 10, {"types": ["test"], "outcomes": [*NO_SUCCESS]}, "eg"),
+        # The caller chooses then.
+        (None, 10, {"types": ["other", "\ud800"]}, "abdefghi"),
+        (None, 10, {"types": [f"{n}" for n in range(100_000)]}, "abdefghi"),
     ],
 )
 async def test_page(
-    after: str | None,
-    limit: int,
-    outcomes: tuple[Outcome, ...],
-    expected: str,
-    reader: FileReader,
+    after: str | None, limit: int, wanted: dict[str, Any], expected: str, reader: FileReader
 ) -> None:
-    page = await reader.page(after=after, limit=limit, outcomes=outcomes)
+    page = await reader.page(after=after, limit=limit, **wanted)
 
     assert "".join(job.id for job in page) == expected
 
@@ -184,15 +198,87 @@ async def test_readers_cannot_write(file: StoreFile) -> None:
         await reader._read(write)
 
 
-@pytest.mark.parametrize(
-    ("where", "index"),
-    [
-        ("id > ''", "sqlite_autoindex_jobs_1"),
-        ("id > '' AND status = 2 AND outcome IN (?) AND outcome <> 'succeeded'", "jobs_dead_ids"),
-    ],
-)
-def test_pages_come_from_an_index(where: str, index: str, file: StoreFile) -> None:
-    query = f"EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE {where} ORDER BY id LIMIT 5"  # noqa: S608
-    (row,) = file.connection.execute(query, ("failed",) * where.count("?")).fetchall()
+# A history of so many jobs, of which every tenth has not succeeded, behind a few pending ones.
+HISTORIES = (1_000, 20_000)
+LOOK_UPS: dict[str, Callable[[FileReader, int], Awaitable[object]]] = {
+    "a job": lambda reader, size: reader.find_many([long_id(size // 2)]),
+    "a key": lambda reader, size: reader.find_keys([f"key {size // 2}"]),
+    "no key": lambda reader, _: reader.find_keys(["nobody's"]),
+    "first page": lambda reader, _: reader.page(after=None, limit=100),
+    "page": lambda reader, size: reader.page(after=long_id(size // 2), limit=100),
+    "the dead": lambda reader, _: reader.page(after=None, limit=50, outcomes=NO_SUCCESS),
+    "the dead, later": lambda reader, size: reader.page(
+        after=long_id(size // 2), limit=20, outcomes=NO_SUCCESS
+    ),
+    "a rare outcome": lambda reader, _: reader.page(
+        after=None, limit=100, outcomes=[Outcome.INTERRUPTED]
+    ),
+    "unfinished": lambda reader, _: reader.page(after=None, limit=100, unfinished=True),
+    "unfinished of a type": lambda reader, _: reader.page(
+        after=None, limit=100, unfinished=True, types=["nobody's"]
+    ),
+}
 
-    assert f"USING INDEX {index}" in row[-1]
+
+def long_id(number: int) -> str:
+    return f"{number:08}"
+
+
+@pytest.fixture(scope="module")
+def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    found = {}
+    for size in HISTORIES:
+        found[size] = tmp_path_factory.mktemp("history") / "jobs.db"
+        outcomes = [Outcome.FAILED] + [Outcome.SUCCEEDED] * 9
+        jobs = [
+            (n, ended(long_id(n), outcomes[n % 10], key=f"key {n}")) for n in range(1, size + 1)
+        ]
+        pending = [(n, make_job(long_id(n))) for n in range(size + 1, size + 20)]
+        with opened(found[size]) as file:
+            file.connection.execute("PRAGMA synchronous = off")
+            RecordWriter(file.connection).write([*jobs, *pending])
+    return found
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+async def test_look_up_takes_no_more_steps_in_a_long_history(
+    name: str, histories: dict[int, Path]
+) -> None:
+    steps = {}
+    for size, path in histories.items():
+        counted = [0]
+
+        def connect_counted(name: str, counted: list[int] = counted) -> sqlite3.Connection:
+            def count() -> None:
+                counted[0] += 1
+
+            connection = connect(name)
+            connection.set_progress_handler(count, 1)  # of SQLite's virtual machine
+            return connection
+
+        with opened(path) as file:
+            reader = FileReader(file, connect=connect_counted)
+            assert isinstance(await LOOK_UPS[name](reader, size), list)
+            reader.close()
+        steps[size] = counted[0]
+
+    small, large = HISTORIES
+    assert 0 < steps[large] <= 1.1 * steps[small]
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+async def test_look_up_uses_an_index_and_sorts_nothing(name: str, file: StoreFile) -> None:
+    statements: list[str] = []
+
+    def connect_traced(name: str) -> sqlite3.Connection:
+        connection = connect(name)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    reader = FileReader(file, connect=connect_traced)
+    await LOOK_UPS[name](reader, 10)
+    reader.close()
+
+    plan = [row[-1] for row in file.connection.execute(f"EXPLAIN QUERY PLAN {statements[-1]}")]
+    assert any(line.startswith("SEARCH jobs USING") for line in plan)
+    assert [line for line in plan if "SCAN jobs" in line or "B-TREE" in line] == []

@@ -14,17 +14,14 @@ from shutil import copy
 
 import pytest
 
-from tests.stores.sqlite import version_1
 from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
-from trio_jobs import Outcome
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import StoreSettings
 from trio_jobs.store_in_file import RecoveredFile
 from trio_jobs.stores.sqlite.file_place import _file_system
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
-from trio_jobs.stores.sqlite.recovery import RecoveryRule, recover
-from trio_jobs.stores.sqlite.schema import APPLICATION_ID, MIGRATIONS, VERSION, migrate
+from trio_jobs.stores.sqlite.schema import APPLICATION_ID, VERSION
 from trio_jobs.stores.sqlite.store_check import check_store
 from trio_jobs.stores.sqlite.store_file import (
     StoreFileError,
@@ -392,46 +389,6 @@ def test_file_of_sqlite_without_tables_becomes_a_store(path: Path) -> None:
 
     write(path, [(1, make_job("a"))])
     assert read(path) == [(1, make_job("a"))]
-
-
-@pytest.mark.parametrize("statement", range(len(MIGRATIONS[0]) + 4))
-def test_migration_that_fails_at_any_statement_leaves_the_file_as_it_was(
-    statement: int, path: Path
-) -> None:
-    class Failing(sqlite3.Connection):
-        left = statement
-
-        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
-            if not sql.startswith("ROLLBACK"):
-                self.left -= 1
-                if self.left < 0:
-                    raise sqlite3.OperationalError("disk I/O error")
-            return super().execute(sql, *parameters)  # type: ignore[arg-type]
-
-    connection = sqlite3.connect(path, isolation_level=None, factory=Failing)
-    with pytest.raises(sqlite3.OperationalError):
-        migrate(connection, 0)
-    connection.close()
-
-    plain = sqlite3.connect(path)
-    assert plain.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
-    plain.close()
-    with opened(path):
-        pass
-
-
-def test_file_of_the_first_version_opens(path: Path) -> None:
-    copy(version_1.PATH, path)
-
-    with opened(path) as file:
-        assert tuple(read(path)) == version_1.JOBS
-        found = recover(file, lambda _: RecoveryRule(), now=NOON)
-    assert [seq for seq, _ in found.pending] == [6, 8]
-    assert [seq for seq, _ in found.suspects] == [7, 9]
-    assert (found.kept.succeeded, found.kept.others) == (1, 4)
-    report = check_store(path)
-    assert (report.version, report.faults) == (VERSION, [])
-    assert report.counts == {"pending": 4} | {outcome.value: 1 for outcome in Outcome}
 
 
 def test_another_connection_does_not_hold_up_the_opening(path: Path) -> None:

@@ -54,6 +54,14 @@ MIGRATIONS: Final = (
         # There is none while a process has the file.
         "INSERT INTO meta VALUES ('clean', 1)",
     ),
+    (
+        # In the order of listings by outcome: each index of SQLite ends with the seq.
+        "DROP INDEX jobs_dead_ids",
+        """
+        CREATE INDEX jobs_dead_outcomes ON jobs(outcome)
+        WHERE status = 2 AND outcome <> 'succeeded'
+        """,
+    ),
 )
 
 VERSION: Final = len(MIGRATIONS)

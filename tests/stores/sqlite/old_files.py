@@ -1,7 +1,7 @@
-"""What is in `version_1.db`, which the first version of the schema has written.
+"""The files that each version of the schema has written, `version_1.db` and so on: all these jobs.
 
-Later versions must open it, for ever. `python -m tests.stores.sqlite.version_1` makes it anew: only
-as long as no release has this version.
+Later versions must open them, for ever. `python -m tests.stores.sqlite.old_files` makes the file of
+the present version: only as long as no release has this version.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,9 +11,8 @@ from typing import Final
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
+from trio_jobs.stores.sqlite.schema import VERSION
 from trio_jobs.stores.sqlite.store_file import open_store_file
-
-PATH: Final = Path(__file__).with_suffix(".db")
 
 _BEGIN: Final = datetime(2026, 11, 29, 8, 0, 0, 123456, tzinfo=UTC)
 
@@ -91,10 +90,17 @@ JOBS: Final = (
     ),
 )
 
+
+def path_of(version: int) -> Path:
+    """The file of this version."""
+    return Path(__file__).with_name(f"version_{version}.db")
+
+
 if __name__ == "__main__":
-    PATH.unlink(missing_ok=True)
-    file = open_store_file(PATH)
+    path = path_of(VERSION)
+    path.unlink(missing_ok=True)
+    file = open_store_file(path)
     file.connection.execute("DELETE FROM meta")  # a process has it
     RecordWriter(file.connection).write(JOBS)
     file.close()
-    PATH.with_name(PATH.name + "-lock").unlink()
+    path.with_name(path.name + "-lock").unlink()
