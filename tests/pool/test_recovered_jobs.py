@@ -1,6 +1,7 @@
 """Jobs of an earlier process: each runs again, in order, and a poison job condemns no other."""
 
 import logging
+from collections import Counter
 from datetime import timedelta
 
 import msgspec.structs
@@ -8,10 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.durable import File, make_durable_parts, start_pool
+from tests.durable import DurableParts, File, make_durable_parts, start_pool
+from tests.pool.test_durable_admission import Call
 from tests.support import NOON, SUCCEEDED, Later, make_job
 from trio_jobs import Ending, Handler, Job, JobContext, JobStatus, Outcome, RetryPolicy
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import QueueFullError
 
 
 async def succeed(_: object) -> None:
@@ -118,6 +121,103 @@ async def test_job_without_a_handler_is_kept_and_named_and_can_be_cancelled(
         Outcome.CANCELLED,
     ]
     assert parts.pool.kept == 1
+
+
+async def delayed(parts: DurableParts) -> Job:
+    """Submit a job that may begin in an hour."""
+    async with trio.open_nursery() as nursery:
+        call = Call(nursery, parts.admission.admit, JobSpec("test", b"", 3600.0))
+        await wait_all_tasks_blocked()
+        parts.journal.commit()
+    if isinstance(call.result, Exception):
+        raise call.result
+    assert isinstance(call.result, Job)
+    return call.result
+
+
+@pytest.mark.parametrize("type_", ["test", "gone"])
+async def test_old_jobs_that_are_due_leave_room_for_new_ones(type_: str) -> None:
+    past = msgspec.structs.replace(make_job("past", type=type_), run_at=NOON - timedelta(seconds=1))
+    jobs = [*(make_job(f"{n:04}", type=type_) for n in range(100)), past]
+    parts = make_durable_parts(HANDLERS, file=file_of(*jobs), max_waiting=2)
+
+    for _ in range(2):
+        await delayed(parts)
+    with pytest.raises(QueueFullError, match="too many jobs wait for a later time"):
+        await delayed(parts)
+
+    schedule = parts.pool.schedule
+    assert (schedule.count, schedule.room) == (103, 0)
+
+
+async def test_old_jobs_that_wait_for_a_time_count_as_new_ones_do() -> None:
+    later = [
+        msgspec.structs.replace(make_job(f"{n}"), run_at=NOON + timedelta(seconds=60))
+        for n in range(3)
+    ]
+    parts = make_durable_parts(HANDLERS, file=file_of(*later), max_waiting=3)
+
+    with pytest.raises(QueueFullError):
+        await delayed(parts)
+
+
+async def test_room_is_that_of_new_jobs_at_each_moment_of_a_recovery() -> None:
+    known = [make_job(f"a{n}") for n in range(20)]
+    unknown = [make_job(f"b{n}", type="gone") for n in range(20)]
+    parts = make_durable_parts(
+        HANDLERS, file=file_of(*known, *unknown), workers=1, buffer_size=2, max_waiting=5
+    )
+    schedule = parts.pool.schedule
+    rooms: set[int] = set()
+
+    async def process(_: Job) -> Ending:
+        rooms.add(schedule.room)
+        return SUCCEEDED
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.journal.run)
+        start_pool(parts, nursery, process)
+        await wait_all_tasks_blocked()
+        assert (rooms, schedule.count, schedule.room) == ({5}, 20, 5)
+        for job in unknown:
+            await parts.pool.cancel(job.id)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert (schedule.count, schedule.room) == (0, 5)
+    assert all(job.outcome is not None for job in parts.file.values())
+
+
+@pytest.mark.parametrize("keeps_pending", [True, False])
+async def test_stop_before_the_old_jobs_have_slots_keeps_them_or_runs_them(
+    keeps_pending: bool,
+) -> None:
+    jobs = [make_job(f"{n:02}") for n in range(20)]
+    parts = make_durable_parts(
+        HANDLERS, file=file_of(*jobs), workers=1, buffer_size=2, keeps_pending=keeps_pending
+    )
+    began = trio.Event()
+    go_on = trio.Event()
+
+    async def process(_: Job) -> Ending:
+        began.set()
+        await go_on.wait()
+        return SUCCEEDED
+
+    async with trio.open_nursery() as journal:
+        journal.start_soon(parts.journal.run)
+        async with trio.open_nursery() as nursery:
+            start_pool(parts, nursery, process)
+            await began.wait()
+            parts.admission.close()
+            go_on.set()
+        journal.cancel_scope.cancel()
+
+    outcomes = Counter(job.outcome for job in parts.file.values())
+    assert outcomes == (
+        {None: 19, Outcome.SUCCEEDED: 1} if keeps_pending else {Outcome.SUCCEEDED: 20}
+    )
+    assert parts.pool.kept == (19 if keeps_pending else 0)
 
 
 async def test_suspects_run_one_at_a_time_beside_all_others() -> None:

@@ -1,7 +1,6 @@
 """Lets the jobs that an earlier process has left in the file wait for their turn."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -20,7 +19,8 @@ def schedule_recovered(jobs: Iterable[Job], schedule: Schedule, handlers: Handle
 
     They are due now, in the order of admission, or at their times; so they wait for slots in turn
     with all others, however many they are. A job without a handler is never due. The log names its
-    type; the job stays in the file, for a process that has a handler.
+    type; the job stays in the file, for a process that has a handler. Of all these, only the jobs
+    that wait for a time leave less room for new ones.
     """
     unknown: Counter[str] = Counter()
     for job in jobs:
@@ -28,9 +28,9 @@ def schedule_recovered(jobs: Iterable[Job], schedule: Schedule, handlers: Handle
             handlers.find(job.type)
         except UnknownTypeError:
             unknown[job.type] += 1
-            schedule.add(job.id, math.inf)
+            schedule.keep(job.id)
             continue
-        schedule.add(job.id, 0.0 if job.run_at is None else job.run_at)
+        schedule.add_recovered(job.id, job.run_at)
     for type_, count in unknown.items():
         fields = {"job_type": readable(type_, _MAX_TYPE), "count": count}
         log.warning("job_type_unknown", extra=fields)

@@ -31,7 +31,7 @@ class Schedule:
 
     Args:
         max_waiting: How many new jobs may wait; kept as an attribute. A job that comes back is
-            never refused.
+            never refused, and counts; a job of an earlier process counts if it waits for a time.
         now: The wall clock, as an aware UTC time.
     """
 
@@ -43,6 +43,9 @@ class Schedule:
         self._delays = _Timeline()
         self._dates = _Timeline()
         self._due: deque[str] = deque()
+        # Jobs of an earlier process: those that are due come first; no handler can run the others.
+        self._recovered: deque[str] = deque()
+        self._kept: set[str] = set()
         self._stopped = False
         self._ends = math.inf  # a job that comes due later, by Trio's clock, stays here
         # The clocks' difference at that time: the wall clock's changes make nothing due any more.
@@ -54,12 +57,17 @@ class Schedule:
     @property
     def count(self) -> int:
         """How many jobs wait: for a time, for others of their type, or, when due, for a slot."""
-        return len(self._delays) + len(self._dates) + len(self._due)
+        return self._counted + len(self._recovered) + len(self._kept)
+
+    @property
+    def _counted(self) -> int:
+        waiting = len(self._delays) + len(self._dates) - len(self._kept)
+        return waiting + len(self._due)
 
     @property
     def room(self) -> int:
         """How many more new jobs may wait."""
-        return max(self.max_waiting - self.count, 0)
+        return max(self.max_waiting - self._counted, 0)
 
     def retry_after(self) -> int:
         """Whole seconds until the first job is due and makes room, from 1 to 60."""
@@ -82,11 +90,32 @@ class Schedule:
         if time < self._sleeps_until:
             self._earlier.set()
 
+    def add_recovered(self, job_id: str, run_at: datetime | None) -> None:
+        """Let a pending job of an earlier process wait for its time; or for a slot, before others.
+
+        While it waits for a slot it does not count: jobs that the last process has let in must not
+        have new ones refused.
+
+        Args:
+            job_id: The job.
+            run_at: An aware time; None: it is due.
+        """
+        if run_at is not None and run_at > self._now():
+            self.add(job_id, run_at)
+        else:
+            self._recovered.append(job_id)
+
+    def keep(self, job_id: str) -> None:
+        """Let a job wait for which there is no handler, until `advance`; it does not count."""
+        self.add(job_id, math.inf)
+        self._kept.add(job_id)
+
     @property
     def has_due(self) -> bool:
         """Whether there are jobs to feed: they are due, and were so at `end`, if it has come."""
         until = min(self._clock.current_time(), self._ends)
-        return not self._stopped and (bool(self._due) or self._first_due() <= until)
+        is_due = self._recovered or self._due or self._first_due() <= until
+        return not self._stopped and bool(is_due)
 
     def waits(self, job_id: str) -> bool:
         """Whether a job waits for a time; False once it is due."""
@@ -94,6 +123,7 @@ class Schedule:
 
     def remove(self, job_id: str) -> bool:
         """Take a job out if it waits for a time; return whether it did."""
+        self._kept.discard(job_id)
         return self._delays.remove(job_id) or self._dates.remove(job_id)
 
     def advance(self, job_id: str) -> None:
@@ -112,8 +142,9 @@ class Schedule:
         """Feed nothing more: the due jobs wait again, until `remove`. The caller cancels `run`."""
         self._stopped = True
         now = self._clock.current_time()
-        while self._due:
-            self._delays.add(self._due.popleft(), now)
+        for due in (self._recovered, self._due):
+            while due:
+                self._delays.add(due.popleft(), now)
 
     async def run(self, feed: Callable[[deque[str]], Awaitable[None]]) -> None:
         """Sleep until jobs are due, and feed them, for ever.
@@ -125,6 +156,8 @@ class Schedule:
             Acted on while sleeping and while feeding. Jobs that are not queued stay pending.
         """
         while True:
+            if self._recovered:
+                await feed(self._recovered)
             self._take_due()
             if self._due:
                 await feed(self._due)
