@@ -6,12 +6,12 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
-import msgspec
 import trio
 
 from trio_jobs.api.due import check_due
 from trio_jobs.api.keys import make_key
 from trio_jobs.api.validation import check_submission, check_type, encode_payload
+from trio_jobs.handlers.value_type import decode_as
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.opened_store import MemoryStore
 from trio_jobs.pool import idempotency
@@ -100,8 +100,8 @@ class BaseJobs:
 
         Args:
             job_id: The job's id.
-            type: Anything that msgspec can read, such as a ``Struct`` or ``list[int]``; plain
-                JSON values by default.
+            type: Anything that msgspec can read, such as a ``Struct`` or ``list[int]``, or that
+                Pydantic can, such as a model; plain JSON values by default.
 
         Raises:
             JobUnsuccessfulError: It did not succeed.
@@ -111,7 +111,7 @@ class BaseJobs:
         job = await self.wait(job_id)
         if job.ending is None or job.ending.outcome is not Outcome.SUCCEEDED:
             raise JobUnsuccessfulError(job)
-        return msgspec.json.decode(job.ending.result or b"null", type=type)
+        return decode_as(job.ending.result or b"null", type)
 
     async def rerun_all(
         self,

@@ -26,9 +26,10 @@ def encode_result(result: object, *, max_bytes: int, what: str = "result") -> by
     """Encode a result, or another value that the messages call ``what``.
 
     msgspec converts dataclasses, Structs and attrs classes to objects; sets and tuples to arrays;
-    dates, UUIDs and decimals to text; an enum to its value; bytes to base64. This function converts
-    other types that have one obvious form in JSON: other mappings, sequences and sets, views of
-    dicts, paths, subclasses of str, int, float and bytes; keys as Python's ``json`` does.
+    dates, UUIDs and decimals to text; an enum to its value; bytes to base64. Pydantic converts its
+    models, with aliases. This function converts other types that have one obvious form in JSON:
+    other mappings, sequences and sets, views of dicts, paths, subclasses of str, int, float and
+    bytes; keys as Python's ``json`` does.
 
     Raises:
         ResultError: The value has more than ``max_bytes`` of JSON, has no form in JSON, holds NaN
@@ -90,6 +91,8 @@ class _Conversions:
 
 def _convert(value: object) -> object:
     name = type(value).__qualname__
+    if hasattr(type(value), "__pydantic_serializer__"):
+        return value.model_dump(mode="json", by_alias=True)  # type: ignore[attr-defined]
     match value:
         case True | False | None:  # a key
             return {True: "true", False: "false", None: "null"}[value]

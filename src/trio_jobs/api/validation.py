@@ -5,6 +5,7 @@ import re
 import msgspec
 
 from trio_jobs.error_text import readable
+from trio_jobs.handlers.payload_faults import InvalidValuesError
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.json_encoding import ResultError, encode_result
 
@@ -92,6 +93,8 @@ def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError
     """
     if isinstance(error, RecursionError):
         return TooDeepError()
+    if isinstance(error, InvalidValuesError):
+        return PayloadError(readable(error.describe(root), _MAX_FAULT))
     if isinstance(error, msgspec.ValidationError):
         # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
         # From the right: the text may quote a key of the client's, which may contain " - at $".

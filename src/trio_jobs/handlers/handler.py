@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
+from trio_jobs.handlers.payload_faults import Decode
 from trio_jobs.handlers.payload_type import payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
-from trio_jobs.handlers.value_type import Decode
 from trio_jobs.json_encoding import encode_result
 
 if TYPE_CHECKING:  # a child process imports this module: its server applies the policy

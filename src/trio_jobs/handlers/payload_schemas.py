@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from trio_jobs.handlers.annotations import Annotation
 from trio_jobs.handlers.payload_type import PayloadType
+from trio_jobs.handlers.pydantic_types import pydantic_schemas
 from trio_jobs.handlers.value_type import ValueType, msgspec_schemas
 
 _Schema = dict[str, Any]
@@ -38,7 +40,24 @@ def make_schemas(types: Mapping[str, PayloadType], *, ref_template: str) -> Payl
 def _schemas_of(
     types: Sequence[ValueType], ref_template: str
 ) -> tuple[list[_Schema], dict[str, _Schema]]:
-    annotations = [each.annotation for each in types]
+    """The schemas of values in the same order, and the components that these refer to."""
+    ours, components = _msgspec_schemas(
+        [each.annotation for each in types if not each.is_pydantics], ref_template
+    )
+    theirs = [each.annotation for each in types if each.is_pydantics]
+    made, more = pydantic_schemas(theirs, ref_template)
+    number = 1
+    while components.keys() & more.keys():
+        number += 1
+        made, more = pydantic_schemas(theirs, _numbered(ref_template, number))
+        more = {f"{number}.{name}": each for name, each in more.items()}
+    by_us, by_pydantic = iter(ours), iter(made)
+    return [next(by_pydantic if each.is_pydantics else by_us) for each in types], components | more
+
+
+def _msgspec_schemas(
+    annotations: Sequence[Annotation], ref_template: str
+) -> tuple[list[_Schema], dict[str, _Schema]]:
     try:
         return msgspec_schemas(annotations, ref_template)
     except KeyError:
@@ -47,11 +66,14 @@ def _schemas_of(
         schemas: list[_Schema] = []
         components: dict[str, _Schema] = {}
         for number, annotation in enumerate(annotations, 1):
-            template = ref_template.format(name=f"{number}.{{name}}")
-            [schema], own = msgspec_schemas([annotation], template)
+            [schema], own = msgspec_schemas([annotation], _numbered(ref_template, number))
             schemas.append(schema)
             components |= {f"{number}.{name}": each for name, each in own.items()}
         return schemas, components
+
+
+def _numbered(ref_template: str, number: int) -> str:
+    return ref_template.format(name=f"{number}.{{name}}")
 
 
 def _payload_schema(type: PayloadType, schemas: Iterator[_Schema]) -> _Schema:  # noqa: A002

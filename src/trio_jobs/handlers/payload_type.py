@@ -1,7 +1,7 @@
 """`PayloadType`: a handler's payload is the value of one parameter, or an object with several."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
@@ -10,7 +10,11 @@ import msgspec
 
 from trio_jobs.handlers.annotations import Annotation, resolve
 from trio_jobs.handlers.importing import HandlerError
-from trio_jobs.handlers.value_type import Decode, ValueType, guarded, make_value_type
+from trio_jobs.handlers.payload_faults import Decode, Fault, InvalidValuesError
+from trio_jobs.handlers.value_type import ValueType, guarded, make_value_type
+
+# FastAPI puts another value in the place of such defaults; a handler would get them as they are.
+_PLACEHOLDERS = frozenset({("pydantic.fields", "FieldInfo"), ("fastapi.params", "Depends")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,8 @@ def payload_type(
         HandlerError: An annotation is text that cannot be resolved, or a type that JSON cannot be
             made into.
     """
+    for each in parameters:
+        _check_default(each)
     types = [make_value_type(_annotation(function, each)) for each in parameters]
     if not spread:
         value = types[0] if types else make_value_type(Any)
@@ -80,6 +86,15 @@ def payload_type(
         for each, type_ in zip(parameters, types, strict=True)
     )
     return PayloadType(value=None, arguments=arguments, decode=_object_decoder(arguments))
+
+
+def _check_default(parameter: Parameter) -> None:
+    for each in type(parameter.default).__mro__:
+        if (each.__module__, each.__name__) in _PLACEHOLDERS:
+            raise HandlerError(
+                f"has {type(parameter.default).__name__}() as the default of {parameter.name!r},"
+                " and would get that object itself: write constraints into Annotated"
+            )
 
 
 def _annotation(function: Callable[..., object], parameter: Parameter) -> Annotation:
@@ -98,10 +113,11 @@ def _object_decoder(arguments: Sequence[Argument]) -> Decode:
     """A decoder for objects with these members, and no others; ``null`` is an empty object."""
     # Fields of its own names: a parameter may be called like an attribute of each Struct.
     names = {f"field_{number}": each.name for number, each in enumerate(arguments)}
-    fields = [
-        (field, each.type.annotation, *([] if each.required else [msgspec.UNSET]))
-        for field, each in zip(names, arguments, strict=True)
-    ]
+    fields: list[Any] = []
+    for field, each in zip(names, arguments, strict=True):
+        annotation = msgspec.Raw if each.type.is_pydantics else each.type.annotation
+        fields.append((field, annotation) if each.required else (field, annotation, msgspec.UNSET))
+    by_pydantic = {each.name: each.type.decode for each in arguments if each.type.is_pydantics}
     members: Any = msgspec.defstruct(
         "Arguments", fields, kw_only=True, forbid_unknown_fields=True, rename=names
     )
@@ -111,9 +127,28 @@ def _object_decoder(arguments: Sequence[Argument]) -> Decode:
     def decode_members(payload: bytes) -> dict[str, object]:
         found = decode(payload)
         given = {name: getattr(found, field, msgspec.UNSET) for field, name in names.items()}
-        return {name: each for name, each in given.items() if each is not msgspec.UNSET}
+        given = {name: each for name, each in given.items() if each is not msgspec.UNSET}
+        return _decode_further(given, by_pydantic) if by_pydantic else given
 
     return guarded(decode_members)
+
+
+def _decode_further(members: dict[str, Any], decoders: Mapping[str, Decode]) -> dict[str, object]:
+    """Decode the members that have a decoder of their own.
+
+    Raises:
+        InvalidValuesError: Some cannot be decoded.
+    """
+    faults: list[Fault] = []
+    for name, decode in decoders.items():
+        if name in members:
+            try:
+                members[name] = decode(bytes(members[name]))
+            except InvalidValuesError as error:
+                faults += (Fault(f".{name}{place}", text) for place, text in error.faults)
+    if faults:
+        raise InvalidValuesError(faults)
+    return members
 
 
 def _is_plain_json(default: object) -> bool:

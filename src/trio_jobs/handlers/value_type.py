@@ -1,6 +1,6 @@
 """`ValueType`: the type of one parameter's value, with its decoder and its JSON schema."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -8,10 +8,12 @@ import msgspec
 from trio_jobs.error_text import describe
 from trio_jobs.handlers.annotations import Annotation
 from trio_jobs.handlers.importing import HandlerError
-
-# Makes a value from JSON; raises `msgspec.MsgspecError` or `UnicodeError`, and nothing else.
-Decode = Callable[[bytes], object]
-
+from trio_jobs.handlers.payload_faults import Decode
+from trio_jobs.handlers.pydantic_types import (
+    has_pydantic,
+    make_pydantic_decoder,
+    pydantic_schemas,
+)
 
 # The one decoder for all JSON values, known by its identity.
 decode_anything = msgspec.json.Decoder().decode
@@ -22,6 +24,7 @@ class ValueType(NamedTuple):
 
     annotation: Annotation  # `Any` for any JSON
     decode: Decode
+    is_pydantics: bool = False  # whether Pydantic makes the value
 
 
 def make_value_type(annotation: Annotation) -> ValueType:
@@ -32,6 +35,10 @@ def make_value_type(annotation: Annotation) -> ValueType:
     """
     if annotation is Any or annotation is object:
         return ValueType(Any, decode_anything)
+    if has_pydantic(annotation):
+        decode = make_pydantic_decoder(annotation)
+        pydantic_schemas([annotation], "{name}")  # raises for types that are incomplete
+        return ValueType(annotation, guarded(decode), is_pydantics=True)
     try:
         decode = msgspec.json.Decoder(annotation).decode
         # The decoder takes an impossible type for a custom one, and would refuse each payload. Only
@@ -63,6 +70,17 @@ def guarded(decode: Decode) -> Decode:
     return decode_typed
 
 
+def decode_as(encoded: bytes, annotation: Annotation) -> object:
+    """Make a value of a type from JSON.
+
+    Raises:
+        msgspec.ValidationError: The JSON is not of this type.
+    """
+    if annotation is not Any and has_pydantic(annotation):
+        return make_pydantic_decoder(annotation)(encoded)
+    return msgspec.json.decode(encoded, type=annotation)
+
+
 def msgspec_schemas(
     annotations: Iterable[Annotation], ref_template: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -81,7 +99,6 @@ def msgspec_schemas(
 def _custom_schema(type: Annotation) -> dict[str, object]:  # noqa: A002 - msgspec's name
     if type is object:  # as in dict[str, object]; to msgspec an empty schema means no schema
         return {"description": "any JSON value"}
-    text = f"{type!r} cannot be made from JSON; a dataclass, a TypedDict or a msgspec.Struct can"
-    if hasattr(type, "model_validate"):  # a Pydantic model
-        text += f". Or leave it out, and call {type.__name__}.model_validate() in the function"
-    raise TypeError(text)
+    raise TypeError(
+        f"{type!r} cannot be made from JSON; use a msgspec.Struct, a dataclass or a Pydantic model"
+    )
