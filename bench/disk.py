@@ -1,4 +1,4 @@
-"""The files of the rows 15 to 19: where they are, and what a commit costs there."""
+"""The files of the rows 15 to 20: where they are, and what a commit costs there."""
 
 import sqlite3
 import subprocess

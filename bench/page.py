@@ -20,8 +20,8 @@ from bench.row import Result, Row, spread_text
 _PAGE = ROOT / "docs" / "performance.md"
 _PICTURES = ROOT / "docs" / "performance"
 
-# This row and those after it keep their jobs in a file.
-_FIRST_WITH_A_FILE = 15
+# These rows keep their jobs in a file, and stand beside others.
+_WITH_A_FILE = range(15, 20)
 
 _OURS = ("trio", "quart", "quart-trio", "hypercorn", "h11", "msgspec")
 
@@ -87,7 +87,7 @@ def _draw(rows: Sequence[Row]) -> None:
     peers = {f"{row.number}: {row.what}": row for row in rows if row.number in {11, 12, 13}}
     if peers:
         draw_comparison(_PICTURES / "peers.svg", list(peers.items()))
-    files = [row for row in rows if row.number >= _FIRST_WITH_A_FILE and row.reach is not None]
+    files = [row for row in rows if row.number in _WITH_A_FILE and row.reach is not None]
     if files:
         titled = [(f"{row.number}: {row.what}", row) for row in files]
         draw_comparison(_PICTURES / "files.svg", titled)
