@@ -4,7 +4,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, overload
 
 import trio
 
@@ -21,7 +21,7 @@ from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
 from trio_jobs.pool.store import JobNotFoundError
-from trio_jobs.settings import RETRY_AFTER, HttpSettings, PoolSettings, build
+from trio_jobs.settings import HttpSettings, PoolSettings
 
 _Result = TypeVar("_Result")
 
@@ -45,6 +45,16 @@ class JobUnsuccessfulError(Exception):
             text = f"job {job.id!r} {job.ending.outcome}{why}"
         super().__init__(text)
         self.job = job
+
+
+class ApiOptions(TypedDict, total=False):
+    """The arguments of `BaseJobs.asgi`, for type checkers."""
+
+    token: str | None
+    allowed_hosts: Iterable[str]
+    max_wait_seconds: float
+    stream_idle_timeout: float
+    shutdown_retry_after: int
 
 
 class BaseJobs:
@@ -199,26 +209,16 @@ class BaseJobs:
         Raises:
             ValueError: A number is out of range, or no client could send the token.
         """
-        # Imported here: a program without HTTP needs none of it.
-        from trio_jobs.api.api_context import ApiContext
-        from trio_jobs.api.app import create_app
-        from trio_jobs.server.access_control import AccessControl, parse_token
-        from trio_jobs.server.access_middleware import AccessMiddleware
+        from trio_jobs.mounted_api import MountedApi  # a program without HTTP needs none of it
 
-        http = build(
-            HttpSettings,
-            max_body_bytes=self._max_payload_bytes,
+        api = MountedApi(
+            token=token,
+            allowed_hosts=allowed_hosts,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=shutdown_retry_after,
         )
-        RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")
-        access_control = AccessControl(
-            allowed_hosts=allowed_hosts,
-            token=None if token is None else parse_token(token),
-            open_path="/health",
-        )
-        context = ApiContext(pool=self._pool, http=http, shutdown_retry_after=shutdown_retry_after)
-        return AccessMiddleware(create_app(context), access_control)
+        return api.over(self._pool, max_payload_bytes=self._max_payload_bytes)
 
     def _check(self, type_: str, payload: object) -> JobSpec:
         check_type(type_)

@@ -1,0 +1,52 @@
+"""`MountedApi`: the HTTP API of an embedded pool as an ASGI application, with access control."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from trio_jobs.api.api_context import ApiContext
+from trio_jobs.pool.pool import Pool
+from trio_jobs.server.access_control import AccessControl, parse_token
+from trio_jobs.server.access_middleware import AccessMiddleware
+from trio_jobs.settings import RETRY_AFTER, HttpSettings, build
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class MountedApi:
+    """The choices for the HTTP API over one pool, checked; see `BaseJobs.asgi`.
+
+    Raises:
+        ValueError: A number is out of range, or no client could send the token.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | None,
+        allowed_hosts: Iterable[str],
+        max_wait_seconds: float,
+        stream_idle_timeout: float,
+        shutdown_retry_after: int,
+    ) -> None:
+        self._http = build(
+            HttpSettings, max_wait_seconds=max_wait_seconds, stream_idle_timeout=stream_idle_timeout
+        )
+        RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")
+        self._shutdown_retry_after = shutdown_retry_after
+        self._access_control = AccessControl(
+            allowed_hosts=allowed_hosts,
+            token=None if token is None else parse_token(token),
+            open_path="/health",
+        )
+
+    def over(self, pool: Pool, *, max_payload_bytes: int) -> App:
+        """The application over this pool."""
+        from trio_jobs.api.app import create_app  # imported here: that takes 0.2 s
+
+        context = ApiContext(
+            pool=pool,
+            http=replace(self._http, max_body_bytes=max_payload_bytes),
+            shutdown_retry_after=self._shutdown_retry_after,
+        )
+        return AccessMiddleware(create_app(context), self._access_control)
