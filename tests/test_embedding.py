@@ -666,6 +666,8 @@ trio.run(main)
         ("from trio_jobs import Retry, Snooze, GiveUp, ProcessDied", "trio trio_jobs.handlers"),
         ("import trio_jobs", "trio_jobs.embed trio msgspec quart logging"),
         ("from trio_jobs import open_jobs", "quart quart_trio hypercorn multiprocessing"),
+        ("from trio_jobs import JobQueue", "quart quart_trio hypercorn asyncio fastapi pydantic"),
+        ("import trio_jobs.asyncio", "quart quart_trio hypercorn fastapi starlette pydantic"),
     ],
 )
 def test_importing_imports_only_what_is_needed(statement: str, absent: str) -> None:

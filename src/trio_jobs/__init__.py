@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trio_jobs.job import JobStatus as JobStatus
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.job import Waiting as Waiting
+    from trio_jobs.job_queue import JobQueue as JobQueue
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
     from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
@@ -57,6 +58,7 @@ _MODULES = {
     "JobContext": "handlers.context",
     "JobError": "job",
     "JobNotFoundError": "pool.store",
+    "JobQueue": "job_queue",
     "JobStatus": "job",
     "JobUnsuccessfulError": "embedded_jobs",
     "Jobs": "embedded_jobs",

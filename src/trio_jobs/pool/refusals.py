@@ -20,8 +20,8 @@ class QueueFullError(AdmissionError):
 class ShuttingDownError(AdmissionError):
     """The admission is closed: the pool takes no more jobs."""
 
-    def __init__(self) -> None:
-        super().__init__("shutting down")
+    def __init__(self, text: str = "shutting down") -> None:
+        super().__init__(text)
 
 
 class StoreWriteError(AdmissionError):

@@ -1,0 +1,88 @@
+"""`open_jobs`: a pool of workers inside any asyncio program; the pool has a Trio thread."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from os import PathLike
+from typing import Any, Unpack
+
+import trio
+
+from trio_jobs import embed
+from trio_jobs.awaited_jobs import AwaitedJobs
+from trio_jobs.carried_app import CarriedApp
+from trio_jobs.closed_app import ClosedApp
+from trio_jobs.embed import Options
+from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
+from trio_jobs.mounted_api import App
+from trio_jobs.pool.refusals import ShuttingDownError
+from trio_jobs.settings import PoolSettings, build
+from trio_jobs.trio_thread import TrioThread
+
+# The defaults.
+_POOL = PoolSettings()
+
+
+@asynccontextmanager
+async def open_jobs(
+    handlers: Mapping[str, object],
+    *,
+    grace_period: float = _POOL.grace_period,
+    path: str | PathLike[str] | None = None,
+    **options: Unpack[Options],
+) -> AsyncIterator["AsyncioJobs"]:
+    """A pool of workers for the length of an ``async with`` block of an asyncio program.
+
+    The pool is that of `trio_jobs.open_jobs`, in a thread that runs Trio. Handlers with
+    ``run="asyncio"`` run on the program's own loop, those with ``run="trio"`` in that thread.
+
+    Leaving the block drains, for ``grace_period`` at the most; then jobs that have not completed
+    are cut short, and the log names them. An exception that leaves the block cuts them short at
+    once, and so does a cancellation while the block drains. If a bug or a broken file ends the
+    pool, the task of the block is cancelled, and the block raises the pool's error.
+
+    Args:
+        handlers: See `trio_jobs.open_jobs`.
+        grace_period: How many seconds the drain may take.
+        path: The file for the jobs. None keeps them in memory.
+        options: The other arguments of `trio_jobs.open_jobs`.
+
+    Raises:
+        HandlerError: See `trio_jobs.open_jobs`, as for other errors.
+
+    Cancellation:
+        Cancels the jobs, and waits for their end for 2 s at most. Then the program goes on
+        without the thread (``pool_still_running`` in the log).
+    """
+    build(PoolSettings, grace_period=grace_period)
+    open_pool = partial(embed.open_jobs, handlers, path=path, **options)
+    thread = TrioThread[Jobs | DurableJobs](open_pool, grace_period=grace_period)
+    async with thread as jobs:
+        yield AsyncioJobs(jobs, thread)
+
+
+class AsyncioJobs(AwaitedJobs):
+    """A running pool in a Trio thread; made by `open_jobs`."""
+
+    def __init__(self, jobs: Jobs | DurableJobs, thread: TrioThread[Any]) -> None:
+        self._jobs = jobs
+        self._thread = thread
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, and those that wait."""
+        return self._jobs.unfinished()
+
+    def asgi(self, **options: Unpack[ApiOptions]) -> App:
+        """The HTTP API as an ASGI application for servers on asyncio; see `Jobs.asgi`.
+
+        After the block it answers 503 to each request.
+        """
+        retry_after = options.get("shutdown_retry_after", _POOL.retry_after)
+        closed = ClosedApp(retry_after=retry_after)
+        return CarriedApp(self._jobs.asgi(**options), self._thread, closed=closed)
+
+    async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        try:
+            return await self._thread.call(getattr(self._jobs, method), *args, **kwargs)
+        except trio.RunFinishedError:
+            raise ShuttingDownError from None

@@ -1,0 +1,208 @@
+"""`JobQueue`: a pool in an application of any ASGI framework, on Trio or on asyncio."""
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Unpack
+
+import trio
+
+from trio_jobs.awaited_jobs import AwaitedJobs
+from trio_jobs.closed_app import ClosedApp
+from trio_jobs.embed import Options, open_jobs
+from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
+from trio_jobs.lifecycle import without_groups
+from trio_jobs.mounted_api import App, MountedApi
+from trio_jobs.pool.refusals import ShuttingDownError
+from trio_jobs.settings import HttpSettings, PoolSettings, build
+
+if TYPE_CHECKING:
+    from trio_jobs.asyncio import AsyncioJobs
+
+log = logging.getLogger(__name__)
+
+# The defaults.
+_POOL, _HTTP = PoolSettings(), HttpSettings()
+
+
+class JobQueue(AwaitedJobs):
+    """A pool for an application of FastAPI, Starlette, Quart or another ASGI framework.
+
+    Make it when the module of the application is imported; nothing runs yet. The application's
+    lifespan opens it: pass ``lifespan=queue.lifespan`` to the application, or enter
+    ``queue.lifespan()`` in a lifespan of your own. It may be opened again after its end, but not
+    twice at once. Its methods are those of `Jobs`, awaited; while it is closed, they raise
+    ShuttingDownError.
+
+    The queue is an ASGI application as well, with the HTTP API: mount it, as in
+    ``app.mount("/queue", queue)``. While it is closed, it answers 503. If it is an application of
+    its own, or its framework passes the lifespan on to mounted applications, that opens it.
+
+    On Trio the pool runs in the tasks of the lifespan. On asyncio it has a thread that runs Trio;
+    see `trio_jobs.asyncio.open_jobs`.
+
+    Args:
+        handlers: See `trio_jobs.open_jobs`.
+        grace_period: How many seconds the end of the lifespan waits for accepted jobs; then jobs
+            that have not completed are cut short.
+        path: The file for the jobs. None keeps them in memory.
+        token: The bearer token of HTTP requests, as for `Jobs.asgi`.
+        allowed_hosts: See `Jobs.asgi`.
+        max_wait_seconds: See `Jobs.asgi`.
+        stream_idle_timeout: See `Jobs.asgi`.
+        options: The other arguments of `trio_jobs.open_jobs`.
+
+    Raises:
+        ValueError: A number of the HTTP API is out of range, or no client could send the token.
+            What else is wrong is raised by the lifespan.
+        TypeError: `trio_jobs.open_jobs` has no such argument.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, object],
+        *,
+        grace_period: float = _POOL.grace_period,
+        path: str | PathLike[str] | None = None,
+        token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
+        max_wait_seconds: float = _HTTP.max_wait_seconds,
+        stream_idle_timeout: float = _HTTP.stream_idle_timeout,
+        **options: Unpack[Options],
+    ) -> None:
+        inspect.signature(open_jobs).bind(handlers, path=path, **options)
+        retry_after = build(PoolSettings, grace_period=grace_period).retry_after
+        self._handlers = handlers
+        self._grace_period = grace_period
+        self._path = path
+        self._options = options
+        self._api_options = ApiOptions(
+            token=token,
+            allowed_hosts=tuple(allowed_hosts),
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            shutdown_retry_after=retry_after,
+        )
+        MountedApi(**self._api_options)  # checks them
+        self._closed = ClosedApp(retry_after=retry_after)
+        self._is_open = False
+        self._jobs: JobsOnTrio | AsyncioJobs | None = None
+        self._app: App | None = None  # made at the first request
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002
+        """Run the pool for the length of an ``async with`` block.
+
+        Args:
+            app: The application, which frameworks pass; not used.
+
+        Raises:
+            RuntimeError: The queue is open already.
+            BaseException: An error of `trio_jobs.open_jobs`.
+
+        Cancellation:
+            Cancels the jobs; see `trio_jobs.open_jobs` and `trio_jobs.asyncio.open_jobs`.
+        """
+        if self._is_open:
+            raise RuntimeError("the queue is open already")
+        self._is_open = True
+        opened = False
+        left_by: BaseException | None = None
+        try:
+            async with self._open() as self._jobs:
+                opened = True
+                try:
+                    yield
+                except BaseException as error:
+                    self._jobs = None  # the end may take long; a pool that has failed runs no job
+                    left_by = error
+                    raise
+        except Exception as error:
+            if opened and error is not left_by:
+                log.critical("pool_failed", exc_info=without_groups(error))
+            raise
+        finally:
+            self._jobs = self._app = None
+            self._is_open = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        """Answer a request by the HTTP API; or run the pool for the server's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._run_lifespan(receive, send)
+        elif self._jobs is None:
+            await self._closed(scope, receive, send)
+        else:
+            if self._app is None:
+                self._app = self._jobs.asgi(**self._api_options)
+            await self._app(scope, receive, send)
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, and those that wait.
+
+        Raises:
+            ShuttingDownError: The queue is closed.
+        """
+        return self._opened().unfinished()
+
+    async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        return await self._opened()._call(method, *args, **kwargs)
+
+    def _opened(self) -> "JobsOnTrio | AsyncioJobs":
+        if self._jobs is None:
+            raise ShuttingDownError("the queue is closed: the application's lifespan opens it")
+        return self._jobs
+
+    def _open(self) -> "AbstractAsyncContextManager[JobsOnTrio | AsyncioJobs]":
+        if trio.lowlevel.in_trio_task():
+            return self._open_on_trio()
+        # Imported here: a program on Trio does not need asyncio.
+        from trio_jobs.asyncio import open_jobs as open_in_thread
+
+        return open_in_thread(
+            self._handlers, grace_period=self._grace_period, path=self._path, **self._options
+        )
+
+    @asynccontextmanager
+    async def _open_on_trio(self) -> "AsyncIterator[JobsOnTrio]":
+        with trio.CancelScope() as scope:
+            async with open_jobs(self._handlers, path=self._path, **self._options) as jobs:
+                yield JobsOnTrio(jobs)
+                scope.deadline = trio.current_time() + self._grace_period
+
+    async def _run_lifespan(self, receive: Any, send: Any) -> None:  # noqa: ANN401
+        phase = "startup"
+        await receive()
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except Exception as error:
+            message = {"type": f"lifespan.{phase}.failed", "message": str(error)}
+            await send(message)  # noqa: ASYNC120 - a server that cancels this wants no message
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class JobsOnTrio(AwaitedJobs):
+    """A running pool in the Trio run of its callers."""
+
+    def __init__(self, jobs: Jobs | DurableJobs) -> None:
+        self._jobs = jobs
+
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """The ids of the jobs that have not completed: those begun, and those that wait."""
+        return self._jobs.unfinished()
+
+    def asgi(self, **options: Unpack[ApiOptions]) -> App:
+        """The HTTP API as an ASGI application; see `Jobs.asgi`."""
+        return self._jobs.asgi(**options)
+
+    async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        result = getattr(self._jobs, method)(*args, **kwargs)
+        if inspect.isawaitable(result):
+            return await result
+        await trio.lowlevel.checkpoint()
+        return result

@@ -1,0 +1,154 @@
+"""`trio_jobs.asyncio.open_jobs` in asyncio programs, and a `JobQueue` in the tests of its users."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tests.on_asyncio import on_asyncio
+from trio_jobs import Handler, JobQueue, Outcome, ShuttingDownError
+from trio_jobs.asyncio import open_jobs
+
+
+async def double(number: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return number * 2
+
+
+async def stuck(_payload: object) -> None:
+    await trio.sleep_forever()
+
+
+HANDLERS = {"double": double, "stuck": stuck}
+
+
+@on_asyncio
+async def test_block_has_a_pool_and_its_api() -> None:
+    async with open_jobs(HANDLERS, workers=1) as jobs:
+        job = await jobs.submit("double", 21)
+        assert await jobs.result(job.id, type=int) == 42
+
+        transport = httpx.ASGITransport(jobs.asgi(token="sesame"))  # noqa: S106
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        assert (await client.get("/jobs")).status_code == 401
+        client.headers["Authorization"] = "Bearer sesame"
+        assert [each["id"] for each in (await client.get("/jobs")).json()] == [job.id]
+
+    refused = await client.get("/jobs")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "25")
+    with pytest.raises(ShuttingDownError, match="shutting down"):
+        await jobs.get(job.id)
+
+
+@on_asyncio
+async def test_wait_may_have_a_time_limit() -> None:
+    async with open_jobs(HANDLERS, max_waiters=1) as jobs:
+        job = await jobs.submit("stuck")
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(jobs.wait(job.id), 0.01)
+        await jobs.cancel(job.id)
+        assert (await jobs.wait(job.id)).outcome is Outcome.CANCELLED
+
+
+@on_asyncio
+async def test_program_that_is_cancelled_while_it_drains_cuts_its_jobs_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = job = None
+    draining = asyncio.Event()
+
+    async def program() -> None:
+        nonlocal jobs, job
+        async with open_jobs(HANDLERS, workers=1, buffer_size=1, grace_period=1000) as jobs:
+            job = await jobs.submit("stuck")
+            await jobs.submit_when_possible("stuck")  # a worker has taken the first one
+            draining.set()
+
+    task = asyncio.create_task(program())
+    await draining.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert jobs is not None
+    assert job is not None
+    assert [each.message for each in caplog.records] == ["jobs_interrupted", "jobs_not_started"]
+    begun, waiting = jobs.unfinished()
+    assert (begun, len(waiting)) == ([job.id], 1)
+
+
+@on_asyncio
+async def test_task_that_waits_for_a_job_in_the_drain_gets_its_result() -> None:
+    async with open_jobs(HANDLERS, grace_period=1000) as jobs:
+        job = await jobs.submit("double", 21)
+        result = asyncio.create_task(jobs.result(job.id))
+        await asyncio.sleep(0)
+
+    assert await result == 42
+
+
+@on_asyncio
+async def test_grace_period_has_the_range_of_its_setting() -> None:
+    with pytest.raises(ValueError, match=r"^grace_period must be a number of seconds"):
+        async with open_jobs(HANDLERS, grace_period=math.nan):
+            pytest.fail("the block is entered")
+
+
+# A FastAPI application, and its tests. --------------------------------------------------------
+
+
+class Order(BaseModel):
+    """What the route below takes."""
+
+    number: int
+
+
+def make_app() -> FastAPI:
+    queue = JobQueue({"double": Handler.of(double, timeout=10)}, workers=2)
+    app = FastAPI(lifespan=queue.lifespan)
+    app.mount("/queue", queue)
+
+    @app.post("/orders")
+    async def order(order: Order) -> dict[str, str]:
+        return {"job": (await queue.submit("double", order.number)).id}
+
+    return app
+
+
+def test_users_test_client_opens_it_as_often_as_it_likes() -> None:
+    app = make_app()
+    for _ in range(2):
+        with TestClient(app, base_url="http://localhost") as client:
+            job_id = client.post("/orders", json={"number": 21}).json()["job"]
+            answer = client.get(f"/queue/jobs/{job_id}", headers={"Prefer": "wait=30"})
+            assert answer.json()["result"] == 42
+    assert TestClient(app).get("/queue/health").status_code == 503
+
+
+def test_middleware_of_the_application_sees_the_mounted_api() -> None:
+    class Stamp(BaseHTTPMiddleware):
+        async def dispatch(
+            self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
+        ) -> Response:
+            answer = await call_next(request)
+            answer.headers["X-Stamp"] = request.url.path
+            return answer
+
+    app: Any = make_app()
+    app.add_middleware(Stamp)
+    with TestClient(app, base_url="http://localhost") as client:
+        line = b'{"type": "double", "payload": 1}\n'
+        answer = client.post("/queue/jobs/stream", content=line * 300)
+        assert answer.json() == {"accepted": 300}
+        assert answer.headers["x-stamp"] == "/queue/jobs/stream"
