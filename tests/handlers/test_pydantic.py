@@ -120,6 +120,10 @@ class Pair(NamedTuple):
 EmailList = NewType("EmailList", list[Email])
 
 
+class AtLeast(type(Field())):  # type: ignore[misc]
+    """A constraint as FastAPI derives its own."""
+
+
 def double(value: int) -> int:
     return 2 * value
 
@@ -236,6 +240,7 @@ UNKNOWN = "object contains unknown field "
         (tuple[int, Email], "[1]", "$.payload: array is too short"),
         (dict[int, Email], '{"x": {}}', "$.payload.x: input should be a valid integer"),
         (Annotated[int, Field(gt=3)], "3", "$.payload: input should be greater than 3"),
+        (Annotated[int, AtLeast(gt=3)], "2", "$.payload: input should be greater than 3"),
         (Annotated[list[int], Len(1)], "[]", "$.payload: list should have at least 1 item after"),
         (Annotated[int, AfterValidator(no_seven)], "7", "$.payload: no seven, please"),
         (Annotated[int, AfterValidator(no_seven)], "8", "$.payload: "),

@@ -114,7 +114,10 @@ def _fields(type: type[Any]) -> list[Annotation]:  # noqa: A002
 def _is_pydantics(part: object) -> bool:
     if hasattr(part, "__get_pydantic_core_schema__") or hasattr(part, "__pydantic_decorators__"):
         return True
-    return not inspect.isclass(part) and type(part).__module__.partition(".")[0] in _PACKAGES
+    if inspect.isclass(part):
+        return False
+    # Also of a class derived from Pydantic's, such as FastAPI's Body.
+    return any(each.__module__.partition(".")[0] in _PACKAGES for each in type(part).__mro__)
 
 
 def make_pydantic_decoder(annotation: Annotation) -> Decode:
