@@ -22,6 +22,7 @@ from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
+from trio_jobs.pool.store import StoreFileError
 from trio_jobs.settings import Config
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class ConfiguredApp:
     async def _run_pool(
         self, receive: Callable[[], Awaitable[object]], send: Callable[[object], Awaitable[None]]
     ) -> None:
-        phase = "startup"
+        phase, failure = "startup", ""
         await receive()  # lifespan.startup
         try:
             with trio.CancelScope() as scope:
@@ -105,11 +106,17 @@ class ConfiguredApp:
                         self._app = None
                         raise
                     scope.deadline = trio.current_time() + self._config.pool.grace_period
+        except StoreFileError as error:
+            failure = str(error)
+            log.critical("store_unusable", extra={"reason": failure})
         except Exception as error:
-            self._app = None
+            failure = "the pool has failed"
             log.critical("pool_failed", exc_info=without_groups(error))
+        # Not in the clauses above: Hypercorn raises, and its traceback would contain that of ours.
+        if failure:
+            self._app = None
             # An exception would not do: Hypercorn would log it and go on without a pool.
-            await send({"type": f"lifespan.{phase}.failed", "message": "the pool has failed"})
+            await send({"type": f"lifespan.{phase}.failed", "message": failure})
         else:
             await send({"type": "lifespan.shutdown.complete"})
 

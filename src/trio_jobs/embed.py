@@ -160,8 +160,8 @@ async def open_jobs(
         keep_completed_bytes=keep_completed_bytes,
         max_result_bytes=max_result_bytes,
     )
-    http = build(HttpSettings, max_waiters=max_waiters)
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
+    http = build(HttpSettings, max_body_bytes=max_payload_bytes, max_waiters=max_waiters)
     check_store(settings, bounds, http)
     now = wall_clock()
     registry = HandlerRegistry.of(handlers)

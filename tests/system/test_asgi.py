@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -145,12 +145,17 @@ trio_jobs.pool.worker.run_worker = fail
 
 @asynccontextmanager
 async def hypercorns_command(
-    folder: Path, module: str = "trio_jobs.asgi", **environment: str
+    folder: Path,
+    module: str = "trio_jobs.asgi",
+    *,
+    arguments: Sequence[str] = (),
+    **environment: str,
 ) -> AsyncIterator[tuple[trio.Process, httpx.AsyncClient]]:
     """Hypercorn's own command, started in the folder, and a client of its socket."""
     (folder / "s").mkdir()
     socket = str(folder / "s" / "http.sock")
     command = ["-m", "hypercorn", "-k", "trio", "-b", f"unix:{socket}", f"{module}:make_app()"]
+    command += arguments
     transport = httpx.AsyncHTTPTransport(uds=socket)
     with trio.fail_after(PATIENCE):
         process = await trio.lowlevel.open_process(
@@ -216,6 +221,33 @@ async def test_failed_pool_ends_hypercorn(tmp_path: Path) -> None:
         assert "RuntimeError: a bug\n" in log
         assert "Lifespan failure in shutdown. 'the pool has failed'" in log
         assert await process.wait() == 0  # Hypercorn forgets the status of its worker process
+
+
+async def test_second_worker_on_the_file_ends_with_one_line_and_the_first_goes_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "work.py").write_text(HANDLERS)
+    (tmp_path / "config.toml").write_text(CONFIG + '[store]\npath = "jobs.db"\n')
+    async with hypercorns_command(tmp_path, arguments=["--workers", "2"]) as (process, client):
+        log = await read_log(process, until="LifespanFailureError")
+        while "Running on" not in log:
+            log += await read_log(process, until="Running on")
+        client.headers["Authorization"] = "Bearer sesame"
+        job = {"type": "work", "payload": 0}
+        answers = [
+            await client.post("/jobs", json=job, headers={"Prefer": "wait=9"}) for _ in range(3)
+        ]
+        assert {answer.json()["outcome"] for answer in answers} == {"succeeded"}
+        process.send_signal(signal.SIGTERM)
+        log += await read_log(process)
+        await process.wait()
+
+    [line] = [line for line in log.splitlines() if "CRITICAL" in line]
+    file = tmp_path / "jobs.db"
+    assert f"store_unusable reason=\"store file '{file}' is in use by another server" in line
+    # Hypercorn's own traceback has none of ours.
+    assert "StoreFileError" not in log
+    assert "pool_failed" not in log
 
 
 async def test_health_fails_while_a_failed_pool_ends_and_after_it(
