@@ -3,8 +3,9 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, ParamSpec
 
 import uvloop
 
@@ -49,3 +50,30 @@ def as_plain(test: Callable[..., object], run_test: Callable[_P, None]) -> Calla
     parameters = inspect.signature(test).parameters.values()
     run_test.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
     return run_test
+
+
+@types.coroutine
+def cancelled_at(step: int, program: Coroutine[Any, Any, None]) -> Generator[Any, Any, int]:
+    """Run a program, and cancel its task as it suspends for this time, counted from 0.
+
+    Returns:
+        How often the program has suspended, if it comes to its end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    suspended = 0
+    resume: Callable[[Any], Any] = program.send
+    value: Any = None
+    while True:
+        try:
+            future = resume(value)
+        except StopIteration:
+            return suspended
+        if suspended == step:
+            task.cancel()
+        suspended += 1
+        try:
+            value = yield future
+            resume = program.send
+        except BaseException as error:  # noqa: BLE001 - the program's to handle
+            value, resume = error, program.throw

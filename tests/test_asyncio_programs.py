@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tests.on_asyncio import on_asyncio
+from tests.on_asyncio import cancelled_at, on_asyncio
 from trio_jobs import Handler, JobQueue, Outcome, ShuttingDownError
 from trio_jobs.asyncio import open_jobs
 
@@ -103,6 +104,44 @@ async def test_grace_period_has_the_range_of_its_setting() -> None:
     with pytest.raises(ValueError, match=r"^grace_period must be a number of seconds"):
         async with open_jobs(HANDLERS, grace_period=math.nan):
             pytest.fail("the block is entered")
+
+
+@on_asyncio
+async def test_program_may_be_cancelled_at_each_step(tmp_path: Path) -> None:
+    """The file shows that its pool has ended: another one could not open it before."""
+    path = tmp_path / "jobs.db"
+    returned: list[str] = []
+
+    async def program(key: str) -> None:
+        async with open_jobs(HANDLERS, path=path, grace_period=1000) as jobs:
+            job = await jobs.submit("double", 21, key=key)
+            returned.append(job.id)
+            assert await jobs.result(job.id) == 42
+            [other] = await jobs.submit_all([("double", 1)])
+            returned.append(other.id)
+            await jobs.wait(other.id)
+
+    steps = 0
+    for step in range(1000):
+        key = f"key-{step}"
+        task = asyncio.create_task(whole(cancelled_at(step, program(key))))
+        await asyncio.wait([task])
+        async with open_jobs(HANDLERS, path=path, grace_period=1000) as jobs:
+            # Whether the job is in is unknown: with its key it is once.
+            again = await jobs.submit("double", 21, key=key)
+            assert await jobs.result(again.id) == 42
+            ids = [job.id for job in await jobs.page(limit=10_000)]
+            assert set(returned) <= set(ids)
+            for job_id in ids:
+                assert (await jobs.wait(job_id)).outcome is Outcome.SUCCEEDED
+        if not task.cancelled():
+            steps = await task
+            break
+    assert steps > 5
+
+
+async def whole(steps: Awaitable[int]) -> int:
+    return await steps
 
 
 # A FastAPI application, and its tests. --------------------------------------------------------

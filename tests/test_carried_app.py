@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.command import PATIENCE
-from tests.on_asyncio import on_asyncio
+from tests.on_asyncio import cancelled_at, on_asyncio
 from trio_jobs import trio_thread
 from trio_jobs.carried_app import CarriedApp, Receive, Send
 from trio_jobs.mounted_api import App
@@ -153,6 +153,39 @@ async def test_request_that_the_server_cancels_is_cancelled_in_the_thread() -> N
             await request
 
         assert server.story == ["sent 0", "receive cancelled"]
+
+
+@on_asyncio
+async def test_request_may_be_cancelled_at_each_step() -> None:
+    """Nothing of it is left on either side."""
+    running = 0
+
+    async def app(scope: object, receive: Receive, send: Send) -> None:
+        nonlocal running
+        running += 1
+        try:
+            await echo(scope, receive, send)
+        finally:
+            running -= 1
+
+    async def request(carried_app: CarriedApp) -> None:
+        server = Server(1)
+        await carried_app(0, server.receive, server.send)
+
+    async def whole(steps: Awaitable[int]) -> int:
+        return await steps
+
+    step = 0
+    cancelled = True
+    async with carried(app) as carried_app:
+        while cancelled:
+            task = asyncio.create_task(whole(cancelled_at(step, request(carried_app))))
+            await asyncio.wait([task])
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert running == 0
+            cancelled = task.cancelled()
+            step += 1
+    assert step > 1
 
 
 @on_asyncio
