@@ -211,7 +211,7 @@ async def running_pool(
     )
     parts = make_parts(handlers, workers=workers, processes=processes, buffer_size=buffer_size)
     executor = parts.pool.executor
-    async with parts.pool.processes or nullcontext(), trio.open_nursery() as nursery:
+    async with parts.pool.places.open(), trio.open_nursery() as nursery:
         for n in range(workers):
             nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
         parts.receive.close()

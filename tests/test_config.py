@@ -78,7 +78,7 @@ def variable(path: str) -> str:
 
 
 def value(path: str, config: Config) -> object:
-    return attrgetter(path)(config)
+    return attrgetter(f"{path}_" if path == "lifespan.async" else path)(config)
 
 
 class TestDefaults:
@@ -169,6 +169,8 @@ class TestSources:
         texts |= {"logging.level": "debug", "logging.format": "json"}
         texts["http.max_header_bytes"] = "2048"
         texts |= {"pool.drain": "all", "store.sync": "normal"}
+        texts |= {"pool.async_handlers": "asyncio", "pool.asyncio_loop": "uvloop"}
+        texts |= {path: "shop:lifespan" for path in SETTINGS if path.startswith("lifespan.")}
         text = texts.get(path, "7")
 
         config = load(environment={variable(path): text})
@@ -380,7 +382,7 @@ class TestNames:
             ("port = 80", "port is not a section, the nearest is http.bind"),
             (
                 "[server]\nport = 80",
-                "server is not a section, known: pool, http, store, logging, handlers",
+                "server is not a section, known: pool, http, store, logging, lifespan, handlers",
             ),
             ("pool = 3", "pool must be a table [pool], got 3"),
             ("[pool.workers]\nn = 3", f"pool.workers must be {INTEGER}, got {{'n': 3}}"),
@@ -578,7 +580,10 @@ class TestHandlers:
             ),
             (
                 'handlers.a.call = "m:f"\nhandlers.a.run = "fork"',
-                "handlers.a.run must be one of 'async', 'process', 'thread', got 'fork'",
+                (
+                    "handlers.a.run must be one of 'async', 'asyncio', 'process', 'thread',"
+                    " 'trio', got 'fork'"
+                ),
             ),
             *(
                 (

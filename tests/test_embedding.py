@@ -1,5 +1,6 @@
 """A pool in a Trio program: submitting from Python, waiting, draining, cutting short."""
 
+import asyncio
 import gc
 import inspect
 import logging
@@ -626,7 +627,12 @@ def used_by(public: object) -> set[tuple[str, str]]:
             hints += get_type_hints(
                 each,
                 vars(sys.modules[each.__module__])
-                | {"trio": trio, "RetryPolicy": trio_jobs.RetryPolicy},
+                | {
+                    "trio": trio,
+                    "asyncio": asyncio,
+                    "LoopChoice": str,
+                    "RetryPolicy": trio_jobs.RetryPolicy,
+                },
             ).values()
     found = set()
     while hints:
@@ -699,4 +705,4 @@ def test_other_servers_pass_on_each_option_that_has_a_setting(
 
     ConfiguredApp(Config(), HandlerRegistry({}))._open_jobs()
 
-    assert given.keys() == inspect.signature(open_jobs).parameters.keys() - {"handlers"}
+    assert given.keys() == inspect.signature(open_jobs).parameters.keys() - {"handlers", "state"}

@@ -171,22 +171,3 @@ def test_causes_that_form_a_circle_are_shown_once() -> None:
     first.__cause__, second.__cause__ = second, first
 
     assert describe(first).traceback.count("ValueError: second") == 1
-
-
-NO_LOOP = "no running event loop"
-
-
-@pytest.mark.parametrize(
-    ("error", "explained"),
-    [
-        (RuntimeError(NO_LOOP), True),
-        (RuntimeError("There is no current event loop in thread 'x'."), True),
-        (ExceptionGroup("g", [RuntimeError(NO_LOOP)]), True),
-        (ValueError(NO_LOOP), False),
-        (RuntimeError("there was no running event loop"), False),
-    ],
-)
-def test_code_for_asyncio_is_told_where_it_belongs(error: Exception, explained: bool) -> None:
-    hint = "code for asyncio goes into a plain function, which calls asyncio.run()"
-
-    assert (hint in describe(error).message) is explained

@@ -43,7 +43,17 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
 CONSTANTS |= {"Path", "Ending", "Struct", "time_ns", "datetime", "timedelta", "join", "len"}
 CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "RetrySettings", "Setting"}
-TOOLS = {"getLogger", "ContextVar", "Decoder", "Encoder", "TypeVar", "ParamSpec", "NewType", "Raw"}
+TOOLS = {
+    "getLogger",
+    "ContextVar",
+    "Decoder",
+    "Encoder",
+    "TypeVar",
+    "TypeVarTuple",
+    "ParamSpec",
+    "NewType",
+    "Raw",
+}
 TOOLS |= {"partial"}
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"}
 MUTATORS |= {"popitem", "popleft", "remove", "setdefault", "update", "sort", "reverse"}

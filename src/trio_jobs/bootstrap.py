@@ -4,8 +4,9 @@ import gc
 import logging
 import os
 import ssl
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -14,8 +15,10 @@ import trio
 
 from trio_jobs.config import describe
 from trio_jobs.forks import Forks, end_copy_with_its_step
-from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.importing import HandlerError, load_function
+from trio_jobs.handlers.lifespan import Lifespan
+from trio_jobs.handlers.opening_errors import LifespanError, LoopStartError, StartStoppedError
 from trio_jobs.handlers.process_pool import open_folder
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.retry_policy import RetryPolicy
@@ -34,7 +37,7 @@ from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
-from trio_jobs.settings import Config, ConfigError, HandlerSettings, check_store
+from trio_jobs.settings import Config, ConfigError, HandlerSettings, check_store, setting_name
 from trio_jobs.shutdown.hard_limit import end_interpreter
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
@@ -162,6 +165,14 @@ def serve(config: Config, signals: Signals) -> NoReturn:
         raise
     except (BindError, StoreFileError) as error:
         raise StartError(str(error)) from error
+    except LoopStartError as error:
+        raise ConfigError(f"pool.asyncio_loop: {error}") from error
+    except LifespanError as error:
+        log.debug("lifespan_not_opened", exc_info=error.__cause__)
+        raise StartError(_in_file(config, str(error))) from error
+    except StartStoppedError as error:
+        log.warning("start_stopped", extra={"reason": str(error)})
+        ended = Ended(status=1)
     except BaseException:  # noqa: ASYNC103 - no task's error: it comes out of trio.run
         stop.arm_after_crash()
         log.critical("server_failed", exc_info=True)
@@ -338,18 +349,36 @@ def load_handlers(
     for each in hidden.values():
         warn_hidden(each)
 
+    @contextmanager
+    def naming(setting: str, name: str) -> Iterator[None]:
+        """A block whose HandlerError becomes the refusal of a setting with a function's name."""
+        try:
+            yield
+        except HandlerError as error:
+            text = _in_file(config, f"{setting} = {name!r}: {error}")
+            module = hidden.get(name.partition(":")[0].partition(".")[0])
+            if module is not None:
+                text += f"; {module.hidden} is hidden by it: rename the file"
+            raise ConfigError(text) from error
+
+    def load_named(name: str) -> object:
+        try:
+            return load_function(name)
+        finally:
+            after_import(name)
+
+    async_handlers = config.pool.async_handlers
+
     def load(job_type: str, settings: HandlerSettings) -> Handler:
         call = settings.call
         retry = None if settings.retry is None else RetryPolicy(**asdict(settings.retry))
-        try:
-            try:
-                function = load_function(call)
-            finally:
-                after_import(call)
+        with naming(f"handlers.{job_type}", call):
+            function = load_named(call)
             try:
                 return Handler.of(
                     function,
                     run=settings.run,
+                    async_handlers=async_handlers,
                     timeout=settings.timeout,
                     retry=retry,
                     max_running=settings.max_running,
@@ -361,15 +390,34 @@ def load_handlers(
             finally:
                 if retry is not None:
                     after_import(call)  # the modules of the exceptions that the policy names
-        except HandlerError as error:
-            text = f"{config.source}: handlers.{job_type} = {call!r}: {error}"
-            module = hidden.get(call.partition(":")[0].partition(".")[0])
-            if module is not None:
-                text += f"; {module.hidden} is hidden by it: rename the file"
-            raise ConfigError(text) from error
+
+    def load_lifespan(key: str, name: str) -> Lifespan:
+        with naming(f"lifespan.{key}", name):
+            function = load_named(name)
+            return Lifespan.of(function, key=key, async_handlers=async_handlers, name=name)
 
     table = _DEMONSTRATION if config.handlers is None else config.handlers
-    return HandlerRegistry({job_type: load(job_type, each) for job_type, each in table.items()})
+    handlers = {job_type: load(job_type, each) for job_type, each in table.items()}
+    names = {
+        setting_name(each): getattr(config.lifespan, each.name) for each in fields(config.lifespan)
+    }
+    lifespans = [load_lifespan(key, name) for key, name in names.items() if name is not None]
+    try:
+        registry = HandlerRegistry(handlers, lifespans=lifespans)
+    except HandlerError as error:
+        raise ConfigError(_in_file(config, str(error))) from error
+    if Run.ASYNCIO in registry.places:
+        from trio_jobs.handlers.asyncio_runner import loop_maker  # a server without it needs none
+
+        try:
+            loop_maker(config.pool.asyncio_loop)
+        except LoopStartError as error:
+            raise ConfigError(_in_file(config, f"pool.asyncio_loop: {error}")) from error
+    return registry
+
+
+def _in_file(config: Config, text: str) -> str:
+    return f"{config.source}: {text}"
 
 
 def log_hidden(module: HiddenModule) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 import types
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +23,9 @@ import msgspec
 from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.fork_mask import ForkMask
+from trio_jobs.handlers.child_lifespan import ChildLifespan
 from trio_jobs.handlers.child_log import ChildLog, LogLine, line_text
+from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.frames import (
     HEADER,
     TIME,
@@ -43,6 +46,7 @@ from trio_jobs.handlers.importing import (
     one_line,
 )
 from trio_jobs.handlers.loaded_files import SameModules, changed_files
+from trio_jobs.handlers.opening_errors import LifespanError
 
 # A terminal and a service manager send these to each process of the server; only the server acts
 # on them. A child has a handler for them that does nothing. It does not ignore them: the programs
@@ -56,6 +60,9 @@ _MEANT_FOR_THE_SERVER = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+
+# The place of a lifespan among the faults; no module has this name.
+_LIFESPAN = "[lifespan]"
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -94,6 +101,7 @@ def main(requests: int, answers: int, lifeline: int, folder: int) -> None:
             log.job_id = call.job_id
             _run(call, functions, server)
             log.job_id = None
+        functions.lifespan.leave()
 
 
 class _Server:
@@ -178,12 +186,14 @@ class _Functions:
         self._handlers: dict[Function, Handler] = {}
         self._faults: dict[str, Failure] = {}  # by the name of a module or a function
         self._shortage: str | None = None
+        self._changed: list[str] = []
+        self.lifespan = ChildLifespan()
         sys.path[:] = settings.path
         SameModules(settings.files).install()
         sys.argv[:] = settings.arguments
 
     def load(self) -> None:
-        """Import all functions. No job's time limit runs meanwhile."""
+        """Import all functions, and enter the lifespan. No job's time limit runs meanwhile."""
         token = imports_in_child.set(True)
         try:
             if self._settings.program is not None:
@@ -192,13 +202,20 @@ class _Functions:
                     self._note("__main__", fault)
             for function in self._settings.functions:
                 self.find(function)
+            with self._noting_lifespan():
+                if self._settings.lifespan is not None:
+                    self.lifespan.load(self._settings.lifespan)
         finally:
             imports_in_child.reset(token)
+        self._changed = changed_files(self._settings.files, loaded_only=not self._faults)
+        if not self._changed:
+            with self._noting_lifespan():
+                self.lifespan.enter()
 
     def hello(self) -> Hello:
         """The result of `load`."""
         return Hello(
-            changed=changed_files(self._settings.files, loaded_only=not self._faults),
+            changed=self._changed,
             shortage=self._shortage,
             faulty=bool(self._faults),
         )
@@ -207,7 +224,12 @@ class _Functions:
         """The handler of this function, or the failure of its import."""
         name = function.name
         module, _, _ = name.partition(":")
-        known = self._handlers.get(function) or self._faults.get(name) or self._faults.get(module)
+        known = (
+            self._faults.get(_LIFESPAN)
+            or self._handlers.get(function)
+            or self._faults.get(name)
+            or self._faults.get(module)
+        )
         if known is not None:
             return known
         try:
@@ -219,6 +241,24 @@ class _Functions:
         self._handlers[function] = handler
         return handler
 
+    def context_of(self, call: Call) -> JobContext[object]:
+        """The context of a job."""
+        return JobContext(
+            id=call.job_id,
+            type=call.job_type,
+            submitted_at=call.submitted_at,
+            attempt=call.attempt,
+            last_attempt=call.last_attempt,
+            state=self.lifespan.state,
+        )
+
+    @contextlib.contextmanager
+    def _noting_lifespan(self) -> Iterator[None]:
+        try:
+            yield
+        except LifespanError as error:
+            self._note(_LIFESPAN, error)
+
     def _note(self, key: str, error: BaseException) -> Failure:
         self._shortage = self._shortage or find_shortage(error)
         self._faults[key] = describe(error)
@@ -229,11 +269,12 @@ def _run(call: Call, functions: _Functions, server: _Server) -> None:
     token = current_job_id.set(call.job_id)
     found = functions.find(call.function)
     server.end_copy()
-    answer = (
-        found
-        if isinstance(found, Failure)
-        else run_plain(found, bytes(call.payload), max_result_bytes=call.max_result_bytes)
-    )
+    if isinstance(found, Failure):
+        answer: bytes | Failure = found
+    else:
+        context = functions.context_of(call) if found.takes_context else None
+        payload = bytes(call.payload)
+        answer = run_plain(found, payload, context, max_result_bytes=call.max_result_bytes)
     ended = frame(Kind.ENDED, TIME.pack(time.perf_counter()))
     if isinstance(answer, Failure):
         server.write(Kind.FAILURE, msgspec.json.encode(answer), before=ended)

@@ -27,6 +27,7 @@ from trio_jobs.settings import (
     RetrySettings,
     Setting,
     cut,
+    setting_name,
     settings_of,
     shown,
 )
@@ -89,11 +90,16 @@ def load_config(
         section, _, key = name.partition(".")
         sections[section][key] = value
     return Config(
-        **{section: SECTIONS[section](**given) for section, given in sections.items()},
+        **{section: _section(SECTIONS[section], given) for section, given in sections.items()},
         handlers=None if handlers is None else MappingProxyType(handlers),
         source=path,
         warnings=warnings,
     )
+
+
+def _section(section: type[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a section
+    names = {setting_name(each): each.name for each in fields(section)}
+    return section(**{names[name]: value for name, value in values.items()})
 
 
 def option(path: str) -> str:
@@ -302,8 +308,9 @@ def describe(config: Config) -> str:
 def _lines(config: Config) -> Iterator[str]:
     yield f"# from {shown(str(config.source))}" if config.source else "# without a file"
     for section in SECTIONS:
-        yield f"\n[{section}]"
-        yield from _assignments(getattr(config, section))
+        if lines := [*_assignments(getattr(config, section))]:
+            yield f"\n[{section}]"
+            yield from lines
     if config.handlers is not None:
         yield "\n[handlers]"
         for job_type, handler in config.handlers.items():
@@ -315,7 +322,7 @@ def _assignments(settings: Any) -> Iterator[str]:  # noqa: ANN401  # a section
     for field in fields(settings):
         value = getattr(settings, field.name)
         if field.repr and value is not None:
-            yield f"{field.name} = {_toml(value)}"
+            yield f"{setting_name(field)} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:  # noqa: ANN401  # of any setting's type

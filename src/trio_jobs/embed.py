@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import trio
 
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.handlers.nurseries import GeneratorEnds
+from trio_jobs.handlers.places import read_states
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.opened_store import OpenedStore, StoreInMemory
 from trio_jobs.pool.pool import Pool, make_pool
@@ -25,6 +26,9 @@ from trio_jobs.settings import (
     check_store,
 )
 
+if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
+    from trio_jobs.handlers.asyncio_runner import LoopChoice
+
 log = logging.getLogger(__name__)
 
 # The defaults.
@@ -38,6 +42,10 @@ class Options(TypedDict, total=False):
     buffer_size: int
     max_waiting: int
     processes: int | None
+    async_handlers: Literal["trio", "asyncio"]
+    asyncio_loop: "LoopChoice"
+    lifespan: Mapping[str, object] | None
+    state: Mapping[str, object] | None
     drain: Literal["all", "running"] | None
     sync: Literal["full", "normal"]
     timeout: float
@@ -76,6 +84,10 @@ async def open_jobs(
     buffer_size: int = _POOL.buffer_size,
     max_waiting: int = _POOL.max_waiting,
     processes: int | None = None,
+    async_handlers: Literal["trio", "asyncio"] = _POOL.async_handlers,
+    asyncio_loop: "LoopChoice" = _POOL.asyncio_loop,
+    lifespan: Mapping[str, object] | None = None,
+    state: Mapping[str, object] | None = None,
     path: str | PathLike[str] | None = None,
     drain: Literal["all", "running"] | None = None,
     sync: Literal["full", "normal"] = _STORE.sync,
@@ -113,6 +125,18 @@ async def open_jobs(
             ``max_running``. A retry is never refused.
         processes: How many child processes there are at the most, if handlers ask for them;
             None for as many as there are processors.
+        async_handlers: Where async functions run that are no `Handler`: ``"trio"`` or
+            ``"asyncio"``.
+        asyncio_loop: The event loop of handlers on asyncio: ``"asyncio"`` or ``"uvloop"`` starts
+            one in a thread, and so does a function that makes one. A loop of the program's own,
+            which runs in another thread, is used as it is.
+        lifespan: For each place where handlers run (``"trio"``, ``"asyncio"``, ``"thread"``,
+            ``"process"``; ``"async"`` is what ``async_handlers`` says) a function without
+            parameters that makes a context manager: an async one on Trio and asyncio. It is entered
+            before the first job and left after the last one. What it yields is the ``state`` of the
+            `JobContext`.
+        state: For each of these places but ``"process"`` the ``state`` itself, where the program
+            has opened it.
         path: The file for the jobs; its folder must be there. None keeps them in memory.
         drain: What the end of the block waits for: ``"all"`` accepted jobs, or those that are
             ``"running"``; with a file the latter is the default, and without it the former.
@@ -132,17 +156,22 @@ async def open_jobs(
         HandlerError: A function cannot be a handler; the text says for which type.
         ValueError: A value is out of its range, which is that of the setting of this name.
         StoreFileError: The file cannot be used.
+        LifespanError: A lifespan has not opened. If one fails later, its error ends the block.
+        LoopStartError: asyncio's loop cannot be started.
 
     Cancellation:
-        Cancels the jobs, and waits until async handlers have unwound and processes are killed.
-        A thread cannot be interrupted: it goes on after the block (``thread_still_running`` in
-        the log).
+        Cancels the jobs, and waits until handlers on Trio have unwound and processes are killed.
+        It waits a bounded time for tasks of asyncio and for lifespans. A thread cannot be
+        interrupted: it goes on after the block (``thread_still_running`` in the log).
 
     Checkpoints:
         At the end of the block; with a file also at its beginning.
     """
+    if isinstance(asyncio_loop, str):
+        SETTINGS["pool.asyncio_loop"].convert(asyncio_loop, where="asyncio_loop")
     settings = build(
         PoolSettings,
+        async_handlers=async_handlers,
         workers=workers,
         buffer_size=buffer_size,
         max_waiting=max_waiting,
@@ -164,7 +193,7 @@ async def open_jobs(
     http = build(HttpSettings, max_body_bytes=max_payload_bytes, max_waiters=max_waiters)
     check_store(settings, bounds, http)
     now = wall_clock()
-    registry = HandlerRegistry.of(handlers)
+    registry = HandlerRegistry.of(handlers, async_handlers=async_handlers, lifespan=lifespan)
     opened: OpenedStore
     failures = _Failures()
     if path is None:
@@ -182,7 +211,16 @@ async def open_jobs(
     # The channel holds an item for each slot: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](buffer_size + workers)
     pool = make_pool(
-        registry, send, opened.store, settings, bounds, http, last_id=opened.last_id, now=now
+        registry,
+        send,
+        opened.store,
+        settings,
+        bounds,
+        http,
+        states=read_states(state, registry, async_handlers=async_handlers),
+        asyncio_loop=asyncio_loop,
+        last_id=opened.last_id,
+        now=now,
     )
     opened.start(pool)
     jobs = (
@@ -195,10 +233,10 @@ async def open_jobs(
     generator_ends = GeneratorEnds()
     trio.lowlevel.add_instrument(generator_ends)
     try:
-        # The child processes are entered first: they must outlive the workers.
+        # The places where handlers run are entered first: they must outlive the workers.
         async with (
-            pool.processes or nullcontext(),
-            nullcontext() if path is None else failures.raised(),
+            pool.places.open(failed=failures.add),
+            failures.raised() if path is not None or lifespan else nullcontext(),
             trio.open_nursery() as nursery,
         ):
             for n in range(workers):
@@ -241,13 +279,13 @@ async def _close_when_left_or_cancelled(pool: Pool, left: trio.Event) -> None:
 
 
 class _Failures:
-    """The failure of a journal, which ends the pool."""
+    """The failure of a journal or a lifespan, which ends the pool."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
-    def add(self, error: Exception) -> None:
+    def add(self, error: BaseException) -> None:
         """Note the failure; a second one has no effect."""
         if self._error is None:
             self._error = error

@@ -6,7 +6,7 @@ Making it runs the exception's own code, which may take long or raise anything.
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -34,8 +34,8 @@ _MAX_TRACEBACK = 20_000
 # surrogates are not valid UTF-8.
 _UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
-# asyncio's messages where no event loop of asyncio runs.
-_NO_LOOP = re.compile("no running event loop|There is no current event loop")
+# Called with an error that is no group, and its text; returns advice for the handler's author.
+Advise = Callable[[BaseException, str], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +47,19 @@ class Failure:
         message: Its text, for clients. The message of a group names its members.
         traceback: The traceback as text, for the log.
         causes: What decides about another attempt; empty if it is not known.
+        advice: For the handler's author; empty if there is none. It is a part of the message, too.
     """
 
     type: str
     message: str
     traceback: str
     causes: tuple[Cause, ...] = ()
+    advice: str = ""
 
 
-def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Failure:
+def describe(
+    error: BaseException, *, own: AbstractSet[str] = frozenset(), advise: Advise | None = None
+) -> Failure:
     """Describe an exception. Never raises, and asks each exception once for its text.
 
     The texts of a `Retry` are those of the exception that it was raised from, if there is one.
@@ -64,6 +68,7 @@ def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Fa
         error: The exception. Its traceback loses the outer frames of modules in ``own``: printing
             a frame takes longer than most jobs run.
         own: The names of the modules that call user code.
+        advise: Asked about the exception, or about the members of a group until it has advice.
     """
     causes: tuple[Cause, ...] = ()
     try:
@@ -73,7 +78,7 @@ def describe(error: BaseException, *, own: AbstractSet[str] = frozenset()) -> Fa
             frames = frames.tb_next
         if frames is not None:
             error.__traceback__ = frames
-        return _describe(error, causes)
+        return _describe(error, causes, advise)
     except BaseException:  # noqa: ASYNC103, BLE001 - the exception's own code may raise anything
         return Failure(  # noqa: ASYNC104 - no checkpoint in there
             type="Exception",
@@ -90,18 +95,23 @@ def readable(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _describe(error: BaseException, causes: tuple[Cause, ...]) -> Failure:
+def _describe(error: BaseException, causes: tuple[Cause, ...], advise: Advise | None) -> Failure:
     # `from_exception` asks each exception for its text, once; `_message` reads the text from it.
     made = TracebackException.from_exception(error) if _is_bounded(error) else None
     origin, made_origin = _origin(error, made)
     name = _type_name(origin)
     message = readable(_message(origin, made_origin), MAX_MESSAGE)
+    advice = "" if advise is None else _advice(origin, made_origin, advise)
+    if advice:
+        message = f"{message}; {advice}"
     if made is not None:
         text = "".join(made.format())
     else:
         frames = "".join(traceback.format_tb(error.__traceback__))
         text = f"{frames}{name}: {message}\n"
-    return Failure(type=name, message=message, traceback=text[-_MAX_TRACEBACK:], causes=causes)
+    return Failure(
+        type=name, message=message, traceback=text[-_MAX_TRACEBACK:], causes=causes, advice=advice
+    )
 
 
 def _message(error: BaseException, made: TracebackException | None) -> str:
@@ -112,10 +122,15 @@ def _message(error: BaseException, made: TracebackException | None) -> str:
             f"{_type_name(each)}: {readable(_message(each, made_each), MAX_MESSAGE)}"
             for each, made_each in islice(_leaves(error, made), _MAX_NAMED)
         )
-    elif type(error) is RuntimeError and _NO_LOOP.match(text):
-        text += " (handlers run on Trio: code for asyncio goes into a plain function, which calls"
-        text += " asyncio.run())"
     return text
+
+
+def _advice(error: BaseException, made: TracebackException | None, advise: Advise) -> str:
+    for each, made_each in islice(_leaves(error, made), _MAX_NAMED):
+        advice = advise(each, str.__str__(str(each if made_each is None else made_each)))
+        if advice is not None:
+            return advice
+    return ""
 
 
 def _leaves(

@@ -22,6 +22,8 @@ def add_instruments(
     trio.lowlevel.add_instrument(GeneratorEnds())
     if settings.slow_step:
         trio.lowlevel.add_instrument(BlockingMonitor(executor, settings))
+        if executor.places is not None and executor.places.asyncio is not None:
+            executor.places.asyncio.watch(settings.slow_step)
     if takeovers is not None:
         look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
         trio.lowlevel.add_instrument(look)

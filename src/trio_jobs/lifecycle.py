@@ -35,6 +35,7 @@ class Lifecycle:
         draining: New jobs are refused; the workers finish the accepted ones.
         cancelled: The workers are cancelled before the grace period is over.
         closed: The pool has ended, so HTTP closes.
+        opening: The scope in which lifespans open; a drain cancels it.
         starting: The scope in which HTTP starts; a drain cancels it, so no port opens.
         pool: The scope of the workers; its deadline is the end of the grace period.
         error: The first failure of the pool.
@@ -49,6 +50,7 @@ class Lifecycle:
         self.draining = trio.Event()
         self.cancelled = trio.Event()
         self.closed = trio.Event()
+        self.opening = trio.CancelScope()
         self.starting = trio.CancelScope()
         self.pool = trio.CancelScope()
         self.error: BaseException | None = None
@@ -57,6 +59,7 @@ class Lifecycle:
     def drain(self) -> None:
         """Begin the drain."""
         self.draining.set()
+        self.opening.cancel()
         self.starting.cancel()
 
     def cancel(self) -> None:
@@ -115,10 +118,14 @@ class Lifecycle:
         except Exception as error:
             if not started:
                 raise
-            self.failed = True
-            self._arm_hard_limit(draining=not self.closed.is_set())
             log.critical("http_failed", exc_info=without_groups(error))
-            self.drain()
+            self.drain_after_failure()
+
+    def drain_after_failure(self, _: BaseException | None = None) -> None:
+        """Begin the drain, since a part beside the pool has failed: HTTP, or a lifespan."""
+        self.failed = True
+        self._arm_hard_limit(draining=not self.closed.is_set())
+        self.drain()
 
 
 def without_groups(error: BaseException) -> BaseException:

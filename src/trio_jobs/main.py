@@ -2,7 +2,6 @@
 
 import logging
 import math
-from contextlib import nullcontext
 from functools import partial
 
 import trio
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 async def main(config: Config, handlers: HandlerRegistry, resources: Resources) -> Ended:
     """Serve until a signal asks to stop, or a part of the server fails.
 
-    When this returns, the workers, the child processes and HTTP have ended.
+    When this returns, the workers, the places where handlers run, and HTTP have ended.
 
     Args:
         config: The settings.
@@ -34,12 +33,13 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
 
     Raises:
         BindError: Another process was the first to listen on one of the addresses.
+        LifespanError, LoopStartError, StartStoppedError: See `Places.open`.
 
     Cancellation:
-        The workers and HTTP end at once, the child processes within bounded time. The running
+        The workers and HTTP end at once, those places within bounded time. The running
         jobs are released.
     """
-    stop, http = resources.stop, config.http
+    stop, http, seconds = resources.stop, config.http, config.http.graceful_timeout
     # Room for each slot of `Capacity`: a job that has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
     opened = resources.open_store(lambda error: lifecycle.fail(error))
@@ -60,7 +60,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         closing=lifecycle.closed,
         token=http.token,
         health_path="/health",
-        reserved_descriptors=pool.processes.max_descriptors if pool.processes else 0,
+        reserved_descriptors=pool.places.max_descriptors,
         connection_closed=pool.shortage.note_change,
         last_moment=partial(stop.wait_grace_over, lifecycle.cancelled),
     )
@@ -70,8 +70,9 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, report=report)
     add_instruments(pool.executor, config.logging, resources.takeovers)
 
-    # The child processes and HTTP outlive the pool.
-    async with pool.processes or nullcontext(), trio.open_nursery() as server:
+    # The places where handlers run, and HTTP, outlive the pool.
+    events = (lifecycle.opening, lifecycle.closed, lifecycle.drain_after_failure)
+    async with pool.places.open(*events, seconds=seconds), trio.open_nursery() as server:
         try:
             with lifecycle.pool:
                 async with trio.open_nursery() as workers:
@@ -95,12 +96,11 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
                 raise  # the whole server is being cancelled, not the pool
             lifecycle.fail(error, quietly=isinstance(without_groups(error), BindError))
         lifecycle.close()
-        seconds = http.graceful_timeout
         closed_at = trio.current_time() + seconds
         if unfinished := pool.left_behind():  # HTTP closes meanwhile
             await report.write_in_thread(unfinished, resources.logs, seconds=seconds)
     if isinstance(lifecycle.error, BindError):
         raise lifecycle.error  # another process was faster: nothing of the server is broken
     written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
-    status = 1 if lifecycle.failed or unfinished or not written else 0
+    status = 1 if lifecycle.failed or pool.places.faulty or unfinished or not written else 0
     return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)

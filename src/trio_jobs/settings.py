@@ -8,7 +8,7 @@ A setting is one field. The file calls it ``section.name``, the environment
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -112,6 +112,12 @@ class PoolSettings:
         Annotated[int, _integer(1, 1_000)] | None,
         "how many jobs run in child processes at the same time",
     ] = None
+    async_handlers: Annotated[
+        Literal["trio", "asyncio"], "where async functions run whose handlers do not say it"
+    ] = "trio"
+    asyncio_loop: Annotated[
+        Literal["asyncio", "uvloop"], "the event loop of handlers on asyncio"
+    ] = "asyncio"
     leftovers: Annotated[Text | None, "the file for jobs that a stop leaves unfinished"] = None
     drain: Annotated[
         Literal["all", "running"] | None,
@@ -228,7 +234,9 @@ class HandlerSettings:
     """One job type: its function, not yet imported, and how the function is run."""
 
     call: Annotated[FunctionName, "the function"]
-    run: Annotated[Literal["async", "thread", "process"] | None, "where it runs"] = None
+    run: Annotated[
+        Literal["async", "asyncio", "process", "thread", "trio"] | None, "where it runs"
+    ] = None
     timeout: Annotated[Timeout | None, "how long a job may take"] = None
     max_running: Annotated[
         Annotated[int, _integer(1, 100_000)] | None,
@@ -250,6 +258,22 @@ class HandlerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LifespanSettings:
+    """For each place where handlers run, the function that opens what they share.
+
+    The field ``async_`` is the setting ``async``, which is no name in Python.
+    """
+
+    async_: Annotated[
+        FunctionName | None, "opened where pool.async_handlers says, for async handlers"
+    ] = None
+    trio: Annotated[FunctionName | None, "opened for handlers on Trio"] = None
+    asyncio: Annotated[FunctionName | None, "opened for handlers on asyncio"] = None
+    thread: Annotated[FunctionName | None, "opened for handlers in threads"] = None
+    process: Annotated[FunctionName | None, "opened in each child process"] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration. Two are equal if their settings are, whatever their sources.
 
@@ -263,6 +287,7 @@ class Config:
     http: HttpSettings = field(default_factory=HttpSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    lifespan: LifespanSettings = field(default_factory=LifespanSettings)
     handlers: Mapping[str, HandlerSettings] | None = None
     source: Path | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -314,7 +339,7 @@ def settings_of(section: type[Any]) -> dict[str, Setting]:
     """The settings of a section by name."""
     hints = get_type_hints(section, include_extras=True)
     return {
-        each.name: Setting(
+        setting_name(each): Setting(
             type=(hint := hints[each.name]),
             values=_values(hint),
             description=hint.__metadata__[-1],
@@ -323,6 +348,11 @@ def settings_of(section: type[Any]) -> dict[str, Setting]:
         )
         for each in fields(section)
     }
+
+
+def setting_name(each: Field[Any]) -> str:
+    """The name of a field's setting: a name that Python reserves has an underscore in the field."""
+    return each.name.removesuffix("_")
 
 
 def _values(hint: Any) -> str:  # noqa: ANN401  # a type
@@ -387,6 +417,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "http": HttpSettings,
     "store": StoreSettings,
     "logging": LoggingSettings,
+    "lifespan": LifespanSettings,
 }
 # By name in the file: ``pool.workers``.
 SETTINGS: Final[Mapping[str, Setting]] = {

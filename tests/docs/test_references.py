@@ -21,7 +21,7 @@ from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.asgi import make_app
 from trio_jobs.asyncio import AsyncioJobs
-from trio_jobs.settings import SECTIONS, PoolSettings, settings_of
+from trio_jobs.settings import SECTIONS, PoolSettings, setting_name, settings_of
 from trio_jobs.shutdown.hard_limit import (
     FAULTHANDLER_AFTER_SECONDS,
     HARD_LIMIT_STATUS,
@@ -51,7 +51,7 @@ def rows_of(page: str) -> list[list[str]]:
 def test_every_setting_is_there_with_its_default() -> None:
     documented = {row[0].strip("`"): row[2].strip("`") for row in rows_of("settings.md")}
     defaults = {
-        f"{section}.{field.name}": field.default
+        f"{section}.{setting_name(field)}": field.default
         for section, kind in SECTIONS.items()
         for field in dataclasses.fields(kind)
     }

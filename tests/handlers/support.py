@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from tests.support import Later, make_job
 from trio_jobs import Ending
 from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.handler import Handler
+from trio_jobs.handlers.handler import Handler, Run
+from trio_jobs.handlers.places import Places
 from trio_jobs.handlers.process_pool import ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry
 
@@ -26,12 +27,11 @@ def make_executor(
     processes: ProcessPool | None = None,
 ) -> JobExecutor:
     """An executor over these handlers."""
-    return JobExecutor(
-        HandlerRegistry(table),
-        workers=workers,
-        max_result_bytes=max_result_bytes,
-        processes=processes,
-    )
+    registry = HandlerRegistry(table)
+    places = Places(registry, workers=workers)
+    if processes is not None:
+        places.runners[Run.PROCESS] = processes
+    return JobExecutor(registry, max_result_bytes=max_result_bytes, places=places)
 
 
 async def process(

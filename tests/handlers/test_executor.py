@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import make_executor, message_of, process
-from tests.support import Later, current_job_id, make_job, running_pool
+from tests.support import HandlerRegistry, Later, current_job_id, make_job, running_pool
 from trio_jobs import Ending, JobError, JobStatus, LogFormatter, Outcome
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.executor import JobExecutor
@@ -342,11 +342,11 @@ async def test_the_oldest_running_job_is_known(autojump_clock: MockClock) -> Non
         nursery.cancel_scope.cancel()
 
 
-def test_a_process_handler_without_processes_is_refused() -> None:
-    handler = Handler.of(math.sqrt, run="process")
+def test_a_handler_that_does_not_run_on_trio_is_refused_without_places() -> None:
+    registry = HandlerRegistry({"test": Handler.of(math.sqrt)})
 
-    with pytest.raises(ValueError, match="there are no processes"):
-        make_executor({"test": handler})
+    with pytest.raises(ValueError, match="there are no places"):
+        JobExecutor(registry, max_result_bytes=1)
 
 
 async def test_a_cancel_that_is_first_decides_although_a_process_returns_a_value() -> None:

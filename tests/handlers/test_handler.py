@@ -46,10 +46,10 @@ class PlainObject:
 @pytest.mark.parametrize(
     ("function", "run"),
     [
-        (async_function, Run.ASYNC),
-        (AsyncObject(), Run.ASYNC),
-        (functools.partial(async_function), Run.ASYNC),
-        (functools.partial(functools.partial(AsyncObject())), Run.ASYNC),
+        (async_function, Run.TRIO),
+        (AsyncObject(), Run.TRIO),
+        (functools.partial(async_function), Run.TRIO),
+        (functools.partial(functools.partial(AsyncObject())), Run.TRIO),
         (plain_function, Run.THREAD),
         (PlainObject(), Run.THREAD),
         (PlainObject().method, Run.THREAD),
@@ -68,10 +68,31 @@ def test_a_function_runs_by_its_kind(function: Callable[..., object], run: Run) 
 
 @pytest.mark.parametrize(
     ("function", "run"),
-    [(async_function, "async"), (plain_function, "thread"), (plain_function, "process")],
+    [
+        (async_function, "trio"),
+        (async_function, "asyncio"),
+        (plain_function, "thread"),
+        (plain_function, "process"),
+    ],
 )
 def test_a_function_runs_where_it_is_asked_to(function: Callable[..., object], run: str) -> None:
     assert Handler.of(function, run=run).run == run
+
+
+@pytest.mark.parametrize("run", [None, "async"])
+@pytest.mark.parametrize("place", ["trio", "asyncio"])
+def test_an_async_function_runs_where_async_handlers_do(run: str | None, place: str) -> None:
+    assert Handler.of(async_function, run=run, async_handlers=place).run == place
+    assert Handler.of(plain_function, async_handlers=place).run is Run.THREAD
+
+
+def test_async_handlers_run_in_one_of_two_places() -> None:
+    with pytest.raises(HandlerError) as refusal:
+        Handler.of(plain_function, async_handlers="anyio")
+
+    assert str(refusal.value) == (
+        "must have one of 'trio', 'asyncio' as async_handlers, got 'anyio'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +101,12 @@ def test_a_function_runs_where_it_is_asked_to(function: Callable[..., object], r
         (plain_function, "async", 'is a plain function; run = "async" needs an async one'),
         (async_function, "thread", 'is an async function; run = "thread" needs a plain one'),
         (async_function, "process", 'is an async function; run = "process" needs a plain one'),
-        (plain_function, "fork", "must run in one of 'async', 'thread', 'process', got 'fork'"),
+        (plain_function, "asyncio", 'is a plain function; run = "asyncio" needs an async one'),
+        (
+            plain_function,
+            "fork",
+            "must run in one of 'async', 'trio', 'asyncio', 'thread', 'process', got 'fork'",
+        ),
     ],
 )
 def test_a_function_that_does_not_fit_its_run_is_refused(

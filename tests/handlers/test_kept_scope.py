@@ -266,7 +266,7 @@ async def test_jobs_of_a_worker_share_a_scope_until_one_has_used_it_up() -> None
 
 async def test_a_cancel_that_comes_too_late_does_not_reach_the_next_job() -> None:
     table = {"a": Handler.of(tell_the_scope), "b": Handler.of(trio_checkpoint)}
-    executor = JobExecutor(HandlerRegistry(table), workers=1, max_result_bytes=100)
+    executor = JobExecutor(HandlerRegistry(table), max_result_bytes=100)
 
     with executor.for_worker() as process:
         first = await process(make_job("1", type="a"))

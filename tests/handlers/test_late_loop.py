@@ -127,7 +127,7 @@ def test_of_what_happens_to_a_thread_while_the_loop_is_blocked_the_first_decides
 
 
 def children(pool: RunningPool) -> list[ChildHandle]:
-    processes = pool.executor._processes
+    processes = pool.parts.pool.places.processes
     assert processes is not None
     return [*processes._children]
 

@@ -263,11 +263,6 @@ def test_spread_is_true_or_false(spread: bool | None) -> None:
         Handler.of(function("async def f(a): ..."), spread=spread)
 
 
-def test_a_plain_function_gets_no_context_yet() -> None:
-    with pytest.raises(HandlerError, match="takes the job's context, which only an async function"):
-        Handler.of(function("def f(payload, context): ..."))
-
-
 class Method:
     """A decorator that is a class, and gives the function its instance."""
 

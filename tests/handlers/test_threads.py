@@ -1,6 +1,7 @@
 """Handlers in threads: on the real clock, and by what they do, never by how long they take."""
 
 import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.handlers.support import process, wait_until_set
 from tests.support import current_job_id, running_pool
-from trio_jobs import JobStatus, Outcome
+from trio_jobs import JobContext, JobStatus, Outcome
 from trio_jobs.handlers.handler import Handler
 
 
@@ -185,6 +186,45 @@ async def test_the_pools_end_leaves_the_thread_behind_and_releases_its_cancelled
     [record] = [record for record in caplog.records if record.message == "thread_still_running"]
     assert (record.job_id, record.job_type) == (job.id, "test")  # type: ignore[attr-defined]
     blocker.let_go.set()
+
+
+@pytest.mark.parametrize("by", ["cancel", "limit", "end"])
+async def test_a_thread_can_ask_whether_its_job_is_cancelled(by: str) -> None:
+    seen: list[bool] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    def handler(_payload: object, context: JobContext) -> None:
+        seen.append(context.cancelled())
+        begun.set()
+        while not context.cancelled():
+            time.sleep(0.001)
+        seen.append(True)
+        ended.set()
+
+    limit = 0.05 if by == "limit" else None
+    async with running_pool({"test": Handler.of(handler, timeout=limit)}, workers=1) as pool:
+        job = pool.submit("test")
+        await wait_until_set(begun)
+        if by == "cancel":
+            pool.executor.cancel(job.id)
+        if by == "end":
+            pool.scope.cancel()
+    await wait_until_set(ended)
+
+    assert seen == [False, True] or by == "limit"
+    outcome = {"cancel": Outcome.CANCELLED, "limit": Outcome.TIMED_OUT, "end": None}[by]
+    assert pool.outcome(job) is outcome
+
+
+async def test_a_plain_function_gets_the_context_of_its_job() -> None:
+    def handler(payload: object, context: JobContext) -> list[object]:
+        with pytest.raises(RuntimeError, match="only a handler on Trio has a nursery"):
+            print(context.nursery)  # noqa: T201 - not reached
+        with pytest.raises(RuntimeError, match="only a handler on asyncio has a task group"):
+            print(context.task_group)  # noqa: T201
+        return [payload, context.id, context.type, context.attempt, context.last_attempt]
+
+    assert (await process(handler, b"1")).result == b'[1,"a","test",1,true]'
 
 
 async def test_check_cancelled_sees_the_pools_end_and_nothing_before() -> None:

@@ -17,6 +17,7 @@ from tests.handlers import tasks
 from tests.handlers.support import (
     children_of,
     in_process,
+    make_executor,
     process,
     quoted,
     wait_for_pids,
@@ -25,8 +26,6 @@ from tests.handlers.support import (
 )
 from tests.support import (
     ChildHandle,
-    HandlerRegistry,
-    JobExecutor,
     ProcessPool,
     make_job,
     running_pool,
@@ -104,9 +103,7 @@ async def test_a_job_that_its_dead_process_has_not_taken_runs_in_another(tmp_pat
         await process(in_process(tasks.pid), processes=processes)
         [idle] = children_of(os.getpid())
         os.kill(idle, signal.SIGSTOP)
-        executor = JobExecutor(
-            HandlerRegistry({"test": handler}), workers=1, max_result_bytes=100, processes=processes
-        )
+        executor = make_executor({"test": handler}, processes=processes)
         endings = []
 
         async def run() -> None:

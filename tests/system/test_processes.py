@@ -317,7 +317,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
             pool.submit("wait", quoted(tmp_path))
         idle = await wait_for_pids(tmp_path, 4)
         (tmp_path / "go").touch()
-        processes = pool.parts.pool.processes
+        processes = pool.parts.pool.places.processes
         await wait_until(lambda: processes is not None and len(processes._idle) == 4)
         descriptors = len(tasks.descriptors())
         last = await next_result(pool)

@@ -93,7 +93,7 @@ class BlockingMonitor(trio.abc.Instrument):
         running = None if job_id is None else self._executor.running.get(job_id)
         if running is None and self._executor.last_ended is not self._last_ended:
             running = self._executor.last_ended
-        if running and running.handler is not None and running.handler.run is Run.ASYNC:
+        if running and running.handler is not None and running.handler.run is Run.TRIO:
             self._taken[running] = self._taken.get(running, 0.0) + seconds
 
     def _report(self) -> None:

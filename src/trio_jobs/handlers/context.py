@@ -1,20 +1,32 @@
-"""`JobContext`: the second argument of an async handler. Imports no Trio at run time."""
+"""`JobContext`: the job that a handler works on, as the handler sees it. Imports no Trio."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic
 
 if TYPE_CHECKING:  # a child process imports the user's module, which imports this one
+    import asyncio
+
     import trio
+    from typing_extensions import TypeVar
+
+    from trio_jobs.job import Job
+
+    State = TypeVar("State", default=Any)  # a bare JobContext has a state of any type
+else:
+    from typing import TypeVar
+
+    State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobContext:
+class JobContext(Generic[State]):
     """The job that a handler works on.
 
-    An async handler gets the context in the parameter that it annotates as `JobContext`, wherever
-    the parameter stands. Without such an annotation, the handler gets it in a parameter called
-    ``context`` or ``ctx`` behind the payload's.
+    A handler gets the context in the parameter that it annotates as `JobContext`, wherever the
+    parameter stands. Without such an annotation, the handler gets it in a parameter called
+    ``context`` or ``ctx``. ``JobContext[Shop]`` says for type checkers what ``state`` is.
 
     Attributes:
         id: The job's id.
@@ -22,13 +34,86 @@ class JobContext:
         submitted_at: When the job was admitted (UTC).
         attempt: Which attempt of the job this is, from 1; a snooze is none.
         last_attempt: Whether the handler's retry policy permits no further attempt.
-        nursery: The job's own nursery. The job ends when all tasks in it have ended; a task that
-            fails fails the job; a time limit, a cancel and a shutdown cancel all these tasks.
+        state: What the lifespan of the place yields in which the handler runs; None without one.
     """
 
     id: str
     type: str
     submitted_at: datetime
-    nursery: "trio.Nursery"
     attempt: int = 1
     last_attempt: bool = True
+    state: State
+    _nursery: "trio.Nursery | None" = None
+    _task_group: "asyncio.TaskGroup | None" = None
+    _is_cancelled: Callable[[], bool] | None = None
+
+    @property
+    def nursery(self) -> "trio.Nursery":
+        """The job's own nursery, on Trio.
+
+        The job ends when all tasks in it have ended. A task that fails fails the job. A time limit,
+        a cancel and a shutdown cancel all these tasks.
+
+        Raises:
+            RuntimeError: The handler does not run on Trio.
+        """
+        if self._nursery is None:
+            raise RuntimeError("only a handler on Trio has a nursery")
+        return self._nursery
+
+    @property
+    def task_group(self) -> "asyncio.TaskGroup":
+        """The job's own task group, on asyncio. It is to its tasks what ``nursery`` is on Trio.
+
+        Raises:
+            RuntimeError: The handler does not run on asyncio.
+        """
+        if self._task_group is None:
+            raise RuntimeError("only a handler on asyncio has a task group")
+        return self._task_group
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result of a handler in a thread any more.
+
+        That is so after a cancel, after the time limit, and once the pool ends. Python cannot
+        interrupt a thread: a handler that takes long asks now and then, and returns. The handlers
+        of other kinds are interrupted.
+
+        Raises:
+            RuntimeError: The handler does not run in a thread.
+        """
+        if self._is_cancelled is None:
+            raise RuntimeError("only a handler in a thread asks whether its job is cancelled")
+        return self._is_cancelled()
+
+
+def make_context(
+    job: "Job",
+    attempts: int,
+    *,
+    state: object = None,
+    nursery: "trio.Nursery | None" = None,
+    task_group: "asyncio.TaskGroup | None" = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> JobContext[Any]:
+    """Make the context of a job.
+
+    Args:
+        job: The job as its worker has claimed it.
+        attempts: How many attempts the handler's retry policy permits.
+        state: See `JobContext`, as for the others.
+        nursery: On Trio only.
+        task_group: On asyncio only.
+        is_cancelled: In a thread only.
+    """
+    return JobContext(
+        id=job.id,
+        type=job.type,
+        submitted_at=job.created_at,
+        attempt=job.attempt,
+        last_attempt=job.attempt >= attempts,
+        state=state,
+        _nursery=nursery,
+        _task_group=task_group,
+        _is_cancelled=is_cancelled,
+    )

@@ -1,7 +1,6 @@
 """`JobExecutor`: runs a job's handler and says how the job ended, or when it runs again."""
 
 import contextlib
-import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -11,26 +10,25 @@ import trio
 
 from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
-from trio_jobs.handlers.handler import FORKS, Handler, Run, run_plain
+from trio_jobs.handlers.handler import FORKS, Handler, Run
 from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.handlers.nurseries import call_with_context
-from trio_jobs.handlers.process_pool import ProcessPool
+from trio_jobs.handlers.places import Places
 from trio_jobs.handlers.raised_log import log_raised
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.handlers.retry_policy import decide
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
-from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
+from trio_jobs.handlers.start_shortage import StartShortage
+from trio_jobs.handlers.wrong_loop import advise_on_trio
 from trio_jobs.job import Ending, Job, JobError, Later, Outcome
 from trio_jobs.json_encoding import encode_result
 from trio_jobs.retries import Cause, causes_of
-
-log = logging.getLogger(__name__)
 
 # The modules around an async handler's code, whose frames a traceback leaves out.
 _OWN = frozenset({__name__, call_with_context.__module__})
 
 # Looked up once: a lookup in an enum costs as much as a short handler.
-_ASYNC, _THREAD, _PROCESS = Run
+_TRIO = Run.TRIO
 _SUCCEEDED = Outcome.SUCCEEDED
 
 # How most jobs end; made once.
@@ -49,37 +47,34 @@ class JobExecutor:
 
     Args:
         registry: The handlers.
-        workers: How many jobs run at the same time: the size of the executor's own limiter for
-            threads. User code could use up Trio's default limiter.
         max_result_bytes: The largest result, as JSON.
-        processes: Runs the handlers that ask for a process.
+        places: Run the handlers that do not run on Trio; open while jobs run.
         shortage: Holds the jobs that cannot begin.
 
     Attributes:
         registry: The handlers.
+        places: See above.
         running: The running jobs by id, in the order of their claims.
         last_ended: The job that ended last; None before the first.
 
     Raises:
-        ValueError: A handler asks for a process, but there is no process pool.
+        ValueError: A handler does not run on Trio, and there are no places.
     """
 
     def __init__(
         self,
         registry: HandlerRegistry,
         *,
-        workers: int,
         max_result_bytes: int,
-        processes: ProcessPool | None = None,
+        places: Places | None = None,
         shortage: StartShortage | None = None,
     ) -> None:
-        if processes is None and registry.process_functions:
-            raise ValueError("a handler runs in a process, but there are no processes")
+        if places is None and registry.places - {_TRIO}:
+            raise ValueError("a handler does not run on Trio, and there are no places")
         self.registry = registry
         self.last_ended: RunningJob | None = None
-        self._threads = trio.CapacityLimiter(workers)
         self._max_result_bytes = max_result_bytes
-        self._processes = processes
+        self.places = places
         self._shortage = shortage or StartShortage()
         self._forks = FORKS.count
         self._now = trio.lowlevel.current_clock().current_time
@@ -116,9 +111,9 @@ class JobExecutor:
 
         Cancellation:
             If the surrounding scope is cancelled, an async handler is cancelled, a process is
-            killed, a thread is left behind. Then ``Cancelled`` leaves this function, whatever
-            exception the handler raises. A handler that returns a value all the same has ended
-            its job: this function returns the ending.
+            killed, a thread is left behind, and so is a task of asyncio that does not end. Then
+            ``Cancelled`` leaves this function, whatever exception the handler raises. A handler
+            that returns a value all the same has ended its job: this function returns the ending.
 
         Checkpoints:
             As many as the handler; there may be none.
@@ -149,7 +144,7 @@ class JobExecutor:
                     self._released_before_begin.add(job.id)
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
-            failure = describe(error, own=_OWN)
+            failure = describe(error, own=_OWN, advise=advise_on_trio)
             end = _or_later(running, decided or _failed(failure), failure.causes)
             if type(error) is not ScopeCancelledError:  # `isinstance` may run the error's code
                 log_raised(failure, job, end, error)
@@ -201,13 +196,10 @@ class JobExecutor:
         return ended
 
     async def _run(self, handler: Handler, running: RunningJob) -> Ending | Later:
-        if handler.run is not _ASYNC:
-            if handler.run is _PROCESS and self._processes is not None:
-                answer = await self._processes.run(
-                    handler, running, max_result_bytes=self._max_result_bytes
-                )
-            else:
-                answer = await self._run_in_thread(handler, running)
+        if handler.run is not _TRIO and self.places is not None:
+            answer = await self.places.run(
+                handler, running, max_result_bytes=self._max_result_bytes
+            )
             decided = running.end()
             if isinstance(answer, Failure):
                 end = _or_later(running, decided or _failed(answer), answer.causes)
@@ -219,8 +211,9 @@ class JobExecutor:
         payload = handler.decode(running.job.payload)
         running.start_clock(handler.timeout)
         if handler.takes_context:
+            state = None if self.places is None else self.places.states.get(_TRIO)
             result = await call_with_context(
-                handler.call, payload, running.job, attempts=handler.attempts
+                handler.call, payload, running.job, attempts=handler.attempts, state=state
             )
         else:
             result = await handler.call(payload)
@@ -235,47 +228,6 @@ class JobExecutor:
         return Ending(
             outcome=_SUCCEEDED, result=encode_result(result, max_bytes=self._max_result_bytes)
         )
-
-    async def _run_in_thread(self, handler: Handler, running: RunningJob) -> bytes | Failure:
-        # A thread cannot be interrupted, so a cancel or the time limit only decides the outcome:
-        # the worker waits for the thread, and N workers never run more than N jobs. Only the end of
-        # the pool leaves the thread behind, because nothing may outlast the grace period.
-        job = running.job
-        clock = trio.lowlevel.current_clock()
-
-        def run_and_time() -> tuple[bytes | Failure, float]:
-            answer = run_plain(handler, job.payload, max_result_bytes=self._max_result_bytes)
-            return answer, clock.current_time()
-
-        while True:
-            running.start_clock(handler.timeout, interruptible=False)
-            try:
-                answer, ended = await trio.to_thread.run_sync(
-                    run_and_time,
-                    thread_name=f"job {job.id}",
-                    abandon_on_cancel=True,
-                    limiter=self._threads,
-                )
-            except trio.Cancelled:
-                if trio.current_effective_deadline() == -math.inf:
-                    fields = {"job_id": job.id, "job_type": job.type}
-                    log.warning("thread_still_running", extra=fields)
-                raise
-            except RuntimeError:  # no thread can be started; `run_plain` raises nothing
-                running.take_back_start()
-            else:
-                running.end(ended)
-                return answer
-            # Only the start of an idle thread is tried again here; Trio keeps the thread for the
-            # job. If the handler's call were tried here, the job would count as blocked until the
-            # handler returns.
-            await self._shortage.outlast(self._start_idle_thread)
-
-    async def _start_idle_thread(self) -> None:
-        try:
-            await trio.to_thread.run_sync(int, limiter=self._threads)
-        except RuntimeError as error:
-            raise ShortageError(f"no thread can be started: {error}") from error
 
 
 def _failed(failure: Failure) -> Ending:

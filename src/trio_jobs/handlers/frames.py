@@ -5,6 +5,7 @@ description. So nothing needs to be picklable.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import IntEnum
 from struct import Struct
 
@@ -64,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     path: list[str]  # ``sys.path``
     arguments: list[str]  # ``sys.argv``
     functions: list[Function]  # to import at the start
+    lifespan: str | None  # the name of the function that opens what the functions share
     program: Program | None  # which defines some of them
     files: Mapping[str, FileState]  # that the server has imported, by the modules' names
     log_level: int  # the lowest level that the server's log takes
@@ -78,9 +80,13 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A job: the function to call, and its payload."""
+    """A job: the function to call, its payload, and what the job's context says."""
 
     job_id: str
+    job_type: str
+    submitted_at: datetime
+    attempt: int
+    last_attempt: bool
     function: Function
     payload: msgspec.Raw
     max_result_bytes: int

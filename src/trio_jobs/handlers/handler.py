@@ -4,12 +4,13 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 from trio_jobs.error_text import Failure, describe
+from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_faults import Decode
 from trio_jobs.handlers.payload_type import payload_type
@@ -41,9 +42,13 @@ FORKS = _Forks()
 class Run(StrEnum):
     """Where a handler's function runs."""
 
-    ASYNC = "async"
+    TRIO = "trio"
+    ASYNCIO = "asyncio"
     THREAD = "thread"
     PROCESS = "process"
+
+
+_ASYNC = (Run.TRIO, Run.ASYNCIO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,7 @@ class Handler:
         name: The function's name, ``"package.module:qualified.name"``, by which a child process
             imports it.
         call: Called with the payload, and with a `JobContext` behind it if ``takes_context``;
-            returns the job's result.
+            returns the job's result, or a coroutine for it on Trio and on asyncio.
         run: Where the function runs.
         timeout: The time limit in seconds; None for no limit.
         takes_context: Whether ``call`` takes a context.
@@ -93,6 +98,7 @@ class Handler:
         function: object,
         *,
         run: str | None = None,
+        async_handlers: str = "trio",
         timeout: float | None = None,
         retry: "RetryPolicy | None" = None,
         max_running: int | None = None,
@@ -106,10 +112,12 @@ class Handler:
         Args:
             function: A callable. With one parameter, it takes the payload as its value; with
                 several, the members of the payload, an object with their names.
-            run: ``"async"``, ``"thread"`` or ``"process"``; None runs an async function in the
-                event loop and any other in a thread. With ``"process"``, a program that defines
-                the function itself must do its work behind ``if __name__ == "__main__":``,
-                because child processes import the program to find the function.
+            run: ``"trio"``, ``"asyncio"``, ``"thread"`` or ``"process"``; ``"async"`` stands for
+                one of the first two. None runs an async function as ``"async"`` and any other in a
+                thread. With ``"process"``, a program that defines the function itself must do its
+                work behind ``if __name__ == "__main__":``, because child processes import the
+                program to find the function.
+            async_handlers: What ``"async"`` stands for: ``"trio"`` or ``"asyncio"``.
             timeout: The time limit in seconds; None for no limit.
             retry: When a failed job gets another attempt; None for never. The exceptions that it
                 names are imported here.
@@ -136,7 +144,7 @@ class Handler:
         if not callable(function):
             raise HandlerError(f"is not callable: {function!r}")
         check_kind(function)
-        where = _where(function, run)
+        where = _where(function, run, async_handlers)
         _check_timeout(timeout)
         if max_running is not None:
             _check_number(max_running, "max_running")
@@ -146,8 +154,6 @@ class Handler:
         if spread is not None and not isinstance(spread, bool):
             raise HandlerError(f"must have true or false as spread, got {spread!r}")
         shape = shape_of(function, spread=spread)
-        if shape.takes_context and where is not Run.ASYNC:  # plain functions get no context yet
-            raise HandlerError("takes the job's context, which only an async function gets")
         if name is None:
             name = importable_name(function) if where is Run.PROCESS else own_name(function)
         payload = payload_type(function, shape.payload, spread=shape.spread)
@@ -173,12 +179,20 @@ class Handler:
         )
 
 
-def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> bytes | Failure:
+def run_plain(
+    handler: Handler, payload: bytes, context: JobContext | None = None, *, max_result_bytes: int
+) -> bytes | Failure:
     """Run a plain function from JSON to JSON; never raises.
 
     Call this in the thread or the process of the function: payload classes, the function and the
     texts of its exceptions are user code. If the function forks and the copy returns, the copy
     ends here, with status 0 or 1.
+
+    Args:
+        handler: The handler.
+        payload: The payload.
+        context: The job's context; None if the handler takes none.
+        max_result_bytes: The largest result, as JSON.
 
     Returns:
         The result as JSON, or the description of the function's exception (a ``SystemExit``, too).
@@ -186,7 +200,7 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
     forks = FORKS.count
     answer: bytes | Failure
     try:
-        answer = encode_result(_call_plain(handler, payload), max_bytes=max_result_bytes)
+        answer = encode_result(_call_plain(handler, payload, context), max_bytes=max_result_bytes)
     except BaseException as error:  # noqa: ASYNC103, BLE001 - no exception may leave the thread
         answer = describe(error, own=_OWN)
     if forks != FORKS.count:
@@ -194,9 +208,10 @@ def run_plain(handler: Handler, payload: bytes, *, max_result_bytes: int) -> byt
     return answer  # noqa: ASYNC104 - this runs outside of Trio
 
 
-def _call_plain(handler: Handler, payload: bytes) -> object:
+def _call_plain(handler: Handler, payload: bytes, context: JobContext | None) -> object:
     try:
-        result = handler.call(handler.decode(payload))
+        more = () if context is None else (context,)
+        result = handler.call(handler.decode(payload), *more)
     except StopIteration as error:
         # If StopIteration left a coroutine, it would become a RuntimeError that says less.
         raise RuntimeError("the function raised StopIteration") from error
@@ -208,18 +223,26 @@ def _call_plain(handler: Handler, payload: bytes) -> object:
     return result
 
 
-def _where(function: Callable[..., Any], run: str | None) -> Run:
+def _where(function: Callable[..., Any], run: str | None, async_handlers: str) -> Run:
     is_async = _is_async(function)
+    if async_handlers not in _ASYNC:
+        raise HandlerError(
+            f"must have one of {_quoted(_ASYNC)} as async_handlers, got {async_handlers!r}"
+        )
     if run is None:
-        return Run.ASYNC if is_async else Run.THREAD
-    if run not in list(Run):
-        raise HandlerError(f"must run in one of {', '.join(map(repr, map(str, Run)))}, got {run!r}")
-    where = Run(run)
-    if (where is Run.ASYNC) is not is_async:
+        return Run(async_handlers) if is_async else Run.THREAD
+    if run != "async" and run not in list(Run):
+        raise HandlerError(f"must run in one of {_quoted(['async', *Run])}, got {run!r}")
+    where = Run(async_handlers if run == "async" else run)
+    if (where in _ASYNC) is not is_async:
         kind = "an async" if is_async else "a plain"
         needed = "a plain" if is_async else "an async"
-        raise HandlerError(f'is {kind} function; run = "{where}" needs {needed} one')
+        raise HandlerError(f'is {kind} function; run = "{run}" needs {needed} one')
     return where
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(repr(str(each)) for each in names)
 
 
 def _is_async(function: object) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from trio_jobs.handlers.context import JobContext
+from trio_jobs.handlers.context import JobContext, make_context
 from trio_jobs.job import Job
 
 
@@ -25,6 +25,7 @@ async def call_with_context(
     job: Job,
     *,
     attempts: int,
+    state: object = None,
 ) -> object:
     """Call an async handler with the job's context, and wait for its nursery's tasks.
 
@@ -33,6 +34,7 @@ async def call_with_context(
         payload: The payload.
         job: The job.
         attempts: How many attempts the handler's retry policy permits.
+        state: What the lifespan of Trio has opened.
 
     Raises:
         RuntimeError: The handler cancelled its own nursery, which ended the handler.
@@ -46,14 +48,7 @@ async def call_with_context(
     failure = None
     try:
         async with trio.open_nursery() as nursery:
-            context = JobContext(
-                id=job.id,
-                type=job.type,
-                submitted_at=job.created_at,
-                attempt=job.attempt,
-                last_attempt=job.attempt >= attempts,
-                nursery=nursery,
-            )
+            context = make_context(job, attempts, state=state, nursery=nursery)
             try:
                 result = await call(payload, context)
             finally:

@@ -62,9 +62,15 @@ class ProcessPool:
         count: How many children there are at most; None for the number of processors that this
             process may use.
         functions: The functions; a child imports all of them when it starts.
+        lifespan: The name of the lifespan that each child enters when it starts, and leaves when it
+            exits by itself; None for none.
         shortage: Holds the jobs for which no child can be started.
         folder: A descriptor of the folder that children start in; None for the current folder
             when the block is entered.
+
+    Attributes:
+        closing_time: Seconds that idle children get at the end to exit by themselves.
+        has_cut_lifespans: Whether a child with a lifespan has not exited in that time.
     """
 
     def __init__(
@@ -72,10 +78,14 @@ class ProcessPool:
         count: int | None = None,
         *,
         functions: Sequence[Function] = (),
+        lifespan: str | None = None,
         shortage: StartShortage | None = None,
         folder: int | None = None,
     ) -> None:
         self._functions = tuple(functions)
+        self._lifespan = lifespan
+        self.closing_time = _CLOSING_TIME
+        self.has_cut_lifespans = False
         self._shortage = shortage or StartShortage()
         self._folder = folder
         self._limiter = trio.CapacityLimiter(count or _processors())
@@ -112,13 +122,14 @@ class ProcessPool:
         self._open = False
         children = [*self._children]
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSING_TIME):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self.closing_time):
                 for child in children:
                     child.close_requests()
                 for child in children:
                     await child.finish()  # noqa: ASYNC102 - bounded
             left = [child for child in children if not child.has_ended()]
             if left:
+                self.has_cut_lifespans = self._lifespan is not None
                 log.warning("processes_killed", extra={"count": len(left)})
         finally:
             for child in children:
@@ -150,6 +161,10 @@ class ProcessPool:
         """
         call = Call(
             job_id=running.job.id,
+            job_type=running.job.type,
+            submitted_at=running.job.created_at,
+            attempt=running.job.attempt,
+            last_attempt=running.job.attempt >= handler.attempts,
             function=Function(handler.name, handler.spread),
             payload=msgspec.Raw(running.job.payload),
             max_result_bytes=max_result_bytes,
@@ -242,6 +257,7 @@ class ProcessPool:
             path=sys.path,
             arguments=sys.argv,
             functions=[*self._functions],
+            lifespan=self._lifespan,
             program=_program()
             if any(each.name.startswith("__main__:") for each in self._functions)
             else None,

@@ -29,6 +29,8 @@ def log_raised(
     if not has_failed and all(each.wish is not None for each in failure.causes):
         return
     fields = {"job_id": job.id, "job_type": job.type}
+    if failure.advice:
+        fields["advice"] = failure.advice
     record = log.makeRecord(
         log.name, logging.WARNING, __file__, 0, "handler_raised", (), None, extra=fields
     )

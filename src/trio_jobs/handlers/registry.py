@@ -2,7 +2,8 @@
 
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Self
 
@@ -11,6 +12,7 @@ import msgspec
 from trio_jobs.handlers.frames import Function
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.importing import HandlerError, own_name
+from trio_jobs.handlers.lifespan import Lifespan
 from trio_jobs.handlers.payload_schemas import PayloadSchemas, make_schemas
 from trio_jobs.handlers.value_type import decode_anything
 
@@ -54,25 +56,49 @@ class HandlerRegistry:
     Args:
         table: A handler for each type. The entry ``default`` is used for each type without an
             entry.
+        lifespans: At most one for each place, where a handler runs.
 
     Attributes:
         table: The same handlers, read-only.
+        lifespans: The lifespans.
+
+    Raises:
+        HandlerError: There is more than one lifespan for a place, or one for a place where no
+            handler runs.
     """
 
-    def __init__(self, table: Mapping[str, Handler]) -> None:
+    def __init__(self, table: Mapping[str, Handler], *, lifespans: Iterable[Lifespan] = ()) -> None:
         self.table = MappingProxyType(dict(table))
+        self.lifespans = tuple(lifespans)
+        _check_lifespans(self.lifespans, self.places)
         self._default = table.get(DEFAULT)
         self._check_seconds: dict[str, float] = {}  # by the handler's name
 
     @classmethod
-    def of(cls, functions: Mapping[str, object]) -> Self:
+    def of(
+        cls,
+        functions: Mapping[str, object],
+        *,
+        async_handlers: str = "trio",
+        lifespan: Mapping[str, object] | None = None,
+    ) -> Self:
         """Make a registry of functions and handlers by job type.
 
+        Args:
+            functions: The functions and handlers.
+            async_handlers: Where async functions run: ``"trio"`` or ``"asyncio"``.
+            lifespan: A function for each place that has a lifespan, by the name of the place.
+
         Raises:
-            HandlerError: A function cannot be a handler, or its type is no string; the text says
-                which.
+            HandlerError: A function cannot be a handler or a lifespan, or its type is no string;
+                the text says which.
         """
-        return cls({type_: _handler_for(type_, each) for type_, each in functions.items()})
+        return cls(
+            {type_: _handler_for(type_, each, async_handlers) for type_, each in functions.items()},
+            lifespans=[
+                _lifespan_for(key, each, async_handlers) for key, each in (lifespan or {}).items()
+            ],
+        )
 
     def find(self, type: str) -> Handler:  # noqa: A002  (the field's name)
         """The handler for jobs of this type.
@@ -119,6 +145,11 @@ class HandlerRegistry:
         return taken
 
     @property
+    def places(self) -> AbstractSet[Run]:
+        """Where the handlers run."""
+        return {each.run for each in self.table.values()}
+
+    @property
     def process_functions(self) -> list[Function]:
         """The functions that run in a child process."""
         return [
@@ -151,16 +182,38 @@ class HandlerRegistry:
         return "\n".join(lines) + "\n"
 
 
-def _handler_for(type_: object, function: object) -> Handler:
+def _handler_for(type_: object, function: object, async_handlers: str) -> Handler:
     if not isinstance(type_, str):
         raise HandlerError(f"a job type must be a string, got {type_!r}")
     if isinstance(function, Handler):
         return function
     try:
-        return Handler.of(function)
+        return Handler.of(function, async_handlers=async_handlers)
     except HandlerError as error:
         which = f" ({own_name(function)})" if callable(function) else ""
         raise HandlerError(f"the function for type {type_!r}{which} {error}") from error
+
+
+def _lifespan_for(key: str, function: object, async_handlers: str) -> Lifespan:
+    if isinstance(function, Lifespan):
+        return function
+    try:
+        return Lifespan.of(function, key=key, async_handlers=async_handlers)
+    except HandlerError as error:
+        raise HandlerError(f"the lifespan {key!r} {error}") from error
+
+
+def _check_lifespans(lifespans: Sequence[Lifespan], places: AbstractSet[Run]) -> None:
+    """Raise a HandlerError if there is one too many."""
+    keys: dict[Run, str] = {}
+    for each in lifespans:
+        if each.place not in places:
+            raise HandlerError(f"the lifespan {each.key!r} has no use: no handler runs there")
+        if each.place in keys:
+            raise HandlerError(
+                f"the lifespans {keys[each.place]!r} and {each.key!r} are for the same place"
+            )
+        keys[each.place] = each.key
 
 
 def _json(value: object) -> str:

@@ -5,16 +5,30 @@ limit. The first one counts; later ones change nothing.
 """
 
 import math
+from typing import Protocol
 
 import trio
 
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.handlers.kept_scope import KeptScope
 from trio_jobs.job import Ending, Job, JobError, Outcome
 
 CANCELLED = Ending(
     outcome=Outcome.CANCELLED, error=JobError(type="Cancelled", message="cancelled on request")
 )
+
+
+class Scope(Protocol):
+    """A cancel scope, or what acts like one."""
+
+    @property
+    def deadline(self) -> float:
+        """When the scope is cancelled, by Trio's clock."""
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None: ...
+
+    def cancel(self) -> None:
+        """Cancel the scope."""
 
 
 class RunningJob:
@@ -24,14 +38,15 @@ class RunningJob:
         job: The job as the worker has claimed it.
         started: When the worker claimed it, by Trio's clock.
         handler: The handler; None until the executor has found it.
-        scope: The worker's scope, around the handler; None before the executor has entered it. A
-            cancel or the time limit cancels the scope, unless the handler cannot be interrupted.
+        scope: The worker's scope, around the handler, or what ends the wait for a handler
+            elsewhere; None before the executor has entered it. A cancel or the time limit cancels
+            the scope, unless the handler cannot be interrupted; each further cancel does so again.
         begun: Whether the handler has begun, and its clock runs.
     """
 
     # Defaults in the class: a short job changes few of them, and one is made for each job.
     handler: Handler | None = None
-    scope: KeptScope | None = None
+    scope: Scope | None = None
     begun = False
     _interruptible = True
     _timeout: float | None = None
@@ -77,11 +92,20 @@ class RunningJob:
             Whether the job ends as cancelled, by this request or an earlier one.
         """
         self._check_deadline()
-        if self._decided is None and not self._ended:
-            self._decided = CANCELLED
+        if not self._ended:
+            self._decided = self._decided or CANCELLED
             if self.scope is not None and self._interruptible:
                 self.scope.cancel()
         return self._decided is CANCELLED
+
+    def is_decided(self, now: float) -> bool:
+        """Whether a cancel or the time limit has decided. Any thread may ask.
+
+        Args:
+            now: The time by Trio's clock.
+        """
+        deadline = self._deadline
+        return self._decided is not None or (deadline is not None and now >= deadline)
 
     def end(self, at: float | None = None) -> Ending | None:
         """Note that the handler has ended. Call it as soon as that is known.

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import trio
 
 from trio_jobs.handlers.executor import JobExecutor
-from trio_jobs.handlers.process_pool import ProcessPool
+from trio_jobs.handlers.handler import Run
+from trio_jobs.handlers.places import Places
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
@@ -28,6 +30,9 @@ from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.pool.worker import Workers
 from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
+
+if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
+    from trio_jobs.handlers.asyncio_runner import LoopChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +81,7 @@ class Pool:
         waiters: The tasks that wait for jobs.
         schedule: The jobs that wait for a time. The caller starts `run_schedule` in the nursery of
             the workers.
-        processes: The child processes; the caller enters this block around the nursery of the
-            workers. None if no handler asks for a process.
+        places: Where the handlers run; the caller opens them around the nursery of the workers.
         executor: Processes each job that a worker has claimed.
         shortage: Holds the jobs that cannot begin. The caller calls `note_change` when it has freed
             a resource, such as a connection's descriptor.
@@ -91,7 +95,7 @@ class Pool:
     admission: Admission
     waiters: CompletionWaiters
     schedule: Schedule
-    processes: ProcessPool | None
+    places: Places
     executor: JobExecutor
     shortage: StartShortage
     now: Callable[[], datetime]
@@ -162,6 +166,8 @@ def make_pool(
     bounds: StoreSettings,
     http: HttpSettings,
     *,
+    states: Mapping[Run, object] | None = None,
+    asyncio_loop: "LoopChoice | None" = None,
     folder: int | None = None,
     last_id: str = "",
     now: Callable[[], datetime] = utc_now,
@@ -176,23 +182,28 @@ def make_pool(
         settings: The sizes of the pool.
         bounds: The bound of a result.
         http: The bound of the tasks that wait for jobs at the same time.
+        states: See `Places`.
+        asyncio_loop: See `Places`; None for that of the settings.
         folder: See `ProcessPool`.
         last_id: The greatest id in the store.
         now: The wall clock, as an aware UTC time.
+
+    Raises:
+        LoopStartError: The loop is uvloop, which is not installed.
     """
     capacity = Capacity(settings.buffer_size)
     shortage = StartShortage()
-    processes = None
-    if functions := handlers.process_functions:
-        processes = ProcessPool(
-            settings.processes, functions=functions, shortage=shortage, folder=folder
-        )
-    executor = JobExecutor(
+    places = Places(
         handlers,
         workers=settings.workers,
-        max_result_bytes=bounds.max_result_bytes,
-        processes=processes,
+        processes=settings.processes,
+        asyncio_loop=asyncio_loop or settings.asyncio_loop,
+        states=states,
         shortage=shortage,
+        folder=folder,
+    )
+    executor = JobExecutor(
+        handlers, max_result_bytes=bounds.max_result_bytes, places=places, shortage=shortage
     )
     waiters = CompletionWaiters(max_waiters=http.max_waiters)
     schedule = Schedule(settings.max_waiting, now=now)
@@ -240,7 +251,7 @@ def make_pool(
         admission=admission,
         waiters=waiters,
         schedule=schedule,
-        processes=processes,
+        places=places,
         executor=executor,
         shortage=shortage,
         now=now,

@@ -114,7 +114,7 @@ async def cancelled_at_each_step(
         PayloadError: The payload does not fit the handler.
     """
     handler = handler if isinstance(handler, Handler) else Handler.of(handler)
-    if handler.run is not Run.ASYNC:
+    if handler.run is not Run.TRIO:
         raise ValueError(f"only an async handler has steps; {handler.name} runs in a {handler.run}")
     encoded = encode_payload(payload, max_bytes=_MAX_BYTES)
     check_submission("test", encoded, HandlerRegistry({"test": handler}))
@@ -158,7 +158,7 @@ async def _run(handler: Handler, payload: bytes, *, cancel_at: int | None) -> tu
 
     # `call` opens the context's nursery instead of the executor, and so sees the tasks' errors.
     watched = HandlerRegistry({"test": replace(handler, call=call, takes_context=False)})
-    executor = JobExecutor(watched, workers=1, max_result_bytes=_MAX_BYTES)
+    executor = JobExecutor(watched, max_result_bytes=_MAX_BYTES)
     with At(
         cancel_at or 0, cancel, of=lambda task: task.context.get(current_job_id) == job.id
     ) as at:

@@ -1,0 +1,78 @@
+"""A lifespan on asyncio, as Trio sees it: an async context manager."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import trio
+
+from trio_jobs.handlers.asyncio_task import AsyncioTask
+from trio_jobs.handlers.lifespan import Lifespan
+
+
+@asynccontextmanager
+async def enter_on_asyncio(
+    loop: asyncio.AbstractEventLoop, lifespan: Lifespan
+) -> AsyncIterator[object]:
+    """Enter an async context manager in a task on the loop, and leave it there.
+
+    If the context manager ends before, the block is cancelled. Leaving the block then raises what
+    the context manager has raised.
+
+    Raises:
+        LifespanError: It cannot be entered.
+
+    Cancellation:
+        Cancels the task once. The loop's end waits for it.
+    """
+    token = trio.lowlevel.current_trio_token()
+    closing = asyncio.Event()  # set and awaited on the loop
+    states: list[object] = []
+    opened = trio.Event()
+
+    def note_open(state: object) -> None:
+        states.append(state)
+        opened.set()
+
+    tell_open = partial(_tell, token, note_open)
+    until_ended = trio.CancelScope()
+    task = AsyncioTask(
+        loop,
+        _hold,
+        lifespan,
+        tell_open,
+        closing,
+        name=f"lifespan {lifespan.name}",
+        when_done=until_ended.cancel,
+    )
+    try:
+        with until_ended:
+            await opened.wait()
+            yield states[0]
+        if not states:
+            with lifespan.opening():
+                task.result.unwrap()
+        if not task.done.is_set():
+            with suppress(RuntimeError):  # the program has closed its loop
+                loop.call_soon_threadsafe(closing.set)
+            await task.done.wait()
+    except trio.Cancelled:
+        task.cancel()
+        raise
+    task.result.unwrap()
+
+
+async def _hold(
+    lifespan: Lifespan, tell_open: Callable[[object], None], closing: asyncio.Event
+) -> None:
+    async with lifespan.make_async() as state:
+        tell_open(state)
+        await closing.wait()
+
+
+def _tell(
+    token: trio.lowlevel.TrioToken, note_open: Callable[[object], None], state: object
+) -> None:
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(note_open, state)

@@ -1,0 +1,97 @@
+"""`HeldPlace`: a task that opens one place for handlers, holds it open, and closes it."""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import trio
+
+from trio_jobs.handlers.handler import Run
+from trio_jobs.lifecycle import without_groups
+
+log = logging.getLogger(__name__)
+
+
+class HeldPlace:
+    """One place; `hold` runs in a task of its own.
+
+    Args:
+        place: Which one.
+        manager: Opens and closes the place, and gives its state.
+
+    Attributes:
+        state: What ``manager`` gives; None before.
+        not_opened: Why the place has not opened; None if it has.
+        faulty: Whether it has failed later, or has not closed in time.
+    """
+
+    def __init__(self, place: Run, manager: AbstractAsyncContextManager[object]) -> None:
+        self.place = place
+        self._manager = manager
+        self._scope = trio.CancelScope()
+        self._seconds = math.inf
+        self._is_open = False
+        self.state: object = None
+        self.not_opened: BaseException | None = None
+        self.faulty = False
+
+    async def hold(
+        self,
+        closing: trio.Event,
+        failed: Callable[[BaseException], object],
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Hold the place open from ``started`` until ``closing``.
+
+        If the place cannot be opened, this tells ``started`` all the same, and returns.
+
+        Args:
+            closing: Set when the place closes.
+            failed: Called if the place fails or ends before.
+            task_status: Started when the place is open, or ``not_opened`` is set.
+
+        Cancellation:
+            Acted on while the place opens. An open place closes once ``closing`` is set.
+        """
+        with self._scope as scope:
+            try:
+                async with self._manager as self.state:
+                    self._is_open = scope.shield = True
+                    task_status.started()
+                    await closing.wait()
+                if self._is_open and not closing.is_set():
+                    raise RuntimeError("the lifespan has ended by itself")  # noqa: TRY301
+            except (trio.Cancelled, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - user code, SystemExit included
+                self._note(without_groups(error), closing, failed)
+                if not self._is_open:
+                    task_status.started()
+        if scope.cancelled_caught:
+            self.faulty = True
+            fields = {"place": str(self.place), "seconds": self._seconds}
+            log.error("lifespan_not_closed", extra=fields)
+
+    def limit(self, seconds: float) -> None:
+        """Cancel the place if it has not closed after so many seconds."""
+        self._seconds = seconds
+        self._scope.deadline = trio.current_time() + seconds
+
+    def _note(
+        self,
+        error: BaseException,
+        closing: trio.Event,
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        if not self._is_open:
+            self.not_opened = error
+            return
+        self.faulty = True
+        fields = {"place": str(self.place)}
+        if closing.is_set():
+            log.error("lifespan_close_failed", exc_info=error, extra=fields)
+        else:
+            log.critical("lifespan_failed", exc_info=error, extra=fields)
+            failed(error)

@@ -1,0 +1,13 @@
+"""Why the places where handlers run have not opened."""
+
+
+class LifespanError(Exception):
+    """A lifespan has not opened; the text says which one, and why."""
+
+
+class LoopStartError(Exception):
+    """asyncio's loop cannot be started; the text says why."""
+
+
+class StartStoppedError(Exception):
+    """The end was asked for while a place opened; the text says which one."""

@@ -1,0 +1,54 @@
+"""Recognises by its error that an async handler runs on the wrong loop. This only gives advice."""
+
+from types import TracebackType
+
+# What asyncio says in a task of Trio's: its loop is missing; Trio gets one of asyncio's futures;
+# and its locks and queues ask for the loop without an error of their own.
+_ASYNCIO_ON_TRIO = (
+    (RuntimeError, "no running event loop"),
+    (TypeError, "trio.run received unrecognized yield message"),
+    (AttributeError, "'NoneType' object has no attribute 'create_future'"),
+)
+
+# What Trio says in a task of asyncio's, and asyncio when it gets what Trio's checkpoints yield.
+_TRIO_ON_ASYNCIO = (
+    (RuntimeError, "must be called from async context"),
+    (AttributeError, "'RunContext' object has no attribute"),
+    (RuntimeError, "Task got bad yield: <class 'trio."),
+)
+
+_ON_TRIO = 'this async handler runs on Trio, and asyncio libraries need run = "asyncio"'
+_ON_ASYNCIO = 'this handler runs on asyncio; Trio\'s functions need run = "trio"'
+
+
+def advise_on_trio(error: BaseException, text: str) -> str | None:
+    """The advice if an error of a handler on Trio comes from asyncio's missing loop.
+
+    Args:
+        error: The error; no group.
+        text: Its text.
+    """
+    return _ON_TRIO if _matches(error, text, _ASYNCIO_ON_TRIO, "asyncio.") else None
+
+
+def advise_on_asyncio(error: BaseException, text: str) -> str | None:
+    """The advice if an error of a handler on asyncio comes from Trio; see `advise_on_trio`."""
+    return _ON_ASYNCIO if _matches(error, text, _TRIO_ON_ASYNCIO, "trio.") else None
+
+
+def _matches(
+    error: BaseException, text: str, known: tuple[tuple[type, str], ...], library: str
+) -> bool:
+    if any(type(error) is kind and text.startswith(start) for kind, start in known):
+        return True
+    # Another version of the library may say it in other words.
+    kinds = {kind for kind, _ in known}
+    return type(error) in kinds and _last_module(error.__traceback__).startswith(library)
+
+
+def _last_module(frames: TracebackType | None) -> str:
+    name = ""
+    while frames is not None:
+        name = frames.tb_frame.f_globals.get("__name__", "")
+        frames = frames.tb_next
+    return name if isinstance(name, str) else ""
