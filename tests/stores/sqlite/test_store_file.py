@@ -109,6 +109,20 @@ def test_folder_in_place_of_the_file(path: Path) -> None:
     assert refused(path) == "store file X is a folder"
 
 
+def test_file_with_two_names_is_refused_by_either_until_one_is_removed(path: Path) -> None:
+    with opened(path):
+        pass
+    other = path.with_name("other.db")
+    other.hardlink_to(path)
+
+    for name in (path, other):
+        assert "has 2 names (hard links)" in refused(name)
+
+    path.unlink()
+    with opened(other):
+        pass
+
+
 def test_fifo_in_place_of_the_file(path: Path) -> None:
     os.mkfifo(path)
 

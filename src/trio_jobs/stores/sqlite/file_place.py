@@ -41,12 +41,18 @@ def check_place(path: Path) -> None:
         if not folder.is_dir():
             raise StoreFileError(f"store file {str(path)!r}: there is no folder {str(folder)!r}")
         try:
-            mode = path.stat().st_mode
+            status = path.stat()
         except FileNotFoundError:
-            mode = None
-        if mode is not None and not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            status = None
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise StoreFileError(f"store file {str(path)!r} is {kind}")
+        # The WAL and the lock are found by the file's name: under another name it has others.
+        if status is not None and status.st_nlink > 1:
+            raise StoreFileError(
+                f"store file {str(path)!r} has {status.st_nlink} names (hard links), "
+                "and may have only one"
+            )
     kind = _file_system(folder)
     if kind in _NETWORK:
         raise StoreFileError(
