@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypedDict, TypeVar, overload
 
 import trio
+from msgspec.structs import replace
 
 from trio_jobs.api.due import check_due
 from trio_jobs.api.keys import make_key
@@ -237,10 +238,10 @@ class BaseJobs:
         spec = self._check(type_, payload)
         if delay is None and run_at is None and key is None:
             return spec
-        spec = spec._replace(due=check_due(delay, run_at, now=self._now()))
+        spec = replace(spec, due=check_due(delay, run_at, now=self._now()))
         if key is None:
             return spec
-        return spec._replace(key=make_key(key, spec, delay if run_at is None else run_at))
+        return replace(spec, key=make_key(key, spec, delay if run_at is None else run_at))
 
 
 class Jobs(BaseJobs):

@@ -9,6 +9,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from tests.support import NOON, SUCCEEDED, Parts, make_parts, start_workers
@@ -73,12 +74,12 @@ async def test_new_jobs_beyond_the_bound_are_refused_until_the_first_is_due(
 ) -> None:
     parts = make_parts(max_waiting=max_waiting)
     for _ in range(max_waiting):
-        parts.admission.submit(*LATER[:3])
+        parts.admission.submit("later", b"2", 30.0)
     before = stored(parts)
 
     for spec, seconds in ((LATER, 30), (DATE, 30), (JobSpec("x", b"1", 0.0), 30)):
         with pytest.raises(QueueFullError, match="too many jobs wait for a later time") as caught:
-            parts.admission.submit(*spec[:3])
+            parts.admission.submit(spec.type, spec.payload, spec.due)
         assert caught.value.retry_after == (seconds if max_waiting else 60)
     await trio.sleep(29.9)
     with pytest.raises(QueueFullError) as caught:
@@ -86,7 +87,7 @@ async def test_new_jobs_beyond_the_bound_are_refused_until_the_first_is_due(
     assert caught.value.retry_after == (1 if max_waiting else 31) or not max_waiting
 
     assert stored(parts) == before
-    parts.admission.submit(*NOW[:3])  # the buffer has room
+    parts.admission.submit("now", b"1")  # the buffer has room
 
 
 async def test_batch_of_both_kinds_is_admitted_as_a_whole_and_in_order() -> None:
@@ -163,7 +164,7 @@ async def test_ended_pool_takes_no_delayed_job(how: str) -> None:
         parts.receive.close()
 
     for submit in (
-        lambda: parts.admission.submit(*LATER[:3]),
+        lambda: parts.admission.submit("later", b"2", 30.0),
         lambda: parts.admission.submit_all([LATER]),
         lambda: parts.admission.submit_all([NOW, LATER]),
         lambda: parts.admission.admit_up_to_nowait([LATER]),
@@ -197,18 +198,18 @@ async def test_key_of_a_delayed_job_is_known_while_it_waits() -> None:
     parts = make_parts()
     key = IdempotencyKey(text="k", digest=b"d")
 
-    job = await parts.admission.admit(LATER._replace(key=key))
+    job = await parts.admission.admit(replace(LATER, key=key))
 
     assert await parts.store.find_keys(["k"]) == {"k": job}
     assert job.key == key
     with pytest.raises(DuplicateJobError):
-        await parts.admission.admit(LATER._replace(key=key))
+        await parts.admission.admit(replace(LATER, key=key))
     assert len(parts.store) == 1
 
 
 async def test_waiting_job_cannot_be_deleted() -> None:
     parts = make_parts()
-    job = parts.admission.submit(*LATER[:3])
+    job = parts.admission.submit("later", b"2", 30.0)
 
     with pytest.raises(InvalidTransitionError, match="is pending; only a completed job can be"):
         await parts.store.delete(job.id)
@@ -218,8 +219,8 @@ async def test_waiting_job_cannot_be_deleted() -> None:
 
 async def test_delayed_jobs_that_a_stop_leaves_are_named() -> None:
     parts = make_parts()
-    job = parts.admission.submit(*LATER[:3])
-    other = parts.admission.submit(*NOW[:3])
+    job = parts.admission.submit("later", b"2", 30.0)
+    other = parts.admission.submit("now", b"1")
 
     async with trio.open_nursery() as nursery:
         start_workers(parts, nursery, recording([]))  # type: ignore[arg-type]
@@ -245,7 +246,7 @@ async def test_hundred_thousand_delayed_to_one_instant_run_once_each(
 
     jobs = parts.admission.submit_all([JobSpec("x", b"1", 1000.0)] * number)
     with pytest.raises(QueueFullError):
-        parts.admission.submit(*LATER[:3])
+        parts.admission.submit("later", b"2", 30.0)
     async with trio.open_nursery() as nursery:
         start_workers(parts, nursery, process)
         await trio.sleep(999)

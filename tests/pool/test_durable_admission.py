@@ -6,6 +6,7 @@ from typing import cast
 import msgspec.structs
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.durable import TIMEOUT, DurableParts, StepReader, make_durable_parts, start_pool
@@ -214,7 +215,7 @@ async def test_repetition_of_a_job_under_way_to_a_disk_that_hangs_is_unknown(
     others: list[JobSpec], autojump_clock: MockClock
 ) -> None:
     parts = make_durable_parts()
-    specs = [*others, SPEC._replace(key=key())]
+    specs = [*others, replace(SPEC, key=key())]
     with pytest.raises(StoreTimeoutError):
         await parts.admission.admit(specs[-1])
     parts.journal.oldest_unwritten_seconds = TIMEOUT + 1
@@ -241,8 +242,8 @@ async def test_second_request_with_a_key_waits_for_the_commit_of_the_first() -> 
     parts = make_durable_parts()
 
     async with trio.open_nursery() as nursery:
-        first = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
-        second = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
+        first = Call(nursery, parts.admission.admit, replace(SPEC, key=key()))
+        second = Call(nursery, parts.admission.admit, replace(SPEC, key=key()))
         await wait_all_tasks_blocked()
         assert len(parts.journal.entries) == 1
         parts.journal.commit()
@@ -259,7 +260,7 @@ async def test_second_request_with_a_key_is_taken_if_the_first_is_refused() -> N
     parts = make_durable_parts()
 
     async with trio.open_nursery() as nursery:
-        calls = [Call(nursery, parts.admission.admit, SPEC._replace(key=key())) for _ in range(2)]
+        calls = [Call(nursery, parts.admission.admit, replace(SPEC, key=key())) for _ in range(2)]
         await wait_all_tasks_blocked()
         parts.journal.refuse()
         await wait_all_tasks_blocked()
@@ -282,7 +283,7 @@ async def test_key_of_a_job_that_is_only_in_the_file_is_refused_by_the_file() ->
     parts = make_durable_parts(file={1: done})
 
     async with trio.open_nursery() as nursery:
-        call = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
+        call = Call(nursery, parts.admission.admit, replace(SPEC, key=key()))
         await wait_all_tasks_blocked()
         parts.journal.commit()
 
@@ -297,11 +298,11 @@ async def test_key_is_free_for_others_only_after_the_commit_even_if_its_client_l
     parts = make_durable_parts()
 
     async with trio.open_nursery() as nursery:
-        first = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
+        first = Call(nursery, parts.admission.admit, replace(SPEC, key=key()))
         await wait_all_tasks_blocked()
         if leaves:
             first.scope.cancel()
-        second = Call(nursery, parts.admission.admit, SPEC._replace(key=key()))
+        second = Call(nursery, parts.admission.admit, replace(SPEC, key=key()))
         await wait_all_tasks_blocked()
         parts.journal.commit()
 
@@ -530,7 +531,7 @@ async def test_stream_waits_for_the_commit_of_another_task_with_the_key_of_its_f
     ends: str,
 ) -> None:
     parts = make_durable_parts()
-    keyed = SPEC._replace(key=key())
+    keyed = replace(SPEC, key=key())
 
     async with trio.open_nursery() as nursery:
         first = Call(nursery, parts.admission.admit, keyed)
@@ -554,12 +555,12 @@ async def test_stream_waits_for_the_commit_of_another_task_with_the_key_of_its_f
 
 async def test_stream_stops_before_a_job_whose_key_is_on_its_way() -> None:
     parts = make_durable_parts()
-    keyed = SPEC._replace(key=key())
+    keyed = replace(SPEC, key=key())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(parts.admission.admit, keyed)
         await wait_all_tasks_blocked()
-        other = SPEC._replace(key=key("other"))
+        other = replace(SPEC, key=key("other"))
         nursery.start_soon(parts.admission.admit_up_to, [SPEC, other, keyed, SPEC])
         await wait_all_tasks_blocked()
         nursery.start_soon(parts.admission.admit_up_to, [SPEC, SPEC, other, SPEC])

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from quart import request
 
 from trio_jobs.api.due import SECONDS, check_due
@@ -127,7 +128,7 @@ def _check(
     if key is None:
         return spec
     try:
-        return spec._replace(key=make_key(key, spec, given, root="$."))
+        return replace(spec, key=make_key(key, spec, given, root="$."))
     except PayloadError as error:
         raise _problem(error) from None
 

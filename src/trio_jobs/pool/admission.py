@@ -125,7 +125,7 @@ class Admission:
         self._check_keys([spec])
         if spec.rerun_of is not None:
             return self.submit_all([spec])[0]
-        return self.submit(*spec[:4])
+        return self.submit(spec.type, spec.payload, spec.due, spec.key)
 
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Admit all of these jobs, or refuse all of them as `submit_all` does.

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.schedule import date_of
 
 
-class JobSpec(NamedTuple):
+class JobSpec(msgspec.Struct, frozen=True, gc=False):
     """What a client asks for.
 
     Attributes:
@@ -37,14 +38,14 @@ def make_jobs(specs: Sequence[JobSpec], new_id: Callable[[], str], now: datetime
     return [
         Job(
             id=new_id(),
-            type=type_,
-            payload=payload,
+            type=spec.type,
+            payload=spec.payload,
             created_at=now,
-            run_at=None if due is None else date_of(due, now),
-            key=key,
-            rerun_of=rerun_of,
+            run_at=None if spec.due is None else date_of(spec.due, now),
+            key=spec.key,
+            rerun_of=spec.rerun_of,
         )
-        for type_, payload, due, key, rerun_of in specs
+        for spec in specs
     ]
 
 
