@@ -60,9 +60,7 @@ def answer_now(
     app: FastPath, method: str, target: str, headers: Mapping[str, str], body: bytes
 ) -> Answer | None:
     """The application's immediate answer, if it has one."""
-    sent = [
-        (n.lower().encode(), v.encode("latin-1")) for n, v in {"host": "test", **headers}.items()
-    ]
+    sent = {n.lower().encode(): v.encode("latin-1") for n, v in {"host": "test", **headers}.items()}
     answer = app.answer_now(method, target.encode(), sent, body)
     if answer is None:
         return None

@@ -120,11 +120,11 @@ async def test_submission_over_a_file_takes_it_and_is_answered_when_it_is_on_the
     http = HttpSettings()
     context = ApiContext(pool=parts.pool, http=http, shutdown_retry_after=7)
     fast_path = FastPath(context, find=parts.store.find_nowait)
-    headers = [(b"host", b"test")]
+    fields = {b"host": b"test"}
     answers: list[tuple[int, bytes]] = []
 
     async def submit(body: bytes) -> None:
-        answer = fast_path.answer_now("POST", b"/jobs", headers, body)
+        answer = fast_path.answer_now("POST", b"/jobs", fields, body)
         assert answer is not None
         assert not isinstance(answer, tuple)
         status, _, content = await answer
@@ -146,7 +146,7 @@ async def test_submission_over_a_file_takes_it_and_is_answered_when_it_is_on_the
 
     assert [status for status, _ in answers] == [201, 400, 507, 503]
     job_id = msgspec.json.decode(answers[0][1])["id"]
-    assert fast_path.answer_now("GET", f"/jobs/{job_id}".encode(), headers, b"") is not None
+    assert fast_path.answer_now("GET", f"/jobs/{job_id}".encode(), fields, b"") is not None
     # It is not in memory: only the file can tell, and nobody can wait here.
     other = b"/jobs/01a210e0-0000-7000-8000-000000000001"
-    assert fast_path.answer_now("GET", other, headers, b"") is None
+    assert fast_path.answer_now("GET", other, fields, b"") is None

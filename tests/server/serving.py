@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Fields = Mapping[bytes, bytes]
 AnswerNow = tuple[int, Headers, bytes]
 
 
@@ -314,7 +315,7 @@ class Echo:
         await answer(send, body)
 
     def answer_now(
-        self, _method: str, _target: bytes, _headers: Headers, body: bytes
+        self, _method: str, _target: bytes, _fields: Fields, body: bytes
     ) -> AnswerNow | None:
         return now(body)
 

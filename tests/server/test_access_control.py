@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import Problem
-from trio_jobs.server.access_control import AccessControl, read_token
+from trio_jobs.server.access_control import AccessControl, fields_of, read_token
 
 from .serving import echo, get, post, served
 
@@ -26,7 +26,7 @@ def status_of(
         for name, value in headers.items()
     ]
     try:
-        access_control.check(method, path, pairs, loopback=loopback)
+        access_control.check(method, path, fields_of(pairs), loopback=loopback)
     except Problem as error:
         return error.status
     return 200
@@ -250,7 +250,7 @@ def detail_of(**headers: str) -> str:
     """Why a request with these headers is refused."""
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     with pytest.raises(Problem) as caught:
-        AccessControl().check("POST", "/jobs", pairs, loopback=True)
+        AccessControl().check("POST", "/jobs", fields_of(pairs), loopback=True)
     return str(caught.value)
 
 

@@ -1,7 +1,7 @@
 """An application that answers some requests without ASGI: `AnswerNow`."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import ClassVar
 
 import pytest
@@ -10,6 +10,7 @@ import trio.lowlevel
 
 from .serving import Receive, Scope, Send, answer, chunked, get, post, served
 
+Fields = Mapping[bytes, bytes]
 Headers = list[tuple[bytes, bytes]]
 Answer = tuple[int, Headers, bytes]
 
@@ -44,9 +45,9 @@ class App:
         await answer(send, b"by ASGI")
 
     def answer_now(
-        self, method: str, target: bytes, headers: Headers, body: bytes
+        self, method: str, target: bytes, fields: Fields, body: bytes
     ) -> Answer | Awaitable[Answer] | None:
-        self.asked.append((method, target, {name for name, _ in headers}, body))
+        self.asked.append((method, target, set(fields), body))
         if target != b"/now":
             return None
         return self._later(body) if self.later else self._now(body)
@@ -186,7 +187,7 @@ async def test_error_is_a_500_and_one_line_with_its_traceback(
 async def test_header_that_http_does_not_allow_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
     class Splitting(App):
         def answer_now(
-            self, method: str, target: bytes, headers: Headers, body: bytes
+            self, method: str, target: bytes, fields: Fields, body: bytes
         ) -> tuple[int, Headers, bytes] | None:
             return 200, [(b"x", b"a\r\nb: c"), (b"content-length", b"0")], b""
 

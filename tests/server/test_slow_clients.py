@@ -11,7 +11,7 @@ from .serving import (
     START,
     AnswerNow,
     Client,
-    Headers,
+    Fields,
     Receive,
     Scope,
     Send,
@@ -41,7 +41,7 @@ class Flood:
             await answer(send, LONG if scope["path"] == "/flood" else b"x")
 
     def answer_now(
-        self, _method: str, target: bytes, _headers: Headers, _body: bytes
+        self, _method: str, target: bytes, _fields: Fields, _body: bytes
     ) -> AnswerNow | None:
         return now(LONG if target == b"/flood" else b"x")
 

@@ -14,7 +14,7 @@ from trio_jobs.server.sockets import bind_sockets
 from .serving import (
     AnswerNow,
     Client,
-    Headers,
+    Fields,
     Receive,
     Scope,
     Send,
@@ -61,7 +61,7 @@ class Application:
             await echo(scope, receive, send)
 
     def answer_now(
-        self, _method: str, target: bytes, _headers: Headers, body: bytes
+        self, _method: str, target: bytes, _fields: Fields, body: bytes
     ) -> AnswerNow | None:
         if target in {b"/hold", b"/stream", b"/shield"}:
             return None

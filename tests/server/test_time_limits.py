@@ -23,7 +23,7 @@ from .blocked import door, open_client, pass_time, passing, send_at_once
 from .serving import (
     AnswerNow,
     Client,
-    Headers,
+    Fields,
     Receive,
     Scope,
     Send,
@@ -70,7 +70,7 @@ class Application:
         await answer(send, LONG if scope["path"] == "/flood" else body)
 
     def answer_now(
-        self, _method: str, target: bytes, _headers: Headers, body: bytes
+        self, _method: str, target: bytes, _fields: Fields, body: bytes
     ) -> AnswerNow | None:
         if target in {b"/hold", b"/lifted"}:
             return None

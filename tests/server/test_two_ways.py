@@ -22,7 +22,7 @@ from trio_jobs.testing.steps import At
 from .serving import (
     AnswerNow,
     Client,
-    Headers,
+    Fields,
     Receive,
     Scope,
     Send,
@@ -71,7 +71,7 @@ class Application:
         await send(part(body))
 
     def answer_now(
-        self, method: str, target: bytes, _headers: Headers, body: bytes
+        self, method: str, target: bytes, _fields: Fields, body: bytes
     ) -> AnswerNow | None:
         if target == b"/declined" or target[:1] != b"/" or b"?" in target:
             return None

@@ -1,7 +1,7 @@
 """`FastPath`: answers a plain submission, and a plain poll of a job, without Quart's objects."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from trio_jobs.api.answers import REFUSALS, Answer, accepted, refused, shown
@@ -50,20 +50,20 @@ class FastPath:
         await self.app(scope, receive, send)
 
     def answer_now(
-        self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
+        self, method: str, target: bytes, fields: Mapping[bytes, bytes], body: bytes
     ) -> Encoded | Awaitable[Encoded] | None:
         """Answer one request, or return None if it has to go to Quart.
 
         Args:
             method: In capitals.
             target: As the client sent it.
-            headers: Names in lower case. Access control has admitted the request.
+            fields: The headers, by name in lower case. Access control has admitted the request.
             body: All of it, within the limit.
 
         Returns:
             Status, headers and body; or what the caller awaits for them, if the jobs are in a file.
         """
-        if not _BEYOND.isdisjoint(dict(headers)):
+        if not _BEYOND.isdisjoint(fields):
             return None
         try:
             if method == "POST" and target == b"/jobs":

@@ -2,7 +2,7 @@
 
 import hmac
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from trio_jobs.bounded_read import read_within
 from trio_jobs.problem_details import Problem
 
 Headers = Sequence[tuple[bytes, bytes]]
+# The first value of each header, by its name in lower case.
+Fields = Mapping[bytes, bytes]
 
 _LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -47,24 +49,24 @@ class AccessControl:
         """Whether clients need a token."""
         return self._token is not None
 
-    def check(self, method: str, path: str, headers: Headers, *, loopback: bool) -> None:
+    def check(self, method: str, path: str, fields: Fields, *, loopback: bool) -> None:
         """Check one request.
 
         Args:
             method: In capitals.
             path: Decoded, without the query.
-            headers: Names in lower case.
+            fields: The request's headers.
             loopback: Whether the connection came to a TCP socket bound to loopback.
 
         Raises:
             Problem: 403 or 401: the client has no access.
         """
         if loopback and not self._any_host:
-            self._check_host(headers)
+            self._check_host(fields)
         if method not in _READING:
-            _check_origin(headers)
+            _check_origin(fields)
         if self._token is not None and not self.is_open(method, path):
-            _check_token(self._token, headers)
+            _check_token(self._token, fields)
 
     def is_open(self, method: str, path: str) -> bool:
         """Whether the request needs no token."""
@@ -73,16 +75,21 @@ class AccessControl:
             return False
         return path == opened or path.startswith(f"{opened}/")
 
-    def _check_host(self, headers: Headers) -> None:
+    def _check_host(self, fields: Fields) -> None:
         # DNS rebinding: a page whose own host name resolves to 127.0.0.1 could read the answers.
         # The browser sends that name as `Host`.
-        host = _header(headers, b"host")
+        host = fields.get(b"host")
         if host is not None and (name := _host_name(host.lower())) not in self._names:
             raise Problem(
                 403,
                 f"the host name {_shown(name)} is not served here;"
                 " http.allowed_hosts takes further names",
             )
+
+
+def fields_of(headers: Headers) -> Fields:
+    """The first value of each of these headers, whose names are in lower case."""
+    return dict(reversed(headers))
 
 
 def read_token(path: str | Path) -> str:
@@ -119,8 +126,8 @@ def _is_token(text: str) -> bool:
     return text.isascii() and text.isprintable() and len(text.split()) == 1
 
 
-def _check_token(token: bytes, headers: Headers) -> None:
-    given = _header(headers, b"authorization")
+def _check_token(token: bytes, fields: Fields) -> None:
+    given = fields.get(b"authorization")
     if given is None:
         raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": _CHALLENGE})
     scheme, _, credentials = given.partition(b" ")
@@ -129,13 +136,13 @@ def _check_token(token: bytes, headers: Headers) -> None:
         raise Problem(401, "the bearer token is not valid", headers={"WWW-Authenticate": challenge})
 
 
-def _check_origin(headers: Headers) -> None:
-    site, origin = _header(headers, b"sec-fetch-site"), _header(headers, b"origin")
+def _check_origin(fields: Fields) -> None:
+    site, origin = fields.get(b"sec-fetch-site"), fields.get(b"origin")
     if site is not None:
         if site not in {b"same-origin", b"none"}:
             raise Problem(403, f"{_FOREIGN}: Sec-Fetch-Site is {_shown(site)}")
     elif origin is not None:
-        host = _header(headers, b"host") or b""
+        host = fields.get(b"host", b"")
         if not host or not _same_host(origin, host):
             raise Problem(
                 403,
@@ -168,10 +175,3 @@ def _host_name(host: bytes) -> bytes:
         name, bracket, port = host.partition(b"]")
         return name + bracket if port[:1] in {b"", b":"} else host
     return host.partition(b":")[0].removesuffix(b".")
-
-
-def _header(headers: Headers, wanted: bytes) -> bytes | None:
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return None

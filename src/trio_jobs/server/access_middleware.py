@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from trio_jobs.problem_details import Problem
-from trio_jobs.server.access_control import AccessControl
+from trio_jobs.server.access_control import AccessControl, fields_of
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -26,9 +26,10 @@ class AccessMiddleware:
         """Run the application, or answer 401 or 403."""
         if scope["type"] == "http":
             path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+            fields = fields_of(list(scope["headers"]))
             try:
                 self._access_control.check(
-                    scope["method"], path, scope["headers"], loopback=_is_loopback(scope)
+                    scope["method"], path, fields, loopback=_is_loopback(scope)
                 )
             except Problem as problem:
                 headers, body = problem.render()

@@ -44,7 +44,7 @@ def answer_canonical(
         return None
     method, body = request.method.decode(), data[request.body_start : request.end]
     try:
-        answer = context.answer_now(method, request.target, request.headers, body)
+        answer = context.answer_now(method, request.target, request.fields, body)
         if answer is None:
             return None
         if not isinstance(answer, tuple):

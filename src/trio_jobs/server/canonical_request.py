@@ -11,10 +11,11 @@ Every other request is h11's, byte for byte.
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from trio_jobs.problem_details import PHRASES
-from trio_jobs.server.access_control import Headers
+from trio_jobs.server.access_control import Fields, Headers, fields_of
 from trio_jobs.server.request_head import SHORT_BODY, HeaderList
 from trio_jobs.settings import HttpSettings
 
@@ -47,13 +48,14 @@ _STATUS_LINES = {
 }
 
 
-class CanonicalRequest(NamedTuple):
+class CanonicalRequest(msgspec.Struct, frozen=True, gc=False):
     """A request of canonical form whose head has arrived.
 
     Attributes:
         method: ``GET`` or ``POST``.
         target: A path, as the client has sent it.
         headers: Names in lower case, values without surrounding blanks, in the client's order.
+        fields: The same by name.
         body_start: The index of the body's first byte, counted from the request's first byte.
         end: The index after the body's last byte, which may not have arrived.
     """
@@ -61,6 +63,7 @@ class CanonicalRequest(NamedTuple):
     method: bytes
     target: bytes
     headers: Headers
+    fields: Fields
     body_start: int
     end: int
 
@@ -98,7 +101,7 @@ class CanonicalParser:
         parsed = parse(data[start:body_start])
         if parsed is None:
             return None
-        headers, length = parsed
+        headers, fields, length = parsed
         end = body_start + length
         # ``request_head`` counts four bytes for each header beside name and value. Of the bytes
         # here, the header has three at least.
@@ -106,11 +109,11 @@ class CanonicalParser:
             return None
         if length > self._max_body_bytes or len(data) > end:
             return None
-        return CanonicalRequest(line[1], line[2], headers, body_start, end)
+        return CanonicalRequest(line[1], line[2], headers, fields, body_start, end)
 
 
-def _parse_headers(block: bytes) -> tuple[Headers, int] | None:
-    """The headers, and the length of the body; None if they are not of canonical form.
+def _parse_headers(block: bytes) -> tuple[Headers, Fields, int] | None:
+    """The headers, twice, and the length of the body; None if they are not of canonical form.
 
     Args:
         block: The lines of the headers, and the empty line after them.
@@ -133,7 +136,9 @@ def _parse_headers(block: bytes) -> tuple[Headers, int] | None:
             elif name != b"connection" or value.lower() != b"keep-alive":
                 return None
         headers.append((name, value))
-    return (tuple(headers), length) if hosts == 1 and lengths <= 1 else None
+    if hosts != 1 or lengths > 1:
+        return None
+    return tuple(headers), fields_of(headers), length
 
 
 def answer_bytes(status: int, headers: HeaderList, body: bytes) -> bytes:

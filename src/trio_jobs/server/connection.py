@@ -175,7 +175,7 @@ class ClientConnection(TCPServer):
         method, path = request.method.decode(), request.target.decode()
         check, loopback = self._context.access_control.check, self._loopback
         try:
-            check(method, path, request.headers, loopback=loopback)
+            check(method, path, request.fields, loopback=loopback)
         except Problem:
             return False  # the request cycle refuses it
         return True
