@@ -261,7 +261,7 @@ from trio_jobs import Handler
 def double(number):
     return number * 2
 
-async def takes_nothing():
+async def takes_anything(first, second, **more):
     pass
 
 handlers = {"double": Handler.of(double, run="process")}
@@ -284,7 +284,7 @@ async def test_refused_too(jobs, autojump_clock):
 async def test_clock_that_stands_still(jobs, mock_clock):
     pass
 
-@pytest.mark.trio_jobs({"double": handlers["double"], "bad": takes_nothing})
+@pytest.mark.trio_jobs({"double": handlers["double"], "bad": takes_anything})
 async def test_no_handler(jobs):
     pass
 """,
@@ -294,7 +294,7 @@ async def test_no_handler(jobs):
     result.stdout.fnmatch_lines(
         [
             "*the handler of 'double' runs in a process*mock_clock=False*",
-            "*HandlerError: the function for type 'bad' (*:takes_nothing) *",
+            "*HandlerError: the function for type 'bad' (*:takes_anything) *",
         ]
     )
 
@@ -342,6 +342,47 @@ def test_after():
     result.assert_outcomes(passed=5)
 
 
+def test_asyncio_follows_the_clock_of_its_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+import asyncio, pytest, trio
+
+async def sleep(seconds):
+    await asyncio.sleep(seconds)
+    return seconds
+
+pytestmark = pytest.mark.trio_jobs({"sleep": sleep}, async_handlers="asyncio")
+real_clock = pytest.mark.trio_jobs({"sleep": sleep}, async_handlers="asyncio", mock_clock=False)
+not_virtual = pytest.mark.trio_jobs({}, asyncio_loop=asyncio.new_event_loop)
+
+async def test_mock_clock_of_the_marker(jobs):
+    assert await jobs.result(jobs.submit("sleep", 3600).id) == 3600
+    assert trio.current_time() == 3600
+
+@real_clock
+async def test_clock_of_a_fixture(jobs, autojump_clock):
+    assert await jobs.result(jobs.submit("sleep", 3600).id) == 3600
+    assert trio.current_time() == 3600
+
+@real_clock
+async def test_real_clock(jobs):
+    assert await jobs.result(jobs.submit("sleep", 0.001).id) == 0.001
+
+@not_virtual
+async def test_refused(jobs):
+    pass
+
+@not_virtual
+async def test_without_a_pool():
+    pass
+""",
+    )
+
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(["*asyncio_loop=<*> follows no mock clock*mock_clock=False*"])
+
+
 def test_marked_tests_run_under_trio_beside_tests_of_pytest_asyncio(
     pytester: pytest.Pytester,
 ) -> None:
@@ -354,18 +395,28 @@ def test_marked_tests_run_under_trio_beside_tests_of_pytest_asyncio(
         + """
 import asyncio, time
 from hypothesis import given, strategies as st
+from trio_jobs import Handler
 
 def in_thread(seconds):
     time.sleep(seconds)
     return seconds
 
-handlers = {"sleep": sleep, "in_thread": in_thread}
+async def in_asyncio(seconds):
+    await asyncio.sleep(seconds)
+    return await asyncio.to_thread(in_thread, seconds)
+
+handlers = {
+    "sleep": sleep,
+    "in_thread": in_thread,
+    "in_asyncio": Handler.of(in_asyncio, run="asyncio"),
+}
 
 @pytest.mark.trio_jobs(handlers, workers=1)
 async def test_ours(jobs, tmp_path):
     assert await jobs.result(jobs.submit("sleep", 60).id) == 60
     assert await jobs.result(jobs.submit("in_thread", 60).id) == 60
-    assert trio.current_time() == 120
+    assert await jobs.result(jobs.submit("in_asyncio", 60).id) == 60
+    assert trio.current_time() == 240
     assert tmp_path.is_dir()
 
 async def test_theirs():

@@ -1,5 +1,6 @@
 """Virtual time: the clock jumps while threads and programs wait, and never while they work."""
 
+import asyncio
 import math
 import threading
 import time
@@ -15,58 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.from_thread import run as run_in_trio  # by name, as many modules have it
 
+from tests.testing.waiting import ends_of_all, handlers, sleep_in_thread, work
 from trio_jobs import Handler, Jobs, Outcome
 from trio_jobs.testing.schedules import seeded_schedule
 from trio_jobs.testing.virtual_time import VirtualTime
 
-
-def work() -> None:
-    """Give the event loop the time to jump, if it would."""
-    threading.Event().wait(0.0005)
-
-
-def sleep_in_thread(seconds: float) -> float:
-    work()
-    time.sleep(seconds)
-    work()
-    return seconds
-
-
-def ask_trio_to_sleep(seconds: float) -> float:
-    work()
-    run_in_trio(trio.sleep, seconds)
-    work()
-    return seconds
-
-
-async def sleep_in_trio(seconds: float) -> float:
-    await trio.sleep(seconds)
-    return seconds
-
-
-async def run_program(seconds: float) -> float:
-    with trio.fail_after(0.001):
-        await trio.run_process(["sleep", "0.02"])
-    await trio.sleep(seconds)
-    return seconds
-
-
-async def work_in_threads(seconds: float) -> float:
-    with trio.fail_after(0.001):
-        await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
-        await trio.to_thread.run_sync(work)
-    await trio.sleep(seconds)
-    return seconds
-
-
-HANDLERS = {
-    "sleep_in_thread": sleep_in_thread,
-    "ask_trio_to_sleep": ask_trio_to_sleep,
-    "sleep_in_trio": sleep_in_trio,
-    "run_program": run_program,
-    "work_in_threads": work_in_threads,
-}
-WITH_LIMIT = {name: Handler.of(each, timeout=20) for name, each in HANDLERS.items()}
+HANDLERS = handlers()
+WITH_LIMIT = handlers(timeout=20)
 
 
 @pytest.mark.trio_jobs(HANDLERS, workers=1)
@@ -86,12 +42,12 @@ async def test_time_limit_is_virtual(jobs: Jobs, type_: str) -> None:
     assert in_time.ending.outcome is Outcome.SUCCEEDED
     assert too_late.ending is not None
     assert too_late.ending.outcome is Outcome.TIMED_OUT
-    # The slot of a thread is taken until the thread ends.
-    is_thread = WITH_LIMIT[type_].run == "thread"
+    # A worker waits for a thread until it ends, but for a thread of asyncio's executor.
+    is_thread = type_ in {"sleep_in_thread", "sleep_in_trio_from_thread", "await_thread_in_trio"}
     assert trio.current_time() == 19.5 + (21 if is_thread else 20)
 
 
-async def clean_up_in_thread(seconds: float) -> None:
+async def clean_up_in_trio(seconds: float) -> None:
     try:
         await trio.sleep_forever()
     finally:
@@ -99,31 +55,31 @@ async def clean_up_in_thread(seconds: float) -> None:
             await trio.to_thread.run_sync(sleep_in_thread, seconds)
 
 
-@pytest.mark.trio_jobs({"clean_up": Handler.of(clean_up_in_thread, timeout=10)}, workers=1)
-async def test_cleanup_after_a_limit_takes_its_virtual_time(jobs: Jobs) -> None:
-    job = await jobs.wait(jobs.submit("clean_up", 3).id)
+async def clean_up_in_asyncio(seconds: float) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.to_thread(sleep_in_thread, seconds)
+
+
+CLEAN_UPS = {
+    "trio": Handler.of(clean_up_in_trio, timeout=10),
+    "asyncio": Handler.of(clean_up_in_asyncio, run="asyncio", timeout=10),
+}
+
+
+@pytest.mark.trio_jobs(CLEAN_UPS, workers=1)
+@pytest.mark.parametrize("type_", CLEAN_UPS)
+async def test_cleanup_after_a_limit_takes_its_virtual_time(jobs: Jobs, type_: str) -> None:
+    job = await jobs.wait(jobs.submit(type_, 3).id)
 
     assert job.ending is not None
     assert job.ending.outcome is Outcome.TIMED_OUT
     assert trio.current_time() == 13
 
 
-async def ends_of_all(jobs: Jobs) -> dict[str, float]:
-    """Run a job of each type at the same time; the times of their ends."""
-    ends = {}
-
-    async def run(type_: str, seconds: float) -> None:
-        await jobs.result(jobs.submit(type_, seconds).id)
-        ends[type_] = trio.current_time()
-
-    async with trio.open_nursery() as nursery:
-        for n, type_ in enumerate(HANDLERS, 1):
-            nursery.start_soon(run, type_, 10 * n)
-    return ends
-
-
 @pytest.mark.interleavings(5)
-@pytest.mark.trio_jobs(HANDLERS, workers=5)
+@pytest.mark.trio_jobs(HANDLERS, workers=len(HANDLERS))
 async def test_jobs_of_all_kinds_wait_at_the_same_time(jobs: Jobs) -> None:
     assert await ends_of_all(jobs) == {type_: 10 * n for n, type_ in enumerate(HANDLERS, 1)}
 

@@ -192,8 +192,17 @@ async def _open_jobs(
     import trio.testing
 
     from trio_jobs.embed import open_jobs
+    from trio_jobs.testing.virtual_time import current_virtual_time
 
     _check_processes(handlers)
+    virtual_time = current_virtual_time()
+    if virtual_time is not None:
+        if options.get("asyncio_loop", "asyncio") != "asyncio":
+            _fail(
+                f"asyncio_loop={options['asyncio_loop']!r} follows no mock clock: mark the test"
+                " with trio_jobs(..., mock_clock=False)"
+            )
+        options = {**options, "asyncio_loop": virtual_time.make_loop}
     with trio.CancelScope() as scope:
         async with open_jobs(handlers, **options) as running:
             # The test finds every worker waiting for a job.

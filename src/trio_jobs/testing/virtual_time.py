@@ -6,27 +6,39 @@ thread. So the time limit of a handler in a thread would pass before the thread 
 
 import functools
 import math
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio._threads
 import trio.testing
 
+from trio_jobs.testing.thread_sleep import patch_sleep
+
+if TYPE_CHECKING:  # a test without handlers on asyncio does not import asyncio
+    from trio_jobs.testing.virtual_loop import VirtualLoop
+
 # Trio's record of the task that waits for a thread: its only item is None once the task has
 # abandoned the thread.
 _Register = list[trio.lowlevel.Task | None]
 
+_of_run: trio.lowlevel.RunVar["VirtualTime | None"] = trio.lowlevel.RunVar("virtual_time", None)
+
+
+def current_virtual_time() -> "VirtualTime | None":
+    """The `VirtualTime` of this run; None if the run has none."""
+    return _of_run.get()
+
 
 class VirtualTime(trio.abc.Instrument):
-    """Holds a mock clock while a thread or a program is at work.
+    """Holds a mock clock while a thread, a program or asyncio is at work.
 
     At work is each thread that a task waits for in `trio.to_thread.run_sync`, and each program that
     a task waits for in `trio.Process.wait`. A thread that waits for Trio in `trio.from_thread.run`
-    is not at work. Nor is a thread that its task has abandoned, since no task waits for it.
+    is not at work. Nor is a thread that its task has abandoned, since no task waits for it. When an
+    event loop of `make_loop` is at work, `VirtualLoop` says.
 
     Args:
         clock: The clock of the run that has this instrument. While something is at work, the
@@ -37,8 +49,14 @@ class VirtualTime(trio.abc.Instrument):
         self._clock = clock
         self._programs = 0
         self._waiting_for_trio: dict[int, _Register] = {}
+        self._loops: set[VirtualLoop] = set()
         self._is_held = False
         self._threshold = math.inf
+
+    def before_run(self) -> None:
+        """Take note of the run."""
+        self._token = trio.lowlevel.current_trio_token()
+        _of_run.set(self)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
         """Hold or release the clock: threads and programs start and end within tasks' steps."""
@@ -46,6 +64,8 @@ class VirtualTime(trio.abc.Instrument):
         at_work = trio.testing.active_thread_count() + self._programs
         if self._waiting_for_trio:
             at_work -= sum(each[0] is not None for each in self._waiting_for_trio.values())
+        for loop in self._loops:
+            at_work += loop.is_at_work()
         if self._is_held == (at_work > 0):
             return
         self._is_held = not self._is_held
@@ -54,6 +74,15 @@ class VirtualTime(trio.abc.Instrument):
             self._clock.autojump_threshold = math.inf
         else:
             self._clock.autojump_threshold = self._threshold
+
+    def make_loop(self) -> "VirtualLoop":
+        """Make an event loop of asyncio that follows the clock; call this in the loop's thread."""
+        from trio_jobs.testing.virtual_loop import VirtualLoop, patch_programs
+
+        patch_programs(self._patch)
+        loop = VirtualLoop(self._clock, self._token, self._loops.remove)
+        self._token.run_sync_soon(self._loops.add, loop)
+        return loop
 
     @contextmanager
     def patched(self) -> Iterator[None]:
@@ -69,7 +98,8 @@ class VirtualTime(trio.abc.Instrument):
             send = functools.partial(self._send, trio._threads._send_message_to_trio)
             patch.setattr(trio._threads, "_send_message_to_trio", send)
             patch.setattr(trio.Process, "wait", self._counted_wait(trio.Process.wait))
-            patch.setattr(time, "sleep", functools.partial(_sleep, time.sleep))
+            patch_sleep(patch)
+            self._patch = patch
             yield
 
     def _send(
@@ -109,19 +139,3 @@ class VirtualTime(trio.abc.Instrument):
                 self._programs -= 1
 
         return counted_wait
-
-
-def _sleep(sleep: Callable[[float], None], seconds: float, /) -> None:
-    thread = trio._threads.PARENT_TASK_DATA
-    if not hasattr(thread, "token") or trio.lowlevel.in_trio_run():
-        sleep(seconds)
-    elif thread.abandon_on_cancel:
-        trio.from_thread.run(trio.sleep, seconds)
-    else:
-        # Runs in the task that waits for the thread: a cancellation would interrupt it.
-        trio.from_thread.run(_shielded_sleep, seconds)
-
-
-async def _shielded_sleep(seconds: float) -> None:
-    with trio.CancelScope(shield=True):
-        await trio.sleep(seconds)
