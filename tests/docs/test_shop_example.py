@@ -161,3 +161,17 @@ async def test_the_tasks_run_in_fastapi_under_uvicorn(world: World) -> None:
 
     assert done.json()["outcome"] == "succeeded"
     assert len(world.sent()) == 2
+
+
+async def test_its_own_tests_pass(tmp_path: Path) -> None:
+    plugins = ["-p", "trio_jobs.testing.plugin", "-p", "no:cacheprovider"]
+    with trio.fail_after(PATIENCE):
+        done = await trio.run_process(
+            [*(sys.executable, "-m", "pytest", "-q"), *plugins, "-c", os.devnull, str(SHOP)],
+            cwd=tmp_path,
+            capture_stdout=True,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stdout.decode()
+    assert b"8 passed" in done.stdout
