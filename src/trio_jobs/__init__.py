@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trio_jobs.handlers.handler import Handler as Handler
     from trio_jobs.handlers.handler import Run as Run
     from trio_jobs.handlers.importing import HandlerError as HandlerError
+    from trio_jobs.handlers.opening_errors import LifespanError as LifespanError
+    from trio_jobs.handlers.opening_errors import LoopStartError as LoopStartError
     from trio_jobs.handlers.registry import UnknownTypeError as UnknownTypeError
     from trio_jobs.handlers.retry_policy import RetryPolicy as RetryPolicy
     from trio_jobs.job import Ending as Ending
@@ -63,7 +65,9 @@ _MODULES = {
     "JobUnsuccessfulError": "embedded_jobs",
     "Jobs": "embedded_jobs",
     "KeyReusedError": "pool.idempotency",
+    "LifespanError": "handlers.opening_errors",
     "LogFormatter": "logs.formatter",
+    "LoopStartError": "handlers.opening_errors",
     "Outcome": "job",
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.pool",

@@ -15,10 +15,11 @@ from typing import Any
 
 import trio
 
-from trio_jobs.bootstrap import load_handlers, log_hidden, prepare_store, read_secrets
+from trio_jobs.bootstrap import log_hidden, log_wrong_loop, prepare_store, read_secrets
 from trio_jobs.config import load_config
 from trio_jobs.embed import open_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
+from trio_jobs.handler_loading import load_handlers
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
@@ -49,7 +50,9 @@ def make_app() -> "ConfiguredApp":
     _set_up_logging(config)
     for warning in config.warnings:
         log.warning("unknown_setting", extra={"reason": warning})
-    handlers = load_handlers(config, warn_hidden=log_hidden, after_import=lambda _: None)
+    handlers = load_handlers(
+        config, warn_hidden=log_hidden, warn_loop=log_wrong_loop, after_import=lambda _: None
+    )
     if config.handlers is None:
         log.warning("no_handlers_configured", extra={"used": handlers.find("default").name})
     return ConfiguredApp(config, handlers)

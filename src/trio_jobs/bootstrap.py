@@ -4,9 +4,8 @@ import gc
 import logging
 import os
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -15,15 +14,11 @@ import trio
 
 from trio_jobs.config import describe
 from trio_jobs.forks import Forks, end_copy_with_its_step
-from trio_jobs.handlers.handler import Handler, Run
-from trio_jobs.handlers.importing import HandlerError, load_function
-from trio_jobs.handlers.lifespan import Lifespan
+from trio_jobs.handler_loading import DEMONSTRATION, in_file, load_handlers
 from trio_jobs.handlers.opening_errors import LifespanError, LoopStartError, StartStoppedError
 from trio_jobs.handlers.process_pool import open_folder
 from trio_jobs.handlers.registry import HandlerRegistry
-from trio_jobs.handlers.retry_policy import RetryPolicy
-from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
-from trio_jobs.import_path import place_folder
+from trio_jobs.hidden_modules import HiddenModule
 from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.lifecycle import Ended
 from trio_jobs.logs.installation import Logs, start_logging
@@ -37,16 +32,13 @@ from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
-from trio_jobs.settings import Config, ConfigError, HandlerSettings, check_store, setting_name
+from trio_jobs.settings import Config, ConfigError, check_store
 from trio_jobs.shutdown.hard_limit import end_interpreter
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
 
 log = logging.getLogger(__name__)
-
-# What runs without a [handlers] table.
-_DEMONSTRATION = {"default": HandlerSettings(call="trio_jobs.demo:simulate_work")}
 
 # Seconds for the last lines to reach the log: perhaps no program reads it.
 _FLUSH_SECONDS = 0.5
@@ -65,7 +57,8 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
 
     Args:
         config: The settings.
-        warn: Called with a line for each variable without effect, and for each hidden module.
+        warn: Called with a line for each variable without effect, each hidden module, and each
+            handler that seems to need another event loop.
 
     Returns:
         The settings in force, as TOML, and what the handlers' payloads look like.
@@ -82,6 +75,9 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     handlers = load_handlers(
         config,
         warn_hidden=lambda each: warn(f"{each.hidden} is hidden by {each.by}"),
+        warn_loop=lambda type_, name, text: warn(
+            in_file(config, f"handlers.{type_} = {name!r} {text}")
+        ),
         after_import=lambda _: forks.end_copy(),
     )
     return describe(config) + handlers.describe_payloads()
@@ -169,7 +165,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
         raise ConfigError(f"pool.asyncio_loop: {error}") from error
     except LifespanError as error:
         log.debug("lifespan_not_opened", exc_info=error.__cause__)
-        raise StartError(_in_file(config, str(error))) from error
+        raise StartError(in_file(config, str(error))) from error
     except StartStoppedError as error:
         log.warning("start_stopped", extra={"reason": str(error)})
         ended = Ended(status=1)
@@ -226,9 +222,11 @@ def _import_handlers(
         leftovers.start()
         for path in leftovers.found():
             log.warning("leftovers_found", extra={"path": str(path)})
-    handlers = load_handlers(config, warn_hidden=log_hidden, after_import=after_import)
+    handlers = load_handlers(
+        config, warn_hidden=log_hidden, warn_loop=log_wrong_loop, after_import=after_import
+    )
     if config.handlers is None:
-        log.warning("no_handlers_configured", extra={"used": _DEMONSTRATION["default"].call})
+        log.warning("no_handlers_configured", extra={"used": DEMONSTRATION["default"].call})
     return handlers
 
 
@@ -322,104 +320,12 @@ def _place_leftovers(config: Config) -> Leftovers | None:
         raise ConfigError(f"pool.leftovers: {error}") from error
 
 
-def load_handlers(
-    config: Config,
-    *,
-    warn_hidden: Callable[[HiddenModule], None],
-    after_import: Callable[[str], None],
-) -> HandlerRegistry:
-    """Import the modules of the handlers and take the functions out of them.
-
-    Args:
-        config: The settings.
-        warn_hidden: Called with each hidden module.
-        after_import: Called with a function's name (``module:function``) after the import of its
-            module, even a failed one, and again after the imports of the modules that its retry
-            policy names. Its errors pass through.
-
-    Raises:
-        ConfigError: A function cannot be loaded, or cannot be a handler.
-    """
-    hidden = {}
-    if config.source is not None:
-        # All that the server needs is imported by now, so no file of the folder replaces it.
-        folder = config.source.parent.resolve()
-        place_folder(str(folder))
-        hidden = {each.name: each for each in find_hidden_modules(folder)}
-    for each in hidden.values():
-        warn_hidden(each)
-
-    @contextmanager
-    def naming(setting: str, name: str) -> Iterator[None]:
-        """A block whose HandlerError becomes the refusal of a setting with a function's name."""
-        try:
-            yield
-        except HandlerError as error:
-            text = _in_file(config, f"{setting} = {name!r}: {error}")
-            module = hidden.get(name.partition(":")[0].partition(".")[0])
-            if module is not None:
-                text += f"; {module.hidden} is hidden by it: rename the file"
-            raise ConfigError(text) from error
-
-    def load_named(name: str) -> object:
-        try:
-            return load_function(name)
-        finally:
-            after_import(name)
-
-    async_handlers = config.pool.async_handlers
-
-    def load(job_type: str, settings: HandlerSettings) -> Handler:
-        call = settings.call
-        retry = None if settings.retry is None else RetryPolicy(**asdict(settings.retry))
-        with naming(f"handlers.{job_type}", call):
-            function = load_named(call)
-            try:
-                return Handler.of(
-                    function,
-                    run=settings.run,
-                    async_handlers=async_handlers,
-                    timeout=settings.timeout,
-                    retry=retry,
-                    max_running=settings.max_running,
-                    repeatable=settings.repeatable,
-                    max_interruptions=settings.max_interruptions,
-                    spread=settings.spread,
-                    name=call,
-                )
-            finally:
-                if retry is not None:
-                    after_import(call)  # the modules of the exceptions that the policy names
-
-    def load_lifespan(key: str, name: str) -> Lifespan:
-        with naming(f"lifespan.{key}", name):
-            function = load_named(name)
-            return Lifespan.of(function, key=key, async_handlers=async_handlers, name=name)
-
-    table = _DEMONSTRATION if config.handlers is None else config.handlers
-    handlers = {job_type: load(job_type, each) for job_type, each in table.items()}
-    names = {
-        setting_name(each): getattr(config.lifespan, each.name) for each in fields(config.lifespan)
-    }
-    lifespans = [load_lifespan(key, name) for key, name in names.items() if name is not None]
-    try:
-        registry = HandlerRegistry(handlers, lifespans=lifespans)
-    except HandlerError as error:
-        raise ConfigError(_in_file(config, str(error))) from error
-    if Run.ASYNCIO in registry.places:
-        from trio_jobs.handlers.asyncio_runner import loop_maker  # a server without it needs none
-
-        try:
-            loop_maker(config.pool.asyncio_loop)
-        except LoopStartError as error:
-            raise ConfigError(_in_file(config, f"pool.asyncio_loop: {error}")) from error
-    return registry
-
-
-def _in_file(config: Config, text: str) -> str:
-    return f"{config.source}: {text}"
-
-
 def log_hidden(module: HiddenModule) -> None:
     """Log that a module of the handlers' folder hides an installed one."""
     log.warning("module_hidden", extra={"hidden": module.hidden, "by": module.by})
+
+
+def log_wrong_loop(job_type: str, handler: str, advice: str) -> None:
+    """Log that a handler uses a library that needs another event loop."""
+    fields = {"job_type": job_type, "handler": handler, "advice": advice}
+    log.warning("wrong_loop", extra=fields)

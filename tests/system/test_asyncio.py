@@ -558,3 +558,20 @@ async def test_a_check_does_not_open_a_lifespan(tmp_path: Path) -> None:
 
     assert (ended.status, ended.lines) == (0, [])
     assert '[lifespan]\nasyncio = "work:on_asyncio"\n' in ended.output
+
+
+@pytest.mark.parametrize(("run", "warned"), [("", True), ("trio", False), ("async", True)])
+async def test_the_check_and_the_start_warn_of_a_wrong_loop(
+    tmp_path: Path, run: str, warned: bool
+) -> None:
+    more = f', run = "{run}"' if run else ""
+    text = f'[handlers]\nwaits = {{ call = "work:waits"{more} }}\n'
+    advice = 'runs on Trio, and uses asyncio: run = "asyncio"'
+
+    checked = await run_command(tmp_path, "--check", config=text, handlers=WORK)
+
+    line = f"trio-jobs: warning: config.toml: handlers.waits = 'work:waits' {advice}"
+    assert checked.status == 0
+    assert checked.lines == ([line] if warned else [])
+    async with running_command(tmp_path, config=text, handlers=WORK) as server:
+        assert bool(server.lines_with("WARNING", "wrong_loop", "handler=work:waits")) is warned
