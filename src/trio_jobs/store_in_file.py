@@ -7,14 +7,13 @@ from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 
-import trio
-
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.unfinished import Line
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.durable_store import DurableStore
+from trio_jobs.stores.end_of_turn import EndOfTurn
 from trio_jobs.stores.sqlite.file_place import one_line
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.reads import FileReader
@@ -57,7 +56,8 @@ class StoreInFile:
         self._handlers = handlers
         self._recovered = sorted((*recovered.pending, *recovered.suspects))
         retention = Retention(settings, kept=recovered.kept, now=now, keep_for=settings.keep_for)
-        self._journal = Journal(file, failed=failed, retention=retention)
+        self._end_of_turn = EndOfTurn(failed)
+        self._journal = Journal(file, failed=failed, retention=retention, soon=self._end_of_turn)
         self._reader = FileReader(file)
         self.store = DurableStore(
             self._journal,
@@ -67,7 +67,7 @@ class StoreInFile:
             repeatable=self._is_repeatable,
             timeout=settings.timeout,
             now=now,
-            soon=trio.lowlevel.current_trio_token().run_sync_soon,
+            soon=self._end_of_turn,
         )
         self.find_nowait = self.store.shown_nowait
 
@@ -89,7 +89,7 @@ class StoreInFile:
         # The readers first: only if the last connection to close is the one that writes, SQLite
         # moves the rest of the WAL into the file, and deletes the WAL.
         self._reader.close()
-        self.store.hand_over()
+        self._end_of_turn.close()
         written = await self._journal.close(seconds)
         self._journal.report_dropped()
         if not written:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.support import NOON, SUCCEEDED, make_job
 from trio_jobs import Job, JobStatus
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.store import DuplicateJobError
+from trio_jobs.stores.end_of_turn import EndOfTurn
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.recovery import recover
@@ -51,6 +53,34 @@ async def test_records_land_in_the_order_in_which_they_were_handed_over(tmp_path
 
     assert calls.landed == [f"{n}{end}" for n in range(1, 501) for end in ("", " ended")]
     assert [job.status for _, job in read(tmp_path / "jobs.db")] == [JobStatus.COMPLETED] * 500
+
+
+async def test_one_commit_writes_what_is_handed_over_in_a_turn_of_the_loop(tmp_path: Path) -> None:
+    commits: list[str] = []
+    calls = Calls()
+    with opened(tmp_path / "jobs.db") as file:
+        file.connection.set_trace_callback(
+            lambda text: commits.append(text) if text == "COMMIT" else None
+        )
+        soon = EndOfTurn(calls.failed.append)
+        journal = Journal(file, failed=calls.failed.append, soon=soon)
+        journal.start()
+
+        async def submit(seq: int) -> None:
+            calls.submit(journal, str(seq), [(seq, make_job(f"{seq:02}"))])
+            time.sleep(0.001)  # noqa: ASYNC251 - the thread could begin now
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for seq in range(1, 21):
+                    nursery.start_soon(submit, seq)
+            await journal.settled()
+            assert len(commits) == 1
+            calls.append(journal, "of the last turn", [(21, make_job("21"))])
+            assert await journal.close(10)
+        soon.close()
+
+    assert len(calls.landed) == len(read(tmp_path / "jobs.db")) == 21
 
 
 async def test_close_writes_all_that_was_handed_over(tmp_path: Path) -> None:

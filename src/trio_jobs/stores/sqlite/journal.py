@@ -109,6 +109,7 @@ class Journal:
         *,
         failed: Callable[[Exception], None],
         retention: Retention | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.unwritten = 0
         self.kept = Kept() if retention is None else retention.kept
@@ -123,6 +124,9 @@ class Journal:
         # Of the loop alone: entries that may not be done, oldest first, and how many came before.
         self._entries: deque[_Entry] = deque()
         self._passed = 0
+        # Those that the thread has yet to get.
+        self._of_the_turn: list[_Entry] = []
+        self._soon = soon
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._ended = trio.Event()
         self._started = self._all_written = False
@@ -169,7 +173,11 @@ class Journal:
         entry = _Entry(records, landed, refused)
         self.unwritten += len(records)
         self._entries.append(entry)
-        self._queue.put(entry)
+        self._of_the_turn.append(entry)
+        if self._soon is None:
+            self._pass_on()
+        elif len(self._of_the_turn) == 1:
+            self._soon(self._pass_on)
 
     async def settled(self) -> None:
         """Wait until all that has been handed over is on the disk, or refused.
@@ -197,12 +205,19 @@ class Journal:
         """
         if not self._started:
             return not self._entries
+        self._pass_on()
         self._queue.put(None)
         with trio.move_on_after(seconds):
             await self._ended.wait()
         return self._all_written
 
     # In the event loop.
+
+    def _pass_on(self) -> None:
+        # While the thread waits for the interpreter, it gets all of them.
+        for entry in self._of_the_turn:
+            self._queue.put(entry)
+        self._of_the_turn.clear()
 
     def _land(
         self, entries: Sequence[_Entry], seconds: float, dropped: Mapping[Outcome, int], kept: Kept
@@ -257,11 +272,11 @@ class Journal:
         try:
             self._write_all()
         except Exception as error:  # noqa: BLE001 - the loop raises it
-            self._soon(self._end, error)
+            self._in_loop(self._end, error)
         else:
-            self._soon(self._end, None)
+            self._in_loop(self._end, None)
 
-    def _soon(self, call: Callable[..., object], *args: object) -> None:
+    def _in_loop(self, call: Callable[..., object], *args: object) -> None:
         with suppress(trio.RunFinishedError):  # nobody is left who could be told
             self._token.run_sync_soon(call, *args)
 
@@ -301,18 +316,18 @@ class Journal:
             if _kind(error) in _UNACCEPTABLE and len(entries) > 1:
                 return self._commit_one_by_one(entries)
             if _kind(error) in _UNACCEPTABLE and entries and entries[0].refused is not None:
-                self._soon(self._refuse, entries, _unacceptable(error))
+                self._in_loop(self._refuse, entries, _unacceptable(error))
                 return []
             if not _passes(error):
                 raise
             submissions = [entry for entry in entries if entry.refused is not None]
-            self._soon(self._note_failure, error, submissions)
+            self._in_loop(self._note_failure, error, submissions)
             self._pause = _RETRY
             return [entry for entry in entries if entry.refused is None]
         self._identity.check()
         self._pause = None
         kept = Kept() if self._retention is None else self._retention.kept
-        self._soon(self._land, entries, time.monotonic() - began, dropped, kept)
+        self._in_loop(self._land, entries, time.monotonic() - began, dropped, kept)
         with _until_it_passes():  # the WAL keeps what could not be copied
             self._writer.checkpoint()
         return []

@@ -1,0 +1,73 @@
+"""Functions are called at the end of the loop's turn, before any task makes another step."""
+
+import trio
+
+from trio_jobs.stores.end_of_turn import EndOfTurn
+
+
+async def test_calls_come_when_each_ready_task_has_made_its_step() -> None:
+    seen: list[str] = []
+    soon = EndOfTurn(failed=print)
+
+    async def ask(name: str) -> None:
+        soon(lambda: seen.append(f"called for {name}"))
+        seen.append(name)
+        await trio.lowlevel.checkpoint()
+        seen.append(f"{name} again")
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(ask, name)
+
+    assert set(seen[:3]) == {"a", "b", "c"}
+    assert seen[3:6] == [f"called for {name}" for name in seen[:3]]
+    assert set(seen[6:]) == {"a again", "b again", "c again"}
+    soon.close()
+
+
+async def test_function_may_ask_for_another_one_of_the_same_turn() -> None:
+    seen: list[int] = []
+    soon = EndOfTurn(failed=print)
+
+    soon(lambda: soon(lambda: seen.append(1)))
+    await trio.lowlevel.checkpoint()
+
+    assert seen == [1]
+    soon.close()
+
+
+async def test_error_is_told_and_the_other_functions_are_called() -> None:
+    seen: list[int] = []
+    failed: list[Exception] = []
+    told = trio.Event()
+
+    def fail(error: Exception) -> None:
+        failed.append(error)
+        told.set()
+
+    soon = EndOfTurn(fail)
+    error = ValueError("a bug")
+
+    def raise_error() -> None:
+        raise error
+
+    soon(raise_error)
+    soon(lambda: seen.append(1))
+    await told.wait()  # nothing else wakes the loop
+
+    assert failed == [error]
+    assert seen == [1]
+    soon.close()
+
+
+async def test_close_makes_the_calls_that_are_left_and_no_other() -> None:
+    seen: list[int] = []
+    soon = EndOfTurn(failed=print)
+
+    soon(lambda: seen.append(1))
+    soon.close()
+    assert seen == [1]
+
+    soon(lambda: seen.append(2))
+    await trio.lowlevel.checkpoint()
+    assert seen == [1]
