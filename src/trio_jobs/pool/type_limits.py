@@ -72,12 +72,13 @@ class TypeLimits:
 
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; holds the job if its type is at its limit."""
+        if self._unclaimed is None:
+            return self._claim(job_id)
         try:
             return self._claim(job_id)
         finally:
-            if self._unclaimed is not None:
-                self._unclaimed -= 1
-                self._close_channel_if_claimed(self._unclaimed)
+            self._unclaimed -= 1
+            self._close_channel_if_claimed(self._unclaimed)
 
     def complete(
         self,
@@ -128,6 +129,8 @@ class TypeLimits:
             self._unclaimed += number
 
     def _claim(self, job_id: str) -> Job | None:
+        if not self._limits:  # as in most pools over a file
+            return self._moves.claim(job_id)
         job = self._store.find_nowait(job_id)
         limit = self._limits.get(job.type, self._default)
         if limit is None or job.status is not JobStatus.PENDING:

@@ -151,13 +151,15 @@ class DurableStore:
         landed: Callable[[], None],
         refused: Callable[[Exception], None],
     ) -> None:
-        olds = dict(reruns)
-        for job in jobs:
-            if job.rerun_of is not None:
-                seq, old = olds[job.rerun_of]
-                olds[job.rerun_of] = seq, rerun(old, job.id)
         first = self._last_seq + 1
-        records: list[tuple[int, Job | None]] = [*olds.values(), *enumerate(jobs, first)]
+        records: list[tuple[int, Job | None]] = list(enumerate(jobs, first))
+        if reruns:
+            olds = dict(reruns)
+            for job in jobs:
+                if job.rerun_of is not None:
+                    seq, old = olds[job.rerun_of]
+                    olds[job.rerun_of] = seq, rerun(old, job.id)
+            records += olds.values()
         self._last_seq += len(jobs)
         self._journal.append(
             records, landed=partial(self._land, jobs, first, landed), refused=refused
