@@ -3,12 +3,14 @@
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 
 from tests.stores.sqlite.files import read
 from tests.support import NOON, SUCCEEDED, HttpSettings, PoolSettings, StoreSettings
-from trio_jobs import Handler, IdempotencyKey, Job, Outcome
+from trio_jobs import Handler, IdempotencyKey, Job, Outcome, open_jobs
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, make_pool
@@ -18,6 +20,7 @@ from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.store_file import connect, open_store_file
+from trio_jobs.testing import Client
 
 
 async def fail(_: object) -> None:
@@ -89,6 +92,48 @@ async def test_no_statement_runs_in_the_event_loops_thread(tmp_path: Path) -> No
     assert failures == []
     assert len(statements) > 20
     assert [text for in_loop, text in statements if in_loop] == []
+
+
+async def test_program_with_a_file_runs_no_statement_in_the_event_loops_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = threading.get_ident()
+    statements: dict[bool, list[str]] = {True: [], False: []}
+    plain = sqlite3.connect
+
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:  # noqa: ANN401
+        connection: sqlite3.Connection = plain(*arguments, **options)
+        connection.set_trace_callback(
+            lambda text: statements[threading.get_ident() == loop].append(text)
+        )
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    path = tmp_path / "jobs.db"
+    async with open_jobs({"test": fail}, path=path, keep_failed=3) as jobs:
+        client = Client(jobs.asgi())
+        first = await jobs.submit("test", key="k")
+        await jobs.wait(first.id)
+        await jobs.submit("test", key="k")
+        again = await jobs.rerun(first.id)
+        await jobs.wait(again.id)
+        await jobs.rerun_all(outcome=["failed"])
+        late = await jobs.submit("test", delay=1000)
+        await jobs.cancel(late.id)
+        await jobs.wait(late.id)
+        await jobs.delete(late.id)
+        await jobs.submit_when_possible("test")
+        for target in (f"/jobs/{first.id}", "/jobs", "/jobs?type=test&limit=1", "/health/ready"):
+            await client.get(target)
+        for query in ("status=pending", "outcome=failed", "outcome=failed&outcome=cancelled"):
+            assert (await client.get(f"/jobs?{query}")).status == 200
+        batch = b'[{"type": "test", "key": "k"}, {"type": "test", "key": "l"}]'
+        assert (await client.post("/jobs/batch", batch)).status == 201
+        assert (await client.post("/jobs/stream", b'{"type": "test"}\n' * 9)).status == 201
+
+    assert statements[True] == []
+    for word in ("INSERT INTO jobs", "UPDATE", "DELETE FROM jobs", "UNION ALL", "type IN", "meta"):
+        assert any(word in text for text in statements[False]), word
 
 
 async def test_end_of_the_last_step_is_written_by_the_close(tmp_path: Path) -> None:

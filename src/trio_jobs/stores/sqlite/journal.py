@@ -117,7 +117,7 @@ class Journal:
         self.failing: tuple[float, str] | None = None
         self._identity = file.identity
         self._retention = retention
-        self._writer = RecordWriter(file.connection, retention)
+        self._connection = file.connection  # the thread's, once it has started
         self._failed = failed
         self._drop_log = DropLog()
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()  # None: close
@@ -281,6 +281,7 @@ class Journal:
             self._token.run_sync_soon(call, *args)
 
     def _write_all(self) -> None:
+        self._writer = RecordWriter(self._connection, self._retention)
         held: list[_Entry] = []
         closing = False
         while held or not closing:
