@@ -42,6 +42,7 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 # What a module may make once, when it is imported: values, and tools without a memory.
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
 CONSTANTS |= {"Path", "Ending", "Struct", "time_ns", "datetime", "timedelta", "join", "len"}
+CONSTANTS |= {"_insert", "_update"}  # the texts of SQL statements, which nobody changes
 CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "RetrySettings", "Setting"}
 TOOLS = {
     "getLogger",
