@@ -280,5 +280,5 @@ def test_a_header_that_h11_would_not_send_is_not_sent(name: bytes, value: bytes)
     ],
 )
 def test_no_header_ends_the_head_of_an_answer(header: tuple[bytes, bytes]) -> None:
-    with pytest.raises(ValueError, match="illegal headers"):
+    with pytest.raises(ValueError, match="illegal header"):
         answer_bytes(200, [*HEADERS, header], b"{}")

@@ -1,6 +1,6 @@
 """The answers about one job, and the refusals, as values that know nothing of Quart."""
 
-from typing import NamedTuple
+import msgspec
 
 from trio_jobs import problem_details
 from trio_jobs.api import serialization
@@ -26,7 +26,7 @@ REFUSALS = (Problem, AdmissionError, StoreError, StoreTimeoutError)
 _DISK_RETRY_AFTER = 5
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer; the routes and the fast path render it.
 
     Attributes:

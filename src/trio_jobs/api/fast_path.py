@@ -106,11 +106,14 @@ class FastPath:
 
 def _encode(answer: Answer) -> Encoded:
     """The answer with its headers in the order that Quart gives them."""
-    status, headers, body, media_type = answer
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    encoded += (
-        (b"content-type", media_type.encode()),
-        (b"content-length", b"%d" % len(body)),
-        NO_STORE,
+    body = answer.body
+    return (
+        answer.status,
+        [
+            *[(name.lower().encode(), value.encode()) for name, value in answer.headers.items()],
+            (b"content-type", answer.media_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+            NO_STORE,
+        ],
+        body,
     )
-    return status, encoded, body

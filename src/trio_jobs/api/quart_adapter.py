@@ -133,8 +133,9 @@ def root_path() -> str:
 
 def to_response(answer: Answer) -> Response:
     """A route's answer, for Quart."""
-    status, headers, body, media_type = answer
-    return Response(body, status, headers=headers, content_type=media_type)
+    return Response(
+        answer.body, answer.status, headers=answer.headers, content_type=answer.media_type
+    )
 
 
 def no_content(headers: dict[str, str] | None = None) -> Response:

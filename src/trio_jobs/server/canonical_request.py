@@ -29,8 +29,9 @@ _PATH = rb"/[^\x00- #%?\x7f-\xff]*+"
 _REQUEST_LINE = re.compile(rb"(GET|POST) (%b) HTTP/1\.1\r\n" % _PATH)
 _HEADERS = re.compile(rb"((?:%b)++)\r\n" % _HEADER)
 # In an answer, no blanks surround a value.
-_ANSWER_HEADER = _TOKEN + rb": (?:(?![\t ])[\t -~\x80-\xff]++(?<![\t ]))?\r\n"
-_ANSWER_HEADERS = re.compile(rb"(?:%b)*+" % _ANSWER_HEADER)
+_ANSWER_HEADER = re.compile(_TOKEN + rb": (?:(?![\t ])[\t -~\x80-\xff]++(?<![\t ]))?\r\n")
+# Most answers have the same headers: the lines of so many are kept.
+_KEPT_LINES = 64
 # Headers that decide how long a request is, or what happens to its connection.
 _DECISIVE = frozenset(
     b"connection content-length expect host te trailer transfer-encoding upgrade".split()
@@ -153,7 +154,12 @@ def answer_bytes(status: int, headers: HeaderList, body: bytes) -> bytes:
         ValueError: A header's name is not a token, or its value has a control character or blanks
             around it. A client could read a line break in it as the start of another answer.
     """
-    block = b"".join([b"%b: %b\r\n" % header for header in headers])
-    if block.count(b"\n") != len(headers) or _ANSWER_HEADERS.fullmatch(block) is None:
-        raise ValueError(f"illegal headers of an answer: {headers!r}")
-    return b"%b%b\r\n%b" % (_STATUS_LINES[status], block, body)
+    return b"".join([_STATUS_LINES[status], *map(_header_line, headers), b"\r\n", body])
+
+
+@lru_cache(_KEPT_LINES)
+def _header_line(header: tuple[bytes, bytes]) -> bytes:
+    line = b"%b: %b\r\n" % header
+    if _ANSWER_HEADER.fullmatch(line) is None:
+        raise ValueError(f"illegal header of an answer: {header!r}")
+    return line

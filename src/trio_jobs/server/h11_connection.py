@@ -112,7 +112,7 @@ class H11Connection(ClientStream):
             or self._context.stopping
             or not self.request_complete
         )
-        self.closing = any(name.lower() == b"connection" for name, _ in headers)
+        self.closing = b"connection" in {name.lower() for name, _ in headers}
         if last and not self.closing:
             headers.append((b"connection", b"close"))
             self.closing = True
