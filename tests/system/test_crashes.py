@@ -2,6 +2,8 @@
 
 import random
 import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,18 +29,19 @@ async def wait_until_all_have_ended(folder: Path, server: Command) -> None:
             assert answer.status_code == 200
 
 
-async def live_and_die(folder: Path, *, lives: int, seed: int) -> Accounts:
+async def live_and_die(
+    folder: Path, *, lives: int, seed: int, accounts: Accounts, first: int = 0
+) -> None:
     """Kill so many servers under fire; the last one finishes all, and stops in order."""
     chance = random.Random(seed)  # noqa: S311
-    accounts = Accounts()
-    for life in range(lives + 1):
+    for life in range(first, first + lives + 1):
         config = configuration(
             workers=chance.choice([1, 4, 10]), buffer_size=chance.choice([5, 50])
         )
         environment = {"LIFE": str(life), "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
         start = running_command(folder, config=config, handlers=HANDLERS, environment=environment)
         async with start as server:
-            if life < lives:
+            if life < first + lives:
                 await fire(server, accounts, life=life, seconds=chance.uniform(0.1, 0.8))
                 continue
             with trio.fail_after(60):
@@ -46,13 +49,14 @@ async def live_and_die(folder: Path, *, lives: int, seed: int) -> Accounts:
                 await wait_until_all_have_ended(folder, server)
             server.send(signal.SIGTERM)
             assert await server.wait_exit() == 0, server.log
-    return accounts
 
 
 async def test_killed_under_fire_it_loses_no_accepted_job_and_repeats_none_that_may_not(
     tmp_path: Path,
 ) -> None:
-    accounts = await live_and_die(tmp_path, lives=4, seed=1)
+    accounts = Accounts()
+
+    await live_and_die(tmp_path, lives=4, seed=1, accounts=accounts)
 
     check(tmp_path, accounts)
     assert accounts.statuses[201] > 20
@@ -61,32 +65,79 @@ async def test_killed_under_fire_it_loses_no_accepted_job_and_repeats_none_that_
 
 @pytest.mark.soak
 async def test_a_hundred_lives(tmp_path: Path) -> None:
-    accounts = await live_and_die(tmp_path, lives=max(round(share_of(100)), 4), seed=2)
+    accounts = Accounts()
+
+    await live_and_die(tmp_path, lives=max(round(share_of(100)), 4), seed=2, accounts=accounts)
 
     check(tmp_path, accounts)
     assert set(accounts.statuses) <= {201, 429}
+
+
+@dataclass(slots=True)
+class Stops:
+    """What the stops of one file have in common.
+
+    Attributes:
+        accounts: What the clients know.
+        kept: How many jobs each stop has left in the file.
+    """
+
+    accounts: Accounts = field(default_factory=Accounts)
+    kept: list[int] = field(default_factory=list)
+
+
+async def stop_again_and_again(
+    folder: Path, *, stops: int, seed: int, drains: Sequence[str] = ("running", "all")
+) -> Stops:
+    """Stop so many servers under load; the last one finishes what they have kept."""
+    chance = random.Random(seed)  # noqa: S311
+    seen = Stops()
+    for life in range(stops):
+        drain = drains[life % len(drains)]
+        config = configuration(workers=chance.choice([1, 4, 10]), buffer_size=50, drain=drain)
+        environment = {"LIFE": str(life), "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+        start = running_command(folder, config=config, handlers=HANDLERS, environment=environment)
+        async with start as server, trio.open_nursery() as nursery:
+            shooting = partial(shoot, server, seen.accounts, life=life, requests=1_000)
+            nursery.start_soon(shooting)
+            await trio.sleep(chance.uniform(0.1, 0.6))
+            server.send(signal.SIGTERM)
+            assert await server.wait_exit() == 0, server.log
+            nursery.cancel_scope.cancel()
+        check(folder, seen.accounts, kept=True)
+        kept = [row for row in rows(folder).values() if row["status"] != 2]
+        assert all(row["status"] == 0 for row in kept)
+        assert bool(server.lines_with("jobs_kept")) is bool(kept)
+        if drain == "all":
+            assert all(row["run_at"] is not None for row in kept)
+        seen.kept.append(len(kept))
+    await live_and_die(folder, lives=0, seed=seed, accounts=seen.accounts, first=stops)
+    check(folder, seen.accounts)
+    assert all(row["interruptions"] == 0 for row in rows(folder).values())
+    assert {row["outcome"] for row in rows(folder).values()} == {"succeeded"}
+    assert set(seen.accounts.statuses) <= {201, 429, 503}
+    return seen
 
 
 @pytest.mark.parametrize("drain", ["running", "all"])
 async def test_sigterm_under_load_runs_each_job_once_and_keeps_the_others(
     tmp_path: Path, drain: str
 ) -> None:
-    accounts = Accounts()
-    for life in range(3):
-        config = configuration(workers=4, buffer_size=50, drain=drain)
-        environment = {"LIFE": str(life), "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
-        start = running_command(tmp_path, config=config, handlers=HANDLERS, environment=environment)
-        async with start as server, trio.open_nursery() as nursery:
-            nursery.start_soon(partial(shoot, server, accounts, life=life, requests=1_000))
-            await trio.sleep(0.4)
-            server.send(signal.SIGTERM)
-            assert await server.wait_exit() == 0, server.log
-            nursery.cancel_scope.cancel()
-        check(tmp_path, accounts, kept=True)
-        kept = [row for row in rows(tmp_path).values() if row["status"] != 2]
-        assert all(row["status"] == 0 for row in kept)
-        assert bool(server.lines_with("jobs_kept")) is bool(kept)
-        if drain == "all":
-            assert all(row["run_at"] is not None for row in kept)
-    assert all(row["interruptions"] == 0 for row in rows(tmp_path).values())
-    assert accounts.accepted
+    seen = await stop_again_and_again(tmp_path, stops=3, seed=3, drains=[drain])
+
+    assert seen.accounts.accepted
+
+
+@pytest.mark.soak
+async def test_two_hundred_stops(tmp_path: Path, report: Path) -> None:
+    stops = max(round(share_of(200)), 4)
+
+    seen = await stop_again_and_again(tmp_path, stops=stops, seed=4)
+
+    jobs = rows(tmp_path).values()
+    text = (
+        f"{stops} stops with status 0, {sum(map(bool, seen.kept))} of which kept jobs,"
+        f" {sum(seen.kept)} in all: {len(jobs)} jobs, each of which has succeeded once;"
+        f" answers: {dict(sorted(seen.accounts.statuses.items()))}"
+    )
+    (report / "file-stops.txt").write_text(f"{text}\n")
