@@ -5,6 +5,7 @@ import pickle
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -75,6 +76,66 @@ async def test_cancelled_call_from_another_thread_does_not_hold_the_clock(jobs: 
     await jobs.result(jobs.submit("cancel_a_call", 60).id)
 
     assert trio.current_time() == 60
+
+
+def test_clock_waits_until_the_loop_runs() -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    virtual_time = VirtualTime(clock)
+    handlers = {"sleep": HANDLERS["sleep_in_asyncio"]}
+    opened = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 60)
+            with virtual_time.loop_to_come() as make_loop:
+
+                def make_slowly() -> asyncio.AbstractEventLoop:
+                    work()
+                    return make_loop()
+
+                async with open_jobs(handlers, asyncio_loop=make_slowly):
+                    opened.append(trio.current_time())
+
+    with virtual_time.patched():
+        trio.run(main, clock=clock, instruments=[virtual_time])
+
+    assert opened == [0]
+    assert clock.current_time() == 60
+
+
+def test_clock_waits_no_longer_for_a_loop_that_is_not_made() -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    virtual_time = VirtualTime(clock)
+
+    async def main() -> None:
+        with virtual_time.loop_to_come():
+            pass
+        await trio.sleep(60)
+
+    with virtual_time.patched():
+        trio.run(main, clock=clock, instruments=[virtual_time])
+
+
+async def swallow_cancellation(_: None) -> None:
+    while True:  # noqa: ASYNC913 - it waits in asyncio
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+
+
+def test_end_of_the_pool_leaves_behind_a_task_that_goes_on(quiet: None) -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    virtual_time = VirtualTime(clock)
+    handlers = {"swallow": Handler.of(swallow_cancellation, run="asyncio")}
+
+    async def main() -> None:
+        with trio.move_on_after(10), virtual_time.loop_to_come() as make_loop:
+            async with open_jobs(handlers, asyncio_loop=make_loop) as jobs:
+                jobs.submit("swallow")
+
+    with virtual_time.patched():
+        trio.run(main, clock=clock, instruments=[virtual_time])
+
+    assert 10 < clock.current_time() < 11
 
 
 class PickledWork(ProcessPoolExecutor):
@@ -152,12 +213,13 @@ def test_clock_never_jumps_while_asyncio_works(
     }
 
     async def main() -> None:
-        async with (
-            open_jobs(handlers, workers=5, asyncio_loop=virtual_time.make_loop) as jobs,
-            trio.open_nursery() as nursery,
-        ):
-            for number in range(len(specs)):
-                nursery.start_soon(run_job, jobs, number)
+        with virtual_time.loop_to_come() as make_loop:
+            async with (
+                open_jobs(handlers, workers=5, asyncio_loop=make_loop) as jobs,
+                trio.open_nursery() as nursery,
+            ):
+                for number in range(len(specs)):
+                    nursery.start_soon(run_job, jobs, number)
 
     with seeded_schedule(seed), virtual_time.patched():
         trio.run(main, clock=clock, instruments=[virtual_time])

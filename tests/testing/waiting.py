@@ -8,6 +8,7 @@ from collections.abc import Callable  # noqa: TC003 - handlers are imported with
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from trio.from_thread import run as run_in_trio  # by name, as many modules have it
@@ -77,6 +78,16 @@ async def await_threads_in_asyncio(seconds: float) -> float:
     return 2 * await asyncio.to_thread(sleep_in_thread, seconds / 2)
 
 
+async def await_http_in_asyncio(seconds: float) -> float:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(seconds / 2)
+        return httpx.Response(200, content=request.content)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        response = await client.post("http://api.test", content=str(seconds / 2))
+    return 2 * await asyncio.to_thread(sleep_in_thread, float(response.text))
+
+
 async def run_programs_in_asyncio(seconds: float) -> float:
     async with asyncio.timeout(0.001):
         program = await asyncio.create_subprocess_exec("sleep", "0.02")
@@ -97,6 +108,7 @@ _IN_ASYNCIO = (
     await_timeout_in_asyncio,
     await_queue_in_asyncio,
     await_threads_in_asyncio,
+    await_http_in_asyncio,
     run_programs_in_asyncio,
 )
 

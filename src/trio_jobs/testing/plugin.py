@@ -7,10 +7,10 @@ if the plugin did not exist.
 
 import functools
 import inspect
-import math
 import os
 import shlex
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -192,18 +192,8 @@ async def _open_jobs(
     import trio.testing
 
     from trio_jobs.embed import open_jobs
-    from trio_jobs.testing.virtual_time import current_virtual_time
 
-    _check_processes(handlers)
-    virtual_time = current_virtual_time()
-    if virtual_time is not None:
-        if options.get("asyncio_loop", "asyncio") != "asyncio":
-            _fail(
-                f"asyncio_loop={options['asyncio_loop']!r} follows no mock clock: mark the test"
-                " with trio_jobs(..., mock_clock=False)"
-            )
-        options = {**options, "asyncio_loop": virtual_time.make_loop}
-    with trio.CancelScope() as scope:
+    with trio.CancelScope() as scope, _options_in_virtual_time(handlers, options) as options:
         async with open_jobs(handlers, **options) as running:
             # The test finds every worker waiting for a job.
             await trio.testing.wait_all_tasks_blocked()
@@ -260,23 +250,37 @@ def _plain_function() -> NoReturn:
     raise AssertionError("this stands for a test only until it is collected")
 
 
-def _check_processes(handlers: Mapping[str, object]) -> None:
-    """Refuse handlers in processes under a clock that jumps while they work."""
-    import trio.testing
-
+@contextmanager
+def _options_in_virtual_time(
+    handlers: Mapping[str, object], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A block for `open_jobs`; gives its options. Refuses what does not follow a mock clock."""
     from trio_jobs.handlers.handler import Run
     from trio_jobs.handlers.registry import HandlerRegistry
+    from trio_jobs.testing.virtual_time import current_virtual_time
 
-    clock = trio.lowlevel.current_clock()
-    if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold == math.inf:
+    virtual_time = current_virtual_time()
+    if virtual_time is None:
+        yield options
         return
-    for name, handler in HandlerRegistry.of(handlers).table.items():
-        if handler.run is Run.PROCESS:
+    table = HandlerRegistry.of(handlers, async_handlers=options.get("async_handlers", "trio")).table
+    for name, handler in table.items():
+        if handler.run is Run.PROCESS and virtual_time.jumps:
             _fail(
                 f"the handler of {name!r} runs in a process, and a clock that jumps ahead does not"
                 " wait for it: mark the test with trio_jobs(..., mock_clock=False), and give it no"
                 " autojump_clock"
             )
+    if options.get("asyncio_loop", "asyncio") != "asyncio":
+        _fail(
+            f"asyncio_loop={options['asyncio_loop']!r} follows no mock clock: mark the test with"
+            " trio_jobs(..., mock_clock=False), and give it no clock of a fixture"
+        )
+    if not any(handler.run is Run.ASYNCIO for handler in table.values()):
+        yield options
+        return
+    with virtual_time.loop_to_come() as make_loop:
+        yield {**options, "asyncio_loop": make_loop}
 
 
 def _in_virtual_time(run: Callable[..., Any] | None, *, mock_clock: bool) -> Callable[..., Any]:

@@ -38,7 +38,7 @@ class VirtualTime(trio.abc.Instrument):
     At work is each thread that a task waits for in `trio.to_thread.run_sync`, and each program that
     a task waits for in `trio.Process.wait`. A thread that waits for Trio in `trio.from_thread.run`
     is not at work. Nor is a thread that its task has abandoned, since no task waits for it. When an
-    event loop of `make_loop` is at work, `VirtualLoop` says.
+    event loop of `loop_to_come` is at work, `VirtualLoop` says.
 
     Args:
         clock: The clock of the run that has this instrument. While something is at work, the
@@ -49,9 +49,15 @@ class VirtualTime(trio.abc.Instrument):
         self._clock = clock
         self._programs = 0
         self._waiting_for_trio: dict[int, _Register] = {}
+        self._loops_to_come = 0
         self._loops: set[VirtualLoop] = set()
         self._is_held = False
         self._threshold = math.inf
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the clock jumps by itself while nothing is at work."""
+        return (self._threshold if self._is_held else self._clock.autojump_threshold) < math.inf
 
     def before_run(self) -> None:
         """Take note of the run."""
@@ -61,11 +67,10 @@ class VirtualTime(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
         """Hold or release the clock: threads and programs start and end within tasks' steps."""
         # `before_io_wait` would be too late: Trio has read the threshold by then.
-        at_work = trio.testing.active_thread_count() + self._programs
+        at_work = trio.testing.active_thread_count() + self._programs + self._loops_to_come
         if self._waiting_for_trio:
             at_work -= sum(each[0] is not None for each in self._waiting_for_trio.values())
-        for loop in self._loops:
-            at_work += loop.is_at_work()
+        at_work += sum(loop.is_at_work() for loop in self._loops)
         if self._is_held == (at_work > 0):
             return
         self._is_held = not self._is_held
@@ -75,14 +80,34 @@ class VirtualTime(trio.abc.Instrument):
         else:
             self._clock.autojump_threshold = self._threshold
 
-    def make_loop(self) -> "VirtualLoop":
-        """Make an event loop of asyncio that follows the clock; call this in the loop's thread."""
+    @contextmanager
+    def loop_to_come(self) -> Iterator[Callable[[], "VirtualLoop"]]:
+        """A block in which asyncio is at work until a loop is made that follows the clock.
+
+        It gives the function that makes the loop, to be called once, in the loop's thread.
+        """
         from trio_jobs.testing.virtual_loop import VirtualLoop, patch_programs
 
         patch_programs(self._patch)
-        loop = VirtualLoop(self._clock, self._token, self._loops.remove)
-        self._token.run_sync_soon(self._loops.add, loop)
-        return loop
+        has_come = False
+
+        def make() -> VirtualLoop:
+            loop = VirtualLoop(self._clock, self._token, self._loops.remove)
+            self._token.run_sync_soon(note, loop)
+            return loop
+
+        def note(loop: VirtualLoop) -> None:
+            nonlocal has_come
+            has_come = True
+            self._loops_to_come -= 1
+            self._loops.add(loop)
+
+        self._loops_to_come += 1
+        try:
+            yield make
+        finally:
+            if not has_come:
+                self._loops_to_come -= 1
 
     @contextmanager
     def patched(self) -> Iterator[None]:
