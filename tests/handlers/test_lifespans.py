@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from tests.handlers.support import wait_until_set
+from tests.support import HandlerRegistry
 from trio_jobs import (
     Handler,
     HandlerError,
@@ -19,6 +20,7 @@ from trio_jobs import (
     Outcome,
     open_jobs,
 )
+from trio_jobs.handlers.places import Places
 
 # Each place with the loops of asyncio.
 PLACES = [("trio", "asyncio"), ("asyncio", "asyncio"), ("asyncio", "uvloop"), ("thread", "asyncio")]
@@ -495,3 +497,17 @@ async def test_what_can_be_no_lifespan_is_refused(
             pytest.fail("it has opened")
 
     assert str(caught.value).startswith(f"the lifespan '{place}' {complaint}")
+
+
+async def test_a_stop_before_the_start_enters_the_block_if_no_lifespan_opens() -> None:
+    handlers = {**HANDLERS, "process": Handler.of(in_thread, run="process")}
+    places = Places(HandlerRegistry(handlers), workers=1)
+    opening = trio.CancelScope()
+    opening.cancel()
+    entered = False
+
+    async with places.open(opening):
+        entered = True
+
+    assert entered
+    assert not places.faulty

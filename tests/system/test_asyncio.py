@@ -257,7 +257,7 @@ async def test_a_signal_while_a_lifespan_opens_ends_the_start(
         server.send(signal.SIGTERM)
 
         assert await server.wait_exit() == 1
-        assert server.lines_with("start_stopped", place)
+        assert server.lines_with("start_stopped", "a lifespan has not opened before the stop")
         assert not server.lines_with("Running on")
 
 

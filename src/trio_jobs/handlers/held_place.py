@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 import trio
 
 from trio_jobs.handlers.handler import Run
+from trio_jobs.handlers.lifespan import Lifespan
 from trio_jobs.lifecycle import without_groups
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ class HeldPlace:
     Args:
         place: Which one.
         manager: Opens and closes the place, and gives its state.
+        lifespan: The lifespan that it enters; None for none.
 
     Attributes:
         state: What ``manager`` gives; None before.
@@ -26,8 +28,14 @@ class HeldPlace:
         faulty: Whether it has failed later, or has not closed in time.
     """
 
-    def __init__(self, place: Run, manager: AbstractAsyncContextManager[object]) -> None:
+    def __init__(
+        self,
+        place: Run,
+        manager: AbstractAsyncContextManager[object],
+        lifespan: Lifespan | None = None,
+    ) -> None:
         self.place = place
+        self.lifespan = lifespan
         self._manager = manager
         self._scope = trio.CancelScope()
         self._seconds = math.inf

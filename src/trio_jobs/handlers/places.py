@@ -5,7 +5,8 @@ they ran inside of the lifespan.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -121,8 +122,8 @@ class Places:
         also if the caller is cancelled.
 
         Args:
-            opening: The scope in which the places open. If it is cancelled, the block is not
-                entered.
+            opening: The scope in which the lifespans open. If it is cancelled meanwhile, the block
+                is not entered.
             closing: The places close when this is set, or the block is left.
             failed: Called if a lifespan fails or ends within the block.
             seconds: How long a lifespan may take to close.
@@ -130,30 +131,24 @@ class Places:
         Raises:
             LifespanError: A lifespan has not opened. Those that had opened have closed again.
             LoopStartError: asyncio's loop cannot be started.
-            StartStoppedError: ``opening`` was cancelled.
+            StartStoppedError: ``opening`` was cancelled while a lifespan opened.
         """
         closing = trio.Event() if closing is None else closing
         if self.processes is not None and Run.PROCESS in self._lifespans:
             self.processes.closing_time = max(seconds, self.processes.closing_time)
         opening = trio.CancelScope() if opening is None else opening
-        held = [HeldPlace(*each) for each in self._managers()]
+        held = [*self._held_places()]
         raised: BaseException | None = None
-        current = ""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._limit, held, closing, seconds)
             try:
+                start = partial(self._start, nursery, closing=closing, failed=failed)
+                await start([each for each in held if each.lifespan is None])
                 with opening:
-                    for each in held:
-                        current = str(each.place)
-                        await nursery.start(each.hold, closing, failed)
-                        if raised := each.not_opened:
-                            break
-                        if each.place in self._lifespans:
-                            self.states[each.place] = each.state
+                    await start([each for each in held if each.lifespan is not None])
                 if opening.cancelled_caught:
-                    raised = StartStoppedError(f"{current} has not opened before the stop")
-                if raised is None:
-                    yield
+                    raise StartStoppedError("a lifespan has not opened before the stop")  # noqa: TRY301
+                yield
             except BaseException as error:  # noqa: ASYNC103, BLE001 - raised below
                 raised = error
             finally:
@@ -167,23 +162,39 @@ class Places:
         if raised is not None:
             raise raised
 
-    def _managers(self) -> Iterator[tuple[Run, AbstractAsyncContextManager[object]]]:
-        """What opens each place that there is to open, in order."""
+    def _held_places(self) -> Iterator[HeldPlace]:
+        """Each place that there is to open, in order."""
         if self.asyncio is not None:
-            yield Run.ASYNCIO, self.asyncio.open(self._lifespans.get(Run.ASYNCIO))
+            lifespan = self._lifespans.get(Run.ASYNCIO)
+            yield HeldPlace(Run.ASYNCIO, self.asyncio.open(lifespan), lifespan)
         if (lifespan := self._lifespans.get(Run.TRIO)) is not None:
-            yield Run.TRIO, enter_on_trio(lifespan)
+            yield HeldPlace(Run.TRIO, enter_on_trio(lifespan), lifespan)
         if (lifespan := self._lifespans.get(Run.THREAD)) is not None:
-            yield Run.THREAD, enter_in_thread(lifespan)
-        if self.processes is not None:
-            yield Run.PROCESS, self.processes
+            yield HeldPlace(Run.THREAD, enter_in_thread(lifespan), lifespan)
+        if self.processes is not None:  # each child has its lifespan in itself
+            yield HeldPlace(Run.PROCESS, self.processes)
+
+    async def _start(
+        self,
+        nursery: trio.Nursery,
+        places: Iterable[HeldPlace],
+        *,
+        closing: trio.Event,
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        for each in places:
+            await nursery.start(each.hold, closing, failed)
+            if each.not_opened is not None:
+                raise each.not_opened
+            if each.lifespan is not None:
+                self.states[each.place] = each.state
 
     async def _limit(self, held: Iterable[HeldPlace], closing: trio.Event, seconds: float) -> None:
         """Bound the closing of what user code closes; all else is bounded by itself."""
         with trio.CancelScope(shield=True):  # the block sets the event at its end
             await closing.wait()
         for each in held:
-            if each.place in self._lifespans and each.place is not Run.PROCESS:
+            if each.lifespan is not None:
                 each.limit(seconds)
 
 
