@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import count, repeat
@@ -20,11 +20,12 @@ from bench.peers.environments import HUEY, NOT_INSTALLED
 from bench.peers.producer import THREADS
 from bench.row import Missing, Reach, Result, Row, at_least
 from bench.workload import PAYLOAD, SUBMISSION, empty
-from trio_jobs import Job, open_jobs
+from trio_jobs import DurableJobs, Job, open_jobs
 
 # Names of sides.
 _MEMORY, _FILE, _COMMIT = "trio-jobs, in memory", "trio-jobs, in a file", "a commit"
-_SINGLE, _BATCHED = "trio-jobs, in a file", "trio-jobs, in batches"
+_SINGLE, _BATCHED = f"trio-jobs, {CONNECTIONS} clients", "trio-jobs, in batches"
+_TASKS, _AT_ONCE = f"trio-jobs, {THREADS} tasks", "trio-jobs, submit_all"
 _HUEY, _HUEY_ALONE = f"Huey, {THREADS} producers", "Huey, one producer"
 
 _BATCH = 1_000
@@ -32,6 +33,9 @@ _BUFFER = 100_000
 
 # More than the store keeps by default: from then on each job that ends drops an older one.
 _FILL = 12_000
+
+# Submits so many jobs.
+Submit = Callable[[DurableJobs, int], Awaitable[None]]
 
 # So many tasks submit at once, each one job after the other.
 _SUBMITTERS = 100
@@ -116,18 +120,21 @@ def measure_beside_huey(
         jobs: How many jobs Huey gets in a turn.
         turns: How often both sides have their turn.
     """
-    one_by_one = f"jobs a second that are on the disk, one by one, {CONNECTIONS} clients"
+    one_by_one = "jobs a second that are on the disk, one by one"
     in_bulk = "jobs a second that are on the disk, in bulk"
     reason = no_disk() or (None if HUEY.installed else NOT_INSTALLED)
     if reason is not None:
         return [Missing(number=19, what=one_by_one, reason=reason)]
     with ExitStack() as stack:
         folder = stack.enter_context(new_folder())
+        paths = (folder / f"{number}.db" for number in count())
         single = _server(stack, folder / "single.db")
         batches = _server(stack, folder / "batches.db", buffer_size=_BUFFER)
         send_stream(single.port, _FILL)
         latency = _Requests(stack, single, CONNECTIONS, requests)
         subjects: dict[str, Callable[[], float]] = {
+            _TASKS: lambda: _submitted(requests, next(paths), _submit_singly),
+            _AT_ONCE: lambda: _submitted(bulk, next(paths), _submit_many),
             _SINGLE: lambda: CONNECTIONS / latency() * 1000,
             _BATCHED: _batches(stack, batches, bulk),
             _HUEY: partial(_huey, folder, jobs, THREADS),
@@ -139,9 +146,12 @@ def measure_beside_huey(
             return [Missing(number=19, what=one_by_one, reason=str(error))]
     # Huey has no call for many jobs: what is faster stands for it.
     best = max((_HUEY, _HUEY_ALONE), key=lambda name: Spread.of(values[name]).median)
+    in_process, over_http = "in the process", "over HTTP, which runs them meanwhile"
     return [
-        _beside(one_by_one, values, _SINGLE, _HUEY, at_least(3)),
-        _beside(in_bulk, values, _BATCHED, best, at_least(30)),
+        _beside(f"{one_by_one}, {in_process}", values, _TASKS, _HUEY, at_least(3)),
+        _beside(f"{in_bulk}, {in_process}", values, _AT_ONCE, best, at_least(30)),
+        _beside(f"{one_by_one}, {over_http}", values, _SINGLE, _HUEY, None),
+        _beside(f"{in_bulk}, {over_http}", values, _BATCHED, best, None),
     ]
 
 
@@ -233,6 +243,48 @@ async def _run_singly(jobs: int, path: Path | None) -> float:
         return jobs / (time.perf_counter() - began)
 
 
+def _submitted(jobs: int, path: Path, submit: Submit) -> float:
+    """How many jobs a second are submitted in this process; none of them ends meanwhile."""
+
+    async def run() -> float:
+        over = trio.Event()
+
+        async def wait(_: object) -> None:
+            await over.wait()
+
+        gc.collect()
+        async with open_jobs({"email": wait}, workers=1, buffer_size=jobs, path=path) as pool:
+            began = time.perf_counter()
+            await submit(pool, jobs)
+            rate = jobs / (time.perf_counter() - began)
+            over.set()
+            return rate
+
+    return trio.run(run)
+
+
+async def _submit_singly(pool: DurableJobs, jobs: int) -> None:
+    async def submit(number: int) -> None:
+        for _ in range(number):
+            await pool.submit("email", PAYLOAD)
+
+    await _in_tasks(submit, jobs)
+
+
+async def _submit_many(pool: DurableJobs, jobs: int) -> None:
+    async def submit(batches: int) -> None:
+        for _ in range(batches):
+            await pool.submit_all([("email", PAYLOAD)] * _BATCH)
+
+    await _in_tasks(submit, jobs // _BATCH)
+
+
+async def _in_tasks(submit: Callable[[int], Awaitable[None]], number: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for first in range(THREADS):
+            nursery.start_soon(submit, len(range(first, number, THREADS)))
+
+
 def _huey(folder: Path, jobs: int, threads: int) -> float:
     """How many jobs a second Huey takes, none of which it runs meanwhile."""
     command = [HUEY.program("python"), "-m", "bench.peers.producer", HUEY.module, "threads"]
@@ -281,7 +333,15 @@ def _beside_memory(
     )
 
 
-def _beside(what: str, values: dict[str, list[float]], over: str, under: str, reach: Reach) -> Row:
-    names = (19, what, f"{under}, with fsync, without HTTP")
-    both = {name: values[name] for name in (over, under)}
-    return Row.of_turns(names, both, over=over, under=under, reach=reach, unit="/s")
+def _beside(
+    what: str, values: dict[str, list[float]], over: str, under: str, reach: Reach | None
+) -> Row:
+    return Row(
+        number=19,
+        what=what,
+        against=f"{under}, with fsync",
+        figure=ratio(values[over], values[under]),
+        reach=reach,
+        sides={name: Spread.of(values[name]) for name in (over, under)},
+        sides_unit="/s",
+    )
