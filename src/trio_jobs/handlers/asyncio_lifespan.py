@@ -10,6 +10,9 @@ import trio
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.handlers.lifespan import Lifespan
 
+# Seconds that a context manager gets to unwind if it is cancelled as it is entered.
+_UNWINDING_TIME = 0.4
+
 
 @asynccontextmanager
 async def enter_on_asyncio(
@@ -24,12 +27,13 @@ async def enter_on_asyncio(
         LifespanError: It cannot be entered.
 
     Cancellation:
-        Cancels the task once. The loop's end waits for it.
+        Cancels the task. A task that has not opened gets a bounded time to unwind.
     """
     token = trio.lowlevel.current_trio_token()
     closing = asyncio.Event()  # set and awaited on the loop
     states: list[object] = []
     opened = trio.Event()
+    entered = False
 
     def note_open(state: object) -> None:
         states.append(state)
@@ -49,6 +53,7 @@ async def enter_on_asyncio(
     try:
         with until_ended:
             await opened.wait()
+            entered = True
             yield states[0]
         if not states:
             with lifespan.opening():
@@ -59,6 +64,9 @@ async def enter_on_asyncio(
             await task.done.wait()
     except trio.Cancelled:
         task.cancel()
+        if not entered:  # a second cancel, by the loop's end, would break its clean-up
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING_TIME):
+                await task.done.wait()
         raise
     task.result.unwrap()
 

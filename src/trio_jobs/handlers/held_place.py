@@ -66,6 +66,8 @@ class HeldPlace:
         with self._scope as scope:
             try:
                 async with self._manager as self.state:
+                    if trio.current_effective_deadline() == -math.inf:
+                        closing.set()  # cancelled: who has started this waits for its end
                     self._is_open = scope.shield = True
                     task_status.started()
                     await closing.wait()
