@@ -1,6 +1,6 @@
 """Start the command that is named, and let schemathesis compare it with its own OpenAPI document.
 
-The handlers are those of this file's folder (`fuzz_handlers.py`): with payloads of all kinds.
+The handlers are those of this file's folder (`fuzz_handlers.py`): with and without a payload type.
 """
 
 import os
@@ -30,13 +30,7 @@ max_wait_seconds = 0.2
 
 [handlers]
 parcel = "fuzz_handlers:ship"
-email = "fuzz_handlers:send"
-tidy = "fuzz_handlers:tidy"
 default = "fuzz_handlers:accept"
-
-[handlers.count]
-call = "fuzz_handlers:count"
-spread = true
 """
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tests.on_asyncio import cancelled_at, on_asyncio
-from trio_jobs import Handler, JobQueue, Outcome, ShuttingDownError
+from trio_jobs import Handler, JobContext, JobQueue, Outcome, ShuttingDownError
 from trio_jobs.asyncio import open_jobs
 
 
@@ -30,7 +31,12 @@ async def stuck(_payload: object) -> None:
     await trio.sleep_forever()
 
 
-HANDLERS = {"double": double, "stuck": stuck}
+async def triple(number: int) -> int:
+    await asyncio.sleep(0.001)
+    return number * 3
+
+
+HANDLERS = {"double": double, "triple": Handler.of(triple, run="asyncio"), "stuck": stuck}
 
 
 @on_asyncio
@@ -117,7 +123,7 @@ async def test_program_may_be_cancelled_at_each_step(tmp_path: Path) -> None:
             job = await jobs.submit("double", 21, key=key)
             returned.append(job.id)
             assert await jobs.result(job.id) == 42
-            [other] = await jobs.submit_all([("double", 1)])
+            [other] = await jobs.submit_all([("triple", 1)])
             returned.append(other.id)
             await jobs.wait(other.id)
 
@@ -173,6 +179,30 @@ def test_users_test_client_opens_it_as_often_as_it_likes() -> None:
             answer = client.get(f"/queue/jobs/{job_id}", headers={"Prefer": "wait=30"})
             assert answer.json()["result"] == 42
     assert TestClient(app).get("/queue/health").status_code == 503
+
+
+def test_handler_uses_what_the_applications_own_lifespan_has_opened() -> None:
+    async def fetch(path: str, context: JobContext[httpx.AsyncClient]) -> str:
+        return (await context.state.get(path)).text
+
+    queue = JobQueue({"fetch": Handler.of(fetch, run="asyncio")})
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, text=str(request.url)))
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://shop") as client,
+            queue.lifespan(state={"asyncio": client}),
+        ):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.mount("/queue", queue)
+    for _ in range(2):
+        with TestClient(app, base_url="http://localhost") as users_client:
+            job = {"type": "fetch", "payload": "/stock"}
+            answer = users_client.post("/queue/jobs", json=job, headers={"Prefer": "wait=30"})
+            assert answer.json()["result"] == "http://shop/stock"
 
 
 def test_middleware_of_the_application_sees_the_mounted_api() -> None:

@@ -1,5 +1,6 @@
 """`JobQueue` in programs on Trio, on asyncio and on uvloop."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -18,8 +19,10 @@ from starlette.routing import Mount
 
 from tests.hosts import on_each_host
 from trio_jobs import (
+    Handler,
     HandlerError,
     InvalidTransitionError,
+    JobContext,
     JobNotFoundError,
     JobQueue,
     JobStatus,
@@ -218,6 +221,101 @@ async def test_pool_that_fails_ends_the_lifespan(
                 await queue.wait(job.id)
 
     assert "pool_failed" in caplog.messages
+
+
+# Handlers on asyncio. --------------------------------------------------------------------------
+
+
+async def where(_payload: object) -> int:
+    await asyncio.sleep(0)
+    return id(asyncio.get_running_loop())
+
+
+def own_loop() -> int | None:
+    return None if trio.lowlevel.in_trio_task() else id(asyncio.get_running_loop())
+
+
+@on_each_host
+async def test_asyncio_handlers_run_on_the_applications_own_loop() -> None:
+    """If the application is on Trio, they have one of their own."""
+    queue = JobQueue({"where": Handler.of(where, run="asyncio")}, workers=1)
+    async with queue.lifespan():
+        loops = [await queue.result((await queue.submit("where")).id) for _ in range(2)]
+
+    assert loops[0] == loops[1]
+    assert own_loop() in {None, loops[0]}
+
+
+@on_each_host
+async def test_async_handlers_run_on_asyncio_if_the_queue_says_so() -> None:
+    queue = JobQueue({"where": where}, async_handlers="asyncio")
+    async with queue.lifespan():
+        job = await queue.wait((await queue.submit("where")).id)
+
+    assert job.outcome is Outcome.SUCCEEDED
+
+
+@on_each_host
+async def test_asyncio_handler_ends_at_its_limit_and_with_the_grace_period() -> None:
+    story: list[str] = []
+
+    async def stay(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            story.append(f"{name} unwound")
+
+    handlers = {
+        "limited": Handler.of(stay, run="asyncio", timeout=0.05),
+        "stuck": Handler.of(stay, run="asyncio"),
+    }
+    queue = JobQueue(handlers, workers=2, buffer_size=1, grace_period=0.05)
+    async with queue.lifespan():
+        limited = await queue.submit("limited", "limited")
+        assert (await queue.wait(limited.id)).outcome is Outcome.TIMED_OUT
+        for name in ("a", "b", "c"):  # two of them have begun when there is room for the third
+            await queue.submit_when_possible("stuck", name)
+
+    assert story[0] == "limited unwound"
+    assert sorted(story[1:]) == ["a unwound", "b unwound"]
+
+
+@on_each_host
+async def test_lifespan_of_asyncio_handlers_is_on_the_same_loop() -> None:
+    story: list[object] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[str]:
+        story.append(id(asyncio.get_running_loop()))
+        yield "a shop"
+        story.append(id(asyncio.get_running_loop()))
+
+    async def use(number: int, context: JobContext[str]) -> str:
+        story.append(id(asyncio.get_running_loop()))
+        return f"{context.state} {number}"
+
+    queue = JobQueue(
+        {"use": Handler.of(use, run="asyncio")}, lifespan={"asyncio": lifespan}, grace_period=1000
+    )
+    async with queue.lifespan():
+        assert await queue.result((await queue.submit("use", 7)).id) == "a shop 7"
+
+    assert len(story) == 3
+    assert len(set(story)) == 1
+    assert own_loop() in {None, story[0]}
+
+
+@on_each_host
+async def test_state_is_what_the_application_has_opened_itself() -> None:
+    async def use(_payload: object, context: JobContext[str]) -> str:
+        await asyncio.sleep(0)
+        return context.state
+
+    queue = JobQueue({"use": Handler.of(use, run="asyncio")}, state={"asyncio": "none"})
+    for state in ("first", "second"):
+        async with queue.lifespan(state={"asyncio": state}):
+            assert await queue.result((await queue.submit("use")).id) == state
 
 
 # HTTP. ----------------------------------------------------------------------------------------

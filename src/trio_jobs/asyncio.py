@@ -1,5 +1,6 @@
 """`open_jobs`: a pool of workers inside any asyncio program; the pool has a Trio thread."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -34,7 +35,8 @@ async def open_jobs(
     """A pool of workers for the length of an ``async with`` block of an asyncio program.
 
     The pool is that of `trio_jobs.open_jobs`, in a thread that runs Trio. Handlers with
-    ``run="asyncio"`` run on the program's own loop, those with ``run="trio"`` in that thread.
+    ``run="asyncio"`` and the lifespan for asyncio run on the program's own loop; those for Trio,
+    which is the default of async handlers, in that thread.
 
     Leaving the block drains, for ``grace_period`` at the most; then jobs that have not completed
     are cut short, and the log names them. An exception that leaves the block cuts them short at
@@ -45,7 +47,8 @@ async def open_jobs(
         handlers: See `trio_jobs.open_jobs`.
         grace_period: How many seconds the drain may take.
         path: The file for the jobs. None keeps them in memory.
-        options: The other arguments of `trio_jobs.open_jobs`.
+        options: The other arguments of `trio_jobs.open_jobs`. ``asyncio_loop`` is the program's own
+            loop by default.
 
     Raises:
         HandlerError: See `trio_jobs.open_jobs`, as for other errors.
@@ -55,6 +58,7 @@ async def open_jobs(
         without the thread (``pool_still_running`` in the log).
     """
     build(PoolSettings, grace_period=grace_period)
+    options.setdefault("asyncio_loop", asyncio.get_running_loop())
     open_pool = partial(embed.open_jobs, handlers, path=path, **options)
     thread = TrioThread[Jobs | DurableJobs](open_pool, grace_period=grace_period)
     async with thread as jobs:

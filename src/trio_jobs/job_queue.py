@@ -92,11 +92,18 @@ class JobQueue(AwaitedJobs):
         self._app: App | None = None  # made at the first request
 
     @asynccontextmanager
-    async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002
+    async def lifespan(
+        self,
+        app: object = None,  # noqa: ARG002
+        *,
+        state: Mapping[str, object] | None = None,
+    ) -> AsyncIterator[None]:
         """Run the pool for the length of an ``async with`` block.
 
         Args:
             app: The application, which frameworks pass; not used.
+            state: For each place where handlers run the ``state`` of their contexts, as for
+                `trio_jobs.open_jobs`; instead of that of the construction.
 
         Raises:
             RuntimeError: The queue is open already.
@@ -108,10 +115,11 @@ class JobQueue(AwaitedJobs):
         if self._is_open:
             raise RuntimeError("the queue is open already")
         self._is_open = True
+        options = self._options if state is None else Options(**{**self._options, "state": state})
         opened = False
         left_by: BaseException | None = None
         try:
-            async with self._open() as self._jobs:
+            async with self._open(options) as self._jobs:
                 opened = True
                 try:
                     yield
@@ -154,20 +162,20 @@ class JobQueue(AwaitedJobs):
             raise ShuttingDownError("the queue is closed: the application's lifespan opens it")
         return self._jobs
 
-    def _open(self) -> "AbstractAsyncContextManager[JobsOnTrio | AsyncioJobs]":
+    def _open(self, options: Options) -> "AbstractAsyncContextManager[JobsOnTrio | AsyncioJobs]":
         if trio.lowlevel.in_trio_task():
-            return self._open_on_trio()
+            return self._open_on_trio(options)
         # Imported here: a program on Trio does not need asyncio.
         from trio_jobs.asyncio import open_jobs as open_in_thread
 
         return open_in_thread(
-            self._handlers, grace_period=self._grace_period, path=self._path, **self._options
+            self._handlers, grace_period=self._grace_period, path=self._path, **options
         )
 
     @asynccontextmanager
-    async def _open_on_trio(self) -> "AsyncIterator[JobsOnTrio]":
+    async def _open_on_trio(self, options: Options) -> "AsyncIterator[JobsOnTrio]":
         with trio.CancelScope() as scope:
-            async with open_jobs(self._handlers, path=self._path, **self._options) as jobs:
+            async with open_jobs(self._handlers, path=self._path, **options) as jobs:
                 yield JobsOnTrio(jobs)
                 scope.deadline = trio.current_time() + self._grace_period
 
