@@ -1,6 +1,6 @@
 """Start the command that is named, and let schemathesis compare it with its own OpenAPI document.
 
-The handlers are those of this file's folder (`fuzz_handlers.py`): with and without a payload type.
+The handlers are those of this file's folder (`fuzz_handlers.py`): with payloads of all kinds.
 """
 
 import os
@@ -30,7 +30,13 @@ max_wait_seconds = 0.2
 
 [handlers]
 parcel = "fuzz_handlers:ship"
+email = "fuzz_handlers:send"
+tidy = "fuzz_handlers:tidy"
 default = "fuzz_handlers:accept"
+
+[handlers.count]
+call = "fuzz_handlers:count"
+spread = true
 """
 
 

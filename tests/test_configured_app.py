@@ -46,7 +46,11 @@ WITHOUT_EFFECT = {
 # The first two are the program's own: the deadline of a scope, and what to do with unfinished jobs.
 NO_ARGUMENTS = {"grace_period", "leftovers"}
 
+# No handler of the demonstration runs there.
+LIFESPANS_ELSEWHERE = {"lifespan.asyncio", "lifespan.process", "lifespan.thread"}
+
 VALUES: list[object] = [7, 7.5, 7777, True, "x", "normal", "all", "debug", "json", "0666"]
+VALUES += ["asyncio", "uvloop", "contextlib:nullcontext"]
 
 
 def another_value(setting: Setting) -> object:
@@ -96,7 +100,7 @@ async def test_each_setting_reaches_its_part_or_is_listed_as_one_without_effect(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").write_text("sesame")  # the token's file
     without_effect = {"http.certfile", "http.keyfile"}  # they need each other, and real files
-    for name in SETTINGS.keys() - without_effect:
+    for name in SETTINGS.keys() - without_effect - LIFESPANS_ELSEWHERE:
         given: dict[str, object] = {"store.path": "jobs.db"} if name == "store.keep_for" else {}
         changed = given | {name: another_value(SETTINGS[name])}
         if await what_reaches_the_parts(changed) == await what_reaches_the_parts(given):
@@ -117,7 +121,7 @@ def test_each_setting_of_pool_and_store_is_an_argument_of_open_jobs() -> None:
     settings = {each.name for section in (PoolSettings, StoreSettings) for each in fields(section)}
 
     assert settings - arguments == NO_ARGUMENTS
-    assert arguments - settings == {"max_payload_bytes", "max_waiters"}
+    assert arguments - settings == {"max_payload_bytes", "max_waiters", "lifespan", "state"}
     assert Options.__annotations__.keys() == arguments - {"path"}
 
 
@@ -141,7 +145,7 @@ async def test_each_argument_of_open_jobs_reaches_the_pool_and_the_store(
     settings["max_payload_bytes"] = settings["max_body_bytes"]
     options: dict[str, Any] = {
         name: settings[name].convert(another_value(settings[name]), where="")
-        for name in Options.__annotations__
+        for name in Options.__annotations__.keys() - {"lifespan", "state"}
     }
 
     with pytest.raises(Reached):

@@ -167,10 +167,10 @@ async def open_jobs(
     Checkpoints:
         At the end of the block; with a file also at its beginning.
     """
-    if isinstance(asyncio_loop, str):
-        SETTINGS["pool.asyncio_loop"].convert(asyncio_loop, where="asyncio_loop")
+    named_loop = {"asyncio_loop": asyncio_loop} if isinstance(asyncio_loop, str) else {}
     settings = build(
         PoolSettings,
+        **named_loop,
         async_handlers=async_handlers,
         workers=workers,
         buffer_size=buffer_size,
@@ -218,7 +218,7 @@ async def open_jobs(
         bounds,
         http,
         states=read_states(state, registry, async_handlers=async_handlers),
-        asyncio_loop=asyncio_loop,
+        asyncio_loop=None if isinstance(asyncio_loop, str) else asyncio_loop,
         last_id=opened.last_id,
         now=now,
     )

@@ -60,6 +60,10 @@ class Work:
                     raise
 
 
+def loop_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "asyncio"]
+
+
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records]
 
@@ -493,7 +497,7 @@ async def test_the_loops_end_cancels_what_user_code_has_left(open_jobs: Open) ->
         jobs.submit("work")
 
     assert ended == ["task", "generator"]
-    assert not [each for each in threading.enumerate() if each.name == "asyncio"]
+    await wait_until(lambda: not loop_threads())  # it ends just after it has said so
 
 
 async def test_threads_of_to_thread_do_not_hold_up_the_end(open_jobs: Open) -> None:
@@ -645,12 +649,13 @@ async def test_a_job_runs_on_the_programs_loop_which_goes_on(
         assert asyncio.get_running_loop() is host
         return payload
 
+    await wait_until(lambda: not loop_threads())  # those of other tests
     for _ in range(2):
         async with open_any_jobs(
             {"work": handler}, async_handlers="asyncio", asyncio_loop=host
         ) as jobs:
             assert await jobs.result(jobs.submit("work", 1).id) == 1
-            assert not [each for each in threading.enumerate() if each.name == "asyncio"]
+            await wait_until(lambda: not loop_threads())  # it ends just after it has said so
     assert host.is_running()
 
 
@@ -715,9 +720,10 @@ async def test_no_loop_is_started_if_no_handler_asks_for_it() -> None:
     async def handler(payload: object) -> object:
         return payload
 
+    await wait_until(lambda: not loop_threads())  # those of other tests
     async with open_any_jobs({"work": handler}, asyncio_loop=make) as jobs:
         assert await jobs.result(jobs.submit("work", 1).id) == 1
-        assert not [each for each in threading.enumerate() if each.name == "asyncio"]
+        await wait_until(lambda: not loop_threads())  # it ends just after it has said so
 
 
 def test_an_asyncio_loop_of_another_name_is_refused() -> None:

@@ -94,6 +94,7 @@ def run(
     return trio.run(main, clock=clock)
 
 
+@pytest.mark.parametrize("place", ["thread", "asyncio"])
 @pytest.mark.parametrize(
     ("events", "outcome"),
     [
@@ -104,11 +105,14 @@ def run(
         (["end", "limit", "too late to cancel"], Outcome.SUCCEEDED),
     ],
 )
-def test_of_what_happens_to_a_thread_while_the_loop_is_blocked_the_first_decides(
-    events: list[str], outcome: Outcome
+def test_of_what_happens_in_another_thread_while_the_loop_is_blocked_the_first_decides(
+    events: list[str], outcome: Outcome, place: str
 ) -> None:
     clock = SkippingClock()
     held = Held(ValueError("no") if "fail" in events else None)
+
+    async def on_asyncio(payload: object) -> str:
+        return held(payload)
 
     def block(pool: RunningPool, job_id: str) -> None:
         for event in events:
@@ -121,7 +125,9 @@ def test_of_what_happens_to_a_thread_while_the_loop_is_blocked_the_first_decides
                 case _:
                     assert pool.executor.cancel(job_id) is (event == "cancel")
 
-    ending = run(Handler.of(held, timeout=LIMIT), block, clock=clock, begun=held.begun.is_set)
+    function = on_asyncio if place == "asyncio" else held
+    handler = Handler.of(function, run=place, timeout=LIMIT)
+    ending = run(handler, block, clock=clock, begun=held.begun.is_set)
 
     assert ending.outcome is outcome
 

@@ -70,6 +70,7 @@ class Life:
     pool: trio.CancelScope = field(default_factory=trio.CancelScope)
     everything: trio.CancelScope = field(default_factory=trio.CancelScope)
     crashed: File | None = None
+    visible: list[Job] = field(default_factory=list)
     told: tuple[dict[str, Job], dict[str, Job], Counter[tuple[str, int]]] | None = None
 
     # What can happen at a step.
@@ -105,6 +106,8 @@ class Life:
     def process_dies(self) -> None:
         """All that is told or begun from now on is not."""
         self.crashed = dict(self.parts.file)
+        store = self.parts.store
+        self.visible = [store.shown_nowait(job_id) for job_id in store._jobs]
         self.told = dict(self.accepted), dict(self.shown), self.begun.copy()
         self.everything.cancel()
 
@@ -257,6 +260,9 @@ def check(life: Life, action: Callable[[Life], None]) -> None:
     for job_id, job in shown.items():
         if job_id != FAILED.id:  # it may be marked as re-run, or be deleted
             assert jobs[job_id] == job
+    for job in life.visible:  # to a client that looks a job up right before the crash
+        assert job.outcome is None
+        assert jobs[job.id].cancel_requested or not job.cancel_requested
     assert max(begun.values(), default=1) == 1
     assert sum(job.key is not None for job in jobs.values()) <= 1
     reruns = [job.id for job in jobs.values() if job.rerun_of is not None]

@@ -1,4 +1,4 @@
-"""What keeps a process from ending: its Trio tasks and its threads, and where each one stands.
+"""What keeps a process from ending: its tasks and its threads, and where each one stands.
 
 The event loop may go on while a thread reads its tasks, so what is read may be out of date. No
 source lines are looked up, because reading files may be what hangs.
@@ -11,7 +11,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -64,6 +64,18 @@ def task_blocks(root: trio.lowlevel.Task) -> Iterator[Block]:
     return _blocks(places)
 
 
+def asyncio_task_blocks() -> Iterator[Block]:
+    """Each task of each loop of asyncio that runs in a thread, and its stack."""
+    places: Counter[tuple[str, str]] = Counter()
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        for loop in _running_loops(asyncio.AbstractEventLoop):
+            for task in itertools.islice(asyncio.all_tasks(loop), MAX_TASKS):
+                stack = _stack(_frames_of(task.get_coro()))
+                places[f"asyncio task {task.get_name()}", stack] += 1
+    return _blocks(places)
+
+
 def thread_blocks() -> Iterator[Block]:
     """Each Python thread except the calling one, and its stack."""
     names = {
@@ -91,6 +103,27 @@ def blocks_or_failure(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
         yield from blocks()
     except Exception as error:  # noqa: BLE001 - other threads change what is read
         yield f"and more that could not be read: {type(error).__name__}", "", {}
+
+
+def _running_loops(kind: type[Any]) -> Iterator[Any]:
+    """The loops of asyncio that a frame of some thread runs: nothing else has them all."""
+    seen = set()
+    for frame in sys._current_frames().values():
+        for each, _ in traceback.walk_stack(frame):
+            # asyncio's loop runs in a method of its own. uvloop has no frame; its caller has it.
+            found = each.f_locals.get("self")
+            for loop in (found, getattr(found, "loop", None)):
+                if isinstance(loop, kind) and id(loop) not in seen:
+                    seen.add(id(loop))
+                    yield loop
+
+
+def _frames_of(awaited: Any) -> Iterator[tuple[FrameType, int]]:  # noqa: ANN401 - any awaitable
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            yield frame, frame.f_lineno
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
 
 
 def _tasks_below(root: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:

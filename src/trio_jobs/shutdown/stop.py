@@ -17,6 +17,7 @@ from trio_jobs.shutdown.diagnostics import (
     Block,
     JobReport,
     NoJobs,
+    asyncio_task_blocks,
     blocks_or_failure,
     job_blocks,
     plain,
@@ -232,4 +233,5 @@ class Stop:
         root = self._root
         if root is not None:
             yield from blocks_or_failure(lambda: task_blocks(root))
+        yield from blocks_or_failure(asyncio_task_blocks)
         yield from blocks_or_failure(thread_blocks)
