@@ -208,6 +208,43 @@ async def test_hypercorns_command_serves_the_configured_handlers_and_drains(tmp_
     assert (tmp_path / "done").exists()
 
 
+ON_ASYNCIO = """
+import asyncio, contextlib, pathlib
+
+@contextlib.asynccontextmanager
+async def lifespan():
+    yield "open"
+    await asyncio.sleep(0)
+    pathlib.Path("closed").touch()
+
+async def work(payload, context):
+    await asyncio.sleep(0)
+    return [payload, context.state]
+"""
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_hypercorns_command_runs_handlers_on_asyncio_and_their_lifespan(
+    tmp_path: Path, opens: bool
+) -> None:
+    text = ON_ASYNCIO if opens else ON_ASYNCIO.replace('yield "open"', "raise OSError; yield")
+    (tmp_path / "work.py").write_text(text)
+    config = '[pool]\nasync_handlers = "asyncio"\n[lifespan]\nasync = "work:lifespan"\n'
+    (tmp_path / "config.toml").write_text(f'{config}[handlers]\nwork = "work:work"\n')
+    async with hypercorns_command(tmp_path) as (process, client):
+        if opens:
+            await read_log(process, until="Running on")
+            job = {"type": "work", "payload": 1}
+            waited = await client.post("/jobs", json=job, headers={"Prefer": "wait=9"})
+            assert waited.json()["result"] == [1, "open"]
+            process.send_signal(signal.SIGTERM)
+
+        log = await read_log(process)
+        await process.wait()
+        assert (tmp_path / "closed").exists() is opens
+        assert opens or "lifespan.async = 'work:lifespan': OSError" in log
+
+
 async def test_failed_pool_ends_hypercorn(tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(FAULT)
     async with hypercorns_command(tmp_path, "faulty") as (process, client):
