@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tests.command import PATIENCE
 from tests.on_asyncio import cancelled_at, on_asyncio
-from trio_jobs import Handler, JobContext, JobQueue, Outcome, ShuttingDownError
-from trio_jobs.asyncio import open_jobs
+from trio_jobs import Handler, JobContext, JobQueue, Outcome, ShuttingDownError, trio_thread
+from trio_jobs.asyncio import AsyncioJobs, open_jobs
 
 
 async def double(number: int) -> int:
@@ -93,6 +95,41 @@ async def test_program_that_is_cancelled_while_it_drains_cuts_its_jobs_short(
     assert [each.message for each in caplog.records] == ["jobs_interrupted", "jobs_not_started"]
     begun, waiting = jobs.unfinished()
     assert (begun, len(waiting)) == ([job.id], 1)
+
+
+def test_handler_that_blocks_trio_holds_up_neither_the_end_nor_cancelled_calls(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor the end of the program's loop, where calls still wait. The log names the jobs."""
+    monkeypatch.setattr(trio_thread, "_UNWINDING", 0.05)
+    blocking, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def block(_payload: object) -> None:
+        blocking.set()
+        release.wait()
+        ended.set()
+
+    jobs: AsyncioJobs | None = None
+    calls: list[asyncio.Task[Any]] = []
+
+    async def program() -> None:
+        nonlocal jobs
+        async with open_jobs({"block": block}, grace_period=0.01) as jobs:
+            job = await jobs.submit("block")
+            await asyncio.to_thread(blocking.wait)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(jobs.get(job.id), 0.01)
+            calls.append(asyncio.create_task(jobs.get(job.id)))
+            await asyncio.sleep(0)  # it waits for Trio now
+
+    asyncio.run(program())
+
+    assert [each.message for each in caplog.records] == ["pool_still_running", "jobs_interrupted"]
+    assert calls[0].cancelled()
+    assert jobs is not None
+    assert vars(caplog.records[1])["job_ids"] == jobs.unfinished()[0][0]
+    release.set()
+    assert ended.wait(PATIENCE)
 
 
 @on_asyncio

@@ -1,6 +1,7 @@
 """`open_jobs`: a pool of workers inside any asyncio program; the pool has a Trio thread."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,8 +18,11 @@ from trio_jobs.embed import Options
 from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
 from trio_jobs.mounted_api import App
 from trio_jobs.pool.refusals import ShuttingDownError
+from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.settings import PoolSettings, build
 from trio_jobs.trio_thread import TrioThread
+
+log = logging.getLogger(__name__)
 
 # The defaults.
 _POOL = PoolSettings()
@@ -55,14 +59,20 @@ async def open_jobs(
 
     Cancellation:
         Cancels the jobs, and waits for their end for 2 s at most. Then the program goes on
-        without the thread (``pool_still_running`` in the log).
+        without the thread (``pool_still_running`` in the log, which names the jobs).
     """
     build(PoolSettings, grace_period=grace_period)
     options.setdefault("asyncio_loop", asyncio.get_running_loop())
     open_pool = partial(embed.open_jobs, handlers, path=path, **options)
     thread = TrioThread[Jobs | DurableJobs](open_pool, grace_period=grace_period)
-    async with thread as jobs:
-        yield AsyncioJobs(jobs, thread)
+    jobs = None
+    try:
+        async with thread as jobs:
+            yield AsyncioJobs(jobs, thread)
+    finally:
+        if thread.left_behind and jobs is not None:
+            for event, fields in unfinished_lines(jobs._pool.left_behind()):
+                log.warning(event, extra=fields)
 
 
 class AsyncioJobs(AwaitedJobs):

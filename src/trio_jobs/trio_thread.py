@@ -43,6 +43,9 @@ class TrioThread(Generic[_Value]):
     Args:
         block: Makes Trio's block; called in the thread.
         grace_period: How many seconds the end of Trio's block may take before it is cancelled.
+
+    Attributes:
+        left_behind: Whether the thread had not ended when the program left its block.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class TrioThread(Generic[_Value]):
     ) -> None:
         self._block = block
         self._grace_period = grace_period
+        self.left_behind = False
         # Used in the program's thread alone.
         self._in_block = False
         self._has_cancelled = False  # the task of the program's block
@@ -125,22 +129,21 @@ class TrioThread(Generic[_Value]):
             BaseException: The error of the function.
 
         Cancellation:
-            Cancels the call, and waits until it has unwound. It is unknown whether the call has
-            had its effect. An error of its unwinding is raised.
+            Cancels the call, and waits until it has unwound, for 2 s at most: something may block
+            Trio. It is unknown whether the call has had its effect. An error of its unwinding is
+            raised.
         """
         call = TrioCall(partial(function, *args, **kwargs), post=self._post)
         token = self._token.result()
         token.run_sync_soon(self._begin, call)
-        cancelled = None
-        while not call.ended.is_set():
-            try:
-                await call.ended.wait()
-            except asyncio.CancelledError as error:  # noqa: ASYNC103 - raised below
-                cancelled = error
-                with suppress(trio.RunFinishedError):
-                    token.run_sync_soon(call.cancel)
-        if cancelled is not None and not isinstance(call.result, outcome.Error):
-            raise cancelled
+        try:
+            await call.ended.wait()
+        except asyncio.CancelledError:  # noqa: ASYNC103 - raised, or an error in its place
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(call.cancel)
+            await _wait_unwound(call.ended)  # noqa: ASYNC102 - bounded
+            if not isinstance(call.result, outcome.Error):
+                raise
         if call.result is None:
             raise trio.RunFinishedError("the block has ended")
         return call.result.unwrap()
@@ -155,6 +158,7 @@ class TrioThread(Generic[_Value]):
                 await self._end(0)  # noqa: ASYNC102 - asyncio's cancellation comes once
             raise
         if not self._ended.done():
+            self.left_behind = True
             log.error("pool_still_running", extra={"seconds": seconds + _UNWINDING})
 
     def _watch_host(self) -> "weakref.finalize[[float], _LocalValue]":
@@ -213,3 +217,13 @@ class TrioThread(Generic[_Value]):
     def _deliver_end(self, result: outcome.Outcome[None]) -> None:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._note_end, result)
+
+
+async def _wait_unwound(ended: asyncio.Event) -> None:
+    """Wait for the end of a cancelled call for a bounded time; a second cancel changes nothing."""
+    deadline = asyncio.get_running_loop().time() + _UNWINDING
+    with suppress(TimeoutError):
+        while not ended.is_set():
+            with suppress(asyncio.CancelledError):
+                async with asyncio.timeout_at(deadline):
+                    await ended.wait()

@@ -14,10 +14,10 @@ import trio
 from tests.command import PATIENCE
 
 SHOP = """
-import logging, os, pathlib, time
+import asyncio, logging, os, pathlib
 import trio
 from fastapi import FastAPI
-from trio_jobs import JobQueue
+from trio_jobs import Handler, JobQueue
 
 async def work(seconds: float) -> float:
     pathlib.Path("begun").touch()
@@ -25,11 +25,17 @@ async def work(seconds: float) -> float:
     pathlib.Path("done").touch()
     return seconds
 
+async def mail(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    pathlib.Path("sent").touch()
+    return seconds
+
 def negative(number: int) -> int:
     return -number
 
 logging.basicConfig()
-queue = JobQueue({"work": work, "negative": negative}, workers=3, grace_period=GRACE)
+handlers = {"work": work, "mail": Handler.of(mail, run="asyncio"), "negative": negative}
+queue = JobQueue(handlers, workers=3, grace_period=GRACE)
 app = FastAPI(lifespan=queue.lifespan)
 app.mount("/queue", queue)
 
@@ -125,13 +131,14 @@ async def test_signal_drains_and_a_client_that_waits_gets_its_answer(
 
         while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - of another process
             await trio.sleep(0.02)
-        later = await server.client.post("/queue/jobs", json={"type": "work", "payload": 0.5})
+        later = await server.client.post("/queue/jobs", json={"type": "mail", "payload": 1.5})
         assert later.status_code == 201
         server.process.send_signal(signal.SIGTERM)
         log = await server.read_log()
         assert await server.process.wait() == status, log
 
     assert [each.json()["outcome"] for each in waited] == ["succeeded"]
+    assert (tmp_path / "sent").exists()
     assert "jobs_" not in log  # nothing is unfinished
     assert "Traceback" not in log
 
