@@ -27,8 +27,8 @@ def add(pair: Pair) -> dict[str, object]:
     return {"sum": pair.left + pair.right, "pair": pair, "set": {1}}
 
 
-def repeat(word: str, times: int = 2) -> list[str]:
-    return [word] * times
+def repeat(ctx, word: str, times: int = 2) -> list[str]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    return [ctx.type, *[word] * times]
 
 
 def pid(_payload: object) -> int:

@@ -464,6 +464,23 @@ async def test_a_thread_gets_several_arguments() -> None:
     assert ending.result == b'["a","s",null]'
 
 
+def first(job: JobContext, to: str, times=1):
+    return [job.type, to, times]
+
+
+def by_name(to, times=1, *, ctx):
+    return [ctx.type, to, times]
+
+
+@pytest.mark.parametrize("function", [first, by_name])
+async def test_a_plain_function_gets_the_context_wherever_it_stands(
+    function: Callable[..., object],
+) -> None:
+    ending = await process(Handler.of(function), b'{"to": "a"}')
+
+    assert ending.result == b'["test","a",1]'
+
+
 async def test_a_wrong_call_of_a_decorator_fails_the_job() -> None:
     @functools.wraps(several)
     def other_names(one, two):

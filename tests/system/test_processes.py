@@ -54,7 +54,11 @@ async def test_a_child_spreads_a_payload_as_the_server_does() -> None:
 
     endings = [pool.ending(job) for job in jobs]
     results = [None if ending is None else ending.result for ending in endings]
-    assert results == [b'["a","a","a"]', b'["b","b"]', b'["c","c"]']
+    assert results == [
+        b'["names","a","a","a"]',
+        b'["word","b","b"]',
+        b'["names","c","c"]',
+    ]
 
 
 async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
