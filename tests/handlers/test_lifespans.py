@@ -511,3 +511,16 @@ async def test_a_stop_before_the_start_enters_the_block_if_no_lifespan_opens() -
 
     assert entered
     assert not places.faulty
+
+
+async def test_lifespans_close_also_if_no_time_is_given() -> None:
+    notes: list[str] = []
+    functions = {"trio": asynchronous(notes, "trio", trio.sleep), "thread": noting(notes, "thread")}
+    registry = HandlerRegistry.of(HANDLERS, lifespan=functions)
+    places = Places(registry, workers=1)
+
+    async with places.open(seconds=0):
+        notes.clear()
+
+    assert sorted(notes) == ["thread closed", "trio closed"]
+    assert not places.faulty

@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
 # Descriptors of asyncio's loop: the selector, and two to wake it.
 _LOOP_DESCRIPTORS = 3
 
+# Seconds: even if HTTP gives its clients no time at the end, a lifespan gets some to close.
+_LEAST_CLOSING_TIME = 0.2
+
 
 class Runner(Protocol):
     """Runs handlers in one place."""
@@ -126,7 +129,7 @@ class Places:
                 is not entered.
             closing: The places close when this is set, or the block is left.
             failed: Called if a lifespan fails or ends within the block.
-            seconds: How long a lifespan may take to close.
+            seconds: How long a lifespan may take to close; a shorter time counts as 0.2 s.
 
         Raises:
             LifespanError: A lifespan has not opened. Those that had opened have closed again.
@@ -134,6 +137,7 @@ class Places:
             StartStoppedError: ``opening`` was cancelled while a lifespan opened.
         """
         closing = trio.Event() if closing is None else closing
+        seconds = max(seconds, _LEAST_CLOSING_TIME)
         if self.processes is not None and Run.PROCESS in self._lifespans:
             self.processes.closing_time = max(seconds, self.processes.closing_time)
         opening = trio.CancelScope() if opening is None else opening
