@@ -56,6 +56,7 @@ TOOLS = {
     "Raw",
 }
 TOOLS |= {"partial"}
+TOOLS |= {"RunVar", "StashKey"}  # as a ContextVar: a run, or a test, holds the value
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"}
 MUTATORS |= {"popitem", "popleft", "remove", "setdefault", "update", "sort", "reverse"}
 DISPLAYS = (ast.List, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.DictComp)
@@ -183,6 +184,8 @@ EXCEPTIONS: dict[tuple[Rule, str], list[str]] = {
     (mutable_globals, "handlers/handler.py"): ["FORKS = _Forks()"],
     # A function, made a fixture after it has been marked.
     (mutable_globals, "testing/plugin.py"): ["jobs = pytest.fixture(jobs)"],
+    # Each thread has values of its own.
+    (mutable_globals, "testing/thread_sleep.py"): ["_of_thread = _OfThread()"],
 }
 
 
