@@ -40,6 +40,10 @@ KEPT_OTHERS = 200
 
 FILE = "jobs.db"
 
+# Descriptors: the lock's, that of the memory which connections share, and two each of the writer
+# and of four readers.
+MOST_OF_THE_FILE = 1 + 1 + 2 + 4 * 2
+
 CONFIG = f"""
 [pool]
 workers = {WORKERS}
@@ -347,7 +351,7 @@ async def watch(soak: Soak, seen: Seen, file: Path, *, every: float) -> None:
             status = ready.json()
             busy = status["busy"] / status["workers"]
             seen.times.append(trio.current_time() - start)
-            seen.vitals.append(Vitals.of(soak.server.process.pid))
+            seen.vitals.append(Vitals.of(soak.server.process.pid, file))
             seen.busy.append(busy)
             seen.buffered.append(status["buffered"])
             seen.note_sizes(file)
@@ -361,7 +365,7 @@ async def watch(soak: Soak, seen: Seen, file: Path, *, every: float) -> None:
                     seen.tasks.append(tasks)
 
 
-async def at_rest(server: Command) -> tuple[int, Vitals]:
+async def at_rest(server: Command, file: Path) -> tuple[int, Vitals]:
     """Tasks and vitals once nothing is going on any more, asked over one connection."""
     async with talking(server.url, Told()) as talker:
         while True:
@@ -373,13 +377,17 @@ async def at_rest(server: Command) -> tuple[int, Vitals]:
         await trio.sleep(12)  # Trio keeps an idle thread for 10 s
         tasks = await count_tasks(talker)
         assert tasks is not None
-        return tasks, Vitals.of(server.process.pid)
+        return tasks, Vitals.of(server.process.pid, file)
 
 
 async def every_kind_once(soak: Soak) -> None:
     """What is started once and stays, such as child processes, is there after this."""
+    async with talking(soak.server.url, soak.told) as talker:
+        # Together, and not short: each process gets one.
+        tokens = [soak.token("succeeded") for _ in range(4)]
+        assert await talker.submit_batch("in_process", tokens, 0.5) == 201
     async with trio.open_nursery() as clients:
-        for kind in ["process"] * 4 + list(KINDS):
+        for kind in KINDS:
             if kind != "too many":
                 clients.start_soon(soak.arrive, kind)
     soak.close()
@@ -423,7 +431,7 @@ async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "
     async with running_command(folder, config=config, handlers=handlers) as server:
         soak, seen = Soak(server), Seen()
         await every_kind_once(soak)
-        tasks_before, before = await at_rest(server)
+        tasks_before, before = await at_rest(server, folder / FILE)
 
         async with trio.open_nursery() as watching:
             every = min(2.0, minutes)
@@ -431,7 +439,7 @@ async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "
             await keep_coming(soak, trio.current_time() + 60 * minutes)
             watching.cancel_scope.cancel()
         soak.close()
-        tasks_after, after = await at_rest(server)
+        tasks_after, after = await at_rest(server, folder / FILE)
 
         server.send(signal.SIGTERM)
         status = await server.wait_exit(90)
@@ -462,6 +470,7 @@ async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "
         check_that_everything_came(soak, seen, ledger, minutes)
         assert tasks_after == tasks_before
         assert after.descriptors == before.descriptors
+        assert max(each.of_the_file for each in seen.vitals) <= MOST_OF_THE_FILE
         assert after.threads <= before.threads
         check_is_flat(seen.curves()[0], slack=2.0)
     return seen

@@ -16,23 +16,36 @@ class Vitals:
 
     Attributes:
         rss: Resident memory, in bytes.
-        descriptors: Open files and sockets.
+        descriptors: Open files and sockets, without those of the jobs' file.
+        of_the_file: The descriptors of the jobs' file, and of those beside it.
         threads: As the kernel counts them.
     """
 
     rss: int
     descriptors: int
+    of_the_file: int
     threads: int
 
     @classmethod
-    def of(cls, pid: int) -> Self:
-        """What it takes now."""
+    def of(cls, pid: int, file: Path) -> Self:
+        """What it takes now, with its jobs in this file or in memory."""
         process = Path("/proc", str(pid))
+        targets = [_target(each) for each in (process / "fd").iterdir()]
+        of_the_file = sum(target.startswith(str(file)) for target in targets)
         return cls(
             rss=int((process / "statm").read_text().split()[1]) * PAGE,
-            descriptors=len(list((process / "fd").iterdir())),
+            descriptors=len(targets) - of_the_file,
+            of_the_file=of_the_file,
             threads=len(list((process / "task").iterdir())),
         )
+
+
+def _target(descriptor: Path) -> str:
+    """The file of a descriptor; empty if it was closed meanwhile."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
