@@ -72,7 +72,13 @@ async def flaky(name: str, context: JobContext) -> str:
 
 async def once(name: str) -> str:
     return await slow(name)
+
+
+async def fails(name: str) -> None:
+    raise ValueError(name)
 """
+
+CREATED, NO_CONTENT = 201, 204
 
 ONCE = ("once", "once_in_thread", "once_in_process")
 _COMPLETED = 2
@@ -101,6 +107,7 @@ in_process = {{ call = "work:in_process", run = "process" }}
 once = {{ call = "work:once", repeatable = false, max_interruptions = 1_000 }}
 once_in_thread = {{ call = "work:once_in_thread", repeatable = false }}
 once_in_process = {{ call = "work:once_in_process", repeatable = false, run = "process" }}
+fails = "work:fails"
 [handlers.flaky]
 call = "work:flaky"
 retry = {{ attempts = 3, backoff = [0.01] }}
@@ -118,6 +125,11 @@ class Accounts:
         completed: Jobs that a client has seen completed.
         statuses: How often each status came.
         unanswered: Submissions with keys that got no answer, to be repeated.
+        reruns: By the old job's id, the new one's that an answer had.
+        cancelling: Jobs whose cancel a client has requested, long before they are due.
+        cancelled: Those of them whose cancel was answered.
+        deleting: Jobs whose deletion a client has requested.
+        deleted: Those of them whose deletion was answered.
     """
 
     accepted: set[str] = field(default_factory=set)
@@ -126,6 +138,11 @@ class Accounts:
     completed: dict[str, str] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
     unanswered: list[list[dict[str, object]]] = field(default_factory=list)
+    reruns: dict[str, str] = field(default_factory=dict)
+    cancelling: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    deleting: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
 
 
 class Client:
@@ -147,10 +164,14 @@ class Client:
                 kind = self._random.random()
                 if kind < 0.5:
                     await self._single(server)
-                elif kind < 0.7:
+                elif kind < 0.65:
                     await self._batch(server, [self._item() for _ in range(5)])
-                elif kind < 0.85:
+                elif kind < 0.75:
                     await self._stream(server)
+                elif kind < 0.8:
+                    await self._cancel(server)
+                elif kind < 0.9:
+                    await self._rerun_or_delete(server)
                 else:
                     await self._look(server)
 
@@ -198,6 +219,38 @@ class Client:
         self._accounts.statuses[answer.status_code] += 1
         if "accepted" in answer.json():
             self._accounts.streamed.append(answer.json()["accepted"])
+
+    async def _cancel(self, server: Command) -> None:
+        """Cancel a job seconds before it is due."""
+        item = {"type": "quick", "payload": self._item()["payload"], "delay": 15}
+        answer = await server.client.post("/jobs", json=item)
+        if answer.status_code != CREATED:
+            return
+        job_id = answer.json()["id"]
+        self._accounts.accepted.add(job_id)
+        self._accounts.cancelling.add(job_id)
+        answer = await server.client.post(f"/jobs/{job_id}/cancel")
+        if answer.status_code in (200, 202):
+            self._accounts.cancelled.add(job_id)
+
+    async def _rerun_or_delete(self, server: Command) -> None:
+        """Let a job fail; then submit it once more, or forget it."""
+        item = {"type": "fails", "payload": self._item()["payload"]}
+        answer = await server.client.post("/jobs", json=item, headers={"Prefer": "wait=5"})
+        if answer.status_code != CREATED:
+            return
+        job_id = answer.json()["id"]
+        if answer.json()["status"] == "completed" and self._random.random() < 0.5:
+            self._accounts.deleting.add(job_id)
+            answer = await server.client.delete(f"/jobs/{job_id}")
+            if answer.status_code == NO_CONTENT:
+                self._accounts.deleted.add(job_id)
+            return
+        self._accounts.accepted.add(job_id)
+        answer = await server.client.post(f"/jobs/{job_id}/rerun")
+        if answer.status_code == CREATED:
+            self._accounts.reruns[job_id] = answer.json()["id"]
+            self._accounts.accepted.add(answer.json()["id"])
 
     async def _look(self, server: Command) -> None:
         answer = await server.client.get("/jobs", params={"limit": 100})
@@ -266,17 +319,31 @@ def check(folder: Path, accounts: Accounts, *, kept: bool = False) -> None:
     assert accounts.ids.items() <= keys.items()
     assert len(jobs) >= len(accounts.accepted) + sum(accounts.streamed)
     for job_id, outcome in accounts.completed.items():
-        assert jobs[job_id]["outcome"] == outcome, job_id
+        assert job_id in accounts.deleting or jobs[job_id]["outcome"] == outcome, job_id
+    # What was answered holds, and each job is re-run once.
+    assert not accounts.deleted & jobs.keys()
+    for old, new in accounts.reruns.items():
+        assert (jobs[old]["rerun_as"], jobs[new]["rerun_of"]) == (new, old)
+    rerun = [row["rerun_of"] for row in jobs.values() if row["rerun_of"] is not None]
+    assert len(rerun) == len(set(rerun))
     # No job was made twice of one submission, and none began that is not in the file.
-    names = Counter(json.loads(row["payload"]) for row in jobs.values())
+    names = Counter(json.loads(row["payload"]) for row in jobs.values() if row["rerun_of"] is None)
     assert max(names.values()) == 1
     begun = Counter(name for name, _, _ in starts(folder))
     assert begun.keys() <= names.keys()
     # Within one life no attempt begins twice.
     assert max(Counter(starts(folder)).values(), default=1) == 1
-    for row in jobs.values():
+    for job_id, row in jobs.items():
         assert kept or row["status"] == _COMPLETED, row
-        _check_job(row, begun[json.loads(row["payload"])])
+        times = begun[json.loads(row["payload"])]
+        if job_id in accounts.cancelled:
+            assert times == 0, row
+            assert row["cancel_requested"], row
+            assert row["outcome"] in (None, "cancelled"), row
+        elif row["type"] == "fails":
+            assert row["outcome"] in (None, "failed", "interrupted"), row
+        elif job_id not in accounts.cancelling or row["outcome"] != "cancelled":
+            _check_job(row, times)
 
 
 def _check_job(row: Row, begun: int) -> None:
