@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -208,10 +208,13 @@ def make_app() -> FastAPI:
     return app
 
 
-def test_users_test_client_opens_it_as_often_as_it_likes() -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_users_test_client_opens_it_as_often_as_it_likes(
+    backend: Literal["asyncio", "trio"],
+) -> None:
     app = make_app()
     for _ in range(2):
-        with TestClient(app, base_url="http://localhost") as client:
+        with TestClient(app, base_url="http://localhost", backend=backend) as client:
             job_id = client.post("/orders", json={"number": 21}).json()["job"]
             answer = client.get(f"/queue/jobs/{job_id}", headers={"Prefer": "wait=30"})
             assert answer.json()["result"] == 42

@@ -5,6 +5,7 @@ import contextvars
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from random import Random
 
 import pytest
 import trio
@@ -378,6 +379,45 @@ async def test_call_that_outlasts_the_block_ends_with_the_thread(
     with pytest.raises(trio.RunFinishedError):
         await call
     assert waiting.story == ["unwound"]
+
+
+@on_asyncio
+async def test_calls_under_any_cancels_end_and_leave_nothing_behind(block: Block) -> None:
+    """Plain and awaited calls, cancelled at random; the thread knows what has begun and ended."""
+    random = Random(0)  # noqa: S311 - no secret
+    begun = ended = 0
+
+    async def work(turns: int) -> int:
+        nonlocal begun, ended
+        begun += 1
+        try:
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            return turns
+        finally:
+            ended += 1
+
+    thread = block.thread()
+    outcomes = {"value": 0, "cancelled": 0}
+    async with thread:
+        for _ in range(40):
+            turns = [random.choice([0, 1, 5, 200]) for _ in range(10)]
+            tasks = [asyncio.create_task(thread.call(work, each)) for each in turns]
+            tasks.append(asyncio.create_task(thread.call(max, 1, 2)))
+            for task in random.sample(tasks, 5):
+                for _ in range(random.choice([0, 1, 20])):
+                    await asyncio.sleep(0)
+                task.cancel()
+            for each, result in zip(
+                [*turns, 2], await asyncio.gather(*tasks, return_exceptions=True), strict=True
+            ):
+                if isinstance(result, asyncio.CancelledError):
+                    outcomes["cancelled"] += 1
+                else:
+                    assert result == each
+                    outcomes["value"] += 1
+            assert begun == ended
+    assert all(outcomes.values())
 
 
 # A program that never leaves its block. -------------------------------------------------------
