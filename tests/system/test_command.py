@@ -289,6 +289,48 @@ async def test_check_prints_the_settings_and_they_can_be_read_back(tmp_path: Pat
     assert second == first
 
 
+SPREAD = """
+[handlers]
+both = "work:send"
+
+[handlers.named]
+call = "work:send"
+spread = true
+
+[handlers.value]
+call = "work:send"
+spread = false
+run = "process"
+"""
+
+
+async def test_check_shows_the_payload_of_each_handler_and_the_server_takes_it(
+    tmp_path: Path,
+) -> None:
+    handlers = "def send(to: str, copies: int = 1): return [to] * copies\n"
+    checked = await run_command(tmp_path, "--check", config=SPREAD, handlers=handlers)
+    async with running_command(
+        tmp_path, "--log-level=debug", config=SPREAD, handlers=handlers
+    ) as server:
+        jobs = [
+            await server.submit(type_, payload)
+            for type_, payload in (("both", {"to": "a", "copies": 2}), ("value", "b"))
+        ]
+        for job_id in jobs:
+            await server.wait_for_line("job_succeeded", job_id)
+        results = [(await server.job(job_id))["result"] for job_id in jobs]
+
+    members = (
+        '{"type":"object","properties":{"to":{"type":"string"},"copies":{"type":"integer"'
+        ',"default":1}},"required":["to"],"additionalProperties":false}'
+    )
+    assert f'# "both" = {members}\n# "named" = {members}\n# "value" = {{"type":"string"}}\n' in (
+        checked.output
+    )
+    assert "spread = false" in checked.output
+    assert results == [["a", "a"], ["b"]]
+
+
 async def test_check_warns_of_a_variable_that_has_no_effect(tmp_path: Path) -> None:
     ended = await run_command(tmp_path, "--check", environment={"TRIO_JOBS_FOO": "1"})
 
