@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 import httpx
 import pytest
 import trio
@@ -201,6 +202,10 @@ def make_app() -> FastAPI:
     app = FastAPI(lifespan=queue.lifespan)
     app.mount("/queue", queue)
 
+    @app.post("/plain-orders")
+    def plain_order(order: Order) -> dict[str, str]:
+        return {"job": anyio.from_thread.run(queue.submit, "double", order.number).id}
+
     @app.post("/orders")
     async def order(order: Order) -> dict[str, str]:
         return {"job": (await queue.submit("double", order.number)).id}
@@ -215,9 +220,10 @@ def test_users_test_client_opens_it_as_often_as_it_likes(
     app = make_app()
     for _ in range(2):
         with TestClient(app, base_url="http://localhost", backend=backend) as client:
-            job_id = client.post("/orders", json={"number": 21}).json()["job"]
-            answer = client.get(f"/queue/jobs/{job_id}", headers={"Prefer": "wait=30"})
-            assert answer.json()["result"] == 42
+            for path in ("/orders", "/plain-orders"):
+                job_id = client.post(path, json={"number": 21}).json()["job"]
+                answer = client.get(f"/queue/jobs/{job_id}", headers={"Prefer": "wait=30"})
+                assert answer.json()["result"] == 42
     assert TestClient(app).get("/queue/health").status_code == 503
 
 

@@ -28,6 +28,7 @@ from trio_jobs import (
     JobStatus,
     JobUnsuccessfulError,
     KeyReusedError,
+    LifespanError,
     Outcome,
     PayloadError,
     QueueFullError,
@@ -304,6 +305,58 @@ async def test_lifespan_of_asyncio_handlers_is_on_the_same_loop() -> None:
     assert len(story) == 3
     assert len(set(story)) == 1
     assert own_loop() in {None, story[0]}
+
+
+@on_each_host
+async def test_lifespan_that_does_not_open_leaves_the_queue_closed() -> None:
+    broken = True
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        if broken:
+            raise ConnectionRefusedError("no database")
+        yield
+
+    handlers = {"where": Handler.of(where, run="asyncio")}
+    queue = JobQueue(handlers, lifespan={"asyncio": lifespan})
+    with pytest.raises(LifespanError, match="no database"):
+        async with queue.lifespan():
+            pytest.fail("it is open")
+    broken = False
+    async with queue.lifespan():
+        assert (await queue.submit("where")).type == "where"
+
+
+@on_each_host
+async def test_lifespan_that_fails_later_ends_that_of_the_application(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[asyncio.Event]:
+        failing = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+
+            async def fail() -> None:
+                await failing.wait()
+                raise LookupError("lost")
+
+            group.create_task(fail())
+            yield failing
+
+    async def use(_payload: object, context: JobContext[asyncio.Event]) -> None:
+        context.state.set()
+
+    handlers = {"use": Handler.of(use, run="asyncio")}
+    queue = JobQueue(handlers, lifespan={"asyncio": lifespan}, grace_period=1000)
+    with pytest.RaisesGroup(LookupError, flatten_subgroups=True, allow_unwrapped=True):
+        async with queue.lifespan():
+            job = await queue.submit("use")
+            with suppress(ShuttingDownError):
+                await queue.wait(job.id)
+            await anyio.Event().wait()
+
+    assert "lifespan_failed" in caplog.messages
+    assert "pool_failed" in caplog.messages
 
 
 @on_each_host
