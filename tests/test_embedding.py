@@ -660,6 +660,14 @@ async def main():
 trio.run(main)
 """
 
+QUEUE = """
+from trio_jobs import JobQueue
+queue = JobQueue({"a": lambda payload: None})
+async def main():
+    async with queue.lifespan():
+        await queue.wait((await queue.submit("a")).id)
+"""
+
 
 @pytest.mark.parametrize(
     ("statement", "absent"),
@@ -672,7 +680,8 @@ trio.run(main)
         ("from trio_jobs import Retry, Snooze, GiveUp, ProcessDied", "trio trio_jobs.handlers"),
         ("import trio_jobs", "trio_jobs.embed trio msgspec quart logging"),
         ("from trio_jobs import open_jobs", "quart quart_trio hypercorn multiprocessing"),
-        ("from trio_jobs import JobQueue", "quart quart_trio hypercorn asyncio fastapi pydantic"),
+        (f"import trio; exec({QUEUE!r}); trio.run(main)", "asyncio fastapi quart pydantic"),
+        (f"import asyncio; exec({QUEUE!r}); asyncio.run(main())", "fastapi quart pydantic"),
         ("import trio_jobs.asyncio", "quart quart_trio hypercorn fastapi starlette pydantic"),
     ],
 )
