@@ -59,6 +59,26 @@ def test_file_of_each_version_opens(version: int, path: Path) -> None:
     assert report.counts == {"pending": 4} | {outcome.value: 1 for outcome in Outcome}
 
 
+@pytest.mark.parametrize("version", range(1, VERSION + 1))
+def test_what_a_crash_has_left_in_the_wal_is_migrated_too(version: int, path: Path) -> None:
+    old = path.with_name("old.db")
+    made(version, old)
+    server = sqlite3.connect(old, isolation_level=None)
+    server.execute("PRAGMA journal_mode = WAL")
+    server.execute("PRAGMA wal_autocheckpoint = 0")
+    server.execute("UPDATE jobs SET snoozes = 9 WHERE seq = 6")
+    copy(old, path)
+    copy(f"{old}-wal", f"{path}-wal")
+    server.close()
+
+    with opened(path):
+        jobs = dict(read(path))
+
+    assert jobs[6].snoozes == 9
+    assert len(jobs) == len(JOBS)
+    assert check_store(path).faults == []
+
+
 def schema(path: Path) -> list[tuple[str, str, str | None]]:
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
