@@ -19,7 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_jobs
-from tests.support import SETTINGS, Config, HandlerRegistry
+from tests.support import SETTINGS
 from trio_jobs import (
     Handler,
     HandlerError,
@@ -34,7 +34,6 @@ from trio_jobs import (
     UnknownTypeError,
     open_jobs,
 )
-from trio_jobs.asgi import ConfiguredApp
 from trio_jobs.testing import Client
 
 DEEP: Any = None
@@ -704,14 +703,3 @@ def imported_of(names: str, statement: str) -> set[str]:
     )
 
     return set(done.stdout.split())
-
-
-def test_other_servers_pass_on_each_option_that_has_a_setting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given: dict[str, object] = {}
-    monkeypatch.setattr("trio_jobs.asgi.open_jobs", lambda _, **options: given.update(options))
-
-    ConfiguredApp(Config(), HandlerRegistry({}))._open_jobs()
-
-    assert given.keys() == inspect.signature(open_jobs).parameters.keys() - {"handlers", "state"}
