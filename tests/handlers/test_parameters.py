@@ -99,8 +99,15 @@ def by_position(to, times=1, /, last=2):
     return [to, times, last]
 
 
-def own_defaults(to: str, client=CLIENT, level: Level = Level.LOW, limit=math.inf, tags=[]):  # noqa: B006
-    return [to, client is CLIENT, level, limit, tags is (own_defaults.__defaults__ or [])[-1]]
+def own_defaults(
+    to: str,
+    client=CLIENT,
+    level: Level = Level.LOW,
+    limit=math.inf,
+    tags=[],  # noqa: B006
+    more={"a": None},  # noqa: B006
+):
+    return [to, client is CLIENT, level, limit, tags is (own_defaults.__defaults__ or [])[-2]]
 
 
 def limited(times: Annotated[int, msgspec.Meta(ge=1)], names: dict[str, Email]):
@@ -302,6 +309,7 @@ EXAMPLES = {
                 "level": {"$ref": "#/$defs/Level"},
                 "limit": {},
                 "tags": {"default": []},
+                "more": {"default": {"a": None}},
             },
             "to",
         ),
@@ -446,6 +454,28 @@ def test_a_payload_that_the_schema_accepts_is_decoded_and_taken(
         # Pydantic takes more than its schema: a number in a text, for example.
         assert is_valid or any(each.is_pydantics for each in handler.payload_type.values)
         assert handler.call(decoded) == "called"
+
+
+class Report:
+    """Made of its payload."""
+
+    def __init__(self, email: "Email", copies: int = 1) -> None:
+        self.values = [email.to, copies]
+
+
+def test_a_class_is_a_handler_that_makes_an_instance() -> None:
+    handler = Handler.of(Report)
+
+    made = handler.call(handler.decode(b'{"email": {"to": "a"}}'))
+
+    assert isinstance(made, Report)
+    assert made.values == ["a", 1]
+
+
+def test_a_function_without_parameters_is_not_spread_either_way() -> None:
+    for spread in (None, True, False):
+        handler = Handler.of(nothing, spread=spread)
+        assert handler.call(handler.decode(b"null")) == "called"
 
 
 async def test_python_submits_the_same_objects() -> None:

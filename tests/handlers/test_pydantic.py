@@ -16,7 +16,7 @@ import pytest
 import trio
 from annotated_types import Gt, Len
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, EmailStr, Field
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from tests.handlers import pydantic_tasks
 from tests.handlers.support import able_to_import_tests, in_process, message_of, process
@@ -98,6 +98,16 @@ class Point:
 
 
 @dataclasses.dataclass
+class Wide:
+    """Has fields of types that are made anew each time that somebody asks for them."""
+
+    a: "list[int]"
+    b: "list[str]"
+    c: "dict[str, list[float]]"
+    d: "Annotated[int, Field(gt=3)]"
+
+
+@dataclasses.dataclass
 class Letter:
     """A dataclass with a model in it."""
 
@@ -118,6 +128,7 @@ class Pair(NamedTuple):
 
 
 EmailList = NewType("EmailList", list[Email])
+Emails = TypeAliasType("Emails", list[Email])
 
 
 class AtLeast(type(Field())):  # type: ignore[misc]
@@ -168,7 +179,9 @@ def handler_of(annotation: object, *more: object) -> Handler:
         (Letter, '{"email": {"to": "a"}}', Letter(Email(to="a"))),
         (Envelope, '{"email": {"to": "a"}}', {"email": Email(to="a")}),
         (Pair, '{"left": 4}', Pair(4)),
+        (list[Wide], '[{"a": [], "b": [], "c": {}, "d": "4"}]', [Wide([], [], {}, 4)]),
         (EmailList, '[{"to": "a"}]', [Email(to="a")]),
+        (Emails, '[{"to": "a"}]', [Email(to="a")]),
         (Annotated[int, Field(gt=3)], '"4"', 4),
         (Annotated[int, AfterValidator(double)], "2", 4),
         (Annotated[list[int], Len(1)], "[1]", [1]),
@@ -432,30 +445,25 @@ def schema_of(handlers: dict[str, Handler], name: str) -> dict[str, Any]:
     return {**schemas.types[name], "$defs": dict(schemas.components)}
 
 
-class OtherEmail(msgspec.Struct):
-    """Of msgspec's, with a model's name."""
-
-    address: str
-
-
-OtherEmail.__name__ = "Email"
-
-
-def test_types_of_one_name_have_a_schema_each() -> None:
+@pytest.mark.parametrize("names", [("struct", "model"), ("struct", "model", "other")])
+def test_types_of_one_name_have_a_schema_each(names: tuple[str, ...]) -> None:
+    struct: Any = msgspec.defstruct("Email", [("address", str)])
     other_model = pydantic.create_model("Email", number=(int, ...))
-    handlers = {
-        "struct": handler_of(OtherEmail),
+    all_handlers = {
+        "struct": handler_of(struct),
         "model": handler_of(Email),
-        "other": handler_of(other_model, list[OtherEmail]),
+        "other": handler_of(other_model, list[struct]),
     }
-
-    for name, good in {
+    handlers = {name: all_handlers[name] for name in names}
+    good = {
         "struct": {"address": "a"},
         "model": {"to": "a"},
         "other": {"a": {"number": 1}, "b": [{"address": "a"}]},
-    }.items():
+    }
+
+    for name in names:
         schema = schema_of(handlers, name)
-        jsonschema.validate(good, schema)
+        jsonschema.validate(good[name], schema)
         for bad in ({}, {"a": {"to": "a"}, "b": []}):
             assert not jsonschema.Draft202012Validator(schema).is_valid(bad)
 

@@ -54,7 +54,7 @@ def has_pydantic(annotation: Annotation) -> bool:
     Raises:
         HandlerError: A part is of Pydantic 1, or has constraints of msgspec's beside Pydantic's.
     """
-    parts = [*_parts(annotation, set())]
+    parts = [*_parts(annotation, {})]
     if not any(map(_is_pydantics, parts)):
         return False
     if any(isinstance(each, msgspec.Meta) for each in parts):
@@ -65,11 +65,17 @@ def has_pydantic(annotation: Annotation) -> bool:
     return True
 
 
-def _parts(annotation: Annotation, seen: set[int]) -> Iterator[object]:
-    """The types that a type is made of, and the constraints in `Annotated`."""
+def _parts(annotation: Annotation, seen: dict[int, object]) -> Iterator[object]:
+    """The types that a type is made of, and the constraints in `Annotated`.
+
+    Args:
+        annotation: The type.
+        seen: By their ids, the types that are known already. It keeps them alive: another type
+            could get the id of one that is gone.
+    """
     if id(annotation) in seen:
         return
-    seen.add(id(annotation))
+    seen[id(annotation)] = annotation
     yield annotation
     origin: object = typing.get_origin(annotation)
     if origin is typing.Literal:
@@ -88,8 +94,6 @@ def _parts(annotation: Annotation, seen: set[int]) -> Iterator[object]:
     elif inspect.isclass(annotation) and not _is_pydantics(annotation):
         inner += _fields(annotation)
     for each in inner:
-        if isinstance(each, list):  # the parameters of a Callable
-            continue
         yield from _parts(each, seen)
 
 
