@@ -255,8 +255,9 @@ def check(life: Life, action: Callable[[Life], None]) -> None:
     """The life has told no lie, and the next one goes on where it has ended."""
     accepted, shown, begun = life.told or (life.accepted, life.shown, life.begun)
     file = dict(life.parts.file) if life.crashed is None else life.crashed
-    jobs = {job.id: job for job in file.values()}
+    jobs = {job.id: job for _, job in sorted(file.items())}
     assert accepted.keys() <= jobs.keys()
+    assert list(jobs) == sorted(jobs)  # ids are in the order of admission, as pages want them
     for job_id, job in shown.items():
         if job_id != FAILED.id:  # it may be marked as re-run, or be deleted
             assert jobs[job_id] == job
