@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.durable import TIMEOUT, DurableParts, StepReader, make_durable_parts, start_pool
-from tests.support import NOON, SUCCEEDED, Problem
+from tests.support import NOON, SUCCEEDED
 from trio_jobs import Ending, Handler, IdempotencyKey, Job, JobError, JobStatus, Outcome
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import (
@@ -478,7 +478,7 @@ async def test_drain_of_running_jobs_keeps_the_others_in_the_file() -> None:
     assert set(by_id.values()) == {JobStatus.PENDING}
     assert not parts.pool.left_behind()
     assert parts.pool.kept == len(by_id) + 1
-    assert late.result is None or isinstance(late.result, Job | Problem)
+    assert late.result is None or isinstance(late.result, Job | ShuttingDownError)
 
 
 async def test_drain_ends_only_when_all_ends_are_on_the_disk() -> None:

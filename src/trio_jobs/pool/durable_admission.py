@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from functools import partial
-from typing import Self
 
 import trio
 
 from trio_jobs.job import Job
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.disk_timer import DiskTimer
 from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import (
@@ -19,17 +19,14 @@ from trio_jobs.pool.refusals import (
     ShuttingDownError,
     StoreTimeoutError,
     StoreUnavailableError,
-    StoreWriteError,
 )
+from trio_jobs.pool.reservation import Name, Reservation, names_of
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DuplicateJobError, DurableStore
 from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
 
 log = logging.getLogger(__name__)
-
-# What only one job can have: an idempotency key, or an old job that it re-runs.
-Name = tuple[str, str]
 
 
 class DurableAdmission(LimitedAdmission):
@@ -55,6 +52,7 @@ class DurableAdmission(LimitedAdmission):
         schedule: See there.
         limits: See `LimitedAdmission`.
         suspects: Holds jobs that a drain completes.
+        timer: Times the waits of single jobs.
         keeps_pending: Whether `close` leaves the jobs that have not begun to the file. Otherwise a
             drain completes those in the buffer, and those that were due when it began.
         new_id: See `Admission`.
@@ -69,6 +67,7 @@ class DurableAdmission(LimitedAdmission):
         schedule: Schedule,
         limits: TypeLimits,
         suspects: Suspects,
+        timer: DiskTimer,
         *,
         keeps_pending: bool,
         new_id: Callable[[], str],
@@ -77,6 +76,7 @@ class DurableAdmission(LimitedAdmission):
         super().__init__(channel, store, capacity, schedule, limits, new_id=new_id, now=now)
         self._file = store
         self._suspects = suspects
+        self._timer = timer
         self._keeps_pending = keeps_pending
         self._under_way = 0
         self._delayed_under_way = 0
@@ -100,14 +100,16 @@ class DurableAdmission(LimitedAdmission):
             DuplicateJobError: An unfinished job has this key, or one that has just come in. If
                 another task submits a job with this key, this one waits for the result.
         """
-        if spec.due is not None or _names([spec]):
+        if spec.due is not None or names_of([spec]):
             [job] = await self._admit([spec], batch=False)
             return job
         # What `_admit` does, at half its cost.
         specs = self._check([spec], whole=True)
         if missing := self._capacity.reserve(1):
             raise self._refusal(missing)
-        return (await self._reserve(specs, 1).wait())[0]
+        reservation = self._reserve(specs, 1)
+        in_time = await self._timer.wait(reservation.over)
+        return reservation.result(in_time=in_time)[0]
 
     @trio.lowlevel.enable_ki_protection
     async def admit_all(self, specs: Sequence[JobSpec]) -> list[Job]:
@@ -135,14 +137,14 @@ class DurableAdmission(LimitedAdmission):
         return []
 
     @trio.lowlevel.enable_ki_protection
-    async def reserve_up_to(self, specs: Sequence[JobSpec]) -> "Reservation":
+    async def reserve_up_to(self, specs: Sequence[JobSpec]) -> Reservation:
         """Do what `admit_up_to` does, up to the wait for the disk, which is left to the caller.
 
         Cancellation:
             Acted on while waiting; then nothing is reserved.
         """
         await trio.lowlevel.checkpoint()
-        await self._wait_for_others(_names(specs[:1]))
+        await self._wait_for_others(names_of(specs[:1]))
         specs = self._check(specs)
         if specs[0].due is not None:
             return self._reserve_delayed(specs)
@@ -210,7 +212,7 @@ class DurableAdmission(LimitedAdmission):
         if not self._channel.statistics().open_receive_channels:
             raise ShuttingDownError
         if self._file.hangs:
-            if self._other(_names(specs)) is not None:  # this may be a job that comes in later
+            if self._other(names_of(specs)) is not None:  # this may be a job that comes in later
                 raise StoreTimeoutError(self._file.timeout)
             raise StoreUnavailableError
         if whole:
@@ -224,7 +226,7 @@ class DurableAdmission(LimitedAdmission):
         Checkpoints:
             If there is something to wait for; then no name of these is taken.
         """
-        names = _names(specs)
+        names = names_of(specs)
         wanted = {spec.rerun_of for spec in specs if spec.rerun_of is not None}
         reruns: dict[str, tuple[int, Job]] = {}
         stale = wanted.copy()
@@ -249,18 +251,18 @@ class DurableAdmission(LimitedAdmission):
     def _is_known(self, text: str) -> bool:
         return super()._is_known(text) or ("key", text) in self._names
 
-    def _other(self, names: Sequence[Name]) -> "Reservation | None":
+    def _other(self, names: Sequence[Name]) -> Reservation | None:
         """A reservation under way that has one of these names."""
         return next((self._names[name] for name in names if name in self._names), None)
 
-    def _reserve_delayed(self, specs: Sequence[JobSpec]) -> "Reservation":
+    def _reserve_delayed(self, specs: Sequence[JobSpec]) -> Reservation:
         self._check_waiting_room(1 + self._delayed_under_way)
         room = self._schedule.room - self._delayed_under_way
         return self._reserve(
             specs[: min(leading(specs, delayed=True, is_known=self._is_known), room)], 0
         )
 
-    def _reserve_leading(self, specs: Sequence[JobSpec], slots: int) -> "Reservation":
+    def _reserve_leading(self, specs: Sequence[JobSpec], slots: int) -> Reservation:
         specs = specs[: min(leading(specs, delayed=False, is_known=self._is_known), slots)]
         if len(specs) < slots:
             self._capacity.slot_freed(slots - len(specs))
@@ -271,7 +273,7 @@ class DurableAdmission(LimitedAdmission):
         specs: Sequence[JobSpec],
         slots: int,
         reruns: Mapping[str, tuple[int, Job]] = {},
-    ) -> "Reservation":
+    ) -> Reservation:
         """Make the jobs, and hand them to the store; the slots are reserved already."""
         if not specs:
             return Reservation.nothing()
@@ -295,7 +297,7 @@ class DurableAdmission(LimitedAdmission):
             self._names.update(dict.fromkeys(reservation.names, reservation))
         return reservation
 
-    def _land(self, reservation: "Reservation") -> None:
+    def _land(self, reservation: Reservation) -> None:
         """The one step: the jobs are in the store, and now in the channel or in the schedule."""
         for job in reservation.jobs:
             if job.run_at is None:
@@ -310,7 +312,7 @@ class DurableAdmission(LimitedAdmission):
             for job in reservation.jobs:
                 log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
 
-    def _let_wait(self, reservation: "Reservation") -> None:
+    def _let_wait(self, reservation: Reservation) -> None:
         elapsed = trio.current_time() - reservation.began
         for job, spec in zip(reservation.jobs, reservation.specs, strict=True):
             if isinstance(spec.due, datetime):
@@ -318,12 +320,12 @@ class DurableAdmission(LimitedAdmission):
             elif spec.due is not None:
                 self._schedule.add(job.id, max(spec.due - elapsed, 0.0))
 
-    def _refuse(self, reservation: "Reservation", error: Exception) -> None:
+    def _refuse(self, reservation: Reservation, error: Exception) -> None:
         reservation.error = error
         self._capacity.slot_freed(reservation.slots)
         self._end(reservation)
 
-    def _end(self, reservation: "Reservation") -> None:
+    def _end(self, reservation: Reservation) -> None:
         self._under_way -= 1
         self._delayed_under_way -= len(reservation.jobs) - reservation.slots
         for name in reservation.names:
@@ -331,65 +333,3 @@ class DurableAdmission(LimitedAdmission):
         reservation.over.set()
         if self.closed and not self._keeps_pending:
             self._close_channel_if_landed()
-
-
-class Reservation:
-    """Jobs that are on their way to the disk.
-
-    Attributes:
-        jobs: The jobs, each as it will be when it is in.
-        specs: What each was made of.
-        slots: How many slots are reserved for them.
-        names: The names that no other job may take meanwhile.
-        began: When they were handed over, by Trio's clock.
-        over: Set when they are in, or refused.
-        error: Why they were refused; None if they were not.
-    """
-
-    __slots__ = ("_timeout", "began", "error", "jobs", "names", "over", "slots", "specs")
-
-    def __init__(
-        self, jobs: Sequence[Job], specs: Sequence[JobSpec], slots: int, timeout: float
-    ) -> None:
-        self.jobs = jobs
-        self.specs = specs
-        self.slots = slots
-        self.names = _names(specs)
-        self.began = trio.current_time()
-        self.over = trio.Event()
-        self.error: Exception | None = None
-        self._timeout = timeout
-
-    @classmethod
-    def nothing(cls) -> Self:
-        """No job: another one has the key of the first."""
-        nothing = cls([], [], 0, 0.0)
-        nothing.over.set()
-        return nothing
-
-    async def wait(self, *, shield: bool = False) -> list[Job]:
-        """Wait until the jobs are in; with ``shield``, cancellation is not acted on meanwhile.
-
-        Raises:
-            StoreWriteError: They were refused.
-            StoreTimeoutError: It is not yet known.
-            DuplicateJobError: The store has a job with one of their keys already.
-        """
-        # At less than the cost of `move_on_after`.
-        with trio.CancelScope(relative_deadline=self._timeout, shield=shield):
-            await self.over.wait()
-        if not self.over.is_set():
-            raise StoreTimeoutError(self._timeout)
-        if isinstance(self.error, DuplicateJobError):
-            raise self.error
-        if self.error is not None:
-            raise StoreWriteError(str(self.error)) from self.error
-        return list(self.jobs)
-
-
-def _names(specs: Sequence[JobSpec]) -> list[Name]:
-    if len(specs) == 1 and specs[0].key is None and specs[0].rerun_of is None:  # the usual case
-        return []
-    names = [("rerun", spec.rerun_of) for spec in specs if spec.rerun_of is not None]
-    names += [("key", spec.key.text) for spec in specs if spec.key is not None]
-    return names

@@ -19,6 +19,7 @@ from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.disk_timer import DiskTimer
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import ShuttingDownError
@@ -86,6 +87,7 @@ class Pool:
         shortage: Holds the jobs that cannot begin. The caller calls `note_change` when it has freed
             a resource, such as a connection's descriptor.
         now: The wall clock, as an aware UTC time.
+        disk_timer: Times the waits of submissions for the disk; None without a file.
     """
 
     workers: Workers
@@ -99,6 +101,7 @@ class Pool:
     executor: JobExecutor
     shortage: StartShortage
     now: Callable[[], datetime]
+    disk_timer: DiskTimer | None = None
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
@@ -121,7 +124,19 @@ class Pool:
         self.schedule.advance(job_id)
 
     async def run_schedule(self) -> None:
-        """Feed the waiting jobs as they come due; see `Schedule` and `Admission.until_fed`."""
+        """Feed the waiting jobs as they come due; see `Schedule` and `Admission.until_fed`.
+
+        With a file, it times the waits for the disk, too.
+        """
+        if (timer := self.disk_timer) is None:
+            await self._feed_due()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(timer.run, name="disk-timer")
+            await self._feed_due()
+            timer.close()
+
+    async def _feed_due(self) -> None:
         with suppress(ShuttingDownError), self.admission.until_fed():
             await self.schedule.run(self.admission.feed)
 
@@ -210,6 +225,7 @@ def make_pool(
     new_id = Uuid7(after=last_id)
     limited = (send, capacity, schedule, handlers.max_running)
     moves: StoreMoves
+    disk_timer = None
     if isinstance(store, DurableStore):
         # Imported here: a pool in memory needs none of it.
         from trio_jobs.pool.durable_admission import DurableAdmission
@@ -224,6 +240,7 @@ def make_pool(
             schedule,
             limits,
             suspects,
+            disk_timer := DiskTimer(store.timeout),
             keeps_pending=settings.drain != "all",
             new_id=new_id,
             now=now,
@@ -255,4 +272,5 @@ def make_pool(
         executor=executor,
         shortage=shortage,
         now=now,
+        disk_timer=disk_timer,
     )
