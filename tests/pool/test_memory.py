@@ -4,13 +4,14 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import trio
 from msgspec.structs import replace
 
 from tests.support import NOON, Later, Parts, make_parts, noon
-from trio_jobs import Job, JobError, Jobs
+from trio_jobs import Job, JobError, Jobs, open_jobs
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.memory import MemoryStore
@@ -37,6 +38,33 @@ async def test_memory_does_not_grow_with_the_number_of_completed_jobs(jobs: Jobs
 
     assert later - full < 1_000
     assert len(jobs.page(limit=20_000)) == 10_000
+
+
+async def test_memory_does_not_grow_with_the_number_of_jobs_in_a_file(tmp_path: Path) -> None:
+    async with open_jobs(
+        {"nothing": nothing}, path=tmp_path / "jobs.db", sync="normal", keep_completed=100
+    ) as jobs:
+
+        async def complete(count: int) -> int:
+            """Use all ways for so many jobs; the number of blocks that Python then holds."""
+            for n in range(count // 100):
+                ended = await jobs.submit_all([("nothing", None)] * 99)
+                kept = await jobs.submit("nothing", key=f"{n}")
+                for job in (*ended, kept):
+                    await jobs.wait(job.id)
+                assert await jobs.submit("nothing", key=f"{n}") == await jobs.get(kept.id)
+                await jobs.delete(kept.id)
+                late = await jobs.submit("nothing", delay=1000)
+                await jobs.cancel(late.id)
+                await jobs.wait(late.id)
+                await jobs.page(limit=10)
+            assert jobs.unfinished() == ([], [])
+            return sys.getallocatedblocks()
+
+        full = await complete(1_000)
+        later = await complete(3_000)
+
+    assert later - full < 1_000
 
 
 def delayed(parts: Parts) -> None:
