@@ -168,9 +168,14 @@ async def test_payload_is_checked_and_made_as_for_a_job(autojump_clock: MockCloc
         await anext(cancelled_at_each_step(takes_number, "5"))
 
 
-async def test_thread_has_no_steps() -> None:
+async def test_only_a_handler_on_trio_has_steps() -> None:
     def plain(_payload: object) -> None:
         pass
 
-    with pytest.raises(ValueError, match=r"plain runs in a thread$"):
-        await anext(cancelled_at_each_step(Handler.of(plain)))
+    async def on_asyncio(_payload: object) -> None:
+        pass
+
+    for handler in (Handler.of(plain), Handler.of(on_asyncio, run="asyncio")):
+        name = handler.name.rpartition(".")[2]
+        with pytest.raises(ValueError, match=rf'{name} has run = "{handler.run}"$'):
+            await anext(cancelled_at_each_step(handler))

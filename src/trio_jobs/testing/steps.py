@@ -108,14 +108,15 @@ async def cancelled_at_each_step(
         AssertionError: The handler did not succeed in the first run. Or, when
             cancelled, the handler or a task in its job's nursery raised another
             error than ``Cancelled``, for example in its cleanup.
-        ValueError: The handler is not async: threads cannot be cancelled, and
-            processes are killed.
+        ValueError: The handler does not run on Trio. Threads cannot be cancelled,
+            processes are killed, and the steps of asyncio are no steps of Trio's.
         HandlerError: The function cannot be a handler.
         PayloadError: The payload does not fit the handler.
     """
     handler = handler if isinstance(handler, Handler) else Handler.of(handler)
     if handler.run is not Run.TRIO:
-        raise ValueError(f"only an async handler has steps; {handler.name} runs in a {handler.run}")
+        text = f'only a handler on Trio has steps; {handler.name} has run = "{handler.run}"'
+        raise ValueError(text)
     encoded = encode_payload(payload, max_bytes=_MAX_BYTES)
     check_submission("test", encoded, HandlerRegistry({"test": handler}))
     steps, _ = await _run(handler, encoded, cancel_at=None)
