@@ -1,17 +1,19 @@
 """For every test: a guard against hanging, and a schedule that can be replayed."""
 
 import functools
+import gc
 import inspect
 import itertools
 import logging
 import math
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import settings
+from werkzeug.routing import Rule
 
 from tests.proof.share import share_of
 from trio_jobs.testing.schedules import seeded_schedule
@@ -95,6 +97,28 @@ def soak_beyond_the_share(items: list[pytest.Item]) -> list[pytest.Item]:
 def marks(item: pytest.Item) -> set[str]:
     """The names of a test's markers."""
     return {mark.name for mark in item.iter_markers()}
+
+
+def pytest_sessionstart() -> None:
+    """Compile the routes of all applications once: most tests make an application of their own."""
+    compile_builder = Rule._compile_builder
+
+    def compile_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        if rule.defaults:
+            return compile_builder(rule, append_unknown)
+        key = rule.rule, tuple(rule._trace), append_unknown
+        if key not in builders:
+            builders[key] = compile_builder(rule, append_unknown)
+        return builders[key]
+
+    builders: dict[object, Callable[..., tuple[str, str]]] = {}
+    Rule._compile_builder = compile_once  # type: ignore[assignment, method-assign]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave out what has been imported and collected: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def under_mock_clock(item: pytest.Function) -> bool:
