@@ -11,7 +11,8 @@ import trio
 from tests.api.support import Api, assert_problem
 from tests.asgi import Answer
 from tests.support import SUCCEEDED, counting_turns, make_job, make_parts
-from trio_jobs import Ending, Job, JobStatus, Outcome
+from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
+from trio_jobs.job import Later
 
 
 def ids(answer: Answer) -> list[str]:
@@ -62,6 +63,29 @@ async def test_a_listed_job_has_neither_payload_nor_result() -> None:
         "attempts",
         "id", "type", "status", "created_at", "started_at", "completed_at", "duration", "outcome"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [0, 300, 301, 100_000])
+async def test_a_listed_job_says_why_it_failed_in_300_characters(length: int) -> None:
+    api = Api(parts=make_parts(keep_completed_bytes=10**6))
+    [failed, retrying, waiting] = fill(api, 3)
+    error = JobError(type="ValueError", message="\N{SNOWMAN}" * length)
+    for name in (failed, retrying):
+        api.parts.workers.claim(name)
+    api.parts.workers.complete(failed, Ending(outcome=Outcome.FAILED, error=error))
+    api.parts.workers.postpone(retrying, Later(seconds=60, error=error))
+
+    listed = {job["id"]: job for job in (await api.client.get("/jobs")).json()}
+
+    cut = error.message if length <= 300 else error.message[:299] + "…"
+    assert listed[failed]["error"] == {"type": "ValueError", "message": cut}
+    assert listed[retrying]["last_error"] == {"type": "ValueError", "message": cut}
+    assert listed[retrying]["attempts"] == 1
+    assert "last_error" not in listed[failed]
+    assert "error" not in listed[retrying]
+    assert not {"error", "last_error"} & set(listed[waiting])
+    whole = (await api.client.get(f"/jobs/{failed}")).json()
+    assert whole["error"]["message"] == error.message
 
 
 async def test_filters_of_one_kind_widen_and_of_different_kinds_narrow() -> None:

@@ -1,16 +1,20 @@
-"""A job as JSON, for clients: all of it, brief, or as just accepted."""
+"""A job as JSON, for clients: all of it, as in lists, or as just accepted."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
-from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.job import Job, JobError, JobStatus, Outcome
 
 MEDIA_TYPE = "application/json"
 
 # Jobs to encode between two checkpoints: about a millisecond's work.
 STRIDE = 500
+
+# Characters of an error's message in a list: so a page of 1,000 failures stays below 1 MB.
+MAX_LISTED_MESSAGE = 300
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,6 +33,8 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     run_at: datetime | str | None = None
     rerun_of: str | None = None
     rerun_as: str | None = None
+    error: JobError | None = None
+    last_error: JobError | None = None
 
 
 def accepted_json(job: Job) -> bytes:
@@ -69,8 +75,21 @@ def job_json(job: Job) -> bytes:
 
 
 def jobs_json(jobs: Iterable[Job]) -> bytes:
-    """An array of brief jobs."""
-    return _encode([_brief(job) for job in jobs])
+    """An array of jobs as in lists: without payloads and results, and with the start of errors."""
+    return _encode([_listed(job) for job in jobs])
+
+
+def _listed(job: Job) -> _Brief:
+    error = None if job.ending is None else job.ending.error
+    if error is None and job.last_error is None:
+        return _brief(job)
+    return replace(_brief(job), error=_start_of(error), last_error=_start_of(job.last_error))
+
+
+def _start_of(error: JobError | None) -> JobError | None:
+    if error is None or len(error.message) <= MAX_LISTED_MESSAGE:
+        return error
+    return replace(error, message=f"{error.message[: MAX_LISTED_MESSAGE - 1]}…")
 
 
 def _brief(job: Job) -> _Brief:
