@@ -11,7 +11,6 @@ from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_log import log_end, log_postponed, log_start
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import (
-    Disk,
     InvalidTransitionError,
     JobNotFoundError,
     Moves,
@@ -71,7 +70,6 @@ async def run_worker(jobs: trio.MemoryReceiveChannel[str], store: Moves, process
         At least once per burst.
     """
     now = trio.lowlevel.current_clock().current_time
-    disk = store.disk
     with jobs:
         while True:
             try:
@@ -80,53 +78,55 @@ async def run_worker(jobs: trio.MemoryReceiveChannel[str], store: Moves, process
                 return False
             except trio.ClosedResourceError:
                 return True
-            burst_ends = now() + BURST_SECONDS
-            left = BURST_JOBS
-            while True:
-                await _process_one(job_id, store, process, now, disk)
-                left -= 1
-                if not left or now() >= burst_ends:
-                    break
-                # Raise a cancellation before the next id is taken: a worker that is cancelled
-                # with an unclaimed id in hand would lose its job.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                try:
-                    job_id = jobs.receive_nowait()
-                except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                    break
+            await _process_burst(job_id, jobs, store, process, now)
 
 
-async def _process_one(
-    job_id: str, store: Moves, process: Process, now: Callable[[], float], disk: Disk | None
+async def _process_burst(
+    job_id: str,
+    jobs: trio.MemoryReceiveChannel[str],
+    store: Moves,
+    process: Process,
+    now: Callable[[], float],
 ) -> None:
-    try:
-        job = store.claim(job_id)
-    except (InvalidTransitionError, JobNotFoundError) as refusal:
-        log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
-        return
-    if job is None:
-        return
-    started = now()
-    verbose = log.isEnabledFor(logging.DEBUG)
-    if verbose:
-        log_start(job)
-    try:
-        if disk is not None:
-            job = await disk.begun(job)
-        end = await process(job)
-    except BaseException:  # the pool ends: cancelled, or a bug that ends the server
-        store.release(job_id)
-        raise
-    duration = now() - started
-    if isinstance(end, Later):
-        store.postpone(job_id, end)
-        log_postponed(job, end, duration=duration)
-    else:
-        store.complete(job_id, end, duration=duration)
-        if verbose or end.outcome is not _SUCCEEDED:
-            log_end(job, end, duration=duration)
-    if disk is not None:
-        await disk.caught_up()
+    disk, verbose = store.disk, log.isEnabledFor(logging.DEBUG)
+    left, burst_ends = BURST_JOBS, now() + BURST_SECONDS
+    while True:
+        job = None
+        try:
+            job = store.claim(job_id)
+        except (InvalidTransitionError, JobNotFoundError) as refusal:
+            log.error("claim_refused", extra={"job_id": job_id, "reason": str(refusal)})
+        time = started = now()
+        if job is not None:
+            if verbose:
+                log_start(job)
+            try:
+                if disk is not None:
+                    job = await disk.begun(job)
+                end = await process(job)
+            except BaseException:  # the pool ends: cancelled, or a bug that ends the server
+                store.release(job_id)
+                raise
+            time = now()
+            if isinstance(end, Later):
+                store.postpone(job_id, end)
+                log_postponed(job, end, duration=time - started)
+            else:
+                store.complete(job_id, end, duration=time - started)
+                if verbose or end.outcome is not _SUCCEEDED:
+                    log_end(job, end, duration=time - started)
+            if disk is not None:
+                await disk.caught_up()
+        left -= 1
+        if not left or time >= burst_ends:
+            return
+        # Raise a cancellation before the next id is taken: a worker that is cancelled with an
+        # unclaimed id in hand would lose its job.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            job_id = jobs.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            return
 
 
 class Workers:
