@@ -3,6 +3,7 @@
 import random
 import re
 import secrets
+import struct
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from collections.abc import Callable
 _COUNTER_BITS = 28
 _SEED_BITS = _COUNTER_BITS - 1
 _TAIL_BITS = 32
+# The lower 16 bits of the counter, and the bits of the id.
+_LAST_DIGITS = struct.Struct(">HI")
 
 _MILLISECOND = 1_000_000  # in nanoseconds
 
@@ -53,8 +56,8 @@ class Uuid7:
         self._counter = counter = self._counter + 1
         if now >= self._next_millisecond or not counter & 0xFFFF:
             counter = self._make_head(now)
-        # Half the cost of an f-string with as many fields.
-        return "%s%04x%08x" % (self._head, counter & 0xFFFF, self._bits(_TAIL_BITS))  # noqa: UP031
+        # Half the cost of a format: one is made for each job.
+        return self._head + _LAST_DIGITS.pack(counter & 0xFFFF, self._bits(_TAIL_BITS)).hex()
 
     def _make_head(self, now: int) -> int:
         """Make the head for the next id, and return its counter."""
