@@ -81,7 +81,9 @@ class MemoryStore:
             self._keys[job.key.text] = job.id
 
     def claim(self, job_id: str) -> Job:
-        job = self._get(job_id, PENDING, PROCESSING)
+        job = self._jobs.get(job_id)
+        if job is None or job.status is not PENDING:
+            refuse(self.find_nowait(job_id), PENDING, PROCESSING)
         if job_id in self._released:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
         job = claimed(job, self._now())
@@ -97,7 +99,9 @@ class MemoryStore:
         duration: float | None = None,
         show: Callable[[Job], None] | None = None,
     ) -> Job:
-        job = self._get(job_id, PROCESSING, COMPLETED)
+        job = self._jobs.get(job_id)
+        if job is None or job.status is not PROCESSING:
+            refuse(self.find_nowait(job_id), PROCESSING, COMPLETED)
         job = completed(job, ending, self._now(), duration)
         self._jobs[job_id] = job
         self._processing.remove(job_id)
@@ -110,15 +114,13 @@ class MemoryStore:
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
-        job = self._get(job_id, PROCESSING, PENDING)
-        job = postponed(job, later, self._now())
+        job = postponed(self._find_processing(job_id), later, self._now())
         self._jobs[job_id] = job
         self._processing.remove(job_id)
         return job
 
     def release(self, job_id: str) -> None:
-        job = self._get(job_id, PROCESSING, PENDING)
-        self._jobs[job_id] = released(job)
+        self._jobs[job_id] = released(self._find_processing(job_id))
         self._processing.remove(job_id)
         self._released.add(job_id)
 
@@ -212,9 +214,8 @@ class MemoryStore:
         assert job.ending is not None  # noqa: S101  (for the type checker: it has completed)
         return job.ending.outcome
 
-    def _get(self, job_id: str, expected: JobStatus, wanted: JobStatus) -> Job:
-        """The job, if it has the status from which the move leads to the wanted one."""
-        job = self._jobs.get(job_id) or self.find_nowait(job_id)
-        if job.status is not expected:
-            refuse(job, expected, wanted)
+    def _find_processing(self, job_id: str) -> Job:
+        job = self.find_nowait(job_id)
+        if job.status is not PROCESSING:
+            refuse(job, PROCESSING, PENDING)
         return job
