@@ -413,8 +413,8 @@ class DurableJobs(BaseJobs):
         """
         spec = self._spec(type, payload, delay, run_at, key)
         pool = self._pool
-        job, _ = await idempotency.admit(spec, pool.admission, pool.store)
-        return job
+        submitted = await idempotency.admit(spec, pool.admission, pool.store)
+        return submitted.job
 
     async def submit_all(self, submissions: Iterable[tuple[str, object]]) -> list[Job]:
         """Submit jobs, each a type and a payload, in this order: all of them or none.

@@ -56,16 +56,16 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
         return Response(await encode_jobs(jobs), 201, content_type=serialization.MEDIA_TYPE)
 
     def as_submitted_all(submitted: list[Submitted], body: bytes) -> list[Job]:
-        if not any(replayed for _, replayed in submitted):
-            return [job for job, _ in submitted]
+        if not any(each.replayed for each in submitted):
+            return [each.job for each in submitted]
         items = _decode_items(body)
 
         def at_first(index: int, job: Job) -> JobSpec:
             return parse_item(bytes(items[index]), pool.handlers, lambda: job.created_at)
 
         return [
-            as_submitted(job, at_first(index, job)) if replayed else job
-            for index, (job, replayed) in enumerate(submitted)
+            as_submitted(each.job, at_first(index, each.job)) if each.replayed else each.job
+            for index, each in enumerate(submitted)
         ]
 
 

@@ -31,9 +31,10 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         body = await read_body(max_bytes=context.http.max_body_bytes)
         pool = context.pool
         spec = parse_submission(body, pool.handlers, pool.now, key=_read_key())
-        job, replayed = await idempotency.admit(spec, admission, pool.store)
-        first, headers = job, {}
-        if replayed:
+        submitted = await idempotency.admit(spec, admission, pool.store)
+        first = job = submitted.job
+        headers = {}
+        if submitted.replayed:
             headers["Idempotent-Replayed"] = "true"
             at_first = parse_submission(body, pool.handlers, lambda: job.created_at)
             first = as_submitted(job, at_first)

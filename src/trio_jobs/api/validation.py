@@ -120,6 +120,7 @@ def check_depth(text: bytes) -> None:
     Raises:
         TooDeepError: It is deeper than `MAX_DEPTH`.
     """
+    # A level takes two bytes.
     if len(text) <= 2 * MAX_DEPTH or text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub(b"", text).translate(_BRACKETS, _NOT_BRACKETS)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+
+import msgspec
 
 from trio_jobs.job import Job
 from trio_jobs.pool.admission import Admission
@@ -23,7 +24,7 @@ class KeyReusedError(AdmissionError):
         self.indexes = indexes
 
 
-class Submitted(NamedTuple):
+class Submitted(msgspec.Struct, frozen=True, gc=False):
     """A job that a submission has made, or found by its key.
 
     Attributes:
