@@ -1,5 +1,7 @@
 """`DiskTimer`: ends the waits for the disk that take too long, one task for all of them."""
 
+import math
+
 import trio
 
 
@@ -17,9 +19,9 @@ class DiskTimer:
         self._seconds = seconds
         # The deadlines of the waits, by what they wait for; the earliest first.
         self._waits: dict[trio.Event, float] = {}
-        self._first = trio.Event()  # somebody waits
+        self._first = trio.Event()  # somebody waits, while the task was idle
         self._scope = trio.CancelScope()
-        self._runs = self._closed = False
+        self._idle = self._runs = self._closed = False
 
     async def run(self) -> None:
         """Time the waits, until the timer is closed and nobody waits any more.
@@ -31,12 +33,12 @@ class DiskTimer:
         try:
             with self._scope:
                 while True:
-                    if self._waits:
-                        await trio.sleep_until(next(iter(self._waits.values())))
-                        self._end_waits(trio.current_time())
-                    else:
-                        self._first = trio.Event()
+                    self._first = trio.Event()
+                    deadline = next(iter(self._waits.values()), math.inf)
+                    self._idle = deadline == math.inf
+                    with trio.move_on_at(deadline):
                         await self._first.wait()
+                    self._end_waits(trio.current_time())
         finally:
             self._runs = False
             self._end_waits(trio.current_time() + self._seconds)
@@ -56,7 +58,8 @@ class DiskTimer:
             with trio.CancelScope(relative_deadline=self._seconds):
                 await over.wait()
             return over.is_set()
-        if not self._waits:
+        if self._idle:
+            self._idle = False
             self._first.set()
         self._waits[over] = trio.current_time() + self._seconds
         try:
