@@ -37,8 +37,9 @@ class JobQueue(AwaitedJobs):
     ShuttingDownError.
 
     The queue is an ASGI application as well, with the HTTP API: mount it, as in
-    ``app.mount("/queue", queue)``. While it is closed, it answers 503. If it is an application of
-    its own, or its framework passes the lifespan on to mounted applications, that opens it.
+    ``app.mount("/queue", queue)``. While it is closed, it answers 503. A server that has the queue
+    as its only application opens it by ASGI's lifespan events, and so does a framework that passes
+    these events on to mounted applications.
 
     On Trio the pool runs in the tasks of the lifespan. On asyncio it has a thread that runs Trio;
     see `trio_jobs.asyncio.open_jobs`.
@@ -55,8 +56,8 @@ class JobQueue(AwaitedJobs):
         options: The other arguments of `trio_jobs.open_jobs`.
 
     Raises:
-        ValueError: A number of the HTTP API is out of range, or no client could send the token.
-            What else is wrong is raised by the lifespan.
+        ValueError: ``grace_period`` or a number of the HTTP API is out of range, or no client could
+            send the token. What is wrong with the other arguments, the lifespan raises.
         TypeError: `trio_jobs.open_jobs` has no such argument.
     """
 
@@ -103,7 +104,7 @@ class JobQueue(AwaitedJobs):
         Args:
             app: The application, which frameworks pass; not used.
             state: For each place where handlers run the ``state`` of their contexts, as for
-                `trio_jobs.open_jobs`; instead of that of the construction.
+                `trio_jobs.open_jobs`. It replaces the ``state`` that the constructor was given.
 
         Raises:
             RuntimeError: The queue is open already.

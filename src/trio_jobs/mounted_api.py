@@ -14,7 +14,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class MountedApi:
-    """The choices for the HTTP API over one pool, checked; see `BaseJobs.asgi`.
+    """The checked options of the HTTP API; `BaseJobs.asgi` says what each of them does.
 
     Raises:
         ValueError: A number is out of range, or no client could send the token.
@@ -41,7 +41,12 @@ class MountedApi:
         )
 
     def over(self, pool: Pool, *, max_payload_bytes: int) -> App:
-        """The application over this pool."""
+        """Make the application.
+
+        Args:
+            pool: The pool.
+            max_payload_bytes: The longest body of a request, in bytes.
+        """
         from trio_jobs.api.app import create_app  # imported here: that takes 0.2 s
 
         context = ApiContext(

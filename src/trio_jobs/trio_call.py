@@ -36,7 +36,7 @@ class TrioCall:
         self._context = contextvars.copy_context()
         self._scope = trio.CancelScope()
 
-    # Trio's run ends if a function that it is given by `run_sync_soon` raises, as these two are.
+    # `run_sync_soon` calls the next two methods: an exception of theirs would end Trio's run.
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Make the call; its task runs in the nursery."""
@@ -53,7 +53,7 @@ class TrioCall:
             self._end()
 
     def cancel(self) -> None:
-        """Cancel the work; `ended` tells when it has unwound. A call that has ended stays so."""
+        """Cancel the work; `ended` is set when it has unwound. After its end this does nothing."""
         self._scope.cancel()
 
     async def _await(self, work: Awaitable[object]) -> None:

@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 _Value = TypeVar("_Value")
 
-# Seconds. How long calls may go on after the block.
+# Seconds. How long calls may go on after the end of Trio's block.
 _ANSWERING = 1.0
-# Seconds. How long the program waits for a thread whose time is over.
+# Seconds. How long the program waits for a cancelled call or block to end.
 _UNWINDING = 2.0
 
 
 class _LocalValue:
-    """A value of one thread; Python drops it when the thread ends."""
+    """A value of the program's thread. Python drops it when that thread ends."""
 
 
 class TrioThread(Generic[_Value]):
@@ -37,8 +37,8 @@ class TrioThread(Generic[_Value]):
     An exception that leaves the program's block cancels Trio's block. So does a cancellation of the
     program while it waits for the end of Trio's block.
 
-    If the program's thread ends, or it has closed its loop, nobody can leave the program's block
-    any more. Then Trio's thread leaves its block by itself.
+    If the program's thread ends, or the program closes its loop, nobody can leave the program's
+    block any more. Then Trio's thread leaves its block by itself.
 
     Args:
         block: Makes Trio's block; called in the thread.
@@ -162,6 +162,7 @@ class TrioThread(Generic[_Value]):
             log.error("pool_still_running", extra={"seconds": seconds + _UNWINDING})
 
     def _watch_host(self) -> "weakref.finalize[[float], _LocalValue]":
+        """Let the end of the program's thread leave Trio's block; called in that thread."""
         self._of_host.value = _LocalValue()
         end = weakref.finalize(self._of_host.value, self._leave_soon, self._grace_period)
         end.atexit = False
@@ -186,8 +187,8 @@ class TrioThread(Generic[_Value]):
         self._post(self._loop, partial(self._token.set_result, trio.lowlevel.current_trio_token()))
         async with trio.open_nursery() as self._calls:
             result = await outcome.acapture(self._hold_block)
-            # Calls outlive the block: those that have waited for its end still get their answers.
-            # A block that fails may leave calls that wait for ever.
+            # Calls go on after the block: one that has waited for the block's end gets its answer.
+            # After a failure of the block, a call might wait for ever.
             seconds = _ANSWERING if isinstance(result, outcome.Value) else 0
             self._calls.cancel_scope.deadline = trio.current_time() + seconds
         result.unwrap()

@@ -1,4 +1,4 @@
-"""What the annotation of a handler's parameter stands for."""
+"""`resolve`: the type that the annotation of a handler's parameter stands for."""
 
 import inspect
 import sys
@@ -13,7 +13,7 @@ Annotation: TypeAlias = Any
 
 def resolve(function: Callable[..., object], annotation: object) -> Annotation:
     """The type that an annotation stands for; raises any error of the annotation's text."""
-    # Not with the others: the context's type may be imported for type checkers only.
+    # Each annotation by itself: another one may name a class that only type checkers import.
     holder = SimpleNamespace(__annotations__={"parameter": annotation})
     return typing.get_type_hints(holder, _namespace(function), include_extras=True)["parameter"]
 

@@ -18,16 +18,16 @@ _UNWINDING_TIME = 0.4
 async def enter_on_asyncio(
     loop: asyncio.AbstractEventLoop, lifespan: Lifespan
 ) -> AsyncIterator[object]:
-    """Enter an async context manager in a task on the loop, and leave it there.
+    """A block around which a task on the loop enters the async context manager, and leaves it.
 
-    If the context manager ends before, the block is cancelled. Leaving the block then raises what
-    the context manager has raised.
+    If the context manager ends before the block does, the block is cancelled. Leaving the block
+    raises what the context manager has raised.
 
     Raises:
-        LifespanError: It cannot be entered.
+        LifespanError: The context manager cannot be entered.
 
     Cancellation:
-        Cancels the task. A task that has not opened gets a bounded time to unwind.
+        Cancels the task. A task that is still entering gets a bounded time to unwind.
     """
     token = trio.lowlevel.current_trio_token()
     closing = asyncio.Event()  # set and awaited on the loop
@@ -64,7 +64,9 @@ async def enter_on_asyncio(
             await task.done.wait()
     except trio.Cancelled:
         task.cancel()
-        if not entered:  # a second cancel, by the loop's end, would break its clean-up
+        # The end of the loop cancels each task that is left. So wait for this one: that second
+        # cancel would interrupt its clean-up.
+        if not entered:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING_TIME):
                 await task.done.wait()
         raise

@@ -69,7 +69,8 @@ class AsyncioRunner:
         self._thread: LoopThread | None = None
         self._now = trio.lowlevel.current_clock().current_time
         self._running: dict[str, tuple[Handler, RunningJob]] = {}
-        self._reported: dict[str, float] = {}  # when, by the handler's name; in the loop's thread
+        # By the handler's name, when it was last reported. Only the loop's thread uses this.
+        self._reported: dict[str, float] = {}
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -122,8 +123,8 @@ class AsyncioRunner:
             max_result_bytes: The largest result, as JSON.
 
         Returns:
-            The result as JSON, or the description of the handler's exception. It has no traceback
-            if that is the exception of the cancel.
+            The result as JSON, or the description of the handler's exception. The description of
+            a `CancelledError` that follows a cancel has no traceback.
 
         Raises:
             RuntimeError: The program has closed its loop.
@@ -144,8 +145,8 @@ class AsyncioRunner:
                 await task.done.wait()
             if not task.done.is_set():
                 task.cancel()
-                # Outside of the job's own scope: in there no task could wait any more, and with a
-                # shield it would not see the end of the pool.
+                # Outside of the job's scope, which is cancelled: a wait inside of it would end at
+                # once, and a shielded one would not end with the pool.
                 await task.done.wait()
         except trio.Cancelled:  # noqa: ASYNC103 - the pool ends
             await _unwind(task, running)  # noqa: ASYNC102 - bounded
@@ -162,7 +163,7 @@ class AsyncioRunner:
         return end.answer
 
     async def _work(self, handler: Handler, job: Job, max_result_bytes: int) -> "_End":
-        """Run the handler from JSON to JSON. In the loop's thread: all of this is user code."""
+        """Run the handler from JSON to JSON; never raises. All of it runs in the loop's thread."""
         forks = FORKS.count
         ended = math.inf
         by_cancel = False
@@ -218,7 +219,10 @@ def loop_maker(choice: Literal["asyncio", "uvloop"] | MakeLoop) -> MakeLoop:
 
 
 class _UntilDecided:
-    """What a running job has for a scope: ends the wait for its task at a cancel or the limit."""
+    """The scope of a running job. A cancel or the time limit ends the wait for the job's task.
+
+    A further cancel cancels the task itself.
+    """
 
     task: "AsyncioTask[_End]"
 
@@ -252,7 +256,7 @@ async def _unwind(task: AsyncioTask[_End], running: RunningJob) -> None:
     """Cancel the task, and wait a bounded time until it has ended.
 
     Raises:
-        trio.Cancelled: It has not.
+        trio.Cancelled: The task has not ended in that time.
     """
     if not task.done.is_set():
         task.cancel()

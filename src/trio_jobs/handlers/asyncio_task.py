@@ -14,18 +14,19 @@ _T = TypeVar("_T")
 class AsyncioTask(Generic[_T]):
     """Starts a task on the loop, in the context variables of the Trio task that makes this object.
 
-    Make it and use it in Trio's thread. If Trio's run ends first, the task goes on unseen.
+    Make and use this object in Trio's thread. If Trio's run ends before the task, the task goes on,
+    and nobody gets its result.
 
     Args:
-        loop: Runs in another thread.
-        function: Called there.
-        args: Its arguments.
+        loop: The loop, which runs in another thread.
+        function: Called in the loop's thread; the task awaits what it returns.
+        args: The function's arguments.
         name: The task's name.
         when_done: Called in Trio's thread when the task has ended.
 
     Attributes:
         cancel_called: Whether `cancel` was called.
-        done: Set when the task has ended. If the loop is closed before, it is never set.
+        done: Set when the task has ended. If the loop is closed before that, it is never set.
         result: What the task has returned or raised; `asyncio.CancelledError` if it was cancelled.
 
     Raises:
@@ -58,8 +59,8 @@ class AsyncioTask(Generic[_T]):
     def _start(
         self, function: Callable[..., Awaitable[_T]], args: tuple[object, ...], name: str
     ) -> None:
-        # The outcome: an exception in a task that nobody awaits would be logged as never retrieved,
-        # and SystemExit would leave the loop.
+        # The task returns an outcome, and raises nothing: asyncio would log an exception that is
+        # never retrieved, and a SystemExit would end the loop's run.
         self._task = self._loop.create_task(outcome.acapture(function, *args), name=name)
         self._task.add_done_callback(self._deliver)
 

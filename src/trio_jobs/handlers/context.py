@@ -32,7 +32,7 @@ class JobContext(Generic[State]):
         id: The job's id.
         type: The job's type.
         submitted_at: When the job was admitted (UTC).
-        attempt: Which attempt of the job this is, from 1; a snooze is none.
+        attempt: Which attempt of the job this is, from 1; a snooze does not count.
         last_attempt: Whether the handler's retry policy permits no further attempt.
         state: What the lifespan of the place yields in which the handler runs; None without one.
     """
@@ -73,11 +73,11 @@ class JobContext(Generic[State]):
         return self._task_group
 
     def cancelled(self) -> bool:
-        """Whether nobody waits for the result of a handler in a thread any more.
+        """Whether the result of a handler in a thread has no use any more.
 
         That is so after a cancel, after the time limit, and once the pool ends. Python cannot
-        interrupt a thread: a handler that takes long asks now and then, and returns. The handlers
-        of other kinds are interrupted.
+        interrupt a thread: a handler that takes long calls this now and then, and returns if it is
+        True. The server interrupts the handlers of other kinds.
 
         Raises:
             RuntimeError: The handler does not run in a thread.

@@ -20,7 +20,7 @@ _LIMIT = 32
 class DaemonExecutor(ThreadPoolExecutor):
     """Runs functions in Trio's cached threads, at most 32 at the same time.
 
-    A subclass of `ThreadPoolExecutor`, because asyncio takes no other. It starts none of that
+    asyncio takes no other executor than a `ThreadPoolExecutor`. This subclass starts none of that
     class's threads.
     """
 
@@ -28,11 +28,15 @@ class DaemonExecutor(ThreadPoolExecutor):
         super().__init__(max_workers=1)
         self._busy = 0
         self._waiting: deque[Callable[[], None]] = deque()
-        # Threads end while the loop's thread submits.
+        # For both attributes: the loop's thread submits while other threads end their work.
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
-        """Run a function as soon as there is a thread for it."""
+        """Run a function as soon as fewer than 32 run.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
         future: Future[Any] = Future()
         work = partial(_work, future, partial(fn, *args, **kwargs))
         with self._lock:

@@ -11,10 +11,13 @@ from trio_jobs.handlers.lifespan import Lifespan
 
 @asynccontextmanager
 async def enter_on_trio(lifespan: Lifespan) -> AsyncIterator[object]:
-    """Enter an async context manager.
+    """Enter the lifespan's async context manager in this task, and leave it after the block.
 
     Raises:
-        LifespanError: It cannot be entered.
+        LifespanError: The context manager cannot be entered.
+
+    Cancellation:
+        Passes to the context manager.
     """
     async with AsyncExitStack() as stack:
         with lifespan.opening(passing=trio.Cancelled):
@@ -24,10 +27,13 @@ async def enter_on_trio(lifespan: Lifespan) -> AsyncIterator[object]:
 
 @asynccontextmanager
 async def enter_in_thread(lifespan: Lifespan) -> AsyncIterator[object]:
-    """Enter a plain context manager in a thread, and leave it in a thread.
+    """Enter the lifespan's plain context manager in a thread, and leave it after the block in one.
+
+    If the block raises, the context manager is not left: `HeldPlace`, the caller, raises nothing in
+    an open block.
 
     Raises:
-        LifespanError: It cannot be entered.
+        LifespanError: The context manager cannot be entered.
 
     Cancellation:
         Leaves the thread behind.

@@ -51,14 +51,13 @@ class HeldPlace:
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
-        """Hold the place open from ``started`` until ``closing``.
-
-        If the place cannot be opened, this tells ``started`` all the same, and returns.
+        """Open the place, hold it open until ``closing`` is set, and close it.
 
         Args:
             closing: Set when the place closes.
-            failed: Called if the place fails or ends before.
-            task_status: Started when the place is open, or ``not_opened`` is set.
+            failed: Called with the error if the open place fails or ends before ``closing`` is set.
+            task_status: Started when the place is open, and also when it could not be opened: then
+                ``not_opened`` is set, and this function returns.
 
         Cancellation:
             Acted on while the place opens. An open place closes once ``closing`` is set.
@@ -67,7 +66,8 @@ class HeldPlace:
             try:
                 async with self._manager as self.state:
                     if trio.current_effective_deadline() == -math.inf:
-                        closing.set()  # cancelled: who has started this waits for its end
+                        # The starter was cancelled meanwhile, and waits until this task has ended.
+                        closing.set()
                     self._is_open = scope.shield = True
                     task_status.started()
                     await closing.wait()
@@ -85,7 +85,7 @@ class HeldPlace:
             log.error("lifespan_not_closed", extra=fields)
 
     def limit(self, seconds: float) -> None:
-        """Cancel the place if it has not closed after so many seconds."""
+        """Cancel the place if it has not closed in this number of seconds from now."""
         self._seconds = seconds
         self._scope.deadline = trio.current_time() + seconds
 

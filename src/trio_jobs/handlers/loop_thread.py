@@ -20,7 +20,7 @@ from trio_jobs.handlers.opening_errors import LoopStartError
 
 log = logging.getLogger(__name__)
 
-# Seconds that the tasks and generators that are left get at the end.
+# Seconds that the remaining tasks and async generators get to end, once the block is left.
 _CLOSING_TIME = 0.2
 
 MakeLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -29,8 +29,8 @@ MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 class LoopThread:
     """Runs a loop of asyncio for the length of an ``async with`` block.
 
-    Leaving the block takes bounded time and cannot be cancelled: tasks that are left are cancelled,
-    and a loop that does not end is left behind (``asyncio_still_running`` in the log).
+    Leaving the block cancels the remaining tasks. It takes bounded time and cannot be cancelled. A
+    loop that does not end in that time is left behind (``asyncio_still_running`` in the log).
 
     Args:
         make: Makes the loop; called in the new thread.
@@ -115,9 +115,9 @@ class LoopThread:
             self._token.run_sync_soon(event.set)
 
     def stop_copy(self) -> None:
-        """Let a copy that a task has forked end with the task's step. In the forked child.
+        """End a forked copy of the loop with the present step. Called in the forked child.
 
-        The copy shares the epoll descriptor with the server, and has all its tasks.
+        The copy shares the epoll descriptor with the server, and would go on with all its tasks.
         """
         if threading.get_ident() == self._identity and not self._ended.is_set():
             self.loop.stop()

@@ -10,4 +10,4 @@ class LoopStartError(Exception):
 
 
 class StartStoppedError(Exception):
-    """The end was asked for while a place opened; the text says which one."""
+    """A stop was requested while a lifespan opened."""

@@ -8,12 +8,12 @@ import msgspec
 # Makes a value from JSON; raises `msgspec.MsgspecError` or `UnicodeError`, and nothing else.
 Decode = Callable[[bytes], object]
 
-# The text of a refusal has so many faults.
+# How many faults the text of a refusal describes at most.
 _NAMED = 3
 
 
 class Fault(NamedTuple):
-    """Something wrong in a value."""
+    """One reason why a type does not take a value."""
 
     place: str  # the path from the value to it, like ``.items[0]``; empty for the value itself
     text: str

@@ -1,7 +1,7 @@
 """`Places`: where handlers run: on Trio, on asyncio, in threads, in processes; and their lifespans.
 
-Each place is held by a task of its own: a nursery inside of a lifespan would cancel the workers if
-they ran inside of the lifespan.
+A task of its own holds each place open, and the workers run in other tasks: if they ran inside of a
+lifespan, a failure in a nursery of that lifespan would cancel them.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -50,7 +50,7 @@ class Places:
         workers: How many jobs run at the same time.
         processes: How many child processes there are at the most; None for one per processor.
         asyncio_loop: The loop for handlers on asyncio.
-        states: The states of places without a lifespan, where the program has them already.
+        states: What the program has opened itself, by place; such a place has no lifespan.
         shortage: Holds the jobs that cannot begin.
         folder: See `ProcessPool`.
 
@@ -162,7 +162,7 @@ class Places:
             or (self.asyncio is not None and self.asyncio.left_behind)
             or (self.processes is not None and self.processes.has_cut_lifespans)
         )
-        # Raised here: inside of the nursery it would cancel places that close, and be in a group.
+        # Inside of the nursery the error would cancel the places that close, and come in a group.
         if raised is not None:
             raise raised
 
@@ -194,7 +194,7 @@ class Places:
                 self.states[each.place] = each.state
 
     async def _limit(self, held: Iterable[HeldPlace], closing: trio.Event, seconds: float) -> None:
-        """Bound the closing of what user code closes; all else is bounded by itself."""
+        """Cancel each lifespan that has not closed in time; what else closes bounds itself."""
         with trio.CancelScope(shield=True):  # the block sets the event at its end
             await closing.wait()
         for each in held:

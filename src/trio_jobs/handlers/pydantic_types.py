@@ -42,14 +42,15 @@ _JSON_TYPES = {
 _MISSING = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
 _UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
-# Pydantic tells all its errors at once, which takes seconds for those that a body has room for.
+# Above this number a refusal names no error: Pydantic can only describe all of them together, and
+# for the most that fit into a body that takes seconds.
 _MAX_ERRORS = 1000
 
 _decode_anything = msgspec.json.Decoder().decode
 
 
 def has_pydantic(annotation: Annotation) -> bool:
-    """Whether Pydantic makes the values of this type: a part of it is Pydantic's.
+    """Whether a part of this type is Pydantic's. Then Pydantic makes all values of the type.
 
     Raises:
         HandlerError: A part is of Pydantic 1, or has constraints of msgspec's beside Pydantic's.

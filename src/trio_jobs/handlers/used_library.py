@@ -1,7 +1,7 @@
-"""Finds the library that an async handler uses, and that needs another event loop than it gets.
+"""Finds a library that an async handler uses, and that needs the other event loop.
 
-This reads the names in the code of the handler, and of the functions of its module that it uses. It
-may overlook a library: so it warns, and decides nothing.
+This reads the names in the code of the handler, and of the functions of its module that it uses. A
+library may be overlooked, so the result is a warning, and decides nothing.
 """
 
 import dis
@@ -12,7 +12,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from trio_jobs.handlers.handler import Handler, Run
 from trio_jobs.handlers.importing import innermost
 
-# By the beginnings of the names of their modules.
+# For each place, the libraries that need it: the beginnings of the names of their modules.
 _NEED: Mapping[Run, tuple[str, ...]] = {
     Run.ASYNCIO: (
         "asyncio",
@@ -34,7 +34,7 @@ _NEED: Mapping[Run, tuple[str, ...]] = {
 
 _OTHER = {Run.TRIO: Run.ASYNCIO, Run.ASYNCIO: Run.TRIO}
 
-# Functions of one module that are looked into.
+# How many functions of a handler's module are read at most.
 _MAX_FUNCTIONS = 100
 
 
@@ -74,7 +74,7 @@ def _modules_used(function: object) -> Iterator[str]:
                 yield used.__name__
             elif isinstance(used, FunctionType) and used.__globals__ is found.__globals__:
                 left.append(used)
-            else:  # read past the code of user objects
+            else:  # only of a class: to ask an object for an attribute may run the user's code
                 yield (used if isinstance(used, FunctionType | type) else type(used)).__module__
         yield from sorted(_imports_in(found.__code__))
 

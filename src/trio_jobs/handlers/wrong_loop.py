@@ -2,15 +2,16 @@
 
 from types import TracebackType
 
-# What asyncio says in a task of Trio's: its loop is missing; Trio gets one of asyncio's futures;
-# and its locks and queues ask for the loop without an error of their own.
+# The errors of asyncio's functions in a task of Trio's. In this order: asyncio finds no loop; Trio
+# gets one of asyncio's futures; asyncio's locks and queues use the loop without a check.
 _ASYNCIO_ON_TRIO = (
     (RuntimeError, "no running event loop"),
     (TypeError, "trio.run received unrecognized yield message"),
     (AttributeError, "'NoneType' object has no attribute 'create_future'"),
 )
 
-# What Trio says in a task of asyncio's, and asyncio when it gets what Trio's checkpoints yield.
+# The errors of Trio's functions in a task of asyncio's. The last one is asyncio's own, when it gets
+# what a checkpoint of Trio's yields.
 _TRIO_ON_ASYNCIO = (
     (RuntimeError, "must be called from async context"),
     (AttributeError, "'RunContext' object has no attribute"),
@@ -41,7 +42,7 @@ def _matches(
 ) -> bool:
     if any(type(error) is kind and text.startswith(start) for kind, start in known):
         return True
-    # Another version of the library may say it in other words.
+    # Another version of the library may have other texts. Its code raises the error all the same.
     kinds = {kind for kind, _ in known}
     return type(error) in kinds and _last_module(error.__traceback__).startswith(library)
 

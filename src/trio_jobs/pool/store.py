@@ -326,7 +326,7 @@ class DurableStore(Store, Protocol):
         """
 
     async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
-        """By id, the records of these completed jobs in the file, with their numbers there.
+        """By id, the records of these completed jobs in the file, with their seqs there.
 
         Raises:
             JobNotFoundError: One of them is not there.

@@ -33,7 +33,7 @@ from trio_jobs.stores.transitions import (
 
 log = logging.getLogger(__name__)
 
-# The number and the record of a job that has ended, and what is called when its end is written.
+# The seq and the record of a job that has ended, and what is called when its end is written.
 End = tuple[int, Job, Callable[[Job], None] | None]
 
 # How many ends may be unwritten before workers wait. Each is a job that runs again after a crash.
@@ -48,7 +48,7 @@ _CUT_OFF = Ending(
 
 
 def _nothing() -> None:
-    """Called when a move has landed that nobody waits for."""
+    """Do nothing when a record has landed that no task waits for."""
 
 
 class DurableStore:
@@ -64,14 +64,14 @@ class DurableStore:
     Args:
         journal: Writes the file.
         reader: Reads it.
-        pending: The unfinished jobs of earlier processes, with their numbers in the file.
-        last_seq: The greatest number in the file.
+        pending: The unfinished jobs of earlier processes, with their seqs.
+        last_seq: The greatest seq in the file.
         repeatable: Whether jobs of a type may run again after a process has died in them.
         timeout: See `trio_jobs.pool.store.DurableStore`.
         now: The wall clock, as an aware UTC time.
-        soon: Calls a function in the event loop once the present step is over. Then claims and
-            ends are handed to the journal together, without the claims of jobs that have ended in
-            the same step. None: each is handed over at once.
+        soon: Calls a function in the event loop at the end of the present turn. Until then claims
+            and ends are collected; then the journal gets them together, without the claims of jobs
+            that have ended in the same turn. None: each is handed over at once.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class DurableStore:
         self._soon = soon
         self._claims: dict[str, Job] = {}  # not yet handed to the journal
         self._ends: list[End] = []
-        self._step_ends = False  # whether the loop will call `hand_over`
+        self._is_hand_over_due = False  # whether the loop will call `hand_over`
         self._ending: dict[str, Job] = {}  # the records of the unwritten ends
         self._fewer_ends = trio.Event()
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
@@ -229,7 +229,7 @@ class DurableStore:
 
     def hand_over(self) -> None:
         """Hand the claims and the ends so far to the journal."""
-        self._step_ends = False
+        self._is_hand_over_due = False
         if self._ends:
             ends, self._ends = self._ends, []
             records = [(seq, job) for seq, job, _ in ends]
@@ -242,8 +242,8 @@ class DurableStore:
     def _hand_over_soon(self) -> None:
         if self._soon is None:
             self.hand_over()
-        elif not self._step_ends:
-            self._step_ends = True
+        elif not self._is_hand_over_due:
+            self._is_hand_over_due = True
             self._soon(self.hand_over)
 
     def _write(self, job: Job, *, landed: Callable[[], None] = _nothing) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 from trio_jobs.job import Job, Outcome
 from trio_jobs.stores.sqlite.retention import Kept
 
-# A job's number in the file, and its record.
+# A job's seq, which is its place in the order of admission, and its record.
 Stored = tuple[int, Job]
 
 

@@ -17,7 +17,7 @@ class _OfThread(threading.local):
     """Attributes of the running thread.
 
     Attributes:
-        sleep: What `time.sleep` is in this thread; None in a thread that no executor runs.
+        sleep: What `time.sleep` does in this thread; None outside of `sleeping_by`.
     """
 
     sleep: Callable[[float], object] | None = None
@@ -29,14 +29,14 @@ _of_thread = _OfThread()
 def patch_sleep(patch: pytest.MonkeyPatch) -> None:
     """Let `time.sleep` wait by Trio's clock in threads that Trio's tasks wait for.
 
-    In a thread within `sleeping_by` it waits as is said there, and by real time in every other
-    one. As in reality, no cancellation interrupts it.
+    In a call of `sleeping_by`, the function that it was given replaces `time.sleep`. In every other
+    thread `time.sleep` waits by real time. As in reality, no cancellation interrupts it.
     """
     patch.setattr(time, "sleep", functools.partial(_sleep, time.sleep))
 
 
 def sleeping_by(sleep: Callable[[float], object], function: Callable[..., _T], *args: Any) -> _T:  # noqa: ANN401
-    """Call the function, in which `time.sleep` is the other function."""
+    """Call ``function``. Until it returns, `time.sleep` calls ``sleep`` in this thread."""
     _of_thread.sleep = sleep
     try:
         return function(*args)
@@ -55,7 +55,8 @@ def _sleep(sleep: Callable[[float], object], seconds: float, /) -> None:
     elif of_trio.abandon_on_cancel:
         trio.from_thread.run(trio.sleep, seconds)
     else:
-        # This runs in the task that waits for the thread: a cancellation would interrupt it.
+        # Trio makes this call in the task that waits for the thread. Without the shield, a
+        # cancellation of that task would interrupt the sleep.
         trio.from_thread.run(_shielded_sleep, seconds)
 
 

@@ -59,8 +59,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # jump between the start of a task and its first step.
         self._calls = 0
         self._calls_lock = threading.Lock()
-        self._calls_run = 0  # the loop's thread counts
-        self._calls_run_when_idle = -1  # Trio's thread is told
+        self._calls_run = 0  # only the loop's thread uses this
+        self._calls_run_when_idle = -1  # the same when the loop last became idle; for Trio's thread
         # The tasks' waits for threads and programs. Only the loop's thread changes this set.
         self._waits: set[object] = set()
         # Those whose thread sleeps by Trio's clock. Only Trio's thread changes this set.

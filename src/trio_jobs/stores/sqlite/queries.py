@@ -10,7 +10,7 @@ from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, SELECT_WHOLE, brief_job, 
 # Ids, keys or types of one query.
 _AT_ONCE: Final = 500
 
-# A page's jobs. Ids are in the order of admission, and so are seqs.
+# The jobs behind a page's ``after``. The order of ids and that of seqs are both that of admission.
 _BEHIND: Final = (
     "seq > ifnull((SELECT seq FROM jobs WHERE id <= :after ORDER BY id DESC LIMIT 1), 0)"
 )
@@ -57,8 +57,8 @@ def find_page(
         limit: The most jobs.
         unfinished: Whether to leave out jobs that have ended.
         outcomes: If there are any, only jobs that have ended so.
-        types: If there are any, only jobs of these types; also others, if they are very many, or
-            no Unicode.
+        types: If there are any, only jobs of these types. If there are more than 500, or one of
+            them has lone surrogates, also jobs of other types: the caller leaves those out.
     """
     wanted = _named("outcome", {outcome.value for outcome in outcomes})
     wanted_types = _named("type", types) if _fit_into_a_query(types) else {}

@@ -18,7 +18,7 @@ Record = tuple[int, Job | None]
 _CHECKPOINT_PAGES: Final = 1_000
 _PAGE: Final = 4_096
 
-# Jobs that a transaction drops beyond those that it ends, and that one drops which has no records.
+# How many jobs a transaction drops beyond those that it ends; and one that has no records.
 _DROPS: Final = 20
 _IDLE_DROPS: Final = 1_000
 

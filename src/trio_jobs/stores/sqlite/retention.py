@@ -143,7 +143,7 @@ class Retention:
         # Of the transaction: what the file will hold, and what it will have dropped.
         self._tally = _Tally(kept)
         self._dropped = dict.fromkeys(Outcome, 0)
-        # There is no job that can be dropped up to these seqs, but for one that has ended since.
+        # Up to these seqs, no job that had ended when they were set can be dropped.
         self._succeeded_after = 0
         self._searched_to = 0
 

@@ -1,11 +1,11 @@
 """The statements that write jobs as rows of the file's tables; one statement writes many rows.
 
 Between two statements the thread that writes has to wait for the interpreter, which the event loop
-may hold for milliseconds; within a statement it has not.
+may hold for milliseconds. Within a statement it does not wait.
 
-The usual records have statements of their own, without parameters that are None: for each of these
-`sqlite3` looks for an adapter, in vain, which takes longer than all else that a row costs in
-Python. So it does for bytes, and not for a bytearray.
+The usual records have statements of their own, without parameters that are None. For each None, and
+for each bytes object, `sqlite3` looks in vain for an adapter, which takes longer than all else that
+a row costs in Python. It looks for none for a bytearray, so blobs are passed as these.
 """
 
 import sqlite3
