@@ -216,7 +216,7 @@ def test_the_proof_notices_a_disk_that_is_not_waited_for(
     recorded: Callable[[Sync, int], Recording], tmp_path: Path
 ) -> None:
     # `normal` syncs at checkpoints alone: a power cut takes the end, but never a part of a commit.
-    life, made, operations = recorded("normal", 16)
+    life, made, operations = recorded("normal", 8)
     folder, disk = tmp_path / "later", Disk(f"later in {tmp_path}")
     folder.mkdir()
 
