@@ -86,7 +86,8 @@ def no_completion_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_pool_leaves_the_programs_garbage_collector_alone() -> None:
     frozen = gc.get_freeze_count()
     async with open_jobs({"email": send_email}):
-        assert gc.get_freeze_count() == frozen
+        # Fewer, if one of the frozen objects has come to its end meanwhile.
+        assert gc.get_freeze_count() <= frozen
 
 
 async def test_job_is_submitted_and_waited_for(autojump_clock: MockClock) -> None:
