@@ -43,9 +43,9 @@ async def open_jobs(
     which is the default of async handlers, in that thread.
 
     Leaving the block drains, for ``grace_period`` at the most; then jobs that have not completed
-    are cut short, and the log names them. An exception that leaves the block cuts them short at
-    once, and so does a cancellation while the block drains. If a bug or a broken file ends the
-    pool, the task of the block is cancelled, and the block raises the pool's error.
+    are cancelled, and the log names them. An exception that leaves the block cancels them at once,
+    and so does a cancellation while the block drains. If a bug or a broken file ends the pool, the
+    task of the block is cancelled, and the block raises the pool's error.
 
     Args:
         handlers: See `trio_jobs.open_jobs`.
@@ -55,11 +55,11 @@ async def open_jobs(
             loop by default.
 
     Raises:
-        HandlerError: See `trio_jobs.open_jobs`, as for other errors.
+        HandlerError: See `trio_jobs.open_jobs`, whose other errors this raises too.
 
     Cancellation:
-        Cancels the jobs, and waits for their end for 2 s at most. Then the program goes on
-        without the thread (``pool_still_running`` in the log, which names the jobs).
+        Cancels the jobs, and waits for their end for 2 s at most. If they have not ended by then,
+        the program goes on without the thread. The log has ``pool_still_running``, and names them.
     """
     build(PoolSettings, grace_period=grace_period)
     options.setdefault("asyncio_loop", asyncio.get_running_loop())

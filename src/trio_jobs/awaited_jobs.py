@@ -28,12 +28,13 @@ def _awaited(
 class AwaitedJobs(ABC):
     """A running pool, for a program on asyncio or on Trio.
 
-    It has the methods of `Jobs`, and all but `unfinished` and `asgi` are awaited. If the pool has a
-    file, they are those of `DurableJobs`: a job that `submit` has returned is on the disk then.
+    It has the methods of `Jobs` but for ``asgi``, and all but ``unfinished`` are awaited. If the
+    pool has a file, they are those of `DurableJobs`: a job that `submit` has returned is on the
+    disk.
 
-    If the task that calls one of them is cancelled, it is unknown whether the call has had its
-    effect; submit a job again with the same key. Once the pool has ended, each raises
-    ShuttingDownError.
+    If the task that awaits a method is cancelled, it is unknown whether the call has had its
+    effect; submit a job again with the same key. Once the pool has ended, each awaited method
+    raises ShuttingDownError.
     """
 
     submit = _awaited(DurableJobs.submit)

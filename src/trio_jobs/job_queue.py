@@ -33,8 +33,8 @@ class JobQueue(AwaitedJobs):
     Make it when the module of the application is imported; nothing runs yet. The application's
     lifespan opens it: pass ``lifespan=queue.lifespan`` to the application, or enter
     ``queue.lifespan()`` in a lifespan of your own. It may be opened again after its end, but not
-    twice at once. Its methods are those of `Jobs`, awaited; while it is closed, they raise
-    ShuttingDownError.
+    twice at once. Its methods are those of `Jobs` but for ``asgi``, and all but ``unfinished`` are
+    awaited. While it is closed, they raise ShuttingDownError.
 
     The queue is an ASGI application as well, with the HTTP API: mount it, as in
     ``app.mount("/queue", queue)``. While it is closed, it answers 503. A server that has the queue
@@ -46,8 +46,8 @@ class JobQueue(AwaitedJobs):
 
     Args:
         handlers: See `trio_jobs.open_jobs`.
-        grace_period: How many seconds the end of the lifespan waits for accepted jobs; then jobs
-            that have not completed are cut short.
+        grace_period: How many seconds the end of the lifespan waits for accepted jobs; then the
+            jobs that have not completed are cancelled.
         path: The file for the jobs. None keeps them in memory.
         token: The bearer token of HTTP requests, as for `Jobs.asgi`.
         allowed_hosts: See `Jobs.asgi`.

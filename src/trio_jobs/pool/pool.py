@@ -145,7 +145,7 @@ class Pool:
         return by_begin(self.store.unfinished(), self.executor.has_begun)
 
     def left_behind(self) -> UnfinishedJobs:
-        """The jobs that a stop has cut short or lost: with a file, those that had begun."""
+        """The jobs that a stop has cancelled or lost: with a file, those that had begun."""
         jobs = self.unfinished()
         return jobs if self.store.disk is None else UnfinishedJobs(begun=jobs.begun, not_begun=())
 

@@ -94,6 +94,8 @@ class Journal:
         retention: Drops completed jobs; None: the file keeps all.
         failed: Called in the event loop, once, if the journal can not go on: a sync has failed,
             the file is damaged or no longer there, or there is a bug. Nothing lands after that.
+        soon: Calls a function in the event loop at the end of the present turn: then the thread
+            gets what was handed over in the turn. None: it gets each part at once.
 
     Attributes:
         unwritten: How many records are not yet on the disk.
@@ -124,7 +126,7 @@ class Journal:
         # Of the loop alone: entries that may not be done, oldest first, and how many came before.
         self._entries: deque[_Entry] = deque()
         self._passed = 0
-        # Those that the thread has yet to get.
+        # Those of the present turn, which the thread does not have yet.
         self._of_the_turn: list[_Entry] = []
         self._soon = soon
         self._waiting: deque[tuple[int, trio.Event]] = deque()
@@ -214,7 +216,7 @@ class Journal:
     # In the event loop.
 
     def _pass_on(self) -> None:
-        # While the thread waits for the interpreter, it gets all of them.
+        # The thread waits for the interpreter until this loop has run, and then finds all of them.
         for entry in self._of_the_turn:
             self._queue.put(entry)
         self._of_the_turn.clear()
@@ -353,7 +355,7 @@ def _passes(error: sqlite3.Error) -> bool:
 
 @contextmanager
 def _until_it_passes() -> Iterator[None]:
-    """Leave out what an error prevents now, and may permit later."""
+    """A block that ends without an error if SQLite raises one after which a later attempt helps."""
     try:
         yield
     except sqlite3.Error as error:
