@@ -70,7 +70,8 @@ class VirtualTime(trio.abc.Instrument):
         at_work = trio.testing.active_thread_count() + self._programs + self._loops_to_come
         if self._waiting_for_trio:
             at_work -= sum(each[0] is not None for each in self._waiting_for_trio.values())
-        at_work += sum(loop.is_at_work() for loop in self._loops)
+        if self._loops:
+            at_work += sum(loop.is_at_work() for loop in self._loops)
         if self._is_held == (at_work > 0):
             return
         self._is_held = not self._is_held
