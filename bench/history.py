@@ -15,6 +15,7 @@ from bench.disk import new_folder, no_disk
 from bench.measuring import Spread, ratio
 from bench.row import Missing, Result, Row, at_most
 from trio_jobs.job import Ending, IdempotencyKey, Job, JobError, JobStatus, Outcome
+from trio_jobs.pool.job_query import ALL_JOBS, JobQuery
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.store_file import StoreFile, open_store_file
@@ -28,6 +29,7 @@ _BLOCKS_PER_TURN = 15
 # Every tenth job has failed, and the last few are pending.
 _DEAD, _PENDING = 10, 100
 _NO_SUCCESS = [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED]
+_UNFINISHED = [JobStatus.PENDING, JobStatus.PROCESSING]
 _NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 # By name: reads the file, given the number of one of its jobs.
@@ -35,13 +37,13 @@ _Operations = dict[str, Callable[[FileReader, int], Awaitable[object]]]
 _OPERATIONS: _Operations = {
     "look-up of a key": lambda reader, number: reader.find_keys([_key(number)]),
     "get": lambda reader, number: reader.find_many([_id(number)]),
-    "page of 100": lambda reader, number: reader.page(after=_id(number), limit=100),
+    "page of 100": lambda reader, number: reader.page(ALL_JOBS, after=_id(number), limit=100),
     # In the small file, too, so many of these are behind any job of the first half.
     "page of 40 without success": lambda reader, number: reader.page(
-        after=_id(number // 2), limit=40, outcomes=_NO_SUCCESS
+        JobQuery(outcomes=_NO_SUCCESS), after=_id(number // 2), limit=40
     ),
     "page of 100 unfinished jobs": lambda reader, _: reader.page(
-        after=None, limit=100, unfinished=True
+        JobQuery(statuses=_UNFINISHED), after=None, limit=100
     ),
 }
 

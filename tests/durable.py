@@ -15,6 +15,7 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import JobError, Later
 from trio_jobs.pool.durable_admission import DurableAdmission
 from trio_jobs.pool.ids import is_id
+from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.store import DuplicateJobError
@@ -168,25 +169,17 @@ class StepReader:
         found = await self._all()
         return [job for job in found.values() if job.key is not None and job.key.text in wanted]
 
-    async def page(
-        self,
-        *,
-        after: str | None,
-        limit: int,
-        unfinished: bool = False,
-        outcomes: Collection[Outcome] = (),
-        types: Collection[str] = (),
-    ) -> list[Job]:
-        jobs = sorted((await self._all()).values(), key=lambda job: job.id)
-        chosen = [
-            job
-            for job in jobs
-            if job.id > (after or "")
-            and not (unfinished and job.outcome)
-            and (not outcomes or job.outcome in outcomes)
-            and (not types or job.type in types)
-        ]
-        return chosen[:limit]
+    async def page(self, query: JobQuery, *, after: str | None, limit: int) -> list[Job]:
+        # The file may have an unfinished job with the status that it had a moment ago.
+        unfinished = bool(query.statuses) and JobStatus.COMPLETED not in query.statuses
+        jobs = replace(query, statuses=()).select((await self._all()).values())
+        jobs = [job for job in jobs if not (unfinished and job.outcome)]
+        backwards = query.order is not Order.OLDEST
+        jobs.sort(key=query.place, reverse=backwards)
+        if after is not None:
+            jobs = [job for job in jobs if (query.place(job) < after) == backwards]
+            jobs = [job for job in jobs if query.place(job) != after]
+        return jobs[:limit]
 
     async def _all(self) -> File:
         await trio.lowlevel.checkpoint()

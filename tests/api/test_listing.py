@@ -1,18 +1,19 @@
 """`GET /jobs`: order, filters, pages, and all of them while jobs come and go."""
 
 import json
-from collections.abc import Collection
-from typing import Any
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from tests.api.support import Api, assert_problem
 from tests.asgi import Answer
-from tests.support import SUCCEEDED, counting_turns, make_job, make_parts
+from tests.support import NOON, SUCCEEDED, Parts, counting_turns, make_job, make_parts
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import Later
+from trio_jobs.pool.job_query import JobQuery, Order
 
 
 def ids(answer: Answer) -> list[str]:
@@ -178,6 +179,15 @@ async def test_after_the_last_job_there_is_nothing_and_no_next_page() -> None:
         "limit=1e2", "limit=+1", "limit=%201", "limit=" + "9" * 5000, "limit=1&limit=1",
         "after=", "after=x", "after=7", "after=%00", "limit=1;after=x",
         "after=01936d3c-0000-7000-8000-000000000000&after=01936d3c-0000-7000-8000-000000000000",
+        "order=", "order=Newest", "order=newest&order=newest", "order=ended&outcome=succeeded",
+        "rerun=", "rerun=false", "rerun=no&rerun=no", "since=", "since=now", "since=7",
+        "since=2026-11-29", "since=2026-11-29T08:00:00", "until=2026-11-29T08:00:00+01:00",
+        "until=2026-13-29T08:00:00Z", "since=0001-01-01T00:00:00%2B14:00", "until=%00",
+        "since=2026-11-29T08:00:00Z&since=2026-11-29T08:00:00Z",
+        "order=ended&after=x", "order=ended&after=0000000000000000-x",
+        "order=ended&after=8000000000000000-01936d3c-0000-7000-8000-000000000000",
+        "after=0000000000000000-",
+        "after=%D9%A100000000000000-01936d3c-0000-7000-8000-000000000000",
         "status=", "status=done", "status=Pending", "status=pending,processing", "outcome=ok",
         "outcome=", "type=", "Status=pending", "page=2", "=", "=x", "limt=5", "a", "\xff", "%ff=1",
         "type=%ff", "type=%c0%af", "type=\xff", "status[]=pending", "&".join(["type=a"] * 5000),
@@ -228,7 +238,16 @@ async def test_the_listing_goes_out_in_pieces_of_bounded_size() -> None:
     assert max(map(len, pieces)) < 150_000
 
 
-@pytest.mark.parametrize("target", ["/jobs", "/jobs?type=other", "/jobs?type=other&limit=1"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/jobs",
+        "/jobs?type=other",
+        "/jobs?type=other&limit=1",
+        "/jobs?order=newest&type=other&limit=1",
+        "/jobs?until=2000-01-01T00:00:00Z&limit=1",
+    ],
+)
 async def test_other_tasks_run_between_the_pieces_of_a_listing(target: str) -> None:
     api = Api()
     fill(api, 10_000)
@@ -252,26 +271,233 @@ async def test_a_client_that_leaves_a_listing_early_ends_it() -> None:
     assert (await api.client.get("/health")).status == 200
 
 
+class Clock:
+    """A wall clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+def parts_at(clock: Clock) -> Parts:
+    return make_parts(now=clock)
+
+
+async def pages_of(api: Api, query: str) -> list[str]:
+    """All jobs of a listing, read page by page."""
+    answer = await api.client.get(f"/jobs?{query}")
+    found = ids(answer)
+    while "link" in answer.headers:
+        answer = await api.client.get(next_target(answer))
+        found += ids(answer)
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_newest_jobs_come_first(limit: int) -> None:
+    api = Api()
+    names = fill(api, 200)
+    complete(api, *names[10:20], outcome=Outcome.FAILED)
+
+    assert await pages_of(api, f"order=newest&limit={limit}") == names[::-1]
+    assert await pages_of(api, f"order=newest&type=odd&limit={limit}") == names[::-2]
+    failed = f"order=newest&outcome=failed&limit={limit}"
+    assert await pages_of(api, failed) == names[19:9:-1]
+    assert ids(await api.client.get("/jobs?order=newest")) == names[::-1]
+    assert ids(await api.client.get(f"/jobs?order=newest&after={names[2]}")) == names[1::-1]
+    assert ids(await api.client.get("/jobs?order=oldest")) == names
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_jobs_without_success_come_in_the_order_of_their_ends(limit: int) -> None:
+    clock = Clock()
+    api = Api(parts=parts_at(clock))
+    names = fill(api, 9)
+    ends = [4, 8, 1, 7, 2]
+    for number in ends:
+        clock.advance(1)
+        complete(api, names[number], outcome=Outcome.FAILED)
+    complete(api, names[0], names[3])
+    expected = [names[number] for number in reversed(ends)]
+
+    assert await pages_of(api, f"order=ended&limit={limit}") == expected
+    assert ids(await api.client.get("/jobs?order=ended")) == expected
+    odd = [name for name in expected if names.index(name) % 2]
+    assert await pages_of(api, f"order=ended&type=odd&limit={limit}") == odd
+    # The id of a job in the order is a place in it, too.
+    assert ids(await api.client.get(f"/jobs?order=ended&after={expected[1]}")) == expected[2:]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+async def test_ends_at_the_same_time_are_all_there_once(limit: int) -> None:
+    api = Api()
+    names = fill(api, 20)
+    complete(api, *names[::-1], outcome=Outcome.TIMED_OUT)
+
+    assert await pages_of(api, f"order=ended&limit={limit}") == names[::-1]
+
+
+async def test_ends_have_their_order_even_if_the_clock_is_set_back() -> None:
+    clock = Clock()
+    api = Api(parts=parts_at(clock))
+    names = fill(api, 600)
+    api.parts.store._now = lambda: NOON + timedelta(hours=1)
+    complete(api, *names[:300], outcome=Outcome.FAILED)
+    api.parts.store._now = clock
+    for name in names[300:]:
+        clock.advance(1)
+        complete(api, name, outcome=Outcome.FAILED)
+
+    assert await pages_of(api, "order=ended&limit=7") == names[299::-1] + names[:299:-1]
+
+
+async def test_page_goes_on_at_its_place_when_its_last_job_is_deleted_and_others_end() -> None:
+    clock = Clock()
+    api = Api(parts=parts_at(clock))
+    names = fill(api, 10)
+    for name in names[:6]:
+        clock.advance(1)
+        complete(api, name, outcome=Outcome.FAILED)
+
+    first = await api.client.get("/jobs?order=ended&limit=2")
+    for name in ids(first):
+        assert (await api.client.request("DELETE", f"/jobs/{name}")).status == 204
+    clock.advance(1)
+    complete(api, *names[6:8], outcome=Outcome.FAILED)
+    second = await api.client.get(next_target(first))
+
+    assert ids(first) == [names[5], names[4]]
+    assert ids(second) == [names[3], names[2]]
+
+
+async def test_deleted_and_dropped_jobs_are_in_no_order() -> None:
+    api = Api(parts=make_parts(keep_failed=3))
+    names = fill(api, 8)
+    complete(api, *names[:6], outcome=Outcome.FAILED)
+    assert (await api.client.request("DELETE", f"/jobs/{names[4]}")).status == 204
+
+    assert ids(await api.client.get("/jobs?order=ended")) == [names[5], names[3]]
+    newest = [names[each] for each in (7, 6, 5, 3)]
+    assert ids(await api.client.get("/jobs?order=newest")) == newest
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 9])
+async def test_id_alone_is_no_place_among_ends_without_its_job(number: int) -> None:
+    api = Api()
+    names = fill(api, 3)
+    complete(api, names[1])
+    api.parts.workers.claim(names[2])
+
+    answer = await api.client.get(f"/jobs?order=ended&after={job_id(number)}")
+
+    assert "Link" in assert_problem(answer, 404)["detail"]
+
+
+async def test_place_among_ends_begins_the_other_orders_at_its_job() -> None:
+    api = Api()
+    names = fill(api, 5)
+    place = f"0000000000000001-{names[2].upper()}"
+
+    assert ids(await api.client.get(f"/jobs?after={place}")) == names[3:]
+    assert ids(await api.client.get(f"/jobs?order=newest&after={place}")) == names[1::-1]
+    assert ids(await api.client.get(f"/jobs?order=ended&after={place}")) == []
+
+
+async def test_times_bound_a_listing() -> None:
+    clock = Clock()
+    api = Api(parts=parts_at(clock))
+    names = []
+    for n in range(6):
+        names.append(job_id(n))
+        api.parts.store.add(replace(make_job(job_id(n)), created_at=clock()))
+        clock.advance(60)
+    complete(api, *names[:3], outcome=Outcome.FAILED)  # at 12:06
+    clock.advance(60)
+    complete(api, *names[3:5], outcome=Outcome.FAILED)
+
+    async def listed(query: str) -> list[int]:
+        found = await pages_of(api, f"{query}&limit=1")
+        assert ids(await api.client.get(f"/jobs?{query}")) == found
+        return [names.index(name) for name in found]
+
+    day = f"{NOON:%Y-%m-%d}"
+    assert await listed(f"since={day}T12:02:00Z") == [2, 3, 4, 5]
+    assert await listed(f"until={day}T12:02:00Z") == [0, 1]
+    assert await listed(f"since={day}T13:01:00%2B01:00&until={day}T12:03:00.000001Z") == [1, 2, 3]
+    assert await listed(f"order=newest&since={day}T12:04:00Z") == [5, 4]
+    assert await listed(f"order=ended&since={day}T12:07:00Z") == [4, 3]
+    assert await listed(f"order=ended&until={day}T12:07:00Z") == [2, 1, 0]
+    assert await listed("since=0001-01-01T00:00:00Z&until=9999-12-31T23:59:59.999999Z") == [
+        *range(6)
+    ]
+    assert await listed("since=9999-12-31T00:00:00Z") == []
+    assert await listed(f"since={day}T12:05:00Z&until={day}T12:01:00Z") == []
+
+
+async def test_jobs_that_were_rerun_can_be_left_out() -> None:
+    api = Api()
+    names = fill(api, 4)
+    complete(api, *names, outcome=Outcome.FAILED)
+    again = (await api.client.post(f"/jobs/{names[2]}/rerun")).json()["id"]
+
+    left = [names[0], names[1], names[3]]
+    assert ids(await api.client.get("/jobs?rerun=no")) == sorted([*left, again])
+    assert await pages_of(api, "order=ended&rerun=no&limit=2") == left[::-1]
+    assert ids(await api.client.get("/jobs?order=ended&rerun=yes")) == names[::-1]
+
+
+@pytest.mark.interleavings(10)
+@pytest.mark.parametrize("order", ["newest", "ended"])
+async def test_backward_listings_have_what_stays_once_while_others_come_and_go(order: str) -> None:
+    api = Api(parts=make_parts(keep_failed=2000))
+    names = fill(api, 3000)
+    complete(api, *names[:2000], outcome=Outcome.FAILED)
+    staying = set(names[1000:2000])
+
+    async def come_and_go() -> None:
+        for n, name in enumerate(names[2000:]):
+            complete(api, name, outcome=Outcome.FAILED)  # drops the oldest one
+            api.parts.store.add(make_job(job_id(1_000_000 + n)))
+            if n % 25 == 0:
+                await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come_and_go)
+        listed = ids(await api.client.get(f"/jobs?order={order}"))
+
+    assert len(set(listed)) == len(listed)
+    assert staying <= set(listed)
+    assert listed == sorted(listed, reverse=True)
+
+
 @pytest.mark.parametrize("more", ["", "&limit=5"])
 async def test_store_hears_which_jobs_are_wanted(
     more: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A store with a long history need not read all of it.
     api = Api()
-    asked: list[dict[str, set[str]]] = []
+    asked: list[JobQuery] = []
     page = api.parts.store.page
 
-    async def asking_page(*, after: str | None, limit: int, **wanted: Collection[Any]) -> list[Job]:
-        asked.append({name: set(values) for name, values in wanted.items() if values})
-        return await page(after=after, limit=limit, **wanted)
+    async def asking_page(query: JobQuery, *, after: str | None, limit: int) -> list[Job]:
+        asked.append(query)
+        return await page(query, after=after, limit=limit)
 
     monkeypatch.setattr(api.parts.store, "page", asking_page)
     await api.client.get(f"/jobs?outcome=failed&outcome=cancelled{more}")
     await api.client.get(f"/jobs?type=test&type=a&status=pending{more}")
     await api.client.get(f"/jobs?{more}")
 
+    await api.client.get(f"/jobs?order=ended&rerun=no&since=2026-11-29T00:00:00Z{more}")
+
     assert asked == [
-        {"outcomes": {Outcome.FAILED, Outcome.CANCELLED}},
-        {"types": {"test", "a"}, "statuses": {JobStatus.PENDING}},
-        {},
+        JobQuery(outcomes={Outcome.FAILED, Outcome.CANCELLED}),
+        JobQuery(types={"test", "a"}, statuses={JobStatus.PENDING}),
+        JobQuery(),
+        JobQuery(order=Order.ENDED, rerun=False, since=datetime(2026, 11, 29, tzinfo=UTC)),
     ]

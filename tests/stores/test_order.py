@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,8 @@ def test_it_holds_what_was_added_and_not_removed_in_order(
 
     assert list(order) == sorted(known)
     assert list(order.after(f"{place:03}")) == sorted(n for n in known if n > f"{place:03}")
+    less = sorted((n for n in known if n < f"{place:03}"), reverse=True)
+    assert list(order.before(f"{place:03}")) == less
 
 
 def test_ids_can_come_and_go_without_end() -> None:
@@ -60,3 +63,18 @@ def test_one_that_stays_keeps_no_others_in_the_way() -> None:
 
     assert list(islice(order.after(stays[3]), 2)) == stays[4:6]
     assert len(order._blocks) <= len(stays) + 1
+
+
+@pytest.mark.parametrize("first", ["5000", "9999"])
+def test_ids_that_come_backwards_make_no_long_blocks(first: str) -> None:
+    order = order_of([first])
+    ids = [f"{n:04}" for n in range(4999, 0, -1)]
+    for each in ids:
+        order.add(each)
+
+    assert list(order.before("~")) == [first, *ids]
+    assert max(map(len, order._blocks)) < 200
+    assert len(order._blocks) == len(order._bounds) + 1
+    for each in ids:
+        order.remove(each)
+    assert list(order) == [first]

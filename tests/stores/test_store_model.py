@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from tests.support import NOON, Later, StoreError, StoreSettings, StoreStatistics, make_job
 from trio_jobs import Ending, JobError, JobStatus, Outcome
 from trio_jobs.job import MAX_DELAY
+from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.stores.memory import MemoryStore
 
 KEEP_COMPLETED = 3
@@ -225,11 +226,26 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(after=st.none() | some_id, limit=st.integers(0, 10))
     def page(self, after: str | None, limit: int) -> None:
-        expected = [each for each in sorted(self.model.status) if after is None or each > after]
+        ids = sorted(self.model.status)
+        expected = [each for each in ids if after is None or each > after]
+        newest = [each for each in reversed(ids) if after is None or each < after]
 
         page = self.store.page_nowait(after=after, limit=limit)
+        last = self.store.page_nowait(JobQuery(order=Order.NEWEST), after=after, limit=limit)
 
         assert [job.id for job in page] == expected[:limit]
+        assert [job.id for job in last] == newest[:limit]
+
+    @rule(number=st.integers(-1, KEEP_FAILED), limit=st.integers(0, 10))
+    def page_by_end(self, number: int, limit: int) -> None:
+        query = JobQuery(order=Order.ENDED)
+        jobs = query.select(self.store.find_nowait(each) for each in self.model.completions)
+        jobs.sort(key=lambda job: (job.completed_at, job.id), reverse=True)
+        after = query.place(jobs[number]) if 0 <= number < len(jobs) else None
+
+        page = self.store.page_nowait(query, after=after, limit=limit)
+
+        assert page == (jobs if after is None else jobs[number + 1 :])[:limit]
 
     @invariant()
     def every_job_is_where_the_model_has_it(self) -> None:

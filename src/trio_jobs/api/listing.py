@@ -1,10 +1,14 @@
 """`GET /jobs`: lists jobs, by filters, in pages or all in one stream, in bounded memory."""
 
+import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
+import msgspec
 import trio
 from quart import Blueprint, Response, request
 
@@ -13,59 +17,46 @@ from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, jobs_json
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.pool.store import Store
 from trio_jobs.problem_details import Problem
 
 MAX_LIMIT = 1000
 
 
-_VALUES: dict[str, Callable[[Job], str | None]] = {
-    "status": lambda job: job.status,
-    "type": lambda job: job.type,
-    "outcome": lambda job: None if job.ending is None else job.ending.outcome,
+# The parameters that can be repeated, and what their values can be.
+_KNOWN: dict[str, tuple[str, ...]] = {
+    "status": tuple(JobStatus),
+    "type": (),
+    "outcome": tuple(Outcome),
 }
-_KNOWN = {"status": tuple(JobStatus), "outcome": tuple(Outcome)}
+_SINGLE = ("order", "since", "until", "rerun")
+_OF_PAGES = ("limit", "after")
+
+# A place in the order of ends: see `end_place`. SQLite's integers are below 2**63.
+_END_PLACE = re.compile(r"[0-7][0-9a-f]{15}-(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """A listing's query.
+class Listing:
+    """What a query string asks for.
 
     Attributes:
-        filters: The wanted values, by parameter.
+        query: The jobs, and their order.
+        pairs: Its parameters, without those of `_OF_PAGES`.
         limit: The most jobs of one page; None for all jobs in one answer.
-        after: The listing begins after the job with this id.
+        after: The listing begins after this place in the order.
     """
 
-    filters: Mapping[str, set[str]]
+    query: JobQuery
+    pairs: Sequence[tuple[str, str]] = ()
     limit: int | None = None
     after: str | None = None
 
-    async def read(self, store: Store, *, after: str | None, limit: int) -> list[Job]:
-        """Up to ``limit`` jobs behind ``after``; of jobs that do not pass the filters, only some.
-
-        Checkpoints:
-            None, with the store in memory.
-        """
-        return await store.page(
-            after=after,
-            limit=limit,
-            statuses=[JobStatus(each) for each in self.filters.get("status", ())],
-            outcomes=[Outcome(each) for each in self.filters.get("outcome", ())],
-            types=self.filters.get("type", ()),
-        )
-
-    def select(self, jobs: list[Job]) -> list[Job]:
-        """The jobs that pass all filters."""
-        for name, wanted in self.filters.items():
-            value_of = _VALUES[name]
-            jobs = [job for job in jobs if value_of(job) in wanted]
-        return jobs
-
-    def next_page(self, after: str) -> str:
-        """The query string of the page that begins after the job with the id ``after``."""
-        pairs = [(name, value) for name in _VALUES for value in sorted(self.filters.get(name, ()))]
-        return urlencode([*pairs, ("limit", str(self.limit)), ("after", after)])
+    def next_page(self, last: Job) -> str:
+        """The query string of the page that begins after this job."""
+        after = self.query.place(last)
+        return urlencode([*self.pairs, ("limit", str(self.limit)), ("after", after)])
 
 
 def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
@@ -74,64 +65,69 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.get("/jobs")
     async def list_jobs() -> Response:
-        query = parse_query(request.query_string)
-        if query.limit is None:
-            return Response(stream_all(store, query), content_type=MEDIA_TYPE)
-        jobs, more = await read_page(store, query)
+        listing = parse_listing(request.query_string)
+        after = await _find_place(store, listing)
+        if listing.limit is None:
+            jobs_ = stream_all(store, listing.query, after=after)
+            return Response(jobs_, content_type=MEDIA_TYPE)
+        jobs, more = await read_page(store, listing.query, after=after, limit=listing.limit)
         response = Response(jobs_json(jobs), content_type=MEDIA_TYPE)
         if more:
-            response.headers["Link"] = (
-                f'<{current_path()}?{query.next_page(jobs[-1].id)}>; rel="next"'
-            )
+            target = f"{current_path()}?{listing.next_page(jobs[-1])}"
+            response.headers["Link"] = f'<{target}>; rel="next"'
         return response
 
 
-def parse_query(text: bytes) -> Query:
+def parse_listing(text: bytes) -> Listing:
     """The listing that a query string asks for.
 
     Raises:
-        Problem: 400, an unknown parameter, a repeated ``limit`` or ``after``,
+        Problem: 400, an unknown parameter, a repeated one that may stand once,
             or a bad value.
     """
     filters: dict[str, set[str]] = {}
     single: dict[str, str] = {}
     for name, value in read_parameters(text):
-        if name in _VALUES:
+        if name in _KNOWN:
             filters.setdefault(name, set()).add(_filter_value(name, value))
-        elif name not in ("limit", "after"):
-            raise unknown_parameter(name, *_VALUES, "limit", "after")
+        elif name not in (*_SINGLE, *_OF_PAGES):
+            raise unknown_parameter(name, *_KNOWN, *_SINGLE, *_OF_PAGES)
         elif name in single:
             raise Problem(400, f"query parameter {name!r} is repeated")
         else:
             single[name] = value
-    return Query(
-        filters=filters,
+    pairs = [(name, value) for name in _KNOWN for value in sorted(filters.get(name, ()))]
+    return Listing(
+        query=_query(filters, single),
+        pairs=[*pairs, *((name, single[name]) for name in _SINGLE if name in single)],
         limit=_limit(single["limit"]) if "limit" in single else None,
-        after=_job_id(single["after"]) if "after" in single else None,
+        after=_place(single["after"]) if "after" in single else None,
     )
 
 
-async def read_page(store: Store, query: Query) -> tuple[list[Job], bool]:
+async def read_page(
+    store: Store, query: JobQuery, *, after: str | None = None, limit: int
+) -> tuple[list[Job], bool]:
     """The jobs of one page, and whether more jobs come after the page.
 
     Checkpoints:
-        With filters, after each `STRIDE` of examined jobs; else none.
+        With filters, after each `STRIDE` of examined jobs; else none, with the store in memory.
     """
-    limit = query.limit or MAX_LIMIT
     found: list[Job] = []
-    after = query.after
     # Without filters one read is enough; the job beyond the limit shows that there are more.
-    stride = STRIDE if query.filters else limit + 1
+    stride = limit + 1 if query.wants_all else STRIDE
     while True:
-        jobs = await query.read(store, after=after, limit=stride)
+        jobs = await store.page(query, after=after, limit=stride)
         found += query.select(jobs)
         if len(found) > limit or len(jobs) < stride:
             return found[:limit], len(found) > limit
-        after = jobs[-1].id
+        after = query.place(jobs[-1])
         await trio.lowlevel.checkpoint()
 
 
-async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
+async def stream_all(
+    store: Store, query: JobQuery, *, after: str | None = None
+) -> AsyncIterator[bytes]:
     """All matching jobs as one JSON array, in pieces.
 
     The store may gain and drop jobs meanwhile. A matching job that is in the
@@ -140,24 +136,65 @@ async def stream_all(store: Store, query: Query) -> AsyncIterator[bytes]:
     Checkpoints:
         After each `STRIDE` of examined jobs.
     """
-    after = query.after
     opening = b"["
     while True:
-        jobs = await query.read(store, after=after, limit=STRIDE)
+        jobs = await store.page(query, after=after, limit=STRIDE)
         found = jobs_json(query.select(jobs))[1:-1]
         if found:
             yield opening + found
             opening = b","
         if len(jobs) < STRIDE:
             break
-        after = jobs[-1].id
+        after = query.place(jobs[-1])
         await trio.lowlevel.checkpoint()
     yield b"[]" if opening == b"[" else b"]"
 
 
+async def _find_place(store: Store, listing: Listing) -> str | None:
+    """The place behind which a listing begins.
+
+    Raises:
+        Problem: 404, ``after`` is an id alone, and the order is that of ends, in which there is no
+            such job.
+    """
+    after = listing.after
+    if after is None:
+        return None
+    end_place = _END_PLACE.fullmatch(after)
+    if listing.query.order is not Order.ENDED:
+        return after if end_place is None else end_place[1]
+    if end_place is not None:
+        return after
+    for job in await store.find_many([after]):
+        if job.outcome not in (None, Outcome.SUCCEEDED):
+            return listing.query.place(job)
+    raise Problem(404, f"no job {after!r} that ended without success; take after from the Link")
+
+
+def _query(filters: Mapping[str, set[str]], single: Mapping[str, str]) -> JobQuery:
+    order = single.get("order", Order.OLDEST)
+    if order not in tuple(Order):
+        raise Problem(400, f"order must be one of {', '.join(Order)}, got {order[:100]!r}")
+    rerun = single.get("rerun", "yes")
+    if rerun not in ("yes", "no"):
+        raise Problem(400, f"rerun must be yes or no, got {rerun[:100]!r}")
+    outcomes = frozenset(Outcome(each) for each in filters.get("outcome", ()))
+    if order == Order.ENDED and Outcome.SUCCEEDED in outcomes:
+        raise Problem(400, "order=ended has only jobs that ended without success")
+    return JobQuery(
+        order=Order(order),
+        statuses=frozenset(JobStatus(each) for each in filters.get("status", ())),
+        outcomes=outcomes,
+        types=frozenset(filters.get("type", ())),
+        since=_date("since", single["since"]) if "since" in single else None,
+        until=_date("until", single["until"]) if "until" in single else None,
+        rerun=rerun == "yes",
+    )
+
+
 def _filter_value(name: str, value: str) -> str:
-    known = _KNOWN.get(name)
-    if known is not None and value not in known:
+    known = _KNOWN[name]
+    if known and value not in known:
         raise Problem(400, f"{name} must be one of {', '.join(known)}, got {value[:100]!r}")
     if not value:
         raise Problem(400, "type must not be empty")
@@ -170,8 +207,20 @@ def _limit(value: str) -> int:
     raise Problem(400, f"limit must be an integer from 1 to {MAX_LIMIT}, got {value[:100]!r}")
 
 
-def _job_id(value: str) -> str:
+def _date(name: str, value: str) -> datetime:
+    with suppress(msgspec.ValidationError):
+        date = msgspec.convert(value, datetime)
+        if date.tzinfo is not None:
+            with suppress(OverflowError):  # at the ends of the calendar
+                return date.astimezone(UTC)
+    raise Problem(
+        400, f"{name} must be an RFC 3339 time with a zone (+ is %2B), got {value[:100]!r}"
+    )
+
+
+def _place(value: str) -> str:
+    head = value[:17] if _END_PLACE.fullmatch(value) else ""
     try:
-        return str(uuid.UUID(value))
+        return head + str(uuid.UUID(value[len(head) :]))
     except ValueError:
         raise Problem(400, f"after must be the id of a job, got {value[:100]!r}") from None

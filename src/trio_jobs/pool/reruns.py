@@ -11,6 +11,7 @@ import trio
 from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.job import Job, Outcome
+from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import QueueFullError
@@ -160,11 +161,13 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
     """The ids of the selected jobs, oldest first, up to the limit."""
     job_ids: list[str] = []
     after, cost = None, 0
-    outcomes = [Outcome(each) for each in selection.outcomes]
+    query = JobQuery(
+        outcomes=frozenset(Outcome(each) for each in selection.outcomes),
+        types=selection.types or frozenset(),
+        rerun=False,
+    )
     while True:
-        page = await pool.store.page(
-            after=after, limit=_STRIDE, outcomes=outcomes, types=selection.types or ()
-        )
+        page = await pool.store.page(query, after=after, limit=_STRIDE)
         selected = [job.id for job in selection.select(page)]
         if selection.limit is not None:
             selected = selected[: selection.limit - len(job_ids)]

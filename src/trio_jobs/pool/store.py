@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Protocol, Self, runtime_checkable
 
 from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
+from trio_jobs.pool.job_query import ALL_JOBS, JobQuery
 
 
 class StoreError(Exception):
@@ -255,24 +256,16 @@ class Store(StoreMoves, Protocol):
         """The jobs with these idempotency keys, as they are now, by key."""
 
     async def page(
-        self,
-        *,
-        after: str | None = None,
-        limit: int,
-        statuses: Collection[JobStatus] = (),
-        outcomes: Collection[Outcome] = (),
-        types: Collection[str] = (),
+        self, query: JobQuery = ALL_JOBS, *, after: str | None = None, limit: int
     ) -> list[Job]:
-        """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
+        """Up to ``limit`` jobs in the order of the query, from the first one behind ``after``.
 
-        A store may leave out jobs that the caller does not want: one that can skip them does.
+        Jobs that the query does not want may be among them: a store that can skip them does.
 
         Args:
-            after: Any id: the store need not have its job.
+            query: What the caller wants.
+            after: Any place in the order (`JobQuery.place`): the store need not have its job.
             limit: The most jobs.
-            statuses: If there are any, the caller wants only jobs that have one of them.
-            outcomes: The same for how jobs have ended.
-            types: The same for job types.
         """
 
     async def request_cancel(

@@ -10,6 +10,7 @@ from functools import partial
 import trio
 
 from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Outcome
+from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order
 from trio_jobs.pool.refusals import StoreTimeoutError, StoreWriteError
 from trio_jobs.pool.store import (
     InvalidTransitionError,
@@ -350,23 +351,13 @@ class DurableStore:
         return found
 
     async def page(
-        self,
-        *,
-        after: str | None = None,
-        limit: int,
-        statuses: Collection[JobStatus] = (),
-        outcomes: Collection[Outcome] = (),
-        types: Collection[str] = (),
+        self, query: JobQuery = ALL_JOBS, *, after: str | None = None, limit: int
     ) -> list[Job]:
+        jobs = await self._reader.page(query, after=after, limit=limit)
+        if query.order is Order.ENDED:
+            return jobs
         # Each job that is in memory is in the file too, perhaps as it was a moment ago: pending,
         # say, although it is processing.
-        jobs = await self._reader.page(
-            after=after,
-            limit=limit,
-            unfinished=bool(statuses) and COMPLETED not in statuses,
-            outcomes=outcomes,
-            types=types,
-        )
         return [self._shown(job.id) or job for job in jobs]
 
     def _shown(self, job_id: str) -> Job | None:

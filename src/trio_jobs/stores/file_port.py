@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from trio_jobs.job import Job, Outcome
+from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.stores.sqlite.retention import Kept
 
 # A job's seq, which is its place in the order of admission, and its record.
@@ -59,13 +60,5 @@ class ReaderPort(Protocol):
     async def find_keys(self, texts: Collection[str]) -> list[Job]:
         """The jobs with these idempotency keys."""
 
-    async def page(
-        self,
-        *,
-        after: str | None,
-        limit: int,
-        unfinished: bool = False,
-        outcomes: Collection[Outcome] = (),
-        types: Collection[str] = (),
-    ) -> list[Job]:
-        """See `Store.page`; only wanted jobs. With ``unfinished`` only jobs that have not ended."""
+    async def page(self, query: JobQuery, *, after: str | None, limit: int) -> list[Job]:
+        """See `Store.page`."""

@@ -1,9 +1,12 @@
 """`Histories`: which completed jobs are kept, within a number of jobs and of bytes."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
-from trio_jobs.job import Outcome
+from trio_jobs.job import Job, Outcome
+from trio_jobs.pool.job_query import end_place, parse_end_place
 from trio_jobs.settings import StoreSettings
+from trio_jobs.stores.sorted_ids import SortedIds
 
 _SUCCEEDED = Outcome.SUCCEEDED  # looked up once, as in the store
 
@@ -22,7 +25,7 @@ class Histories:
 
     def __init__(self, settings: StoreSettings) -> None:
         self._succeeded = _History(settings.keep_completed)
-        self._others = _History(settings.keep_failed)
+        self._others = _Unsuccessful(settings.keep_failed)
         self._max_bytes = settings.keep_completed_bytes
 
     def __len__(self) -> int:
@@ -33,15 +36,18 @@ class Histories:
         """The bytes that all these jobs hold."""
         return self._succeeded.bytes + self._others.bytes
 
-    def add(self, job_id: str, size: int, outcome: Outcome) -> list[str]:
-        """Add a job that has just completed.
+    def add(self, job: Job, outcome: Outcome) -> list[str]:
+        """Add a job that has just completed, with this outcome.
 
         Returns:
             The ids of the jobs that are no longer kept; the job itself may be among them.
         """
         succeeded, others = self._succeeded, self._others
-        history = succeeded if outcome is _SUCCEEDED else others
-        history.sizes[job_id] = size
+        history: _History = succeeded
+        if outcome is not _SUCCEEDED:
+            history = others
+            others.note_end(job)
+        history.sizes[job.id] = size = job.size
         history.bytes += size
         dropped = []
         if len(history.sizes) > history.max_jobs:
@@ -54,7 +60,14 @@ class Histories:
     def remove(self, job_id: str) -> None:
         """Remove a job."""
         history = self._succeeded if job_id in self._succeeded.sizes else self._others
-        history.bytes -= history.sizes.pop(job_id)
+        history.remove(job_id)
+
+    def ended_before(self, place: str) -> Iterator[str]:
+        """The ids of the jobs without success that ended before this place, the last end first.
+
+        The jobs must not change while the caller reads the ids.
+        """
+        return self._others.ended_before(place)
 
 
 class _History:
@@ -78,3 +91,36 @@ class _History:
         job_id, size = self.sizes.popitem(last=False)
         self.bytes -= size
         return job_id
+
+    def remove(self, job_id: str) -> None:
+        """Remove a job."""
+        self.bytes -= self.sizes.pop(job_id)
+
+
+class _Unsuccessful(_History):
+    """The jobs without success, also in the order of their ends (`end_place`).
+
+    That differs from the order in which they came in if the wall clock was set back.
+    """
+
+    def __init__(self, max_jobs: int) -> None:
+        super().__init__(max_jobs)
+        self._ends = SortedIds()
+        self._places: dict[str, str] = {}
+
+    def note_end(self, job: Job) -> None:
+        """Note the end of a job that is added."""
+        self._places[job.id] = place = end_place(job)
+        self._ends.add(place)
+
+    def ended_before(self, place: str) -> Iterator[str]:
+        return (parse_end_place(each)[1] for each in self._ends.before(place))
+
+    def drop_oldest(self) -> str:
+        job_id = super().drop_oldest()
+        self._ends.remove(self._places.pop(job_id))
+        return job_id
+
+    def remove(self, job_id: str) -> None:
+        super().remove(job_id)
+        self._ends.remove(self._places.pop(job_id))

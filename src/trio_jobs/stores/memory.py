@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from itertools import islice
 
-from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
+from trio_jobs.job import Ending, Job, Later, Outcome
+from trio_jobs.pool.job_query import ALL_JOBS, BEHIND_ALL, JobQuery, Order
 from trio_jobs.pool.store import (
     DuplicateJobError,
     InvalidTransitionError,
@@ -48,8 +49,6 @@ class MemoryStore:
     def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
         self._now = now
         self._jobs: dict[str, Job] = {}
-        # The ids in order. A dict has an order too, but its iteration cannot start in the middle,
-        # and walks over the gaps that dropped entries leave.
         self._order = SortedIds()
         self._processing: set[str] = set()
         self._completed = Histories(settings)
@@ -105,7 +104,7 @@ class MemoryStore:
         job = completed(job, ending, self._now(), duration)
         self._jobs[job_id] = job
         self._processing.remove(job_id)
-        for dropped in self._completed.add(job_id, job.size, ending.outcome):
+        for dropped in self._completed.add(job, ending.outcome):
             outcome = self._forget(dropped)
             self._dropped[outcome] += 1
             self._drop_log.note(outcome, self._dropped)
@@ -136,8 +135,15 @@ class MemoryStore:
         job_id = self._keys.get(text)
         return None if job_id is None else self._jobs[job_id]
 
-    def page_nowait(self, *, after: str | None = None, limit: int) -> list[Job]:
-        ids = self._order.after(after or "")
+    def page_nowait(
+        self, query: JobQuery = ALL_JOBS, *, after: str | None = None, limit: int
+    ) -> list[Job]:
+        if query.order is Order.OLDEST:
+            ids = self._order.after(after or "")
+        elif query.order is Order.NEWEST:
+            ids = self._order.before(after or BEHIND_ALL)
+        else:
+            ids = self._completed.ended_before(after or BEHIND_ALL)
         return [self._jobs[job_id] for job_id in islice(ids, limit)]
 
     def request_cancel_nowait(self, job_id: str) -> Job:
@@ -164,15 +170,9 @@ class MemoryStore:
         return {text: self._jobs[self._keys[text]] for text in texts if text in self._keys}
 
     async def page(
-        self,
-        *,
-        after: str | None = None,
-        limit: int,
-        statuses: Collection[JobStatus] = (),  # noqa: ARG002  (to look at a job is all it costs)
-        outcomes: Collection[Outcome] = (),  # noqa: ARG002
-        types: Collection[str] = (),  # noqa: ARG002
+        self, query: JobQuery = ALL_JOBS, *, after: str | None = None, limit: int
     ) -> list[Job]:
-        return self.page_nowait(after=after, limit=limit)
+        return self.page_nowait(query, after=after, limit=limit)
 
     async def request_cancel(
         self, job_id: str, *, noted: Callable[[str], None] | None = None

@@ -6,10 +6,15 @@ from itertools import chain
 
 # As many as a dict takes before it grows beyond 128 slots.
 _BLOCK = 85
+# From so many on, a block into which ids were sorted becomes two.
+_FULL = 2 * _BLOCK
 
 
 class SortedIds:
-    """A set of ids that can be walked in order, from any position.
+    """A set of ids that can be walked in order, from any position, in both directions.
+
+    A dict has an order too, but its iteration cannot start in the middle, and walks over the gaps
+    that removed keys leave.
 
     Adding an id greater than all before it, and removing an id, cost a dict entry and a
     bisection, however many were removed before. Any other id is sorted into its block.
@@ -59,6 +64,22 @@ class SortedIds:
         following = map(self._blocks.__getitem__, range(index + 1, len(self._blocks)))
         return chain(greater, chain.from_iterable(following))
 
+    def before(self, job_id: str) -> Iterator[str]:
+        """The ids that are less than this one, which need not be in the set, greatest first.
+
+        The set must not change while the caller reads them.
+        """
+        index = bisect_right(self._bounds, job_id)
+        less: Iterable[str] = (each for each in reversed(self._blocks[index]) if each < job_id)
+        preceding = map(self._blocks.__getitem__, range(index - 1, -1, -1))
+        return chain(less, chain.from_iterable(map(reversed, preceding)))
+
     def _insert(self, job_id: str) -> None:
         index = bisect_right(self._bounds, job_id)
-        self._blocks[index] = dict.fromkeys(sorted([*self._blocks[index], job_id]))
+        ids = sorted([*self._blocks[index], job_id])
+        if len(ids) < _FULL:
+            self._blocks[index] = dict.fromkeys(ids)
+            return
+        halves = ids[:_BLOCK], ids[_BLOCK:]
+        self._blocks[index : index + 1] = map(dict.fromkeys, halves)
+        self._bounds.insert(index, halves[1][0])

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.stores.sqlite.files import Calls, journal_of, opened
 from tests.support import NOON, SUCCEEDED, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import IdempotencyKey
+from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order, end_place
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.store_file import StoreFile, connect
@@ -42,6 +44,9 @@ JOBS = [
     (8, make_job("h", type="other")),
     (9, make_job("i", type="other")),
 ]
+LIVE = [JobStatus.PENDING, JobStatus.PROCESSING]
+LATER = NOON + timedelta(microseconds=1)
+AT_NOON = end_place(JOBS[1][1])[:16]
 NO_SUCCESS = [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED]
 
 
@@ -88,14 +93,42 @@ async def test_jobs_are_found_by_their_keys(reader: FileReader) -> None:
         ("a", 2, {"outcomes": [*NO_SUCCESS]}, "be"),
         (None, 2, {"outcomes": [Outcome.SUCCEEDED, Outcome.FAILED]}, "ab"),
         (None, 10, {"outcomes": [Outcome.CANCELLED]}, ""),
-        (None, 10, {"unfinished": True}, "dhi"),
-        ("d", 1, {"unfinished": True}, "h"),
-        (None, 10, {"unfinished": True, "outcomes": [Outcome.FAILED]}, ""),
+        (None, 10, {"statuses": LIVE}, "dhi"),
+        ("d", 1, {"statuses": LIVE}, "h"),
+        (None, 10, {"statuses": LIVE, "outcomes": [Outcome.FAILED]}, ""),
         (None, 10, {"types": ["other"]}, "hi"),
         (None, 10, {"types": ["other", "test", "third"]}, "abdefghi"),
         (None, 10, {"types": ["third"]}, ""),
-        ("h", 10, {"types": ["other"], "unfinished": True}, "i"),
+        ("h", 10, {"types": ["other"], "statuses": LIVE}, "i"),
         ("b", 10, {"types": ["test"], "outcomes": [*NO_SUCCESS]}, "eg"),
+        (None, 3, {"order": "newest"}, "ihg"),
+        ("g", 10, {"order": "newest"}, "fedba"),
+        ("c", 10, {"order": "newest"}, "ba"),
+        ("a", 10, {"order": "newest"}, ""),
+        (None, 10, {"order": "newest", "outcomes": [*NO_SUCCESS]}, "geb"),
+        ("g", 10, {"order": "newest", "outcomes": [*Outcome]}, "feba"),
+        ("h", 10, {"order": "newest", "statuses": LIVE}, "d"),
+        (None, 10, {"order": "newest", "types": ["other"]}, "ih"),
+        (None, 10, {"since": NOON}, "abdefghi"),
+        (None, 10, {"until": NOON}, ""),
+        (None, 2, {"since": NOON, "until": LATER, "order": "newest"}, "ih"),
+        (None, 10, {"since": LATER}, ""),
+        # All of them have ended at noon.
+        (None, 10, {"order": "ended"}, "geb"),
+        (AT_NOON + "-g", 10, {"order": "ended"}, "eb"),
+        (AT_NOON + "-f", 1, {"order": "ended"}, "e"),
+        (AT_NOON + "-b", 10, {"order": "ended"}, ""),
+        ("0" * 16 + "-g", 10, {"order": "ended"}, ""),
+        ("7" + "f" * 15 + "-g", 10, {"order": "ended"}, "geb"),
+        (None, 10, {"order": "ended", "outcomes": [Outcome.FAILED]}, "gb"),
+        (None, 10, {"order": "ended", "types": ["other"]}, ""),
+        (None, 10, {"order": "ended", "since": NOON}, "geb"),
+        (None, 10, {"order": "ended", "since": LATER}, ""),
+        (None, 10, {"order": "ended", "until": NOON}, ""),
+        (None, 10, {"order": "ended", "until": LATER}, "geb"),
+        (AT_NOON + "-g", 10, {"order": "ended", "until": LATER}, "eb"),
+        (AT_NOON + "-g", 10, {"order": "ended", "until": NOON}, ""),
+        (None, 10, {"order": "ended", "statuses": LIVE}, ""),
         # The caller chooses then.
         (None, 10, {"types": ["other", "\ud800"]}, "abdefghi"),
         (None, 10, {"types": [f"{n}" for n in range(100_000)]}, "abdefghi"),
@@ -104,13 +137,15 @@ async def test_jobs_are_found_by_their_keys(reader: FileReader) -> None:
 async def test_page(
     after: str | None, limit: int, wanted: dict[str, Any], expected: str, reader: FileReader
 ) -> None:
-    page = await reader.page(after=after, limit=limit, **wanted)
+    wanted = dict(wanted)
+    order = Order(wanted.pop("order", "oldest"))
+    page = await reader.page(JobQuery(order=order, **wanted), after=after, limit=limit)
 
     assert "".join(job.id for job in page) == expected
 
 
 async def test_page_has_neither_payloads_nor_results(reader: FileReader) -> None:
-    (job,) = await reader.page(after=None, limit=1)
+    (job,) = await reader.page(ALL_JOBS, after=None, limit=1)
 
     assert job.payload == b"null"
     assert job.ending == Ending(outcome=Outcome.SUCCEEDED)
@@ -141,7 +176,7 @@ async def test_no_sql_runs_in_the_thread_of_the_event_loop(file: StoreFile) -> N
     reader = FileReader(file, connect=connect_traced)
     await reader.find_many(["a"])
     await reader.find_keys(["ka"])
-    await reader.page(after=None, limit=5)
+    await reader.page(ALL_JOBS, after=None, limit=5)
     reader.close()
 
     assert threads
@@ -204,24 +239,52 @@ LOOK_UPS: dict[str, Callable[[FileReader, int], Awaitable[object]]] = {
     "a job": lambda reader, size: reader.find_many([long_id(size // 2)]),
     "a key": lambda reader, size: reader.find_keys([f"key {size // 2}"]),
     "no key": lambda reader, _: reader.find_keys(["nobody's"]),
-    "first page": lambda reader, _: reader.page(after=None, limit=100),
-    "page": lambda reader, size: reader.page(after=long_id(size // 2), limit=100),
-    "the dead": lambda reader, _: reader.page(after=None, limit=50, outcomes=NO_SUCCESS),
+    "first page": lambda reader, _: reader.page(ALL_JOBS, after=None, limit=100),
+    "page": lambda reader, size: reader.page(ALL_JOBS, after=long_id(size // 2), limit=100),
+    "the dead": lambda reader, _: reader.page(JobQuery(outcomes=NO_SUCCESS), after=None, limit=50),
     "the dead, later": lambda reader, size: reader.page(
-        after=long_id(size // 2), limit=20, outcomes=NO_SUCCESS
+        JobQuery(outcomes=NO_SUCCESS), after=long_id(size // 2), limit=20
     ),
     "a rare outcome": lambda reader, _: reader.page(
-        after=None, limit=100, outcomes=[Outcome.INTERRUPTED]
+        JobQuery(outcomes=[Outcome.INTERRUPTED]), after=None, limit=100
     ),
-    "unfinished": lambda reader, _: reader.page(after=None, limit=100, unfinished=True),
+    "unfinished": lambda reader, _: reader.page(JobQuery(statuses=LIVE), after=None, limit=100),
     "unfinished of a type": lambda reader, _: reader.page(
-        after=None, limit=100, unfinished=True, types=["nobody's"]
+        JobQuery(statuses=LIVE, types=["nobody's"]), after=None, limit=100
+    ),
+    "newest": lambda reader, _: reader.page(JobQuery(order=Order.NEWEST), after=None, limit=100),
+    "newest, later": lambda reader, size: reader.page(
+        JobQuery(order=Order.NEWEST), after=long_id(size // 2), limit=100
+    ),
+    "the newest dead": lambda reader, _: reader.page(
+        JobQuery(order=Order.NEWEST, outcomes=NO_SUCCESS), after=None, limit=20
+    ),
+    "the newest unfinished": lambda reader, _: reader.page(
+        JobQuery(order=Order.NEWEST, statuses=LIVE), after=None, limit=10
+    ),
+    "last ends": lambda reader, _: reader.page(JobQuery(order=Order.ENDED), after=None, limit=20),
+    "last ends, later": lambda reader, size: reader.page(
+        JobQuery(order=Order.ENDED), after=end_of(size // 2), limit=20
+    ),
+    "last ends until": lambda reader, size: reader.page(
+        JobQuery(order=Order.ENDED, until=long_end(size // 2)), after=None, limit=20
+    ),
+    "ends since": lambda reader, size: reader.page(
+        JobQuery(order=Order.ENDED, since=long_end(size - 100)), after=None, limit=100
     ),
 }
 
 
 def long_id(number: int) -> str:
     return f"{number:08}"
+
+
+def long_end(number: int) -> datetime:
+    return NOON + timedelta(seconds=number)
+
+
+def end_of(number: int) -> str:
+    return end_place(replace(ended(long_id(number), Outcome.FAILED), completed_at=long_end(number)))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +294,13 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         found[size] = tmp_path_factory.mktemp("history") / "jobs.db"
         outcomes = [Outcome.FAILED] + [Outcome.SUCCEEDED] * 9
         jobs = [
-            (n, ended(long_id(n), outcomes[n % 10], key=f"key {n}")) for n in range(1, size + 1)
+            (
+                n,
+                replace(
+                    ended(long_id(n), outcomes[n % 10], key=f"key {n}"), completed_at=long_end(n)
+                ),
+            )
+            for n in range(1, size + 1)
         ]
         pending = [(n, make_job(long_id(n))) for n in range(size + 1, size + 20)]
         with opened(found[size]) as file:

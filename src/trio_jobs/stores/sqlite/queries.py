@@ -4,16 +4,37 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from trio_jobs.job import Job, Outcome
-from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, SELECT_WHOLE, brief_job, whole_job
+from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.pool.job_query import BEHIND_ALL, JobQuery, Order, parse_end_place
+from trio_jobs.stores.sqlite.rows import (
+    SELECT_BRIEF,
+    SELECT_WHOLE,
+    brief_job,
+    microseconds,
+    whole_job,
+)
 
 # Ids, keys or types of one query.
 _AT_ONCE: Final = 500
 
-# The jobs behind a page's ``after``. The order of ids and that of seqs are both that of admission.
-_BEHIND: Final = (
-    "seq > ifnull((SELECT seq FROM jobs WHERE id <= :after ORDER BY id DESC LIMIT 1), 0)"
-)
+# By the order of a page: which jobs are behind ``:after``, and how they are sorted. The order of
+# ids and that of seqs are both that of admission. The index of the dead has them by their ends.
+_ORDERS: Final = {
+    Order.OLDEST: (
+        "seq > ifnull((SELECT seq FROM jobs WHERE id <= :after ORDER BY id DESC LIMIT 1), 0)",
+        "seq",
+    ),
+    Order.NEWEST: (
+        "seq < ifnull((SELECT seq FROM jobs WHERE id >= :after ORDER BY id LIMIT 1), :greatest)",
+        "seq DESC",
+    ),
+    Order.ENDED: (
+        """status = 2 AND outcome <> 'succeeded' AND (completed_at, seq) <=
+        (:end, ifnull((SELECT seq FROM jobs WHERE id < :after ORDER BY id DESC LIMIT 1), 0))""",
+        "completed_at DESC, seq DESC",
+    ),
+}
+_GREATEST: Final = 2**63 - 1  # of SQLite's integers
 
 
 def find_many(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[tuple[int, Job]]:
@@ -38,44 +59,65 @@ def find_keys(connection: sqlite3.Connection, texts: Sequence[str]) -> list[Job]
 
 
 def find_page(
-    connection: sqlite3.Connection,
-    *,
-    after: str | None,
-    limit: int,
-    unfinished: bool,
-    outcomes: Collection[Outcome],
-    types: Collection[str],
+    connection: sqlite3.Connection, query: JobQuery, *, after: str | None, limit: int
 ) -> list[Job]:
-    """Up to ``limit`` jobs in the order of their ids, the first one greater than ``after``.
+    """Up to ``limit`` jobs in the order of the query, from the first one behind ``after``.
 
-    Indexes find unfinished jobs, and those of outcomes other than ``succeeded``. A page of any
-    other outcomes, or of types, reads all jobs up to its end: a million in a tenth of a second.
+    Indexes find unfinished jobs, those of outcomes other than ``succeeded``, and these in the order
+    of their ends. A page of any other outcomes, of types, of a time of submission, or without
+    re-run jobs reads all jobs of its order up to its end: a million in a tenth of a second.
 
     Args:
         connection: To the file.
-        after: Any id; None for the first page.
+        query: Which jobs. If it has more than 500 types, or one has lone surrogates, jobs of other
+            types may be among them: the caller leaves those out, and jobs of other statuses too.
+            Completed jobs are not among them if it wants none.
+        after: Any place in the order; None for the first page.
         limit: The most jobs.
-        unfinished: Whether to leave out jobs that have ended.
-        outcomes: If there are any, only jobs that have ended so.
-        types: If there are any, only jobs of these types. If there are more than 500, or one of
-            them has lone surrogates, also jobs of other types: the caller leaves those out.
     """
-    wanted = _named("outcome", {outcome.value for outcome in outcomes})
-    wanted_types = _named("type", types) if _fit_into_a_query(types) else {}
-    query = f"{SELECT_BRIEF} WHERE {_BEHIND}"
-    if wanted_types:
-        query += f" AND type IN (:{', :'.join(wanted_types)})"
-    if unfinished:
-        query += " AND status < 2"
-    if Outcome.SUCCEEDED in outcomes:
-        query += f" AND outcome IN (:{', :'.join(wanted)})"
+    behind, order = _ORDERS[query.order]
+    conditions, values = _conditions(query)
+    text = f"{SELECT_BRIEF} WHERE {' AND '.join([behind, *conditions])}"
+    values |= {"after": after or "", "limit": limit}
+    if query.order is Order.NEWEST:
+        values |= {"after": after or BEHIND_ALL, "greatest": _GREATEST}
+    if query.order is Order.ENDED:
+        end, job_id = parse_end_place(after) if after else (_GREATEST, BEHIND_ALL)
+        if query.until is not None:
+            end, job_id = min((end, job_id), (microseconds(query.until) - 1, BEHIND_ALL))
+        values |= {"end": end, "after": job_id}
+    wanted = _named("outcome", {outcome.value for outcome in query.outcomes})
+    values |= wanted
+    if wanted and (Outcome.SUCCEEDED in query.outcomes or query.order is Order.ENDED):
+        text += f" AND outcome IN (:{', :'.join(wanted)})"
     elif wanted:
         # The index of the dead has those of one outcome in their order. SQLite merges them.
-        query += " AND status = 2 AND outcome <> 'succeeded' AND outcome = :"
-        query = " UNION ALL ".join(query + name for name in wanted)
-    query += " ORDER BY seq LIMIT :limit"
-    values = {"after": after or "", "limit": limit, **wanted, **wanted_types}
-    return [brief_job(row) for row in connection.execute(query, values)]
+        text += " AND status = 2 AND outcome <> 'succeeded' AND outcome = :"
+        text = " UNION ALL ".join(text + name for name in wanted)
+    text += f" ORDER BY {order} LIMIT :limit"
+    return [brief_job(row) for row in connection.execute(text, values)]
+
+
+def _conditions(query: JobQuery) -> tuple[list[str], dict[str, object]]:
+    """The conditions that are the same for each order and outcome, and their values."""
+    conditions: list[str] = []
+    values: dict[str, object] = {}
+    if query.types and _fit_into_a_query(query.types):
+        types = _named("type", query.types)
+        conditions.append(f"type IN (:{', :'.join(types)})")
+        values |= types
+    if query.statuses and JobStatus.COMPLETED not in query.statuses:
+        conditions.append("status < 2")
+    if not query.rerun:
+        conditions.append("rerun_as IS NULL")
+    ended = query.order is Order.ENDED
+    if query.since is not None:
+        conditions.append(f"{'completed_at' if ended else 'created_at'} >= :since")
+        values["since"] = microseconds(query.since)
+    if query.until is not None and not ended:
+        conditions.append("created_at < :until")
+        values["until"] = microseconds(query.until)
+    return conditions, values
 
 
 def _marks(values: Collection[object]) -> str:

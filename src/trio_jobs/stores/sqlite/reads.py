@@ -5,13 +5,14 @@ Each of its connections reads only, and sees what is committed: what it finds, n
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
 import trio
 
-from trio_jobs.job import Job, Outcome
+from trio_jobs.job import Job
+from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.stores.sqlite.queries import find_keys, find_many, find_page
 from trio_jobs.stores.sqlite.store_file import Connect, StoreFile, connect, uri
 
@@ -45,29 +46,13 @@ class FileReader:
         """The jobs that have one of these idempotency keys."""
         return await self._read(partial(find_keys, texts=list(texts)))
 
-    async def page(
-        self,
-        *,
-        after: str | None,
-        limit: int,
-        unfinished: bool = False,
-        outcomes: Collection[Outcome] = (),
-        types: Collection[str] = (),
-    ) -> list[Job]:
-        """Jobs in the order of their ids; see `find_page`.
+    async def page(self, query: JobQuery, *, after: str | None, limit: int) -> list[Job]:
+        """Jobs in the order of the query; see `find_page`.
 
         The jobs have neither their payloads (but ``null``) nor their results: no listing shows
         them.
         """
-        query = partial(
-            find_page,
-            after=after,
-            limit=limit,
-            unfinished=unfinished,
-            outcomes=outcomes,
-            types=types,
-        )
-        return await self._read(query)
+        return await self._read(partial(find_page, query=query, after=after, limit=limit))
 
     def close(self) -> None:
         """Close the connections; one that a thread uses is closed when the thread has read."""
