@@ -68,7 +68,7 @@ def describe(
         error: The exception. Its traceback loses the outer frames of modules in ``own``: printing
             a frame takes longer than most jobs run.
         own: The names of the modules that call user code.
-        advise: Asked about the exception, or about the members of a group until it has advice.
+        advise: Called with the exception, or with the members of a group until it returns advice.
     """
     causes: tuple[Cause, ...] = ()
     try:

@@ -13,7 +13,7 @@ from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_faults import Decode
-from trio_jobs.handlers.payload_type import payload_type
+from trio_jobs.handlers.payload_type import PayloadType, payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
 
@@ -63,7 +63,7 @@ class Handler:
         run: Where the function runs.
         timeout: The time limit in seconds; None for no limit.
         takes_context: Whether ``call`` takes a context.
-        payload_type: What payloads are checked against, a `PayloadType`.
+        payload_type: What payloads are checked against.
         decode: Makes what ``call`` takes from a payload's JSON; raises ``msgspec.MsgspecError`` or
             ``UnicodeError``.
         spread: Whether the payload is an object with the names of the function's parameters; None
@@ -79,7 +79,7 @@ class Handler:
     run: Run
     timeout: float | None
     takes_context: bool
-    payload_type: Any
+    payload_type: PayloadType
     decode: Decode
     spread: bool | None = None
     retry: "RetryPolicy | None" = None

@@ -19,8 +19,8 @@ def schedule_recovered(jobs: Iterable[Job], schedule: Schedule, handlers: Handle
 
     They are due now, in the order of admission, or at their times; so they wait for slots in turn
     with all others, however many they are. A job without a handler is never due. The log names its
-    type; the job stays in the file, for a process that has a handler. Of all these, only the jobs
-    that wait for a time leave less room for new ones.
+    type; the job stays in the file, for a process that has a handler. Only the jobs that wait for a
+    time count against the room of new ones.
     """
     unknown: Counter[str] = Counter()
     for job in jobs:

@@ -43,7 +43,7 @@ class Reservation:
 
     @classmethod
     def nothing(cls) -> Self:
-        """No job: another one has the key of the first."""
+        """A reservation of no jobs: another job has the key of the first submission."""
         nothing = cls([], [], 0, 0.0)
         nothing.over.set()
         return nothing

@@ -106,7 +106,7 @@ class Schedule:
             self._recovered.append(job_id)
 
     def keep(self, job_id: str) -> None:
-        """Let a job wait for which there is no handler, until `advance`; it does not count."""
+        """Let a job without a handler wait until `advance`; it does not count."""
         self.add(job_id, math.inf)
         self._kept.add(job_id)
 

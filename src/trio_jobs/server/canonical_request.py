@@ -30,7 +30,7 @@ _REQUEST_LINE = re.compile(rb"(GET|POST) (%b) HTTP/1\.1\r\n" % _PATH)
 _HEADERS = re.compile(rb"((?:%b)++)\r\n" % _HEADER)
 # In an answer, no blanks surround a value.
 _ANSWER_HEADER = re.compile(_TOKEN + rb": (?:(?![\t ])[\t -~\x80-\xff]++(?<![\t ]))?\r\n")
-# Most answers have the same headers: the lines of so many are kept.
+# How many lines of answers' headers are kept: most answers have the same ones.
 _KEPT_LINES = 64
 # Headers that decide how long a request is, or what happens to its connection.
 _DECISIVE = frozenset(
@@ -56,7 +56,7 @@ class CanonicalRequest(msgspec.Struct, frozen=True, gc=False):
         method: ``GET`` or ``POST``.
         target: A path, as the client has sent it.
         headers: Names in lower case, values without surrounding blanks, in the client's order.
-        fields: The same by name.
+        fields: The first value of each header, by its name.
         body_start: The index of the body's first byte, counted from the request's first byte.
         end: The index after the body's last byte, which may not have arrived.
     """

@@ -24,8 +24,8 @@ Answer = tuple[int, HeaderList, bytes]
 # An application may have this plain method: ``answer_now(method, target, fields, body)``. The
 # server calls it, without a scope, once access control has admitted a request and all of its body
 # has arrived. ``target`` is as the client sent it. If it returns None, the server calls the
-# application by ASGI, and may ask once more before. If it returns an awaitable, the server awaits
-# that; a client that disconnects does not cancel it.
+# application by ASGI; before that it may call the method a second time. If it returns an awaitable,
+# the server awaits that; a client that disconnects does not cancel it.
 AnswerNow = Callable[[str, bytes, Fields, bytes], Answer | Awaitable[Answer] | None]
 
 # Seconds in which the application has to start.

@@ -106,7 +106,10 @@ def blocks_or_failure(blocks: Callable[[], Iterable[Block]]) -> Iterator[Block]:
 
 
 def _running_loops(kind: type[Any]) -> Iterator[Any]:
-    """The loops of asyncio that a frame of some thread runs: nothing else has them all."""
+    """The loops of asyncio that run in a thread, found in the threads' frames.
+
+    asyncio has no list of all loops.
+    """
     seen = set()
     for frame in sys._current_frames().values():
         for each, _ in traceback.walk_stack(frame):

@@ -8,7 +8,8 @@ from typing import Final
 from trio_jobs.pool.store import StoreFileError as StoreFileError
 from trio_jobs.stores.sqlite.schema import ForeignFileError
 
-# SQLite's WAL needs memory that all processes share, which these do not give. Of FUSE, some do.
+# Network file systems. SQLite's WAL needs memory that all processes share, and these give none. The
+# FUSE ones among them are those that are known to give none.
 _NETWORK: Final = (
     *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
     *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),

@@ -77,7 +77,7 @@ def recover(
         now: When the jobs end that end.
 
     Raises:
-        sqlite3.Error: The file cannot be read or written; nothing has changed.
+        sqlite3.Error: The file cannot be read or written; no job in it has changed.
     """
     connection = file.connection
     stored = connection.execute("SELECT value FROM meta WHERE name = 'kept'").fetchone()

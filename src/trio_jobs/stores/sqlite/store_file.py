@@ -187,7 +187,7 @@ def _prepare(connection: sqlite3.Connection, sync: Sync) -> None:
     # On macOS a sync reaches the disk's cache only, without these two.
     connection.execute("PRAGMA fullfsync = ON")
     connection.execute("PRAGMA checkpoint_fullfsync = ON")
-    # The journal does it, once the clients of a commit have been told.
+    # The journal copies the WAL into the file, once it has told the clients of a commit.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
     # A read of a mapped page that fails would end the process with a signal.
