@@ -43,7 +43,14 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
 CONSTANTS |= {"Path", "Ending", "Struct", "time_ns", "datetime", "timedelta", "join", "len"}
 CONSTANTS |= {"_insert", "_update"}  # the texts of SQL statements, which nobody changes
-CONSTANTS |= {"PoolSettings", "StoreSettings", "HttpSettings", "RetrySettings", "Setting"}
+CONSTANTS |= {
+    "PoolSettings",
+    "StoreSettings",
+    "HttpSettings",
+    "RetrySettings",
+    "Setting",
+    "JobQuery",
+}
 TOOLS = {
     "getLogger",
     "ContextVar",
