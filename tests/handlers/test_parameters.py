@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jsonschema
@@ -61,6 +62,10 @@ def value(payload):
 
 def typed(email: Email, context: JobContext):
     return email.to
+
+
+def copy(source: Path, target: Path | None = None):
+    return [source.name, target is None or target.name]
 
 
 def keyword(*, to: str):
@@ -314,6 +319,24 @@ EXAMPLES = {
             "to",
         ),
     ),
+    "paths": Example(
+        copy,
+        called={'{"source": "a/b"}': ["b", True], '{"source": "", "target": "c/d"}': ["", "d"]},
+        refused={
+            '{"source": 1}': "$.payload.source: expected str, got int",
+            '{"source": "a", "target": {}}': "$.payload.target: expected str, got object",
+        },
+        schema=members(
+            {
+                "source": {**TEXT, "format": "path"},
+                "target": {
+                    "anyOf": [{**TEXT, "format": "path"}, {"type": "null"}],
+                    "default": None,
+                },
+            },
+            "source",
+        ),
+    ),
     "types within": Example(
         limited,
         called={'{"times": 1, "names": {"a": {"to": "b"}}}': [1, "b"]},
@@ -416,6 +439,7 @@ TYPES = st.sampled_from(
         ": int | None",
         ": Email",
         ": Level",
+        ": Path",
         ": Annotated[int, Meta(ge=1)]",
         ": Annotated[int, Field(gt=0)]",
         ": Annotated[list[int], Field(min_length=1)]",

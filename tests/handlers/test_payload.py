@@ -7,6 +7,7 @@ from collections.abc import Callable  # noqa: TC003  (a test has msgspec resolve
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict
 
 import attrs
@@ -68,6 +69,8 @@ async def take_union(payload: int | str | None) -> None: ...
 async def take_literal(payload: Literal["a", "b"]) -> None: ...
 async def take_percent(payload: Percent) -> None: ...
 async def take_time(payload: datetime) -> None: ...
+async def take_path(payload: Path) -> None: ...
+async def take_paths(payload: dict[str, list[PurePosixPath] | None]) -> None: ...
 async def take_node(payload: Node) -> None: ...
 async def take_objects(payload: dict[str, object]) -> None: ...
 def in_a_thread(payload: Email) -> None: ...
@@ -105,6 +108,8 @@ async def wrapper(*args: Any, **kwargs: Any) -> None: ...  # noqa: ANN401
         (take_literal, b'"b"', "b"),
         (take_percent, b"100", 100),
         (take_time, b'"2026-11-25T12:00:00"', datetime(2026, 11, 25, 12)),  # noqa: DTZ001
+        (take_path, b'"a/b"', Path("a/b")),
+        (take_paths, b'{"a": ["/b"], "c": null}', {"a": [PurePosixPath("/b")], "c": None}),
         (take_node, b'{"children": [{}]}', Node([Node()])),
         (take_objects, b'{"a": [1, null]}', {"a": [1, None]}),
         (in_a_thread, b'{"to": "a"}', Email(to="a")),
@@ -134,6 +139,9 @@ def test_a_payload_becomes_what_the_annotation_says(
         (take_number, b"1" * 5000, "Integer value out of range"),
         (take_percent, b"101", "Expected `int` <= 100"),
         (take_literal, b'"c"', "Invalid enum value 'c'"),
+        (take_path, b"5", "Expected `str`, got `int`"),
+        (take_path, b"null", "Expected `str`, got `null`"),
+        (take_paths, b'{"a": ["/b", [1.5]]}', "Expected `str`, got `array` - at `$[...][1]`"),
     ],
 )
 def test_a_payload_of_another_type_is_refused_with_its_place(

@@ -11,7 +11,7 @@ import msgspec
 from trio_jobs.handlers.annotations import Annotation, resolve
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.payload_faults import Decode, Fault, InvalidValuesError
-from trio_jobs.handlers.value_type import ValueType, guarded, make_value_type
+from trio_jobs.handlers.value_type import ValueType, guarded, make_decoder, make_value_type
 
 # FastAPI puts another value in the place of such defaults; a handler would get them as they are.
 _PLACEHOLDERS = frozenset({("pydantic.fields", "FieldInfo"), ("fastapi.params", "Depends")})
@@ -122,7 +122,7 @@ def _object_decoder(arguments: Sequence[Argument]) -> Decode:
         "Arguments", fields, kw_only=True, forbid_unknown_fields=True, rename=names
     )
     is_optional = not any(each.required for each in arguments)
-    decode = msgspec.json.Decoder(members | None if is_optional else members).decode
+    decode = make_decoder(members | None if is_optional else members)
 
     def decode_members(payload: bytes) -> dict[str, object]:
         found = decode(payload)

@@ -30,7 +30,7 @@ _EXPECTED = {
     **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "array"),
     **dict.fromkeys(("dict_type", "mapping_type", "model_type", "dataclass_type"), "object"),
 }
-_JSON_TYPES = {
+JSON_TYPES = {
     str: "str",
     int: "int",
     float: "float",
@@ -207,7 +207,7 @@ def _fault(error: Mapping[str, Any], value: object) -> Fault:
     elif kind in _UNKNOWN:
         location, text = location[:-1], f"object contains unknown field {location[-1]}"
     elif kind in _EXPECTED:
-        text = f"expected {_EXPECTED[kind]}, got {_JSON_TYPES.get(type(error['input']), 'str')}"
+        text = f"expected {_EXPECTED[kind]}, got {JSON_TYPES.get(type(error['input']), 'str')}"
     else:
         text = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         text = " ".join(text.split())

@@ -1,6 +1,8 @@
 """`ValueType`: the type of one parameter's value, with its decoder and its JSON schema."""
 
+import inspect
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,6 +12,7 @@ from trio_jobs.handlers.annotations import Annotation
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.payload_faults import Decode
 from trio_jobs.handlers.pydantic_types import (
+    JSON_TYPES,
     has_pydantic,
     make_pydantic_decoder,
     pydantic_schemas,
@@ -40,7 +43,7 @@ def make_value_type(annotation: Annotation) -> ValueType:
         pydantic_schemas([annotation], "{name}")  # raises for types that are incomplete
         return ValueType(annotation, guarded(decode), is_pydantics=True)
     try:
-        decode = msgspec.json.Decoder(annotation).decode
+        decode = make_decoder(annotation)
         # The decoder takes an impossible type for a custom one, and would refuse each payload. Only
         # the making of a schema raises the error.
         msgspec_schemas([annotation], "{name}")
@@ -51,6 +54,11 @@ def make_value_type(annotation: Annotation) -> ValueType:
     except Exception as error:  # msgspec inspects the user's classes, which may raise anything
         raise HandlerError(f"has a payload of type {annotation!r}: {error}") from error
     return ValueType(annotation, guarded(decode))
+
+
+def make_decoder(annotation: Annotation) -> Decode:
+    """Make msgspec's decoder of a type; a path is JSON text."""
+    return msgspec.json.Decoder(annotation, dec_hook=_make_path).decode
 
 
 def guarded(decode: Decode) -> Decode:
@@ -78,7 +86,7 @@ def decode_as(encoded: bytes, annotation: Annotation) -> object:
     """
     if annotation is not Any and has_pydantic(annotation):
         return make_pydantic_decoder(annotation)(encoded)
-    return msgspec.json.decode(encoded, type=annotation)
+    return make_decoder(annotation)(encoded)
 
 
 def msgspec_schemas(
@@ -99,6 +107,21 @@ def msgspec_schemas(
 def _custom_schema(type: Annotation) -> dict[str, object]:  # noqa: A002 - msgspec's name
     if type is object:  # as in dict[str, object]; to msgspec an empty schema means no schema
         return {"description": "any JSON value"}
+    if _is_path(type):
+        return {"type": "string", "format": "path"}
     raise TypeError(
         f"{type!r} cannot be made from JSON; use a msgspec.Struct, a dataclass or a Pydantic model"
     )
+
+
+def _is_path(type: Annotation) -> bool:  # noqa: A002
+    return inspect.isclass(type) and issubclass(type, PurePath)
+
+
+def _make_path(type: Annotation, value: object) -> object:  # noqa: A002
+    """Make a value of a type that msgspec does not know; msgspec adds the place to an error."""
+    if not _is_path(type):
+        return value  # msgspec refuses it
+    if not isinstance(value, str):
+        raise TypeError(f"Expected `str`, got `{JSON_TYPES[value.__class__]}`")
+    return type(value)
