@@ -38,7 +38,8 @@ def load_handlers(
             policy names. Its errors pass through.
 
     Raises:
-        ConfigError: A function cannot be loaded, or cannot be a handler.
+        ConfigError: A function cannot be loaded, or cannot be a handler or a lifespan; or uvloop is
+            chosen, but not installed.
     """
     hidden = {}
     if config.source is not None:

@@ -13,12 +13,7 @@ from trio_jobs.stores.memory import MemoryStore as MemoryStore
 
 
 class OpenedStore(Protocol):
-    """A store, and what its process does with it before the pool runs and after its end.
-
-    Attributes:
-        store: The store.
-        last_id: The greatest id in it; empty if there is none.
-    """
+    """A store, and what its process does with it before the pool runs and after its end."""
 
     @property
     def store(self) -> Store:

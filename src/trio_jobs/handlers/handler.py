@@ -13,7 +13,7 @@ from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_faults import Decode
-from trio_jobs.handlers.payload_type import PayloadType, payload_type
+from trio_jobs.handlers.payload_type import payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.json_encoding import encode_result
 
@@ -79,7 +79,7 @@ class Handler:
     run: Run
     timeout: float | None
     takes_context: bool
-    payload_type: PayloadType
+    payload_type: Any  # a `PayloadType`; a public class has fields of public types alone
     decode: Decode
     spread: bool | None = None
     retry: "RetryPolicy | None" = None

@@ -27,9 +27,9 @@ class JobQuery:
         statuses: If there are any, only jobs that have one of them.
         outcomes: The same for how jobs have ended.
         types: The same for job types.
-        since: Only jobs that were submitted at this time or later; by `Order.ENDED` jobs that
-            ended then.
-        until: Only jobs before this time; likewise.
+        since: If there is one, only jobs that were submitted at this time or later. In the order
+            `Order.ENDED` the time of a job's end counts instead.
+        until: If there is one, only jobs that were submitted, or have ended, before this time.
         rerun: Whether jobs that were re-run are among them.
     """
 
@@ -43,12 +43,12 @@ class JobQuery:
 
     @property
     def wants_all(self) -> bool:
-        """Whether it wants each job of its order."""
+        """Whether no job of the order is left out."""
         filters = self.statuses or self.outcomes or self.types or self.since or self.until
         return self.rerun and not filters
 
     def select(self, jobs: Iterable[Job]) -> list[Job]:
-        """Those of the jobs that it wants."""
+        """Those of the given jobs that the list has."""
         ended = self.order is Order.ENDED
         if ended:
             jobs = [job for job in jobs if job.outcome not in (None, Outcome.SUCCEEDED)]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from trio_jobs.testing.asgi_client import Client
 
 _SEED = "scheduler_seed"
-_TEST = pytest.StashKey[tuple[Callable[..., Any], bool]]()  # the test; has it a mock clock?
+# A test's function, and whether the test has a mock clock if no fixture gives it one.
+_TEST = pytest.StashKey[tuple[Callable[..., Any], bool]]()
 
 
 _Pool = tuple[Mapping[str, object], float, dict[str, Any]]  # handlers, grace period, options
@@ -40,8 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-# The innermost wrapper: it comes before those that look for async functions, as pytest-asyncio's
-# in its mode `auto`.
+# The innermost wrapper, so that it runs before the wrappers of plugins that look for async
+# functions, such as pytest-asyncio in its mode `auto`.
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_pycollect_makeitem() -> Generator[None, object, object]:
     """Show an async test with the marker ``trio_jobs`` as a plain function to other plugins."""
