@@ -1,5 +1,6 @@
 """`JobQueue`: a pool in an application of any ASGI framework, on Trio or on asyncio."""
 
+import importlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -14,7 +15,7 @@ from trio_jobs.closed_app import ClosedApp
 from trio_jobs.embed import Options, open_jobs
 from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
 from trio_jobs.lifecycle import without_groups
-from trio_jobs.mounted_api import App, MountedApi
+from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.settings import HttpSettings, PoolSettings, build
 
@@ -140,12 +141,10 @@ class JobQueue(AwaitedJobs):
         """Answer a request by the HTTP API; or run the pool for the server's lifespan."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
-        elif self._jobs is None:
-            await self._closed(scope, receive, send)
         else:
-            if self._app is None:
-                self._app = self._jobs.asgi(**self._api_options)
-            await self._app(scope, receive, send)
+            if self._jobs is not None and self._app is None:
+                await _import_api()
+            await self._current_app()(scope, receive, send)
 
     def unfinished(self) -> tuple[list[str], list[str]]:
         """The ids of the jobs that have not completed: those begun, and those that wait.
@@ -157,6 +156,13 @@ class JobQueue(AwaitedJobs):
 
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         return await self._opened()._call(method, *args, **kwargs)
+
+    def _current_app(self) -> App:
+        if self._jobs is None:
+            return self._closed
+        if self._app is None:
+            self._app = self._jobs.asgi(**self._api_options)
+        return self._app
 
     def _opened(self) -> "JobsOnTrio | AsyncioJobs":
         if self._jobs is None:
@@ -193,6 +199,16 @@ class JobQueue(AwaitedJobs):
             await send(message)  # noqa: ASYNC120 - a server that cancels this wants no message
             raise
         await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _import_api() -> None:
+    """Import the HTTP API in a thread: that takes 0.2 s, and the application's loop goes on."""
+    if trio.lowlevel.in_trio_task():
+        await trio.to_thread.run_sync(importlib.import_module, API)
+    else:
+        import asyncio  # a program on Trio does not need it
+
+        await asyncio.to_thread(importlib.import_module, API)
 
 
 class JobsOnTrio(AwaitedJobs):

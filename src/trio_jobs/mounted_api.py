@@ -12,6 +12,9 @@ from trio_jobs.settings import RETRY_AFTER, HttpSettings, build
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
+# The module of the API's application. Its import takes 0.2 s.
+API = "trio_jobs.api.app"
+
 
 class MountedApi:
     """The checked options of the HTTP API; `BaseJobs.asgi` says what each of them does.
@@ -47,7 +50,7 @@ class MountedApi:
             pool: The pool.
             max_payload_bytes: The longest body of a request, in bytes.
         """
-        from trio_jobs.api.app import create_app  # imported here: that takes 0.2 s
+        from trio_jobs.api.app import create_app  # imported here: a program may never need it
 
         context = ApiContext(
             pool=pool,
