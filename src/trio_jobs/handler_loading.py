@@ -113,7 +113,7 @@ def load_handlers(
     except HandlerError as error:
         raise ConfigError(in_file(config, str(error))) from error
     if Run.ASYNCIO in registry.places:
-        from trio_jobs.handlers.asyncio_runner import loop_maker  # a server without it needs none
+        from trio_jobs.handlers.loop_thread import loop_maker  # a server without it needs none
 
         try:
             loop_maker(config.pool.asyncio_loop)

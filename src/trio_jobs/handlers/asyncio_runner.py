@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib import import_module
 from typing import Literal, NamedTuple, TypeAlias
 
 import trio
@@ -19,8 +18,7 @@ from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.handlers.context import make_context
 from trio_jobs.handlers.handler import FORKS, Handler, Run
 from trio_jobs.handlers.lifespan import Lifespan
-from trio_jobs.handlers.loop_thread import LoopThread, MakeLoop
-from trio_jobs.handlers.opening_errors import LoopStartError
+from trio_jobs.handlers.loop_thread import LoopThread, MakeLoop, loop_maker
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.timed_loop import TimedLoop
 from trio_jobs.handlers.wrong_loop import advise_on_asyncio
@@ -199,23 +197,6 @@ class AsyncioRunner:
             self._reported[name] = now
             more = {"seconds": round(seconds, 3), "advice": _BLOCKED_ADVICE}
             log.warning("event_loop_blocked", extra={**fields, **more})
-
-
-def loop_maker(choice: Literal["asyncio", "uvloop"] | MakeLoop) -> MakeLoop:
-    """The function that makes the chosen loop.
-
-    Raises:
-        LoopStartError: The choice is uvloop, which is not installed.
-    """
-    if choice == "asyncio":
-        return asyncio.SelectorEventLoop
-    if choice == "uvloop":
-        try:
-            make: MakeLoop = import_module("uvloop").new_event_loop
-        except ImportError as error:
-            raise LoopStartError(f"uvloop cannot be imported: {error}") from error
-        return make
-    return choice
 
 
 class _UntilDecided:

@@ -1,4 +1,4 @@
-"""`LoopThread`: asyncio's loop in a daemon thread of its own."""
+"""`LoopThread`: asyncio's loop, or uvloop's, in a daemon thread of its own."""
 
 import asyncio
 import logging
@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Self
+from importlib import import_module
+from typing import Literal, Self
 
 import outcome
 import trio
@@ -24,6 +25,23 @@ log = logging.getLogger(__name__)
 _CLOSING_TIME = 0.2
 
 MakeLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def loop_maker(choice: Literal["asyncio", "uvloop"] | MakeLoop) -> MakeLoop:
+    """The function that makes the chosen loop.
+
+    Raises:
+        LoopStartError: The choice is uvloop, which is not installed.
+    """
+    if choice == "asyncio":
+        return asyncio.SelectorEventLoop
+    if choice == "uvloop":
+        try:
+            make: MakeLoop = import_module("uvloop").new_event_loop
+        except ImportError as error:
+            raise LoopStartError(f"uvloop cannot be imported: {error}") from error
+        return make
+    return choice
 
 
 class LoopThread:
