@@ -1,5 +1,6 @@
 """A pool over a file that is a dict: the tests let each commit through, or refuse it."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -180,6 +181,13 @@ class StepReader:
             jobs = [job for job in jobs if (query.place(job) < after) == backwards]
             jobs = [job for job in jobs if query.place(job) != after]
         return jobs[:limit]
+
+    async def count(self, query: JobQuery) -> tuple[Counter[tuple[str, Outcome]], list[Job]]:
+        jobs = replace(query, statuses=()).select((await self._all()).values())
+        return (
+            Counter((job.type, job.outcome) for job in jobs if job.outcome is not None),
+            [job for job in jobs if job.outcome is None],
+        )
 
     async def _all(self) -> File:
         await trio.lowlevel.checkpoint()

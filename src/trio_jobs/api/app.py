@@ -71,8 +71,9 @@ async def _answer_options() -> Response | None:
 
 
 async def _refuse_parameters() -> None:
-    """Refuse query parameters on every path except the listing's, which checks its own."""
-    if request.url_rule is None or f"{request.endpoint}".endswith(".list_jobs"):
+    """Refuse query parameters on every path except those of lists, which check their own."""
+    lists = (".list_jobs", ".show_counts")
+    if request.url_rule is None or f"{request.endpoint}".endswith(lists):
         return
     for name, _ in read_parameters(request.query_string):
         raise unknown_parameter(name)

@@ -1,4 +1,4 @@
-"""`GET /jobs`: lists jobs, by filters, in pages or all in one stream, in bounded memory."""
+"""`GET /jobs`: lists jobs, by filters, in pages or all in one stream, and counts them."""
 
 import re
 import uuid
@@ -17,6 +17,7 @@ from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, jobs_json
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.pool.job_counts import count_jobs
 from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.pool.store import Store
 from trio_jobs.problem_details import Problem
@@ -60,7 +61,7 @@ class Listing:
 
 
 def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
-    """Add ``GET /jobs``."""
+    """Add ``GET /jobs`` and ``GET /jobs/counts``."""
     store = context.pool.store
 
     @routes.get("/jobs")
@@ -77,9 +78,15 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
             response.headers["Link"] = f'<{target}>; rel="next"'
         return response
 
+    @routes.get("/jobs/counts")
+    async def show_counts() -> Response:
+        listing = parse_listing(request.query_string, paged=False)
+        counts = await count_jobs(store, listing.query)
+        return Response(msgspec.json.encode(counts), content_type=MEDIA_TYPE)
 
-def parse_listing(text: bytes) -> Listing:
-    """The listing that a query string asks for.
+
+def parse_listing(text: bytes, *, paged: bool = True) -> Listing:
+    """The listing that a query string asks for; in pages, or of all jobs.
 
     Raises:
         Problem: 400, an unknown parameter, a repeated one that may stand once,
@@ -90,8 +97,8 @@ def parse_listing(text: bytes) -> Listing:
     for name, value in read_parameters(text):
         if name in _KNOWN:
             filters.setdefault(name, set()).add(_filter_value(name, value))
-        elif name not in (*_SINGLE, *_OF_PAGES):
-            raise unknown_parameter(name, *_KNOWN, *_SINGLE, *_OF_PAGES)
+        elif name not in (single_names := _SINGLE + _OF_PAGES * paged):
+            raise unknown_parameter(name, *_KNOWN, *single_names)
         elif name in single:
             raise Problem(400, f"query parameter {name!r} is repeated")
         else:

@@ -318,6 +318,17 @@ class DurableStore(Store, Protocol):
             InvalidTransitionError: One of the old jobs cannot be re-run.
         """
 
+    async def count(self, query: JobQuery) -> tuple[Mapping[tuple[str, Outcome], int], list[Job]]:
+        """Count the jobs that a query wants, as the file has them at one moment.
+
+        Returns:
+            The numbers of jobs that have ended, by type and outcome; and the unfinished jobs, for
+            `now_of`. Either may have some of other types, the latter also of other statuses.
+        """
+
+    def now_of(self, jobs: Iterable[Job]) -> list[Job]:
+        """Jobs of the file as clients see them now; those that have ended since as they are."""
+
     async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
         """By id, the records of these completed jobs in the file, with their seqs there.
 

@@ -354,8 +354,12 @@ class DurableStore:
         self, query: JobQuery = ALL_JOBS, *, after: str | None = None, limit: int
     ) -> list[Job]:
         jobs = await self._reader.page(query, after=after, limit=limit)
-        if query.order is Order.ENDED:
-            return jobs
+        return jobs if query.order is Order.ENDED else self.now_of(jobs)
+
+    async def count(self, query: JobQuery) -> tuple[Mapping[tuple[str, Outcome], int], list[Job]]:
+        return await self._reader.count(query)
+
+    def now_of(self, jobs: Iterable[Job]) -> list[Job]:
         # Each job that is in memory is in the file too, perhaps as it was a moment ago: pending,
         # say, although it is processing.
         return [self._shown(job.id) or job for job in jobs]

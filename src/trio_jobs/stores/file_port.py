@@ -62,3 +62,6 @@ class ReaderPort(Protocol):
 
     async def page(self, query: JobQuery, *, after: str | None, limit: int) -> list[Job]:
         """See `Store.page`."""
+
+    async def count(self, query: JobQuery) -> tuple[Mapping[tuple[str, Outcome], int], list[Job]]:
+        """See `DurableStore.count`."""

@@ -144,6 +144,40 @@ async def test_page(
     assert "".join(job.id for job in page) == expected
 
 
+@pytest.mark.parametrize(
+    ("wanted", "numbers", "unfinished"),
+    [
+        ({}, {"succeeded": 2, "failed": 2, "interrupted": 1}, "dhi"),
+        ({"statuses": LIVE}, {}, "dhi"),
+        ({"statuses": [JobStatus.COMPLETED]}, {"succeeded": 2, "failed": 2, "interrupted": 1}, ""),
+        ({"types": ["other"]}, {}, "hi"),
+        ({"outcomes": [Outcome.FAILED]}, {"failed": 2}, ""),
+        ({"outcomes": [Outcome.FAILED, Outcome.SUCCEEDED]}, {"succeeded": 2, "failed": 2}, ""),
+        ({"outcomes": [Outcome.FAILED], "statuses": LIVE}, {}, ""),
+        ({"order": Order.NEWEST, "rerun": False, "since": LATER}, {}, ""),
+        ({"order": Order.NEWEST, "until": LATER, "types": ["other"]}, {}, "hi"),
+        ({"order": Order.ENDED}, {"failed": 2, "interrupted": 1}, ""),
+        (
+            {"order": Order.ENDED, "since": NOON, "until": LATER},
+            {"failed": 2, "interrupted": 1},
+            "",
+        ),
+        ({"order": Order.ENDED, "until": NOON}, {}, ""),
+        ({"order": Order.ENDED, "since": LATER}, {}, ""),
+        ({"order": Order.ENDED, "outcomes": [Outcome.INTERRUPTED]}, {"interrupted": 1}, ""),
+    ],
+)
+async def test_counts(
+    wanted: dict[str, Any], numbers: dict[str, int], unfinished: str, reader: FileReader
+) -> None:
+    ended, jobs = await reader.count(JobQuery(**wanted))
+
+    assert ended == {("test", Outcome(outcome)): number for outcome, number in numbers.items()}
+    assert "".join(job.id for job in jobs) == unfinished
+    # The connection can be used again.
+    assert await reader.count(JobQuery(**wanted)) == (ended, jobs)
+
+
 async def test_page_has_neither_payloads_nor_results(reader: FileReader) -> None:
     (job,) = await reader.page(ALL_JOBS, after=None, limit=1)
 

@@ -34,7 +34,7 @@ _ORDERS: Final = {
         "completed_at DESC, seq DESC",
     ),
 }
-_GREATEST: Final = 2**63 - 1  # of SQLite's integers
+GREATEST: Final = 2**63 - 1  # of SQLite's integers
 
 
 def find_many(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[tuple[int, Job]]:
@@ -70,24 +70,22 @@ def find_page(
     Args:
         connection: To the file.
         query: Which jobs. If it has more than 500 types, or one has lone surrogates, jobs of other
-            types may be among them: the caller leaves those out, and jobs of other statuses too.
-            Completed jobs are not among them if it wants none.
+            types may be among them, and so may jobs of other statuses, for the caller to leave
+            out; but no completed ones if it wants none.
         after: Any place in the order; None for the first page.
         limit: The most jobs.
     """
     behind, order = _ORDERS[query.order]
-    conditions, values = _conditions(query)
+    conditions, values = conditions_of(query)
     text = f"{SELECT_BRIEF} WHERE {' AND '.join([behind, *conditions])}"
-    values |= {"after": after or "", "limit": limit}
-    if query.order is Order.NEWEST:
-        values |= {"after": after or BEHIND_ALL, "greatest": _GREATEST}
+    first = "" if query.order is Order.OLDEST else BEHIND_ALL
+    values |= {"after": after or first, "greatest": GREATEST, "limit": limit}
     if query.order is Order.ENDED:
-        end, job_id = parse_end_place(after) if after else (_GREATEST, BEHIND_ALL)
+        end, job_id = parse_end_place(after) if after else (GREATEST, BEHIND_ALL)
         if query.until is not None:
             end, job_id = min((end, job_id), (microseconds(query.until) - 1, BEHIND_ALL))
         values |= {"end": end, "after": job_id}
-    wanted = _named("outcome", {outcome.value for outcome in query.outcomes})
-    values |= wanted
+    values |= (wanted := named("outcome", {each.value for each in query.outcomes}))
     if wanted and (Outcome.SUCCEEDED in query.outcomes or query.order is Order.ENDED):
         text += f" AND outcome IN (:{', :'.join(wanted)})"
     elif wanted:
@@ -98,14 +96,13 @@ def find_page(
     return [brief_job(row) for row in connection.execute(text, values)]
 
 
-def _conditions(query: JobQuery) -> tuple[list[str], dict[str, object]]:
+def conditions_of(query: JobQuery) -> tuple[list[str], dict[str, object]]:
     """The conditions that are the same for each order and outcome, and their values."""
     conditions: list[str] = []
     values: dict[str, object] = {}
     if query.types and _fit_into_a_query(query.types):
-        types = _named("type", query.types)
+        values |= (types := named("type", query.types))
         conditions.append(f"type IN (:{', :'.join(types)})")
-        values |= types
     if query.statuses and JobStatus.COMPLETED not in query.statuses:
         conditions.append("status < 2")
     if not query.rerun:
@@ -124,7 +121,7 @@ def _marks(values: Collection[object]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _named(name: str, values: Iterable[str]) -> dict[str, str]:
+def named(name: str, values: Iterable[str]) -> dict[str, str]:
     """The values by the names of their parameters."""
     return {f"{name}_{number}": value for number, value in enumerate(values)}
 

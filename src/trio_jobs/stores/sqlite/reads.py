@@ -11,8 +11,9 @@ from typing import Final, TypeVar
 
 import trio
 
-from trio_jobs.job import Job
+from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.job_query import JobQuery
+from trio_jobs.stores.sqlite.counts import count_jobs
 from trio_jobs.stores.sqlite.queries import find_keys, find_many, find_page
 from trio_jobs.stores.sqlite.store_file import Connect, StoreFile, connect, uri
 
@@ -53,6 +54,10 @@ class FileReader:
         them.
         """
         return await self._read(partial(find_page, query=query, after=after, limit=limit))
+
+    async def count(self, query: JobQuery) -> tuple[dict[tuple[str, Outcome], int], list[Job]]:
+        """The numbers of ended jobs, and the unfinished ones; see `count_jobs`."""
+        return await self._read(partial(count_jobs, query=query))
 
     def close(self) -> None:
         """Close the connections; one that a thread uses is closed when the thread has read."""
