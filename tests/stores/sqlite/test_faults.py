@@ -258,3 +258,44 @@ async def test_disk_that_hangs_at_any_operation_holds_up_nobody_but_the_writer(
             assert (server.calls.refused, server.calls.failed) == ({}, [])
             assert [job.id for _, job in read(server.path)] == server.admitted()
             assert len(server.admitted()) == SUBMISSIONS
+
+
+async def test_wal_that_fills_the_disk_is_used_again_once_its_reader_has_gone(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A backup, say, reads one moment of the file, and meanwhile the WAL only grows.
+    monkeypatch.setattr("trio_jobs.stores.sqlite.journal._BETWEEN_CHECKPOINTS", 0.0)
+    disk = Disk(f"of {made}")
+
+    def no_room(operation: Operation) -> None:
+        if operation.kind == "write" and operation.offset > 1_000_000:
+            raise failure(sqlite3.SQLITE_FULL)
+
+    with server_of(made, disk) as server:
+        file = open_store_file(server.path, connect=disk.connect)
+        reader = disk.connect(f"{server.path.as_uri()}?mode=ro")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        disk.before = no_room
+        calls = server.calls
+        journal = Journal(file, failed=calls.failed.append)
+        journal.start()
+        seq = 0
+        while not calls.refused:
+            seq += 1
+            assert seq < 1_000
+            calls.submit(journal, f"{seq}", [(seq, make_job(f"{seq}"))])
+            await journal.settled()
+        calls.append(journal, "1 runs", [(1, running(make_job("1")))])
+
+        reader.execute("ROLLBACK")
+        with trio.fail_after(60):
+            await journal.settled()
+        assert await journal.close(60)
+        disk.before = fail_nothing
+        reader.close()
+        file.close()
+
+    assert calls.failed == []
+    assert calls.landed == [*map(str, range(1, seq)), "1 runs"]
+    assert len(read(server.path)) == seq - 1

@@ -350,6 +350,12 @@ def test_second_opening_in_a_process_is_refused_and_the_lock_stays(path: Path) -
         pass
 
 
+def test_lock_that_is_no_file_is_one_line(path: Path) -> None:
+    os.mkfifo(path.with_name("jobs.db-lock"))
+
+    assert refused(path) == "store file X: can not lock '/jobs.db-lock': Invalid argument"
+
+
 def test_failed_opening_leaves_neither_lock_nor_descriptors(path: Path) -> None:
     before = len(os.listdir("/dev/fd"))  # noqa: PTH208
     path.write_bytes(b"garbage" * 1000)
@@ -471,6 +477,10 @@ def test_check_finds_a_status_that_there_is_not(path: Path) -> None:
         (lambda _: None, "there is no store file X"),
         (lambda path: path.touch(), "store file X is empty"),
         (lambda path: path.write_bytes(b"garbage" * 999), "store file X: file is not a database"),
+        (
+            lambda path: path.symlink_to(path),
+            "store file X: Too many levels of symbolic links",
+        ),
     ],
 )
 def test_check_of_no_store(make: Callable[[Path], None], expected: str, path: Path) -> None:

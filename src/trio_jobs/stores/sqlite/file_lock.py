@@ -29,10 +29,10 @@ def lock_file(path: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     except OSError as error:
-        owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise StoreFileError(f"{text} another server (process {owner or '?'})") from None
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                owner = file.read(20).decode(errors="replace").strip()
+                raise StoreFileError(f"{text} another server (process {owner or '?'})") from None
         raise StoreFileError(
             f"store file {str(path)!r}: can not lock {str(place)!r}: {error.strerror}"
         ) from error

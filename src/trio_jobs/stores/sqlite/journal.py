@@ -32,6 +32,10 @@ _MAX_RECORDS: Final = 2_000
 # Seconds until the next attempt after a commit that failed, if nothing is handed over before.
 _RETRY: Final = 0.25
 
+# Seconds between two attempts to use the WAL's room again while no commit succeeds: each may copy
+# the whole WAL.
+_BETWEEN_CHECKPOINTS: Final = 1.0
+
 # Seconds of a commit that are worth a line in the log.
 _SLOW: Final = 1.0
 
@@ -134,6 +138,7 @@ class Journal:
         self._started = self._all_written = False
         # Of the thread alone: seconds until the next attempt, after a commit has failed.
         self._pause: float | None = None
+        self._next_checkpoint = float("-inf")
 
     def start(self) -> None:
         """Start the thread; the event loop that runs now gets all calls."""
@@ -326,6 +331,7 @@ class Journal:
             submissions = [entry for entry in entries if entry.refused is not None]
             self._in_loop(self._note_failure, error, submissions)
             self._pause = _RETRY
+            self._use_the_wal_again()
             return [entry for entry in entries if entry.refused is None]
         self._identity.check()
         self._pause = None
@@ -334,6 +340,13 @@ class Journal:
         with _until_it_passes():  # the WAL keeps what could not be copied
             self._writer.checkpoint()
         return []
+
+    def _use_the_wal_again(self) -> None:
+        """Copy the WAL into the file: while a reader held it up, it may have filled the disk."""
+        if time.monotonic() >= self._next_checkpoint:
+            with _until_it_passes():
+                self._writer.checkpoint(pages=0)
+            self._next_checkpoint = time.monotonic() + _BETWEEN_CHECKPOINTS
 
     def _commit_one_by_one(self, entries: list[_Entry]) -> list[_Entry]:
         for index, entry in enumerate(entries):

@@ -84,14 +84,14 @@ class RecordWriter:
         self._last_seq = max(self._last_seq, *last) if last else self._last_seq
         return {} if retention is None else retention.commit()
 
-    def checkpoint(self) -> None:
-        """Copy the WAL's content into the file, if there is much of it.
+    def checkpoint(self, *, pages: int = _CHECKPOINT_PAGES) -> None:
+        """Copy the WAL's content into the file, if it has about so many pages; then it is free.
 
         Raises:
             sqlite3.Error: The content is in the WAL still, and nothing is lost. After a failed
                 sync this is not known.
         """
-        if self._pages >= _CHECKPOINT_PAGES:
+        if self._pages >= pages:
             self._pages = 0.0
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 

@@ -1,5 +1,6 @@
 """`check_store`: checks a whole file, also while a server uses it. It changes nothing."""
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def check_store(path: Path, *, connect: Connect = connect) -> StoreReport:
     Raises:
         StoreFileError: There is no such file, or it is no store of this version or an older one.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     check_place(path)
     if not path.exists():
         raise StoreFileError(f"there is no store file {str(path)!r}")
