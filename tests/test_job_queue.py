@@ -490,6 +490,22 @@ def test_first_request_imports_the_api_beside_the_applications_loop(run: str) ->
     assert done.stdout.split() == ["False", "200"]
 
 
+async def test_first_request_gets_its_answer_although_trios_threads_are_all_busy() -> None:
+    queue = make_queue()
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(queue), base_url="http://localhost")
+    threads = trio.to_thread.current_default_thread_limiter()
+    async with queue.lifespan(), client:
+        busy = [object() for _ in range(int(threads.available_tokens))]
+        for each in busy:
+            threads.acquire_on_behalf_of_nowait(each)
+        try:
+            with trio.fail_after(10):
+                assert (await client.get("/health")).status_code == 200
+        finally:
+            for each in busy:
+                threads.release_on_behalf_of(each)
+
+
 @on_each_host
 async def test_client_that_disconnects_in_its_wait_leaves_nothing_behind() -> None:
     queue = make_queue(max_waiters=1)

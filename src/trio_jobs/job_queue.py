@@ -204,7 +204,9 @@ class JobQueue(AwaitedJobs):
 async def _import_api() -> None:
     """Import the HTTP API in a thread: that takes 0.2 s, and the application's loop goes on."""
     if trio.lowlevel.in_trio_task():
-        await trio.to_thread.run_sync(importlib.import_module, API)
+        # With a limiter of its own: other threads of the program may have filled Trio's.
+        limiter = trio.CapacityLimiter(1)
+        await trio.to_thread.run_sync(importlib.import_module, API, limiter=limiter)
     else:
         import asyncio  # a program on Trio does not need it
 
