@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, accept, assert_problem
 from tests.asgi import Answer, Client
-from tests.durable import TIMEOUT, DurableParts, make_durable_parts
+from tests.durable import TIMEOUT, DurableParts, make_durable_parts, start_pool
 from tests.support import SUCCEEDED, HttpSettings
 from trio_jobs import Handler
 from trio_jobs.api.api_context import ApiContext
@@ -216,3 +216,31 @@ async def test_health_tells_the_state_of_the_disk() -> None:
 
     assert (ready["unwritten"], ready["store_failing_seconds"]) == (2, None)
     assert (failing["unwritten"], failing["store_failing_seconds"] > 0) == (0, True)
+
+
+async def test_pool_names_the_jobs_whose_handlers_run_and_none_whose_end_is_unwritten() -> None:
+    go_on = trio.Event()
+
+    async def wait(_payload: object) -> None:
+        await go_on.wait()
+
+    api = DurableApi(make_durable_parts({"default": Handler.of(wait)}))
+    states = []
+    async with trio.open_nursery() as nursery:
+        start_pool(api.parts, nursery)
+        answers = api.post(nursery, "/jobs", SUBMISSION)
+        await wait_all_tasks_blocked()
+        api.parts.journal.commit()
+        await wait_all_tasks_blocked()
+        states.append((await api.client.get("/pool")).json())
+        go_on.set()
+        await wait_all_tasks_blocked()
+        states.append((await api.client.get("/pool")).json())
+        api.parts.journal.commit()
+        await wait_all_tasks_blocked()
+        states.append((await api.client.get("/pool")).json())
+        nursery.cancel_scope.cancel()
+
+    job_id = answers[0].json()["id"]
+    assert [[slot["id"] for slot in state["slots"]] for state in states] == [[job_id], [], []]
+    assert [state["unwritten"] > 0 for state in states] == [True, True, False]

@@ -15,6 +15,7 @@ from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.openapi import add_openapi_route
+from trio_jobs.api.pool_route import add_pool_route
 from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.rerun_routes import add_rerun_routes
@@ -54,6 +55,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_job_routes(routes, context)
     add_rerun_routes(routes, context)
     add_health_routes(routes, context)
+    add_pool_route(routes, context)
     add_openapi_route(routes, context)
     app.register_blueprint(routes)
     return app

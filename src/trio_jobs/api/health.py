@@ -5,6 +5,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.serialization import MEDIA_TYPE
+from trio_jobs.pool.pool import Pool
 
 # What a pool without a file does not have.
 OF_A_FILE = ("unwritten", "store_failing_seconds")
@@ -21,8 +22,14 @@ def add_health_routes(routes: Blueprint, context: ApiContext) -> None:
     async def ready() -> Response:
         pool = context.pool
         status = 503 if pool.admission.closed else 200
-        state = msgspec.to_builtins(pool.statistics())
-        if pool.store.disk is None:
-            for name in OF_A_FILE:
-                del state[name]
-        return Response(msgspec.json.encode(state), status, content_type=MEDIA_TYPE)
+        body = msgspec.json.encode(ready_state(pool))
+        return Response(body, status, content_type=MEDIA_TYPE)
+
+
+def ready_state(pool: Pool) -> dict[str, object]:
+    """The statistics of the pool that it has, for JSON."""
+    state: dict[str, object] = msgspec.to_builtins(pool.statistics())
+    if pool.store.disk is None:
+        for name in OF_A_FILE:
+            del state[name]
+    return state

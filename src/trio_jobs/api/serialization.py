@@ -46,15 +46,15 @@ def accepted_together_json(jobs: Sequence[Job]) -> bytes:
     """An array of jobs as they were at their submission; at least one."""
     # Jobs that were admitted in one step have the same object as their time.
     first, pending = jobs[0].created_at, JobStatus.PENDING
-    created_at = _time(first)
+    created_at = time_json(first)
     return _encode(
         [
             _Brief(
                 id=job.id,
                 type=job.type,
                 status=pending,
-                created_at=created_at if job.created_at is first else _time(job.created_at),
-                run_at=None if job.run_at is None else _time(job.run_at),
+                created_at=created_at if job.created_at is first else time_json(job.created_at),
+                run_at=None if job.run_at is None else time_json(job.run_at),
                 rerun_of=job.rerun_of,
             )
             for job in jobs
@@ -97,20 +97,20 @@ def _brief(job: Job) -> _Brief:
         id=job.id,
         type=job.type,
         status=job.status,
-        created_at=_time(job.created_at),
-        started_at=None if job.started_at is None else _time(job.started_at),
-        completed_at=None if job.completed_at is None else _time(job.completed_at),
+        created_at=time_json(job.created_at),
+        started_at=None if job.started_at is None else time_json(job.started_at),
+        completed_at=None if job.completed_at is None else time_json(job.completed_at),
         duration=None if job.duration is None else round(job.duration, 6),
         outcome=None if job.ending is None else job.ending.outcome,
         attempts=job.attempts,
         interruptions=job.interruptions,
-        run_at=None if job.run_at is None else _time(job.run_at),
+        run_at=None if job.run_at is None else time_json(job.run_at),
         rerun_of=job.rerun_of,
         rerun_as=job.rerun_as,
     )
 
 
-def _time(time: datetime) -> datetime | str:
+def time_json(time: datetime) -> datetime | str:
     """A time in UTC for msgspec, which writes ``…T12:00:00.000001Z`` at a tenth of Python's cost.
 
     Microseconds that are 0 msgspec leaves out; clients get six digits always.

@@ -1,0 +1,76 @@
+"""`GET /pool`: the state of the pool, and the jobs that run now."""
+
+from itertools import islice
+
+import msgspec
+import trio
+from quart import Blueprint, Response
+
+from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.health import ready_state
+from trio_jobs.api.serialization import MEDIA_TYPE, time_json
+from trio_jobs.handlers.handler import Run
+from trio_jobs.handlers.running_job import RunningJob
+from trio_jobs.pool.pool import Pool
+
+# As many running jobs as an answer names: there can be 100,000 workers.
+MAX_SLOTS = 200
+
+
+class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A worker that has a job.
+
+    Attributes:
+        id: The job.
+        type: Its type.
+        seconds: For how long the worker has had it. JSON has this as ``for``.
+        begun: Whether its handler has begun.
+        run: Where its handler runs; None if it has not been looked up.
+        cancel: Whether a client has asked for its cancel.
+        attempt: The number of the attempt.
+    """
+
+    id: str
+    type: str
+    seconds: float = msgspec.field(name="for")
+    begun: bool
+    run: Run | None
+    cancel: bool
+    attempt: int
+
+
+def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
+    """Add ``GET /pool``."""
+
+    @routes.get("/pool")
+    async def pool() -> Response:
+        return Response(msgspec.json.encode(pool_state(context.pool)), content_type=MEDIA_TYPE)
+
+
+def pool_state(pool: Pool) -> dict[str, object]:
+    """The state of the pool now, for JSON."""
+    now = trio.current_time()
+    # In the order of their claims: those that have run longest are the first.
+    running = islice(pool.executor.running.values(), MAX_SLOTS)
+    store = pool.store.statistics()
+    return {
+        "now": time_json(pool.now()),
+        **ready_state(pool),
+        "peak": pool.admission.peak_buffer_used,
+        "pending": store.pending,
+        "kept": store.completed,
+        "slots": [_slot(pool, each, now) for each in running],
+    }
+
+
+def _slot(pool: Pool, running: RunningJob, now: float) -> _Slot:
+    job = pool.store.find_nowait(running.job.id)
+    return _Slot(
+        id=job.id,
+        type=job.type,
+        seconds=round(now - running.started, 3),
+        begun=running.begun,
+        run=None if running.handler is None else running.handler.run,
+        cancel=job.cancel_requested,
+        attempt=job.attempts,
+    )

@@ -1,0 +1,97 @@
+"""`GET /pool`: what the pool does now."""
+
+import threading
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.api.support import SUBMISSION, Api
+from tests.api.test_openapi import document, validator
+from tests.support import running_pool
+from trio_jobs import Handler
+from trio_jobs.api.pool_route import MAX_SLOTS
+from trio_jobs.handlers.handler import Run
+
+
+async def test_idle_pool_has_the_members_of_ready_and_no_slots() -> None:
+    api = Api()
+    await api.client.post("/jobs", SUBMISSION)
+    ready = (await api.client.get("/health/ready")).json()
+
+    answer = await api.client.get("/pool")
+
+    assert answer.status == 200
+    state = answer.json()
+    assert state.pop("now") == "2026-11-25T12:00:00.000000Z"
+    assert state == {**ready, "peak": 1, "pending": 1, "kept": 0, "slots": []}
+
+
+async def test_slots_are_the_running_jobs_longest_first(autojump_clock: trio.abc.Clock) -> None:
+    assert autojump_clock
+    leave = threading.Event()
+
+    async def sleep(_payload: object) -> None:
+        await trio.sleep_forever()
+
+    def block(_payload: object) -> None:
+        leave.wait()
+
+    handlers = {"sleep": Handler.of(sleep), "block": Handler.of(block)}
+    async with running_pool(handlers, workers=2) as running:
+        api = Api(parts=running.parts)
+        first = running.submit("sleep")
+        await trio.sleep(2)
+        second = running.submit("block")
+        running.submit("sleep")
+        while len(running.executor.running) < 2:
+            await trio.lowlevel.checkpoint()
+        await running.parts.pool.cancel(second.id)
+
+        state = (await api.client.get("/pool")).json()
+        running.parts.admission.close()
+        closed = await api.client.get("/pool")
+        leave.set()
+        running.scope.cancel()
+
+    assert (state["status"], state["busy"], state["pending"]) == ("ready", 2, 1)
+    common = {"attempt": 1, "begun": True}
+    assert state["slots"] == [
+        {"id": first.id, "type": "sleep", "for": 2, "run": "trio", "cancel": False, **common},
+        {"id": second.id, "type": "block", "for": 0, "run": "thread", "cancel": True, **common},
+    ]
+    assert (closed.status, closed.json()["status"]) == (200, "shutting down")
+    assert len(closed.json()["slots"]) == 2
+
+
+async def test_at_most_200_slots_are_named() -> None:
+    async def sleep(_payload: object) -> None:
+        await trio.sleep_forever()
+
+    async with running_pool({"sleep": sleep}, workers=300, buffer_size=300) as running:
+        api = Api(parts=running.parts)
+        jobs = [running.submit("sleep") for _ in range(300)]
+        await wait_all_tasks_blocked()
+        state = (await api.client.get("/pool")).json()
+        running.scope.cancel()
+
+    assert state["busy"] == 300
+    begun = {job.id for job in jobs}
+    assert len({slot["id"] for slot in state["slots"]} & begun) == MAX_SLOTS
+
+
+async def test_answer_is_as_the_document_says() -> None:
+    async def sleep(_payload: object) -> None:
+        await trio.sleep_forever()
+
+    async with running_pool({"sleep": sleep}) as running:
+        api = Api(parts=running.parts)
+        running.submit("sleep")
+        await wait_all_tasks_blocked()
+        state = (await api.client.get("/pool")).json()
+        counts = (await api.client.get("/jobs/counts")).json()
+        described = await document(api)
+        running.scope.cancel()
+
+    validator(described, "PoolState").validate(state)
+    validator(described, "JobCounts").validate(counts)
+    assert [slot["run"] for slot in state["slots"]] == [Run.TRIO]
