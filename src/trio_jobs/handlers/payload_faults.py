@@ -8,6 +8,17 @@ import msgspec
 # Makes a value from JSON; raises `msgspec.MsgspecError` or `UnicodeError`, and nothing else.
 Decode = Callable[[bytes], object]
 
+# What msgspec's texts call the types of JSON's values, by the types that Python has for them.
+JSON_TYPES = {
+    str: "str",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    type(None): "null",
+    list: "array",
+    dict: "object",
+}
+
 # How many faults the text of a refusal describes at most.
 _NAMED = 3
 

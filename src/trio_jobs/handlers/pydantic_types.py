@@ -15,7 +15,7 @@ import msgspec
 
 from trio_jobs.handlers.annotations import Annotation
 from trio_jobs.handlers.importing import HandlerError
-from trio_jobs.handlers.payload_faults import Decode, Fault, InvalidValuesError
+from trio_jobs.handlers.payload_faults import JSON_TYPES, Decode, Fault, InvalidValuesError
 
 # The packages of the constraints that Pydantic takes in `Annotated`.
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "annotated_types"})
@@ -29,15 +29,6 @@ _EXPECTED = {
     "none_required": "null",
     **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "array"),
     **dict.fromkeys(("dict_type", "mapping_type", "model_type", "dataclass_type"), "object"),
-}
-JSON_TYPES = {
-    str: "str",
-    int: "int",
-    float: "float",
-    bool: "bool",
-    type(None): "null",
-    list: "array",
-    dict: "object",
 }
 _MISSING = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
 _UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})

@@ -10,9 +10,8 @@ import msgspec
 from trio_jobs.error_text import describe
 from trio_jobs.handlers.annotations import Annotation
 from trio_jobs.handlers.importing import HandlerError
-from trio_jobs.handlers.payload_faults import Decode
+from trio_jobs.handlers.payload_faults import JSON_TYPES, Decode
 from trio_jobs.handlers.pydantic_types import (
-    JSON_TYPES,
     has_pydantic,
     make_pydantic_decoder,
     pydantic_schemas,
@@ -119,7 +118,11 @@ def _is_path(type: Annotation) -> bool:  # noqa: A002
 
 
 def _make_path(type: Annotation, value: object) -> object:  # noqa: A002
-    """Make a value of a type that msgspec does not know; msgspec adds the place to an error."""
+    """Make a path; msgspec calls this for each type that it does not know.
+
+    Raises:
+        TypeError: The value is no text. msgspec adds its place.
+    """
     if not _is_path(type):
         return value  # msgspec refuses it
     if not isinstance(value, str):
