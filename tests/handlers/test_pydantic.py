@@ -15,6 +15,7 @@ import pydantic.dataclasses
 import pytest
 import trio
 from annotated_types import Gt, Len
+from fastapi import Depends, Query, Security
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, EmailStr, Field
 from typing_extensions import TypeAliasType, TypedDict
 
@@ -426,6 +427,50 @@ def test_a_constraint_in_the_place_of_the_default_is_refused(
 ) -> None:
     with pytest.raises(HandlerError, match=r"has FieldInfo\(\) as the default of 'n', and would"):
         Handler.of(function)
+
+
+def open_session() -> str:
+    return "a session"
+
+
+def dependency_as_default(to: str, session: str = Depends(open_session)) -> object:
+    return [to, session]
+
+
+def dependency_as_annotation(to: str, session: Annotated[str, Security(open_session)]) -> object:
+    return [to, session]
+
+
+def dependency_alone(session: Annotated[object, Depends(open_session)]) -> object:
+    return session
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (dependency_as_default, "Depends"),
+        (dependency_as_annotation, "Security"),
+        (dependency_alone, "Depends"),
+    ],
+)
+def test_a_dependency_of_fastapis_is_refused_and_is_no_payload(
+    function: Callable[..., object], kind: str
+) -> None:
+    text = rf"has {kind}\(\) for 'session', which FastAPI alone resolves: open it in a lifespan"
+
+    with pytest.raises(HandlerError, match=text):
+        Handler.of(function)
+
+
+def test_a_constraint_that_fastapi_calls_a_query_is_one() -> None:
+    def page(number: Annotated[int, Query(gt=0)]) -> int:
+        return number
+
+    handler = Handler.of(page)
+
+    assert handler.call(handler.decode(b"1")) == 1
+    with pytest.raises(msgspec.ValidationError):
+        handler.decode(b"0")
 
 
 def test_a_default_that_is_pydantics_value_is_none_of_these() -> None:

@@ -13,8 +13,9 @@ from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.payload_faults import Decode, Fault, InvalidValuesError
 from trio_jobs.handlers.value_type import ValueType, guarded, make_decoder, make_value_type
 
-# FastAPI puts another value in the place of such defaults; a handler would get them as they are.
-_PLACEHOLDERS = frozenset({("pydantic.fields", "FieldInfo"), ("fastapi.params", "Depends")})
+# FastAPI puts another value in the place of these; a handler would get them as they are.
+_FIELD = ("pydantic.fields", "FieldInfo")
+_DEPENDENCY = ("fastapi.params", "Depends")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +71,10 @@ def payload_type(
         HandlerError: An annotation is text that cannot be resolved, or a type that JSON cannot be
             made into.
     """
-    for each in parameters:
-        _check_default(each)
-    types = [make_value_type(_annotation(function, each)) for each in parameters]
+    annotations = [_annotation(function, each) for each in parameters]
+    for parameter, annotation in zip(parameters, annotations, strict=True):
+        _check_placeholders(parameter, annotation)
+    types = [make_value_type(each) for each in annotations]
     if not spread:
         value = types[0] if types else make_value_type(Any)
         return PayloadType(value=value, arguments=(), decode=value.decode)
@@ -88,13 +90,24 @@ def payload_type(
     return PayloadType(value=None, arguments=arguments, decode=_object_decoder(arguments))
 
 
-def _check_default(parameter: Parameter) -> None:
-    for each in type(parameter.default).__mro__:
-        if (each.__module__, each.__name__) in _PLACEHOLDERS:
+def _check_placeholders(parameter: Parameter, annotation: Annotation) -> None:
+    name = parameter.name
+    for each in (parameter.default, *getattr(annotation, "__metadata__", ())):
+        if _is_a(each, _DEPENDENCY):
             raise HandlerError(
-                f"has {type(parameter.default).__name__}() as the default of {parameter.name!r},"
-                " and would get that object itself: write constraints into Annotated"
+                f"has {type(each).__name__}() for {name!r}, which FastAPI alone resolves: open it"
+                " in a lifespan, or call it in the function"
             )
+    if _is_a(parameter.default, _FIELD):
+        raise HandlerError(
+            f"has {type(parameter.default).__name__}() as the default of {name!r},"
+            " and would get that object itself: write constraints into Annotated"
+        )
+
+
+def _is_a(value: object, class_: tuple[str, str]) -> bool:
+    """Whether a value is of this class, which is known by its module and its name alone."""
+    return any((each.__module__, each.__name__) == class_ for each in type(value).__mro__)
 
 
 def _annotation(function: Callable[..., object], parameter: Parameter) -> Annotation:
