@@ -160,8 +160,8 @@ def have_a_family(folder: str) -> None:
     time.sleep(60)
 
 
-def leave_a_program(folder: str, *, session: bool = False) -> None:
-    program = subprocess.Popen(["sleep", "60"], start_new_session=session)
+def leave_a_program(folder: str, *, _session: bool = False) -> None:
+    program = subprocess.Popen(["sleep", "60"], start_new_session=_session)
     program.returncode = 0  # or its end would be asked for, with a warning
     Path(folder, f"{program.pid}.pid").touch()
 
@@ -172,7 +172,7 @@ def leave_a_program_and_die(folder: str) -> None:
 
 
 def leave_a_session(folder: str) -> None:
-    leave_a_program(folder, session=True)
+    leave_a_program(folder, _session=True)
     time.sleep(60)
 
 
