@@ -6,7 +6,7 @@ from typing import Any, assert_type
 
 import pytest
 
-from trio_jobs import DurableJobs, Job, JobQueue, Jobs, PoolStatistics
+from trio_jobs import DurableJobs, Job, JobCounts, JobQueue, Jobs, PoolStatistics
 from trio_jobs.awaited_jobs import AwaitedJobs
 
 
@@ -37,6 +37,8 @@ async def types_of(jobs: JobQueue) -> None:
     assert_type(await jobs.result(job.id, type=list[int]), list[int])
     assert_type(await jobs.page(limit=3), list[Job])
     assert_type(await jobs.statistics(), PoolStatistics)
+    assert_type(await jobs.counts(), JobCounts)
+    assert_type(await jobs.cancel_all(type=["a"]), int)
     assert_type(jobs.unfinished(), tuple[list[str], list[str]])
     await jobs.submit(3)  # type: ignore[arg-type]
     await jobs.submit("email", dealy=3)  # type: ignore[call-arg]

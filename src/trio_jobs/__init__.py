@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trio_jobs.job_queue import JobQueue as JobQueue
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
     from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
+    from trio_jobs.pool.job_counts import JobCounts as JobCounts
     from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
     from trio_jobs.pool.refusals import AdmissionError as AdmissionError
     from trio_jobs.pool.refusals import QueueFullError as QueueFullError
@@ -58,6 +59,7 @@ _MODULES = {
     "InvalidTransitionError": "pool.store",
     "Job": "job",
     "JobContext": "handlers.context",
+    "JobCounts": "pool.job_counts",
     "JobError": "job",
     "JobNotFoundError": "pool.store",
     "JobQueue": "job_queue",

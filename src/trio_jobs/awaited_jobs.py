@@ -44,6 +44,8 @@ class AwaitedJobs(ABC):
     wait = _awaited(DurableJobs.wait)
     result = _awaited(DurableJobs.result)
     cancel = _awaited(DurableJobs.cancel)
+    cancel_all = _awaited(DurableJobs.cancel_all)
+    counts = _awaited(DurableJobs.counts)
     rerun = _awaited(DurableJobs.rerun)
     rerun_all = _awaited(DurableJobs.rerun_all)
     delete = _awaited(DurableJobs.delete)

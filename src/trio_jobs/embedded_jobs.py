@@ -16,8 +16,11 @@ from trio_jobs.handlers.value_type import decode_as
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.opened_store import MemoryStore
 from trio_jobs.pool import idempotency
+from trio_jobs.pool.cancels import cancel_all, cancel_query
 from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.ids import is_id
+from trio_jobs.pool.job_counts import JobCounts, count_jobs
+from trio_jobs.pool.job_query import ALL_JOBS
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool, PoolStatistics
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
@@ -150,6 +153,36 @@ class BaseJobs:
             ShuttingDownError: As in `submit`.
         """
         return await rerun_all(self._pool, Selection.of(outcome, type, limit))
+
+    async def cancel_all(
+        self,
+        *,
+        type: Iterable[str] | None = None,  # noqa: A002
+        status: Iterable[str] | None = None,
+    ) -> int:
+        """Ask for the cancel of all unfinished jobs that these filters select; see `cancel`.
+
+        Args:
+            type: Job types; None for all.
+            status: ``pending``, ``processing`` or both; None for both.
+
+        Returns:
+            How many jobs were asked for. Jobs that come in meanwhile may be among them.
+
+        Raises:
+            ValueError: Both filters are None, or one is empty or no such value.
+            StoreTimeoutError: With a file: the disk has not answered in time. The requests have
+                taken effect, and it is unknown whether all are on the disk.
+        """
+        return await cancel_all(self._pool, cancel_query(type, status))
+
+    async def counts(self) -> JobCounts:
+        """How many jobs the pool keeps, by status, outcome and type.
+
+        In memory, a job that stays is counted once while others come and go; with a file the counts
+        are those of one moment.
+        """
+        return await count_jobs(self._pool.store, ALL_JOBS)
 
     async def drain(self) -> None:
         """Take no more jobs, and wait for those already accepted, as at the end of the block.

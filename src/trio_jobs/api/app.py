@@ -11,6 +11,7 @@ from werkzeug.routing import RequestRedirect
 from trio_jobs.api.answers import REFUSALS, refused
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.batch import add_batch_route
+from trio_jobs.api.cancel_route import add_cancel_route
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
@@ -53,6 +54,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_stream_route(routes, context)
     add_listing_route(routes, context)
     add_job_routes(routes, context)
+    add_cancel_route(routes, context)
     add_rerun_routes(routes, context)
     add_health_routes(routes, context)
     add_pool_route(routes, context)

@@ -1,6 +1,5 @@
 """Re-runs of jobs that did not succeed: of one job, or of all that filters select."""
 
-import json
 from uuid import UUID
 
 import msgspec
@@ -8,12 +7,12 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.answers import Answer, accepted
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.filters_json import decode_filters
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import root_path, to_response
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.serialization import MEDIA_TYPE, job_json
-from trio_jobs.api.submission_json import json_problem, refuse_key
-from trio_jobs.api.validation import JSON_ERRORS
+from trio_jobs.api.submission_json import refuse_key
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all
 from trio_jobs.problem_details import Problem
@@ -25,7 +24,7 @@ class _Filters(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
     limit: int | float | msgspec.UnsetType = msgspec.UNSET  # to JSON Schema, 2.0 is an integer
 
 
-_decode_filters = msgspec.json.Decoder(_Filters).decode
+_decode = msgspec.json.Decoder(_Filters).decode
 
 
 def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
@@ -66,16 +65,7 @@ def parse_selection(body: bytes) -> Selection:
     Raises:
         Problem: 400, with the fault and its place.
     """
-    try:
-        filters = _decode_filters(body)
-    except JSON_ERRORS as error:
-        raise json_problem(error, body) from None
-    # msgspec silently takes the last value of a repeated key.
-    names = [name for name, _ in json.loads(body, object_pairs_hook=list)]
-    if len(names) > len(set(names)):
-        raise Problem(400, "$: object contains a field more than once")
-    given = [None if each is msgspec.UNSET else each for each in msgspec.structs.astuple(filters)]
-    outcomes, types, limit = given
+    outcomes, types, limit = decode_filters(body, _decode)
     if isinstance(limit, float) and limit.is_integer():
         limit = int(limit)
     try:

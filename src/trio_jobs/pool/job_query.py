@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.settings import shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -88,6 +89,23 @@ def _time(job: Job, *, ended: bool) -> datetime:
         return job.created_at
     assert job.completed_at is not None  # noqa: S101  (for the type checker: it has completed)
     return job.completed_at
+
+
+def names(what: str, values: object) -> tuple[str, ...]:
+    """The texts of an iterable, at least one; a single text is none.
+
+    Raises:
+        ValueError: There are none, or other values; the text begins with ``what``.
+    """
+    found: tuple[object, ...] = ()
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes):
+        found = tuple(values)
+    texts = tuple(name for name in found if isinstance(name, str) and name)
+    if not texts or len(texts) < len(found):
+        raise ValueError(
+            f"{what} must be a list of one or more non-empty texts, got {shown(values)}"
+        )
+    return texts
 
 
 ALL_JOBS = JobQuery()

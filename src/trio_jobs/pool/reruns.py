@@ -11,7 +11,7 @@ import trio
 from trio_jobs.error_text import readable
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.job import Job, Outcome
-from trio_jobs.pool.job_query import JobQuery
+from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import QueueFullError
@@ -59,7 +59,7 @@ class Selection(NamedTuple):
         Raises:
             ValueError: One is no such value; the text names it.
         """
-        outcomes = _OUTCOMES[:2] if outcome is None else _names("outcome", outcome)
+        outcomes = _OUTCOMES[:2] if outcome is None else names("outcome", outcome)
         for each in outcomes:
             if each not in _OUTCOMES:
                 wanted = ", ".join(_OUTCOMES)
@@ -67,7 +67,7 @@ class Selection(NamedTuple):
         # A bool is an int.
         if limit is not None and (not isinstance(limit, int) or limit is True or limit < 1):
             raise ValueError(f"limit must be an integer of at least 1, got {shown(limit)}")
-        types = None if type is None else frozenset(_names("type", type))
+        types = None if type is None else frozenset(names("type", type))
         return cls(frozenset(outcomes), types, limit)
 
     def select(self, jobs: Iterable[Job]) -> list[Job]:
@@ -197,16 +197,3 @@ def check_handler(job: Job, handlers: HandlerRegistry) -> None:
     except (UnknownTypeError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         fault = readable(str(error), _MAX_FAULT)
         raise InvalidTransitionError(f"job {job.id!r} can not be re-run: {fault}") from None
-
-
-def _names(what: str, values: object) -> tuple[str, ...]:
-    """The texts of an iterable, at least one; a single text is none."""
-    names: tuple[object, ...] = ()
-    if isinstance(values, Iterable) and not isinstance(values, str | bytes):
-        names = tuple(values)
-    texts = tuple(name for name in names if isinstance(name, str) and name)
-    if not texts or len(texts) < len(names):
-        raise ValueError(
-            f"{what} must be a list of one or more non-empty texts, got {shown(values)}"
-        )
-    return texts

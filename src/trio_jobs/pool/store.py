@@ -280,6 +280,9 @@ class Store(StoreMoves, Protocol):
             noted: Called with its id once the record says so, before any wait for a disk.
         """
 
+    def request_cancel_nowait(self, job_id: str) -> Job:
+        """The plain step of `request_cancel`: with a file the record is written soon."""
+
     async def delete(self, job_id: str) -> None:
         """Forget a completed job."""
 

@@ -1,0 +1,95 @@
+"""`cancel_all`: asks for many jobs to be cancelled."""
+
+import logging
+from contextlib import suppress
+
+import trio
+
+from trio_jobs.job import Job, JobStatus
+from trio_jobs.pool.job_query import JobQuery, names
+from trio_jobs.pool.pool import Pool
+from trio_jobs.pool.refusals import StoreTimeoutError
+from trio_jobs.pool.store import DurableStore, StoreError
+from trio_jobs.settings import shown
+
+log = logging.getLogger(__name__)
+
+# Jobs to cancel between two checkpoints: about a millisecond's work.
+_STRIDE = 100
+
+_UNFINISHED = (JobStatus.PENDING, JobStatus.PROCESSING)
+
+
+def cancel_query(type: object, status: object) -> JobQuery:  # noqa: A002
+    """Check the filters of a cancel, and make the query.
+
+    Args:
+        type: Types, at least one; None for all.
+        status: ``pending``, ``processing`` or both; None for both.
+
+    Raises:
+        ValueError: One is no such value, or neither is given: nobody cancels all jobs by leaving
+            something out.
+    """
+    if type is None and status is None:
+        raise ValueError("type or status must be given, or both")
+    statuses = _UNFINISHED if status is None else names("status", status)
+    for each in statuses:
+        if each not in _UNFINISHED:
+            raise ValueError(f"status must be pending, processing or both, got {shown(each)}")
+    return JobQuery(
+        statuses=frozenset(JobStatus(each) for each in statuses),
+        types=frozenset() if type is None else frozenset(names("type", type)),
+    )
+
+
+async def cancel_all(pool: Pool, query: JobQuery) -> int:
+    """Ask for the cancel of all unfinished jobs that a query wants; see `Pool.cancel`.
+
+    Each job that is there at the call and that the query still wants when its turn comes is asked
+    for; jobs that come in meanwhile may be. With a file the requests are on the disk at the return.
+
+    Args:
+        pool: Where the jobs are.
+        query: Which jobs; those that have completed are left alone.
+
+    Returns:
+        How many jobs will be cancelled. A job that ends otherwise before its turn is not counted.
+
+    Raises:
+        StoreTimeoutError: With a file: it is unknown whether all requests are on the disk. They
+            have taken effect.
+
+    Cancellation:
+        Jobs whose turn has come will be cancelled, the others not.
+
+    Checkpoints:
+        At least one, and one after each millisecond's work.
+    """
+    store, after, number = pool.store, None, 0
+    while True:
+        jobs = await store.page(query, after=after, limit=_STRIDE)
+        number += sum(_cancel(pool, job) for job in query.select(jobs))
+        await trio.lowlevel.checkpoint()
+        if len(jobs) < _STRIDE:
+            break
+        after = query.place(jobs[-1])
+    if number:
+        log.info("jobs_cancelled", extra={"count": number})
+    if isinstance(store, DurableStore) and store.disk is not None:
+        with trio.move_on_after(store.timeout) as limit:
+            await store.disk.settled()
+        if limit.cancelled_caught:
+            raise StoreTimeoutError(store.timeout)
+    return number
+
+
+def _cancel(pool: Pool, job: Job) -> bool:
+    """Whether the job will be cancelled; it may have ended, or be new to the file's memory."""
+    if job.status is JobStatus.COMPLETED:
+        return False
+    with suppress(StoreError):
+        pool.store.request_cancel_nowait(job.id)
+        pool.note_cancel(job.id)
+        return True
+    return False
