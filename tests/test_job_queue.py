@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -504,6 +506,24 @@ async def test_first_request_gets_its_answer_although_trios_threads_are_all_busy
         finally:
             for each in busy:
                 threads.release_on_behalf_of(each)
+
+
+def test_first_request_gets_its_answer_although_asyncios_threads_are_all_busy() -> None:
+    async def ask() -> int:
+        queue = make_queue()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        over = threading.Event()
+        busy = asyncio.create_task(asyncio.to_thread(over.wait))
+        try:
+            async with queue.lifespan(), asyncio.timeout(10):
+                answer = await client_of(queue).get("/health")
+        finally:
+            over.set()
+            await busy
+        return answer.status_code
+
+    assert asyncio.run(ask()) == 200
 
 
 @on_each_host

@@ -202,15 +202,24 @@ class JobQueue(AwaitedJobs):
 
 
 async def _import_api() -> None:
-    """Import the HTTP API in a thread: that takes 0.2 s, and the application's loop goes on."""
+    """Import the HTTP API in a thread: that takes 0.2 s, and the application's loop goes on.
+
+    The thread is its own: the program may have given all others to calls that take long.
+    """
     if trio.lowlevel.in_trio_task():
-        # With a limiter of its own: other threads of the program may have filled Trio's.
         limiter = trio.CapacityLimiter(1)
         await trio.to_thread.run_sync(importlib.import_module, API, limiter=limiter)
     else:
-        import asyncio  # a program on Trio does not need it
+        # A program on Trio does not need these.
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
 
-        await asyncio.to_thread(importlib.import_module, API)
+        executor = ThreadPoolExecutor(1)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(executor, importlib.import_module, API)
+        finally:
+            executor.shutdown(wait=False)
 
 
 class JobsOnTrio(AwaitedJobs):
