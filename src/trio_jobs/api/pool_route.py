@@ -25,7 +25,7 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         type: Its type.
         seconds: For how long the worker has had it. JSON has this as ``for``.
         begun: Whether its handler has begun.
-        run: Where its handler runs; None if it has not been looked up.
+        run: Where its handler runs; None until the executor has looked the handler up.
         cancel: Whether a client has asked for its cancel.
         attempt: The number of the attempt.
     """

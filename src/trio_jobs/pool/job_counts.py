@@ -19,7 +19,7 @@ MAX_TYPES = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCounts:
-    """How many of the jobs that the store keeps a query wants.
+    """The numbers of the jobs that the store keeps, and that a query wants.
 
     Attributes:
         total: All of them.
@@ -27,7 +27,7 @@ class JobCounts:
         waiting: The pending ones that wait outside the buffer, by the reason.
         outcome: The completed ones by outcome.
         type: By type, the most frequent ones first; at most `MAX_TYPES`.
-        other_types: The jobs of further types.
+        other_types: How many jobs have a type that ``type`` does not name.
     """
 
     total: int = 0

@@ -85,7 +85,9 @@ class RecordWriter:
         return {} if retention is None else retention.commit()
 
     def checkpoint(self, *, pages: int = _CHECKPOINT_PAGES) -> None:
-        """Copy the WAL's content into the file, if it has about so many pages; then it is free.
+        """Copy the WAL's content into the file, if the WAL has about this number of pages.
+
+        Then SQLite uses the room of the WAL again.
 
         Raises:
             sqlite3.Error: The content is in the WAL still, and nothing is lost. After a failed
