@@ -200,9 +200,11 @@ async def test_jobs_in_a_file_survive_the_queue(tmp_path: Path) -> None:
     async with queue.lifespan():
         job = await queue.submit("double", 21, key="k")
         assert await queue.result(job.id) == 42
-        with pytest.raises(StoreFileError):
+        with pytest.raises(StoreFileError) as refused:
             async with make_queue(path=tmp_path / "jobs.db").lifespan():
                 pytest.fail("two pools have one file")
+        # A server prints the traceback.
+        assert refused.traceback[-1].name == "lifespan"
 
     async with queue.lifespan():
         assert (await queue.submit("double", 21, key="k")).id == job.id

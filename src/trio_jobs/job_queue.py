@@ -17,6 +17,7 @@ from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
+from trio_jobs.pool.store import StoreFileError
 from trio_jobs.settings import HttpSettings, PoolSettings, build
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ class JobQueue(AwaitedJobs):
                     left_by = error
                     raise
         except Exception as error:
+            if not opened and isinstance(error, StoreFileError):
+                # Without the frames of the pool's thread: servers print them all.
+                raise error.with_traceback(None) from None
             if opened and error is not left_by:
                 log.critical("pool_failed", exc_info=without_groups(error))
             raise
