@@ -172,6 +172,16 @@ def test_truncated_file(path: Path) -> None:
     assert refused(path).startswith("store file X")
 
 
+def test_file_that_is_truncated_within_its_last_page(path: Path) -> None:
+    # A payload of more than a page ends in the last page.
+    write(path, [(1, make_job("a", payload=b"1" * 20_000))])
+    with opened(path) as file:
+        RecordWriter(file.connection).close()
+    os.truncate(path, path.stat().st_size - 4_000)
+
+    assert refused(path).startswith("store file X is damaged: ")
+
+
 def test_page_that_is_broken_is_found_after_an_unclean_end(path: Path) -> None:
     write(path, [(n, make_job(f"{n:05}", payload=b"1" * 500)) for n in range(1, 500)])
     size = path.stat().st_size

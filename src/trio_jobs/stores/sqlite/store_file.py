@@ -122,12 +122,18 @@ def uri(path: Path, mode: Literal["ro", "rw"]) -> str:
 
 def _check_wal(path: Path) -> None:
     """Refuse an empty or missing file that has a WAL: SQLite would delete the WAL with its jobs."""
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
+    if _has_wal(path):
+        wal = path.with_name(path.name + "-wal")
         raise StoreFileError(
             f"store file {str(path)!r} is missing or empty, but {str(wal)!r} is there, "
             "which belongs to it: put the file back, or remove the other"
         )
+
+
+def _has_wal(path: Path) -> bool:
+    """Whether there is a WAL, with content."""
+    wal = path.with_name(path.name + "-wal")
+    return wal.exists() and wal.stat().st_size > 0
 
 
 def _make(path: Path, connect: Connect) -> None:
@@ -200,6 +206,11 @@ def _prepare(connection: sqlite3.Connection, sync: Sync) -> None:
 
 def _was_clean(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the last process closed the file with all written; if not, SQLite checks the file."""
+    (page,) = connection.execute("PRAGMA page_size").fetchone()
+    # SQLite takes a part of the last page for the whole. A process that was killed can leave one,
+    # but then the WAL has the page.
+    if path.stat().st_size % page and not _has_wal(path):
+        raise StoreFileError(f"store file {str(path)!r} is damaged: a part of its end is missing")
     row = connection.execute("SELECT value FROM meta WHERE name = 'clean'").fetchone()
     if row is not None:
         return True
