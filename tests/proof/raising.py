@@ -152,6 +152,7 @@ class Calls:
         self._afterwards = afterwards
         self.harm = Harm()
         self._over = False
+        self._inside = False
         self.made = 0
 
     def store(self, *args: Any, **settings: Any) -> MemoryStore:  # noqa: ANN401 - as a store
@@ -185,8 +186,14 @@ class Calls:
             raise self._error(name, subject)
 
     def _call(self, name: str, call: Callable[..., object], *args: Any, **more: Any) -> object:  # noqa: ANN401
-        with self.one(name, args[0] if args else None):
+        if self._inside:  # the store's own call of itself
             return call(*args, **more)
+        self._inside = True
+        try:
+            with self.one(name, args[0] if args else None):
+                return call(*args, **more)
+        finally:
+            self._inside = False
 
     def _error(self, name: str, subject: object) -> FaultError | FaultExit:
         self.harm.call = name
