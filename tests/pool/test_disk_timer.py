@@ -125,3 +125,18 @@ async def test_cancelled_wait_leaves_nothing(autojump_clock: MockClock) -> None:
         timer.close()
 
     assert wait.result is None
+
+
+async def test_wait_that_is_over_as_the_timer_ends_was_in_time() -> None:
+    # Trio runs the tasks of a step in any order: the timer comes before some of the others.
+    timer = DiskTimer(SECONDS)
+    async with trio.open_nursery() as nursery, trio.open_nursery() as timing:
+        timing.start_soon(timer.run)
+        await wait_all_tasks_blocked()
+        waits = [Wait(timer, nursery) for _ in range(30)]
+        await wait_all_tasks_blocked()
+        for wait in waits:
+            wait.over.set()
+        timing.cancel_scope.cancel()
+
+    assert [wait.result is not None and wait.result[1] for wait in waits] == [True] * 30

@@ -75,5 +75,6 @@ class DiskTimer:
         for over, latest in list(self._waits.items()):
             if latest > deadline:
                 break
-            del self._waits[over]
-            over.set()
+            if not over.is_set():  # otherwise it was in time, and its task has yet to run
+                del self._waits[over]
+                over.set()
