@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.handlers import tasks
-from tests.handlers.support import able_to_import_tests, process, wait_until
+from tests.handlers.support import able_to_import_tests, process, wait_for_pids, wait_until
 from tests.support import ProcessPool, RunningPool, load_function, running_pool
 from tests.system.conftest import MakeHandler
 from trio_jobs import Ending, Handler, Outcome
@@ -338,6 +338,7 @@ async def test_new_code_is_not_run_under_the_old_server(
         old = module.stat()
         module.write_text("def work(payload): return 'new'\n" * 2)
         waiting = pool.submit("wait", folder)  # in the process that there is
+        await wait_for_pids(tmp_path)
         second = pool.submit("new")
         blocked = await wait_until(lambda: pool.blocked)
         assert pool.parts.pool.unfinished().ids == ([waiting.id], [second.id])
