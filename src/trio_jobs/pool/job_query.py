@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.settings import shown
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from trio_jobs.timestamps import microseconds
 
 
 class Order(StrEnum):
@@ -74,9 +73,7 @@ class JobQuery:
 
 def end_place(job: Job) -> str:
     """The place of a completed job in the order of ends: its end in microseconds, and its id."""
-    since = _time(job, ended=True) - _EPOCH
-    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    return f"{microseconds:016x}-{job.id}"
+    return f"{microseconds(_time(job, ended=True)):016x}-{job.id}"
 
 
 def parse_end_place(place: str) -> tuple[int, str]:

@@ -5,7 +5,8 @@ import sqlite3
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.stores.sqlite.queries import GREATEST, conditions_of, named
-from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, brief_job, microseconds
+from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, brief_job
+from trio_jobs.timestamps import microseconds
 
 
 def count_jobs(
@@ -34,8 +35,8 @@ def count_jobs(
         ended.append("outcome <> 'succeeded'")
     numbers: dict[tuple[str, Outcome], int] = {}
     jobs: list[Job] = []
-    connection.execute("BEGIN")  # both statements read the file as it is at one moment
-    try:
+    with connection:  # both statements read the file as it is at one moment
+        connection.execute("BEGIN")
         if not query.statuses or JobStatus.COMPLETED in query.statuses:
             text = f"SELECT type, outcome, count(*) FROM jobs WHERE {' AND '.join(ended)}"  # noqa: S608
             for type_, outcome, number in connection.execute(f"{text} GROUP BY 1, 2", values):
@@ -45,6 +46,4 @@ def count_jobs(
             jobs = [
                 brief_job(row) for row in connection.execute(f"{SELECT_BRIEF} WHERE {live}", values)
             ]
-    finally:
-        connection.execute("COMMIT")
     return numbers, jobs

@@ -6,13 +6,8 @@ from typing import Final
 
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.job_query import BEHIND_ALL, JobQuery, Order, parse_end_place
-from trio_jobs.stores.sqlite.rows import (
-    SELECT_BRIEF,
-    SELECT_WHOLE,
-    brief_job,
-    microseconds,
-    whole_job,
-)
+from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, SELECT_WHOLE, brief_job, whole_job
+from trio_jobs.timestamps import microseconds
 
 # Ids, keys or types of one query.
 _AT_ONCE: Final = 500

@@ -14,7 +14,7 @@ import msgspec
 
 from trio_jobs.job import Outcome
 from trio_jobs.settings import StoreSettings
-from trio_jobs.stores.sqlite.rows import microseconds
+from trio_jobs.timestamps import microseconds
 
 # Jobs to look at in one go: a few milliseconds' work.
 _AT_ONCE: Final = 1_000

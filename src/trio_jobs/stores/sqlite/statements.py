@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from trio_jobs.job import Job, JobStatus, Outcome
-from trio_jobs.stores.sqlite.rows import FIXED, MOVED, NO_RESULT, NUMBERS, microseconds
+from trio_jobs.stores.sqlite.rows import FIXED, MOVED, NO_RESULT, NUMBERS
+from trio_jobs.timestamps import microseconds
 
 # The most rows of one statement.
 TOGETHER: Final = 64
