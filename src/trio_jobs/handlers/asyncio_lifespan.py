@@ -10,9 +10,6 @@ import trio
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.handlers.lifespan import Lifespan
 
-# Seconds that a context manager gets to unwind if it is cancelled as it is entered.
-_UNWINDING_TIME = 0.4
-
 
 @asynccontextmanager
 async def enter_on_asyncio(
@@ -67,8 +64,7 @@ async def enter_on_asyncio(
         # The end of the loop cancels each task that is left. So wait for this one: that second
         # cancel would interrupt its clean-up.
         if not entered:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING_TIME):
-                await task.done.wait()
+            await task.unwind()  # noqa: ASYNC102 - shielded, and bounded
         raise
     task.result.unwrap()
 

@@ -33,8 +33,6 @@ LoopChoice: TypeAlias = Literal["asyncio", "uvloop"] | MakeLoop | asyncio.Abstra
 # The modules around a handler's code, whose frames a traceback leaves out.
 _OWN = frozenset({__name__})
 
-# Seconds that a cancelled task gets to unwind when the pool ends.
-_UNWINDING_TIME = 0.4
 
 # Seconds for which a handler is not reported again.
 _MINUTE = 60.0
@@ -241,8 +239,7 @@ async def _unwind(task: AsyncioTask[_End], running: RunningJob) -> None:
     """
     if not task.done.is_set():
         task.cancel()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING_TIME):
-            await task.done.wait()
+        await task.unwind()
     if not task.done.is_set():
         fields = {"job_id": running.job.id, "job_type": running.job.type}
         log.warning("asyncio_task_still_running", extra=fields)

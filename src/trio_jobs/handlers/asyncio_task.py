@@ -10,6 +10,9 @@ import trio
 
 _T = TypeVar("_T")
 
+# Seconds that a cancelled task gets to unwind.
+_UNWINDING_TIME = 0.4
+
 
 class AsyncioTask(Generic[_T]):
     """Starts a task on the loop, in the context variables of the Trio task that makes this object.
@@ -55,6 +58,15 @@ class AsyncioTask(Generic[_T]):
         self.cancel_called = True
         with suppress(RuntimeError):  # the loop is closed, and the task will never go on
             self._loop.call_soon_threadsafe(self._cancel)
+
+    async def unwind(self) -> None:
+        """Wait until the task, which has been cancelled, has ended, but not longer than 0.4 s.
+
+        Cancellation:
+            Does not shorten the wait.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING_TIME):
+            await self.done.wait()
 
     def _start(
         self, function: Callable[..., Awaitable[_T]], args: tuple[object, ...], name: str
