@@ -308,19 +308,17 @@ def _beside_commit(connections: int, values: dict[str, list[float]]) -> Row:
 
 
 def _cpu(connections: int, values: dict[str, list[float]]) -> Row:
-    return Row(
-        number=15,
-        what=f"the same in the server's CPU per request, {connections} connections",
-        against="the same in memory",
-        figure=ratio(values[_FILE], values[_MEMORY]),
-        reach=None,
-        sides={name: Spread.of(each) for name, each in values.items()},
-        sides_unit=" µs",
-    )
+    what = f"the same in the server's CPU per request, {connections} connections"
+    return _beside_memory(15, what, values, None, unit=" µs")
 
 
 def _beside_memory(
-    number: int, what: str, values: dict[str, list[float]], reach: Reach | None
+    number: int,
+    what: str,
+    values: dict[str, list[float]],
+    reach: Reach | None,
+    *,
+    unit: str = "/s",
 ) -> Row:
     return Row(
         number=number,
@@ -329,7 +327,7 @@ def _beside_memory(
         figure=ratio(values[_FILE], values[_MEMORY]),
         reach=reach,
         sides={name: Spread.of(each) for name, each in values.items()},
-        sides_unit="/s",
+        sides_unit=unit,
     )
 
 

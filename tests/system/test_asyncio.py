@@ -207,6 +207,11 @@ def state_of(place: str) -> str:
     return f"state_{PLACES[place]}"
 
 
+def where(fault: str) -> dict[str, str]:
+    """The environment of a command whose lifespan has this fault."""
+    return {"WHERE": fault, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+
+
 # Lifespans: six modes. --------------------------------------------------------------------------
 
 
@@ -227,7 +232,7 @@ async def test_a_lifespan_that_fails_at_the_start_ends_it_in_one_line(
     tmp_path: Path, place: str, loop: str
 ) -> None:
     text = config(state_of(place), place=place, loop=loop)
-    environment = {"WHERE": "open fails", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("open fails")
 
     ended = await run_command(tmp_path, config=text, handlers=WORK, environment=environment)
 
@@ -249,7 +254,7 @@ async def test_a_signal_while_a_lifespan_opens_ends_the_start(
     tmp_path: Path, place: str, loop: str
 ) -> None:
     text = config(state_of(place), place=place, loop=loop)
-    environment = {"WHERE": "open hangs", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("open hangs")
     async with started_command(
         tmp_path, config=text, handlers=WORK, environment=environment
     ) as server:
@@ -266,7 +271,7 @@ async def test_a_lifespan_that_fails_while_jobs_run_begins_the_drain(
     tmp_path: Path, place: str, loop: str
 ) -> None:
     text = config(state_of(place), "make_crash", place=place, loop=loop)
-    environment = {"WHERE": "crashes", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("crashes")
     async with running_command(
         tmp_path, config=text, handlers=WORK, environment=environment
     ) as server:
@@ -284,7 +289,7 @@ async def test_a_lifespan_that_fails_to_close_is_logged(
     tmp_path: Path, place: str, loop: str
 ) -> None:
     text = config(state_of(place), place=place, loop=loop)
-    environment = {"WHERE": "close fails", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("close fails")
     async with running_command(
         tmp_path, config=text, handlers=WORK, environment=environment
     ) as server:
@@ -300,7 +305,7 @@ async def test_a_lifespan_that_does_not_close_is_left(
     tmp_path: Path, place: str, loop: str
 ) -> None:
     text = config(state_of(place), place=place, loop=loop)
-    environment = {"WHERE": "close hangs", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("close hangs")
     async with running_command(
         tmp_path, config=text, handlers=WORK, environment=environment
     ) as server:
@@ -362,7 +367,7 @@ async def test_a_stop_at_a_lifespan_beside_a_job_that_swallows_its_cancel(
 ) -> None:
     """Unwinding, closing and the loop's end each take as long as they may."""
     text = config("swallows", "state_on_asyncio", place="asyncio", loop=loop)
-    environment = {"WHERE": "close hangs", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("close hangs")
     async with running_command(
         tmp_path, config=text, handlers=WORK, environment=environment
     ) as server:
@@ -467,7 +472,7 @@ async def test_a_process_has_a_lifespan_and_a_context_of_its_own(tmp_path: Path)
 
 
 async def test_a_lifespan_that_fails_in_a_process_fails_its_job(tmp_path: Path) -> None:
-    environment = {"WHERE": "open fails", "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
+    environment = where("open fails")
     async with running_command(
         tmp_path, config=process_config(), handlers=WORK, environment=environment
     ) as server:
