@@ -115,7 +115,7 @@ class ConfiguredApp:
         except Exception as error:
             failure = "the pool has failed"
             log.critical("pool_failed", exc_info=without_groups(error))
-        # Not in the clauses above: Hypercorn raises, and its traceback would contain that of ours.
+        # Outside the clauses: Hypercorn raises in `send`, and its traceback would show ours too.
         if failure:
             self._app = None
             # An exception would not do: Hypercorn would log it and go on without a pool.

@@ -36,7 +36,7 @@ class TrioCall:
         self._context = contextvars.copy_context()
         self._scope = trio.CancelScope()
 
-    # `run_sync_soon` calls the next two methods: an exception of theirs would end Trio's run.
+    # Trio's thread calls `begin` and `cancel` by `run_sync_soon`: what these raise ends Trio's run.
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Make the call; its task runs in the nursery."""
