@@ -101,7 +101,7 @@ class _Receiver:
     async def close(self) -> None:
         """Cancel a call whose message nobody wants, and wait for its end."""
         if self._task is not None:
-            await _end(self._task)
+            await self._task.unwind(seconds=_UNWINDING)
 
 
 async def _send(loop: asyncio.AbstractEventLoop, send: Send, message: object) -> None:
@@ -109,13 +109,5 @@ async def _send(loop: asyncio.AbstractEventLoop, send: Send, message: object) ->
     try:
         await task.done.wait()
     finally:
-        await _end(task)  # noqa: ASYNC102 - it has a shield
+        await task.unwind(seconds=_UNWINDING)  # noqa: ASYNC102 - it has a shield
     task.result.unwrap()
-
-
-async def _end(task: AsyncioTask[Any]) -> None:
-    """Cancel a task unless it has ended, and wait for its end; a closed loop never tells it."""
-    if not task.done.is_set():
-        task.cancel()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING):
-            await task.done.wait()

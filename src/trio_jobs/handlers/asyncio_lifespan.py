@@ -60,10 +60,11 @@ async def enter_on_asyncio(
                 loop.call_soon_threadsafe(closing.set)
             await task.done.wait()
     except trio.Cancelled:
-        task.cancel()
-        # The end of the loop cancels each task that is left. So wait for this one: that second
-        # cancel would interrupt its clean-up.
-        if not entered:
+        if entered:
+            task.cancel()
+        else:
+            # The end of the loop cancels each task that is left. So wait for this one: that second
+            # cancel would interrupt its clean-up.
             await task.unwind()  # noqa: ASYNC102 - shielded, and bounded
         raise
     task.result.unwrap()

@@ -237,9 +237,7 @@ async def _unwind(task: AsyncioTask[_End], running: RunningJob) -> None:
     Raises:
         trio.Cancelled: The task has not ended in that time.
     """
-    if not task.done.is_set():
-        task.cancel()
-        await task.unwind()
+    await task.unwind()
     if not task.done.is_set():
         fields = {"job_id": running.job.id, "job_type": running.job.type}
         log.warning("asyncio_task_still_running", extra=fields)

@@ -59,14 +59,16 @@ class AsyncioTask(Generic[_T]):
         with suppress(RuntimeError):  # the loop is closed, and the task will never go on
             self._loop.call_soon_threadsafe(self._cancel)
 
-    async def unwind(self) -> None:
-        """Wait until the task, which has been cancelled, has ended, but not longer than 0.4 s.
+    async def unwind(self, *, seconds: float = _UNWINDING_TIME) -> None:
+        """Cancel the task unless it has ended, and wait for its end, but not longer than this.
 
         Cancellation:
             Does not shorten the wait.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNWINDING_TIME):
-            await self.done.wait()
+        if not self.done.is_set():
+            self.cancel()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                await self.done.wait()
 
     def _start(
         self, function: Callable[..., Awaitable[_T]], args: tuple[object, ...], name: str
