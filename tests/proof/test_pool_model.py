@@ -170,8 +170,8 @@ class Model:
             job_id
             for job_id, job in sorted(self.jobs.items())
             if self.may_be_rerun(job_id)
-            and job.outcome in selection.outcomes
-            and (selection.types is None or job.type in selection.types)
+            and job.outcome in selection.query.outcomes
+            and (not selection.query.types or job.type in selection.query.types)
         ]
         return those[: selection.limit]
 

@@ -1,7 +1,6 @@
 """Re-runs: jobs that did not succeed are submitted once more, as new jobs."""
 
 import logging
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -37,13 +36,11 @@ class Selection(NamedTuple):
     """Which jobs to re-run, of those that can be re-run; made by `of`.
 
     Attributes:
-        outcomes: The jobs with one of these outcomes.
-        types: The jobs of one of these types; None for all types.
+        query: Which jobs.
         limit: So many at the most, in the order of their submission; None for all.
     """
 
-    outcomes: frozenset[str]
-    types: frozenset[str] | None
+    query: JobQuery
     limit: int | None
 
     @classmethod
@@ -67,18 +64,12 @@ class Selection(NamedTuple):
         # A bool is an int.
         if limit is not None and (not isinstance(limit, int) or limit is True or limit < 1):
             raise ValueError(f"limit must be an integer of at least 1, got {shown(limit)}")
-        types = None if type is None else frozenset(names("type", type))
-        return cls(frozenset(outcomes), types, limit)
-
-    def select(self, jobs: Iterable[Job]) -> list[Job]:
-        """The jobs that it means, of any number."""
-        return [
-            job
-            for job in jobs
-            if job.rerun_as is None
-            and job.outcome in self.outcomes
-            and (self.types is None or job.type in self.types)
-        ]
+        query = JobQuery(
+            outcomes=frozenset(Outcome(each) for each in outcomes),
+            types=frozenset() if type is None else frozenset(names("type", type)),
+            rerun=False,
+        )
+        return cls(query, limit)
 
 
 def rerun_nowait(pool: Pool, job: Job) -> Job:
@@ -161,14 +152,10 @@ async def _collect(pool: Pool, selection: Selection) -> list[str]:
     """The ids of the selected jobs, oldest first, up to the limit."""
     job_ids: list[str] = []
     after, cost = None, 0
-    query = JobQuery(
-        outcomes=frozenset(Outcome(each) for each in selection.outcomes),
-        types=selection.types or frozenset(),
-        rerun=False,
-    )
+    query = selection.query
     while True:
         page = await pool.store.page(query, after=after, limit=_STRIDE)
-        selected = [job.id for job in selection.select(page)]
+        selected = [job.id for job in query.select(page)]
         if selection.limit is not None:
             selected = selected[: selection.limit - len(job_ids)]
         for first in range(0, len(selected), _AT_ONCE):
