@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.recovered_jobs import schedule_recovered
-from trio_jobs.pool.unfinished import Line
+from trio_jobs.pool.unfinished import Line, split_into_lines
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.end_of_turn import EndOfTurn
@@ -24,9 +24,6 @@ from trio_jobs.stores.sqlite.store_check import check_store as check_store
 from trio_jobs.stores.sqlite.store_file import StoreFile, open_store_file
 
 log = logging.getLogger(__name__)
-
-# Of 37 characters each: a log line keeps 2,000 of a field.
-_IDS_PER_LINE = 50
 
 
 class StoreInFile:
@@ -79,7 +76,7 @@ class StoreInFile:
 
     def unwritten_lines(self) -> Iterator[Line]:
         """See `OpenedStore.unwritten_lines`."""
-        for job_ids in _groups(self.store.unwritten_ends()):
+        for job_ids in split_into_lines(self.store.unwritten_ends()):
             yield "unwritten_ends", {"job_ids": job_ids}
 
     async def close(self, pool: Pool, *, seconds: float) -> bool:
@@ -177,13 +174,7 @@ class RecoveredFile:
             "seconds": round(seconds, 3),
         }
         log.info("store_opened", extra=fields)
-        for job_ids in _groups(found.returned):
+        for job_ids in split_into_lines(found.returned):
             log.warning("jobs_recovered", extra={"job_ids": job_ids})
-        for job_ids in _groups(map(attrgetter("id"), found.ended)):
+        for job_ids in split_into_lines(map(attrgetter("id"), found.ended)):
             log.warning("jobs_interrupted_by_crash", extra={"job_ids": job_ids})
-
-
-def _groups(job_ids: Iterable[str]) -> Iterator[str]:
-    ids: Sequence[str] = list(job_ids)
-    for start in range(0, len(ids), _IDS_PER_LINE):
-        yield ",".join(ids[start : start + _IDS_PER_LINE])

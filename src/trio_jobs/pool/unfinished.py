@@ -67,11 +67,17 @@ def unfinished_lines(jobs: UnfinishedJobs) -> Iterator[Line]:
                 others.append(job)
         for job_type, ids in by_type.items():
             shown = readable(job_type, _MAX_TYPE)
-            for start in range(0, len(ids), _IDS_PER_LINE):
-                job_ids = ",".join(ids[start : start + _IDS_PER_LINE])
+            for job_ids in split_into_lines(ids):
                 yield event, {"job_type": shown, "job_ids": job_ids}
         for fields in _shared(others):
             yield event, fields
+
+
+def split_into_lines(job_ids: Iterable[str]) -> Iterator[str]:
+    """Yield ids as fields of log lines, each with as many as the log keeps of a field."""
+    ids = list(job_ids)
+    for start in range(0, len(ids), _IDS_PER_LINE):
+        yield ",".join(ids[start : start + _IDS_PER_LINE])
 
 
 def count_ids(fields: Mapping[str, object]) -> int:
