@@ -2,18 +2,15 @@
 
 import logging
 import math
-from functools import partial
 
 import trio
 
-from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.fast_path import FastPath
 from trio_jobs.handlers.registry import HandlerRegistry
+from trio_jobs.http_service import make_http_service
 from trio_jobs.instruments import add_instruments
 from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
 from trio_jobs.pool.pool import make_pool
 from trio_jobs.resources import Resources
-from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError
 from trio_jobs.settings import Config
 from trio_jobs.unfinished_report import UnfinishedReport
@@ -50,20 +47,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     opened.start(pool)
     admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
-    context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
-    app = FastPath(context, find=opened.find_nowait)
-    serve_http = partial(
-        serve,
-        app,
-        resources.listeners,
-        http,
-        closing=lifecycle.closed,
-        token=http.token,
-        health_path="/health",
-        reserved_descriptors=pool.places.max_descriptors,
-        connection_closed=pool.shortage.note_change,
-        last_moment=partial(stop.wait_grace_over, lifecycle.cancelled),
-    )
+    serve_http = make_http_service(config, pool, opened, resources, lifecycle)
     report = UnfinishedReport(
         pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines
     )

@@ -931,7 +931,7 @@ def run_in_memory(
             program.opened.set()  # nobody waits for a server that did not get so far
 
     with (
-        mock.patch("trio_jobs.main.serve", door.serve),
+        mock.patch("trio_jobs.http_service.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
         mock.patch("trio_jobs.opened_store.MemoryStore", calls.store),
         mock.patch("trio_jobs.pool.pool.JobExecutor", calls.executor),

@@ -326,11 +326,11 @@ async def losing_its_reader(server: Command, chance: random.Random) -> None:
 
 # Standard error is a full disk from the start on; only the address is told.
 FULL_LOG = """
-import trio_jobs.main
+import trio_jobs.http_service
 
 told = os.dup(2)
 os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
-serve = trio_jobs.main.serve
+serve = trio_jobs.http_service.serve
 
 async def serve_and_tell(*arguments, task_status, **settings):
     async with trio.open_nursery() as nursery:
@@ -339,7 +339,7 @@ async def serve_and_tell(*arguments, task_status, **settings):
         os.write(told, f"Running on {urls[0]}\\n".encode())
         task_status.started(urls)
 
-trio_jobs.main.serve = serve_and_tell
+trio_jobs.http_service.serve = serve_and_tell
 """
 
 NO_LOG = [

@@ -518,10 +518,10 @@ def test_what_comes_after_the_stop_comes_before_the_line_that_tells_the_status(
     program = """
 import signal
 import sys
-import trio_jobs.main
+import trio_jobs.http_service
 from trio_jobs.cli import run
 
-serve = trio_jobs.main.serve
+serve = trio_jobs.http_service.serve
 
 async def serve_and_submit(app, *arguments, **settings):
     import httpx, trio
@@ -533,7 +533,7 @@ async def serve_and_submit(app, *arguments, **settings):
         nursery.start_soon(submit)
         await serve(app, *arguments, **settings)
 
-trio_jobs.main.serve = serve_and_submit
+trio_jobs.http_service.serve = serve_and_submit
 sys.exit(run(["--bind=127.0.0.1:0"]))
 """
     with Path("/dev/full").open("wb") as full:

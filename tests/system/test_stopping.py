@@ -190,12 +190,12 @@ MemoryStore.complete = complete
 """
 
 FAULT_AT_THE_START = """
-import trio_jobs.main
+import trio_jobs.http_service
 
 async def serve(*arguments, **settings):
     raise RuntimeError("the front door does not open")
 
-trio_jobs.main.serve = serve
+trio_jobs.http_service.serve = serve
 """
 
 
@@ -239,9 +239,9 @@ async def crash(_):
 
 # The HTTP server serves until the test says so.
 FAULT_IN_HTTP = """
-import trio_jobs.main
+import trio_jobs.http_service
 
-serve = trio_jobs.main.serve
+serve = trio_jobs.http_service.serve
 
 async def serve_until_told(*arguments, closing, task_status, **settings):
     early = trio.Event()
@@ -252,7 +252,7 @@ async def serve_until_told(*arguments, closing, task_status, **settings):
         await trio.lowlevel.wait_readable(told)
         FAULT
 
-trio_jobs.main.serve = serve_until_told
+trio_jobs.http_service.serve = serve_until_told
 """
 
 

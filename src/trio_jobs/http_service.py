@@ -1,0 +1,37 @@
+"""`make_http_service`: the HTTP API over the pool, ready to be served."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.fast_path import FastPath
+from trio_jobs.lifecycle import Lifecycle
+from trio_jobs.opened_store import OpenedStore
+from trio_jobs.pool.pool import Pool
+from trio_jobs.resources import Resources
+from trio_jobs.server.serve import serve
+from trio_jobs.settings import Config
+
+
+def make_http_service(
+    config: Config, pool: Pool, opened: OpenedStore, resources: Resources, lifecycle: Lifecycle
+) -> Callable[..., Awaitable[None]]:
+    """Connect the API, the listeners and the stop; nothing runs yet.
+
+    Returns:
+        `serve` with all its arguments but ``task_status``.
+    """
+    http = config.http
+    context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
+    return partial(
+        serve,
+        FastPath(context, find=opened.find_nowait),
+        resources.listeners,
+        http,
+        closing=lifecycle.closed,
+        token=http.token,
+        health_path="/health",
+        reserved_descriptors=pool.places.max_descriptors,
+        connection_closed=pool.shortage.note_change,
+        last_moment=partial(resources.stop.wait_grace_over, lifecycle.cancelled),
+    )
