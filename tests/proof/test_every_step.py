@@ -12,6 +12,7 @@ import trio
 from tests.proof.program import (
     CLIENTS,
     CUT_OFF,
+    FLAKY,
     Action,
     Asker,
     Client,
@@ -87,7 +88,10 @@ def check_service_went_on(program: Program) -> None:
     if program.in_memory and not program.force_requested:
         # Among the requests is the one that cancels the job without an end.
         assert program.names.ids("jobs_not_started") == []
-        assert program.names.ids("jobs_waiting") == []
+        # A job that fails once the stop has begun does not come back; it is named.
+        assert set(program.names.ids("jobs_waiting")) <= {
+            jobs_of(program)[name].id for name in FLAKY & jobs_of(program).keys()
+        }
         interrupted = program.names.ids("jobs_interrupted")
         assert not interrupted or interrupted == [jobs_of(program)["b3"].id]
 
