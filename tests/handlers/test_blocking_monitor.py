@@ -329,3 +329,53 @@ async def test_payloads_that_are_made_at_once_are_not_reported(
     await submit_slow(*[0.0] * 100, limit=10)
 
     assert not reports(caplog)
+
+
+@pytest.mark.parametrize("slow_step", [LIMIT, 0])
+async def test_longest_step_of_any_task_is_kept_until_it_is_taken(
+    clock: MockClock, caplog: pytest.LogCaptureFixture, slow_step: float
+) -> None:
+    async with running_pool({}) as pool:
+        monitor = BlockingMonitor(pool.executor, LoggingSettings(slow_step=slow_step))
+        trio.lowlevel.add_instrument(monitor)
+        try:
+            for seconds in (0.25, 3, 0.5):
+                clock.jump(seconds)  # in this task, which is no handler
+                await trio.lowlevel.checkpoint()
+            first = monitor.take_longest_step()
+            await trio.lowlevel.checkpoint()
+            second = monitor.take_longest_step()
+            clock.jump(0.125)
+            await trio.lowlevel.checkpoint()
+            third = monitor.take_longest_step()
+        finally:
+            trio.lowlevel.remove_instrument(monitor)
+
+    assert (first, second, third) == (3, 0, 0.125)
+    assert reports(caplog) == []
+
+
+async def test_time_in_which_the_loop_waits_is_no_step(clock: MockClock) -> None:
+    clock.autojump_threshold = 0
+    async with running_pool({}) as pool:
+        monitor = BlockingMonitor(pool.executor, LoggingSettings(slow_step=LIMIT))
+        trio.lowlevel.add_instrument(monitor)
+        await trio.sleep(100)
+        longest = monitor.take_longest_step()
+        trio.lowlevel.remove_instrument(monitor)
+
+    assert longest == 0
+
+
+async def test_monitor_without_a_limit_warns_of_nothing(
+    clock: MockClock, block: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_pool({"report": block}, workers=1) as pool:
+        monitor = BlockingMonitor(pool.executor, LoggingSettings(slow_step=0))
+        trio.lowlevel.add_instrument(monitor)
+        await wait_completed(pool, [pool.submit("report", b"8").id])
+        await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(monitor)
+
+    assert monitor.take_longest_step() == 8
+    assert reports(caplog) == []

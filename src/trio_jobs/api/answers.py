@@ -60,12 +60,11 @@ def shown(job: Job, context: ApiContext, headers: dict[str, str] | None = None) 
 
 def refused(error: Exception, context: ApiContext) -> Answer:
     """The answer to one of `REFUSALS`; raises any other error, which is the server's own fault."""
-    problem = _problem_of(error, context)
+    problem = problem_of(error, context)
     return Answer(problem.status, problem.headers, problem.body(), problem_details.MEDIA_TYPE)
 
 
-def no_room(error: QueueFullError, **members: int) -> Problem:
-    """The refusal of a full pool; a stream adds the number of jobs ``accepted`` so far."""
+def _no_room(error: QueueFullError, **members: int) -> Problem:
     kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
     seconds = error.retry_after
     detail = f"{error}; {kept}; try again in {seconds} s"
@@ -73,8 +72,7 @@ def no_room(error: QueueFullError, **members: int) -> Problem:
     return Problem(429, detail, headers=headers, retry_after=seconds, **members)
 
 
-def disk_problem(error: Exception, **members: int) -> Problem:
-    """The answer if the disk fails or is slow; a stream adds the number of ``accepted`` jobs."""
+def _disk_problem(error: Exception, **members: int) -> Problem:
     kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
     if isinstance(error, StoreTimeoutError):
         if members:
@@ -95,16 +93,25 @@ def disk_problem(error: Exception, **members: int) -> Problem:
     return Problem(status, detail, headers=headers, retry_after=seconds, **reason, **members)
 
 
-def _problem_of(error: Exception, context: ApiContext) -> Problem:
+def problem_of(error: Exception, context: ApiContext, **members: int) -> Problem:
+    """The Problem for one of `REFUSALS`, which counts.
+
+    Args:
+        error: Raises any other error.
+        context: Of the API.
+        members: Of a stream, the number of jobs ``accepted`` so far.
+    """
+    if context.refusals is not None and isinstance(error, AdmissionError | StoreTimeoutError):
+        context.refusals[error.reason] += 1
     match error:
         case Problem():
             return error
         case QueueFullError():
-            return no_room(error)
+            return _no_room(error, **members)
         case ShuttingDownError():
-            return context.shutting_down()
+            return context.shutting_down(**members)
         case StoreWriteError() | StoreUnavailableError() | StoreTimeoutError():
-            return disk_problem(error)
+            return _disk_problem(error, **members)
         case KeyReusedError():
             return Problem(422, str(error))
         case JobNotFoundError():

@@ -1,5 +1,6 @@
 """`ApiContext`: what each route is given."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from trio_jobs.pool.pool import Pool
@@ -16,11 +17,13 @@ class ApiContext:
         http: The limits on bodies, waits and streams.
         shutdown_retry_after: The ``Retry-After``, in whole seconds, of answers
             to submissions that come after the pool has closed.
+        refusals: How many requests were refused, by reason; None: they are not counted.
     """
 
     pool: Pool
     http: HttpSettings
     shutdown_retry_after: int
+    refusals: Counter[str] | None = None
 
     def shutting_down(self, **members: int) -> Problem:
         """The refusal of a closed pool; a stream adds the number of jobs ``accepted`` so far."""

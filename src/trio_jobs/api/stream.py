@@ -4,7 +4,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
-from trio_jobs.api.answers import disk_problem, no_room
+from trio_jobs.api.answers import problem_of
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.body_stream import BodyStream, cancel_on_disconnect
 from trio_jobs.api.ndjson import Lines
@@ -19,13 +19,7 @@ from trio_jobs.api.submission_json import (
 from trio_jobs.job import Job
 from trio_jobs.pool.idempotency import KeyReusedError, KnownKeys
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.refusals import (
-    QueueFullError,
-    ShuttingDownError,
-    StoreTimeoutError,
-    StoreUnavailableError,
-    StoreWriteError,
-)
+from trio_jobs.pool.refusals import AdmissionError, ShuttingDownError, StoreTimeoutError
 from trio_jobs.problem_details import Problem
 
 _WHITE_SPACE = b" \t\r"
@@ -40,12 +34,8 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
         try:
             with context.pool.capacity.cancel_on_close():
                 await upload.run()
-        except ShuttingDownError:
-            raise context.shutting_down(accepted=upload.accepted) from None
-        except QueueFullError as error:
-            raise no_room(error, accepted=upload.accepted) from None
-        except (StoreWriteError, StoreUnavailableError, StoreTimeoutError) as error:
-            raise disk_problem(error, accepted=upload.accepted) from None
+        except (AdmissionError, StoreTimeoutError) as error:
+            raise problem_of(error, context, accepted=upload.accepted) from None
         except Problem as problem:
             problem.members["accepted"] = upload.accepted
             raise

@@ -1,5 +1,7 @@
 """`BlockingMonitor`: warns of async handlers that compute or block in the event loop.
 
+It also keeps the longest step of any task, for metrics.
+
 Between two waits for I/O Trio runs one step of each task that is ready. The monitor times each
 step in which a handler has run, and adds up the steps of each job between two waits. So handlers
 are not charged with the time of HTTP and admission. The code of a payload's class runs while a
@@ -31,6 +33,8 @@ _NAMED = 5
 
 # Steps shorter than this part of the limit are ignored: they are too many to add up.
 _COUNTED = 0.001
+# Seconds. No shorter steps need to be seen to find the longest one.
+_LONGEST_COUNTED = 0.0005
 
 _ADVICE = (
     "an async handler must not compute or call what blocks: make it a plain function, which runs"
@@ -50,18 +54,28 @@ class BlockingMonitor(trio.abc.Instrument):
 
     Args:
         executor: Runs the jobs.
-        settings: ``slow_step`` is the time that a handler may take between two waits for I/O.
+        settings: ``slow_step`` is the time that a handler may take between two waits for I/O; 0
+            for no warnings.
     """
 
     def __init__(self, executor: JobExecutor, settings: LoggingSettings) -> None:
         self._executor = executor
-        self._limit = settings.slow_step
-        self._counted = settings.slow_step * _COUNTED
+        self._limit = settings.slow_step or math.inf
+        self._counted = min(self._limit * _COUNTED, _LONGEST_COUNTED)
+        self._longest = 0.0
         self._now = trio.lowlevel.current_clock().current_time
         self._began = self._now()
         self._last_ended = executor.last_ended  # at the end of the last step
         self._taken: dict[RunningJob, float] = {}  # since the last wait for I/O
         self._reported: dict[str, float] = {}  # when, by the handler's name
+
+    def take_longest_step(self) -> float:
+        """The seconds of the longest step of any task since the last call; 0 for a short one.
+
+        A step is short if it takes less than a thousandth of the limit, or 0.5 ms.
+        """
+        longest, self._longest = self._longest, 0.0
+        return longest
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
         """Begin the first step."""
@@ -89,6 +103,7 @@ class BlockingMonitor(trio.abc.Instrument):
 
         A worker runs several short jobs in one step. A job that takes long is the last of its step.
         """
+        self._longest = max(self._longest, seconds)
         job_id = task.context.get(current_job_id)
         running = None if job_id is None else self._executor.running.get(job_id)
         if running is None and self._executor.last_ended is not self._last_ended:

@@ -1,8 +1,16 @@
 """Why the admission refuses a job."""
 
+from typing import ClassVar
+
 
 class AdmissionError(Exception):
-    """The job was refused: nothing of it was kept, and no client could see it."""
+    """The job was refused: nothing of it was kept, and no client could see it.
+
+    Attributes:
+        reason: The reason in a word, for counts.
+    """
+
+    reason: ClassVar[str]
 
 
 class QueueFullError(AdmissionError):
@@ -12,13 +20,23 @@ class QueueFullError(AdmissionError):
         retry_after: Whole seconds after which there should be room, at least 1.
     """
 
+    reason: ClassVar = "full"
+
     def __init__(self, retry_after: int, text: str = "no room in the buffer") -> None:
         super().__init__(text)
         self.retry_after = retry_after
 
 
+class WaitingFullError(QueueFullError):
+    """Too many jobs wait outside the buffer, for a later time or for others of their type."""
+
+    reason: ClassVar = "waiting_full"
+
+
 class ShuttingDownError(AdmissionError):
     """The admission is closed: the pool takes no more jobs."""
+
+    reason: ClassVar = "closed"
 
     def __init__(self, text: str = "shutting down") -> None:
         super().__init__(text)
@@ -31,6 +49,8 @@ class StoreWriteError(AdmissionError):
         kept: What is left of the request: nothing, except of a cancel.
     """
 
+    reason: ClassVar = "disk"
+
     def __init__(self, text: str, *, kept: str = "nothing was kept") -> None:
         super().__init__(text)
         self.kept = kept
@@ -39,12 +59,16 @@ class StoreWriteError(AdmissionError):
 class StoreUnavailableError(AdmissionError):
     """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken."""
 
+    reason: ClassVar = "disk"
+
     def __init__(self) -> None:
         super().__init__("the disk does not answer")
 
 
 class StoreTimeoutError(Exception):
     """The disk has not answered in time: it is unknown whether the request was carried out."""
+
+    reason: ClassVar = "disk"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the disk has not answered within {seconds:g} s")

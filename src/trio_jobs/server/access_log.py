@@ -1,4 +1,4 @@
-"""One line for each request, on the logger ``trio_jobs.access``."""
+"""The end of each request: a line on the logger ``trio_jobs.access``, and a count."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trio_jobs.server.access_control import AccessControl
     from trio_jobs.server.canonical_request import CanonicalRequest
     from trio_jobs.server.request_cycle import RequestCycle
+    from trio_jobs.server.traffic import Traffic
     from trio_jobs.settings import HttpSettings
 
 log = logging.getLogger("trio_jobs.access")
@@ -23,18 +24,37 @@ _MAX_FORWARDED = 200
 
 
 class AccessLog:
-    """The access log of one connection. At most one request's line is pending.
+    """Logs and counts the requests of one connection, at most one at a time.
+
+    Args:
+        settings: Whether there is a log.
+        access_control: Knows the paths of health probes.
+        traffic: Counts the requests; None for no count.
 
     Attributes:
         cycle: Gives the line its path, and the answer's status and size; None until the head of
             the pending request has been accepted.
     """
 
-    __slots__ = ("_access_control", "_began", "_enabled", "_request", "_size", "_status", "cycle")
+    __slots__ = (
+        "_access_control",
+        "_began",
+        "_enabled",
+        "_logged",
+        "_request",
+        "_size",
+        "_status",
+        "_traffic",
+        "cycle",
+    )
 
-    def __init__(self, settings: HttpSettings, access_control: AccessControl) -> None:
-        self._enabled = settings.access_log
+    def __init__(
+        self, settings: HttpSettings, access_control: AccessControl, traffic: Traffic | None
+    ) -> None:
+        self._logged = settings.access_log
+        self._enabled = settings.access_log or traffic is not None
         self._access_control = access_control
+        self._traffic = traffic
         self._request: h11.Request | CanonicalRequest | None = None
         self._began = 0.0
         self._status: int | None = None
@@ -42,7 +62,7 @@ class AccessLog:
         self.cycle: RequestCycle | None = None
 
     def begin(self, request: h11.Request | CanonicalRequest) -> None:
-        """Have a line pending until ``end``. A second call for one request changes nothing."""
+        """Have a request pending until ``end``. A second call for one request changes nothing."""
         if self._enabled and self._request is None:
             self._request, self._began = request, trio.current_time()
             self._status, self._size = None, 0
@@ -51,8 +71,15 @@ class AccessLog:
         """Note an answer that is not the cycle's: its status, and the bytes of its body."""
         self._status, self._size = status, size
 
+    def refused(self, status: int, size: int, *, client: str) -> None:
+        """End a request that the server has refused, or bytes that are no request."""
+        if self._request is None and self._traffic is not None:
+            self._traffic.note_malformed(status)
+        self.answered(status, size)
+        self.end(client=client)
+
     def end(self, *, client: str) -> None:
-        """Write the pending line, if there is one.
+        """Log and count the pending request, if there is one.
 
         The line of a health probe that is answered with 200 is at debug level, any other at info
         level.
@@ -73,6 +100,10 @@ class AccessLog:
             method = request.method.decode("ascii").upper()
             # A query may hold secrets.
             path = request.target.partition(b"?")[0].decode("latin-1")
+        if self._traffic is not None:
+            self._traffic.note_request(method, path, status)
+            if not self._logged:
+                return
         # Probes come every few seconds, and would hide the other lines.
         probe = status == 200 and self._access_control.is_open(method, path)
         log.log(

@@ -57,7 +57,7 @@ class ClientConnection(TCPServer):
         self._http = H11Connection(context, stream)
         self.transport = self._http.transport
         self._idle = True  # no byte of the next request has arrived: the stop may close
-        self._access_log = AccessLog(context.settings, context.access_control)
+        self._access_log = AccessLog(context.settings, context.access_control, context.traffic)
 
     async def run(self) -> None:
         """Serve this client until the client or the server ends the connection.
@@ -232,8 +232,7 @@ class ClientConnection(TCPServer):
         sent = b"" if http.head_only else body
         with suppress(TimeUpError):
             await self.stream.send_all(answer + sent)
-        self._access_log.answered(problem.status, len(sent))
-        self._access_log.end(client=http.client_name)
+        self._access_log.refused(problem.status, len(sent), client=http.client_name)
 
     async def _linger(self) -> None:
         """Read and drop, within bounds, the bytes that the client is still sending."""

@@ -70,6 +70,8 @@ class Listener:
         self._last_moment = last_moment
         # Accept loops add, each connection's task removes itself, the stop removes those it aborts.
         self._connections: set[ClientConnection] = set()
+        if context.traffic is not None:
+            context.traffic.connections = self._connections
         self._room = trio.lowlevel.ParkingLot()  # holds the accept loops while the cap is reached
         self._emptied: trio.Event | None = None  # the stop makes it, the last connection sets it
         wanted, reserved = self._settings.max_connections, reserved_descriptors

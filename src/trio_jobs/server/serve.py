@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio_jobs.server.sockets import Listeners
+    from trio_jobs.server.traffic import Traffic
     from trio_jobs.settings import HttpSettings
 
 log = logging.getLogger("trio_jobs.server")
@@ -42,6 +43,7 @@ async def serve(
     reserved_descriptors: int = 0,
     connection_closed: Callable[[], None] | None = None,
     last_moment: Callable[[], Awaitable[None]] | None = None,
+    traffic: Traffic | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until ``closing`` is set, then finish the current answers.
@@ -67,6 +69,7 @@ async def serve(
         last_moment: Awaited after ``graceful_timeout`` if connections are open;
             when it returns, the server closes them. If this is None, the
             server closes them after ``graceful_timeout``.
+        traffic: Counts the requests and the open connections; None for no counts.
         task_status: Told the listeners' URLs once clients can connect.
 
     Returns:
@@ -86,6 +89,7 @@ async def serve(
         access_control=AccessControl(allowed_hosts=names, token=token, open_path=health_path or ""),
         canonical_parser=CanonicalParser(settings),
         wrapper=ASGIWrapper(app),
+        traffic=traffic,
     )
     try:
         async with lifespan(context):
@@ -143,7 +147,8 @@ async def warm_up(context: ServerContext, path: str) -> None:
     except OSError as error:
         log.warning("warm_up_failed", extra={"path": path, "cause": str(error)})
         return
-    context = replace(context, settings=replace(context.settings, access_log=False))
+    settings = replace(context.settings, access_log=False)
+    context = replace(context, settings=settings, traffic=None)
     ours = Transport(ends[0], context.client_time, send_timeout=context.settings.send_timeout)
     theirs = trio.SocketStream(trio.socket.from_stdlib_socket(ends[1]))
     connection = ClientConnection(context, ours, loopback=False)

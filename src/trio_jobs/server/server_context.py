@@ -13,6 +13,7 @@ from trio_jobs.server.access_control import AccessControl, Fields
 from trio_jobs.server.canonical_request import CanonicalParser
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.request_head import HeaderList
+from trio_jobs.server.traffic import Traffic
 from trio_jobs.settings import HttpSettings
 
 # `Any`, because ASGI's messages are open dictionaries, and applications have their own types.
@@ -55,6 +56,7 @@ class ServerContext:
         settings: The limits; ``client_time`` measures those in seconds.
         access_control: Decides which requests reach the application.
         canonical_parser: Parses requests of canonical form.
+        traffic: Counts requests and connections; None for no counts.
         wrapper: The application, as Hypercorn's classes take it.
         config: Hypercorn's settings.
         state: The application's lifespan state; each request gets a copy.
@@ -68,6 +70,7 @@ class ServerContext:
     access_control: AccessControl
     canonical_parser: CanonicalParser
     wrapper: ASGIWrapper
+    traffic: Traffic | None = None
     config: Config = field(default_factory=hypercorn_config)
     worker: WorkerContext = field(default_factory=lambda: WorkerContext(None))
     state: dict[str, Any] = field(default_factory=dict)
