@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -34,6 +34,7 @@ from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
 from trio_jobs.settings import Config, ConfigError, check_store
 from trio_jobs.shutdown.hard_limit import end_interpreter
+from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
@@ -126,8 +127,10 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     # Child processes start in it; handler modules may change the current folder later.
     folder = open_folder()
     logs = start_logging(config.logging)
-    stop, takeovers, forks = _prepare_process(config, signals, logs)
+    other_signals = OtherSignals()
+    stop, takeovers, forks = _prepare_process(config, signals, other_signals, logs)
     tls, config = read_secrets(config)
+    config = fix_paths(config)
     leftovers = _place_leftovers(config)
     path = prepare_store(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
@@ -150,6 +153,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
             logs=logs,
             open_store=open_store,
             folder=folder,
+            other_signals=other_signals,
             service_manager=service_manager,
             takeovers=takeovers,
             leftovers=leftovers,
@@ -184,14 +188,16 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     )
 
 
-def _prepare_process(config: Config, signals: Signals, logs: Logs) -> tuple[Stop, Takeovers, Forks]:
+def _prepare_process(
+    config: Config, signals: Signals, other_signals: OtherSignals, logs: Logs
+) -> tuple[Stop, Takeovers, Forks]:
     """Act on signals, put back signals and log when user code replaces them, and prepare for forks.
 
     A signal that comes while sockets are bound and handlers imported ends the server in order.
     """
     render = partial(logs.render, "trio_jobs.shutdown.stop")
     stop = Stop(config.pool, config.http, render=render)
-    stop.install(signals)
+    stop.install(signals, other=other_signals.handle)
     takeovers = Takeovers()
     stop.hold_against(takeovers)
     takeovers.add_group(taken=logs.taken, put_back=logs.put_back)
@@ -269,6 +275,15 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
     except ValueError as error:
         raise ConfigError(f"http: {error}") from error
     return tls, replace(config, http=replace(http, token=token))
+
+
+def fix_paths(config: Config) -> Config:
+    """Make the paths absolute that a reload reads again: handlers may change the current folder."""
+    names = ("certfile", "keyfile", "token_file")
+    paths: dict[str, Any] = {
+        name: str(Path(path).absolute()) for name in names if (path := getattr(config.http, name))
+    }
+    return replace(config, http=replace(config.http, **paths))
 
 
 def prepare_store(config: Config) -> Path | None:

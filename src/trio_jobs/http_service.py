@@ -3,11 +3,14 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import trio
+
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.lifecycle import Lifecycle
 from trio_jobs.opened_store import OpenedStore
 from trio_jobs.pool.pool import Pool
+from trio_jobs.reload import parts_to_reload, run_reloads
 from trio_jobs.resources import Resources
 from trio_jobs.server.serve import serve
 from trio_jobs.settings import Config
@@ -16,14 +19,15 @@ from trio_jobs.settings import Config
 def make_http_service(
     config: Config, pool: Pool, opened: OpenedStore, resources: Resources, lifecycle: Lifecycle
 ) -> Callable[..., Awaitable[None]]:
-    """Connect the API, the listeners and the stop; nothing runs yet.
+    """Connect the API, the listeners, the stop and the reload; nothing runs yet.
 
     Returns:
-        `serve` with all its arguments but ``task_status``.
+        `serve` with all its arguments but ``task_status``. Beside it the reload runs.
     """
     http = config.http
+    parts = parts_to_reload(http, resources.listeners)
     context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
-    return partial(
+    serve_http = partial(
         serve,
         FastPath(context, find=opened.find_nowait),
         resources.listeners,
@@ -35,3 +39,13 @@ def make_http_service(
         connection_closed=pool.shortage.note_change,
         last_moment=partial(resources.stop.wait_grace_over, lifecycle.cancelled),
     )
+
+    async def serve_and_reload(
+        *, task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_reloads, resources.other_signals, parts)
+            await serve_http(task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+    return serve_and_reload

@@ -7,6 +7,7 @@ from trio_jobs.logs.installation import Logs
 from trio_jobs.opened_store import OpenStore
 from trio_jobs.server.sockets import Listeners
 from trio_jobs.service_manager import ServiceManager
+from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
 
@@ -22,6 +23,7 @@ class Resources:
         open_store: Opens the store for the jobs.
         folder: A descriptor of the folder that child processes start in; None: they start in
             this process's current folder.
+        other_signals: Notes the signals that ask for a reload.
         service_manager: Told when connections are accepted, and when the stop begins.
         takeovers: Asked at each turn of the event loop to put back what user code has replaced,
             such as a signal handler; None without the check.
@@ -34,6 +36,7 @@ class Resources:
     logs: Logs
     open_store: OpenStore
     folder: int | None = None
+    other_signals: OtherSignals = field(default_factory=OtherSignals)
     service_manager: ServiceManager = field(default_factory=ServiceManager)
     takeovers: Takeovers | None = None
     leftovers: Leftovers | None = None

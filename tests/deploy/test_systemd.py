@@ -164,6 +164,21 @@ async def test_handlers_can_do_what_handlers_do(room: Room, tmp_path: Path) -> N
     assert kept == "keptkept"
 
 
+async def test_reload_reads_files_again_and_jobs_go_on(room: Room, tmp_path: Path) -> None:
+    async with started(room, tmp_path) as deployed:
+        await room.run("mkfifo", deployed.gate)
+        held = await deployed.submit("hold")
+        await deployed.log.wait_for_line("job_started")
+        await room.run("systemctl", "reload", "trio-jobs")
+        await deployed.log.wait_for_line('"reloaded"')
+        assert await deployed.probe() == ("200", "200")
+        await room.run("sh", "-c", f"echo open >{deployed.gate}")
+        job = json.loads(await deployed.curl(f"/jobs/{held}", "-H", WAIT))
+
+    assert job["outcome"] == "succeeded"
+    assert (await state(room))["NRestarts"] == "0"
+
+
 async def test_stop_has_the_time_that_the_server_asks_for(room: Room, tmp_path: Path) -> None:
     await room.write(f"{PATH}.d/override.conf", "[Service]\nTimeoutStopSec=1\n")
 

@@ -30,7 +30,7 @@ from tests.command import (
 )
 from tests.docs.test_references import rows_of
 from tests.system.test_stop import unread_socket
-from trio_jobs.shutdown.signals import ENDING, HARMLESS, STOPPING
+from trio_jobs.shutdown.signals import ENDING, HARMLESS, RELOADING, STOPPING
 
 # Between two signals that count.
 APART = 0.3
@@ -202,11 +202,49 @@ async def drains(signum: signal.Signals, folder: Path) -> None:
                 assert ledger(place) == (["job"] if count == 1 else [])
 
 
-@row("SIGTERM, SIGINT, SIGHUP")
+@row("SIGTERM, SIGINT")
 async def _(folder: Path) -> None:
     async with trio.open_nursery() as servers:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in STOPPING:
             servers.start_soon(drains, signum, folder)
+
+
+@row("SIGHUP")
+async def _(folder: Path) -> None:
+    await change_nothing(folder, signal.SIGHUP, said="reloaded what=nothing")
+    await hangs_up(folder / "terminal")
+
+
+# Its own process group keeps a process from beginning a session, so a child begins it.
+ON_A_TERMINAL = """
+import os, sys
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os.setsid()
+os.dup2(os.open("TERMINAL", os.O_RDWR), 0)
+os.execv(sys.executable, [sys.executable, "-m", "trio_jobs"])
+"""
+
+
+async def hangs_up(folder: Path) -> None:
+    """A server drains at the end of the terminal on which it was started."""
+    terminal, inside = os.openpty()
+    program = ON_A_TERMINAL.replace("TERMINAL", os.ttyname(inside))
+    with Gate(folder) as gate, os.fdopen(terminal, "wb") as hung:
+        async with running_command(
+            folder,
+            config=configuration("at_the_gate", grace_period=60),
+            command=(sys.executable, "-c", program),
+        ) as server:
+            await server.submit("at_the_gate", "job")
+            await server.wait_for_line("work at_the_gate")
+            os.close(inside)
+            hung.close()
+            await server.wait_for_line("draining")
+            gate.open()
+
+            assert await server.wait_exit() == 0
+            assert ledger(folder) == ["job"]
 
 
 @row("SIGQUIT")
@@ -224,31 +262,41 @@ async def _(folder: Path) -> None:
             assert server.lines_with("jobs_not_started", waiting)
 
 
-async def change_nothing(folder: Path, *signals: int) -> None:
-    """A server that is sent these goes on as if there had been none."""
+async def change_nothing(folder: Path, *signals: signal.Signals, said: str = "") -> None:
+    """A server that is sent these goes on as if there had been none; it may say so."""
     with Gate(folder) as gate:
         async with running_command(folder, config=configuration("at_the_gate")) as server:
             await server.submit("at_the_gate", "job")
             await server.wait_for_line("work at_the_gate")
             for signum in signals:
-                os.kill(server.process.pid, signum)
+                server.send(signum)
+                if said:
+                    await server.wait_for_line(said.format(signum.name))
+                server.send(signum)
             assert (await server.client.get("/health/ready")).status_code == 200
             gate.open()
             server.send(signal.SIGTERM)
 
             assert await server.wait_exit() == 0
             assert ledger(folder) == ["job"]
-            assert not server.lines_with("WARNING")
+            warnings = [f"signal_ignored signal={each.name}" for each in signals]
+            expected = warnings if "signal_ignored" in said else []
+            assert [
+                line.partition("other_signals ")[2] for line in server.lines_with("WARNING")
+            ] == expected
+
+
+IGNORED = "signal_ignored signal={}"
 
 
 @row("SIGUSR1, SIGUSR2")
 async def _(folder: Path) -> None:
-    await change_nothing(folder, signal.SIGUSR1, signal.SIGUSR2)
+    await change_nothing(folder, signal.SIGUSR1, signal.SIGUSR2, said=IGNORED)
 
 
 @row("SIGALRM, before a stop")
 async def _(folder: Path) -> None:
-    await change_nothing(folder, signal.SIGALRM)
+    await change_nothing(folder, signal.SIGALRM, said=IGNORED)
 
 
 @row("SIGALRM, during a stop")
@@ -315,7 +363,7 @@ async def _(folder: Path) -> None:
             servers.start_soon(killed_by, signum, folder / signum.name)
 
 
-@row("a signal of the first three rows that the server's parent ignores")
+@row("a signal of the first four rows that the server's parent ignores")
 async def _(folder: Path) -> None:
     ignore = "import os, signal, sys\n" + "".join(
         f"signal.signal(signal.{name}, signal.SIG_IGN)\n"
@@ -375,7 +423,7 @@ sys.meta_path.insert(0, Signals())
 
 @row("before the command's first lines have run")
 async def _(folder: Path) -> None:
-    for signum in (*STOPPING, *ENDING, *HARMLESS):
+    for signum in (*STOPPING, RELOADING, *ENDING, *HARMLESS):
         ended = await signalled_by_itself(folder / signum.name, signum, IN_PYTHONS_START)
         if signum == signal.SIGINT:
             assert ended.lines_with("KeyboardInterrupt")
@@ -387,7 +435,7 @@ async def _(folder: Path) -> None:
 @row("then, until the configuration is read")
 async def _(folder: Path) -> None:
     # The second is what the arguments are parsed with.
-    for signum, late in zip((*STOPPING, *ENDING), ["trio", "argparse"] * 2, strict=True):
+    for signum, late in zip((*STOPPING, *ENDING), ["trio", "argparse", "trio"], strict=True):
         customize = AT_AN_IMPORT.replace("LATE", late)
         ended = await signalled_by_itself(folder / signum.name, signum, customize)
         if signum == signal.SIGQUIT:

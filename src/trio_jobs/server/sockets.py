@@ -59,7 +59,13 @@ class Bound:
 
 
 class Listeners:
-    """The bound sockets, and the certificate for them if there is one."""
+    """The bound sockets, and the certificate for them if there is one.
+
+    Attributes:
+        bound: The sockets.
+        tls: The certificate of the connections that are accepted from now on; None without TLS. A
+            reload replaces it.
+    """
 
     def __init__(self, bound: Sequence[Bound], tls: ssl.SSLContext | None) -> None:
         self.bound = tuple(bound)

@@ -56,6 +56,20 @@ def job_blocks(lines: Callable[[], Iterable[Line]]) -> Iterator[Block]:
     return blocks_or_failure(lambda: ((event, "", fields) for event, fields in lines()))
 
 
+def all_blocks(report: JobReport, root: trio.lowlevel.Task | None) -> Iterator[Block]:
+    """All that keeps the process from ending: its jobs, then its tasks and its threads.
+
+    Args:
+        report: Names the unfinished jobs.
+        root: The root task; None before the event loop runs.
+    """
+    yield from job_blocks(report.lines)
+    if root is not None:
+        yield from blocks_or_failure(lambda: task_blocks(root))
+    yield from blocks_or_failure(asyncio_task_blocks)
+    yield from blocks_or_failure(thread_blocks)
+
+
 def task_blocks(root: trio.lowlevel.Task) -> Iterator[Block]:
     """Each task below ``root`` and its stack; tasks with the same stack share a block."""
     places: Counter[tuple[str, str]] = Counter()

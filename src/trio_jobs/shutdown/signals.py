@@ -18,7 +18,11 @@ from types import FrameType
 from typing import Any
 
 # They begin a stop, and the second and third of them hasten it.
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+# The server reads its files again. On a terminal the signal says that the terminal has ended, and
+# is one of the former (`Signals.stopping`).
+RELOADING = signal.SIGHUP
 
 # It ends the process at once.
 ENDING = (signal.SIGQUIT,)
@@ -26,7 +30,7 @@ ENDING = (signal.SIGQUIT,)
 # They do nothing. They have a handler for that: programs that a job starts would inherit SIG_IGN.
 HARMLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
-OURS = (*STOPPING, *ENDING, *HARMLESS)
+OURS = (*STOPPING, RELOADING, *ENDING, *HARMLESS)
 
 # Python ignores it from its start. Otherwise a client that disconnects would end the server.
 _PIPE = signal.SIGPIPE
@@ -48,9 +52,13 @@ class Signals:
     if it waits there for something that does not come. But Python writes the signal's number to a
     pipe at once, in whichever thread the signal comes. A thread of this class reads the pipe, and
     so does the handler: the one that reads a number handles that signal, so each is handled once.
+
+    Attributes:
+        stopping: The signals that begin a stop of this process.
     """
 
     def __init__(self) -> None:
+        self.stopping = (*STOPPING, RELOADING) if os.isatty(0) else STOPPING
         self._noted: list[tuple[int, float]] = []
         self._handle: Callable[[int, float], None] = self._note
         self._handled: Callable[[], object] = lambda: None
@@ -217,7 +225,7 @@ class Signals:
 
     def _note(self, signum: int, at: float) -> None:
         self._noted.append((signum, at))
-        if signum not in HARMLESS:
+        if signum in (*self.stopping, *ENDING):
             # The hard limit needs the configuration, and reading that may never end: until then the
             # kernel's timer ends the process.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -8,24 +8,14 @@ import atexit
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
 from trio_jobs.settings import HttpSettings, PoolSettings
-from trio_jobs.shutdown.diagnostics import (
-    Block,
-    JobReport,
-    NoJobs,
-    asyncio_task_blocks,
-    blocks_or_failure,
-    job_blocks,
-    plain,
-    task_blocks,
-    thread_blocks,
-)
+from trio_jobs.shutdown.diagnostics import JobReport, NoJobs, all_blocks, job_blocks, plain
 from trio_jobs.shutdown.hard_limit import HARD_LIMIT_STATUS, HardLimit
-from trio_jobs.shutdown.signals import ENDING, STOPPING, Signals
+from trio_jobs.shutdown.signals import ENDING, RELOADING, STOPPING, Signals
 from trio_jobs.takeovers import Takeovers
 
 # A wrapper (a shell, npm or make in a terminal's process group) forwards a signal that the process
@@ -40,7 +30,7 @@ _LAST_CLOCK_SECONDS = 3.0
 
 
 def _ignore_signals() -> None:
-    for signum in (*STOPPING, *ENDING):
+    for signum in (*STOPPING, RELOADING, *ENDING):
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -80,11 +70,16 @@ class Stop:
         self._token: trio.lowlevel.TrioToken | None = None
         self._root: trio.lowlevel.Task | None = None
         self._signals: Signals | None = None
+        self._other: Callable[[int], object] = lambda _: None
         self._hard_limit = HardLimit(
-            diagnose=self._diagnose, last=lambda: job_blocks(self.report.unnamed), render=render
+            diagnose=lambda: all_blocks(self.report, self._root),
+            last=lambda: job_blocks(self.report.unnamed),
+            render=render,
         )
 
-    def install(self, signals: Signals | None = None) -> None:
+    def install(
+        self, signals: Signals | None = None, *, other: Callable[[int], object] = lambda _: None
+    ) -> None:
         """Act on the signals, for the rest of the process's life. In the main thread.
 
         With a SIGINT handler that is not Python's own, Trio raises no KeyboardInterrupt. Without
@@ -93,12 +88,14 @@ class Stop:
         Args:
             signals: Taken already; the signals that they have noted since count. By default the
                 signals are taken now.
+            other: Given each signal that asks for no end. Called in a signal handler, or in
+                another thread.
         """
         self._hard_limit.start()
         if signals is None:
             signals = Signals()
             signals.take()
-        self._signals = signals
+        self._signals, self._other = signals, other
         # The interpreter's last act removes Python's handlers. A repeated signal would then kill a
         # process that has stopped in order. Registered first, this callback runs last.
         atexit.register(_ignore_signals)
@@ -201,10 +198,12 @@ class Stop:
         self._arm(since=self._clock(), seconds=seconds)
 
     def _handle_signal(self, signum: int, at: float) -> None:
-        if signum in STOPPING:
+        if self._signals is not None and signum in self._signals.stopping:
             self.request(at=at)
         elif signum in ENDING:
             self._end_process(signal.Signals(signum).name)
+        else:
+            self._other(signum)
 
     def _arm(self, *, since: float, seconds: float) -> None:
         if self._signals is not None:
@@ -227,11 +226,3 @@ class Stop:
             self._drain()
         if self._count >= 2:
             self._cancel()
-
-    def _diagnose(self) -> Iterator[Block]:
-        yield from job_blocks(self.report.lines)
-        root = self._root
-        if root is not None:
-            yield from blocks_or_failure(lambda: task_blocks(root))
-        yield from blocks_or_failure(asyncio_task_blocks)
-        yield from blocks_or_failure(thread_blocks)
