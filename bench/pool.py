@@ -34,9 +34,14 @@ class BenchPool:
 
     @classmethod
     def of(
-        cls, *, workers: int, buffer_size: int, bounds: StoreSettings = _DEFAULT_BOUNDS
+        cls,
+        *,
+        workers: int,
+        buffer_size: int,
+        bounds: StoreSettings = _DEFAULT_BOUNDS,
+        ui: bool = False,
     ) -> "BenchPool":
-        """A pool with the configuration's defaults for the other settings."""
+        """A pool as `open_jobs` has it; with ``ui`` it counts its jobs, as the command's does."""
         send, receive = trio.open_memory_channel[str](buffer_size + workers)
         store = MemoryStore(bounds, now=utc_now)
         pool = make_pool(
@@ -45,7 +50,7 @@ class BenchPool:
             store,
             PoolSettings(workers=workers, buffer_size=buffer_size),
             bounds,
-            HttpSettings(),
+            HttpSettings(ui=ui),
         )
         return cls(pool=pool, store=store, receive=receive)
 

@@ -314,6 +314,7 @@ def start_pool(
             capacity=parts.pool.capacity,
             waiters=parts.pool.waiters,
             schedule=parts.pool.schedule,
+            show=parts.pool.workers._show,
         )
     for n in range(workers.number):
         nursery.start_soon(workers.run, parts.receive.clone(), name=f"worker-{n}")

@@ -94,6 +94,7 @@ def make_parts(
     keep_failed: int = 10_000,
     keep_completed_bytes: int = 1_000_000,
     max_waiters: int = 1000,
+    ui: bool = True,
     now: Callable[[], datetime] = noon,
     store_class: Callable[..., MemoryStore] = MemoryStore,
 ) -> Parts:
@@ -116,7 +117,7 @@ def make_parts(
             max_waiting=max_waiting,
         ),
         StoreSettings(max_result_bytes=1_000_000),
-        HttpSettings(max_waiters=max_waiters),
+        HttpSettings(max_waiters=max_waiters, ui=ui),
         now=now,
     )
     return Parts(send=send, receive=receive, store=store, pool=pool)
@@ -155,6 +156,7 @@ def start_workers(
         capacity=parts.capacity,
         waiters=parts.waiters,
         schedule=parts.pool.schedule,
+        show=parts.pool.workers._show,
     )
     for n in range(workers.number):
         nursery.start_soon(workers.run, parts.receive.clone(), name=f"worker-{n}")

@@ -166,7 +166,7 @@ class TestSources:
     @pytest.mark.parametrize("path", SETTINGS)
     def test_each_setting_can_be_set_by_the_variable_of_its_name(self, path: str) -> None:
         texts = {"http.bind": "a:1", "http.unix_mode": "0660", "http.access_log": "yes"}
-        texts |= {"logging.level": "debug", "logging.format": "json"}
+        texts |= {"http.ui": "no", "logging.level": "debug", "logging.format": "json"}
         texts["http.max_header_bytes"] = "2048"
         texts |= {"pool.drain": "all", "store.sync": "normal"}
         texts |= {"pool.async_handlers": "asyncio", "pool.asyncio_loop": "uvloop"}

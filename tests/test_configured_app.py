@@ -39,6 +39,7 @@ WITHOUT_EFFECT = {
     "http.max_header_bytes",
     "http.max_requests_per_connection",
     "http.send_timeout",
+    "http.ui",
     "http.unix_mode",
     "logging.slow_step",
     "pool.leftovers",
@@ -49,7 +50,7 @@ NO_ARGUMENTS = {"grace_period", "leftovers"}
 # No handler of the demonstration runs there.
 LIFESPANS_ELSEWHERE = {"lifespan.asyncio", "lifespan.process", "lifespan.thread"}
 
-VALUES: list[object] = [7, 7.5, 7777, True, "x", "normal", "all", "debug", "json", "0666"]
+VALUES: list[object] = [7, 7.5, 7777, True, False, "x", "normal", "all", "debug", "json", "0666"]
 VALUES += ["asyncio", "uvloop", "contextlib:nullcontext"]
 
 

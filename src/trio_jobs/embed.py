@@ -190,7 +190,7 @@ async def open_jobs(
         max_result_bytes=max_result_bytes,
     )
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
-    http = build(HttpSettings, max_body_bytes=max_payload_bytes, max_waiters=max_waiters)
+    http = build(HttpSettings, max_body_bytes=max_payload_bytes, max_waiters=max_waiters, ui=False)
     check_store(settings, bounds, http)
     now = wall_clock()
     registry = HandlerRegistry.of(handlers, async_handlers=async_handlers, lifespan=lifespan)

@@ -170,6 +170,7 @@ class HttpSettings:
     graceful_timeout: Annotated[
         Seconds, "how long a stop waits for answers once the last job has ended"
     ] = 2.0
+    ui: Annotated[Switch, "whether the jobs are counted, by type, for those who operate"] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

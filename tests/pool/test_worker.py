@@ -380,6 +380,7 @@ async def test_pool_is_smaller_by_the_worker_whose_clone_is_closed(when: str) ->
         capacity=parts.capacity,
         waiters=parts.waiters,
         schedule=parts.pool.schedule,
+        show=parts.pool.workers._show,
     )
     async with trio.open_nursery() as nursery:
         for clone in clones:

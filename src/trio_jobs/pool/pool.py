@@ -34,6 +34,7 @@ from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 
 if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
     from trio_jobs.handlers.asyncio_runner import LoopChoice
+    from trio_jobs.pool.observation import Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class Pool:
             a resource, such as a connection's descriptor.
         now: The wall clock, as an aware UTC time.
         disk_timer: Times the waits of submissions for the disk; None without a file.
+        observation: What is noted of the jobs; None if nobody looks.
     """
 
     workers: Workers
@@ -102,6 +104,7 @@ class Pool:
     shortage: StartShortage
     now: Callable[[], datetime]
     disk_timer: DiskTimer | None = None
+    observation: "Observation | None" = None
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
@@ -196,7 +199,8 @@ def make_pool(
         store: Where the jobs are kept. If it has a disk, it is a `DurableStore`.
         settings: The sizes of the pool.
         bounds: The bound of a result.
-        http: The bound of the tasks that wait for jobs at the same time.
+        http: The bound of the tasks that wait for jobs at the same time, and whether there is a
+            page: then what the page shows of the jobs is noted.
         states: See `Places`.
         asyncio_loop: See `Places`; None for that of the settings.
         folder: See `ProcessPool`.
@@ -224,6 +228,13 @@ def make_pool(
     schedule = Schedule(settings.max_waiting, now=now)
     new_id = Uuid7(after=last_id)
     limited = (send, capacity, schedule, handlers.max_running)
+    observation = None
+    show: Callable[[Job], None] = waiters.notify
+    if http.ui:  # the one place that decides whether jobs are counted
+        from trio_jobs.pool.observation import Observation
+
+        observation = Observation()
+        show = observation.beside(show)
     moves: StoreMoves
     disk_timer = None
     if isinstance(store, DurableStore):
@@ -261,6 +272,7 @@ def make_pool(
             capacity=capacity,
             waiters=waiters,
             schedule=schedule,
+            show=show,
         ),
         handlers=handlers,
         store=store,
@@ -273,4 +285,5 @@ def make_pool(
         shortage=shortage,
         now=now,
         disk_timer=disk_timer,
+        observation=observation,
     )

@@ -132,8 +132,7 @@ async def _process_burst(
 class Workers:
     """Runs each of ``number`` workers, and makes their moves in the store.
 
-    It reports slots and claims to the capacity, completions to the waiters, and postponed jobs to
-    the schedule.
+    It reports slots and claims to the capacity, postponed jobs to the schedule, ends to ``show``.
     """
 
     def __init__(
@@ -145,6 +144,7 @@ class Workers:
         capacity: Capacity,
         waiters: CompletionWaiters,
         schedule: Schedule,
+        show: Callable[[Job], None],
     ) -> None:
         self.number = number
         self.disk = store.disk
@@ -153,6 +153,7 @@ class Workers:
         self._capacity = capacity
         self._waiters = waiters
         self._schedule = schedule
+        self._show = show
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
@@ -191,9 +192,8 @@ class Workers:
         return job
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
-        """See `StoreMoves.complete`; wakes the tasks that wait for the job, and frees its slot."""
-        show = self._waiters.notify
-        job = self._store.complete(job_id, ending, duration=duration, show=show)
+        """See `StoreMoves.complete`; calls ``show`` with the job, and frees its slot."""
+        job = self._store.complete(job_id, ending, duration=duration, show=self._show)
         self._capacity.slot_freed()
         return job
 
