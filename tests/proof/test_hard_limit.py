@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from tests.command import Command, running_command
+from tests.proof.share import share_of
 from tests.server.serving import get
 
 HANDLERS = Path(__file__).with_name("obstacles.py")
@@ -181,7 +182,11 @@ async def test_stop_begins_when_a_call_of_c_that_holds_the_gil_returns(tmp_path:
     [
         (["leaving_a_pool"], [True]),
         pytest.param(["stubborn"], [False], marks=needs_proc),
-        pytest.param(list(MUST_FIRE), [True, False], marks=pytest.mark.soak),
+        pytest.param(
+            list(MUST_FIRE)[: max(round(share_of(len(MUST_FIRE))), 3)],
+            [True, False],
+            marks=pytest.mark.soak,
+        ),
     ],
     ids=["log read", "log unread", "all of them"],
 )
