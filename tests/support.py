@@ -10,7 +10,11 @@ from datetime import UTC, datetime
 
 import trio
 
+from trio_jobs import Access as Access
 from trio_jobs import Ending, Handler, Job, JobStatus, Outcome
+from trio_jobs import Role as Role
+from trio_jobs import TokenTable as TokenTable
+from trio_jobs.access import ANYONE as ANYONE
 from trio_jobs.current_job import current_job_id as current_job_id
 from trio_jobs.handlers.child_handle import ChildHandle as ChildHandle
 from trio_jobs.handlers.executor import JobExecutor as JobExecutor
@@ -27,6 +31,7 @@ from trio_jobs.pool.store import StoreStatistics as StoreStatistics
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.worker import Workers
 from trio_jobs.problem_details import Problem as Problem
+from trio_jobs.server.access_control import AccessControl as AccessControl
 from trio_jobs.server.tls import load_certificate as load_certificate
 from trio_jobs.settings import SETTINGS as SETTINGS
 from trio_jobs.settings import Config as Config

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import load_certificate
 from trio_jobs.bounded_read import check_regular, read_within
-from trio_jobs.server.access_control import read_token
+from trio_jobs.tokens import TokenTable
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_pipe_without_an_end_is_too_long(pipe: Path) -> None:
 
 def test_token_file_without_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cannot read the token file '/dev/zero': more than"):
-        read_token("/dev/zero")
+        TokenTable.of_file("/dev/zero")
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trio_jobs.access import Access as Access
+    from trio_jobs.access import Role as Role
     from trio_jobs.api.validation import PayloadError as PayloadError
     from trio_jobs.embed import open_jobs as open_jobs
     from trio_jobs.embedded_jobs import DurableJobs as DurableJobs
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
     from trio_jobs.retries import ProcessDied as ProcessDied
     from trio_jobs.retries import Retry as Retry
     from trio_jobs.retries import Snooze as Snooze
+    from trio_jobs.tokens import TokenTable as TokenTable
 
 _MODULES = {
+    "Access": "access",
     "AdmissionError": "pool.refusals",
     "DurableJobs": "embedded_jobs",
     "Ending": "job",
@@ -77,6 +81,7 @@ _MODULES = {
     "QueueFullError": "pool.refusals",
     "Retry": "retries",
     "RetryPolicy": "handlers.retry_policy",
+    "Role": "access",
     "Run": "handlers.handler",
     "ShuttingDownError": "pool.refusals",
     "Snooze": "retries",
@@ -84,6 +89,7 @@ _MODULES = {
     "StoreTimeoutError": "pool.refusals",
     "StoreUnavailableError": "pool.refusals",
     "StoreWriteError": "pool.refusals",
+    "TokenTable": "tokens",
     "TooManyWaitersError": "pool.waiters",
     "UnknownTypeError": "handlers.registry",
     "Waiting": "job",

@@ -25,6 +25,7 @@ from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.pool.store import StoreFileError
 from trio_jobs.settings import Config
+from trio_jobs.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def make_app() -> "ConfiguredApp":
     config = load_config(
         None if file is None else Path(file), environment=environment, overrides={}
     )
-    _, config = read_secrets(config)
+    _, tokens = read_secrets(config)
     prepare_store(config)
     _set_up_logging(config)
     for warning in config.warnings:
@@ -55,7 +56,7 @@ def make_app() -> "ConfiguredApp":
     )
     if config.handlers is None:
         log.warning("no_handlers_configured", extra={"used": handlers.find("default").name})
-    return ConfiguredApp(config, handlers)
+    return ConfiguredApp(config, handlers, tokens)
 
 
 class ConfiguredApp:
@@ -65,13 +66,17 @@ class ConfiguredApp:
     Hypercorn.
 
     Args:
-        config: The settings, with the token.
+        config: The settings.
         handlers: The users' functions.
+        tokens: Of which each request must carry one; None asks for none.
     """
 
-    def __init__(self, config: Config, handlers: HandlerRegistry) -> None:
+    def __init__(
+        self, config: Config, handlers: HandlerRegistry, tokens: TokenTable | None = None
+    ) -> None:
         self._config = config
         self._handlers = handlers
+        self._tokens = tokens
         self._app: Callable[[Any, Any, Any], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
@@ -151,7 +156,7 @@ class ConfiguredApp:
     def _make_api(self, jobs: Jobs | DurableJobs) -> Callable[[Any, Any, Any], Awaitable[None]]:
         http = self._config.http
         return jobs.asgi(
-            token=http.token,
+            token=self._tokens,
             allowed_hosts=http.allowed_hosts,
             max_wait_seconds=http.max_wait_seconds,
             stream_idle_timeout=http.stream_idle_timeout,

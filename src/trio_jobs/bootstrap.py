@@ -27,7 +27,6 @@ from trio_jobs.opened_store import OpenStore, StoreInMemory
 from trio_jobs.pool.store import StoreFileError
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
-from trio_jobs.server.access_control import parse_token, read_token
 from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
@@ -38,6 +37,7 @@ from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
+from trio_jobs.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     logs = start_logging(config.logging)
     other_signals = OtherSignals()
     stop, takeovers, forks = _prepare_process(config, signals, other_signals, logs)
-    tls, config = read_secrets(config)
+    tls, tokens = read_secrets(config)
     config = fix_paths(config)
     leftovers = _place_leftovers(config)
     path = prepare_store(config)
@@ -152,6 +152,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
             stop=stop,
             logs=logs,
             open_store=open_store,
+            tokens=tokens,
             folder=folder,
             other_signals=other_signals,
             service_manager=service_manager,
@@ -254,11 +255,11 @@ def _log_stopped(ended: Ended | None, logs: Logs) -> None:
     logs.flush_within(seconds=_FLUSH_SECONDS)
 
 
-def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
-    """The certificate with its key, and the configuration with the token of ``http.token_file``.
+def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, TokenTable | None]:
+    """The certificate with its key, and the tokens.
 
     Raises:
-        ConfigError: A file or the token is wrong, or settings contradict each other.
+        ConfigError: A file or a token is wrong, or settings contradict each other.
     """
     http = config.http
     if (http.certfile is None) != (http.keyfile is None):
@@ -269,12 +270,12 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, Config]:
         tls = None
         if http.certfile is not None and http.keyfile is not None:
             tls = load_certificate(http.certfile, http.keyfile)
-        token = None if http.token is None else parse_token(http.token)
+        tokens = None if http.token is None else TokenTable.of_one(http.token)
         if http.token_file is not None:
-            token = read_token(http.token_file)
+            tokens = TokenTable.of_file(http.token_file)
     except ValueError as error:
         raise ConfigError(f"http: {error}") from error
-    return tls, replace(config, http=replace(http, token=token))
+    return tls, tokens
 
 
 def fix_paths(config: Config) -> Config:

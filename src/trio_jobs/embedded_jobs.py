@@ -26,6 +26,7 @@ from trio_jobs.pool.pool import Pool, PoolStatistics
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.settings import HttpSettings, PoolSettings
+from trio_jobs.tokens import TokenTable
 
 _Result = TypeVar("_Result")
 
@@ -54,7 +55,7 @@ class JobUnsuccessfulError(Exception):
 class ApiOptions(TypedDict, total=False):
     """The arguments of `BaseJobs.asgi`, for type checkers."""
 
-    token: str | None
+    token: str | TokenTable | None
     allowed_hosts: Iterable[str]
     max_wait_seconds: float
     stream_idle_timeout: float
@@ -217,7 +218,7 @@ class BaseJobs:
     def asgi(
         self,
         *,
-        token: str | None = None,
+        token: str | TokenTable | None = None,
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
@@ -230,8 +231,8 @@ class BaseJobs:
         submissions get a 503; lookups go on.
 
         Args:
-            token: The bearer token of every request but ``GET /health``; None
-                asks for no token.
+            token: The bearer token of every request but ``GET /health``, or several in a
+                `TokenTable`, with roles and names; None asks for no token.
             allowed_hosts: Names that a ``Host`` header may have at a loopback address, beside the
                 names of the loopback interface; ``*`` allows any name.
             max_wait_seconds: The longest time, in seconds, that a client may

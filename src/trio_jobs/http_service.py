@@ -12,8 +12,11 @@ from trio_jobs.opened_store import OpenedStore
 from trio_jobs.pool.pool import Pool
 from trio_jobs.reload import parts_to_reload, run_reloads
 from trio_jobs.resources import Resources
+from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.serve import serve
 from trio_jobs.settings import Config
+
+_HEALTH = "/health"
 
 
 def make_http_service(
@@ -27,14 +30,19 @@ def make_http_service(
     http = config.http
     parts = parts_to_reload(http, resources.listeners)
     context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
+    access_control = AccessControl(
+        allowed_hosts=[*http.allowed_hosts, *resources.listeners.names],
+        tokens=resources.tokens,
+        health_path=_HEALTH,
+    )
     serve_http = partial(
         serve,
         FastPath(context, find=opened.find_nowait),
         resources.listeners,
         http,
+        access_control,
         closing=lifecycle.closed,
-        token=http.token,
-        health_path="/health",
+        health_path=_HEALTH,
         reserved_descriptors=pool.places.max_descriptors,
         connection_closed=pool.shortage.note_change,
         last_moment=partial(resources.stop.wait_grace_over, lifecycle.cancelled),

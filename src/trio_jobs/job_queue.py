@@ -19,6 +19,7 @@ from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.store import StoreFileError
 from trio_jobs.settings import HttpSettings, PoolSettings, build
+from trio_jobs.tokens import TokenTable
 
 if TYPE_CHECKING:
     from trio_jobs.asyncio import AsyncioJobs
@@ -51,7 +52,7 @@ class JobQueue(AwaitedJobs):
         grace_period: How many seconds the end of the lifespan waits for accepted jobs; then the
             jobs that have not completed are cancelled.
         path: The file for the jobs. None keeps them in memory.
-        token: The bearer token of HTTP requests, as for `Jobs.asgi`.
+        token: The bearer token of HTTP requests, or several, as for `Jobs.asgi`.
         allowed_hosts: See `Jobs.asgi`.
         max_wait_seconds: See `Jobs.asgi`.
         stream_idle_timeout: See `Jobs.asgi`.
@@ -69,7 +70,7 @@ class JobQueue(AwaitedJobs):
         *,
         grace_period: float = _POOL.grace_period,
         path: str | PathLike[str] | None = None,
-        token: str | None = None,
+        token: str | TokenTable | None = None,
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,

@@ -6,9 +6,10 @@ from typing import Any
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.pool.pool import Pool
-from trio_jobs.server.access_control import AccessControl, parse_token
+from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.access_middleware import AccessMiddleware
 from trio_jobs.settings import RETRY_AFTER, HttpSettings, build
+from trio_jobs.tokens import TokenTable
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -26,7 +27,7 @@ class MountedApi:
     def __init__(
         self,
         *,
-        token: str | None,
+        token: str | TokenTable | None,
         allowed_hosts: Iterable[str],
         max_wait_seconds: float,
         stream_idle_timeout: float,
@@ -39,8 +40,8 @@ class MountedApi:
         self._shutdown_retry_after = shutdown_retry_after
         self._access_control = AccessControl(
             allowed_hosts=allowed_hosts,
-            token=None if token is None else parse_token(token),
-            open_path="/health",
+            tokens=TokenTable.of_one(token) if isinstance(token, str) else token,
+            health_path="/health",
         )
 
     def over(self, pool: Pool, *, max_payload_bytes: int) -> App:

@@ -10,6 +10,7 @@ from trio_jobs.service_manager import ServiceManager
 from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
+from trio_jobs.tokens import TokenTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Resources:
         stop: Counts the signals, and ends the process if a stop takes too long.
         logs: Where the unfinished jobs are named.
         open_store: Opens the store for the jobs.
+        tokens: Of which each request must carry one; None asks for none.
         folder: A descriptor of the folder that child processes start in; None: they start in
             this process's current folder.
         other_signals: Notes the signals that ask for a reload.
@@ -35,6 +37,7 @@ class Resources:
     stop: Stop
     logs: Logs
     open_store: OpenStore
+    tokens: TokenTable | None = None
     folder: int | None = None
     other_signals: OtherSignals = field(default_factory=OtherSignals)
     service_manager: ServiceManager = field(default_factory=ServiceManager)

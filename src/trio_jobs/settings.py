@@ -139,8 +139,10 @@ class HttpSettings:
     certfile: Annotated[Text | None, "the certificate chain for HTTPS, in PEM"] = None
     keyfile: Annotated[Text | None, "the certificate's key, in PEM"] = None
     allowed_hosts: Annotated[Texts, "further names of a loopback server in Host; * for any"] = ()
-    token_file: Annotated[Text | None, "the file with the token that requests must carry"] = None
-    token: Annotated[Text | None, "the token itself"] = field(default=None, repr=False)
+    token_file: Annotated[
+        Text | None, "the file with the tokens of which requests must carry one"
+    ] = None
+    token: Annotated[Text | None, "one token for everything"] = field(default=None, repr=False)
     access_log: Annotated[Switch, "whether each request is logged"] = False
     max_connections: Annotated[int, _integer(1, 1_000_000), "how many may be open"] = 10_000
     max_requests_per_connection: Annotated[

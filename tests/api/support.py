@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tests.asgi import Answer, Client
-from tests.support import HandlerRegistry, HttpSettings, Parts, make_parts
+from tests.support import ANYONE, HandlerRegistry, HttpSettings, Parts, make_parts
 from trio_jobs import Handler
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
@@ -61,7 +61,7 @@ def answer_now(
 ) -> Answer | None:
     """The application's immediate answer, if it has one."""
     sent = {n.lower().encode(): v.encode("latin-1") for n, v in {"host": "test", **headers}.items()}
-    answer = app.answer_now(method, target.encode(), sent, body)
+    answer = app.answer_now(method, target.encode(), sent, body, ANYONE)
     if answer is None:
         return None
     assert isinstance(answer, tuple)  # the jobs are in memory

@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.api.support import SUBMISSION, Api, accept, answer_now, handlers_of
 from tests.durable import make_durable_parts
 from tests.server.serving import get, post, served
-from tests.support import Config, HttpSettings
+from tests.support import ANYONE, Config, HttpSettings
 from trio_jobs import Handler, open_jobs
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
@@ -124,7 +124,7 @@ async def test_submission_over_a_file_takes_it_and_is_answered_when_it_is_on_the
     answers: list[tuple[int, bytes]] = []
 
     async def submit(body: bytes) -> None:
-        answer = fast_path.answer_now("POST", b"/jobs", fields, body)
+        answer = fast_path.answer_now("POST", b"/jobs", fields, body, ANYONE)
         assert answer is not None
         assert not isinstance(answer, tuple)
         status, _, content = await answer
@@ -146,7 +146,7 @@ async def test_submission_over_a_file_takes_it_and_is_answered_when_it_is_on_the
 
     assert [status for status, _ in answers] == [201, 400, 507, 503]
     job_id = msgspec.json.decode(answers[0][1])["id"]
-    assert fast_path.answer_now("GET", f"/jobs/{job_id}".encode(), fields, b"") is not None
+    assert fast_path.answer_now("GET", f"/jobs/{job_id}".encode(), fields, b"", ANYONE) is not None
     # It is not in memory: only the file can tell, and nobody can wait here.
     other = b"/jobs/01a210e0-0000-7000-8000-000000000001"
-    assert fast_path.answer_now("GET", other, fields, b"") is None
+    assert fast_path.answer_now("GET", other, fields, b"", ANYONE) is None

@@ -761,6 +761,7 @@ class MemoryDoor:
         app: asgi_client.App,
         listeners: Listeners,
         settings: HttpSettings,
+        _access_control: object,
         *,
         closing: trio.Event,
         task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import trio
 
-from tests.support import HttpSettings
+from tests.support import Access, AccessControl, HttpSettings, TokenTable
 from trio_jobs.server.body import RequestBody
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
@@ -195,7 +195,8 @@ async def served(
     *addresses: str,
     patience: float = PATIENCE,
     tls: ssl.SSLContext | None = None,
-    **options: Any,  # noqa: ANN401 - settings, and arguments of `serve`
+    tokens: TokenTable | None = None,
+    **options: Any,  # noqa: ANN401 - settings, one token, and arguments of `serve`
 ) -> AsyncIterator[Served]:
     """Serve an application while the block runs, and stop when it ends."""
     if not Served.answers_now:
@@ -203,13 +204,26 @@ async def served(
     listeners = bind_sockets(addresses or ["127.0.0.1:0"], tls=tls)
     names = (options.keys() & HttpSettings.__dataclass_fields__.keys()) - {"token"}
     settings = HttpSettings(**{name: options.pop(name) for name in names})
+    access_control = AccessControl(
+        allowed_hosts=[*settings.allowed_hosts, *listeners.names],
+        tokens=TokenTable.of_one(options.pop("token")) if "token" in options else tokens,
+        health_path=options.get("health_path", ""),
+    )
     closing = trio.Event()
     ended = trio.Event()
 
     async def run(  # noqa: ASYNC114, ASYNC128 - hands it on
         task_status: trio.TaskStatus[tuple[str, ...]],
     ) -> None:
-        await serve(app, listeners, settings, closing=closing, task_status=task_status, **options)
+        await serve(
+            app,
+            listeners,
+            settings,
+            access_control,
+            closing=closing,
+            task_status=task_status,
+            **options,
+        )
         ended.set()
 
     with trio.fail_after(patience):
@@ -315,7 +329,7 @@ class Echo:
         await answer(send, body)
 
     def answer_now(
-        self, _method: str, _target: bytes, _fields: Fields, body: bytes
+        self, _method: str, _target: bytes, _fields: Fields, body: bytes, _access: Access
     ) -> AnswerNow | None:
         return now(body)
 

@@ -8,6 +8,8 @@ import pytest
 import trio
 import trio.lowlevel
 
+from tests.support import Access
+
 from .serving import Receive, Scope, Send, answer, chunked, get, post, served
 
 Fields = Mapping[bytes, bytes]
@@ -45,7 +47,7 @@ class App:
         await answer(send, b"by ASGI")
 
     def answer_now(
-        self, method: str, target: bytes, fields: Fields, body: bytes
+        self, method: str, target: bytes, fields: Fields, body: bytes, _access: Access
     ) -> Answer | Awaitable[Answer] | None:
         self.asked.append((method, target, set(fields), body))
         if target != b"/now":
@@ -187,7 +189,7 @@ async def test_error_is_a_500_and_one_line_with_its_traceback(
 async def test_header_that_http_does_not_allow_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
     class Splitting(App):
         def answer_now(
-            self, method: str, target: bytes, fields: Fields, body: bytes
+            self, method: str, target: bytes, fields: Fields, body: bytes, _access: Access
         ) -> tuple[int, Headers, bytes] | None:
             return 200, [(b"x", b"a\r\nb: c"), (b"content-length", b"0")], b""
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import trio
 
+from tests.support import Access
 from trio_jobs.server.transport import Transport
 
 from .serving import (
@@ -41,7 +42,7 @@ class Flood:
             await answer(send, LONG if scope["path"] == "/flood" else b"x")
 
     def answer_now(
-        self, _method: str, target: bytes, _fields: Fields, _body: bytes
+        self, _method: str, target: bytes, _fields: Fields, _body: bytes, _access: Access
     ) -> AnswerNow | None:
         return now(LONG if target == b"/flood" else b"x")
 

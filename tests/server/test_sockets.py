@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support import HttpSettings
+from tests.support import AccessControl, HttpSettings
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError, bind_sockets
 
@@ -255,7 +255,7 @@ async def test_a_port_that_another_listens_on_by_now_is_one_line() -> None:
         other.listen()
 
         with pytest.raises(BindError) as caught:
-            await serve(echo, listeners, HttpSettings(), closing=trio.Event())
+            await serve(echo, listeners, HttpSettings(), AccessControl(), closing=trio.Event())
 
     assert str(caught.value) == f"cannot bind {address}: the address is already in use"
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support import HttpSettings
+from tests.support import Access, AccessControl, HttpSettings
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
 
@@ -61,7 +61,7 @@ class Application:
             await echo(scope, receive, send)
 
     def answer_now(
-        self, _method: str, target: bytes, _fields: Fields, body: bytes
+        self, _method: str, target: bytes, _fields: Fields, body: bytes, _access: Access
     ) -> AnswerNow | None:
         if target in {b"/hold", b"/stream", b"/shield"}:
             return None
@@ -209,7 +209,14 @@ async def test_cancelling_closes_everything_at_once(app: Application) -> None:
         task_status: trio.TaskStatus[tuple[str, ...]],
     ) -> None:
         settings = HttpSettings(graceful_timeout=60)
-        await serve(app, listeners, settings, closing=trio.Event(), task_status=task_status)
+        await serve(
+            app,
+            listeners,
+            settings,
+            AccessControl(),
+            closing=trio.Event(),
+            task_status=task_status,
+        )
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:

@@ -16,6 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.support import Access
 from trio_jobs.server.client_time import ClientTime
 from trio_jobs.server.connection import ClientConnection
 
@@ -70,7 +71,7 @@ class Application:
         await answer(send, LONG if scope["path"] == "/flood" else body)
 
     def answer_now(
-        self, _method: str, target: bytes, _fields: Fields, body: bytes
+        self, _method: str, target: bytes, _fields: Fields, body: bytes, _access: Access
     ) -> AnswerNow | None:
         if target in {b"/hold", b"/lifted"}:
             return None

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support import Problem
+from tests.support import Access, Problem
 from trio_jobs.server.h11_connection import H11Connection
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.testing.steps import At
@@ -71,7 +71,7 @@ class Application:
         await send(part(body))
 
     def answer_now(
-        self, method: str, target: bytes, _fields: Fields, body: bytes
+        self, method: str, target: bytes, _fields: Fields, body: bytes, _access: Access
     ) -> AnswerNow | None:
         if target == b"/declined" or target[:1] != b"/" or b"?" in target:
             return None

@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from trio_jobs.access import Access
 from trio_jobs.api.answers import REFUSALS, Answer, accepted, refused, shown
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
@@ -50,7 +51,12 @@ class FastPath:
         await self.app(scope, receive, send)
 
     def answer_now(
-        self, method: str, target: bytes, fields: Mapping[bytes, bytes], body: bytes
+        self,
+        method: str,
+        target: bytes,
+        fields: Mapping[bytes, bytes],
+        body: bytes,
+        access: Access,  # noqa: ARG002
     ) -> Encoded | Awaitable[Encoded] | None:
         """Answer one request, or return None if it has to go to Quart.
 
@@ -59,6 +65,7 @@ class FastPath:
             target: As the client sent it.
             fields: The headers, by name in lower case. Access control has admitted the request.
             body: All of it, within the limit.
+            access: Who asks.
 
         Returns:
             Status, headers and body; or what the caller awaits for them, if the jobs are in a file.

@@ -1,13 +1,13 @@
 """Decides by ``Host``, origin and bearer token which requests reach the application."""
 
-import hmac
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
-from trio_jobs.bounded_read import read_within
+from trio_jobs.access import ANYONE, NOBODY, Access
 from trio_jobs.problem_details import Problem
+from trio_jobs.server.roles import Roles, roles_for
+from trio_jobs.tokens import TokenTable
 
 Headers = Sequence[tuple[bytes, bytes]]
 # The first value of each header, by its name in lower case.
@@ -16,8 +16,6 @@ Fields = Mapping[bytes, bytes]
 _LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
-# A client cannot send a longer token: request line and headers have 1 MiB at most.
-_MAX_TOKEN_FILE = 2**20
 _FOREIGN = "pages of another origin may not write here"
 _MAX_SHOWN = 100
 _CHALLENGE = 'Bearer realm="trio-jobs"'
@@ -29,27 +27,32 @@ class AccessControl:
     Args:
         allowed_hosts: Names that clients may use in ``Host`` beside those of
             the loopback interface; ``*`` allows any name.
-        token: The token that ``Authorization: Bearer`` must carry; None asks
-            for no token.
-        open_path: ``GET`` of this path and of the paths below it needs no token.
+        tokens: What ``Authorization: Bearer`` must carry one of, with a role that may make the
+            request; None asks for no token.
+        health_path: ``GET`` of this path and of the paths below it needs no token.
+        open_paths: ``GET`` of these paths needs none either.
+
+    Attributes:
+        tokens: Of these, each request needs one. Another table holds from the next request on.
     """
 
     def __init__(
-        self, *, allowed_hosts: Iterable[str] = (), token: str | None = None, open_path: str = ""
+        self,
+        *,
+        allowed_hosts: Iterable[str] = (),
+        tokens: TokenTable | None = None,
+        health_path: str = "",
+        open_paths: Collection[str] = (),
     ) -> None:
         names = {_allowed_name(name) for name in allowed_hosts}
         names.discard(b"")  # a page can make a browser send an empty name
         self._any_host = b"*" in names
         self._names = _LOOPBACK_NAMES | names
-        self._token = None if token is None else token.encode()
-        self._open_path = open_path
+        self.tokens = tokens
+        self._health_path = health_path
+        self._open_paths = frozenset(open_paths)
 
-    @property
-    def asks_for_token(self) -> bool:
-        """Whether clients need a token."""
-        return self._token is not None
-
-    def check(self, method: str, path: str, fields: Fields, *, loopback: bool) -> None:
+    def check(self, method: str, path: str, fields: Fields, *, loopback: bool) -> Access:
         """Check one request.
 
         Args:
@@ -58,6 +61,9 @@ class AccessControl:
             fields: The request's headers.
             loopback: Whether the connection came to a TCP socket bound to loopback.
 
+        Returns:
+            Who asks.
+
         Raises:
             Problem: 403 or 401: the client has no access.
         """
@@ -65,15 +71,26 @@ class AccessControl:
             self._check_host(fields)
         if method not in _READING:
             _check_origin(fields)
-        if self._token is not None and not self.is_open(method, path):
-            _check_token(self._token, fields)
+        tokens = self.tokens
+        if tokens is None:
+            return ANYONE
+        access = _find(tokens, fields) or NOBODY
+        roles = roles_for(method, path)
+        if access.role in roles or self._is_open(method, path):
+            return access
+        raise _no_access(access, roles, fields)
 
-    def is_open(self, method: str, path: str) -> bool:
-        """Whether the request needs no token."""
-        opened = self._open_path
-        if not opened or method not in {"GET", "HEAD"}:
+    def is_probe(self, method: str, path: str) -> bool:
+        """Whether the request asks for the server's health."""
+        health = self._health_path
+        if not health or method not in {"GET", "HEAD"}:
             return False
-        return path == opened or path.startswith(f"{opened}/")
+        return path == health or path.startswith(f"{health}/")
+
+    def _is_open(self, method: str, path: str) -> bool:
+        return self.is_probe(method, path) or (
+            path in self._open_paths and method in {"GET", "HEAD"}
+        )
 
     def _check_host(self, fields: Fields) -> None:
         # DNS rebinding: a page whose own host name resolves to 127.0.0.1 could read the answers.
@@ -92,48 +109,25 @@ def fields_of(headers: Headers) -> Fields:
     return dict(reversed(headers))
 
 
-def read_token(path: str | Path) -> str:
-    """Read a token from a file; white space around it does not count.
-
-    Raises:
-        ValueError: The file cannot be read, or holds no token. The text names
-            the file and quotes none of its content.
-    """
-    try:
-        token = read_within(path, max_bytes=_MAX_TOKEN_FILE).decode("ascii").strip()
-    except UnicodeDecodeError:
-        raise ValueError(f"the token in {str(path)!r} must be ASCII") from None
-    except OSError as error:
-        raise ValueError(f"cannot read the token file {str(path)!r}: {error.strerror}") from None
-    if not _is_token(token):
-        raise ValueError(f"the token file {str(path)!r} must hold one token, without white space")
-    return token
+def _find(tokens: TokenTable, fields: Fields) -> Access | None:
+    scheme, _, credentials = fields.get(b"authorization", b"").partition(b" ")
+    return tokens.find(credentials.strip()) if scheme.lower() == b"bearer" else None
 
 
-def parse_token(text: str) -> str:
-    """Take a token from a setting; white space around it does not count.
-
-    Raises:
-        ValueError: No client could send such a token. The text does not quote it.
-    """
-    token = text.strip()
-    if not _is_token(token):
-        raise ValueError("the token must be ASCII, without white space")
-    return token
-
-
-def _is_token(text: str) -> bool:
-    return text.isascii() and text.isprintable() and len(text.split()) == 1
-
-
-def _check_token(token: bytes, fields: Fields) -> None:
-    given = fields.get(b"authorization")
-    if given is None:
-        raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": _CHALLENGE})
-    scheme, _, credentials = given.partition(b" ")
-    if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token):
-        challenge = f'{_CHALLENGE}, error="invalid_token"'
-        raise Problem(401, "the bearer token is not valid", headers={"WWW-Authenticate": challenge})
+def _no_access(access: Access, roles: Roles, fields: Fields) -> Problem:
+    """The refusal of a client that has no token, no valid one, or one of another role."""
+    if access.role is not None:
+        needed = sorted(role for role in roles if role is not None)
+        return Problem(
+            403,
+            f"this needs the role {' or '.join(needed)}, the token has the role {access.role}",
+            headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope"'},
+            roles=needed,
+        )
+    if b"authorization" not in fields:
+        return Problem(401, "a bearer token is required", headers={"WWW-Authenticate": _CHALLENGE})
+    challenge = f'{_CHALLENGE}, error="invalid_token"'
+    return Problem(401, "the bearer token is not valid", headers={"WWW-Authenticate": challenge})
 
 
 def _check_origin(fields: Fields) -> None:

@@ -105,7 +105,7 @@ class AccessLog:
             if not self._logged:
                 return
         # Probes come every few seconds, and would hide the other lines.
-        probe = status == 200 and self._access_control.is_open(method, path)
+        probe = status == 200 and self._access_control.is_probe(method, path)
         log.log(
             logging.DEBUG if probe else logging.INFO,
             "request",

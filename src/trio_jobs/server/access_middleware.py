@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
+from trio_jobs.access import EXTENSION
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_control import AccessControl, fields_of
 
@@ -12,6 +13,8 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 class AccessMiddleware:
     """An ASGI application that passes on those requests that access control admits.
+
+    The scope of each of them says who asks, in ``extensions``.
 
     Args:
         app: The application that answers the admitted requests.
@@ -28,7 +31,7 @@ class AccessMiddleware:
             path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
             fields = fields_of(list(scope["headers"]))
             try:
-                self._access_control.check(
+                access = self._access_control.check(
                     scope["method"], path, fields, loopback=_is_loopback(scope)
                 )
             except Problem as problem:
@@ -37,6 +40,8 @@ class AccessMiddleware:
                 await send({**start, "headers": headers})
                 await send({"type": "http.response.body", "body": body})
                 return
+            extensions = {**(scope.get("extensions") or {}), EXTENSION: access}
+            scope = {**scope, "extensions": extensions}
         await self._app(scope, receive, send)
 
 

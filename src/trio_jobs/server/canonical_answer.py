@@ -13,6 +13,7 @@ from trio_jobs.server.request_cycle import log_failure
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from trio_jobs.access import Access
     from trio_jobs.server.canonical_request import CanonicalRequest
     from trio_jobs.server.h11_connection import H11Connection
     from trio_jobs.server.server_context import Answer, ServerContext
@@ -22,7 +23,11 @@ CanonicalAnswer = tuple[int, int, bytes]
 
 
 def answer_canonical(
-    context: ServerContext, http: H11Connection, request: CanonicalRequest, data: bytes
+    context: ServerContext,
+    http: H11Connection,
+    request: CanonicalRequest,
+    data: bytes,
+    access: Access,
 ) -> CanonicalAnswer | Awaitable[CanonicalAnswer] | None:
     """Have the application answer a request of canonical form without ASGI.
 
@@ -32,6 +37,7 @@ def answer_canonical(
             got the request when an application fails by ASGI.
         request: Access control has admitted it.
         data: The bytes of the request, and those behind it.
+        access: Who asks.
 
     Returns:
         The answer, or what the caller awaits for it; None if the body is incomplete, or if the
@@ -44,7 +50,7 @@ def answer_canonical(
         return None
     method, body = request.method.decode(), data[request.body_start : request.end]
     try:
-        answer = context.answer_now(method, request.target, request.fields, body)
+        answer = context.answer_now(method, request.target, request.fields, body, access)
         if answer is None:
             return None
         if not isinstance(answer, tuple):

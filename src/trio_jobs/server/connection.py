@@ -23,6 +23,7 @@ from trio_jobs.server.tls import tls_failure
 from trio_jobs.server.transport import TimeUpError
 
 if TYPE_CHECKING:
+    from trio_jobs.access import Access
     from trio_jobs.server.canonical_request import CanonicalRequest
     from trio_jobs.server.server_context import ServerContext
 
@@ -150,7 +151,7 @@ class ClientConnection(TCPServer):
             except TimeUpError:
                 return False
             request = self._context.canonical_parser.parse(data)
-            if request is None or not self._has_access(request):
+            if request is None or (access := self._access_of(request)) is None:
                 http.take(data)
                 return True
             self._idle = False
@@ -158,7 +159,7 @@ class ClientConnection(TCPServer):
             if len(data) < request.end:
                 http.body_deadline = self._time.now() + settings.body_timeout
                 data = await http.receive_up_to(request.end, data, http.body_deadline)
-            answer = answer_canonical(self._context, http, request, data)
+            answer = answer_canonical(self._context, http, request, data, access)
             if answer is None:
                 http.take(data)
                 return True
@@ -171,14 +172,13 @@ class ClientConnection(TCPServer):
             if http.closing:
                 return False
 
-    def _has_access(self, request: CanonicalRequest) -> bool:
+    def _access_of(self, request: CanonicalRequest) -> Access | None:
         method, path = request.method.decode(), request.target.decode()
         check, loopback = self._context.access_control.check, self._loopback
         try:
-            check(method, path, request.fields, loopback=loopback)
+            return check(method, path, request.fields, loopback=loopback)
         except Problem:
-            return False  # the request cycle refuses it
-        return True
+            return None  # the request cycle refuses it
 
     async def _next_head(self) -> h11.Request | None:
         """Read the next request's head; None if the client sends no more.

@@ -180,7 +180,7 @@ class Listener:
     def _announce(self) -> None:
         for bound in self._listeners.bound:
             log.info(f"Running on {bound.url}")  # the one line that people look for
-            if bound.public and not self._context.access_control.asks_for_token:
+            if bound.public and self._context.access_control.tokens is None:
                 log.warning(
                     "listening_to_anyone",
                     extra={

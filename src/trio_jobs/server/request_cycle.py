@@ -15,6 +15,7 @@ import h11
 import trio
 from hypercorn.utils import suppress_body
 
+from trio_jobs.access import EXTENSION
 from trio_jobs.problem_details import Problem
 from trio_jobs.server.access_control import fields_of
 from trio_jobs.server.body import RequestBody
@@ -25,6 +26,7 @@ from trio_jobs.server.request_head import HeaderList, parse_head
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from trio_jobs.access import Access
     from trio_jobs.server.access_control import Fields
     from trio_jobs.server.h11_connection import H11Connection
     from trio_jobs.server.server_context import Answer, Message, ServerContext
@@ -89,13 +91,14 @@ class RequestCycle:
             ClientDisconnectedError: The client disconnected before the end of a short body.
         """
         scope, fields = self.scope, fields_of(self.scope["headers"])
-        self._context.access_control.check(
+        access = self._context.access_control.check(
             scope["method"], scope["path"], fields, loopback=self._loopback
         )
+        scope["extensions"][EXTENSION] = access
         await self._body.read_short()
         problem: Problem | None = None
         try:
-            if (answer := self._answer_now(fields)) is None:
+            if (answer := self._answer_now(fields, access)) is None:
                 await self._context.app(scope, self.receive, self.send)
             else:
                 answered = answer if isinstance(answer, tuple) else await answer
@@ -113,7 +116,7 @@ class RequestCycle:
         if problem is not None and not self._begun:
             raise problem
 
-    def _answer_now(self, fields: Fields) -> Answer | Awaitable[Answer] | None:
+    def _answer_now(self, fields: Fields, access: Access) -> Answer | Awaitable[Answer] | None:
         """The answer to ``OPTIONS *``, or the application's without ASGI; None: ask it by ASGI."""
         scope, body = self.scope, self._body.complete
         if scope["path"] == "*":
@@ -121,7 +124,7 @@ class RequestCycle:
         ask = self._context.answer_now
         if ask is None or body is None:
             return None
-        return ask(scope["method"], self._target, fields, body)
+        return ask(scope["method"], self._target, fields, body, access)
 
     async def receive(self) -> Message:
         """ASGI's ``receive``; a checkpoint unless some of the body has arrived.

@@ -12,7 +12,6 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.lifespan import Lifespan
 
-from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.canonical_request import CanonicalParser
 from trio_jobs.server.connection import ClientConnection
 from trio_jobs.server.exception_groups import leaves
@@ -23,6 +22,7 @@ from trio_jobs.server.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from trio_jobs.server.access_control import AccessControl
     from trio_jobs.server.sockets import Listeners
     from trio_jobs.server.traffic import Traffic
     from trio_jobs.settings import HttpSettings
@@ -36,9 +36,9 @@ async def serve(
     app: App,
     listeners: Listeners,
     settings: HttpSettings,
+    access_control: AccessControl,
     *,
     closing: trio.Event,
-    token: str | None = None,
     health_path: str | None = None,
     reserved_descriptors: int = 0,
     connection_closed: Callable[[], None] | None = None,
@@ -55,13 +55,11 @@ async def serve(
         app: Called once for each request, in its connection's task. Its method ``answer_now``, if
             it has one, is asked before; see `AnswerNow`.
         listeners: From ``bind_sockets``; this function closes them.
-        settings: The limits, and the names for ``Host`` that loopback
-            listeners accept beside their own.
+        settings: The limits.
+        access_control: Decides which requests reach the application.
         closing: The caller sets it to end the server. Until then new
             connections are accepted.
-        token: The bearer token that clients need, if any.
-        health_path: This path and the paths below it need no token.
-            ``warm_up`` requests it once before the first client.
+        health_path: ``warm_up`` requests it once before the first client. It needs no token.
         reserved_descriptors: How many descriptors the rest of the process will
             open, as far as the caller knows. Connections leave these, and
             some more, free.
@@ -81,12 +79,11 @@ async def serve(
     Cancellation:
         Closes everything at once.
     """
-    names = [*settings.allowed_hosts, *(name for bound in listeners.bound for name in bound.names)]
     context = ServerContext(
         app=app,
         answer_now=getattr(app, "answer_now", None),
         settings=settings,
-        access_control=AccessControl(allowed_hosts=names, token=token, open_path=health_path or ""),
+        access_control=access_control,
         canonical_parser=CanonicalParser(settings),
         wrapper=ASGIWrapper(app),
         traffic=traffic,

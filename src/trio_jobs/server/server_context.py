@@ -9,6 +9,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
+from trio_jobs.access import Access
 from trio_jobs.server.access_control import AccessControl, Fields
 from trio_jobs.server.canonical_request import CanonicalParser
 from trio_jobs.server.client_time import ClientTime
@@ -22,12 +23,12 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 # Status (one of ``PHRASES`` that has a body), headers (names in lower case; neither Date nor
 # Connection: keep-alive), body.
 Answer = tuple[int, HeaderList, bytes]
-# An application may have this plain method: ``answer_now(method, target, fields, body)``. The
-# server calls it, without a scope, once access control has admitted a request and all of its body
-# has arrived. ``target`` is as the client sent it. If it returns None, the server calls the
+# An application may have this plain method: ``answer_now(method, target, fields, body, access)``.
+# The server calls it, without a scope, once access control has admitted a request and all of its
+# body has arrived. ``target`` is as the client sent it. If it returns None, the server calls the
 # application by ASGI; before that it may call the method a second time. If it returns an awaitable,
 # the server awaits that; a client that disconnects does not cancel it.
-AnswerNow = Callable[[str, bytes, Fields, bytes], Answer | Awaitable[Answer] | None]
+AnswerNow = Callable[[str, bytes, Fields, bytes, Access], Answer | Awaitable[Answer] | None]
 
 # Seconds in which the application has to start.
 _LIFESPAN_STARTUP = 10.0

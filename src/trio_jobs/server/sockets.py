@@ -77,6 +77,11 @@ class Listeners:
         """Where clients find the server, with the real ports."""
         return tuple(bound.url for bound in self.bound)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the addresses that clients may use in ``Host``."""
+        return [name for bound in self.bound for name in bound.names]
+
     def listen(self, *, send_timeout: float) -> None:
         """Listen for clients. Accepted sockets inherit the options set here.
 

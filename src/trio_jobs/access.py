@@ -1,0 +1,38 @@
+"""`Access`: who asks, as the server learns it from the head of a request."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+
+class Role(StrEnum):
+    """What a client may do; `trio_jobs.server.roles` has the requests of each."""
+
+    SUBMIT = "submit"
+    READ = "read"
+    CONTROL = "control"
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Who asks.
+
+    Attributes:
+        role: The role of the client's token; None if the client has shown no token, and none is
+            needed for this request.
+        name: The name of the token, if it has one.
+        fingerprint: The SHA-256 of the token; empty without a token.
+    """
+
+    role: Role | None
+    name: str | None = None
+    fingerprint: bytes = b""
+
+
+# Every client of a server without tokens.
+ANYONE: Final = Access(role=Role.CONTROL)
+# A client that has shown no token to a server with tokens: it gets no more than the open paths.
+NOBODY: Final = Access(role=None)
+
+# The key of an `Access` in ``scope["extensions"]``.
+EXTENSION: Final = "trio_jobs.access"
