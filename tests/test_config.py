@@ -168,6 +168,7 @@ class TestSources:
         texts = {"http.bind": "a:1", "http.unix_mode": "0660", "http.access_log": "yes"}
         texts |= {"http.ui": "no", "logging.level": "debug", "logging.format": "json"}
         texts["http.max_header_bytes"] = "2048"
+        texts |= {"metrics.enabled": "yes", "metrics.open": "yes"}
         texts |= {"pool.drain": "all", "store.sync": "normal"}
         texts |= {"pool.async_handlers": "asyncio", "pool.asyncio_loop": "uvloop"}
         texts |= {path: "shop:lifespan" for path in SETTINGS if path.startswith("lifespan.")}
@@ -382,7 +383,10 @@ class TestNames:
             ("port = 80", "port is not a section, the nearest is http.bind"),
             (
                 "[server]\nport = 80",
-                "server is not a section, known: pool, http, store, logging, lifespan, handlers",
+                (
+                    "server is not a section, known: pool, http, store, logging, metrics, lifespan,"
+                    " handlers"
+                ),
             ),
             ("pool = 3", "pool must be a table [pool], got 3"),
             ("[pool.workers]\nn = 3", f"pool.workers must be {INTEGER}, got {{'n': 3}}"),

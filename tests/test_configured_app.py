@@ -42,6 +42,9 @@ WITHOUT_EFFECT = {
     "http.ui",
     "http.unix_mode",
     "logging.slow_step",
+    "metrics.enabled",
+    "metrics.max_types",
+    "metrics.open",
     "pool.leftovers",
 }
 # The first two are the program's own: the deadline of a scope, and what to do with unfinished jobs.

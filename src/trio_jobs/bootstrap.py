@@ -68,6 +68,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         ConfigError: The start would fail because of the configuration.
     """
     read_secrets(config)
+    prepare_metrics(config)
     prepare_store(config)
     for warning in config.warnings:
         warn(warning)
@@ -131,6 +132,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     stop, takeovers, forks = _prepare_process(config, signals, other_signals, logs)
     tls, tokens = read_secrets(config)
     config = fix_paths(config)
+    config = prepare_metrics(config)
     leftovers = _place_leftovers(config)
     path = prepare_store(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
@@ -285,6 +287,28 @@ def fix_paths(config: Config) -> Config:
         name: str(Path(path).absolute()) for name in names if (path := getattr(config.http, name))
     }
     return replace(config, http=replace(config.http, **paths))
+
+
+def prepare_metrics(config: Config) -> Config:
+    """Decide whether there are metrics, and import what writes them.
+
+    Call it before the handlers are imported, which may change where modules are found.
+
+    Raises:
+        ConfigError: Metrics are wanted, and their extra is not installed, or cannot be imported.
+    """
+    metrics = config.metrics
+    if metrics.enabled is False:
+        return config
+    try:
+        import trio_jobs.metrics.exporter  # noqa: F401
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "prometheus_client"
+        if metrics.enabled or not missing:
+            text = f"metrics.enabled: the extra `metrics` cannot be imported: {error}"
+            raise ConfigError(in_file(config, text)) from error
+        return replace(config, metrics=replace(metrics, enabled=False))
+    return replace(config, metrics=replace(metrics, enabled=True))
 
 
 def prepare_store(config: Config) -> Path | None:

@@ -7,6 +7,8 @@ import trio
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
+from trio_jobs.api.route_names import route_names
+from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.lifecycle import Lifecycle
 from trio_jobs.opened_store import OpenedStore
 from trio_jobs.pool.pool import Pool
@@ -14,30 +16,56 @@ from trio_jobs.reload import parts_to_reload, run_reloads
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.serve import serve
+from trio_jobs.server.traffic import Traffic
 from trio_jobs.settings import Config
 
-_HEALTH = "/health"
+_HEALTH, _METRICS = "/health", "/metrics"
 
 
 def make_http_service(
-    config: Config, pool: Pool, opened: OpenedStore, resources: Resources, lifecycle: Lifecycle
+    config: Config,
+    pool: Pool,
+    opened: OpenedStore,
+    resources: Resources,
+    lifecycle: Lifecycle,
+    monitor: BlockingMonitor | None,
 ) -> Callable[..., Awaitable[None]]:
-    """Connect the API, the listeners, the stop and the reload; nothing runs yet.
+    """Connect the API, the listeners, the stop, the reload and the metrics; nothing runs yet.
+
+    Args:
+        config: The settings.
+        pool: The pool.
+        opened: Where its jobs are kept.
+        resources: What belongs to the process.
+        lifecycle: The stop.
+        monitor: Knows the longest step of the event loop; with metrics, there is one.
 
     Returns:
         `serve` with all its arguments but ``task_status``. Beside it the reload runs.
     """
     http = config.http
     parts = parts_to_reload(http, resources.listeners)
-    context = ApiContext(pool=pool, http=http, shutdown_retry_after=config.pool.retry_after)
+    exporter = traffic = None
+    if config.metrics.enabled and monitor is not None:
+        from trio_jobs.metrics.exporter import Exporter  # needs the extra
+
+        exporter = Exporter(pool, monitor)
+    context = ApiContext(
+        pool=pool, http=http, shutdown_retry_after=config.pool.retry_after, metrics=exporter
+    )
+    app = FastPath(context, find=opened.find_nowait)
+    if exporter is not None:
+        traffic = Traffic(route_names(app.app.url_map))
+        exporter.watch(traffic)
     access_control = AccessControl(
         allowed_hosts=[*http.allowed_hosts, *resources.listeners.names],
         tokens=resources.tokens,
         health_path=_HEALTH,
+        open_paths=[_METRICS] if config.metrics.open else [],
     )
     serve_http = partial(
         serve,
-        FastPath(context, find=opened.find_nowait),
+        app,
         resources.listeners,
         http,
         access_control,
@@ -45,6 +73,7 @@ def make_http_service(
         health_path=_HEALTH,
         reserved_descriptors=pool.places.max_descriptors,
         connection_closed=pool.shortage.note_change,
+        traffic=traffic,
         last_moment=partial(resources.stop.wait_grace_over, lifecycle.cancelled),
     )
 

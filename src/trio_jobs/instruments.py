@@ -5,25 +5,31 @@ import trio
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.nurseries import GeneratorEnds
-from trio_jobs.settings import LoggingSettings
+from trio_jobs.settings import Config
 from trio_jobs.takeovers import Takeovers, TakesBackBeforeWaiting
 
 
 def add_instruments(
-    executor: JobExecutor, settings: LoggingSettings, takeovers: Takeovers | None
-) -> None:
+    executor: JobExecutor, config: Config, takeovers: Takeovers | None
+) -> BlockingMonitor | None:
     """Add the instruments to the event loop that runs this.
 
     Args:
         executor: Knows the types of the running jobs.
-        settings: The log's settings.
+        config: Whether handlers that block are named, and whether there are metrics.
         takeovers: Restores the server's signal handlers; None if the process has none.
+
+    Returns:
+        What knows the longest step; None if neither the log nor the metrics need it.
     """
+    monitor, slow_step = None, config.logging.slow_step
     trio.lowlevel.add_instrument(GeneratorEnds())
-    if settings.slow_step:
-        trio.lowlevel.add_instrument(BlockingMonitor(executor, settings))
-        if executor.places is not None and executor.places.asyncio is not None:
-            executor.places.asyncio.watch(settings.slow_step)
+    if slow_step or config.metrics.enabled:
+        monitor = BlockingMonitor(executor, config.logging)
+        trio.lowlevel.add_instrument(monitor)
+    if slow_step and executor.places is not None and executor.places.asyncio is not None:
+        executor.places.asyncio.watch(slow_step)
     if takeovers is not None:
         look = TakesBackBeforeWaiting(takeovers, executor.recent_types, executor.forget_types)
         trio.lowlevel.add_instrument(look)
+    return monitor

@@ -47,12 +47,12 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     opened.start(pool)
     admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
-    serve_http = make_http_service(config, pool, opened, resources, lifecycle)
+    monitor = add_instruments(pool.executor, config, resources.takeovers)
+    serve_http = make_http_service(config, pool, opened, resources, lifecycle, monitor)
     report = UnfinishedReport(
         pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines
     )
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, report=report)
-    add_instruments(pool.executor, config.logging, resources.takeovers)
 
     # The places where handlers run, and HTTP, outlive the pool.
     events = (lifecycle.opening, lifecycle.closed, lifecycle.drain_after_failure)

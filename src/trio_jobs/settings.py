@@ -214,6 +214,19 @@ class LoggingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """``GET /metrics``; the extra ``metrics`` writes it."""
+
+    enabled: Annotated[
+        Switch | None, "whether there is /metrics; by default, if its extra is installed"
+    ] = None
+    open: Annotated[Switch, "whether /metrics needs no token"] = False
+    max_types: Annotated[
+        int, _integer(1, 10_000), "how many job types have numbers of their own"
+    ] = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
     """When a failed job gets another attempt; `RetryPolicy` acts on it."""
 
@@ -290,6 +303,7 @@ class Config:
     http: HttpSettings = field(default_factory=HttpSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     lifespan: LifespanSettings = field(default_factory=LifespanSettings)
     handlers: Mapping[str, HandlerSettings] | None = None
     source: Path | None = field(default=None, compare=False)
@@ -420,6 +434,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "http": HttpSettings,
     "store": StoreSettings,
     "logging": LoggingSettings,
+    "metrics": MetricsSettings,
     "lifespan": LifespanSettings,
 }
 # By name in the file: ``pool.workers``.

@@ -1,5 +1,6 @@
 """An API to test: the application over parts whose pool runs only if a test starts it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import msgspec
 from tests.asgi import Answer, Client
 from tests.support import ANYONE, HandlerRegistry, HttpSettings, Parts, make_parts
 from trio_jobs import Handler
-from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.api_context import ApiContext, Metrics
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.testing.asgi_client import Data
 
@@ -26,6 +27,16 @@ async def accept(payload: object) -> object:
 def handlers_of(functions: Mapping[str, Callable[[Any], Any]]) -> HandlerRegistry:
     """Handlers for these functions."""
     return HandlerRegistry({name: Handler.of(function) for name, function in functions.items()})
+
+
+class FakeMetrics:
+    """Counts refusals, and writes nothing."""
+
+    def __init__(self) -> None:
+        self.refusals: Counter[str] = Counter()
+
+    async def write(self, accept: str) -> tuple[str, bytes]:
+        return "text/plain", accept.encode()
 
 
 class FastPathClient(Client):
@@ -81,6 +92,7 @@ class Api:
         parts: The parts, if not those of the usual sizes.
         max_body_bytes: The longest body.
         max_wait_seconds: The longest wait.
+        metrics: What writes ``/metrics``, if there is such a route.
     """
 
     fast_path: ClassVar = True
@@ -92,6 +104,7 @@ class Api:
         parts: Parts | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_wait_seconds: float = 60,
+        metrics: Metrics | None = None,
     ) -> None:
         self.parts = parts or make_parts()
         pool = self.parts.pool
@@ -101,6 +114,7 @@ class Api:
             pool=pool,
             http=HttpSettings(max_body_bytes=max_body_bytes, max_wait_seconds=max_wait_seconds),
             shutdown_retry_after=7,
+            metrics=metrics,
         )
         self.both_ways = FastPath(self.context, find=self.parts.store.find_nowait)
         self.app = self.both_ways.app

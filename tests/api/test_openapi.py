@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tests.api.support import SUBMISSION, Api, accept, assert_problem
+from tests.api.support import SUBMISSION, Api, FakeMetrics, accept, assert_problem
 from tests.asgi import Answer
 from tests.support import make_parts
 from trio_jobs import Ending, JobError, JobStatus, Outcome
@@ -67,8 +67,9 @@ async def test_the_document_is_valid(functions: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(described).validate()
 
 
-async def test_its_paths_and_methods_are_those_of_the_application() -> None:
-    api = Api()
+@pytest.mark.parametrize("has_metrics", [False, True])
+async def test_its_paths_and_methods_are_those_of_the_application(*, has_metrics: bool) -> None:
+    api = Api(metrics=FakeMetrics() if has_metrics else None)
     described = await document(api)
 
     served = {

@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import pytest
 import trio
 
-from tests.api.support import Api, FastPathClient
+from tests.api.support import Api, FakeMetrics
 from tests.support import Parts, make_parts
-from trio_jobs.api.fast_path import FastPath
 from trio_jobs.pool.refusals import (
     StoreTimeoutError,
     StoreUnavailableError,
@@ -21,19 +19,10 @@ JOB = {"type": "email", "payload": 1}
 LATER = {**JOB, "delay": 60}
 
 
-class CountingApi(Api):
-    """An API that counts.
-
-    Attributes:
-        refusals: The counts.
-    """
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts=parts)
-        self.refusals: Counter[str] = Counter()
-        self.context = replace(self.context, refusals=self.refusals)
-        self.both_ways = FastPath(self.context, find=parts.store.find_nowait)
-        self.client = FastPathClient(self.both_ways, max_body_bytes=10_000)
+def counting(parts: Parts) -> tuple[Api, Counter[str]]:
+    """An API, and what it counts."""
+    metrics = FakeMetrics()
+    return Api(parts=parts, metrics=metrics), metrics.refusals
 
 
 async def submit(api: Api, *jobs: object) -> int:
@@ -50,7 +39,7 @@ async def submit(api: Api, *jobs: object) -> int:
 
 
 async def test_full_buffer_counts_each_refused_request_once() -> None:
-    api = CountingApi(make_parts(buffer_size=1, workers=1))
+    api, refusals = counting(make_parts(buffer_size=1, workers=1))
     assert (await api.client.post("/jobs", json=JOB)).status == 201
 
     for body in (JOB, JOB):
@@ -58,23 +47,23 @@ async def test_full_buffer_counts_each_refused_request_once() -> None:
     assert (await api.client.post("/jobs", json=JOB, idempotency_key="a")).status == 429
     assert (await api.client.post("/jobs/batch", json=[JOB])).status == 429
 
-    assert api.refusals == {"full": 4}
+    assert refusals == {"full": 4}
 
 
 async def test_closed_pool_counts_by_every_way() -> None:
-    api = CountingApi(make_parts())
+    api, refusals = counting(make_parts())
     api.parts.admission.close()
 
     assert await submit(api, JOB) == 503
-    assert api.refusals == {"closed": 4}
+    assert refusals == {"closed": 4}
 
 
 async def test_too_many_delayed_jobs_count_apart_from_a_full_buffer() -> None:
-    api = CountingApi(make_parts(max_waiting=0))
+    api, refusals = counting(make_parts(max_waiting=0))
 
     assert (await api.client.post("/jobs", json=LATER)).status == 429
     assert (await api.client.post("/jobs/stream", msgspec.json.encode(LATER))).status == 429
-    assert api.refusals == {"waiting_full": 2}
+    assert refusals == {"waiting_full": 2}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +73,7 @@ async def test_disk_that_fails_counts(error: Exception, monkeypatch: pytest.Monk
     async def fail(*_: object) -> Sequence[object]:
         raise error
 
-    api = CountingApi(make_parts())
+    api, refusals = counting(make_parts())
     for name in ("admit", "admit_all", "admit_up_to"):
         monkeypatch.setattr(api.parts.admission, name, fail)
     monkeypatch.setattr(api.parts.admission, "admit_up_to_nowait", lambda _: [])
@@ -92,14 +81,14 @@ async def test_disk_that_fails_counts(error: Exception, monkeypatch: pytest.Monk
     assert (await api.client.post("/jobs", json=JOB, idempotency_key="a")).status > 500
     assert (await api.client.post("/jobs/batch", json=[JOB])).status > 500
     assert (await api.client.post("/jobs/stream", msgspec.json.encode(JOB))).status > 500
-    assert api.refusals == {"disk": 3}
+    assert refusals == {"disk": 3}
 
 
 async def test_faults_of_clients_and_unknown_jobs_are_no_refusals_of_the_pool() -> None:
-    api = CountingApi(make_parts())
+    api, refusals = counting(make_parts())
 
     assert (await api.client.post("/jobs", json={})).status == 400
     assert (await api.client.post("/jobs/stream", b"{")).status == 400
     assert (await api.client.get("/jobs/00000000-0000-0000-0000-000000000000")).status == 404
     await trio.lowlevel.checkpoint()
-    assert api.refusals == {}
+    assert refusals == {}

@@ -14,7 +14,7 @@ import pytest
 
 import trio_jobs
 import trio_jobs.testing
-from tests.api.support import Api
+from tests.api.support import Api, FakeMetrics
 from tests.docs.blocks import DOCS, SOURCE
 from tests.support import HandlerRegistry, HandlerSettings, RetrySettings
 from trio_jobs import Outcome, cli
@@ -198,7 +198,7 @@ async def test_every_route_is_there() -> None:
     }
     existing = {
         (method, re.sub(r"<uuid:job_id>", "{id}", rule.rule))
-        for rule in Api().app.url_map.iter_rules()
+        for rule in Api(metrics=FakeMetrics()).app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 

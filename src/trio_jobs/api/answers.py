@@ -101,8 +101,8 @@ def problem_of(error: Exception, context: ApiContext, **members: int) -> Problem
         context: Of the API.
         members: Of a stream, the number of jobs ``accepted`` so far.
     """
-    if context.refusals is not None and isinstance(error, AdmissionError | StoreTimeoutError):
-        context.refusals[error.reason] += 1
+    if context.metrics is not None and isinstance(error, AdmissionError | StoreTimeoutError):
+        context.metrics.refusals[error.reason] += 1
     match error:
         case Problem():
             return error

@@ -2,10 +2,24 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Protocol
 
 from trio_jobs.pool.pool import Pool
 from trio_jobs.problem_details import Problem
 from trio_jobs.settings import HttpSettings
+
+
+class Metrics(Protocol):
+    """Writes the metrics of the pool.
+
+    Attributes:
+        refusals: How many requests were refused, by reason.
+    """
+
+    refusals: Counter[str]
+
+    async def write(self, accept: str) -> tuple[str, bytes]:
+        """The media type and the text for a client with this ``Accept``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +31,13 @@ class ApiContext:
         http: The limits on bodies, waits and streams.
         shutdown_retry_after: The ``Retry-After``, in whole seconds, of answers
             to submissions that come after the pool has closed.
-        refusals: How many requests were refused, by reason; None: they are not counted.
+        metrics: Counts the refusals, and writes the answers of ``/metrics``; None without metrics.
     """
 
     pool: Pool
     http: HttpSettings
     shutdown_retry_after: int
-    refusals: Counter[str] | None = None
+    metrics: Metrics | None = None
 
     def shutting_down(self, **members: int) -> Problem:
         """The refusal of a closed pool; a stream adds the number of jobs ``accepted`` so far."""

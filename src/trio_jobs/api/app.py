@@ -15,6 +15,7 @@ from trio_jobs.api.cancel_route import add_cancel_route
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
+from trio_jobs.api.metrics_route import add_metrics_route
 from trio_jobs.api.openapi import add_openapi_route
 from trio_jobs.api.pool_route import add_pool_route
 from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
@@ -58,6 +59,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_rerun_routes(routes, context)
     add_health_routes(routes, context)
     add_pool_route(routes, context)
+    add_metrics_route(routes, context)
     add_openapi_route(routes, context)
     app.register_blueprint(routes)
     return app

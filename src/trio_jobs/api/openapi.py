@@ -23,6 +23,8 @@ _PREFIX: Final = "Payload."
 def add_openapi_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /openapi.json``."""
     document = describe(context.pool.handlers)
+    if context.metrics is None:
+        del document["paths"]["/metrics"]
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:

@@ -99,6 +99,11 @@ class ProcessPool:
         self._open = False
 
     @property
+    def number(self) -> int:
+        """How many child processes there are now, those that start or end among them."""
+        return len(self._children)
+
+    @property
     def max_descriptors(self) -> int:
         """How many file descriptors the pool takes at most."""
         return _STARTING_DESCRIPTORS + _DESCRIPTORS * int(self._limiter.total_tokens)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import ClassVar
 
 import msgspec
 
@@ -18,6 +19,8 @@ class KeyReusedError(AdmissionError):
     Attributes:
         indexes: Which of the submissions have such a key.
     """
+
+    reason: ClassVar = "invalid"
 
     def __init__(self, key: str, indexes: Sequence[int] = (0,)) -> None:
         super().__init__(f"the key {key!r} was used with another submission")

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: the numbers of a pool, written by the extra ``metrics``."""

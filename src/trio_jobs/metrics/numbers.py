@@ -1,0 +1,69 @@
+"""`Numbers`: a copy of what a pool and its server have counted, made in the event loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from trio_jobs.pool.pool import Pool, PoolStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerNumbers:
+    """What only the server of the command counts.
+
+    Attributes:
+        requests: How many requests have ended, by route, method and status.
+        refusals: How many were refused, by reason.
+        connections: The open ones.
+        event_loop_lag_seconds: The longest step of the event loop since the last copy.
+    """
+
+    requests: Mapping[tuple[str, str, int | None], int]
+    refusals: Mapping[str, int]
+    connections: int
+    event_loop_lag_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What there is to tell of a pool, at one moment.
+
+    Attributes:
+        pool: Its state.
+        started_at: When it was made (UTC).
+        has_file: Whether its jobs are in a file.
+        buffer_used_peak: The most jobs that were in the buffer so far.
+        waiters: The tasks that wait for a job.
+        processes: The child processes; None if no handler runs in one.
+        server: What its server counts; None without one.
+    """
+
+    pool: PoolStatistics
+    started_at: datetime
+    has_file: bool
+    buffer_used_peak: int
+    waiters: int
+    processes: int | None
+    server: ServerNumbers | None
+
+
+def copy_numbers(
+    pool: Pool, *, started_at: datetime, server: ServerNumbers | None = None
+) -> Numbers:
+    """Copy the numbers of a pool, in its event loop.
+
+    Args:
+        pool: The pool.
+        started_at: When it was made (UTC).
+        server: What its server counts.
+    """
+    processes = pool.places.processes
+    return Numbers(
+        pool=pool.statistics(),
+        started_at=started_at,
+        has_file=pool.store.disk is not None,
+        buffer_used_peak=pool.admission.peak_buffer_used,
+        waiters=pool.waiters.count,
+        processes=None if processes is None else processes.number,
+        server=server,
+    )

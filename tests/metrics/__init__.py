@@ -1,0 +1,1 @@
+"""Metrics: names, numbers, formats."""
