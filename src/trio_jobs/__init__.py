@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
     from trio_jobs.pool.store import StoreFileError as StoreFileError
     from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
+    from trio_jobs.progress import Progress as Progress
     from trio_jobs.retries import GiveUp as GiveUp
     from trio_jobs.retries import ProcessDied as ProcessDied
     from trio_jobs.retries import Retry as Retry
@@ -78,6 +79,7 @@ _MODULES = {
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.pool",
     "ProcessDied": "retries",
+    "Progress": "progress",
     "QueueFullError": "pool.refusals",
     "Retry": "retries",
     "RetryPolicy": "handlers.retry_policy",

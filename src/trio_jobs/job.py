@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+from trio_jobs.progress import Progress
 from trio_jobs.retries import MAX_DELAY as MAX_DELAY
 
 
@@ -45,6 +46,57 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: str
 
 
+class Extras(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What few jobs have. A field of its own would cost each job in each of its moves.
+
+    Attributes:
+        snoozes: See `Job`, as for the others.
+        progress: See there.
+        lines: See there.
+        submitted_by: See there.
+        trace: See there.
+    """
+
+    snoozes: int = 0
+    progress: Progress | None = None
+    lines: tuple[str, ...] = ()
+    submitted_by: str | None = None
+    trace: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        snoozes: int = 0,
+        progress: Progress | None = None,
+        lines: tuple[str, ...] = (),
+        submitted_by: str | None = None,
+        trace: str | None = None,
+    ) -> "Extras | None":
+        """These; None if there is nothing: two equal jobs have the same."""
+        if not (snoozes or progress or lines or submitted_by or trace):
+            return None
+        return cls(
+            snoozes=snoozes,
+            progress=progress,
+            lines=lines,
+            submitted_by=submitted_by,
+            trace=trace,
+        )
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an attempt that did not succeed leaves behind, beside its error.
+
+    Attributes:
+        progress: See `Job`.
+        lines: See `Job`.
+    """
+
+    progress: Progress | None = None
+    lines: tuple[str, ...] = ()
+
+
 class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How processing a job ended: what a worker records.
 
@@ -52,11 +104,13 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         outcome: How it ended.
         result: What the handler returned, as JSON; only if it succeeded.
         error: Why it did not succeed; None if it succeeded.
+        left: What goes into the job's record: an ending that is recorded has none itself.
     """
 
     outcome: Outcome
     result: bytes | None = None
     error: JobError | None = None
+    left: Left | None = None
 
 
 class Later(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -66,11 +120,13 @@ class Later(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         seconds: After which time; from 0 to `MAX_DELAY`.
         error: What the attempt failed with; None if it did not fail.
         snooze: Whether it does not count as an attempt.
+        left: What goes into the job's record.
     """
 
     seconds: float
     error: JobError | None = None
     snooze: bool = False
+    left: Left | None = None
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -105,12 +161,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         attempts: How many times a worker has claimed it. Claims that ended in a snooze or a
             release do not count.
         interruptions: How many of its claims ended with the death of the process.
-        snoozes: How many times its handler has snoozed.
         run_at: The time (UTC) that it waits for; set while it is pending, and only if it was
             submitted for later or has been postponed.
         last_error: What its last failed attempt raised; set until it has completed.
         rerun_of: The id of the job that it re-runs, even if that one has been dropped since.
         rerun_as: The id of the job that re-runs it.
+        extras: The values of the properties from ``snoozes`` to ``trace``; None if all are empty.
     """
 
     id: str
@@ -126,11 +182,39 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: IdempotencyKey | None = None
     attempts: int = 0
     interruptions: int = 0
-    snoozes: int = 0
     run_at: datetime | None = None
     last_error: JobError | None = None
     rerun_of: str | None = None
     rerun_as: str | None = None
+    extras: Extras | None = None
+
+    @property
+    def snoozes(self) -> int:
+        """How many times its handler has snoozed."""
+        return 0 if self.extras is None else self.extras.snoozes
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far its last attempt was, by the handler's last report.
+
+        None if the handler has reported nothing, and once the job has succeeded.
+        """
+        return None if self.extras is None else self.extras.progress
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The last lines that its last attempt logged; none once the job has succeeded."""
+        return () if self.extras is None else self.extras.lines
+
+    @property
+    def submitted_by(self) -> str | None:
+        """The name of the client that submitted it; None if it has none."""
+        return None if self.extras is None else self.extras.submitted_by
+
+    @property
+    def trace(self) -> str | None:
+        """The ``traceparent`` (W3C Trace Context) of its submission, if it had one."""
+        return None if self.extras is None else self.extras.trace
 
     @property
     def attempt(self) -> int:
@@ -154,13 +238,35 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of all that clients and handlers chose: type, payload, result and error text."""
+        """Bytes of all that clients and handlers chose: type, payload, result and texts."""
         size = _bytes(self.type) + len(self.payload)
         if self.ending is not None:
             size += len(self.ending.result or b"")
             if self.ending.error is not None:
                 size += _bytes(self.ending.error.message)
+        if self.extras is not None:
+            size += sum(map(_bytes, self.lines))
+            size += 0 if self.progress is None else _bytes(self.progress.message)
         return size
+
+
+def with_left(job: Job, left: Left | None, *, snooze: bool = False) -> Job:
+    """The job with what its present or last attempt leaves behind.
+
+    Args:
+        job: The job.
+        left: What it leaves; None for nothing.
+        snooze: Whether the attempt has ended in a snooze.
+    """
+    left = Left() if left is None else left
+    extras = Extras.of(
+        snoozes=job.snoozes + snooze,
+        progress=left.progress,
+        lines=left.lines,
+        submitted_by=job.submitted_by,
+        trace=job.trace,
+    )
+    return msgspec.structs.replace(job, extras=extras)
 
 
 def _bytes(text: str) -> int:

@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trio_jobs.job import Job, JobError, JobStatus, Outcome
+from trio_jobs.progress import Progress
 
 MEDIA_TYPE = "application/json"
 
@@ -15,6 +16,7 @@ STRIDE = 500
 
 # Characters of an error's message in a list: so a page of 1,000 failures stays below 1 MB.
 MAX_LISTED_MESSAGE = 300
+
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,6 +35,7 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     run_at: datetime | str | None = None
     rerun_of: str | None = None
     rerun_as: str | None = None
+    submitted_by: str | None = None
     error: JobError | None = None
     last_error: JobError | None = None
 
@@ -71,6 +74,12 @@ def job_json(job: Job) -> bytes:
         parts += b',"error":', _encode(job.ending.error)
     if job.last_error is not None:
         parts += b',"last_error":', _encode(job.last_error)
+    if job.progress is not None:
+        parts += b',"progress":', _encode(progress_json(job.progress))
+    if job.lines:
+        parts += b',"log":', _encode(job.lines)
+    if job.trace is not None:
+        parts += b',"trace_id":', _encode(job.trace[3:35])
     return b"".join([*parts, b"}"])
 
 
@@ -107,7 +116,18 @@ def _brief(job: Job) -> _Brief:
         run_at=None if job.run_at is None else time_json(job.run_at),
         rerun_of=job.rerun_of,
         rerun_as=job.rerun_as,
+        submitted_by=job.submitted_by,
     )
+
+
+def progress_json(progress: Progress) -> dict[str, object]:
+    """The progress for JSON, without what the handler has left out."""
+    found: dict[str, object] = {"done": progress.done}
+    if progress.total is not None:
+        found["total"] = progress.total
+    if progress.message:
+        found["message"] = progress.message
+    return {**found, "at": time_json(progress.at)}
 
 
 def time_json(time: datetime) -> datetime | str:

@@ -128,7 +128,7 @@ class Admission:
             DuplicateJobError: The store has a job with its key.
         """
         self._check_keys([spec])
-        if spec.rerun_of is not None:
+        if spec.rerun_of is not None or spec.submitted_by is not None or spec.trace is not None:
             return self.submit_all([spec])[0]
         return self.submit(spec.type, spec.payload, spec.due, spec.key)
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from trio_jobs.job import IdempotencyKey, Job
+from trio_jobs.job import Extras, IdempotencyKey, Job
 from trio_jobs.pool.schedule import date_of
 
 
@@ -18,6 +18,8 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False):
         due: When it may begin: seconds from its admission on, or a UTC time. None for now.
         key: Its idempotency key, if it has one.
         rerun_of: The id of the completed job that it re-runs.
+        submitted_by: See `Job`.
+        trace: See `Job`.
     """
 
     type: str
@@ -25,6 +27,8 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False):
     due: float | datetime | None = None
     key: IdempotencyKey | None = None
     rerun_of: str | None = None
+    submitted_by: str | None = None
+    trace: str | None = None
 
 
 def make_jobs(specs: Sequence[JobSpec], new_id: Callable[[], str], now: datetime) -> list[Job]:
@@ -44,6 +48,7 @@ def make_jobs(specs: Sequence[JobSpec], new_id: Callable[[], str], now: datetime
             run_at=None if spec.due is None else date_of(spec.due, now),
             key=spec.key,
             rerun_of=spec.rerun_of,
+            extras=Extras.of(submitted_by=spec.submitted_by, trace=spec.trace),
         )
         for spec in specs
     ]

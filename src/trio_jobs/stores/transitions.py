@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
-from trio_jobs.job import Ending, Job, JobStatus, Later
+from trio_jobs.job import Ending, Job, JobStatus, Later, with_left
 from trio_jobs.pool.store import InvalidTransitionError, check_rerun
 
 # On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
@@ -23,32 +23,42 @@ def claimed(job: Job, now: datetime) -> Job:
     """Pending → processing."""
     if now < job.created_at:  # the wall clock was set back
         now = job.created_at
-    return replace(job, status=PROCESSING, started_at=now, attempts=job.attempts + 1, run_at=None)
+    # Most jobs have neither: each field to replace costs as much as these two lines.
+    if job.run_at is not None:
+        job = replace(job, run_at=None)
+    if job.extras is not None:
+        job = with_left(job, None)  # the attempt before has left something
+    return replace(job, status=PROCESSING, started_at=now, attempts=job.attempts + 1)
 
 
 def completed(job: Job, ending: Ending, now: datetime, duration: float | None) -> Job:
     """Processing → completed."""
     if job.started_at is not None and now < job.started_at:
         now = job.started_at
+    if ending.left is not None:
+        job = with_left(job, ending.left)
+        ending = replace(ending, left=None)
+    if job.last_error is not None:
+        job = replace(job, last_error=None)
     return replace(
         job,
         status=COMPLETED,
         completed_at=now,
         duration=duration,
         ending=ending,
-        last_error=None,
     )
 
 
 def postponed(job: Job, later: Later, now: datetime) -> Job:
     """Processing → pending, with a time: now if the job's cancel was requested."""
     seconds = 0.0 if job.cancel_requested else later.seconds
+    if later.left is not None or later.snooze:
+        job = with_left(job, later.left, snooze=later.snooze)
     return replace(
         job,
         status=PENDING,
         started_at=None,
         attempts=job.attempts - later.snooze,
-        snoozes=job.snoozes + later.snooze,
         run_at=now + timedelta(seconds=seconds),
         last_error=later.error or job.last_error,
     )

@@ -1,4 +1,4 @@
-"""The files that each version of the schema has written, `version_1.db` and so on: all these jobs.
+"""The files that each version of the schema has written, `version_1.db` and so on: see `jobs_of`.
 
 Later versions must open them, for ever. `python -m tests.stores.sqlite.old_files` makes the file of
 the present version: only as long as no release has this version.
@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
-from trio_jobs.job import IdempotencyKey
+from trio_jobs import Ending, Job, JobError, JobStatus, Outcome, Progress
+from trio_jobs.job import Extras, IdempotencyKey
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.schema import VERSION
 from trio_jobs.stores.sqlite.store_file import open_store_file
@@ -43,9 +43,10 @@ def _ended(number: int, outcome: Outcome, **more: object) -> tuple[int, Job]:
     )
 
 
-JOBS: Final = (
+# What all versions have.
+_JOBS: Final = (
     _ended(1, Outcome.SUCCEEDED, key=IdempotencyKey(text="mail-1", digest=bytes(range(32)))),
-    _ended(2, Outcome.FAILED, snoozes=2, rerun_as=_id(9)),
+    _ended(2, Outcome.FAILED, extras=Extras(snoozes=2), rerun_as=_id(9)),
     _ended(3, Outcome.TIMED_OUT),
     _ended(4, Outcome.CANCELLED, cancel_requested=True),
     _ended(5, Outcome.INTERRUPTED, interruptions=3),
@@ -91,6 +92,28 @@ JOBS: Final = (
 )
 
 
+# By version, what an older one could not have written.
+_SINCE: Final = {
+    3: (
+        _ended(
+            10,
+            Outcome.FAILED,
+            extras=Extras(
+                progress=Progress(done=3, total=7.5, message="Zeile 3 — 漢", at=_at(11)),
+                lines=("INFO shop begun", "ERROR shop no route to ü"),
+                submitted_by="billing",
+                trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
+        ),
+    ),
+}
+
+
+def jobs_of(version: int) -> tuple[tuple[int, Job], ...]:
+    """The jobs in the file of this version."""
+    return sum((_SINCE.get(each, ()) for each in range(version + 1)), _JOBS)
+
+
 def path_of(version: int) -> Path:
     """The file of this version."""
     return Path(__file__).with_name(f"version_{version}.db")
@@ -101,6 +124,6 @@ if __name__ == "__main__":
     path.unlink(missing_ok=True)
     file = open_store_file(path)
     file.connection.execute("DELETE FROM meta")  # a process has it
-    RecordWriter(file.connection).write(JOBS)
+    RecordWriter(file.connection).write(jobs_of(VERSION))
     file.close()
     path.with_name(path.name + "-lock").unlink()

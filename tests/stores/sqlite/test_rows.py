@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from tests.stores.sqlite.files import opened, read, write
 from tests.support import NOON, make_job
-from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
-from trio_jobs.job import IdempotencyKey
+from trio_jobs import Ending, Job, JobError, JobStatus, Outcome, Progress
+from trio_jobs.job import Extras, IdempotencyKey, Left, with_left
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.statements import TOGETHER
 
@@ -21,6 +21,16 @@ times = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1,
 times_utc = times.map(lambda time: time.replace(tzinfo=UTC))
 counts = st.integers(0, 2**40)
 errors = st.builds(JobError, type=texts, message=texts)
+numbers = st.integers(0, 2**53) | st.floats(0, 2**53)
+progress = st.builds(Progress, done=numbers, total=st.none() | numbers, message=texts, at=times_utc)
+extras = st.builds(
+    Extras.of,
+    snoozes=counts,
+    progress=st.none() | progress,
+    lines=st.lists(texts, max_size=3).map(tuple),
+    submitted_by=st.none() | texts,
+    trace=st.none() | texts,
+)
 endings = st.builds(
     Ending, outcome=st.just(Outcome.SUCCEEDED), result=st.just(b"null") | st.binary(max_size=50)
 ) | st.builds(
@@ -48,11 +58,11 @@ def jobs(draw: st.DrawFn) -> Job:
         key=draw(st.none() | st.builds(IdempotencyKey, text=texts, digest=st.binary(max_size=32))),
         attempts=draw(counts),
         interruptions=draw(counts),
-        snoozes=draw(counts),
         run_at=draw(st.none() | times_utc),
         last_error=None if completed else draw(st.none() | errors),
         rerun_of=draw(st.none() | texts),
         rerun_as=draw(st.none() | texts),
+        extras=draw(st.just(None) | extras),
     )
 
 
@@ -77,6 +87,9 @@ def test_job_comes_out_as_it_went_in_and_as_it_moved(
 def _with_identity(job: Job, of: Job) -> Job:
     names = ("id", "type", "payload", "created_at", "key", "rerun_of")
     fixed = {name: getattr(of, name) for name in names}
+    left = Left(progress=job.progress, lines=job.lines)
+    extras = Extras.of(submitted_by=of.submitted_by, trace=of.trace, snoozes=job.snoozes)
+    job = with_left(replace(job, extras=extras), left)
     moved = {name: getattr(job, name) for name in job.__struct_fields__ if name not in fixed}
     return Job(**fixed, **moved)
 

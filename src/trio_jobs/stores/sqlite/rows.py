@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from trio_jobs.job import Ending, IdempotencyKey, Job, JobError, JobStatus, Outcome
+import msgspec
+
+from trio_jobs.job import Ending, Extras, IdempotencyKey, Job, JobError, JobStatus, Outcome
+from trio_jobs.progress import Progress
 from trio_jobs.timestamps import time_at
 
 PENDING: Final = 0
@@ -18,8 +21,21 @@ _STATUSES: Final = tuple(JobStatus)
 NUMBERS: Final = {status: number for number, status in enumerate(_STATUSES)}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 
+_PROGRESS: Final = msgspec.json.Decoder(Progress)
+_LINES: Final = msgspec.json.Decoder(tuple[str, ...])
+
 # What a job is from its first record on, and what its moves change.
-FIXED: Final = ("seq", "id", "type", "created_at", "key", "digest", "rerun_of")
+FIXED: Final = (
+    "seq",
+    "id",
+    "type",
+    "created_at",
+    "key",
+    "digest",
+    "rerun_of",
+    "submitted_by",
+    "trace",
+)
 MOVED: Final = (
     "status",
     "started_at",
@@ -35,6 +51,8 @@ MOVED: Final = (
     "run_at",
     "rerun_as",
     "size",
+    "progress",
+    "lines",
 )
 _COLUMNS: Final = ", ".join(FIXED + MOVED)
 
@@ -61,9 +79,10 @@ def _job(
     row: Sequence[Any], *, payload: bytes, result: bytes | None, without_a_row: bytes | None
 ) -> Job:
     # In the order of FIXED and MOVED.
-    _seq, job_id, job_type, created_at, key, digest, rerun_of = row[:7]
-    status, started_at, completed_at, duration, outcome, error_type, error_message = row[7:14]
-    cancel_requested, attempts, interruptions, snoozes, run_at, rerun_as = row[14:20]
+    _seq, job_id, job_type, created_at, key, digest, rerun_of, submitted_by, trace = row[:9]
+    status, started_at, completed_at, duration, outcome, error_type, error_message = row[9:16]
+    cancel_requested, attempts, interruptions, snoozes, run_at, rerun_as = row[16:22]
+    _size, progress, lines = row[22:25]
     error = None if error_type is None else JobError(type=error_type, message=error_message)
     ending = None
     if outcome is not None:
@@ -84,11 +103,17 @@ def _job(
         key=None if key is None else IdempotencyKey(text=key, digest=digest),
         attempts=attempts,
         interruptions=interruptions,
-        snoozes=snoozes,
         run_at=_time(run_at),
         last_error=error if ending is None else None,
         rerun_of=rerun_of,
         rerun_as=rerun_as,
+        extras=Extras.of(
+            snoozes=snoozes,
+            progress=None if progress is None else _PROGRESS.decode(progress),
+            lines=() if lines is None else _LINES.decode(lines),
+            submitted_by=submitted_by,
+            trace=trace,
+        ),
     )
 
 

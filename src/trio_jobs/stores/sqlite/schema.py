@@ -62,6 +62,13 @@ MIGRATIONS: Final = (
         WHERE status = 2 AND outcome <> 'succeeded'
         """,
     ),
+    (
+        # `progress` and `lines` are JSON, of the last attempt. SQLite rewrites no row for these.
+        "ALTER TABLE jobs ADD COLUMN submitted_by TEXT",
+        "ALTER TABLE jobs ADD COLUMN trace TEXT",
+        "ALTER TABLE jobs ADD COLUMN progress TEXT",
+        "ALTER TABLE jobs ADD COLUMN lines TEXT",
+    ),
 )
 
 VERSION: Final = len(MIGRATIONS)

@@ -12,6 +12,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.stores.sqlite.rows import FIXED, MOVED, NO_RESULT, NUMBERS
 from trio_jobs.timestamps import microseconds
@@ -83,7 +85,10 @@ _SUBMITTED: Final = _insert(
 )
 _NEW: Final = _insert(f"INTO jobs({', '.join(_ALL)})", f"({', '.join('?' * len(_ALL))})")
 _PAYLOAD: Final = _insert("INTO payloads", "(?, ?)")
-_NO_END: Final = ("error_type = NULL", "error_message = NULL", "run_at = NULL", "rerun_as = NULL")
+_NO_END: Final = tuple(
+    f"{name} = NULL"
+    for name in ("error_type", "error_message", "run_at", "rerun_as", "progress", "lines")
+)
 _CLAIMED: Final = _update(
     ("started_at", *_COUNTS),
     *("status = 1", "completed_at = NULL", "duration = NULL", "outcome = NULL", *_NO_END),
@@ -130,6 +135,8 @@ class Rows:
                 None if key is None else key.text,
                 None if key is None else bytearray(key.digest),
                 job.rerun_of,
+                job.submitted_by,
+                job.trace,
                 *_moved(job, size),
             )
             self._add_result(seq, job)
@@ -142,13 +149,21 @@ class Rows:
         counts = (int(job.cancel_requested), job.attempts, job.interruptions, job.snoozes, size)
         if started_at is None or job.run_at is not None or job.rerun_as is not None:
             self._values[_MOVED] += (*_moved(job, size), seq)
-        elif ending is None and job.last_error is None and job.status is _PROCESSING:
+        elif (
+            ending is None
+            and job.last_error is None
+            and job.status is _PROCESSING
+            and job.progress is None
+            and not job.lines
+        ):
             self._values[_CLAIMED] += (microseconds(started_at), *counts, seq)
         elif (
             ending is not None
             and ending.outcome is _SUCCEEDED
             and job.completed_at is not None
             and job.duration is not None
+            and job.progress is None
+            and not job.lines
         ):
             ended_at = microseconds(job.completed_at)
             times = (microseconds(started_at), ended_at, job.duration)
@@ -193,7 +208,13 @@ def _moved(job: Job, size: int) -> tuple[object, ...]:
         None if job.run_at is None else microseconds(job.run_at),
         job.rerun_as,
         size,
+        None if job.progress is None else _json(job.progress),
+        _json(job.lines) if job.lines else None,
     )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _text(text: str) -> str:
