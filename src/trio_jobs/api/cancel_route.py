@@ -4,6 +4,7 @@ import msgspec
 from quart import Blueprint, Response
 
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import logged_action
 from trio_jobs.api.filters_json import decode_filters
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.serialization import MEDIA_TYPE
@@ -28,7 +29,10 @@ def add_cancel_route(routes: Blueprint, context: ApiContext) -> None:
     async def cancel_jobs() -> Response:
         refuse_key()
         body = await read_body(max_bytes=context.http.max_body_bytes)
-        number = await cancel_all(context.pool, parse_filters(body))
+        query = parse_filters(body)
+        filters = {"types": sorted(query.types), "statuses": sorted(query.statuses)}
+        with logged_action("cancel_jobs", **filters) as fields:
+            fields["count"] = number = await cancel_all(context.pool, query)
         answer = msgspec.json.encode({"accepted": number})
         return Response(answer, 202, content_type=MEDIA_TYPE)
 

@@ -6,6 +6,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.answers import Answer, shown
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import logged_action
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import no_content, to_response
 from trio_jobs.api.serialization import job_json
@@ -27,7 +28,8 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
         job = await store.find(str(job_id))
         headers: dict[str, str] = {}
         if job.status is not JobStatus.COMPLETED:
-            job = await context.pool.cancel(job.id)
+            with logged_action("cancel", job_id=job.id):
+                job = await context.pool.cancel(job.id)
             job, headers = await find_after_wait(job.id, context)
         if job.status is not JobStatus.COMPLETED:
             return to_response(Answer(202, headers, job_json(job)))
@@ -39,5 +41,6 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:
-        await store.delete(str(job_id))
+        with logged_action("delete", job_id=str(job_id)):
+            await store.delete(str(job_id))
         return no_content()

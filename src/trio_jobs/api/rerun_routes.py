@@ -7,6 +7,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.answers import Answer, accepted
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import logged_action
 from trio_jobs.api.filters_json import decode_filters
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import root_path, to_response
@@ -41,7 +42,9 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
         # With the store in memory, `find` makes no checkpoint: of two simultaneous requests for
         # one job, the second finds that it was re-run.
         old = await pool.store.find(str(job_id))
-        new = await rerun(pool, old)
+        with logged_action("rerun", job_id=old.id) as fields:
+            new = await rerun(pool, old)
+            fields["rerun_as"] = new.id
         headers = {"Location": f"{root_path()}/jobs/{new.id}"}
         job, applied = await find_after_wait(new.id, context)
         if applied:
@@ -54,7 +57,15 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
         if pool.admission.closed:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
-        jobs = await rerun_all(pool, parse_selection(body))
+        selection = parse_selection(body)
+        filters = {
+            "types": sorted(selection.query.types),
+            "outcomes": sorted(selection.query.outcomes),
+            "limit": selection.limit,
+        }
+        with logged_action("rerun_jobs", **filters) as fields:
+            jobs = await rerun_all(pool, selection)
+            fields["count"] = len(jobs)
         answer = msgspec.json.encode({"accepted": len(jobs)})
         return Response(answer, 201, content_type=MEDIA_TYPE)
 
