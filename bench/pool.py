@@ -61,7 +61,7 @@ class BenchPool:
 
     def start_workers(self, nursery: trio.Nursery) -> None:
         """Start the workers, each on its own clone."""
-        for _ in range(self.pool.workers.number):
+        for _ in range(self.pool.worker_tasks.number):
             nursery.start_soon(self.pool.workers.run, self.receive.clone())
         self.receive.close()
 

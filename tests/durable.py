@@ -308,7 +308,6 @@ def start_pool(
     workers = parts.pool.workers
     if process is not None:
         workers = Workers(
-            workers.number,
             workers._store,
             lambda: nullcontext(process),
             capacity=parts.pool.capacity,
@@ -316,7 +315,7 @@ def start_pool(
             schedule=parts.pool.schedule,
             show=parts.pool.workers._show,
         )
-    for n in range(workers.number):
+    for n in range(parts.pool.worker_tasks.number):
         nursery.start_soon(workers.run, parts.receive.clone(), name=f"worker-{n}")
     parts.receive.close()
     nursery.start_soon(parts.pool.run_schedule, name="schedule")

@@ -18,9 +18,11 @@ from trio_jobs.access import ANYONE as ANYONE
 from trio_jobs.current_job import current_job_id as current_job_id
 from trio_jobs.handlers.child_handle import ChildHandle as ChildHandle
 from trio_jobs.handlers.executor import JobExecutor as JobExecutor
+from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.importing import load_function as load_function
 from trio_jobs.handlers.process_pool import ProcessPool as ProcessPool
 from trio_jobs.handlers.registry import HandlerRegistry as HandlerRegistry
+from trio_jobs.handlers.thread_runner import ThreadRunner
 from trio_jobs.job import Later as Later
 from trio_jobs.logs.installation import Logs as Logs
 from trio_jobs.pool.admission import Admission
@@ -33,6 +35,7 @@ from trio_jobs.pool.worker import Workers
 from trio_jobs.problem_details import Problem as Problem
 from trio_jobs.server.access_control import AccessControl as AccessControl
 from trio_jobs.server.tls import load_certificate as load_certificate
+from trio_jobs.settings import MAX_WORKERS as MAX_WORKERS
 from trio_jobs.settings import SETTINGS as SETTINGS
 from trio_jobs.settings import Config as Config
 from trio_jobs.settings import ConfigError as ConfigError
@@ -104,7 +107,7 @@ def make_parts(
     store_class: Callable[..., MemoryStore] = MemoryStore,
 ) -> Parts:
     """The parts that `main` wires, without HTTP; nothing runs."""
-    send, receive = trio.open_memory_channel[str](buffer_size + workers)
+    send, receive = trio.open_memory_channel[str](buffer_size + MAX_WORKERS)
     bounds = StoreSettings(
         keep_completed=keep_completed,
         keep_failed=keep_failed,
@@ -155,7 +158,6 @@ def start_workers(
         raise AssertionError
 
     workers = Workers(
-        number or parts.workers.number,
         parts.store,
         lambda: nullcontext(process or never_ends),
         capacity=parts.capacity,
@@ -163,11 +165,20 @@ def start_workers(
         schedule=parts.pool.schedule,
         show=parts.pool.workers._show,
     )
-    for n in range(workers.number):
+    for n in range(number or parts.pool.worker_tasks.number):
         nursery.start_soon(workers.run, parts.receive.clone(), name=f"worker-{n}")
     parts.receive.close()
     nursery.start_soon(parts.pool.run_schedule, name="schedule")
     return begun
+
+
+def start_pool(parts: Parts, nursery: trio.Nursery) -> None:
+    """Start the pool's workers, with its handlers, and its schedule."""
+    parts.pool.worker_tasks.open(nursery)
+    for _ in range(parts.pool.worker_tasks.number):
+        parts.pool.worker_tasks.start(parts.receive.clone())
+    parts.receive.close()
+    nursery.start_soon(parts.pool.run_schedule, name="schedule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +194,27 @@ class RunningPool:
     def blocked(self) -> str | None:
         """Why jobs cannot begin."""
         return self.parts.pool.statistics().blocked
+
+    @property
+    def workers(self) -> int:
+        """How many workers are asked for."""
+        return self.parts.pool.worker_tasks.number
+
+    @property
+    def leaving(self) -> int:
+        """How many workers leave."""
+        return self.parts.pool.worker_tasks.leaving
+
+    @property
+    def thread_limiter(self) -> trio.CapacityLimiter:
+        """What bounds the threads."""
+        threads = self.parts.pool.places.runners[Run.THREAD]
+        assert isinstance(threads, ThreadRunner)
+        return threads._limiter
+
+    async def set_workers(self, number: int) -> None:
+        """Ask for so many workers."""
+        await self.parts.pool.worker_tasks.set_number(number)
 
     def submit(self, type: str, payload: bytes = b"null") -> Job:  # noqa: A002
         """Submit a job, which the buffer has room for."""
@@ -219,10 +251,7 @@ async def running_pool(
     parts = make_parts(handlers, workers=workers, processes=processes, buffer_size=buffer_size)
     executor = parts.pool.executor
     async with parts.pool.places.open(), trio.open_nursery() as nursery:
-        for n in range(workers):
-            nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
-        parts.receive.close()
-        nursery.start_soon(parts.pool.run_schedule, name="schedule")
+        start_pool(parts, nursery)
         yield RunningPool(
             parts=parts, handlers=handlers, executor=executor, scope=nursery.cancel_scope
         )

@@ -18,6 +18,7 @@ from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
 from trio_jobs.settings import (
+    MAX_WORKERS,
     SETTINGS,
     HttpSettings,
     PoolSettings,
@@ -208,8 +209,9 @@ async def open_jobs(
             limiter=trio.CapacityLimiter(1),
         )
         opened = recovered.open(failures.add)
-    # The channel holds an item for each slot: a job that has a slot never meets a full channel.
-    send, receive = trio.open_memory_channel[str](buffer_size + workers)
+    # Room for each slot of `Capacity`, whose number of workers can grow to this maximum: a job that
+    # has a slot never meets a full channel.
+    send, receive = trio.open_memory_channel[str](buffer_size + MAX_WORKERS)
     pool = make_pool(
         registry,
         send,
@@ -239,8 +241,9 @@ async def open_jobs(
             failures.raised() if path is not None or lifespan else nullcontext(),
             trio.open_nursery() as nursery,
         ):
-            for n in range(workers):
-                nursery.start_soon(pool.workers.run, receive.clone(), name=f"worker-{n}")
+            pool.worker_tasks.open(nursery)
+            for _ in range(workers):
+                pool.worker_tasks.start(receive.clone())
             receive.close()  # the workers hold the clones
             nursery.start_soon(pool.run_schedule, name="schedule")
             left = trio.Event()

@@ -12,7 +12,7 @@ from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
 from trio_jobs.pool.pool import make_pool
 from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import BindError
-from trio_jobs.settings import Config
+from trio_jobs.settings import MAX_WORKERS, Config
 from trio_jobs.unfinished_report import UnfinishedReport
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         jobs are released.
     """
     stop, http, seconds = resources.stop, config.http, config.http.graceful_timeout
-    # Room for each slot of `Capacity`: a job that has a slot never meets a full channel.
-    send, receive = trio.open_memory_channel[str](config.pool.buffer_size + config.pool.workers)
+    # Room for each slot of `Capacity`, whose number of workers can grow to this maximum: a job that
+    # has a slot never meets a full channel.
+    send, receive = trio.open_memory_channel[str](config.pool.buffer_size + MAX_WORKERS)
     opened = resources.open_store(lambda error: lifecycle.fail(error))
     sections = (config.pool, config.store, http)
     pool = make_pool(
@@ -60,9 +61,9 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         try:
             with lifecycle.pool:
                 async with trio.open_nursery() as workers:
-                    for n in range(config.pool.workers):
-                        work = (pool.workers.run, receive.clone())
-                        workers.start_soon(lifecycle.watch_worker, *work, name=f"worker-{n}")
+                    pool.worker_tasks.open(workers, lifecycle.watch_worker)
+                    for _ in range(config.pool.workers):
+                        pool.worker_tasks.start(receive.clone())
                     receive.close()  # the workers hold the clones
                     workers.start_soon(lifecycle.watch_worker, pool.run_schedule, name="schedule")
                     with lifecycle.starting:

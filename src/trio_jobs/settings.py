@@ -22,6 +22,7 @@ _MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
 _WEEK: Final = 604_800  # seconds
 # A payload or a result. SQLite takes no value of 1,000,000,000 bytes or more.
 MAX_IN_FILE: Final = 900_000_000
+MAX_WORKERS: Final = 100_000
 ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 
 
@@ -98,7 +99,7 @@ LongSeconds = Annotated[
 class PoolSettings:
     """The workers and the channel that feeds them."""
 
-    workers: Annotated[int, _integer(1, 100_000), "how many jobs run at the same time"] = 10
+    workers: Annotated[int, _integer(1, MAX_WORKERS), "how many jobs run at the same time"] = 10
     buffer_size: Annotated[
         int, _integer(1, 10_000_000), "how many accepted jobs may wait for a worker"
     ] = 100

@@ -406,7 +406,7 @@ async def test_client_waits_over_delay_and_retries(autojump_clock: MockClock) ->
         got.append(await api.client.post("/jobs", b'{"type":"a","delay":5}', prefer="wait=60"))
 
     async with trio.open_nursery() as nursery:
-        for _ in range(api.parts.workers.number):
+        for _ in range(api.parts.pool.worker_tasks.number):
             nursery.start_soon(api.parts.workers.run, api.parts.receive.clone())
         api.parts.receive.close()
         nursery.start_soon(api.parts.pool.run_schedule)

@@ -24,6 +24,7 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
     assert answer.json() == {
         "status": "ready",
         "workers": 2,
+        "leaving": 0,
         "busy": 0,
         "buffered": 1,
         "buffer_size": 100,

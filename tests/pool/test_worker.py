@@ -374,7 +374,6 @@ async def test_pool_is_smaller_by_the_worker_whose_clone_is_closed(when: str) ->
         return SUCCEEDED
 
     running = Workers(
-        2,
         parts.store,
         lambda: nullcontext(process),
         capacity=parts.capacity,

@@ -12,6 +12,7 @@ from trio_jobs.api.answers import REFUSALS, refused
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.batch import add_batch_route
 from trio_jobs.api.cancel_route import add_cancel_route
+from trio_jobs.api.control_routes import add_control_routes
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
@@ -60,6 +61,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_health_routes(routes, context)
     add_pool_route(routes, context)
     add_metrics_route(routes, context)
+    add_control_routes(routes, context)
     add_openapi_route(routes, context)
     app.register_blueprint(routes)
     return app

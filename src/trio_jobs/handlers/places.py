@@ -47,7 +47,7 @@ class Places:
 
     Args:
         registry: The handlers and their lifespans.
-        workers: How many jobs run at the same time.
+        workers: How many jobs run at the same time, until `limit_threads` is called.
         processes: How many child processes there are at the most; None for one per processor.
         asyncio_loop: The loop for handlers on asyncio.
         states: What the program has opened itself, by place; such a place has no lifespan.
@@ -58,6 +58,7 @@ class Places:
         processes: None if no handler runs in a process.
         asyncio: None if no handler runs on asyncio.
         states: By place, what its lifespan yields; that of a process is in the process.
+        limit_threads: See `ThreadRunner.limit`.
         faulty: Whether a place has failed, or has not closed in time.
 
     Raises:
@@ -81,7 +82,9 @@ class Places:
         self.faulty = False
         self.processes: ProcessPool | None = None
         self.asyncio: AsyncioRunner | None = None
-        self.runners: dict[Run, Runner] = {Run.THREAD: ThreadRunner(workers, shortage, self.states)}
+        threads = ThreadRunner(workers, shortage, self.states)
+        self.limit_threads = threads.limit
+        self.runners: dict[Run, Runner] = {Run.THREAD: threads}
         if functions := registry.process_functions:
             lifespan = self._lifespans.get(Run.PROCESS)
             self.processes = self.runners[Run.PROCESS] = ProcessPool(

@@ -35,6 +35,10 @@ class ThreadRunner:
         self._states = states
         self._now = trio.lowlevel.current_clock().current_time
 
+    def limit(self, workers: int) -> None:
+        """Let so many jobs run at the same time; those that run go on."""
+        self._limiter.total_tokens = workers
+
     async def run(
         self, handler: Handler, running: RunningJob, *, max_result_bytes: int
     ) -> bytes | Failure:

@@ -30,6 +30,7 @@ from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.pool.worker import Workers
+from trio_jobs.pool.worker_tasks import WorkerTasks
 from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 
 if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
@@ -43,8 +44,9 @@ class PoolStatistics:
 
     Attributes:
         status: ``ready``, or ``shutting down``: no more jobs are taken.
-        workers: How many workers there are.
-        busy: How many of them have a job.
+        workers: How many workers are asked for.
+        leaving: How many more end when their jobs have ended.
+        busy: How many workers have a job.
         buffered: Jobs in the buffer.
         buffer_size: How many jobs the buffer can hold.
         waiting: Jobs that are delayed, wait for their next attempt, or for others of their type.
@@ -59,6 +61,7 @@ class PoolStatistics:
 
     status: str
     workers: int
+    leaving: int
     busy: int
     buffered: int
     buffer_size: int
@@ -75,7 +78,9 @@ class Pool:
     """The parts of one pool; made by `make_pool`.
 
     Attributes:
-        workers: Run on clones of the channel's receive end, in the caller's nursery.
+        workers: What each worker runs.
+        worker_tasks: The tasks of the workers. The caller opens it with its nursery, and starts the
+            workers on clones of the channel's receive end.
         handlers: The users' functions.
         store: Every job.
         capacity: The slots for jobs.
@@ -93,6 +98,7 @@ class Pool:
     """
 
     workers: Workers
+    worker_tasks: WorkerTasks
     handlers: HandlerRegistry
     store: Store
     capacity: Capacity
@@ -163,7 +169,8 @@ class Pool:
         jobs, disk = self.store.statistics(), self.store.disk
         return PoolStatistics(
             status="shutting down" if self.admission.closed else "ready",
-            workers=self.workers.number,
+            workers=self.worker_tasks.number,
+            leaving=self.worker_tasks.leaving,
             busy=jobs.processing,
             buffered=self.admission.buffered,
             buffer_size=self.capacity.buffer_size,
@@ -194,8 +201,9 @@ def make_pool(
 
     Args:
         handlers: The users' functions.
-        send: The job channel's one send end, of ``buffer_size + workers`` items, so that it has
-            room for all slots; ``admission`` owns it from now on.
+        send: The job channel's one send end; ``admission`` owns it from now on. The channel holds
+            ``buffer_size`` items and one for each worker that may ever be asked for, so that it has
+            room for all slots.
         store: Where the jobs are kept. If it has a disk, it is a `DurableStore`.
         settings: The sizes of the pool.
         bounds: The bound of a result.
@@ -264,16 +272,10 @@ def make_pool(
     else:
         moves = store
         admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
+    workers = Workers(moves, executor.for_worker, capacity, waiters, schedule, show)
     return Pool(
-        workers=Workers(
-            settings.workers,
-            moves,
-            executor.for_worker,
-            capacity=capacity,
-            waiters=waiters,
-            schedule=schedule,
-            show=show,
-        ),
+        workers=workers,
+        worker_tasks=WorkerTasks(settings.workers, workers.run, capacity, places.limit_threads),
         handlers=handlers,
         store=store,
         capacity=capacity,

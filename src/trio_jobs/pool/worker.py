@@ -130,23 +130,20 @@ async def _process_burst(
 
 
 class Workers:
-    """Runs each of ``number`` workers, and makes their moves in the store.
+    """Runs each worker, and makes their moves in the store.
 
     It reports slots and claims to the capacity, postponed jobs to the schedule, ends to ``show``.
     """
 
     def __init__(
         self,
-        number: int,
         store: StoreMoves,
         for_worker: ProcessBlock,
-        *,
         capacity: Capacity,
         waiters: CompletionWaiters,
         schedule: Schedule,
         show: Callable[[Job], None],
     ) -> None:
-        self.number = number
         self.disk = store.disk
         self._store = store
         self._for_worker = for_worker
@@ -154,6 +151,7 @@ class Workers:
         self._waiters = waiters
         self._schedule = schedule
         self._show = show
+        self._running = 0
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, jobs: trio.MemoryReceiveChannel[str]) -> None:
@@ -166,6 +164,7 @@ class Workers:
                 not closed, or was the last one: the pool would shrink unseen, or be gone.
         """
         self._capacity.slot_freed()
+        self._running += 1
         try:
             with self._for_worker() as process:
                 clone_closed = await run_worker(jobs, self, process)
@@ -173,12 +172,17 @@ class Workers:
             go_on = channel.open_send_channels or channel.current_buffer_used
             if go_on and not (clone_closed and channel.open_receive_channels):
                 raise RuntimeError("a worker has returned before its channel has ended")
-            if self.disk is not None and not channel.open_receive_channels:
+            if self.disk is not None and self._is_last(jobs):
                 await self.disk.settled()  # clients see no end before it is on the disk
         finally:
             self._capacity.slot_lost()
-            if jobs.statistics().open_receive_channels == 0:
+            if self._is_last(jobs):
                 self._waiters.end()
+            self._running -= 1
+
+    def _is_last(self, jobs: trio.MemoryReceiveChannel[str]) -> bool:
+        # A worker whose clone was closed may have a job; one that has not begun has an open clone.
+        return self._running == 1 and jobs.statistics().open_receive_channels == 0
 
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; measures the flow, or frees the slot if there is nothing to run."""
