@@ -22,11 +22,14 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             needed for this request.
         name: The name of the token, if it has one.
         fingerprint: The SHA-256 of the token; empty without a token.
+        expires: When the session on the page ends, by ``time.monotonic()``; None if the client has
+            shown the token itself.
     """
 
     role: Role | None
     name: str | None = None
     fingerprint: bytes = b""
+    expires: float | None = None
 
 
 # Every client of a server without tokens.

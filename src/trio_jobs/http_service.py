@@ -5,6 +5,7 @@ from functools import partial
 
 import trio
 
+from trio_jobs.access_changes import AccessChanges
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.api.route_names import route_names
@@ -44,25 +45,30 @@ def make_http_service(
         `serve` with all its arguments but ``task_status``. Beside it the reload runs.
     """
     http = config.http
-    parts = parts_to_reload(http, resources.listeners)
     exporter = traffic = None
     if config.metrics.enabled and monitor is not None:
         from trio_jobs.metrics.exporter import Exporter  # needs the extra
 
         exporter = Exporter(pool, monitor)
-    context = ApiContext(
-        pool=pool, http=http, shutdown_retry_after=config.pool.retry_after, metrics=exporter
-    )
-    app = FastPath(context, find=opened.find_nowait)
-    if exporter is not None:
-        traffic = Traffic(route_names(app.app.url_map))
-        exporter.watch(traffic)
     access_control = AccessControl(
         allowed_hosts=[*http.allowed_hosts, *resources.listeners.names],
         tokens=resources.tokens,
         health_path=_HEALTH,
         open_paths=[_METRICS] if config.metrics.open else [],
     )
+    access_changes = AccessChanges(lambda: access_control.tokens)
+    parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
+    context = ApiContext(
+        pool=pool,
+        http=http,
+        shutdown_retry_after=config.pool.retry_after,
+        access_changes=access_changes,
+        metrics=exporter,
+    )
+    app = FastPath(context, find=opened.find_nowait)
+    if exporter is not None:
+        traffic = Traffic(route_names(app.app.url_map))
+        exporter.watch(traffic)
     serve_http = partial(
         serve,
         app,

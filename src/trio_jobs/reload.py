@@ -10,9 +10,12 @@ from typing import Protocol
 
 import trio
 
+from trio_jobs.access_changes import AccessChanges
+from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.sockets import Listeners
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.settings import HttpSettings
+from trio_jobs.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +59,31 @@ async def run_reloads(signal: ReloadSignal, parts: Mapping[str, Read]) -> None:
         log.info("reloaded", extra={"what": ",".join(reloaded) or "nothing"})
 
 
-def parts_to_reload(http: HttpSettings, listeners: Listeners) -> dict[str, Read]:
+def parts_to_reload(
+    http: HttpSettings,
+    listeners: Listeners,
+    access_control: AccessControl,
+    access_changes: AccessChanges,
+) -> dict[str, Read]:
     """What a reload reads again: the files that the settings name, by absolute paths."""
     parts: dict[str, Read] = {}
+    if http.token_file is not None:
+        parts["tokens"] = partial(_read_tokens, http.token_file, access_control, access_changes)
     if http.certfile is not None and http.keyfile is not None:
         parts["certificate"] = partial(_read_certificate, http.certfile, http.keyfile, listeners)
     return parts
+
+
+def _read_tokens(
+    path: str, access_control: AccessControl, access_changes: AccessChanges
+) -> Callable[[], object]:
+    tokens = TokenTable.of_file(path)
+
+    def place() -> None:
+        access_control.tokens = tokens
+        access_changes.note()
+
+    return place
 
 
 def _read_certificate(certfile: str, keyfile: str, listeners: Listeners) -> Callable[[], object]:

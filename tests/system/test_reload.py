@@ -16,8 +16,8 @@ from tests.system.test_front_door import CERTIFICATE, KEY
 HANGUP = signal.SIGHUP
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
 
-# With a change of the current folder, as a handler's module may make it.
-WITH_TLS = """
+# A handler's module may change the current folder.
+ELSEWHERE = """
 import os
 os.chdir("/")
 
@@ -35,6 +35,45 @@ async def served_certificate(server: Command) -> str:
         async with stream:
             await stream.do_handshake()
             return ssl.DER_cert_to_PEM_cert(stream.getpeercert(binary_form=True))
+
+
+async def statuses(server: Command, *tokens: str) -> list[int]:
+    """What requests with these tokens get, over a connection that may be open already."""
+    return [
+        (await server.client.get("/jobs", headers={"Authorization": f"Bearer {token}"})).status_code
+        for token in tokens
+    ]
+
+
+async def test_tokens_are_replaced_and_a_bad_file_leaves_the_old_ones(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("read first-token\n")
+    config = '[http]\ntoken_file = "tokens"\n[handlers]\nquick = "work:quick"'
+
+    async with running_command(tmp_path, config=config, handlers=ELSEWHERE) as server:
+        before = await statuses(server, "first-token", "second-token")
+        file.write_text("read first-token\nread second-token ann\n")
+        server.send(HANGUP)
+        await server.wait_for_line("reloaded what=tokens")
+        both = await statuses(server, "first-token", "second-token")
+        file.write_text("submit second-token ann\n")
+        server.send(HANGUP)
+        await server.wait_for_lines(2, "reloaded what=tokens")
+        after = await statuses(server, "first-token", "second-token")
+        bad = []
+        for count, text in enumerate(["root second-token", "", "read second-token\n" * 2], 1):
+            file.write_text(text)
+            server.send(HANGUP)
+            bad.append((await server.wait_for_lines(count, "reload_failed"))[-1])
+            await server.wait_for_lines(count, "reloaded what=nothing")
+        file.unlink()
+        server.send(HANGUP)
+        bad.append((await server.wait_for_lines(4, "ERROR", "reload_failed what=tokens"))[-1])
+        kept = await statuses(server, "first-token", "second-token")
+
+    assert (before, both, after, kept) == ([200, 401], [200, 200], [401, 403], [401, 403])
+    assert all(str(file) in line for line in bad)
+    assert "second-token" not in server.log
 
 
 def write_pair(folder: Path, certificate: Path, key: Path) -> str:
@@ -55,7 +94,7 @@ async def test_certificate_is_replaced_and_a_torn_pair_leaves_the_old_one(tmp_pa
     config = '[http]\ncertfile = "server.crt"\nkeyfile = "server.key"\n'
     config += '[handlers]\nquick = "work:quick"'
 
-    async with running_command(tmp_path, config=config, handlers=WITH_TLS) as server:
+    async with running_command(tmp_path, config=config, handlers=ELSEWHERE) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         trusted = ssl.create_default_context(cafile=str(CERTIFICATE))
         async with httpx.AsyncClient(base_url=url, verify=trusted) as kept:

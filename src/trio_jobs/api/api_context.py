@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
+from trio_jobs.access_changes import AccessChanges
 from trio_jobs.pool.pool import Pool
 from trio_jobs.problem_details import Problem
 from trio_jobs.settings import HttpSettings
@@ -31,12 +32,14 @@ class ApiContext:
         http: The limits on bodies, waits and streams.
         shutdown_retry_after: The ``Retry-After``, in whole seconds, of answers
             to submissions that come after the pool has closed.
+        access_changes: Tells when a client has lost its access; None behind another server.
         metrics: Counts the refusals, and writes the answers of ``/metrics``; None without metrics.
     """
 
     pool: Pool
     http: HttpSettings
     shutdown_retry_after: int
+    access_changes: AccessChanges | None = None
     metrics: Metrics | None = None
 
     def shutting_down(self, **members: int) -> Problem:
