@@ -40,6 +40,9 @@ def main(command: list[str]) -> None:
             time.sleep(0.1)
             job = _json(urllib.request.Request(f"{url}/jobs/{job['id']}"))  # noqa: S310
         assert job["outcome"] == "succeeded", job
+        for path in ("ui", "ui/app.css", "ui/app.js", "ui/icon.svg"):
+            with urllib.request.urlopen(f"{url}/{path}", timeout=LIMIT_SECONDS) as answer:  # noqa: S310
+                assert answer.read(), path
         server.send_signal(signal.SIGTERM)
         assert server.wait(LIMIT_SECONDS) == 0
     finally:

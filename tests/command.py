@@ -195,7 +195,7 @@ async def started_command(
     process = await trio.lowlevel.open_process(
         prepared(folder, arguments, start),
         cwd=folder,
-        env=_environment(start.get("environment")),
+        env=environment(start.get("environment")),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -245,7 +245,7 @@ async def run_command(folder: Path, *arguments: str, **start: Unpack[Start]) -> 
         finished = await trio.run_process(
             prepared(folder, arguments, start),
             cwd=folder,
-            env=_environment(start.get("environment")),
+            env=environment(start.get("environment")),
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -337,7 +337,8 @@ def new_client(url: str) -> httpx.AsyncClient:
     )
 
 
-def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+def environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    """The environment of a command: this one without its settings, and these variables."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("TRIO_JOBS_")
     }

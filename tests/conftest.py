@@ -42,6 +42,7 @@ FOLDERS = {
     "proof": "sweeps over every step, and models with many examples",
     "docs": "follows the pages of the documentation",
     "deploy": "boots a machine, or builds an image; needs to be root on Linux",
+    "browser": "looks at the page in Chromium",
 }
 MARKERS = {**FOLDERS, "soak": "takes minutes"}
 HERE = Path(__file__).parent

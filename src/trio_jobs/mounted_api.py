@@ -34,7 +34,10 @@ class MountedApi:
         shutdown_retry_after: int,
     ) -> None:
         self._http = build(
-            HttpSettings, max_wait_seconds=max_wait_seconds, stream_idle_timeout=stream_idle_timeout
+            HttpSettings,
+            max_wait_seconds=max_wait_seconds,
+            stream_idle_timeout=stream_idle_timeout,
+            ui=False,
         )
         RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")
         self._shutdown_retry_after = shutdown_retry_after

@@ -173,7 +173,7 @@ class HttpSettings:
     graceful_timeout: Annotated[
         Seconds, "how long a stop waits for answers once the last job has ended"
     ] = 2.0
-    ui: Annotated[Switch, "whether the jobs are counted, by type, for those who operate"] = True
+    ui: Annotated[Switch, "whether there is the page /ui, and jobs are counted for it"] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ class Api:
         max_body_bytes: The longest body.
         max_wait_seconds: The longest wait.
         metrics: What writes ``/metrics``, if there is such a route.
+        ui: Whether there is the page.
     """
 
     fast_path: ClassVar = True
@@ -105,6 +106,7 @@ class Api:
         max_body_bytes: int = MAX_BODY_BYTES,
         max_wait_seconds: float = 60,
         metrics: Metrics | None = None,
+        ui: bool = True,
     ) -> None:
         self.parts = parts or make_parts()
         pool = self.parts.pool
@@ -112,7 +114,9 @@ class Api:
             pool = replace(pool, handlers=handlers_of(functions or {"default": accept}))
         self.context = ApiContext(
             pool=pool,
-            http=HttpSettings(max_body_bytes=max_body_bytes, max_wait_seconds=max_wait_seconds),
+            http=HttpSettings(
+                max_body_bytes=max_body_bytes, max_wait_seconds=max_wait_seconds, ui=ui
+            ),
             shutdown_retry_after=7,
             metrics=metrics,
         )

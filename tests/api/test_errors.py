@@ -7,7 +7,6 @@ from tests.api.support import SUBMISSION, Api, assert_problem
 JOB_ID = "01936d3c-0000-7000-8000-000000000000"
 
 UNKNOWN_PATHS = [
-    "/",
     "//",
     "//jobs",
     "///health",
@@ -24,6 +23,8 @@ UNKNOWN_PATHS = [
     "/health/",
     "/health/ready/",
     "/health/live",
+    "/ui/",
+    "/ui/app.html",
     "/static/x",
     "/jobs\x00",
     "/\xff",
@@ -45,6 +46,9 @@ ALLOWED = [
     ("/health", "GET, HEAD, OPTIONS"),
     ("/health/ready", "GET, HEAD, OPTIONS"),
     ("/openapi.json", "GET, HEAD, OPTIONS"),
+    ("/", "GET, HEAD, OPTIONS"),
+    ("/ui", "GET, HEAD, OPTIONS"),
+    ("/ui/app.js", "GET, HEAD, OPTIONS"),
 ]
 
 
@@ -97,7 +101,7 @@ async def test_head_is_get_without_a_body(target: str) -> None:
 
 async def test_absolute_form_targets_work() -> None:
     assert (await Api().client.get("http://elsewhere/health")).status == 200
-    assert_problem(await Api().client.get("http://elsewhere"), 404)
+    assert (await Api().client.get("http://elsewhere")).status == 303  # as `/`
 
 
 @pytest.mark.parametrize("host", ["a..b", ".", "x" * 64, "", "a b", "[", "a/b", "\xe9"])

@@ -18,6 +18,7 @@ from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.metrics_route import add_metrics_route
 from trio_jobs.api.openapi import add_openapi_route
+from trio_jobs.api.page import add_page_routes
 from trio_jobs.api.pool_route import add_pool_route
 from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
@@ -63,6 +64,8 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_metrics_route(routes, context)
     add_control_routes(routes, context)
     add_openapi_route(routes, context)
+    if context.http.ui:
+        add_page_routes(routes)
     app.register_blueprint(routes)
     return app
 

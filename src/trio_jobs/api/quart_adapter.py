@@ -18,8 +18,10 @@ from quart_trio.wrappers import TrioRequest
 
 from trio_jobs.api.answers import Answer
 
-# No cache may keep an answer: the next job makes it outdated.
+# No cache may keep an answer about jobs: the next job makes it outdated.
 NO_STORE = (b"cache-control", b"no-store")
+
+_NOWHERE = "/-"
 
 
 class ServerBody(Protocol):
@@ -81,11 +83,11 @@ class RequestAdapter(TrioASGIHTTPConnection):
     def __init__(self, app: Quart, scope: Any) -> None:  # noqa: ANN401
         root = scope.get("root_path", "").rstrip("/")
         path = scope["path"].removeprefix(root)
-        # Three paths get the answer of `/`, a 404. An empty path (the target `?x`) makes Quart
+        # Three paths become one that has no route. An empty path (the target `?x`) makes Quart
         # raise. Werkzeug turns `//jobs` into `/jobs`. Below a mount at `/queue`, the path
         # `/queuejobs` leaves `jobs`, which Werkzeug turns into `/jobs` too.
         if not path or path.startswith("//") or (root and not path.startswith("/")):
-            path = "/"
+            path = _NOWHERE
         if root or path != scope["path"]:
             scope = {**scope, "root_path": root, "path": root + path}
         super().__init__(app, scope)
@@ -95,7 +97,9 @@ class RequestAdapter(TrioASGIHTTPConnection):
         job_request = cast("JobRequest", self._create_request_from_scope(send))
         job_request.receive = receive
         response = cast("Response", await self.app.handle_request(job_request))
-        headers = [*encode_headers(response.headers), NO_STORE]
+        headers = encode_headers(response.headers)
+        if "Cache-Control" not in response.headers:
+            headers.append(NO_STORE)
         await send(
             {
                 "type": "http.response.start",
@@ -138,9 +142,9 @@ def to_response(answer: Answer) -> Response:
     )
 
 
-def no_content(headers: dict[str, str] | None = None) -> Response:
-    """An answer without a body."""
-    response = Response(b"", 204, headers=headers)
-    # RFC 9110, 8.6: a 204 has no length.
+def no_content(headers: dict[str, str] | None = None, *, status: int = 204) -> Response:
+    """An answer without a body, 204 or 304."""
+    response = Response(b"", status, headers=headers)
+    # RFC 9110, 8.6: a 204 has no length, and that of a 304 would be the file's.
     del response.headers["Content-Type"], response.headers["Content-Length"]
     return response
