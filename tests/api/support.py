@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tests.asgi import Answer, Client
-from tests.support import ANYONE, HandlerRegistry, HttpSettings, Parts, make_parts
+from tests.support import ANYONE, Access, HandlerRegistry, HttpSettings, Parts, make_parts
 from trio_jobs import Handler
 from trio_jobs.api.api_context import ApiContext, Metrics
 from trio_jobs.api.fast_path import FastPath
@@ -68,11 +68,16 @@ class FastPathClient(Client):
 
 
 def answer_now(
-    app: FastPath, method: str, target: str, headers: Mapping[str, str], body: bytes
+    app: FastPath,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    access: Access = ANYONE,
 ) -> Answer | None:
     """The application's immediate answer, if it has one."""
     sent = {n.lower().encode(): v.encode("latin-1") for n, v in {"host": "test", **headers}.items()}
-    answer = app.answer_now(method, target.encode(), sent, body, ANYONE)
+    answer = app.answer_now(method, target.encode(), sent, body, access)
     if answer is None:
         return None
     assert isinstance(answer, tuple)  # the jobs are in memory

@@ -22,8 +22,8 @@ class DurableApi:
 
     def __init__(self, parts: DurableParts | None = None) -> None:
         self.parts = parts or make_durable_parts({"default": Handler.of(accept)})
-        context = ApiContext(pool=self.parts.pool, http=HttpSettings(), shutdown_retry_after=7)
-        self.client = Client(create_app(context))
+        self.context = ApiContext(pool=self.parts.pool, http=HttpSettings(), shutdown_retry_after=7)
+        self.client = Client(create_app(self.context))
 
     def post(self, nursery: trio.Nursery, path: str, body: bytes, **headers: str) -> list[Answer]:
         """Submit in a task; the list has the answer once it is there."""

@@ -9,6 +9,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import current_access
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.submission_json import (
     ITEM_COST,
@@ -44,7 +45,12 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
         body = await read_body(max_bytes=context.http.max_body_bytes)
         batch = await parse_batch(
             body,
-            partial(parse_item, handlers=pool.handlers, now=pool.now),
+            partial(
+                parse_item,
+                handlers=pool.handlers,
+                now=pool.now,
+                submitted_by=current_access().name,
+            ),
             buffer_size=pool.capacity.buffer_size,
             max_waiting=pool.schedule.max_waiting,
         )

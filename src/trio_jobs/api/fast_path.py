@@ -56,7 +56,7 @@ class FastPath:
         target: bytes,
         fields: Mapping[bytes, bytes],
         body: bytes,
-        access: Access,  # noqa: ARG002
+        access: Access,
     ) -> Encoded | Awaitable[Encoded] | None:
         """Answer one request, or return None if it has to go to Quart.
 
@@ -75,8 +75,8 @@ class FastPath:
         try:
             if method == "POST" and target == b"/jobs":
                 if self._waits:
-                    return self._submit_later(body)
-                answer = self._submit(body)
+                    return self._submit_later(body, access)
+                answer = self._submit(body, access)
             elif method == "GET" and _JOB.fullmatch(target):
                 job = self._find(target.removeprefix(b"/jobs/").decode())
                 answer = shown(job, self._context)
@@ -90,21 +90,26 @@ class FastPath:
             answer = refused(error, self._context)
         return _encode(answer)
 
-    def _submit(self, body: bytes) -> Answer:
+    def _submit(self, body: bytes, access: Access) -> Answer:
         admission = self._context.pool.admission
         if admission.closed:
             raise ShuttingDownError
         pool = self._context.pool
-        spec = parse_submission(body, pool.handlers, pool.now)
-        job = admission.submit(spec.type, spec.payload, spec.due)
+        spec = parse_submission(body, pool.handlers, pool.now, submitted_by=access.name)
+        if spec.submitted_by is None:
+            job = admission.submit(spec.type, spec.payload, spec.due)
+        else:
+            [job] = admission.submit_all([spec])
         return accepted(job, {"Location": f"/jobs/{job.id}"})
 
-    async def _submit_later(self, body: bytes) -> Encoded:
+    async def _submit_later(self, body: bytes, access: Access) -> Encoded:
         pool = self._context.pool
         try:
             if pool.admission.closed:
                 raise ShuttingDownError
-            job = await pool.admission.admit(parse_submission(body, pool.handlers, pool.now))
+            name = access.name
+            spec = parse_submission(body, pool.handlers, pool.now, submitted_by=name)
+            job = await pool.admission.admit(spec)
             answer = accepted(job, {"Location": f"/jobs/{job.id}"})
         except REFUSALS as error:
             answer = refused(error, self._context)

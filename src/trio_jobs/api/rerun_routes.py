@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.answers import Answer, accepted
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.current_access import logged_action
+from trio_jobs.api.current_access import current_access, logged_action
 from trio_jobs.api.filters_json import decode_filters
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import root_path, to_response
@@ -43,7 +43,7 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
         # one job, the second finds that it was re-run.
         old = await pool.store.find(str(job_id))
         with logged_action("rerun", job_id=old.id) as fields:
-            new = await rerun(pool, old)
+            new = await rerun(pool, old, submitted_by=current_access().name)
             fields["rerun_as"] = new.id
         headers = {"Location": f"{root_path()}/jobs/{new.id}"}
         job, applied = await find_after_wait(new.id, context)
@@ -64,7 +64,7 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
             "limit": selection.limit,
         }
         with logged_action("rerun_jobs", **filters) as fields:
-            jobs = await rerun_all(pool, selection)
+            jobs = await rerun_all(pool, selection, submitted_by=current_access().name)
             fields["count"] = len(jobs)
         answer = msgspec.json.encode({"accepted": len(jobs)})
         return Response(answer, 201, content_type=MEDIA_TYPE)

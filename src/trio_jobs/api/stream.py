@@ -7,6 +7,7 @@ from quart import Blueprint, Response
 from trio_jobs.api.answers import problem_of
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.body_stream import BodyStream, cancel_on_disconnect
+from trio_jobs.api.current_access import current_access
 from trio_jobs.api.ndjson import Lines
 from trio_jobs.api.request_body import refuse_encoded_body
 from trio_jobs.api.serialization import MEDIA_TYPE
@@ -59,6 +60,7 @@ class Upload:
         self._admission = context.pool.admission
         self._handlers = context.pool.handlers
         self._now = context.pool.now
+        self._submitted_by = current_access().name
         self._max_line_bytes = context.http.max_body_bytes
         self._body = BodyStream(idle_timeout=context.http.stream_idle_timeout)
         self._line = 0
@@ -116,7 +118,7 @@ class Upload:
         if len(text) > self._max_line_bytes:
             raise self._too_long()
         try:
-            return parse_item(text, self._handlers, self._now)
+            return parse_item(text, self._handlers, self._now, submitted_by=self._submitted_by)
         except Problem as problem:
             problem.members["line"] = self._line
             raise

@@ -69,6 +69,7 @@ def parse_submission(
     now: Callable[[], datetime],
     *,
     key: str | None = None,
+    submitted_by: str | None = None,
 ) -> JobSpec:
     """The submission in ``{"type": …, "payload": …}``, checked.
 
@@ -79,6 +80,7 @@ def parse_submission(
         handlers: Those that there are.
         now: The wall clock, as an aware UTC time.
         key: The text of its idempotency key, checked; None if it has none.
+        submitted_by: The name of the client, if it has one.
 
     Raises:
         Problem: 400, with the fault and its place.
@@ -87,10 +89,16 @@ def parse_submission(
         envelope = _decode_envelope(body)
     except JSON_ERRORS as error:
         raise json_problem(error, body) from None
-    return _check(envelope, body, handlers, now, key)
+    return _check(envelope, body, handlers, now, key, submitted_by)
 
 
-def parse_item(body: bytes, handlers: HandlerRegistry, now: Callable[[], datetime]) -> JobSpec:
+def parse_item(
+    body: bytes,
+    handlers: HandlerRegistry,
+    now: Callable[[], datetime],
+    *,
+    submitted_by: str | None = None,
+) -> JobSpec:
     """The submission in an item of a batch, or in a line of a stream; see `parse_submission`.
 
     It may have one more member: ``key``, its idempotency key.
@@ -99,7 +107,8 @@ def parse_item(body: bytes, handlers: HandlerRegistry, now: Callable[[], datetim
         item = _decode_item(body)
     except JSON_ERRORS as error:
         raise json_problem(error, body) from None
-    return _check(item, body, handlers, now, None if item.key is msgspec.UNSET else item.key)
+    key = None if item.key is msgspec.UNSET else item.key
+    return _check(item, body, handlers, now, key, submitted_by)
 
 
 def _check(
@@ -108,6 +117,7 @@ def _check(
     handlers: HandlerRegistry,
     now: Callable[[], datetime],
     key: str | None,
+    submitted_by: str | None,
 ) -> JobSpec:
     # A copy: a Raw would keep the whole body in memory with the job.
     payload = bytes(envelope.payload)
@@ -124,7 +134,7 @@ def _check(
         raise Problem(400, str(error), types=error.types) from None
     except PayloadError as error:
         raise _problem(error) from None
-    spec = JobSpec(envelope.type, payload, due)
+    spec = JobSpec(envelope.type, payload, due, submitted_by=submitted_by)
     if key is None:
         return spec
     try:

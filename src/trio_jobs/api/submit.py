@@ -5,6 +5,7 @@ from quart import Blueprint, Response, request
 
 from trio_jobs.api.answers import Answer, accepted
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import current_access
 from trio_jobs.api.keys import VISIBLE
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import current_path, to_response
@@ -30,7 +31,8 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         pool = context.pool
-        spec = parse_submission(body, pool.handlers, pool.now, key=_read_key())
+        key, name = _read_key(), current_access().name
+        spec = parse_submission(body, pool.handlers, pool.now, key=key, submitted_by=name)
         submitted = await idempotency.admit(spec, admission, pool.store)
         first = job = submitted.job
         headers = {}

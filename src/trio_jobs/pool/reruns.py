@@ -79,7 +79,7 @@ def rerun_nowait(pool: Pool, job: Job) -> Job:
     return new
 
 
-async def rerun(pool: Pool, job: Job) -> Job:
+async def rerun(pool: Pool, job: Job, *, submitted_by: str | None = None) -> Job:
     """Submit a completed job once more; it needs room in the buffer, as any job.
 
     With the store in memory, this makes no checkpoint.
@@ -87,6 +87,7 @@ async def rerun(pool: Pool, job: Job) -> Job:
     Args:
         pool: Where to.
         job: The job as it is now, in the pool's store.
+        submitted_by: The name of who asks, if there is one.
 
     Returns:
         The new job, with the old one's type and payload. Each names the other by its id.
@@ -97,27 +98,34 @@ async def rerun(pool: Pool, job: Job) -> Job:
         QueueFullError: There is no room for it.
         ShuttingDownError: The pool takes no more jobs.
     """
-    [new] = await pool.admission.admit_all([_spec(pool, job)])
+    [new] = await pool.admission.admit_all([_spec(pool, job, submitted_by)])
     _log(new, job)
     return new
 
 
-def _spec(pool: Pool, job: Job) -> JobSpec:
+def _spec(pool: Pool, job: Job, submitted_by: str | None = None) -> JobSpec:
     check_rerun(job)
     check_handler(job, pool.handlers)
-    return JobSpec(job.type, job.payload, rerun_of=job.id)
+    return JobSpec(job.type, job.payload, rerun_of=job.id, submitted_by=submitted_by)
 
 
 def _log(new: Job, old: Job) -> None:
     log.info("job_rerun", extra={"job_id": new.id, "job_type": new.type, "rerun_of": old.id})
 
 
-async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
+async def rerun_all(
+    pool: Pool, selection: Selection, *, submitted_by: str | None = None
+) -> list[Job]:
     """Submit the selected jobs once more: all or none.
 
     The new jobs are waiting jobs that are due now: they need room among the jobs that wait, and
     none in the buffer. Each job is re-run once, even if several tasks select it. A selected job
     that is dropped before the step that admits the new ones is not re-run.
+
+    Args:
+        pool: Where the jobs are.
+        selection: Which jobs.
+        submitted_by: The name of who asks, if there is one.
 
     Returns:
         The new jobs, in the order in which the old ones were submitted.
@@ -137,7 +145,9 @@ async def rerun_all(pool: Pool, selection: Selection) -> list[Job]:
     for job in await pool.store.find_many(job_ids):  # without those that were dropped meanwhile
         with suppress(StoreError):  # meanwhile it was re-run by another task
             check_rerun(job)
-            specs.append(JobSpec(job.type, job.payload, due=0.0, rerun_of=job.id))
+            specs.append(
+                JobSpec(job.type, job.payload, due=0.0, rerun_of=job.id, submitted_by=submitted_by)
+            )
     try:
         jobs = await pool.admission.admit_all(specs)
     except QueueFullError as error:
