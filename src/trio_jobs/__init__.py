@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
     from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.job_counts import JobCounts as JobCounts
-    from trio_jobs.pool.pool import PoolStatistics as PoolStatistics
     from trio_jobs.pool.refusals import AdmissionError as AdmissionError
     from trio_jobs.pool.refusals import QueueFullError as QueueFullError
     from trio_jobs.pool.refusals import ShuttingDownError as ShuttingDownError
     from trio_jobs.pool.refusals import StoreTimeoutError as StoreTimeoutError
     from trio_jobs.pool.refusals import StoreUnavailableError as StoreUnavailableError
     from trio_jobs.pool.refusals import StoreWriteError as StoreWriteError
+    from trio_jobs.pool.statistics import PoolStatistics as PoolStatistics
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
     from trio_jobs.pool.store import StoreFileError as StoreFileError
@@ -77,7 +77,7 @@ _MODULES = {
     "LoopStartError": "handlers.opening_errors",
     "Outcome": "job",
     "PayloadError": "api.validation",
-    "PoolStatistics": "pool.pool",
+    "PoolStatistics": "pool.statistics",
     "ProcessDied": "retries",
     "Progress": "progress",
     "QueueFullError": "pool.refusals",

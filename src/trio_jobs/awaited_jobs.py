@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from trio_jobs.embedded_jobs import DurableJobs
-from trio_jobs.pool.pool import PoolStatistics
+from trio_jobs.pool.statistics import PoolStatistics
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -22,8 +22,9 @@ from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_counts import JobCounts, count_jobs
 from trio_jobs.pool.job_query import ALL_JOBS
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.pool import Pool, PoolStatistics
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
+from trio_jobs.pool.statistics import PoolStatistics
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.settings import HttpSettings, PoolSettings
 from trio_jobs.tokens import TokenTable

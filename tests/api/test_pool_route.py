@@ -1,5 +1,6 @@
 """`GET /pool`: what the pool does now."""
 
+import re
 import threading
 
 import trio
@@ -7,10 +8,24 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import SUBMISSION, Api
 from tests.api.test_openapi import document, validator
-from tests.support import running_pool
-from trio_jobs import Handler
+from tests.support import make_parts, running_pool
+from trio_jobs import Handler, Outcome
 from trio_jobs.api.pool_route import MAX_SLOTS
 from trio_jobs.handlers.handler import Run
+
+NOTHING = {
+    "submitted": 0,
+    "pending": 0,
+    "retrying": 0,
+    "processing": 0,
+    "outcomes": {},
+    "attempts_failed": 0,
+    "interruptions": 0,
+    "run_p50_seconds": None,
+    "run_p95_seconds": None,
+    "wait_p50_seconds": None,
+    "wait_p95_seconds": None,
+}
 
 
 async def test_idle_pool_has_the_members_of_ready_and_no_slots() -> None:
@@ -23,7 +38,26 @@ async def test_idle_pool_has_the_members_of_ready_and_no_slots() -> None:
     assert answer.status == 200
     state = answer.json()
     assert state.pop("now") == "2026-11-25T12:00:00.000000Z"
-    assert state == {**ready, "peak": 1, "pending": 1, "kept": 0, "slots": []}
+    assert state.pop("started_at") == "2026-11-25T12:00:00.000000Z"
+    assert re.fullmatch("[0-9a-f]{8}", state.pop("boot"))
+    counted = {name: state.pop(name) for name in state.keys() - ready.keys() - {"slots"}}
+    assert state == {**ready, "slots": []}
+    assert (state["peak_buffered"], state["pending"], state["kept"]) == (1, 1, 0)
+    assert counted == {
+        "oldest_pending_seconds": 0,
+        "totals": dict.fromkeys(Outcome, 0),
+        "ended_per_second": [[0, 0]] * 60,
+        "types": {"email": NOTHING | {"submitted": 1, "pending": 1}},
+    }
+
+
+async def test_pool_that_counts_nothing_has_no_counts() -> None:
+    api = Api(parts=make_parts(ui=False))
+    ready = (await api.client.get("/health/ready")).json()
+
+    state = (await api.client.get("/pool")).json()
+
+    assert state.keys() == ready.keys() | {"now", "boot", "started_at", "slots"}
 
 
 async def test_slots_are_the_running_jobs_longest_first(autojump_clock: trio.abc.Clock) -> None:
@@ -56,8 +90,22 @@ async def test_slots_are_the_running_jobs_longest_first(autojump_clock: trio.abc
     assert (state["status"], state["busy"], state["pending"]) == ("ready", 2, 1)
     common = {"attempt": 1, "begun": True}
     assert state["slots"] == [
-        {"id": first.id, "type": "sleep", "for": 2, "run": "trio", "cancel": False, **common},
-        {"id": second.id, "type": "block", "for": 0, "run": "thread", "cancel": True, **common},
+        {
+            "id": first.id,
+            "type": "sleep",
+            "running_seconds": 2,
+            "run": "trio",
+            "cancel": False,
+            **common,
+        },
+        {
+            "id": second.id,
+            "type": "block",
+            "running_seconds": 0,
+            "run": "thread",
+            "cancel": True,
+            **common,
+        },
     ]
     assert (closed.status, closed.json()["status"]) == (200, "shutting down")
     assert len(closed.json()["slots"]) == 2

@@ -29,13 +29,13 @@ _MASKS = [
     (re.compile(r"(?<=\(process )\d+"), "<n>"),
     (re.compile(r"(?<= seconds=)[\d.e-]+"), "<seconds>"),
     (re.compile(r"(?<=in )\d+\.\d\ds"), "<seconds>"),
-    (re.compile(r'(?<=oldest_running_seconds":)[\d.e-]+'), "<seconds>"),
+    (re.compile(r'(?<=_seconds":)[\d.e-]+'), "<seconds>"),
     (re.compile(r"(?<=duration=)[\d.e-]+"), "<seconds>"),
     (re.compile(r'(?<="duration":)[\d.e-]+'), "<seconds>"),
     (re.compile(r"(?<=content-length: )\d+"), "<n>"),  # a duration's digits count
     (re.compile(r"(?<=worker=worker-)\d+"), "<n>"),
     (re.compile(r"(?<=buffered=)\d+"), "<n>"),
-    (re.compile(r'(?<="buffered":)\d+'), "<n>"),
+    (re.compile(r'(?<=buffered":)\d+'), "<n>"),
 ]
 
 

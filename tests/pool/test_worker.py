@@ -491,7 +491,7 @@ async def test_each_end_is_logged_with_its_level_and_its_own_duration(
     caplog: pytest.LogCaptureFixture,
     autojump_clock: MockClock,
 ) -> None:
-    times = iter([NOON, NOON, NOON - timedelta(days=1)])  # the wall clock is set back
+    times = iter([NOON] * 3 + [NOON - timedelta(days=1)])  # the wall clock is set back
     parts = make_parts(now=times.__next__)
 
     async def process(_: Job) -> Ending:

@@ -1,4 +1,4 @@
-"""`GET /pool`: the state of the pool, and the jobs that run now."""
+"""`GET /pool`: the state of the pool, what it has counted, and the jobs that run now."""
 
 from itertools import islice
 
@@ -23,7 +23,7 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         id: The job.
         type: Its type.
-        seconds: For how long the worker has had it. JSON has this as ``for``.
+        running_seconds: For how long the worker has had it.
         begun: Whether its handler has begun.
         run: Where its handler runs; None until the executor has looked the handler up.
         cancel: Whether a client has asked for its cancel.
@@ -32,7 +32,7 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     id: str
     type: str
-    seconds: float = msgspec.field(name="for")
+    running_seconds: float
     begun: bool
     run: Run | None
     cancel: bool
@@ -48,17 +48,17 @@ def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
 
 
 def pool_state(pool: Pool) -> dict[str, object]:
-    """The state of the pool now, for JSON."""
+    """The state of the pool now, for JSON; `JobStatistics` only if the pool counts its jobs."""
     now = trio.current_time()
     # In the order of their claims: those that have run longest are the first.
     running = islice(pool.executor.running.values(), MAX_SLOTS)
-    store = pool.store.statistics()
+    counted = None if pool.observation is None else pool.observation.statistics()
     return {
         "now": time_json(pool.now()),
+        "boot": pool.boot,
+        "started_at": time_json(pool.started_at),
         **ready_state(pool),
-        "peak": pool.admission.peak_buffer_used,
-        "pending": store.pending,
-        "kept": store.completed,
+        **({} if counted is None else msgspec.to_builtins(counted)),
         "slots": [_slot(pool, each, now) for each in running],
     }
 
@@ -68,7 +68,7 @@ def _slot(pool: Pool, running: RunningJob, now: float) -> _Slot:
     return _Slot(
         id=job.id,
         type=job.type,
-        seconds=round(now - running.started, 3),
+        running_seconds=round(now - running.started, 3),
         begun=running.begun,
         run=None if running.handler is None else running.handler.run,
         cancel=job.cancel_requested,

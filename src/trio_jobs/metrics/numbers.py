@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from trio_jobs.pool.pool import Pool, PoolStatistics
+from trio_jobs.pool.pool import Pool
+from trio_jobs.pool.statistics import PoolStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

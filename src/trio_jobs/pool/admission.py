@@ -18,7 +18,7 @@ from trio_jobs.pool.refusals import (
     WaitingFullError,
 )
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import DuplicateJobError, Store
+from trio_jobs.pool.store import DuplicateJobError, NewJobs
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Admission:
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: Store,
+        store: NewJobs,
         capacity: Capacity,
         schedule: Schedule,
         *,

@@ -57,6 +57,7 @@ class DurableAdmission(LimitedAdmission):
             drain completes those in the buffer, and those that were due when it began.
         new_id: See `Admission`.
         now: See there.
+        admitted: Called with each job that is in.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class DurableAdmission(LimitedAdmission):
         keeps_pending: bool,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
+        admitted: Callable[[Job], None] | None = None,
     ) -> None:
         super().__init__(channel, store, capacity, schedule, limits, new_id=new_id, now=now)
         self._file = store
+        self._admitted = admitted
         self._suspects = suspects
         self._timer = timer
         self._keeps_pending = keeps_pending
@@ -305,6 +308,8 @@ class DurableAdmission(LimitedAdmission):
                     self._channel.send_nowait(job.id)
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     self._capacity.slot_freed()  # the pool has ended: the job stays in the file
+            if self._admitted is not None:
+                self._admitted(job)
         if reservation.slots < len(reservation.jobs):
             self._let_wait(reservation)
         self._end(reservation)

@@ -11,7 +11,7 @@ from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import ShuttingDownError, WaitingFullError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import Store
+from trio_jobs.pool.store import NewJobs
 from trio_jobs.pool.type_limits import TypeLimits
 
 
@@ -28,7 +28,7 @@ class LimitedAdmission(Admission):
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: Store,
+        store: NewJobs,
         capacity: Capacity,
         schedule: Schedule,
         limits: TypeLimits,

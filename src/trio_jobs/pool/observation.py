@@ -1,20 +1,135 @@
-"""`Observation`: what a pool notes of its jobs for those who look at it, if it is asked for."""
+"""`Observation`: what a pool counts of its jobs for those who look at it, if it is asked for."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Final
 
-from trio_jobs.job import Job
+import trio
+
+from trio_jobs.job import Job, Later, Outcome, Waiting
 from trio_jobs.pool.ended_jobs import EndedJobs
+from trio_jobs.pool.histogram import Histogram
+from trio_jobs.pool.statistics import OTHER, JobStatistics
+from trio_jobs.pool.store import Store
+from trio_jobs.pool.type_counts import TypeCounts
+
+# Seconds of a window of the percentiles; they are those of this window and the one before.
+_WINDOW: Final = 300.0
+
+# For how many whole seconds it is known how many jobs ended in each.
+_SECONDS: Final = 60
+
+# Types that are counted apart. A client can choose any type if a handler takes all.
+MAX_TYPES: Final = 100
+
+# Characters of a type that is counted apart; longer ones come from no handler of their own.
+_MAX_TYPE: Final = 200
+
+_ONE_SECOND: Final = timedelta(seconds=1)
+
+_FAILED: Final = (Outcome.FAILED, Outcome.TIMED_OUT)
+
+# On Python 3.11 looking up an enum's member costs as much as a call.
+_SUCCEEDED: Final = Outcome.SUCCEEDED
+_CANCELLED: Final = Outcome.CANCELLED
 
 
 class Observation:
-    """What a pool notes of its jobs if somebody may look. A pool without one notes nothing.
+    """Counts the jobs of a pool as they move. A pool without one counts nothing.
+
+    The pool calls a method at each move but the end. An end is noted in ``ended``; ends are counted
+    500 at a time, and whenever somebody looks.
+
+    A type always has the same counts: types are never forgotten, and those beyond the greatest
+    number share one entry for ever.
+
+    Args:
+        store: The jobs.
+        types: Types that have an entry from the start: those with handlers.
+        max_types: How many types have an entry of their own.
+        now: The wall clock, as an aware UTC time.
 
     Attributes:
         ended: The jobs that ended last.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        store: Store,
+        types: Iterable[str] = (),
+        *,
+        max_types: int = MAX_TYPES,
+        now: Callable[[], datetime],
+    ) -> None:
         self.ended = EndedJobs(self._count)
+        self._store = store
+        self._max_types = max_types
+        self._now = now
+        self._clock = trio.lowlevel.current_clock()
+        self._counted = 0  # the number of the ended job that was counted last
+        self._other = TypeCounts()
+        self._types: dict[str, TypeCounts] = {OTHER: self._other}
+        for type_ in types:
+            self._counts_of(type_)
+        self._window_began = self._clock.current_time()
+        # By whole second of the wall clock, since 1970: the numbers of successes and of others.
+        self._seconds: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+        # Unfinished jobs that wait for a time, or have; and whether they count as retrying now.
+        self._waited: dict[str, bool] = {}
+        # Jobs that wait for a worker alone, in the order in which they began to; the values say
+        # nothing.
+        self._can_begin: dict[str, None] = {}
+        unfinished = store.unfinished()
+        for jobs in (unfinished.begun, unfinished.not_begun, unfinished.waiting):
+            for job in jobs:  # of an earlier process
+                self._add(self._counts_of(job.type), job)
+
+    # What the pool calls.
+
+    def note_admitted(self, job: Job) -> None:
+        """Count a job that has come in."""
+        counts = self._types.get(job.type) or self._counts_of(job.type)
+        counts.submitted += 1
+        counts.pending += 1
+        if job.run_at is None:
+            self._can_begin[job.id] = None
+        else:
+            self._waited[job.id] = False
+        self.ended.touch()
+
+    def note_claimed(self, job: Job) -> None:
+        """Count a job that a worker has claimed."""
+        counts = self._types.get(job.type) or self._counts_of(job.type)
+        counts.pending -= 1
+        counts.processing += 1
+        self._can_begin.pop(job.id, None)
+        if self._waited.get(job.id):
+            self._waited[job.id] = False
+            counts.retrying -= 1
+
+    def note_postponed(self, job: Job, later: Later) -> None:
+        """Count a job that waits for its next attempt, or has snoozed."""
+        counts = self._counts_of(job.type)
+        counts.processing -= 1
+        self._add(counts, job)
+        if not later.snooze:
+            counts.attempts_failed += 1
+        self.ended.touch()
+
+    def note_released(self, job: Job) -> None:
+        """Count a job whose worker was cancelled, and that has not ended by that."""
+        counts = self._counts_of(job.type)
+        counts.processing -= 1
+        counts.pending += 1
+
+    def note_interrupted(self, job: Job) -> None:
+        """Count an attempt that the death of an earlier process has ended."""
+        self._counts_of(job.type).interruptions += 1
+
+    def note_can_begin(self, job_ids: Iterable[str]) -> None:
+        """Note that waiting jobs are due: from now on they wait for a worker alone."""
+        self._can_begin.update(dict.fromkeys(job_ids))
 
     def beside(self, notify: Callable[[Job], None]) -> Callable[[Job], None]:
         """A function that calls ``notify`` with a job that has just ended, and notes the job."""
@@ -26,5 +141,130 @@ class Observation:
 
         return show
 
+    # What others ask.
+
+    def statistics(self) -> JobStatistics:
+        """The numbers now."""
+        self._count()
+        return JobStatistics(
+            oldest_pending_seconds=self._oldest_pending_seconds(),
+            totals=self._totals(),
+            ended_per_second=self._ended_per_second(),
+            types={
+                name: counts.statistics()
+                for name, counts in self._types.items()
+                if name != OTHER or counts.pending or counts.processing or counts.outcomes()
+            },
+        )
+
+    def durations(self) -> dict[str, tuple[Histogram, Histogram]]:
+        """By type, all times from claim to end, and from admission to claim, so far."""
+        self._count()
+        return {name: (each.run.all(), each.wait.all()) for name, each in self._types.items()}
+
+    # The counts.
+
+    def _counts_of(self, type_: str) -> TypeCounts:
+        counts = self._types.get(type_)
+        if counts is None:
+            # `OTHER` is one of them.
+            if len(self._types) > self._max_types or len(type_) > _MAX_TYPE:
+                return self._other
+            counts = self._types[type_] = TypeCounts()
+        return counts
+
+    def _add(self, counts: TypeCounts, job: Job) -> None:
+        """Count a pending job that is not new."""
+        counts.pending += 1
+        if job.waiting is not None:
+            is_retrying = job.waiting is Waiting.RETRYING
+            self._waited[job.id] = is_retrying
+            counts.retrying += is_retrying
+
     def _count(self) -> None:
         """Count the jobs that have ended since the last call."""
+        now = self._now()
+        self._turn_windows()
+        _, jobs = self.ended.since(self._counted)  # none is missed: they are counted often enough
+        self._counted = self.ended.last
+        groups: dict[str, _Group] = {}
+        begins = ends = now
+        window, second = 0, [0, 0]
+        for job in jobs:
+            ended, ending = job.completed_at, job.ending
+            assert ended is not None and ending is not None  # noqa: S101, PT018  (it has ended)
+            if not begins <= ended < ends:
+                begins = ended.replace(microsecond=0)
+                ends = begins + _ONE_SECOND
+                second = self._seconds[int(begins.timestamp())]
+                if (new_window := self._window_of(now - ended)) != window:
+                    _add_durations(groups, window)
+                    groups, window = {}, new_window
+            group = groups.get(job.type)
+            if group is None:
+                group = groups[job.type] = self._counts_of(job.type), [], []
+            counts, runs, waits = group
+            counts.processing -= 1
+            outcome = ending.outcome
+            if outcome is _SUCCEEDED:
+                counts.succeeded += 1
+                second[0] += 1
+            else:
+                counts.unsuccessful[outcome] = counts.unsuccessful.get(outcome, 0) + 1
+                counts.attempts_failed += outcome in _FAILED
+                second[1] += 1
+            waited = self._waited and self._waited.pop(job.id, None) is not None
+            if outcome is not _CANCELLED:
+                if job.duration is not None:
+                    runs.append(job.duration)
+                if job.attempts == 1 and not waited and job.started_at is not None:
+                    waits.append((job.started_at - job.created_at).total_seconds())
+        _add_durations(groups, window)
+        if len(self._seconds) > 2 * _SECONDS:
+            last = int(now.timestamp())
+            for each in self._seconds.keys() - range(last - _SECONDS, last + 1):
+                del self._seconds[each]
+
+    def _turn_windows(self) -> None:
+        turns = int((self._clock.current_time() - self._window_began) / _WINDOW)
+        self._window_began += turns * _WINDOW
+        for _ in range(min(turns, 2)):
+            for counts in self._types.values():
+                counts.run.turn()
+                counts.wait.turn()
+
+    def _window_of(self, age: timedelta) -> int:
+        """The window of a job that ended so long ago; see `RecentDurations`."""
+        before = age.total_seconds() - (self._clock.current_time() - self._window_began)
+        return 0 if before <= 0 else 1 if before <= _WINDOW else 2
+
+    def _oldest_pending_seconds(self) -> float | None:
+        for job_id in self._can_begin:
+            job = self._store.find_nowait(job_id)
+            since = job.created_at if job.run_at is None else max(job.run_at, job.created_at)
+            return round(max((self._now() - since).total_seconds(), 0.0), 3)
+        return None
+
+    def _totals(self) -> dict[Outcome, int]:
+        totals = dict.fromkeys(Outcome, 0)
+        for counts in self._types.values():
+            for outcome, number in counts.outcomes().items():
+                totals[outcome] += number
+        return totals
+
+    def _ended_per_second(self) -> list[tuple[int, int]]:
+        last = int(self._now().timestamp())
+        numbers = [self._seconds.get(each, (0, 0)) for each in range(last - _SECONDS, last)]
+        return [(succeeded, others) for succeeded, others in numbers]
+
+
+# The counts of a type, and the times of its jobs from claim to end, and from admission to claim.
+_Group = tuple[TypeCounts, list[float], list[float]]
+
+
+def _add_durations(groups: dict[str, _Group], window: int) -> None:
+    for counts, runs, waits in groups.values():
+        if runs:
+            counts.run.windows[window].add(runs)
+        if waits:
+            counts.wait.windows[window].add(waits)

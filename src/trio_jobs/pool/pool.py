@@ -3,6 +3,8 @@
 `main` and `open_jobs` each open the channel, and the nursery in which they start the workers.
 """
 
+import secrets
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.places import Places
 from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
 from trio_jobs.handlers.start_shortage import StartShortage
-from trio_jobs.job import Job, Outcome
+from trio_jobs.job import Job
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.disk_timer import DiskTimer
@@ -24,7 +26,8 @@ from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import DurableStore, Store, StoreMoves, UnfinishedJobs
+from trio_jobs.pool.statistics import PoolStatistics
+from trio_jobs.pool.store import DurableStore, NewJobs, Store, StoreMoves, UnfinishedJobs
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -36,41 +39,6 @@ from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
     from trio_jobs.handlers.asyncio_runner import LoopChoice
     from trio_jobs.pool.observation import Observation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatistics:
-    """The state of the pool at one moment.
-
-    Attributes:
-        status: ``ready``, or ``shutting down``: no more jobs are taken.
-        workers: How many workers are asked for.
-        leaving: How many more end when their jobs have ended.
-        busy: How many workers have a job.
-        buffered: Jobs in the buffer.
-        buffer_size: How many jobs the buffer can hold.
-        waiting: Jobs that are delayed, wait for their next attempt, or for others of their type.
-        oldest_running_seconds: For how long the job that began first has been running; None if
-            no job runs.
-        blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
-            has run out of; None while no job has to wait.
-        dropped: By outcome, how many completed jobs have made room for others.
-        unwritten: With a file, how many records are on their way to the disk.
-        store_failing_seconds: With a file, for how long it could not be written; None while it can.
-    """
-
-    status: str
-    workers: int
-    leaving: int
-    busy: int
-    buffered: int
-    buffer_size: int
-    waiting: int
-    oldest_running_seconds: float | None
-    blocked: str | None
-    dropped: Mapping[Outcome, int]
-    unwritten: int = 0
-    store_failing_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +62,10 @@ class Pool:
             a resource, such as a connection's descriptor.
         now: The wall clock, as an aware UTC time.
         disk_timer: Times the waits of submissions for the disk; None without a file.
-        observation: What is noted of the jobs; None if nobody looks.
+        boot: Eight characters that name this start of the pool.
+        started_at: When it was made (UTC).
+        max_kept: See `PoolStatistics`.
+        observation: What is counted of the jobs; None if nobody looks.
     """
 
     workers: Workers
@@ -110,6 +81,9 @@ class Pool:
     shortage: StartShortage
     now: Callable[[], datetime]
     disk_timer: DiskTimer | None = None
+    boot: str
+    started_at: datetime
+    max_kept: int
     observation: "Observation | None" = None
 
     async def cancel(self, job_id: str) -> Job:
@@ -147,7 +121,12 @@ class Pool:
 
     async def _feed_due(self) -> None:
         with suppress(ShuttingDownError), self.admission.until_fed():
-            await self.schedule.run(self.admission.feed)
+            await self.schedule.run(self._feed)
+
+    async def _feed(self, job_ids: deque[str]) -> None:
+        if self.observation is not None:
+            self.observation.note_can_begin(job_ids)
+        await self.admission.feed(job_ids)
 
     def unfinished(self) -> UnfinishedJobs:
         """The jobs that have not completed. Any thread may call this while the jobs go on."""
@@ -174,7 +153,11 @@ class Pool:
             busy=jobs.processing,
             buffered=self.admission.buffered,
             buffer_size=self.capacity.buffer_size,
+            peak_buffered=self.admission.peak_buffer_used,
+            pending=jobs.pending,
             waiting=self.schedule.count,
+            kept=jobs.completed,
+            max_kept=self.max_kept,
             oldest_running_seconds=self.executor.oldest_running_seconds(),
             blocked=self.shortage.cause,
             dropped=jobs.dropped,
@@ -237,13 +220,16 @@ def make_pool(
     new_id = Uuid7(after=last_id)
     limited = (send, capacity, schedule, handlers.max_running)
     observation = None
-    show: Callable[[Job], None] = waiters.notify
+    new_jobs: NewJobs = store
     if http.ui:  # the one place that decides whether jobs are counted
+        # Imported here: a pool that counts nothing needs none of it.
+        from trio_jobs.pool.counted_moves import CountedJobs, CountedMoves
         from trio_jobs.pool.observation import Observation
 
-        observation = Observation()
-        show = observation.beside(show)
+        observation = Observation(store, handlers.table.keys() - {DEFAULT}, now=now)
+        new_jobs = CountedJobs(store, observation)
     moves: StoreMoves
+    show: Callable[[Job], None] = waiters.notify
     disk_timer = None
     if isinstance(store, DurableStore):
         # Imported here: a pool in memory needs none of it.
@@ -263,15 +249,19 @@ def make_pool(
             keeps_pending=settings.drain != "all",
             new_id=new_id,
             now=now,
+            admitted=None if observation is None else observation.note_admitted,
         )
     elif handlers.max_running:
         moves = limits = TypeLimits(store, store, *limited, default=DEFAULT)
         admission = LimitedAdmission(
-            send, store, capacity, schedule, limits, new_id=new_id, now=now
+            send, new_jobs, capacity, schedule, limits, new_id=new_id, now=now
         )
     else:
         moves = store
-        admission = Admission(send, store, capacity, schedule, new_id=new_id, now=now)
+        admission = Admission(send, new_jobs, capacity, schedule, new_id=new_id, now=now)
+    if observation is not None:
+        moves = CountedMoves(moves, store, observation)
+        show = observation.beside(show)
     workers = Workers(moves, executor.for_worker, capacity, waiters, schedule, show)
     return Pool(
         workers=workers,
@@ -286,6 +276,9 @@ def make_pool(
         executor=executor,
         shortage=shortage,
         now=now,
+        boot=secrets.token_hex(4),
+        started_at=now(),
+        max_kept=bounds.keep_completed + bounds.keep_failed,
         disk_timer=disk_timer,
         observation=observation,
     )

@@ -213,12 +213,8 @@ class StoreMoves(Moves, Protocol):
         """
 
 
-class Store(StoreMoves, Protocol):
-    """All jobs: the single source of truth about them.
-
-    The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
-    They raise the errors of `Moves`, except for `find_many`, `find_keys` and `page`.
-    """
+class NewJobs(Protocol):
+    """What an admission needs of a store."""
 
     def add(self, job: Job) -> None:
         """Take in a new job.
@@ -231,6 +227,20 @@ class Store(StoreMoves, Protocol):
             JobNotFoundError: It re-runs a job that is not there.
         """
 
+    def find_key_nowait(self, text: str) -> Job | None:
+        """The unfinished job with this idempotency key as it is now; None if there is none.
+
+        A store in memory finds completed jobs as well, here and by `Store.find_nowait`.
+        """
+
+
+class Store(StoreMoves, NewJobs, Protocol):
+    """All jobs: the single source of truth about them.
+
+    The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
+    They raise the errors of `Moves`, except for `find_many`, `find_keys` and `page`.
+    """
+
     def unfinished(self) -> UnfinishedJobs:
         """All jobs that have not completed. Any thread may call this while the jobs go on."""
 
@@ -238,13 +248,7 @@ class Store(StoreMoves, Protocol):
         """How many jobs have each status now."""
 
     def find_nowait(self, job_id: str) -> Job:
-        """The unfinished job as it is now."""
-
-    def find_key_nowait(self, text: str) -> Job | None:
-        """The unfinished job with this idempotency key as it is now; None if there is none.
-
-        A store in memory finds completed jobs as well, here and by `find_nowait`.
-        """
+        """The unfinished job as it is now; a store in memory finds completed ones as well."""
 
     async def find(self, job_id: str) -> Job:
         """The job as it is now."""
