@@ -36,6 +36,7 @@ WITHOUT_EFFECT = {
     "http.keep_alive_timeout",
     "http.keyfile",
     "http.max_connections",
+    "http.max_event_streams",
     "http.max_header_bytes",
     "http.max_requests_per_connection",
     "http.send_timeout",
@@ -54,7 +55,7 @@ NO_ARGUMENTS = {"grace_period", "leftovers"}
 LIFESPANS_ELSEWHERE = {"lifespan.asyncio", "lifespan.process", "lifespan.thread"}
 
 VALUES: list[object] = [7, 7.5, 7777, True, False, "x", "normal", "all", "debug", "json", "0666"]
-VALUES += ["control", "asyncio", "uvloop", "contextlib:nullcontext"]
+VALUES += ["asyncio", "uvloop", "contextlib:nullcontext"]
 
 
 def another_value(setting: Setting) -> object:

@@ -8,6 +8,7 @@ import trio
 from trio_jobs.access_changes import AccessChanges
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
+from trio_jobs.api.pool_source import feed_of
 from trio_jobs.api.route_names import route_names
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.lifecycle import Lifecycle
@@ -58,12 +59,14 @@ def make_http_service(
     )
     access_changes = AccessChanges(lambda: access_control.tokens)
     parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
+    feed = feed_of(pool)
     context = ApiContext(
         pool=pool,
         http=http,
         shutdown_retry_after=config.pool.retry_after,
         access_changes=access_changes,
         metrics=exporter,
+        feed=feed,
     )
     app = FastPath(context, find=opened.find_nowait)
     if exporter is not None:
@@ -88,6 +91,8 @@ def make_http_service(
     ) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_reloads, resources.other_signals, parts)
+            if feed is not None:
+                nursery.start_soon(feed.touch_after, lifecycle.draining)
             await serve_http(task_status=task_status)
             nursery.cancel_scope.cancel()
 

@@ -21,15 +21,13 @@ class MountedApi:
     """The checked options of the HTTP API; `BaseJobs.asgi` says what each of them does.
 
     Raises:
-        ValueError: A number is out of range, ``payloads`` is another text, or no client could send
-            the token.
+        ValueError: A number is out of range, or no client could send the token.
     """
 
     def __init__(
         self,
         *,
         token: str | TokenTable | None,
-        payloads: str,
         allowed_hosts: Iterable[str],
         max_wait_seconds: float,
         stream_idle_timeout: float,
@@ -37,7 +35,6 @@ class MountedApi:
     ) -> None:
         self._http = build(
             HttpSettings,
-            payloads=payloads,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
             ui=False,
@@ -57,11 +54,14 @@ class MountedApi:
             pool: The pool.
             max_payload_bytes: The longest body of a request, in bytes.
         """
-        from trio_jobs.api.app import create_app  # imported here: a program may never need it
+        # Imported here: a program may never need it.
+        from trio_jobs.api.app import create_app
+        from trio_jobs.api.pool_source import feed_of
 
         context = ApiContext(
             pool=pool,
             http=replace(self._http, max_body_bytes=max_payload_bytes),
             shutdown_retry_after=self._shutdown_retry_after,
+            feed=feed_of(pool),
         )
         return AccessMiddleware(create_app(context), self._access_control)

@@ -92,7 +92,7 @@ async def test_end_and_touch_wake_those_who_wait_for_a_change_and_nobody_later()
     woken: list[int] = []
 
     async def wait(number: int) -> None:
-        await ended.wait_change()
+        await ended.next_change().wait()
         woken.append(number)
 
     async with trio.open_nursery() as nursery:

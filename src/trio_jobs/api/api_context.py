@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
-from trio_jobs.access import Access, Role
 from trio_jobs.access_changes import AccessChanges
+from trio_jobs.api.feed import Feed
 from trio_jobs.pool.pool import Pool
 from trio_jobs.problem_details import Problem
 from trio_jobs.settings import HttpSettings
@@ -35,6 +35,7 @@ class ApiContext:
             to submissions that come after the pool has closed.
         access_changes: Tells when a client has lost its access; None behind another server.
         metrics: Counts the refusals, and writes the answers of ``/metrics``; None without metrics.
+        feed: What ``GET /events`` sends; None if the pool is not observed.
     """
 
     pool: Pool
@@ -42,10 +43,7 @@ class ApiContext:
     shutdown_retry_after: int
     access_changes: AccessChanges | None = None
     metrics: Metrics | None = None
-
-    def withholds_from(self, access: Access) -> bool:
-        """Whether this client sees no payloads, results, messages and log lines."""
-        return access.role is Role.READ and self.http.payloads == "control"
+    feed: Feed | None = None
 
     def shutting_down(self, **members: int) -> Problem:
         """The refusal of a closed pool; a stream adds the number of jobs ``accepted`` so far."""

@@ -13,6 +13,7 @@ from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.batch import add_batch_route
 from trio_jobs.api.cancel_route import add_cancel_route
 from trio_jobs.api.control_routes import add_control_routes
+from trio_jobs.api.events_route import add_events_route
 from trio_jobs.api.health import add_health_routes
 from trio_jobs.api.job_routes import add_job_routes
 from trio_jobs.api.listing import add_listing_route
@@ -59,6 +60,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_job_routes(routes, context)
     add_cancel_route(routes, context)
     add_rerun_routes(routes, context)
+    add_events_route(routes, context)
     add_health_routes(routes, context)
     add_pool_route(routes, context)
     add_metrics_route(routes, context)
@@ -82,9 +84,9 @@ async def _answer_options() -> Response | None:
 
 
 async def _refuse_parameters() -> None:
-    """Refuse query parameters on every path except those of lists, which check their own."""
-    lists = (".list_jobs", ".show_counts")
-    if request.url_rule is None or f"{request.endpoint}".endswith(lists):
+    """Refuse query parameters on every path except those that check their own."""
+    checked = (".list_jobs", ".show_counts", ".events")
+    if request.url_rule is None or f"{request.endpoint}".endswith(checked):
         return
     for name, _ in read_parameters(request.query_string):
         raise unknown_parameter(name)

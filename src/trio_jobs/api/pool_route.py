@@ -47,18 +47,27 @@ def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
         return Response(msgspec.json.encode(pool_state(context.pool)), content_type=MEDIA_TYPE)
 
 
-def pool_state(pool: Pool) -> dict[str, object]:
-    """The state of the pool now, for JSON; `JobStatistics` only if the pool counts its jobs."""
+def pool_state(pool: Pool, *, types: bool = True) -> dict[str, object]:
+    """The state of the pool now, for JSON; `JobStatistics` only if the pool counts its jobs.
+
+    Args:
+        pool: The pool.
+        types: Whether the numbers by type are in it: they are most of it.
+    """
     now = trio.current_time()
     # In the order of their claims: those that have run longest are the first.
     running = islice(pool.executor.running.values(), MAX_SLOTS)
-    counted = None if pool.observation is None else pool.observation.statistics()
+    counted: dict[str, object] = {}
+    if pool.observation is not None:
+        counted = msgspec.to_builtins(pool.observation.statistics(types=types))
+        if not types:
+            del counted["types"]
     return {
         "now": time_json(pool.now()),
         "boot": pool.boot,
         "started_at": time_json(pool.started_at),
         **ready_state(pool),
-        **({} if counted is None else msgspec.to_builtins(counted)),
+        **counted,
         "slots": [_slot(pool, each, now) for each in running],
     }
 

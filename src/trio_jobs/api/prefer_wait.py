@@ -7,7 +7,7 @@ from quart import request
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.body_stream import cancel_on_disconnect
-from trio_jobs.api.request_body import wait_disconnected
+from trio_jobs.api.quart_adapter import current_request
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.waiters import TooManyWaitersError
 
@@ -53,7 +53,7 @@ async def find_after_wait(job_id: str, context: ApiContext) -> tuple[Job, dict[s
     try:
         with context.pool.waiters.subscribe(job_id) as completion:
             with trio.move_on_after(seconds):
-                async with cancel_on_disconnect(wait_disconnected):
+                async with cancel_on_disconnect(current_request().wait_disconnected):
                     await completion.wait()
             # Ask the completion first: the store may have dropped the job once it had completed.
             return completion.job or await context.pool.store.find(job_id), applied

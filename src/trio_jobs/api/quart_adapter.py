@@ -6,6 +6,7 @@ disconnects. Here a route reads the body at its own pace, and a route that
 waits learns of a disconnect from `receive`.
 """
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 from urllib.parse import quote
@@ -22,6 +23,9 @@ from trio_jobs.api.answers import Answer
 NO_STORE = (b"cache-control", b"no-store")
 
 _NOWHERE = "/-"
+
+# `Any`, because ASGI's messages are open dictionaries.
+Message = dict[str, Any]
 
 
 class ServerBody(Protocol):
@@ -76,6 +80,34 @@ class JobRequest(TrioRequest):
             return None
         return message.get("body", b""), message.get("more_body", False)
 
+    async def wait_disconnected(self) -> None:
+        """Wait until the client disconnects; drop the bytes it sends until then.
+
+        Raises:
+            Problem: The rest of the body breaks a limit of the server.
+
+        Cancellation:
+            The dropped bytes are lost; a later call waits on.
+        """
+        while await self.read_chunk() is not None:
+            pass
+
+
+class LiveResponse(Response):
+    """An answer whose body is sent while things happen, by a method of its own.
+
+    A generator could not do this: it must not hold the nursery in which another task notices that
+    the client disconnects.
+    """
+
+    @abstractmethod
+    async def answer(self, start: Message, send: Callable[[Message], Awaitable[None]]) -> None:
+        """Send the whole answer, by ASGI; ``start`` is its first message.
+
+        It runs after Quart's request context. Nothing awaits between the route and this method. A
+        ``HEAD`` does not call it.
+        """
+
 
 class RequestAdapter(TrioASGIHTTPConnection):
     """Runs one request."""
@@ -100,16 +132,19 @@ class RequestAdapter(TrioASGIHTTPConnection):
         headers = encode_headers(response.headers)
         if "Cache-Control" not in response.headers:
             headers.append(NO_STORE)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": response.status_code,
-                "headers": headers,
-                "trailers": False,
-            }
-        )
+        start = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": headers,
+            "trailers": False,
+        }
+        head_only = self.scope["method"] == "HEAD"
+        if isinstance(response, LiveResponse) and not head_only:
+            await response.answer(start, send)
+            return
+        await send(start)
         body = b""
-        if self.scope["method"] == "HEAD":
+        if head_only:
             pass  # do not encode a listing for nothing
         elif isinstance(response.response, DataBody):
             body = response.response.data

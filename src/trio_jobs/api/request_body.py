@@ -56,20 +56,6 @@ def refuse_encoded_body() -> None:
                 )
 
 
-async def wait_disconnected() -> None:
-    """Wait until the current request's client disconnects; drop the bytes it sends until then.
-
-    Raises:
-        Problem: The rest of the body breaks a limit of the server.
-
-    Cancellation:
-        The dropped bytes are lost; a later call waits on.
-    """
-    job_request = current_request()
-    while await job_request.read_chunk() is not None:
-        pass
-
-
 def _too_long(max_bytes: int) -> Problem:
     return Problem(
         413,

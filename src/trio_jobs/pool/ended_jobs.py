@@ -72,11 +72,11 @@ class EndedJobs:
         kept = min(new, len(self._jobs))
         return new - kept, list(islice(self._jobs, len(self._jobs) - kept, None))
 
-    async def wait_change(self) -> None:
-        """Wait until a job has ended, or `touch` is called. Always a checkpoint."""
+    def next_change(self) -> trio.Event:
+        """An event that is set once the next job has ended, or `touch` is called."""
         if self._changed is None:
             self._changed = trio.Event()
-        await self._changed.wait()
+        return self._changed
 
     def touch(self) -> None:
         """Wake the tasks that wait for a change: something that they show has changed."""

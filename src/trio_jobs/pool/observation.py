@@ -10,7 +10,7 @@ import trio
 from trio_jobs.job import Job, Later, Outcome, Waiting
 from trio_jobs.pool.ended_jobs import EndedJobs
 from trio_jobs.pool.histogram import Histogram
-from trio_jobs.pool.statistics import OTHER, JobStatistics
+from trio_jobs.pool.statistics import OTHER, JobStatistics, TypeStatistics
 from trio_jobs.pool.store import Store
 from trio_jobs.pool.type_counts import TypeCounts
 
@@ -52,6 +52,7 @@ class Observation:
 
     Attributes:
         ended: The jobs that ended last.
+        over: Set once the pool has ended.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Observation:
         now: Callable[[], datetime],
     ) -> None:
         self.ended = EndedJobs(self._count)
+        self.over = trio.Event()
         self._store = store
         self._max_types = max_types
         self._now = now
@@ -141,21 +143,31 @@ class Observation:
 
         return show
 
+    def end(self) -> None:
+        """Note that the pool has ended. Idempotent."""
+        self.over.set()
+        self.ended.touch()
+
     # What others ask.
 
-    def statistics(self) -> JobStatistics:
-        """The numbers now."""
+    def statistics(self, *, types: bool = True) -> JobStatistics:
+        """The numbers now; ``types`` is empty if the caller does not want it."""
         self._count()
         return JobStatistics(
             oldest_pending_seconds=self._oldest_pending_seconds(),
             totals=self._totals(),
             ended_per_second=self._ended_per_second(),
-            types={
-                name: counts.statistics()
-                for name, counts in self._types.items()
-                if name != OTHER or counts.pending or counts.processing or counts.outcomes()
-            },
+            types=self.types() if types else {},
         )
+
+    def types(self) -> dict[str, TypeStatistics]:
+        """The numbers by type now."""
+        self._count()
+        return {
+            name: counts.statistics()
+            for name, counts in self._types.items()
+            if name != OTHER or counts.pending or counts.processing or counts.outcomes()
+        }
 
     def durations(self) -> dict[str, tuple[Histogram, Histogram]]:
         """By type, all times from claim to end, and from admission to claim, so far."""

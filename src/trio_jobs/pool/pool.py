@@ -215,10 +215,6 @@ def make_pool(
     executor = JobExecutor(
         handlers, max_result_bytes=bounds.max_result_bytes, places=places, shortage=shortage
     )
-    waiters = CompletionWaiters(max_waiters=http.max_waiters)
-    schedule = Schedule(settings.max_waiting, now=now)
-    new_id = Uuid7(after=last_id)
-    limited = (send, capacity, schedule, handlers.max_running)
     observation = None
     new_jobs: NewJobs = store
     if http.ui:  # the one place that decides whether jobs are counted
@@ -228,6 +224,11 @@ def make_pool(
 
         observation = Observation(store, handlers.table.keys() - {DEFAULT}, now=now)
         new_jobs = CountedJobs(store, observation)
+    ended = None if observation is None else observation.end
+    waiters = CompletionWaiters(max_waiters=http.max_waiters, ended=ended)
+    schedule = Schedule(settings.max_waiting, now=now)
+    new_id = Uuid7(after=last_id)
+    limited = (send, capacity, schedule, handlers.max_running)
     moves: StoreMoves
     show: Callable[[Job], None] = waiters.notify
     disk_timer = None

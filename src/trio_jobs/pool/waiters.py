@@ -1,6 +1,6 @@
 """`CompletionWaiters`: wakes the tasks that wait for a job to complete; no task polls."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -36,14 +36,16 @@ class CompletionWaiters:
 
     Args:
         max_waiters: How many tasks may wait at the same time.
+        ended: Called when the pool has ended.
 
     Attributes:
         count: How many tasks wait.
     """
 
-    def __init__(self, *, max_waiters: int) -> None:
+    def __init__(self, *, max_waiters: int, ended: Callable[[], None] | None = None) -> None:
         self.count = 0
         self._max_waiters = max_waiters
+        self._when_ended = ended
         self._ended = False
         # By job id. The last task that stops waiting removes the entry.
         self._awaited: dict[str, Completion] = {}
@@ -87,3 +89,5 @@ class CompletionWaiters:
         self._ended = True
         for completion in self._awaited.values():
             completion._over.set()
+        if self._when_ended is not None:
+            self._when_ended()

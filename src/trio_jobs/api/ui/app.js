@@ -229,6 +229,7 @@ function main() {
 
   function receive(next) {
     const restarted = state !== null && state.boot !== next.boot;
+    next.types ??= state?.types; // the stream has them once a second
     state = next;
     stateAt = performance.now();
     if (link !== "live") {

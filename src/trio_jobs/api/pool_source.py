@@ -1,0 +1,42 @@
+"""`PoolSource`: what the streams of ``GET /events`` show of a pool."""
+
+from collections.abc import Mapping
+
+from trio_jobs.api.feed import Feed
+from trio_jobs.api.pool_route import pool_state
+from trio_jobs.pool.observation import Observation
+from trio_jobs.pool.pool import Pool
+
+
+class PoolSource:
+    """The source of a `Feed`: an observed pool."""
+
+    def __init__(self, pool: Pool, observation: Observation) -> None:
+        ended = observation.ended
+        self.boot = pool.boot
+        self.over = observation.over
+        self.since = ended.since
+        self.next_change = ended.next_change
+        self.touch = ended.touch
+        self._ended = ended
+        self._observation = observation
+        self._pool = pool
+
+    @property
+    def last(self) -> int:
+        """The number of the last ended job."""
+        return self._ended.last
+
+    def state(self) -> Mapping[str, object]:
+        """The state of the pool now, without its types."""
+        return pool_state(self._pool, types=False)
+
+    def types(self) -> Mapping[str, object]:
+        """What the state has about each job type."""
+        return self._observation.types()
+
+
+def feed_of(pool: Pool) -> Feed | None:
+    """What ``GET /events`` sends of a pool; None if the pool is not observed."""
+    observation = pool.observation
+    return None if observation is None else Feed(PoolSource(pool, observation))
