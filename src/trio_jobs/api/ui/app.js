@@ -109,7 +109,6 @@ function main() {
   const mayControl = () => me?.role === "control" && link === "live" && state?.status === "ready";
   const age = () => (link === "live" ? (performance.now() - stateAt) / 1000 : 0);
   const now = () => Date.parse(state.now) + age() * 1000;
-  const outcomesOf = (types) => types.map((type) => Object.values(type.outcomes)).flat();
 
   // ---- Requests
 
@@ -229,8 +228,8 @@ function main() {
 
   function receive(next) {
     const restarted = state !== null && state.boot !== next.boot;
-    next.types ??= state?.types; // the stream has them once a second
-    state = next;
+    // The types come once a second, and not with each snapshot.
+    state = restarted ? next : { ...state, ...next };
     stateAt = performance.now();
     if (link !== "live") {
       link = "live";
@@ -320,9 +319,9 @@ function main() {
     setText($("buffer-size"), count(state.buffer_size, "place"));
     $("buffer-meter").value = state.buffered / state.buffer_size;
     const longest = state.oldest_pending_seconds;
-    setText($("buffer-note"), `Peak: ${number(state.peak)}${longest ? ` · oldest: ${duration(longest + age())}` : ""}`);
+    setText($("buffer-note"), `Peak: ${number(state.peak_buffered)}${longest ? ` · oldest: ${duration(longest + age())}` : ""}`);
 
-    const rates = state.rates ?? [];
+    const rates = state.ended_per_second ?? [];
     const good = sum(rates.map(([a]) => a));
     const bad = sum(rates.map(([, b]) => b));
     const latest = sum(rates.slice(-10).flat()) / 10;
@@ -332,7 +331,7 @@ function main() {
 
     const totals = Object.values(state.totals ?? {});
     const unsuccessful = sum(totals) - (state.totals?.succeeded ?? 0);
-    setText($("uptime"), `Up ${duration((now() - Date.parse(state.started)) / 1000)}`);
+    setText($("uptime"), `Up ${duration((now() - Date.parse(state.started_at)) / 1000)}`);
     setText($("ended"), number(sum(totals)));
     setText($("ended-note"), `${number(unsuccessful)} without success`);
     const dropped = sum(Object.values(state.dropped));
@@ -419,7 +418,7 @@ function main() {
   }
 
   function doing(slot) {
-    const parts = [duration(slot.for + age())];
+    const parts = [duration(slot.running_seconds + age())];
     if (slot.cancel) parts.push("is being cancelled");
     else if (slot.progress) parts.push(progressText(slot.progress));
     else if (!slot.begun) parts.push("waits to begin");
@@ -473,7 +472,7 @@ function main() {
 
     function show(type) {
       const { succeeded = 0, failed = 0, timed_out = 0, cancelled = 0 } = type.outcomes;
-      const numbers = [type.pending, type.running, type.retrying ?? 0, succeeded, failed, timed_out, cancelled];
+      const numbers = [type.pending - type.retrying, type.processing, type.retrying, succeeded, failed, timed_out, cancelled];
       numbers.forEach((n, i) => {
         setText(cells[i], n ? number(n) : "–");
         cells[i].className = !n ? "n none" : i === 4 || i === 5 ? "n wrong" : "n";
@@ -622,6 +621,8 @@ function main() {
     let seen = null; // what the numbers of the types were when the list was asked for
     let loading = null;
     let loadedAt = 0;
+    const watched = new Set(); // jobs that somebody has acted on, until they have ended
+    let watchedAt = 0;
 
     const view = () => $("filters").elements.view.value;
     const type = () => $("type").value;
@@ -632,9 +633,8 @@ function main() {
       const types = Object.entries(state.types ?? {}).filter(([name]) => !type() || name === type()).map(([, each]) => each);
       const outcomes = VIEWS[view()].outcomes;
       const ended = outcomes ? sum(types.map((each) => sum(outcomes.map((outcome) => each.outcomes[outcome] ?? 0)))) : null;
-      const come = sum(types.map((each) => each.pending + each.running + (each.retrying ?? 0))) + sum(outcomesOf(types));
-      const top = outcomes ? ended : view() === "all" ? come : null;
-      const text = JSON.stringify(outcomes ? ended : types.map((each) => [each.pending, each.running, each.retrying, each.outcomes]));
+      const top = outcomes ? ended : view() === "all" ? sum(types.map((each) => each.submitted)) : null;
+      const text = JSON.stringify(outcomes ? ended : types.map((each) => [each.submitted, each.pending, each.processing, each.retrying, each.attempts_failed, each.outcomes]));
       return { top, text };
     }
 
@@ -683,7 +683,7 @@ function main() {
     }
 
     function drawList() {
-      for (const id of [...rows.keys()]) if (!order.includes(id)) rows.delete(id);
+      for (const id of [...rows.keys()]) if (!order.includes(id)) { rows.delete(id); watched.delete(id); }
       arrange($("jobs"), order.map((id) => rows.get(id).element));
       const shape = VIEWS[view()];
       setText($("when"), shape.when);
@@ -703,6 +703,7 @@ function main() {
     // Follow the state: load the list again, at most once a second, or say how much is new.
     function follow() {
       for (const id of order) tick(rows.get(id));
+      if (performance.now() - watchedAt > 1000) watched.forEach(refresh);
       if (seen === null || loading !== null || link !== "live") return;
       const { top, text } = mark();
       const changed = text !== seen.text;
@@ -746,8 +747,11 @@ function main() {
     // Show what an action has done, in place; the row leaves with the next list.
     async function refresh(id) {
       if (!rows.has(id)) return;
+      watchedAt = performance.now();
       try {
-        put(await (await request("GET", `jobs/${id}`)).json());
+        const job = await (await request("GET", `jobs/${id}`)).json();
+        if (job.status === "completed") watched.delete(id); else watched.add(id);
+        if (rows.has(id)) put(job);
       } catch (error) {
         if (error.status === 404) forget(id);
       }
@@ -755,6 +759,7 @@ function main() {
 
     function forget(id) {
       const row = rows.get(id);
+      watched.delete(id);
       if (!row || row.text === "") return;
       row.text = "";
       row.element.classList.add("gone");
