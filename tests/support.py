@@ -41,6 +41,7 @@ from trio_jobs.settings import Config as Config
 from trio_jobs.settings import ConfigError as ConfigError
 from trio_jobs.settings import HandlerSettings as HandlerSettings
 from trio_jobs.settings import HttpSettings as HttpSettings
+from trio_jobs.settings import MetricsSettings as MetricsSettings
 from trio_jobs.settings import PoolSettings as PoolSettings
 from trio_jobs.settings import RetrySettings as RetrySettings
 from trio_jobs.settings import StoreSettings as StoreSettings
@@ -103,10 +104,14 @@ def make_parts(
     keep_completed_bytes: int = 1_000_000,
     max_waiters: int = 1000,
     ui: bool = True,
+    max_types: int | None = None,
     now: Callable[[], datetime] = noon,
     store_class: Callable[..., MemoryStore] = MemoryStore,
 ) -> Parts:
-    """The parts that `main` wires, without HTTP; nothing runs."""
+    """The parts that `main` wires, without HTTP; nothing runs.
+
+    There are metrics if ``max_types`` is given.
+    """
     send, receive = trio.open_memory_channel[str](buffer_size + MAX_WORKERS)
     bounds = StoreSettings(
         keep_completed=keep_completed,
@@ -126,6 +131,7 @@ def make_parts(
         ),
         StoreSettings(max_result_bytes=1_000_000),
         HttpSettings(max_waiters=max_waiters, ui=ui),
+        MetricsSettings(enabled=max_types is not None, max_types=max_types or 100),
         now=now,
     )
     return Parts(send=send, receive=receive, store=store, pool=pool)

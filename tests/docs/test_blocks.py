@@ -105,7 +105,8 @@ def test_unit_of_systemd_waits_for_the_hard_limit() -> None:
 
 
 def test_containers_have_time_for_the_hard_limit() -> None:
-    compose, kubernetes = blocks_of_kind("yaml")
+    page = DOCS / "how-to/deploy.md"
+    compose, kubernetes = [block for block in blocks_of(page) if block.kind == "yaml"]
 
     [seconds] = re.findall(r"stop_grace_period: (\d+)s", compose.text)
     assert float(seconds) > LONGEST_STOP

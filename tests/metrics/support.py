@@ -1,13 +1,15 @@
 """An exporter over the parts of a pool, and what it writes, read back by Prometheus' parser."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import Parts
+from tests.support import SUCCEEDED, Parts, make_parts
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.metrics.exporter import Exporter
+from trio_jobs.metrics.numbers import Numbers, ServerNumbers, copy_numbers
 from trio_jobs.server.traffic import Traffic
 from trio_jobs.settings import LoggingSettings
 
@@ -60,3 +62,18 @@ def _read(text: str, *, openmetrics: bool) -> Iterator[tuple[str, Mapping[str, s
     for family in read(text):
         for sample in family.samples:
             yield sample.name, sample.labels, sample.value
+
+
+async def numbers_of_all_kinds() -> Numbers:
+    """Numbers of a server that has jobs, a file and processes."""
+    parts = make_parts()
+    job = parts.admission.submit("email", b"1")
+    parts.workers.claim(job.id)
+    parts.workers.complete(job.id, SUCCEEDED, duration=0.5)
+    server = ServerNumbers(
+        requests={("/jobs", "POST", 201): 3},
+        refusals={},
+        connections=2,
+        event_loop_lag_seconds=0.25,
+    )
+    return replace(copy_numbers(parts.pool, server=server), has_file=True, processes=0)

@@ -1,31 +1,23 @@
 """The metrics: their names are those of the page, their numbers those of the pool."""
 
+import math
 import re
-from dataclasses import replace
+from datetime import timedelta
 
+import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.api.support import handlers_of
 from tests.docs.blocks import DOCS
-from tests.metrics.support import Exported
-from tests.support import make_parts
+from tests.metrics.support import OPENMETRICS, Exported, numbers_of_all_kinds, samples
+from tests.support import NOON, SUCCEEDED, RunningPool, make_parts, running_pool
+from trio_jobs.job import Job, JobError, Later
 from trio_jobs.metrics.families import REASONS, families
-from trio_jobs.metrics.numbers import Numbers, ServerNumbers, copy_numbers
 from trio_jobs.pool.refusals import AdmissionError, StoreTimeoutError
 
 KINDS = {"counter": "_total", "gauge": "", "histogram": "", "info": "_info"}
-
-
-async def numbers_of_all_kinds() -> Numbers:
-    """Numbers of a server that has a file and processes."""
-    parts = make_parts()
-    server = ServerNumbers(
-        requests={("/jobs", "POST", 201): 3},
-        refusals={},
-        connections=2,
-        event_loop_lag_seconds=0.25,
-    )
-    copied = copy_numbers(parts.pool, started_at=parts.pool.now(), server=server)
-    return replace(copied, has_file=True, processes=0)
 
 
 async def test_page_names_each_metric_with_its_kind_and_labels() -> None:
@@ -65,7 +57,7 @@ def test_each_error_of_the_admission_has_a_reason() -> None:
     errors = [each for each in kinds(AdmissionError) if each is not AdmissionError]
     reasons = {each.reason for each in errors} | {StoreTimeoutError.reason}
 
-    assert reasons | {"paused"} == set(REASONS)
+    assert reasons | {"paused", "waiting_full"} == set(REASONS)
 
 
 async def test_faults_of_submissions_are_refusals_and_others_are_not() -> None:
@@ -133,3 +125,154 @@ async def test_state_of_the_pool_is_told() -> None:
 
     parts.admission.close()
     assert await exported.value("stopping") == 1
+
+
+# Numbers of the jobs, by type.
+
+
+def refuse(payload: object) -> None:
+    """A handler that fails."""
+    raise ValueError(payload)
+
+
+async def accept(payload: object) -> object:
+    """A handler that succeeds."""
+    return payload
+
+
+async def wait_for_ever(payload: object) -> None:
+    """A handler that ends when it is cancelled."""
+    await trio.sleep_forever()
+
+
+async def wait_ended(pool: RunningPool, job: Job) -> None:
+    if pool.ending(job) is None:
+        with pool.parts.waiters.subscribe(job.id) as completion:
+            await completion.wait()
+
+
+async def test_jobs_are_counted_by_type_and_outcome() -> None:
+    async with running_pool({"a": accept, "b": refuse, "c": wait_for_ever}) as pool:
+        jobs = [pool.submit(type_) for type_ in "aabc"]
+        for job in jobs[:3]:
+            await wait_ended(pool, job)
+        exported = Exported(pool.parts)
+        busy = await exported.scrape()
+        await pool.parts.pool.cancel(jobs[3].id)
+        await wait_ended(pool, jobs[3])
+        found = await exported.scrape()
+
+    def number(name: str, **labels: str) -> float:
+        return found[name, frozenset(labels.items())]
+
+    assert [number("jobs_submitted_total", type=each) for each in "abc"] == [2, 1, 1]
+    completed = {
+        (dict(labels)["type"], dict(labels)["outcome"]): value
+        for (name, labels), value in found.items()
+        if name == "jobs_completed_total" and value
+    }
+    assert completed == {("a", "succeeded"): 2, ("b", "failed"): 1, ("c", "cancelled"): 1}
+    assert number("jobs_completed_total", type="c", outcome="failed") == 0
+    assert [number("attempts_failed_total", type=each) for each in "abc"] == [0, 1, 0]
+    assert [number("job_run_seconds_count", type=each) for each in "abc"] == [2, 1, 0]
+    assert [number("job_wait_seconds_count", type=each) for each in "abc"] == [2, 1, 0]
+    processing = ("jobs", frozenset({("type", "c"), ("status", "processing")}))
+    assert (busy[processing], found[processing]) == (1, 0)
+
+
+async def test_jobs_that_wait_are_told_by_why() -> None:
+    clock = [NOON]
+    parts = make_parts(now=lambda: clock[0])
+    for due in (None, None, 60.0):
+        parts.admission.submit("email", b"1", due)
+    parts.workers.claim(parts.receive.receive_nowait())
+    job = parts.receive.receive_nowait()
+    parts.workers.claim(job)
+    parts.workers.postpone(job, Later(seconds=60, error=JobError(type="OSError", message="")))
+    exported = Exported(parts)
+
+    found = await exported.scrape()
+
+    told = {
+        dict(labels)["status"]: value for (name, labels), value in found.items() if name == "jobs"
+    }
+    assert told == {"pending": 1, "retrying": 1, "processing": 1}
+    assert await exported.value("attempts_failed_total", type="email") == 1
+    assert await exported.value("waiting") == 2
+    assert await exported.value("oldest_pending_seconds") == 0
+
+    parts.admission.submit("email", b"1")
+    clock[0] += timedelta(seconds=40)
+    assert await exported.value("oldest_pending_seconds") == 40
+
+
+EDGES = [0.0, 2.0**-9, math.nextafter(2.0**-9, 1), 0.3, 0.5, 1.0, 1.001, 2048.0, 2049.0, 1e6]
+
+
+async def test_buckets_are_exact_at_their_bounds_and_add_up() -> None:
+    parts = make_parts()
+    for seconds in EDGES:
+        job = parts.admission.submit("email", b"1")
+        parts.workers.claim(parts.receive.receive_nowait())
+        parts.workers.complete(job.id, SUCCEEDED, duration=seconds)
+
+    found = await Exported(parts).scrape()
+
+    buckets = {
+        float(dict(labels)["le"]): value
+        for (name, labels), value in found.items()
+        if name == "job_run_seconds_bucket"
+    }
+    assert len(buckets) == 22
+    for bound, value in buckets.items():
+        assert value == sum(each <= bound for each in EDGES), bound
+    labels = frozenset({("type", "email")})
+    assert found["job_run_seconds_count", labels] == len(EDGES)
+    assert found["job_run_seconds_sum", labels] == pytest.approx(sum(EDGES))
+
+
+async def test_types_beyond_the_bound_are_one_and_each_type_keeps_its_name() -> None:
+    parts = make_parts(handlers_of({"known": accept, "default": accept}), max_types=3)
+    exported = Exported(parts)
+
+    async def counted() -> dict[str, float]:
+        found = await exported.scrape()
+        return {
+            dict(labels)["type"]: value
+            for (name, labels), value in found.items()
+            if name == "jobs_submitted_total"
+        }
+
+    for type_ in ("x", "y", "z", "known", "z", "x"):
+        parts.admission.submit(type_, b"1")
+    assert await counted() == {"known": 1, "x": 2, "y": 1, "(other)": 2}
+    for type_ in ("z", "w", "x" * 1000):
+        parts.admission.submit(type_, b"1")
+    assert await counted() == {"known": 1, "x": 2, "y": 1, "(other)": 5}
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+@given(type_=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50))
+def test_every_type_is_read_back_as_it_was(accept: str, type_: str) -> None:
+    async def submitted() -> object:
+        parts = make_parts(max_types=10)
+        parts.admission.submit(type_, b"1")
+        _, text = await Exported(parts).exporter.write(accept)
+        found = samples(text, openmetrics=bool(accept))
+        return found["jobs_submitted_total", frozenset({("type", type_)})]
+
+    assert trio.run(submitted) == 1
+
+
+@pytest.mark.parametrize(("ui", "max_types"), [(True, None), (False, 5), (False, None)])
+async def test_jobs_are_counted_for_the_page_or_for_metrics(
+    *, ui: bool, max_types: int | None
+) -> None:
+    parts = make_parts(ui=ui, max_types=max_types)
+    parts.admission.submit("email", b"1")
+
+    found = await Exported(parts).scrape()
+
+    names = {name for name, _ in found}
+    assert ("jobs_submitted_total" in names) is (ui or max_types is not None)
+    assert found["buffer_used", frozenset()] == 1

@@ -34,7 +34,6 @@ class Exporter:
     def __init__(self, pool: Pool, monitor: BlockingMonitor) -> None:
         self._pool = pool
         self._monitor = monitor
-        self._started_at = pool.now()
         self._one_scrape = trio.Lock()
         # Its own: handlers that hold all threads must not hide the numbers that say so.
         self._thread = trio.CapacityLimiter(1)
@@ -70,7 +69,7 @@ class Exporter:
                 connections=len(self._traffic.connections),
                 event_loop_lag_seconds=self._monitor.take_longest_step(),
             )
-        return copy_numbers(self._pool, started_at=self._started_at, server=server)
+        return copy_numbers(self._pool, server=server)
 
 
 class _Copied:

@@ -1,19 +1,30 @@
 """`families`: the numbers as Prometheus' metrics, under the names that users know."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
+from typing import Final, TypeVar
 
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
 
+from trio_jobs.job import Outcome
 from trio_jobs.metrics.numbers import Numbers, ServerNumbers
+from trio_jobs.pool.histogram import Histogram
+from trio_jobs.pool.statistics import OTHER, JobStatistics
+
+_F = TypeVar("_F", bound=Metric)
 
 _PREFIX = "trio_jobs_"
+
+# From 2 ms to 34 minutes. Each power of two is the bound of a bucket: the sums are exact.
+_EXPONENTS: Final = tuple(range(-9, 12))
+_BOUNDS: Final = tuple(str(2.0**each) for each in _EXPONENTS)
 
 # Why requests are refused. Each is told from the start: a first step from nothing has no rate.
 REASONS = ("full", "closed", "paused", "invalid", "waiting_full", "disk")
@@ -29,6 +40,9 @@ _NO_ANSWER = "none"
 def families(numbers: Numbers) -> Iterator[Metric]:
     """All metrics of a pool, and of its server if it has one."""
     yield from _of_the_pool(numbers)
+    if numbers.jobs is not None:
+        yield from _of_the_jobs(numbers.jobs)
+        yield from _of_the_durations(numbers.durations)
     if numbers.server is not None:
         yield from _of_the_server(numbers.server)
 
@@ -42,7 +56,7 @@ def _of_the_pool(numbers: Numbers) -> Iterator[Metric]:
     gauges = {
         "buffer_used": ("Jobs in the buffer", pool.buffered),
         "buffer_size": ("Jobs that the buffer can hold", pool.buffer_size),
-        "buffer_used_peak": ("The most jobs that were in the buffer", numbers.buffer_used_peak),
+        "buffer_used_peak": ("The most jobs that were in the buffer", pool.peak_buffered),
         "workers": ("Workers", pool.workers),
         "workers_busy": ("Workers that have a job", pool.busy),
         "waiting": ("Jobs that wait for a time, or for others of their type", pool.waiting),
@@ -78,12 +92,53 @@ def _of_the_pool(numbers: Numbers) -> Iterator[Metric]:
     )
 
 
-def _of_the_server(server: ServerNumbers) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        _PREFIX + "http_requests",
-        "Requests that have ended, by the answer's status",
-        labels=["route", "method", "code"],
+def _of_the_jobs(jobs: JobStatistics) -> Iterator[Metric]:
+    submitted = _family(CounterMetricFamily, "jobs_submitted", "Jobs that came in", "type")
+    completed = _family(CounterMetricFamily, "jobs_completed", "Jobs that ended", "type", "outcome")
+    failed = _family(
+        CounterMetricFamily, "attempts_failed", "Attempts that failed or timed out", "type"
     )
+    interruptions = _family(
+        CounterMetricFamily, "interruptions", "Attempts that the server's death has ended", "type"
+    )
+    now = _family(GaugeMetricFamily, "jobs", "Unfinished jobs", "type", "status")
+    for name, counts in jobs.types.items():
+        submitted.add_metric([name], counts.submitted)
+        for outcome in Outcome:
+            completed.add_metric([name, outcome.value], counts.outcomes.get(outcome, 0))
+        failed.add_metric([name], counts.attempts_failed)
+        interruptions.add_metric([name], counts.interruptions)
+        now.add_metric([name, "pending"], counts.pending - counts.retrying)
+        now.add_metric([name, "retrying"], counts.retrying)
+        now.add_metric([name, "processing"], counts.processing)
+    yield from (submitted, completed, failed, interruptions, now)
+    yield GaugeMetricFamily(
+        _PREFIX + "oldest_pending_seconds",
+        "How long the oldest job has been waiting for a worker alone; 0 if none is",
+        jobs.oldest_pending_seconds or 0.0,
+    )
+
+
+def _of_the_durations(
+    durations: Mapping[str, tuple[Histogram, Histogram]],
+) -> Iterator[Metric]:
+    text = "Seconds from claim to end, of a job's last attempt"
+    run = _family(HistogramMetricFamily, "job_run_seconds", text, "type")
+    text = "Seconds from admission to the first claim"
+    wait = _family(HistogramMetricFamily, "job_wait_seconds", text, "type")
+    for name, histograms in durations.items():
+        for family, histogram in zip((run, wait), histograms, strict=True):
+            if histogram.count or name != OTHER:
+                numbers = [*histogram.up_to(_EXPONENTS), histogram.count]
+                family.add_metric(
+                    [name], [*zip((*_BOUNDS, "+Inf"), numbers, strict=True)], histogram.seconds
+                )
+    yield from (run, wait)
+
+
+def _of_the_server(server: ServerNumbers) -> Iterator[Metric]:
+    text = "Requests that have ended, by the answer's status"
+    requests = _family(CounterMetricFamily, "http_requests", text, "route", "method", "code")
     for (route, method, status), count in server.requests.items():
         requests.add_metric([route, method, str(status or _NO_ANSWER)], count)
     yield requests
@@ -104,9 +159,13 @@ def _of_the_server(server: ServerNumbers) -> Iterator[Metric]:
     )
 
 
+def _family(kind: Callable[..., _F], name: str, text: str, *labels: str) -> _F:
+    return kind(_PREFIX + name, text, labels=labels)
+
+
 def _counters(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
     """A counter with one label."""
-    family = CounterMetricFamily(_PREFIX + name, text, labels=[label])
+    family = _family(CounterMetricFamily, name, text, label)
     for value, count in counts.items():
         family.add_metric([value], count)
     return family

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from trio_jobs.pool.histogram import Histogram
 from trio_jobs.pool.pool import Pool
-from trio_jobs.pool.statistics import PoolStatistics
+from trio_jobs.pool.statistics import JobStatistics, PoolStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,9 @@ class Numbers:
     Attributes:
         pool: Its state.
         started_at: When it was made (UTC).
+        jobs: What it has counted of its jobs; None if it does not count them.
+        durations: By type, the times from claim to end, and from admission to claim.
         has_file: Whether its jobs are in a file.
-        buffer_used_peak: The most jobs that were in the buffer so far.
         waiters: The tasks that wait for a job.
         processes: The child processes; None if no handler runs in one.
         server: What its server counts; None without one.
@@ -41,29 +43,28 @@ class Numbers:
 
     pool: PoolStatistics
     started_at: datetime
+    jobs: JobStatistics | None
+    durations: Mapping[str, tuple[Histogram, Histogram]]
     has_file: bool
-    buffer_used_peak: int
     waiters: int
     processes: int | None
     server: ServerNumbers | None
 
 
-def copy_numbers(
-    pool: Pool, *, started_at: datetime, server: ServerNumbers | None = None
-) -> Numbers:
+def copy_numbers(pool: Pool, *, server: ServerNumbers | None = None) -> Numbers:
     """Copy the numbers of a pool, in its event loop.
 
     Args:
         pool: The pool.
-        started_at: When it was made (UTC).
         server: What its server counts.
     """
-    processes = pool.places.processes
+    processes, counts = pool.places.processes, pool.observation
     return Numbers(
         pool=pool.statistics(),
-        started_at=started_at,
+        started_at=pool.started_at,
+        jobs=None if counts is None else counts.statistics(),
+        durations={} if counts is None else counts.durations(),
         has_file=pool.store.disk is not None,
-        buffer_used_peak=pool.admission.peak_buffer_used,
         waiters=pool.waiters.count,
         processes=None if processes is None else processes.number,
         server=server,

@@ -11,12 +11,7 @@ import trio
 from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
-from trio_jobs.pool.refusals import (
-    AdmissionError,
-    QueueFullError,
-    ShuttingDownError,
-    WaitingFullError,
-)
+from trio_jobs.pool.refusals import AdmissionError, QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DuplicateJobError, NewJobs
 
@@ -253,7 +248,7 @@ class Admission:
             raise ShuttingDownError
         if wanted > self._schedule.room:
             text = "too many jobs wait for a later time"
-            raise WaitingFullError(self._schedule.retry_after(), text)
+            raise QueueFullError(self._schedule.retry_after(), text, reason="waiting_full")
 
     def _check_keys(self, specs: Sequence[JobSpec]) -> None:
         for key in [spec.key for spec in specs if spec.key is not None]:

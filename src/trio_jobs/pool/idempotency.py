@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import ClassVar
 
 import msgspec
 
@@ -20,7 +19,7 @@ class KeyReusedError(AdmissionError):
         indexes: Which of the submissions have such a key.
     """
 
-    reason: ClassVar = "invalid"
+    reason = "invalid"
 
     def __init__(self, key: str, indexes: Sequence[int] = (0,)) -> None:
         super().__init__(f"the key {key!r} was used with another submission")

@@ -9,7 +9,7 @@ from trio_jobs.job import IdempotencyKey, Job
 from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.refusals import ShuttingDownError, WaitingFullError
+from trio_jobs.pool.refusals import QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import NewJobs
 from trio_jobs.pool.type_limits import TypeLimits
@@ -88,4 +88,5 @@ class LimitedAdmission(Admission):
         for spec in specs:
             if spec.due is None and self._limits.is_full(spec.type):
                 retry_after = self._capacity.retry_after(1)
-                raise WaitingFullError(retry_after, "too many jobs wait for others of their type")
+                text = "too many jobs wait for others of their type"
+                raise QueueFullError(retry_after, text, reason="waiting_full")

@@ -34,11 +34,13 @@ from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.pool.worker import Workers
 from trio_jobs.pool.worker_tasks import WorkerTasks
-from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
+from trio_jobs.settings import HttpSettings, MetricsSettings, PoolSettings, StoreSettings
 
 if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
     from trio_jobs.handlers.asyncio_runner import LoopChoice
     from trio_jobs.pool.observation import Observation
+
+_NO_METRICS = MetricsSettings(enabled=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,7 @@ def make_pool(
     settings: PoolSettings,
     bounds: StoreSettings,
     http: HttpSettings,
+    metrics: MetricsSettings = _NO_METRICS,
     *,
     states: Mapping[Run, object] | None = None,
     asyncio_loop: "LoopChoice | None" = None,
@@ -191,7 +194,9 @@ def make_pool(
         settings: The sizes of the pool.
         bounds: The bound of a result.
         http: The bound of the tasks that wait for jobs at the same time, and whether there is a
-            page: then what the page shows of the jobs is noted.
+            page: then what the page shows of the jobs is counted.
+        metrics: Whether there are metrics: then the jobs are counted, too. And how many types are
+            counted apart.
         states: See `Places`.
         asyncio_loop: See `Places`; None for that of the settings.
         folder: See `ProcessPool`.
@@ -217,12 +222,14 @@ def make_pool(
     )
     observation = None
     new_jobs: NewJobs = store
-    if http.ui:  # the one place that decides whether jobs are counted
+    if http.ui or metrics.enabled:  # the one place that decides whether jobs are counted
         # Imported here: a pool that counts nothing needs none of it.
         from trio_jobs.pool.counted_moves import CountedJobs, CountedMoves
         from trio_jobs.pool.observation import Observation
 
-        observation = Observation(store, handlers.table.keys() - {DEFAULT}, now=now)
+        observation = Observation(
+            store, handlers.table.keys() - {DEFAULT}, max_types=metrics.max_types, now=now
+        )
         new_jobs = CountedJobs(store, observation)
     ended = None if observation is None else observation.end
     waiters = CompletionWaiters(max_waiters=http.max_waiters, ended=ended)

@@ -1,7 +1,5 @@
 """Why the admission refuses a job."""
 
-from typing import ClassVar
-
 
 class AdmissionError(Exception):
     """The job was refused: nothing of it was kept, and no client could see it.
@@ -10,7 +8,7 @@ class AdmissionError(Exception):
         reason: The reason in a word, for counts.
     """
 
-    reason: ClassVar[str]
+    reason: str
 
 
 class QueueFullError(AdmissionError):
@@ -20,23 +18,20 @@ class QueueFullError(AdmissionError):
         retry_after: Whole seconds after which there should be room, at least 1.
     """
 
-    reason: ClassVar = "full"
+    reason = "full"
 
-    def __init__(self, retry_after: int, text: str = "no room in the buffer") -> None:
+    def __init__(
+        self, retry_after: int, text: str = "no room in the buffer", *, reason: str = reason
+    ) -> None:
         super().__init__(text)
+        self.reason = reason
         self.retry_after = retry_after
-
-
-class WaitingFullError(QueueFullError):
-    """Too many jobs wait outside the buffer, for a later time or for others of their type."""
-
-    reason: ClassVar = "waiting_full"
 
 
 class ShuttingDownError(AdmissionError):
     """The admission is closed: the pool takes no more jobs."""
 
-    reason: ClassVar = "closed"
+    reason = "closed"
 
     def __init__(self, text: str = "shutting down") -> None:
         super().__init__(text)
@@ -49,7 +44,7 @@ class StoreWriteError(AdmissionError):
         kept: What is left of the request: nothing, except of a cancel.
     """
 
-    reason: ClassVar = "disk"
+    reason = "disk"
 
     def __init__(self, text: str, *, kept: str = "nothing was kept") -> None:
         super().__init__(text)
@@ -59,7 +54,7 @@ class StoreWriteError(AdmissionError):
 class StoreUnavailableError(AdmissionError):
     """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken."""
 
-    reason: ClassVar = "disk"
+    reason = "disk"
 
     def __init__(self) -> None:
         super().__init__("the disk does not answer")
@@ -68,7 +63,7 @@ class StoreUnavailableError(AdmissionError):
 class StoreTimeoutError(Exception):
     """The disk has not answered in time: it is unknown whether the request was carried out."""
 
-    reason: ClassVar = "disk"
+    reason = "disk"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the disk has not answered within {seconds:g} s")

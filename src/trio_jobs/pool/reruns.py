@@ -13,7 +13,7 @@ from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
-from trio_jobs.pool.refusals import QueueFullError, WaitingFullError
+from trio_jobs.pool.refusals import QueueFullError
 from trio_jobs.pool.store import InvalidTransitionError, StoreError, check_rerun
 from trio_jobs.settings import shown
 
@@ -152,7 +152,8 @@ async def rerun_all(
         jobs = await pool.admission.admit_all(specs)
     except QueueFullError as error:
         text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
-        raise WaitingFullError(error.retry_after, f"{text} (a limit takes the oldest)") from None
+        text += " (a limit takes the oldest)"
+        raise QueueFullError(error.retry_after, text, reason=error.reason) from None
     if jobs:
         log.info("jobs_rerun", extra={"count": len(jobs)})
     return jobs
