@@ -30,9 +30,10 @@ TEXT = "a non-empty string without control characters"
 LEVELS = "one of 'debug', 'error', 'info', 'warning'"
 MODE = "an octal mode in quotes like '0660', of 6 (may connect) and 0 (may not)"
 FUNCTION = "a function's name like 'package.module:function'"
+PATHS = "a path of names like 'card.number', or an array of these"
 SET_IN_THE_FILE = "handlers are set in the [handlers] table of the configuration file"
 KNOWN = (
-    "known: call, run, timeout, max_running, repeatable, max_interruptions, spread, retry"
+    "known: call, run, timeout, max_running, repeatable, max_interruptions, spread, hide, retry"
     " (a type with a dot in it is written in quotes)"
 )
 TIMEOUT = "a number of seconds from 0.001 to 604800"
@@ -166,7 +167,12 @@ class TestSources:
     @pytest.mark.parametrize("path", SETTINGS)
     def test_each_setting_can_be_set_by_the_variable_of_its_name(self, path: str) -> None:
         texts = {"http.bind": "a:1", "http.unix_mode": "0660", "http.access_log": "yes"}
-        texts |= {"http.ui": "no", "logging.level": "debug", "logging.format": "json"}
+        texts |= {
+            "http.ui": "no",
+            "http.payloads": "control",
+            "logging.level": "debug",
+            "logging.format": "json",
+        }
         texts["http.max_header_bytes"] = "2048"
         texts |= {"metrics.enabled": "yes", "metrics.open": "yes"}
         texts |= {"pool.drain": "all", "store.sync": "normal"}
@@ -557,6 +563,7 @@ class TestHandlers:
             run = "process"
             timeout = 30
             max_running = 4
+            hide = "Card.number"
             """
         )
 
@@ -568,7 +575,11 @@ class TestHandlers:
             "a": HandlerSettings(call=call),
             "b": HandlerSettings(call=call),
             "resize": HandlerSettings(
-                call="myapp.images:resize", run="process", timeout=30.0, max_running=4
+                call="myapp.images:resize",
+                run="process",
+                timeout=30.0,
+                max_running=4,
+                hide=("Card.number",),
             ),
         }
 
@@ -602,6 +613,13 @@ class TestHandlers:
                     f"handlers.a.max_running must be an integer from 1 to 100000, got {shown}",
                 )
                 for wrong, shown in [("0", "0"), ("true", "True"), ("1.5", "1.5"), ('"2"', "'2'")]
+            ),
+            *(
+                (
+                    f'handlers.a.call = "m:f"\nhandlers.a.hide = {wrong}',
+                    f"handlers.a.hide must be {PATHS}, got {shown}",
+                )
+                for wrong, shown in [('""', "''"), ('["a", "b."]', "['a', 'b.']"), ("7", "7")]
             ),
             (
                 'handlers.a.call = "m:f"\nhandlers.a.tiemout = 30',
@@ -702,7 +720,7 @@ class TestDescribe:
             'http.bind = ["unix:/tmp/é \\"\\\\ 😀", "[::1]:0"]',
             'handlers."\\u007f\\u0000\\n😀 \\"" = "myapp:é"',
             '[handlers.a]\ncall = "m:f"\nrun = "process"\ntimeout = 3\n[handlers.b]\ncall = "m:g"',
-            'handlers.a = { call = "m:f", max_running = 2 }',
+            'handlers.a = { call = "m:f", max_running = 2, hide = ["a.*", "é"] }',
             'handlers.a = { call = "m:f", retry = { backoff = [5, 6.5], never = "é.E" } }',
         ],
     )

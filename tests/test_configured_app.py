@@ -55,7 +55,7 @@ NO_ARGUMENTS = {"grace_period", "leftovers"}
 LIFESPANS_ELSEWHERE = {"lifespan.asyncio", "lifespan.process", "lifespan.thread"}
 
 VALUES: list[object] = [7, 7.5, 7777, True, False, "x", "normal", "all", "debug", "json", "0666"]
-VALUES += ["asyncio", "uvloop", "contextlib:nullcontext"]
+VALUES += ["control", "asyncio", "uvloop", "contextlib:nullcontext"]
 
 
 def another_value(setting: Setting) -> object:

@@ -278,7 +278,7 @@ def imports_of(module: str) -> set[str]:
     return paths & MODULES.keys()
 
 
-def test_the_http_server_knows_six_modules_of_the_ground_floor() -> None:
+def test_the_http_server_knows_seven_modules_of_the_ground_floor() -> None:
     known = {name for name in MODULES if name.startswith("server/")}
     while more := set().union(*map(imports_of, known)) - known:
         known |= more
@@ -287,6 +287,7 @@ def test_the_http_server_knows_six_modules_of_the_ground_floor() -> None:
         "access.py",
         "addresses.py",
         "bounded_read.py",
+        "hidden_values.py",
         "problem_details.py",
         "settings.py",
         "tokens.py",

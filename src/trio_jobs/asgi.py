@@ -157,6 +157,7 @@ class ConfiguredApp:
         http = self._config.http
         return jobs.asgi(
             token=self._tokens,
+            payloads=http.payloads,
             allowed_hosts=http.allowed_hosts,
             max_wait_seconds=http.max_wait_seconds,
             stream_idle_timeout=http.stream_idle_timeout,

@@ -26,7 +26,7 @@ from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
 from trio_jobs.pool.statistics import PoolStatistics
 from trio_jobs.pool.store import JobNotFoundError
-from trio_jobs.settings import HttpSettings, PoolSettings
+from trio_jobs.settings import HttpSettings, Payloads, PoolSettings
 from trio_jobs.tokens import TokenTable
 
 _Result = TypeVar("_Result")
@@ -57,6 +57,7 @@ class ApiOptions(TypedDict, total=False):
     """The arguments of `BaseJobs.asgi`, for type checkers."""
 
     token: str | TokenTable | None
+    payloads: Payloads
     allowed_hosts: Iterable[str]
     max_wait_seconds: float
     stream_idle_timeout: float
@@ -220,6 +221,7 @@ class BaseJobs:
         self,
         *,
         token: str | TokenTable | None = None,
+        payloads: Payloads = _HTTP.payloads,
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
@@ -234,6 +236,8 @@ class BaseJobs:
         Args:
             token: The bearer token of every request but ``GET /health``, or several in a
                 `TokenTable`, with roles and names; None asks for no token.
+            payloads: ``"control"`` leaves out payloads, results, messages and log lines for a token
+                with the role ``read``; with ``"read"`` it sees them.
             allowed_hosts: Names that a ``Host`` header may have at a loopback address, beside the
                 names of the loopback interface; ``*`` allows any name.
             max_wait_seconds: The longest time, in seconds, that a client may
@@ -243,12 +247,14 @@ class BaseJobs:
             shutdown_retry_after: The ``Retry-After``, in whole seconds, of that 503.
 
         Raises:
-            ValueError: A number is out of range, or no client could send the token.
+            ValueError: A number is out of range, ``payloads`` is another text, or no client could
+                send the token.
         """
         from trio_jobs.mounted_api import MountedApi  # a program without HTTP needs none of it
 
         api = MountedApi(
             token=token,
+            payloads=payloads,
             allowed_hosts=allowed_hosts,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,

@@ -85,6 +85,7 @@ def load_handlers(
                     max_running=settings.max_running,
                     repeatable=settings.repeatable,
                     max_interruptions=settings.max_interruptions,
+                    hide=settings.hide,
                     spread=settings.spread,
                     name=call,
                 )

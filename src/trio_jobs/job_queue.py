@@ -18,7 +18,7 @@ from trio_jobs.lifecycle import without_groups
 from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.store import StoreFileError
-from trio_jobs.settings import HttpSettings, PoolSettings, build
+from trio_jobs.settings import HttpSettings, Payloads, PoolSettings, build
 from trio_jobs.tokens import TokenTable
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class JobQueue(AwaitedJobs):
             jobs that have not completed are cancelled.
         path: The file for the jobs. None keeps them in memory.
         token: The bearer token of HTTP requests, or several, as for `Jobs.asgi`.
+        payloads: See `Jobs.asgi`.
         allowed_hosts: See `Jobs.asgi`.
         max_wait_seconds: See `Jobs.asgi`.
         stream_idle_timeout: See `Jobs.asgi`.
@@ -71,6 +72,7 @@ class JobQueue(AwaitedJobs):
         grace_period: float = _POOL.grace_period,
         path: str | PathLike[str] | None = None,
         token: str | TokenTable | None = None,
+        payloads: Payloads = _HTTP.payloads,
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
@@ -84,6 +86,7 @@ class JobQueue(AwaitedJobs):
         self._options = options
         self._api_options = ApiOptions(
             token=token,
+            payloads=payloads,
             allowed_hosts=tuple(allowed_hosts),
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,

@@ -21,13 +21,15 @@ class MountedApi:
     """The checked options of the HTTP API; `BaseJobs.asgi` says what each of them does.
 
     Raises:
-        ValueError: A number is out of range, or no client could send the token.
+        ValueError: A number is out of range, ``payloads`` is another text, or no client could send
+            the token.
     """
 
     def __init__(
         self,
         *,
         token: str | TokenTable | None,
+        payloads: str,
         allowed_hosts: Iterable[str],
         max_wait_seconds: float,
         stream_idle_timeout: float,
@@ -35,6 +37,7 @@ class MountedApi:
     ) -> None:
         self._http = build(
             HttpSettings,
+            payloads=payloads,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
             ui=False,

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from trio_jobs.addresses import parse_address
+from trio_jobs.hidden_values import PATH
 
 _Section = TypeVar("_Section")
 _MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
@@ -81,6 +82,12 @@ SomeExceptionNames = Annotated[
     tuple[ExceptionName, ...],
     Meta(min_length=1, description=f"a non-empty array {_EXCEPTIONS}"),
 ]
+Payloads = Literal["read", "control"]
+_Path = Annotated[str, Meta(pattern=PATH)]
+Paths = Annotated[
+    tuple[_Path, ...],
+    Meta(description="a path of names like 'card.number', or an array of these"),
+]
 Backoff = Annotated[
     Literal["exponential", "constant"]
     | Annotated[tuple[Seconds, ...], Meta(min_length=1, max_length=1_000)],
@@ -144,6 +151,10 @@ class HttpSettings:
         Text | None, "the file with the tokens of which requests must carry one"
     ] = None
     token: Annotated[Text | None, "one token for everything"] = field(default=None, repr=False)
+    payloads: Annotated[
+        Payloads,
+        "whether a token of the role read shows payloads, results, messages and log lines",
+    ] = "read"
     access_log: Annotated[Switch, "whether each request is logged"] = False
     max_connections: Annotated[int, _integer(1, 1_000_000), "how many may be open"] = 10_000
     max_requests_per_connection: Annotated[
@@ -271,6 +282,7 @@ class HandlerSettings:
     spread: Annotated[
         Switch | None, "whether the payload is an object with the names of the parameters"
     ] = None
+    hide: Annotated[Paths, "what no client sees of payloads and results"] = ()
     retry: Annotated[
         Annotated[RetrySettings, Meta(description="a table")] | None,
         "when a failed job gets another attempt",

@@ -3,6 +3,7 @@
 import msgspec
 
 from trio_jobs import problem_details
+from trio_jobs.access import Access
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.job import Job, JobStatus
@@ -47,15 +48,25 @@ def accepted(job: Job, headers: dict[str, str]) -> Answer:
     return Answer(201, headers, serialization.accepted_json(job))
 
 
-def shown(job: Job, context: ApiContext, headers: dict[str, str] | None = None) -> Answer:
-    """200: all of the job as it is now."""
+def whole_json(job: Job, context: ApiContext, access: Access) -> bytes:
+    """All of the job that this client may see."""
+    if context.withholds_from(access):
+        return serialization.withheld_json(job)
+    handlers = context.pool.handlers
+    return serialization.job_json(job, hide=handlers.hidden(job.type) if handlers.hides else ())
+
+
+def shown(
+    job: Job, context: ApiContext, access: Access, headers: dict[str, str] | None = None
+) -> Answer:
+    """200: all of the job as it is now, as far as this client may see it."""
     headers = dict(headers or {})
     if job.status is not JobStatus.COMPLETED:
         headers["Retry-After"] = "1"
         if job.run_at is not None:
             seconds = (job.run_at - context.pool.now()).total_seconds()
             headers["Retry-After"] = str(retry_after(seconds))
-    return Answer(200, headers, serialization.job_json(job))
+    return Answer(200, headers, whole_json(job, context, access))
 
 
 def refused(error: Exception, context: ApiContext) -> Answer:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
+from trio_jobs.access import Access, Role
 from trio_jobs.access_changes import AccessChanges
 from trio_jobs.api.feed import Feed
 from trio_jobs.pool.pool import Pool
@@ -44,6 +45,10 @@ class ApiContext:
     access_changes: AccessChanges | None = None
     metrics: Metrics | None = None
     feed: Feed | None = None
+
+    def withholds_from(self, access: Access) -> bool:
+        """Whether this client sees no payloads, results, messages and log lines."""
+        return access.role is Role.READ and self.http.payloads == "control"
 
     def shutting_down(self, **members: int) -> Problem:
         """The refusal of a closed pool; a stream adds the number of jobs ``accepted`` so far."""

@@ -79,7 +79,7 @@ class FastPath:
                 answer = self._submit(body, access)
             elif method == "GET" and _JOB.fullmatch(target):
                 job = self._find(target.removeprefix(b"/jobs/").decode())
-                answer = shown(job, self._context)
+                answer = shown(job, self._context, access)
             else:
                 return None
         except JobNotFoundError as error:

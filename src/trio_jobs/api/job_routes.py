@@ -4,12 +4,11 @@ from uuid import UUID
 
 from quart import Blueprint, Response
 
-from trio_jobs.api.answers import Answer, shown
+from trio_jobs.api.answers import Answer, shown, whole_json
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.current_access import logged_action
+from trio_jobs.api.current_access import current_access, logged_action
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import no_content, to_response
-from trio_jobs.api.serialization import job_json
 from trio_jobs.job import JobStatus, Outcome
 from trio_jobs.problem_details import Problem
 
@@ -21,7 +20,7 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.get("/jobs/<uuid:job_id>")
     async def get_job(job_id: UUID) -> Response:
         job, headers = await find_after_wait(str(job_id), context)
-        return to_response(shown(job, context, headers))
+        return to_response(shown(job, context, current_access(), headers))
 
     @routes.post("/jobs/<uuid:job_id>/cancel")
     async def cancel_job(job_id: UUID) -> Response:
@@ -32,12 +31,12 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
                 job = await context.pool.cancel(job.id)
             job, headers = await find_after_wait(job.id, context)
         if job.status is not JobStatus.COMPLETED:
-            return to_response(Answer(202, headers, job_json(job)))
+            return to_response(Answer(202, headers, whole_json(job, context, current_access())))
         outcome = None if job.ending is None else job.ending.outcome
         if outcome is not Outcome.CANCELLED:
             detail = f"job {job.id!r} has completed already: {outcome}"
             raise Problem(409, detail, outcome=outcome)
-        return to_response(shown(job, context, headers))
+        return to_response(shown(job, context, current_access(), headers))
 
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:

@@ -13,6 +13,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import current_access
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, jobs_json
@@ -67,12 +68,13 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
     @routes.get("/jobs")
     async def list_jobs() -> Response:
         listing = parse_listing(request.query_string)
+        withheld = context.withholds_from(current_access())
         after = await _find_place(store, listing)
         if listing.limit is None:
-            jobs_ = stream_all(store, listing.query, after=after)
+            jobs_ = stream_all(store, listing.query, after=after, withheld=withheld)
             return Response(jobs_, content_type=MEDIA_TYPE)
         jobs, more = await read_page(store, listing.query, after=after, limit=listing.limit)
-        response = Response(jobs_json(jobs), content_type=MEDIA_TYPE)
+        response = Response(jobs_json(jobs, withheld=withheld), content_type=MEDIA_TYPE)
         if more:
             target = f"{current_path()}?{listing.next_page(jobs[-1])}"
             response.headers["Link"] = f'<{target}>; rel="next"'
@@ -133,7 +135,7 @@ async def read_page(
 
 
 async def stream_all(
-    store: Store, query: JobQuery, *, after: str | None = None
+    store: Store, query: JobQuery, *, after: str | None = None, withheld: bool = False
 ) -> AsyncIterator[bytes]:
     """All matching jobs as one JSON array, in pieces.
 
@@ -146,7 +148,7 @@ async def stream_all(
     opening = b"["
     while True:
         jobs = await store.page(query, after=after, limit=STRIDE)
-        found = jobs_json(query.select(jobs))[1:-1]
+        found = jobs_json(query.select(jobs), withheld=withheld)[1:-1]
         if found:
             yield opening + found
             opening = b","

@@ -5,14 +5,14 @@ from uuid import UUID
 import msgspec
 from quart import Blueprint, Response
 
-from trio_jobs.api.answers import Answer, accepted
+from trio_jobs.api.answers import Answer, accepted, whole_json
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access, logged_action
 from trio_jobs.api.filters_json import decode_filters
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import root_path, to_response
 from trio_jobs.api.request_body import read_body
-from trio_jobs.api.serialization import MEDIA_TYPE, job_json
+from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.api.submission_json import refuse_key
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all
@@ -47,8 +47,9 @@ def add_rerun_routes(routes: Blueprint, context: ApiContext) -> None:
             fields["rerun_as"] = new.id
         headers = {"Location": f"{root_path()}/jobs/{new.id}"}
         job, applied = await find_after_wait(new.id, context)
+        access = current_access()
         if applied:
-            return to_response(Answer(201, headers | applied, job_json(job)))
+            return to_response(Answer(201, headers | applied, whole_json(job, context, access)))
         return to_response(accepted(new, headers))
 
     @routes.post("/jobs/rerun")

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 from msgspec.structs import replace
 
+from trio_jobs.hidden_values import hide_values
 from trio_jobs.job import Job, JobError, JobStatus, Outcome
 from trio_jobs.progress import Progress
 
@@ -19,6 +20,12 @@ MAX_LISTED_MESSAGE = 300
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _ErrorType(msgspec.Struct, frozen=True, gc=False):
+    """An error without its message."""
+
+    type: str
 
 
 class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -36,8 +43,9 @@ class _Brief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     rerun_of: str | None = None
     rerun_as: str | None = None
     submitted_by: str | None = None
-    error: JobError | None = None
-    last_error: JobError | None = None
+    error: JobError | _ErrorType | None = None
+    last_error: JobError | _ErrorType | None = None
+    withheld: bool = False
 
 
 def accepted_json(job: Job) -> bytes:
@@ -65,11 +73,18 @@ def accepted_together_json(jobs: Sequence[Job]) -> bytes:
     )
 
 
-def job_json(job: Job) -> bytes:
-    """All of the job; its payload and result are JSON already."""
-    parts = [_encode(_brief(job))[:-1], b',"payload":', job.payload]
+def job_json(job: Job, *, hide: Sequence[str] = ()) -> bytes:
+    """All of the job; its payload and result are JSON already.
+
+    Args:
+        job: The job.
+        hide: Paths into payload and result; see `hide_values`.
+    """
+    payload = hide_values(job.payload, hide) if hide else job.payload
+    parts = [_encode(_brief(job))[:-1], b',"payload":', payload]
     if job.ending is not None and job.ending.result is not None:
-        parts += b',"result":', job.ending.result
+        result = hide_values(job.ending.result, hide) if hide else job.ending.result
+        parts += b',"result":', result
     if job.ending is not None and job.ending.error is not None:
         parts += b',"error":', _encode(job.ending.error)
     if job.last_error is not None:
@@ -83,16 +98,44 @@ def job_json(job: Job) -> bytes:
     return b"".join([*parts, b"}"])
 
 
-def jobs_json(jobs: Iterable[Job]) -> bytes:
-    """An array of jobs as in lists: without payloads and results, and with the start of errors."""
-    return _encode([_listed(job) for job in jobs])
+def withheld_json(job: Job) -> bytes:
+    """All of the job but what its client and its handler have written."""
+    parts = [_encode(_without_messages(job))[:-1]]
+    if job.progress is not None:
+        parts += b',"progress":', _encode(progress_json(job.progress, withheld=True))
+    if job.trace is not None:
+        parts += b',"trace_id":', _encode(job.trace[3:35])
+    return b"".join([*parts, b"}"])
 
 
-def _listed(job: Job) -> _Brief:
+def jobs_json(jobs: Iterable[Job], *, withheld: bool = False) -> bytes:
+    """An array of jobs as in lists: without payloads and results, and with the start of errors.
+
+    Args:
+        jobs: The jobs.
+        withheld: Whether errors have no message.
+    """
+    return _encode([_listed(job, withheld=withheld) for job in jobs])
+
+
+def _listed(job: Job, *, withheld: bool) -> _Brief:
     error = None if job.ending is None else job.ending.error
     if error is None and job.last_error is None:
         return _brief(job)
+    if withheld:
+        return _without_messages(job)
     return replace(_brief(job), error=_start_of(error), last_error=_start_of(job.last_error))
+
+
+def _without_messages(job: Job) -> _Brief:
+    error = None if job.ending is None else job.ending.error
+    return replace(
+        _brief(job), error=_type_of(error), last_error=_type_of(job.last_error), withheld=True
+    )
+
+
+def _type_of(error: JobError | None) -> _ErrorType | None:
+    return None if error is None else _ErrorType(error.type)
 
 
 def _start_of(error: JobError | None) -> JobError | None:
@@ -120,12 +163,12 @@ def _brief(job: Job) -> _Brief:
     )
 
 
-def progress_json(progress: Progress) -> dict[str, object]:
-    """The progress for JSON, without what the handler has left out."""
+def progress_json(progress: Progress, *, withheld: bool = False) -> dict[str, object]:
+    """The progress for JSON, without what the handler has left out, or without its message."""
     found: dict[str, object] = {"done": progress.done}
     if progress.total is not None:
         found["total"] = progress.total
-    if progress.message:
+    if progress.message and not withheld:
         found["message"] = progress.message
     return {**found, "at": time_json(progress.at)}
 

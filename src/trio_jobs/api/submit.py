@@ -3,14 +3,13 @@
 from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
-from trio_jobs.api.answers import Answer, accepted
+from trio_jobs.api.answers import Answer, accepted, whole_json
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access
 from trio_jobs.api.keys import VISIBLE
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
-from trio_jobs.api.serialization import job_json
 from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
@@ -31,8 +30,8 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         pool = context.pool
-        key, name = _read_key(), current_access().name
-        spec = parse_submission(body, pool.handlers, pool.now, key=key, submitted_by=name)
+        key, access = _read_key(), current_access()
+        spec = parse_submission(body, pool.handlers, pool.now, key=key, submitted_by=access.name)
         submitted = await idempotency.admit(spec, admission, pool.store)
         first = job = submitted.job
         headers = {}
@@ -45,7 +44,7 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         if "Prefer" in request.headers:
             job, applied = await find_after_wait(job.id, context)
         if applied:
-            return to_response(Answer(201, headers | applied, job_json(job)))
+            return to_response(Answer(201, headers | applied, whole_json(job, context, access)))
         return to_response(accepted(first, headers))
 
 

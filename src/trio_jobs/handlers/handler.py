@@ -15,6 +15,7 @@ from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
 from trio_jobs.handlers.payload_faults import Decode
 from trio_jobs.handlers.payload_type import payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
+from trio_jobs.hidden_values import is_path
 from trio_jobs.json_encoding import encode_result
 
 if TYPE_CHECKING:  # a child process imports this module: its server applies the policy
@@ -72,6 +73,7 @@ class Handler:
         max_running: How many jobs of its type run at the same time; None for any number.
         repeatable: Whether a job that a server's death has interrupted may run again.
         max_interruptions: How many such interruptions end a job.
+        hide: The paths to what no client of the HTTP API sees of payloads and results.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Handler:
     max_running: int | None = None
     repeatable: bool = True
     max_interruptions: int = 3
+    hide: tuple[str, ...] = ()
 
     @property
     def attempts(self) -> int:
@@ -104,6 +107,7 @@ class Handler:
         max_running: int | None = None,
         repeatable: bool = True,
         max_interruptions: int = 3,
+        hide: Iterable[str] = (),
         spread: bool | None = None,
         name: str | None = None,
     ) -> Self:
@@ -128,6 +132,10 @@ class Handler:
                 with a store file, since the memory of a dead process has no jobs.
             max_interruptions: With how many such interruptions a job ends as ``interrupted``, since
                 it may be the job that kills the server.
+            hide: Paths of names with dots between them, such as ``card.number``. The HTTP API shows
+                ``•••`` for the values in payloads and results to which they lead; ``*`` leads to
+                each member or item, and a name also into the objects of an array. The job itself
+                stays as it is.
             spread: True gives a single parameter the payload's member of its name. False gives the
                 payload to the first parameter, and the others keep their defaults. None lets their
                 number decide.
@@ -137,7 +145,8 @@ class Handler:
             HandlerError: The function cannot be called with a payload, does not fit ``run`` or
                 ``spread``, cannot be imported by a child process, or annotates a parameter with a
                 type that JSON cannot be checked against; or the timeout is not a number above 0, or
-                ``max_running`` or ``max_interruptions`` no integer above 0; or there is no
+                ``max_running`` or ``max_interruptions`` no integer above 0; or ``hide`` has what
+                is no path; or there is no
                 exception of a name in ``retry``, or ``retry`` has further settings although its
                 ``attempts`` are 1; or it retries, and is not repeatable.
         """
@@ -151,6 +160,7 @@ class Handler:
         _check_number(max_interruptions, "max_interruptions")
         if not isinstance(repeatable, bool):
             raise HandlerError(f"must have true or false as repeatable, got {repeatable!r}")
+        paths = _checked_paths(hide)
         if spread is not None and not isinstance(spread, bool):
             raise HandlerError(f"must have true or false as spread, got {spread!r}")
         shape = shape_of(function, spread=spread)
@@ -176,6 +186,7 @@ class Handler:
             max_running=max_running,
             repeatable=repeatable,
             max_interruptions=max_interruptions,
+            hide=paths,
         )
 
 
@@ -273,6 +284,15 @@ def _check_timeout(timeout: object) -> None:
         case int() | float() if 0 < timeout < math.inf:
             return
     raise HandlerError(f"must have a timeout of more than 0 seconds, got {timeout!r}")
+
+
+def _checked_paths(hide: Iterable[str]) -> tuple[str, ...]:
+    # A text is an iterable of texts too: of its characters.
+    paths = (hide,) if isinstance(hide, str) else tuple(hide)
+    for path in paths:
+        if not is_path(path):
+            raise HandlerError(f"must have paths like 'card.number' as hide, got {path!r}")
+    return paths
 
 
 def _check_number(number: object, name: str) -> None:

@@ -61,6 +61,7 @@ class HandlerRegistry:
     Attributes:
         table: The same handlers, read-only.
         lifespans: The lifespans.
+        hides: Whether a handler hides parts of payloads and results.
 
     Raises:
         HandlerError: There is more than one lifespan for a place, or one for a place where no
@@ -72,6 +73,7 @@ class HandlerRegistry:
         self.lifespans = tuple(lifespans)
         _check_lifespans(self.lifespans, self.places)
         self._default = table.get(DEFAULT)
+        self.hides = any(each.hide for each in table.values())
         self._check_seconds: dict[str, float] = {}  # by the handler's name
 
     @classmethod
@@ -136,6 +138,11 @@ class HandlerRegistry:
             if seconds >= _COUNTED:
                 before = self._check_seconds.get(handler.name, 0.0)
                 self._check_seconds[handler.name] = before + seconds
+
+    def hidden(self, type: str) -> tuple[str, ...]:  # noqa: A002
+        """The paths that the type's handler hides; none if the type has no handler."""
+        handler = self.table.get(type, self._default)
+        return () if handler is None else handler.hide
 
     def take_check_seconds(self) -> Mapping[str, float]:
         """The seconds that `validate` took since the last call of this method, by handler name."""
