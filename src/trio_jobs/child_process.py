@@ -14,7 +14,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from trio_jobs.error_text import Failure, describe
 from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.child_lifespan import ChildLifespan
 from trio_jobs.handlers.child_log import ChildLog, LogLine, line_text
+from trio_jobs.handlers.child_progress import ChildProgress
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.frames import (
     HEADER,
@@ -47,6 +48,7 @@ from trio_jobs.handlers.importing import (
 )
 from trio_jobs.handlers.loaded_files import SameModules, changed_files
 from trio_jobs.handlers.opening_errors import LifespanError
+from trio_jobs.handlers.progress_report import ProgressReport
 
 # A terminal and a service manager send these to each process of the server; only the server acts
 # on them. A child has a handler for them that does nothing. It does not ignore them: the programs
@@ -146,6 +148,10 @@ class _Server:
         else:
             self.write(Kind.LOG, msgspec.json.encode(line))
 
+    def send_report(self, report: ProgressReport) -> None:
+        """Send what the running job has reported."""
+        self.write(Kind.PROGRESS, msgspec.json.encode(report))
+
     def become_a_copy(self) -> None:
         """Close the pipes, which are the original's."""
         self.is_copy = True
@@ -241,8 +247,10 @@ class _Functions:
         self._handlers[function] = handler
         return handler
 
-    def context_of(self, call: Call) -> JobContext[object]:
-        """The context of a job."""
+    def context_of(
+        self, call: Call, report: Callable[[ProgressReport], None]
+    ) -> JobContext[object]:
+        """The context of a job, which reports its progress by ``report``."""
         return JobContext(
             id=call.job_id,
             type=call.job_type,
@@ -250,6 +258,7 @@ class _Functions:
             attempt=call.attempt,
             last_attempt=call.last_attempt,
             state=self.lifespan.state,
+            _report=report,
         )
 
     @contextlib.contextmanager
@@ -269,12 +278,19 @@ def _run(call: Call, functions: _Functions, server: _Server) -> None:
     token = current_job_id.set(call.job_id)
     found = functions.find(call.function)
     server.end_copy()
+    progress = ChildProgress(server.send_report)
+
+    def report(report: ProgressReport) -> None:
+        if not server.is_copy:  # a copy's threads are gone, and may have held a lock
+            progress.report(report)
+
     if isinstance(found, Failure):
         answer: bytes | Failure = found
     else:
-        context = functions.context_of(call) if found.takes_context else None
+        context = functions.context_of(call, report) if found.takes_context else None
         payload = bytes(call.payload)
         answer = run_plain(found, payload, context, max_result_bytes=call.max_result_bytes)
+    progress.end(send=isinstance(answer, Failure))  # behind a success nobody looks at it
     ended = frame(Kind.ENDED, TIME.pack(time.perf_counter()))
     if isinstance(answer, Failure):
         server.write(Kind.FAILURE, msgspec.json.encode(answer), before=ended)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from trio_jobs.api.due import check_due
 from trio_jobs.api.keys import make_key
 from trio_jobs.api.validation import check_submission, check_type, encode_payload
+from trio_jobs.handlers.reports import with_reports
 from trio_jobs.handlers.value_type import decode_as
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.opened_store import MemoryStore
@@ -355,8 +356,10 @@ class Jobs(BaseJobs):
         )
 
     def get(self, job_id: str) -> Job:
-        """The job as it is now."""
-        return self._store.find_nowait(job_id)
+        """The job as it is now; while it runs, with the progress that its handler has reported."""
+        return with_reports(
+            self._store.find_nowait(job_id), self._pool.executor.running.get(job_id)
+        )
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled; see `Pool.cancel`. `wait` for its end.
@@ -467,10 +470,10 @@ class DurableJobs(BaseJobs):
         return await self._pool.admission.admit_all(specs)
 
     async def get(self, job_id: str) -> Job:
-        """The job as it is now."""
+        """The job as it is now; see `Jobs.get`."""
         job = await self._pool.store.find(job_id)
         await trio.lowlevel.checkpoint()
-        return job
+        return with_reports(job, self._pool.executor.running.get(job_id))
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled; see `Pool.cancel`. `wait` for its end.

@@ -59,7 +59,7 @@ def make_http_service(
     )
     access_changes = AccessChanges(lambda: access_control.tokens)
     parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
-    feed = feed_of(pool)
+    feed = feed_of(pool, withheld=http.payloads == "control")
     context = ApiContext(
         pool=pool,
         http=http,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.api.support import MAX_BODY_BYTES, accept, answer_now
@@ -23,6 +24,8 @@ from tests.support import (
 from trio_jobs import Ending, Handler, HandlerError, JobError, Outcome, Progress, open_jobs
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
+from trio_jobs.handlers.progress_report import ProgressReport
+from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.job import Left
 from trio_jobs.server.access_middleware import AccessMiddleware
 
@@ -259,3 +262,17 @@ async def test_value_of_payloads_is_checked() -> None:
     async with open_jobs({"a": accept}) as jobs:
         with pytest.raises(ValueError, match="payloads must be one of 'control', 'read'"):
             jobs.asgi(payloads="nobody")  # type: ignore[arg-type]
+
+
+async def test_message_of_a_running_job_is_withheld_as_that_of_an_ended_one() -> None:
+    api = TwoWays("control")
+    pool, job_id = api.parts.pool, api.ids["processing"]
+    running = RunningJob(pool.store.find_nowait(job_id), trio.current_time())
+    running.note_report(trio.current_time, ProgressReport.of(1, 3, SECRET))
+    pool.executor.running[job_id] = running
+
+    for target in ("/pool", f"/jobs/{job_id}"):
+        assert SECRET in (await api.get(target, "c-token")).body.decode()
+        answer = await api.get(target, "r-token")
+        assert b'"progress":{"done":1,"total":3,"at":' in answer.body
+        assert SECRET not in answer.body.decode()

@@ -344,3 +344,26 @@ def ask(what: str) -> NoReturn:
             raise ConnectionResetError("busy")
         case _:
             raise ExceptionGroup("g", [OSError("busy"), ExceptionGroup("in", [ValueError("no")])])
+
+
+def report_pages(ctx, folder: str, then: str = "succeed") -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Report a page, and then more of them than anybody reads; wait for `go`; and end so."""
+    ctx.progress(1, 3, "page 1")
+    for number in range(2_000):
+        ctx.progress(number, message="one of many")
+    ctx.progress(2, 3, "page 2 — \ud800")
+    enter_and_wait(folder)
+    ctx.progress(3, 3, "page 3")
+    if then == "fork":
+        if (copy := os.fork()) == 0:
+            ctx.progress(4)
+            os._exit(0)
+        os.waitpid(copy, 0)
+    if then == "die":
+        time.sleep(0.3)  # until the last report is sent
+        os.kill(os.getpid(), signal.SIGKILL)
+    if then == "refuse":
+        ctx.progress("4")
+    if then != "succeed":
+        raise ValueError(then)
+    return then

@@ -6,6 +6,7 @@ from trio_jobs import problem_details
 from trio_jobs.access import Access
 from trio_jobs.api import serialization
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.handlers.reports import with_reports
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.refusals import (
@@ -50,6 +51,7 @@ def accepted(job: Job, headers: dict[str, str]) -> Answer:
 
 def whole_json(job: Job, context: ApiContext, access: Access) -> bytes:
     """All of the job that this client may see."""
+    job = with_reports(job, context.pool.executor.running.get(job.id))
     if context.withholds_from(access):
         return serialization.withheld_json(job)
     handlers = context.pool.handlers

@@ -7,8 +7,9 @@ import trio
 from quart import Blueprint, Response
 
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.current_access import current_access
 from trio_jobs.api.health import ready_state
-from trio_jobs.api.serialization import MEDIA_TYPE, time_json
+from trio_jobs.api.serialization import MEDIA_TYPE, progress_json, time_json
 from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.pool.pool import Pool
@@ -28,6 +29,7 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         run: Where its handler runs; None until the executor has looked the handler up.
         cancel: Whether a client has asked for its cancel.
         attempt: The number of the attempt.
+        progress: What its handler has reported; absent if nothing.
     """
 
     id: str
@@ -37,6 +39,7 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     run: Run | None
     cancel: bool
     attempt: int
+    progress: dict[str, object] | msgspec.UnsetType
 
 
 def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
@@ -44,15 +47,17 @@ def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.get("/pool")
     async def pool() -> Response:
-        return Response(msgspec.json.encode(pool_state(context.pool)), content_type=MEDIA_TYPE)
+        state = pool_state(context.pool, withheld=context.withholds_from(current_access()))
+        return Response(msgspec.json.encode(state), content_type=MEDIA_TYPE)
 
 
-def pool_state(pool: Pool, *, types: bool = True) -> dict[str, object]:
+def pool_state(pool: Pool, *, types: bool = True, withheld: bool = False) -> dict[str, object]:
     """The state of the pool now, for JSON; `JobStatistics` only if the pool counts its jobs.
 
     Args:
         pool: The pool.
         types: Whether the numbers by type are in it: they are most of it.
+        withheld: Whether the progress of jobs has no message.
     """
     now = trio.current_time()
     # In the order of their claims: those that have run longest are the first.
@@ -68,12 +73,12 @@ def pool_state(pool: Pool, *, types: bool = True) -> dict[str, object]:
         "started_at": time_json(pool.started_at),
         **ready_state(pool),
         **counted,
-        "slots": [_slot(pool, each, now) for each in running],
+        "slots": [_slot(pool, each, now, withheld=withheld) for each in running],
     }
 
 
-def _slot(pool: Pool, running: RunningJob, now: float) -> _Slot:
-    job = pool.store.find_nowait(running.job.id)
+def _slot(pool: Pool, running: RunningJob, now: float, *, withheld: bool) -> _Slot:
+    job, progress = pool.store.find_nowait(running.job.id), running.progress
     return _Slot(
         id=job.id,
         type=job.type,
@@ -82,4 +87,5 @@ def _slot(pool: Pool, running: RunningJob, now: float) -> _Slot:
         run=None if running.handler is None else running.handler.run,
         cancel=job.cancel_requested,
         attempt=job.attempts,
+        progress=msgspec.UNSET if progress is None else progress_json(progress, withheld=withheld),
     )

@@ -9,9 +9,15 @@ from trio_jobs.pool.pool import Pool
 
 
 class PoolSource:
-    """The source of a `Feed`: an observed pool."""
+    """The source of a `Feed`: an observed pool.
 
-    def __init__(self, pool: Pool, observation: Observation) -> None:
+    Args:
+        pool: The pool.
+        observation: What it has counted.
+        withheld: Whether the progress of its jobs has no message.
+    """
+
+    def __init__(self, pool: Pool, observation: Observation, *, withheld: bool = False) -> None:
         ended = observation.ended
         self.boot = pool.boot
         self.over = observation.over
@@ -21,6 +27,7 @@ class PoolSource:
         self._ended = ended
         self._observation = observation
         self._pool = pool
+        self._withheld = withheld
 
     @property
     def last(self) -> int:
@@ -29,14 +36,19 @@ class PoolSource:
 
     def state(self) -> Mapping[str, object]:
         """The state of the pool now, without its types."""
-        return pool_state(self._pool, types=False)
+        return pool_state(self._pool, types=False, withheld=self._withheld)
 
     def types(self) -> Mapping[str, object]:
         """What the state has about each job type."""
         return self._observation.types()
 
 
-def feed_of(pool: Pool) -> Feed | None:
-    """What ``GET /events`` sends of a pool; None if the pool is not observed."""
+def feed_of(pool: Pool, *, withheld: bool = False) -> Feed | None:
+    """What ``GET /events`` sends of a pool; None if the pool is not observed.
+
+    Args:
+        pool: The pool.
+        withheld: Whether the progress of its jobs has no message: all streams send the same.
+    """
     observation = pool.observation
-    return None if observation is None else Feed(PoolSource(pool, observation))
+    return None if observation is None else Feed(PoolSource(pool, observation, withheld=withheld))

@@ -15,14 +15,13 @@ from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.asyncio_lifespan import enter_on_asyncio
 from trio_jobs.handlers.asyncio_task import AsyncioTask
-from trio_jobs.handlers.context import make_context
 from trio_jobs.handlers.handler import FORKS, Handler, Run
 from trio_jobs.handlers.lifespan import Lifespan
 from trio_jobs.handlers.loop_thread import LoopThread, MakeLoop, loop_maker
+from trio_jobs.handlers.made_context import make_context
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.timed_loop import TimedLoop
 from trio_jobs.handlers.wrong_loop import advise_on_asyncio
-from trio_jobs.job import Job
 from trio_jobs.json_encoding import encode_result
 
 log = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ class AsyncioRunner:
         job = running.job
         running.scope = until_decided = _UntilDecided()
         running.start_clock(handler.timeout)
-        work = partial(self._work, handler, running.job, max_result_bytes)
+        work = partial(self._work, handler, running, max_result_bytes)
         until_decided.task = task = AsyncioTask(self.loop, work, name=f"job {job.id}")
         self._running[job.id] = handler, running
         try:
@@ -158,16 +157,16 @@ class AsyncioRunner:
             return Failure(type="CancelledError", message="", traceback="")
         return end.answer
 
-    async def _work(self, handler: Handler, job: Job, max_result_bytes: int) -> "_End":
+    async def _work(self, handler: Handler, running: RunningJob, max_result_bytes: int) -> "_End":
         """Run the handler from JSON to JSON; never raises. All of it runs in the loop's thread."""
         forks = FORKS.count
         ended = math.inf
         by_cancel = False
         answer: bytes | Failure
         try:
-            payload = handler.decode(job.payload)
+            payload = handler.decode(running.job.payload)
             if handler.takes_context:
-                result = await _call_with_context(handler, payload, job, self._states)
+                result = await self._call_with_context(handler, payload, running)
             else:
                 result = await handler.call(payload)
             ended = self._now()
@@ -179,6 +178,25 @@ class AsyncioRunner:
         if forks != FORKS.count:
             os._exit(int(isinstance(answer, Failure)))
         return _End(answer, ended, by_cancel)  # noqa: ASYNC104 - the task ends here
+
+    async def _call_with_context(
+        self, handler: Handler, payload: object, running: RunningJob
+    ) -> object:
+        """Call a handler with its job's context, and wait for the tasks in its task group."""
+        failure = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                state = self._states.get(Run.ASYNCIO)
+                context = make_context(running, now=self._now, state=state, task_group=group)
+                result = await handler.call(payload, context)
+        except BaseExceptionGroup as group_of_errors:
+            # The task group made it. A single error is clearer without a group.
+            if len(group_of_errors.exceptions) > 1:
+                raise
+            failure = group_of_errors.exceptions[0]
+        if failure is not None:
+            raise failure  # outside of `except`, which would make the group its context
+        return result
 
     def _report_blocked(self, seconds: float) -> None:
         """Log a step that took long. In the loop's thread, in the step's context variables."""
@@ -251,23 +269,3 @@ def _end_of(task: AsyncioTask[_End]) -> _End:
         return _End(  # noqa: ASYNC104 - it is no cancel of this task
             Failure(type="CancelledError", message="", traceback=""), by_cancel=True
         )
-
-
-async def _call_with_context(
-    handler: Handler, payload: object, job: Job, states: Mapping[Run, object]
-) -> object:
-    """Call a handler with its job's context, and wait for the tasks in its task group."""
-    failure = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            state = states.get(Run.ASYNCIO)
-            context = make_context(job, handler.attempts, state=state, task_group=group)
-            result = await handler.call(payload, context)
-    except BaseExceptionGroup as group_of_errors:
-        # The task group made it. A single error is clearer without a group.
-        if len(group_of_errors.exceptions) > 1:
-            raise
-        failure = group_of_errors.exceptions[0]
-    if failure is not None:
-        raise failure  # outside of `except`, which would make the group its context
-    return result

@@ -17,6 +17,7 @@ from trio_jobs.error_text import Failure
 from trio_jobs.handlers.child_log import LogLine, log_line
 from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind
 from trio_jobs.handlers.process_group import EXIT_TIME, ProcessGroup, make_pipe
+from trio_jobs.handlers.progress_report import ProgressReport
 from trio_jobs.handlers.start_shortage import ShortageError
 from trio_jobs.retries import ProcessDied
 
@@ -28,6 +29,10 @@ _TAKING_TIME = 5.0
 _LINES_AT_ONCE = 16
 
 _CHUNK_BYTES = 65_536
+
+
+def _nothing(_report: ProgressReport) -> None:
+    """Take no report: no function runs."""
 
 
 class ProcessDiedError(ProcessDied):
@@ -62,6 +67,8 @@ class ChildHandle:
         self._frames = FrameReader()
         # Called when the running function has ended; None afterwards.
         self._ended: Callable[[float], object] | None = None
+        # Called with what the running function reports.
+        self._reported: Callable[[ProgressReport], object] = _nothing
 
     def spawn(self, *, folder: int | None) -> None:
         """Start the child. Blocks: call it in a thread, whose signal mask it changes.
@@ -110,6 +117,7 @@ class ChildHandle:
         max_result_bytes: int,
         started: Callable[[], object],
         ended: Callable[[float], object],
+        reported: Callable[[ProgressReport], object] = _nothing,
     ) -> bytes | Failure:
         """Run a job.
 
@@ -119,6 +127,7 @@ class ChildHandle:
             started: Called when the frame has been sent and the function begins, or when the child
                 does not take the frame in time.
             ended: Called with the time when the function ended, by Trio's clock.
+            reported: Called with each report of the function's progress that arrives.
 
         Returns:
             The result as JSON, or the description of the function's exception.
@@ -131,7 +140,7 @@ class ChildHandle:
             Not acted on once the function has ended. Before that, it leaves the function running:
             the caller has to kill the child.
         """
-        self._ended = ended
+        self._ended, self._reported = ended, reported
         try:
             with trio.move_on_after(_TAKING_TIME):
                 await self._send(call)
@@ -221,7 +230,7 @@ class ChildHandle:
         return self._ended is None or self._frames.holds(Kind.ENDED)
 
     async def _receive(self, *kinds: Kind, max_result_bytes: int = 0) -> tuple[Kind, bytes]:
-        """The next frame of one of these kinds. Logs the lines before it.
+        """The next frame of one of these kinds. Logs the lines and takes the reports before it.
 
         Raises:
             _EndedError: The child has exited.
@@ -239,13 +248,16 @@ class ChildHandle:
                 return found
             elif found[0] is Kind.ENDED:
                 self._note_end(found[1])
-            elif found[0] is not Kind.LOG:
-                raise FrameError(f"a frame of kind {found[0].name} is not expected")
-            else:
-                log_line(msgspec.json.decode(found[1], type=LogLine))
+            elif found[0] is Kind.LOG or found[0] is Kind.PROGRESS:
+                if found[0] is Kind.LOG:
+                    log_line(msgspec.json.decode(found[1], type=LogLine))
+                else:
+                    self._reported(msgspec.json.decode(found[1], type=ProgressReport))
                 lines += 1
                 if lines % _LINES_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
+            else:
+                raise FrameError(f"a frame of kind {found[0].name} is not expected")
 
     def _note_end(self, body: bytes) -> None:
         ended, self._ended = self._ended, None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import trio
+from msgspec.structs import replace
 
 from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure, describe
@@ -20,7 +21,7 @@ from trio_jobs.handlers.retry_policy import decide
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.handlers.wrong_loop import advise_on_trio
-from trio_jobs.job import Ending, Job, JobError, Later, Outcome
+from trio_jobs.job import Ending, Job, JobError, Later, Left, Outcome
 from trio_jobs.json_encoding import encode_result
 from trio_jobs.retries import Cause, causes_of
 
@@ -80,9 +81,8 @@ class JobExecutor:
         self._now = trio.lowlevel.current_clock().current_time
         self.running: dict[str, RunningJob] = {}
         self._ended_types: set[str] = set()
-        # The jobs that were released before their handlers began; at most one per worker, because
-        # a worker ends with its release.
-        self._released_before_begin: set[str] = set()
+        # The jobs that were released; at most one per worker, because a worker ends with that.
+        self._released: dict[str, RunningJob] = {}
 
     @contextlib.contextmanager
     def for_worker(self) -> Iterator[Callable[[Job], Awaitable[Ending | Later]]]:
@@ -140,8 +140,7 @@ class JobExecutor:
             # failure, and so is a handler's `SystemExit`: if they left this function, each would
             # end a worker, and `Cancelled` silently.
             if trio.current_effective_deadline() == -math.inf:
-                if not running.begun:
-                    self._released_before_begin.add(job.id)
+                self._released[job.id] = running
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
             failure = describe(error, own=_OWN, advise=advise_on_trio)
@@ -173,10 +172,13 @@ class JobExecutor:
 
         A job that has not begun waits for a process or a thread, or was released while waiting.
         """
-        running = self.running.get(job_id)
-        if running is not None:
-            return running.begun
-        return job_id not in self._released_before_begin
+        running = self.running.get(job_id) or self._released.get(job_id)
+        return running is None or running.begun
+
+    def left_by(self, job_id: str) -> Left | None:
+        """What a released job leaves behind; None for nothing."""
+        running = self._released.get(job_id)
+        return None if running is None else running.left
 
     def oldest_running_seconds(self) -> float | None:
         """The age of the oldest claim in seconds; None if no job runs."""
@@ -213,7 +215,7 @@ class JobExecutor:
         if handler.takes_context:
             state = None if self.places is None else self.places.states.get(_TRIO)
             result = await call_with_context(
-                handler.call, payload, running.job, attempts=handler.attempts, state=state
+                handler.call, payload, running, now=self._now, state=state
             )
         else:
             result = await handler.call(payload)
@@ -238,13 +240,16 @@ def _failed(failure: Failure) -> Ending:
 def _or_later(running: RunningJob, ending: Ending, causes: Sequence[Cause] = ()) -> Ending | Later:
     """Let the handler's retry policy decide whether a job ends like this, or runs again.
 
+    Either way the end has what the attempt leaves behind.
+
     Args:
         running: The job.
         ending: How the job ends if it does not run again.
         causes: The causes of the handler's failure; a time limit replaces them.
     """
-    if ending is CANCELLED or ending.error is None or running.handler is None:
-        return ending
-    if ending.outcome is Outcome.TIMED_OUT:
-        causes = _TIMED_OUT
-    return decide(running.handler.retry, running.job.attempt, ending.error, causes) or ending
+    end: Ending | Later = ending
+    if ending is not CANCELLED and ending.error is not None and running.handler is not None:
+        if ending.outcome is Outcome.TIMED_OUT:
+            causes = _TIMED_OUT
+        end = decide(running.handler.retry, running.job.attempt, ending.error, causes) or ending
+    return end if running.left is None else replace(end, left=running.left)

@@ -30,6 +30,7 @@ class Kind(IntEnum):
     RESULT = 5  # the job's result, as JSON
     FAILURE = 6  # a `Failure`
     ENDED = 7  # when the function ended, a `TIME`; precedes its result or failure
+    PROGRESS = 8  # a `ProgressReport`
 
 
 class FrameError(Exception):

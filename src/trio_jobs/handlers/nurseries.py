@@ -15,16 +15,17 @@ from typing import Any
 
 import trio
 
-from trio_jobs.handlers.context import JobContext, make_context
-from trio_jobs.job import Job
+from trio_jobs.handlers.context import JobContext
+from trio_jobs.handlers.made_context import make_context
+from trio_jobs.handlers.running_job import RunningJob
 
 
 async def call_with_context(
     call: Callable[[Any, JobContext], Awaitable[object]],
     payload: object,
-    job: Job,
+    running: RunningJob,
     *,
-    attempts: int,
+    now: Callable[[], float],
     state: object = None,
 ) -> object:
     """Call an async handler with the job's context, and wait for its nursery's tasks.
@@ -32,8 +33,8 @@ async def call_with_context(
     Args:
         call: The handler's function.
         payload: The payload.
-        job: The job.
-        attempts: How many attempts the handler's retry policy permits.
+        running: The job.
+        now: Trio's clock.
         state: What the lifespan of Trio has opened.
 
     Raises:
@@ -48,7 +49,7 @@ async def call_with_context(
     failure = None
     try:
         async with trio.open_nursery() as nursery:
-            context = make_context(job, attempts, state=state, nursery=nursery)
+            context = make_context(running, now=now, state=state, nursery=nursery)
             try:
                 result = await call(payload, context)
             finally:

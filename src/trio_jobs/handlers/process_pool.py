@@ -185,6 +185,7 @@ class ProcessPool:
                         max_result_bytes=max_result_bytes,
                         started=partial(running.start_clock, handler.timeout),
                         ended=running.end,
+                        reported=partial(running.note_report, trio.current_time),
                     )
                 except NotBegunError:
                     running.take_back_start()

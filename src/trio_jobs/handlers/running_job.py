@@ -10,7 +10,8 @@ from typing import Protocol
 import trio
 
 from trio_jobs.handlers.handler import Handler
-from trio_jobs.job import Ending, Job, JobError, Outcome
+from trio_jobs.handlers.reports import Reports
+from trio_jobs.job import Ending, JobError, Outcome
 
 CANCELLED = Ending(
     outcome=Outcome.CANCELLED, error=JobError(type="Cancelled", message="cancelled on request")
@@ -31,12 +32,10 @@ class Scope(Protocol):
         """Cancel the scope."""
 
 
-class RunningJob:
+class RunningJob(Reports):
     """A job from its claim to its end. Every method is a plain `def`: no method interrupts another.
 
     Attributes:
-        job: The job as the worker has claimed it.
-        started: When the worker claimed it, by Trio's clock.
         handler: The handler; None until the executor has found it.
         scope: The worker's scope, around the handler, or what ends the wait for a handler
             elsewhere; None before the executor has entered it. A cancel or the time limit cancels
@@ -53,10 +52,6 @@ class RunningJob:
     _deadline: float | None = None
     _decided: Ending | None = None
     _ended = False
-
-    def __init__(self, job: Job, started: float) -> None:
-        self.job = job
-        self.started = started
 
     def start_clock(self, timeout: float | None, *, interruptible: bool = True) -> None:
         """Note that the handler begins.

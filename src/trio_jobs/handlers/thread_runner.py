@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import trio
 
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.context import make_context
 from trio_jobs.handlers.handler import Handler, Run, run_plain
+from trio_jobs.handlers.made_context import make_context
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
 
@@ -63,7 +63,10 @@ class ThreadRunner:
             if handler.takes_context:
                 state = self._states.get(Run.THREAD)
                 context = make_context(
-                    job, handler.attempts, state=state, is_cancelled=is_cancelled
+                    running,
+                    now=self._now,
+                    state=state,
+                    is_cancelled=is_cancelled,
                 )
             answer = run_plain(handler, job.payload, context, max_result_bytes=max_result_bytes)
             return answer, self._now()

@@ -244,7 +244,7 @@ def make_pool(
         from trio_jobs.pool.durable_admission import DurableAdmission
         from trio_jobs.pool.suspects import Suspects
 
-        suspects = Suspects(store, schedule, executor.has_begun)
+        suspects = Suspects(store, schedule, executor.has_begun, executor.left_by)
         moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
         admission: Admission = DurableAdmission(
             send,

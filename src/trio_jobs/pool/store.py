@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol, Self, runtime_checkable
 
-from trio_jobs.job import Ending, Job, JobStatus, Later, Outcome
+from trio_jobs.job import Ending, Job, JobStatus, Later, Left, Outcome
 from trio_jobs.pool.job_query import ALL_JOBS, JobQuery
 
 
@@ -346,13 +346,14 @@ class DurableStore(Store, Protocol):
     def find_key_nowait(self, text: str) -> Job | None:
         """The unfinished job with this idempotency key, as it is now; None if there is none."""
 
-    def release(self, job_id: str, *, begun: bool = True) -> None:
+    def release(self, job_id: str, *, begun: bool = True, left: Left | None = None) -> None:
         """See `Moves.release`.
 
         Args:
             job_id: The job.
             begun: Whether its handler may have done a part of its work. If so, a job that may not
                 run twice is not put back, it ends as interrupted.
+            left: What it leaves behind, for its record.
         """
 
     def keep_pending(self) -> None:

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from trio_jobs.job import Ending, Job, JobStatus, Later
+from trio_jobs.job import Ending, Job, JobStatus, Later, Left
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DurableStore
 
@@ -24,15 +24,21 @@ class Suspects:
         store: Where the moves are made.
         schedule: The jobs that wait.
         has_begun: Whether the handler of a claimed job has begun.
+        left_by: What a job that is released leaves behind.
     """
 
     def __init__(
-        self, store: DurableStore, schedule: Schedule, has_begun: Callable[[str], bool]
+        self,
+        store: DurableStore,
+        schedule: Schedule,
+        has_begun: Callable[[str], bool],
+        left_by: Callable[[str], Left | None],
     ) -> None:
         self.disk = store.disk
         self._store = store
         self._schedule = schedule
         self._has_begun = has_begun
+        self._left_by = left_by
         # The one that runs, or comes next, and those after it in the order of their claims.
         self._current: str | None = None
         self._held: deque[str] = deque()
@@ -76,7 +82,8 @@ class Suspects:
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`. No job gets the turn: the pool ends."""
-        self._store.release(job_id, begun=self._has_begun(job_id))
+        begun, left = self._has_begun(job_id), self._left_by(job_id)
+        self._store.release(job_id, begun=begun, left=left)
 
     def _pass_turn(self, job_id: str) -> None:
         if job_id != self._current:

@@ -8,8 +8,9 @@ from datetime import datetime
 from functools import partial
 
 import trio
+from msgspec.structs import replace
 
-from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Outcome
+from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Left, Outcome
 from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order
 from trio_jobs.pool.refusals import StoreTimeoutError, StoreWriteError
 from trio_jobs.pool.store import (
@@ -214,14 +215,14 @@ class DurableStore:
         self._processing.remove(job_id)
         return job
 
-    def release(self, job_id: str, *, begun: bool = True) -> None:
+    def release(self, job_id: str, *, begun: bool = True, left: Left | None = None) -> None:
         job = self._get(job_id, PROCESSING, PENDING)
         if not begun:
             self._not_begun.add(job_id)
         if job_id not in self._not_begun and not self._repeatable(job.type):
-            self._cut_off[job_id] = self.complete(job_id, _CUT_OFF)
+            self._cut_off[job_id] = self.complete(job_id, replace(_CUT_OFF, left=left))
             return
-        self._write(released(job))
+        self._write(released(job, left))
         self._processing.remove(job_id)
         self._released.add(job_id)
 

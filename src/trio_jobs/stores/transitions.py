@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
-from trio_jobs.job import Ending, Job, JobStatus, Later, with_left
+from trio_jobs.job import Ending, Job, JobStatus, Later, Left, with_left
 from trio_jobs.pool.store import InvalidTransitionError, check_rerun
 
 # On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
@@ -23,11 +23,8 @@ def claimed(job: Job, now: datetime) -> Job:
     """Pending → processing."""
     if now < job.created_at:  # the wall clock was set back
         now = job.created_at
-    # Most jobs have neither: each field to replace costs as much as these two lines.
-    if job.run_at is not None:
-        job = replace(job, run_at=None)
-    if job.extras is not None:
-        job = with_left(job, None)  # the attempt before has left something
+    if job.extras is not None or job.run_at is not None:
+        job = replace(with_left(job, None), run_at=None)  # few jobs: each field costs time
     return replace(job, status=PROCESSING, started_at=now, attempts=job.attempts + 1)
 
 
@@ -36,17 +33,10 @@ def completed(job: Job, ending: Ending, now: datetime, duration: float | None) -
     if job.started_at is not None and now < job.started_at:
         now = job.started_at
     if ending.left is not None:
-        job = with_left(job, ending.left)
-        ending = replace(ending, left=None)
+        job, ending = with_left(job, ending.left), replace(ending, left=None)
     if job.last_error is not None:
         job = replace(job, last_error=None)
-    return replace(
-        job,
-        status=COMPLETED,
-        completed_at=now,
-        duration=duration,
-        ending=ending,
-    )
+    return replace(job, status=COMPLETED, completed_at=now, duration=duration, ending=ending)
 
 
 def postponed(job: Job, later: Later, now: datetime) -> Job:
@@ -64,8 +54,10 @@ def postponed(job: Job, later: Later, now: datetime) -> Job:
     )
 
 
-def released(job: Job) -> Job:
+def released(job: Job, left: Left | None = None) -> Job:
     """Processing → pending; the attempt does not count."""
+    if left is not None:
+        job = with_left(job, left)
     return replace(job, status=PENDING, started_at=None, attempts=job.attempts - 1)
 
 

@@ -147,7 +147,10 @@ async def _run(handler: Handler, payload: bytes, *, cancel_at: int | None) -> tu
             with trio.CancelScope():  # raises if the handler leaves a scope of its own open
                 if handler.takes_context:
                     result = await call_with_context(
-                        handler.call, value, job, attempts=handler.attempts
+                        handler.call,
+                        value,
+                        executor.running[job.id],
+                        now=trio.current_time,
                     )
                 else:
                     result = await handler.call(value)
