@@ -245,7 +245,7 @@ class Pages:
         for context in self._contexts:
             context.close()
         left = [each for each in self.complaints if not any(text in each for text in self.accepted)]
-        assert left == []
+        assert not left, left
 
     def _hear_failure(self, request: "Request") -> None:
         if request.failure != "net::ERR_ABORTED":

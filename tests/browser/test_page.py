@@ -1,11 +1,10 @@
-"""The page shows what the server does, and follows it."""
+"""The page shows what the server does."""
 
 import re
-import signal
 from pathlib import Path
 
 from tests.browser.conftest import Start
-from tests.browser.support import Pages, expect
+from tests.browser.support import CONFIG, Pages, expect
 from tests.command import Gate
 
 
@@ -23,27 +22,38 @@ def test_page_shows_a_job_that_failed_and_why(start: Start, pages: Pages) -> Non
     expect(row.locator(".id")).to_have_text(f"{job_id[:8]}…{job_id[-6:]}")
 
 
-def test_page_follows_a_stop_to_its_end_and_the_next_server_from_its_start(
-    start: Start, pages: Pages, tmp_path: Path
-) -> None:
-    with Gate(tmp_path / "server") as gate:
+def test_numbers_are_those_of_the_pool(start: Start, pages: Pages, tmp_path: Path) -> None:
+    with Gate(tmp_path / "server"):
         server = start()
+        for _ in range(6):
+            server.submit("at_the_gate")
+        server.submit("quick", delay=3600)
         page = pages.open(server)
-        expect(page.locator("#status")).to_have_text("Ready")
-        server.submit("at_the_gate")
-        expect(page.locator("#busy")).to_have_text("1")
 
-        server.send(signal.SIGTERM)
+        expect(page.locator("#busy")).to_have_text("4")
+        expect(page.locator("#workers")).to_have_text("4 workers")
+        expect(page.locator("#buffered")).to_have_text("2")
+        expect(page.locator("#buffer-size")).to_have_text("100 places")
+        row = page.locator("#types tr").filter(has_text="at_the_gate")
+        expect(row.locator("td").nth(0)).to_have_text("2")
+        expect(row.locator("td").nth(1)).to_have_text("4")
+        expect(page.locator("#slots .link")).to_have_text(["at_the_gate"] * 4)
+        state = server.get("/pool")
+        assert (state["busy"], state["buffered"], state["types"]["quick"]["pending"]) == (4, 2, 1)
 
-        expect(page.locator("#status")).to_have_text("Stopping")
-        expect(page.locator("#banner")).to_contain_text("works off 1 job")
-        pages.accepted.append("ERR_CONNECTION_REFUSED")
-        gate.open()
-        assert server.wait_exit() == 0
-        expect(page.locator("#status")).to_have_text(re.compile("Stopped|Not connected"))
-        expect(page.locator("#banner")).to_be_visible()
 
-        start("next", bind=server.address)
-        expect(page.locator("#status")).to_have_text("Ready")
-        expect(page.locator("#busy")).to_have_text("0")
-        expect(page.locator("#banner")).to_be_hidden()
+def test_job_between_two_attempts_is_apart_from_the_failed_ones(start: Start, pages: Pages) -> None:
+    retry = '[handlers.again]\ncall = "work:refuse"\n[handlers.again.retry]\nattempts = 3\n'
+    server = start(config=f"{CONFIG}{retry}backoff = [3600]\n")
+    job_id = server.submit("again", "no such mailbox")
+    page = pages.open(server, "/ui#view=retrying")
+
+    row = page.locator("#jobs tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text(f"{job_id[:8]}…{job_id[-6:]}")
+    expect(row).to_contain_text(re.compile(r"1 attempt so far, the next in \d+ min"))
+    expect(row).to_contain_text("Refused: no such mailbox")
+    page.get_by_role("radio", name="Failed").check()
+    expect(page.locator("#empty")).to_have_text("Nothing has failed.")
+    types = page.locator("#types tr").filter(has_text="again")
+    expect(types.locator("td").nth(2)).to_have_text("1")

@@ -106,7 +106,8 @@ function main() {
   let link = "new"; // "new", "live", "lost", "ended" (the server has stopped) or "out" (signed out)
   let me = null; // {role, name, session}
 
-  const mayControl = () => me?.role === "control" && link === "live" && state?.status === "ready";
+  const mayControl = () => me?.role === "control" && link === "live";
+  const maySubmit = () => mayControl() && state.status === "ready"; // and all else that a stop refuses
   const age = () => (link === "live" ? (performance.now() - stateAt) / 1000 : 0);
   const now = () => Date.parse(state.now) + age() * 1000;
 
@@ -382,9 +383,9 @@ function main() {
     setText($("all-slots"), showAll ? `Show the ${FEW} longest` : total > 200 ? "Show 200" : `Show all ${number(total)}`);
     setAttribute($("all-slots"), "aria-expanded", String(showAll));
     setText($("wanted"), number(state.workers));
-    $("stepper").hidden = !mayControl() || state.leaving === undefined;
+    $("stepper").hidden = !maySubmit() || state.leaving === undefined;
     $("fewer").disabled = state.workers <= 1;
-    $("intake").hidden = !mayControl() || state.intake === undefined;
+    $("intake").hidden = !maySubmit() || state.intake === undefined;
     setText($("intake"), state.intake === "paused" ? "Open intake" : "Pause intake");
   }
 
@@ -450,7 +451,7 @@ function main() {
     $("no-types").hidden = names.length > 0;
     list.offerTypes(names);
 
-    const pausable = mayControl() && state.intake !== undefined;
+    const pausable = maySubmit() && state.intake !== undefined;
     const open = names.some((name) => !types[name].paused);
     $("pause-all").hidden = !pausable || names.length < 2;
     setText($("pause-all"), open ? "Pause all" : "Resume all");
@@ -484,8 +485,8 @@ function main() {
       });
       paused = Boolean(type.paused);
       tag.hidden = !paused;
-      again.hidden = !mayControl() || !known || !(failed + timed_out);
-      pause.hidden = !mayControl() || !known || type.paused === undefined;
+      again.hidden = !maySubmit() || !known || !(failed + timed_out);
+      pause.hidden = !maySubmit() || !known || type.paused === undefined;
       setText(pause, paused ? "Resume" : "Pause");
       setAttribute(pause, "aria-label", `${paused ? "Resume" : "Pause"} ${visible(name)}`);
     }
@@ -623,6 +624,8 @@ function main() {
     let loadedAt = 0;
     const watched = new Set(); // jobs that somebody has acted on, until they have ended
     let watchedAt = 0;
+    const rightsNow = () => `${mayControl()} ${maySubmit()}`;
+    let rights = ""; // those for which the rows have their buttons
 
     const view = () => $("filters").elements.view.value;
     const type = () => $("type").value;
@@ -671,8 +674,8 @@ function main() {
     // Show a job in its row; an unchanged one keeps its element, and so the focus.
     function put(job) {
       const row = rows.get(job.id);
-      const text = JSON.stringify([job, view(), mayControl()]);
-      if (row?.text === text) return;
+      const text = JSON.stringify([job, view(), rights]);
+      if (row?.text === text || row?.gone) return;
       const element = makeRow(job);
       if (row) {
         const focused = row.element.contains(document.activeElement);
@@ -683,6 +686,7 @@ function main() {
     }
 
     function drawList() {
+      rights = rightsNow();
       for (const id of [...rows.keys()]) if (!order.includes(id)) { rows.delete(id); watched.delete(id); }
       arrange($("jobs"), order.map((id) => rows.get(id).element));
       const shape = VIEWS[view()];
@@ -692,7 +696,7 @@ function main() {
       $("older").hidden = next === null;
       $("rerun-label").hidden = !shape.rerun;
       const bulk = { failed: "Rerun all…", waiting: "Cancel all…", running: "Cancel all…" }[view()];
-      $("bulk").hidden = !bulk || !order.length || !mayControl();
+      $("bulk").hidden = !bulk || !order.length || !(view() === "failed" ? maySubmit() : mayControl());
       setText($("bulk"), bulk ?? "");
       list.follow();
     }
@@ -702,6 +706,11 @@ function main() {
 
     // Follow the state: load the list again, at most once a second, or say how much is new.
     function follow() {
+      if (rights !== rightsNow()) {
+        rights = rightsNow();
+        order.forEach((id) => put(rows.get(id).job));
+        drawList();
+      }
       for (const id of order) tick(rows.get(id));
       if (performance.now() - watchedAt > 1000) watched.forEach(refresh);
       if (seen === null || loading !== null || link !== "live") return;
@@ -760,8 +769,8 @@ function main() {
     function forget(id) {
       const row = rows.get(id);
       watched.delete(id);
-      if (!row || row.text === "") return;
-      row.text = "";
+      if (!row || row.gone) return;
+      row.gone = true;
       row.element.classList.add("gone");
       row.element.querySelector(".state").replaceChildren("forgotten");
       row.element.querySelector(".acts").replaceChildren();
@@ -799,9 +808,9 @@ function main() {
     if (!mayControl()) return [];
     const button = (label, onclick) => make("button", { type: "button", onclick, "aria-label": `${label} ${visible(job.type)} ${shortId(job.id)}` }, label);
     if (job.status !== "completed") {
-      return [job.status === "pending" && job.run_at ? button("Run now", () => runNow(job.id)) : null, button("Cancel", () => cancelJob(job.id, job.type))];
+      return [job.status === "pending" && job.run_at && maySubmit() ? button("Run now", () => runNow(job.id)) : null, button("Cancel", () => cancelJob(job.id, job.type))];
     }
-    const again = job.outcome !== "succeeded" && !job.rerun_as;
+    const again = job.outcome !== "succeeded" && !job.rerun_as && maySubmit();
     return [again ? button("Rerun", () => rerunJob(job.id)) : null, button("Forget", () => forgetJob(job.id, job.type))];
   }
 
