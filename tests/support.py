@@ -35,6 +35,7 @@ from trio_jobs.pool.worker import Workers
 from trio_jobs.problem_details import Problem as Problem
 from trio_jobs.server.access_control import AccessControl as AccessControl
 from trio_jobs.server.tls import load_certificate as load_certificate
+from trio_jobs.sessions import Sessions as Sessions
 from trio_jobs.settings import MAX_WORKERS as MAX_WORKERS
 from trio_jobs.settings import SETTINGS as SETTINGS
 from trio_jobs.settings import Config as Config

@@ -173,7 +173,7 @@ class TestSources:
             "logging.level": "debug",
             "logging.format": "json",
         }
-        texts["http.max_header_bytes"] = "2048"
+        texts |= {"http.max_header_bytes": "2048", "http.secure_cookie": "yes"}
         texts |= {"metrics.enabled": "yes", "metrics.open": "yes"}
         texts |= {"pool.drain": "all", "store.sync": "normal"}
         texts |= {"pool.async_handlers": "asyncio", "pool.asyncio_loop": "uvloop"}

@@ -289,6 +289,7 @@ def test_the_http_server_knows_seven_modules_of_the_ground_floor() -> None:
         "bounded_read.py",
         "hidden_values.py",
         "problem_details.py",
+        "sessions.py",
         "settings.py",
         "tokens.py",
     }

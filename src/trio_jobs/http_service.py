@@ -10,6 +10,7 @@ from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.api.pool_source import feed_of
 from trio_jobs.api.route_names import route_names
+from trio_jobs.api.sign_in import SignIn
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.lifecycle import Lifecycle
 from trio_jobs.opened_store import OpenedStore
@@ -18,8 +19,11 @@ from trio_jobs.reload import parts_to_reload, run_reloads
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.serve import serve
+from trio_jobs.server.sockets import Listeners
 from trio_jobs.server.traffic import Traffic
-from trio_jobs.settings import Config
+from trio_jobs.sessions import Sessions
+from trio_jobs.settings import Config, HttpSettings
+from trio_jobs.tokens import TokenTable
 
 _HEALTH, _METRICS = "/health", "/metrics"
 
@@ -51,13 +55,20 @@ def make_http_service(
         from trio_jobs.metrics.exporter import Exporter  # needs the extra
 
         exporter = Exporter(pool, monitor)
+    has_sessions = http.ui and resources.tokens is not None
+    sessions = _make_sessions(http, resources.listeners) if has_sessions else None
     access_control = AccessControl(
         allowed_hosts=[*http.allowed_hosts, *resources.listeners.names],
         tokens=resources.tokens,
         health_path=_HEALTH,
         open_paths=[_METRICS] if config.metrics.open else [],
+        sessions=sessions,
     )
-    access_changes = AccessChanges(lambda: access_control.tokens)
+
+    def tokens() -> TokenTable | None:
+        return access_control.tokens
+
+    access_changes = AccessChanges(tokens)
     parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
     feed = feed_of(pool, withheld=http.payloads == "control")
     context = ApiContext(
@@ -65,6 +76,7 @@ def make_http_service(
         http=http,
         shutdown_retry_after=config.pool.retry_after,
         access_changes=access_changes,
+        sign_in=None if sessions is None else SignIn(tokens, sessions),
         metrics=exporter,
         feed=feed,
     )
@@ -97,3 +109,11 @@ def make_http_service(
             nursery.cancel_scope.cancel()
 
     return serve_and_reload
+
+
+def _make_sessions(http: HttpSettings, listeners: Listeners) -> Sessions:
+    return Sessions(
+        f"trio_jobs_{listeners.mark}",
+        seconds=http.session_seconds,
+        secure=http.secure_cookie or listeners.tls is not None,
+    )

@@ -188,6 +188,12 @@ class HttpSettings:
         Seconds, "how long a stop waits for answers once the last job has ended"
     ] = 2.0
     ui: Annotated[Switch, "whether there is the page /ui, and jobs are counted for it"] = True
+    session_seconds: Annotated[
+        int, _integer(1, _WEEK), "how long people stay signed in on the page"
+    ] = 43_200
+    secure_cookie: Annotated[
+        Switch, "whether browsers send a session over TLS alone; for a proxy that ends TLS"
+    ] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

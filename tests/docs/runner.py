@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from threading import Thread
+from threading import Condition, Thread
+from typing import IO
 
 from tests.docs.blocks import SOURCE, Block, Command, commands_of
 
 SECONDS = 60.0
 
 KILL = "kill -9 $(cat jobs.db-lock)"
+# By its name it would be every server of this machine.
+RELOAD = "pkill -HUP -x trio-jobs"
 
 _IS_SERVER = re.compile(r"trio-jobs\b(?!.*--(check|version|help))")
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
@@ -25,7 +28,7 @@ _MASKS = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
     (re.compile(r"(?<=date: )\w.*GMT"), "<time>"),
     (re.compile(r"(?:127\.0\.0\.1|localhost):\d+"), "<address>"),
-    (re.compile(r"/(?:[^\s'\"():/]+/)*(?=[^\s'\"():/]+\.(?:py|db)\b)"), "<folder>/"),
+    (re.compile(r"/(?:[^\s'\"():/]+/)*(?=[^\s'\"():/]+\.(?:py|db|txt)\b)"), "<folder>/"),
     (re.compile(r"(?<=\(process )\d+"), "<n>"),
     (re.compile(r"(?<= seconds=)[\d.e-]+"), "<seconds>"),
     (re.compile(r"(?<=in )\d+\.\d\ds"), "<seconds>"),
@@ -71,6 +74,8 @@ class Reader:
         self._server: subprocess.Popen[str] | None = None
         self._log: list[str] = []
         self._log_reader: Thread | None = None
+        self._more = Condition()
+        self._reloads = 0
         self._address = "localhost:8080"
 
     def follow(self, block: Block) -> None:
@@ -110,7 +115,7 @@ class Reader:
         else:
             raise AssertionError("".join(self._log))
         # Read on: a log that nobody reads would lose lines.
-        self._log_reader = Thread(target=self._log.extend, args=(self._server.stderr,))
+        self._log_reader = Thread(target=self._read_log, args=(self._server.stderr,))
         self._log_reader.start()
 
     def close(self) -> None:
@@ -136,6 +141,8 @@ class Reader:
         elif _IS_SERVER.match(text):
             self.start(text)
             self._compare(command, self._new_log())
+        elif text == RELOAD:
+            self._reload()
         elif text == KILL:
             assert self._server is not None, "no server is running"
             # The page names the process by the file that it has locked.
@@ -159,6 +166,21 @@ class Reader:
                 assert "$?" in command.text, f"status {previous} came before {text!r}"
             self._status = done.returncode
             self._compare(command, done.stdout.decode())
+
+    def _reload(self) -> None:
+        """Send the signal, and wait until the server has said what it has reloaded."""
+        assert self._server is not None, "no server is running"
+        with self._more:
+            count = self._reloads
+            self._server.send_signal(signal.SIGHUP)
+            assert self._more.wait_for(lambda: self._reloads > count, SECONDS)
+
+    def _read_log(self, lines: IO[str]) -> None:
+        for line in lines:
+            with self._more:
+                self._log.append(line)
+                self._reloads += " reloaded what=" in line
+                self._more.notify_all()
 
     def _compare(self, command: Command, output: str) -> None:
         output = output.replace("\r\n", "\n").strip()

@@ -63,6 +63,23 @@ def test_lines_of_the_level_come_in_order_to_a_descriptor_that_stays_as_it_is(
     assert os.get_blocking(pipe.writer)
 
 
+def test_log_file_that_is_emptied_begins_again(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # as a shell's `2>>` does
+    logs = start_logging(LoggingSettings(), fd=fd)
+    try:
+        log.info("first")
+        assert logs.flush_within(seconds=TOO_LONG)
+        os.truncate(path, 0)
+        log.info("second")
+        assert logs.flush_within(seconds=TOO_LONG)
+    finally:
+        logs.remove(seconds=TOO_LONG)
+        os.close(fd)
+
+    assert events(path.read_text().splitlines()) == ["second"]
+
+
 def test_field_is_shown_as_it_was_when_it_was_logged(logs: Logs, pipe: Pipe) -> None:
     pipe.fill()
     ids = ["a"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import trio
 
-from tests.support import Access, AccessControl, HttpSettings, TokenTable
+from tests.support import Access, AccessControl, HttpSettings, Sessions, TokenTable
 from trio_jobs.server.body import RequestBody
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
@@ -196,6 +196,7 @@ async def served(
     patience: float = PATIENCE,
     tls: ssl.SSLContext | None = None,
     tokens: TokenTable | None = None,
+    sessions: Sessions | None = None,
     **options: Any,  # noqa: ANN401 - settings, one token, and arguments of `serve`
 ) -> AsyncIterator[Served]:
     """Serve an application while the block runs, and stop when it ends."""
@@ -208,6 +209,7 @@ async def served(
         allowed_hosts=[*settings.allowed_hosts, *listeners.names],
         tokens=TokenTable.of_one(options.pop("token")) if "token" in options else tokens,
         health_path=options.get("health_path", ""),
+        sessions=sessions,
     )
     closing = trio.Event()
     ended = trio.Event()

@@ -2,18 +2,22 @@
 
 import errno
 import os
+import re
 import socket
 import stat
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from tests.support import AccessControl, HttpSettings
+from tests.support import AccessControl, HttpSettings, TokenTable, load_certificate
 from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import BindError, bind_sockets
 
 from .serving import Client, echo, get, served
+from .test_tls import CERTIFICATE, KEY
 
 
 def test_port_zero_gives_the_real_port_which_does_not_listen_yet() -> None:
@@ -273,3 +277,43 @@ def test_a_unix_socket_that_cannot_be_removed_is_said_and_no_more(
 
     [record] = caplog.records
     assert record.message == "socket_not_removed"
+
+
+TOKENS = TokenTable.of(["control c-token"])
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "event"),
+    [
+        ("0.0.0.0:0", {}, "listening_to_anyone"),
+        ("0.0.0.0:0", {"tokens": TOKENS}, "page_without_tls"),
+        ("0.0.0.0:0", {"tokens": TOKENS, "ui": False}, None),
+        ("0.0.0.0:0", {"tokens": TOKENS, "secure_cookie": True}, None),
+        ("0.0.0.0:0", {"tokens": TOKENS, "tls": load_certificate(CERTIFICATE, KEY)}, None),
+        ("127.0.0.1:0", {}, None),
+        ("127.0.0.1:0", {"tokens": TOKENS}, None),
+    ],
+)
+async def test_what_others_can_reach_or_read_is_warned_of(
+    caplog: pytest.LogCaptureFixture, address: str, options: dict[str, Any], event: str | None
+) -> None:
+    async with served(echo, address, **options):
+        pass
+
+    warned = [
+        record.message
+        for record in caplog.records
+        if (record.name, record.levelname) == ("trio_jobs.server", "WARNING")
+    ]
+    assert warned == ([] if event is None else [event])
+
+
+def test_mark_tells_a_server_from_others_of_its_machine(tmp_path: Path) -> None:
+    with (
+        closing(bind_sockets(["127.0.0.1:0"])) as tcp,
+        closing(bind_sockets([f"unix:{tmp_path}/a"])) as first,
+        closing(bind_sockets([f"unix:{tmp_path}/b"])) as second,
+    ):
+        assert tcp.mark == tcp.urls[0].rpartition(":")[2]
+        assert re.fullmatch("[0-9a-f]{8}", first.mark)
+        assert first.mark != second.mark

@@ -7,6 +7,7 @@ from typing import Protocol
 from trio_jobs.access import Access, Role
 from trio_jobs.access_changes import AccessChanges
 from trio_jobs.api.feed import Feed
+from trio_jobs.api.sign_in import SignIn
 from trio_jobs.pool.pool import Pool
 from trio_jobs.problem_details import Problem
 from trio_jobs.settings import HttpSettings
@@ -35,6 +36,7 @@ class ApiContext:
         shutdown_retry_after: The ``Retry-After``, in whole seconds, of answers
             to submissions that come after the pool has closed.
         access_changes: Tells when a client has lost its access; None behind another server.
+        sign_in: The door to the page; None if clients need no token, or behind another server.
         metrics: Counts the refusals, and writes the answers of ``/metrics``; None without metrics.
         feed: What ``GET /events`` sends; None if the pool is not observed.
     """
@@ -43,6 +45,7 @@ class ApiContext:
     http: HttpSettings
     shutdown_retry_after: int
     access_changes: AccessChanges | None = None
+    sign_in: SignIn | None = None
     metrics: Metrics | None = None
     feed: Feed | None = None
 

@@ -24,6 +24,7 @@ from trio_jobs.api.pool_route import add_pool_route
 from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.rerun_routes import add_rerun_routes
+from trio_jobs.api.session_routes import add_session_routes
 from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
 from trio_jobs.problem_details import PHRASES, Problem
@@ -68,6 +69,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_openapi_route(routes, context)
     if context.http.ui:
         add_page_routes(routes)
+        add_session_routes(routes, context)
     app.register_blueprint(routes)
     return app
 

@@ -24,6 +24,12 @@ def current_access() -> Access:
     return access
 
 
+def current_client() -> str:
+    """The address of the client that makes the current request, for the log."""
+    client = current_request().scope.get("client")
+    return "unix" if client is None else "{}:{}".format(*client)
+
+
 def log_action(action: str, access: Access | None = None, /, **fields: object) -> None:
     """Log what a person has done: any change but a submission.
 
@@ -40,7 +46,7 @@ def log_action(action: str, access: Access | None = None, /, **fields: object) -
         return
     by = {} if who.name is None else {"by": who.name}
     shown = {name: _shown(value) for name, value in fields.items() if value not in (None, [])}
-    log.info("operator_action", extra={"action": action, **by, "client": _client(), **shown})
+    log.info("operator_action", extra={"action": action, **by, "client": current_client(), **shown})
 
 
 @contextmanager
@@ -63,8 +69,3 @@ def _shown(value: object) -> object:
         return value
     more = [f"and {len(value) - _MAX_LISTED} more"] if len(value) > _MAX_LISTED else []
     return ",".join([*map(str, value[:_MAX_LISTED]), *more])
-
-
-def _client() -> str:
-    client = current_request().scope.get("client")
-    return "unix" if client is None else "{}:{}".format(*client)

@@ -11,6 +11,7 @@ from importlib import resources
 from quart import Blueprint, Response, request
 
 from trio_jobs.api.quart_adapter import no_content
+from trio_jobs.api.ui_headers import UI_HEADERS
 
 # All addresses in the page are relative to `/ui`, so it works below the path of a proxy as well.
 _FILES = {
@@ -20,21 +21,8 @@ _FILES = {
     "/ui/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
-# Nothing from elsewhere, nothing inline, no frame around the page, and no text becomes HTML.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self';"
-    " form-action 'self'; frame-ancestors 'none'; base-uri 'none';"
-    " require-trusted-types-for 'script'; trusted-types 'none'"
-)
-_HEADERS = {
-    # A browser asks whether the file is still the same: after an upgrade it gets the new one.
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": _POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+# A browser asks whether the file is still the same: after an upgrade it gets the new one.
+_HEADERS = {"Cache-Control": "no-cache", **UI_HEADERS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
-"""Decides by ``Host``, origin and bearer token which requests reach the application."""
+"""Decides by ``Host``, origin, bearer token and session which requests reach the application."""
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from trio_jobs.access import ANYONE, NOBODY, Access
 from trio_jobs.problem_details import Problem
-from trio_jobs.server.roles import Roles, roles_for
+from trio_jobs.server.roles import SESSION, Roles, roles_for
+from trio_jobs.sessions import Session, Sessions
 from trio_jobs.tokens import TokenTable
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -31,6 +34,8 @@ class AccessControl:
             request; None asks for no token.
         health_path: ``GET`` of this path and of the paths below it needs no token.
         open_paths: ``GET`` of these paths needs none either.
+        sessions: Whose cookies stand for a token, in requests without ``Authorization``; None if
+            nobody can sign in.
 
     Attributes:
         tokens: Of these, each request needs one. Another table holds from the next request on.
@@ -43,6 +48,7 @@ class AccessControl:
         tokens: TokenTable | None = None,
         health_path: str = "",
         open_paths: Collection[str] = (),
+        sessions: Sessions | None = None,
     ) -> None:
         names = {_allowed_name(name) for name in allowed_hosts}
         names.discard(b"")  # a page can make a browser send an empty name
@@ -51,6 +57,7 @@ class AccessControl:
         self.tokens = tokens
         self._health_path = health_path
         self._open_paths = frozenset(open_paths)
+        self._sessions = sessions
 
     def check(self, method: str, path: str, fields: Fields, *, loopback: bool) -> Access:
         """Check one request.
@@ -74,10 +81,16 @@ class AccessControl:
         tokens = self.tokens
         if tokens is None:
             return ANYONE
-        access = _find(tokens, fields) or NOBODY
+        if path == SESSION and method not in _READING and not _is_own_page(method, fields):
+            raise _not_our_page(fields)  # nor may another page sign its visitor in, or out
+        session = self._session(fields)
+        counts = session is not None and _is_own_page(method, fields)
+        access = _find(tokens, fields, session if counts else None) or NOBODY
         roles = roles_for(method, path)
         if access.role in roles or self._is_open(method, path):
             return access
+        if session is not None and not counts:
+            raise _not_our_page(fields)
         raise _no_access(access, roles, fields)
 
     def is_probe(self, method: str, path: str) -> bool:
@@ -91,6 +104,12 @@ class AccessControl:
         return self.is_probe(method, path) or (
             path in self._open_paths and method in {"GET", "HEAD"}
         )
+
+    def _session(self, fields: Fields) -> Session | None:
+        """The session of a request that shows no token itself."""
+        if self._sessions is None or b"cookie" not in fields or b"authorization" in fields:
+            return None
+        return self._sessions.find(fields[b"cookie"])
 
     def _check_host(self, fields: Fields) -> None:
         # DNS rebinding: a page whose own host name resolves to 127.0.0.1 could read the answers.
@@ -107,11 +126,6 @@ class AccessControl:
 def fields_of(headers: Headers) -> Fields:
     """The first value of each of these headers, whose names are in lower case."""
     return dict(reversed(headers))
-
-
-def _find(tokens: TokenTable, fields: Fields) -> Access | None:
-    scheme, _, credentials = fields.get(b"authorization", b"").partition(b" ")
-    return tokens.find(credentials.strip()) if scheme.lower() == b"bearer" else None
 
 
 def _no_access(access: Access, roles: Roles, fields: Fields) -> Problem:
@@ -143,6 +157,42 @@ def _check_origin(fields: Fields) -> None:
                 f"{_FOREIGN}: Origin is {_shown(origin)}, Host is {_shown(host)};"
                 " a proxy must pass both on as they came",
             )
+
+
+def _find(tokens: TokenTable, fields: Fields, session: Session | None) -> Access | None:
+    """Who asks, by a session, whose token is looked up each time, or by the token itself."""
+    if session is not None:
+        fingerprint, expires = session
+        access = tokens.find_fingerprint(fingerprint)
+        return None if access is None else msgspec.structs.replace(access, expires=expires)
+    scheme, _, credentials = fields.get(b"authorization", b"").partition(b" ")
+    return tokens.find(credentials.strip()) if scheme.lower() == b"bearer" else None
+
+
+def _is_own_page(method: str, fields: Fields) -> bool:
+    """Whether the request comes from a page of this server.
+
+    A browser sends the cookies of a host with requests of pages on all of its ports. So a session
+    needs more than `_check_origin`, which lets programs write that send neither header. A reading
+    program may show a cookie without them.
+    """
+    reading = method in _READING
+    if (site := fields.get(b"sec-fetch-site")) is not None:
+        return site == b"same-origin" or (reading and site == b"none")
+    if (origin := fields.get(b"origin")) is not None:
+        host = fields.get(b"host", b"")
+        return bool(host) and _same_host(origin, host)
+    return reading
+
+
+def _not_our_page(fields: Fields) -> Problem:
+    told = [
+        f"{name} is {_shown(value)}"
+        for name in ("Sec-Fetch-Site", "Origin")
+        if (value := fields.get(name.lower().encode())) is not None
+    ]
+    found = ", ".join(told) or "neither Sec-Fetch-Site nor Origin is there"
+    return Problem(403, f"a session counts only from this server's own page: {found}")
 
 
 def _shown(value: bytes) -> str:

@@ -180,13 +180,24 @@ class Listener:
     def _announce(self) -> None:
         for bound in self._listeners.bound:
             log.info(f"Running on {bound.url}")  # the one line that people look for
-            if bound.public and self._context.access_control.tokens is None:
+            if not bound.public:
+                continue
+            if self._context.access_control.tokens is None:
                 log.warning(
                     "listening_to_anyone",
                     extra={
                         "url": bound.url,
                         "meaning": "whoever can reach this address can use the server: "
                         "set http.token_file, or bind to 127.0.0.1",
+                    },
+                )
+            elif self._settings.ui and not (self._listeners.tls or self._settings.secure_cookie):
+                log.warning(
+                    "page_without_tls",
+                    extra={
+                        "url": bound.url,
+                        "meaning": "tokens and sessions can be read on the way: set http.certfile"
+                        " and http.keyfile, or bind to 127.0.0.1 behind a proxy with TLS",
                     },
                 )
 

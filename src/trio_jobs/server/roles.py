@@ -18,7 +18,7 @@ CONTROLLERS: Final[Roles] = frozenset({Role.CONTROL})
 
 # The page, which has no data, and where its visitors sign in.
 _OPEN_PATHS: Final = frozenset({"/", "/ui", "/ui/app.css", "/ui/app.js", "/ui/icon.svg"})
-_SESSION: Final = "/ui/session"
+SESSION: Final = "/ui/session"
 _SUBMISSIONS: Final = frozenset({"/jobs", "/jobs/batch", "/jobs/stream"})
 # Clients learn from it which payloads the handlers take.
 _DOCUMENT: Final = "/openapi.json"
@@ -43,8 +43,8 @@ def roles_for(method: str, path: str) -> Roles:
             return OPEN
         if path == _DOCUMENT or ((job := _JOB.fullmatch(path)) and not job[1]):
             return ALL
-        if path != _SESSION:
+        if path != SESSION:
             return READERS
     elif method == "OPTIONS":  # answered with the methods of a path, and nothing else
         return ALL
-    return OPEN if path == _SESSION else CONTROLLERS
+    return OPEN if path == SESSION else CONTROLLERS

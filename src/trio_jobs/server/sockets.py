@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from zlib import crc32
 
 from trio_jobs.addresses import TCPAddress, UnixAddress, parse_address
 
@@ -81,6 +82,14 @@ class Listeners:
     def names(self) -> list[str]:
         """Names of the addresses that clients may use in ``Host``."""
         return [name for bound in self.bound for name in bound.names]
+
+    @property
+    def mark(self) -> str:
+        """A short text that no other server of this machine has at the same time: the port."""
+        first = self.bound[0]
+        if first.path is not None:
+            return f"{crc32(first.path.encode()):08x}"
+        return str(first.socket.getsockname()[1])
 
     def listen(self, *, send_timeout: float) -> None:
         """Listen for clients. Accepted sockets inherit the options set here.
