@@ -83,7 +83,7 @@ def make_http_service(
     app = FastPath(context, find=opened.find_nowait)
     if exporter is not None:
         traffic = Traffic(route_names(app.app.url_map))
-        exporter.watch(traffic)
+        exporter.watch(traffic, feed)
     serve_http = partial(
         serve,
         app,

@@ -7,6 +7,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import SUCCEEDED, Parts, make_parts
+from trio_jobs.api.pool_source import feed_of
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.metrics.exporter import Exporter
 from trio_jobs.metrics.numbers import Numbers, ServerNumbers, copy_numbers
@@ -32,7 +33,7 @@ class Exported:
         self.monitor = BlockingMonitor(parts.pool.executor, LoggingSettings())
         self.traffic = Traffic(lambda path: path)
         self.exporter = Exporter(parts.pool, self.monitor)
-        self.exporter.watch(self.traffic)
+        self.exporter.watch(self.traffic, feed_of(parts.pool))
 
     async def scrape(self) -> Mapping[tuple[str, Labels], float]:
         """The samples, by name without prefix, and labels."""
@@ -74,6 +75,7 @@ async def numbers_of_all_kinds() -> Numbers:
         requests={("/jobs", "POST", 201): 3},
         refusals={},
         connections=2,
+        event_streams=1,
         event_loop_lag_seconds=0.25,
     )
     return replace(copy_numbers(parts.pool, server=server), has_file=True, processes=0)

@@ -53,6 +53,17 @@ async def test_numbers_are_there_by_default_and_the_requests_are_counted(tmp_pat
     assert found["event_loop_lag_seconds", frozenset()] >= 0
 
 
+async def test_open_connections_and_streams_of_events_are_told(tmp_path: Path) -> None:
+    async with (
+        running_command(tmp_path, config=config(), handlers=WORK) as server,
+        server.client.stream("GET", "/events"),
+    ):
+        during = samples((await server.client.get("/metrics")).content)
+
+    assert during["event_streams", frozenset()] == 1
+    assert during["connections", frozenset()] == 2
+
+
 @pytest.mark.parametrize("slow_step", [0, 0.5])
 async def test_longest_step_does_not_need_the_warning(tmp_path: Path, slow_step: float) -> None:
     text = f"{config()}\nblock = 'work:block'\n[logging]\nslow_step = {slow_step}"

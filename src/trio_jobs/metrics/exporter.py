@@ -8,6 +8,7 @@ from prometheus_client import exposition
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from trio_jobs.api.feed import Feed
 from trio_jobs.handlers.blocking_monitor import BlockingMonitor
 from trio_jobs.metrics.families import families
 from trio_jobs.metrics.numbers import Numbers, ServerNumbers, copy_numbers
@@ -39,10 +40,16 @@ class Exporter:
         self._thread = trio.CapacityLimiter(1)
         self.refusals: Counter[str] = Counter()
         self._traffic: Traffic | None = None
+        self._feed: Feed | None = None
 
-    def watch(self, traffic: Traffic) -> None:
-        """Tell what a server counts, from the next scrape on."""
-        self._traffic = traffic
+    def watch(self, traffic: Traffic, feed: Feed | None) -> None:
+        """Tell what a server counts, from the next scrape on.
+
+        Args:
+            traffic: Its requests and connections.
+            feed: Its streams of events; None if it has none.
+        """
+        self._traffic, self._feed = traffic, feed
 
     async def write(self, accept: str) -> tuple[str, bytes]:
         """The answer to a scrape.
@@ -67,6 +74,7 @@ class Exporter:
                 requests=self._traffic.requests.copy(),
                 refusals=self.refusals.copy(),
                 connections=len(self._traffic.connections),
+                event_streams=0 if self._feed is None else self._feed.streams,
                 event_loop_lag_seconds=self._monitor.take_longest_step(),
             )
         return copy_numbers(self._pool, server=server)

@@ -152,6 +152,8 @@ def _of_the_server(server: ServerNumbers) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         _PREFIX + "connections", "Open connections of clients", server.connections
     )
+    text = "Open streams of events"
+    yield GaugeMetricFamily(_PREFIX + "event_streams", text, server.event_streams)
     yield GaugeMetricFamily(
         _PREFIX + "event_loop_lag_seconds",
         "The longest step of the event loop since the last scrape",

@@ -17,12 +17,14 @@ class ServerNumbers:
         requests: How many requests have ended, by route, method and status.
         refusals: How many were refused, by reason.
         connections: The open ones.
+        event_streams: The open streams of events.
         event_loop_lag_seconds: The longest step of the event loop since the last copy.
     """
 
     requests: Mapping[tuple[str, str, int | None], int]
     refusals: Mapping[str, int]
     connections: int
+    event_streams: int
     event_loop_lag_seconds: float
 
 
