@@ -52,6 +52,7 @@ class StoreInFile:
         self._file = file
         self._handlers = handlers
         self._recovered = sorted((*recovered.pending, *recovered.suspects))
+        self._returned, self._ended = frozenset(recovered.returned), recovered.ended
         retention = Retention(settings, kept=recovered.kept, now=now, keep_for=settings.keep_for)
         self._end_of_turn = EndOfTurn(failed)
         self._journal = Journal(file, failed=failed, retention=retention, soon=self._end_of_turn)
@@ -71,8 +72,12 @@ class StoreInFile:
     def start(self, pool: Pool) -> None:
         """See `OpenedStore.start`; starts the thread that writes, too."""
         self._journal.start()
-        schedule_recovered((job for _, job in self._recovered), pool.schedule, self._handlers)
-        self._recovered = []
+        jobs = [job for _, job in self._recovered]
+        if pool.observation is not None:
+            returned = [job for job in jobs if job.id in self._returned]
+            pool.observation.note_recovered(returned, self._ended)
+        schedule_recovered(jobs, pool.schedule, self._handlers)
+        self._recovered, self._ended = [], []
 
     def unwritten_lines(self) -> Iterator[Line]:
         """See `OpenedStore.unwritten_lines`."""

@@ -45,6 +45,7 @@ from trio_jobs import (
 )
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.counted_moves import CountedMoves
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.reruns import Selection, rerun_all, rerun_nowait
 from trio_jobs.pool.store import DuplicateJobError
@@ -147,6 +148,9 @@ class Model:
     now: float = 0.0
     closed: bool = False
     ways: Counter[str] = field(default_factory=Counter)  # that jobs have gone
+    submitted: Counter[str] = field(default_factory=Counter)  # by type, as are the failed attempts
+    attempts_failed: Counter[str] = field(default_factory=Counter)
+    ended: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
 
     def those(self, *statuses: str) -> list[str]:
         return [job_id for job_id, job in self.jobs.items() if job.status in statuses]
@@ -207,10 +211,12 @@ class Model:
         return job_id in self.held and job_id in self.schedule and job_id not in self.leaving
 
     def admit(self, job_id: str, job_type: str, key: str | None = None) -> None:
+        self.submitted[job_type] += 1
         self.jobs[job_id] = Expected(type=job_type, key=key)
         self.channel.append(job_id)
 
     def admit_later(self, job_id: str, job_type: str, delay: float) -> None:
+        self.submitted[job_type] += 1
         self.jobs[job_id] = Expected(type=job_type, waits=True)
         self.schedule[job_id] = self.now + delay
 
@@ -220,6 +226,7 @@ class Model:
     def postpone(self, job_id: str) -> None:
         job = self.jobs[job_id]
         job.status, job.waits = "pending", True
+        self.attempts_failed[job.type] += 1
         self.schedule[job_id] = self.now + PAUSE
         self.ways["postponed"] += 1
         self.give_up_place(job_id)
@@ -238,6 +245,8 @@ class Model:
         if job.rerun_of is not None:
             self.ways[f"a re-run, {how}"] += 1
         job.status, job.outcome = "completed", how
+        self.ended[job.type, how] += 1
+        self.attempts_failed[job.type] += how in {Outcome.FAILED, Outcome.TIMED_OUT}
         self.completed.add(job_id)
         self.give_up_place(job_id)
 
@@ -444,6 +453,10 @@ class PoolMachine(RuleBasedStateMachine):
             store_class=partial(NotingStore, self.completions),
         )
         self.store, self.admission = parts.store, parts.admission
+        assert parts.pool.observation is not None
+        self.observation = parts.pool.observation
+        # For the moves that no worker makes; the pool counts them as if one did.
+        self.counted = CountedMoves(self.store, self.store, self.observation)
         parts.pool.schedule._due = NotingDeque(self.moves, parts.capacity)
         claim = parts.workers.claim
 
@@ -737,7 +750,7 @@ class PoolMachine(RuleBasedStateMachine):
         if allowed:
             self.model.claim(job_id, "taken")
         with refused(unless=allowed):
-            self._do(lambda: self.store.claim(job_id))
+            self._do(lambda: self.counted.claim(job_id))
 
     @rule(number=some_number, status=some_status.filter("processing".__ne__), how=some_outcome)
     def complete(self, number: int, status: str, how: Outcome) -> None:
@@ -746,7 +759,8 @@ class PoolMachine(RuleBasedStateMachine):
         if allowed:
             self.model.complete(job_id, how)
         with refused(unless=allowed):
-            self._do(lambda: self.store.complete(job_id, Ending(outcome=how)))
+            show = self.parts.workers._show
+            self._do(lambda: self.counted.complete(job_id, Ending(outcome=how), show=show))
 
     @rule(number=some_number, status=some_status.filter("processing".__ne__))
     def release(self, number: int, status: str) -> None:
@@ -755,7 +769,7 @@ class PoolMachine(RuleBasedStateMachine):
         if allowed:
             self.model.release(job_id)
         with refused(unless=allowed):
-            self._do(lambda: self.store.release(job_id))
+            self._do(lambda: self.counted.release(job_id))
 
     @precondition(lambda self: self.model.those("pending"))
     @rule(number=some_number)
@@ -880,6 +894,36 @@ class PoolMachine(RuleBasedStateMachine):
         assert not_begun == self.model.those("pending")
         waiting = [job.id for job in self.store.unfinished().waiting]
         assert waiting == [each for each in not_begun if self.model.jobs[each].waits]
+
+    @invariant()
+    def counts_are_those_of_a_recount(self) -> None:
+        types = self.observation.statistics().types
+        jobs = self.model.jobs.values()
+        for type_ in ("work", "limited", "again"):
+            pending = [j for j in jobs if j.type == type_ and j.status in {"pending", "released"}]
+            processing = [
+                j for j in jobs if j.type == type_ and j.status in {"processing", "taken"}
+            ]
+            counts = types[type_]
+            assert counts.submitted == self.model.submitted[type_]
+            assert counts.pending == len(pending)
+            assert counts.retrying == sum(job.waits and job.attempts > 0 for job in pending)
+            assert counts.processing == len(processing)
+            assert counts.attempts_failed == self.model.attempts_failed[type_]
+            ended = {how: n for (each, how), n in self.model.ended.items() if each == type_}
+            assert counts.outcomes == ended
+
+    @invariant()
+    def those_that_wait_for_a_worker_alone_are_known(self) -> None:
+        if not self.over and not self.model.closed:
+            waits_for_a_time = {
+                job_id
+                for job_id, due in self.model.schedule.items()
+                if job_id not in self.model.leaving and job_id not in self.model.held
+            }
+            assert set(self.observation._can_begin) == {
+                job_id for job_id in self.model.those("pending") if job_id not in waits_for_a_time
+            }
 
 
 def test_pool_agrees_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from trio_jobs.job import Job, JobStatus, Later
 from trio_jobs.pool.observation import Observation
-from trio_jobs.pool.store import NewJobs, Store, StoreMoves
+from trio_jobs.pool.store import NewJobs, Store, StoreError, StoreMoves
 
 
 class CountedJobs:
@@ -31,7 +31,11 @@ class CountedMoves:
 
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`."""
-        job = self._moves.claim(job_id)
+        try:
+            job = self._moves.claim(job_id)
+        except StoreError:
+            self._observation.note_refused(job_id)
+            raise
         if job is not None:
             self._observation.note_claimed(job)
         return job

@@ -110,6 +110,10 @@ class Observation:
             self._waited[job.id] = False
             counts.retrying -= 1
 
+    def note_refused(self, job_id: str) -> None:
+        """Note that the claim of an id was refused: its job waits for no worker."""
+        self._can_begin.pop(job_id, None)
+
     def note_postponed(self, job: Job, later: Later) -> None:
         """Count a job that waits for its next attempt, or has snoozed."""
         counts = self._counts_of(job.type)
@@ -125,9 +129,20 @@ class Observation:
         counts.processing -= 1
         counts.pending += 1
 
-    def note_interrupted(self, job: Job) -> None:
-        """Count an attempt that the death of an earlier process has ended."""
-        self._counts_of(job.type).interruptions += 1
+    def note_recovered(self, returned: Iterable[Job], ended: Iterable[Job]) -> None:
+        """Count the attempts that the death of an earlier process has ended, and ends by that.
+
+        Args:
+            returned: Jobs that were put back.
+            ended: Jobs that the start has ended; those that ran have the time of their claim.
+        """
+        for job in returned:
+            self._counts_of(job.type).interruptions += 1
+        for job in ended:
+            counts = self._counts_of(job.type)
+            counts.interruptions += job.started_at is not None
+            counts.processing += 1  # until its end is counted
+            self.ended.note(job)
 
     def note_can_begin(self, job_ids: Iterable[str]) -> None:
         """Note that waiting jobs are due: from now on they wait for a worker alone."""

@@ -236,15 +236,15 @@ def make_pool(
     schedule = Schedule(settings.max_waiting, now=now)
     new_id = Uuid7(after=last_id)
     limited = (send, capacity, schedule, handlers.max_running)
+    show = waiters.notify if observation is None else observation.beside(waiters.notify)
     moves: StoreMoves
-    show: Callable[[Job], None] = waiters.notify
     disk_timer = None
     if isinstance(store, DurableStore):
         # Imported here: a pool in memory needs none of it.
         from trio_jobs.pool.durable_admission import DurableAdmission
         from trio_jobs.pool.suspects import Suspects
 
-        suspects = Suspects(store, schedule, executor.has_begun, executor.left_by)
+        suspects = Suspects(store, schedule, executor.has_begun, executor.left_by, show)
         moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
         admission: Admission = DurableAdmission(
             send,
@@ -269,7 +269,6 @@ def make_pool(
         admission = Admission(send, new_jobs, capacity, schedule, new_id=new_id, now=now)
     if observation is not None:
         moves = CountedMoves(moves, store, observation)
-        show = observation.beside(show)
     workers = Workers(moves, executor.for_worker, capacity, waiters, schedule, show)
     return Pool(
         workers=workers,

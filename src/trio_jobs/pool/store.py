@@ -346,7 +346,14 @@ class DurableStore(Store, Protocol):
     def find_key_nowait(self, text: str) -> Job | None:
         """The unfinished job with this idempotency key, as it is now; None if there is none."""
 
-    def release(self, job_id: str, *, begun: bool = True, left: Left | None = None) -> None:
+    def release(
+        self,
+        job_id: str,
+        *,
+        begun: bool = True,
+        left: Left | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> None:
         """See `Moves.release`.
 
         Args:
@@ -354,6 +361,7 @@ class DurableStore(Store, Protocol):
             begun: Whether its handler may have done a part of its work. If so, a job that may not
                 run twice is not put back, it ends as interrupted.
             left: What it leaves behind, for its record.
+            show: See `StoreMoves.complete`; called if it ends.
         """
 
     def keep_pending(self) -> None:

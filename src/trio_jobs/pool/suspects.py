@@ -25,6 +25,7 @@ class Suspects:
         schedule: The jobs that wait.
         has_begun: Whether the handler of a claimed job has begun.
         left_by: What a job that is released leaves behind.
+        show: See `StoreMoves.complete`; called with a job that a release has ended.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Suspects:
         schedule: Schedule,
         has_begun: Callable[[str], bool],
         left_by: Callable[[str], Left | None],
+        show: Callable[[Job], None],
     ) -> None:
         self.disk = store.disk
         self._store = store
         self._schedule = schedule
         self._has_begun = has_begun
         self._left_by = left_by
+        self._show = show
         # The one that runs, or comes next, and those after it in the order of their claims.
         self._current: str | None = None
         self._held: deque[str] = deque()
@@ -83,7 +86,7 @@ class Suspects:
     def release(self, job_id: str) -> None:
         """See `Moves.release`. No job gets the turn: the pool ends."""
         begun, left = self._has_begun(job_id), self._left_by(job_id)
-        self._store.release(job_id, begun=begun, left=left)
+        self._store.release(job_id, begun=begun, left=left, show=self._show)
 
     def _pass_turn(self, job_id: str) -> None:
         if job_id != self._current:

@@ -35,8 +35,11 @@ from trio_jobs.stores.transitions import (
 
 log = logging.getLogger(__name__)
 
+# What is called with a job when its end is written.
+Show = Callable[[Job], None] | None
+
 # The seq and the record of a job that has ended, and what is called when its end is written.
-End = tuple[int, Job, Callable[[Job], None] | None]
+End = tuple[int, Job, Show]
 
 # How many ends may be unwritten before workers wait. Each is a job that runs again after a crash.
 MAX_UNWRITTEN_ENDS = 1_000
@@ -193,12 +196,7 @@ class DurableStore:
         return job
 
     def complete(
-        self,
-        job_id: str,
-        ending: Ending,
-        *,
-        duration: float | None = None,
-        show: Callable[[Job], None] | None = None,
+        self, job_id: str, ending: Ending, *, duration: float | None = None, show: Show = None
     ) -> Job:
         job = self._get(job_id, PROCESSING, COMPLETED)
         job = completed(job, ending, self._now(), duration)
@@ -215,12 +213,14 @@ class DurableStore:
         self._processing.remove(job_id)
         return job
 
-    def release(self, job_id: str, *, begun: bool = True, left: Left | None = None) -> None:
+    def release(
+        self, job_id: str, *, begun: bool = True, left: Left | None = None, show: Show = None
+    ) -> None:
         job = self._get(job_id, PROCESSING, PENDING)
         if not begun:
             self._not_begun.add(job_id)
         if job_id not in self._not_begun and not self._repeatable(job.type):
-            self._cut_off[job_id] = self.complete(job_id, replace(_CUT_OFF, left=left))
+            self._cut_off[job_id] = self.complete(job_id, replace(_CUT_OFF, left=left), show=show)
             return
         self._write(released(job, left))
         self._processing.remove(job_id)
@@ -257,7 +257,7 @@ class DurableStore:
         for _, job, show in ends:
             self._show(job, show)
 
-    def _show(self, job: Job, show: Callable[[Job], None] | None) -> None:
+    def _show(self, job: Job, show: Show) -> None:
         """Let a job whose end is on the disk leave the memory."""
         del self._jobs[job.id], self._seqs[job.id], self._ending[job.id]
         self._from_file.discard(job.id)
