@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.conftest import Start
-from tests.browser.support import Pages, Server, expect
+from tests.browser.support import CONFIG, Pages, Server, expect
 from tests.command import Gate
 
 if TYPE_CHECKING:
@@ -291,3 +291,18 @@ def test_long_list_goes_on_at_its_end(start: Start, pages: Pages) -> None:
 
     expect(page.locator("#jobs tr")).to_have_count(120)
     expect(page.locator("#older")).to_be_hidden()
+
+
+def test_name_of_a_type_leads_to_its_jobs(start: Start, pages: Pages, press: Press) -> None:
+    server = start(config=f'{CONFIG}other = "work:refuse"\n')
+    job_id = failed(server)
+    server.submit("other", wait=True)
+    page = pages.open(server)
+    expect(page.locator("#jobs tr")).to_have_count(2)
+
+    press(page.locator("#types").get_by_role("button", name="refuse", exact=True))
+
+    expect(page.locator("#jobs tr")).to_have_count(1)
+    expect(row_of(page, job_id)).to_have_count(1)
+    expect(page.locator("#jobs-title")).to_be_focused()
+    assert page.url.endswith("#type=refuse")

@@ -468,7 +468,7 @@ function main() {
     const known = name !== "(other)";
     again.setAttribute("aria-label", `Rerun failed ${visible(name)}`);
     const element = make("tr", { role: "row" },
-      make("th", { role: "rowheader", scope: "row" }, foreign(name), " ", tag), ...cells,
+      make("th", { role: "rowheader", scope: "row" }, known ? make("button", { type: "button", class: "link", title: "Show its jobs", onclick: () => list.choose(name) }, foreign(name)) : name, " ", tag), ...cells,
       make("td", { role: "cell", class: "act" }, make("div", { class: "acts" }, again, pause)));
 
     function show(type) {
@@ -786,13 +786,25 @@ function main() {
       $("type").value = chosen;
     }
 
+    function change() {
+      order = [];
+      writeUrl({});
+      load();
+    }
+
+    function choose(name) {
+      $("type").value = name;
+      change();
+      $("jobs-title").focus();
+    }
+
     $("filters").addEventListener("submit", (event) => event.preventDefault());
-    $("filters").addEventListener("change", () => { order = []; writeUrl({}); load(); });
+    $("filters").addEventListener("change", change);
     $("newer").addEventListener("click", async () => { await load(); $("jobs-title").focus({ preventScroll: true }); });
     $("older").addEventListener("click", () => load(true));
     $("bulk").addEventListener("click", () => (view() === "failed" ? rerunMany(type()) : cancelMany(type(), view() === "running" ? "processing" : "pending")));
 
-    return { load, follow, refresh, forget, offerTypes, view, focusOn: (id) => rows.get(id)?.element.querySelector(".link").focus() };
+    return { load, follow, choose, refresh, forget, offerTypes, view, focusOn: (id) => rows.get(id)?.element.querySelector(".link").focus() };
   }
 
   function idButton(id, type) {
