@@ -55,7 +55,6 @@ def browser() -> "Iterator[Browser]":
 def pages(browser: "Browser") -> Iterator[Pages]:
     """Opens pages, and fails the test if the browser has complained."""
     pages = Pages(browser)
-    pages.accepted.append("404")  # sessions and events are not there yet
     yield pages
     pages.close()
 

@@ -27,6 +27,8 @@ const UNSUCCESSFUL = ["failed", "timed_out", "interrupted"];
 const number = (n) => NUMBER.format(n);
 const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
 const word = (state) => WORDS[state] ?? state;
+const amount = (done, total) => (total ? `${number(done)} of ${number(total)}` : number(done));
+const errorText = ({ type, message }) => [type, message].filter(Boolean).map(visible); // a message can be withheld
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 const shortId = (id) => `${id.slice(0, 8)}…${id.slice(-6)}`;
 const secondsBetween = (a, b) => (Date.parse(b) - Date.parse(a)) / 1000;
@@ -167,12 +169,7 @@ function main() {
 
   // Ask who the server thinks we are; it also says whether there is a server.
   async function enter(signal) {
-    try {
-      me = await (await request("GET", "ui/session", { signal })).json();
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      me = { role: "control", name: null, session: false }; // a server without sessions
-    }
+    me = await (await request("GET", "ui/session", { signal })).json();
     if (me.role === "submit") throw new Refused(403, "This token submits jobs; the page needs one that may read.");
     $("login").hidden = true;
     $("sign-out").hidden = !me.session;
@@ -410,9 +407,9 @@ function main() {
       element.className = `slot${id ? "" : " idle"}${running?.cancel ? " cancel" : ""}`;
       cancel.hidden = !running || running.cancel || !mayControl();
       setText(about, !id ? "" : over ? "has ended" : doing(running));
-      const [done, all] = running?.progress ?? [];
-      bar.hidden = !all;
-      if (all) bar.value = Math.min(1, done / all);
+      const { done, total } = running?.progress ?? {};
+      bar.hidden = !total;
+      if (total) bar.value = Math.min(1, done / total);
     }
 
     return { element, show, held: () => element.matches(":hover, :focus-within") };
@@ -428,10 +425,7 @@ function main() {
     return parts.join(" · ");
   }
 
-  function progressText([done, total, message]) {
-    if (message) return visible(message);
-    return total ? `${number(done)} of ${number(total)}` : number(done);
-  }
+  const progressText = ({ done, total, message }) => (message ? visible(message) : amount(done, total));
 
   $("all-slots").addEventListener("click", () => { showAll = !showAll; redraw(); });
 
@@ -748,7 +742,7 @@ function main() {
         make("td", { role: "cell", class: "type" }, foreign(job.type)),
         make("td", { role: "cell", class: "state" }, tagOf(job)),
         make("td", { role: "cell", class: "what" }, idButton(job.id, job.type), " ", make("span", { class: "note live" }), again,
-          error && make("span", { class: "said text-only", dir: "auto" }, make("b", {}, visible(error.type)), `: ${visible(error.message)}`)),
+          error && make("span", { class: "said text-only", dir: "auto" }, make("b", {}, errorText(error)[0]), ...errorText(error).slice(1).map((text) => `: ${text}`))),
         make("td", { role: "cell", class: "n ran" }, duration(job.duration)),
         make("td", { role: "cell", class: "act" }, make("div", { class: "acts" }, ...actionsOn(job))));
     }
@@ -895,7 +889,7 @@ function main() {
     const block = (text, kind = "") => make("pre", { class: kind, tabindex: "0" }, visible(text));
 
     function errorPart(title, error) {
-      return error ? [make("h3", {}, title), block(`${error.type}: ${error.message}`, "bad")] : [];
+      return error ? [make("h3", {}, title), block(errorText(error).join(": "), "bad")] : [];
     }
 
     function progressPart() {
@@ -903,7 +897,7 @@ function main() {
       if (!progress) return [];
       const bar = progress.total ? make("progress", { max: 1, value: Math.min(1, progress.done / progress.total), "aria-label": "Progress" }) : null;
       return [make("h3", {}, job.status === "completed" ? "Progress when it ended" : "Progress"), bar,
-        make("p", {}, [progress.total ? `${number(progress.done)} of ${number(progress.total)}` : number(progress.done), progress.message && visible(progress.message)].filter(Boolean).join(" · "))].filter(Boolean);
+        make("p", {}, [amount(progress.done, progress.total), progress.message && visible(progress.message)].filter(Boolean).join(" · "))].filter(Boolean);
     }
 
     function timeline() {
