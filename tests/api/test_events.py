@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -40,6 +40,7 @@ class Played:
         self.snapshots: list[float] = []
         self.types_made: list[float] = []
         self.broken = False
+        self.filler = ""
         self.since = self.jobs.since
         self.next_change = self.jobs.next_change
         self.touch = self.jobs.touch
@@ -53,7 +54,8 @@ class Played:
         if self.broken:
             raise ZeroDivisionError
         self.snapshots.append(trio.current_time())
-        return {"busy": self.busy, "pending": self.pending, "ended": self.last}
+        state: dict[str, object] = {"busy": self.busy, "pending": self.pending, "ended": self.last}
+        return {**state, "filler": self.filler} if self.filler else state
 
     def types(self) -> dict[str, object]:
         self.types_made.append(trio.current_time())
@@ -84,6 +86,7 @@ class Streams:
     Attributes:
         pool: The pool.
         feed: What its streams send.
+        app: The application.
         client: Of the application.
     """
 
@@ -93,10 +96,11 @@ class Streams:
         limit: int = 100,
         changes: AccessChanges | None = None,
         access: Access | None = None,
+        payloads: Literal["read", "control"] = "read",
     ) -> None:
         self.pool = Played()
         self.feed = Feed(self.pool)
-        http = HttpSettings(max_event_streams=limit)
+        http = HttpSettings(max_event_streams=limit, payloads=payloads)
         context = ApiContext(
             pool=make_parts().pool,
             http=http,
@@ -105,7 +109,8 @@ class Streams:
             feed=self.feed,
         )
         extensions = {} if access is None else {EXTENSION: access}
-        self.client = Client(create_app(context), extensions=extensions)
+        self.app = create_app(context)
+        self.client = Client(self.app, extensions=extensions)
 
     @asynccontextmanager
     async def open(
@@ -380,6 +385,23 @@ async def test_ended_jobs_come_as_in_lists(streams: Streams, autojump_clock: Moc
         "jobs": [{**job, **times, "outcome": "failed", "error": error}],
     }
     assert reader.id == "0a1b2c3d-1"
+
+
+async def test_reader_from_whom_messages_are_withheld_sees_none(autojump_clock: MockClock) -> None:
+    streams = Streams(access=Access(role=Role.READ), payloads="control")
+    control = Streams(access=Access(role=Role.CONTROL), payloads="control")
+    errors = []
+    for each in (streams, control):
+        async with each.open("?state=0") as reader:
+            await anext(reader)
+            each.pool.end(ok=False)
+            [job] = (await reader.next("ended"))["jobs"]
+            errors.append((job["error"], job.get("withheld", False)))
+
+    assert errors == [
+        ({"type": "ValueError"}, True),
+        ({"type": "ValueError", "message": "no"}, False),
+    ]
 
 
 async def test_stream_without_state_gets_every_job_and_makes_no_snapshot(

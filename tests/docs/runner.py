@@ -25,6 +25,7 @@ _IS_SERVER = re.compile(r"trio-jobs\b(?!.*--(check|version|help))")
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _MASKS = [
     (_ID, "<id>"),
+    (re.compile(r"(?<=^id: )[0-9a-f]{8}(?=-)", re.MULTILINE), "<boot>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
     (re.compile(r"(?<=date: )\w.*GMT"), "<time>"),
     (re.compile(r"(?:127\.0\.0\.1|localhost):\d+"), "<address>"),

@@ -1,6 +1,7 @@
 """The page about nginx, with nginx: its own blocks, one in front of the other."""
 
 import json
+import signal
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -211,6 +212,37 @@ async def test_stream_is_passed_on_as_it_comes(proxied: Proxied) -> None:
     answer = await proxied.client.post("/jobs/stream", content=lines())
 
     assert (answer.status_code, answer.json()) == (201, {"accepted": 3})
+
+
+async def test_events_are_passed_on_as_they_come(proxied: Proxied) -> None:
+    jobs = trio.Semaphore(0)
+
+    async def submit() -> None:
+        while True:  # each job when the one before it was seen to end
+            await jobs.acquire()
+            await proxied.client.post("/jobs", json={"type": "quick"})
+
+    ended = 0
+    events: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(submit)
+        async with proxied.client.stream("GET", "/events") as answer:
+            assert "x-accel-buffering" not in answer.headers  # nginx has taken it
+            async for line in answer.aiter_lines():
+                if line.startswith("event: "):
+                    events.append(line.removeprefix("event: "))
+                if events == ["state"] and line.startswith("data: "):
+                    jobs.release()
+                if events[-1:] == ["ended"] and line.startswith("data: "):
+                    ended += 1
+                    if ended < 3:
+                        jobs.release()
+                    else:
+                        proxied.server.send(signal.SIGTERM)
+        nursery.cancel_scope.cancel()
+
+    assert ended == 3
+    assert events[-1] == "bye"
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """`GET /events`: what the pool does, as it happens."""
 
+from dataclasses import replace
 from functools import partial
 
 from quart import Blueprint, Response, request
@@ -27,7 +28,10 @@ def add_events_route(routes: Blueprint, context: ApiContext) -> None:
             raise Problem(404, "this server has no /events: http.max_event_streams is 0")
         if feed is None:
             raise Problem(404, "this server has no /events: it counts nothing (http.ui is false)")
+        access = current_access()
         wanted = parse_wanted(request.query_string)
+        if context.withholds_from(access):
+            wanted = replace(wanted, withheld=True)
         # No checkpoint from here until the stream counts itself.
         if feed.streams >= limit:
             seconds = _RETRY_AFTER
@@ -43,7 +47,7 @@ def add_events_route(routes: Blueprint, context: ApiContext) -> None:
         except FeedError:
             raise Problem(500, "internal error; the server's log has more") from None
         wait_lost = None
-        if (changes := context.access_changes) and (access := current_access()).fingerprint:
+        if (changes := context.access_changes) and access.fingerprint:
             wait_lost = partial(changes.wait_lost, access)
         return EventStream(feed, wanted, request.headers.get("Last-Event-ID", ""), wait_lost)
 

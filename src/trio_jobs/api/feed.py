@@ -67,17 +67,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a client wants to see.
+    """What a client wants to see, and may see.
 
     Attributes:
         state: Whether it wants snapshots.
         types: If there are any, only ended jobs of these types.
         outcomes: The same for how they ended.
+        withheld: Whether it must not see what handlers have written.
     """
 
     state: bool = True
     types: frozenset[str] = frozenset()
     outcomes: frozenset[Outcome] = frozenset()
+    withheld: bool = False
 
     def matches(self, job: Job) -> bool:
         """Whether the client wants to see this ended job."""
@@ -244,5 +246,5 @@ class Feed:
                         break
         if not missed and not found:
             return last, b""
-        data = b'{"missed":%d,"jobs":%s}' % (missed, jobs_json(found))
+        data = b'{"missed":%d,"jobs":%s}' % (missed, jobs_json(found, withheld=wanted.withheld))
         return last, b"event: ended\n%sdata: %s\n\n" % (self.event_id(last), data)
