@@ -70,7 +70,7 @@ def make_http_service(
 
     access_changes = AccessChanges(tokens)
     parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
-    feed = feed_of(pool, withheld=http.payloads == "control")
+    feed = feed_of(pool)
     context = ApiContext(
         pool=pool,
         http=http,

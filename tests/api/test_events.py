@@ -50,7 +50,7 @@ class Played:
     def last(self) -> int:
         return self.jobs.last
 
-    def state(self) -> dict[str, object]:
+    def state(self, *, withheld: bool) -> dict[str, object]:
         if self.broken:
             raise ZeroDivisionError
         self.snapshots.append(trio.current_time())

@@ -1,7 +1,7 @@
 """`GET /events` over a running pool: what happens there is seen, and a stop ends the streams."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from tests.api.test_events import Reader, begin
 from tests.asgi import Client
 from tests.support import HttpSettings, RunningPool, running_pool
-from trio_jobs import Snooze
+from trio_jobs import JobContext, Snooze
+from trio_jobs.access import EXTENSION, Access, Role
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
 from trio_jobs.api.feed import GAP, TICK
@@ -34,7 +35,18 @@ async def snooze(seconds: float) -> None:
     raise Snooze(seconds)
 
 
-FUNCTIONS = {"sleep": sleep, "fail": fail, "snooze": snooze}
+async def report(message: str, context: JobContext) -> None:
+    """A handler."""
+    context.progress(1, 2, message)
+    await trio.sleep_forever()
+
+
+FUNCTIONS: dict[str, Callable[..., Awaitable[object]]] = {
+    "sleep": sleep,
+    "fail": fail,
+    "snooze": snooze,
+    "report": report,
+}
 
 
 @asynccontextmanager
@@ -44,7 +56,10 @@ async def served_pool() -> AsyncIterator[tuple[RunningPool, Client]]:
         feed = feed_of(running.parts.pool)
         assert feed is not None
         context = ApiContext(
-            pool=running.parts.pool, http=HttpSettings(), shutdown_retry_after=1, feed=feed
+            pool=running.parts.pool,
+            http=HttpSettings(payloads="control"),
+            shutdown_retry_after=1,
+            feed=feed,
         )
         client = Client(create_app(context))
         yield running, client
@@ -82,6 +97,24 @@ async def test_snapshots_together_say_what_the_pool_route_says(autojump_clock: M
     assert reader.id == f"{first['boot']}-0"
     assert first["types"]["sleep"]["processing"] == 1
     assert first["slots"][0]["running_seconds"] == 3
+
+
+async def test_reader_sees_progress_and_perhaps_not_its_message(autojump_clock: MockClock) -> None:
+    async with served_pool() as (running, client):
+        running.submit("report", b'"page 1"')
+        await trio.sleep(1)
+        withheld = Client(client._app, extensions={EXTENSION: Access(role=Role.READ)})
+        states = []
+        async with stream(withheld) as reader, stream(client) as control:
+            states += [await begin(each) for each in (reader, control)]
+        await trio.sleep(1)
+        async with stream(client) as control, stream(withheld) as reader:
+            states += [await begin(each) for each in (control, reader)][::-1]
+        running.scope.cancel()
+
+    progress = [state["slots"][0]["progress"] for state in states]
+    assert [each.get("message") for each in progress] == [None, "page 1"] * 2
+    assert {each["done"] for each in progress} == {1}
 
 
 async def test_idle_pool_shows_a_job_at_once_when_it_begins_and_when_it_ends(

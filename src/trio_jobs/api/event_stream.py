@@ -117,7 +117,7 @@ class EventStream(LiveResponse):
                     await self._send(unsent)
                     unsent = b""
             if wanted.state:
-                snapshot = feed.snapshot(turn)
+                snapshot = feed.snapshot(turn, withheld=wanted.withheld)
                 event = snapshot.brief if snapshot.types == types else snapshot.whole
                 unsent += feed.event_id(self._position) + event
                 types, expires = snapshot.types, snapshot.expires

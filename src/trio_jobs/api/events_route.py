@@ -43,7 +43,7 @@ def add_events_route(routes: Blueprint, context: ApiContext) -> None:
             )
         try:
             if wanted.state:
-                feed.snapshot(feed.turn())
+                feed.snapshot(feed.turn(), withheld=wanted.withheld)
         except FeedError:
             raise Problem(500, "internal error; the server's log has more") from None
         wait_lost = None

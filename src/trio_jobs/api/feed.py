@@ -55,8 +55,8 @@ class Source(Protocol):
     def next_change(self) -> trio.Event:
         """Set by the next change of the pool."""
 
-    def state(self) -> Mapping[str, object]:
-        """The state of the pool now, for JSON, without its types."""
+    def state(self, *, withheld: bool) -> Mapping[str, object]:
+        """The state of the pool now, for JSON, without its types; see `Wanted.withheld`."""
 
     def touch(self) -> None:
         """Set the event of ``next_change``."""
@@ -120,7 +120,8 @@ class Turn:
     changed: trio.Event
     last: int
     final: bool
-    snapshot: Snapshot | None = None
+    # By whether it is for clients from whom something is withheld.
+    snapshots: dict[bool, Snapshot] = field(default_factory=dict)
     # By position and wish. The streams that are up to date share one entry.
     ended: dict[tuple[int, Wanted], tuple[int, bytes]] = field(default_factory=dict)
 
@@ -154,22 +155,23 @@ class Feed:
             )
         return turn
 
-    def snapshot(self, turn: Turn) -> Snapshot:
-        """The snapshot of this turn.
+    def snapshot(self, turn: Turn, *, withheld: bool) -> Snapshot:
+        """The snapshot of this turn, perhaps without what handlers have written.
 
         Raises:
             FeedError: It cannot be made; the log says so once, until one can be made again.
         """
-        if turn.snapshot is None:
+        snapshot = turn.snapshots.get(withheld)
+        if snapshot is None:
             try:
-                turn.snapshot = self._make(turn)
+                snapshot = turn.snapshots[withheld] = self._make(turn, withheld=withheld)
             except Exception as error:
                 if not self._failing:
                     log.error("feed_failed", exc_info=error)
                 self._failing = True
                 raise FeedError from None
             self._failing = False
-        return turn.snapshot
+        return snapshot
 
     def ended(self, turn: Turn, wanted: Wanted, position: int) -> tuple[int, bytes]:
         """The next event about ended jobs.
@@ -209,8 +211,8 @@ class Feed:
             return position if position <= last else None
         return None
 
-    def _make(self, turn: Turn) -> Snapshot:
-        state = self.source.state()
+    def _make(self, turn: Turn, *, withheld: bool) -> Snapshot:
+        state = self.source.state(withheld=withheld)
         if turn.final or turn.began >= self._types_made + TICK:
             self._types = _encode(self.source.types())
             self._types_number += 1

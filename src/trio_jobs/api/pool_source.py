@@ -17,7 +17,7 @@ class PoolSource:
         withheld: Whether the progress of its jobs has no message.
     """
 
-    def __init__(self, pool: Pool, observation: Observation, *, withheld: bool = False) -> None:
+    def __init__(self, pool: Pool, observation: Observation) -> None:
         ended = observation.ended
         self.boot = pool.boot
         self.over = observation.over
@@ -27,28 +27,22 @@ class PoolSource:
         self._ended = ended
         self._observation = observation
         self._pool = pool
-        self._withheld = withheld
 
     @property
     def last(self) -> int:
         """The number of the last ended job."""
         return self._ended.last
 
-    def state(self) -> Mapping[str, object]:
-        """The state of the pool now, without its types."""
-        return pool_state(self._pool, types=False, withheld=self._withheld)
+    def state(self, *, withheld: bool) -> Mapping[str, object]:
+        """The state of the pool now, without its types; see `pool_state`."""
+        return pool_state(self._pool, types=False, withheld=withheld)
 
     def types(self) -> Mapping[str, object]:
         """What the state has about each job type."""
         return self._observation.types()
 
 
-def feed_of(pool: Pool, *, withheld: bool = False) -> Feed | None:
-    """What ``GET /events`` sends of a pool; None if the pool is not observed.
-
-    Args:
-        pool: The pool.
-        withheld: Whether the progress of its jobs has no message: all streams send the same.
-    """
+def feed_of(pool: Pool) -> Feed | None:
+    """What ``GET /events`` sends of a pool; None if the pool is not observed."""
     observation = pool.observation
-    return None if observation is None else Feed(PoolSource(pool, observation, withheld=withheld))
+    return None if observation is None else Feed(PoolSource(pool, observation))
