@@ -41,6 +41,13 @@ class Refused(Exception):
 async def refuse(payload: object) -> None:
     """Fail, with the payload as the message."""
     raise Refused(payload)
+
+
+async def import_pages(payload: object, context: JobContext) -> None:
+    """Say how far it is, wait until the test opens the gate, and fail."""
+    context.progress(243, 400, payload)
+    await wait_for_gate()
+    raise Refused("the 244th page is torn")
 '''
 
 CONFIG = """
@@ -52,6 +59,7 @@ buffer_size = 100
 quick = "work:quick"
 refuse = "work:refuse"
 at_the_gate = "work:at_the_gate"
+import_pages = "work:import_pages"
 """
 
 

@@ -306,3 +306,27 @@ def test_name_of_a_type_leads_to_its_jobs(start: Start, pages: Pages, press: Pre
     expect(row_of(page, job_id)).to_have_count(1)
     expect(page.locator("#jobs-title")).to_be_focused()
     assert page.url.endswith("#type=refuse")
+
+
+def test_workers_become_more_and_fewer(
+    start: Start, pages: Pages, press: Press, gate: Gate
+) -> None:
+    with gate:
+        server = start()
+        for _ in range(4):
+            server.submit("at_the_gate")
+        page = pages.open(server)
+        expect(page.locator("#busy")).to_have_text("4")
+
+        press(page.get_by_role("button", name="One worker more"))
+        expect(page.locator("#toast")).to_contain_text("5 workers")
+        assert server.get("/pool")["workers"] == 5
+        expect(page.locator("#slots li")).to_have_count(5)
+
+        for left in (4, 3):
+            press(page.get_by_role("button", name="One worker fewer"))
+            expect(page.locator("#wanted")).to_have_text(str(left))
+        expect(page.locator("#toast")).to_contain_text("1 more ends with its job")
+        state = server.get("/pool")
+        assert (state["workers"], state["leaving"], state["busy"]) == (3, 1, 4)
+        expect(page.locator("#workers-note")).to_have_text("1 more ends with its job")

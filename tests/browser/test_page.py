@@ -42,6 +42,29 @@ def test_numbers_are_those_of_the_pool(start: Start, pages: Pages, tmp_path: Pat
         assert (state["busy"], state["buffered"], state["types"]["quick"]["pending"]) == (4, 2, 1)
 
 
+def test_progress_is_shown_while_a_job_runs_and_after_it_has_failed(
+    start: Start, pages: Pages, tmp_path: Path
+) -> None:
+    with Gate(tmp_path / "server") as gate:
+        server = start()
+        job_id = server.submit("import_pages", "<b>page</b> 243")
+        page = pages.open(server)
+
+        slot = page.locator("#slots li").filter(has_text="import_pages")
+        expect(slot).to_contain_text("<b>page</b> 243")
+        expect(slot.locator("progress")).to_have_js_property("value", 243 / 400)
+        page.get_by_role("radio", name="Running").check()
+        expect(page.locator("#jobs tr")).to_contain_text("<b>page</b> 243")
+        slot.locator(".link").click()
+        expect(page.locator("#detail")).to_contain_text("243 of 400 · <b>page</b> 243")
+        gate.open()
+
+        expect(page.locator("#detail")).to_contain_text("Progress when it ended")
+        expect(page.locator("#detail")).to_contain_text("243 of 400 · <b>page</b> 243")
+        expect(page.locator("#detail")).to_contain_text("the 244th page is torn")
+        assert server.get(f"/jobs/{job_id}")["outcome"] == "failed"
+
+
 def test_job_between_two_attempts_is_apart_from_the_failed_ones(start: Start, pages: Pages) -> None:
     retry = '[handlers.again]\ncall = "work:refuse"\n[handlers.again.retry]\nattempts = 3\n'
     server = start(config=f"{CONFIG}{retry}backoff = [3600]\n")

@@ -289,7 +289,7 @@ function main() {
     }
     if (state.status !== "ready") return ["Stopping", "warn"];
     if (state.intake !== "paused") return ["Ready", "good"];
-    return [state.busy + state.buffered ? "Intake paused" : "Intake paused, all done", "warn"];
+    return [state.busy + state.pending ? "Intake paused" : "Intake paused, all done", "warn"];
   }
 
   function warning() {
@@ -375,7 +375,7 @@ function main() {
     arrange($("slots"), slotCards.slice(0, shown).map((card) => card.element));
 
     const idle = PHONE || total > shown ? Math.max(0, state.workers - state.busy) : 0;
-    setText($("workers-note"), [idle ? `${number(idle)} idle` : "", state.leaving ? `${number(state.leaving)} more ${state.leaving === 1 ? "ends with its job" : "end with their jobs"}` : ""].filter(Boolean).join(", "));
+    setText($("workers-note"), [idle ? `${number(idle)} idle` : "", state.leaving ? leavingText(state.leaving) : ""].filter(Boolean).join(", "));
     $("all-slots").hidden = (PHONE ? state.slots.length : total) <= FEW;
     setText($("all-slots"), showAll ? `Show the ${FEW} longest` : total > 200 ? "Show 200" : `Show all ${number(total)}`);
     setAttribute($("all-slots"), "aria-expanded", String(showAll));
@@ -439,17 +439,16 @@ function main() {
     for (const name of typeRows.keys()) if (!(name in types)) typeRows.delete(name);
     for (const name of names) {
       if (!typeRows.has(name)) typeRows.set(name, makeType(name));
-      typeRows.get(name).show(types[name]);
+      typeRows.get(name).show(types[name], state.paused?.includes(name));
     }
     arrange($("types"), names.map((name) => typeRows.get(name).element));
     $("no-types").hidden = names.length > 0;
     list.offerTypes(names);
 
-    const pausable = maySubmit() && state.intake !== undefined;
-    const open = names.some((name) => !types[name].paused);
-    $("pause-all").hidden = !pausable || names.length < 2;
+    const open = names.some((name) => !state.paused?.includes(name));
+    $("pause-all").hidden = !maySubmit() || state.paused === undefined || names.length < 2;
     setText($("pause-all"), open ? "Pause all" : "Resume all");
-    setText($("types-note"), state.held ? `${count(state.held, "job")} of paused types ${state.held === 1 ? "waits" : "wait"}` : "");
+    setText($("types-note"), state.held ? `${count(state.held, "job")} held back` : "");
   }
 
   function makeType(name) {
@@ -465,7 +464,7 @@ function main() {
       make("th", { role: "rowheader", scope: "row" }, known ? make("button", { type: "button", class: "link", title: "Show its jobs", onclick: () => list.choose(name) }, foreign(name)) : name, " ", tag), ...cells,
       make("td", { role: "cell", class: "act" }, make("div", { class: "acts" }, again, pause)));
 
-    function show(type) {
+    function show(type, isPaused) {
       const { succeeded = 0, failed = 0, timed_out = 0, cancelled = 0 } = type.outcomes;
       const numbers = [type.pending - type.retrying, type.processing, type.retrying, succeeded, failed, timed_out, cancelled];
       numbers.forEach((n, i) => {
@@ -477,10 +476,10 @@ function main() {
         setText(cells[7 + i], duration(seconds));
         cells[7 + i].className = none ? "n none first" : "n first";
       });
-      paused = Boolean(type.paused);
+      paused = isPaused === true;
       tag.hidden = !paused;
       again.hidden = !maySubmit() || !known || !(failed + timed_out);
-      pause.hidden = !maySubmit() || !known || type.paused === undefined;
+      pause.hidden = !maySubmit() || !known || isPaused === undefined;
       setText(pause, paused ? "Resume" : "Pause");
       setAttribute(pause, "aria-label", `${paused ? "Resume" : "Pause"} ${visible(name)}`);
     }
@@ -577,10 +576,18 @@ function main() {
   }
 
   const pauseType = (name, paused) => act(() => post(paused ? "pool/pause" : "pool/resume", { type: [name] }),
-    () => (paused ? `${visible(name)} is paused: its jobs wait` : `${visible(name)} goes on`));
+    ({ until }) => (paused ? `${visible(name)} is paused: its jobs wait${untilText(until)}` : `${visible(name)} goes on`));
+
+  const untilText = (until) => (until === "restart" ? "; a restart resumes it" : "");
+
+  const leavingText = (n) => `${number(n)} more ${n === 1 ? "ends with its job" : "end with their jobs"}`;
 
   async function setWorkers(workers) {
-    await act(() => post("pool/workers", { workers }), (answer) => `${count(answer.workers, "worker")}${answer.leaving ? `; ${number(answer.leaving)} more ${answer.leaving === 1 ? "ends with its job" : "end with their jobs"}` : ""}. A restart takes the number from the configuration`);
+    await act(() => post("pool/workers", { workers }), (answer) => {
+      Object.assign(state, { workers: answer.workers, leaving: answer.leaving }); // the next click counts from here
+      redraw();
+      return `${count(answer.workers, "worker")}${answer.leaving ? `; ${leavingText(answer.leaving)}` : ""}. A restart takes the number from the configuration`;
+    });
   }
 
   $("fewer").addEventListener("click", () => setWorkers(state.workers - 1));
@@ -588,12 +595,12 @@ function main() {
   $("intake").addEventListener("click", async () => {
     const open = state.intake === "paused";
     if (!open && !await ask("Pause the intake?", "Clients that submit jobs are told to come back later. The jobs that are in are worked off.", "Pause the intake")) return;
-    await act(() => post("pool/intake", { open }), () => (open ? "The intake is open" : "The intake is paused"));
+    await act(() => post("pool/intake", { open }), () => (open ? "The intake is open" : "The intake is paused; a restart opens it"));
   });
   $("pause-all").addEventListener("click", async () => {
     const pause = $("pause-all").textContent === "Pause all";
     if (pause && !await ask("Pause all types?", "Running jobs go on. All others wait until their type is resumed.", "Pause all types")) return;
-    await act(() => post(pause ? "pool/pause" : "pool/resume", { all: true }), () => (pause ? "All types are paused: their jobs wait" : "All types go on"));
+    await act(() => post(pause ? "pool/pause" : "pool/resume", { all: true }), ({ until }) => (pause ? `All types are paused: their jobs wait${untilText(until)}` : "All types go on"));
   });
 
   // ---- The list of jobs
