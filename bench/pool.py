@@ -16,8 +16,9 @@ from bench.workload import empty
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.pool.admission import Admission
-from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.wall_clock import utc_now
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.settings import HttpSettings, PoolSettings, StoreSettings
 from trio_jobs.stores.memory import MemoryStore
 

@@ -17,9 +17,10 @@ from trio_jobs.job import JobError, Later
 from trio_jobs.pool.durable_admission import DurableAdmission
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_query import JobQuery, Order
-from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.store import DuplicateJobError
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.pool.worker import Workers
 from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.sqlite.retention import Kept
@@ -41,6 +42,7 @@ class Entry:
     records: Sequence[tuple[int, Job | None]]
     landed: Callable[[], None]
     refused: Callable[[Exception], None] | None
+    mark: tuple[str, str] | None = None
 
 
 @dataclass(kw_only=True)
@@ -53,6 +55,7 @@ class StepJournal:
         dropped: See there; this journal keeps all.
         oldest_unwritten_seconds: See there.
         entries: What is not written yet.
+        marks: The texts that a crash leaves.
     """
 
     file: File = field(default_factory=dict)
@@ -60,6 +63,7 @@ class StepJournal:
     dropped: Mapping[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     oldest_unwritten_seconds: float = 0.0
     entries: list[Entry] = field(default_factory=list)
+    marks: dict[str, str] = field(default_factory=dict)
     changed: trio.Event = field(default_factory=trio.Event)
 
     def append(
@@ -68,8 +72,9 @@ class StepJournal:
         *,
         landed: Callable[[], None],
         refused: Callable[[Exception], None] | None = None,
+        mark: tuple[str, str] | None = None,
     ) -> None:
-        self.entries.append(Entry(records=records, landed=landed, refused=refused))
+        self.entries.append(Entry(records=records, landed=landed, refused=refused, mark=mark))
         self._wake()
 
     @property
@@ -100,6 +105,8 @@ class StepJournal:
                 refused = entry.refused
                 calls.append(lambda refused=refused, error=error: refused(error))  # type: ignore[misc]
                 continue
+            if entry.mark is not None:
+                self.marks.update([entry.mark])
             for seq, job in entry.records:
                 if job is None:
                     self.file.pop(seq, None)
@@ -308,7 +315,7 @@ def start_pool(
     workers = parts.pool.workers
     if process is not None:
         workers = Workers(
-            workers._store,
+            workers.moves,
             lambda: nullcontext(process),
             capacity=parts.pool.capacity,
             waiters=parts.pool.waiters,

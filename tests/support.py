@@ -25,12 +25,14 @@ from trio_jobs.handlers.registry import HandlerRegistry as HandlerRegistry
 from trio_jobs.handlers.thread_runner import ThreadRunner
 from trio_jobs.job import Later as Later
 from trio_jobs.logs.installation import Logs as Logs
-from trio_jobs.pool.admission import Admission
 from trio_jobs.pool.capacity import Capacity
-from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.limited_admission import LimitedAdmission
+from trio_jobs.pool.paused_types import PausedTypes
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.store import StoreError as StoreError
 from trio_jobs.pool.store import StoreStatistics as StoreStatistics
 from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.pool.worker import Workers
 from trio_jobs.problem_details import Problem as Problem
 from trio_jobs.server.access_control import AccessControl as AccessControl
@@ -77,7 +79,7 @@ class Parts:
     pool: Pool
 
     @property
-    def admission(self) -> Admission:
+    def admission(self) -> LimitedAdmission:
         return self.pool.admission
 
     @property
@@ -213,6 +215,11 @@ class RunningPool:
         return self.parts.pool.worker_tasks.leaving
 
     @property
+    def paused(self) -> PausedTypes:
+        """The paused types."""
+        return self.parts.pool.paused
+
+    @property
     def thread_limiter(self) -> trio.CapacityLimiter:
         """What bounds the threads."""
         threads = self.parts.pool.places.runners[Run.THREAD]
@@ -247,6 +254,7 @@ async def running_pool(
     workers: int = 2,
     processes: int = 1,
     buffer_size: int = 100,
+    max_waiting: int = 10_000,
 ) -> AsyncIterator[RunningPool]:
     """A pool over these handlers; leaving the block drains it."""
     handlers = HandlerRegistry(
@@ -255,7 +263,13 @@ async def running_pool(
             for name, function in functions.items()
         }
     )
-    parts = make_parts(handlers, workers=workers, processes=processes, buffer_size=buffer_size)
+    parts = make_parts(
+        handlers,
+        workers=workers,
+        processes=processes,
+        buffer_size=buffer_size,
+        max_waiting=max_waiting,
+    )
     executor = parts.pool.executor
     async with parts.pool.places.open(), trio.open_nursery() as nursery:
         start_pool(parts, nursery)

@@ -33,7 +33,8 @@ FUNCTION = "a function's name like 'package.module:function'"
 PATHS = "a path of names like 'card.number', or an array of these"
 SET_IN_THE_FILE = "handlers are set in the [handlers] table of the configuration file"
 KNOWN = (
-    "known: call, run, timeout, max_running, repeatable, max_interruptions, spread, hide, retry"
+    "known: call, run, timeout, max_running, repeatable, max_interruptions, paused, spread, hide,"
+    " retry"
     " (a type with a dot in it is written in quotes)"
 )
 TIMEOUT = "a number of seconds from 0.001 to 604800"

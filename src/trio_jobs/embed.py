@@ -14,9 +14,10 @@ from trio_jobs.handlers.nurseries import GeneratorEnds
 from trio_jobs.handlers.places import read_states
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.opened_store import OpenedStore, StoreInMemory
-from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.settings import (
     MAX_WORKERS,
     SETTINGS,

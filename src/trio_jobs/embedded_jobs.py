@@ -205,7 +205,7 @@ class BaseJobs:
         jobs = self._pool.store.unfinished()
         # A job that waits for a later time gets its answer when the pool ends. A due
         # job in the buffer counts as waiting as well, and runs.
-        for job in (*jobs.begun, *jobs.not_begun, *jobs.waiting):
+        for job in (*jobs.begun, *jobs.not_begun, *jobs.waiting, *jobs.held):
             # A job that has completed meanwhile may have been dropped as well.
             with suppress(JobNotFoundError):
                 await self.wait(job.id)

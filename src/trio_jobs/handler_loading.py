@@ -86,6 +86,7 @@ def load_handlers(
                     repeatable=settings.repeatable,
                     max_interruptions=settings.max_interruptions,
                     hide=settings.hide,
+                    paused=settings.paused,
                     spread=settings.spread,
                     name=call,
                 )

@@ -1,8 +1,8 @@
 """`Leftovers`: writes the jobs that are unfinished at a stop to files.
 
-A job is one line as ``POST /jobs/stream`` takes it. Jobs whose work has not begun, or that wait for
-a time, are in one file, to be submitted again as they are; interrupted jobs, which may have done a
-part of their work, are in another file beside it.
+A job is one line as ``POST /jobs/stream`` takes it. Jobs whose work has not begun, or that are held
+or wait for a time, are in one file, to be submitted again as they are; interrupted jobs, which may
+have done a part of their work, are in another file beside it.
 """
 
 import errno
@@ -103,7 +103,7 @@ class Leftovers:
         os.close(self._reserved)
         try:
             # A waiting job may be submitted again as well: its handler has asked for an attempt.
-            not_begun = sorted((*jobs.not_begun, *jobs.waiting), key=attrgetter("id"))
+            not_begun = sorted((*jobs.not_begun, *jobs.waiting, *jobs.held), key=attrgetter("id"))
             cancelled = sum(job.cancel_requested for job in (*jobs.begun, *not_begun))
             if cancelled:
                 self._fields["cancelled"] = cancelled

@@ -9,7 +9,7 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.http_service import make_http_service
 from trio_jobs.instruments import add_instruments
 from trio_jobs.lifecycle import Ended, Lifecycle, without_groups
-from trio_jobs.pool.pool import make_pool
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import BindError
 from trio_jobs.settings import MAX_WORKERS, Config

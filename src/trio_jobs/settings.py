@@ -285,6 +285,9 @@ class HandlerSettings:
     max_interruptions: Annotated[
         int, _integer(1, 1_000), "how often the server may die while a job runs before it ends"
     ] = 3
+    paused: Annotated[
+        Switch, "whether jobs of the type are held from the start, until somebody resumes it"
+    ] = False
     spread: Annotated[
         Switch | None, "whether the payload is an object with the names of the parameters"
     ] = None

@@ -53,6 +53,7 @@ class StoreInFile:
         self._handlers = handlers
         self._recovered = sorted((*recovered.pending, *recovered.suspects))
         self._returned, self._ended = frozenset(recovered.returned), recovered.ended
+        self._paused = recovered.paused
         retention = Retention(settings, kept=recovered.kept, now=now, keep_for=settings.keep_for)
         self._end_of_turn = EndOfTurn(failed)
         self._journal = Journal(file, failed=failed, retention=retention, soon=self._end_of_turn)
@@ -72,6 +73,7 @@ class StoreInFile:
     def start(self, pool: Pool) -> None:
         """See `OpenedStore.start`; starts the thread that writes, too."""
         self._journal.start()
+        pool.paused.pause(each for each in self._paused if each in self._handlers.table)
         jobs = [job for _, job in self._recovered]
         if pool.observation is not None:
             returned = [job for job in jobs if job.id in self._returned]

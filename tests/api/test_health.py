@@ -23,6 +23,8 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
     assert answer.status == 200
     assert answer.json() == {
         "status": "ready",
+        "intake": "open",
+        "paused": [],
         "workers": 2,
         "leaving": 0,
         "busy": 0,
@@ -31,6 +33,7 @@ async def test_ready_says_what_the_pool_is_doing() -> None:
         "peak_buffered": 1,
         "pending": 1,
         "waiting": 0,
+        "held": 0,
         "kept": 0,
         "max_kept": 20_000,
         "oldest_running_seconds": None,

@@ -137,7 +137,7 @@ PUT_TOGETHER = {
         f"job_{outcome}" for outcome in Outcome if outcome is not Outcome.INTERRUPTED
     ],
     "f'Running on {bound.url}'": ["Running on …"],
-    "event": ["jobs_interrupted", "jobs_not_started", "jobs_waiting"],
+    "event": ["jobs_interrupted", "jobs_not_started", "jobs_waiting", "jobs_held"],
     "the lines of `UnfinishedReport`": [
         "unfinished_jobs_not_all_named",
         "leftovers_written",

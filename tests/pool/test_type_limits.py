@@ -379,7 +379,7 @@ async def test_functions_in_threads_have_a_limit() -> None:
 async def test_cancelled_jobs_do_not_pile_up(autojump_clock: MockClock) -> None:
     async with open_jobs({"slow": limited(Runs()), "quick": quick}, workers=2) as jobs:
         jobs.submit("slow")
-        limits = jobs._pool.workers._store
+        limits = jobs._pool.workers.moves
         for _ in range(300):
             job = jobs.submit("slow")
             await wait_all_tasks_blocked()
@@ -391,7 +391,7 @@ async def test_cancelled_jobs_do_not_pile_up(autojump_clock: MockClock) -> None:
 
 async def test_pool_without_a_limit_does_not_look_at_types() -> None:
     async with open_jobs({"quick": quick}) as jobs:
-        assert jobs._pool.workers._store is jobs._pool.store
+        assert jobs._pool.workers.moves is jobs._pool.store
 
 
 @pytest.mark.parametrize("number", [0, -1, True, False, 1.0, math.nan, "1", [1]])
@@ -453,7 +453,7 @@ async def test_held_job_costs_at_most_200_bytes_beside_its_record() -> None:
     jobs = parts.admission.submit_all([JobSpec("slow", b"1")] * 10_001)
     first, *others = [parts.receive.receive_nowait() for _ in jobs]
     parts.workers.claim(first)
-    limits = parts.pool.workers._store
+    limits = parts.pool.workers.moves
 
     tracemalloc.start()
     try:

@@ -54,8 +54,8 @@ from tests.support import (
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.main import main
 from trio_jobs.opened_store import StoreInMemory
-from trio_jobs.pool.pool import Pool, make_pool
 from trio_jobs.pool.wall_clock import utc_now
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.resources import Resources
 from trio_jobs.server.sockets import Listeners, bind_sockets
 from trio_jobs.settings import LoggingSettings
@@ -64,6 +64,7 @@ from trio_jobs.testing.schedules import seeded_schedule
 from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
+    from trio_jobs.pool.pool import Pool
     from trio_jobs.pool.schedule import Schedule
     from trio_jobs.pool.unfinished import Line
     from trio_jobs.server.connection import ClientConnection
@@ -935,7 +936,7 @@ def run_in_memory(
         mock.patch("trio_jobs.http_service.serve", door.serve),
         mock.patch("trio.to_thread.run_sync", in_place_of_a_thread),
         mock.patch("trio_jobs.opened_store.MemoryStore", calls.store),
-        mock.patch("trio_jobs.pool.pool.JobExecutor", calls.executor),
+        mock.patch("trio_jobs.pool.wiring.JobExecutor", calls.executor),
     ):
         steps = run(
             program, scenario, action, step, seed=seed, clock=MockClock(autojump_threshold=0)

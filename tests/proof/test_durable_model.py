@@ -186,7 +186,7 @@ class SqliteJournal(StepJournal):
         calls: list[Callable[[], None]] = []
         for entry in entries:
             try:
-                self._writer.write(entry.records)
+                self._writer.write(entry.records, [entry.mark] if entry.mark else [])
             except sqlite3.IntegrityError:
                 assert entry.refused is not None
                 refused = entry.refused

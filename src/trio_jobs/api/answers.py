@@ -11,6 +11,7 @@ from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.refusals import (
     AdmissionError,
+    IntakePausedError,
     QueueFullError,
     ShuttingDownError,
     StoreTimeoutError,
@@ -85,6 +86,19 @@ def _no_room(error: QueueFullError, **members: int) -> Problem:
     return Problem(429, detail, headers=headers, retry_after=seconds, **members)
 
 
+def _paused(error: IntakePausedError, **members: int) -> Problem:
+    kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+    seconds = error.retry_after
+    return Problem(
+        503,
+        f"{error}; {kept}; try again in {seconds} s",
+        headers={"Retry-After": str(seconds)},
+        retry_after=seconds,
+        reason=error.reason,
+        **members,
+    )
+
+
 def _disk_problem(error: Exception, **members: int) -> Problem:
     kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
     if isinstance(error, StoreTimeoutError):
@@ -123,6 +137,8 @@ def problem_of(error: Exception, context: ApiContext, **members: int) -> Problem
             return _no_room(error, **members)
         case ShuttingDownError():
             return context.shutting_down(**members)
+        case IntakePausedError():
+            return _paused(error, **members)
         case StoreWriteError() | StoreUnavailableError() | StoreTimeoutError():
             return _disk_problem(error, **members)
         case KeyReusedError():

@@ -20,7 +20,7 @@ from trio_jobs.api.submission_json import (
 from trio_jobs.job import Job
 from trio_jobs.pool.idempotency import KeyReusedError, KnownKeys
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.refusals import AdmissionError, ShuttingDownError, StoreTimeoutError
+from trio_jobs.pool.refusals import AdmissionError, StoreTimeoutError
 from trio_jobs.problem_details import Problem
 
 _WHITE_SPACE = b" \t\r"
@@ -28,12 +28,13 @@ _WHITE_SPACE = b" \t\r"
 
 def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs/stream``."""
+    intake = context.pool.admission.intake
 
     @routes.post("/jobs/stream")
     async def submit_stream() -> Response:
         upload = Upload(context)
         try:
-            with context.pool.capacity.cancel_on_close():
+            with context.pool.capacity.cancel_on_close(), intake.cancel_on_pause():
                 await upload.run()
         except (AdmissionError, StoreTimeoutError) as error:
             raise problem_of(error, context, accepted=upload.accepted) from None
@@ -77,6 +78,7 @@ class Upload:
                 is encoded; 422, the key of a line was used with another submission.
             QueueFullError: A line has a later time, and too many jobs wait for one.
             ShuttingDownError: The pool has closed.
+            IntakePausedError: The intake is paused.
 
         Cancellation:
             The jobs admitted so far stay admitted.
@@ -155,19 +157,20 @@ class Upload:
 
         Raises:
             Problem: 400, the client has disconnected; nothing was admitted.
-            ShuttingDownError: The pool has closed; nothing was admitted.
+            AdmissionError: The pool has closed, its intake was paused, or there is no room for a
+                job of this kind; nothing was admitted.
         """
         admitted: list[Job] | None = None
-        closed: ShuttingDownError | None = None
+        refusal: AdmissionError | None = None
         async with cancel_on_disconnect(self._body.wait_disconnected):
             try:
                 admitted = await self._admission.admit_up_to(ready)
                 self.accepted += len(admitted)
-            except ShuttingDownError as error:
+            except AdmissionError as error:
                 # Raise it below: in a group with a bug, Quart would answer a 503 and hide the bug.
-                closed = error
-        if closed is not None:
-            raise closed
+                refusal = error
+        if refusal is not None:
+            raise refusal
         if admitted is None:
             raise Problem(400, "the client left, or stopped sending, while lines waited")
         return admitted

@@ -74,6 +74,7 @@ class Handler:
         repeatable: Whether a job that a server's death has interrupted may run again.
         max_interruptions: How many such interruptions end a job.
         hide: The paths to what no client of the HTTP API sees of payloads and results.
+        paused: Whether the jobs of its type are held from the start, until a resume.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Handler:
     repeatable: bool = True
     max_interruptions: int = 3
     hide: tuple[str, ...] = ()
+    paused: bool = False
 
     @property
     def attempts(self) -> int:
@@ -108,6 +110,7 @@ class Handler:
         repeatable: bool = True,
         max_interruptions: int = 3,
         hide: Iterable[str] = (),
+        paused: bool = False,
         spread: bool | None = None,
         name: str | None = None,
     ) -> Self:
@@ -136,6 +139,8 @@ class Handler:
                 ``•••`` for the values in payloads and results to which they lead; ``*`` leads to
                 each member or item, and a name also into the objects of an array. The job itself
                 stays as it is.
+            paused: Whether the pool holds the jobs of this type from the start. `POST /pool/resume`
+                lets them go on.
             spread: True gives a single parameter the payload's member of its name. False gives the
                 payload to the first parameter, and the others keep their defaults. None lets their
                 number decide.
@@ -161,6 +166,8 @@ class Handler:
         if not isinstance(repeatable, bool):
             raise HandlerError(f"must have true or false as repeatable, got {repeatable!r}")
         paths = _checked_paths(hide)
+        if not isinstance(paused, bool):
+            raise HandlerError(f"must have true or false as paused, got {paused!r}")
         if spread is not None and not isinstance(spread, bool):
             raise HandlerError(f"must have true or false as spread, got {spread!r}")
         shape = shape_of(function, spread=spread)
@@ -187,6 +194,7 @@ class Handler:
             repeatable=repeatable,
             max_interruptions=max_interruptions,
             hide=paths,
+            paused=paused,
         )
 
 

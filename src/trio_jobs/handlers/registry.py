@@ -171,6 +171,11 @@ class HandlerRegistry:
         limits = {type_: each.max_running for type_, each in self.table.items()}
         return limits if any(limits.values()) else {}
 
+    @property
+    def paused(self) -> list[str]:
+        """The types whose jobs are held from the start."""
+        return [type_ for type_, each in self.table.items() if each.paused]
+
     def schemas(self, *, ref_template: str = "#/$defs/{name}") -> PayloadSchemas:
         """The JSON schema of each type's payload.
 

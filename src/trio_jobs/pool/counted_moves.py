@@ -20,21 +20,24 @@ class CountedJobs:
 
 
 class CountedMoves:
-    """The moves of the workers; each is counted. An end is counted when it is shown."""
+    """The moves of the workers; each is counted. An end is counted when it is shown.
+
+    ``moves`` makes them; it is replaced while types are paused.
+    """
 
     def __init__(self, moves: StoreMoves, store: Store, observation: Observation) -> None:
         self.disk = moves.disk
         self.complete = moves.complete
-        self._moves = moves
+        self.moves = moves
         self._store = store
         self._observation = observation
 
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`."""
         try:
-            job = self._moves.claim(job_id)
+            job = self.moves.claim(job_id)
         except StoreError:
-            self._observation.note_refused(job_id)
+            self._observation.note_passed_over(job_id)
             raise
         if job is not None:
             self._observation.note_claimed(job)
@@ -42,13 +45,13 @@ class CountedMoves:
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`."""
-        job = self._moves.postpone(job_id, later)
+        job = self.moves.postpone(job_id, later)
         self._observation.note_postponed(job, later)
         return job
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`."""
-        self._moves.release(job_id)
+        self.moves.release(job_id)
         job = self._store.find_nowait(job_id)
         if job.status is JobStatus.PENDING:
             self._observation.note_released(job)

@@ -78,6 +78,7 @@ class DurableAdmission(LimitedAdmission):
         super().__init__(channel, store, capacity, schedule, limits, new_id=new_id, now=now)
         self._file = store
         self._admitted = admitted
+        self._limits = limits
         self._suspects = suspects
         self._timer = timer
         self._keeps_pending = keeps_pending
@@ -266,6 +267,7 @@ class DurableAdmission(LimitedAdmission):
         )
 
     def _reserve_leading(self, specs: Sequence[JobSpec], slots: int) -> Reservation:
+        self._check_intake(slots)
         specs = specs[: min(leading(specs, delayed=False, is_known=self._is_known), slots)]
         if len(specs) < slots:
             self._capacity.slot_freed(slots - len(specs))

@@ -110,8 +110,8 @@ class Observation:
             self._waited[job.id] = False
             counts.retrying -= 1
 
-    def note_refused(self, job_id: str) -> None:
-        """Note that the claim of an id was refused: its job waits for no worker."""
+    def note_passed_over(self, job_id: str) -> None:
+        """Note that a job waits for no worker: its type is paused, or the claim was refused."""
         self._can_begin.pop(job_id, None)
 
     def note_postponed(self, job: Job, later: Later) -> None:

@@ -1,5 +1,8 @@
 """Why the admission refuses a job."""
 
+# Seconds: nobody knows when an operator resumes.
+PAUSED_RETRY_AFTER = 30
+
 
 class AdmissionError(Exception):
     """The job was refused: nothing of it was kept, and no client could see it.
@@ -35,6 +38,16 @@ class ShuttingDownError(AdmissionError):
 
     def __init__(self, text: str = "shutting down") -> None:
         super().__init__(text)
+
+
+class IntakePausedError(AdmissionError):
+    """An operator has paused the intake: the pool takes no new jobs until the resume."""
+
+    reason = "paused"
+    retry_after = PAUSED_RETRY_AFTER
+
+    def __init__(self) -> None:
+        super().__init__("the intake is paused")
 
 
 class StoreWriteError(AdmissionError):

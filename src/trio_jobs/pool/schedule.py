@@ -46,6 +46,7 @@ class Schedule:
         # Jobs of an earlier process: those that are due come first; no handler can run the others.
         self._recovered: deque[str] = deque()
         self._kept: set[str] = set()
+        self._held: set[str] = set()
         self._stopped = False
         self._ends = math.inf  # a job that comes due later, by Trio's clock, stays here
         # The clocks' difference at that time: the wall clock's changes make nothing due any more.
@@ -65,6 +66,11 @@ class Schedule:
         return waiting + len(self._due)
 
     @property
+    def held(self) -> int:
+        """How many jobs wait by `hold`."""
+        return len(self._held)
+
+    @property
     def room(self) -> int:
         """How many more new jobs may wait."""
         return max(self.max_waiting - self._counted, 0)
@@ -78,7 +84,7 @@ class Schedule:
 
         Args:
             job_id: The job; it is in no channel.
-            due: Seconds from now, or an aware time. Infinity for until `advance` or `remove`.
+            due: Seconds from now, or an aware time.
         """
         if isinstance(due, datetime):
             date = due.timestamp()
@@ -105,9 +111,14 @@ class Schedule:
         else:
             self._recovered.append(job_id)
 
+    def hold(self, job_id: str) -> None:
+        """Let a pending job that is in no channel wait until `advance` or `remove`."""
+        self._delays.add(job_id, math.inf)
+        self._held.add(job_id)
+
     def keep(self, job_id: str) -> None:
         """Let a job without a handler wait until `advance`; it does not count."""
-        self.add(job_id, math.inf)
+        self._delays.add(job_id, math.inf)
         self._kept.add(job_id)
 
     @property
@@ -124,6 +135,7 @@ class Schedule:
     def remove(self, job_id: str) -> bool:
         """Take a job out if it waits for a time; return whether it did."""
         self._kept.discard(job_id)
+        self._held.discard(job_id)
         return self._delays.remove(job_id) or self._dates.remove(job_id)
 
     def advance(self, job_id: str) -> None:

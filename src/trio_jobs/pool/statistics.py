@@ -15,6 +15,8 @@ class PoolStatistics:
 
     Attributes:
         status: ``ready``, or ``shutting down``: no more jobs are taken.
+        intake: ``open``, or ``paused``: an operator lets no new jobs in.
+        paused: The types whose jobs an operator has paused, sorted.
         workers: How many workers are asked for.
         leaving: How many more end when their jobs have ended.
         busy: How many workers have a job.
@@ -22,7 +24,8 @@ class PoolStatistics:
         buffer_size: How many jobs the buffer can hold.
         peak_buffered: The most jobs that were in the buffer at the same time so far.
         pending: Jobs that no worker has claimed, in the buffer or outside it.
-        waiting: Jobs that are delayed, wait for their next attempt, or for others of their type.
+        waiting: Jobs that are delayed, wait for their next attempt, or are held.
+        held: Jobs that could begin, and wait for others of their type, or for its resume.
         kept: Completed jobs that can be looked up.
         max_kept: How many of these there can be: `keep_completed` and `keep_failed` together.
         oldest_running_seconds: For how long the job that began first has been running; None if
@@ -35,6 +38,8 @@ class PoolStatistics:
     """
 
     status: str
+    intake: str
+    paused: Sequence[str]
     workers: int
     leaving: int
     busy: int
@@ -43,6 +48,7 @@ class PoolStatistics:
     peak_buffered: int
     pending: int
     waiting: int
+    held: int
     kept: int
     max_kept: int
     oldest_running_seconds: float | None

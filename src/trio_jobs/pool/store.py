@@ -57,11 +57,13 @@ class UnfinishedJobs:
         begun: Jobs that may have done a part of their work.
         not_begun: Jobs that have not.
         waiting: Jobs that are delayed, or between two attempts.
+        held: Jobs of paused types that a worker has come to.
     """
 
     begun: Sequence[Job]
     not_begun: Sequence[Job]
     waiting: Sequence[Job] = ()
+    held: Sequence[Job] = ()
 
     @classmethod
     def of(cls, jobs: Iterable[Job], *, released: Container[str]) -> Self:
@@ -77,17 +79,17 @@ class UnfinishedJobs:
         return cls(begun=begun, not_begun=not_begun, waiting=waiting)
 
     def __bool__(self) -> bool:
-        return bool(self.begun or self.not_begun or self.waiting)
+        return bool(self.begun or self.not_begun or self.waiting or self.held)
 
     @property
     def count(self) -> int:
         """The number of jobs."""
-        return len(self.begun) + len(self.not_begun) + len(self.waiting)
+        return len(self.begun) + len(self.not_begun) + len(self.waiting) + len(self.held)
 
     @property
     def ids(self) -> tuple[list[str], list[str]]:
         """The ids of the jobs that have begun, and of all others, each in order."""
-        others = sorted(job.id for job in (*self.not_begun, *self.waiting))
+        others = sorted(job.id for job in (*self.not_begun, *self.waiting, *self.held))
         return [job.id for job in self.begun], others
 
 
@@ -362,6 +364,16 @@ class DurableStore(Store, Protocol):
                 run twice is not put back, it ends as interrupted.
             left: What it leaves behind, for its record.
             show: See `StoreMoves.complete`; called if it ends.
+        """
+
+    async def note(self, name: str, value: str) -> None:
+        """Keep a text in the file, in place of the last one of this name, for the next process.
+
+        If this raises, the text is written as soon as it is possible.
+
+        Raises:
+            StoreWriteError: The file cannot be written now.
+            StoreTimeoutError: The disk has not answered in time.
         """
 
     def keep_pending(self) -> None:

@@ -1,6 +1,5 @@
 """`Suspects`: hands out jobs that were in a crash one at a time, beside all other jobs."""
 
-import math
 from collections import deque
 from collections.abc import Callable
 
@@ -57,7 +56,7 @@ class Suspects:
         gated = job.interruptions and not job.cancel_requested and job.status is JobStatus.PENDING
         if gated and self._current not in (None, job_id):
             self._held.append(job_id)
-            self._schedule.add(job_id, math.inf)
+            self._schedule.hold(job_id)
             return None
         claimed = self._store.claim(job_id)
         if gated and claimed is not None:
@@ -74,13 +73,13 @@ class Suspects:
     ) -> Job:
         """See `StoreMoves.complete`; gives the turn to the next job."""
         job = self._store.complete(job_id, ending, duration=duration, show=show)
-        self._pass_turn(job_id)
+        self.pass_turn(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`; gives the turn to the next job."""
         job = self._store.postpone(job_id, later)
-        self._pass_turn(job_id)
+        self.pass_turn(job_id)
         return job
 
     def release(self, job_id: str) -> None:
@@ -88,7 +87,8 @@ class Suspects:
         begun, left = self._has_begun(job_id), self._left_by(job_id)
         self._store.release(job_id, begun=begun, left=left, show=self._show)
 
-    def _pass_turn(self, job_id: str) -> None:
+    def pass_turn(self, job_id: str) -> None:
+        """Give the turn of this job, if it has it, to the next one."""
         if job_id != self._current:
             return
         self._current = None

@@ -1,6 +1,5 @@
 """`TypeLimits`: how many jobs of a type run at the same time. It holds the jobs beyond that."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -36,6 +35,7 @@ class TypeLimits:
         default: The entry for all types without one; these types share its number.
 
     Attributes:
+        moves: See above.
         until_closed: A block that is cancelled when the channel has closed after a drain.
     """
 
@@ -53,7 +53,7 @@ class TypeLimits:
         self.disk = moves.disk
         self.until_closed = trio.CancelScope()
         self._store = store
-        self._moves = moves
+        self.moves = moves
         self._channel = channel
         self._capacity = capacity
         self._schedule = schedule
@@ -89,19 +89,19 @@ class TypeLimits:
         show: Callable[[Job], None] | None = None,
     ) -> Job:
         """See `StoreMoves.complete`; gives the job's place to the first held one."""
-        job = self._moves.complete(job_id, ending, duration=duration, show=show)
+        job = self.moves.complete(job_id, ending, duration=duration, show=show)
         self._give_up_place(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`; gives the job's place to the first held one."""
-        job = self._moves.postpone(job_id, later)
+        job = self.moves.postpone(job_id, later)
         self._give_up_place(job_id)
         return job
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`. Nobody gets the place: the pool ends."""
-        self._moves.release(job_id)
+        self.moves.release(job_id)
         if (limit := self._places.pop(job_id, None)) is not None:
             limit.free += 1
 
@@ -130,18 +130,18 @@ class TypeLimits:
 
     def _claim(self, job_id: str) -> Job | None:
         if not self._limits:  # as in most pools over a file
-            return self._moves.claim(job_id)
+            return self.moves.claim(job_id)
         job = self._store.find_nowait(job_id)
         limit = self._limits.get(job.type, self._default)
         if limit is None or job.status is not JobStatus.PENDING:
-            return self._moves.claim(job_id)
+            return self.moves.claim(job_id)
         granted = job_id in self._places
         if not granted and not job.cancel_requested and limit.free <= 0:
             self._hold(job_id, limit)
             return None
         claimed = None
         try:
-            claimed = self._moves.claim(job_id)
+            claimed = self.moves.claim(job_id)
         finally:
             if claimed is None:
                 self._give_up_place(job_id)
@@ -155,7 +155,7 @@ class TypeLimits:
             limit.held = deque(filter(self._schedule.waits, limit.held))
             limit.longest = 2 * len(limit.held) + _SPARE
         limit.held.append(job_id)
-        self._schedule.add(job_id, math.inf)
+        self._schedule.hold(job_id)
 
     def _give_up_place(self, job_id: str) -> None:
         """Give the place of a job, if it has one, to the first held job of the type."""

@@ -33,16 +33,25 @@ _MAX_TYPES_FIELD = 2_000
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+-]{1,60}")
 
 
-def by_begin(jobs: UnfinishedJobs, has_begun: Callable[[str], bool]) -> UnfinishedJobs:
-    """Count claimed jobs that still wait for a thread or a process as not begun."""
+def by_begin(
+    jobs: UnfinishedJobs, has_begun: Callable[[str], bool], is_held: Callable[[Job], bool]
+) -> UnfinishedJobs:
+    """Count claimed jobs that still wait for a thread or a process as not begun; tell held ones."""
     begun: list[Job] = []
     blocked: list[Job] = []
     for job in jobs.begun:
         (begun if has_begun(job.id) else blocked).append(job)
-    if not blocked:
-        return jobs
     not_begun = sorted([*blocked, *jobs.not_begun], key=attrgetter("id"))
-    return UnfinishedJobs(begun=begun, not_begun=not_begun, waiting=jobs.waiting)
+    held = sorted(filter(is_held, (*not_begun, *jobs.waiting)), key=attrgetter("id"))
+    if not blocked and not held:
+        return jobs
+    ids = {job.id for job in held}
+    return UnfinishedJobs(
+        begun=begun,
+        not_begun=[job for job in not_begun if job.id not in ids],
+        waiting=[job for job in jobs.waiting if job.id not in ids],
+        held=held,
+    )
 
 
 def unfinished_lines(jobs: UnfinishedJobs) -> Iterator[Line]:
@@ -55,6 +64,7 @@ def unfinished_lines(jobs: UnfinishedJobs) -> Iterator[Line]:
         ("jobs_interrupted", jobs.begun),
         ("jobs_not_started", jobs.not_begun),
         ("jobs_waiting", jobs.waiting),
+        ("jobs_held", jobs.held),
     ):
         by_type: dict[str, list[str]] = {}
         others: list[Job] = []

@@ -133,6 +133,7 @@ class Workers:
     """Runs each worker, and makes their moves in the store.
 
     It reports slots and claims to the capacity, postponed jobs to the schedule, ends to ``show``.
+    ``moves`` makes the moves in the store; it is replaced while types are paused.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Workers:
         show: Callable[[Job], None],
     ) -> None:
         self.disk = store.disk
-        self._store = store
+        self.moves = store
         self._for_worker = for_worker
         self._capacity = capacity
         self._waiters = waiters
@@ -188,7 +189,7 @@ class Workers:
         """See `Moves.claim`; measures the flow, or frees the slot if there is nothing to run."""
         job = None
         try:
-            job = self._store.claim(job_id)
+            job = self.moves.claim(job_id)
         finally:
             if job is None:
                 self._capacity.slot_freed()
@@ -197,18 +198,18 @@ class Workers:
 
     def complete(self, job_id: str, ending: Ending, *, duration: float | None = None) -> Job:
         """See `StoreMoves.complete`; calls ``show`` with the job, and frees its slot."""
-        job = self._store.complete(job_id, ending, duration=duration, show=self._show)
+        job = self.moves.complete(job_id, ending, duration=duration, show=self._show)
         self._capacity.slot_freed()
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`; lets the job wait in the schedule, and frees its slot."""
-        job = self._store.postpone(job_id, later)
+        job = self.moves.postpone(job_id, later)
         self._schedule.add(job_id, 0.0 if job.cancel_requested else later.seconds)
         self._capacity.slot_freed()
         return job
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`; frees the job's slot."""
-        self._store.release(job_id)
+        self.moves.release(job_id)
         self._capacity.slot_freed()

@@ -226,6 +226,10 @@ class DurableStore:
         self._processing.remove(job_id)
         self._released.add(job_id)
 
+    async def note(self, name: str, value: str) -> None:
+        self._journal.append((), landed=_nothing, mark=(name, value))
+        await self._write_now(())  # with all before it
+
     def keep_pending(self) -> None:
         self._keeps_pending = True
 

@@ -40,11 +40,12 @@ class JournalPort(Protocol):
         *,
         landed: Callable[[], None],
         refused: Callable[[Exception], None] | None = None,
+        mark: tuple[str, str] | None = None,
     ) -> None:
         """Hand over records; ``landed`` is called in the loop when they are on the disk.
 
         Without ``refused`` they are written as soon as it is possible. With it they may be
-        refused: it is called instead, and nothing of them is kept.
+        refused: it is called instead, and nothing of them is kept. ``mark`` is a name and its text.
         """
 
     async def settled(self) -> None:

@@ -13,8 +13,9 @@ from tests.support import NOON, SUCCEEDED, HttpSettings, PoolSettings, StoreSett
 from trio_jobs import Handler, IdempotencyKey, Job, Outcome, open_jobs
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.pool.pool import Pool, make_pool
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.wall_clock import utc_now
+from trio_jobs.pool.wiring import make_pool
 from trio_jobs.store_in_file import RecoveredFile
 from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.sqlite.journal import Journal

@@ -19,7 +19,7 @@ import trio
 from trio_jobs.job import Outcome
 from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.stores.drop_log import DropLog
-from trio_jobs.stores.sqlite.record_writer import Record, RecordWriter
+from trio_jobs.stores.sqlite.record_writer import Mark, Record, RecordWriter
 from trio_jobs.stores.sqlite.retention import Kept, Retention
 from trio_jobs.stores.sqlite.store_file import StoreFile
 
@@ -75,15 +75,17 @@ class _Entry:
     never touches.
     """
 
-    __slots__ = ("done", "landed", "records", "refused", "since")
+    __slots__ = ("done", "landed", "mark", "records", "refused", "since")
 
     def __init__(
         self,
         records: Sequence[Record],
         landed: Callable[[], None],
         refused: Callable[[Exception], None] | None,
+        mark: Mark | None,
     ) -> None:
         self.records = records
+        self.mark = mark
         self.landed = landed
         self.refused = refused
         self.since = time.monotonic()
@@ -163,6 +165,7 @@ class Journal:
         *,
         landed: Callable[[], None],
         refused: Callable[[Exception], None] | None = None,
+        mark: Mark | None = None,
     ) -> None:
         """Hand over records, which one commit writes together.
 
@@ -176,8 +179,9 @@ class Journal:
             refused: Called in the event loop, instead, if they can not be written; nothing of them
                 is in the file. Its error is a `DuplicateJobError` if the file has a job's id or
                 key already.
+            mark: A name and its text, which are written too.
         """
-        entry = _Entry(records, landed, refused)
+        entry = _Entry(records, landed, refused, mark)
         self.unwritten += len(records)
         self._entries.append(entry)
         self._of_the_turn.append(entry)
@@ -319,7 +323,10 @@ class Journal:
         """Write entries; return those to try again, which are moves."""
         began = time.monotonic()
         try:
-            dropped = self._writer.write([each for entry in entries for each in entry.records])
+            dropped = self._writer.write(
+                [each for entry in entries for each in entry.records],
+                [entry.mark for entry in entries if entry.mark is not None],
+            )
         except sqlite3.Error as error:
             if _kind(error) in _UNACCEPTABLE and len(entries) > 1:
                 return self._commit_one_by_one(entries)

@@ -14,6 +14,9 @@ from trio_jobs.stores.sqlite.statements import Rows
 # A job's place in the order of admission, and what the job is now; None: it is forgotten.
 Record = tuple[int, Job | None]
 
+# The name of a text in the file, and the text.
+Mark = tuple[str, str]
+
 # Pages of the WAL after which its content is copied into the file, as SQLite does by default.
 _CHECKPOINT_PAGES: Final = 1_000
 _PAGE: Final = 4_096
@@ -47,8 +50,12 @@ class RecordWriter:
         """After which time `write` may drop jobs; None: not before another job ends."""
         return None if self._retention is None else self._retention.seconds_to_next
 
-    def write(self, records: Sequence[Record]) -> dict[Outcome, int]:
+    def write(self, records: Sequence[Record], marks: Sequence[Mark] = ()) -> dict[Outcome, int]:
         """Write the last record of each job, in one transaction, and drop jobs beyond the bounds.
+
+        Args:
+            records: The records.
+            marks: Texts that are written, too; the last one of each name stays.
 
         Returns:
             How many jobs were dropped, by outcome.
@@ -68,6 +75,7 @@ class RecordWriter:
             if retention is not None:
                 retention.begin()
             self._write(last)
+            connection.executemany(_MARK, marks)
             if not last:  # so that the disk is asked whether it takes something
                 connection.execute(_MARK, ("written", self._writes))
             if retention is not None:

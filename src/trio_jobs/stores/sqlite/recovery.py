@@ -5,7 +5,7 @@ interrupted: where its handler is not repeatable, or where it was interrupted to
 unfinished jobs are read: a process that dies meanwhile has repeated nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -52,6 +52,7 @@ class Recovered:
         last_seq: The greatest seq; 0 if there is none.
         last_id: The greatest id; empty if there is none.
         kept: How many completed jobs there are.
+        paused: The types that were paused.
     """
 
     pending: list[tuple[int, Job]]
@@ -61,6 +62,7 @@ class Recovered:
     last_seq: int
     last_id: str
     kept: Kept
+    paused: Sequence[str] = ()
 
 
 def recover(
@@ -102,6 +104,7 @@ def recover(
             kept = kept.changed(Outcome.INTERRUPTED.value, job.size, 1)
     else:
         kept = count_kept(connection)
+    paused = connection.execute("SELECT value FROM meta WHERE name = 'paused'").fetchone()
     unfinished = [whole_job(row) for row in connection.execute(_UNFINISHED)]
     last_seq, last_id = connection.execute(
         "SELECT ifnull((SELECT max(seq) FROM jobs), 0), ifnull((SELECT max(id) FROM jobs), '')"
@@ -114,6 +117,7 @@ def recover(
         last_seq=last_seq,
         last_id=last_id,
         kept=kept,
+        paused=() if paused is None else msgspec.json.decode(paused[0], type=list[str]),
     )
 
 

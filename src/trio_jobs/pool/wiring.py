@@ -1,0 +1,163 @@
+"""`make_pool`: makes the parts of one pool, and connects them."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_jobs.handlers.executor import JobExecutor
+from trio_jobs.handlers.handler import Run
+from trio_jobs.handlers.places import Places
+from trio_jobs.handlers.registry import DEFAULT, HandlerRegistry
+from trio_jobs.handlers.start_shortage import StartShortage
+from trio_jobs.pool.capacity import Capacity
+from trio_jobs.pool.disk_timer import DiskTimer
+from trio_jobs.pool.ids import Uuid7
+from trio_jobs.pool.limited_admission import LimitedAdmission
+from trio_jobs.pool.paused_types import Layer, PausedTypes
+from trio_jobs.pool.pool import Pool
+from trio_jobs.pool.schedule import Schedule
+from trio_jobs.pool.store import DurableStore, NewJobs, Store, StoreMoves
+from trio_jobs.pool.type_limits import TypeLimits
+from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.wall_clock import utc_now
+from trio_jobs.pool.worker import Workers
+from trio_jobs.pool.worker_tasks import WorkerTasks
+from trio_jobs.settings import HttpSettings, MetricsSettings, PoolSettings, StoreSettings
+
+if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
+    from trio_jobs.handlers.asyncio_runner import LoopChoice
+
+_NO_METRICS = MetricsSettings(enabled=False)
+
+
+def make_pool(
+    handlers: HandlerRegistry,
+    send: trio.MemorySendChannel[str],
+    store: Store,
+    settings: PoolSettings,
+    bounds: StoreSettings,
+    http: HttpSettings,
+    metrics: MetricsSettings = _NO_METRICS,
+    *,
+    states: Mapping[Run, object] | None = None,
+    asyncio_loop: "LoopChoice | None" = None,
+    folder: int | None = None,
+    last_id: str = "",
+    now: Callable[[], datetime] = utc_now,
+) -> Pool:
+    """Make the parts and connect them; nothing runs yet.
+
+    Args:
+        handlers: The users' functions.
+        send: The job channel's one send end; ``admission`` owns it from now on. The channel holds
+            ``buffer_size`` items and one for each worker that may ever be asked for, so that it has
+            room for all slots.
+        store: Where the jobs are kept. If it has a disk, it is a `DurableStore`.
+        settings: The sizes of the pool.
+        bounds: The bound of a result.
+        http: The bound of the tasks that wait for jobs at the same time, and whether there is a
+            page: then what the page shows of the jobs is counted.
+        metrics: Whether there are metrics: then the jobs are counted, too. And how many types are
+            counted apart.
+        states: See `Places`.
+        asyncio_loop: See `Places`; None for that of the settings.
+        folder: See `ProcessPool`.
+        last_id: The greatest id in the store.
+        now: The wall clock, as an aware UTC time.
+
+    Raises:
+        LoopStartError: The loop is uvloop, which is not installed.
+    """
+    capacity = Capacity(settings.buffer_size)
+    shortage = StartShortage()
+    places = Places(
+        handlers,
+        workers=settings.workers,
+        processes=settings.processes,
+        asyncio_loop=asyncio_loop or settings.asyncio_loop,
+        states=states,
+        shortage=shortage,
+        folder=folder,
+    )
+    executor = JobExecutor(
+        handlers, max_result_bytes=bounds.max_result_bytes, places=places, shortage=shortage
+    )
+    observation = None
+    new_jobs: NewJobs = store
+    if http.ui or metrics.enabled:  # the one place that decides whether jobs are counted
+        # Imported here: a pool that counts nothing needs none of it.
+        from trio_jobs.pool.counted_moves import CountedJobs, CountedMoves
+        from trio_jobs.pool.observation import Observation
+
+        observation = Observation(
+            store, handlers.table.keys() - {DEFAULT}, max_types=metrics.max_types, now=now
+        )
+        new_jobs = CountedJobs(store, observation)
+    ended = None if observation is None else observation.end
+    waiters = CompletionWaiters(max_waiters=http.max_waiters, ended=ended)
+    schedule = Schedule(settings.max_waiting, now=now)
+    new_id = Uuid7(after=last_id)
+    limited = (send, capacity, schedule, handlers.max_running)
+    moves: StoreMoves
+    show = waiters.notify if observation is None else observation.beside(waiters.notify)
+    disk_timer = None
+    notes: list[Callable[[str], object]] = []
+    if isinstance(store, DurableStore):
+        # Imported here: a pool in memory needs none of it.
+        from trio_jobs.pool.durable_admission import DurableAdmission
+        from trio_jobs.pool.suspects import Suspects
+
+        suspects = Suspects(store, schedule, executor.has_begun, executor.left_by, show)
+        limits: TypeLimits | None
+        moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
+        notes.append(suspects.pass_turn)
+        admission: LimitedAdmission = DurableAdmission(
+            send,
+            store,
+            capacity,
+            schedule,
+            limits,
+            suspects,
+            disk_timer := DiskTimer(store.timeout),
+            keeps_pending=settings.drain != "all",
+            new_id=new_id,
+            now=now,
+            admitted=None if observation is None else observation.note_admitted,
+        )
+    else:
+        limits = (
+            TypeLimits(store, store, *limited, default=DEFAULT) if handlers.max_running else None
+        )
+        moves = limits or store
+        admission = LimitedAdmission(
+            send, new_jobs, capacity, schedule, limits, new_id=new_id, now=now
+        )
+    layer: Layer | None = limits
+    if observation is not None:
+        moves = counted = CountedMoves(moves, store, observation)
+        layer = limits or counted
+        notes.append(observation.note_passed_over)
+    workers = Workers(moves, executor.for_worker, capacity, waiters, schedule, show)
+    return Pool(
+        workers=workers,
+        worker_tasks=WorkerTasks(settings.workers, workers.run, capacity, places.limit_threads),
+        handlers=handlers,
+        store=store,
+        capacity=capacity,
+        admission=admission,
+        paused=PausedTypes(store, layer or workers, admission, schedule, handlers, notes),
+        waiters=waiters,
+        schedule=schedule,
+        places=places,
+        executor=executor,
+        shortage=shortage,
+        now=now,
+        boot=secrets.token_hex(4),
+        started_at=now(),
+        max_kept=bounds.keep_completed + bounds.keep_failed,
+        disk_timer=disk_timer,
+        observation=observation,
+    )
