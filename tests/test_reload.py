@@ -12,9 +12,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support import current_job_id
-from trio_jobs import LogFormatter
+from trio_jobs import LogFormatter, open_jobs
 from trio_jobs.reload import run_reloads
 from trio_jobs.shutdown.other_signals import OtherSignals
+from trio_jobs.shutdown.signals import ENDING, HARMLESS, RELOADING, STOPPING
 
 PATIENCE = 20.0
 HANGUP = signal.SIGHUP
@@ -216,3 +217,18 @@ def test_each_signal_without_effect_has_one_line_that_is_about_no_job(
     assert found == [
         f"other_signals signal_ignored signal={name}" for name in ("SIGUSR1", "SIGUSR2", "SIGALRM")
     ]
+
+
+async def test_pool_in_another_program_leaves_its_signals_alone() -> None:
+    signals = (*STOPPING, RELOADING, *ENDING, *HARMLESS)
+    before = [signal.getsignal(each) for each in signals]
+
+    async with open_jobs({"quick": quick}) as jobs:
+        jobs.asgi()
+        during = [signal.getsignal(each) for each in signals]
+
+    assert before == during == [signal.getsignal(each) for each in signals]
+
+
+async def quick(payload: object) -> object:
+    return payload

@@ -230,9 +230,21 @@ class Pages:
         return page
 
     def context(
-        self, *, width: int = 1280, theme: str = "light", bypass_csp: bool = False
+        self,
+        *,
+        width: int = 1280,
+        theme: str = "light",
+        bypass_csp: bool = False,
+        trusts_all: bool = False,
     ) -> "BrowserContext":
-        """A new profile of the browser: its cookies and what it keeps are its own."""
+        """A new profile of the browser: its cookies and what it keeps are its own.
+
+        Args:
+            width: As for `open`.
+            theme: As for `open`.
+            bypass_csp: As for `open`.
+            trusts_all: Whether it takes any certificate.
+        """
         phone = width < 700
         context = self._browser.new_context(
             viewport={"width": width, "height": 844 if phone else 900},
@@ -240,6 +252,7 @@ class Pages:
             is_mobile=phone,
             has_touch=phone,
             bypass_csp=bypass_csp,
+            ignore_https_errors=trusts_all,
         )
         self._contexts.append(context)
         return context
