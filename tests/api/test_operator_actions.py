@@ -206,6 +206,9 @@ def test_long_list_is_shortened_and_a_unix_socket_is_named(
 def test_who_signs_in_is_named_by_the_caller(
     caplog: pytest.LogCaptureFixture, in_request: Callable[..., None]
 ) -> None:
-    in_request({}, "sign_in", Access(role=Role.READ, name="bob"), role="read")
+    for role in Role:
+        in_request({}, "sign_in", Access(role=role, name="bob"), role=role)
 
-    assert actions(caplog) == [{"action": "sign_in", "by": "bob", "client": "unix", "role": "read"}]
+    assert actions(caplog) == [
+        {"action": "sign_in", "by": "bob", "client": "unix", "role": role} for role in Role
+    ]

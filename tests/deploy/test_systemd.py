@@ -16,6 +16,7 @@ from tests.deploy.room import Room, need_room, open_room
 from tests.docs.blocks import DOCS, blocks_of
 from tests.docs.machine import need
 
+NO_JOB = "01a210e0-0000-7000-8000-000000000001"
 PATH = "/etc/systemd/system/trio-jobs.service"
 UNIT = block_named(PATH)
 SYSTEMD = "/lib/systemd/systemd"
@@ -177,6 +178,46 @@ async def test_reload_reads_files_again_and_jobs_go_on(room: Room, tmp_path: Pat
 
     assert job["outcome"] == "succeeded"
     assert (await state(room))["NRestarts"] == "0"
+
+
+async def test_only_the_service_reads_its_tokens_also_at_a_reload(
+    room: Room, tmp_path: Path
+) -> None:
+    page = (DOCS / "how-to/deploy.md").read_text()
+    [group, install] = re.findall(r"`((?:groupadd|install) .*?)`", page)
+    conf = block_named(f"{PATH}.d/tokens.conf")
+    await room.write(f"{PATH}.d/tokens.conf", conf.text)
+    await room.write("/root/tokens", "submit first shop\n")
+    put = f"cd /root; PATH=/usr/sbin:/usr/bin:/sbin:/bin; {install}"
+    await room.run("sh", "-euc", f"PATH=/usr/sbin:/usr/bin:/sbin:/bin; {group}; {put}")
+
+    async def status(token: str) -> str:
+        return await deployed.curl(
+            f"/jobs/{NO_JOB}",
+            "-H",
+            f"Authorization: Bearer {token}",
+            "-w",
+            "%{http_code}",
+            "-o",
+            "/dev/null",
+        )
+
+    async with started(room, tmp_path) as deployed:
+        before = [await status("first"), await status("second")]
+        await room.write("/root/tokens", "read second\n")
+        await room.run("sh", "-euc", put)
+        await room.run("systemctl", "reload", "trio-jobs")
+        await deployed.log.wait_for_line('"reloaded"')
+        after = [await status("first"), await status("second")]
+        [shown] = deployed.log.lines_with('"reloaded"')
+
+    assert before == ["404", "401"]
+    assert after == ["401", "404"]
+    assert json.loads(shown)["what"] == "tokens"
+    others = await room.run(
+        "sh", "-c", "setpriv --reuid=65534 --clear-groups cat /etc/jobs-tokens 2>&1 || true"
+    )
+    assert "Permission denied" in others
 
 
 async def test_stop_has_the_time_that_the_server_asks_for(room: Room, tmp_path: Path) -> None:

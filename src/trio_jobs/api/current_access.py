@@ -37,12 +37,12 @@ def log_action(action: str, access: Access | None = None, /, **fields: object) -
 
     Args:
         action: What was done, in a word such as ``cancel``.
-        access: Who did it; by default who makes the current request.
+        access: Who did it, whatever the role; by default who makes the current request.
         fields: With what: a ``job_id``, or for many jobs a ``count``. A line leaves out None and
             empty lists; of a list, it shows 20 texts.
     """
-    who = current_access() if access is None else access
-    if who.role is Role.SUBMIT:
+    who = access or current_access()
+    if access is None and who.role is Role.SUBMIT:
         return
     by = {} if who.name is None else {"by": who.name}
     shown = {name: _shown(value) for name, value in fields.items() if value not in (None, [])}
