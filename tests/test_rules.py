@@ -368,7 +368,7 @@ def waits(function: Callable[..., object]) -> bool:
     )
 
 
-AWAITED = {"find", "find_many", "find_keys", "page", "request_cancel", "delete"}
+AWAITED = {"find", "find_many", "find_keys", "page", "request_cancel", "make_due", "delete"}
 
 
 @pytest.mark.parametrize("name", sorted(methods(MemoryStore).keys() - AWAITED))

@@ -25,6 +25,7 @@ from trio_jobs.pool.job_query import ALL_JOBS
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.reruns import Selection, rerun, rerun_all, rerun_nowait
+from trio_jobs.pool.run_now import run_now
 from trio_jobs.pool.statistics import PoolStatistics
 from trio_jobs.pool.store import JobNotFoundError
 from trio_jobs.settings import HttpSettings, Payloads, PoolSettings
@@ -157,6 +158,22 @@ class BaseJobs:
             ShuttingDownError: As in `submit`.
         """
         return await rerun_all(self._pool, Selection.of(outcome, type, limit))
+
+    async def run_now(self, job_id: str) -> Job:
+        """Let a job begin that is delayed, or is between two attempts: it is due now.
+
+        It begins in turn with other due jobs. If it is due already, nothing changes.
+
+        Returns:
+            The job as it is now.
+
+        Raises:
+            InvalidTransitionError: The job has begun, or was to begin as soon as it can.
+            ShuttingDownError: As in `submit`.
+        """
+        job = await run_now(self._pool, job_id)
+        await trio.lowlevel.checkpoint()
+        return job
 
     async def cancel_all(
         self,

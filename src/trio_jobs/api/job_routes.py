@@ -10,11 +10,12 @@ from trio_jobs.api.current_access import current_access, logged_action
 from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import no_content, to_response
 from trio_jobs.job import JobStatus, Outcome
+from trio_jobs.pool.run_now import run_now
 from trio_jobs.problem_details import Problem
 
 
 def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
-    """Add ``GET`` and ``DELETE /jobs/{id}``, and ``POST /jobs/{id}/cancel``."""
+    """Add ``GET`` and ``DELETE /jobs/{id}``, and ``POST`` to ``cancel`` and ``run-now``."""
     store = context.pool.store
 
     @routes.get("/jobs/<uuid:job_id>")
@@ -37,6 +38,12 @@ def add_job_routes(routes: Blueprint, context: ApiContext) -> None:
             detail = f"job {job.id!r} has completed already: {outcome}"
             raise Problem(409, detail, outcome=outcome)
         return to_response(shown(job, context, current_access(), headers))
+
+    @routes.post("/jobs/<uuid:job_id>/run-now")
+    async def run_job_now(job_id: UUID) -> Response:
+        with logged_action("run_now", job_id=str(job_id)):
+            job = await run_now(context.pool, str(job_id))
+        return to_response(Answer(202, {}, whole_json(job, context, current_access())))
 
     @routes.delete("/jobs/<uuid:job_id>")
     async def delete_job(job_id: UUID) -> Response:

@@ -21,7 +21,7 @@ from trio_jobs.handlers.retry_policy import decide
 from trio_jobs.handlers.running_job import CANCELLED, RunningJob
 from trio_jobs.handlers.start_shortage import StartShortage
 from trio_jobs.handlers.wrong_loop import advise_on_trio
-from trio_jobs.job import Ending, Job, JobError, Later, Left, Outcome
+from trio_jobs.job import Ending, Job, JobError, Later, Outcome
 from trio_jobs.json_encoding import encode_result
 from trio_jobs.retries import Cause, causes_of
 
@@ -56,6 +56,7 @@ class JobExecutor:
         registry: The handlers.
         places: See above.
         running: The running jobs by id, in the order of their claims.
+        released: The jobs that were released; at most one per worker, which ends with that.
         last_ended: The job that ended last; None before the first.
 
     Raises:
@@ -81,8 +82,7 @@ class JobExecutor:
         self._now = trio.lowlevel.current_clock().current_time
         self.running: dict[str, RunningJob] = {}
         self._ended_types: set[str] = set()
-        # The jobs that were released; at most one per worker, because a worker ends with that.
-        self._released: dict[str, RunningJob] = {}
+        self.released: dict[str, RunningJob] = {}
 
     @contextlib.contextmanager
     def for_worker(self) -> Iterator[Callable[[Job], Awaitable[Ending | Later]]]:
@@ -140,7 +140,7 @@ class JobExecutor:
             # failure, and so is a handler's `SystemExit`: if they left this function, each would
             # end a worker, and `Cancelled` silently.
             if trio.current_effective_deadline() == -math.inf:
-                self._released[job.id] = running
+                self.released[job.id] = running
                 await trio.lowlevel.checkpoint()  # noqa: ASYNC102 - raises the real Cancelled
             decided = running.end()
             failure = describe(error, own=_OWN, advise=advise_on_trio)
@@ -172,13 +172,8 @@ class JobExecutor:
 
         A job that has not begun waits for a process or a thread, or was released while waiting.
         """
-        running = self.running.get(job_id) or self._released.get(job_id)
+        running = self.running.get(job_id) or self.released.get(job_id)
         return running is None or running.begun
-
-    def left_by(self, job_id: str) -> Left | None:
-        """What a released job leaves behind; None for nothing."""
-        running = self._released.get(job_id)
-        return None if running is None else running.left
 
     def oldest_running_seconds(self) -> float | None:
         """The age of the oldest claim in seconds; None if no job runs."""
@@ -239,8 +234,6 @@ def _failed(failure: Failure) -> Ending:
 
 def _or_later(running: RunningJob, ending: Ending, causes: Sequence[Cause] = ()) -> Ending | Later:
     """Let the handler's retry policy decide whether a job ends like this, or runs again.
-
-    Either way the end has what the attempt leaves behind.
 
     Args:
         running: The job.

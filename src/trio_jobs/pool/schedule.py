@@ -144,6 +144,10 @@ class Schedule:
             self._delays.add(job_id, min(self._clock.current_time(), self._ends))
             self._earlier.set()
 
+    def holds(self, job_id: str) -> bool:
+        """Whether a job waits by `hold`, or by `keep`."""
+        return job_id in self._held or job_id in self._kept
+
     def end(self) -> None:
         """Feed what is due now, and what `advance` makes due later; then nothing more."""
         if self._ends == math.inf:

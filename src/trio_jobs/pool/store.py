@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from typing import Protocol, Self, runtime_checkable
 
@@ -107,6 +108,17 @@ def check_rerun(job: Job) -> None:
         raise InvalidTransitionError(f"job {job.id!r} has succeeded; it can not be re-run")
     if job.rerun_as is not None:
         raise InvalidTransitionError(f"job {job.id!r} was re-run already, as {job.rerun_as!r}")
+
+
+def check_waits(job: Job) -> datetime:
+    """Check that a job waits for a time, or has waited and not begun since; return the time.
+
+    Raises:
+        InvalidTransitionError: It has begun, or was to begin as soon as it can.
+    """
+    if job.run_at is None:
+        raise InvalidTransitionError(f"job {job.id!r} is {job.status}, and waits for no time")
+    return job.run_at
 
 
 class Disk(Protocol):
@@ -288,6 +300,14 @@ class Store(StoreMoves, NewJobs, Protocol):
 
     def request_cancel_nowait(self, job_id: str) -> Job:
         """The plain step of `request_cancel`: with a file the record is written soon."""
+
+    async def make_due(self, job_id: str, *, noted: Callable[[str], None]) -> Job:
+        """Record that a job which waits for a time may begin now.
+
+        Args:
+            job_id: The job.
+            noted: See `request_cancel`.
+        """
 
     async def delete(self, job_id: str) -> None:
         """Forget a completed job."""

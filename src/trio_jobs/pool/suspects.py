@@ -1,9 +1,10 @@
 """`Suspects`: hands out jobs that were in a crash one at a time, beside all other jobs."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from trio_jobs.job import Ending, Job, JobStatus, Later, Left
+from trio_jobs.handlers.reports import Reports
+from trio_jobs.job import Ending, Job, JobStatus, Later
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import DurableStore
 
@@ -23,7 +24,7 @@ class Suspects:
         store: Where the moves are made.
         schedule: The jobs that wait.
         has_begun: Whether the handler of a claimed job has begun.
-        left_by: What a job that is released leaves behind.
+        reports: What the handlers of released jobs have reported.
         show: See `StoreMoves.complete`; called with a job that a release has ended.
     """
 
@@ -32,14 +33,14 @@ class Suspects:
         store: DurableStore,
         schedule: Schedule,
         has_begun: Callable[[str], bool],
-        left_by: Callable[[str], Left | None],
+        reports: Mapping[str, Reports],
         show: Callable[[Job], None],
     ) -> None:
         self.disk = store.disk
         self._store = store
         self._schedule = schedule
         self._has_begun = has_begun
-        self._left_by = left_by
+        self._reports = reports
         self._show = show
         # The one that runs, or comes next, and those after it in the order of their claims.
         self._current: str | None = None
@@ -84,7 +85,9 @@ class Suspects:
 
     def release(self, job_id: str) -> None:
         """See `Moves.release`. No job gets the turn: the pool ends."""
-        begun, left = self._has_begun(job_id), self._left_by(job_id)
+        reports = self._reports.get(job_id)
+        left = None if reports is None else reports.left
+        begun = self._has_begun(job_id)
         self._store.release(job_id, begun=begun, left=left, show=self._show)
 
     def pass_turn(self, job_id: str) -> None:

@@ -110,7 +110,7 @@ def make_pool(
         from trio_jobs.pool.durable_admission import DurableAdmission
         from trio_jobs.pool.suspects import Suspects
 
-        suspects = Suspects(store, schedule, executor.has_begun, executor.left_by, show)
+        suspects = Suspects(store, schedule, executor.has_begun, executor.released, show)
         limits: TypeLimits | None
         moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
         notes.append(suspects.pass_turn)

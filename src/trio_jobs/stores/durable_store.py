@@ -27,6 +27,7 @@ from trio_jobs.stores.transitions import (
     cancel_requested,
     claimed,
     completed,
+    made_due,
     postponed,
     refuse,
     released,
@@ -40,6 +41,9 @@ Show = Callable[[Job], None] | None
 
 # The seq and the record of a job that has ended, and what is called when its end is written.
 End = tuple[int, Job, Show]
+
+# What a client's request makes of a job, at this time.
+Change = Callable[[Job, datetime], Job]
 
 # How many ends may be unwritten before workers wait. Each is a job that runs again after a crash.
 MAX_UNWRITTEN_ENDS = 1_000
@@ -114,8 +118,8 @@ class DurableStore:
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
         self._released: set[str] = set()
         self._cut_off: dict[str, Job] = {}  # ended by a release
-        # Unfinished jobs whose cancel is unwritten, as they were before it: as clients see them.
-        self._not_yet_cancelled: dict[str, Job] = {}
+        # Unfinished jobs with an unwritten request, as they were before it: as clients see them.
+        self._not_yet_changed: dict[str, Job] = {}
         self._keeps_pending = False
 
     def __len__(self) -> int:
@@ -265,7 +269,7 @@ class DurableStore:
         """Let a job whose end is on the disk leave the memory."""
         del self._jobs[job.id], self._seqs[job.id], self._ending[job.id]
         self._from_file.discard(job.id)
-        self._not_yet_cancelled.pop(job.id, None)
+        self._not_yet_changed.pop(job.id, None)
         if job.key is not None:
             del self._keys[job.key.text]
         if len(self._ending) == MAX_UNWRITTEN_ENDS:
@@ -371,47 +375,55 @@ class DurableStore:
 
     def _shown(self, job_id: str) -> Job | None:
         """The job as clients see it, if it is in memory: its cancel shows when it is written."""
-        return self._not_yet_cancelled.get(job_id) or self._jobs.get(job_id)
+        return self._not_yet_changed.get(job_id) or self._jobs.get(job_id)
 
     async def request_cancel(
         self, job_id: str, *, noted: Callable[[str], None] | None = None
     ) -> Job:
+        return await self._request(job_id, cancel_requested, "being cancelled", noted)
+
+    def request_cancel_nowait(self, job_id: str) -> Job:
+        """The plain step of `request_cancel`, for a job that is in memory."""
+        job = self._change(job_id, cancel_requested)
+        self._write(job, landed=partial(self._show_change, job_id))
+        return job
+
+    async def make_due(self, job_id: str, *, noted: Callable[[str], None]) -> Job:
+        return await self._request(job_id, made_due, "due", noted)
+
+    async def _request(
+        self, job_id: str, change: Change, is_now: str, noted: Callable[[str], None] | None
+    ) -> Job:
         while job_id not in self._jobs or job_id in self._ending:
             # Refused, unless the job is just coming in.
-            cancel_requested((await self.find_stored(job_id))[1], self._now())
-        job = self._note_cancel(job_id)
+            change((await self.find_stored(job_id))[1], self._now())
+        job = self._change(job_id, change)
         if noted is not None:
             noted(job_id)
         try:
             await self._write_now(
                 [(self._seqs[job_id], job)],
-                landed=partial(self._show_cancel, job_id),
-                refused=partial(self._hold_cancel, job_id),
+                landed=partial(self._show_change, job_id),
+                refused=partial(self._write_when_possible, job_id),
             )
         except StoreWriteError as error:
-            kept = "the job is being cancelled, but a crash can take that back"
+            kept = f"the job is {is_now}, but a crash can take that back"
             raise StoreWriteError(str(error), kept=kept) from error
         return self._jobs.get(job_id, job)
 
-    def request_cancel_nowait(self, job_id: str) -> Job:
-        """The plain step of `request_cancel`, for a job that is in memory."""
-        job = self._note_cancel(job_id)
-        self._write(job, landed=partial(self._show_cancel, job_id))
-        return job
-
-    def _note_cancel(self, job_id: str) -> Job:
+    def _change(self, job_id: str, change: Change) -> Job:
         before = self._ending.get(job_id) or self.find_nowait(job_id)
-        job = self._jobs[job_id] = cancel_requested(before, self._now())
-        self._not_yet_cancelled.setdefault(job_id, before)
+        job = self._jobs[job_id] = change(before, self._now())
+        self._not_yet_changed.setdefault(job_id, before)
         return job
 
-    def _show_cancel(self, job_id: str) -> None:
-        self._not_yet_cancelled.pop(job_id, None)
+    def _show_change(self, job_id: str) -> None:
+        self._not_yet_changed.pop(job_id, None)
 
-    def _hold_cancel(self, job_id: str) -> None:
+    def _write_when_possible(self, job_id: str) -> None:
         """Let the journal write the job as it is now, when it can; its end has its own record."""
         if job_id in self._jobs and job_id not in self._ending:
-            self._write(self._jobs[job_id], landed=partial(self._show_cancel, job_id))
+            self._write(self._jobs[job_id], landed=partial(self._show_change, job_id))
 
     async def delete(self, job_id: str) -> None:
         seq, job = await self.find_stored(job_id)

@@ -24,6 +24,7 @@ from trio_jobs.stores.transitions import (
     cancel_requested,
     claimed,
     completed,
+    made_due,
     postponed,
     refuse,
     released,
@@ -180,6 +181,11 @@ class MemoryStore:
         job = self.request_cancel_nowait(job_id)
         if noted is not None:
             noted(job_id)
+        return job
+
+    async def make_due(self, job_id: str, *, noted: Callable[[str], None]) -> Job:
+        self._jobs[job_id] = job = made_due(self.find_nowait(job_id), self._now())
+        noted(job_id)
         return job
 
     async def delete(self, job_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import NoReturn
 from msgspec.structs import replace
 
 from trio_jobs.job import Ending, Job, JobStatus, Later, Left, with_left
-from trio_jobs.pool.store import InvalidTransitionError, check_rerun
+from trio_jobs.pool.store import InvalidTransitionError, check_rerun, check_waits
 
 # On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
 PENDING, PROCESSING, COMPLETED = JobStatus
@@ -42,10 +42,8 @@ def completed(job: Job, ending: Ending, now: datetime, duration: float | None) -
 def postponed(job: Job, later: Later, now: datetime) -> Job:
     """Processing → pending, with a time: now if the job's cancel was requested."""
     seconds = 0.0 if job.cancel_requested else later.seconds
-    if later.left is not None or later.snooze:
-        job = with_left(job, later.left, snooze=later.snooze)
     return replace(
-        job,
+        with_left(job, later.left, snooze=later.snooze),
         status=PENDING,
         started_at=None,
         attempts=job.attempts - later.snooze,
@@ -56,8 +54,7 @@ def postponed(job: Job, later: Later, now: datetime) -> Job:
 
 def released(job: Job, left: Left | None = None) -> Job:
     """Processing → pending; the attempt does not count."""
-    if left is not None:
-        job = with_left(job, left)
+    job = with_left(job, left)
     return replace(job, status=PENDING, started_at=None, attempts=job.attempts - 1)
 
 
@@ -67,6 +64,11 @@ def cancel_requested(job: Job, now: datetime) -> Job:
         raise InvalidTransitionError(f"job {job.id!r} is completed; it can not be cancelled")
     run_at = job.run_at and min(job.run_at, now)
     return replace(job, cancel_requested=True, run_at=run_at)
+
+
+def made_due(job: Job, now: datetime) -> Job:
+    """A waiting job need not wait for its time: that is now."""
+    return replace(job, run_at=min(check_waits(job), now))
 
 
 def rerun(job: Job, new_id: str) -> Job:

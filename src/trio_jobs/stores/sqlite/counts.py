@@ -4,7 +4,7 @@ import sqlite3
 
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.job_query import JobQuery, Order
-from trio_jobs.stores.sqlite.queries import GREATEST, conditions_of, named
+from trio_jobs.stores.sqlite.conditions import GREATEST, conditions_of, named
 from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, brief_job
 from trio_jobs.timestamps import microseconds
 

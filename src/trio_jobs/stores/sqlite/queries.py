@@ -1,15 +1,16 @@
 """Look-ups and pages of a file, each on a connection that the caller has."""
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.job_query import BEHIND_ALL, JobQuery, Order, parse_end_place
+from trio_jobs.stores.sqlite.conditions import GREATEST, conditions_of, named
 from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, SELECT_WHOLE, brief_job, whole_job
 from trio_jobs.timestamps import microseconds
 
-# Ids, keys or types of one query.
+# Ids or keys of one query.
 _AT_ONCE: Final = 500
 
 # By the order of a page: which jobs are behind ``:after``, and how they are sorted. The order of
@@ -29,7 +30,6 @@ _ORDERS: Final = {
         "completed_at DESC, seq DESC",
     ),
 }
-GREATEST: Final = 2**63 - 1  # of SQLite's integers
 
 
 def find_many(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[tuple[int, Job]]:
@@ -91,39 +91,5 @@ def find_page(
     return [brief_job(row) for row in connection.execute(text, values)]
 
 
-def conditions_of(query: JobQuery) -> tuple[list[str], dict[str, object]]:
-    """The conditions that are the same for each order and outcome, and their values."""
-    conditions: list[str] = []
-    values: dict[str, object] = {}
-    if query.types and _fit_into_a_query(query.types):
-        values |= (types := named("type", query.types))
-        conditions.append(f"type IN (:{', :'.join(types)})")
-    if query.statuses and JobStatus.COMPLETED not in query.statuses:
-        conditions.append("status < 2")
-    if not query.rerun:
-        conditions.append("rerun_as IS NULL")
-    ended = query.order is Order.ENDED
-    if query.since is not None:
-        conditions.append(f"{'completed_at' if ended else 'created_at'} >= :since")
-        values["since"] = microseconds(query.since)
-    if query.until is not None and not ended:
-        conditions.append("created_at < :until")
-        values["until"] = microseconds(query.until)
-    return conditions, values
-
-
 def _marks(values: Collection[object]) -> str:
     return ", ".join("?" * len(values))
-
-
-def named(name: str, values: Iterable[str]) -> dict[str, str]:
-    """The values by the names of their parameters."""
-    return {f"{name}_{number}": value for number, value in enumerate(values)}
-
-
-def _fit_into_a_query(texts: Collection[str]) -> bool:
-    try:
-        "".join(texts).encode()
-    except UnicodeError:  # lone surrogates, which no text in the file has
-        return False
-    return len(texts) <= _AT_ONCE
