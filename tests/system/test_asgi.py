@@ -181,6 +181,32 @@ async def read_log(process: trio.Process, *, until: str | None = None) -> str:
     return log.decode()
 
 
+async def test_tokens_have_their_roles_under_hypercorns_command(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(HANDLERS)
+    http = '[http]\ntoken_file = "tokens"\npayloads = "control"'
+    config = CONFIG.replace('[http]\ntoken = "sesame"', http)
+    (tmp_path / "jobs.toml").write_text(config)
+    (tmp_path / "tokens").write_text("submit one shop\nread two\nthree\n")
+    async with hypercorns_command(tmp_path, TRIO_JOBS_CONFIG="jobs.toml") as (process, client):
+        await read_log(process, until="Running on")
+        asked = [{"Authorization": f"Bearer {token}"} for token in ("one", "two", "three")]
+        job = {"type": "work", "payload": 0}
+        made = [await client.post("/jobs", json=job, headers=headers) for headers in asked]
+        place = made[0].headers["location"]
+        seen = [(await client.get(place, headers=headers)).json() for headers in asked]
+        listed = [await client.get("/jobs", headers=headers) for headers in asked]
+        forgotten = [await client.delete(f"{place}/", headers=headers) for headers in asked]
+        process.terminate()
+        await read_log(process)
+        await process.wait()
+
+    assert [answer.status_code for answer in made] == [201, 403, 201]
+    assert [answer.status_code for answer in listed] == [403, 200, 200]
+    assert [answer.status_code for answer in forgotten] == [403, 403, 404]
+    assert [each.get("payload") for each in seen] == [0, None, 0]
+    assert [each["submitted_by"] for each in seen] == ["shop"] * 3
+
+
 async def test_hypercorns_command_serves_the_configured_handlers_and_drains(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(HANDLERS)
     (tmp_path / "jobs.toml").write_text(CONFIG)

@@ -65,6 +65,57 @@ async def test_a_token_is_asked_for_and_never_shown(tmp_path: Path, source: str)
     assert TOKEN not in check.output + "".join(check.lines)
 
 
+TOKENS = """
+# One for the shop, one for the dashboard, one for a person
+submit s3cret-1 shop
+read   s3cret-2 grafana
+control s3cret-3 ann
+"""
+
+
+async def test_each_token_of_the_file_has_its_role_and_name(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(TOKENS)
+    config = '[http]\ntoken_file = "tokens"\npayloads = "control"\n'
+    job = {"type": "any", "payload": {"seconds": 0}}
+    requests = [("POST", "/jobs", job), ("GET", "/jobs", None), ("POST", "/jobs/rerun", {})]
+    statuses = []
+    async with running_command(tmp_path, config=config) as server:
+        for number in (1, 2, 3):
+            headers = {"Authorization": f"Bearer s3cret-{number}"}
+            for method, path, body in requests:
+                answer = await server.client.request(method, path, json=body, headers=headers)
+                statuses.append(answer.status_code)
+        listed = (await server.client.get("/jobs", headers=headers)).json()
+        place = f"/jobs/{listed[0]['id']}"
+        reader = {"Authorization": "Bearer s3cret-2"}
+        withheld = (await server.client.get(place, headers=reader)).json()
+        [done] = await server.wait_for_lines(1, "operator_action")
+
+    assert statuses == [201, 403, 403, 403, 200, 403, 201, 200, 201]
+    assert [each["submitted_by"] for each in listed] == ["shop", "ann"]
+    assert withheld["withheld"] is True
+    assert "payload" not in withheld
+    assert "action=rerun_jobs by=ann client=127.0.0.1:" in done
+    assert "s3cret" not in server.log
+
+
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["start", "check"])
+async def test_wrong_line_of_the_token_file_is_one_line_and_status_2(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "tokens").write_text("fine\nraed s3cret\n")
+
+    ended = await run_command(tmp_path, *options, config='[http]\ntoken_file = "tokens"')
+
+    assert ended.status == 2
+    [line] = ended.lines
+    assert (
+        "http: the token file 'tokens', line 2: the first of several words must be a role" in line
+    )
+    assert "s3cret" not in line
+    assert "raed" not in line
+
+
 @pytest.mark.smoke
 async def test_access_limits_and_access_log_are_as_configured(tmp_path: Path) -> None:
     config = """
