@@ -46,6 +46,28 @@ async def test_number_of_workers_changes_and_the_answer_says_for_how_long() -> N
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/pool/workers", {"workers": 3}),
+        ("/pool/intake", {"open": False}),
+        ("/pool/intake", {"open": True}),
+        ("/pool/pause", {"type": ["work"]}),
+        ("/pool/resume", {"all": True}),
+    ],
+)
+async def test_streams_of_events_show_a_change_at_once(path: str, body: object) -> None:
+    async with running_pool({"work": lambda _: None}, workers=2) as pool:
+        observation = pool.parts.pool.observation
+        assert observation is not None
+        changed = observation.ended.next_change()
+
+        answer = await post(Api(parts=pool.parts), path, body)
+
+        assert answer.status == 200
+        assert changed.is_set()
+
+
+@pytest.mark.parametrize(
     ("body", "detail"),
     [
         ({"workers": 0}, "$.workers must be an integer from 1 to 100000, got 0"),

@@ -330,3 +330,55 @@ def test_workers_become_more_and_fewer(
         state = server.get("/pool")
         assert (state["workers"], state["leaving"], state["busy"]) == (3, 1, 4)
         expect(page.locator("#workers-note")).to_have_text("1 more ends with its job")
+
+
+def test_intake_is_paused_after_a_question_and_opened_again(
+    start: Start, pages: Pages, press: Press
+) -> None:
+    server = start()
+    page = pages.open(server)
+    expect(page.locator("#status")).to_have_text("Ready")
+
+    press(page.get_by_role("button", name="Pause intake"))
+    press(page.locator("#ask").get_by_role("button", name="Pause the intake"))
+
+    expect(page.locator("#status")).to_have_text("Intake paused, all done")
+    assert server.client.post("/jobs", json={"type": "quick"}).status_code == 503
+    press(page.get_by_role("button", name="Open intake"))
+    expect(page.locator("#status")).to_have_text("Ready")
+    server.submit("quick", wait=True)
+
+
+def test_type_is_paused_and_goes_on(start: Start, pages: Pages, press: Press) -> None:
+    server = start()
+    page = pages.open(server)
+    row = page.locator("#types tr").filter(has_text="quick")
+
+    press(row.get_by_role("button", name="Pause quick"))
+    expect(row.locator(".tag")).to_have_text("paused")
+    held = server.submit("quick")
+    server.submit("refuse", wait=True)
+
+    assert server.get("/pool")["paused"] == ["quick"]
+    assert server.get(f"/jobs/{held}")["status"] == "pending"
+    expect(page.locator("#types-note")).to_have_text("1 job held back")
+    press(row.get_by_role("button", name="Resume quick"))
+    expect(row.locator(".tag")).to_be_hidden()
+    expect(row.locator("td").nth(3)).to_have_text("1")
+    assert server.get(f"/jobs/{held}")["outcome"] == "succeeded"
+
+
+def test_all_types_are_paused_after_a_question_and_go_on(
+    start: Start, pages: Pages, press: Press
+) -> None:
+    server = start()
+    page = pages.open(server)
+
+    press(page.get_by_role("button", name="Pause all", exact=True))
+    press(page.get_by_role("button", name="Pause all types"))
+
+    expect(page.locator("#types .tag").filter(visible=True)).to_have_count(4)
+    assert len(server.get("/pool")["paused"]) == 4
+    press(page.get_by_role("button", name="Resume all"))
+    expect(page.locator("#types .tag").filter(visible=True)).to_have_count(0)
+    assert server.get("/pool")["paused"] == []

@@ -51,6 +51,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
                 await tasks.set_number(number)
             except ShuttingDownError:
                 raise _stopping("the number of workers") from None
+        _show_change(pool)
         return _answer({"workers": number, "leaving": tasks.leaving, "until": "restart"})
 
     @routes.post("/pool/intake")
@@ -61,6 +62,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
         intake = pool.admission.intake
         with logged_action("resume_intake" if is_open else "pause_intake"):
             (intake.resume if is_open else intake.pause)()
+        _show_change(pool)
         return _answer({"intake": pool.statistics().intake, "until": "restart"})
 
     @routes.post("/pool/pause")
@@ -69,6 +71,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
         _check_open(pool)
         with logged_action("pause_types", type=sorted(types)):
             pool.paused.pause(types)
+            _show_change(pool)
             await _keep(pool)
         return _answer(_paused(pool))
 
@@ -78,6 +81,7 @@ def add_control_routes(routes: Blueprint, context: ApiContext) -> None:
         _check_open(pool)
         with logged_action("resume_types", type=sorted(types)):
             await pool.paused.resume(types)
+            _show_change(pool)
             await _keep(pool)
         return _answer(_paused(pool))
 
@@ -130,6 +134,12 @@ def _paused(pool: Pool) -> dict[str, object]:
     """The paused types, and for how long they stay so."""
     until = "restart" if pool.store.disk is None else "resume"
     return {"paused": pool.paused.types, "until": until}
+
+
+def _show_change(pool: Pool) -> None:
+    """Have the streams of events show it, if there can be any."""
+    if pool.observation is not None:
+        pool.observation.ended.touch()
 
 
 def _check_open(pool: Pool) -> None:
