@@ -202,10 +202,10 @@ def test_signal_after_the_event_loop_has_ended_is_no_error() -> None:
 
 
 def test_each_signal_without_effect_has_one_line_that_is_about_no_job(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals = OtherSignals()
-    caplog.handler.setFormatter(LogFormatter())
+    monkeypatch.setattr(caplog.handler, "formatter", LogFormatter())
     token = current_job_id.set("a-job")
     try:
         for signum in [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM] * 2:

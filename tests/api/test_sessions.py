@@ -276,9 +276,11 @@ async def test_a_client_that_disconnects_in_the_delay_frees_its_place(
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.DEBUG, logger="trio_jobs")
-    caplog.handler.setFormatter(LogFormatter())
+    monkeypatch.setattr(caplog.handler, "formatter", LogFormatter())
     return caplog
 
 
