@@ -32,7 +32,7 @@ from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.store import StoreError as StoreError
 from trio_jobs.pool.store import StoreStatistics as StoreStatistics
 from trio_jobs.pool.waiters import CompletionWaiters
-from trio_jobs.pool.wiring import make_pool
+from trio_jobs.pool.wiring import RunTracing, make_pool
 from trio_jobs.pool.worker import Workers
 from trio_jobs.problem_details import Problem as Problem
 from trio_jobs.server.access_control import AccessControl as AccessControl
@@ -108,6 +108,7 @@ def make_parts(
     max_waiters: int = 1000,
     ui: bool = True,
     max_types: int | None = None,
+    tracing: RunTracing | None = None,
     now: Callable[[], datetime] = noon,
     store_class: Callable[..., MemoryStore] = MemoryStore,
 ) -> Parts:
@@ -135,6 +136,7 @@ def make_parts(
         StoreSettings(max_result_bytes=1_000_000),
         HttpSettings(max_waiters=max_waiters, ui=ui),
         MetricsSettings(enabled=max_types is not None, max_types=max_types or 100),
+        tracing,
         now=now,
     )
     return Parts(send=send, receive=receive, store=store, pool=pool)

@@ -176,6 +176,7 @@ class TestSources:
         }
         texts |= {"http.max_header_bytes": "2048", "http.secure_cookie": "yes"}
         texts |= {"metrics.enabled": "yes", "metrics.open": "yes"}
+        texts |= {"tracing.enabled": "yes", "tracing.parent": "child"}
         texts |= {"pool.drain": "all", "store.sync": "normal"}
         texts |= {"pool.async_handlers": "asyncio", "pool.asyncio_loop": "uvloop"}
         texts |= {path: "shop:lifespan" for path in SETTINGS if path.startswith("lifespan.")}
@@ -391,8 +392,8 @@ class TestNames:
             (
                 "[server]\nport = 80",
                 (
-                    "server is not a section, known: pool, http, store, logging, metrics, lifespan,"
-                    " handlers"
+                    "server is not a section, known: pool, http, store, logging, metrics, tracing,"
+                    " lifespan, handlers"
                 ),
             ),
             ("pool = 3", "pool must be a table [pool], got 3"),
@@ -737,7 +738,11 @@ class TestDescribe:
         assert text.endswith('\n[handlers]\n"email" = "myapp:send"\n')
         assert describe(Config()).startswith("# without a file\n")
         for path, setting in SETTINGS.items():
-            assert (f"\n{path.partition('.')[2]} = " in text) is (setting.default is not None)
+            section, _, name = path.partition(".")
+            lines = text.partition(f"[{section}]")[2].partition("\n[")[0]
+            assert (f"\n{name} = " in lines) is (
+                path == "pool.workers" or setting.default is not None
+            )
 
     def test_it_leaves_out_what_is_secret(self) -> None:
         text = describe(Config(http=HttpSettings(token="s3cret")))  # noqa: S106  # looked for

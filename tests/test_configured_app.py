@@ -48,6 +48,8 @@ WITHOUT_EFFECT = {
     "metrics.enabled",
     "metrics.max_types",
     "metrics.open",
+    "tracing.enabled",
+    "tracing.parent",
     "pool.leftovers",
 }
 # The first two are the program's own: the deadline of a scope, and what to do with unfinished jobs.
@@ -57,7 +59,7 @@ NO_ARGUMENTS = {"grace_period", "leftovers"}
 LIFESPANS_ELSEWHERE = {"lifespan.asyncio", "lifespan.process", "lifespan.thread"}
 
 VALUES: list[object] = [7, 7.5, 7777, True, False, "x", "normal", "all", "debug", "json", "0666"]
-VALUES += ["control", "asyncio", "uvloop", "contextlib:nullcontext"]
+VALUES += ["control", "child", "asyncio", "uvloop", "contextlib:nullcontext"]
 
 
 def another_value(setting: Setting) -> object:

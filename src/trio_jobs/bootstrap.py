@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
@@ -38,6 +38,9 @@ from trio_jobs.shutdown.signals import Signals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
 from trio_jobs.tokens import TokenTable
+
+if TYPE_CHECKING:  # needs the extra
+    from trio_jobs.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     """
     read_secrets(config)
     prepare_metrics(config)
+    prepare_tracing(config)
     prepare_store(config)
     for warning in config.warnings:
         warn(warning)
@@ -133,6 +137,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     tls, tokens = read_secrets(config)
     config = fix_paths(config)
     config = prepare_metrics(config)
+    tracing = prepare_tracing(config)
     leftovers = _place_leftovers(config)
     path = prepare_store(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
@@ -160,6 +165,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
             service_manager=service_manager,
             takeovers=takeovers,
             leftovers=leftovers,
+            tracing=tracing,
         )
         ended = trio.run(main, config, handlers, resources)
     except _StoppedError:
@@ -309,6 +315,22 @@ def prepare_metrics(config: Config) -> Config:
             raise ConfigError(in_file(config, text)) from error
         return replace(config, metrics=replace(metrics, enabled=False))
     return replace(config, metrics=replace(metrics, enabled=True))
+
+
+def prepare_tracing(config: Config) -> "Tracing | None":
+    """What makes spans, if it is wanted. Call it before the handlers are imported.
+
+    Raises:
+        ConfigError: It is wanted, and its extra is not installed.
+    """
+    if not config.tracing.enabled:
+        return None
+    try:
+        from trio_jobs.tracing import Tracing
+    except ImportError as error:
+        text = f"tracing.enabled: the extra `otel` cannot be imported: {error}"
+        raise ConfigError(in_file(config, text)) from error
+    return Tracing(config.tracing.parent)
 
 
 def prepare_store(config: Config) -> Path | None:

@@ -26,6 +26,7 @@ from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.child_lifespan import ChildLifespan
 from trio_jobs.handlers.child_log import ChildLog, LogLine, line_text
 from trio_jobs.handlers.child_progress import ChildProgress
+from trio_jobs.handlers.child_trace import span_around
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.frames import (
     HEADER,
@@ -289,7 +290,8 @@ def _run(call: Call, functions: _Functions, server: _Server) -> None:
     else:
         context = functions.context_of(call, report) if found.takes_context else None
         payload = bytes(call.payload)
-        answer = run_plain(found, payload, context, max_result_bytes=call.max_result_bytes)
+        with span_around(call.trace):
+            answer = run_plain(found, payload, context, max_result_bytes=call.max_result_bytes)
     progress.end(send=isinstance(answer, Failure))  # behind a success nobody looks at it
     ended = frame(Kind.ENDED, TIME.pack(time.perf_counter()))
     if isinstance(answer, Failure):

@@ -78,6 +78,7 @@ def make_http_service(
         access_changes=access_changes,
         sign_in=None if sessions is None else SignIn(tokens, sessions),
         metrics=exporter,
+        tracing=resources.tracing,
         feed=feed,
     )
     app = FastPath(context, find=opened.find_nowait)

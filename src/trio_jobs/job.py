@@ -250,6 +250,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return size
 
 
+def with_trace(job: Job, trace: str | None) -> Job:
+    """The job with another trace."""
+    extras = Extras.of(
+        snoozes=job.snoozes,
+        progress=job.progress,
+        lines=job.lines,
+        submitted_by=job.submitted_by,
+        trace=trace,
+    )
+    return msgspec.structs.replace(job, extras=extras)
+
+
 def with_left(job: Job, left: Left | None, *, snooze: bool = False) -> Job:
     """The job with what its present or last attempt leaves behind.
 

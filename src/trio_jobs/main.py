@@ -41,7 +41,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     # has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + MAX_WORKERS)
     opened = resources.open_store(lambda error: lifecycle.fail(error))
-    sections = (config.pool, config.store, http, config.metrics)
+    sections = (config.pool, config.store, http, config.metrics, resources.tracing)
     pool = make_pool(
         handlers, send, opened.store, *sections, folder=resources.folder, last_id=opened.last_id
     )

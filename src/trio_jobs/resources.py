@@ -1,6 +1,7 @@
 """`Resources`: what belongs to the process that serves, and not to the pool."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from trio_jobs.leftovers import Leftovers
 from trio_jobs.logs.installation import Logs
@@ -11,6 +12,9 @@ from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.stop import Stop
 from trio_jobs.takeovers import Takeovers
 from trio_jobs.tokens import TokenTable
+
+if TYPE_CHECKING:  # needs the extra
+    from trio_jobs.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class Resources:
             such as a signal handler; None without the check.
         leftovers: Writes the unfinished jobs to a file; its thread has been started. None without
             such a file.
+        tracing: Makes spans of submissions and attempts; None without tracing.
     """
 
     listeners: Listeners
@@ -43,3 +48,4 @@ class Resources:
     service_manager: ServiceManager = field(default_factory=ServiceManager)
     takeovers: Takeovers | None = None
     leftovers: Leftovers | None = None
+    tracing: "Tracing | None" = None

@@ -248,6 +248,16 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TracingSettings:
+    """OpenTelemetry's spans of submissions and attempts; the extra ``otel`` makes them."""
+
+    enabled: Annotated[Switch, "whether there are spans, and each job keeps its trace"] = False
+    parent: Annotated[
+        Literal["child", "link"], "what its submission is for a job's first attempt"
+    ] = "link"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
     """When a failed job gets another attempt; `RetryPolicy` acts on it."""
 
@@ -329,6 +339,7 @@ class Config:
     store: StoreSettings = field(default_factory=StoreSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     lifespan: LifespanSettings = field(default_factory=LifespanSettings)
     handlers: Mapping[str, HandlerSettings] | None = None
     source: Path | None = field(default=None, compare=False)
@@ -460,6 +471,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "store": StoreSettings,
     "logging": LoggingSettings,
     "metrics": MetricsSettings,
+    "tracing": TracingSettings,
     "lifespan": LifespanSettings,
 }
 # By name in the file: ``pool.workers``.

@@ -10,7 +10,7 @@ import msgspec
 from tests.asgi import Answer, Client
 from tests.support import ANYONE, Access, HandlerRegistry, HttpSettings, Parts, make_parts
 from trio_jobs import Handler
-from trio_jobs.api.api_context import ApiContext, Metrics
+from trio_jobs.api.api_context import ApiContext, Metrics, Tracing
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.testing.asgi_client import Data
 
@@ -98,6 +98,7 @@ class Api:
         max_body_bytes: The longest body.
         max_wait_seconds: The longest wait.
         metrics: What writes ``/metrics``, if there is such a route.
+        tracing: What makes spans, if there are any.
         ui: Whether there is the page.
     """
 
@@ -111,6 +112,7 @@ class Api:
         max_body_bytes: int = MAX_BODY_BYTES,
         max_wait_seconds: float = 60,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
         ui: bool = True,
     ) -> None:
         self.parts = parts or make_parts()
@@ -124,6 +126,7 @@ class Api:
             ),
             shutdown_retry_after=7,
             metrics=metrics,
+            tracing=tracing,
         )
         self.both_ways = FastPath(self.context, find=self.parts.store.find_nowait)
         self.app = self.both_ways.app

@@ -1,6 +1,7 @@
 """`ApiContext`: what each route is given."""
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,31 @@ class Metrics(Protocol):
         """The media type and the text for a client with this ``Accept``."""
 
 
+class SubmissionSpan(Protocol):
+    """The span of one request that submits jobs.
+
+    Attributes:
+        trace: What each of its jobs keeps; None if there is no trace.
+    """
+
+    trace: str | None
+
+    def note_job(self, job_id: str) -> None:
+        """Name the one job of the request."""
+
+    def note_count(self, count: int) -> None:
+        """Tell how many jobs were accepted."""
+
+
+class Tracing(Protocol):
+    """Makes spans of submissions."""
+
+    def submitting(
+        self, traceparent: str | None, job_type: str | None
+    ) -> AbstractContextManager[SubmissionSpan]:
+        """A span around a submission: the request's header, and the jobs' type if it is one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
     """One pool, and the limits of the HTTP API over it.
@@ -38,6 +64,7 @@ class ApiContext:
         access_changes: Tells when a client has lost its access; None behind another server.
         sign_in: The door to the page; None if clients need no token, or behind another server.
         metrics: Counts the refusals, and writes the answers of ``/metrics``; None without metrics.
+        tracing: Makes spans of submissions; None without tracing.
         feed: What ``GET /events`` sends; None if the pool is not observed.
     """
 
@@ -47,6 +74,7 @@ class ApiContext:
     access_changes: AccessChanges | None = None
     sign_in: SignIn | None = None
     metrics: Metrics | None = None
+    tracing: Tracing | None = None
     feed: Feed | None = None
 
     def withholds_from(self, access: Access) -> bool:

@@ -18,6 +18,7 @@ from trio_jobs.api.submission_json import (
     parse_item,
     refuse_key,
 )
+from trio_jobs.api.submission_span import submission_span, with_span
 from trio_jobs.api.submit import as_submitted
 from trio_jobs.api.validation import JSON_ERRORS
 from trio_jobs.job import Job
@@ -55,7 +56,11 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
             max_waiting=pool.schedule.max_waiting,
         )
         try:
-            submitted = await idempotency.admit_all(batch, admission, pool.store)
+            with submission_span(context, batch) as span:
+                if span is not None:
+                    span.note_count(len(batch))
+                    batch = [with_span(spec, span) for spec in batch]
+                submitted = await idempotency.admit_all(batch, admission, pool.store)
         except KeyReusedError as error:
             raise Problem(422, f"item {error.indexes[0]}: {error}", index=error.indexes) from None
         jobs = as_submitted_all(submitted, body)

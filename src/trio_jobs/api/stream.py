@@ -5,7 +5,7 @@ import trio
 from quart import Blueprint, Response
 
 from trio_jobs.api.answers import problem_of
-from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.api_context import ApiContext, SubmissionSpan
 from trio_jobs.api.body_stream import BodyStream, cancel_on_disconnect
 from trio_jobs.api.current_access import current_access
 from trio_jobs.api.ndjson import Lines
@@ -17,6 +17,7 @@ from trio_jobs.api.submission_json import (
     parse_item,
     refuse_key,
 )
+from trio_jobs.api.submission_span import submission_span, with_span
 from trio_jobs.job import Job
 from trio_jobs.pool.idempotency import KeyReusedError, KnownKeys
 from trio_jobs.pool.job_spec import JobSpec
@@ -34,7 +35,11 @@ def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
     async def submit_stream() -> Response:
         upload = Upload(context)
         try:
-            with context.pool.capacity.cancel_on_close(), intake.cancel_on_pause():
+            with (
+                submission_span(context) as upload.span,
+                context.pool.capacity.cancel_on_close(),
+                intake.cancel_on_pause(),
+            ):
                 await upload.run()
         except (AdmissionError, StoreTimeoutError) as error:
             raise problem_of(error, context, accepted=upload.accepted) from None
@@ -54,9 +59,11 @@ class Upload:
 
     Attributes:
         accepted: The number of admitted jobs; right at each checkpoint.
+        span: The span of the request; None without tracing.
     """
 
     def __init__(self, context: ApiContext) -> None:
+        self.span: SubmissionSpan | None = None
         self.accepted = 0
         self._admission = context.pool.admission
         self._handlers = context.pool.handlers
@@ -83,6 +90,13 @@ class Upload:
         Cancellation:
             The jobs admitted so far stay admitted.
         """
+        try:
+            await self._run()
+        finally:
+            if self.span is not None:
+                self.span.note_count(self.accepted)
+
+    async def _run(self) -> None:
         refuse_key()
         refuse_encoded_body()
         lines = Lines()
@@ -120,10 +134,11 @@ class Upload:
         if len(text) > self._max_line_bytes:
             raise self._too_long()
         try:
-            return parse_item(text, self._handlers, self._now, submitted_by=self._submitted_by)
+            spec = parse_item(text, self._handlers, self._now, submitted_by=self._submitted_by)
         except Problem as problem:
             problem.members["line"] = self._line
             raise
+        return with_span(spec, self.span)
 
     async def _admit(self, ready: list[JobSpec]) -> None:
         known = KnownKeys(self._store)

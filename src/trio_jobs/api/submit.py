@@ -11,6 +11,7 @@ from trio_jobs.api.prefer_wait import find_after_wait
 from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.submission_json import KEY, parse_submission
+from trio_jobs.api.submission_span import submission_span, with_span
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
 from trio_jobs.pool.job_spec import JobSpec
@@ -32,7 +33,10 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
         pool = context.pool
         key, access = _read_key(), current_access()
         spec = parse_submission(body, pool.handlers, pool.now, key=key, submitted_by=access.name)
-        submitted = await idempotency.admit(spec, admission, pool.store)
+        with submission_span(context, [spec]) as span:
+            submitted = await idempotency.admit(with_span(spec, span), admission, pool.store)
+            if span is not None:
+                span.note_job(submitted.job.id)
         first = job = submitted.job
         headers = {}
         if submitted.replayed:

@@ -80,7 +80,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     faulty: bool  # whether an import failed that has succeeded in the server
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A job: the function to call, its payload, and what the job's context says."""
 
     job_id: str
@@ -91,6 +91,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     function: Function
     payload: msgspec.Raw
     max_result_bytes: int
+    trace: str | None = None  # the attempt's ``traceparent``, with tracing
 
 
 def frame(kind: Kind, body: bytes) -> bytes:

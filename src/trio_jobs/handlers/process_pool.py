@@ -172,6 +172,7 @@ class ProcessPool:
             last_attempt=running.job.attempt >= handler.attempts,
             function=Function(handler.name, handler.spread),
             payload=msgspec.Raw(running.job.payload),
+            trace=running.job.trace,
             max_result_bytes=max_result_bytes,
         )
         call_frame = frame(Kind.CALL, msgspec.json.encode(call))

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -23,7 +23,7 @@ from trio_jobs.pool.store import DurableStore, NewJobs, Store, StoreMoves
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
-from trio_jobs.pool.worker import Workers
+from trio_jobs.pool.worker import ProcessBlock, Workers
 from trio_jobs.pool.worker_tasks import WorkerTasks
 from trio_jobs.settings import HttpSettings, MetricsSettings, PoolSettings, StoreSettings
 
@@ -31,6 +31,13 @@ if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
     from trio_jobs.handlers.asyncio_runner import LoopChoice
 
 _NO_METRICS = MetricsSettings(enabled=False)
+
+
+class RunTracing(Protocol):
+    """Traces the attempts of jobs."""
+
+    def around(self, for_worker: ProcessBlock) -> ProcessBlock:
+        """The same block of a worker, with a span around each job."""
 
 
 def make_pool(
@@ -41,6 +48,7 @@ def make_pool(
     bounds: StoreSettings,
     http: HttpSettings,
     metrics: MetricsSettings = _NO_METRICS,
+    tracing: RunTracing | None = None,
     *,
     states: Mapping[Run, object] | None = None,
     asyncio_loop: "LoopChoice | None" = None,
@@ -62,6 +70,7 @@ def make_pool(
             page: then what the page shows of the jobs is counted.
         metrics: Whether there are metrics: then the jobs are counted, too. And how many types are
             counted apart.
+        tracing: Traces the attempts of the jobs; None if nobody does.
         states: See `Places`.
         asyncio_loop: See `Places`; None for that of the settings.
         folder: See `ProcessPool`.
@@ -140,7 +149,8 @@ def make_pool(
         moves = counted = CountedMoves(moves, store, observation)
         layer = limits or counted
         notes.append(observation.note_passed_over)
-    workers = Workers(moves, executor.for_worker, capacity, waiters, schedule, show)
+    for_worker = executor.for_worker if tracing is None else tracing.around(executor.for_worker)
+    workers = Workers(moves, for_worker, capacity, waiters, schedule, show)
     return Pool(
         workers=workers,
         worker_tasks=WorkerTasks(settings.workers, workers.run, capacity, places.limit_threads),
