@@ -19,6 +19,11 @@ async def forever(_: object) -> None:
     await trio.sleep_forever()
 
 
+async def pause(seconds: float) -> None:
+    """Take so long, and do nothing."""
+    await trio.sleep(seconds)
+
+
 async def count(_: object) -> None:
     """Count this job, as the peers' jobs do."""
     # Here: the variables that the tally reads are set for rows 11 to 13 alone.

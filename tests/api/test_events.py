@@ -21,7 +21,7 @@ from trio_jobs.access_changes import AccessChanges
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
 from trio_jobs.api.event_stream import HEARTBEAT
-from trio_jobs.api.feed import GAP, MAX_ENDED, TICK, Feed
+from trio_jobs.api.feed import GAP, MAX_ENDED, TICK, Feed, Summary
 from trio_jobs.pool.ended_jobs import KEPT, EndedJobs
 from trio_jobs.tokens import TokenTable
 
@@ -38,7 +38,7 @@ class Played:
         self.jobs = EndedJobs(lambda: None)
         self.busy = self.pending = 0
         self.snapshots: list[float] = []
-        self.types_made: list[float] = []
+        self.per_second: list[tuple[int, int]] = []
         self.broken = False
         self.filler = ""
         self.since = self.jobs.since
@@ -57,9 +57,8 @@ class Played:
         state: dict[str, object] = {"busy": self.busy, "pending": self.pending, "ended": self.last}
         return {**state, "filler": self.filler} if self.filler else state
 
-    def types(self) -> dict[str, object]:
-        self.types_made.append(trio.current_time())
-        return {"email": {"ended": self.last}}
+    def summary(self) -> Summary:
+        return {"ended_per_second": self.per_second, "types": {"email": {"ended": self.last}}}
 
     def end(self, number: int = 1, *, type: str = "email", ok: bool = True) -> None:  # noqa: A002
         """Have so many jobs end."""
@@ -260,7 +259,7 @@ async def test_while_jobs_run_or_wait_and_nothing_changes_there_is_one_a_second(
             assert trio.current_time() - began == pytest.approx(n * TICK)
 
 
-async def test_state_has_the_types_once_a_second_and_their_last_change(
+async def test_state_has_its_summary_once_a_second_and_after_the_last_change(
     streams: Streams, autojump_clock: MockClock
 ) -> None:
     pool = streams.pool
@@ -278,7 +277,22 @@ async def test_state_has_the_types_once_a_second_and_their_last_change(
         assert (await anext(reader)) == {"": "", "id": "0a1b2c3d-5"}
 
 
-async def test_types_that_are_due_within_a_gap_wait_for_its_end(
+async def test_last_minute_fades_once_a_second_after_the_last_end(
+    streams: Streams, autojump_clock: MockClock
+) -> None:
+    pool = streams.pool
+    pool.per_second = [(0, 0), (3, 1)]
+    async with streams.open() as reader:
+        await begin(reader)
+        for n in range(1, 60):
+            assert (await reader.next("state"))["ended_per_second"] == [[0, 0], [3, 1]]
+            assert trio.current_time() == pytest.approx(n * TICK)
+        pool.per_second = [(0, 0), (0, 0)]
+        await reader.next("state")
+        assert await anext(reader) == {"": "", "id": "0a1b2c3d-0"}  # then there is silence
+
+
+async def test_summary_that_is_due_within_a_gap_waits_for_its_end(
     streams: Streams, autojump_clock: MockClock
 ) -> None:
     async with streams.open("?outcome=failed") as reader:
@@ -302,7 +316,13 @@ async def test_all_streams_send_the_same_and_a_new_one_gets_the_last_if_it_is_fr
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(streams.open()) for _ in range(3)]
         assert [await begin(reader) for reader in readers] == [
-            {"busy": 0, "pending": 0, "ended": 0, "types": {"email": {"ended": 0}}}
+            {
+                "busy": 0,
+                "pending": 0,
+                "ended": 0,
+                "ended_per_second": [],
+                "types": {"email": {"ended": 0}},
+            }
         ] * 3
         assert len(pool.snapshots) == 1
         await trio.sleep(0.1)
@@ -318,7 +338,7 @@ async def test_all_streams_send_the_same_and_a_new_one_gets_the_last_if_it_is_fr
         await trio.sleep(3)
         latest = await stack.enter_async_context(streams.open())
         await begin(latest)
-        assert len(pool.snapshots) == 4  # and one for the types
+        assert len(pool.snapshots) == 4  # and one for the summary
 
 
 async def test_slow_reader_skips_snapshots_and_delays_nobody(
@@ -601,6 +621,7 @@ async def test_streams_end_with_bye_when_the_pool_has_ended(
             "busy": 0,
             "pending": 0,
             "ended": 5,
+            "ended_per_second": [],
             "types": {"email": {"ended": 5}},
         }
         assert bye == {"event": "bye", "data": '{"reason":"stopped"}'}
@@ -657,7 +678,7 @@ async def test_stream_leaves_nothing_whatever_step_it_is_cancelled_at(
                 pool.end(30)
                 await reader.next("ended")
                 await reader.next("state")
-                await anext(reader)  # the types
+                await anext(reader)  # the summary
                 await anext(reader)  # the heartbeat
 
     with At(0, lambda: None) as at:

@@ -103,7 +103,7 @@ class EventStream(LiveResponse):
 
     async def _send_events(self) -> None:
         feed, wanted = self._feed, self._wanted
-        types = 0
+        summary = 0
         expires = math.inf
         # The id lets a client resume whose connection ends before the first event.
         await self._send(self._reset + _RETRY + feed.event_id(self._position) + b"\n")
@@ -118,9 +118,9 @@ class EventStream(LiveResponse):
                     unsent = b""
             if wanted.state:
                 snapshot = feed.snapshot(turn, withheld=wanted.withheld)
-                event = snapshot.brief if snapshot.types == types else snapshot.whole
+                event = snapshot.brief if snapshot.summary == summary else snapshot.whole
                 unsent += feed.event_id(self._position) + event
-                types, expires = snapshot.types, snapshot.expires
+                summary, expires = snapshot.summary, snapshot.expires
             if turn.final:
                 await self._send(unsent + _BYE % b"stopped")
                 return

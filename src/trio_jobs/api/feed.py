@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import msgspec
 import trio
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # Seconds from one turn to the next at least: 4 snapshots a second move smoothly enough for the eye.
 GAP = 0.25
 # Seconds from one snapshot to the next while only time changes the state, such as how long a job
-# has been running. So often the part about job types is made, too, which is 18 kB with 100 types.
+# has been running. So often the summary is made, too, which is 18 kB with 100 types.
 TICK = 1.0
 # Ended jobs in one message: a page cannot show more of them four times a second.
 MAX_ENDED = 20
@@ -32,6 +32,13 @@ _encode = msgspec.json.Encoder().encode
 
 class FeedError(Exception):
     """A bug: no snapshot can be made. The log has it."""
+
+
+class Summary(TypedDict):
+    """What a state has once a second; see `JobStatistics`."""
+
+    ended_per_second: Sequence[tuple[int, int]]
+    types: Mapping[str, object]
 
 
 class Source(Protocol):
@@ -56,13 +63,13 @@ class Source(Protocol):
         """Set by the next change of the pool."""
 
     def state(self, *, withheld: bool) -> Mapping[str, object]:
-        """The state of the pool now, for JSON, without its types; see `Wanted.withheld`."""
+        """The state now, for JSON, without the summary; see `Wanted.withheld`."""
 
     def touch(self) -> None:
         """Set the event of ``next_change``."""
 
-    def types(self) -> Mapping[str, object]:
-        """What the state has about each job type, for JSON."""
+    def summary(self) -> Summary:
+        """The rest of the state, which need not be new each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +100,15 @@ class Snapshot:
     """The state of the pool as an event, without its id.
 
     Attributes:
-        brief: The event without the types.
-        whole: The event with the types.
-        types: The number of the types in it: it grows when they are made again.
+        brief: The event without the summary.
+        whole: The event with the summary.
+        summary: The number of the summary: it grows when one is made.
         expires: When time alone makes the next snapshot due, by Trio's clock.
     """
 
     brief: bytes
     whole: bytes
-    types: int
+    summary: int
     expires: float
 
 
@@ -138,9 +145,10 @@ class Feed:
         self.source = source
         self.streams = 0
         self._turn: Turn | None = None
-        self._types = b""
-        self._types_number = 0
-        self._types_made = -math.inf
+        self._summary = b""
+        self._summary_number = 0
+        self._summary_made = -math.inf
+        self._is_fading = False  # the summary changes by time alone
         self._failing = False
 
     def turn(self) -> Turn:
@@ -213,21 +221,24 @@ class Feed:
 
     def _make(self, turn: Turn, *, withheld: bool) -> Snapshot:
         state = self.source.state(withheld=withheld)
-        if turn.final or turn.began >= self._types_made + TICK:
-            self._types = _encode(self.source.types())
-            self._types_number += 1
-            self._types_made = turn.began
+        if turn.final or turn.began >= self._summary_made + TICK:
+            summary = self.source.summary()
+            # The last minute moves on, until nothing has ended in it.
+            self._is_fading = any(map(any, summary["ended_per_second"]))
+            self._summary = _encode(summary)
+            self._summary_number += 1
+            self._summary_made = turn.began
         expires = math.inf
-        if state["busy"] or state["pending"]:
+        if state["busy"] or state["pending"] or self._is_fading:
             expires = turn.began + TICK
-        elif self._types_made < turn.began:
+        elif self._summary_made < turn.began:
             # In the next turn at the soonest: the streams would send this snapshot again and again.
-            expires = max(self._types_made + TICK, turn.began + GAP)
+            expires = max(self._summary_made + TICK, turn.began + GAP)
         json = _encode(state)
         return Snapshot(
             brief=b"event: state\ndata: %s\n\n" % json,
-            whole=b'event: state\ndata: %s,"types":%s}\n\n' % (json[:-1], self._types),
-            types=self._types_number,
+            whole=b"event: state\ndata: %s,%s\n\n" % (json[:-1], self._summary[1:]),
+            summary=self._summary_number,
             expires=expires,
         )
 

@@ -51,12 +51,12 @@ def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
         return Response(msgspec.json.encode(state), content_type=MEDIA_TYPE)
 
 
-def pool_state(pool: Pool, *, types: bool = True, withheld: bool = False) -> dict[str, object]:
+def pool_state(pool: Pool, *, whole: bool = True, withheld: bool = False) -> dict[str, object]:
     """The state of the pool now, for JSON; `JobStatistics` only if the pool counts its jobs.
 
     Args:
         pool: The pool.
-        types: Whether the numbers by type are in it: they are most of it.
+        whole: Whether ``types`` and ``ended_per_second`` are in it: they are most of it.
         withheld: Whether the progress of jobs has no message.
     """
     now = trio.current_time()
@@ -64,9 +64,9 @@ def pool_state(pool: Pool, *, types: bool = True, withheld: bool = False) -> dic
     running = islice(pool.executor.running.values(), MAX_SLOTS)
     counted: dict[str, object] = {}
     if pool.observation is not None:
-        counted = msgspec.to_builtins(pool.observation.statistics(types=types))
-        if not types:
-            del counted["types"]
+        counted = msgspec.to_builtins(pool.observation.statistics(types=whole))
+        if not whole:
+            del counted["types"], counted["ended_per_second"]
     return {
         "now": time_json(pool.now()),
         "boot": pool.boot,

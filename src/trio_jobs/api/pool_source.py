@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trio_jobs.api.feed import Feed
+from trio_jobs.api.feed import Feed, Summary
 from trio_jobs.api.pool_route import pool_state
 from trio_jobs.pool.observation import Observation
 from trio_jobs.pool.pool import Pool
@@ -34,12 +34,13 @@ class PoolSource:
         return self._ended.last
 
     def state(self, *, withheld: bool) -> Mapping[str, object]:
-        """The state of the pool now, without its types; see `pool_state`."""
-        return pool_state(self._pool, types=False, withheld=withheld)
+        """The state of the pool now, without `summary`; see `pool_state`."""
+        return pool_state(self._pool, whole=False, withheld=withheld)
 
-    def types(self) -> Mapping[str, object]:
-        """What the state has about each job type."""
-        return self._observation.types()
+    def summary(self) -> Summary:
+        """The rest of the state."""
+        statistics = self._observation.statistics()
+        return {"ended_per_second": statistics.ended_per_second, "types": statistics.types}
 
 
 def feed_of(pool: Pool) -> Feed | None:
