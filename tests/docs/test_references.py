@@ -258,6 +258,7 @@ def test_every_header_of_an_answer_is_there() -> None:
         "Allow",
         "Cache-Control",
         "ETag",
+        "Set-Cookie",
     }
 
 
