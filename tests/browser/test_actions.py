@@ -382,3 +382,16 @@ def test_all_types_are_paused_after_a_question_and_go_on(
     press(page.get_by_role("button", name="Resume all"))
     expect(page.locator("#types .tag").filter(visible=True)).to_have_count(0)
     assert server.get("/pool")["paused"] == []
+
+
+def test_waiting_job_runs_now(start: Start, pages: Pages, press: Press) -> None:
+    server = start()
+    job_id = server.submit("quick", delay=3600)
+    page = pages.open(server, "/ui#view=waiting")
+    expect(row_of(page, job_id)).to_contain_text("begins in")
+
+    press(row_of(page, job_id).get_by_role("button", name="Run now"))
+
+    expect(page.locator("#toast")).to_contain_text("is due now")
+    expect(row_of(page, job_id)).to_contain_text("succeeded")
+    assert server.get(f"/jobs/{job_id}")["outcome"] == "succeeded"
