@@ -7,6 +7,7 @@ import trio
 
 from trio_jobs.access_changes import AccessChanges
 from trio_jobs.api.api_context import ApiContext
+from trio_jobs.api.drain_state import DrainState
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.api.pool_source import feed_of
 from trio_jobs.api.route_names import route_names
@@ -70,7 +71,11 @@ def make_http_service(
 
     access_changes = AccessChanges(tokens)
     parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
-    feed = feed_of(pool)
+    drain = DrainState(
+        keeps_pending=config.store.path is not None and config.pool.drain != "all",
+        grace_left=resources.stop.grace_left,
+    )
+    feed = feed_of(pool, drain)
     context = ApiContext(
         pool=pool,
         http=http,
@@ -80,6 +85,7 @@ def make_http_service(
         metrics=exporter,
         tracing=resources.tracing,
         feed=feed,
+        drain=drain,
     )
     app = FastPath(context, find=opened.find_nowait)
     if exporter is not None:

@@ -11,6 +11,7 @@ from tests.asgi import Answer, Client
 from tests.support import ANYONE, Access, HandlerRegistry, HttpSettings, Parts, make_parts
 from trio_jobs import Handler
 from trio_jobs.api.api_context import ApiContext, Metrics, Tracing
+from trio_jobs.api.drain_state import DrainState
 from trio_jobs.api.fast_path import FastPath
 from trio_jobs.testing.asgi_client import Data
 
@@ -100,6 +101,7 @@ class Api:
         metrics: What writes ``/metrics``, if there is such a route.
         tracing: What makes spans, if there are any.
         ui: Whether there is the page.
+        drain: What a stop still finishes.
     """
 
     fast_path: ClassVar = True
@@ -114,6 +116,7 @@ class Api:
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
         ui: bool = True,
+        drain: DrainState | None = None,
     ) -> None:
         self.parts = parts or make_parts()
         pool = self.parts.pool
@@ -127,6 +130,7 @@ class Api:
             shutdown_retry_after=7,
             metrics=metrics,
             tracing=tracing,
+            drain=drain,
         )
         self.both_ways = FastPath(self.context, find=self.parts.store.find_nowait)
         self.app = self.both_ways.app

@@ -3,6 +3,7 @@
 import re
 import threading
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -10,6 +11,7 @@ from tests.api.support import SUBMISSION, Api
 from tests.api.test_openapi import document, validator
 from tests.support import make_parts, running_pool
 from trio_jobs import Handler, Outcome
+from trio_jobs.api.drain_state import DrainState
 from trio_jobs.api.pool_route import MAX_SLOTS
 from trio_jobs.handlers.handler import Run
 
@@ -127,14 +129,51 @@ async def test_at_most_200_slots_are_named() -> None:
     assert len({slot["id"] for slot in state["slots"]} & begun) == MAX_SLOTS
 
 
+@pytest.mark.parametrize(("keeps_pending", "left"), [(False, 5), (True, 2)])
+async def test_state_in_a_stop_says_what_is_left_and_for_how_long(
+    keeps_pending: bool, left: int
+) -> None:
+    async def sleep(_payload: object) -> None:
+        await trio.sleep_forever()
+
+    grace = iter([20.5, -1.0])
+    drain = DrainState(keeps_pending=keeps_pending, grace_left=lambda: next(grace))
+    limited = Handler.of(sleep, max_running=1)
+    async with running_pool(
+        {"sleep": sleep, "limited": limited, "paused": sleep}, workers=2
+    ) as running:
+        api = Api(parts=running.parts, drain=drain)
+        running.parts.pool.paused.pause(["paused"])
+        # Of these, one each is running, and the others are held: one by the limit of its type, and
+        # one by an operator.
+        for type_ in ("paused", "limited", "limited", "sleep"):
+            running.submit(type_)
+            await wait_all_tasks_blocked()
+        before = (await api.client.get("/pool")).json()
+        for type_ in ("sleep", "sleep"):  # in the buffer
+            running.submit(type_)
+        running.parts.admission.close()
+
+        stopping = (await api.client.get("/pool")).json()
+        over = (await api.client.get("/pool")).json()
+        running.scope.cancel()
+
+    assert "stop" not in before
+    assert (before["busy"], before["held"]) == (2, 2)
+    assert stopping["stop"] == {"jobs_left": left, "grace_seconds_left": 20.5}
+    assert over["stop"]["grace_seconds_left"] == 0
+
+
 async def test_answer_is_as_the_document_says() -> None:
     async def sleep(_payload: object) -> None:
         await trio.sleep_forever()
 
     async with running_pool({"sleep": sleep}) as running:
-        api = Api(parts=running.parts)
+        drain = DrainState(keeps_pending=False, grace_left=lambda: 20.5)
+        api = Api(parts=running.parts, drain=drain)
         running.submit("sleep")
         await wait_all_tasks_blocked()
+        running.parts.admission.close()
         state = (await api.client.get("/pool")).json()
         counts = (await api.client.get("/jobs/counts")).json()
         described = await document(api)
@@ -142,4 +181,5 @@ async def test_answer_is_as_the_document_says() -> None:
 
     validator(described, "PoolState").validate(state)
     validator(described, "JobCounts").validate(counts)
+    assert state["stop"] == {"jobs_left": 1, "grace_seconds_left": 20.5}
     assert [slot["run"] for slot in state["slots"]] == [Run.TRIO]

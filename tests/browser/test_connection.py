@@ -194,3 +194,23 @@ def free_port() -> int:
     """A port that nobody listens at."""
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1])"
     return int(subprocess.check_output([sys.executable, "-c", code]))
+
+
+def test_page_says_what_a_stop_leaves_in_the_file(
+    start: Start, pages: Pages, tmp_path: Path
+) -> None:
+    with Gate(tmp_path / "server") as gate:
+        server = start(config=f'{CONFIG}\n[store]\npath = "jobs.db"\n')
+        page = pages.open(server)
+        for _ in range(6):
+            server.submit("at_the_gate")
+        expect(page.locator("#buffered")).to_have_text("2")
+
+        server.send(signal.SIGTERM)
+
+        banner = page.locator("#banner")
+        expect(banner).to_contain_text("works off 4 jobs, within")
+        expect(banner).to_contain_text("2 jobs stay in the file for the next start.")
+        pages.accepted += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING"]
+        gate.open()
+        assert server.wait_exit() == 0

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from trio_jobs.access import Access, Role
 from trio_jobs.access_changes import AccessChanges
+from trio_jobs.api.drain_state import DrainState
 from trio_jobs.api.feed import Feed
 from trio_jobs.api.sign_in import SignIn
 from trio_jobs.pool.pool import Pool
@@ -66,6 +67,7 @@ class ApiContext:
         metrics: Counts the refusals, and writes the answers of ``/metrics``; None without metrics.
         tracing: Makes spans of submissions; None without tracing.
         feed: What ``GET /events`` sends; None if the pool is not observed.
+        drain: What a stop still finishes; None behind another server.
     """
 
     pool: Pool
@@ -76,6 +78,7 @@ class ApiContext:
     metrics: Metrics | None = None
     tracing: Tracing | None = None
     feed: Feed | None = None
+    drain: DrainState | None = None
 
     def withholds_from(self, access: Access) -> bool:
         """Whether this client sees no payloads, results, messages and log lines."""

@@ -8,6 +8,7 @@ from quart import Blueprint, Response
 
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access
+from trio_jobs.api.drain_state import DrainState
 from trio_jobs.api.health import ready_state
 from trio_jobs.api.serialization import MEDIA_TYPE, progress_json, time_json
 from trio_jobs.handlers.handler import Run
@@ -47,17 +48,21 @@ def add_pool_route(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.get("/pool")
     async def pool() -> Response:
-        state = pool_state(context.pool, withheld=context.withholds_from(current_access()))
+        withheld = context.withholds_from(current_access())
+        state = pool_state(context.pool, withheld=withheld, drain=context.drain)
         return Response(msgspec.json.encode(state), content_type=MEDIA_TYPE)
 
 
-def pool_state(pool: Pool, *, whole: bool = True, withheld: bool = False) -> dict[str, object]:
+def pool_state(
+    pool: Pool, *, whole: bool = True, withheld: bool = False, drain: DrainState | None = None
+) -> dict[str, object]:
     """The state of the pool now, for JSON; `JobStatistics` only if the pool counts its jobs.
 
     Args:
         pool: The pool.
         whole: Whether ``types`` and ``ended_per_second`` are in it: they are most of it.
         withheld: Whether the progress of jobs has no message.
+        drain: What a stop still finishes; None if this is not known.
     """
     now = trio.current_time()
     # In the order of their claims: those that have run longest are the first.
@@ -72,6 +77,7 @@ def pool_state(pool: Pool, *, whole: bool = True, withheld: bool = False) -> dic
         "boot": pool.boot,
         "started_at": time_json(pool.started_at),
         **ready_state(pool),
+        **({} if drain is None else drain.members(pool)),
         **counted,
         "slots": [_slot(pool, each, now, withheld=withheld) for each in running],
     }

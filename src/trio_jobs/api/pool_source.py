@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from trio_jobs.api.drain_state import DrainState
 from trio_jobs.api.feed import Feed, Summary
 from trio_jobs.api.pool_route import pool_state
 from trio_jobs.pool.observation import Observation
@@ -17,7 +18,7 @@ class PoolSource:
         withheld: Whether the progress of its jobs has no message.
     """
 
-    def __init__(self, pool: Pool, observation: Observation) -> None:
+    def __init__(self, pool: Pool, observation: Observation, drain: DrainState | None) -> None:
         ended = observation.ended
         self.boot = pool.boot
         self.over = observation.over
@@ -27,6 +28,7 @@ class PoolSource:
         self._ended = ended
         self._observation = observation
         self._pool = pool
+        self._drain = drain
 
     @property
     def last(self) -> int:
@@ -35,7 +37,7 @@ class PoolSource:
 
     def state(self, *, withheld: bool) -> Mapping[str, object]:
         """The state of the pool now, without `summary`; see `pool_state`."""
-        return pool_state(self._pool, whole=False, withheld=withheld)
+        return pool_state(self._pool, whole=False, withheld=withheld, drain=self._drain)
 
     def summary(self) -> Summary:
         """The rest of the state."""
@@ -43,7 +45,7 @@ class PoolSource:
         return {"ended_per_second": statistics.ended_per_second, "types": statistics.types}
 
 
-def feed_of(pool: Pool) -> Feed | None:
+def feed_of(pool: Pool, drain: DrainState | None = None) -> Feed | None:
     """What ``GET /events`` sends of a pool; None if the pool is not observed."""
     observation = pool.observation
-    return None if observation is None else Feed(PoolSource(pool, observation))
+    return None if observation is None else Feed(PoolSource(pool, observation, drain))

@@ -70,6 +70,11 @@ class PausedTypes:
         """The paused types, sorted."""
         return sorted(self._paused)
 
+    @property
+    def count(self) -> int:
+        """How many jobs are held here."""
+        return sum(map(len, self._held.values()))
+
     def select(self, types: Iterable[str] | None) -> set[str]:
         """Check the names of types, and return them; None: all types.
 

@@ -297,10 +297,11 @@ function main() {
     if (link === "lost") return state ? "No connection to the server: these numbers are old. This page tries again by itself." : "The server does not answer. This page tries again by itself.";
     if (link !== "live") return "";
     if (state.status !== "ready") {
-      const left = state.busy + state.buffered;
-      const rest = left ? `works off ${count(left, "job")}` : "has worked off its jobs";
-      const grace = state.grace_seconds_left === undefined || !left ? "" : `, within ${duration(Math.max(0, state.grace_seconds_left - age()))}`;
-      return `The server is stopping: it takes no new jobs, and ${rest}${grace}.`;
+      const { jobs_left: left, grace_seconds_left: seconds } = state.stop;
+      const rest = left ? `works off ${count(left, "job")}, within ${duration(Math.max(0, seconds - age()))}` : "has worked off its jobs";
+      const stays = state.unwritten === undefined ? 0 : state.pending + state.busy - left; // with a file
+      const kept = stays > 0 ? ` ${count(stays, "job")} ${stays === 1 ? "stays" : "stay"} in the file for the next start.` : "";
+      return `The server is stopping: it takes no new jobs, and ${rest}.${kept}`;
     }
     if (state.store_failing_seconds) return `The store’s file cannot be written, for ${duration(state.store_failing_seconds + age())} now: new jobs are refused, and ends of jobs wait in memory.`;
     return state.blocked ? `Jobs cannot begin: ${visible(state.blocked)}` : "";
