@@ -92,3 +92,11 @@ async def test_faults_of_clients_and_unknown_jobs_are_no_refusals_of_the_pool() 
     assert (await api.client.get("/jobs/00000000-0000-0000-0000-000000000000")).status == 404
     await trio.lowlevel.checkpoint()
     assert refusals == {}
+
+
+async def test_paused_intake_counts_by_every_way() -> None:
+    api, refusals = counting(make_parts())
+    api.parts.admission.intake.pause()
+
+    assert await submit(api, JOB) == 503
+    assert refusals == {"paused": 4}

@@ -80,6 +80,14 @@ FIRES = {
         25,
         {"version": "1"},
     ),
+    "StillPaused": (
+        {
+            f"trio_jobs_intake_paused{{{SERVER}}}": "0x60",
+            f"trio_jobs_paused_types{{{SERVER}}}": "2x60",
+        },
+        40,
+        {},
+    ),
     "FailuresForgotten": (
         {f'trio_jobs_jobs_dropped_total{{{SERVER}, outcome="failed"}}': "0x10 1x20"},
         20,
@@ -108,6 +116,10 @@ SILENT = {
     "NoProgress": {
         f"trio_jobs_buffer_used{{{SERVER}}}": "1x30",
         f'trio_jobs_jobs_completed_total{{{SERVER}, type="email", outcome="failed"}}': "0+1x30",
+    },
+    "StillPaused": {
+        f"trio_jobs_intake_paused{{{SERVER}}}": "1x20 0x40",
+        f"trio_jobs_paused_types{{{SERVER}}}": "0x60",
     },
     "FailuresForgotten": {
         f'trio_jobs_jobs_dropped_total{{{SERVER}, outcome="succeeded"}}': "0+9x30",

@@ -57,7 +57,7 @@ def test_each_error_of_the_admission_has_a_reason() -> None:
     errors = [each for each in kinds(AdmissionError) if each is not AdmissionError]
     reasons = {each.reason for each in errors} | {StoreTimeoutError.reason}
 
-    assert reasons | {"paused", "waiting_full"} == set(REASONS)
+    assert reasons | {"waiting_full"} == set(REASONS)
 
 
 async def test_faults_of_submissions_are_refusals_and_others_are_not() -> None:
@@ -123,6 +123,10 @@ async def test_state_of_the_pool_is_told() -> None:
     found = await exported.scrape()
     assert {name: found[name, frozenset()] for name in expected} == expected
 
+    parts.admission.intake.pause()
+    parts.pool.paused.pause({"email"})
+    assert await exported.value("intake_paused") == 1
+    assert await exported.value("paused_types") == 1
     parts.admission.close()
     assert await exported.value("stopping") == 1
 

@@ -59,7 +59,10 @@ def _of_the_pool(numbers: Numbers) -> Iterator[Metric]:
         "buffer_used_peak": ("The most jobs that were in the buffer", pool.peak_buffered),
         "workers": ("Workers", pool.workers),
         "workers_busy": ("Workers that have a job", pool.busy),
-        "waiting": ("Jobs that wait for a time, or for others of their type", pool.waiting),
+        "waiting": ("Jobs that wait for a time, or are held", pool.waiting),
+        "held": ("Jobs that wait for others of their type, or for its resume", pool.held),
+        "intake_paused": ("1 while an operator lets no jobs in", pool.intake != "open"),
+        "paused_types": ("Types whose jobs an operator has paused", len(pool.paused)),
         "oldest_running_seconds": (
             "How long the job that began first has been running; 0 if none runs",
             pool.oldest_running_seconds or 0.0,
