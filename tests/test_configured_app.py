@@ -20,6 +20,7 @@ from trio_jobs.settings import (
     SETTINGS,
     ConfigError,
     HttpSettings,
+    MetricsSettings,
     PoolSettings,
     Setting,
     StoreSettings,
@@ -130,7 +131,13 @@ def test_each_setting_of_pool_and_store_is_an_argument_of_open_jobs() -> None:
     settings = {each.name for section in (PoolSettings, StoreSettings) for each in fields(section)}
 
     assert settings - arguments == NO_ARGUMENTS
-    assert arguments - settings == {"max_payload_bytes", "max_waiters", "lifespan", "state"}
+    assert arguments - settings == {
+        "max_payload_bytes",
+        "max_types",
+        "max_waiters",
+        "lifespan",
+        "state",
+    }
     assert Options.__annotations__.keys() == arguments - {"path"}
 
 
@@ -163,7 +170,7 @@ async def test_each_argument_of_open_jobs_reaches_the_pool_and_the_store(
 
     found: dict[str, object] = {}
     for section in seen:
-        assert isinstance(section, PoolSettings | StoreSettings | HttpSettings)
+        assert isinstance(section, PoolSettings | StoreSettings | HttpSettings | MetricsSettings)
         found |= {each.name: getattr(section, each.name) for each in fields(section)}
     assert {name: found[name] for name in options if name in found} == {
         name: value for name, value in options.items() if name != "max_payload_bytes"

@@ -599,6 +599,7 @@ def test_every_number_has_the_default_of_its_setting(
 ) -> None:
     settings = {path.partition(".")[2]: setting for path, setting in SETTINGS.items()}
     settings["max_payload_bytes"] = settings["max_body_bytes"]
+    del settings["max_types"]  # unless it is given, an embedded pool counts nothing
     for name, parameter in inspect.signature(function).parameters.items():
         if name in settings:
             assert parameter.default == settings[name].default

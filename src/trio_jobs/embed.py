@@ -22,6 +22,7 @@ from trio_jobs.settings import (
     MAX_WORKERS,
     SETTINGS,
     HttpSettings,
+    MetricsSettings,
     PoolSettings,
     StoreSettings,
     build,
@@ -58,6 +59,7 @@ class Options(TypedDict, total=False):
     max_payload_bytes: int
     max_result_bytes: int
     max_waiters: int
+    max_types: int | None
 
 
 @overload
@@ -101,6 +103,7 @@ async def open_jobs(
     max_payload_bytes: int = _HTTP.max_body_bytes,
     max_result_bytes: int = _STORE.max_result_bytes,
     max_waiters: int = _HTTP.max_waiters,
+    max_types: int | None = None,
 ) -> AsyncIterator[Any]:
     """A pool of workers for the length of an ``async with`` block.
 
@@ -153,6 +156,8 @@ async def open_jobs(
         max_payload_bytes: The largest payload, as JSON, and over HTTP the longest body, in bytes.
         max_result_bytes: The largest result, as JSON; a job with a larger one fails.
         max_waiters: How many tasks may wait for jobs at the same time, with those of HTTP requests.
+        max_types: Of how many job types the jobs are counted apart, for
+            `trio_jobs.metrics.JobsCollector` and ``GET /pool``. None counts nothing.
 
     Raises:
         HandlerError: A function cannot be a handler; the text says for which type.
@@ -193,6 +198,9 @@ async def open_jobs(
     )
     SETTINGS["http.max_body_bytes"].convert(max_payload_bytes, where="max_payload_bytes")
     http = build(HttpSettings, max_body_bytes=max_payload_bytes, max_waiters=max_waiters, ui=False)
+    metrics = MetricsSettings(enabled=False)
+    if max_types is not None:
+        metrics = build(MetricsSettings, enabled=True, max_types=max_types)
     check_store(settings, bounds, http)
     now = wall_clock()
     registry = HandlerRegistry.of(handlers, async_handlers=async_handlers, lifespan=lifespan)
@@ -220,6 +228,7 @@ async def open_jobs(
         settings,
         bounds,
         http,
+        metrics,
         states=read_states(state, registry, async_handlers=async_handlers),
         asyncio_loop=None if isinstance(asyncio_loop, str) else asyncio_loop,
         last_id=opened.last_id,

@@ -76,6 +76,7 @@ class BaseJobs:
 
     def __init__(self, pool: Pool, *, now: Callable[[], datetime], max_payload_bytes: int) -> None:
         self._pool = pool
+        self._token = trio.lowlevel.current_trio_token()  # for what reads it from other threads
         self._now = now
         self._max_payload_bytes = max_payload_bytes
 

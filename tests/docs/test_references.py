@@ -21,6 +21,7 @@ from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.asgi import make_app
 from trio_jobs.asyncio import AsyncioJobs
+from trio_jobs.metrics import JobsCollector
 from trio_jobs.settings import SECTIONS, PoolSettings, setting_name, settings_of
 from trio_jobs.shutdown.hard_limit import (
     FAULTHANDLER_AFTER_SECONDS,
@@ -267,14 +268,12 @@ def test_every_header_of_an_answer_is_there() -> None:
 )
 def test_everything_public_is_in_the_python_reference(module: object) -> None:
     text = (REFERENCE / "python.md").read_text()
-    documented = set(
-        re.findall(
-            r"^\.\. auto\w+:: trio_jobs\.(?:(?:asgi|asyncio|testing)\.)?(\w+)", text, re.MULTILINE
-        )
-    )
+    name = r"(?:(?:asgi|asyncio|metrics|testing)\.)?(\w+)"
+    documented = set(re.findall(rf"^\.\. auto\w+:: trio_jobs\.{name}", text, re.MULTILINE))
 
     public = {*chain(trio_jobs.__all__, trio_jobs.testing.__all__)}
-    assert documented == {*public, make_app.__name__, AsyncioJobs.__name__}
+    others = (make_app, AsyncioJobs, JobsCollector)
+    assert documented == {*public, *(each.__name__ for each in others)}
 
 
 def test_grace_period_of_the_plugin_is_that_of_the_setting() -> None:
