@@ -64,6 +64,8 @@ from trio_jobs.testing.schedules import seeded_schedule
 from trio_jobs.testing.steps import At
 
 if TYPE_CHECKING:
+    from trio_jobs.pool.intake import Intake
+    from trio_jobs.pool.paused_types import PausedTypes
     from trio_jobs.pool.pool import Pool
     from trio_jobs.pool.schedule import Schedule
     from trio_jobs.pool.unfinished import Line
@@ -286,6 +288,48 @@ class Program:
         if nursery is not None:
             with contextlib.suppress(RuntimeError):  # closed
                 nursery.start_soon(fail)
+
+    # What an operator can do at a step.
+
+    def more_workers(self) -> None:
+        if self.core is not None:
+            self.core.worker_tasks.number += 3
+            self.core.worker_tasks._approach()
+
+    def fewer_workers(self) -> None:
+        if self.core is not None:
+            self.core.worker_tasks.number = 1
+            self.core.worker_tasks._approach()
+
+    def other_workers(self) -> None:
+        """Let all but one leave, and ask for as many again."""
+        if self.core is not None:
+            number = self.core.worker_tasks.number
+            self.fewer_workers()
+            self.core.worker_tasks.number = number
+            self.core.worker_tasks._approach()
+
+    def pause_types(self) -> None:
+        """Pause all types, and resume them a little later; by then the stop may have begun."""
+
+        async def resume(paused: PausedTypes) -> None:
+            await trio.sleep(self.unit / 2)
+            await paused.resume(paused.types)
+
+        if self.core is not None and self.clients is not None:
+            self.core.paused.pause(self.core.paused.select(None))
+            self.clients.start_soon(resume, self.core.paused)
+
+    def pause_intake(self) -> None:
+        """Pause the intake, and resume it a little later."""
+
+        async def resume(intake: Intake) -> None:
+            await trio.sleep(self.unit / 2)
+            intake.resume()
+
+        if self.core is not None and self.clients is not None:
+            self.core.admission.intake.pause()
+            self.clients.start_soon(resume, self.core.admission.intake)
 
     def part_of(self, task: trio.lowlevel.Task) -> Part | None:
         """What of the program a task belongs to; None for a client, or Trio's own."""
@@ -727,8 +771,10 @@ def check(program: Program) -> None:
     if program.status is None and not lines:
         lines = [(event, str(fields["job_ids"])) for event, fields in program.stop.report.lines()]
     assert sorted(ids_in(lines, "jobs_interrupted")) == released  # named type by type
+    held = ids_in(lines, "jobs_held")
+    waiting = [job_id for job_id in waiting if job_id not in held]
     assert sorted(ids_in(lines, "jobs_waiting")) == waiting
-    assert sorted(ids_in(lines, "jobs_not_started") + waiting) == queued
+    assert sorted(ids_in(lines, "jobs_not_started") + waiting + held) == queued
     assert program.status is None or program.status == 1 or not released + queued
     check_nothing_is_left(program)
 

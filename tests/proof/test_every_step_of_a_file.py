@@ -100,6 +100,12 @@ class Life:
     def stop_begins(self) -> None:
         self.parts.admission.close()
 
+    def types_are_paused(self) -> None:
+        self.parts.pool.paused.pause(HANDLERS)
+
+    def one_type_is_paused(self) -> None:
+        self.parts.pool.paused.pause(["again"])
+
     def disk_is_full(self) -> None:
         self.parts.journal.refuse()
 
@@ -310,6 +316,8 @@ ACTIONS = [
     Life.process_dies,
     Life.pool_is_cut_off,
     Life.stop_begins,
+    Life.types_are_paused,
+    Life.one_type_is_paused,
     Life.disk_is_full,
     Life.first_client_leaves,
     Life.second_client_leaves,

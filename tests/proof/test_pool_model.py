@@ -9,7 +9,7 @@ import contextlib
 import math
 import queue
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isawaitable
@@ -33,7 +33,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.proof.share import share_of
 from tests.stores.test_store_model import StoreMachine, refused
-from tests.support import HandlerRegistry, MemoryStore, StoreError, current_job_id, make_parts
+from tests.support import (
+    HandlerRegistry,
+    MemoryStore,
+    StoreError,
+    current_job_id,
+    make_parts,
+    start_pool,
+)
 from trio_jobs import (
     Ending,
     Handler,
@@ -47,6 +54,7 @@ from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.counted_moves import CountedMoves
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.refusals import IntakePausedError
 from trio_jobs.pool.reruns import Selection, rerun_all, rerun_nowait
 from trio_jobs.pool.store import DuplicateJobError
 
@@ -98,6 +106,10 @@ WAYS = {
     "held",
     "held, cancelled",
     "let go",
+    "paused",
+    "paused, cancelled",
+    "paused with a place",
+    "resumed",
     "re-run",
     "re-run with others",
     "a re-run, succeeded",
@@ -137,6 +149,9 @@ class Model:
     max_running: int | None
     places: dict[str, str] = field(default_factory=dict)  # types of the jobs that have a place
     held: dict[str, str] = field(default_factory=dict)  # by id the type, oldest first
+    types: set[str] = field(default_factory=set)  # that are paused
+    paused: dict[str, str] = field(default_factory=dict)  # the jobs held by that, by id the type
+    takes: bool = True  # whether the intake is open
     leaving: set[str] = field(default_factory=set)  # those of the due that are next to get a slot
     schedule: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, Expected] = field(default_factory=dict)
@@ -186,7 +201,8 @@ class Model:
         return list(self.places.values()).count(job_type) < self.max_running
 
     def is_full(self, job_type: str) -> bool:
-        return not self.has_place_for(job_type) and len(self.schedule) >= self.max_waiting
+        would_wait = job_type in self.types or not self.has_place_for(job_type)
+        return would_wait and len(self.schedule) >= self.max_waiting
 
     def hold(self, job_id: str) -> None:
         self.held[job_id] = self.jobs[job_id].type
@@ -286,12 +302,19 @@ class Model:
             self.ways["passed over"] += 1
             return
         job = self.jobs[job_id]
-        if job_id not in self.places and not job.cancel_requested:
-            if not self.has_place_for(job.type):
+        if not job.cancel_requested:
+            if job_id not in self.places and not self.has_place_for(job.type):
                 self.hold(job_id)
+                return
+            if job.type in self.types:
+                self.ways["paused with a place" if job_id in self.places else "paused"] += 1
+                self.paused[job_id] = job.type
+                self.schedule[job_id] = math.inf
+                self.give_up_place(job_id)
                 return
             if self.max_running is not None and job.type in LIMITED:
                 self.places[job_id] = job.type
+        self.paused.pop(job_id, None)
         waited = job.waits
         self.claim(job_id, "processing")
         if job.cancel_requested:
@@ -302,6 +325,15 @@ class Model:
             self.began.append(job_id)
             if job.attempts > 1:
                 self.ways["began again"] += 1
+
+    def resume(self, types: Collection[str]) -> None:
+        self.types.difference_update(types)
+        for job_id, type_ in list(self.paused.items()):
+            if type_ in types:
+                del self.paused[job_id]
+                if self.schedule.get(job_id) == math.inf:  # else its cancel was requested
+                    self.schedule[job_id] = self.now
+                    self.ways["resumed"] += 1
 
     def drop(self, completions: list[str]) -> None:
         """Those that completed at the same time did so in this order; the oldest go."""
@@ -467,10 +499,7 @@ class PoolMachine(RuleBasedStateMachine):
         parts.workers.claim = note_claim  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
-            for n in range(self.model.workers):
-                nursery.start_soon(parts.workers.run, parts.receive.clone(), name=f"worker-{n}")
-            parts.receive.close()
-            nursery.start_soon(parts.pool.run_schedule, name="schedule")
+            start_pool(parts, nursery)
             await self._settle()
             async for command in commands:
                 self._result = await outcome.acapture(self._carry_out, command)
@@ -675,9 +704,15 @@ class PoolMachine(RuleBasedStateMachine):
             assert not closed
         except ShuttingDownError:
             assert closed
+        except IntakePausedError:
+            event("refused: paused")
+            assert wanted
+            assert not closed
+            assert not self.model.takes
         else:
             assert not full
             assert not closed
+            assert self.model.takes or not wanted
 
     @contextlib.contextmanager
     def _refused_beyond_room(self, types: Sequence[str]) -> Generator[None]:
@@ -695,10 +730,16 @@ class PoolMachine(RuleBasedStateMachine):
         except ShuttingDownError:
             event("refused: closed")
             assert closed
+        except IntakePausedError:
+            event("refused: paused")
+            assert wanted
+            assert not closed
+            assert not self.model.takes
         else:
             assert wanted <= room
             assert not full
             assert not closed
+            assert self.model.takes or not wanted
 
     @precondition(lambda self: not self.over and self.model.running())
     @rule(number=some_number, error=st.sampled_from([None, ValueError, SystemExit]))
@@ -746,6 +787,8 @@ class PoolMachine(RuleBasedStateMachine):
         job_id = self._some(number, status)
         if self.model.max_running is not None and self.model.allows(job_id, "pending"):
             return  # `TypeLimits` must know of it: else the type would lose a place
+        if job_id in self.model.paused:
+            return  # nor does `PausedTypes` know of it
         allowed = self.model.allows(job_id, "pending")
         if allowed:
             self.model.claim(job_id, "taken")
@@ -796,6 +839,8 @@ class PoolMachine(RuleBasedStateMachine):
             job.cancel_requested = True
             if job_id in self.model.schedule and job_id not in self.model.leaving:
                 self.model.schedule[job_id] = self.model.now  # also if it was due already
+            if job_id in self.model.paused:
+                self.model.ways["paused, cancelled"] += 1
             if job_id in self.model.held:
                 self.model.ways["held, cancelled"] += 1
             if job.status == "processing":
@@ -821,6 +866,39 @@ class PoolMachine(RuleBasedStateMachine):
     def _let_time_pass(self, seconds: int) -> None:
         self.model.now += seconds
         self._do(lambda: self._clock.jump(seconds))
+
+    # What operators do.
+
+    @precondition(lambda self: not self.over and not self.model.closed)
+    @rule(types=st.sets(some_type, min_size=1))
+    def pause(self, types: set[str]) -> None:
+        self.model.types |= types
+        self._do(lambda: self.parts.pool.paused.pause(types))
+
+    @precondition(lambda self: not self.over and not self.model.closed and self.model.types)
+    @rule(types=st.sets(some_type, min_size=1) | st.just({"work", "limited", "again"}))
+    def resume(self, types: set[str]) -> None:
+        self.model.resume(types)
+        self._do(lambda: self.parts.pool.paused.resume(types))
+
+    @precondition(lambda self: not self.over and not self.model.closed)
+    @rule(takes=st.booleans() | st.just(value=True))
+    def pause_or_resume_the_intake(self, *, takes: bool) -> None:
+        self.model.takes = takes
+        intake = self.admission.intake
+        self._do(intake.resume if takes else intake.pause)
+
+    @precondition(lambda self: not self.over and not self.model.closed)
+    @rule(number=st.integers(1, MOST_WORKERS))
+    def change_the_workers(self, number: int) -> None:
+        """Not to fewer than run: which of these ends first is for the scheduler."""
+        self.model.workers = max(number, len(self.model.running()))
+        self._do(lambda: self.parts.pool.worker_tasks.set_number(self.model.workers))
+
+    @precondition(lambda self: self.model.paused)
+    @rule(number=some_number)
+    def cancel_one_that_is_paused(self, number: int) -> None:
+        self._cancel(list(self.model.paused)[number % len(self.model.paused)])
 
     @rule(number=some_number, status=some_status, limit=st.integers(0, 10))
     def look_at_a_page(self, number: int, status: str, limit: int) -> None:
@@ -894,6 +972,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert not_begun == self.model.those("pending")
         waiting = [job.id for job in self.store.unfinished().waiting]
         assert waiting == [each for each in not_begun if self.model.jobs[each].waits]
+        held = [job.id for job in self.parts.pool.unfinished().held]
+        assert held == sorted(self.model.paused)
 
     @invariant()
     def counts_are_those_of_a_recount(self) -> None:
