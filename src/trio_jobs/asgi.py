@@ -142,6 +142,7 @@ class ConfiguredApp:
             lifespan={each.key: each for each in self._handlers.lifespans},
             max_payload_bytes=http.max_body_bytes,
             max_waiters=http.max_waiters,
+            max_types=self._config.metrics.max_types if http.ui else None,
             path=None if path is None else str(path),
             drain=pool.drain,
             sync=store.sync,
@@ -161,6 +162,7 @@ class ConfiguredApp:
             allowed_hosts=http.allowed_hosts,
             max_wait_seconds=http.max_wait_seconds,
             stream_idle_timeout=http.stream_idle_timeout,
+            max_event_streams=http.max_event_streams,
             shutdown_retry_after=self._config.pool.retry_after,
         )
 

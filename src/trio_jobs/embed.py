@@ -157,7 +157,8 @@ async def open_jobs(
         max_result_bytes: The largest result, as JSON; a job with a larger one fails.
         max_waiters: How many tasks may wait for jobs at the same time, with those of HTTP requests.
         max_types: Of how many job types the jobs are counted apart, for
-            `trio_jobs.metrics.JobsCollector` and ``GET /pool``. None counts nothing.
+            `trio_jobs.metrics.JobsCollector`, ``GET /pool`` and ``GET /events``. None counts
+            nothing, and there is no ``/events``.
 
     Raises:
         HandlerError: A function cannot be a handler; the text says for which type.

@@ -63,6 +63,7 @@ class ApiOptions(TypedDict, total=False):
     allowed_hosts: Iterable[str]
     max_wait_seconds: float
     stream_idle_timeout: float
+    max_event_streams: int
     shutdown_retry_after: int
 
 
@@ -244,6 +245,7 @@ class BaseJobs:
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
+        max_event_streams: int = _HTTP.max_event_streams,
         shutdown_retry_after: int = _POOL.retry_after,
     ) -> Callable[[Any, Any, Any], Awaitable[None]]:
         """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
@@ -263,6 +265,8 @@ class BaseJobs:
                 wait for a job.
             stream_idle_timeout: The longest time, in seconds, that the client
                 of a stream may send nothing while the server is reading.
+            max_event_streams: How many clients may have ``GET /events`` open at the same time, if
+                the pool counts its jobs (``max_types``); 0 for none.
             shutdown_retry_after: The ``Retry-After``, in whole seconds, of that 503.
 
         Raises:
@@ -277,6 +281,7 @@ class BaseJobs:
             allowed_hosts=allowed_hosts,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
+            max_event_streams=max_event_streams,
             shutdown_retry_after=shutdown_retry_after,
         )
         return api.over(self._pool, max_payload_bytes=self._max_payload_bytes)

@@ -57,6 +57,7 @@ class JobQueue(AwaitedJobs):
         allowed_hosts: See `Jobs.asgi`.
         max_wait_seconds: See `Jobs.asgi`.
         stream_idle_timeout: See `Jobs.asgi`.
+        max_event_streams: See `Jobs.asgi`.
         options: The other arguments of `trio_jobs.open_jobs`.
 
     Raises:
@@ -76,6 +77,7 @@ class JobQueue(AwaitedJobs):
         allowed_hosts: Iterable[str] = (),
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
+        max_event_streams: int = _HTTP.max_event_streams,
         **options: Unpack[Options],
     ) -> None:
         inspect.signature(open_jobs).bind(handlers, path=path, **options)
@@ -90,6 +92,7 @@ class JobQueue(AwaitedJobs):
             allowed_hosts=tuple(allowed_hosts),
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
+            max_event_streams=max_event_streams,
             shutdown_retry_after=retry_after,
         )
         MountedApi(**self._api_options)  # checks them

@@ -33,6 +33,7 @@ class MountedApi:
         allowed_hosts: Iterable[str],
         max_wait_seconds: float,
         stream_idle_timeout: float,
+        max_event_streams: int,
         shutdown_retry_after: int,
     ) -> None:
         self._http = build(
@@ -40,6 +41,7 @@ class MountedApi:
             payloads=payloads,
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
+            max_event_streams=max_event_streams,
             ui=False,
         )
         RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")

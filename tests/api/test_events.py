@@ -874,7 +874,7 @@ async def test_server_without_events_says_so(
 
     answer = await Client(create_app(context)).get("/events")
 
-    detail = "http.max_event_streams is 0" if observed else "it counts nothing (http.ui is false)"
+    detail = "http.max_event_streams is 0" if observed else "it does not count its jobs"
     assert assert_problem(answer, 404)["detail"] == f"this server has no /events: {detail}"
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.command import PATIENCE
+from tests.server.serving import get
+from tests.system.test_events import Stream
 from trio_jobs import Jobs, TooManyWaitersError, open_jobs
 from trio_jobs.asgi import make_app
 from trio_jobs.testing.asgi_client import App, Client
@@ -109,6 +111,30 @@ async def test_api_is_mounted_in_an_application_under_hypercorn(host: object) ->
                 await only_waiter_has_left(jobs, stuck.id)
             scope.cancel()
     assert jobs.unfinished() == ([stuck.id], [])
+
+
+@pytest.mark.parametrize("host", [in_starlette, beside_quart])
+@pytest.mark.parametrize("stops", [False, True], ids=["client leaves", "server stops"])
+async def test_events_of_a_mounted_api_under_hypercorn(host: object, *, stops: bool) -> None:
+    assert callable(host)
+    async with open_jobs({"double": double}, max_types=100) as jobs, AsyncExitStack() as stack:
+        async with hypercorn_serves(host(jobs)) as client:
+            port = client.base_url.port
+            connection = await stack.enter_async_context(
+                await trio.open_tcp_stream("127.0.0.1", port or 0)
+            )
+            await connection.send_all(get("/queue/events"))
+            stream = Stream(connection)
+            await stream.wait_for('"status":"ready"')
+            job_id = (await client.post("/queue/jobs", json=JOB)).json()["id"]
+            await stream.wait_for('"jobs"', job_id)
+            await stream.wait_for('"succeeded":1')
+            if not stops:
+                await connection.aclose()
+        if stops:  # Hypercorn cuts the answer; the pool goes on
+            with pytest.raises(AssertionError, match="cut"):
+                await stream.rest()
+        assert (await jobs.wait(jobs.submit("double", 4).id)).outcome == "succeeded"
 
 
 HANDLERS = """

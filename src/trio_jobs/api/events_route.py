@@ -27,7 +27,7 @@ def add_events_route(routes: Blueprint, context: ApiContext) -> None:
         if not limit:
             raise Problem(404, "this server has no /events: http.max_event_streams is 0")
         if feed is None:
-            raise Problem(404, "this server has no /events: it counts nothing (http.ui is false)")
+            raise Problem(404, "this server has no /events: it does not count its jobs")
         access = current_access()
         wanted = parse_wanted(request.query_string)
         if context.withholds_from(access):
