@@ -1,6 +1,8 @@
 """What a pool counts of its jobs, against a plain recount of them."""
 
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -121,7 +123,9 @@ def test_ends_are_counted_as_a_plain_recount_counts_them(
         clock.jump(window_age)
         for number, end in enumerate(ends):
             job = job_of(number, end, last)
-            observation._counts_of(job.type).processing += 1
+            type_counts = observation._counts_of(job.type)
+            type_counts.found += 1
+            type_counts.claimed += 1
             observation.ended.note(job)
             if number == counted_at:
                 observation._count()
@@ -341,6 +345,28 @@ async def test_oldest_pending_job_is_the_one_that_could_have_begun_first(
         await trio.sleep(65)  # the delayed one has been due for 20 seconds; both workers are busy
         assert oldest() == 20
         nursery.cancel_scope.cancel()
+
+
+def test_program_with_a_pool_of_its_own_counts_nothing_and_imports_nothing_for_it() -> None:
+    program = """
+import sys, trio, trio_jobs
+
+async def work(_): pass
+
+async def main():
+    async with trio_jobs.open_jobs({"work": work}) as jobs:
+        await jobs.result(jobs.submit("work").id)
+        assert jobs._pool.observation is None
+
+trio.run(main)
+print(*[name for name in sys.modules if name.startswith("trio_jobs.pool.")], sep="\\n")
+"""
+    command = [sys.executable, "-c", program]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert "trio_jobs.pool.worker" in imported
+    parts = ("counted_moves", "ended_jobs", "histogram", "observation", "type_counts")
+    assert not {f"trio_jobs.pool.{each}" for each in parts} & set(imported)
 
 
 # Whole histories. -----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class CountedMoves:
         self.moves = moves
         self._store = store
         self._observation = observation
+        self._note_claimed = observation.note_claimed
 
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`."""
@@ -40,7 +41,7 @@ class CountedMoves:
             self._observation.note_passed_over(job_id)
             raise
         if job is not None:
-            self._observation.note_claimed(job)
+            self._note_claimed(job)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:

@@ -32,6 +32,7 @@ class EndedJobs:
 
     Attributes:
         last: The number of the job that ended last; 0 before the first, which is number 1.
+        changed: Set by `touch`, and when a job ends. None while nobody waits for a change.
     """
 
     def __init__(self, count: Callable[[], None]) -> None:
@@ -39,8 +40,7 @@ class EndedJobs:
         self._count = count
         self._count_at = BATCH
         self._jobs: deque[Job] = deque(maxlen=KEPT)
-        # Exists only while a task waits: nobody else has to set it.
-        self._changed: trio.Event | None = None
+        self.changed: trio.Event | None = None
 
     def note(self, job: Job) -> None:
         """Note a job that has just ended, and wake the tasks that wait for a change.
@@ -53,7 +53,7 @@ class EndedJobs:
             job = _brief(job)
         self._jobs.append(job)
         self.last += 1
-        if self._changed is not None:
+        if self.changed is not None:
             self.touch()
         if self.last >= self._count_at:
             self._count_at = self.last + BATCH
@@ -74,15 +74,15 @@ class EndedJobs:
 
     def next_change(self) -> trio.Event:
         """An event that is set once the next job has ended, or `touch` is called."""
-        if self._changed is None:
-            self._changed = trio.Event()
-        return self._changed
+        if self.changed is None:
+            self.changed = trio.Event()
+        return self.changed
 
     def touch(self) -> None:
         """Wake the tasks that wait for a change: something that they show has changed."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        if self.changed is not None:
+            self.changed.set()
+            self.changed = None
 
 
 def _brief(job: Job) -> Job:

@@ -1,23 +1,26 @@
 """`Histogram`: how often durations occur, in buckets that grow with them; and its percentiles."""
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-# Each octave, from a power of two to the next, has 16 buckets of equal width. So the middle of a
-# bucket is within 1/32 of each value in it: 3.2 % hold for all percentiles. The idea is that of
-# HdrHistogram (Gil Tene), whose Python package costs some ten times as much.
+# The first 16 bits of a double are its sign, its exponent, and 4 bits of its fraction. So the
+# doubles that differ in no more than the other 48 bits make a bucket, and each octave, from a power
+# of two to the next, has 16 buckets of equal width. The middle of a bucket is within 1/32 of each
+# value in it: 3.2 % hold for all percentiles. The idea is that of HdrHistogram (Gil Tene), whose
+# Python package costs some ten times as much.
+_SHIFT = 48
+_ROUND_UP = (1 << _SHIFT) - 1
 _BUCKETS = 16
-
-# Seconds. A duration of 0, which no bucket has, is counted as this one.
-_LEAST = 2.0**-20
+_EXPONENT_OF_1 = 1023
 
 
 class Histogram:
     """The numbers of durations, in seconds.
 
-    Bucket ``16 * e + k``, for k from 17 to 32, has the durations above ``2**e * (k - 1) / 32`` and
-    up to ``2**e * k / 32``. So each power of two is the upper bound of a bucket.
+    A bucket has the durations up to its upper bound, and above that of the one before. Each power
+    of two is an upper bound, and so is 0.
 
     Attributes:
         count: How many durations there are.
@@ -39,9 +42,12 @@ class Histogram:
         """Count some durations, at least one; none is negative."""
         self.count += len(durations)
         self.seconds += sum(durations)
-        self.least = min(self.least, *durations)
-        self.greatest = max(self.greatest, *durations)
-        self._buckets.update(map(_bucket, durations))
+        self.least = min(self.least, min(durations))
+        self.greatest = max(self.greatest, max(durations))
+        # All in one go: a call for each one would double the cost.
+        number = len(durations)
+        doubles = struct.unpack(f"{number}q", struct.pack(f"{number}d", *durations))
+        self._buckets.update([(double + _ROUND_UP) >> _SHIFT for double in doubles])
 
     def merge(self, other: "Histogram") -> None:
         """Count the other one's durations, too."""
@@ -66,7 +72,7 @@ class Histogram:
             while counted < wanted:
                 bucket, number = next(buckets)
                 counted += number
-            middle = (_upper_bound(bucket) + _upper_bound(bucket - 1)) / 2
+            middle = (_upper_bound(bucket) + _upper_bound(max(bucket - 1, 0))) / 2
             found.append(min(max(middle, self.least), self.greatest))
         return found
 
@@ -76,7 +82,7 @@ class Histogram:
         buckets = sorted(self._buckets.items())
         counted = first = 0
         for exponent in exponents:
-            last = _BUCKETS * exponent + 2 * _BUCKETS
+            last = _BUCKETS * (_EXPONENT_OF_1 + exponent)
             while first < len(buckets) and buckets[first][0] <= last:
                 counted += buckets[first][1]
                 first += 1
@@ -84,11 +90,6 @@ class Histogram:
         return found
 
 
-def _bucket(duration: float) -> int:
-    mantissa, exponent = math.frexp(duration or _LEAST)
-    return _BUCKETS * exponent + math.ceil(2 * _BUCKETS * mantissa)
-
-
 def _upper_bound(bucket: int) -> float:
-    exponent, k = divmod(bucket - _BUCKETS - 1, _BUCKETS)
-    return math.ldexp((k + _BUCKETS + 1) / (2 * _BUCKETS), exponent)
+    [bound] = struct.unpack("d", struct.pack("q", bucket << _SHIFT))
+    return float(bound)

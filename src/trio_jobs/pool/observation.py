@@ -85,7 +85,9 @@ class Observation:
         unfinished = store.unfinished()
         for jobs in (unfinished.begun, unfinished.not_begun, unfinished.waiting):
             for job in jobs:  # of an earlier process
-                self._add(self._counts_of(job.type), job)
+                counts = self._counts_of(job.type)
+                counts.found += 1
+                self._let_wait(counts, job)
 
     # What the pool calls.
 
@@ -93,20 +95,19 @@ class Observation:
         """Count a job that has come in."""
         counts = self._types.get(job.type) or self._counts_of(job.type)
         counts.submitted += 1
-        counts.pending += 1
         if job.run_at is None:
             self._can_begin[job.id] = None
         else:
             self._waited[job.id] = False
-        self.ended.touch()
+        if self.ended.changed is not None:
+            self.ended.touch()
 
     def note_claimed(self, job: Job) -> None:
         """Count a job that a worker has claimed."""
         counts = self._types.get(job.type) or self._counts_of(job.type)
-        counts.pending -= 1
-        counts.processing += 1
+        counts.claimed += 1
         self._can_begin.pop(job.id, None)
-        if self._waited.get(job.id):
+        if self._waited and self._waited.get(job.id):
             self._waited[job.id] = False
             counts.retrying -= 1
 
@@ -117,17 +118,15 @@ class Observation:
     def note_postponed(self, job: Job, later: Later) -> None:
         """Count a job that waits for its next attempt, or has snoozed."""
         counts = self._counts_of(job.type)
-        counts.processing -= 1
-        self._add(counts, job)
+        counts.put_back += 1
+        self._let_wait(counts, job)
         if not later.snooze:
             counts.attempts_failed += 1
         self.ended.touch()
 
     def note_released(self, job: Job) -> None:
         """Count a job whose worker was cancelled, and that has not ended by that."""
-        counts = self._counts_of(job.type)
-        counts.processing -= 1
-        counts.pending += 1
+        self._counts_of(job.type).put_back += 1
 
     def note_recovered(self, returned: Iterable[Job], ended: Iterable[Job]) -> None:
         """Count the attempts that the death of an earlier process has ended, and ends by that.
@@ -141,7 +140,8 @@ class Observation:
         for job in ended:
             counts = self._counts_of(job.type)
             counts.interruptions += job.started_at is not None
-            counts.processing += 1  # until its end is counted
+            counts.found += 1
+            counts.claimed += 1
             self.ended.note(job)
 
     def note_can_begin(self, job_ids: Iterable[str]) -> None:
@@ -200,9 +200,8 @@ class Observation:
             counts = self._types[type_] = TypeCounts()
         return counts
 
-    def _add(self, counts: TypeCounts, job: Job) -> None:
-        """Count a pending job that is not new."""
-        counts.pending += 1
+    def _let_wait(self, counts: TypeCounts, job: Job) -> None:
+        """Count a pending job that is not new, if it waits for a time."""
         if job.waiting is not None:
             is_retrying = job.waiting is Waiting.RETRYING
             self._waited[job.id] = is_retrying
@@ -214,7 +213,7 @@ class Observation:
         self._turn_windows()
         _, jobs = self.ended.since(self._counted)  # none is missed: they are counted often enough
         self._counted = self.ended.last
-        groups: dict[str, _Group] = {}
+        groups, all_waited = dict[str, _Group](), self._waited
         begins = ends = now
         window, second = 0, [0, 0]
         for job in jobs:
@@ -231,7 +230,6 @@ class Observation:
             if group is None:
                 group = groups[job.type] = self._counts_of(job.type), [], []
             counts, runs, waits = group
-            counts.processing -= 1
             outcome = ending.outcome
             if outcome is _SUCCEEDED:
                 counts.succeeded += 1
@@ -240,12 +238,13 @@ class Observation:
                 counts.unsuccessful[outcome] = counts.unsuccessful.get(outcome, 0) + 1
                 counts.attempts_failed += outcome in _FAILED
                 second[1] += 1
-            waited = self._waited and self._waited.pop(job.id, None) is not None
-            if outcome is not _CANCELLED:
-                if job.duration is not None:
-                    runs.append(job.duration)
-                if job.attempts == 1 and not waited and job.started_at is not None:
-                    waits.append((job.started_at - job.created_at).total_seconds())
+            waited = all_waited and all_waited.pop(job.id, None) is not None
+            if outcome is _CANCELLED:
+                continue
+            if (duration := job.duration) is not None:
+                runs.append(duration)
+            if job.attempts == 1 and not waited and (began := job.started_at) is not None:
+                waits.append(began - job.created_at)
         _add_durations(groups, window)
         if len(self._seconds) > 2 * _SECONDS:
             last = int(now.timestamp())
@@ -286,7 +285,7 @@ class Observation:
 
 
 # The counts of a type, and the times of its jobs from claim to end, and from admission to claim.
-_Group = tuple[TypeCounts, list[float], list[float]]
+_Group = tuple[TypeCounts, list[float], list[timedelta]]
 
 
 def _add_durations(groups: dict[str, _Group], window: int) -> None:
@@ -294,4 +293,4 @@ def _add_durations(groups: dict[str, _Group], window: int) -> None:
         if runs:
             counts.run.windows[window].add(runs)
         if waits:
-            counts.wait.windows[window].add(waits)
+            counts.wait.windows[window].add([wait.total_seconds() for wait in waits])

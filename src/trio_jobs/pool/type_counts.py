@@ -9,10 +9,11 @@ class TypeCounts:
     """The counts of one type; `Observation` changes them as the jobs move.
 
     Attributes:
-        submitted: See `TypeStatistics`, as for the next five.
-        pending: See there.
-        retrying: See there.
-        processing: See there.
+        found: Jobs of an earlier process that were pending.
+        submitted: See `TypeStatistics`.
+        claimed: Claims.
+        put_back: Claims after which the job was pending again.
+        retrying: See `TypeStatistics`, as for the next two.
         attempts_failed: See there.
         interruptions: See there.
         succeeded: How many jobs have succeeded.
@@ -22,16 +23,27 @@ class TypeCounts:
     """
 
     def __init__(self) -> None:
+        self.found = 0
         self.submitted = 0
-        self.pending = 0
+        self.claimed = 0
+        self.put_back = 0
         self.retrying = 0
-        self.processing = 0
         self.attempts_failed = 0
         self.interruptions = 0
         self.succeeded = 0
         self.unsuccessful: dict[Outcome, int] = {}
         self.run = RecentDurations()
         self.wait = RecentDurations()
+
+    @property
+    def pending(self) -> int:
+        """See `TypeStatistics`; a move changes one number, and this one follows."""
+        return self.found + self.submitted + self.put_back - self.claimed
+
+    @property
+    def processing(self) -> int:
+        """See `TypeStatistics`; right once all ends are counted."""
+        return self.claimed - self.put_back - self.succeeded - sum(self.unsuccessful.values())
 
     def outcomes(self) -> dict[Outcome, int]:
         """How many jobs have completed, by outcome."""

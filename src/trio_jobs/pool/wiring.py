@@ -101,9 +101,8 @@ def make_pool(
         from trio_jobs.pool.counted_moves import CountedJobs, CountedMoves
         from trio_jobs.pool.observation import Observation
 
-        observation = Observation(
-            store, handlers.table.keys() - {DEFAULT}, max_types=metrics.max_types, now=now
-        )
+        types = [each for each in handlers.table if each != DEFAULT]
+        observation = Observation(store, types, max_types=metrics.max_types, now=now)
         new_jobs = CountedJobs(store, observation)
     ended = None if observation is None else observation.end
     waiters = CompletionWaiters(max_waiters=http.max_waiters, ended=ended)
