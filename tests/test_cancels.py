@@ -34,7 +34,7 @@ async def test_jobs_of_a_type_are_cancelled_and_counted() -> None:
         after = await jobs.counts()
     assert (before.total, before.type) == (6, {"a": 4, "b": 2})
     assert dict(before.status) == {"pending": 4, "processing": 1, "completed": 1}
-    assert before.waiting == {"delayed": 1, "retrying": 0}
+    assert before.waiting == {"delayed": 1, "retrying": 0, "held": 0}
     assert (after.outcome[Outcome.CANCELLED], after.outcome[Outcome.SUCCEEDED]) == (4, 2)
 
 

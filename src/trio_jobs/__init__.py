@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from trio_jobs.handlers.registry import UnknownTypeError as UnknownTypeError
     from trio_jobs.handlers.retry_policy import RetryPolicy as RetryPolicy
     from trio_jobs.job import Ending as Ending
+    from trio_jobs.job import Extras as Extras
     from trio_jobs.job import IdempotencyKey as IdempotencyKey
     from trio_jobs.job import Job as Job
     from trio_jobs.job import JobError as JobError
     from trio_jobs.job import JobStatus as JobStatus
+    from trio_jobs.job import Left as Left
     from trio_jobs.job import Outcome as Outcome
     from trio_jobs.job import Waiting as Waiting
     from trio_jobs.job_queue import JobQueue as JobQueue
     from trio_jobs.logs.formatter import LogFormatter as LogFormatter
     from trio_jobs.pool.idempotency import KeyReusedError as KeyReusedError
     from trio_jobs.pool.job_counts import JobCounts as JobCounts
+    from trio_jobs.pool.page_options import PageOptions as PageOptions
     from trio_jobs.pool.refusals import AdmissionError as AdmissionError
     from trio_jobs.pool.refusals import QueueFullError as QueueFullError
     from trio_jobs.pool.refusals import ShuttingDownError as ShuttingDownError
@@ -57,6 +60,7 @@ _MODULES = {
     "AdmissionError": "pool.refusals",
     "DurableJobs": "embedded_jobs",
     "Ending": "job",
+    "Extras": "job",
     "GiveUp": "retries",
     "Handler": "handlers.handler",
     "HandlerError": "handlers.importing",
@@ -72,10 +76,12 @@ _MODULES = {
     "JobUnsuccessfulError": "embedded_jobs",
     "Jobs": "embedded_jobs",
     "KeyReusedError": "pool.idempotency",
+    "Left": "job",
     "LifespanError": "handlers.opening_errors",
     "LogFormatter": "logs.formatter",
     "LoopStartError": "handlers.opening_errors",
     "Outcome": "job",
+    "PageOptions": "pool.page_options",
     "PayloadError": "api.validation",
     "PoolStatistics": "pool.statistics",
     "ProcessDied": "retries",

@@ -46,6 +46,7 @@ class AwaitedJobs(ABC):
     cancel = _awaited(DurableJobs.cancel)
     cancel_all = _awaited(DurableJobs.cancel_all)
     counts = _awaited(DurableJobs.counts)
+    run_now = _awaited(DurableJobs.run_now)
     rerun = _awaited(DurableJobs.rerun)
     rerun_all = _awaited(DurableJobs.rerun_all)
     delete = _awaited(DurableJobs.delete)

@@ -32,6 +32,7 @@ class Waiting(StrEnum):
 
     DELAYED = "delayed"  # its client has named a time, or its handler has snoozed
     RETRYING = "retrying"  # it is between two attempts
+    HELD = "held"  # it could begin, and waits for others of its type, for its resume, or its turn
 
 
 # Structs, not dataclasses: each move replaces a job, and a frozen dataclass costs ten times as
@@ -223,9 +224,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def waiting(self) -> Waiting | None:
-        """Why it waits outside the buffer; None if it is new, or not pending.
+        """Why it waits for a time; None if it is new, or not pending.
 
-        It keeps this mark while it moves through the buffer, until a worker claims it.
+        It keeps this mark while it is held, and moves through the buffer, until a worker claims it.
         """
         if self.run_at is None:
             return None

@@ -86,7 +86,7 @@ async def test_counts_of_no_jobs_name_each_status_and_outcome() -> None:
     assert await counted(Api(), "") == {
         "total": 0,
         "status": dict.fromkeys(JobStatus, 0),
-        "waiting": {"delayed": 0, "retrying": 0},
+        "waiting": {"delayed": 0, "retrying": 0, "held": 0},
         "outcome": dict.fromkeys(Outcome, 0),
         "type": {},
         "other_types": 0,
@@ -123,7 +123,7 @@ async def test_other_tasks_run_while_jobs_are_counted() -> None:
 
 
 @pytest.mark.interleavings(10)
-@pytest.mark.parametrize("order", [*Order])
+@pytest.mark.parametrize("order", [each for each in Order if each is not Order.NEXT])
 async def test_what_stays_is_counted_once_while_others_come_and_go(order: Order) -> None:
     api = Api(parts=make_parts(keep_failed=1500))
     store = api.parts.store

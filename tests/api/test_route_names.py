@@ -19,7 +19,7 @@ ID = "01a227b1-f1d4-7039-80e2-f12f83cc21be"
         (f"/jobs/{ID.upper()}", "/jobs/{id}"),
         (f"/jobs/{ID}/cancel", "/jobs/{id}/cancel"),
         ("/health/ready", "/health/ready"),
-        ("/", NO_ROUTE),
+        ("/", "/"),
         ("", NO_ROUTE),
         ("/jobs/", NO_ROUTE),
         ("/jobs/4711", NO_ROUTE),

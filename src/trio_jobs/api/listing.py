@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +16,11 @@ from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.current_access import current_access
 from trio_jobs.api.quart_adapter import current_path
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
-from trio_jobs.api.serialization import MEDIA_TYPE, STRIDE, jobs_json
-from trio_jobs.job import Job, JobStatus, Outcome
+from trio_jobs.api.serialization import MEDIA_TYPE, jobs_json
+from trio_jobs.job import Job, JobStatus, Outcome, Waiting
 from trio_jobs.pool.job_counts import count_jobs
-from trio_jobs.pool.job_query import JobQuery, Order
+from trio_jobs.pool.job_pages import STRIDE, read_page
+from trio_jobs.pool.job_query import JobQuery, Order, holds_none
 from trio_jobs.pool.store import Store
 from trio_jobs.problem_details import Problem
 
@@ -31,12 +32,13 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "status": tuple(JobStatus),
     "type": (),
     "outcome": tuple(Outcome),
+    "waiting": tuple(Waiting),
 }
 _SINGLE = ("order", "since", "until", "rerun")
 _OF_PAGES = ("limit", "after")
 
-# A place in the order of ends: see `end_place`. SQLite's integers are below 2**63.
-_END_PLACE = re.compile(r"[0-7][0-9a-f]{15}-(.*)")
+# A place in an order of times: see `JobQuery.place`. SQLite's integers are below 2**63.
+_TIME_PLACE = re.compile(r"[0-7][0-9a-f]{15}-(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +65,15 @@ class Listing:
 
 def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``GET /jobs`` and ``GET /jobs/counts``."""
-    store = context.pool.store
+    store, holds = context.pool.store, context.pool.schedule.holds
 
     @routes.get("/jobs")
     async def list_jobs() -> Response:
-        listing = parse_listing(request.query_string)
+        listing = parse_listing(request.query_string, holds=holds)
         withheld = context.withholds_from(current_access())
         after = await _find_place(store, listing)
+        if listing.limit is None and listing.query.order is Order.NEXT:
+            raise Problem(400, "order=next needs a limit")
         if listing.limit is None:
             jobs_ = stream_all(store, listing.query, after=after, withheld=withheld)
             return Response(jobs_, content_type=MEDIA_TYPE)
@@ -82,13 +86,20 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
 
     @routes.get("/jobs/counts")
     async def show_counts() -> Response:
-        listing = parse_listing(request.query_string, paged=False)
+        listing = parse_listing(request.query_string, paged=False, holds=holds)
         counts = await count_jobs(store, listing.query)
         return Response(msgspec.json.encode(counts), content_type=MEDIA_TYPE)
 
 
-def parse_listing(text: bytes, *, paged: bool = True) -> Listing:
+def parse_listing(
+    text: bytes, *, paged: bool = True, holds: Callable[[str], bool] = holds_none
+) -> Listing:
     """The listing that a query string asks for; in pages, or of all jobs.
+
+    Args:
+        text: The query string.
+        paged: Whether it may ask for a page.
+        holds: See `JobQuery`.
 
     Raises:
         Problem: 400, an unknown parameter, a repeated one that may stand once,
@@ -107,31 +118,11 @@ def parse_listing(text: bytes, *, paged: bool = True) -> Listing:
             single[name] = value
     pairs = [(name, value) for name in _KNOWN for value in sorted(filters.get(name, ()))]
     return Listing(
-        query=_query(filters, single),
+        query=_query(filters, single, holds),
         pairs=[*pairs, *((name, single[name]) for name in _SINGLE if name in single)],
         limit=_limit(single["limit"]) if "limit" in single else None,
         after=_place(single["after"]) if "after" in single else None,
     )
-
-
-async def read_page(
-    store: Store, query: JobQuery, *, after: str | None = None, limit: int
-) -> tuple[list[Job], bool]:
-    """The jobs of one page, and whether more jobs come after the page.
-
-    Checkpoints:
-        With filters, after each `STRIDE` of examined jobs; else none, with the store in memory.
-    """
-    found: list[Job] = []
-    # Without filters one read is enough; the job beyond the limit shows that there are more.
-    stride = limit + 1 if query.wants_all else STRIDE
-    while True:
-        jobs = await store.page(query, after=after, limit=stride)
-        found += query.select(jobs)
-        if len(found) > limit or len(jobs) < stride:
-            return found[:limit], len(found) > limit
-        after = query.place(jobs[-1])
-        await trio.lowlevel.checkpoint()
 
 
 async def stream_all(
@@ -163,24 +154,26 @@ async def _find_place(store: Store, listing: Listing) -> str | None:
     """The place behind which a listing begins.
 
     Raises:
-        Problem: 404, ``after`` is an id alone, and the order is that of ends, in which there is no
-            such job.
+        Problem: 404, ``after`` is an id alone, and there is no such job in an order of times.
     """
-    after = listing.after
+    after, query = listing.after, listing.query
     if after is None:
         return None
-    end_place = _END_PLACE.fullmatch(after)
-    if listing.query.order is not Order.ENDED:
-        return after if end_place is None else end_place[1]
-    if end_place is not None:
+    time_place = _TIME_PLACE.fullmatch(after)
+    if query.order in (Order.OLDEST, Order.NEWEST):
+        return after if time_place is None else time_place[1]
+    if time_place is not None:
         return after
-    for job in await store.find_many([after]):
-        if job.outcome not in (None, Outcome.SUCCEEDED):
-            return listing.query.place(job)
-    raise Problem(404, f"no job {after!r} that ended without success; take after from the Link")
+    of_its_order = JobQuery(order=query.order)
+    for job in of_its_order.select(await store.find_many([after])):
+        return query.place(job)
+    which = "ended without success" if query.order is Order.ENDED else "waits for a time"
+    raise Problem(404, f"no job {after!r} that {which}; take after from the Link")
 
 
-def _query(filters: Mapping[str, set[str]], single: Mapping[str, str]) -> JobQuery:
+def _query(
+    filters: Mapping[str, set[str]], single: Mapping[str, str], holds: Callable[[str], bool]
+) -> JobQuery:
     order = single.get("order", Order.OLDEST)
     if order not in tuple(Order):
         raise Problem(400, f"order must be one of {', '.join(Order)}, got {order[:100]!r}")
@@ -195,9 +188,11 @@ def _query(filters: Mapping[str, set[str]], single: Mapping[str, str]) -> JobQue
         statuses=frozenset(JobStatus(each) for each in filters.get("status", ())),
         outcomes=outcomes,
         types=frozenset(filters.get("type", ())),
+        waiting=frozenset(Waiting(each) for each in filters.get("waiting", ())),
         since=_date("since", single["since"]) if "since" in single else None,
         until=_date("until", single["until"]) if "until" in single else None,
         rerun=rerun == "yes",
+        holds=holds,
     )
 
 
@@ -233,7 +228,7 @@ def _date(name: str, value: str) -> datetime:
 
 
 def _place(value: str) -> str:
-    head = value[:17] if _END_PLACE.fullmatch(value) else ""
+    head = value[:17] if _TIME_PLACE.fullmatch(value) else ""
     try:
         return head + str(uuid.UUID(value[len(head) :]))
     except ValueError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from trio_jobs.job import Job, JobStatus, Outcome, Waiting
-from trio_jobs.pool.job_query import JobQuery
+from trio_jobs.pool.job_query import JobQuery, why_waiting
 from trio_jobs.pool.store import DurableStore, Store
 
 # Jobs to look at between two checkpoints: about a millisecond's work.
@@ -47,43 +47,45 @@ async def count_jobs(store: Store, query: JobQuery) -> JobCounts:
     Checkpoints:
         At least one, and one after each millisecond's work.
     """
-    tally = _Tally()
+    tally = _Tally(query)
     if isinstance(store, DurableStore):
-        ended, unfinished = await store.count(query)
+        ended, unfinished = await store.count(query.walk)
         for (type_, outcome), number in ended.items():
             if not query.types or type_ in query.types:
                 tally.add_ended(type_, outcome, number)
         for first in range(0, len(unfinished), _STRIDE):
             some = store.now_of(unfinished[first : first + _STRIDE])
-            tally.add(query.select(some))
+            tally.add(some)
             await trio.lowlevel.checkpoint()
         return tally.counts()
-    after = None
+    walk, after = query.walk, None
     while True:
-        jobs = await store.page(query, after=after, limit=_STRIDE)
-        tally.add(query.select(jobs))
+        jobs = await store.page(walk, after=after, limit=_STRIDE)
+        tally.add(jobs)
         await trio.lowlevel.checkpoint()
         if len(jobs) < _STRIDE:
             return tally.counts()
-        after = query.place(jobs[-1])
+        after = walk.place(jobs[-1])
 
 
 class _Tally:
     """The counts so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, query: JobQuery) -> None:
+        self._query = query
         self._statuses = dict.fromkeys(JobStatus, 0)
         self._waiting = dict.fromkeys(Waiting, 0)
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._types: Counter[str] = Counter()
 
     def add(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
+        holds = self._query.holds
+        for job in self._query.select(jobs):
             self._types[job.type] += 1
             self._statuses[job.status] += 1
             if (outcome := job.outcome) is not None:
                 self._outcomes[outcome] += 1
-            elif job.status is JobStatus.PENDING and (waiting := job.waiting) is not None:
+            elif (waiting := why_waiting(job, holds)) is not None:
                 self._waiting[waiting] += 1
 
     def add_ended(self, type: str, outcome: Outcome, number: int) -> None:  # noqa: A002

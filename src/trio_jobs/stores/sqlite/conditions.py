@@ -20,7 +20,7 @@ def conditions_of(query: JobQuery) -> tuple[list[str], dict[str, object]]:
     if query.types and _fit_into_a_query(query.types):
         values |= (types := named("type", query.types))
         conditions.append(f"type IN (:{', :'.join(types)})")
-    if query.statuses and JobStatus.COMPLETED not in query.statuses:
+    if query.waiting or (query.statuses and JobStatus.COMPLETED not in query.statuses):
         conditions.append("status < 2")
     if not query.rerun:
         conditions.append("rerun_as IS NULL")
