@@ -70,7 +70,7 @@ def test_page_follows_a_stop_to_its_end_and_the_next_server_from_its_start(
         server.send(signal.SIGTERM)
 
         expect(page.locator("#status")).to_have_text("Stopping")
-        expect(page.locator("#banner")).to_contain_text("it takes no new jobs, and works off 1 job")
+        expect(page.locator("#banner")).to_contain_text("no new jobs. It works off 1 job, within")
         # What the server refuses from now on has no button; the running job can be cancelled.
         expect(page.locator("#jobs").get_by_role("button", name="Rerun")).to_have_count(0)
         expect(page.locator("#bulk")).to_be_hidden()

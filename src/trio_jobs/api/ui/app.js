@@ -272,9 +272,11 @@ function main() {
     setText($("status"), words);
     $("status").className = `pill ${kind}`;
     root.classList.toggle("old", state !== null && (link === "lost" || link === "ended"));
-    const text = warning();
+    // Screen readers announce the first text when it changes, and not the numbers behind it.
+    const [text, more] = warning();
     $("banner").hidden = !text;
-    setText($("banner"), text);
+    setText($("banner-text"), text);
+    setText($("banner-more"), more ?? "");
     $("banner").classList.toggle("bad", link !== "live" || Boolean(state?.store_failing_seconds));
     document.title = link === "live"
       ? `${state.busy} running, ${state.buffered} in the buffer – trio-jobs` : `${words} – trio-jobs`;
@@ -293,18 +295,18 @@ function main() {
   }
 
   function warning() {
-    if (link === "ended") return "The server has stopped. This page looks for it again by itself.";
-    if (link === "lost") return state ? "No connection to the server: these numbers are old. This page tries again by itself." : "The server does not answer. This page tries again by itself.";
-    if (link !== "live") return "";
+    if (link === "ended") return ["The server has stopped. This page looks for it again by itself."];
+    if (link === "lost") return [state ? "No connection to the server: these numbers are old. This page tries again by itself." : "The server does not answer. This page tries again by itself."];
+    if (link !== "live") return [""];
     if (state.status !== "ready") {
       const { jobs_left: left, grace_seconds_left: seconds } = state.stop;
-      const rest = left ? `works off ${count(left, "job")}, within ${duration(Math.max(0, seconds - age()))}` : "has worked off its jobs";
+      const rest = left ? `It works off ${count(left, "job")}, within ${duration(Math.max(0, seconds - age()))}.` : "It has worked off its jobs.";
       const stays = state.unwritten === undefined ? 0 : state.pending + state.busy - left; // with a file
       const kept = stays > 0 ? ` ${count(stays, "job")} ${stays === 1 ? "stays" : "stay"} in the file for the next start.` : "";
-      return `The server is stopping: it takes no new jobs, and ${rest}.${kept}`;
+      return ["The server is stopping: it takes no new jobs.", rest + kept];
     }
-    if (state.store_failing_seconds) return `The store’s file cannot be written, for ${duration(state.store_failing_seconds + age())} now: new jobs are refused, and ends of jobs wait in memory.`;
-    return state.blocked ? `Jobs cannot begin: ${visible(state.blocked)}` : "";
+    if (state.store_failing_seconds) return ["The store’s file cannot be written: new jobs are refused, and ends of jobs wait in memory.", `For ${duration(state.store_failing_seconds + age())} now.`];
+    return [state.blocked ? `Jobs cannot begin: ${visible(state.blocked)}` : ""];
   }
 
   function drawTiles() {
@@ -669,7 +671,7 @@ function main() {
       } catch (error) {
         if (error.name !== "AbortError" && link === "live") say(error.message);
       } finally {
-        if (loading.signal === signal) loading = null;
+        if (loading?.signal === signal) loading = null;
       }
     }
 
@@ -871,23 +873,33 @@ function main() {
       if (dialog.open && job !== null && job.status !== "completed" && performance.now() - shownAt > 1000) refresh(id);
     }
 
+    // What has not changed keeps its elements, and so what is selected in them and the focus.
+    const parts = new Map();
+    function part(key, data, build) {
+      const text = JSON.stringify(data);
+      if (parts.get(key)?.text !== text) parts.set(key, { text, element: make("div", {}, ...build()) });
+      return parts.get(key).element;
+    }
+
     function show(text) {
       // Numbers keep their digits, which a number of JavaScript may not have room for.
       const exact = JSON.rawJSON ? JSON.parse(text, (_, value, { source }) => (typeof value === "number" ? JSON.rawJSON(source) : value)) : job;
-      const kept = document.activeElement?.dataset.keep;
-      $("detail-body").replaceChildren(
-        make("div", { class: "head" },
-          make("div", {}, make("h2", { id: "detail-title" }, foreign(job.type), tagOf(job)), make("p", { class: "id" }, job.id)),
-          make("button", { type: "button", class: "plain", "data-keep": "copy", onclick: copy }, "Copy id"),
-          make("button", { type: "button", class: "plain icon", "data-keep": "close", "aria-label": "Close", onclick: close }, make("span", { "aria-hidden": "true" }, "✕"))),
-        ...errorPart("Error", job.error), ...errorPart("Last error", job.last_error), ...progressPart(),
-        make("h3", {}, "Timeline"), timeline(),
-        ...factsPart(),
-        ...valuePart("Payload", exact.payload, "payload" in job), ...valuePart("Result", exact.result, "result" in job),
-        ...linesPart(),
-        make("div", { class: "acts foot" }, ...actionsOn(job)));
-      if (kept) $("detail-body").querySelector(`[data-keep="${kept}"]`)?.focus();
+      const { payload, result, ...rest } = job;
+      const hadFocus = $("detail-body").contains(document.activeElement);
+      arrange($("detail-body"), [
+        part("head", [job.id, job.type, tagOf(job).textContent], headPart),
+        part("facts", rest, () => [...errorPart("Error", job.error), ...errorPart("Last error", job.last_error), ...progressPart(), make("h3", {}, "Timeline"), timeline(), ...factsPart()]),
+        part("values", [job.id, payload, result], () => [...valuePart("Payload", exact.payload, "payload" in job), ...valuePart("Result", exact.result, "result" in job)]),
+        part("lines", job.log ?? [], linesPart),
+        part("actions", [rest, mayControl(), maySubmit()], () => [make("div", { class: "acts foot" }, ...actionsOn(job))]),
+      ]);
+      if (hadFocus && !$("detail-body").contains(document.activeElement)) $("detail-close").focus();
     }
+
+    const headPart = () => [make("div", { class: "head" },
+      make("div", {}, make("h2", { id: "detail-title" }, foreign(job.type), tagOf(job)), make("p", { class: "id" }, job.id)),
+      make("button", { type: "button", class: "plain", onclick: copy }, "Copy id"),
+      make("button", { type: "button", class: "plain icon", id: "detail-close", "aria-label": "Close", onclick: close }, make("span", { "aria-hidden": "true" }, "✕")))];
 
     function copy() {
       const copied = navigator.clipboard?.writeText(job.id) ?? Promise.reject(); // only over TLS, and from localhost
