@@ -169,7 +169,7 @@ def start_workers(
         raise AssertionError
 
     workers = Workers(
-        parts.store,
+        parts.pool.workers.moves,
         lambda: nullcontext(process or never_ends),
         capacity=parts.capacity,
         waiters=parts.waiters,
