@@ -309,8 +309,10 @@ def prepare_metrics(config: Config) -> Config:
     try:
         import trio_jobs.metrics.exporter  # noqa: F401
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "prometheus_client"
-        if metrics.enabled or not missing:
+        # A missing package is no fault, unless it is asked for; a broken one is.
+        missing = isinstance(error, ModuleNotFoundError)
+        ours = f"{error.name}".partition(".")[0] == "prometheus_client"
+        if metrics.enabled or not (missing and ours):
             text = f"metrics.enabled: the extra `metrics` cannot be imported: {error}"
             raise ConfigError(in_file(config, text)) from error
         return replace(config, metrics=replace(metrics, enabled=False))

@@ -124,12 +124,10 @@ async def test_without_the_extra_there_are_no_metrics_unless_they_are_asked_for(
             command=WITHOUT_EXTRA,
         )
         assert ended.status == 2
-        assert ended.lines == [
-            (
-                "trio-jobs: config.toml: metrics.enabled: the extra `metrics` cannot be imported:"
-                " import of prometheus_client halted; None in sys.modules"
-            )
-        ]
+        [line] = ended.lines
+        assert line.startswith(
+            "trio-jobs: config.toml: metrics.enabled: the extra `metrics` cannot be imported: "
+        )
 
 
 @pytest.mark.parametrize(("open_", "statuses"), [("false", [401, 403]), ("true", [200, 200])])
