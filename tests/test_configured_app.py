@@ -44,6 +44,7 @@ WITHOUT_EFFECT = {
     "http.session_seconds",
     "http.unix_mode",
     "logging.slow_step",
+    "logging.keep_job_lines",
     "metrics.enabled",
     "metrics.open",
     "tracing.enabled",

@@ -48,7 +48,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     opened.start(pool)
     admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
-    monitor = add_instruments(pool.executor, config, resources.takeovers)
+    monitor = add_instruments(pool.executor, config, resources.takeovers, resources.logs)
     serve_http = make_http_service(config, pool, opened, resources, lifecycle, monitor)
     report = UnfinishedReport(
         pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines

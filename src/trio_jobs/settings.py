@@ -232,6 +232,9 @@ class LoggingSettings:
     slow_step: Annotated[
         Seconds, "how long a handler may block the event loop before a warning; 0: never"
     ] = 0.5
+    keep_job_lines: Annotated[
+        int, _integer(0, 1_000), "how many of its last lines a running job shows; 0: none"
+    ] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 from tests.api.support import Api
 from tests.api.test_openapi import document, validator
 from tests.handlers.support import wait_until, wait_until_set
-from tests.support import NOON, running_pool
+from tests.support import NOON, make_job, running_pool
 from trio_jobs import Handler, JobContext, Jobs, JobStatus, Outcome, RetryPolicy
 from trio_jobs import open_jobs as open_any_jobs
 from trio_jobs.handlers.child_progress import ChildProgress
 from trio_jobs.handlers.progress_report import ProgressReport
+from trio_jobs.handlers.running_job import RunningJob
 
 
 class Steps:
@@ -313,3 +314,18 @@ def test_signal_handler_may_report_while_a_report_is_sent() -> None:
     progress.end(send=True)
 
     assert sent == [0, 1]
+
+
+def test_lines_are_bounded_in_number_and_the_kept_ones_in_bytes() -> None:
+    running = RunningJob(make_job("a"), 0.0)
+    assert (running.now, running.left) == (None, None)
+
+    for number in range(30):
+        running.note_line(f"{number:02} " + "\N{SNOWMAN}" * 1_000, most=20)
+
+    assert running.now is not None
+    assert running.left is not None
+    assert [line[:2] for line in running.now.lines] == [f"{n:02}" for n in range(10, 30)]
+    assert {len(line) for line in running.now.lines} == {500}
+    # A snowman has three bytes.
+    assert [line[:2] for line in running.left.lines] == ["28", "29"]

@@ -245,4 +245,4 @@ def _or_later(running: RunningJob, ending: Ending, causes: Sequence[Cause] = ())
         if ending.outcome is Outcome.TIMED_OUT:
             causes = _TIMED_OUT
         end = decide(running.handler.retry, running.job.attempt, ending.error, causes) or ending
-    return end if running.left is None else replace(end, left=running.left)
+    return end if (left := running.left) is None else replace(end, left=left)

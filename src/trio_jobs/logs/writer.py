@@ -40,7 +40,12 @@ class LogWriter(logging.Handler):
     Args:
         fd: The caller closes it; the writer has a descriptor of its own for the same file.
         formatter: Makes the lines.
+
+    Attributes:
+        also: Called with each line, in the thread and the context of what logs it.
     """
+
+    also: Callable[[bytes], None] | None = None
 
     def __init__(self, fd: int, formatter: LogFormatter) -> None:
         super().__init__()
@@ -76,6 +81,8 @@ class LogWriter(logging.Handler):
                 line = self._formatter.render(record, max_bytes=PIECE_BYTES)
             elif self._queued_bytes < MAX_QUEUED_BYTES:
                 line = self._formatter.render(record)
+                if self.also is not None:
+                    self.also(line)
         with self._counting:
             if not line:
                 self._dropped += 1
