@@ -76,6 +76,8 @@ def test_job_between_two_attempts_is_apart_from_the_failed_ones(start: Start, pa
     expect(row).to_contain_text(f"{job_id[:8]}…{job_id[-6:]}")
     expect(row).to_contain_text(re.compile(r"1 attempt so far, the next in \d+ min"))
     expect(row).to_contain_text("Refused: no such mailbox")
+    page.get_by_role("radio", name="Waiting").check()
+    expect(page.locator("#empty")).to_have_text("Nothing waits.")
     page.get_by_role("radio", name="Failed").check()
     expect(page.locator("#empty")).to_have_text("Nothing has failed.")
     types = page.locator("#types tr").filter(has_text="again")

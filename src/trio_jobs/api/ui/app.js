@@ -514,7 +514,7 @@ function main() {
     });
   }
 
-  // Do it, say how it went, and show what it has changed: a job, or the list.
+  // Do it, say how it went, and show what it has changed: a job, the list, or nothing else (null).
   async function act(work, done, { job } = {}) {
     try {
       const text = done(await work());
@@ -523,7 +523,7 @@ function main() {
       say(error.message);
     }
     if (job) await Promise.all([list.refresh(job), detail.refresh(job)]);
-    else await list.load();
+    else if (job === undefined) await list.load();
   }
 
   async function cancelJob(id, type) {
@@ -540,7 +540,7 @@ function main() {
       await request("DELETE", `jobs/${id}`);
       list.forget(id);
       detail.close();
-    }, () => `${shortId(id)} is forgotten`, { job: id });
+    }, () => `${shortId(id)} is forgotten`, { job: null });
   }
 
   const rerunJob = (id) => act(() => post(`jobs/${id}/rerun`), (job) => `Runs again as ${shortId(job.id)}`, { job: id });
@@ -614,7 +614,7 @@ function main() {
     const PAGE = 50;
     const VIEWS = {
       failed: { query: [["order", "ended"], ...UNSUCCESSFUL.map((each) => ["outcome", each])], when: "Ended", empty: "Nothing has failed.", outcomes: UNSUCCESSFUL, rerun: true },
-      retrying: { query: [["order", "oldest"], ["status", "pending"]], when: "Next attempt", empty: "Nothing waits for another attempt." },
+      retrying: { query: [["order", "next"], ["waiting", "retrying"]], when: "Next attempt", empty: "Nothing waits for another attempt." },
       waiting: { query: [["order", "oldest"], ["status", "pending"]], when: "Submitted", empty: "Nothing waits." },
       running: { query: [["order", "oldest"], ["status", "processing"]], when: "Started", empty: "Nothing runs." },
       ended: { query: [["order", "newest"], ["status", "completed"]], when: "Ended", empty: "Nothing has ended yet.", outcomes: [...UNSUCCESSFUL, "succeeded", "cancelled"], rerun: true },
@@ -660,7 +660,7 @@ function main() {
       const before = mark();
       try {
         const answer = await request("GET", more ? next : address(), { signal });
-        const jobs = (await answer.json()).filter((job) => view() !== "retrying" || job.attempts);
+        const jobs = (await answer.json()).filter((job) => view() !== "waiting" || !isRetrying(job));
         loadedAt = performance.now();
         if (!more) { order = []; seen = before; }
         // The link is for the server's own root; the page may be below a proxy's path.
@@ -815,8 +815,10 @@ function main() {
     return make("button", { type: "button", class: "link id", onclick: () => detail.open(id), "aria-label": `${shortId(id)}, ${visible(type)}` }, shortId(id));
   }
 
+  const isRetrying = (job) => job.status === "pending" && job.attempts > 0 && job.run_at !== undefined;
+
   function tagOf(job) {
-    const kind = job.outcome ?? (job.status === "pending" && job.attempts ? "retrying" : job.status);
+    const kind = job.outcome ?? (isRetrying(job) ? "retrying" : job.status);
     return make("span", { class: `tag ${kind}` }, word(kind));
   }
 
