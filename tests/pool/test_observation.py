@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -22,21 +23,28 @@ from tests.support import (
     NOON,
     SUCCEEDED,
     HandlerRegistry,
+    HttpSettings,
+    Later,
     MemoryStore,
     Parts,
+    PoolSettings,
     StoreSettings,
     make_parts,
     noon,
     start_pool,
 )
-from trio_jobs import Ending, Handler, Job, JobStatus, Outcome, RetryPolicy, Snooze
+from trio_jobs import Ending, Handler, Job, JobError, JobStatus, Outcome, RetryPolicy, Snooze
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.observation import MAX_TYPES, Observation
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.pool.reruns import Selection, rerun_all
 from trio_jobs.pool.statistics import OTHER, TypeStatistics
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.wall_clock import utc_now
+from trio_jobs.pool.wiring import make_pool
+from trio_jobs.store_in_file import RecoveredFile
 from trio_jobs.testing.schedules import seeded_schedule
 
 
@@ -367,6 +375,51 @@ print(*[name for name in sys.modules if name.startswith("trio_jobs.pool.")], sep
     assert "trio_jobs.pool.worker" in imported
     parts = ("counted_moves", "ended_jobs", "histogram", "observation", "type_counts")
     assert not {f"trio_jobs.pool.{each}" for each in parts} & set(imported)
+
+
+# An earlier process. --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def pool_over(path: Path) -> AsyncIterator[Pool]:
+    """A pool over this file, whose workers do not run."""
+    handlers = HandlerRegistry(
+        {"work": Handler.of(nothing), ONCE: Handler.of(nothing, repeatable=False)}
+    )
+    opened = RecoveredFile(path, handlers, StoreSettings(), now=utc_now).open(failed=print)
+    send, receive = trio.open_memory_channel[str](20)
+    sections = (PoolSettings(workers=2, buffer_size=10), StoreSettings(), HttpSettings())
+    with send, receive:
+        pool = make_pool(handlers, send, opened.store, *sections, last_id=opened.last_id)
+        opened.start(pool)
+        yield pool
+        assert await opened.close(pool, seconds=10)
+
+
+async def test_start_counts_what_an_earlier_process_has_left_and_what_its_death_cut_off(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "jobs.db"
+    async with pool_over(path) as pool:
+        specs = [JobSpec(type_, b"null") for type_ in ("work", "work", ONCE, "work")]
+        jobs = await pool.admission.admit_all([*specs, JobSpec("work", b"null", 1000.0)])
+        for job in jobs[:3]:
+            assert pool.store.claim(job.id) is not None
+        later = Later(seconds=1000, error=JobError(type="E", message="no"))
+        pool.store.postpone(jobs[1].id, later)
+
+    async with pool_over(path) as pool:
+        assert pool.observation is not None
+        found = pool.observation.statistics()
+        work, once = found.types["work"], found.types[ONCE]
+        _, ended = pool.observation.ended.since(0)
+
+    assert (work.submitted, work.pending, work.retrying, work.processing) == (0, 4, 1, 0)
+    assert (work.interruptions, work.outcomes) == (1, {})
+    assert (once.pending, once.processing, once.interruptions) == (0, 0, 1)
+    assert once.outcomes == {Outcome.INTERRUPTED: 1}
+    assert found.totals[Outcome.INTERRUPTED] == 1
+    assert [job.id for job in ended] == [jobs[2].id]
 
 
 # Whole histories. -----------------------------------------------------------------------------
