@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trio_jobs.pool.job_counts import JobCounts as JobCounts
     from trio_jobs.pool.page_options import PageOptions as PageOptions
     from trio_jobs.pool.refusals import AdmissionError as AdmissionError
+    from trio_jobs.pool.refusals import IntakePausedError as IntakePausedError
     from trio_jobs.pool.refusals import QueueFullError as QueueFullError
     from trio_jobs.pool.refusals import ShuttingDownError as ShuttingDownError
     from trio_jobs.pool.refusals import StoreTimeoutError as StoreTimeoutError
@@ -65,6 +66,7 @@ _MODULES = {
     "Handler": "handlers.handler",
     "HandlerError": "handlers.importing",
     "IdempotencyKey": "job",
+    "IntakePausedError": "pool.refusals",
     "InvalidTransitionError": "pool.store",
     "Job": "job",
     "JobContext": "handlers.context",
