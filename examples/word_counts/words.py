@@ -35,8 +35,11 @@ async def count_words(folder: Folder, context: JobContext) -> dict[str, object]:
         for path in paths:
             context.nursery.start_soon(_count, path, readers, send.clone())
     totals: Counter[str] = Counter()
+    files = 0
     async for counts in receive:  # until each task has closed its end
         totals.update(counts)
+        files += 1
+        context.progress(files, len(paths), "files are counted")
     return {
         "files": len(paths),
         "words": totals.total(),
