@@ -413,7 +413,10 @@ async def test_disk_that_does_not_answer_leaves_it_unknown_whether_the_pause_sta
     assert api.parts.journal.marks == {"paused": '["a"]'}
 
 
-async def test_full_disk_pauses_all_the_same_and_says_so() -> None:
+async def test_full_disk_pauses_all_the_same_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
     api = DurableApi(make_durable_parts({"a": Handler.of(succeed_later)}))
     answers: list[Answer] = []
 
@@ -428,6 +431,8 @@ async def test_full_disk_pauses_all_the_same_and_says_so() -> None:
     problem = assert_problem(answers[0], 507)
     assert "the change holds, but a restart can take it back" in problem["detail"]
     assert api.parts.pool.paused.types == ["a"]
+    [line] = [record for record in caplog.records if record.msg == "operator_action"]
+    assert (vars(line)["action"], vars(line)["type"]) == ("pause_types", "a")
     api.parts.journal.commit()
     assert api.parts.journal.marks == {"paused": '["a"]'}
 

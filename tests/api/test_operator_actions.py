@@ -13,7 +13,7 @@ from tests.api.test_over_a_file import DurableApi
 from tests.api.test_reruns import UNKNOWN, submit
 from tests.asgi import Client
 from tests.durable import TIMEOUT
-from tests.support import Access, AccessControl, Role, TokenTable
+from tests.support import SUCCEEDED, Access, AccessControl, Role, TokenTable
 from trio_jobs.api.current_access import log_action
 from trio_jobs.server.access_middleware import AccessMiddleware
 
@@ -153,6 +153,42 @@ async def test_what_the_disk_does_not_answer_is_unknown(
     assert (answer.status, trio.current_time()) == (504, TIMEOUT)
     [line] = actions(caplog)
     assert line == {"action": "cancel", "client": CLIENT, "job_id": job_id, "unknown": True}
+
+
+@pytest.mark.parametrize("action", ["cancel", "run_now", "delete"])
+async def test_what_takes_effect_while_the_disk_refuses_it_is_a_line(
+    caplog: pytest.LogCaptureFixture, action: str
+) -> None:
+    api = DurableApi()
+    store, journal = api.parts.store, api.parts.journal
+    submission = b'{"type":"email","delay":60}' if action == "run_now" else SUBMISSION
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, "/jobs", submission)
+        await wait_all_tasks_blocked()
+        journal.commit()
+    job_id = answers[0].json()["id"]
+    if action == "delete":
+        store.claim(job_id)
+        store.complete(job_id, SUCCEEDED)
+        journal.commit()
+
+    async def ask() -> None:
+        path = f"/jobs/{job_id}"
+        method, path = {
+            "cancel": ("POST", f"{path}/cancel"),
+            "run_now": ("POST", f"{path}/run-now"),
+            "delete": ("DELETE", path),
+        }[action]
+        answers.append(await api.client.request(method, path))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        journal.refuse()
+
+    assert answers[1].status == 507
+    line = {"action": action, "client": CLIENT, "job_id": job_id}
+    assert actions(caplog) == ([] if action == "delete" else [line])
 
 
 async def test_what_is_cut_off_is_unknown(

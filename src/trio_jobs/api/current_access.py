@@ -9,7 +9,7 @@ import trio
 
 from trio_jobs.access import ANYONE, EXTENSION, Access, Role
 from trio_jobs.api.quart_adapter import current_request
-from trio_jobs.pool.refusals import StoreTimeoutError
+from trio_jobs.pool.refusals import StoreTimeoutError, StoreWriteError
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,14 @@ def logged_action(action: str, **fields: object) -> Iterator[dict[str, object]]:
     """A block that does what `log_action` logs after it; the block may add to the fields.
 
     If the block is cancelled, or the disk does not answer in time, the line says ``unknown``. Of an
-    action that is refused there is no line.
+    action that is refused there is no line, unless it takes effect all the same.
     """
     try:
         yield fields
+    except StoreWriteError as error:
+        if error.holds:
+            log_action(action, **fields)
+        raise
     except (StoreTimeoutError, trio.Cancelled):
         log_action(action, **fields, unknown=True)
         raise

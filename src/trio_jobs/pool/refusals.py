@@ -54,14 +54,21 @@ class StoreWriteError(AdmissionError):
     """The file cannot be written now: the disk is full, say.
 
     Attributes:
-        kept: What is left of the request: nothing, except of a cancel.
+        kept: What is left of the request, as a text.
+        holds: Whether the request takes effect all the same: it asked for no new job, and a crash
+            can take the effect back.
+
+    Args:
+        text: Why the file cannot be written.
+        kept: What is left of a request that takes effect all the same; None if nothing is.
     """
 
     reason = "disk"
 
-    def __init__(self, text: str, *, kept: str = "nothing was kept") -> None:
+    def __init__(self, text: str, *, kept: str | None = None) -> None:
         super().__init__(text)
-        self.kept = kept
+        self.kept = "nothing was kept" if kept is None else kept
+        self.holds = kept is not None
 
 
 class StoreUnavailableError(AdmissionError):
