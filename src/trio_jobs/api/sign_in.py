@@ -13,8 +13,10 @@ from trio_jobs.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
-# Each wrong token takes so many seconds, and only so many are waited for at a time: that bounds how
-# fast somebody can guess.
+# Each wrong token takes so many seconds, and only so many are waited for at a time. A right one is
+# never refused: whoever sends wrong ones must not be able to keep others from the page. The limit
+# would bound no guesses anyway, since any route says of any token in `Authorization` whether it is
+# valid; what keeps tokens secret is their length.
 FAILURE_SECONDS = 0.3
 MAX_FAILURES = 5
 # Seconds between two warnings.
@@ -44,24 +46,24 @@ class SignIn:
             client: Its address, for the log.
 
         Raises:
-            Problem: 401, after a delay: the token is not valid. 429: too many wrong ones are
-                waited for, so this one was not looked at.
+            Problem: The token is not valid. 401, after a delay; or 429, at once, if too many wrong
+                ones are waited for.
 
         Cancellation:
             Ends the delay.
         """
-        if self._failing >= MAX_FAILURES:  # for a right one too: else guesses would not be bounded
+        tokens = self._tokens()
+        access = None if tokens is None else tokens.find(token.strip().encode(errors="replace"))
+        if access is not None:
+            return access
+        self._warn(client)
+        if self._failing >= MAX_FAILURES:
             raise Problem(
                 429,
                 "too many wrong tokens at the same time; try again in 1 s",
                 headers={"Retry-After": "1"},
                 retry_after=1,
             )
-        tokens = self._tokens()
-        access = None if tokens is None else tokens.find(token.strip().encode(errors="replace"))
-        if access is not None:
-            return access
-        self._warn(client)
         self._failing += 1
         try:
             await trio.sleep(FAILURE_SECONDS)
