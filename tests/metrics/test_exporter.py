@@ -145,6 +145,17 @@ async def test_scrapes_do_not_need_the_threads_of_handlers(
     assert len(writer.threads) == 1
 
 
+async def test_process_without_a_free_thread_is_still_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+
+    assert await Exported(make_parts()).value("workers") == 2
+
+
 async def test_scrape_that_waits_can_be_cancelled_and_the_next_one_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -65,7 +65,11 @@ class Exporter:
         """
         async with self._one_scrape:
             numbers = self._copy()
-            return await trio.to_thread.run_sync(_write, numbers, accept, limiter=self._thread)
+            try:
+                return await trio.to_thread.run_sync(_write, numbers, accept, limiter=self._thread)
+            except RuntimeError:
+                # No thread can be started: above all then an operator wants to see the numbers.
+                return _write(numbers, accept)
 
     def _copy(self) -> Numbers:
         server = None
