@@ -74,11 +74,13 @@ def test_server_without_jobs(start: Start, pages: Pages, axe: Path, theme: str, 
 
 
 def many(start: Start) -> Server:
-    """A server with 20 types and 100 workers."""
+    """A server with 20 types, two of them paused, and 100 workers; its intake is paused."""
     types = "\n".join(f'"type.{n}" = "work:quick"' for n in range(20))
     server = start(config=f"[pool]\nworkers = 100\n[handlers]\n{types}")
     for n in range(20):
         server.submit(f"type.{n}", wait=True)
+    for path, body in (("pause", {"type": ["type.1", "type.2"]}), ("intake", {"open": False})):
+        assert server.client.post(f"/pool/{path}", json=body).status_code == 200
     return server
 
 
@@ -87,6 +89,8 @@ def test_many_types_and_workers(start: Start, pages: Pages, axe: Path) -> None:
     page = pages.open(server, bypass_csp=True)
     expect(page.locator("#types tr")).to_have_count(20)
     expect(page.locator("#slots li")).to_have_count(20)
+    expect(page.locator("#status")).to_have_text("Intake paused, all done")
+    expect(page.locator("#types .tag").filter(visible=True)).to_have_count(2)
 
     assert_fine(page, axe)
     page.get_by_role("button", name="Show all 100").click()

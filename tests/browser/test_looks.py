@@ -2,12 +2,16 @@
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from tests.browser.conftest import Start
 from tests.browser.support import Pages, expect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 DARK = "localStorage.setItem('trio-jobs.theme', 'dark')"
 
@@ -76,3 +80,18 @@ def test_page_does_not_scroll_sideways(start: Start, pages: Pages, width: int) -
 
     expect(page.locator("#jobs tr")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_page_without_scripts_names_the_answers_that_say_the_same(
+    start: Start, browser: "Browser"
+) -> None:
+    server = start()
+    server.submit("refuse", "no such mailbox", wait=True)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{server.url}/ui")
+
+    page.get_by_role("link", name="jobs that failed").click()
+
+    expect(page.locator("body")).to_contain_text("no such mailbox")
+    context.close()
