@@ -33,6 +33,10 @@ class AccessChanges:
         self._changed.set()
         self._changed = trio.Event()
 
+    def is_lost(self, access: Access) -> bool:
+        """Whether this access is gone now; see `wait_lost`."""
+        return self._seconds_left(access) <= 0
+
     async def wait_lost(self, access: Access) -> None:
         """Wait until this access is gone.
 

@@ -1,6 +1,8 @@
 """`POST /jobs/stream`: lines are admitted as room appears, and what was said is true."""
 
 import os
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,21 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import MAX_BODY_BYTES, SUBMISSION, Api, accept, assert_problem
-from tests.asgi import Answer, OpenRequest
-from tests.support import SUCCEEDED, counting_turns, make_parts, start_workers, take
+from tests.asgi import Answer, Client, OpenRequest
+from tests.support import (
+    SUCCEEDED,
+    AccessControl,
+    TokenTable,
+    counting_turns,
+    make_parts,
+    start_workers,
+    take,
+)
 from trio_jobs import Ending, Job
+from trio_jobs.access_changes import AccessChanges
+from trio_jobs.api.app import create_app
 from trio_jobs.api.ndjson import Lines
+from trio_jobs.server.access_middleware import AccessMiddleware
 from trio_jobs.testing.steps import At
 
 LINE = SUBMISSION + b"\n"
@@ -75,6 +88,31 @@ async def test_lines_are_in_before_the_next_ones_are_sent() -> None:
             assert payloads(api) == [*range(n + 1)]
         await exchange.send(b"", last=True)
         assert_accepted(await exchange.answer(), 3)
+
+
+async def test_stream_of_a_token_that_is_taken_away_takes_no_further_line() -> None:
+    access_control = AccessControl(tokens=TokenTable.of(["submit a-token", "submit b-token"]))
+    api = Api()
+    context = replace(api.context, access_changes=AccessChanges(lambda: access_control.tokens))
+    client = Client(AccessMiddleware(create_app(context), access_control))
+
+    def opened(token: str) -> AbstractAsyncContextManager[OpenRequest]:
+        return client.open("POST", "/jobs/stream", headers={"Authorization": f"Bearer {token}"})
+
+    async with opened("a-token") as taken, opened("b-token") as left:
+        for n, exchange in enumerate((taken, left)):
+            await exchange.send(line(n))
+        await wait_all_tasks_blocked()
+        access_control.tokens = TokenTable.of(["submit b-token"])
+        for n, exchange in enumerate((taken, left), 2):
+            await exchange.send(line(n))
+        await left.send(b"", last=True)
+        answer = await taken.answer()
+        assert_accepted(await left.answer(), 2)
+
+    problem = assert_problem(answer, 401)
+    assert (problem["accepted"], answer.headers["connection"]) == (1, "close")
+    assert payloads(api) == [0, 1, 3]
 
 
 async def test_while_the_buffer_is_full_no_more_than_a_little_of_the_body_is_read(

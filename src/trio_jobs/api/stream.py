@@ -68,7 +68,8 @@ class Upload:
         self._admission = context.pool.admission
         self._handlers = context.pool.handlers
         self._now = context.pool.now
-        self._submitted_by = current_access().name
+        self._access = current_access()
+        self._access_changes = context.access_changes
         self._max_line_bytes = context.http.max_body_bytes
         self._body = BodyStream(idle_timeout=context.http.stream_idle_timeout)
         self._line = 0
@@ -80,9 +81,10 @@ class Upload:
 
         Raises:
             Problem: 400, an idempotency key, a bad line or an incomplete body,
-                or the client disconnected while lines waited for room; 408,
-                the client sent nothing; 413, a line is too long; 415, the body
-                is encoded; 422, the key of a line was used with another submission.
+                or the client disconnected while lines waited for room; 401, the
+                client has lost its access; 408, the client sent nothing; 413, a
+                line is too long; 415, the body is encoded; 422, the key of a line
+                was used with another submission.
             QueueFullError: A line has a later time, and too many jobs wait for one.
             ShuttingDownError: The pool has closed.
             IntakePausedError: The intake is paused.
@@ -101,6 +103,8 @@ class Upload:
         refuse_encoded_body()
         lines = Lines()
         while piece := await self._body.read():
+            if self._access_changes is not None and self._access_changes.is_lost(self._access):
+                raise _access_lost()
             await self._take(lines.feed(piece))
             if lines.pending_bytes > self._max_line_bytes + len(b"\r"):
                 self._line += 1
@@ -134,7 +138,7 @@ class Upload:
         if len(text) > self._max_line_bytes:
             raise self._too_long()
         try:
-            spec = parse_item(text, self._handlers, self._now, submitted_by=self._submitted_by)
+            spec = parse_item(text, self._handlers, self._now, submitted_by=self._access.name)
         except Problem as problem:
             problem.members["line"] = self._line
             raise
@@ -198,3 +202,14 @@ class Upload:
             limit=self._max_line_bytes,
             line=self._line,
         )
+
+
+def _access_lost() -> Problem:
+    return Problem(
+        401,
+        "the token or the session is no longer valid",
+        headers={
+            "Connection": "close",
+            "WWW-Authenticate": 'Bearer realm="trio-jobs", error="invalid_token"',
+        },
+    )
