@@ -43,6 +43,12 @@ async def refuse(payload: object) -> None:
     raise Refused(payload)
 
 
+async def log_and_refuse(payload: object) -> None:
+    """Log the payload, and fail."""
+    log.warning("%s", payload)
+    raise Refused
+
+
 async def import_pages(payload: object, context: JobContext) -> None:
     """Say how far it is, wait until the test opens the gate, and fail."""
     context.progress(243, 400, payload)
@@ -60,6 +66,7 @@ quick = "work:quick"
 refuse = "work:refuse"
 at_the_gate = "work:at_the_gate"
 import_pages = "work:import_pages"
+log_and_refuse = "work:log_and_refuse"
 """
 
 

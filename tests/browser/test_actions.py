@@ -377,8 +377,8 @@ def test_all_types_are_paused_after_a_question_and_go_on(
     press(page.get_by_role("button", name="Pause all", exact=True))
     press(page.get_by_role("button", name="Pause all types"))
 
-    expect(page.locator("#types .tag").filter(visible=True)).to_have_count(4)
-    assert len(server.get("/pool")["paused"]) == 4
+    expect(page.locator("#types .tag").filter(visible=True)).to_have_count(5)
+    assert len(server.get("/pool")["paused"]) == 5
     press(page.get_by_role("button", name="Resume all"))
     expect(page.locator("#types .tag").filter(visible=True)).to_have_count(0)
     assert server.get("/pool")["paused"] == []

@@ -82,3 +82,14 @@ def test_job_between_two_attempts_is_apart_from_the_failed_ones(start: Start, pa
     expect(page.locator("#empty")).to_have_text("Nothing has failed.")
     types = page.locator("#types tr").filter(has_text="again")
     expect(types.locator("td").nth(2)).to_have_text("1")
+
+
+def test_lines_that_a_failed_job_has_logged_are_in_the_job(start: Start, pages: Pages) -> None:
+    config = f"{CONFIG}\n[logging]\nkeep_job_lines = 10\n"
+    server = start(config=config)
+    job_id = server.submit("log_and_refuse", "<i>line</i>", wait=True)
+
+    page = pages.open(server, f"/ui#job={job_id}")
+
+    expect(page.locator("#detail pre").last).to_contain_text("<i>line</i>")
+    expect(page.get_by_role("heading", name="Log", exact=True)).to_be_visible()
