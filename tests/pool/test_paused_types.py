@@ -66,6 +66,29 @@ async def test_jobs_of_a_paused_type_are_held_and_need_no_worker() -> None:
         assert pool.parts.pool.statistics().held == 0
 
 
+async def test_job_of_a_paused_type_waits_in_the_buffer_until_a_worker_is_free(
+    autojump_clock: MockClock,
+) -> None:
+    assert autojump_clock
+    functions = {"mail": Order(), "other": Order(1)}
+    async with running_pool(functions, workers=2, buffer_size=5) as pool:
+        submit(pool, "other", 2)
+        await wait_all_tasks_blocked()
+        pool.paused.pause(["mail"])
+        submit(pool, "mail", 5)
+        await wait_all_tasks_blocked()
+        statistics = pool.parts.pool.statistics()
+        assert (statistics.held, statistics.buffered) == (0, 5)
+        with pytest.raises(QueueFullError, match="no room in the buffer"):
+            pool.submit("other", b"9")
+
+        await trio.sleep(1.5)
+        statistics = pool.parts.pool.statistics()
+        assert (statistics.held, statistics.buffered) == (5, 0)
+        pool.submit("other", b"9")
+        await pool.paused.resume(["mail"])
+
+
 async def test_held_jobs_begin_in_their_order() -> None:
     mail = Order()
     async with running_pool({"mail": mail}, workers=1, buffer_size=5) as pool:
@@ -129,7 +152,7 @@ async def test_cancelled_job_that_is_held_ends_at_once_and_never_runs() -> None:
 
         assert pool.outcome(second) is Outcome.CANCELLED
         assert statuses(pool, [first, third]) == [PENDING] * 2
-        assert pool.parts.pool.statistics().held == 2
+        assert pool.parts.pool.statistics().held == pool.paused.count == 2
         await pool.paused.resume(["mail"])
         await wait_all_tasks_blocked()
         assert mail.seen == [0, 2]  # by one worker
