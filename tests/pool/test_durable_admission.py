@@ -381,6 +381,23 @@ async def test_old_jobs_of_many_reruns_are_read_together() -> None:
     assert cast("StepReader", parts.store._reader).many == [100, 100, 50, 250, 250]
 
 
+async def test_of_tasks_that_rerun_the_same_jobs_each_gets_what_the_others_leave() -> None:
+    jobs = [msgspec.structs.replace(FAILED, id=f"{n:03}", payload=b"null") for n in range(9)]
+    parts = make_durable_parts(ENDLESS, file=dict(enumerate(jobs, 1)))
+    selections = [Selection.of(None, None, limit) for limit in (3, 3, 5, None, None)]
+
+    async with trio.open_nursery() as nursery:
+        calls = [Call(nursery, rerun_all, parts.pool, selection) for selection in selections]
+        for _ in range(40):
+            await wait_all_tasks_blocked()
+            parts.journal.commit()
+
+    made = [call.result for call in calls]
+    assert all(isinstance(each, list) for each in made)
+    new = [job for each in made if isinstance(each, list) for job in each]
+    assert sorted(job.rerun_of or "" for job in new) == [job.id for job in jobs]
+
+
 async def test_rerun_of_a_job_that_is_gone_is_refused() -> None:
     parts = make_durable_parts(file={1: FAILED})
 

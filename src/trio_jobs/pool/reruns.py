@@ -1,6 +1,7 @@
 """Re-runs: jobs that did not succeed are submitted once more, as new jobs."""
 
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -14,7 +15,12 @@ from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import QueueFullError
-from trio_jobs.pool.store import InvalidTransitionError, StoreError, check_rerun
+from trio_jobs.pool.store import (
+    InvalidTransitionError,
+    JobNotFoundError,
+    StoreError,
+    check_rerun,
+)
 from trio_jobs.settings import shown
 
 log = logging.getLogger(__name__)
@@ -140,23 +146,39 @@ async def rerun_all(
         At least one, and one after each millisecond's work, before jobs are admitted; none after.
     """
     job_ids = await _collect(pool, selection)
+    jobs, tried = None, len(job_ids) + 1
+    while jobs is None:
+        specs = await _specs(pool, job_ids, submitted_by)
+        try:
+            jobs = await pool.admission.admit_all(specs)
+        except QueueFullError as error:
+            text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
+            text += " (a limit takes the oldest)"
+            raise QueueFullError(error.retry_after, text, reason=error.reason) from None
+        except (InvalidTransitionError, JobNotFoundError):
+            # With a file: another task has re-run one of them since the look-up, or it was dropped.
+            if len(specs) == tried:
+                raise
+            tried = len(specs)
+    if jobs:
+        log.info("jobs_rerun", extra={"count": len(jobs)})
+    return jobs
+
+
+async def _specs(pool: Pool, job_ids: Collection[str], submitted_by: str | None) -> list[JobSpec]:
+    """The re-runs of those of these jobs that can be re-run now.
+
+    Checkpoints:
+        None after the look-up; with the store in memory, none at all.
+    """
     specs = []
-    # With the store in memory, nothing from here on is a checkpoint.
     for job in await pool.store.find_many(job_ids):  # without those that were dropped meanwhile
         with suppress(StoreError):  # meanwhile it was re-run by another task
             check_rerun(job)
             specs.append(
                 JobSpec(job.type, job.payload, due=0.0, rerun_of=job.id, submitted_by=submitted_by)
             )
-    try:
-        jobs = await pool.admission.admit_all(specs)
-    except QueueFullError as error:
-        text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
-        text += " (a limit takes the oldest)"
-        raise QueueFullError(error.retry_after, text, reason=error.reason) from None
-    if jobs:
-        log.info("jobs_rerun", extra={"count": len(jobs)})
-    return jobs
+    return specs
 
 
 async def _collect(pool: Pool, selection: Selection) -> list[str]:
