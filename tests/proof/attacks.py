@@ -27,7 +27,7 @@ from tests.server.test_access_control import FOREIGN_HOSTS, OTHER_SITES, WRONG_T
 from tests.server.test_hostile import HOSTILE, SEVEN_PACKETS, TELLING
 
 # What the application may answer to a request that is one.
-_ANSWERS = {200, 204, 400, 404, 405}
+_ANSWERS = {200, 204, 303, 400, 404, 405}
 
 # Bytes that nobody should send, and what may be answered to them.
 PACKETS = [

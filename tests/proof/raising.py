@@ -206,7 +206,8 @@ class Calls:
             if name == "postpone" and self._afterwards:
                 self.harm.lost.append(job_id)  # it waits, and is not in the schedule
             self.harm.unrecorded.add(job_id)
-        if name in WORKER_CALLS:
+        # A worker looks a job up that it has released.
+        if name in WORKER_CALLS or trio.lowlevel.current_task().name.startswith("worker-"):
             return self.harm.error(Part.WORKER)
         return self.harm.error(Part.REST if name == "unfinished" else Part.REQUEST)
 
