@@ -84,6 +84,16 @@ async def test_idle_workers_leave_first_and_at_once() -> None:
         assert [pool.status(job) for job in jobs] == [JobStatus.COMPLETED] * 2
 
 
+@pytest.mark.interleavings(20)
+async def test_idle_workers_have_left_at_the_return_however_many_they_are() -> None:
+    async with running_pool({"gate": Gate()}, workers=130) as pool:
+        await wait_all_tasks_blocked()
+        for number in (3, 80, 3):
+            await pool.set_workers(number)
+            assert (len(names(pool)), pool.leaving) == (number, 0)
+            await wait_all_tasks_blocked()
+
+
 async def test_busy_worker_leaves_when_its_job_has_ended_and_takes_no_other() -> None:
     gate = Gate()
     async with running_pool({"gate": gate}, workers=3) as pool:

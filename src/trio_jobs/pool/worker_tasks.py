@@ -82,7 +82,7 @@ class WorkerTasks:
             Not acted on.
 
         Checkpoints:
-            One after each millisecond's work, and one at the end.
+            One after each millisecond's work, and two at the end.
         """
         if self._is_fixed():
             raise ShuttingDownError
@@ -90,7 +90,10 @@ class WorkerTasks:
         with trio.CancelScope(shield=True):
             for _ in iter(self._approach, False):
                 await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()  # the last idle ones end in the turn before this one
+            # The last clones are closed in this turn, by a worker that ends, at the latest: their
+            # idle workers end in the next one.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
 
     # As for `run_worker`: KeyboardInterrupt is raised in the program's own code.
     @trio.lowlevel.enable_ki_protection
