@@ -43,6 +43,7 @@ WITHOUT_EFFECT = {
     "http.send_timeout",
     "http.session_seconds",
     "http.unix_mode",
+    "logging.file",
     "logging.slow_step",
     "logging.keep_job_lines",
     "metrics.enabled",

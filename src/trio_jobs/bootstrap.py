@@ -4,11 +4,12 @@ import gc
 import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import trio
 
@@ -22,6 +23,7 @@ from trio_jobs.hidden_modules import HiddenModule
 from trio_jobs.leftovers import Leftovers, LeftoversError
 from trio_jobs.lifecycle import Ended
 from trio_jobs.logs.installation import Logs, start_logging
+from trio_jobs.logs.log_file import check_log_file, open_log_file
 from trio_jobs.main import main
 from trio_jobs.opened_store import OpenStore, StoreInMemory
 from trio_jobs.pool.store import StoreFileError
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 
 # Seconds for the last lines to reach the log: perhaps no program reads it.
 _FLUSH_SECONDS = 0.5
+
+_Used = TypeVar("_Used")
 
 
 class StartError(Exception):
@@ -77,6 +81,8 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
     for warning in config.warnings:
         warn(warning)
     _place_leftovers(config)
+    if config.logging.file is not None:
+        _log_file(check_log_file, config.logging.file)
     forks = Forks()
     handlers = load_handlers(
         config,
@@ -128,6 +134,11 @@ def serve(config: Config, signals: Signals) -> NoReturn:
         StartError: The server cannot bind its addresses, or cannot listen there; or it cannot use
             the store's file.
     """
+    with _standard_error_in(config.logging.file):
+        _serve(config, signals)
+
+
+def _serve(config: Config, signals: Signals) -> NoReturn:
     service_manager = ServiceManager.from_environment(os.environ)
     # Child processes start in it; handler modules may change the current folder later.
     folder = open_folder()
@@ -195,6 +206,33 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     end_interpreter(
         1 if ended is None else ended.status, last_words=partial(_log_stopped, ended, logs)
     )
+
+
+@contextmanager
+def _standard_error_in(path: str | None) -> Iterator[None]:
+    """Have the log file, if there is one, take what the process writes to standard error.
+
+    The complaint about a start that fails is for whoever has started it: on the old standard error.
+    """
+    if path is None:
+        yield
+        return
+    fd = _log_file(open_log_file, path)
+    before = os.dup(2)
+    os.dup2(fd, 2)
+    os.close(fd)
+    try:
+        yield
+    except (ConfigError, StartError):
+        os.dup2(before, 2)
+        raise
+
+
+def _log_file(use: Callable[[str], _Used], path: str) -> _Used:
+    try:
+        return use(path)
+    except ValueError as error:
+        raise ConfigError(f"logging.file: {error}") from error
 
 
 def _prepare_process(
@@ -287,12 +325,14 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, TokenTable | No
 
 
 def fix_paths(config: Config) -> Config:
-    """Make the paths absolute that a reload reads again: handlers may change the current folder."""
+    """Make the paths absolute that a reload uses again: handlers may change the current folder."""
     names = ("certfile", "keyfile", "token_file")
     paths: dict[str, Any] = {
         name: str(Path(path).absolute()) for name in names if (path := getattr(config.http, name))
     }
-    return replace(config, http=replace(config.http, **paths))
+    log_file = None if (path := config.logging.file) is None else str(Path(path).absolute())
+    logging_ = replace(config.logging, file=log_file)
+    return replace(config, http=replace(config.http, **paths), logging=logging_)
 
 
 def prepare_metrics(config: Config) -> Config:

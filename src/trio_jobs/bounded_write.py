@@ -35,6 +35,18 @@ def open_for_writing(fd: int) -> int:
     return os.dup(fd)
 
 
+def file_of(fd: int) -> tuple[int, int] | None:
+    """Return the device and inode of the descriptor's file; None if the descriptor is closed.
+
+    User code may close any descriptor, and the number may then be another file's.
+    """
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def write_within(fd: int, data: bytes, seconds: float | None) -> int:
     """Write ``data``, and return how many bytes were written. For threads and signal handlers.
 

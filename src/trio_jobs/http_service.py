@@ -70,7 +70,8 @@ def make_http_service(
         return access_control.tokens
 
     access_changes = AccessChanges(tokens)
-    parts = parts_to_reload(http, resources.listeners, access_control, access_changes)
+    writers = (resources.logs, resources.stop)  # to the log file
+    parts = parts_to_reload(config, resources.listeners, access_control, access_changes, *writers)
     drain = DrainState(
         keeps_pending=config.store.path is not None and config.pool.drain != "all",
         grace_left=resources.stop.grace_left,

@@ -1,6 +1,7 @@
-"""`run_reloads`: at a SIGHUP the server reads its certificate and its tokens again.
+"""`run_reloads`: at a SIGHUP the server reads certificate and tokens again, and reopens its log.
 
-What cannot be read, or is wrong, leaves the old one in place. A reload never ends the server.
+What is wrong, or cannot be read or opened, leaves the old one in place. A reload never ends the
+server.
 """
 
 import logging
@@ -11,16 +12,19 @@ from typing import Protocol
 import trio
 
 from trio_jobs.access_changes import AccessChanges
+from trio_jobs.logs.installation import Logs
+from trio_jobs.logs.log_file import open_log_file
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.sockets import Listeners
 from trio_jobs.server.tls import load_certificate
-from trio_jobs.settings import HttpSettings
+from trio_jobs.settings import Config
+from trio_jobs.shutdown.stop import Stop
 from trio_jobs.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
-# Reads files, in a thread. Returns what puts the new ones in place, which is called in the event
-# loop. Raises ValueError, whose text names the file.
+# Reads or opens files, in a thread. Returns what puts the new ones in place, which is called in the
+# event loop. Raises ValueError, whose text names the file.
 Read = Callable[[], Callable[[], object]]
 
 
@@ -60,18 +64,33 @@ async def run_reloads(signal: ReloadSignal, parts: Mapping[str, Read]) -> None:
 
 
 def parts_to_reload(
-    http: HttpSettings,
+    config: Config,
     listeners: Listeners,
     access_control: AccessControl,
     access_changes: AccessChanges,
+    logs: Logs,
+    stop: Stop,
 ) -> dict[str, Read]:
     """What a reload reads again: the files that the settings name, by absolute paths."""
     parts: dict[str, Read] = {}
+    http = config.http
+    if config.logging.file is not None:  # first: the lines about the others are in the new file
+        parts["log_file"] = partial(_open_log_file, config.logging.file, logs, stop)
     if http.token_file is not None:
         parts["tokens"] = partial(_read_tokens, http.token_file, access_control, access_changes)
     if http.certfile is not None and http.keyfile is not None:
         parts["certificate"] = partial(_read_certificate, http.certfile, http.keyfile, listeners)
     return parts
+
+
+def _open_log_file(path: str, logs: Logs, stop: Stop) -> Callable[[], object]:
+    fd = open_log_file(path)
+
+    def place() -> None:
+        stop.move_log(fd)
+        logs.reopen(fd)
+
+    return place
 
 
 def _read_tokens(

@@ -229,6 +229,7 @@ class LoggingSettings:
         Literal["debug", "info", "warning", "error"], "the least severe lines to log"
     ] = "info"
     format: Annotated[Literal["text", "json"], "the form of a line"] = "text"
+    file: Annotated[Text | None, "the file that takes the log in place of standard error"] = None
     slow_step: Annotated[
         Seconds, "how long a handler may block the event loop before a warning; 0: never"
     ] = 0.5

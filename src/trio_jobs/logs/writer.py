@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, chain
 
-from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_each, write_within
+from trio_jobs.bounded_write import PIECE_BYTES, file_of, open_for_writing, write_each, write_within
 from trio_jobs.logs.formatter import LogFormatter, event_record
 
 # About 70,000 lines: a slow reader may fall seconds behind a burst.
@@ -50,7 +51,7 @@ class LogWriter(logging.Handler):
     def __init__(self, fd: int, formatter: LogFormatter) -> None:
         super().__init__()
         self._fd = open_for_writing(fd)
-        self._stream = _identity(self._fd)
+        self._stream = file_of(self._fd)
         self._formatter = formatter
         self._torn = False  # whether the stream ends inside a line
         self._is_forked = False
@@ -60,9 +61,9 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def _begin_queue(self) -> None:
-        # Lines, events and None: the thread sets an event when the lines before it are written, and
-        # ends at None.
-        self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
+        # Lines, functions and None: the thread calls a function when the lines before it are
+        # written, and ends at None.
+        self._queue: queue.SimpleQueue[bytes | Callable[[], object] | None] = queue.SimpleQueue()
         # For the two counts. Reentrant: a signal handler may log while its thread holds the lock.
         self._counting = threading.RLock()
         self._queued_bytes = 0
@@ -102,6 +103,16 @@ class LogWriter(logging.Handler):
         self._is_forked = True
         self._begin_queue()
 
+    def reopen(self, fd: int) -> None:
+        """Write what is logged from now on to another file, and what was logged before to this one.
+
+        Never waits: the thread changes the file between two lines.
+
+        Args:
+            fd: A regular file's; the writer closes it.
+        """
+        self._queue.put(partial(self._move_to, fd))
+
     def flush_within(self, *, seconds: float) -> bool:
         """Wait until the lines logged so far are written; False if that takes longer.
 
@@ -111,7 +122,7 @@ class LogWriter(logging.Handler):
         if self._is_forked:
             return True
         written = threading.Event()
-        self._queue.put(written)
+        self._queue.put(written.set)
         return written.wait(seconds)
 
     def write_final(
@@ -156,16 +167,28 @@ class LogWriter(logging.Handler):
             os.close(self._fd)
 
     def _run(self) -> None:
-        items: list[bytes | threading.Event | None] = []
-        while None not in items:
-            items = [self._queue.get()]
+        item: bytes | Callable[[], object] | None = b""
+        while item is not None:
+            item = self._queue.get()
+            lines = []
             with suppress(queue.Empty):  # a few more, for fewer and longer writes
-                while len(items) < _MAX_LINES_AT_ONCE:
-                    items.append(self._queue.get_nowait())
-            self._write([item for item in items if isinstance(item, bytes)], None)
-            for item in items:
-                if isinstance(item, threading.Event):
-                    item.set()
+                while isinstance(item, bytes):
+                    lines.append(item)
+                    if len(lines) == _MAX_LINES_AT_ONCE:
+                        break
+                    item = self._queue.get_nowait()
+            self._write(lines, None)
+            if callable(item):
+                item()
+
+    def _move_to(self, fd: int) -> None:
+        if file_of(self._fd) == self._stream:
+            os.dup2(fd, self._fd, inheritable=False)  # the number stays: `write_final` uses it
+            os.close(fd)
+        else:  # user code has closed it
+            self._fd = fd
+        self._stream = file_of(self._fd)
+        self._torn = False
 
     def _write(self, lines: list[bytes], seconds: float | None) -> None:
         """Write the lines and count the lost ones; log the count once the queue has room."""
@@ -185,7 +208,7 @@ class LogWriter(logging.Handler):
     def _lost(self, lines: list[bytes], seconds: float | None) -> int:
         """Write the lines, and return how many did not reach the stream whole."""
         # User code may have closed all descriptors, and the number may be another file's now.
-        if _identity(self._fd) != self._stream:
+        if file_of(self._fd) != self._stream:
             return len(lines)
         before = b"\n" if self._torn else b""
         data = before + b"".join(lines)
@@ -193,11 +216,3 @@ class LogWriter(logging.Handler):
         if written:
             self._torn = written < len(data)
         return sum(len(before) + end > written for end in accumulate(map(len, lines)))
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
-from trio_jobs.bounded_write import open_for_writing, write_each
+from trio_jobs.bounded_write import file_of, open_for_writing, write_each
 from trio_jobs.shutdown.diagnostics import Block
 
 HARD_LIMIT_STATUS = 70
@@ -78,6 +78,7 @@ class HardLimit:
         self._started = False
         self._is_deadly = False  # SIGALRM has its default action
         self._log = -1
+        self._file: tuple[int, int] | None = None
         self._since = 0.0
         self._due = math.inf
         # Wakes the thread to read _due again. put() is reentrant, Event.set() and Thread.start()
@@ -87,8 +88,19 @@ class HardLimit:
     def start(self) -> None:
         """Start the thread, which sleeps until the limit is armed."""
         self._log = open_for_writing(2)
+        self._file = file_of(2)
         self._started = True
         threading.Thread(target=self._watch, name="hard limit", daemon=True).start()
+
+    def move_log(self, fd: int) -> None:
+        """Have standard error and the report lead to the file of ``fd``, a regular one.
+
+        A descriptor that user code has closed or redirected stays as it is.
+        """
+        for each in (2, self._log):
+            if file_of(each) == self._file:
+                os.dup2(fd, each, inheritable=each == 2)
+        self._file = file_of(fd)
 
     def arm(self, *, since: float, seconds: float) -> None:
         """End the process ``seconds`` after ``since`` (``time.monotonic()``), or earlier.

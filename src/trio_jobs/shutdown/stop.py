@@ -115,6 +115,10 @@ class Stop:
         ):
             takeovers.add(what, intact=intact, put_back=put_back, costly=True)
 
+    def move_log(self, fd: int) -> None:
+        """See `HardLimit.move_log`. After `install`."""
+        self._hard_limit.move_log(fd)
+
     def give_up(self) -> None:
         """Undo `install`, in a forked child."""
         if self._signals is not None:
