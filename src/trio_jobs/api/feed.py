@@ -24,8 +24,9 @@ GAP = 0.25
 # Seconds from one snapshot to the next while only time changes the state, such as how long a job
 # has been running. So often the summary is made, too, which is 18 kB with 100 types.
 TICK = 1.0
-# Ended jobs in one message: a page cannot show more of them four times a second.
-MAX_ENDED = 20
+# Ended jobs in one message to a client with snapshots: 64 a second are more than anybody reads, and
+# a stream has 21 kB/s at 1,000 jobs a second. Others get as many in each of their messages.
+MAX_ENDED = 16
 
 _encode = msgspec.json.Encoder().encode
 
