@@ -313,6 +313,7 @@ async def test_held_jobs_are_counted() -> None:
     [
         ({"type": ["c"]}, "$.type: must be types with a handler ('a', 'b'), got 'c'"),
         ({"type": ["a", "c"]}, "$.type: must be types with a handler ('a', 'b'), got 'c'"),
+        ({"type": [""]}, "$.type: must be types with a handler ('a', 'b'), got ''"),
         ({"type": []}, '$: must be {"type": ["...", ...]} or {"all": true}'),
         ({}, '$: must be {"type": ["...", ...]} or {"all": true}'),
         ({"all": False}, '$: must be {"type": ["...", ...]} or {"all": true}'),
@@ -326,10 +327,15 @@ async def test_types_that_cannot_be_paused_are_refused(
     path: str, body: object, detail: str
 ) -> None:
     async with running_pool({"a": succeed_later, "b": succeed_later}) as pool:
-        answer = await post(Api(parts=pool.parts), path, body)
+        api = Api(parts=pool.parts)
+        answer = await post(api, path, body)
+        described = (await api.client.get("/openapi.json")).json()
 
         assert assert_problem(answer, 400)["detail"] == detail
         assert pool.paused.types == []
+        # The description does not know the handlers.
+        names_a_type = detail.endswith("got 'c'")
+        assert validator(described, "SomeTypes").is_valid(body) == names_a_type
 
 
 @pytest.mark.parametrize(
