@@ -1,6 +1,7 @@
 """`JobQueue` in programs on Trio, on asyncio and on uvloop."""
 
 import asyncio
+import contextvars
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from starlette.routing import Mount
 
 from tests.hosts import on_each_host
 from trio_jobs import (
+    Access,
     Handler,
     HandlerError,
     InvalidTransitionError,
@@ -36,6 +38,7 @@ from trio_jobs import (
     Outcome,
     PayloadError,
     QueueFullError,
+    Role,
     ShuttingDownError,
     StoreFileError,
     UnknownTypeError,
@@ -445,6 +448,49 @@ async def test_origin_check_and_token_hold_below_the_mount() -> None:
         assert len(await queue.page()) == 1
 
 
+class WithUser:
+    """An application whose middleware says by a header who asks."""
+
+    def __init__(self, app: Any) -> None:  # noqa: ANN401
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        """Answer a request."""
+        user = dict(scope["headers"]).get(b"x-user", b"nobody").decode()
+        USER.set(user)
+        await self.app({**scope, "user": user}, receive, send)
+
+
+USER = contextvars.ContextVar("USER", default="")
+
+
+@on_each_host
+async def test_application_says_in_its_own_loop_who_may_do_what() -> None:
+    threads = set()
+
+    def role(scope: Any) -> Access | None:  # noqa: ANN401
+        threads.add(threading.get_ident())
+        assert scope["user"] == USER.get()
+        return {"ann": Access(role=Role.CONTROL, name="ann"), "nobody": None}[scope["user"]]
+
+    queue = make_queue(role=role, ui=True)
+    app = mounted(queue)
+    async with app.router.lifespan_context(app), client_of(WithUser(app)) as client:
+        assert (await client.get("/queue/jobs")).status_code == 401
+        assert (await client.get("/queue/health")).status_code == 200
+        client.headers["X-User"] = "ann"
+        submitted = await client.post("/queue/jobs", json=JOB)
+        shown = (await client.get(submitted.headers["location"])).json()
+        assert shown["submitted_by"] == "ann"
+        assert (await client.get("/queue/ui")).text.startswith("<!doctype html>")
+        assert (await client.get("/queue/ui/session")).json()["name"] == "ann"
+        client.headers["X-User"] = "mallory"
+        with pytest.raises(KeyError, match="mallory"):
+            await client.post("/queue/jobs", json=JOB)
+        assert len(await queue.page()) == 1
+    assert threads == {threading.get_ident()}
+
+
 @on_each_host
 async def test_closed_queue_answers_503_and_says_when_to_try_again() -> None:
     queue = make_queue(grace_period=7.5)
@@ -667,6 +713,8 @@ async def test_websocket_is_refused() -> None:
     ("options", "kind", "complaint"),
     [
         ({"token": "two words"}, ValueError, "the token must be ASCII"),
+        ({"token": "one", "role": str}, ValueError, "either token or role"),
+        ({"role": fail}, TypeError, "role must be a plain function"),
         ({"max_wait_seconds": -1}, ValueError, "max_wait_seconds must be a number"),
         ({"grace_period": -1}, ValueError, "grace_period must be a number"),
         ({"worker": 3}, TypeError, "got an unexpected keyword argument 'worker'"),

@@ -1,7 +1,8 @@
 """`Access`: who asks, as the server learns it from the head of a request."""
 
+from collections.abc import Callable, MutableMapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,10 +18,12 @@ class Role(StrEnum):
 class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who asks.
 
+    A ``role`` function of `Jobs.asgi` may return one, with ``role`` and ``name`` alone.
+
     Attributes:
         role: The role of the client's token; None if the client has shown no token, and none is
             needed for this request.
-        name: The name of the token, if it has one.
+        name: The name of the token, if it has one; for the log and for jobs.
         fingerprint: The SHA-256 of the token; empty without a token.
         expires: When the session on the page ends, by ``time.monotonic()``; None if the client has
             shown the token itself.
@@ -31,6 +34,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fingerprint: bytes = b""
     expires: float | None = None
 
+
+# Says who makes a request, by its ASGI scope; see `Jobs.asgi`.
+RoleFunction = Callable[[MutableMapping[str, Any]], Role | Access | None]
 
 # Every client of a server without tokens.
 ANYONE: Final = Access(role=Role.CONTROL)

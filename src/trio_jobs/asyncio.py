@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from os import PathLike
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import trio
 
@@ -21,6 +21,9 @@ from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.settings import PoolSettings, build
 from trio_jobs.trio_thread import TrioThread
+
+if TYPE_CHECKING:
+    from trio_jobs.server.access_middleware import AccessMiddleware
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +92,13 @@ class AsyncioJobs(AwaitedJobs):
     def asgi(self, **options: Unpack[ApiOptions]) -> App:
         """The HTTP API as an ASGI application for servers on asyncio; see `Jobs.asgi`.
 
-        After the block it answers 503 to each request.
+        It checks access, and calls ``role``, on the loop of the server. After the block it answers
+        503 to each request that has access.
         """
         retry_after = options.get("shutdown_retry_after", _POOL.retry_after)
         closed = ClosedApp(retry_after=retry_after)
-        return CarriedApp(self._jobs.asgi(**options), self._thread, closed=closed)
+        app = cast("AccessMiddleware", self._jobs.asgi(**options))
+        return app.around(partial(CarriedApp, thread=self._thread, closed=closed))
 
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         try:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict, TypeVar, Unpack, overload
 import trio
 from msgspec.structs import replace
 
+from trio_jobs.access import RoleFunction
 from trio_jobs.api.due import check_due
 from trio_jobs.api.keys import make_key
 from trio_jobs.api.validation import check_submission, check_type, encode_payload
@@ -66,6 +67,8 @@ class ApiOptions(TypedDict, total=False):
     stream_idle_timeout: float
     max_event_streams: int
     shutdown_retry_after: int
+    ui: bool
+    role: RoleFunction | None
 
 
 class BaseJobs:
@@ -248,6 +251,8 @@ class BaseJobs:
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
         max_event_streams: int = _HTTP.max_event_streams,
         shutdown_retry_after: int = _POOL.retry_after,
+        ui: bool = False,
+        role: RoleFunction | None = None,
     ) -> Callable[[Any, Any, Any], Awaitable[None]]:
         """The HTTP API as an ASGI application, for any server and any framework that run on Trio.
 
@@ -269,10 +274,20 @@ class BaseJobs:
             max_event_streams: How many clients may have ``GET /events`` open at the same time, if
                 the pool counts its jobs (``max_types``); 0 for none.
             shutdown_retry_after: The ``Retry-After``, in whole seconds, of that 503.
+            ui: Whether ``/ui`` is the page for operators. Without ``role`` each visitor has the
+                role ``control``. If the pool does not count its jobs, the page has no rates and no
+                table of types.
+            role: Says who makes a request: a plain function of its ASGI scope, with all that
+                middleware has put there. It is called once for each request that no page of
+                another origin makes, in the server's event loop. It returns a `Role`, an `Access`
+                with a role and perhaps a name for the log and for ``submitted_by``, or None: that
+                is a 401 everywhere but at ``GET /health``. An exception of it leaves the
+                application, so the server answers 500.
 
         Raises:
-            ValueError: A number is out of range, ``payloads`` is another text, or no client could
-                send the token.
+            ValueError: A number is out of range, ``payloads`` is another text, no client could
+                send the token, or there is a token beside ``role`` or ``ui``.
+            TypeError: ``role`` is no plain function.
         """
         from trio_jobs.mounted_api import MountedApi  # a program without HTTP needs none of it
 
@@ -284,6 +299,8 @@ class BaseJobs:
             stream_idle_timeout=stream_idle_timeout,
             max_event_streams=max_event_streams,
             shutdown_retry_after=shutdown_retry_after,
+            ui=ui,
+            role=role,
         )
         return api.over(self._pool, max_payload_bytes=self._max_payload_bytes)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
+from trio_jobs.access import RoleFunction
 from trio_jobs.awaited_jobs import AwaitedJobs
 from trio_jobs.closed_app import ClosedApp
 from trio_jobs.embed import Options, open_jobs
@@ -58,12 +59,14 @@ class JobQueue(AwaitedJobs):
         max_wait_seconds: See `Jobs.asgi`.
         stream_idle_timeout: See `Jobs.asgi`.
         max_event_streams: See `Jobs.asgi`.
+        ui: See `Jobs.asgi`.
+        role: See `Jobs.asgi`.
         options: The other arguments of `trio_jobs.open_jobs`.
 
     Raises:
-        ValueError: ``grace_period`` or a number of the HTTP API is out of range, or no client could
-            send the token. What is wrong with the other arguments, the lifespan raises.
-        TypeError: `trio_jobs.open_jobs` has no such argument.
+        ValueError: ``grace_period`` is out of range; and as `Jobs.asgi`. What is wrong with the
+            other arguments, the lifespan raises.
+        TypeError: `trio_jobs.open_jobs` has no such argument; and as `Jobs.asgi`.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class JobQueue(AwaitedJobs):
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
         max_event_streams: int = _HTTP.max_event_streams,
+        ui: bool = False,
+        role: RoleFunction | None = None,
         **options: Unpack[Options],
     ) -> None:
         inspect.signature(open_jobs).bind(handlers, path=path, **options)
@@ -94,6 +99,8 @@ class JobQueue(AwaitedJobs):
             stream_idle_timeout=stream_idle_timeout,
             max_event_streams=max_event_streams,
             shutdown_retry_after=retry_after,
+            ui=ui,
+            role=role,
         )
         MountedApi(**self._api_options)  # checks them
         self._closed = ClosedApp(retry_after=retry_after)

@@ -1,6 +1,7 @@
 """The HTTP API behind other servers and in other frameworks, over real sockets."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,9 +23,9 @@ from trio.testing import wait_all_tasks_blocked
 from tests.command import PATIENCE
 from tests.server.serving import get
 from tests.system.test_events import Stream
-from trio_jobs import Jobs, TooManyWaitersError, open_jobs
+from trio_jobs import Jobs, Role, TooManyWaitersError, open_jobs
 from trio_jobs.asgi import make_app
-from trio_jobs.testing.asgi_client import App, Client
+from trio_jobs.testing.asgi_client import App, Client, Message
 
 JOB = {"type": "double", "payload": 21}
 
@@ -36,21 +38,21 @@ async def never_returns(_payload: object) -> None:
     await trio.sleep_forever()
 
 
-def in_starlette(jobs: Jobs) -> App:
+def in_starlette(jobs: Jobs, **options: Any) -> App:  # noqa: ANN401
     starlette = pytest.importorskip("starlette.applications")
     routing = pytest.importorskip("starlette.routing")
-    app: App = starlette.Starlette(routes=[routing.Mount("/queue", jobs.asgi())])
+    app: App = starlette.Starlette(routes=[routing.Mount("/queue", jobs.asgi(**options))])
     return app
 
 
-def beside_quart(jobs: Jobs) -> App:
+def beside_quart(jobs: Jobs, **options: Any) -> App:  # noqa: ANN401
     app = QuartTrio("shop")
 
     @app.get("/")
     async def home() -> str:
         return "a shop"
 
-    return TrioDispatcherMiddleware({"/queue": jobs.asgi(), "": app})
+    return TrioDispatcherMiddleware({"/queue": jobs.asgi(**options), "": app})
 
 
 @asynccontextmanager
@@ -111,6 +113,30 @@ async def test_api_is_mounted_in_an_application_under_hypercorn(host: object) ->
                 await only_waiter_has_left(jobs, stuck.id)
             scope.cancel()
     assert jobs.unfinished() == ([stuck.id], [])
+
+
+def by_header(scope: Message) -> Role | None:
+    """The role that the application gives a request."""
+    return {b"ann": Role.CONTROL, b"": None}[dict(scope["headers"]).get(b"x-user", b"")]
+
+
+@pytest.mark.parametrize("host", [in_starlette, beside_quart])
+async def test_page_and_roles_of_the_application_under_hypercorn(host: object) -> None:
+    assert callable(host)
+    ann = {"X-User": "ann"}
+    async with open_jobs({"double": double}) as jobs:
+        async with hypercorn_serves(host(jobs, ui=True, role=by_header)) as client:
+            assert (await client.get("/queue/ui")).status_code == 401
+            page = await client.get("/queue/", headers=ann, follow_redirects=True)
+            assert page.url.path == "/queue/ui"
+            for name in re.findall(r'(?:src|href)="(ui/[\w.]+)"', page.text):
+                assert (await client.get(f"/queue/{name}", headers=ann)).status_code == 200
+            shown = await client.get("/queue/ui/session", headers=ann)
+            assert shown.json()["role"] == "control"
+            failed = await client.post("/queue/jobs", json=JOB, headers={"X-User": "mallory"})
+            assert failed.status_code == 500  # the function of the application has raised
+            assert (await client.post("/queue/jobs", json=JOB, headers=ann)).status_code == 201
+        assert len(jobs.page()) == 1
 
 
 @pytest.mark.parametrize("host", [in_starlette, beside_quart])

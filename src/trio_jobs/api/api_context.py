@@ -68,6 +68,7 @@ class ApiContext:
         tracing: Makes spans of submissions; None without tracing.
         feed: What ``GET /events`` sends; None if the pool is not observed.
         drain: What a stop still finishes; None behind another server.
+        offers_sign_in: Whether people can sign in on the page; not behind another server.
     """
 
     pool: Pool
@@ -79,6 +80,7 @@ class ApiContext:
     tracing: Tracing | None = None
     feed: Feed | None = None
     drain: DrainState | None = None
+    offers_sign_in: bool = True
 
     def withholds_from(self, access: Access) -> bool:
         """Whether this client sees no payloads, results, messages and log lines."""

@@ -24,7 +24,7 @@ _decode = msgspec.json.Decoder(_SignedIn).decode
 
 
 def add_session_routes(routes: Blueprint, context: ApiContext) -> None:
-    """Add ``GET``, ``POST`` and ``DELETE /ui/session``."""
+    """Add ``GET /ui/session``; and ``POST`` and ``DELETE``, if people can sign in here."""
     sign_in = context.sign_in
 
     @routes.get("/ui/session")
@@ -34,6 +34,9 @@ def add_session_routes(routes: Blueprint, context: ApiContext) -> None:
             headers = {"WWW-Authenticate": 'Bearer realm="trio-jobs"'}
             raise Problem(401, "nobody has signed in, or the session is over", headers=headers)
         return _show(access, session=access.expires is not None)
+
+    if not context.offers_sign_in:
+        return
 
     @routes.post("/ui/session")
     async def begin_session() -> Response:

@@ -107,6 +107,7 @@ function main() {
   let stateAt = 0; // when it came, in milliseconds of this page's clock
   let link = "new"; // "new", "live", "lost", "ended" (the server has stopped) or "out" (signed out)
   let me = null; // {role, name, session}
+  let hostDecides = false; // whether the application that has the server below a mount ended it
 
   const mayControl = () => me?.role === "control" && link === "live";
   const maySubmit = () => mayControl() && state.status === "ready"; // and all else that a stop refuses
@@ -116,7 +117,7 @@ function main() {
   // ---- Requests
 
   class Refused extends Error {
-    constructor(status, detail) { super(detail); this.status = status; }
+    constructor(status, detail, byHost = false) { super(detail); this.status = status; this.byHost = byHost; }
   }
 
   async function request(method, path, { body, signal } = {}) {
@@ -128,9 +129,11 @@ function main() {
       throw new Refused(0, "The server does not answer.");
     }
     if (answer.ok) return answer;
-    if (answer.status === 401) signOut();
+    // Below the mount of an application, that one decides who comes in; here nobody can sign in.
+    const byHost = (answer.headers.get("WWW-Authenticate") ?? "").startsWith("Application");
+    if (answer.status === 401) signOut("", byHost);
     const problem = await answer.json().catch(() => null);
-    throw new Refused(answer.status, problem?.detail ?? `The server answers with ${answer.status}.`);
+    throw new Refused(answer.status, problem?.detail ?? `The server answers with ${answer.status}.`, byHost);
   }
 
   const post = async (path, body) => (await request("POST", path, { body })).json();
@@ -157,7 +160,7 @@ function main() {
       bye = await follow(signal);
     } catch (error) {
       if (signal.aborted || link === "out") return;
-      if (error.status === 403) return signOut(error.message);
+      if (error.status === 403) return signOut(error.message, error.byHost);
     }
     if (signal.aborted || link === "out") return;
     if (bye) link = "ended";
@@ -173,7 +176,7 @@ function main() {
     if (me.role === "submit") throw new Refused(403, "This token submits jobs; the page needs one that may read.");
     $("login").hidden = true;
     $("sign-out").hidden = !me.session;
-    $("who").hidden = !me.session;
+    $("who").hidden = !me.session && !me.name;
     setText($("who"), [me.name, me.role].filter(Boolean).join(", "));
   }
 
@@ -297,8 +300,10 @@ function main() {
   function warning() {
     if (link === "ended") return ["The server has stopped. This page looks for it again by itself."];
     if (link === "lost") return [state ? "No connection to the server: these numbers are old. This page tries again by itself." : "The server does not answer. This page tries again by itself."];
+    if (link === "out" && hostDecides) return ["The application lets you in here no more. Sign in there, then reload this page."];
     if (link !== "live") return [""];
     if (state.status !== "ready") {
+      if (!state.stop) return ["The server is stopping: it takes no new jobs."]; // below a mount
       const { jobs_left: left, grace_seconds_left: seconds } = state.stop;
       const rest = left ? `It works off ${count(left, "job")}, within ${duration(Math.max(0, seconds - age()))}.` : "It has worked off its jobs.";
       const stays = state.unwritten === undefined ? 0 : state.pending + state.busy - left; // with a file
@@ -322,6 +327,8 @@ function main() {
     const longest = state.oldest_pending_seconds;
     setText($("buffer-note"), `Peak: ${number(state.peak_buffered)}${longest ? ` · oldest: ${duration(longest + age())}` : ""}`);
 
+    const counted = state.totals !== undefined; // a pool in an application counts if it is asked to
+    $("ended-tile").hidden = $("types-section").hidden = $("ended-note").hidden = !counted;
     const rates = state.ended_per_second ?? [];
     const good = sum(rates.map(([a]) => a));
     const bad = sum(rates.map(([, b]) => b));
@@ -333,10 +340,11 @@ function main() {
     const totals = Object.values(state.totals ?? {});
     const unsuccessful = sum(totals) - (state.totals?.succeeded ?? 0);
     setText($("uptime"), `Up ${duration((now() - Date.parse(state.started_at)) / 1000)}`);
-    setText($("ended"), number(sum(totals)));
+    setText($("ended"), number(counted ? sum(totals) : state.kept));
+    setText($("ended-unit"), counted ? "ended" : "kept");
     setText($("ended-note"), `${number(unsuccessful)} without success`);
     const dropped = sum(Object.values(state.dropped));
-    setText($("kept-note"), `${number(state.kept)} kept${dropped ? `, ${number(dropped)} dropped` : ""}`);
+    setText($("kept-note"), [counted ? `${number(state.kept)} kept` : "", dropped ? `${number(dropped)} dropped` : ""].filter(Boolean).join(", "));
   }
 
   function drawChart(rates) {
@@ -637,6 +645,10 @@ function main() {
     // What can change the list: a number that goes up with each job that would come on top, and
     // a text that changes with everything that can.
     function mark() {
+      if (state.totals === undefined) { // the pool does not count them
+        const { pending, waiting, busy, kept, dropped } = state;
+        return { top: null, text: JSON.stringify([pending, waiting, busy, kept, dropped]) };
+      }
       const types = Object.entries(state.types ?? {}).filter(([name]) => !type() || name === type()).map(([, each]) => each);
       const outcomes = VIEWS[view()].outcomes;
       const ended = outcomes ? sum(types.map((each) => sum(outcomes.map((outcome) => each.outcomes[outcome] ?? 0)))) : null;
@@ -996,15 +1008,16 @@ function main() {
 
   // ---- Signing in and out
 
-  function signOut(message = "") {
+  function signOut(message = "", byHost = false) {
     disconnect();
     detail.close();
     link = "out";
     me = null;
     state = null;
     $("main").hidden = $("sign-out").hidden = $("who").hidden = true;
-    $("login").hidden = false;
+    $("login").hidden = byHost;
     setText($("login-error"), message);
+    hostDecides = byHost;
     drawStatus();
     $("token").focus();
   }
