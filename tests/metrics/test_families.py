@@ -200,7 +200,7 @@ async def test_jobs_that_wait_are_told_by_why() -> None:
     told = {
         dict(labels)["status"]: value for (name, labels), value in found.items() if name == "jobs"
     }
-    assert told == {"pending": 1, "retrying": 1, "processing": 1}
+    assert told == {"pending": 1, "retrying": 1, "held": 0, "processing": 1}
     assert await exported.value("attempts_failed_total", type="email") == 1
     assert await exported.value("waiting") == 2
     assert await exported.value("oldest_pending_seconds") == 0
@@ -208,6 +208,28 @@ async def test_jobs_that_wait_are_told_by_why() -> None:
     parts.admission.submit("email", b"1")
     clock[0] += timedelta(seconds=40)
     assert await exported.value("oldest_pending_seconds") == 40
+
+
+async def test_held_jobs_are_told_by_type() -> None:
+    parts = make_parts(handlers_of({"email": accept, "report": accept}), max_types=1)
+    parts.pool.paused.pause(["email", "report"])
+    for name in ("email", "email", "report"):
+        job = parts.admission.submit(name, b"1")
+        parts.workers.claim(parts.receive.receive_nowait())
+    exported = Exported(parts)
+
+    async def told() -> dict[tuple[str, str], float]:
+        found = await exported.scrape()
+        jobs = [(dict(key[1]), value) for key, value in found.items() if key[0] == "jobs"]
+        return {(each["type"], each["status"]): value for each, value in jobs if value}
+
+    assert await told() == {("email", "held"): 2, ("(other)", "held"): 1}
+
+    await parts.pool.paused.resume(["email"])
+    assert await told() == {("email", "pending"): 2, ("(other)", "held"): 1}
+
+    await parts.pool.cancel(job.id)
+    assert await told() == {("email", "pending"): 2, ("(other)", "pending"): 1}
 
 
 EDGES = [0.0, 2.0**-9, math.nextafter(2.0**-9, 1), 0.3, 0.5, 1.0, 1.001, 2048.0, 2049.0, 1e6]

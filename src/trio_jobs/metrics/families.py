@@ -1,6 +1,7 @@
 """`families`: the numbers as Prometheus' metrics, under the names that users know."""
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Final, TypeVar
@@ -41,7 +42,7 @@ def families(numbers: Numbers) -> Iterator[Metric]:
     """All metrics of a pool, and of its server if it has one."""
     yield from _of_the_pool(numbers)
     if numbers.jobs is not None:
-        yield from _of_the_jobs(numbers.jobs)
+        yield from _of_the_jobs(numbers.jobs, numbers.held)
         yield from _of_the_durations(numbers.durations)
     if numbers.server is not None:
         yield from _of_the_server(numbers.server)
@@ -95,7 +96,10 @@ def _of_the_pool(numbers: Numbers) -> Iterator[Metric]:
     )
 
 
-def _of_the_jobs(jobs: JobStatistics) -> Iterator[Metric]:
+def _of_the_jobs(jobs: JobStatistics, held_jobs: Mapping[str, int]) -> Iterator[Metric]:
+    held: Counter[str] = Counter()
+    for name, number in held_jobs.items():
+        held[name if name in jobs.types else OTHER] += number
     submitted = _family(CounterMetricFamily, "jobs_submitted", "Jobs that came in", "type")
     completed = _family(CounterMetricFamily, "jobs_completed", "Jobs that ended", "type", "outcome")
     failed = _family(
@@ -111,8 +115,9 @@ def _of_the_jobs(jobs: JobStatistics) -> Iterator[Metric]:
             completed.add_metric([name, outcome.value], counts.outcomes.get(outcome, 0))
         failed.add_metric([name], counts.attempts_failed)
         interruptions.add_metric([name], counts.interruptions)
-        now.add_metric([name, "pending"], counts.pending - counts.retrying)
+        now.add_metric([name, "pending"], counts.pending - counts.retrying - held[name])
         now.add_metric([name, "retrying"], counts.retrying)
+        now.add_metric([name, "held"], held[name])
         now.add_metric([name, "processing"], counts.processing)
     yield from (submitted, completed, failed, interruptions, now)
     yield GaugeMetricFamily(
@@ -127,7 +132,7 @@ def _of_the_durations(
 ) -> Iterator[Metric]:
     text = "Seconds from claim to end, of a job's last attempt"
     run = _family(HistogramMetricFamily, "job_run_seconds", text, "type")
-    text = "Seconds from admission to the first claim"
+    text = "Seconds from admission to claim, of jobs that ran at their first attempt"
     wait = _family(HistogramMetricFamily, "job_wait_seconds", text, "type")
     for name, histograms in durations.items():
         for family, histogram in zip((run, wait), histograms, strict=True):

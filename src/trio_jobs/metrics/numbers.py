@@ -36,6 +36,7 @@ class Numbers:
         pool: Its state.
         started_at: When it was made (UTC).
         jobs: What it has counted of its jobs; None if it does not count them.
+        held: By type, the held jobs that are not between two attempts.
         durations: By type, the times from claim to end, and from admission to claim.
         has_file: Whether its jobs are in a file.
         waiters: The tasks that wait for a job.
@@ -46,6 +47,7 @@ class Numbers:
     pool: PoolStatistics
     started_at: datetime
     jobs: JobStatistics | None
+    held: Mapping[str, int]
     durations: Mapping[str, tuple[Histogram, Histogram]]
     has_file: bool
     waiters: int
@@ -65,6 +67,7 @@ def copy_numbers(pool: Pool, *, server: ServerNumbers | None = None) -> Numbers:
         pool=pool.statistics(),
         started_at=pool.started_at,
         jobs=None if counts is None else counts.statistics(),
+        held=dict(pool.schedule.held_types),
         durations={} if counts is None else counts.durations(),
         has_file=pool.store.disk is not None,
         waiters=pool.waiters.count,

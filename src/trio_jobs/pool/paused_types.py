@@ -137,7 +137,7 @@ class PausedTypes:
         if is_pending and type_ in self._paused:
             held[job_id] = None
             if not self._schedule.waits(job_id):
-                self._schedule.hold(job_id)
+                self._schedule.hold(job)
             for note in self._notes:
                 note(job_id)
             return None

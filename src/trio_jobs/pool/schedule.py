@@ -1,12 +1,14 @@
 """`Schedule`: the jobs that wait for a time, and the task that sleeps until the first is due."""
 
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 
 import trio
+
+from trio_jobs.job import Job, Waiting
 
 # Seconds. Two clocks never agree exactly: without this, a task that has slept until a date would
 # find the wall clock some microseconds behind, and sleep again.
@@ -46,7 +48,9 @@ class Schedule:
         # Jobs of an earlier process: those that are due come first; no handler can run the others.
         self._recovered: deque[str] = deque()
         self._kept: set[str] = set()
-        self._held: set[str] = set()
+        # By id the type; empty for a job between two attempts.
+        self._held: dict[str, str] = {}
+        self._held_types: Counter[str] = Counter()
         self._stopped = False
         self._ends = math.inf  # a job that comes due later, by Trio's clock, stays here
         # The clocks' difference at that time: the wall clock's changes make nothing due any more.
@@ -69,6 +73,11 @@ class Schedule:
     def held(self) -> int:
         """How many jobs wait by `hold`."""
         return len(self._held)
+
+    @property
+    def held_types(self) -> Mapping[str, int]:
+        """By type, how many of them are not between two attempts."""
+        return self._held_types
 
     @property
     def room(self) -> int:
@@ -111,10 +120,12 @@ class Schedule:
         else:
             self._recovered.append(job_id)
 
-    def hold(self, job_id: str) -> None:
+    def hold(self, job: Job) -> None:
         """Let a pending job that is in no channel wait until `advance` or `remove`."""
-        self._delays.add(job_id, math.inf)
-        self._held.add(job_id)
+        self._delays.add(job.id, math.inf)
+        type_ = self._held[job.id] = "" if job.waiting is Waiting.RETRYING else job.type
+        if type_:
+            self._held_types[type_] += 1
 
     def keep(self, job_id: str) -> None:
         """Let a job without a handler wait until `advance`; it does not count."""
@@ -135,7 +146,10 @@ class Schedule:
     def remove(self, job_id: str) -> bool:
         """Take a job out if it waits for a time; return whether it did."""
         self._kept.discard(job_id)
-        self._held.discard(job_id)
+        if type_ := self._held.pop(job_id, None):
+            self._held_types[type_] -= 1
+            if not self._held_types[type_]:
+                del self._held_types[type_]
         return self._delays.remove(job_id) or self._dates.remove(job_id)
 
     def advance(self, job_id: str) -> None:

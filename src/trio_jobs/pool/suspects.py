@@ -57,7 +57,7 @@ class Suspects:
         gated = job.interruptions and not job.cancel_requested and job.status is JobStatus.PENDING
         if gated and self._current not in (None, job_id):
             self._held.append(job_id)
-            self._schedule.hold(job_id)
+            self._schedule.hold(job)
             return None
         claimed = self._store.claim(job_id)
         if gated and claimed is not None:

@@ -137,7 +137,7 @@ class TypeLimits:
             return self.moves.claim(job_id)
         granted = job_id in self._places
         if not granted and not job.cancel_requested and limit.free <= 0:
-            self._hold(job_id, limit)
+            self._hold(job, limit)
             return None
         claimed = None
         try:
@@ -150,12 +150,12 @@ class TypeLimits:
                 limit.free -= 1
         return claimed
 
-    def _hold(self, job_id: str, limit: "_Limit") -> None:
+    def _hold(self, job: Job, limit: "_Limit") -> None:
         if len(limit.held) > limit.longest:
             limit.held = deque(filter(self._schedule.waits, limit.held))
             limit.longest = 2 * len(limit.held) + _SPARE
-        limit.held.append(job_id)
-        self._schedule.hold(job_id)
+        limit.held.append(job.id)
+        self._schedule.hold(job)
 
     def _give_up_place(self, job_id: str) -> None:
         """Give the place of a job, if it has one, to the first held job of the type."""
