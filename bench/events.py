@@ -97,7 +97,7 @@ def load(port: int) -> Iterator[None]:
 def measure_cost(numbers: Sequence[int], *, seconds: float, turns: int) -> None:
     """Print the CPU and the bytes with so many streams, measured in turns; the first is 0."""
     sent: dict[int, list[float]] = {number: [] for number in numbers}
-    with ours.running() as server, load(server.port):
+    with ours.running(ours.Settings(counts=True)) as server, load(server.port):
 
         def cpu_with(number: int) -> float:
             streams = Streams(server.port, number)
@@ -123,7 +123,7 @@ def measure_cost(numbers: Sequence[int], *, seconds: float, turns: int) -> None:
 
 def measure_memory(number: int) -> None:
     """Print the memory of so many streams of an idle server."""
-    with ours.running() as server:
+    with ours.running(ours.Settings(counts=True)) as server:
         Streams(server.port, 5).close()  # what the first ones import
         time.sleep(1)
         before = resident_bytes(server.pid)
@@ -138,7 +138,10 @@ def measure_stop(numbers: Sequence[int], *, seconds: float, turns: int) -> None:
     ended: dict[int, int] = dict.fromkeys(numbers, 0)
 
     def stop_with(number: int) -> float:
-        with ours.running(ours.Settings(handlers=_HANDLERS)) as server, ExitStack() as stack:
+        with (
+            ours.running(ours.Settings(handlers=_HANDLERS, counts=True)) as server,
+            ExitStack() as stack,
+        ):
             streams = Streams(server.port, number)
             stack.callback(streams.close)
             time.sleep(0.7)

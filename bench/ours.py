@@ -13,13 +13,17 @@ from bench.children import Child, Server, module_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The command's configuration; other settings have their defaults."""
+    """The command's configuration; other settings have their defaults.
+
+    ``counts``: whether the server counts its jobs, and has events and the page.
+    """
 
     workers: int = 10
     buffer_size: int = 1_000
     grace_period: float = 25.0
     http: Mapping[str, object] = field(default_factory=dict)
     store: Path | None = None
+    counts: bool = False
     handlers: str = '[handlers]\ndefault = "bench.workload:empty"\n'
 
     def toml(self) -> str:
@@ -27,6 +31,7 @@ class Settings:
         http = {
             "bind": '"127.0.0.1:0"',
             "keep_alive_timeout": 600,  # connections are idle during other turns
+            "ui": json.dumps(self.counts),
             **self.http,
         }
         lines = [
@@ -37,6 +42,8 @@ class Settings:
             "[http]",
             *(f"{name} = {value}" for name, value in http.items()),
             *([] if self.store is None else ["[store]", f"path = {json.dumps(str(self.store))}"]),
+            "[metrics]",
+            "enabled = false",
             self.handlers,
         ]
         return "\n".join(lines)
