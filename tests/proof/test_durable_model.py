@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec.structs
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -585,13 +585,18 @@ def test_stores_agree_with_the_model(machine: type[DictMachine], examples: int) 
     class Counted(machine):  # type: ignore[misc, valid-type]
         ways: ClassVar[Counter[str]] = Counter()
 
-    run_state_machine_as_test(
-        Counted, settings=settings(max_examples=examples, stateful_step_count=40)
-    )
-
-    # Otherwise they agree in what does not happen.
-    ways = {"refused", "unwritten", "interrupted", "suspect", "rerun", "cut off"}
-    assert {way for way, count in Counted.ways.items() if count > 1} >= ways, Counted.ways
+    wanted = {"refused", "unwritten", "interrupted", "suspect", "rerun", "cut off"}
+    # Which sequences Hypothesis makes depends on what else is imported: a round may miss a way.
+    for number in range(4):
+        seed(number)(Counted)
+        run_state_machine_as_test(
+            Counted, settings=settings(max_examples=examples, stateful_step_count=40)
+        )
+        seen = {way for way, count in Counted.ways.items() if count > 1}
+        if seen >= wanted:
+            return
+    # Else they agree in what does not happen.
+    assert seen >= wanted, Counted.ways
 
 
 @pytest.mark.soak

@@ -789,6 +789,8 @@ class PoolMachine(RuleBasedStateMachine):
             return  # `TypeLimits` must know of it: else the type would lose a place
         if job_id in self.model.paused:
             return  # nor does `PausedTypes` know of it
+        if job_id in self.model.schedule:
+            return  # no worker has the id of a job that waits
         allowed = self.model.allows(job_id, "pending")
         if allowed:
             self.model.claim(job_id, "taken")
