@@ -40,7 +40,8 @@ def test_lines_are_in_the_file_of_their_time_whole_and_in_order(tmp_path: Path) 
             logs.reopen(open_log_file(str(path)))
         for n in range(250):
             log.info("line", extra={"pad": "x" * 1900, "more": "y" * 1900, "n": 250 * count + n})
-    assert logs.flush_within(seconds=TOO_LONG)
+        if count % 5 == 4:  # five megabytes; from eight on the log drops lines
+            assert logs.flush_within(seconds=TOO_LONG)
     after = open_descriptors()
     logs.remove(seconds=TOO_LONG)
 
