@@ -2,11 +2,11 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import trio
 
+from trio_jobs.pool.open_blocks import OpenBlocks
 from trio_jobs.pool.refusals import ShuttingDownError
 
 # The number of claims that `retry_after` looks at: enough to even out single jobs, few enough
@@ -50,7 +50,7 @@ class Capacity:
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
         # Made by the waiting task, so that a slot costs less while no task waits.
         self._changed: trio.Event | None = None
-        self._open_blocks: set[trio.CancelScope] = set()
+        self._open_blocks = OpenBlocks()
 
     def reserve(self, wanted: int, *, batch: bool = False) -> int:
         """Reserve ``wanted`` slots at once, or none.
@@ -141,26 +141,15 @@ class Capacity:
         """Give out no slots for new jobs, wake the waiting tasks, cancel the blocks. Idempotent."""
         self.closed = True
         self._wake()
-        for scope in self._open_blocks:
-            scope.cancel()
+        self._open_blocks.cancel()
 
-    @contextmanager
-    def cancel_on_close(self) -> Iterator[None]:
+    def cancel_on_close(self) -> AbstractContextManager[None]:
         """A block that is cancelled when the capacity closes.
 
         Raises:
             ShuttingDownError: The block was cancelled.
         """
-        with trio.CancelScope() as scope:
-            if self.closed:
-                scope.cancel()
-            self._open_blocks.add(scope)
-            try:
-                yield
-            finally:
-                self._open_blocks.remove(scope)
-        if scope.cancelled_caught:
-            raise ShuttingDownError
+        return self._open_blocks.block(ShuttingDownError, cancelled=self.closed)
 
     def _reserve_up_to(self, wanted: int) -> int:
         free = self.free
