@@ -73,8 +73,7 @@ def make_http_service(
     writers = (resources.logs, resources.stop)  # to the log file
     parts = parts_to_reload(config, resources.listeners, access_control, access_changes, *writers)
     drain = DrainState(
-        keeps_pending=config.store.path is not None and config.pool.drain != "all",
-        grace_left=resources.stop.grace_left,
+        keeps_pending=pool.admission.keeps_pending, grace_left=resources.stop.grace_left
     )
     feed = feed_of(pool, drain)
     context = ApiContext(

@@ -288,7 +288,7 @@ def check(life: Life, action: Callable[[Life], None]) -> None:
             assert parts.pool.capacity.free == BUFFER_SIZE
             assert parts.store.statistics().processing == 0
             assert not parts.pool.left_behind()
-            if not parts.admission._keeps_pending:
+            if not parts.admission.keeps_pending:
                 assert not parts.pool.unfinished().not_begun
 
     async def live_again() -> Life:

@@ -20,9 +20,9 @@ class DrainState:
 
     def members(self, pool: Pool) -> dict[str, object]:
         """What the state of the pool has in a stop, for JSON; nothing before it."""
-        statistics = pool.statistics()
         if not pool.admission.closed:
             return {}
+        statistics = pool.statistics()
         left = statistics.busy
         if not self.keeps_pending:  # jobs of a paused type stay where they are, in any case
             left += statistics.buffered + statistics.held - pool.paused.count

@@ -15,7 +15,7 @@ class PoolSource:
     Args:
         pool: The pool.
         observation: What it has counted.
-        withheld: Whether the progress of its jobs has no message.
+        drain: What a stop still finishes; None if this is not known.
     """
 
     def __init__(self, pool: Pool, observation: Observation, drain: DrainState | None) -> None:

@@ -81,7 +81,7 @@ class DurableAdmission(LimitedAdmission):
         self._limits = limits
         self._suspects = suspects
         self._timer = timer
-        self._keeps_pending = keeps_pending
+        self.keeps_pending = keeps_pending
         self._under_way = 0
         self._delayed_under_way = 0
         self._names: dict[Name, Reservation] = {}
@@ -160,7 +160,7 @@ class DurableAdmission(LimitedAdmission):
     def close(self) -> None:
         """Refuse new jobs; workers finish what runs, or also what could begin now, and exit."""
         self._capacity.close()
-        if self._keeps_pending:
+        if self.keeps_pending:
             self._file.keep_pending()
             self._limits.close_channel_when_claimed()
         else:
@@ -172,7 +172,7 @@ class DurableAdmission(LimitedAdmission):
         """See `Admission.feed`; a drain of all jobs feeds those that are due as it begins."""
         while job_ids:
             slots = await self._capacity.reserve_up_to(
-                len(job_ids), draining=not self._keeps_pending
+                len(job_ids), draining=not self.keeps_pending
             )
             if not slots:
                 raise ShuttingDownError
@@ -188,7 +188,7 @@ class DurableAdmission(LimitedAdmission):
 
     def until_fed(self) -> AbstractContextManager[object]:
         """See `Admission.until_fed`; a drain of all jobs feeds until the channel closes."""
-        return super().until_fed() if self._keeps_pending else self._limits.until_closed
+        return super().until_fed() if self.keeps_pending else self._limits.until_closed
 
     def _close_channel_if_landed(self) -> None:
         if not self._under_way:
@@ -338,5 +338,5 @@ class DurableAdmission(LimitedAdmission):
         for name in reservation.names:
             del self._names[name]
         reservation.over.set()
-        if self.closed and not self._keeps_pending:
+        if self.closed and not self.keeps_pending:
             self._close_channel_if_landed()

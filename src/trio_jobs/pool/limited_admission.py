@@ -51,7 +51,10 @@ class LimitedAdmission(Admission):
 
     Attributes:
         intake: Whether jobs are let in.
+        keeps_pending: Whether `close` leaves the jobs that have not begun to a file.
     """
+
+    keeps_pending = False
 
     def __init__(
         self,
