@@ -253,14 +253,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def with_trace(job: Job, trace: str | None) -> Job:
     """The job with another trace."""
-    extras = Extras.of(
-        snoozes=job.snoozes,
-        progress=job.progress,
-        lines=job.lines,
-        submitted_by=job.submitted_by,
-        trace=trace,
-    )
-    return msgspec.structs.replace(job, extras=extras)
+    return _with_extras(job, trace=trace)
 
 
 def with_left(job: Job, left: Left | None, *, snooze: bool = False) -> Job:
@@ -272,14 +265,14 @@ def with_left(job: Job, left: Left | None, *, snooze: bool = False) -> Job:
         snooze: Whether the attempt has ended in a snooze.
     """
     left = Left() if left is None else left
-    extras = Extras.of(
-        snoozes=job.snoozes + snooze,
-        progress=left.progress,
-        lines=left.lines,
-        submitted_by=job.submitted_by,
-        trace=job.trace,
-    )
-    return msgspec.structs.replace(job, extras=extras)
+    snoozes = job.snoozes + snooze
+    return _with_extras(job, snoozes=snoozes, progress=left.progress, lines=left.lines)
+
+
+def _with_extras(job: Job, **changes: object) -> Job:
+    nothing = Extras()
+    extras = msgspec.structs.replace(job.extras or nothing, **changes)
+    return msgspec.structs.replace(job, extras=None if extras == nothing else extras)
 
 
 def _bytes(text: str) -> int:
