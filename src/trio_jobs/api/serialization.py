@@ -89,23 +89,24 @@ def job_json(job: Job, *, hide: Sequence[str] = ()) -> bytes:
         parts += b',"error":', _encode(job.ending.error)
     if job.last_error is not None:
         parts += b',"last_error":', _encode(job.last_error)
-    if job.progress is not None:
-        parts += b',"progress":', _encode(progress_json(job.progress))
-    if job.lines:
-        parts += b',"log":', _encode(job.lines)
-    if job.trace is not None:
-        parts += b',"trace_id":', _encode(job.trace[3:35])
-    return b"".join([*parts, b"}"])
+    return b"".join([*parts, *_reports(job), b"}"])
 
 
 def withheld_json(job: Job) -> bytes:
     """All of the job but what its client and its handler have written."""
-    parts = [_encode(_without_messages(job))[:-1]]
+    return b"".join([_encode(_without_messages(job))[:-1], *_reports(job, withheld=True), b"}"])
+
+
+def _reports(job: Job, *, withheld: bool = False) -> list[bytes]:
+    """Members of what the handler has reported and logged, and the trace."""
+    parts: list[bytes] = []
     if job.progress is not None:
-        parts += b',"progress":', _encode(progress_json(job.progress, withheld=True))
+        parts += b',"progress":', _encode(progress_json(job.progress, withheld=withheld))
+    if job.lines and not withheld:
+        parts += b',"log":', _encode(job.lines)
     if job.trace is not None:
         parts += b',"trace_id":', _encode(job.trace[3:35])
-    return b"".join([*parts, b"}"])
+    return parts
 
 
 def jobs_json(jobs: Iterable[Job], *, withheld: bool = False) -> bytes:

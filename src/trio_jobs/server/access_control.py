@@ -8,7 +8,7 @@ import msgspec
 
 from trio_jobs.access import ANYONE, NOBODY, Access
 from trio_jobs.problem_details import Problem
-from trio_jobs.server.roles import SESSION, Roles, roles_for
+from trio_jobs.server.roles import SESSION, Roles, named, roles_for
 from trio_jobs.sessions import Session, Sessions
 from trio_jobs.tokens import TokenTable
 
@@ -131,7 +131,7 @@ def fields_of(headers: Headers) -> Fields:
 def _no_access(access: Access, roles: Roles, fields: Fields) -> Problem:
     """The refusal of a client that has no token, no valid one, or one of another role."""
     if access.role is not None:
-        needed = sorted(role for role in roles if role is not None)
+        needed = named(roles)
         return Problem(
             403,
             f"this needs the role {' or '.join(needed)}, the token has the role {access.role}",

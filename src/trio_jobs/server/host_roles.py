@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from trio_jobs.access import NOBODY, Access, Role, RoleFunction
 from trio_jobs.problem_details import Problem
-from trio_jobs.server.roles import READERS, roles_for
+from trio_jobs.server.roles import READERS, named, roles_for
 
 # RFC 9110, 11.6.1: a 401 has a challenge. How people sign in is the application's affair. The page
 # knows by this scheme that it has no form for them.
@@ -63,7 +63,7 @@ class HostRoles:
         headers = {"WWW-Authenticate": CHALLENGE}
         if access.role is None:
             raise Problem(401, "the application gives this request no role", headers=headers)
-        needed = sorted(role for role in roles if role is not None)
+        needed = named(roles)
         raise Problem(
             403,
             f"this needs the role {' or '.join(needed)}, the application gives {access.role}",

@@ -26,6 +26,11 @@ _DOCUMENT: Final = "/openapi.json"
 _JOB: Final = re.compile(r"/jobs/[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(/cancel)?")
 
 
+def named(roles: Roles) -> list[Role]:
+    """These roles in the order in which a refusal names them."""
+    return sorted(role for role in roles if role is not None)
+
+
 def roles_for(method: str, path: str) -> Roles:
     """The roles of which a client needs one; with None among them, it needs no token.
 
