@@ -95,6 +95,30 @@ class Parts:
         return self.pool.workers
 
 
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def cancelled_after(steps: int, call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call, and cancel it after so many checkpoints of another task."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def cancel() -> None:
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+
+            await call()
+
+
 def make_parts(
     handlers: HandlerRegistry | None = None,
     *,

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.support import Clock
 from trio_jobs.access import Access, Role
 from trio_jobs.access_changes import AccessChanges
 from trio_jobs.sessions import Sessions
@@ -15,16 +16,6 @@ from trio_jobs.tokens import TokenTable
 
 NAME = "trio_jobs_8080"
 FINGERPRINT = sha256(b"s3cret").digest()
-
-
-class Clock:
-    """A clock that stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import HandlerRegistry, MemoryStore, RunningPool, running_pool
+from tests.support import HandlerRegistry, MemoryStore, RunningPool, cancelled_after, running_pool
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import QueueFullError
@@ -306,16 +306,7 @@ async def test_cancelled_caller_resumes_all_the_same(step: int) -> None:
         pool.paused.pause(["mail"])
         submit(pool, "mail", 900)
         await wait_all_tasks_blocked()
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-
-                @nursery.start_soon
-                async def cancel() -> None:
-                    for _ in range(step):
-                        await trio.lowlevel.checkpoint()
-                    scope.cancel()
-
-                await pool.paused.resume(["mail"])
+        await cancelled_after(step, lambda: pool.paused.resume(["mail"]))
 
     assert mail.seen == [*range(900)]
 

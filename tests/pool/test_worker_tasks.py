@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support import RunningPool, running_pool
+from tests.support import RunningPool, cancelled_after, running_pool
 from trio_jobs import Handler, JobStatus
 from trio_jobs.pool.refusals import ShuttingDownError
 
@@ -195,16 +195,7 @@ async def test_as_many_threads_run_as_there_are_workers() -> None:
 @pytest.mark.parametrize("step", range(4))
 async def test_cancelled_caller_leaves_no_half_done_change(step: int) -> None:
     async with running_pool({}, workers=1) as pool:
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-
-                @nursery.start_soon
-                async def cancel() -> None:
-                    for _ in range(step):
-                        await trio.lowlevel.checkpoint()
-                    scope.cancel()
-
-                await pool.set_workers(200)
+        await cancelled_after(step, lambda: pool.set_workers(200))
         await wait_all_tasks_blocked()
 
         assert len(names(pool)) == 200

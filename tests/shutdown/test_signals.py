@@ -5,22 +5,13 @@ from unittest import mock
 import pytest
 import trio
 
+from tests.support import Clock
 from trio_jobs.settings import HttpSettings, PoolSettings
 from trio_jobs.shutdown.diagnostics import NoJobs
 from trio_jobs.shutdown.stop import Stop
 
 # Far above what any of the programs needs, far below the minute for which they hang.
 TOO_LONG = 20
-
-
-class Clock:
-    """A clock that stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
