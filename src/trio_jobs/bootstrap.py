@@ -212,7 +212,7 @@ def _serve(config: Config, signals: Signals) -> NoReturn:
 def _standard_error_in(path: str | None) -> Iterator[None]:
     """Have the log file, if there is one, take what the process writes to standard error.
 
-    The complaint about a start that fails is for whoever has started it: on the old standard error.
+    If the start fails, the old standard error is back, where the user who starts it looks.
     """
     if path is None:
         yield

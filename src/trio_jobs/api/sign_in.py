@@ -14,7 +14,7 @@ from trio_jobs.tokens import TokenTable
 log = logging.getLogger(__name__)
 
 # Each wrong token takes so many seconds, and only so many are waited for at a time. A right one is
-# never refused: whoever sends wrong ones must not be able to keep others from the page. The limit
+# never refused: a client that sends wrong ones must not keep others from the page. The limit
 # would bound no guesses anyway, since any route says of any token in `Authorization` whether it is
 # valid; what keeps tokens secret is their length.
 FAILURE_SECONDS = 0.3

@@ -23,7 +23,7 @@ class Layer(Protocol):
 
 
 class PausedTypes:
-    """The moves in the store while types are paused; otherwise it stands in nobody's way.
+    """The moves in the store while types are paused; otherwise no move passes through it.
 
     A job of a paused type that a worker comes to is held: it stays pending, and has no worker, no
     slot and no place in the channel. The schedule counts it among the jobs that wait. A resume
