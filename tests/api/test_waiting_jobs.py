@@ -195,8 +195,9 @@ async def test_program_pages_by_each_order_and_filter(durable: bool, tmp_path: P
         assert await listed(order="ended", after=ended[0]) == [first]
         waits = await page(jobs, order="next", limit=2)
         assert await listed(order="next", after=waits[-1]) == [late]
-        await jobs.rerun_all(outcome=["failed"], limit=1)
-        assert await listed(order="ended", rerun=False, until=None) == [second]
+        (again,) = await jobs.rerun_all(outcome=["failed"], limit=1)
+        await jobs.wait(again.id)
+        assert await listed(order="ended", rerun=False, until=None) == [again.id, second]
         counts = await jobs.counts()
         assert counts.waiting[Waiting.RETRYING] == 1
 
