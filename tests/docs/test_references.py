@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import signal
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.asgi import make_app
 from trio_jobs.asyncio import AsyncioJobs
+from trio_jobs.commands import exit_statuses
 from trio_jobs.metrics import JobsCollector
 from trio_jobs.settings import SECTIONS, PoolSettings, setting_name, settings_of
 from trio_jobs.shutdown.hard_limit import (
@@ -164,10 +166,15 @@ def test_every_log_event_is_there_with_its_level() -> None:
             assert documented[name] >= levels, name
 
 
+# Of a command that talks to a server: those that a shell shows for SIGINT and SIGTERM.
+BY_SIGNALS = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+
+
 def test_every_exit_status_is_there() -> None:
     documented = {int(row[0]) for row in rows_of("exit-statuses.md") if row[0].isdigit()}
 
-    assert documented == {cli.OK, cli.BROKEN, cli.MISTAKEN, HARD_LIMIT_STATUS}
+    statuses = {each for name, each in vars(exit_statuses).items() if name.isupper()}
+    assert documented == {*statuses, HARD_LIMIT_STATUS, *BY_SIGNALS}
 
 
 def test_ends_beyond_the_hard_limit_are_there_and_in_the_guarantees() -> None:

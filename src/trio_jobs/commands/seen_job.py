@@ -1,0 +1,57 @@
+"""A job as a server shows it, as far as commands look into it."""
+
+import msgspec
+
+from trio_jobs.commands.command_error import CommandError
+from trio_jobs.commands.exit_statuses import BROKEN
+
+_NULL = msgspec.Raw(b"null")
+
+
+class SeenError(msgspec.Struct, frozen=True):
+    """Why a job did not succeed; the message may be withheld."""
+
+    type: str
+    message: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class SeenJob(msgspec.Struct, frozen=True):
+    """What an answer says of a job; what it does not say has a default."""
+
+    id: str
+    type: str
+    status: str
+    created_at: str = ""
+    completed_at: str = ""
+    run_at: str = ""
+    duration: float | None = None
+    outcome: str | None = None
+    attempts: int = 0
+    error: SeenError | None = None
+    last_error: SeenError | None = None
+    result: msgspec.Raw = _NULL
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its status is its last."""
+        return self.status == "completed"
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether it has ended well."""
+        return self.outcome == "succeeded"
+
+
+def read_job(body: bytes) -> SeenJob:
+    """The job that a body is.
+
+    Raises:
+        CommandError: It is none.
+    """
+    try:
+        return msgspec.json.decode(body, type=SeenJob)
+    except ValueError as error:  # and so `UnicodeDecodeError`, and msgspec's own
+        raise CommandError(f"the answer is no job: {error}", BROKEN) from None

@@ -1,0 +1,65 @@
+"""The parser of the command: `serve`, what no command means, and the other commands."""
+
+import signal
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+
+from trio_jobs.cli import COMMANDS, make_parser, run
+from trio_jobs.shutdown.signals import OURS
+
+SERVER = ["--config=a.toml", "--workers=3", "--check"]
+
+
+@pytest.fixture
+def kept_signals() -> Iterator[None]:
+    """The command takes signals for the rest of its process: here they come back."""
+    before = {signum: signal.getsignal(signum) for signum in OURS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve", *SERVER], [*SERVER, "serve"], [*SERVER[:1], "serve", *SERVER[1:]]],
+    ids=["behind", "before", "both"],
+)
+def test_serve_has_the_options_of_no_command(arguments: list[str]) -> None:
+    without = vars(make_parser(print).parse_args(SERVER))
+    with_serve = vars(make_parser(print).parse_args(arguments))
+
+    assert with_serve == without | {"command": "serve"}
+
+
+@pytest.mark.usefixtures("kept_signals")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--workers=3", "submit", "email"], "submit must be the first argument"),
+        (["sumbit", "email"], "unrecognized arguments: sumbit, the nearest is submit"),
+        (["serv"], "unrecognized arguments: serv, the nearest is serve"),
+        (["submit", "--wiat", "email"], "unrecognized arguments: --wiat, the nearest is --wait"),
+        (["submit"], "the following arguments are required: TYPE"),
+    ],
+)
+def test_misplaced_or_unknown_word_is_one_line_and_status_2(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = run(arguments)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+
+    assert (status, capsys.readouterr().err) == (2, f"trio-jobs: {complaint}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        make_parser(print, complete=True).parse_args([name, "--help"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: trio-jobs {name} ")
+    assert callable(import_module(f"trio_jobs.commands.{COMMANDS[name][0]}").run)
