@@ -1,0 +1,28 @@
+"""Clients of a server over HTTP. They import nothing of the server.
+
+With the extra `client`: ``pip install 'trio-jobs[client]'``.
+"""
+
+from importlib.util import find_spec
+
+if find_spec("httpx") is None or find_spec("anyio") is None:
+    raise ImportError("trio_jobs.client needs httpx and anyio: pip install 'trio-jobs[client]'")
+
+from trio_jobs.client.async_client import AsyncClient
+from trio_jobs.client.client_errors import (
+    JobForgottenError,
+    JobUnsuccessfulError,
+    RefusedError,
+    ServerGoneError,
+)
+from trio_jobs.client.job_view import Job, JobError
+
+__all__ = [
+    "AsyncClient",
+    "Job",
+    "JobError",
+    "JobForgottenError",
+    "JobUnsuccessfulError",
+    "RefusedError",
+    "ServerGoneError",
+]

@@ -1,0 +1,424 @@
+"""`AsyncClient`: submits jobs to a server and waits for them, on Trio and on asyncio."""
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar, overload
+from urllib.parse import quote
+
+import anyio
+import httpx
+import msgspec
+
+from trio_jobs.client.client_errors import JobForgottenError, JobUnsuccessfulError, RefusedError
+from trio_jobs.client.job_view import Job
+from trio_jobs.client.patience import TRY_AGAIN, Patience, retry_after
+from trio_jobs.client.problem_text import problem_text
+from trio_jobs.client.result_type import make_decoder
+from trio_jobs.client.server_url import server_url, token_header
+from trio_jobs.json_encoding import ResultError, encode_result
+
+_Result = TypeVar("_Result")
+
+# Seconds. Half of what a server allows by default, and within the time that proxies wait.
+_LONGEST_WAIT = 30
+
+# Seconds from a look that the server did not let wait to the next one, at the most.
+_LONGEST_PAUSE = 5.0
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+_decode_job = msgspec.json.Decoder(Job).decode
+
+
+class _Raw(msgspec.Struct):
+    """A job's result, not decoded."""
+
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_raw = msgspec.json.Decoder(_Raw).decode
+
+
+class AsyncClient:
+    """A client of one server, for Trio and for asyncio alike; any number of tasks may use it.
+
+    It keeps trying for ``retry_for`` seconds while the server is away, has no room or is shutting
+    down, so a restart needs no code of the caller's. Every submission carries a key: a repetition
+    makes no second job while the server remembers the first one.
+
+    A cancelled call closes its connection, and leaves the job as it is.
+
+    Args:
+        url: Of the server, or of the mount of its API; by default TRIO_JOBS_URL, or
+            ``http://127.0.0.1:8080``.
+        token: Is shown in ``Authorization``; by default TRIO_JOBS_TOKEN.
+        retry_for: For how many seconds a call tries again, from the first failure since the
+            server's last proper answer; ``inf`` for ever, 0 not at all.
+        http: A client of httpx to use, with its certificates, proxies or transport; the caller
+            closes it.
+
+    Raises:
+        ValueError: The URL is none, or no header can have the token.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        retry_for: float = 60.0,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._url = server_url(url)
+        self._headers = token_header(token)
+        self._retry_for = retry_for
+        self._owned = http is None
+        # A request waits for a connection for as long as it takes: others of this client have them.
+        self._http = (
+            httpx.AsyncClient(timeout=httpx.Timeout(10.0, pool=None)) if http is None else http
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, unless the HTTP client is the caller's."""
+        if self._owned:
+            await self._http.aclose()
+
+    async def submit(
+        self,
+        type: str,  # noqa: A002
+        payload: object = None,
+        *,
+        key: str | None = None,
+        delay: float | None = None,
+        run_at: datetime | None = None,
+    ) -> Job:
+        """Submit a job.
+
+        Args:
+            type: Which handler processes it.
+            payload: Anything with a form in JSON: also dataclasses, Structs, models of Pydantic.
+            key: Names the submission: with the same key, the same submission makes no second job.
+                By default each call has a key of its own.
+            delay: Seconds until it may begin.
+            run_at: When it may begin, with a time zone.
+
+        Returns:
+            The job as it was admitted; with a known key, the job that is there.
+
+        Raises:
+            RefusedError: The server refuses it: 400 for an unknown type or a wrong payload, 422 for
+                a key that was used with another submission.
+            ServerGoneError: See there.
+            ValueError: JSON has no form for the payload, or the key is not 1 to 255 visible ASCII
+                characters.
+        """
+        key = uuid.uuid4().hex if key is None else key
+        item = submission(type, payload, delay=delay, run_at=run_at)
+        headers = {"Content-Type": "application/json", "Idempotency-Key": checked_key(key)}
+        answer = await self._ask(
+            "POST", "/jobs", content=msgspec.json.encode(item), headers=headers
+        )
+        return decode_job(answer)
+
+    async def get(self, job: Job | str) -> Job:
+        """The job as it is now.
+
+        Args:
+            job: The job, or its id.
+
+        Raises:
+            JobForgottenError: The server does not know it (any more).
+            RefusedError: The token may not read it.
+            ServerGoneError: See there.
+        """
+        return decode_job(await self._ask_about(job))
+
+    async def wait(self, job: Job | str, *, timeout: float = math.inf) -> Job:  # noqa: ASYNC109 - as in `Client`
+        """Wait for a job to complete, whatever its outcome.
+
+        Args:
+            job: The job, or its id.
+            timeout: Seconds.
+
+        Returns:
+            The completed job.
+
+        Raises:
+            TimeoutError: It had not completed in time; it goes on.
+            JobForgottenError: As in `get`, as the others.
+        """
+        return decode_job(await self._wait(job, timeout))
+
+    @overload
+    async def result(
+        self,
+        job: Job | str,
+        *,
+        type: type[_Result],
+        timeout: float = math.inf,  # noqa: ASYNC109
+    ) -> _Result: ...
+
+    @overload
+    async def result(
+        self,
+        job: Job | str,
+        *,
+        type: Any = Any,  # noqa: ANN401
+        timeout: float = math.inf,  # noqa: ASYNC109
+    ) -> Any: ...  # noqa: ANN401
+
+    async def result(
+        self,
+        job: Job | str,
+        *,
+        type: Any = Any,  # noqa: A002
+        timeout: float = math.inf,  # noqa: ASYNC109
+    ) -> Any:
+        """Wait for a job to succeed, and take its result.
+
+        Args:
+            job: The job, or its id.
+            type: Anything that msgspec can read, such as a ``Struct`` or ``list[int]``, or a model
+                of Pydantic; plain JSON values by default.
+            timeout: Seconds.
+
+        Raises:
+            JobUnsuccessfulError: It did not succeed.
+            msgspec.ValidationError: The result is not of this type.
+            TimeoutError: As in `wait`, as the others.
+        """
+        answer = await self._wait(job, timeout)
+        ended = decode_job(answer)
+        if ended.outcome != "succeeded":
+            raise JobUnsuccessfulError(id=ended.id, outcome=ended.outcome, error=ended.error)
+        if type is Any:
+            return ended.result
+        return make_decoder(type)(_decode_raw(answer.content).result)
+
+    @overload
+    async def run(self, type: str, payload: object = None, *, result: type[_Result]) -> _Result: ...
+
+    @overload
+    async def run(
+        self,
+        type: str,
+        payload: object = None,
+        *,
+        result: Any = Any,  # noqa: ANN401
+    ) -> Any: ...  # noqa: ANN401
+
+    async def run(
+        self,
+        type: str,  # noqa: A002
+        payload: object = None,
+        *,
+        result: Any = Any,
+    ) -> Any:
+        """Submit a job, wait for it to succeed, and take its result.
+
+        A cancelled call leaves the job in the server, if it was submitted already.
+
+        Args:
+            type: Which handler processes it.
+            payload: See `submit`.
+            result: The type of the result; see `result`.
+
+        Raises:
+            JobUnsuccessfulError: It did not succeed. The others as in `submit` and `result`.
+        """
+        return await self.result(await self.submit(type, payload), type=result)
+
+    async def cancel(self, job: Job | str, *, wait: bool = False) -> Job:
+        """Ask the server to cancel a job.
+
+        Args:
+            job: The job, or its id.
+            wait: Whether to return only when the job has completed.
+
+        Returns:
+            The job as it is then. A running job may also end otherwise.
+
+        Raises:
+            RefusedError: 409 for a job that has completed otherwise already.
+            JobForgottenError: As in `get`, as the others.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        try:
+            answer = await self._ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
+        except RefusedError as error:
+            raise_forgotten(error, job_id)
+        found = decode_job(answer)
+        return await self.wait(found) if wait and not found.completed else found
+
+    async def _wait(self, job: Job | str, seconds: float) -> httpx.Response:
+        """The answer with the completed job."""
+        with anyio.fail_after(seconds):
+            while True:
+                answer, begun = await self._look(job)
+                if decode_job(answer).completed:
+                    return answer
+                await _pause_after_look(answer, begun)
+
+    async def _look(self, job: Job | str) -> tuple[httpx.Response, float]:
+        """One look at a job, which the server answers at its end or half a minute later.
+
+        Returns:
+            The answer, and when the look began, by the clock of the event loop.
+        """
+        begun = anyio.current_time()
+        return await self._ask_about(job, wait=_LONGEST_WAIT), begun
+
+    async def _ask_about(self, job: Job | str, *, wait: int = 0) -> httpx.Response:
+        job_id = job if isinstance(job, str) else job.id
+        headers = {"Prefer": f"wait={wait}"} if wait else {}
+        try:
+            return await self._ask(
+                "GET", f"/jobs/{quote(job_id, safe='')}", headers=headers, wait=wait
+            )
+        except RefusedError as error:
+            raise_forgotten(error, job_id)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait: float = 0.0,
+    ) -> httpx.Response:
+        """Make a request, again and again until the server answers it.
+
+        Args:
+            method: The method.
+            path: Below the server's URL.
+            content: The body.
+            headers: Beside the token's.
+            wait: For how many seconds the server may let it wait.
+
+        Returns:
+            A successful answer.
+
+        Raises:
+            RefusedError: The answer is an error, and another try would get it again.
+            ServerGoneError: See there.
+        """
+        patience = Patience(self._retry_for)
+        why: httpx.Response | httpx.TransportError
+        while True:
+            try:
+                why = answer = await self._http.request(
+                    method,
+                    f"{self._url}{path}",
+                    content=content,
+                    headers={**self._headers, **(headers or {})},
+                    timeout=longer(self._http.timeout, wait),
+                )
+            except httpx.UnsupportedProtocol:
+                raise
+            except httpx.TransportError as error:
+                why = error
+            else:
+                if answer.is_success:
+                    return answer
+                if answer.status_code not in TRY_AGAIN:
+                    raise RefusedError(answer.status_code, problem_text(answer))
+            await patience.pause(why)
+
+
+def submission(
+    type_: str,
+    payload: object,
+    *,
+    key: str | None = None,
+    delay: float | None = None,
+    run_at: datetime | None = None,
+) -> dict[str, object]:
+    """A job for `msgspec.json.encode`, as the server takes it.
+
+    Raises:
+        ValueError: JSON has no form for the payload, or the delay is no number.
+    """
+    item: dict[str, object] = {"type": type_, "payload": encode_payload(payload)}
+    if key is not None:
+        item["key"] = checked_key(key)
+    if delay is not None:
+        if not math.isfinite(delay):
+            raise ValueError(f"delay must be a number of seconds, got {delay!r}")
+        item["delay"] = delay
+    if run_at is not None:
+        item["run_at"] = run_at
+    return item
+
+
+def encode_payload(payload: object) -> msgspec.Raw:
+    """A payload as JSON, by the rules for results of handlers.
+
+    Raises:
+        ValueError: JSON has no form for it.
+    """
+    try:
+        # How long it may be is the server's to say.
+        return msgspec.Raw(encode_result(payload, max_bytes=2**40, what="payload"))
+    except ResultError as error:
+        raise ValueError(str(error)) from error
+
+
+def checked_key(key: str) -> str:
+    """The key.
+
+    Raises:
+        ValueError: No header can have it.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"key must be 1 to 255 visible ASCII characters, got {key!r}")
+    return key
+
+
+def decode_job(answer: httpx.Response) -> Job:
+    """The job in an answer.
+
+    Raises:
+        RefusedError: There is none: another server has answered.
+    """
+    try:
+        return _decode_job(answer.content)
+    except msgspec.DecodeError as error:
+        raise RefusedError(answer.status_code, f"the answer is no job: {error}") from error
+
+
+def raise_forgotten(error: RefusedError, job_id: str) -> NoReturn:
+    """Raise an error of a request about one job; a 404 means that there is no such job."""
+    if error.status == 404:
+        raise JobForgottenError(job_id) from error
+    raise error
+
+
+def longer(timeout: httpx.Timeout, seconds: float) -> httpx.Timeout:
+    """The limits of a request that the server may let wait for so many seconds."""
+    read = None if timeout.read is None else timeout.read + seconds
+    return httpx.Timeout(connect=timeout.connect, read=read, write=timeout.write, pool=timeout.pool)
+
+
+async def _pause_after_look(answer: httpx.Response, begun: float) -> None:
+    """Wait for the next look, by ``Retry-After``; a look that waited is followed by one at once.
+
+    The server lets no look wait if too many clients wait already, and once its pool has ended.
+    """
+    asked = min(retry_after(answer) or 1.0, _LONGEST_PAUSE)
+    await anyio.sleep(max(0.0, begun + asked - anyio.current_time()))

@@ -1,0 +1,45 @@
+"""Where the server is, and the token for it: as given, or from the environment."""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+# That of a server without a configuration.
+_DEFAULT = "http://127.0.0.1:8080"
+
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+
+
+def server_url(url: str | None) -> str:
+    """The URL of the server, without a slash at its end.
+
+    Args:
+        url: As given; None for TRIO_JOBS_URL, and without it for this machine's port 8080.
+
+    Raises:
+        ValueError: It is no URL of HTTP.
+    """
+    source = "url" if url is not None else "TRIO_JOBS_URL"
+    url = url if url is not None else os.environ.get("TRIO_JOBS_URL") or _DEFAULT
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{source} must be like http://host:8080, got {url!r}")
+    return url.rstrip("/")
+
+
+def token_header(token: str | None) -> dict[str, str]:
+    """The header that shows the token; none without a token.
+
+    Args:
+        token: As given; None for TRIO_JOBS_TOKEN.
+
+    Raises:
+        ValueError: No header can have it. The text does not quote it.
+    """
+    source = "token" if token is not None else "TRIO_JOBS_TOKEN"
+    token = token if token is not None else os.environ.get("TRIO_JOBS_TOKEN")
+    if not token:
+        return {}
+    if not _VISIBLE.fullmatch(token):
+        raise ValueError(f"{source} must be visible ASCII characters")
+    return {"Authorization": f"Bearer {token}"}

@@ -1,0 +1,136 @@
+"""Tests of the client: on Trio and on asyncio, in virtual time, against answers of a script."""
+
+import asyncio
+import functools
+import inspect
+import selectors
+from collections.abc import Awaitable, Callable
+
+import httpx
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from tests.on_asyncio import as_plain
+from trio_jobs.client import AsyncClient
+
+URL = "http://server.test"
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Lets no time pass: a wait is over at once, and its seconds are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready:
+            return ready
+        assert timeout is not None, "every task waits, and for no time"
+        self.seconds += timeout
+        return []
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop whose clock jumps to the next deadline."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        """Seconds since the loop was made."""
+        return self._jumping.seconds
+
+
+def run_on(loop: str, program: Callable[[], Awaitable[None]]) -> None:
+    """Run a program on a loop, in virtual time that begins at 0."""
+    if loop == "trio":
+        trio.run(program, clock=trio.testing.MockClock(autojump_threshold=0))
+    else:
+
+        async def main() -> None:
+            await program()
+
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+            runner.run(main())
+
+
+def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make of an async test two plain ones, on Trio and on asyncio, in virtual time."""
+
+    def run_test(*args: object, loop: str, **kwargs: object) -> None:
+        run_on(loop, functools.partial(test, *args, **kwargs))
+
+    plain = as_plain(test, run_test)
+    own = inspect.signature(plain)
+    parameters = [each for each in own.parameters.values() if each.kind.name[:3] != "VAR"]
+    added = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
+    plain.__signature__ = own.replace(parameters=[*parameters, added])  # type: ignore[attr-defined]
+    decorated: Callable[..., None] = pytest.mark.parametrize("loop", ["trio", "asyncio"])(plain)
+    return decorated
+
+
+Reply = httpx.Response | Exception | Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+class Script(httpx.AsyncBaseTransport):
+    """Answers each request with the next reply: an answer, an error, or what a function makes.
+
+    Attributes:
+        requests: The requests so far.
+    """
+
+    def __init__(self, *replies: Reply) -> None:
+        self.requests: list[httpx.Request] = []
+        self._replies = list(replies)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        if callable(reply):
+            return await reply(request)
+        # A response can be read once.
+        return httpx.Response(reply.status_code, headers=reply.headers, content=reply.content)
+
+    @property
+    def lines(self) -> list[str]:
+        """Method and path of the requests so far."""
+        return [f"{request.method} {request.url.raw_path.decode()}" for request in self.requests]
+
+
+def scripted(*replies: Reply, retry_for: float = 60.0) -> tuple[AsyncClient, Script]:
+    """A client whose requests get these replies, the last one again and again."""
+    script = Script(*replies)
+    http = httpx.AsyncClient(transport=script, timeout=10.0)
+    return AsyncClient(URL, retry_for=retry_for, http=http), script
+
+
+def job_answer(
+    code: int = 200, headers: dict[str, str] | None = None, /, **members: object
+) -> httpx.Response:
+    """An answer with a pending job that has these members."""
+    job = {
+        "id": "a1",
+        "type": "email",
+        "status": "pending",
+        "created_at": "2026-11-25T08:00:00.000001Z",
+        **members,
+    }
+    return httpx.Response(code, headers=headers, content=msgspec.json.encode(job))
+
+
+def completed(outcome: str = "succeeded", **members: object) -> httpx.Response:
+    """An answer with a job that has ended."""
+    return job_answer(200, status="completed", outcome=outcome, **members)
+
+
+def problem(status: int, detail: str = "no", **headers: str) -> httpx.Response:
+    """An answer that is an error."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Response(status, headers=names, json={"detail": detail})
