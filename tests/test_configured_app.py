@@ -39,6 +39,7 @@ WITHOUT_EFFECT = {
     "http.max_connections",
     "http.max_header_bytes",
     "http.max_requests_per_connection",
+    "http.pipe_pause_timeout",
     "http.secure_cookie",
     "http.send_timeout",
     "http.session_seconds",

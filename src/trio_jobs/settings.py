@@ -175,6 +175,9 @@ class HttpSettings:
     stream_idle_timeout: Annotated[
         PositiveSeconds, "how long an upload stream may send nothing while the server reads"
     ] = 30.0
+    pipe_pause_timeout: Annotated[
+        PositiveSeconds, "how long the client of a pipe may read nothing of its answer"
+    ] = 600.0
     max_wait_seconds: Annotated[Seconds, "the longest wait for a job that a client may ask for"] = (
         60.0
     )

@@ -42,6 +42,16 @@ class ServerBody(Protocol):
     def lift(self, *, idle_timeout: float) -> None:
         """Lift the limits of length and total time; limit idle time, in seconds, instead."""
 
+    async def open_pipe(self, *, idle_timeout: float) -> None:
+        """``lift``, and let the answer begin before the body's end.
+
+        The caller sends the answer's head next. The server sends ``100 Continue`` before it, leaves
+        ``Connection: close`` out of it, and lets the client read nothing for a long time.
+
+        Raises:
+            OSError: The client has disconnected.
+        """
+
 
 class JobRequest(TrioRequest):
     """A request whose route reads the body."""

@@ -51,6 +51,27 @@ class RequestBody:
         """
         self._idle_timeout = idle_timeout
 
+    async def open_pipe(self, *, idle_timeout: float) -> None:
+        """Lift the limits, and let the answer begin while the body still arrives.
+
+        From now on one task may call ``receive`` while another calls ``send``. A client that waits
+        for ``100 Continue`` gets it here: after the answer's head it would wait in vain. Until the
+        answer's end, the client may read nothing for ``http.pipe_pause_timeout`` in place of
+        ``http.send_timeout``, unless it sends and has read nothing at all.
+
+        Args:
+            idle_timeout: As for ``lift``.
+
+        Raises:
+            ClientDisconnectedError: The client has disconnected.
+
+        Checkpoints:
+            Only for a client that waits for ``100 Continue``.
+        """
+        self.lift(idle_timeout=idle_timeout)
+        self._http.open_pipe()
+        await self._http.send_continue_if_expected()
+
     async def read_short(self) -> None:
         """Read a short body to its end, and the arrived part of a body in chunks.
 

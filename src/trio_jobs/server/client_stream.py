@@ -114,7 +114,8 @@ class ClientStream:
         It is a checkpoint, unless the kernel takes the ``last`` part at once.
 
         A client that takes no byte within ``send_timeout``, or needs more than ten times as long
-        for 256 KiB, is too slow: ``answering`` is cancelled, which ends the connection.
+        for 256 KiB, is too slow: ``answering`` is cancelled, which ends the connection. In a pipe,
+        ``Pause`` decides.
 
         Raises:
             ClientDisconnectedError: The connection is broken, or (in a shield) the client too slow.
@@ -128,8 +129,9 @@ class ClientStream:
                 piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
                 await self._stream.send_all(piece)
             self.truncated = False
-        except TimeUpError:
-            log.info("client_too_slow", extra={"client": self.client_name})
+        except TimeUpError as late:
+            fields = {"client": self.client_name, "cause": str(late)}
+            log.info("client_too_slow", extra=fields)
         except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
         if self.truncated:

@@ -15,6 +15,7 @@ import h11
 from trio_jobs.problem_details import PHRASES
 from trio_jobs.server.client_stream import ClientDisconnectedError, ClientStream, Stream
 from trio_jobs.server.date_header import date_header
+from trio_jobs.server.pause import Pause
 from trio_jobs.server.request_head import HeaderList, MalformedRequestError, malformed_request
 
 if TYPE_CHECKING:
@@ -86,6 +87,15 @@ class H11Connection(ClientStream):
             while type(self.next_event()) is h11.Data:
                 pass
 
+    def open_pipe(self) -> None:
+        """Let the present request's body and answer flow at the same time.
+
+        The answer's head does not say ``Connection: close``: some clients then send no more. Until
+        the answer's end, the client may read nothing for ``pipe_pause_timeout``.
+        """
+        transport, seconds = self.transport, self._settings.pipe_pause_timeout
+        transport.pause = Pause(transport.socket, transport.progress, seconds)
+
     async def send_continue_if_expected(self) -> None:
         """Tell a client that sent ``Expect: 100-continue`` to send the body."""
         if self._h11.they_are_waiting_for_100_continue:
@@ -104,10 +114,11 @@ class H11Connection(ClientStream):
     def complete_headers(self, headers: HeaderList) -> None:
         """Add ``Date``, and ``Connection: close`` to the connection's last answer.
 
-        An answer to a client that is still sending is the last: no task will read the rest.
+        An answer to a client that is still sending is the last, except in a pipe: no task will read
+        the rest.
         """
         headers.append(date_header())
-        last = (
+        last = self.transport.pause is None and (
             self.requests >= self._settings.max_requests_per_connection
             or self._context.stopping
             or not self.request_complete
@@ -126,5 +137,8 @@ class H11Connection(ClientStream):
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
             self.head_only = False
+            if self.transport.pause is not None:
+                self.transport.pause.end()
+                self.transport.pause = None
             return True
         return False

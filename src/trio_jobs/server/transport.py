@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     import socket
 
     from trio_jobs.server.client_time import ClientTime
+    from trio_jobs.server.pause import Pause
 
 # One read of the socket takes at most so many bytes.
 _RECEIVE = 65_536
-# One ``send_all`` may take this many times ``send_timeout``. Without a bound, a client that takes
-# one byte now and then would hold its connection, and the answer in memory, for ever.
+# One ``send_all`` may take this many times the time for one byte. Without a bound, a client that
+# takes one byte now and then would hold its connection, and the answer in memory, for ever.
 _TIMES_IN_ALL = 10
+_TOO_SLOW = "reads too slowly, or not at all"
+_HALF_DUPLEX = "reads nothing while sending: use slices"
 
 
 class TimeUpError(Exception):
-    """The client's time is up: no byte has arrived, or the client has taken none."""
+    """The client's time is up: no byte has arrived, or the client has taken none (why, it says)."""
 
 
 class Transport(trio.abc.HalfCloseableStream):
@@ -48,6 +51,7 @@ class Transport(trio.abc.HalfCloseableStream):
 
     Attributes:
         receive_by: When ``receive_some`` gives up, by ``time``. The caller sets it for each call.
+        pause: What the client of a pipe may do instead of taking bytes within ``send_timeout``.
     """
 
     def __init__(self, sock: socket.socket, time: ClientTime, *, send_timeout: float) -> None:
@@ -61,6 +65,7 @@ class Transport(trio.abc.HalfCloseableStream):
         self._sent = 0
         self._waiting: trio.CancelScope | None = None
         self.receive_by = inf
+        self.pause: Pause | None = None
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -97,7 +102,8 @@ class Transport(trio.abc.HalfCloseableStream):
         """Send all bytes, as long as the client takes some within each ``send_timeout``.
 
         If it takes none for that long, or needs more than ten times as long in all, this raises
-        TimeUpError. Then, and after a cancellation, part of the bytes may have been sent.
+        TimeUpError. Then, and after a cancellation, part of the bytes may have been sent. A
+        ``pause`` decides how much longer the client may take none.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         sent = self.send_nowait(data)
@@ -121,7 +127,9 @@ class Transport(trio.abc.HalfCloseableStream):
         return self._send_some(data)
 
     async def _send_rest(self, data: memoryview, sent: int) -> None:
-        last = self._time.now() + _TIMES_IN_ALL * self._send_timeout
+        pause = self.pause
+        longest = self._send_timeout if pause is None else pause.seconds
+        last = self._time.now() + _TIMES_IN_ALL * longest
         deadline = self._time.now() + self._send_timeout
         before = self.progress()
         while sent < len(data):
@@ -132,9 +140,14 @@ class Transport(trio.abc.HalfCloseableStream):
                 sent += self._send_some(rest)
             now = self.progress()
             if over and sent < len(data) and (now == before or deadline == last):
-                raise TimeUpError
+                if pause is None or deadline == last:
+                    raise TimeUpError(_TOO_SLOW)
+                if pause.client_only_sends():
+                    raise TimeUpError(_HALF_DUPLEX)
+                deadline = min(last, deadline - self._send_timeout + pause.seconds)
+                pause = None  # over at the deadline
             if now != before:
-                before = now
+                before, pause = now, self.pause
                 deadline = min(last, self._time.now() + self._send_timeout)
 
     def _send_some(self, data: bytes | bytearray | memoryview) -> int:
