@@ -16,6 +16,7 @@ from trio_jobs.client.client_errors import (
     ServerGoneError,
 )
 from trio_jobs.client.job_view import Job, JobError
+from trio_jobs.client.result import Result
 
 __all__ = [
     "AsyncClient",
@@ -24,5 +25,6 @@ __all__ = [
     "JobForgottenError",
     "JobUnsuccessfulError",
     "RefusedError",
+    "Result",
     "ServerGoneError",
 ]

@@ -1,9 +1,11 @@
 """`AsyncClient`: submits jobs to a server and waits for them, on Trio and on asyncio."""
 
+import itertools
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
@@ -15,12 +17,17 @@ import msgspec
 
 from trio_jobs.client.client_errors import JobForgottenError, JobUnsuccessfulError, RefusedError
 from trio_jobs.client.job_view import Job
+from trio_jobs.client.line_source import LineSource
 from trio_jobs.client.patience import TRY_AGAIN, Patience, retry_after
+from trio_jobs.client.pipe_lines import Line
 from trio_jobs.client.problem_text import problem_text
 from trio_jobs.client.result_type import make_decoder
+from trio_jobs.client.results import AsyncResults
 from trio_jobs.client.server_url import server_url, token_header
+from trio_jobs.client.slices import Slices
 from trio_jobs.json_encoding import ResultError, encode_result
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 # Seconds. Half of what a server allows by default, and within the time that proxies wait.
@@ -28,6 +35,9 @@ _LONGEST_WAIT = 30
 
 # Seconds from a look that the server did not let wait to the next one, at the most.
 _LONGEST_PAUSE = 5.0
+
+# Seconds after which a server that has nothing else to say in an answer sends a blank line.
+_LONGEST_SILENCE = 15
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -264,6 +274,145 @@ class AsyncClient:
             raise_forgotten(error, job_id)
         found = decode_job(answer)
         return await self.wait(found) if wait and not found.completed else found
+
+    @overload
+    def map(
+        self,
+        type: str,
+        payloads: Iterable[object] | AsyncIterable[object],
+        *,
+        result: type[_Result],
+        ordered: bool = False,
+        in_flight: int = 200,
+        key: Callable[[int], str] | None = None,
+    ) -> AsyncResults[_Result]: ...
+
+    @overload
+    def map(
+        self,
+        type: str,
+        payloads: Iterable[object] | AsyncIterable[object],
+        *,
+        result: Any = Any,  # noqa: ANN401
+        ordered: bool = False,
+        in_flight: int = 200,
+        key: Callable[[int], str] | None = None,
+    ) -> AsyncResults[Any]: ...
+
+    def map(
+        self,
+        type: str,  # noqa: A002
+        payloads: Iterable[object] | AsyncIterable[object],
+        *,
+        result: Any = Any,
+        ordered: bool = False,
+        in_flight: int = 200,
+        key: Callable[[int], str] | None = None,
+    ) -> AsyncResults[Any]:
+        """Make a job of each payload, and bring the results as the jobs end.
+
+            async with client.map("resize", payloads) as results:
+                async for result in results:
+                    print(result.line, result.value())
+
+        A payload is pulled when there is room for it: an endless iterable takes no more memory
+        than ``in_flight`` records. Each payload that was pulled gets one result, also across lost
+        connections and restarts of the server. Its job runs once while the server remembers it.
+
+        Args:
+            type: Which handler processes the jobs.
+            payloads: See `submit`. They are pulled in the event loop, which they must not block.
+            result: The type of the results; see `result`.
+            ordered: Whether the results come in the order of the payloads: a slow job holds up
+                those behind it, and no more than ``in_flight`` of them begin.
+            in_flight: How many payloads are pulled whose results the loop is not done with.
+            key: Makes the key of a record of its number, which counts from 1. By default the
+                records of each call have keys of their own.
+
+        Returns:
+            A block, and the loop in it; errors come out of the loop.
+
+        Raises:
+            ValueError: ``in_flight`` is less than 1.
+        """
+        return self._results(
+            payloads,
+            lambda payload: submission(type, payload),
+            result=result,
+            ordered=ordered,
+            in_flight=in_flight,
+            key=key,
+        )
+
+    def stream(
+        self,
+        jobs: Iterable[tuple[str, object]] | AsyncIterable[tuple[str, object]],
+        *,
+        result: Any = Any,  # noqa: ANN401
+        ordered: bool = False,
+        in_flight: int = 200,
+        key: Callable[[int], str] | None = None,
+    ) -> AsyncResults[Any]:
+        """As `map`, for jobs of several types.
+
+        Args:
+            jobs: Type and payload of each.
+            result: As for `map`.
+            ordered: As for `map`.
+            in_flight: As for `map`.
+            key: As for `map`.
+        """
+        return self._results(
+            jobs,
+            lambda job: submission(*job),
+            result=result,
+            ordered=ordered,
+            in_flight=in_flight,
+            key=key,
+        )
+
+    def slices(self, *, in_flight: int = 200) -> Slices:
+        """What `map` and `stream` are made of, for lines that are JSON already.
+
+        Args:
+            in_flight: How many lines are pulled and not released at the most.
+        """
+        return Slices(self._open_pipe, lambda: Patience(self._retry_for), in_flight=in_flight)
+
+    def _results(
+        self,
+        items: Iterable[_Item] | AsyncIterable[_Item],
+        encode: Callable[[_Item], dict[str, object]],
+        *,
+        result: Any,  # noqa: ANN401
+        ordered: bool,
+        in_flight: int,
+        key: Callable[[int], str] | None,
+    ) -> AsyncResults[Any]:
+        call = uuid.uuid4().hex
+        numbers = itertools.count(1)
+
+        def make_line(item: _Item) -> Line:
+            number = next(numbers)
+            name = f"{call}-{number}" if key is None else checked_key(key(number))
+            return Line(number, msgspec.json.encode(encode(item)), name)
+
+        return AsyncResults(
+            self.slices(in_flight=in_flight),
+            LineSource(items, make_line),
+            decode=make_decoder(result),
+            ordered=ordered,
+        )
+
+    def _open_pipe(self, body: bytes) -> AbstractAsyncContextManager[httpx.Response]:
+        """Send lines to the pipe; the answer can be read while the block is open."""
+        return self._http.stream(
+            "POST",
+            f"{self._url}/jobs/pipe",
+            content=body,
+            headers={**self._headers, "Content-Type": "application/x-ndjson"},
+            timeout=longer(self._http.timeout, _LONGEST_SILENCE),
+        )
 
     async def _wait(self, job: Job | str, seconds: float) -> httpx.Response:
         """The answer with the completed job."""

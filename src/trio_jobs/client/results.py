@@ -1,0 +1,110 @@
+"""`AsyncResults`: the results of many jobs, one after another, while their block is open."""
+
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import anyio
+
+from trio_jobs.client.line_source import LineSource
+from trio_jobs.client.pipe_lines import Answer
+from trio_jobs.client.result import Result
+from trio_jobs.client.slices import Slices
+
+_T = TypeVar("_T")
+
+
+class AsyncResults(Generic[_T]):
+    """Results as the jobs end, or in the order of the payloads, while the block is open.
+
+        async with client.map("resize", payloads) as results:
+            async for result in results:
+                ...
+
+    The requests run in tasks of the block: its end closes the connections, whatever ends it, and
+    the jobs that the server has go on. One task at a time may take the results.
+
+    Args:
+        slices: Sends the lines.
+        source: The lines.
+        decode: Makes a result of its JSON.
+        ordered: Whether a result waits for those of all lines before it.
+    """
+
+    def __init__(
+        self,
+        slices: Slices,
+        source: LineSource[Any],
+        *,
+        decode: Callable[[bytes], _T],
+        ordered: bool,
+    ) -> None:
+        self._slices = slices
+        self._source = source
+        self._decode = decode
+        self._tasks = anyio.create_task_group()
+        self._opened = False
+        self._arrived: deque[Answer] = deque()
+        self._held: dict[int, Answer] | None = {} if ordered else None  # by number
+        self._count = 0  # results taken
+        self._unreleased = 0
+
+    async def __aenter__(self) -> Self:
+        if self._opened:
+            raise RuntimeError("each block needs a call of its own")
+        self._opened = True
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._slices.run_source, self._source)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        self._tasks.cancel_scope.cancel()
+        try:
+            return await self._tasks.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - cancelled
+        except BaseExceptionGroup as group:
+            if group.exceptions == (error,):
+                return False  # the caller's own error, as it was
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Result[_T]:
+        """The next result.
+
+        Raises:
+            RefusedError: The server refuses the requests: 401, 403; 404 if it is too old for them.
+            ServerGoneError: See there.
+            ValueError: A payload has no form in JSON, or its key is not 1 to 255 visible ASCII
+                characters.
+            BaseException: What the iteration over the payloads has raised.
+
+        Checkpoints:
+            Only if it waits.
+        """
+        if not self._opened:
+            raise RuntimeError("open it: async with … as results: async for result in results")
+        self._slices.release(self._unreleased)  # the caller is done with the result before
+        self._unreleased = 0
+        while (answer := self._next()) is None:
+            answers = await self._slices.take()
+            if not answers:
+                raise StopAsyncIteration
+            if self._held is None:
+                self._arrived.extend(answers)
+            else:
+                self._held.update((answer.number, answer) for answer in answers)
+        self._count += 1
+        self._unreleased = 1
+        return answer.result.typed(self._decode)
+
+    def _next(self) -> Answer | None:
+        if self._held is not None:
+            return self._held.pop(self._count + 1, None)
+        return self._arrived.popleft() if self._arrived else None
