@@ -8,8 +8,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import Api
 from tests.api.test_stream import LINE
-from tests.server.blocked import door, pass_time, passing, send_at_once
-from tests.server.serving import Client, Served, chunked
+from tests.server.blocked import door, open_client, pass_time, passing, send_at_once
+from tests.server.serving import Client, Served, chunked, get
 from tests.support import make_parts, take
 
 UPLOAD = chunked(LINE, LINE, path="/jobs/stream")
@@ -80,3 +80,83 @@ async def test_a_client_may_be_silent_while_its_lines_wait_for_room(clock: MockC
         await pass_time(clock, 20)
 
         assert (await client.request(b"0\r\n\r\n")).json() == {"accepted": 3}
+
+
+EXPECTS = get("/jobs/stream", "Transfer-Encoding: chunked", "Expect: 100-continue", method="POST")
+PIECE = LINE * 1000
+MUCH = b"%x\r\n%b\r\n" % (len(PIECE), PIECE)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+async def begin_much(server: Served, head: bytes, *, tls: bool) -> Client:
+    """A client that sends more than anybody holds ahead, and has read the answers so far."""
+    client = await open_client(server, tls=tls)
+    await client.send(head)
+    if head == EXPECTS:
+        assert (await client.receive_answer()).status == 100
+    for _ in range(11):
+        await client.send(MUCH)
+    await wait_all_tasks_blocked()
+    return client
+
+
+async def test_a_stream_whose_client_is_gone_ends_although_its_bytes_still_come(
+    clock: MockClock, *, tls: bool
+) -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    async with door(api.app, tls=tls) as server:
+        client = await begin_much(server, EXPECTS, tls=tls)
+        client.close()
+        await pass_time(clock, 0.9)
+        assert server.connections() == 1  # nothing shows it
+
+        await pass_time(clock, 1)
+        assert server.connections() == 0
+    assert len(api.parts.store) == 1
+
+
+async def test_a_client_that_goes_later_is_found_out_too(clock: MockClock, *, tls: bool) -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    async with door(api.app, tls=tls) as server:
+        client = await begin_much(server, EXPECTS, tls=tls)
+        await pass_time(clock, 8)
+        for _ in range(3):
+            assert (await client.receive_answer()).status == 100
+        client.close()
+        await pass_time(clock, 6)
+        assert server.connections() == 1
+
+        await pass_time(clock, 3)
+        assert server.connections() == 0
+
+
+async def test_a_client_that_waits_gets_few_interim_answers_and_its_answer(
+    clock: MockClock, *, tls: bool
+) -> None:
+    """Go's net/http fails a request at the sixth. Room appears now and then meanwhile."""
+    api = Api(parts=make_parts(buffer_size=1))
+    async with door(api.app, tls=tls) as server:
+        client = await begin_much(server, EXPECTS, tls=tls)
+        for _ in range(100):
+            take(api.parts)
+            await pass_time(clock, 0.4)
+        api.parts.admission.close()
+        replies = [await client.receive_answer() for _ in range(5)]
+
+    assert [reply.status for reply in replies] == [100, 100, 100, 100, 503]
+    assert replies[-1].json()["accepted"] == len(api.parts.store) == 101
+
+
+async def test_a_client_that_has_not_asked_gets_no_interim_answer(clock: MockClock) -> None:
+    api = Api(parts=make_parts(buffer_size=1))
+    async with door(api.app, tls=False) as server:
+        client = await begin_much(server, EXPECTS.replace(b"Expect", b"X-Expect"), tls=False)
+        await pass_time(clock, 20)
+        api.parts.admission.close()
+        reply = await client.receive_answer()
+
+    assert (reply.status, reply.json()["accepted"]) == (503, 1)

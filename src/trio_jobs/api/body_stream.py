@@ -92,8 +92,8 @@ class BodyStream:
 
         A disconnect shows only after all bytes before it have been read. So
         this method reads up to 256 KiB ahead, for later calls of ``read``. If
-        the client has sent more, or the server refuses the rest, it waits
-        until it is cancelled.
+        the client has sent more, the server may find out by an interim answer.
+        If the server refuses the rest, this waits until it is cancelled.
 
         Cancellation:
             Loses nothing; a later call waits on.
@@ -109,7 +109,10 @@ class BodyStream:
                     return
                 piece, self._more = chunk
                 self._ahead += piece
-        await trio.sleep_forever()
+        if self._server_body is not None and self._failure is None:
+            await self._server_body.wait_gone()
+        else:
+            await trio.sleep_forever()
 
     async def _read_in_time(self) -> bytes:
         """The next piece, which may be empty.

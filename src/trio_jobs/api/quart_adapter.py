@@ -52,6 +52,9 @@ class ServerBody(Protocol):
             OSError: The client has disconnected.
         """
 
+    async def wait_gone(self) -> None:
+        """Return when the client is known to be gone, without reading any of the body."""
+
 
 class JobRequest(TrioRequest):
     """A request whose route reads the body."""

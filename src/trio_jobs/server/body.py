@@ -8,6 +8,7 @@ import h11
 import trio
 
 from trio_jobs.problem_details import Problem
+from trio_jobs.server.client_probe import ClientProbe
 from trio_jobs.server.request_head import SHORT_BODY
 from trio_jobs.server.transport import TimeUpError
 
@@ -36,6 +37,8 @@ class RequestBody:
         self._count = 0
         self._parts: list[bytes] = []
         self._idle_timeout: float | None = None
+        self._may_probe = http.awaits_continue
+        self._probe: ClientProbe | None = None
         self.complete: bytes | None = None
 
     def lift(self, *, idle_timeout: float) -> None:
@@ -69,8 +72,24 @@ class RequestBody:
             Only for a client that waits for ``100 Continue``.
         """
         self.lift(idle_timeout=idle_timeout)
+        self._may_probe = False  # no interim answer may follow the answer's head
         self._http.open_pipe()
         await self._http.send_continue_if_expected()
+
+    async def wait_gone(self) -> None:
+        """Return when the client is known to be gone, without reading any of the body.
+
+        Only writing finds out, so a client that said ``Expect: 100-continue`` gets a few further
+        interim answers during this call. With other clients this waits until it is cancelled.
+
+        Cancellation:
+            A later call waits on.
+        """
+        if not self._may_probe:
+            await trio.sleep_forever()
+        if self._probe is None:
+            self._probe = ClientProbe(self._http)
+        await self._probe.wait_gone()
 
     async def read_short(self) -> None:
         """Read a short body to its end, and the arrived part of a body in chunks.

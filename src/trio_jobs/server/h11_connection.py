@@ -55,6 +55,11 @@ class H11Connection(ClientStream):
         """Whether no answer to the present request has begun."""
         return not self.truncated and self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}
 
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client waits for ``100 Continue`` before it sends the body."""
+        return self._h11.they_are_waiting_for_100_continue
+
     def ahead(self) -> int:
         """How many bytes have arrived that belong to no event yet."""
         return len(self._h11.trailing_data[0])
@@ -98,7 +103,7 @@ class H11Connection(ClientStream):
 
     async def send_continue_if_expected(self) -> None:
         """Tell a client that sent ``Expect: 100-continue`` to send the body."""
-        if self._h11.they_are_waiting_for_100_continue:
+        if self.awaits_continue:
             await self.send(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
 
     def encode(self, event: h11.Event) -> bytes:

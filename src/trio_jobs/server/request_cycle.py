@@ -217,6 +217,8 @@ class RequestCycle:
             if isinstance(leaf, Problem):
                 return leaf
         only_disconnected = all(isinstance(leaf, ClientDisconnectedError) for leaf in faults)
+        if faults and only_disconnected:
+            self.disconnected = True  # ``RequestBody.open_pipe`` has found out
         if is_own_cancellation(error) or (self.disconnected and only_disconnected):
             return None
         return log_failure(error, **self._fields())

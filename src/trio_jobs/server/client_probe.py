@@ -1,0 +1,68 @@
+"""`ClientProbe`: finds out that a client is gone whose bytes still arrive.
+
+When a client's process ends, its kernel goes on sending what it has buffered, which can be
+megabytes, and tells the end of the connection last. But it answers bytes of the server's by a
+reset.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import h11
+import trio
+
+from trio_jobs.server.client_stream import STREAM_ERRORS, ClientDisconnectedError
+
+if TYPE_CHECKING:
+    from trio_jobs.server.h11_connection import H11Connection
+
+# Seconds before each further ``100 Continue``. Go's net/http fails a request at the sixth in all.
+# The client gets the first one because it asks for it.
+_GAPS = (1.0, 2.0, 4.0, 8.0)
+# Seconds after which the reset has come, if one comes.
+_ROUND_TRIP = 0.5
+_CONTINUE = h11.InformationalResponse(status_code=100, headers=[])
+
+
+class ClientProbe:
+    """Made for one request with ``Expect: 100-continue``: its client knows interim answers.
+
+    The gaps go on between the calls of ``wait_gone``.
+    """
+
+    def __init__(self, http: H11Connection) -> None:
+        self._http = http
+        now = http.time.now()
+        self._moments: deque[tuple[float, bool]] = deque()  # and whether to send, or only look
+        for gap in _GAPS:
+            now += gap
+            self._moments += [(now, True), (now + _ROUND_TRIP, False)]
+
+    async def wait_gone(self) -> None:
+        """Return when the client is known to be gone. No other task may send meanwhile.
+
+        Cancellation:
+            A later call waits on.
+        """
+        http = self._http
+        with suppress(ClientDisconnectedError, *STREAM_ERRORS):
+            self._look()
+            while self._moments:
+                moment, sends = self._moments[0]
+                while not http.time.passed(moment):
+                    with http.time.scope(moment):
+                        await trio.sleep_forever()
+                self._moments.popleft()
+                if sends:
+                    # Half an interim answer would be the end of the connection.
+                    with trio.CancelScope(shield=True):
+                        await http.send(http.encode(_CONTINUE))
+                self._look()
+            await trio.sleep_forever()
+
+    def _look(self) -> None:
+        """Raise if a reset has come: it shows without reading the bytes that came before it."""
+        self._http.transport.send_nowait(b"")
