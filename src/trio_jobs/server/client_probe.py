@@ -11,7 +11,6 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import h11
 import trio
 
 from trio_jobs.server.client_stream import STREAM_ERRORS, ClientDisconnectedError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _GAPS = (1.0, 2.0, 4.0, 8.0)
 # Seconds after which the reset has come, if one comes.
 _ROUND_TRIP = 0.5
-_CONTINUE = h11.InformationalResponse(status_code=100, headers=[])
 
 
 class ClientProbe:
@@ -59,7 +57,7 @@ class ClientProbe:
                 if sends:
                     # Half an interim answer would be the end of the connection.
                     with trio.CancelScope(shield=True):
-                        await http.send(http.encode(_CONTINUE))
+                        await http.send_continue()
                 self._look()
             await trio.sleep_forever()
 

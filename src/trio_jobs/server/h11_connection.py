@@ -104,7 +104,11 @@ class H11Connection(ClientStream):
     async def send_continue_if_expected(self) -> None:
         """Tell a client that sent ``Expect: 100-continue`` to send the body."""
         if self.awaits_continue:
-            await self.send(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
+            await self.send_continue()
+
+    async def send_continue(self) -> None:
+        """Send an interim answer."""
+        await self.send(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
 
     def encode(self, event: h11.Event) -> bytes:
         """The bytes of an event to send."""
