@@ -15,6 +15,9 @@ from anyio.streams.memory import MemoryObjectSendStream
 from tests.client.support import URL
 from trio_jobs.client import AsyncClient
 
+# Seconds without an answer after which the server sends a blank line.
+HEARTBEAT = 15
+
 Handle = Callable[[Any], Awaitable[object]]
 
 
@@ -155,7 +158,12 @@ class _PipeStream(httpx.AsyncByteStream):
             answers = 0
             while self._fate.stop is None or answers < self._fate.stop:
                 try:
-                    answer = await receive.receive()
+                    answer = None
+                    with anyio.move_on_after(HEARTBEAT):
+                        answer = await receive.receive()
+                    if answer is None:
+                        yield b"\n"
+                        continue
                 except anyio.EndOfStream:
                     yield _text({"end": "input", "lines": len(self._lines)})
                     return

@@ -16,8 +16,9 @@ class BrokenOffError(Exception):
 class PipeAnswer:
     """The answer to some lines, as it arrives.
 
-    It is whole only with its last line, whatever its status. A line without an outcome is about a
-    job that had not completed when the server stopped: it answers nothing.
+    It is whole only with its last line, whatever its status. Two kinds of lines leave theirs
+    unanswered: one without an outcome is about a job that had not completed when the server
+    stopped; one with ``retry_after`` about a job that has no room yet.
 
     Args:
         lines: What was sent, in order.
@@ -71,6 +72,6 @@ class PipeAnswer:
             return refused(
                 self._unanswered.pop(heard.line), "the line is longer than the server allows"
             )
-        if not heard.outcome or heard.line not in self._unanswered:
+        if not heard.is_final or heard.line not in self._unanswered:
             return None
         return heard.about(self._unanswered.pop(heard.line), text)

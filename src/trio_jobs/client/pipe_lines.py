@@ -56,7 +56,12 @@ class Heard(msgspec.Struct, gc=False, omit_defaults=True):
     error: JobError | None = None
     replayed: bool = False
     end: str | None = None
-    retry_after: float = 0.0
+    retry_after: float | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it answers its line: the job has ended, or there will never be one."""
+        return bool(self.outcome) and self.retry_after is None
 
     def about(self, line: Line, text: bytes) -> Answer:
         """The answer to a line.

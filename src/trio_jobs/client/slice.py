@@ -42,6 +42,7 @@ class Slice:
         self._on_answers = on_answers
         self._on_failure = on_failure
         self._cancels = False
+        self._is_put_off = False  # 503 as long as there are many pipes
         self._scope = anyio.CancelScope()  # of one request and the pause after it
 
     async def run(self) -> None:
@@ -55,9 +56,15 @@ class Slice:
             with self._scope:
                 why = await self._request()
                 if self._left:
+                    self._is_put_off = isinstance(why, httpx.Response)
                     self._on_failure()
                     await self._patience.pause(why)
             self._scope = anyio.CancelScope()
+
+    def note_others(self) -> None:
+        """Other lines were answered; so the server that has put these off is busy, not away."""
+        if self._is_put_off:
+            self._patience.note_progress()
 
     def cancel(self) -> None:
         """Close the connection, and send the lines again to have their jobs cancelled."""

@@ -68,7 +68,8 @@ class Slices:
         self._open_pipe = open_pipe
         self._make_patience = make_patience
         self._in_flight = in_flight
-        self._size = max(1, min(_MAX_LINES, in_flight // _USUALLY_OPEN))
+        # Requests are half answered on average: so many fill the usual ones.
+        self._size = max(1, min(_MAX_LINES, in_flight // 2))
         self.failing_since: float | None = None
 
         self._room = in_flight  # lines that may be pulled
@@ -264,6 +265,8 @@ class Slices:
         self.failing_since = None
         self._outstanding -= len(answers)
         self._answers += answers
+        for each in self._open:
+            each.note_others()
         self._answered.ring()
         self._look()
 
