@@ -1,12 +1,13 @@
 """`AsyncArrivals`: what several requests bring at the same time, one item after another."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import ObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 _T = TypeVar("_T")
 
@@ -32,16 +33,18 @@ class AsyncArrivals(Generic[_T]):
     def __init__(self, bring: Callable[[ObjectSendStream[_T]], Awaitable[None]]) -> None:
         self._bring = bring
         self._tasks = anyio.create_task_group()
-        self._opened = False
-        self._send, self._items = anyio.create_memory_object_stream[_T](0)
+        self._streams = ExitStack()  # closes them, even if the task never begins
+        self._items: MemoryObjectReceiveStream[_T] | None = None  # set while and after it is open
         self._error: Exception | None = None
 
     async def __aenter__(self) -> Self:
-        if self._opened:
+        if self._items is not None:
             raise RuntimeError("each block needs a call of its own")
-        self._opened = True
+        send, self._items = anyio.create_memory_object_stream[_T](0)
+        self._streams.enter_context(send)
+        self._streams.enter_context(self._items)
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._run)
+        self._tasks.start_soon(self._run, send)
         return self
 
     async def __aexit__(
@@ -58,13 +61,12 @@ class AsyncArrivals(Generic[_T]):
                 return False  # the caller's own error, as it was
             raise
         finally:
-            self._send.close()
-            self._items.close()
+            self._streams.close()
 
-    async def _run(self) -> None:
-        with self._send:
+    async def _run(self, send: MemoryObjectSendStream[_T]) -> None:
+        with send:
             try:
-                await self._bring(self._send)
+                await self._bring(send)
             except Exception as error:  # noqa: BLE001 - the loop raises it
                 self._error = alone(error)
 
@@ -72,7 +74,7 @@ class AsyncArrivals(Generic[_T]):
         return self
 
     async def __anext__(self) -> _T:
-        if not self._opened:
+        if self._items is None:
             raise RuntimeError("open it: async with … as arrivals: async for each in arrivals")
         with suppress(anyio.EndOfStream):
             return await self._items.receive()

@@ -4,17 +4,20 @@ import itertools
 import math
 import re
 import uuid
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 from urllib.parse import quote
 
 import anyio
 import httpx
 import msgspec
+from anyio.abc import ObjectSendStream
 
+from trio_jobs.client.arrivals import AsyncArrivals
 from trio_jobs.client.client_errors import JobForgottenError, JobUnsuccessfulError, RefusedError
 from trio_jobs.client.job_view import Job
 from trio_jobs.client.line_source import LineSource
@@ -30,14 +33,22 @@ from trio_jobs.json_encoding import ResultError, encode_result
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# Seconds. Half of what a server allows by default, and within the time that proxies wait.
-_LONGEST_WAIT = 30
+# How many looks of a client wait in the server at a time, each with a connection and one of the
+# server's `http.max_waiters`; further ones take turns. The pool of httpx has 100 connections: so
+# submissions find one.
+_MOST_LOOKS = 32
+
+# Seconds that a look waits, if no other one waits for its turn. It is half of what a server allows
+# by default, and within the time that proxies wait.
+_LONGEST_LOOK = 30
 
 # Seconds from a look that the server did not let wait to the next one, at the most.
 _LONGEST_PAUSE = 5.0
 
 # Seconds after which a server that has nothing else to say in an answer sends a blank line.
 _LONGEST_SILENCE = 15
+
+_JSON = MappingProxyType({"Content-Type": "application/json"})
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -51,6 +62,7 @@ class _Raw(msgspec.Struct):
 
 
 _decode_raw = msgspec.json.Decoder(_Raw).decode
+_decode_jobs = msgspec.json.Decoder(list[Job]).decode
 
 
 class AsyncClient:
@@ -87,6 +99,7 @@ class AsyncClient:
         self._headers = token_header(token)
         self._retry_for = retry_for
         self._owned = http is None
+        self._looks = anyio.CapacityLimiter(_MOST_LOOKS)
         # A request waits for a connection for as long as it takes: others of this client have them.
         self._http = (
             httpx.AsyncClient(timeout=httpx.Timeout(10.0, pool=None)) if http is None else http
@@ -137,13 +150,52 @@ class AsyncClient:
             ValueError: JSON has no form for the payload, or the key is not 1 to 255 visible ASCII
                 characters.
         """
-        key = uuid.uuid4().hex if key is None else key
+        key = make_key() if key is None else checked_key(key)
         item = submission(type, payload, delay=delay, run_at=run_at)
-        headers = {"Content-Type": "application/json", "Idempotency-Key": checked_key(key)}
+        headers = {**_JSON, "Idempotency-Key": key}
         answer = await self._ask(
             "POST", "/jobs", content=msgspec.json.encode(item), headers=headers
         )
         return decode_job(answer)
+
+    async def submit_many(
+        self,
+        jobs: Iterable[tuple[str, object]],
+        *,
+        key: Callable[[int], str] | None = None,
+    ) -> list[Job]:
+        """Submit jobs together: all or none.
+
+        The server bounds how many these may be, by its buffer and the size of a request; `map` has
+        no such bound.
+
+        Args:
+            jobs: Types and payloads.
+            key: Makes the key of a job of its number, from 1 on; by default each has a key of its
+                own. See `submit`.
+
+        Returns:
+            The jobs as they were admitted, in this order.
+
+        Raises:
+            RefusedError: The server refuses one of them, or so many: none is in.
+            ServerGoneError: See there.
+            ValueError: As in `submit`.
+        """
+        made = make_key if key is None else key
+        items = [
+            submission(type_, payload, key=made(number))
+            for number, (type_, payload) in enumerate(jobs, 1)
+        ]
+        if not items:
+            return []
+        answer = await self._ask(
+            "POST", "/jobs/batch", content=msgspec.json.encode(items), headers=_JSON
+        )
+        try:
+            return _decode_jobs(answer.content)
+        except msgspec.DecodeError as error:
+            raise RefusedError(answer.status_code, f"the answer is no jobs: {error}") from error
 
     async def get(self, job: Job | str) -> Job:
         """The job as it is now.
@@ -230,6 +282,8 @@ class AsyncClient:
         payload: object = None,
         *,
         result: Any = Any,  # noqa: ANN401
+        key: str | None = None,
+        timeout: float = math.inf,  # noqa: ASYNC109
     ) -> Any: ...  # noqa: ANN401
 
     async def run(
@@ -238,6 +292,8 @@ class AsyncClient:
         payload: object = None,
         *,
         result: Any = Any,
+        key: str | None = None,
+        timeout: float = math.inf,  # noqa: ASYNC109
     ) -> Any:
         """Submit a job, wait for it to succeed, and take its result.
 
@@ -247,11 +303,14 @@ class AsyncClient:
             type: Which handler processes it.
             payload: See `submit`.
             result: The type of the result; see `result`.
+            key: See `submit`.
+            timeout: Seconds for the wait.
 
         Raises:
             JobUnsuccessfulError: It did not succeed. The others as in `submit` and `result`.
         """
-        return await self.result(await self.submit(type, payload), type=result)
+        job = await self.submit(type, payload, key=key)
+        return await self.result(job, type=result, timeout=timeout)
 
     async def cancel(self, job: Job | str, *, wait: bool = False) -> Job:
         """Ask the server to cancel a job.
@@ -414,6 +473,66 @@ class AsyncClient:
             timeout=longer(self._http.timeout, _LONGEST_SILENCE),
         )
 
+    def as_completed(
+        self,
+        jobs: Iterable[Job | str],
+        *,
+        timeout: float = math.inf,
+    ) -> AsyncArrivals[Job]:
+        """Wait for many jobs, and have each as it has completed, whatever its outcome.
+
+            async with client.as_completed(jobs) as arrivals:
+                async for job in arrivals:
+                    ...
+
+        With more than 32 jobs these take turns, so that the client has as many connections at the
+        most: of a thousand jobs, one that completes out of turn comes up to half a minute late.
+
+        Args:
+            jobs: Jobs, or their ids; one that is named twice comes twice.
+            timeout: Seconds for all of them.
+
+        Raises:
+            TimeoutError: Out of the loop: some had not completed in time; they go on.
+            JobForgottenError: Out of the loop, once all others have come: the server does not know
+                this one (any more).
+            RefusedError: Out of the loop: the token may not read them.
+            ServerGoneError: Out of the loop; see there.
+        """
+        waiting = deque(jobs)
+
+        async def bring(send: ObjectSendStream[Job]) -> None:
+            forgotten: list[JobForgottenError] = []
+            with anyio.fail_after(timeout):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(min(len(waiting), _MOST_LOOKS)):
+                        tasks.start_soon(self._look_at_each, waiting, send, forgotten)
+            if forgotten:
+                raise forgotten[0]
+
+        return AsyncArrivals(bring)
+
+    async def _look_at_each(
+        self,
+        waiting: deque[Job | str],
+        send: ObjectSendStream[Job],
+        forgotten: list[JobForgottenError],
+    ) -> None:
+        """Look at one job after another; one that has not completed gets another turn."""
+        while waiting:
+            job = waiting.popleft()
+            try:
+                answer, begun = await self._look(job, others=len(waiting))
+            except JobForgottenError as error:
+                forgotten.append(error)
+                continue
+            found = decode_job(answer)
+            if found.completed:
+                await send.send(found)
+            else:
+                waiting.append(job)
+                await _pause_after_look(answer, begun)
+
     async def _wait(self, job: Job | str, seconds: float) -> httpx.Response:
         """The answer with the completed job."""
         with anyio.fail_after(seconds):
@@ -423,14 +542,21 @@ class AsyncClient:
                     return answer
                 await _pause_after_look(answer, begun)
 
-    async def _look(self, job: Job | str) -> tuple[httpx.Response, float]:
-        """One look at a job, which the server answers at its end or half a minute later.
+    async def _look(self, job: Job | str, *, others: int = 0) -> tuple[httpx.Response, float]:
+        """One look at a job, which the server answers when it completes, or after a time.
+
+        Args:
+            job: The job, or its id.
+            others: How many jobs wait for this look to end.
 
         Returns:
             The answer, and when the look began, by the clock of the event loop.
         """
-        begun = anyio.current_time()
-        return await self._ask_about(job, wait=_LONGEST_WAIT), begun
+        async with self._looks:
+            others += self._looks.statistics().tasks_waiting
+            wait = max(1, _LONGEST_LOOK * _MOST_LOOKS // (_MOST_LOOKS + others))
+            begun = anyio.current_time()
+            return await self._ask_about(job, wait=wait), begun
 
     async def _ask_about(self, job: Job | str, *, wait: int = 0) -> httpx.Response:
         job_id = job if isinstance(job, str) else job.id
@@ -526,6 +652,11 @@ def encode_payload(payload: object) -> msgspec.Raw:
         return msgspec.Raw(encode_result(payload, max_bytes=2**40, what="payload"))
     except ResultError as error:
         raise ValueError(str(error)) from error
+
+
+def make_key(_number: int = 0) -> str:
+    """A key of its own."""
+    return uuid.uuid4().hex
 
 
 def checked_key(key: str) -> str:

@@ -20,7 +20,7 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: str = ""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """A job as the server has shown it; it does not change when the job does.
 
     An answer to a submission has neither `payload` nor `result`, even if the job has them. A later
