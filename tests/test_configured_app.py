@@ -82,7 +82,7 @@ class App:
         monkeypatch.setattr(logger, "hasHandlers", lambda: False)
         monkeypatch.setattr(logger, "addHandler", lambda _: None)
         monkeypatch.setattr("trio_jobs.asgi.LogFormatter", lambda form: self.seen.update(form=form))
-        monkeypatch.setattr("trio_jobs.asgi.open_jobs", self.open_jobs)
+        monkeypatch.setattr("trio_jobs.configured_jobs.open_jobs", self.open_jobs)
 
     @asynccontextmanager
     async def open_jobs(self, _handlers: object, **options: object) -> AsyncIterator[object]:

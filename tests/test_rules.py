@@ -189,6 +189,9 @@ EXCEPTIONS: dict[tuple[Rule, str], list[str]] = {
     (sleeps_in_loops, "server/listener.py"): ["await trio.sleep(_ACCEPT_RETRY)"],
     # Somebody outside kills idle processes: nothing tells when that is over.
     (sleeps_in_loops, "handlers/process_pool.py"): ["await trio.sleep(_PAUSE_AFTER_DEATH)"],
+    # By the clock: what a person sees of a run, and how much of its results an end may cost.
+    (sleeps_in_loops, "commands/run/screen.py"): ["await trio.sleep(seconds)"],
+    (sleeps_in_loops, "commands/run/run.py"): ["await trio.sleep(FLUSH_SECONDS)"],
     # Counts what happens to the process as a whole: forks, which nothing else tells of.
     (mutable_globals, "handlers/handler.py"): ["FORKS = _Forks()"],
     # A function, made a fixture after it has been marked.

@@ -17,7 +17,7 @@ import trio
 
 from trio_jobs.bootstrap import log_hidden, log_wrong_loop, prepare_store, read_secrets
 from trio_jobs.config import load_config
-from trio_jobs.embed import open_jobs
+from trio_jobs.configured_jobs import open_configured_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.handler_loading import load_handlers
 from trio_jobs.handlers.registry import HandlerRegistry
@@ -129,29 +129,10 @@ class ConfiguredApp:
             await send({"type": "lifespan.shutdown.complete"})
 
     def _open_jobs(self) -> AbstractAsyncContextManager[Jobs | DurableJobs]:
-        pool, http, store = self._config.pool, self._config.http, self._config.store
-        path = prepare_store(self._config)
-        return open_jobs(
-            self._handlers.table,
-            workers=pool.workers,
-            buffer_size=pool.buffer_size,
-            max_waiting=pool.max_waiting,
-            processes=pool.processes,
-            async_handlers=pool.async_handlers,
-            asyncio_loop=pool.asyncio_loop,
-            lifespan={each.key: each for each in self._handlers.lifespans},
-            max_payload_bytes=http.max_body_bytes,
-            max_waiters=http.max_waiters,
-            max_types=self._config.metrics.max_types if http.ui else None,
-            path=None if path is None else str(path),
-            drain=pool.drain,
-            sync=store.sync,
-            timeout=store.timeout,
-            keep_for=store.keep_for,
-            keep_completed=store.keep_completed,
-            keep_failed=store.keep_failed,
-            keep_completed_bytes=store.keep_completed_bytes,
-            max_result_bytes=store.max_result_bytes,
+        config = self._config
+        max_types = config.metrics.max_types if config.http.ui else None
+        return open_configured_jobs(
+            config, self._handlers, path=prepare_store(config), max_types=max_types
         )
 
     def _make_api(self, jobs: Jobs | DurableJobs) -> Callable[[Any, Any, Any], Awaitable[None]]:

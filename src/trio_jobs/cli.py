@@ -35,6 +35,7 @@ OPTIONS: Mapping[str, str] = {
 # such a module `add(parser)` adds the arguments; `run(options)` runs the command, and returns the
 # exit status or raises a `CommandError`. `options.folder` is the ``folder`` of `run` below.
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("run.command", "run the lines of a file as jobs"),
     "submit": ("submit_command", "submit a job"),
 }
 
@@ -271,18 +272,6 @@ def _complain(text: str) -> None:
 
 
 def _limit_unserved(status: int) -> None:
-    """Have a process that does not serve end with this status, in five seconds at the most.
+    from trio_jobs.shutdown.unserved import limit_unserved
 
-    Threads or programs that handler modules have started may delay the end. In the main thread.
-    """
-    import time
-
-    from trio_jobs.shutdown.diagnostics import blocks_or_failure, plain, thread_blocks
-    from trio_jobs.shutdown.hard_limit import HardLimit
-
-    limit = HardLimit(
-        diagnose=lambda: blocks_or_failure(thread_blocks), render=plain, status=status
-    )
-    with contextlib.suppress(RuntimeError):  # no thread can be started: the timer still kills
-        limit.start()
-    limit.arm(since=time.monotonic(), seconds=UNSERVED_SECONDS)
+    limit_unserved(status, seconds=UNSERVED_SECONDS)

@@ -421,7 +421,7 @@ async def test_pool_that_does_not_start_fails_the_startup(
         raise RuntimeError("a bug")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trio_jobs.asgi.open_jobs", open_jobs)
+    monkeypatch.setattr("trio_jobs.configured_jobs.open_jobs", open_jobs)
 
     await make_app()({"type": "lifespan"}, trio.lowlevel.checkpoint, send)
 

@@ -1,4 +1,4 @@
-"""`CompletionWaiters`: wakes the tasks that wait for a job to complete; no task polls."""
+"""`CompletionWaiters`: tells who waits that a job has completed; no task polls."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +6,10 @@ from contextlib import contextmanager
 import trio
 
 from trio_jobs.job import Job
+
+# Called with a job that has just completed, in the step in which clients may see it. It must not
+# raise, and must take little time: the worker waits for it.
+Call = Callable[[Job], None]
 
 
 class TooManyWaitersError(Exception):
@@ -32,7 +36,7 @@ class Completion:
 
 
 class CompletionWaiters:
-    """Knows which tasks wait for which jobs.
+    """Knows which tasks wait for which jobs, and which functions to call.
 
     Args:
         max_waiters: How many tasks may wait at the same time.
@@ -40,15 +44,17 @@ class CompletionWaiters:
 
     Attributes:
         count: How many tasks wait.
+        over: Set when the pool has ended: no job completes any more.
     """
 
     def __init__(self, *, max_waiters: int, ended: Callable[[], None] | None = None) -> None:
         self.count = 0
+        self.over = trio.Event()
         self._max_waiters = max_waiters
         self._when_ended = ended
-        self._ended = False
         # By job id. The last task that stops waiting removes the entry.
         self._awaited: dict[str, Completion] = {}
+        self._calls: dict[str, tuple[Call, ...]] = {}
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Completion]:
@@ -65,7 +71,7 @@ class CompletionWaiters:
         completion = self._awaited.get(job_id)
         if completion is None:
             completion = self._awaited[job_id] = Completion()
-            if self._ended:
+            if self.over.is_set():
                 completion._over.set()
         self.count += 1
         completion._subscribers += 1
@@ -77,16 +83,28 @@ class CompletionWaiters:
             if completion._subscribers == 0:
                 self._awaited.pop(job_id, None)
 
+    def call(self, job_id: str, call: Call) -> None:
+        """Call a function once this unfinished job completes; for callers, see `subscribe`."""
+        self._calls[job_id] = (*self._calls.get(job_id, ()), call)
+
+    def forget_call(self, job_id: str, call: Call) -> None:
+        """Do not call this function for this job any more."""
+        if left := tuple(each for each in self._calls.pop(job_id, ()) if each != call):
+            self._calls[job_id] = left
+
     def notify(self, job: Job) -> None:
-        """Wake the tasks that wait for this job, which has just completed."""
+        """Wake the tasks that wait for this job, which has just completed, and make the calls."""
         completion = self._awaited.get(job.id)
         if completion is not None:
             completion.job = job
             completion._over.set()
+        if self._calls:
+            for call in self._calls.pop(job.id, ()):
+                call(job)
 
     def end(self) -> None:
         """Wake all tasks, now and from now on: the pool has ended. Idempotent."""
-        self._ended = True
+        self.over.set()
         for completion in self._awaited.values():
             completion._over.set()
         if self._when_ended is not None:
