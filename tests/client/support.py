@@ -6,12 +6,14 @@ import inspect
 import selectors
 from collections.abc import Awaitable, Callable
 
+import anyio
 import httpx
 import msgspec
 import pytest
 import trio
 import trio.testing
 
+from tests.command import PATIENCE
 from tests.on_asyncio import as_plain
 from trio_jobs.client import AsyncClient
 
@@ -46,24 +48,38 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self._jumping.seconds
 
 
-def run_on(loop: str, program: Callable[[], Awaitable[None]]) -> None:
-    """Run a program on a loop, in virtual time that begins at 0."""
-    if loop == "trio":
-        trio.run(program, clock=trio.testing.MockClock(autojump_threshold=0))
-    else:
+# Seconds of virtual time: a program in which all tasks wait for nothing fails at once.
+_VIRTUAL_LIMIT = 1e9
 
-        async def main() -> None:
+
+def run_on(loop: str, program: Callable[[], Awaitable[None]], *, really: bool = False) -> None:
+    """Run a program on a loop, in virtual time that begins at 0, or really."""
+    limit = PATIENCE if really else _VIRTUAL_LIMIT
+
+    async def bounded() -> None:
+        with anyio.fail_after(limit):
             await program()
 
-        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-            runner.run(main())
+    if loop == "trio":
+        clock = None if really else trio.testing.MockClock(autojump_threshold=0)
+        trio.run(bounded, clock=clock)
+    else:
+        with asyncio.Runner(loop_factory=None if really else JumpingLoop) as runner:
+            runner.run(bounded())
 
 
-def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make of an async test two plain ones, on Trio and on asyncio, in virtual time."""
+def on_both_loops(
+    test: Callable[..., Awaitable[None]], *, really: bool = False
+) -> Callable[..., None]:
+    """Make of an async test two plain ones, on Trio and on asyncio.
+
+    Args:
+        test: The test.
+        really: Whether time is real, for tests with sockets.
+    """
 
     def run_test(*args: object, loop: str, **kwargs: object) -> None:
-        run_on(loop, functools.partial(test, *args, **kwargs))
+        run_on(loop, functools.partial(test, *args, **kwargs), really=really)
 
     plain = as_plain(test, run_test)
     own = inspect.signature(plain)

@@ -86,7 +86,7 @@ async def test_what_no_server_could_take_is_not_sent(arguments: dict[str, Any], 
     assert script.requests == []
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504, 507])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 507])
 @on_both_loops
 async def test_server_that_asks_for_another_try_gets_the_same_request(status: int) -> None:
     client, script = scripted(

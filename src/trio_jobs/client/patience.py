@@ -10,9 +10,9 @@ import httpx
 from trio_jobs.client.client_errors import ServerGoneError
 from trio_jobs.client.problem_text import problem_text
 
-# Answers that ask for another try: no room; shutting down, paused or too busy; the disk. 502 is a
-# proxy's whose server restarts.
-TRY_AGAIN = frozenset({429, 502, 503, 504, 507})
+# Answers that ask for another try: this client was slow to send; no room; shutting down, paused or
+# too busy; the disk. 502 is a proxy's whose server restarts.
+TRY_AGAIN = frozenset({408, 429, 502, 503, 504, 507})
 
 # Seconds. A server that stops asks for more than the longest pause, and its successor is often
 # there before.
