@@ -7,7 +7,6 @@ ends the process. A child that a handler starts with multiprocessing imports the
 and so this module, but needs no server.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from trio_jobs.commands.complaints import complain
 from trio_jobs.commands.exit_statuses import BROKEN, MISTAKEN, OK
 from trio_jobs.import_path import place_folder
 from trio_jobs.shutdown.signals import Signals
@@ -37,14 +37,18 @@ OPTIONS: Mapping[str, str] = {
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run.command", "run the lines of a file as jobs"),
     "submit": ("submit_command", "submit a job"),
+    "status": ("status_command", "show a job, or what the pool does"),
+    "wait": ("wait_command", "wait for the end of jobs"),
+    "list": ("list_command", "list jobs, the newest first"),
+    "cancel": ("cancel_command", "cancel jobs"),
+    "rerun": ("rerun_command", "submit jobs once more that have not succeeded"),
+    "tail": ("tail_command", "follow the jobs as they end"),
+    "top": ("top_command", "watch the pool on a terminal"),
 }
 
 # For the threads and `atexit` callbacks of handler modules when the process does not serve: a
 # mistake was found, or `--check` has ended.
 UNSERVED_SECONDS = 5.0
-
-# Characters: some lines on a terminal.
-_LONGEST_COMPLAINT = 2_000
 
 
 def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) -> int:
@@ -72,9 +76,9 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     signals.take()
     _fill_standard_descriptors()
     complete = not COMMANDS.keys().isdisjoint(arguments)
-    options = make_parser(_complain, complete=complete).parse_args(arguments)
+    options = make_parser(complain, complete=complete).parse_args(arguments)
     if options.command in COMMANDS:
-        _complain(f"{options.command} must be the first argument")
+        complain(f"{options.command} must be the first argument")
         return MISTAKEN
     if options.check or options.check_store:
         signals.release()  # nothing has to be stopped in order
@@ -92,7 +96,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
             overrides={path: getattr(options, path) for path in OPTIONS},
         )
     except ConfigError as error:
-        _complain(str(error))
+        complain(str(error))
         return MISTAKEN
     # From here on handler modules are imported, and may leave behind threads that do not end: so
     # the end has a limit. It begins before a complaint, since the reader of that may hang too. It
@@ -102,16 +106,16 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
             lines, whole = check_store_file(config)
             status = max(_show(lines, "the file is checked"), OK if whole else BROKEN)
         elif options.check:
-            text = check(config, warn=lambda text: _complain(f"warning: {text}"))
+            text = check(config, warn=lambda text: complain(f"warning: {text}"))
             _limit_unserved(status := _show(text, "the settings are right"))
         else:
             serve(config, signals)
     except ConfigError as error:
         _limit_unserved(status := MISTAKEN)
-        _complain(str(error))
+        complain(str(error))
     except StartError as error:
         _limit_unserved(status := BROKEN)
-        _complain(str(error))
+        complain(str(error))
     return end_interpreter(status)
 
 
@@ -156,6 +160,20 @@ def make_parser(
         )
         if complete:
             import_module(f"trio_jobs.commands.{module}").add(command)
+    return parser
+
+
+def complete_parser() -> "argparse.ArgumentParser":
+    """The parser of all arguments, as shtab takes it for a completion by the shell."""
+    parser = make_parser(complain, complete=True)
+    file: object = import_module("shtab").FILE
+    parsers = [parser]
+    for each in parsers:
+        for action in each._actions:
+            if isinstance(action.choices, dict):  # the parsers of the commands
+                parsers += action.choices.values()
+            elif action.metavar == "FILE":
+                action.complete = file  # type: ignore[attr-defined]
     return parser
 
 
@@ -223,7 +241,7 @@ def _run_command(arguments: Sequence[str], *, folder: str | None) -> int:
 
     name = arguments[0]
     module = import_module(f"trio_jobs.commands.{COMMANDS[name][0]}")
-    parser = _parser_class(_complain)(
+    parser = _parser_class(complain)(
         prog=f"trio-jobs {name}", description=_sentence(COMMANDS[name][1]), allow_abbrev=False
     )
     module.add(parser)
@@ -232,7 +250,7 @@ def _run_command(arguments: Sequence[str], *, folder: str | None) -> int:
     try:
         status: int = module.run(options)
     except CommandError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.status
     return status
 
@@ -257,18 +275,9 @@ def _show(text: str, what: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (AttributeError, OSError) as error:  # closed (then stdout is None), or a full disk
-        _complain(f"{what}, but cannot be shown: {error}")
+        complain(f"{what}, but cannot be shown: {error}")
         return BROKEN
     return OK
-
-
-def _complain(text: str) -> None:
-    # One bounded line, also for the text of an error that a handler module raised.
-    line = "".join(char if char.isprintable() else " " for char in text[:_LONGEST_COMPLAINT])
-    # An error here must not change the status: standard error may be closed (then it is None), on
-    # a full disk, or an object of user code.
-    with contextlib.suppress(Exception):
-        sys.stderr.write(f"trio-jobs: {line}\n")
 
 
 def _limit_unserved(status: int) -> None:

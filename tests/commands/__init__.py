@@ -1,1 +1,1 @@
-"""The commands beside `serve`."""
+"""Tests of the commands beside `serve`, in this process; `system` has those of the real command."""

@@ -13,7 +13,12 @@ _CONTROL: Final = re.compile("[\x00-\x1f]")
 
 
 def write_line(text: str) -> None:
-    """Write a line to standard output, at once, in UTF-8.
+    """Write a line to standard output, as `write_text` does."""
+    write_text(f"{text}\n")
+
+
+def write_text(text: str) -> None:
+    """Write to standard output, at once, in UTF-8.
 
     A closed pipe ends the process as it ends other programs: quietly, by SIGPIPE.
 
@@ -21,7 +26,7 @@ def write_line(text: str) -> None:
         CommandError: It cannot be written.
     """
     try:
-        sys.stdout.buffer.write(f"{text}\n".encode(errors="replace"))
+        sys.stdout.buffer.write(text.encode(errors="replace"))
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _end_quietly()
@@ -39,11 +44,6 @@ def json_line(raw: bytes) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
-def plain(text: object) -> str:
-    """A text for people: what is not printable stands as a blank."""
-    return "".join(each if each.isprintable() else " " for each in str(text))
 
 
 def is_terminal() -> bool:

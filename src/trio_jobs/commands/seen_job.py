@@ -1,5 +1,7 @@
 """A job as a server shows it, as far as commands look into it."""
 
+from datetime import datetime
+
 import msgspec
 
 from trio_jobs.commands.command_error import CommandError
@@ -24,9 +26,8 @@ class SeenJob(msgspec.Struct, frozen=True):
     id: str
     type: str
     status: str
-    created_at: str = ""
-    completed_at: str = ""
-    run_at: str = ""
+    created_at: datetime
+    completed_at: datetime | None = None
     duration: float | None = None
     outcome: str | None = None
     attempts: int = 0
@@ -43,6 +44,18 @@ class SeenJob(msgspec.Struct, frozen=True):
     def has_succeeded(self) -> bool:
         """Whether it has ended well."""
         return self.outcome == "succeeded"
+
+
+class EndedJobs(msgspec.Struct, frozen=True):
+    """An event of ended jobs.
+
+    Attributes:
+        missed: How many have ended before them that this client does not get.
+        jobs: The JSON of each.
+    """
+
+    jobs: list[msgspec.Raw]
+    missed: int = 0
 
 
 def read_job(body: bytes) -> SeenJob:

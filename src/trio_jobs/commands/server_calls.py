@@ -1,6 +1,7 @@
 """Requests of a command to its server: each answer, or one line that says why there is none."""
 
 import contextlib
+import json
 import random
 import re
 import time
@@ -25,13 +26,26 @@ _LONGEST_PAUSE: Final = 5.0
 
 # By the status of a refusal; any other one is a mistake in what was asked for.
 _STATUS_OF: Final[Mapping[int, int]] = {
-    404: UNKNOWN,
     409: UNSUCCESSFUL,
     429: TRY_AGAIN,
+    500: BROKEN,
+    502: BROKEN,  # of a proxy, whose server is gone
     503: TRY_AGAIN,
     504: TRY_AGAIN,
     507: TRY_AGAIN,
 }
+
+# What a proxy answers without a server behind it, in a form of its own.
+_OF_PROXIES: Final = (502, 503, 504)
+
+# Refusals that pass by themselves.
+_PASSING: Final = (429, 502, 503, 504)
+
+# The path of one job, or of a request about it.
+_JOB_PATH: Final = re.compile(r"/jobs/[0-9a-f-]{36}(/|$)")
+
+# What Python puts before the system's text.
+_ERRNO: Final = re.compile(r"^\[Errno -?[0-9]+\] ")
 
 Parameters = Sequence[tuple[str, str | int]]
 
@@ -40,12 +54,12 @@ class GoneError(CommandError):
     """The server gives no answer.
 
     Attributes:
-        is_known: Whether it has been there before: then the request may have reached it.
+        passes: Whether it has been there before, and so may come back.
     """
 
-    def __init__(self, text: str, *, is_known: bool) -> None:
+    def __init__(self, text: str, *, passes: bool) -> None:
         super().__init__(text, BROKEN)
-        self.is_known = is_known
+        self.passes = passes
 
 
 class RefusedError(CommandError):
@@ -53,14 +67,18 @@ class RefusedError(CommandError):
 
     Attributes:
         http_status: The answer's.
+        passes: Whether the same request may be accepted later.
         retry_after: Seconds until the server wants to be asked again; None if it does not say.
     """
 
-    def __init__(self, text: str, *, http_status: int, retry_after: float | None) -> None:
-        status = BROKEN if http_status == 500 else _STATUS_OF.get(http_status, MISTAKEN)
+    def __init__(self, text: str, answer: "httpx.Response") -> None:
+        self.http_status = answer.status_code
+        self.passes = self.http_status in _PASSING
+        self.retry_after = _retry_after(answer)
+        status = _STATUS_OF.get(self.http_status, MISTAKEN)
+        if self.http_status == 404 and _JOB_PATH.search(answer.url.path):
+            status = UNKNOWN
         super().__init__(text, status)
-        self.http_status = http_status
-        self.retry_after = retry_after
 
 
 class Calls:
@@ -69,10 +87,18 @@ class Calls:
     Args:
         server: The server.
         http: A client for it.
+
+    Attributes:
+        server: See there.
     """
 
     def __init__(self, server: Server, http: "httpx.Client") -> None:
-        self._server = server
+        import httpx
+
+        self.server = server
+        # What httpx raises, or lets through, for a host or a port that there cannot be.
+        self._no_url = (httpx.InvalidURL, UnicodeError, OverflowError)
+        self._failures = (httpx.HTTPError, *self._no_url)
         self._http = http
         self._is_known = False
 
@@ -106,16 +132,16 @@ class Calls:
         try:
             answer = self._http.request(
                 method,
-                self._server.url + path,
+                self.server.url + path,
                 params=list(parameters),
                 content=content,
                 headers=headers,
                 timeout=httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS),
             )
-        except httpx.HTTPError as error:
+        except self._failures as error:
             raise self._gone(error) from None
         self._is_known = True
-        check_answer(answer, self._server)
+        check_answer(answer, self.server)
         return answer
 
     @contextlib.contextmanager
@@ -141,7 +167,7 @@ class Calls:
         try:
             with self._http.stream(
                 "GET",
-                self._server.url + path,
+                self.server.url + path,
                 params=list(parameters),
                 headers=headers,
                 timeout=timeout,
@@ -149,19 +175,26 @@ class Calls:
                 self._is_known = True
                 if not answer.is_success:
                     answer.read()
-                check_answer(answer, self._server, content_type="text/event-stream")
+                check_answer(answer, self.server, content_type="text/event-stream")
                 yield answer
-        except httpx.HTTPError as error:
+        except self._failures as error:
             raise self._gone(error) from None
 
-    def _gone(self, error: Exception) -> GoneError:
+    def ended(self) -> GoneError:
+        """The error of an answer that should go on and has ended."""
+        return GoneError(f"{self.server} has ended its answer", passes=True)
+
+    def _gone(self, error: Exception) -> CommandError:
         import httpx
 
+        if isinstance(error, self._no_url):
+            return CommandError(f"{self.server} is no URL: {error}", MISTAKEN)
         is_new = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
-        is_known = self._is_known or not is_new
+        # If a connection was made, the request may have reached the server.
+        passes = self._is_known or not is_new
         what = "cannot be reached" if is_new else "broke off"
-        reason = str(error) or type(error).__name__
-        return GoneError(f"{self._server} {what}: {reason}", is_known=is_known)
+        reason = _ERRNO.sub("", str(error)) or type(error).__name__
+        return GoneError(f"{self.server} {what}: {reason}", passes=passes)
 
 
 class Patience:
@@ -224,8 +257,29 @@ def open_calls(options: Namespace) -> Iterator[Calls]:
     if server.token is not None:
         headers["Authorization"] = f"Bearer {server.token}"
     transport = None if server.socket is None else httpx.HTTPTransport(uds=server.socket)
-    with httpx.Client(headers=headers, transport=transport, trust_env=not server.is_local) as http:
+    try:
+        http = httpx.Client(headers=headers, transport=transport, trust_env=not server.is_local)
+    except (ImportError, OSError, ValueError) as error:
+        # A proxy that it does not know, or certificates that cannot be read.
+        text = f"the HTTP client refuses its variables in the environment: {error}"
+        raise CommandError(text, MISTAKEN) from None
+    with http:
         yield Calls(server, http)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is.
+
+    Raises:
+        CommandError: It is none.
+    """
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise CommandError("the answer is no JSON object", BROKEN)
+    return value
 
 
 def check_answer(
@@ -247,19 +301,22 @@ def check_answer(
     if answer.is_success and (found == content_type or status == 204):
         return
     detail = _detail(answer) if found == "application/problem+json" else None
+    if detail is None and status in _OF_PROXIES:
+        detail = f"{server} answers with status {status}"
+    if detail is None and answer.has_redirect_location:
+        raise CommandError(f"{server} leads to {answer.headers['location']}", MISTAKEN)
     if detail is None:
         what = f"status {status} and {found or 'no content type'}"
         text = f"{server} answers with {what}: it is no trio-jobs server"
         raise CommandError(text, BROKEN)
-    raise RefusedError(detail, http_status=status, retry_after=_retry_after(answer))
+    raise RefusedError(detail, answer)
 
 
 def _detail(answer: "httpx.Response") -> str | None:
     try:
-        problem: Any = answer.json()
-    except ValueError:
+        detail = read_object(answer.content).get("detail")
+    except CommandError:
         return None
-    detail = problem.get("detail") if isinstance(problem, dict) else None
     return detail if isinstance(detail, str) else None
 
 

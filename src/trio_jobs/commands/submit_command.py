@@ -6,6 +6,8 @@ import sys
 import uuid
 from argparse import ArgumentParser, Namespace
 
+import msgspec
+
 from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.durations import seconds_of
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
@@ -74,7 +76,7 @@ def _submit(calls: Calls, body: bytes, options: Namespace) -> SeenJob:
         try:
             answer = calls.ask("POST", "/jobs", content=body, headers=headers)
         except GoneError as error:
-            if not error.is_known:
+            if not error.passes:
                 raise
             patience.pause(error)
         except RefusedError as error:
@@ -89,8 +91,6 @@ def _submit(calls: Calls, body: bytes, options: Namespace) -> SeenJob:
 
 def _body(options: Namespace) -> bytes:
     """The request's body, around the payload as it came."""
-    import msgspec
-
     if options.payload == "-":
         # `sys.stdin` is None if it is closed.
         source, raw = "standard input", b"" if sys.stdin is None else sys.stdin.buffer.read()

@@ -12,9 +12,6 @@ from trio_jobs.commands.server_calls import Calls, GoneError, Patience, RefusedE
 # Seconds of one request. A connection over which nothing comes for longer may be cut by a proxy.
 _LONGEST_WAIT: Final = 30
 
-# Statuses of refusals that pass.
-_PASSING: Final = (429, 503, 504)
-
 
 def wait_for(calls: Calls, job_id: str, *, seconds: float) -> tuple[SeenJob, bytes]:
     """A job once it has ended, and its JSON.
@@ -39,7 +36,7 @@ def wait_for(calls: Calls, job_id: str, *, seconds: float) -> tuple[SeenJob, byt
                 "GET", f"/jobs/{job_id}", headers={"Prefer": f"wait={wait}"}, wait=wait
             )
         except (GoneError, RefusedError) as error:
-            if not _passes(error):
+            if not error.passes:
                 raise
             patience.pause(error)
             continue
@@ -63,9 +60,3 @@ def check_success(job: SeenJob) -> None:
     if not job.has_succeeded:
         outcome = (job.outcome or "unknown").replace("_", " ")
         raise CommandError(f"job {job.id} {outcome}: {job.error}", UNSUCCESSFUL)
-
-
-def _passes(error: GoneError | RefusedError) -> bool:
-    if isinstance(error, GoneError):
-        return error.is_known
-    return error.http_status in _PASSING
