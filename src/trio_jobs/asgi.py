@@ -144,6 +144,7 @@ class ConfiguredApp:
             max_wait_seconds=http.max_wait_seconds,
             stream_idle_timeout=http.stream_idle_timeout,
             max_event_streams=http.max_event_streams,
+            max_pipes=http.max_pipes,
             shutdown_retry_after=self._config.pool.retry_after,
         )
 

@@ -66,6 +66,7 @@ class ApiOptions(TypedDict, total=False):
     max_wait_seconds: float
     stream_idle_timeout: float
     max_event_streams: int
+    max_pipes: int
     shutdown_retry_after: int
     ui: bool
     role: RoleFunction | None
@@ -250,6 +251,7 @@ class BaseJobs:
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
         max_event_streams: int = _HTTP.max_event_streams,
+        max_pipes: int = _HTTP.max_pipes,
         shutdown_retry_after: int = _POOL.retry_after,
         ui: bool = False,
         role: RoleFunction | None = None,
@@ -273,6 +275,7 @@ class BaseJobs:
                 of a stream may send nothing while the server is reading.
             max_event_streams: How many clients may have ``GET /events`` open at the same time, if
                 the pool counts its jobs (``max_types``); 0 for none.
+            max_pipes: How many clients may have ``POST /jobs/pipe`` open at the same time.
             shutdown_retry_after: The ``Retry-After``, in whole seconds, of that 503.
             ui: Whether ``/ui`` is the page for operators. Without ``role`` each visitor has the
                 role ``control``. If the pool does not count its jobs, the page has no rates and no
@@ -298,6 +301,7 @@ class BaseJobs:
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
             max_event_streams=max_event_streams,
+            max_pipes=max_pipes,
             shutdown_retry_after=shutdown_retry_after,
             ui=ui,
             role=role,

@@ -59,6 +59,7 @@ class JobQueue(AwaitedJobs):
         max_wait_seconds: See `Jobs.asgi`.
         stream_idle_timeout: See `Jobs.asgi`.
         max_event_streams: See `Jobs.asgi`.
+        max_pipes: See `Jobs.asgi`.
         ui: See `Jobs.asgi`.
         role: See `Jobs.asgi`.
         options: The other arguments of `trio_jobs.open_jobs`.
@@ -81,6 +82,7 @@ class JobQueue(AwaitedJobs):
         max_wait_seconds: float = _HTTP.max_wait_seconds,
         stream_idle_timeout: float = _HTTP.stream_idle_timeout,
         max_event_streams: int = _HTTP.max_event_streams,
+        max_pipes: int = _HTTP.max_pipes,
         ui: bool = False,
         role: RoleFunction | None = None,
         **options: Unpack[Options],
@@ -98,6 +100,7 @@ class JobQueue(AwaitedJobs):
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
             max_event_streams=max_event_streams,
+            max_pipes=max_pipes,
             shutdown_retry_after=retry_after,
             ui=ui,
             role=role,

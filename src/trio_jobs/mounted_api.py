@@ -37,6 +37,7 @@ class MountedApi:
         max_wait_seconds: float,
         stream_idle_timeout: float,
         max_event_streams: int,
+        max_pipes: int,
         shutdown_retry_after: int,
         ui: bool,
         role: RoleFunction | None,
@@ -57,6 +58,7 @@ class MountedApi:
             max_wait_seconds=max_wait_seconds,
             stream_idle_timeout=stream_idle_timeout,
             max_event_streams=max_event_streams,
+            max_pipes=max_pipes,
             ui=ui,
         )
         RETRY_AFTER.convert(shutdown_retry_after, where="shutdown_retry_after")

@@ -187,6 +187,9 @@ class HttpSettings:
     max_event_streams: Annotated[
         int, _integer(0, 100_000), "how many clients may have GET /events open; 0: there is none"
     ] = 100
+    max_pipes: Annotated[
+        int, _integer(1, 100_000), "how many clients may have POST /jobs/pipe open"
+    ] = 100
     graceful_timeout: Annotated[
         Seconds, "how long a stop waits for answers once the last job has ended"
     ] = 2.0

@@ -20,6 +20,7 @@ from trio_jobs.api.listing import add_listing_route
 from trio_jobs.api.metrics_route import add_metrics_route
 from trio_jobs.api.openapi import add_openapi_route
 from trio_jobs.api.page import add_page_routes
+from trio_jobs.api.pipe_route import add_pipe_route
 from trio_jobs.api.pool_route import add_pool_route
 from trio_jobs.api.quart_adapter import JobRequest, RequestAdapter, no_content, to_response
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
@@ -57,6 +58,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     add_submit_route(routes, context)
     add_batch_route(routes, context)
     add_stream_route(routes, context)
+    add_pipe_route(routes, context)
     add_listing_route(routes, context)
     add_job_routes(routes, context)
     add_cancel_route(routes, context)
@@ -87,7 +89,7 @@ async def _answer_options() -> Response | None:
 
 async def _refuse_parameters() -> None:
     """Refuse query parameters on every path except those that check their own."""
-    checked = (".list_jobs", ".show_counts", ".events")
+    checked = (".list_jobs", ".show_counts", ".events", ".pipe")
     if request.url_rule is None or f"{request.endpoint}".endswith(checked):
         return
     for name, _ in read_parameters(request.query_string):

@@ -5,7 +5,7 @@ In this module, *the server* is the command's own HTTP server.
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
@@ -17,6 +17,13 @@ from trio_jobs.problem_details import Problem
 _MAX_AHEAD = 262_144
 
 ENDED = "the request ended in the middle of its body"
+
+
+class DisconnectedProblem(Problem):
+    """400: the client has disconnected, or stopped sending in the middle of its body."""
+
+    def __init__(self, detail: str = ENDED) -> None:
+        super().__init__(400, detail)
 
 
 @asynccontextmanager
@@ -55,23 +62,28 @@ class BodyStream:
     Args:
         idle_timeout: The longest time, in seconds, that the client may send
             nothing while `read` waits for it.
+        may_half_close: Whether a client that has sent the whole body may shut down
+            its sending side, and read on.
     """
 
-    def __init__(self, *, idle_timeout: float) -> None:
-        self._request = current_request()
+    def __init__(self, *, idle_timeout: float, may_half_close: bool = False) -> None:
+        # A bound method, not the request: a live answer reads on after the request's context.
+        self._read_chunk = current_request().read_chunk
         self._idle_timeout = idle_timeout
         self._more = True
         self._ahead = bytearray()  # `wait_disconnected` appends, `read` takes
         self._failure: Problem | None = None  # ended reading ahead; `read` raises it
-        self._server_body = self._request.server_body
+        self._server_body = current_request().server_body
+        # Other servers tell of a half-closed connection only when it is gone, or close it.
+        self._may_half_close = may_half_close and self._server_body is not None
         self._lift(math.inf)
 
     async def read(self) -> bytes:
         """The next piece; empty at the end.
 
         Raises:
-            Problem: 408, the client has sent nothing for too long; 400, it
-                disconnected before the end.
+            Problem: 408, the client has sent nothing for too long. A later call waits again.
+            DisconnectedProblem: It has disconnected before the end.
 
         Checkpoints:
             As ASGI's ``receive`` does; none if bytes have been read ahead.
@@ -87,21 +99,35 @@ class BodyStream:
                 return piece
         return b""
 
+    async def open_pipe(self) -> None:
+        """Let the answer begin before the body's end; see `ServerBody.open_pipe`."""
+        if self._server_body is not None:
+            await self._server_body.open_pipe(idle_timeout=self._idle_timeout)
+
+    def watched(self) -> AbstractAsyncContextManager[None]:
+        """A block that is cancelled when `wait_disconnected` returns."""
+        return cancel_on_disconnect(self.wait_disconnected)
+
     async def wait_disconnected(self) -> None:
         """Wait until the client disconnects, or shuts down its sending side.
 
         A disconnect shows only after all bytes before it have been read. So
         this method reads up to 256 KiB ahead, for later calls of ``read``. If
         the client has sent more, the server may find out by an interim answer.
-        If the server refuses the rest, this waits until it is cancelled.
+        If the server refuses the rest, this waits until it is cancelled; and so
+        it does after the whole body of a client that may half-close.
 
         Cancellation:
             Loses nothing; a later call waits on.
         """
         self._lift(math.inf)  # the client may be silent while it waits for the server
-        while len(self._ahead) <= _MAX_AHEAD and self._failure is None:
+        while (
+            len(self._ahead) <= _MAX_AHEAD
+            and self._failure is None
+            and (self._more or not self._may_half_close)
+        ):
             try:
-                chunk = await self._request.read_chunk()
+                chunk = await self._read_chunk()
             except Problem as problem:
                 self._failure = problem  # `read` raises it, after the lines before it
             else:
@@ -124,13 +150,13 @@ class BodyStream:
         self._lift(self._idle_timeout)
         seconds = self._idle_timeout if self._server_body is None else math.inf
         with trio.move_on_after(seconds) as scope:
-            chunk = await self._request.read_chunk()
+            chunk = await self._read_chunk()
         if scope.cancelled_caught:
             raise Problem(
                 408, f"nothing was received for {seconds:g} s", headers={"Connection": "close"}
             )
         if chunk is None:
-            raise Problem(400, ENDED)
+            raise DisconnectedProblem
         piece, self._more = chunk
         return piece
 

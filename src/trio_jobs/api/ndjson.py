@@ -1,5 +1,8 @@
 """`Lines`: puts lines together from pieces of any size."""
 
+# What may stand around the JSON of a line.
+WHITE_SPACE = b" \t\r"
+
 
 class Lines:
     """The lines of a text that arrives in pieces."""

@@ -2,7 +2,7 @@
 
 from quart import request
 
-from trio_jobs.api.body_stream import ENDED
+from trio_jobs.api.body_stream import DisconnectedProblem
 from trio_jobs.api.quart_adapter import current_request
 from trio_jobs.problem_details import Problem
 
@@ -30,7 +30,7 @@ async def read_body(*, max_bytes: int) -> bytes:
     while more:
         chunk = await job_request.read_chunk()
         if chunk is None:
-            raise Problem(400, ENDED)
+            raise DisconnectedProblem
         piece, more = chunk
         body += piece
         if len(body) > max_bytes:

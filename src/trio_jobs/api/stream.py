@@ -1,14 +1,17 @@
 """`POST /jobs/stream`: takes any number of jobs, one a line, and admits them as room appears."""
 
+from collections.abc import Sequence
+
 import msgspec
 import trio
 from quart import Blueprint, Response
 
 from trio_jobs.api.answers import problem_of
 from trio_jobs.api.api_context import ApiContext, SubmissionSpan
-from trio_jobs.api.body_stream import BodyStream, cancel_on_disconnect
+from trio_jobs.api.body_stream import BodyStream
 from trio_jobs.api.current_access import current_access
-from trio_jobs.api.ndjson import Lines
+from trio_jobs.api.line_admission import LineAdmission
+from trio_jobs.api.ndjson import WHITE_SPACE, Lines
 from trio_jobs.api.request_body import refuse_encoded_body
 from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.api.submission_json import (
@@ -19,12 +22,10 @@ from trio_jobs.api.submission_json import (
 )
 from trio_jobs.api.submission_span import submission_span, with_span
 from trio_jobs.job import Job
-from trio_jobs.pool.idempotency import KeyReusedError, KnownKeys
+from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import AdmissionError, StoreTimeoutError
 from trio_jobs.problem_details import Problem
-
-_WHITE_SPACE = b" \t\r"
 
 
 def add_stream_route(routes: Blueprint, context: ApiContext) -> None:
@@ -65,16 +66,15 @@ class Upload:
     def __init__(self, context: ApiContext) -> None:
         self.span: SubmissionSpan | None = None
         self.accepted = 0
-        self._admission = context.pool.admission
         self._handlers = context.pool.handlers
         self._now = context.pool.now
         self._access = current_access()
         self._access_changes = context.access_changes
         self._max_line_bytes = context.http.max_body_bytes
         self._body = BodyStream(idle_timeout=context.http.stream_idle_timeout)
+        self._admission = LineAdmission(context.pool, self._body.watched, self._count)
         self._line = 0
         self._lines: list[int] = []  # of the parsed jobs that are not admitted yet
-        self._store = context.pool.store
 
     async def run(self) -> None:
         """Admit the jobs in the current request's body.
@@ -117,7 +117,7 @@ class Upload:
         cost = 0
         for line in lines:
             self._line += 1
-            if text := line.strip(_WHITE_SPACE):
+            if text := line.strip(WHITE_SPACE):
                 try:
                     ready.append(self._parse(text))
                     self._lines.append(self._line)
@@ -145,54 +145,16 @@ class Upload:
         return with_span(spec, self.span)
 
     async def _admit(self, ready: list[JobSpec]) -> None:
-        known = KnownKeys(self._store)
-        await known.look_up(ready)
-        while ready:
-            try:
-                found, new = known.count_leading(ready)
-            except KeyReusedError as error:
-                line = self._lines[-len(ready)]
-                raise Problem(422, str(error), line=line) from None
-            self.accepted += found
-            ready = ready[found:]
-            if new:
-                admitted = await self._admit_first(ready[:new])
-                await known.note(admitted, ready)
-                ready = ready[len(admitted) :]
+        try:
+            await self._admission.admit(ready)
+        except KeyReusedError as error:
+            line = self._lines[-len(self._admission.left)]
+            raise Problem(422, str(error), line=line) from None
         self._lines.clear()
 
-    async def _admit_first(self, ready: list[JobSpec]) -> list[Job]:
-        """Admit the first ones; none if another client has used the key of the first."""
-        admitted = self._admission.admit_up_to_nowait(ready)
-        # Count first: a shutdown may cancel at the next checkpoint, and the 503 has the count.
-        self.accepted += len(admitted)
-        if not admitted:
-            return await self._admit_when_possible(ready)
-        await trio.lowlevel.checkpoint()
-        return admitted
-
-    async def _admit_when_possible(self, ready: list[JobSpec]) -> list[Job]:
-        """Wait for room; give up on a disconnect: the waiting request would hold a descriptor.
-
-        Raises:
-            Problem: 400, the client has disconnected; nothing was admitted.
-            AdmissionError: The pool has closed, its intake was paused, or there is no room for a
-                job of this kind; nothing was admitted.
-        """
-        admitted: list[Job] | None = None
-        refusal: AdmissionError | None = None
-        async with cancel_on_disconnect(self._body.wait_disconnected):
-            try:
-                admitted = await self._admission.admit_up_to(ready)
-                self.accepted += len(admitted)
-            except AdmissionError as error:
-                # Raise it below: in a group with a bug, Quart would answer a 503 and hide the bug.
-                refusal = error
-        if refusal is not None:
-            raise refusal
-        if admitted is None:
-            raise Problem(400, "the client left, or stopped sending, while lines waited")
-        return admitted
+    def _count(self, _: Sequence[JobSpec], jobs: Sequence[Job], __: bool) -> None:
+        # At once: a shutdown may cancel at the next checkpoint, and the 503 has the count.
+        self.accepted += len(jobs)
 
     def _too_long(self) -> Problem:
         return Problem(

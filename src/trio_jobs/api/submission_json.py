@@ -48,6 +48,17 @@ class _Item(_Envelope, forbid_unknown_fields=True, frozen=True, gc=False):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 
+
+# The type of a line without one. By identity: a client can send any text.
+_NO_TYPE = "(none)"
+
+
+class _Line(_Item, forbid_unknown_fields=True, frozen=True, gc=False):
+    type: str = _NO_TYPE
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+
 # The shortest bodies with a repeated key, without their values. A body that has fewer bytes
 # beside its values repeats no key.
 _REPEATED = b'{"type":"","type":""}'
@@ -98,15 +109,19 @@ def parse_item(
     now: Callable[[], datetime],
     *,
     submitted_by: str | None = None,
+    default_type: str | None = None,
 ) -> JobSpec:
     """The submission in an item of a batch, or in a line of a stream; see `parse_submission`.
 
-    It may have one more member: ``key``, its idempotency key.
+    It may have one more member: ``key``, its idempotency key. With ``default_type``, it may lack
+    its type.
     """
     try:
-        item = _decode_item(body)
+        item = _decode_item(body) if default_type is None else _decode_line(body)
     except JSON_ERRORS as error:
         raise json_problem(error, body) from None
+    if default_type is not None and item.type is _NO_TYPE:
+        item = replace(item, type=default_type)
     key = None if item.key is msgspec.UNSET else item.key
     return _check(item, body, handlers, now, key, submitted_by)
 
@@ -125,7 +140,9 @@ def _check(
     if envelope.delay or envelope.run_at:
         given, due = _due(bytes(envelope.delay), bytes(envelope.run_at), now())
     least = len(_REPEATED_WITH_PAYLOAD if payload else _REPEATED)
-    if len(body) - len(envelope.type) - len(payload) >= least and _repeats_a_key(body, payload):
+    # The type may come from elsewhere; then its length says nothing, and a key is always looked at.
+    beside = len(body) - len(envelope.type) - len(payload)
+    if (beside >= least or isinstance(envelope, _Line)) and _repeats_a_key(body, payload):
         raise Problem(400, "$: object contains a field more than once")
     payload = payload or b"null"
     try:

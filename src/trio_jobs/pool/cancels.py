@@ -15,7 +15,7 @@ from trio_jobs.settings import shown
 log = logging.getLogger(__name__)
 
 # Jobs to cancel between two checkpoints: about a millisecond's work.
-_STRIDE = 100
+STRIDE = 100
 
 _UNFINISHED = (JobStatus.PENDING, JobStatus.PROCESSING)
 
@@ -68,10 +68,10 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
     """
     store, after, number = pool.store, None, 0
     while True:
-        jobs = await store.page(query, after=after, limit=_STRIDE)
+        jobs = await store.page(query, after=after, limit=STRIDE)
         number += sum(_cancel(pool, job) for job in query.select(jobs))
         await trio.lowlevel.checkpoint()
-        if len(jobs) < _STRIDE:
+        if len(jobs) < STRIDE:
             break
         after = query.place(jobs[-1])
     if number:
@@ -85,11 +85,18 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
 
 
 def _cancel(pool: Pool, job: Job) -> bool:
-    """Whether the job will be cancelled; it may have ended, or be new to the file's memory."""
-    if job.status is JobStatus.COMPLETED:
-        return False
+    """Whether the job will be cancelled."""
+    return job.status is not JobStatus.COMPLETED and cancel_nowait(pool, job.id)
+
+
+def cancel_nowait(pool: Pool, job_id: str) -> bool:
+    """Ask for the cancel of a job, without waiting for a disk.
+
+    Returns:
+        Whether it will be cancelled; it may have ended, or be new to the file's memory.
+    """
     with suppress(StoreError):
-        pool.store.request_cancel_nowait(job.id)
-        pool.note_cancel(job.id)
+        pool.store.request_cancel_nowait(job_id)
+        pool.note_cancel(job_id)
         return True
     return False

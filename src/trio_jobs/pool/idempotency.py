@@ -127,27 +127,22 @@ class KnownKeys:
         texts = [text for _, text in _texts(specs)]
         self._known = await self._store.find_keys(texts) if texts else {}
 
-    async def note(self, admitted: Sequence[Job], specs: Sequence[JobSpec]) -> None:
-        """Note that the first of these submissions have made these jobs.
-
-        If none has, another client has used a key meanwhile, and all are looked up again.
-        """
-        if not admitted:
-            await self.look_up(specs)
+    def note(self, admitted: Sequence[Job]) -> None:
+        """Note that submissions have made these jobs."""
         self._known |= {job.key.text: job for job in admitted if job.key is not None}
 
-    def count_leading(self, specs: Sequence[JobSpec]) -> tuple[int, int]:
-        """How many of the first ones find a job, and how many after them are new.
+    def leading(self, specs: Sequence[JobSpec]) -> tuple[list[Job], int]:
+        """The jobs that the first ones find, and how many after them are new.
 
-        If a key was used with another submission, the count ends before that one; if it is the
-        first, this raises.
+        If a key was used with another submission, both end before that one; if it is the first,
+        this raises.
 
         Raises:
             KeyReusedError: The key of the first one was used with another submission.
         """
         if not self._known:
-            return 0, len(specs)
-        found = 0
+            return [], len(specs)
+        found: list[Job] = []
         for spec in specs:
             if spec.key is None or (first := self._known.get(spec.key.text)) is None:
                 break
@@ -155,9 +150,9 @@ class KnownKeys:
                 if not found:
                     raise KeyReusedError(spec.key.text)
                 return found, 0
-            found += 1
+            found.append(first)
         new = 0
-        for spec in specs[found:]:
+        for spec in specs[len(found) :]:
             if spec.key is not None and spec.key.text in self._known:
                 break
             new += 1

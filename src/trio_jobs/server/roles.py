@@ -19,7 +19,7 @@ CONTROLLERS: Final[Roles] = frozenset({Role.CONTROL})
 # The page, which has no data, and where its visitors sign in.
 _OPEN_PATHS: Final = frozenset({"/", "/ui", "/ui/app.css", "/ui/app.js", "/ui/icon.svg"})
 SESSION: Final = "/ui/session"
-_SUBMISSIONS: Final = frozenset({"/jobs", "/jobs/batch", "/jobs/stream"})
+_SUBMISSIONS: Final = frozenset({"/jobs", "/jobs/batch", "/jobs/stream", "/jobs/pipe"})
 # Clients learn from it which payloads the handlers take.
 _DOCUMENT: Final = "/openapi.json"
 # Who submits a job learns its id, which nobody guesses.
