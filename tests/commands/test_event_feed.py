@@ -111,7 +111,7 @@ def test_top_shows_rates_between_two_states_and_none_over_a_restart() -> None:
         "here   ready   intake    18:00:12",
         "workers 3 of 4   buffer 0 of 0   pending 0   waiting 0   held 0   done/s 7.5",
         "",
-        "TYPE    RUNNING  WAITING  DONE/S  FAILED      P50  P95",
+        "TYPE    RUNNING  PENDING  DONE/S  FAILED      P50  P95",
         "report       10        0     5.5       0  12.3 ms    -",
         "email         8        0     2.0       1  12.3 ms    -",
     ]

@@ -150,7 +150,7 @@ def test_wait_ends_when_its_time_is_over_and_tells_of_each_job(
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1
     assert captured.err.splitlines() == [
-        f"trio-jobs: job {JOB_ID} has not ended after 0 s",
+        f"trio-jobs: job {JOB_ID} has not ended in time",
         f"trio-jobs: no job {other}",
         f"trio-jobs: job {JOB_ID} failed: ValueError: no",
     ]

@@ -14,6 +14,7 @@ from threading import Condition, Thread
 from typing import IO
 
 from tests.docs.blocks import SOURCE, Block, Command, commands_of
+from trio_jobs.cli import COMMANDS
 
 SECONDS = 60.0
 
@@ -21,7 +22,7 @@ KILL = "kill -9 $(cat jobs.db-lock)"
 # By its name it would be every server of this machine.
 RELOAD = "pkill -HUP -x trio-jobs"
 
-_IS_SERVER = re.compile(r"trio-jobs\b(?!.*--(check|version|help))")
+_IS_SERVER = re.compile(rf"trio-jobs\b(?! ({'|'.join(COMMANDS)})\b)(?!.*--(check|version|help))")
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _MASKS = [
     (_ID, "<id>"),
@@ -153,10 +154,12 @@ class Reader:
             self._log.clear()
         else:
             previous, is_curl = self._status, "curl" in text
+            # The page's server is where a command looks for it; this one has another port.
+            url = {} if self._server is None else {"TRIO_JOBS_URL": f"http://{self._address}"}
             done = subprocess.run(
                 ["bash", "-c", f"(exit {previous}); {text}"],
                 cwd=self._folder,
-                env=self._environment,
+                env=self._environment | url,
                 stdout=subprocess.PIPE,
                 # Of curl this is a picture of its progress.
                 stderr=subprocess.PIPE if is_curl else subprocess.STDOUT,

@@ -1,5 +1,6 @@
 """The references name everything that there is, and nothing else."""
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -190,11 +191,44 @@ def test_ends_beyond_the_hard_limit_are_there_and_in_the_guarantees() -> None:
     assert "SIGALRM" in guarantee
 
 
-def test_every_option_of_the_command_is_there() -> None:
-    documented = {
-        row[0].strip("`").split()[0] for row in rows_of("exit-statuses.md") if "--" in row[0]
-    }
-    assert documented == set(cli.make_parser(print)._option_string_actions) - {"-h"}
+def sections_of(page: str) -> dict[str, str]:
+    """The texts of a page's sections, by their headings."""
+    texts = re.split(r"^## (.*)$", (REFERENCE / page).read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def arguments_in(text: str) -> set[str]:
+    """What stands in the first column of a text's tables."""
+    return set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+
+
+def as_documented(action: argparse.Action) -> str:
+    """An argument as the page has it."""
+    name = action.option_strings[-1] if action.option_strings else ""
+    if action.nargs == 0:
+        return name
+    value = f"{action.metavar}{'…' if action.nargs in ('+', '*') else ''}"
+    return f"{name}[={value}]" if name and action.nargs == "?" else f"{name} {value}".strip()
+
+
+def test_every_argument_of_every_command_is_there() -> None:
+    sections = sections_of("command.md")
+    parser = cli.make_parser(print, complete=True)
+    [commands] = [each for each in parser._actions if isinstance(each.choices, dict)]
+    shared = arguments_in(sections["Which server"])
+    assert isinstance(commands.choices, dict)
+    for name, command in commands.choices.items():
+        arguments = {as_documented(each) for each in command._actions} - {"--help"}
+        documented = arguments_in(sections[name])
+        if name == "serve":
+            arguments |= {"--version", "--help"}  # of the command without a command
+        else:
+            documented |= shared
+        assert documented == arguments, name
+
+    own = {as_documented(each) for each in parser._actions if each is not commands}
+    assert own == arguments_in(sections["serve"])
+    assert sections.keys() > commands.choices.keys() == {"serve", *cli.COMMANDS}
 
 
 async def test_every_route_is_there() -> None:

@@ -46,10 +46,11 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--status",
+        metavar="STATUS",
         action="append",
         default=[],
         choices=("pending", "processing", "completed"),
-        help="with this status; may be repeated",
+        help="with this status (pending, processing, completed); may be repeated",
     )
     parser.add_argument(
         "--since",

@@ -14,7 +14,7 @@ from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import fit, plain, table, terminal_size
 
-_HEAD: Final = ("TYPE", "RUNNING", "WAITING", "DONE/S", "FAILED", "P50", "P95")
+_HEAD: Final = ("TYPE", "RUNNING", "PENDING", "DONE/S", "FAILED", "P50", "P95")
 _NUMBERS: Final = frozenset(range(1, len(_HEAD)))
 
 

@@ -27,8 +27,8 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Print the JSON of each job once it has ended, in the order of the arguments."""
-    end = time.monotonic() + options.timeout
     with open_calls(options) as calls:
+        end = time.monotonic() + options.timeout
 
         def wait(each: str) -> None:
             job, body = wait_for(calls, each, seconds=max(end - time.monotonic(), 0))

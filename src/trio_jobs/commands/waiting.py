@@ -45,7 +45,7 @@ def wait_for(calls: Calls, job_id: str, *, seconds: float) -> tuple[SeenJob, byt
         if job.has_ended:
             return job, answer.content
         if left <= wait:
-            raise CommandError(f"job {job_id} has not ended after {seconds:g} s", UNKNOWN)
+            raise CommandError(f"job {job_id} has not ended in time", UNKNOWN)
         if "preference-applied" not in answer.headers:
             # As many clients wait already as the server lets wait.
             patience.wait_after(answer)
