@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import httpx
-from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
 from tests.client.support import URL
@@ -50,7 +49,7 @@ class FakePipe(httpx.AsyncBaseTransport):
     """A transport of httpx that is a server with ``POST /jobs/pipe``.
 
     Args:
-        tasks: Where jobs run, whatever becomes of their connections.
+        start_soon: Starts a task for a job, whatever becomes of its connection.
         handle: Processes the payload of each job.
         fates: Of the requests, in their order; the others are answered well.
 
@@ -61,8 +60,10 @@ class FakePipe(httpx.AsyncBaseTransport):
         most_open: The most that were open at a time.
     """
 
-    def __init__(self, tasks: TaskGroup, handle: Handle, fates: Iterable[Fate]) -> None:
-        self.start_soon = tasks.start_soon
+    def __init__(
+        self, start_soon: Callable[..., object], handle: Handle, fates: Iterable[Fate] = ()
+    ) -> None:
+        self.start_soon = start_soon
         self._handle = handle
         self._fates = iter(fates)
         self._jobs: dict[str, FakeJob] = {}
@@ -204,7 +205,7 @@ async def fake_pipe(
 ) -> AsyncIterator[tuple[AsyncClient, FakePipe]]:
     """A client, and its fake server."""
     async with anyio.create_task_group() as tasks:
-        server = FakePipe(tasks, handle, fates)
+        server = FakePipe(tasks.start_soon, handle, fates)
         async with httpx.AsyncClient(transport=server) as http:
             yield AsyncClient(URL, retry_for=retry_for, http=http), server
         tasks.cancel_scope.cancel()

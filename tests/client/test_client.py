@@ -77,7 +77,7 @@ def test_client_has_all_methods_of_the_async_client() -> None:
     blocking, others = methods(Client), methods(AsyncClient)
 
     # `slices` is for programs that have an event loop.
-    assert {*blocking} - {"close"} == {*others} - {"aclose", "slices", "map", "stream"}
+    assert {*blocking} - {"close"} == {*others} - {"aclose", "slices"}
     for name in blocking.keys() & others.keys():
         assert blocking[name].parameters == others[name].parameters, name
 

@@ -82,6 +82,12 @@ class AsyncArrivals(Generic[_T]):
             raise self._error
         raise StopAsyncIteration
 
+    async def take(self) -> list[_T]:
+        """The next item; none at the end."""
+        async for item in self:
+            return [item]
+        return []
+
 
 def alone(error: Exception) -> Exception:
     """The first error of a group: all failing tasks meet the same server."""

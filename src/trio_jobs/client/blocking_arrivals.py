@@ -2,7 +2,8 @@
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
@@ -30,7 +31,8 @@ class Arriving(Protocol[_Item_co]):
         /,
     ) -> bool | None: ...
 
-    async def __anext__(self) -> _Item_co: ...
+    async def take(self) -> Sequence[_Item_co]:
+        """The next items, as soon as there is one; none at the end."""
 
 
 class Arrivals(Generic[_T]):
@@ -48,6 +50,7 @@ class Arrivals(Generic[_T]):
         self._bring = bring
         self._block: _Block[_T] | None = None
         self._over = False
+        self._taken: deque[_T] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -68,15 +71,17 @@ class Arrivals(Generic[_T]):
             self._block = _Block(self._loop.started(), self._bring)
             # It has no reference to this object, whose end cancels it.
             weakref.finalize(self, self._block.cancel)
-        found = [] if self._over or self._block is None else self._block.next()
-        if not found:
+        if not self._taken and self._block is not None:
+            self._taken.extend(self._block.take())
+        if not self._taken:
             self.close()
             raise StopIteration
-        return found[0]
+        return self._taken.popleft()
 
     def close(self) -> None:
         """Cancel the requests, and wait for their end. The loop gets nothing more."""
         self._over = True
+        self._taken.clear()
         block, self._block = self._block, None
         if block is not None:
             block.close()
@@ -114,9 +119,12 @@ class _Block(Generic[_T]):
             future.cancel()
             raise
 
-    def next(self) -> list[_T]:
-        """The next item; none at the end."""
-        return self._running.call(lambda _: next_items(self._arriving))
+    def take(self) -> Sequence[_T]:
+        """The next items; none at the end."""
+        items, error = self._running.call(lambda _: take(self._arriving))
+        if error is not None:
+            raise error
+        return items
 
     def close(self) -> None:
         """Cancel the task, and wait for its end."""
@@ -125,12 +133,12 @@ class _Block(Generic[_T]):
             self._running.call(lambda _: cancel_and_wait(self._task))
 
 
-async def next_items(arriving: Arriving[_T]) -> list[_T]:
-    """The next item; none at the end."""
+async def take(arriving: Arriving[_T]) -> tuple[Sequence[_T], BaseException | None]:
+    """The next items; or what the caller's payloads raise, if it would end a loop of asyncio."""
     try:
-        return [await arriving.__anext__()]
-    except StopAsyncIteration:
-        return []
+        return await arriving.take(), None
+    except (KeyboardInterrupt, SystemExit) as error:
+        return (), error
 
 
 async def cancel_and_wait(task: "asyncio.Task[None] | None") -> None:

@@ -1,7 +1,8 @@
 """`Client`: the methods of `AsyncClient` for programs without an event loop."""
 
 import functools
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import AsyncIterable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -11,6 +12,7 @@ from trio_jobs.client.async_client import AsyncClient
 from trio_jobs.client.blocking_arrivals import Arrivals, Arriving
 from trio_jobs.client.client_loop import ClientLoop
 from trio_jobs.client.server_url import server_url, token_header
+from trio_jobs.client.thread_items import ThreadItems
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -37,6 +39,23 @@ def _arriving(
     @functools.wraps(method)
     def call(self: "Client", /, *args: _P.args, **kwargs: _P.kwargs) -> Arrivals[_T]:
         return Arrivals(self._loop, lambda client: method(client, *args, **kwargs))
+
+    return call
+
+
+def _pulling(
+    method: Callable[Concatenate[AsyncClient, _P], Arriving[_T]],
+) -> Callable[Concatenate["Client", _P], Arrivals[_T]]:
+    """As `_arriving`; the payloads, or jobs, are pulled in a thread of their own."""
+    signature = inspect.signature(method)
+    name = "payloads" if "payloads" in signature.parameters else "jobs"
+
+    @functools.wraps(method)
+    def call(self: "Client", /, *args: _P.args, **kwargs: _P.kwargs) -> Arrivals[_T]:
+        bound = signature.bind(None, *args, **kwargs)
+        if not isinstance(items := bound.arguments[name], AsyncIterable):
+            bound.arguments[name] = ThreadItems(items)
+        return Arrivals(self._loop, lambda client: method(client, *bound.args[1:], **bound.kwargs))
 
     return call
 
@@ -96,6 +115,8 @@ class Client:
     run = _blocking(AsyncClient.run)
     cancel = _blocking(AsyncClient.cancel)
     as_completed = _arriving(AsyncClient.as_completed)
+    map = _pulling(AsyncClient.map)
+    stream = _pulling(AsyncClient.stream)
 
 
 def _make(

@@ -3,14 +3,16 @@
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 
 from trio_jobs.client.line_source import LineSource
-from trio_jobs.client.pipe_lines import Answer
 from trio_jobs.client.result import Result
 from trio_jobs.client.slices import Slices
+
+if TYPE_CHECKING:
+    from trio_jobs.client.pipe_lines import Answer
 
 _T = TypeVar("_T")
 
@@ -48,7 +50,7 @@ class AsyncResults(Generic[_T]):
         self._arrived: deque[Answer] = deque()
         self._held: dict[int, Answer] | None = {} if ordered else None  # by number
         self._count = 0  # results taken
-        self._unreleased = 0
+        self._unreleased = 0  # of these, those that the caller may still be at
 
     async def __aenter__(self) -> Self:
         if self._opened:
@@ -79,7 +81,7 @@ class AsyncResults(Generic[_T]):
         """The next result.
 
         Raises:
-            RefusedError: The server refuses the requests: 401, 403; 404 if it is too old for them.
+            RefusedError: The server refuses the requests: 401, 403; 404 if it has no pipe.
             ServerGoneError: See there.
             ValueError: A payload has no form in JSON, or its key is not 1 to 255 visible ASCII
                 characters.
@@ -88,23 +90,44 @@ class AsyncResults(Generic[_T]):
         Checkpoints:
             Only if it waits.
         """
+        for result in await self._take(1):
+            return result
+        raise StopAsyncIteration
+
+    async def take(self) -> list[Result[_T]]:
+        """The next results, a few at the most, as soon as there is one; none at the end.
+
+        Raises:
+            Exception: As a loop does.
+        """
+        # The caller is done with them when it asks for more: meanwhile the others are under way.
+        return await self._take(max(1, self._slices.in_flight // 8))
+
+    async def _take(self, limit: int) -> list[Result[_T]]:
         if not self._opened:
             raise RuntimeError("open it: async with … as results: async for result in results")
-        self._slices.release(self._unreleased)  # the caller is done with the result before
+        self._slices.release(self._unreleased)
         self._unreleased = 0
-        while (answer := self._next()) is None:
+        while not (found := self._next(limit)):
             answers = await self._slices.take()
             if not answers:
-                raise StopAsyncIteration
+                return []
             if self._held is None:
                 self._arrived.extend(answers)
             else:
                 self._held.update((answer.number, answer) for answer in answers)
-        self._count += 1
-        self._unreleased = 1
-        return answer.result.typed(self._decode)
+        self._unreleased = len(found)
+        return found
 
-    def _next(self) -> Answer | None:
-        if self._held is not None:
-            return self._held.pop(self._count + 1, None)
-        return self._arrived.popleft() if self._arrived else None
+    def _next(self, limit: int) -> list[Result[_T]]:
+        found: list[Result[_T]] = []
+        while len(found) < limit:
+            if self._held is not None:
+                answer = self._held.pop(self._count + 1, None)
+            else:
+                answer = self._arrived.popleft() if self._arrived else None
+            if answer is None:
+                break
+            self._count += 1
+            found.append(answer.result.typed(self._decode))
+        return found

@@ -52,6 +52,7 @@ class Slices:
         in_flight: How many lines are pulled and not released at the most.
 
     Attributes:
+        in_flight: As given.
         failing_since: When the requests began to fail, by the clock of the event loop; None while
             answers arrive.
     """
@@ -67,7 +68,7 @@ class Slices:
             raise ValueError(f"in_flight must be at least 1, got {in_flight!r}")
         self._open_pipe = open_pipe
         self._make_patience = make_patience
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         # Requests are half answered on average: so many fill the usual ones.
         self._size = max(1, min(_MAX_LINES, in_flight // 2))
         self.failing_since: float | None = None
@@ -146,7 +147,7 @@ class Slices:
         """So many of the answers that were taken are done with; as many lines may be pulled."""
         self._room += count
         # A few at a time: a task switch for each line costs more than the rest of it.
-        if self._room > self._in_flight // 16:
+        if self._room > self.in_flight // 16:
             self._room_made.ring()
 
     def stop(self) -> None:
@@ -188,19 +189,17 @@ class Slices:
         self._work_made.ring()
 
     async def _pull_all(self, source: LineSource[_Item]) -> None:
-        pulled = 0
         while True:
             while self._room <= 0:
                 await self._room_made.wait()
-            line = await source.pull()
-            if line is None or self._pull_scope.cancel_called:
+            # A few, since a source may have no checkpoints.
+            lines = await source.pull(min(self._room, self._size))
+            if not lines or self._pull_scope.cancel_called:
                 return
-            self._room -= 1
-            self._pending.append(line)
+            self._room -= len(lines)
+            self._pending += lines
             self._look()
-            pulled += 1
-            if pulled % self._size == 0:  # a source may have no checkpoints
-                await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
 
     async def _send(self, tasks: TaskGroup) -> None:
         """Send lines that were pulled, until all are answered."""
@@ -234,7 +233,7 @@ class Slices:
         return (
             len(self._pending) > 0
             and _USUALLY_OPEN <= len(self._open) < _MOST_OPEN
-            and 2 * self._outstanding <= self._in_flight
+            and 2 * self._outstanding <= self.in_flight
         )
 
     def _start_slice(self, tasks: TaskGroup) -> None:
