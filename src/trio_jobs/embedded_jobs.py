@@ -130,7 +130,7 @@ class BaseJobs:
                 Pydantic can, such as a model; plain JSON values by default.
 
         Raises:
-            JobUnsuccessfulError: It did not succeed.
+            trio_jobs.JobUnsuccessfulError: It did not succeed.
             msgspec.ValidationError: The result is not of this type.
             TooManyWaitersError: See `wait`.
         """

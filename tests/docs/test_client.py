@@ -13,7 +13,7 @@ from tests.command import Command, Gate, ledger, running_command, started_comman
 from tests.docs.blocks import DOCS, blocks_of
 
 [CLIENT] = [
-    block.text for block in blocks_of(DOCS / "how-to/client.md") if block.name == "client.py"
+    block.text for block in blocks_of(DOCS / "how-to/client.md") if block.name == "plain.py"
 ]
 
 [FOLLOW] = [

@@ -15,6 +15,7 @@ import h11
 import pytest
 
 import trio_jobs
+import trio_jobs.client
 import trio_jobs.testing
 from tests.api.support import Api, FakeMetrics
 from tests.docs.blocks import DOCS, SOURCE
@@ -23,6 +24,7 @@ from trio_jobs import Outcome, cli
 from trio_jobs.api import app, openapi
 from trio_jobs.asgi import make_app
 from trio_jobs.asyncio import AsyncioJobs
+from trio_jobs.client import Client, async_client, patience
 from trio_jobs.commands import exit_statuses
 from trio_jobs.metrics import JobsCollector
 from trio_jobs.settings import SECTIONS, PoolSettings, setting_name, settings_of
@@ -317,6 +319,28 @@ def test_everything_public_is_in_the_python_reference(module: object) -> None:
     assert documented == {*public, *(each.__name__ for each in others)}
 
 
+def test_everything_public_of_the_client_is_in_its_reference() -> None:
+    text = (REFERENCE / "client.md").read_text()
+    documented = re.findall(r"^\.\. auto\w+:: trio_jobs\.client\.(\w+)", text, re.MULTILINE)
+
+    assert sorted(documented) == sorted(trio_jobs.client.__all__)
+
+
+def test_numbers_of_the_client_are_in_its_reference() -> None:
+    rows = rows_of("client.md")
+    text = (REFERENCE / "client.md").read_text()
+
+    assert {int(status) for status in re.findall(r"\d{3}", rows[0][0])} == patience.TRY_AGAIN
+    assert f"at most {patience._LONGEST_PAUSE:g}" in rows[0][1]
+    assert f"after {patience._FIRST_PAUSE} s at first" in rows[1][1]
+    assert f"up to {patience._LONGEST_PAUSE:g} s" in rows[1][1]
+    assert f"waits for {async_client._LONGEST_LOOK} s" in text
+    assert f"at most {async_client._LONGEST_PAUSE:g} s" in rows[-1][1]
+    assert f"use {async_client._MOST_LOOKS} at the most" in (DOCS / "how-to/client.md").read_text()
+    for each in (async_client.AsyncClient.as_completed, Client.as_completed):
+        assert f"more than {async_client._MOST_LOOKS} jobs" in (each.__doc__ or "")
+
+
 def test_grace_period_of_the_plugin_is_that_of_the_setting() -> None:
     grace_period = f"grace_period={PoolSettings().grace_period}"
     texts = [DOCS / "how-to/testing.md", DOCS / "reference/python.md", Path(plugin.__file__)]
@@ -338,7 +362,9 @@ def test_markers_and_fixtures_of_the_plugin_are_in_the_python_reference() -> Non
 
 
 @pytest.mark.parametrize(
-    "module", [trio_jobs, trio_jobs.testing], ids=lambda module: module.__name__
+    "module",
+    [trio_jobs, trio_jobs.client, trio_jobs.testing],
+    ids=lambda module: module.__name__,
 )
 def test_what_is_returned_is_not_taken_for_a_type(module: object) -> None:
     public = [getattr(module, name) for name in module.__all__]  # type: ignore[attr-defined]

@@ -15,6 +15,8 @@ _T = TypeVar("_T")
 class AsyncArrivals(Generic[_T]):
     """Items in the order of their arrival, while the block is open.
 
+    The loop stands in the block::
+
         async with client.as_completed(jobs) as arrivals:
             async for job in arrivals:
                 ...

@@ -26,7 +26,7 @@ from trio_jobs.client.pipe_lines import Line
 from trio_jobs.client.problem_text import problem_text
 from trio_jobs.client.result_type import make_decoder
 from trio_jobs.client.results import AsyncResults
-from trio_jobs.client.server_url import server_url, token_header
+from trio_jobs.client.server_url import server_token, server_url
 from trio_jobs.client.slices import Slices
 from trio_jobs.json_encoding import ResultError, encode_result
 
@@ -77,7 +77,7 @@ class AsyncClient:
     Args:
         url: Of the server, or of the mount of its API; by default TRIO_JOBS_URL, or
             ``http://127.0.0.1:8080``.
-        token: Is shown in ``Authorization``; by default TRIO_JOBS_TOKEN.
+        token: Is shown in ``Authorization``; by default TRIO_JOBS_TOKEN. An empty one is none.
         retry_for: For how many seconds a call tries again, from the first failure since the
             server's last proper answer; ``inf`` for ever, 0 not at all.
         http: A client of httpx to use, with its certificates, proxies or transport; the caller
@@ -96,7 +96,8 @@ class AsyncClient:
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._url = server_url(url)
-        self._headers = token_header(token)
+        token = server_token(token)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._retry_for = retry_for
         self._owned = http is None
         self._looks = anyio.CapacityLimiter(_MOST_LOOKS)
@@ -273,7 +274,15 @@ class AsyncClient:
         return make_decoder(type)(_decode_raw(answer.content).result)
 
     @overload
-    async def run(self, type: str, payload: object = None, *, result: type[_Result]) -> _Result: ...
+    async def run(
+        self,
+        type: str,
+        payload: object = None,
+        *,
+        result: type[_Result],
+        key: str | None = None,
+        timeout: float = math.inf,  # noqa: ASYNC109
+    ) -> _Result: ...
 
     @overload
     async def run(
@@ -480,6 +489,8 @@ class AsyncClient:
         timeout: float = math.inf,
     ) -> AsyncArrivals[Job]:
         """Wait for many jobs, and have each as it has completed, whatever its outcome.
+
+        The loop stands in a block::
 
             async with client.as_completed(jobs) as arrivals:
                 async for job in arrivals:

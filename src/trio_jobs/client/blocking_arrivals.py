@@ -36,7 +36,9 @@ class Arriving(Protocol[_Item_co]):
 
 
 class Arrivals(Generic[_T]):
-    """Items in the order of their arrival, for a loop.
+    """Items in the order of their arrival.
+
+    They are for a loop::
 
         for job in client.as_completed(jobs):
             ...

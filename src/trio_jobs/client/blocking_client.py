@@ -11,7 +11,7 @@ import httpx
 from trio_jobs.client.async_client import AsyncClient
 from trio_jobs.client.blocking_arrivals import Arrivals, Arriving
 from trio_jobs.client.client_loop import ClientLoop
-from trio_jobs.client.server_url import server_url, token_header
+from trio_jobs.client.server_url import server_token, server_url
 from trio_jobs.client.thread_items import ThreadItems
 
 _P = ParamSpec("_P")
@@ -87,9 +87,8 @@ class Client:
         retry_for: float = 60.0,
         http: Callable[[], httpx.AsyncClient] | None = None,
     ) -> None:
-        # Raise their errors here, and not in the first call.
-        url = server_url(url)
-        token_header(token)
+        # Not in the first call: the environment is that of now, and so are the errors.
+        url, token = server_url(url), server_token(token)
         self._loop = ClientLoop(lambda: _make(url, token, retry_for, http))
 
     def __enter__(self) -> Self:
@@ -120,7 +119,7 @@ class Client:
 
 
 def _make(
-    url: str, token: str | None, retry_for: float, http: Callable[[], httpx.AsyncClient] | None
+    url: str, token: str, retry_for: float, http: Callable[[], httpx.AsyncClient] | None
 ) -> AsyncClient:
     made = None if http is None else http()
     return AsyncClient(url, token=token, retry_for=retry_for, http=made)

@@ -27,8 +27,8 @@ def server_url(url: str | None) -> str:
     return url.rstrip("/")
 
 
-def token_header(token: str | None) -> dict[str, str]:
-    """The header that shows the token; none without a token.
+def server_token(token: str | None) -> str:
+    """The token for the server; empty if there is none.
 
     Args:
         token: As given; None for TRIO_JOBS_TOKEN.
@@ -37,9 +37,7 @@ def token_header(token: str | None) -> dict[str, str]:
         ValueError: No header can have it. The text does not quote it.
     """
     source = "token" if token is not None else "TRIO_JOBS_TOKEN"
-    token = token if token is not None else os.environ.get("TRIO_JOBS_TOKEN")
-    if not token:
-        return {}
-    if not _VISIBLE.fullmatch(token):
+    token = token if token is not None else os.environ.get("TRIO_JOBS_TOKEN", "")
+    if token and not _VISIBLE.fullmatch(token):
         raise ValueError(f"{source} must be visible ASCII characters")
-    return {"Authorization": f"Bearer {token}"}
+    return token
