@@ -14,7 +14,7 @@ from trio_jobs.config import load_config
 FOLLOWED = {"python", "toml", "console"}
 # What takes long, or makes its own environment: `.ci/run` does.
 FOLLOWED_BY_CI = {"sh"}
-CHECKED = {"bash", "ini", "dockerfile", "yaml", "nginx"}
+CHECKED = {"bash", "ini", "dockerfile", "go", "javascript", "yaml", "nginx"}
 LOOKED_AT = {"text", "mermaid", "{toctree}", "{eval-rst}"}
 
 # Where the README goes on with the configuration that is shipped.

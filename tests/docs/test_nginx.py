@@ -1,11 +1,12 @@
 """The page about nginx, with nginx: its own blocks, one in front of the other."""
 
 import json
+import re
 import signal
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import trio
 
 from tests.command import PATIENCE, Command, Gate, running_command, started_command
-from tests.docs.blocks import DOCS, blocks_of
+from tests.docs.blocks import DOCS, ROOT, blocks_of
 from tests.docs.machine import need
 
 PAGE = DOCS / "how-to/nginx.md"
@@ -46,6 +47,7 @@ http {
 # One worker and few places, so that a stream soon waits for room.
 MORE_CONFIG = """
 access_log = true
+{more}
 
 [pool]
 workers = 1
@@ -53,11 +55,21 @@ buffer_size = 2
 
 [handlers]
 quick = "work:quick"
+echo = "work:echo"
 at_the_gate = "work:at_the_gate"
 
 [logging]
 level = "debug"
 """
+
+HANDLERS = (
+    (ROOT / "tests/work.py").read_text()
+    + """
+
+async def echo(payload: object) -> object:
+    return payload
+"""
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +140,12 @@ class Proxied:
 
 
 @asynccontextmanager
-async def running_both(folder: Path, block: str = BLOCK) -> AsyncIterator[Proxied]:
-    """Start trio-jobs, and nginx in front of it."""
-    async with running_command(folder / "jobs", config=CONFIG + MORE_CONFIG) as server:
+async def running_both(
+    folder: Path, block: str = BLOCK, *, more: str = ""
+) -> AsyncIterator[Proxied]:
+    """Start trio-jobs, with ``more`` settings of HTTP, and nginx in front of it."""
+    config = CONFIG + MORE_CONFIG.format(more=more)
+    async with running_command(folder / "jobs", config=config, handlers=HANDLERS) as server:
         upstream = f"server {server.url.removeprefix('http://')};"
         async with running_nginx(folder / "nginx", upstream, block) as client:
             yield Proxied(server=server, client=client, folder=folder)
@@ -325,3 +340,89 @@ async def test_only_requests_that_change_nothing_are_repeated(tmp_path: Path) ->
         nursery.cancel_scope.cancel()
 
     assert methods == ["GET", "GET", "POST"]
+
+
+# Nothing but what every server behind nginx needs; HTTP/1.0, for example, is nginx's own choice.
+DEFAULTS = re.sub(r".*(proxy_http_version|Connection|proxy_read_timeout 75s).*\n", "", BLOCK)
+PADDING = "x" * 5_000
+
+
+@pytest.mark.parametrize("block", [BLOCK, DEFAULTS], ids=["page", "defaults"])
+async def test_slices_of_20_megabytes_pass(block: str, tmp_path: Path) -> None:
+    assert "proxy_http_version" in BLOCK
+    results: list[int] = []
+
+    async with running_both(tmp_path, block) as proxied:
+
+        async def send(first: int) -> None:
+            for start in range(first, 4_000, 400):
+                body = b"".join(line("echo", [n, PADDING]) for n in range(start, start + 100))
+                answer = await proxied.client.post("/jobs/pipe", content=body)
+                *lines, end = map(json.loads, filter(None, answer.text.splitlines()))
+                assert end == {"end": "input", "lines": 100, "succeeded": 100}
+                results.extend(each["result"][0] for each in lines)
+
+        async with trio.open_nursery() as nursery:
+            for first in range(0, 400, 100):
+                nursery.start_soon(send, first)
+
+    assert sorted(results) == [*range(4_000)]
+
+
+async def test_answers_of_a_slice_pass_as_they_come(proxied: Proxied) -> None:
+    slice_ = line("echo", 1) + line("at_the_gate", 2)
+    answers: list[dict[str, object]] = []
+    with Gate(proxied.folder / "jobs") as gate:
+        async with proxied.client.stream("POST", "/jobs/pipe", content=slice_) as answer:
+            async for text in answer.aiter_lines():
+                if text:
+                    answers.append(json.loads(text))
+                    gate.open()  # only the first answer has come
+
+    assert [each.get("line") for each in answers] == [1, 2, None]
+
+
+async def pour(folder: Path) -> bytes:
+    """Send lines by a pipe until they are not taken any more; all that was answered."""
+    context = ssl.create_default_context(cafile=folder / "nginx/jobs.example.com.pem")
+    stream = trio.SSLStream(
+        await trio.open_unix_socket(folder / "nginx/https"),
+        context,
+        server_hostname="jobs.example.com",
+        https_compatible=True,
+    )
+    head = (
+        "POST /jobs/pipe HTTP/1.1\r\nHost: jobs.example.com\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    lines = b"".join(line("echo", [n, PADDING]) for n in range(100))
+    answered = b""
+    async with stream, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            await stream.send_all(head.encode())
+            with suppress(trio.BrokenResourceError):
+                for _ in range(40):
+                    await stream.send_all(b"%x\r\n%b\r\n" % (len(lines), lines))
+                await stream.send_all(b"0\r\n\r\n")
+
+        with suppress(trio.BrokenResourceError):
+            while data := await stream.receive_some():
+                answered += data
+        nursery.cancel_scope.cancel()
+    return answered
+
+
+async def test_pipe_that_nginx_collects_is_refused_by_its_length(proxied: Proxied) -> None:
+    assert b" 413 Request Entity Too Large" in await pour(proxied.folder)
+
+
+async def test_pipe_that_nginx_passes_on_stalls_and_ends_in_words(tmp_path: Path) -> None:
+    """A location for it like that of the stream does not help."""
+    [location] = re.findall(r"    location = /jobs/stream \{.*?\n    \}\n", BLOCK, re.DOTALL)
+    block = BLOCK.replace(location, location + location.replace("stream", "pipe"))
+    async with running_both(tmp_path, block, more="stream_idle_timeout = 1"):
+        answered = await pour(tmp_path)
+
+    *_, end = [text for text in answered.splitlines() if text.startswith(b"{")]
+    assert json.loads(end)["end"] == "idle"
