@@ -25,9 +25,14 @@ async def accept(payload: object) -> object:
     return payload
 
 
-def handlers_of(functions: Mapping[str, Callable[[Any], Any]]) -> HandlerRegistry:
-    """Handlers for these functions."""
-    return HandlerRegistry({name: Handler.of(function) for name, function in functions.items()})
+def handlers_of(functions: Mapping[str, Callable[..., Any] | Handler]) -> HandlerRegistry:
+    """Handlers for these functions; one may be a handler already."""
+    return HandlerRegistry(
+        {
+            name: function if isinstance(function, Handler) else Handler.of(function)
+            for name, function in functions.items()
+        }
+    )
 
 
 class FakeMetrics:

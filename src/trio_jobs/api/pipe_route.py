@@ -3,7 +3,8 @@
 from quart import Blueprint, Response, request
 
 from trio_jobs.api.api_context import ApiContext
-from trio_jobs.api.pipe import OpenPipes, Pipe, PipeOptions
+from trio_jobs.api.pipe import OpenPipes, Pipe
+from trio_jobs.api.pipe_jobs import PipeOptions
 from trio_jobs.api.query_params import read_parameters, unknown_parameter
 from trio_jobs.api.request_body import refuse_encoded_body
 from trio_jobs.api.submission_json import refuse_key
