@@ -15,8 +15,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.api.piping import PIPE, line
 from tests.api.support import Api, handlers_of
-from tests.api.test_pipe import PIPE, line
 from tests.server.blocked import door, open_client, pass_time, passing
 from tests.server.serving import Client, Served, get
 from tests.support import make_parts, start_pool
