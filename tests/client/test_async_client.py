@@ -255,6 +255,17 @@ async def test_job_without_success_has_no_result() -> None:
 
 
 @on_both_loops
+async def test_withheld_result_is_not_taken_for_none() -> None:
+    client, _ = scripted(completed(withheld=True))
+    with pytest.raises(RefusedError, match="withholds the result from the role of this token"):
+        await client.result("a1")
+
+    client, _ = scripted(completed("failed", error={"type": "ValueError"}, withheld=True))
+    with pytest.raises(JobUnsuccessfulError, match=r"^job 'a1' failed: ValueError$"):
+        await client.result("a1")
+
+
+@on_both_loops
 async def test_words_of_a_later_server_are_taken() -> None:
     answer = completed("postponed", mood="fine", error={"type": "Withheld"}, withheld=True)
     client, _ = scripted(answer)

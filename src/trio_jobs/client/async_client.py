@@ -263,12 +263,16 @@ class AsyncClient:
         Raises:
             JobUnsuccessfulError: It did not succeed.
             msgspec.ValidationError: The result is not of this type.
+            RefusedError: The token may not see it.
             TimeoutError: As in `wait`, as the others.
         """
         answer = await self._wait(job, timeout)
         ended = decode_job(answer)
         if ended.outcome != "succeeded":
             raise JobUnsuccessfulError(id=ended.id, outcome=ended.outcome, error=ended.error)
+        if ended.withheld:
+            text = "the server withholds the result from the role of this token"
+            raise RefusedError(answer.status_code, text)
         if type is Any:
             return ended.result
         return make_decoder(type)(_decode_raw(answer.content).result)

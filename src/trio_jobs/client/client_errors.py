@@ -65,7 +65,9 @@ class JobUnsuccessfulError(Exception):
     ) -> None:
         job = "a job" if id is None else f"job {id!r}"
         ending = "had not completed when the server stopped" if outcome is None else outcome
-        why = "" if error is None else f": {error.type}: {error.message}"
+        why = "" if error is None else f": {error.type}"
+        if error is not None and error.message:
+            why += f": {error.message}"
         super().__init__(f"{job} {ending}{why}")
         self.id = id
         self.outcome = outcome
