@@ -55,6 +55,8 @@ class FakePipe(httpx.AsyncBaseTransport):
 
     Attributes:
         requests: The lines of each request so far.
+        bodies: The same, as they were sent.
+        windows: The window that each request asks for.
         runs: How often a job with each key has begun.
         open: How many requests are open.
         most_open: The most that were open at a time.
@@ -69,6 +71,7 @@ class FakePipe(httpx.AsyncBaseTransport):
         self._jobs: dict[str, FakeJob] = {}
         self.requests: list[list[dict[str, Any]]] = []
         self.bodies: list[bytes] = []
+        self.windows: list[int | None] = []
         self.runs: Counter[str] = Counter()
         self.open = 0
         self.most_open = 0
@@ -85,6 +88,8 @@ class FakePipe(httpx.AsyncBaseTransport):
         assert int(request.headers["content-length"]) == len(body)
         await anyio.lowlevel.checkpoint()
         self.bodies.append(body)
+        window = request.url.params.get("window")
+        self.windows.append(None if window is None else int(window))
         self.requests.append([json.loads(line) for line in body.splitlines()])
         fate = next(self._fates, Fate())
         if isinstance(fate.reply, Exception):

@@ -270,6 +270,22 @@ async def test_requests_are_few_and_full_while_the_server_keeps_up() -> None:
     assert server.most_open <= 5
 
 
+@pytest.mark.parametrize("seconds", [0, 1])
+@on_both_loops
+async def test_lines_are_all_in_the_server_at_a_time_only_if_their_jobs_are_quick(
+    seconds: int,
+) -> None:
+    async with (
+        fake_pipe(sleep) as (client, server),
+        client.map("sleep", [seconds] * 200, in_flight=20) as results,
+    ):
+        assert len([result async for result in results]) == 200
+
+    assert server.windows[0] is None
+    sizes = [None if seconds else len(lines) for lines in server.requests]
+    assert server.windows[4:] == sizes[4:]
+
+
 @on_both_loops
 async def test_a_request_has_at_most_200_lines_and_256_kib() -> None:
     async def length(payload: object) -> object:

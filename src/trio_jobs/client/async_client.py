@@ -476,11 +476,14 @@ class AsyncClient:
             ordered=ordered,
         )
 
-    def _open_pipe(self, body: bytes) -> AbstractAsyncContextManager[httpx.Response]:
-        """Send lines to the pipe; the answer can be read while the block is open."""
+    def _open_pipe(
+        self, body: bytes, *, window: int | None
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """Send lines to the pipe; see `OpenPipe`."""
+        query = "" if window is None else f"?window={window}"
         return self._http.stream(
             "POST",
-            f"{self._url}/jobs/pipe",
+            f"{self._url}/jobs/pipe{query}",
             content=body,
             headers={**self._headers, "Content-Type": "application/x-ndjson"},
             timeout=longer(self._http.timeout, _LONGEST_SILENCE),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import TypeAlias
+from typing import Protocol
 
 import anyio
 import httpx
@@ -13,7 +13,19 @@ from trio_jobs.client.pipe_answer import BrokenOffError, PipeAnswer
 from trio_jobs.client.pipe_lines import Answer, Line, body_of, refused
 from trio_jobs.client.problem_text import problem_text
 
-OpenPipe: TypeAlias = Callable[[bytes], AbstractAsyncContextManager[httpx.Response]]
+
+class OpenPipe(Protocol):
+    """Opens a request to the pipe, whose answer is read from the response."""
+
+    def __call__(
+        self, body: bytes, *, window: int | None
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """Open it.
+
+        Args:
+            body: The lines.
+            window: How many of them may be in the server at a time; None for what is usual there.
+        """
 
 
 class Slice:
@@ -21,7 +33,8 @@ class Slice:
 
     Args:
         lines: What to send.
-        open_pipe: Opens a request with this body, whose answer is read from the response.
+        open_pipe: Opens a request.
+        all_at_once: Whether all lines may be in the server at a time.
         patience: For the pauses before requests that repeat.
         on_answers: Is called with the answers to some of the lines, at least one; each comes once.
         on_failure: Is called when a request has left lines unanswered.
@@ -32,12 +45,14 @@ class Slice:
         lines: Iterable[Line],
         *,
         open_pipe: OpenPipe,
+        all_at_once: bool,
         patience: Patience,
         on_answers: Callable[[list[Answer]], None],
         on_failure: Callable[[], None],
     ) -> None:
         self._left = {line.number: line for line in lines}
         self._open_pipe = open_pipe
+        self._all_at_once = all_at_once
         self._patience = patience
         self._on_answers = on_answers
         self._on_failure = on_failure
@@ -69,13 +84,16 @@ class Slice:
     def cancel(self) -> None:
         """Close the connection, and send the lines again to have their jobs cancelled."""
         self._cancels = True
+        self._all_at_once = True  # also behind jobs that do not end when they are cancelled
         self._scope.cancel()
 
     async def _request(self) -> httpx.Response | Exception:
         """Send the lines once; why some may be left."""
         lines = list(self._left.values())
+        body = body_of(lines, cancel=self._cancels)
+        window = len(lines) if self._all_at_once else None
         try:
-            async with self._open_pipe(body_of(lines, cancel=self._cancels)) as response:
+            async with self._open_pipe(body, window=window) as response:
                 if response.status_code == 200:
                     return await self._read(response, PipeAnswer(lines, cancel=self._cancels))
                 if response.status_code in TRY_AGAIN:

@@ -32,8 +32,16 @@ _MAX_BYTES = 256 * 1024
 _USUALLY_OPEN = 4
 _MOST_OPEN = 16
 
-# Seconds that lines wait for company before one of these additional requests takes them.
-_COMPANY = 0.1
+# Seconds that lines wait for company before they are sent beside one of the usual requests, or
+# beside all of them: a request costs a millisecond.
+_SOON = 0.005
+_LATER = 0.1
+
+
+# Seconds. If a request takes no longer, the lines of the next one may all be in the server at a
+# time, which costs it less; jobs of others wait behind them for about as long. Behind slower jobs
+# they would wait too long: then the server's own window holds, which is a few jobs for each worker.
+_QUICK = 0.1
 
 
 class Slices:
@@ -47,7 +55,7 @@ class Slices:
                 slices.release(len(answers))
 
     Args:
-        open_pipe: Opens a request with this body, whose answer is read from the response.
+        open_pipe: Opens a request.
         make_patience: The patience of one request and its repetitions.
         in_flight: How many lines are pulled and not released at the most.
 
@@ -78,8 +86,9 @@ class Slices:
         self._pending: deque[Line] = deque()  # pulled, not sent
         self._outstanding = 0  # sent, not answered
         self._open: set[Slice] = set()
-        self._due = math.inf  # when pending lines have waited for company for long enough
+        self._company = math.inf  # for how long pending lines wait for others
         self._answers: list[Answer] = []  # not taken
+        self._is_quick = False  # the last request
         self._complete = False
         self._ended = False
         self._error: BaseException | None = None
@@ -189,52 +198,55 @@ class Slices:
         self._work_made.ring()
 
     async def _pull_all(self, source: LineSource[_Item]) -> None:
+        pulled = 0
         while True:
             while self._room <= 0:
                 await self._room_made.wait()
-            # A few, since a source may have no checkpoints.
             lines = await source.pull(min(self._room, self._size))
             if not lines or self._pull_scope.cancel_called:
                 return
             self._room -= len(lines)
             self._pending += lines
             self._look()
-            await anyio.lowlevel.checkpoint()
+            pulled += len(lines)
+            if pulled >= self._size:  # a source may have no checkpoints
+                pulled = 0
+                await anyio.lowlevel.checkpoint()
 
     async def _send(self, tasks: TaskGroup) -> None:
         """Send lines that were pulled, until all are answered."""
+        begun: float | None = None  # when the pending lines began to wait for company
         while self._pulling or self._pending or self._open:
             now = anyio.current_time()
-            if self._fills_a_slice() or (self._waits_for_company() and now >= self._due):
-                self._due = math.inf
+            if not self._pending:
+                begun = None
+            elif begun is None:
+                begun = now
+            self._company = self._wanted_company()
+            due = math.inf if begun is None else begun + self._company
+            if now >= due:
+                begun = None
                 self._start_slice(tasks)
                 continue
-            if not self._waits_for_company():
-                self._due = math.inf
-            elif self._due == math.inf:
-                self._due = now + _COMPANY
-            with anyio.CancelScope(deadline=self._due):
+            with anyio.CancelScope(deadline=due):
                 await self._work_made.wait()
 
     def _look(self) -> None:
         """Wake the task that sends, if it has something to do: most lines need no task switch."""
-        if self._fills_a_slice() or (self._due == math.inf and self._waits_for_company()):
+        if self._wanted_company() < self._company:
             self._work_made.ring()
 
-    def _fills_a_slice(self) -> bool:
-        """Whether lines can be sent at once."""
-        count = len(self._pending)
-        if len(self._open) < _USUALLY_OPEN:
-            return count > 0
-        return count >= self._size and len(self._open) < _MOST_OPEN
-
-    def _waits_for_company(self) -> bool:
-        """Whether slow jobs take all the usual requests, and the server may have room for more."""
-        return (
-            len(self._pending) > 0
-            and _USUALLY_OPEN <= len(self._open) < _MOST_OPEN
-            and 2 * self._outstanding <= self.in_flight
-        )
+    def _wanted_company(self) -> float:
+        """For how long pending lines wait for others; inf until a request has ended."""
+        count, requests = len(self._pending), len(self._open)
+        if not count or requests >= _MOST_OPEN:
+            return math.inf
+        if not requests or count >= self._size:
+            return 0.0
+        if requests < _USUALLY_OPEN:
+            return _SOON
+        # The server may have room for more than what slow jobs have left in the open requests.
+        return _LATER if 2 * self._outstanding <= self.in_flight else math.inf
 
     def _start_slice(self, tasks: TaskGroup) -> None:
         lines: list[Line] = []
@@ -248,6 +260,7 @@ class Slices:
         each = Slice(
             lines,
             open_pipe=self._open_pipe,
+            all_at_once=self._is_quick,
             patience=self._make_patience(),
             on_answers=self._take_in,
             on_failure=self._note_failure,
@@ -256,7 +269,9 @@ class Slices:
         tasks.start_soon(self._guard, tasks, self._run_slice, each)
 
     async def _run_slice(self, each: Slice) -> None:
+        begun = anyio.current_time()
         await each.run()
+        self._is_quick = anyio.current_time() - begun < _QUICK
         self._open.discard(each)
         self._work_made.ring()
 
