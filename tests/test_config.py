@@ -432,6 +432,7 @@ class TestNames:
             ("LEVEL", ", the nearest is TRIO_JOBS_LOGGING_LEVEL"),
             ("PORT", ", the nearest is TRIO_JOBS_HTTP_BIND"),
             ("CONFIG", ", the option --config names the file"),
+            ("TOKEN", ", the nearest is TRIO_JOBS_HTTP_TOKEN"),
             *(("VERSION", ""), ("POOL", ""), ("", ""), ("É\n", "")),
         ],
     )
@@ -446,7 +447,8 @@ class TestNames:
         assert warning.isprintable()
 
     def test_a_variable_of_someone_else_is_not_looked_at(self) -> None:
-        config = load(environment={"TRIO_JOBSPOOL_WORKERS": "", "PATH": "", "trio_jobs_pool_x": ""})
+        names = ("TRIO_JOBSPOOL_WORKERS", "PATH", "trio_jobs_pool_x", "TRIO_JOBS_URL")
+        config = load(environment=dict.fromkeys(names, ""))
 
         assert config == Config()
         assert config.warnings == ()

@@ -37,6 +37,10 @@ _MAX_FILE_BYTES: Final = 2**20
 _HANDLERS: Final = "handlers"
 _PREFIX: Final = "TRIO_JOBS_"
 
+# The variable of clients and commands that may stand beside the server's. Their TRIO_JOBS_TOKEN may
+# not: a server that was meant to ask for it would let everybody in.
+_OF_CLIENTS: Final = "URL"
+
 # Settings by the names that people give them: without the section, or as other servers do.
 _PATHS_BY_NAME: Final[Mapping[str, str]] = {
     **{name: path for path in SETTINGS for name in (path, path.partition(".")[2])},
@@ -242,7 +246,9 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], t
     warnings: list[str] = []
     for variable in sorted(environment):  # sorted: the first mistake is the same every time
         name = variable.removeprefix(_PREFIX)
-        if name == variable or _SERVICE_LINK.fullmatch(f"{name}={environment[variable]}"):
+        if name in (variable, _OF_CLIENTS) or _SERVICE_LINK.fullmatch(
+            f"{name}={environment[variable]}"
+        ):
             continue
         if variable in paths:
             path = paths[variable]

@@ -39,7 +39,7 @@ def events(body: bytes) -> Answer:
 def test_tail_goes_on_after_the_last_event_and_says_what_it_misses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trio_jobs.commands.server_calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("trio_jobs.commands.second_tries.time.sleep", lambda _: None)
     one = ended('"outcome":"failed"')
     answers = [
         events(b"retry: 2000\nid: b-7\n\n"),
@@ -64,11 +64,12 @@ def test_tail_goes_on_after_the_last_event_and_says_what_it_misses(
     assert captured.out == f"{one.decode()}\n"
     complaints = [line.partition(": ")[2] for line in captured.err.splitlines()]
     assert complaints == [
-        f"{server.url} has ended its answer; waiting",  # and not once more for the broken one
+        # And not once more for the broken connection.
+        f"{server.url} has ended its answer; trying again for 60 s",
         "2 more jobs have ended, and are not shown",
-        f"{server.url} has ended its answer; waiting",
+        f"{server.url} has ended its answer; trying again for 60 s",
         "the server was started anew: jobs that ended meanwhile are not shown",
-        f"{server.url} has ended its answer; waiting",
+        f"{server.url} has ended its answer; trying again for 60 s",
         "the token is wrong",
     ]
 

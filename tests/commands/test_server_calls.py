@@ -1,5 +1,7 @@
 """What a command makes of a server's answers, of none, and of those of something else."""
 
+import sys
+
 import pytest
 
 from tests.commands.support import (
@@ -11,7 +13,7 @@ from tests.commands.support import (
     problem,
     scripted_server,
 )
-from trio_jobs.commands import server_calls
+from trio_jobs.commands import second_tries
 
 # Each orders a terminal to do something, or turns the text around.
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r\n"
@@ -40,7 +42,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock in place of the real one."""
     clock = Clock()
-    monkeypatch.setattr(server_calls, "time", clock)
+    monkeypatch.setattr(second_tries, "time", clock)
     return clock
 
 
@@ -119,20 +121,75 @@ def test_wait_outlasts_a_restart_and_gives_up_after_a_minute_without_the_server(
         assert call("wait", JOB_ID, "--url", server.url) == 0
     assert sum(clock.pauses) < 1
 
-    with scripted_server(*[Answer(status=0)] * 100) as server:
-        assert call("wait", JOB_ID, "--url", server.url) == 1
+    capsys.readouterr()
+    with scripted_server(Answer(body=job()), *[Answer(status=0)] * 100) as server:
+        assert call("wait", JOB_ID, "--timeout=1h", "--url", server.url) == 1
     assert server.left > 0
     assert 60 <= sum(clock.pauses) < 70
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("; trying again for 60 s")
+    assert last.endswith("broke off: Server disconnected without sending a response.")
 
 
 def test_a_server_that_never_was_there_is_not_waited_for(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with scripted_server(Answer(status=0)) as server:  # it may be one of TLS
+        assert call("wait", JOB_ID, "--url", server.url) == 1
+    assert "broke off" in one_line(capsys.readouterr().err)
     for name in ("submit", "status", "wait", "list", "cancel", "rerun", "tail"):
         arguments = [] if name in ("status", "list", "tail") else [JOB_ID]
         assert call(name, *arguments, "--url=http://127.0.0.1:1") == 1
         assert "cannot be reached: Connection refused" in one_line(capsys.readouterr().err)
     assert clock.pauses == []
+
+
+def test_time_of_a_wait_ends_while_the_server_is_gone(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trio_jobs.commands.waiting.time", clock)
+    monkeypatch.setattr("trio_jobs.commands.wait_command.time", clock)
+    # The server lets nobody wait.
+    pending = Answer(body=job(), headers={"Preference-Applied": "wait=0", "Retry-After": "2"})
+    with scripted_server(pending, *[Answer(status=0)] * 100) as server:
+        assert call("wait", JOB_ID, "--timeout=7", "--url", server.url) == 1
+    assert clock.pauses[0] == 2
+    assert sum(clock.pauses) == 7
+
+    clock.pauses.clear()
+    with scripted_server(*[Answer(body=job(), headers={"Retry-After": "3"})] * 4) as server:
+        assert call("wait", JOB_ID, "--timeout=7", "--url", server.url) == 4
+    assert clock.pauses == [3, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["status", "list", "tail"])
+def test_without_an_http_client_one_line_says_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+
+    assert call(name) == 2
+    assert one_line(capsys.readouterr().err).endswith("pip install 'trio-jobs[client]'")
+
+
+@pytest.mark.parametrize(
+    "variable", [("ALL_PROXY", "socks9://proxy"), ("SSL_CERT_FILE", "/nowhere")]
+)
+def test_environment_that_the_http_client_refuses_is_one_line(
+    variable: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(*variable)
+
+    assert call("status", "--url=http://127.0.0.1:1") == 2
+    assert "refuses its variables" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a..b", f"http://{'a' * 70}.example"])
+def test_url_that_leads_to_no_host_is_one_line(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("status", "--url", url) == 2
+    assert "is no URL" in one_line(capsys.readouterr().err)
 
 
 def test_wait_ends_when_its_time_is_over_and_tells_of_each_job(

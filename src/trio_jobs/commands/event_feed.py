@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from trio_jobs.commands.server_calls import Calls, GoneError, Patience, RefusedError
+from trio_jobs.commands.complaints import complain
+from trio_jobs.commands.second_tries import Patience
+from trio_jobs.commands.server_calls import Calls, GoneError, RefusedError
 
 # Seconds: a server sends something every 15.
 _SILENCE: Final = 45.0
@@ -29,7 +31,7 @@ def follow(
     calls: Calls,
     parameters: Sequence[tuple[str, str]],
     *,
-    lost: Callable[[GoneError | RefusedError], object],
+    tell: Callable[[str], object] = complain,
 ) -> Iterator[Event]:
     """The events of ``GET /events``, from now on.
 
@@ -38,13 +40,13 @@ def follow(
     Args:
         calls: The server.
         parameters: What the client wants to see.
-        lost: Called at the first failure after an event, before the next try.
+        tell: Called with a line when the server is lost, at the first failure.
 
     Raises:
         CommandError: The server stays away, or refuses the request.
     """
-    patience = Patience()
-    last, is_lost = "", False
+    patience = Patience(tell)
+    last = ""
     while True:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         try:
@@ -53,7 +55,6 @@ def follow(
             ) as answer:
                 for event in read_events(answer.iter_bytes()):
                     patience.note_progress()
-                    is_lost = False
                     last = event.id or last
                     if event.name:
                         yield event
@@ -61,9 +62,6 @@ def follow(
         except (GoneError, RefusedError) as error:
             if not error.passes:
                 raise
-            if not is_lost:
-                lost(error)
-                is_lost = True
             patience.pause(error)
 
 

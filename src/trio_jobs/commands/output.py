@@ -25,12 +25,14 @@ def write_text(text: str) -> None:
     Raises:
         CommandError: It cannot be written.
     """
+    if sys.stdout is None:
+        raise CommandError("standard output is closed", BROKEN)
     try:
         sys.stdout.buffer.write(text.encode(errors="replace"))
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _end_quietly()
-    except (AttributeError, OSError) as error:  # closed (then stdout is None), or a full disk
+    except OSError as error:
         raise CommandError(f"standard output cannot be written: {error}", BROKEN) from None
 
 
@@ -41,9 +43,11 @@ def json_line(raw: bytes) -> str:
     them JSON has no such characters but white space.
     """
     text = _CONTROL.sub(" ", raw.decode(errors="replace").strip())
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+    # Character by character, a result of megabytes would take seconds.
+    for each in set() if text.isprintable() else set(text):
+        if not each.isprintable():
+            text = text.replace(each, _escaped(each))
+    return text
 
 
 def is_terminal() -> bool:

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import random
 import re
-import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
 # Seconds: for a connection, and for an answer beyond the time that the server is asked to wait.
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
-
-# Seconds without progress after which a server that was there counts as gone.
-PATIENCE_SECONDS: Final = 60.0
-_LONGEST_PAUSE: Final = 5.0
 
 # By the status of a refusal; any other one is a mistake in what was asked for.
 _STATUS_OF: Final[Mapping[int, int]] = {
@@ -54,12 +48,14 @@ class GoneError(CommandError):
     """The server gives no answer.
 
     Attributes:
-        passes: Whether it has been there before, and so may come back.
+        passes: Whether it has answered before, and so may come back.
+        was_asked: Whether the request may have reached it.
     """
 
-    def __init__(self, text: str, *, passes: bool) -> None:
+    def __init__(self, text: str, *, passes: bool, was_asked: bool) -> None:
         super().__init__(text, BROKEN)
         self.passes = passes
+        self.was_asked = was_asked
 
 
 class RefusedError(CommandError):
@@ -74,7 +70,7 @@ class RefusedError(CommandError):
     def __init__(self, text: str, answer: "httpx.Response") -> None:
         self.http_status = answer.status_code
         self.passes = self.http_status in _PASSING
-        self.retry_after = _retry_after(answer)
+        self.retry_after = retry_after(answer)
         status = _STATUS_OF.get(self.http_status, MISTAKEN)
         if self.http_status == 404 and _JOB_PATH.search(answer.url.path):
             status = UNKNOWN
@@ -182,7 +178,7 @@ class Calls:
 
     def ended(self) -> GoneError:
         """The error of an answer that should go on and has ended."""
-        return GoneError(f"{self.server} has ended its answer", passes=True)
+        return GoneError(f"{self.server} has ended its answer", passes=True, was_asked=True)
 
     def _gone(self, error: Exception) -> CommandError:
         import httpx
@@ -190,54 +186,11 @@ class Calls:
         if isinstance(error, self._no_url):
             return CommandError(f"{self.server} is no URL: {error}", MISTAKEN)
         is_new = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
-        # If a connection was made, the request may have reached the server.
-        passes = self._is_known or not is_new
         what = "cannot be reached" if is_new else "broke off"
         reason = _ERRNO.sub("", str(error)) or type(error).__name__
-        return GoneError(f"{self.server} {what}: {reason}", passes=passes)
-
-
-class Patience:
-    """Pauses between repetitions of a request, until there was no progress for too long.
-
-    Args:
-        seconds: How long.
-    """
-
-    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
-        self._seconds = seconds
-        self._pause = 0.1
-        self._end: float | None = None
-
-    def note_progress(self) -> None:
-        """The server has answered."""
-        self._pause = 0.1
-        self._end = None
-
-    def pause(self, error: "GoneError | RefusedError") -> None:
-        """Wait before the next try: as long as the server asks for, but at most five seconds.
-
-        Args:
-            error: Why the last try was in vain.
-
-        Raises:
-            CommandError: The same, since there is no time left.
-        """
-        now = time.monotonic()
-        if self._end is None:
-            self._end = now + self._seconds
-        if now >= self._end:
-            raise error
-        seconds = error.retry_after if isinstance(error, RefusedError) else None
-        if seconds is None:
-            # Clients that a restart has cut off come back at different times.
-            seconds = self._pause * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        time.sleep(min(seconds, _LONGEST_PAUSE))
-
-    def wait_after(self, answer: "httpx.Response") -> None:
-        """Wait as long as an answer asks for, but at most five seconds."""
-        time.sleep(min(_retry_after(answer) or 1.0, _LONGEST_PAUSE))
+        return GoneError(
+            f"{self.server} {what}: {reason}", passes=self._is_known, was_asked=not is_new
+        )
 
 
 @contextlib.contextmanager
@@ -320,6 +273,7 @@ def _detail(answer: "httpx.Response") -> str | None:
     return detail if isinstance(detail, str) else None
 
 
-def _retry_after(answer: "httpx.Response") -> float | None:
+def retry_after(answer: "httpx.Response") -> float | None:
+    """Seconds until the server wants to be asked again; None if it does not say."""
     text = answer.headers.get("retry-after", "")
     return float(text) if re.fullmatch("[0-9]{1,9}", text) else None

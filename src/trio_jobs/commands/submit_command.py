@@ -12,8 +12,9 @@ from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.durations import seconds_of
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import json_line, write_line
+from trio_jobs.commands.second_tries import Patience, wait_as_asked
 from trio_jobs.commands.seen_job import SeenJob, read_job
-from trio_jobs.commands.server_calls import Calls, GoneError, Patience, RefusedError, open_calls
+from trio_jobs.commands.server_calls import Calls, GoneError, RefusedError, open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.waiting import check_success, wait_for
 
@@ -76,15 +77,17 @@ def _submit(calls: Calls, body: bytes, options: Namespace) -> SeenJob:
         try:
             answer = calls.ask("POST", "/jobs", content=body, headers=headers)
         except GoneError as error:
-            if not error.passes:
+            if not error.was_asked and not error.passes:
                 raise
             patience.pause(error)
         except RefusedError as error:
             if options.wait_for_room and error.http_status in _NO_ROOM:
                 patience.note_progress()
-            elif error.http_status != _UNCERTAIN:
+                wait_as_asked(error.retry_after)
+            elif error.http_status == _UNCERTAIN:
+                patience.pause(error)
+            else:
                 raise
-            patience.pause(error)
         else:
             return read_job(answer.content)
 

@@ -36,7 +36,7 @@ def run(options: Namespace) -> int:
         parameters += ("outcome", "failed"), ("outcome", "timed_out")
     as_text = is_terminal() and not options.json
     with open_calls(options) as calls:
-        for event in follow(calls, parameters, lost=lambda error: complain(f"{error}; waiting")):
+        for event in follow(calls, parameters):
             _show(event, as_text=as_text)
     return OK
 

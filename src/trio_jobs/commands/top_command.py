@@ -146,11 +146,11 @@ def run(options: Namespace) -> int:
     with open_calls(options) as calls:
         picture = Picture(f"trio-jobs at {calls.server}")
 
-        def note_trouble(error: CommandError) -> None:
-            picture.trouble = plain(f"{error}; waiting")
+        def show_trouble(text: str) -> None:
+            picture.trouble = plain(text)
             _draw(picture)
 
-        for event in follow(calls, [], lost=note_trouble):
+        for event in follow(calls, [], tell=show_trouble):
             if event.name == "state":
                 picture.take(read_state(event.data))
                 _draw(picture)

@@ -6,11 +6,16 @@ from typing import Final
 
 from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.exit_statuses import UNKNOWN, UNSUCCESSFUL
+from trio_jobs.commands.second_tries import Patience, wait_as_asked
 from trio_jobs.commands.seen_job import SeenJob, read_job
-from trio_jobs.commands.server_calls import Calls, GoneError, Patience, RefusedError
+from trio_jobs.commands.server_calls import Calls, GoneError, RefusedError, retry_after
 
 # Seconds of one request. A connection over which nothing comes for longer may be cut by a proxy.
 _LONGEST_WAIT: Final = 30
+
+# Of answers that come at once: as many clients wait already as the server lets wait, or it lets
+# none wait.
+_NO_WAIT: Final = (None, "wait=0")
 
 
 def wait_for(calls: Calls, job_id: str, *, seconds: float) -> tuple[SeenJob, bytes]:
@@ -36,19 +41,20 @@ def wait_for(calls: Calls, job_id: str, *, seconds: float) -> tuple[SeenJob, byt
                 "GET", f"/jobs/{job_id}", headers={"Prefer": f"wait={wait}"}, wait=wait
             )
         except (GoneError, RefusedError) as error:
-            if not error.passes:
+            left = end - time.monotonic()
+            if not error.passes or left <= 0:
                 raise
-            patience.pause(error)
+            patience.pause(error, most=left)
             continue
         patience.note_progress()
         job = read_job(answer.content)
         if job.has_ended:
             return job, answer.content
-        if left <= wait:
+        left = end - time.monotonic()
+        if left <= 0:
             raise CommandError(f"job {job_id} has not ended in time", UNKNOWN)
-        if "preference-applied" not in answer.headers:
-            # As many clients wait already as the server lets wait.
-            patience.wait_after(answer)
+        if answer.headers.get("preference-applied") in _NO_WAIT:
+            wait_as_asked(min(retry_after(answer) or 1, left))
 
 
 def check_success(job: SeenJob) -> None:
