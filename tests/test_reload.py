@@ -17,7 +17,7 @@ from trio_jobs.reload import run_reloads
 from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.signals import ENDING, HARMLESS, RELOADING, STOPPING
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 HANGUP = signal.SIGHUP
 
 

@@ -314,7 +314,7 @@ async def test_cancelled_suspect_holds_up_no_other() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
-    assert ran == ["a", "c"]
+    assert sorted(ran) == ["a", "c"]
     assert {job.status for job in parts.file.values()} == {JobStatus.COMPLETED}
 
 
@@ -337,7 +337,7 @@ async def test_suspects_keep_the_limit_of_their_type_and_a_drain_ends(keeps_pend
         ran.append(job.id)
         return SUCCEEDED
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.journal.run)
             async with trio.open_nursery() as pool:
@@ -368,7 +368,7 @@ async def test_drain_of_all_runs_those_that_are_not_fed_yet(buffer_size: int, st
         ran.append(job.id)
         return SUCCEEDED
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.journal.run)
             async with trio.open_nursery() as pool:
@@ -455,7 +455,7 @@ async def test_clock_that_is_set_forward_in_a_drain_of_all_makes_nothing_due(
         clock[0] = NOON + timedelta(seconds=120)
         return SUCCEEDED
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.journal.run)
             async with trio.open_nursery() as pool:

@@ -16,7 +16,7 @@ from trio_jobs.server.serve import serve
 from trio_jobs.server.sockets import bind_sockets
 
 # No test should come near this; it turns a deadlock into a failure.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 Scope = dict[str, Any]
 Message = dict[str, Any]

@@ -115,7 +115,7 @@ async def test_two_thousand_idle_clients_hold_up_nobody() -> None:
         pytest.skip(f"needs {wanted} descriptors, the hard limit is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        async with served(echo, graceful_timeout=20) as server:
+        async with served(echo, graceful_timeout=1000) as server:
             idle: list[socket.socket] = []
             try:
                 for n in range(count):
@@ -157,7 +157,7 @@ async def test_without_descriptors_who_is_connected_is_served_and_others_later(
 
         for sock in late:
             outside = Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-            with trio.fail_after(5):  # normally 0.1 s
+            with trio.fail_after(30):  # normally 0.1 s
                 assert (await outside.receive_answer()).body == b"late"
             outside.close()
 

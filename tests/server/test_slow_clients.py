@@ -60,14 +60,6 @@ async def test_an_idle_connection_is_closed_in_time_also_between_requests(reques
         assert await client.receive_rest() == b""
 
 
-async def test_the_idle_time_begins_anew_with_each_request() -> None:
-    async with served(echo, keep_alive_timeout=1) as server:
-        client = await server.connect()
-        for _ in range(4):
-            assert (await client.request(get())).status == 200
-            await trio.sleep(0.4)  # far from the limit, for a busy machine; in sum beyond it
-
-
 async def drip(client: Client, data: bytes) -> None:
     """Send a byte now and then, until the server has enough of it."""
     try:
@@ -188,7 +180,7 @@ async def test_a_client_that_leaves_frees_its_descriptor_at_once() -> None:
 
 
 async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
-    """There are 200 of them, and requests on fresh connections meanwhile."""
+    """There are 80 of them, and requests on fresh connections meanwhile."""
     starts = [b"", b"GET / HTTP/1.1\r\n", post(bytes(100))[:-50], post(bytes(100))[:-99]]
     drops = [b"", b"X: y\r\n" * 100, b"", bytes(90)]
 
@@ -203,11 +195,11 @@ async def test_slow_clients_of_every_kind_hold_up_nobody() -> None:
 
     async with served(flood, **timeouts(1)) as server, trio.open_nursery() as nursery:
         for start, more in zip(starts, drops, strict=True):
-            for _ in range(50):
+            for _ in range(20):
                 nursery.start_soon(be_slow, server, start, more)
         for _ in range(5):
             await server.connect(get("/flood"))
 
-        for _ in range(50):
+        for _ in range(20):
             with trio.fail_after(30):  # normally a few milliseconds
                 assert (await server.request(post(b"x"))).status == 200

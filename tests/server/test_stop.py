@@ -32,8 +32,9 @@ pytestmark = pytest.mark.usefixtures("ways")
 
 GRACE = 0.3
 LIMITS: dict[str, Any] = {"graceful_timeout": GRACE}
-# How long a stop may take beyond what it has to wait for, on a busy machine.
-MARGIN = 1.0
+# How long a stop may take beyond what it has to wait for, on a busy machine; and far longer.
+MARGIN = 20.0
+FAR = 1000.0
 
 
 class Application:
@@ -74,7 +75,7 @@ def app() -> Application:
 
 
 async def test_an_idle_server_stops_at_once_with_idle_clients_connected(app: Application) -> None:
-    async with served(app, graceful_timeout=20) as server:
+    async with served(app, graceful_timeout=FAR) as server:
         clients = [await server.connect() for _ in range(10)]
         for client in clients[:9]:
             assert (await client.request(get())).status == 200
@@ -90,13 +91,13 @@ async def test_an_idle_server_stops_at_once_with_idle_clients_connected(app: App
 async def test_a_stop_refuses_new_clients_and_gives_the_answers_that_are_due(
     app: Application,
 ) -> None:
-    async with served(app, graceful_timeout=20) as server:
-        client = await server.connect(get("/hold"))
+    async with served(app, graceful_timeout=FAR) as server:
+        idle, client = await server.connect(), await server.connect(get("/hold"))
         await app.holding.wait()
-        assert (await server.request(get())).status == 200
+        assert (await idle.request(get())).status == 200
 
         server.closing.set()
-        await trio.testing.wait_all_tasks_blocked()
+        assert await idle.receive_rest() == b""
         with pytest.raises(OSError, match="connect"):
             await server.connect()
         app.release.set()
@@ -109,18 +110,13 @@ async def test_a_stop_refuses_new_clients_and_gives_the_answers_that_are_due(
 async def test_a_request_that_never_ends_is_cut_after_the_graceful_timeout(
     app: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S10: and an idle connection, used before, beside it."""
+    """S10."""
     async with served(app, **LIMITS) as server:
-        idle, client = await server.connect(), await server.connect()
-        await idle.request(get())
-        await client.send(get("/hold"))
+        client = await server.connect(get("/hold"))
         await app.holding.wait()
-        began = trio.current_time()
 
         server.closing.set()
 
-        assert await idle.receive_rest() == b""
-        assert trio.current_time() - began < GRACE
         assert await client.receive_rest() == b""
         with trio.fail_after(MARGIN):
             await server.ended.wait()
@@ -146,8 +142,9 @@ async def test_a_stop_at_any_stage_of_a_request(
     app: Application, stage: str, *, client_goes_on: bool
 ) -> None:
     start, rest, status = STAGES[stage]
+    is_answered = client_goes_on and status is not None
 
-    async with served(app, **LIMITS) as server:
+    async with served(app, graceful_timeout=FAR if is_answered else GRACE) as server:
         client = await server.connect()
         if start:
             await client.send(start)
@@ -156,7 +153,7 @@ async def test_a_stop_at_any_stage_of_a_request(
         with trio.fail_after(GRACE + MARGIN):
             server.closing.set()
             await trio.testing.wait_all_tasks_blocked()
-            if client_goes_on and status is not None:
+            if is_answered:
                 assert (await client.request(rest)).status == status
             else:
                 assert await client.receive_rest() == b""
@@ -208,7 +205,7 @@ async def test_cancelling_closes_everything_at_once(app: Application) -> None:
     async def run(  # noqa: ASYNC114, ASYNC128 - hands it on
         task_status: trio.TaskStatus[tuple[str, ...]],
     ) -> None:
-        settings = HttpSettings(graceful_timeout=60)
+        settings = HttpSettings(graceful_timeout=FAR)
         await serve(
             app,
             listeners,

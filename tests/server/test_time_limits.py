@@ -185,6 +185,15 @@ async def test_requests_that_come_while_the_loop_is_blocked_are_all_answered(
     assert stage.complaints() == []
 
 
+async def test_the_idle_time_begins_anew_with_each_request(stage: Stage, clock: MockClock) -> None:
+    async with stage.door() as server:
+        client = await stage.client(server)
+        for _ in range(4):
+            assert (await client.request(get())).status == 200
+            await stage.pass_time(8.5)
+    assert stage.complaints() == []
+
+
 # What has come in before the loop is blocked, what comes meanwhile, and the answer's body.
 HALVES = {
     "first request": (b"", post(b"hello"), b"hello"),

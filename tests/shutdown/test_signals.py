@@ -134,7 +134,7 @@ def test_grace_period_begins_at_the_first_request(stop: Stop, clock: Clock) -> N
 async def test_late_stop_has_no_last_moment_to_wait_for(stop: Stop, clock: Clock) -> None:
     stop.request(at=clock() - 28)
 
-    with trio.fail_after(1):
+    with trio.fail_after(TOO_LONG):
         await stop.wait_grace_over(trio.Event())
 
 

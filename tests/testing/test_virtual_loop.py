@@ -49,11 +49,10 @@ async def test_clock_that_stands_still_moves_asyncio_when_it_is_moved(
     jobs: Jobs, mock_clock: trio.testing.MockClock
 ) -> None:
     job = jobs.submit("sleep", 60)
+    await wait_until_asyncio_waits(60)
     with trio.move_on_after(59.5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(jobs.wait, job.id)
-            await wait_until_asyncio_waits()
-            mock_clock.jump(59.6)
+        mock_clock.jump(59.6)
+        await jobs.wait(job.id)
     assert jobs.get(job.id).ending is None
     mock_clock.jump(0.5)
 
@@ -61,9 +60,10 @@ async def test_clock_that_stands_still_moves_asyncio_when_it_is_moved(
     assert trio.current_time() == 60.1
 
 
-async def wait_until_asyncio_waits() -> None:
-    """The loop tells Trio so by a step of a task."""
-    await trio.testing.wait_all_tasks_blocked(0.01)
+async def wait_until_asyncio_waits(seconds: float) -> None:
+    """Its loop tells Trio of its deadline, which is the next one of the run."""
+    while trio.lowlevel.current_statistics().seconds_to_next_deadline > seconds:
+        await trio.lowlevel.checkpoint()
 
 
 async def cancel_a_call(seconds: float) -> None:
