@@ -6,6 +6,7 @@ import inspect
 import itertools
 import logging
 import math
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ settings.load_profile("suite")
 
 # Seconds by the test's own clock. Under a mock clock nothing takes time, so a
 # test that stands still jumps here at once.
-_REAL_LIMIT = 60.0
+_REAL_LIMIT = 180.0
 _MOCK_LIMIT = 1e9
 _SOAK_LIMIT = 7200.0
 _DEPLOY_LIMIT = 300.0
@@ -47,6 +48,18 @@ FOLDERS = {
 MARKERS = {**FOLDERS, "soak": "takes minutes"}
 HERE = Path(__file__).parent
 
+# Folders that no other run imports: importing them costs each run seconds.
+ALONE = FOLDERS.keys() - {"system"}
+
+# Of a test marked ``interleavings``, how many seeds run without ``-m``; the rest are proof.
+FEW_SEEDS = 4
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: some tests wait for a clock, a thread or a process."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the suite's markers; restore the signals that servers inherit."""
@@ -65,19 +78,35 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: runs without -m, whatever its folder")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without ``-m``, leave out the folders whose tests would be left out one by one."""
+    folder = collection_path.name if collection_path.parent == HERE else ""
+    left_out = folder in ALONE and not config.option.markexpr and folder not in named_by(config)
+    return True if left_out else None
+
+
+def named_by(config: pytest.Config) -> set[str]:
+    """The folders of `tests` that the command line names, also by a file in them."""
+    paths = [config.invocation_params.dir / each for each in config.args]
+    return {path.relative_to(HERE).parts[0] for path in paths if HERE in path.parents}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by its folder; without ``-m``, leave out the marked ones.
 
     A folder or file that the command line names runs without ``-m`` too, except for the soak.
     """
-    paths = [config.invocation_params.dir / each for each in config.args]
-    named = {path.relative_to(HERE).parts[0] for path in paths if HERE in path.parents}
+    named = named_by(config)
     left_out = soak_beyond_the_share(items)
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
+        if "smoke" in marks(item) and folder in ALONE:
+            raise pytest.UsageError(f"{item.nodeid}: no run without -m collects {folder}")
         if folder in FOLDERS and not marks(item) & {"smoke", "soak"}:
             item.add_marker(folder)
+        if seed_of(item) >= FEW_SEEDS:
+            item.add_marker("proof")
         if not config.option.markexpr and marks(item) & MARKERS.keys() - named:
             left_out.append(item)
     gone = set(left_out)
@@ -93,6 +122,13 @@ def soak_beyond_the_share(items: list[pytest.Item]) -> list[pytest.Item]:
         test = list(cases)
         left_out += test[math.ceil(share_of(1) * len(test)) :]
     return left_out
+
+
+def seed_of(item: pytest.Item) -> int:
+    """The seed of a run of a test marked ``interleavings``; 0 of another test."""
+    seed = item.callspec.params.get("scheduler_seed", 0) if hasattr(item, "callspec") else 0
+    assert isinstance(seed, int)
+    return seed
 
 
 def marks(item: pytest.Item) -> set[str]:

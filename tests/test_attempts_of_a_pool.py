@@ -203,12 +203,17 @@ async def test_log_has_times_in_microseconds(
     assert vars(line)["duration"] == round(vars(line)["duration"], 6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(random=st.randoms(use_true_random=False), schedule=st.random_module())
-def test_no_two_attempts_of_a_job_run_at_the_same_time(
-    random: Any,  # noqa: ANN401
-    schedule: object,
-) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(30, marks=pytest.mark.proof)])
+def test_no_two_attempts_of_a_job_run_at_the_same_time(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(random=st.randoms(use_true_random=False), schedule=st.random_module())
+    def check(random: Any, schedule: object) -> None:  # noqa: ANN401
+        attempts_never_overlap(random)
+
+    check()
+
+
+def attempts_never_overlap(random: Any) -> None:  # noqa: ANN401
     running: set[str] = set()
 
     async def work(payload: object, context: JobContext) -> None:

@@ -9,6 +9,7 @@ import ast
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,12 @@ TOOLS |= {"RunVar", "StashKey"}  # as a ContextVar: a run, or a test, holds the 
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"}
 MUTATORS |= {"popitem", "popleft", "remove", "setdefault", "update", "sort", "reverse"}
 DISPLAYS = (ast.List, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.DictComp)
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    """What the project's module says."""
+    return ast.parse(MODULES[module].read_text())
 
 
 def name_of(node: ast.AST) -> str:
@@ -205,10 +212,9 @@ EXCEPTIONS: dict[tuple[Rule, str], list[str]] = {
 def test_code_keeps_the_rule(rule: Rule) -> None:
     broken = []
     for name in RULES[rule]:
-        source = MODULES[name].read_text()
-        for place in rule(ast.parse(source)):
+        for place in rule(tree_of(name)):
             assert isinstance(place, ast.stmt | ast.expr)
-            line = source.splitlines()[place.lineno - 1].strip()
+            line = MODULES[name].read_text().splitlines()[place.lineno - 1].strip()
             if line not in EXCEPTIONS.get((rule, name), []):
                 broken.append(f"{name}:{place.lineno}: {line}")
 
@@ -270,7 +276,7 @@ def test_no_module_name_occurs_twice() -> None:
 
 def imports_of(module: str) -> set[str]:
     """The modules of the project that this one imports, for the type checker as well."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = tree_of(module)
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -304,7 +310,7 @@ def test_the_http_server_knows_seven_modules_of_the_ground_floor() -> None:
 )
 def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[str, float]) -> None:
     found: dict[str, object] = {}
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.arguments):
             each = zip(node.kwonlyargs, node.kw_defaults, strict=True)
             found |= {
@@ -317,8 +323,8 @@ def test_default_of_a_setting_is_not_written_again(module: str, defaults: dict[s
 
 
 def test_sql_is_in_one_package_and_locks_of_threads_are_nowhere() -> None:
-    for name, path in MODULES.items():
-        tree = ast.parse(path.read_text())
+    for name in MODULES:
+        tree = tree_of(name)
         imported = {
             alias.name
             for node in ast.walk(tree)
@@ -328,16 +334,12 @@ def test_sql_is_in_one_package_and_locks_of_threads_are_nowhere() -> None:
         assert "sqlite3" not in imported or name.startswith("stores/sqlite/"), name
     for name in MODULES:
         if name.startswith("stores/"):
-            tree = ast.parse(MODULES[name].read_text())
+            tree = tree_of(name)
             assert not list(calls_of(tree, LOCKS - {"CapacityLimiter"})), name
 
 
 def test_the_pool_has_one_channel_whichever_way_it_is_opened() -> None:
-    opened = [
-        name
-        for name, path in MODULES.items()
-        for _ in calls_of(ast.parse(path.read_text()), {"open_memory_channel"})
-    ]
+    opened = [name for name in MODULES for _ in calls_of(tree_of(name), {"open_memory_channel"})]
 
     # The last two are the two directions of a client that tests use.
     assert opened == [
@@ -380,7 +382,7 @@ def test_every_plain_method_of_the_store_is_atomic(name: str) -> None:
 
 
 def test_awaited_methods_of_the_store_await_nothing() -> None:
-    tree = ast.parse(MODULES["stores/memory.py"].read_text())
+    tree = tree_of("stores/memory.py")
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
 
     assert {function.name for function in functions} == AWAITED
@@ -408,13 +410,13 @@ def uses_of(tree: ast.Module, name: str) -> set[str]:
 
 
 def test_worker_asks_the_store_for_its_four_moves_and_nothing_else() -> None:
-    tree = ast.parse(MODULES["pool/worker.py"].read_text())
+    tree = tree_of("pool/worker.py")
 
     assert uses_of(tree, "store") == {"claim", "complete", "postpone", "release", "disk"}
 
 
 def test_worker_is_given_the_channel_the_store_and_the_process() -> None:
-    tree = ast.parse(MODULES["pool/worker.py"].read_text())
+    tree = tree_of("pool/worker.py")
     functions = {node.name: node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
     function = functions["run_worker"]
 
@@ -427,10 +429,6 @@ def test_worker_is_given_the_channel_the_store_and_the_process() -> None:
 
 @pytest.mark.parametrize("move", ["claim", "complete", "release"])
 def test_only_workers_make_the_moves(move: str) -> None:
-    users = [
-        name
-        for name, path in MODULES.items()
-        if move in uses_of(ast.parse(path.read_text()), "store")
-    ]
+    users = [name for name in MODULES if move in uses_of(tree_of(name), "store")]
 
     assert users == ["pool/worker.py"]

@@ -249,12 +249,19 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(REQUESTS)
-def test_no_trick_with_a_path_gets_a_role_to_a_route_of_another(
-    requests: list[tuple[str, str, Role | None]],
-) -> None:
-    async def main() -> None:
+def few_or(many: int) -> pytest.MarkDecorator:
+    """How many examples a test has: a few of them, and as a proof all."""
+    return pytest.mark.parametrize("examples", [16, pytest.param(many, marks=pytest.mark.proof)])
+
+
+@few_or(60)
+def test_no_trick_with_a_path_gets_a_role_to_a_route_of_another(examples: int) -> None:
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(REQUESTS)
+    def check(requests: list[tuple[str, str, Role | None]]) -> None:
+        trio.run(main, requests)
+
+    async def main(requests: list[tuple[str, str, Role | None]]) -> None:
         app = Reached()
         async with served(app, tokens=TOKENS, health_path="/health") as server:
             for method, target, role in requests:
@@ -263,17 +270,20 @@ def test_no_trick_with_a_path_gets_a_role_to_a_route_of_another(
                 for reached in app.routes:
                     assert role in decided(*reached), (method, target, role, reached)
 
-    trio.run(main)
+    check()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    REQUESTS, st.sampled_from(["", "/", "/queue", "/queue/", "/jobs", "/health", "/ui", "/jobs/x"])
-)
-def test_no_mount_gets_a_role_to_a_route_of_another(
-    requests: list[tuple[str, str, Role | None]], root: str
-) -> None:
-    async def main() -> None:
+ROOTS = ["", "/", "/queue", "/queue/", "/jobs", "/health", "/ui", "/jobs/x"]
+
+
+@few_or(100)
+def test_no_mount_gets_a_role_to_a_route_of_another(examples: int) -> None:
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(REQUESTS, st.sampled_from(ROOTS))
+    def check(requests: list[tuple[str, str, Role | None]], root: str) -> None:
+        trio.run(main, requests, root)
+
+    async def main(requests: list[tuple[str, str, Role | None]], root: str) -> None:
         app = Reached()
         guarded = AccessMiddleware(app, AccessControl(tokens=TOKENS, health_path="/health"))
 
@@ -289,7 +299,7 @@ def test_no_mount_gets_a_role_to_a_route_of_another(
                 for reached in app.routes:
                     assert role in decided(*reached), (method, path, role, reached)
 
-    trio.run(main)
+    check()
 
 
 async def test_the_routes_are_reached_where_the_role_may_use_them() -> None:

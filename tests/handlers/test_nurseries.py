@@ -82,12 +82,12 @@ async def break_in_a_child(_payload: object, context: JobContext) -> None:
 
 
 async def asleep(_payload: object) -> str:
-    await trio.sleep(0.1)
+    await trio.sleep(0.01)
     return "slept"
 
 
 def in_a_thread(_payload: object) -> str:
-    threading.Event().wait(0.1)
+    threading.Event().wait(0.01)
     return "waited"
 
 

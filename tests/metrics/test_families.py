@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.support import handlers_of
@@ -278,16 +278,21 @@ async def test_types_beyond_the_bound_are_one_and_each_type_keeps_its_name() -> 
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-@given(type_=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50))
-def test_every_type_is_read_back_as_it_was(accept: str, type_: str) -> None:
-    async def submitted() -> object:
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.proof)])
+def test_every_type_is_read_back_as_it_was(accept: str, examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50))
+    def check(type_: str) -> None:
+        assert trio.run(submitted, type_) == 1
+
+    async def submitted(type_: str) -> object:
         parts = make_parts(max_types=10)
         parts.admission.submit(type_, b"1")
         _, text = await Exported(parts).exporter.write(accept)
         found = samples(text, openmetrics=bool(accept))
         return found["jobs_submitted_total", frozenset({("type", type_)})]
 
-    assert trio.run(submitted) == 1
+    check()
 
 
 @pytest.mark.parametrize(("ui", "max_types"), [(True, None), (False, 5), (False, None)])

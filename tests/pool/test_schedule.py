@@ -190,10 +190,10 @@ async def test_only_an_earlier_entry_wakes_the_sleeper(autojump_clock: MockClock
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_hundred_thousand_due_at_once_starve_nobody_and_do_not_starve(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("number", [20_000, pytest.param(100_000, marks=pytest.mark.proof)])
+async def test_very_many_due_at_once_starve_nobody_and_do_not_starve(
+    number: int, autojump_clock: MockClock
 ) -> None:
-    number = 100_000
     parts = make_parts(workers=10, buffer_size=1000, keep_completed=0)
     counts: Counter[str] = Counter()
     wakes = Wakes()
@@ -242,10 +242,10 @@ async def test_hundred_thousand_due_at_once_starve_nobody_and_do_not_starve(
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("number", [5_000, pytest.param(20_000, marks=pytest.mark.proof)])
 async def test_many_that_are_due_at_once_run_as_fast_as_the_workers_can(
-    autojump_clock: MockClock,
+    number: int, autojump_clock: MockClock
 ) -> None:
-    number = 20_000
     parts = make_parts(workers=100, buffer_size=1000, keep_completed=0)
     wakes = Wakes()
 

@@ -66,7 +66,7 @@ def test_no_type_costs_an_id_or_shows_a_payload(job_type: str, line_format: Line
     assert b"secret" not in written
 
 
-@pytest.mark.parametrize("line_format", ["text", "json"])
+@pytest.mark.parametrize("line_format", ["text", pytest.param("json", marks=pytest.mark.proof)])
 @pytest.mark.parametrize(
     ("job_type", "most_lines"),
     [

@@ -191,8 +191,12 @@ LONG = max(round(share_of(60)), 8)
 
 @pytest.mark.parametrize(
     ("jobs", "unsynced"),
-    [(16, in_turn), pytest.param(LONG, each_time, marks=pytest.mark.soak)],
-    ids=["short", "long"],
+    [
+        (6, in_turn),
+        pytest.param(16, in_turn, marks=pytest.mark.proof),
+        pytest.param(LONG, each_time, marks=pytest.mark.soak),
+    ],
+    ids=["few jobs", "short", "long"],
 )
 def test_no_power_cut_loses_what_was_said(
     jobs: int,

@@ -1,11 +1,12 @@
 """A job comes out of the file as it went in."""
 
 import sqlite3
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -66,12 +67,17 @@ def jobs(draw: st.DrawFn) -> Job:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(first=jobs(), second=jobs())
-def test_job_comes_out_as_it_went_in_and_as_it_moved(
-    first: Job, second: Job, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("rows") / "jobs.db"
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.proof)])
+def test_job_comes_out_as_it_went_in_and_as_it_moved(examples: int, tmp_path: Path) -> None:
+    @settings(max_examples=examples)
+    @given(first=jobs(), second=jobs())
+    def check(first: Job, second: Job) -> None:
+        comes_out_again(first, second, Path(tempfile.mkdtemp(dir=tmp_path)) / "jobs.db")
+
+    check()
+
+
+def comes_out_again(first: Job, second: Job, path: Path) -> None:
     moved = _with_identity(second, first)
 
     write(path, [(7, first)])
