@@ -126,7 +126,9 @@ class Pipe(LiveResponse):
     async def _take_in(self) -> None:
         """Take lines until there are no more to take, then wait until the client is gone."""
         try:
-            self._end = await self._input.run()
+            end = await self._input.run()
+            await self._jobs.settle()
+            self._end = end
             self._jobs.wake.set()
             await self._input.body.wait_disconnected()
         except DisconnectedProblem:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -19,6 +20,7 @@ from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.cancels import STRIDE, cancel_nowait
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.pool import Pool
+from trio_jobs.pool.refusals import StoreTimeoutError
 from trio_jobs.pool.store import JobNotFoundError
 
 # Bytes of answers that are not sent. Beyond it a pipe takes no line.
@@ -54,7 +56,8 @@ class PipeJobs:
     """The jobs and the answers of one pipe.
 
     The step that shows a job as completed hands it over by `_note_completed`: the store may drop
-    the job afterwards. No method but `check_found` and `cancel` is a checkpoint.
+    the job afterwards. No method but `check_found`,
+    `settle` and `cancel` is a checkpoint.
 
     Args:
         pool: Where the jobs are.
@@ -139,17 +142,29 @@ class PipeJobs:
         """
         dropped: list[JobSpec] = []
         while self._to_check:
-            job_id, spec = self._to_check.pop()
+            job_id, spec = self._to_check[-1]
             try:
                 job = await self._pool.store.find(job_id)
             except JobNotFoundError:
+                self._to_check.pop()
                 for place, _ in self._stop_waiting(job_id):
                     self.places.append(place)
                     dropped.append(spec)
             else:
+                self._to_check.pop()
                 if job.status is JobStatus.COMPLETED:
                     self._let_go(job_id, job)
         return dropped
+
+    async def settle(self) -> None:
+        """Do the rest of `check_found` when no line is taken any more."""
+        while self._to_check:
+            job_id, _ = self._to_check.pop()
+            job: Job | None = None
+            with suppress(JobNotFoundError, StoreTimeoutError):
+                job = await self._pool.store.find(job_id)
+            if job is None or job.status is JobStatus.COMPLETED:
+                self._let_go(job_id, job)
 
     def refuse(self, place: Place, kind: str, message: str, retry_after: int | None = None) -> None:
         """Answer a line that makes no job; see `refused_line`."""
