@@ -322,7 +322,19 @@ async def test_id_is_one_part_of_the_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8080", "ftp://host", "http://", "http://host/?a=1", "http://host/#a"]
+    "url",
+    [
+        "",
+        "localhost:8080",
+        "ftp://host",
+        "http://",
+        "http://host/?a=1",
+        "http://host/#a",
+        "http://host:99999",
+        "http://host:http",
+        "http://[::1",
+        "http://ho\nst",
+    ],
 )
 def test_url_must_be_one_of_http(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"^url must be like http://host:8080, got "):

@@ -4,6 +4,8 @@ import os
 import re
 from urllib.parse import urlsplit
 
+import httpx
+
 # That of a server without a configuration.
 _DEFAULT = "http://127.0.0.1:8080"
 
@@ -21,10 +23,20 @@ def server_url(url: str | None) -> str:
     """
     source = "url" if url is not None else "TRIO_JOBS_URL"
     url = url if url is not None else os.environ.get("TRIO_JOBS_URL") or _DEFAULT
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if not _is_of_http(url):
         raise ValueError(f"{source} must be like http://host:8080, got {url!r}")
     return url.rstrip("/")
+
+
+def _is_of_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises an error if it is none
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        return False
+    rest = parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not rest
 
 
 def server_token(token: str | None) -> str:
