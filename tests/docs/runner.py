@@ -34,6 +34,7 @@ _MASKS = [
     (re.compile(r"(?<=\(process )\d+"), "<n>"),
     (re.compile(r"(?<= seconds=)[\d.e-]+"), "<seconds>"),
     (re.compile(r"(?<=in )\d+\.\d\ds"), "<seconds>"),
+    (re.compile(r"(?<=  )[\d,.]+/s  done in (?:\d+ [dhms] ?)+"), "<rate>"),
     (re.compile(r'(?<=_seconds":)[\d.e-]+'), "<seconds>"),
     (re.compile(r"(?<=duration=)[\d.e-]+"), "<seconds>"),
     (re.compile(r'(?<="duration":)[\d.e-]+'), "<seconds>"),

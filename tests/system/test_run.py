@@ -146,6 +146,16 @@ async def test_run_that_succeeds_leaves_nothing_but_results(folder: Folder) -> N
     }
 
 
+async def test_variables_of_a_server_say_nothing_to_a_run_without_one(folder: Folder) -> None:
+    folder.write(1)
+    variables = {"TRIO_JOBS_URL": "http://none:1", "TRIO_JOBS_TOKEN": "sesame"}
+    options = ("run", "records", "--type=odd", *OUT)
+
+    finished = await run_command(folder.path, *options, config=CONFIG, environment=variables)
+
+    assert (finished.status, len(finished.lines)) == (0, 1)
+
+
 async def test_results_go_to_standard_output_and_prints_of_handlers_do_not(
     folder: Folder,
 ) -> None:

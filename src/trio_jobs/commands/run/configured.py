@@ -11,6 +11,7 @@ from trio_jobs.commands.exit_statuses import MISTAKEN
 from trio_jobs.commands.run.embedded import EmbeddedRunner
 from trio_jobs.commands.run.screen import Screen
 from trio_jobs.commands.run.stop_signals import StopSignals
+from trio_jobs.commands.server_option import TOKEN_VARIABLE, URL_VARIABLE
 from trio_jobs.config import load_config
 from trio_jobs.handler_loading import load_handlers
 from trio_jobs.import_path import place_folder
@@ -42,7 +43,13 @@ def make_embedded_runner(
         CommandError: There is a mistake in the configuration.
     """
     try:
-        config = load_config(options.config, environment=os.environ, overrides={})
+        # Those of other runs of this command are no settings, and no server is to be protected.
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in (URL_VARIABLE, TOKEN_VARIABLE)
+        }
+        config = load_config(options.config, environment=environment, overrides={})
         _start_log(config, screen)
         if options.folder is not None:
             place_folder(options.folder)
