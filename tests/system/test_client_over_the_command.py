@@ -34,15 +34,23 @@ IN_A_FILE = '[store]\npath = "jobs.db"\n'
 
 
 @asynccontextmanager
-async def beside(loop: str, program: Program, url: str) -> AsyncIterator[trio.Event]:
+async def beside(
+    loop: str, program: Program, url: str, *, seconds: float = PATIENCE
+) -> AsyncIterator[trio.Event]:
     """A client's program on a loop of this kind while the block is open, and to its end.
+
+    Args:
+        loop: The kind.
+        program: The program.
+        url: The server's.
+        seconds: How long it may take.
 
     Yields:
         Is set at its end.
     """
 
     async def run() -> None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(seconds):
             async with AsyncClient(url, token="secret") as client:  # noqa: S106
                 await program(client)
 

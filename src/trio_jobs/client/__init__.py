@@ -20,11 +20,13 @@ from trio_jobs.client.client_errors import (
 )
 from trio_jobs.client.job_view import Job, JobError
 from trio_jobs.client.result import Result
+from trio_jobs.client.results import AsyncResults
 
 __all__ = [
     "Arrivals",
     "AsyncArrivals",
     "AsyncClient",
+    "AsyncResults",
     "Client",
     "Job",
     "JobError",
