@@ -16,8 +16,8 @@ import trio
 from trio_jobs.config import describe
 from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handler_loading import DEMONSTRATION, in_file, load_handlers
+from trio_jobs.handlers.child_start import open_folder
 from trio_jobs.handlers.opening_errors import LifespanError, LoopStartError, StartStoppedError
-from trio_jobs.handlers.process_pool import open_folder
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.hidden_modules import HiddenModule
 from trio_jobs.leftovers import Leftovers, LeftoversError

@@ -367,3 +367,43 @@ def report_pages(ctx, folder: str, then: str = "succeed") -> str:  # type: ignor
     if then != "succeed":
         raise ValueError(then)
     return then
+
+
+@dataclass
+class Tiny:
+    """A short job, and what it does besides."""
+
+    ledger: str
+    number: int
+    seconds: float = 0.0002
+    then: str = ""
+
+
+def note_and_compute(tiny: Tiny) -> int:
+    """Put the number into the ledger, compute for so long, and do what else is asked."""
+    note(tiny.ledger, f"{tiny.number} {os.getpid()}")
+    until = time.perf_counter() + tiny.seconds
+    while time.perf_counter() < until:
+        pass
+    if tiny.then == "leave":
+        os._exit(3)
+    if tiny.then == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if tiny.then == "raise":
+        raise ValueError(tiny.number)
+    if tiny.then == "fork" and not os.fork():
+        return 0
+    if tiny.then == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while tiny.then == "hold" and not Path(f"{tiny.ledger}.go").exists():
+        time.sleep(0.005)
+    if tiny.then == "wait":
+        time.sleep(60)
+    return tiny.number
+
+
+def note(ledger: str, text: str) -> None:
+    """Put a line into a file, in one write."""
+    file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{text}\n".encode())
+    os.close(file)

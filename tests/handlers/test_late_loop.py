@@ -4,8 +4,8 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -15,18 +15,16 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
+from tests.handlers.fake_child import END, FakeChild, FakePool, fake_pool
 from tests.handlers.support import wait_until
-from tests.support import RunningPool, running_pool
+from tests.support import ChildHandle, RunningPool, make_job, running_pool
 from trio_jobs import Ending, Outcome
-from trio_jobs.handlers.child_handle import ChildHandle
 from trio_jobs.handlers.child_log import _line_of
-from trio_jobs.handlers.frames import TIME, Kind, frame
+from trio_jobs.handlers.frames import Kind, frame
 from trio_jobs.handlers.handler import Handler
 
 LIMIT = 50.0
 LATER = 100.0
-
-END = frame(Kind.ENDED, TIME.pack(0.0))
 
 
 class SkippingClock(trio.abc.Clock):
@@ -155,7 +153,7 @@ def test_a_process_whose_function_ended_in_time_is_not_timed_out(
     clock = SkippingClock()
     monkeypatch.chdir(str(tmp_path))
     monkeypatch.setattr(
-        "trio_jobs.handlers.child_handle.time", SimpleNamespace(perf_counter=clock.current_time)
+        "trio_jobs.handlers.sent_calls.time", SimpleNamespace(perf_counter=clock.current_time)
     )
 
     def block(pool: RunningPool, _job_id: str) -> None:
@@ -175,32 +173,10 @@ def test_a_process_whose_function_ended_in_time_is_not_timed_out(
     assert ending.outcome is outcome
 
 
-class FakeChild(ChildHandle):
-    """One whose answers a test writes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.theirs, self._requests = os.pipe()
-        self._answers, self.answers = os.pipe()
-        os.set_blocking(self._answers, False)
-
-    def has_ended(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        super().close()
-        os.close(self.theirs)
-        os.close(self.answers)
-
-
 LINE = frame(
     Kind.LOG,
     msgspec.json.encode(_line_of(logging.makeLogRecord({"name": "tests", "levelno": 10}), None)),
 )
-
-
-def begin() -> None:
-    pass
 
 
 @pytest.mark.parametrize("takes_it", [True, False])
@@ -208,87 +184,83 @@ async def test_a_function_begins_when_its_payload_has_been_sent_or_its_process_t
     *, takes_it: bool, autojump_clock: MockClock
 ) -> None:
     """A time limit ends the second one. Else it would wait for ever, and no line would say so."""
-    child, begun = FakeChild(), trio.Event()
-    call = b"x" * 1_000_000  # more than a pipe holds
-    os.set_blocking(child._requests, False)
-    start = partial(child.call, call, max_result_bytes=100, started=begun.set, ended=lambda _: None)
+    payload = b"1" * 1_000_000  # more than a pipe holds
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(start)
+    async with fake_pool() as (pool, nursery):
+        nursery.start_soon(pool.submit, make_job("a", payload=payload))
         await wait_all_tasks_blocked()
-        assert not begun.is_set()
+        [child] = pool.children
+        assert not pool.running["a"].begun
         if not takes_it:
-            await begun.wait()
-        assert trio.current_time() == (0 if takes_it else 5)
-        left = len(call)
-        while left:
-            left -= len(os.read(child.theirs, left))
+            await trio.sleep(5)
+            await wait_all_tasks_blocked()
+            assert pool.running["a"].begun
+        for _ in range(20):  # a pipe holds a fifteenth of it
+            child.is_sent_more()
             await wait_all_tasks_blocked(0)
-        assert begun.is_set()
-        nursery.cancel_scope.cancel()
-    child.close()
+        assert pool.running["a"].begun
+        assert child.begin() == "a"
+
+
+@asynccontextmanager
+async def running_job() -> AsyncIterator[tuple[FakePool, FakeChild]]:
+    """A job that runs in a child, whose answers a test writes."""
+    async with fake_pool() as (pool, nursery):
+        nursery.start_soon(pool.submit, "a")
+        await wait_all_tasks_blocked()
+        [child] = pool.children
+        assert child.begin() == "a"
+        yield pool, child
+
+
+def cancel(pool: FakePool) -> None:
+    scope = pool.running["a"].scope
+    assert scope is not None
+    scope.cancel()
 
 
 async def test_what_was_written_before_a_cancel_is_the_answer() -> None:
-    child, ended = FakeChild(), list[float]()
-    os.write(child.answers, LINE * 40 + END + frame(Kind.RESULT, b'"done"'))
+    async with running_job() as (pool, child):
+        os.write(child.answers, LINE * 40 + END + frame(Kind.RESULT, b'"done"'))
+        cancel(pool)
+        await wait_all_tasks_blocked()
 
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        answer = await child.call(b"", max_result_bytes=100, started=begin, ended=ended.append)
-
-    assert answer == b'"done"'
-    assert len(ended) == 1
-    child.close()
+        assert pool.answers == {"a": b'"done"'}
+        assert [*pool._children] == [child]
 
 
 async def test_the_rest_of_an_answer_is_waited_for() -> None:
-    child = FakeChild()
     whole = END + frame(Kind.RESULT, b'"done"')
-    os.write(child.answers, whole[:-3])
-    answers: list[object] = []
-
-    async def call() -> None:
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            answers.append(
-                await child.call(b"", max_result_bytes=100, started=begin, ended=lambda _: None)
-            )
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(call)
+    async with running_job() as (pool, child):
+        os.write(child.answers, whole[:-3])
+        cancel(pool)
         await wait_all_tasks_blocked()
-        assert not answers
+        assert not pool.answers
         os.write(child.answers, whole[-3:])
+        await wait_all_tasks_blocked()
 
-    assert answers == [b'"done"']
-    child.close()
+        assert pool.answers == {"a": b'"done"'}
 
 
 async def test_the_rest_of_an_answer_is_waited_for_half_a_second(autojump_clock: MockClock) -> None:
-    child = FakeChild()
-    os.write(child.answers, END)
+    async with running_job() as (pool, child):
+        os.write(child.answers, END)
+        cancel(pool)
+        await child.gone.wait()
 
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await child.call(b"", max_result_bytes=100, started=begin, ended=lambda _: None)
-
-    assert scope.cancelled_caught
-    assert trio.current_time() == 0.5
-    child.close()
+        assert trio.current_time() == 0.5
+        assert not pool.answers
+        assert not pool._children
 
 
 @pytest.mark.parametrize("written", [b"", LINE * 40, END[:4]])
 async def test_without_an_end_a_cancel_is_acted_on_at_once(
     written: bytes, mock_clock: MockClock
 ) -> None:
-    child, ended = FakeChild(), list[float]()
-    os.write(child.answers, written)
+    async with running_job() as (pool, child):
+        os.write(child.answers, written)
+        cancel(pool)
+        await child.gone.wait()
 
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await child.call(b"", max_result_bytes=100, started=begin, ended=ended.append)
-
-    assert scope.cancelled_caught
-    assert not ended
-    child.close()
+        assert not pool.answers
+        assert not pool.running["a"]._ended

@@ -47,10 +47,14 @@ class Life:
         job = make_job(self.ledger.name, payload=f'"{self.ledger}"'.encode())
 
         def is_ours(task: trio.lowlevel.Task) -> bool:
+            if task.name.endswith(("ProcessPool._serve", "look_on")):
+                return action in (Life.cancel, Life.cut_off)
             return task.context.get(current_job_id) == job.id
 
-        with At(step, lambda: action(self), of=is_ours) as at, self.scope:
-            self.ending = await self.executor(job)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look_on)
+            with At(step, lambda: action(self), of=is_ours) as at, self.scope:
+                self.ending = await self.executor(job)
         self.steps = at.steps
 
     # What can happen at a step.
@@ -77,6 +81,12 @@ class Life:
         """Both at once."""
         self.cut_off()
         self.fail()
+
+
+async def look_on() -> None:
+    """Have steps while the function runs: the job's own task sleeps then."""
+    for _ in range(3):
+        await trio.lowlevel.checkpoint()
 
 
 Action = Callable[[Life], None]
@@ -205,7 +215,7 @@ async def one_life(
     life = Life(executor=make_executor({"test": handler}, processes=processes), ledger=ledger)
     await life.live(step, action)
     check(life)
-    assert len(children_of(os.getpid())) == len(processes._idle) <= 1
+    assert len(children_of(os.getpid())) == len(processes._queue.idle) <= 1
     return life
 
 

@@ -32,8 +32,7 @@ from tests.support import (
 )
 from tests.system.conftest import MakeHandler
 from trio_jobs import Ending, Handler, JobStatus, Outcome
-from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child_handle import NotBegunError
+from trio_jobs.handlers.frames import FrameReader, Kind
 
 
 @contextlib.contextmanager
@@ -291,15 +290,15 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("trio_jobs.handlers.process_pool._PAUSE_AFTER_DEATH", 0.01)
-    call, deaths = ChildHandle.call, [3]
+    send, deaths = ChildHandle.send, [3]
 
-    async def die_first(child: ChildHandle, *args: Any, **kwargs: Any) -> bytes | Failure:  # noqa: ANN401
+    def die_first(child: ChildHandle, *args: Any) -> None:  # noqa: ANN401
         if deaths[0]:
             deaths[0] -= 1
-            raise NotBegunError
-        return await call(child, *args, **kwargs)
+            child.group.kill_group()
+        send(child, *args)
 
-    monkeypatch.setattr(ChildHandle, "call", die_first)
+    monkeypatch.setattr(ChildHandle, "send", die_first)
     async with running_pool({"test": in_process(tasks.pid)}, workers=1) as pool:
         job = pool.submit("test")
         blocked = await wait_until(lambda: pool.blocked)
@@ -312,13 +311,13 @@ async def test_processes_that_die_before_they_take_a_job_are_told_and_not_tried_
 async def test_a_first_word_that_is_none_is_told_and_the_process_is_started_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    receive, words = ChildHandle._receive, [b"{}"]
+    next_frame, words = FrameReader.next, [b"{}"]
 
-    async def receive_garbage(child: ChildHandle, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
-        kind, body = await receive(child, *args, **kwargs)
-        return kind, words.pop() if words else body
+    def first_garbage(reader: FrameReader, **most: int) -> tuple[Kind, bytes] | None:
+        found = next_frame(reader, **most)
+        return (found[0], words.pop()) if found and words else found
 
-    monkeypatch.setattr(ChildHandle, "_receive", receive_garbage)
+    monkeypatch.setattr(FrameReader, "next", first_garbage)
     async with ProcessPool(1) as processes:
         ending = await process(in_process(tasks.pid), processes=processes)
 

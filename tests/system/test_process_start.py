@@ -254,7 +254,7 @@ async def test_a_module_that_an_import_writes_is_not_taken_for_new_code(
 async def test_jobs_count_as_blocked_while_an_import_takes_long_and_begin_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trio_jobs.handlers.process_pool._IMPORTING_TIME", 0.3)
+    monkeypatch.setattr("trio_jobs.handlers.child_start._IMPORTING_TIME", 0.3)
     wait = f"""
     import time
     while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.005)

@@ -322,7 +322,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
         idle = await wait_for_pids(tmp_path, 4)
         (tmp_path / "go").touch()
         processes = pool.parts.pool.places.processes
-        await wait_until(lambda: processes is not None and len(processes._idle) == 4)
+        await wait_until(lambda: processes is not None and len(processes._queue.idle) == 4)
         descriptors = len(tasks.descriptors())
         last = await next_result(pool)
         for pid in {*idle} - {last}:
@@ -331,7 +331,7 @@ async def test_idle_processes_that_have_died_are_reaped_when_the_next_job_begins
         assert await next_result(pool) == last
 
         assert children_of(os.getpid()) == [last]
-        assert len(tasks.descriptors()) == descriptors - 3 * 5
+        assert len(tasks.descriptors()) == descriptors - 3 * 6
 
 
 async def next_result(pool: RunningPool) -> int:

@@ -1,25 +1,25 @@
-"""`ChildHandle`: the server's end of a child process: runs one job after the other in it."""
+"""`ChildHandle`: the server's end of a child process: what goes to it, and what comes from it."""
 
 import contextlib
 import fcntl
 import os
 import select
-import struct
-import termios
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from math import inf
 
 import msgspec
 import trio
 
+from trio_jobs.current_job import current_job_id
 from trio_jobs.error_text import Failure
+from trio_jobs.handlers.call_marks import CallMarks, make_memory
+from trio_jobs.handlers.child_call import ChildCall
 from trio_jobs.handlers.child_log import LogLine, log_line
-from trio_jobs.handlers.frames import TIME, FrameError, FrameReader, Hello, Kind
-from trio_jobs.handlers.process_group import EXIT_TIME, ProcessGroup, make_pipe
+from trio_jobs.handlers.frames import FrameError, FrameReader, Hello, Kind
+from trio_jobs.handlers.process_group import ProcessGroup, make_pipe
 from trio_jobs.handlers.progress_report import ProgressReport
+from trio_jobs.handlers.sent_calls import SentCalls
 from trio_jobs.handlers.start_shortage import ShortageError
-from trio_jobs.retries import ProcessDied
 
 # Seconds that a child gets to take a job. After them the job's clock starts anyway: an earlier
 # function may have blocked the child (by a thread, by SIGSTOP), and no event tells the server.
@@ -28,23 +28,23 @@ _TAKING_TIME = 5.0
 # Log lines of a child between two checkpoints.
 _LINES_AT_ONCE = 16
 
+# The most that a pipe holds. One read empties it: `SentCalls.take_back` relies on that.
 _CHUNK_BYTES = 65_536
 
+# The capacity of a pipe where the system does not say.
+_LEAST_CAPACITY = 4_096
 
-def _nothing(_report: ProgressReport) -> None:
-    """Take no report: no function runs."""
-
-
-class ProcessDiedError(ProcessDied):
-    """The process that ran a job has died; the text says how."""
-
-
-class NotBegunError(Exception):
-    """A child has died before it took its job."""
+# Looked up once: a lookup in an enum costs as much as a call.
+_ENDED = Kind.ENDED
+_RESULT = Kind.RESULT
 
 
-class _EndedError(Exception):
+class EndedError(Exception):
     """The child has exited or closed its pipe, and everything it wrote has been read."""
+
+
+# Why a child cannot be used any more.
+LOST = (EndedError, FrameError, msgspec.MsgspecError)
 
 
 class ChildHandle:
@@ -54,21 +54,25 @@ class ChildHandle:
         group: The process; not started until `spawn`.
         is_faulty: Whether an import failed in the child that has succeeded in the server. Such a
             child gets one job only: the next child may import everything.
+        calls: The jobs that the child has.
+        gone: Set when the child has ended, and what became of its jobs is decided.
     """
 
     def __init__(self) -> None:
         self.group = ProcessGroup()
         self.is_faulty = False
+        self.calls = SentCalls(self._drain)
+        self.gone = trio.Event()
         # The server's ends of the two pipes; -1 if closed.
         self._requests = self._answers = -1
         # Readable when an answer arrives or the child exits; None if closed, or without a pidfd.
         self._either: select.epoll | None = None
         self._unsent = memoryview(b"")
         self._frames = FrameReader()
-        # Called when the running function has ended; None afterwards.
-        self._ended: Callable[[float], object] | None = None
-        # Called with what the running function reports.
-        self._reported: Callable[[ProgressReport], object] = _nothing
+        self._hello: Hello | None = None
+        self._fault: Exception | None = None  # what `_drain` has found; `serve` raises it
+        self._is_stopped = False
+        self._scope = trio.CancelScope(shield=True)  # around a wait in `serve`
 
     def spawn(self, *, folder: int | None) -> None:
         """Start the child. Blocks: call it in a thread, whose signal mask it changes.
@@ -82,7 +86,11 @@ class ChildHandle:
         with contextlib.ExitStack() as theirs:
             requests, self._requests = make_pipe(theirs)
             self._answers, answers = make_pipe(theirs, ours_reads=True)
-            self.group.start(requests, answers, folder=folder)
+            memory = make_memory()
+            theirs.callback(os.close, memory)
+            self.calls.marks = CallMarks(memory)
+            self.group.start(requests, answers, memory, folder=folder)
+        self.calls.max_bytes = _whole_frames(self._requests)
         if self.group.pidfd >= 0:
             self._either = select.epoll()
             self._either.register(self._answers, select.EPOLLIN)
@@ -98,76 +106,75 @@ class ChildHandle:
             ShortageError: The child has died, or its answer cannot be understood.
         """
         try:
-            await self._send(settings)
-            _, body = await self._receive(Kind.HELLO)
-            hello = msgspec.json.decode(body, type=Hello)
-        except _EndedError as error:
+            if settings:
+                self._unsent = memoryview(settings)
+            await self._write_rest()
+            while self._hello is None:
+                await self._receive()
+        except EndedError as error:
             how = await self.group.wait_cause()  # noqa: ASYNC120 - a cancellation says more
             raise ShortageError(f"a process that was started for a job {how} at once") from error
         except (FrameError, msgspec.MsgspecError) as error:
             text = f"a process that was started for a job gave no sign that is understood: {error}"
             raise ShortageError(text) from error
-        self.is_faulty = hello.faulty
-        return hello
+        self.is_faulty = self._hello.faulty
+        return self._hello
 
-    async def call(
-        self,
-        call: bytes,
-        *,
-        max_result_bytes: int,
-        started: Callable[[], object],
-        ended: Callable[[float], object],
-        reported: Callable[[ProgressReport], object] = _nothing,
-    ) -> bytes | Failure:
-        """Run a job.
+    def has_room(self, call: ChildCall) -> bool:
+        """See `SentCalls.has_room`; there is none while a frame is on its way."""
+        return not self._unsent and self.calls.has_room(call)
+
+    def send(self, calls: Sequence[ChildCall]) -> None:
+        """Send jobs that were added to ``calls``.
+
+        The frame of a single job may not fit into the pipe: the task of the job sends the rest.
+        """
+        self._unsent = memoryview(b"".join([call.frame for call in calls]))
+        with contextlib.suppress(EndedError):  # `serve` notices it as well
+            calls[-1].is_unsent = self._write()
+        self.calls.note_sent(calls)
+        self._watch()
+
+    async def send_rest(self, call: ChildCall) -> None:
+        """Send the rest of the job's frame. The job's clock starts then, or after 5 seconds."""
+        with contextlib.suppress(EndedError):
+            with trio.move_on_after(_TAKING_TIME):
+                await self._write_rest()
+            call.is_unsent = False
+            if self.calls.first is call:
+                call.begin()
+            await self._write_rest()
+
+    async def serve(self, changed: Callable[[], object]) -> None:
+        """Take the child's answers.
 
         Args:
-            call: The job's frame.
-            max_result_bytes: The largest result, as JSON.
-            started: Called when the frame has been sent and the function begins, or when the child
-                does not take the frame in time.
-            ended: Called with the time when the function ended, by Trio's clock.
-            reported: Called with each report of the function's progress that arrives.
+            changed: Called when some have been taken, and when jobs were returned.
 
         Returns:
-            The result as JSON, or the description of the function's exception.
+            When `stop` was called, or a faulty child has answered.
 
         Raises:
-            ProcessDiedError: The child has died, or its answer cannot be understood.
-            NotBegunError: The child had died before it took the job.
-
-        Cancellation:
-            Not acted on once the function has ended. Before that, it leaves the function running:
-            the caller has to kill the child.
+            EndedError: The child has ended.
+            FrameError: Its answer cannot be understood; or a ``MsgspecError``.
         """
-        self._ended, self._reported = ended, reported
-        try:
-            with trio.move_on_after(_TAKING_TIME):
-                await self._send(call)
-            started()
-            await self._send()
-        except _EndedError as error:
-            raise NotBegunError from error
-        try:
-            kind, body = await self._receive_answer(max_result_bytes)
-            return body if kind is Kind.RESULT else msgspec.json.decode(body, type=Failure)
-        except _EndedError as error:
-            if self._has_unread_request():
-                raise NotBegunError from error
-            raise ProcessDiedError(
-                f"the process that ran the job {await self.group.wait_cause()}"
-            ) from error
-        except (FrameError, msgspec.MsgspecError) as error:
-            raise ProcessDiedError(
-                f"the process that ran the job gave no answer that can be understood: {error}"
-            ) from error
+        while not self._is_stopped:
+            with trio.CancelScope(shield=True) as self._scope:
+                while not (self.is_faulty and self.calls.has_answered):
+                    self._watch()
+                    await self._receive(changed)
+                    changed()
+                return
+            if not self._is_stopped:  # a job takes long: the others need not wait behind it
+                self.calls.returned += self.calls.take_back()
+                changed()
 
-    async def finish(self) -> None:
-        """Wait until the child has exited by itself; log its last lines."""
-        with contextlib.suppress(_EndedError, FrameError):
-            while True:
-                await self._receive()
-        await self.group.wait_exited()
+    def stop(self) -> None:
+        """Kill the child, and end `serve`. The caller has taken back what has not begun."""
+        self._is_stopped = True
+        self.calls.clear()
+        self.group.kill_group()
+        self._scope.cancel()
 
     def close_requests(self) -> None:
         """Tell the child to exit."""
@@ -190,97 +197,125 @@ class ChildHandle:
         """Close the descriptors; also in a forked copy of the server."""
         if self._either is not None:
             self._either.close()
+            self._either = None
+        if self.calls.marks is not None:
+            self.calls.marks.close()
+            self.calls.marks = None
         self.close_requests()
         if self._answers >= 0:
             os.close(self._answers)
             self._answers = -1
         self.group.close()
 
-    async def _send(self, data: bytes = b"") -> None:
-        """Send this, or the remaining bytes of a cancelled call."""
-        if data:
-            self._unsent = memoryview(data)
+    def _watch(self) -> None:
+        """Let `serve` look after the jobs behind the first one if that runs for long."""
+        until = self.calls.too_long_at
+        self._scope.deadline = inf if until is None else until
+
+    async def _write_rest(self) -> None:
+        while self._write():
+            await trio.lowlevel.wait_writable(self._requests)
+
+    def _write(self) -> bool:
+        """Write what the pipe takes; returns whether something is left.
+
+        Raises:
+            EndedError: The child has closed the pipe; nothing is left then.
+        """
         while self._unsent:
             try:
                 self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._requests)
+                return True
             except BrokenPipeError as error:
-                raise _EndedError from error
+                self._unsent = memoryview(b"")
+                raise EndedError from error
+        return False
 
-    async def _receive_answer(self, max_result_bytes: int) -> tuple[Kind, bytes]:
-        receive = partial(
-            self._receive, Kind.RESULT, Kind.FAILURE, max_result_bytes=max_result_bytes
-        )
+    async def _receive(self, changed: Callable[[], object] = lambda: None) -> None:
+        """Wait until something has arrived, and take it."""
+        either = self._answers if self._either is None else self._either.fileno()
+        await trio.lowlevel.wait_readable(either)
+        self._read()
+        while not self._take_frames(most_lines=_LINES_AT_ONCE):
+            changed()
+            await trio.lowlevel.checkpoint()
+
+    def _drain(self) -> None:
+        """Read and take all that has arrived; `serve` raises what goes wrong."""
         try:
-            return await receive()
-        except trio.Cancelled:
-            # An answer in the pipe counts, even if a deadline passed before the loop read the pipe.
-            if not self._has_answered():
-                raise
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + EXIT_TIME):
-                # The task's cancellation comes at its next checkpoint.
-                return await receive()  # noqa: ASYNC102, ASYNC104 - bounded
-            raise
-
-    def _has_answered(self) -> bool:
-        """Whether the function has ended, according to the bytes that have arrived."""
-        with contextlib.suppress(_EndedError):
             self._read()
-        return self._ended is None or self._frames.holds(Kind.ENDED)
-
-    async def _receive(self, *kinds: Kind, max_result_bytes: int = 0) -> tuple[Kind, bytes]:
-        """The next frame of one of these kinds. Logs the lines and takes the reports before it.
-
-        Raises:
-            _EndedError: The child has exited.
-            FrameError: A frame is invalid or out of order.
-        """
-        waited_for = self._answers if self._either is None else self._either.fileno()
-        lines = 0
-        while True:  # noqa: ASYNC913 - a turn without a wait takes a frame that has arrived
-            found = self._frames.next(max_result_bytes=max_result_bytes)
-            if found is None:
-                await trio.lowlevel.wait_readable(waited_for)
-                self._read()
-                lines = 0
-            elif found[0] in kinds:
-                return found
-            elif found[0] is Kind.ENDED:
-                self._note_end(found[1])
-            elif found[0] is Kind.LOG or found[0] is Kind.PROGRESS:
-                if found[0] is Kind.LOG:
-                    log_line(msgspec.json.decode(found[1], type=LogLine))
-                else:
-                    self._reported(msgspec.json.decode(found[1], type=ProgressReport))
-                lines += 1
-                if lines % _LINES_AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
-            else:
-                raise FrameError(f"a frame of kind {found[0].name} is not expected")
-
-    def _note_end(self, body: bytes) -> None:
-        ended, self._ended = self._ended, None
-        if ended is None or len(body) != TIME.size:
-            raise FrameError("a time is not expected")
-        (when,) = TIME.unpack(body)
-        ended(trio.current_time() - (time.perf_counter() - when))
+            self._take_frames()
+        except EndedError:
+            pass  # the pipe says so again
+        except LOST as error:
+            self._fault = error
+            self.group.kill_group()
 
     def _read(self) -> None:
+        if self._fault is not None:
+            raise self._fault
         try:
             data = os.read(self._answers, _CHUNK_BYTES)
         except BlockingIOError:
             if self.has_ended():  # and has written nothing since
-                raise _EndedError from None
+                raise EndedError from None
             return
         if not data:
-            raise _EndedError
+            raise EndedError
         self._frames.feed(data)
 
-    def _has_unread_request(self) -> bool:
-        """Whether the child has left a part of its request in the pipe."""
-        try:
-            count = fcntl.ioctl(self._requests, termios.FIONREAD, bytes(4))
-        except OSError:  # this kernel cannot tell: the child may have read all of it
-            return False
-        return bool(struct.unpack("i", count)[0])
+    def _take_frames(self, *, most_lines: float = inf) -> bool:
+        """Take the frames that have arrived as a whole, up to so many lines of the log or reports.
+
+        Returns:
+            Whether there is none left.
+        """
+        calls, lines = self.calls, 0
+        while lines < most_lines:
+            first = calls.first
+            most = 0 if first is None else first.max_result_bytes
+            found = self._frames.next(max_result_bytes=most)
+            if found is None:
+                return True
+            kind, body = found
+            if kind is _ENDED:
+                calls.note_end(body)
+            elif kind is _RESULT:
+                calls.answer(body)
+            elif kind is Kind.FAILURE:
+                calls.answer(msgspec.json.decode(body, type=Failure))
+            elif kind is Kind.SKIPPED:
+                calls.skip()
+            elif kind is Kind.LOG:
+                _log(first, msgspec.json.decode(body, type=LogLine))
+                lines += 1
+            elif kind is Kind.PROGRESS:
+                report = msgspec.json.decode(body, type=ProgressReport)
+                if first is not None:
+                    first.running.note_report(trio.current_time, report)
+                lines += 1
+            elif kind is Kind.HELLO and self._hello is None:
+                self._hello = msgspec.json.decode(body, type=Hello)
+            else:
+                raise FrameError(f"a frame of kind {kind.name} is not expected")
+        return False
+
+
+def _log(call: ChildCall | None, line: LogLine) -> None:
+    # A running job keeps the lines of its code; the task that reads them is no job's.
+    token = None if call is None else current_job_id.set(call.running.job.id)
+    log_line(line)
+    if token is not None:
+        current_job_id.reset(token)
+
+
+def _whole_frames(pipe: int) -> int:
+    """How many bytes, in frames of any lengths, surely fit into a pipe of the child's.
+
+    Two frames in a row share a page of the pipe, or fill more than one together.
+    """
+    if not hasattr(fcntl, "F_GETPIPE_SZ"):
+        return _LEAST_CAPACITY
+    capacity = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    return max(0, capacity - 2 * os.sysconf("SC_PAGE_SIZE")) // 2

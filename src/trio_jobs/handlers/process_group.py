@@ -29,8 +29,8 @@ _OWN_PATH = tuple(filter(None, sys.path))
 
 # With `-c`, not `-m`: a grandchild of multiprocessing would import a main module again.
 _BOOT = (
-    "import sys; sys.path[:] = sys.argv[5:];"
-    " from trio_jobs.child_process import main; main(*map(int, sys.argv[1:5]))"
+    "import sys; sys.path[:] = sys.argv[6:];"
+    " from trio_jobs.child_process import main; main(*map(int, sys.argv[1:6]))"
 )
 
 
@@ -46,12 +46,13 @@ class ProcessGroup:
         self._leader: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
 
-    def start(self, requests: int, answers: int, *, folder: int | None) -> None:
+    def start(self, requests: int, answers: int, memory: int, *, folder: int | None) -> None:
         """Start the child. Blocks: call it in a thread, whose signal mask it changes.
 
         Args:
             requests: The descriptor that the child reads from.
             answers: The descriptor that the child writes to.
+            memory: The descriptor of the memory that the child shares with the server.
             folder: A descriptor of the folder that the child starts in; None for the current one.
 
         Raises:
@@ -59,7 +60,7 @@ class ProcessGroup:
         """
         with contextlib.ExitStack() as theirs:
             lifeline, self._lifeline = make_pipe(theirs)
-            numbers = [requests, answers, lifeline, -1 if folder is None else folder]
+            numbers = [requests, answers, memory, lifeline, -1 if folder is None else folder]
             # Signals wait until the child has installed its handlers.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:

@@ -3,9 +3,10 @@
 import contextlib
 import logging
 import os
-import sys
+import types
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Self
 
@@ -13,24 +14,17 @@ import msgspec
 import trio
 
 from trio_jobs.error_text import Failure
-from trio_jobs.handlers.child_handle import ChildHandle, NotBegunError, ProcessDiedError
-from trio_jobs.handlers.frames import (
-    Call,
-    FileState,
-    Function,
-    Hello,
-    Kind,
-    Program,
-    Settings,
-    frame,
-)
+from trio_jobs.handlers.call_queue import CallQueue
+from trio_jobs.handlers.child_call import ChildCall, Pace
+from trio_jobs.handlers.child_handle import LOST, ChildHandle, EndedError
+from trio_jobs.handlers.child_start import ChildStarter
+from trio_jobs.handlers.frames import Call, Function, Kind, frame
 from trio_jobs.handlers.handler import Handler
 from trio_jobs.handlers.importing import imports_in_child
-from trio_jobs.handlers.loaded_files import loaded_files, still_changed
-from trio_jobs.handlers.process_group import beyond_standard_streams
+from trio_jobs.handlers.process_group import EXIT_TIME
 from trio_jobs.handlers.running_job import RunningJob
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
-from trio_jobs.retries import causes_of
+from trio_jobs.retries import ProcessDied, causes_of
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +33,15 @@ log = logging.getLogger(__name__)
 _CLOSING_TIME = 0.5
 
 # File descriptors that the server has for a child, and those that a child's start adds.
-_DESCRIPTORS = 5
+_DESCRIPTORS = 6
 _STARTING_DESCRIPTORS = 8
-
-# Seconds that a child gets to import its modules before its job counts as blocked.
-_IMPORTING_TIME = 10.0
 
 # Seconds until the next attempt when a child has died before it took its job.
 _PAUSE_AFTER_DEATH = 0.1
 
-# How many changed files a shortage's text names at most.
-_NAMED_FILES = 10
+
+class ProcessDiedError(ProcessDied):
+    """The process that ran a job has died; the text says how."""
 
 
 class ProcessPool:
@@ -82,20 +74,18 @@ class ProcessPool:
         shortage: StartShortage | None = None,
         folder: int | None = None,
     ) -> None:
-        self._functions = tuple(functions)
         self._lifespan = lifespan
         self.closing_time = _CLOSING_TIME
         self.has_cut_lifespans = False
         self._shortage = shortage or StartShortage()
-        self._folder = folder
-        self._limiter = trio.CapacityLimiter(count or _processors())
-        # Children are started in threads of this limiter: handlers may use up Trio's default one.
-        self._starting = trio.CapacityLimiter(1)
+        self._starter = ChildStarter(functions, lifespan, self._shortage, folder)
+        self._count = count or _processors()
+        self._queue = CallQueue(self._count, taken=self._shortage.note_change)
+        self._paces: dict[str, Pace] = {}  # by the names of the handlers
         self._children: set[ChildHandle] = set()  # from their start to their end
-        self._idle: list[ChildHandle] = []
-        self._files: Mapping[str, FileState] = {}
-        self._changed: list[FileState] = []
-        self._closing = contextlib.ExitStack()
+        self._nurseries = contextlib.AsyncExitStack()
+        self._nursery: trio.Nursery | None = None  # of the tasks that take the children's answers
+        self._context = copy_context()  # theirs: that of no job
         self._open = False
 
     @property
@@ -106,7 +96,7 @@ class ProcessPool:
     @property
     def max_descriptors(self) -> int:
         """How many file descriptors the pool takes at most."""
-        return _STARTING_DESCRIPTORS + _DESCRIPTORS * int(self._limiter.total_tokens)
+        return _STARTING_DESCRIPTORS + _DESCRIPTORS * self._count
 
     async def __aenter__(self) -> Self:
         if imports_in_child.get():
@@ -114,16 +104,19 @@ class ProcessPool:
                 "a child process imports this program, to find a function that is defined in it:"
                 " begin behind `if __name__ == '__main__':`, or define the function elsewhere"
             )
-        self._files = loaded_files()
-        if self._folder is None:
-            self._folder = open_folder()
-            if self._folder is not None:
-                self._closing.callback(os.close, self._folder)
+        self._starter.open()
         os.register_at_fork(after_in_child=partial(_close_copies, weakref.ref(self)))
+        self._context = copy_context()
+        self._nursery = await self._nurseries.enter_async_context(trio.open_nursery())
         self._open = True
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
         self._open = False
         children = [*self._children]
         try:
@@ -131,26 +124,30 @@ class ProcessPool:
                 for child in children:
                     child.close_requests()
                 for child in children:
-                    await child.finish()  # noqa: ASYNC102 - bounded
+                    await child.gone.wait()  # noqa: ASYNC102 - bounded
             left = [child for child in children if not child.has_ended()]
             if left:
                 self.has_cut_lifespans = self._lifespan is not None
                 log.warning("processes_killed", extra={"count": len(left)})
         finally:
             for child in children:
-                child.group.kill_group()
-            for child in children:
-                await self._end(child)  # noqa: ASYNC102 - bounded by itself
-            self._idle.clear()
-            self._closing.close()
+                child.stop()
+            try:
+                await self._nurseries.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - as `stop`
+            except BaseExceptionGroup as group:
+                # The nursery puts the block's own error into a group; that one goes on by itself.
+                if [*group.exceptions] != [error]:
+                    raise
+            finally:
+                self._starter.close()
 
     async def run(
         self, handler: Handler, running: RunningJob, *, max_result_bytes: int
     ) -> bytes | Failure:
-        """Run a job in a child of its own, as soon as one is free.
+        """Run a job in a child, as soon as one is free.
 
-        The job's clock starts when a child takes the job: the wait for a child does not count for
-        the time limit.
+        Jobs that are short by what is expected wait in a child, behind the one that runs there. The
+        job's clock starts when the function begins: no wait counts for the time limit.
 
         Args:
             handler: The handler, which the child finds by its name.
@@ -162,132 +159,178 @@ class ProcessPool:
             killed or ended itself, this describes a `ProcessDiedError`, without a traceback.
 
         Cancellation:
-            Kills the child and waits for its end. Not acted on once the function has ended.
+            If the function may have begun, this kills the child and waits for its end. The jobs
+            behind it go to other children. Not acted on once the function has ended.
         """
-        call = Call(
-            job_id=running.job.id,
-            job_type=running.job.type,
-            submitted_at=running.job.created_at,
-            attempt=running.job.attempt,
-            last_attempt=running.job.attempt >= handler.attempts,
-            function=Function(handler.name, handler.spread),
-            payload=msgspec.Raw(running.job.payload),
-            trace=running.job.trace,
-            max_result_bytes=max_result_bytes,
-        )
-        call_frame = frame(Kind.CALL, msgspec.json.encode(call))
-        async with self._limiter:
-            while True:
-                # No checkpoint between these calls: no other job gets this child.
-                child = await self._shortage.outlast(self._obtain)
-                try:
-                    answer = await child.call(
-                        call_frame,
-                        max_result_bytes=max_result_bytes,
-                        started=partial(running.start_clock, handler.timeout),
-                        ended=running.end,
-                        reported=partial(running.note_report, trio.current_time),
-                    )
-                except NotBegunError:
-                    running.take_back_start()
-                    await self._end(child)
-                    # Pause before the next attempt: another program may kill each new child.
-                    with self._shortage.waiting("a process has ended before it took its job"):
-                        await trio.sleep(_PAUSE_AFTER_DEATH)
-                    continue
-                except ProcessDiedError as error:
-                    await self._end(child)
-                    return Failure(
-                        type=type(error).__name__,
-                        message=str(error),
-                        traceback="",
-                        causes=causes_of(error),
-                    )
-                except BaseException:
-                    await self._end(child)  # noqa: ASYNC102 - bounded by itself
-                    raise
-                if child.is_faulty:
-                    await self._end(child)
-                else:
-                    self._idle.append(child)
-                return answer
-
-    async def _obtain(self) -> ChildHandle:
         if not self._open:
             raise RuntimeError("the processes are used outside of their block")
-        # Reap all: the child that became idle last is taken first, so others may be dead for long.
-        for child in [each for each in self._idle if each.has_ended()]:
-            if child in self._idle:  # unless another job has reaped it meanwhile
-                self._idle.remove(child)
-                await self._end(child)
-        return self._idle.pop() if self._idle else await self._start()
+        call = self._call(handler, running, max_result_bytes)
+        self._queue.add(call)
+        try:
+            while call.answer is None:
+                if call.starts:
+                    await self._start_for(call)
+                elif call.is_returned:
+                    await self._run_again(call)
+                elif call.is_unsent and (child := self._child_of(call)) is not None:
+                    await child.send_rest(call)
+                else:
+                    await call.wait()
+        except BaseException as error:  # noqa: ASYNC103 - an answer counts more than a cancellation
+            await self._give_up(call, may_answer=isinstance(error, trio.Cancelled))  # noqa: ASYNC102
+            if call.answer is None or not isinstance(error, trio.Cancelled):
+                raise
+        return call.answer
+
+    def _call(self, handler: Handler, running: RunningJob, max_result_bytes: int) -> ChildCall:
+        job = running.job
+        call = Call(
+            job_id=job.id,
+            job_type=job.type,
+            submitted_at=job.created_at,
+            attempt=job.attempt,
+            last_attempt=job.attempt >= handler.attempts,
+            function=Function(handler.name, handler.spread),
+            payload=msgspec.Raw(job.payload),
+            trace=job.trace,
+            max_result_bytes=max_result_bytes,
+        )
+        pace = self._paces.get(handler.name)
+        if pace is None:
+            pace = self._paces[handler.name] = Pace()
+        return ChildCall(
+            frame(Kind.CALL, msgspec.json.encode(call)),
+            running,
+            timeout=handler.timeout,
+            pace=pace,
+            max_result_bytes=max_result_bytes,
+            # A crash of the server ends the jobs of such a handler, and a job with interruptions
+            # may be the one that causes crashes. Neither waits in a child with others.
+            alone=not handler.repeatable or job.interruptions > 0,
+        )
+
+    def _child_of(self, call: ChildCall) -> ChildHandle | None:
+        return next((child for child in self._children if call in child.calls), None)
+
+    async def _run_again(self, call: ChildCall) -> None:
+        """Let a job wait for a child again whose child has died before it began the job."""
+        call.is_returned = False
+        # Pause before the next attempt: another program may kill each new child.
+        with self._shortage.waiting("a process has ended before it took its job"):
+            await trio.sleep(_PAUSE_AFTER_DEATH)
+        self._queue.put_back([call])
+
+    async def _give_up(self, call: ChildCall, *, may_answer: bool) -> None:
+        """Make sure that a job whose task is cancelled does not run, or no longer.
+
+        A kill ends the child's first job alone. Those behind it have not begun, and never will in
+        this child.
+
+        Args:
+            call: The job.
+            may_answer: Whether to wait for the rest of the answer if the function has ended.
+        """
+        child = self._child_of(call)
+        if child is None:
+            self._queue.take(call)
+            if call.starts:  # its task was woken, and cancelled before
+                self._queue.free_place()
+            return
+        if not child.calls.is_first(call) and child.calls.take_back([call]):
+            self._queue.note_change(child)
+            return
+        others = [each for each in child.calls.take_back() if each is not call]
+        if call.answer is None and may_answer and child.calls.first_has_ended:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + EXIT_TIME):
+                while call.answer is None:
+                    await call.wait()
+        if call.answer is not None:
+            self._queue.note_change(child)
+            self._queue.put_back(others)
+            return
+        others += [each for each in child.calls.returned if each is not call]
+        child.stop()
+        self._queue.leave(child)
+        self._queue.put_back(others)
+        with trio.CancelScope(shield=True):
+            await child.gone.wait()
+
+    async def _start_for(self, call: ChildCall) -> None:
+        """Start a child for this job, unless another child gets the job meanwhile."""
+        started = False
+        try:
+            started = await self._shortage.outlast(partial(self._try_start, call))
+        finally:
+            call.starts = False
+            if not started:
+                self._queue.free_place()
+
+    async def _try_start(self, call: ChildCall) -> bool:
+        if call.is_waiting and not self._queue.take(call):
+            return False
+        call.is_waiting = False
+        try:
+            child = await self._start()
+        except ShortageError:
+            # Until the next attempt the job waits as the others do.
+            call.is_waiting = True
+            self._queue.put_back([call])
+            raise
+        self._queue.join(child, call)
+        assert self._nursery is not None  # noqa: S101 - for the type checker
+        self._context.run(self._nursery.start_soon, self._serve, child)
+        return True
+
+    @trio.lowlevel.enable_ki_protection
+    async def _serve(self, child: ChildHandle) -> None:
+        """Take a child's answers until its end; then decide about the jobs that it has left."""
+        try:
+            await self._serve_and_end(child)
+        finally:
+            child.gone.set()
+            self._queue.free_place()
+
+    async def _serve_and_end(self, child: ChildHandle) -> None:
+        lost: Exception | None = None
+        try:
+            await child.serve(partial(self._queue.note_change, child))
+        except LOST as error:
+            lost = error
+        self._queue.leave(child)
+        with trio.CancelScope(shield=True):
+            how = f"gave no answer that can be understood: {lost}"
+            if isinstance(lost, EndedError):
+                how = await child.group.wait_cause()
+            died, others = child.calls.left_behind()
+            await self._end(child)
+        if died is not None:
+            died.answer = _death(f"the process that ran the job {how}")
+            died.wake()
+        elif others:
+            first = others.pop(0)
+            first.is_returned = True
+            first.running.take_back_start()
+            first.wake()
+        self._queue.put_back(others)
 
     async def _start(self) -> ChildHandle:
         child = ChildHandle()
         self._children.add(child)
         try:
-            try:
-                await trio.to_thread.run_sync(self._spawn, child, limiter=self._starting)
-            except (OSError, MemoryError) as error:
-                text = str(error) or type(error).__name__
-                raise ShortageError(f"no process can be started: {text}") from error
-            except RuntimeError as error:  # from Trio; `_spawn` raises no RuntimeError
-                raise ShortageError(f"no thread can be started: {error}") from error
-            await self._greet(child)
+            await self._starter.start(child)
         except BaseException:
             await self._end(child)  # noqa: ASYNC102 - bounded by itself
             raise
         return child
-
-    async def _greet(self, child: ChildHandle) -> None:
-        hello: Hello | None = None
-        with trio.move_on_after(_IMPORTING_TIME):
-            hello = await child.greet(self._settings())
-        if hello is None:  # the imports may take any time, or hang
-            cause = f"a process is still importing its modules after {_IMPORTING_TIME:g} s"
-            with self._shortage.waiting(cause):
-                hello = await child.greet()
-        if hello.changed:
-            self._changed = [each for each in self._files.values() if each.file in hello.changed]
-            raise ShortageError(_code_changed(hello.changed))
-        if hello.shortage is not None:
-            raise ShortageError(f"a process cannot import the handlers: {hello.shortage}")
-
-    def _spawn(self, child: ChildHandle) -> None:
-        # Without this check a child would import everything, and find the same change again.
-        if self._changed and still_changed(self._changed):
-            raise ShortageError(_code_changed(each.file for each in self._changed))
-        child.spawn(folder=self._folder)
-
-    def _settings(self) -> bytes:
-        settings = Settings(
-            path=sys.path,
-            arguments=sys.argv,
-            functions=[*self._functions],
-            lifespan=self._lifespan,
-            program=_program()
-            if any(each.name.startswith("__main__:") for each in self._functions)
-            else None,
-            files=self._files,
-            log_level=logging.getLogger().getEffectiveLevel(),
-        )
-        return frame(Kind.SETTINGS, msgspec.json.encode(settings))
 
     async def _end(self, child: ChildHandle) -> None:
         self._children.discard(child)  # first: a kill that raises must not leave the child in here
         await child.kill()
 
 
-def open_folder() -> int | None:
-    """A descriptor of the current folder, which stays valid if the folder is moved or removed.
-
-    None if the folder cannot be opened: it has been removed already.
-    """
-    how = getattr(os, "O_PATH", os.O_RDONLY)  # the folder need not be readable
-    try:
-        return beyond_standard_streams(os.open(".", how | os.O_DIRECTORY))
-    except OSError:
-        return None
+def _death(text: str) -> Failure:
+    error = ProcessDiedError(text)
+    return Failure(type=type(error).__name__, message=text, traceback="", causes=causes_of(error))
 
 
 def _close_copies(pool: "weakref.ref[ProcessPool]") -> None:
@@ -296,18 +339,6 @@ def _close_copies(pool: "weakref.ref[ProcessPool]") -> None:
     if found is not None:
         for child in found._children:
             child.close()
-
-
-def _program() -> Program:
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    return Program(module=None if spec is None else spec.name, file=getattr(main, "__file__", None))
-
-
-def _code_changed(files: Iterable[str]) -> str:
-    named = sorted(set(files))
-    more = f" and {len(named) - _NAMED_FILES} more" if len(named) > _NAMED_FILES else ""
-    return f"code_changed files={','.join(named[:_NAMED_FILES])}{more}"
 
 
 def _processors() -> int:

@@ -53,18 +53,21 @@ class RunningJob(Reports):
     _decided: Ending | None = None
     _ended = False
 
-    def start_clock(self, timeout: float | None, *, interruptible: bool = True) -> None:
+    def start_clock(
+        self, timeout: float | None, *, at: float | None = None, interruptible: bool = True
+    ) -> None:
         """Note that the handler begins.
 
         Args:
-            timeout: The time limit in seconds from now; None for no limit.
+            timeout: The time limit in seconds from then; None for no limit.
+            at: When it began, by Trio's clock; None for now.
             interruptible: Whether a cancel or the limit cancels the scope as well.
         """
         self.begun = True
         self._interruptible = interruptible
         if timeout is not None:
             self._timeout = timeout
-            self._deadline = trio.current_time() + timeout
+            self._deadline = (trio.current_time() if at is None else at) + timeout
             if self.scope is not None and interruptible:
                 self.scope.deadline = self._deadline
 

@@ -1,0 +1,116 @@
+"""Tiny jobs in real processes, many of them sent ahead; and one among them that is no good."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from tests.handlers import tasks
+from tests.handlers.support import wait_until
+from tests.support import RunningPool, running_pool
+from trio_jobs import Handler, Job, Outcome
+
+WORKERS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tinies:
+    """A pool of two processes for tiny jobs, which have run already."""
+
+    pool: RunningPool
+    ledger: Path
+
+    def submit(self, number: int, *, seconds: float = 0.0002, then: str = "") -> Job:
+        tiny = tasks.Tiny(str(self.ledger), number, seconds, then)
+        job_type = "limited" if then in ("stop", "wait") else "tiny"
+        return self.pool.submit(job_type, msgspec.json.encode(tiny))
+
+    async def outcomes(self, jobs: list[Job]) -> list[Outcome | None]:
+        await wait_until(lambda: all(self.pool.outcome(job) for job in jobs))
+        return [self.pool.outcome(job) for job in jobs]
+
+    def begun(self) -> list[int]:
+        """The numbers of the jobs that have begun, in order."""
+        lines = self.ledger.read_text().splitlines()
+        return [number for number in (int(line.split()[0]) for line in lines) if number >= 0]
+
+
+@asynccontextmanager
+async def tinies(folder: Path) -> AsyncIterator[Tinies]:
+    """A pool whose processes have started and whose handlers have a known pace."""
+    functions = {
+        "tiny": Handler.of(tasks.note_and_compute, run="process"),
+        "limited": Handler.of(tasks.note_and_compute, run="process", timeout=0.5),
+    }
+    with trio.fail_after(60):
+        async with running_pool(functions, workers=WORKERS, processes=2, buffer_size=1000) as pool:
+            found = Tinies(pool=pool, ledger=folder / "ledger")
+            await found.outcomes([found.submit(-1) for _ in range(WORKERS)])
+            yield found
+
+
+@pytest.mark.parametrize(
+    ("then", "outcome"),
+    [
+        ("leave", Outcome.FAILED),
+        ("die", Outcome.FAILED),
+        ("raise", Outcome.FAILED),
+        ("fork", Outcome.SUCCEEDED),
+        ("stop", Outcome.TIMED_OUT),
+        ("wait", Outcome.TIMED_OUT),
+    ],
+)
+async def test_each_job_among_others_ends_as_its_own_function_does(
+    then: str, outcome: Outcome, tmp_path: Path
+) -> None:
+    async with tinies(tmp_path) as pool:
+        jobs = [pool.submit(number, then=then if number == 50 else "") for number in range(200)]
+        outcomes = await pool.outcomes(jobs)
+
+    assert outcomes == [outcome if n == 50 else Outcome.SUCCEEDED for n in range(200)]
+    assert sorted(pool.begun()) == [*range(200)]
+
+
+async def test_a_cancelled_job_that_waits_in_a_process_never_begins(tmp_path: Path) -> None:
+    async with tinies(tmp_path) as pool:
+        pids = children_of_ledger(pool)
+        jobs = [pool.submit(number, then="hold" if number < 2 else "") for number in range(30)]
+        await wait_until(lambda: {0, 1} <= {*pool.begun()})  # one holds each process
+        already = {*pool.begun()}
+        cancelled = {n for n in range(2, 20) if pool.pool.executor.cancel(jobs[n].id)}
+        Path(f"{pool.ledger}.go").touch()  # noqa: ASYNC240 - a test
+        outcomes = await pool.outcomes(jobs)
+        assert children_of_ledger(pool) == pids  # none was killed
+
+    # Some have ended before, which the event loop may learn after the cancel.
+    assert cancelled >= {*range(2, 20)} - already
+    assert sorted(pool.begun()) == [n for n in range(30) if n in already or n not in cancelled]
+    assert outcomes.count(Outcome.CANCELLED) == len(cancelled)
+
+
+def children_of_ledger(pool: Tinies) -> set[str]:
+    return {line.split()[1] for line in pool.ledger.read_text().splitlines()}
+
+
+async def test_the_end_of_the_pool_names_those_that_have_not_begun(tmp_path: Path) -> None:
+    async with tinies(tmp_path) as pool:
+        jobs = [pool.submit(n, then="hold" if n < 2 else "") for n in range(WORKERS)]
+        await wait_until(lambda: {0, 1} <= {*pool.begun()})
+        pool.pool.scope.cancel()
+
+    begun, not_begun = pool.pool.parts.pool.unfinished().ids
+    ran = {jobs[number].id for number in pool.begun()}
+    assert {*begun} == {jobs[0].id, jobs[1].id}
+    assert {*not_begun} == {job.id for job in jobs} - ran
+
+
+async def test_a_stop_lets_those_that_wait_in_a_process_run(tmp_path: Path) -> None:
+    async with tinies(tmp_path) as pool:
+        jobs = [pool.submit(number) for number in range(WORKERS)]
+
+    assert {pool.pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
+    assert sorted(pool.begun()) == [*range(WORKERS)]
