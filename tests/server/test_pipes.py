@@ -15,6 +15,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import Problem
+from trio_jobs.server.pause import Pause
 from trio_jobs.server.request_head import SHORT_BODY
 from trio_jobs.server.tls import load_certificate
 
@@ -221,7 +222,7 @@ async def test_a_pipe_sets_its_patience_for_its_own_time_only() -> None:
 
 
 async def test_pipes_work_over_a_unix_socket(tmp_path: Path) -> None:
-    async with pipe_server(Pipes()) as _, served(Pipes(), f"unix:{tmp_path}/s") as _server:
+    async with served(Pipes(), f"unix:{tmp_path}/s"):
         client = Client(await trio.open_unix_socket(f"{tmp_path}/s"))
         reply = await client.request(PIPE + chunk(b"abc") + END)
         client.close()
@@ -346,3 +347,32 @@ async def test_an_ordinary_answer_after_a_pipe_has_the_ordinary_patience(
         assert server.connections() == 0
 
     assert complaints(caplog) == ["reads too slowly, or not at all"]
+
+
+async def test_what_a_client_has_taken_before_its_pipe_does_not_count() -> None:
+    sent = 1_000_000
+    ours, clients = trio.socket.socketpair()
+    with ours, clients:
+        pause = Pause(ours, lambda: (sent, 0), 600)
+        assert not pause.client_only_sends()  # it sends nothing
+
+        await clients.send(b"x")
+        assert pause.client_only_sends()
+        sent += 262_143
+        assert pause.client_only_sends()
+        sent += 1
+        assert not pause.client_only_sends()  # it has read
+
+
+async def test_a_client_of_a_unix_socket_that_sends_and_never_reads_is_disconnected_soon(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, "trio_jobs.server")
+    path = tmp_path / "socket"
+    async with served(Pipes(answer_size=100_000), f"unix:{path}", send_timeout=0.2):
+        client = Client(await trio.open_unix_socket(path))
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send(PIPE + chunk(b"y" * 9_000) * 10_000 + END)
+        client.close()
+
+    assert complaints(caplog) == ["reads nothing while sending: use slices"]

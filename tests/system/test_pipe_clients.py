@@ -20,6 +20,9 @@ import trio
 from tests.command import PATIENCE, Command, Gate, configuration, ledger, running_command
 from tests.docs.blocks import DOCS, blocks_of
 from tests.docs.machine import need
+from tests.server.serving import get
+from tests.server.test_tls import CERTIFICATE, KEY
+from trio_jobs.server import client_probe
 
 PAGE = DOCS / "how-to/pipe-clients.md"
 ON_PAGE = {block.name: block.text for block in blocks_of(PAGE) if block.name}
@@ -77,6 +80,11 @@ CONFIG = """
 [handlers]
 echo = "work:echo"
 """
+WITH_TLS = f"""
+[http]
+certfile = "{CERTIFICATE}"
+keyfile = "{KEY}"
+"""
 HANDLERS = """
 async def echo(payload: object) -> object:
     return payload
@@ -88,7 +96,7 @@ class Program:
     """A client.
 
     Attributes:
-        command: Its command line; ``{url}`` is the pipe's.
+        command: Its command line; ``{url}`` is the pipe's address.
         file: The program that the command runs, if it is not on the machine's path.
         needs: A program of the machine.
     """
@@ -119,6 +127,7 @@ SLICES = {
 }
 # Sends one line late: it waits for its standard input.
 LATE = {"curl -T -": Program(command=(*CURL, "-"), needs="curl")}
+TLS = {"curl by TLS": Program(command=(*CURL, ".", "--cacert", CERTIFICATE), needs="curl")}
 
 
 @asynccontextmanager
@@ -145,12 +154,12 @@ async def running_program(
 def set_up(program: Program, server: Command, folder: Path, *, slice_size: int = 200) -> list[str]:
     """Write the program; its command line."""
     need(program.needs)
-    url = f"{server.url.removeprefix('http://')}/jobs/pipe?type=echo"
+    url = f"{server.url}/jobs/pipe?type=echo"
     if program.file is not None:
         text = {**ON_PAGE, **OTHERS}[program.file]
         assert TOLD in text or 'HTTPConnection("localhost:8080")' in text
-        text = text.replace(TOLD, url).replace("type=double", "type=echo")
-        text = text.replace("localhost:8080", url.partition("/")[0])
+        text = text.replace("localhost:8080", server.url.removeprefix("http://"))
+        text = text.replace("type=double", "type=echo")
         text = text.replace(
             "islice(sys.stdin.buffer, 200)", f"islice(sys.stdin.buffer, {slice_size})"
         )
@@ -180,12 +189,13 @@ def answers_of(output: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     return [line for line in lines if "end" not in line], ends
 
 
-@pytest.mark.parametrize("name", [*DUPLEX, *SLICES])
+@pytest.mark.parametrize("name", [*DUPLEX, *SLICES, *TLS])
 async def test_client_gets_each_answer_before_it_sends_the_next_line(
     name: str, tmp_path: Path
 ) -> None:
-    program = {**DUPLEX, **SLICES}[name]
-    async with running_echo(tmp_path / "server") as server:
+    program = {**DUPLEX, **SLICES, **TLS}[name]
+    config = WITH_TLS if name in TLS else ""
+    async with running_echo(tmp_path / "server", config) as server:
         command = set_up(program, server, tmp_path, slice_size=1)
         ahead = bytearray()
         with trio.fail_after(2 * PATIENCE):  # Go compiles its program
@@ -212,14 +222,15 @@ async def test_client_gets_each_answer_before_it_sends_the_next_line(
 COUNT, PADDING = 4_000, "x" * 5_000
 
 
-@pytest.mark.parametrize("name", [*DUPLEX, *SLICES, *LATE])
+@pytest.mark.parametrize("name", [*DUPLEX, *SLICES, *LATE, *TLS])
 async def test_client_sends_and_gets_20_megabytes(name: str, tmp_path: Path) -> None:
     """More than everything between the two holds."""
-    program = {**DUPLEX, **SLICES, **LATE}[name]
+    program = {**DUPLEX, **SLICES, **LATE, **TLS}[name]
+    config = WITH_TLS if name in TLS else ""
     records = tmp_path / "records.jsonl"
     lines = [json.dumps({"payload": [number, PADDING]}) + "\n" for number in range(COUNT)]
     records.write_text("".join(lines))
-    async with running_echo(tmp_path / "server") as server:
+    async with running_echo(tmp_path / "server", config) as server:
         command = set_up(program, server, tmp_path)
         with trio.fail_after(2 * PATIENCE), records.open("rb") as file:
             finished = await trio.run_process(
@@ -251,6 +262,60 @@ async def test_client_that_reads_nothing_until_it_has_sent_all_is_disconnected(
         line = await server.wait_for_line("client_too_slow")
 
     assert line.endswith('cause="reads nothing while sending: use slices"')
+
+
+GO_STREAM = """
+package main
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+func main() {
+	request, _ := http.NewRequest("POST", os.Args[1], strings.NewReader("{}"))
+	request.Header.Set("Expect", "100-continue")
+	transport := http.Transport{ExpectContinueTimeout: time.Hour}
+	answer, err := transport.RoundTrip(request)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(answer.StatusCode)
+}
+"""
+
+
+async def test_go_takes_as_many_interim_answers_as_the_server_sends(tmp_path: Path) -> None:
+    """One more would be too many for its older versions."""
+    need("go")
+    (tmp_path / "stream.go").write_text(GO_STREAM)
+    interim = 1 + len(client_probe._GAPS)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await stream.receive_some()
+        assert b"Expect: 100-continue" in head
+        await stream.send_all(interim * b"HTTP/1.1 100 \r\n\r\n")
+        await stream.send_all(b"HTTP/1.1 201 \r\nContent-Length: 0\r\n\r\n")
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
+        with trio.fail_after(2 * PATIENCE):
+            finished = await trio.run_process(
+                ["go", "run", "stream.go", url],
+                cwd=tmp_path,
+                capture_stdout=True,
+            )
+        nursery.cancel_scope.cancel()
+
+    assert finished.stdout == b"201\n"
 
 
 WINDOW = 20
@@ -285,8 +350,9 @@ async def test_few_jobs_begin_after_curl_is_killed_in_the_middle_of_its_input(
 PIPES, RESULT = 10, 100_000
 
 
+@pytest.mark.parametrize("query", ["type=large", "type=large&window=1000"])
 async def test_pipes_that_nobody_reads_hold_up_nobody_and_take_bounded_memory(
-    tmp_path: Path,
+    query: str, tmp_path: Path
 ) -> None:
     """Each sends for ever, and each result has 100 kB."""
     config = """
@@ -308,13 +374,13 @@ async def small(payload: object) -> object:
 """
     piece = b'{"payload":1}\n' * 1000
     chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
-    head = b"POST /jobs/pipe?type=large HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = get(f"/jobs/pipe?{query}", "Transfer-Encoding: chunked", method="POST")
     async with running_command(tmp_path, config=config, handlers=handlers) as server:
 
         async def send_for_ever() -> None:
             host, _, port = server.url.removeprefix("http://").partition(":")
             async with await trio.open_tcp_stream(host, int(port)) as stream:
-                await stream.send_all(head.replace(b"Host: a", b"Host: localhost"))
+                await stream.send_all(head)
                 while True:
                     await stream.send_all(chunk)
 

@@ -92,7 +92,8 @@ class PipeJobs:
         self._unsent_bytes = 0
         self._sending_bytes = 0
         self._sending = 0  # answers in the piece that is being sent
-        self._typical_bytes = 0.0
+        # Until answers show it, they may be large: a wide window opens with the first hundred.
+        self._typical_bytes = float(MAX_UNSENT)
 
     @property
     def are_under_way(self) -> bool:

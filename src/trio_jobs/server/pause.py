@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import trio
 
 # A client's kernel takes so many bytes at most for a process that never reads (Linux: 128 KiB, the
-# middle value of net.ipv4.tcp_rmem). From then on, the client has read.
+# middle value of net.ipv4.tcp_rmem). From then on, the client has read, or has read large answers
+# before on this connection: then its kernel takes more, and the whole time applies to it.
 _NEVER_READ = 262_144
 
 
