@@ -24,7 +24,7 @@ from trio_jobs import Outcome, cli
 from trio_jobs.api import app, event_stream, openapi
 from trio_jobs.asgi import make_app
 from trio_jobs.asyncio import AsyncioJobs
-from trio_jobs.client import Client, async_client, patience, slices
+from trio_jobs.client import AsyncClient, Client, looks, patience, server_requests, slices
 from trio_jobs.commands import exit_statuses
 from trio_jobs.metrics import JobsCollector
 from trio_jobs.settings import SECTIONS, PoolSettings, setting_name, settings_of
@@ -334,11 +334,11 @@ def test_numbers_of_the_client_are_in_its_reference() -> None:
     assert f"at most {patience._LONGEST_PAUSE:g}" in rows[0][1]
     assert f"after {patience._FIRST_PAUSE} s at first" in rows[1][1]
     assert f"up to {patience._LONGEST_PAUSE:g} s" in rows[1][1]
-    assert f"waits for {async_client._LONGEST_LOOK} s" in text
-    assert f"at most {async_client._LONGEST_PAUSE:g} s" in rows[5][1]
-    assert f"use {async_client._MOST_LOOKS} at the most" in (DOCS / "how-to/client.md").read_text()
-    for each in (async_client.AsyncClient.as_completed, Client.as_completed):
-        assert f"more than {async_client._MOST_LOOKS} jobs" in (each.__doc__ or "")
+    assert f"waits for {looks.LONGEST_LOOK} s" in text
+    assert f"at most {looks.LONGEST_PAUSE:g} s" in rows[5][1]
+    assert f"use {looks.MOST_LOOKS} at the most" in (DOCS / "how-to/client.md").read_text()
+    for each in (AsyncClient.as_completed, Client.as_completed):
+        assert f"more than {looks.MOST_LOOKS} jobs" in (each.__doc__ or "")
 
 
 def test_numbers_of_maps_are_in_the_reference_of_the_client() -> None:
@@ -350,11 +350,11 @@ def test_numbers_of_maps_are_in_the_reference_of_the_client() -> None:
         f"an open request for {1000 * slices._SOON:g} ms",
         f"beside {slices._USUALLY_OPEN} for {1000 * slices._LATER:g} ms",
         f"less than {1000 * slices._QUICK:g} ms",
-        f"a blank line every {async_client._LONGEST_SILENCE} s",
+        f"a blank line every {server_requests._LONGEST_SILENCE} s",
         f"`in_flight` payloads ({inspect.signature(Client.map).parameters['in_flight'].default})",
     ):
         assert number in text
-    assert event_stream.HEARTBEAT == async_client._LONGEST_SILENCE
+    assert event_stream.HEARTBEAT == server_requests._LONGEST_SILENCE
 
 
 def test_grace_period_of_the_plugin_is_that_of_the_setting() -> None:

@@ -2,57 +2,34 @@
 
 import itertools
 import math
-import re
 import uuid
-from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 from urllib.parse import quote
 
-import anyio
 import httpx
 import msgspec
-from anyio.abc import ObjectSendStream
 
 from trio_jobs.client.arrivals import AsyncArrivals
-from trio_jobs.client.client_errors import JobForgottenError, JobUnsuccessfulError, RefusedError
+from trio_jobs.client.client_errors import JobUnsuccessfulError, RefusedError
 from trio_jobs.client.job_view import Job
 from trio_jobs.client.line_source import LineSource
-from trio_jobs.client.patience import TRY_AGAIN, Patience, retry_after
+from trio_jobs.client.looks import Looks, decode_job, raise_forgotten
 from trio_jobs.client.pipe_lines import Line
-from trio_jobs.client.problem_text import problem_text
 from trio_jobs.client.result_type import make_decoder
 from trio_jobs.client.results import AsyncResults
+from trio_jobs.client.server_requests import ServerRequests
 from trio_jobs.client.server_url import server_token, server_url
 from trio_jobs.client.slices import Slices
-from trio_jobs.json_encoding import ResultError, encode_result
+from trio_jobs.client.submissions import checked_key, make_key, submission
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# How many looks of a client wait in the server at a time, each with a connection and one of the
-# server's `http.max_waiters`; further ones take turns. The pool of httpx has 100 connections: so
-# submissions find one.
-_MOST_LOOKS = 32
-
-# Seconds that a look waits, if no other one waits for its turn. It is half of what a server allows
-# by default, and within the time that proxies wait.
-_LONGEST_LOOK = 30
-
-# Seconds from a look that the server did not let wait to the next one, at the most.
-_LONGEST_PAUSE = 5.0
-
-# Seconds after which a server that has nothing else to say in an answer sends a blank line.
-_LONGEST_SILENCE = 15
-
 _JSON = MappingProxyType({"Content-Type": "application/json"})
-
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-_decode_job = msgspec.json.Decoder(Job).decode
 
 
 class _Raw(msgspec.Struct):
@@ -81,7 +58,7 @@ class AsyncClient:
         retry_for: For how many seconds a call tries again, from the first failure since the
             server's last proper answer; ``inf`` for ever, 0 not at all.
         http: A client of httpx to use, with its certificates, proxies or transport; the caller
-            closes it.
+            closes it. With no more than 32 connections, waits for jobs may hold up submissions.
 
     Raises:
         ValueError: The URL is none, or no header can have the token.
@@ -95,16 +72,12 @@ class AsyncClient:
         retry_for: float = 60.0,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._url = server_url(url)
-        token = server_token(token)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._retry_for = retry_for
+        url, token = server_url(url), server_token(token)
         self._owned = http is None
-        self._looks = anyio.CapacityLimiter(_MOST_LOOKS)
         # A request waits for a connection for as long as it takes: others of this client have them.
-        self._http = (
-            httpx.AsyncClient(timeout=httpx.Timeout(10.0, pool=None)) if http is None else http
-        )
+        self._http = http or httpx.AsyncClient(timeout=httpx.Timeout(10.0, pool=None))
+        self._requests = ServerRequests(self._http, url=url, token=token, retry_for=retry_for)
+        self._looks = Looks(self._requests)
 
     async def __aenter__(self) -> Self:
         return self
@@ -154,7 +127,7 @@ class AsyncClient:
         key = make_key() if key is None else checked_key(key)
         item = submission(type, payload, delay=delay, run_at=run_at)
         headers = {**_JSON, "Idempotency-Key": key}
-        answer = await self._ask(
+        answer = await self._requests.ask(
             "POST", "/jobs", content=msgspec.json.encode(item), headers=headers
         )
         return decode_job(answer)
@@ -190,7 +163,7 @@ class AsyncClient:
         ]
         if not items:
             return []
-        answer = await self._ask(
+        answer = await self._requests.ask(
             "POST", "/jobs/batch", content=msgspec.json.encode(items), headers=_JSON
         )
         try:
@@ -209,7 +182,7 @@ class AsyncClient:
             RefusedError: The token may not read it.
             ServerGoneError: See there.
         """
-        return decode_job(await self._ask_about(job))
+        return decode_job(await self._looks.ask_about(job))
 
     async def wait(self, job: Job | str, *, timeout: float = math.inf) -> Job:  # noqa: ASYNC109 - as in `Client`
         """Wait for a job to complete, whatever its outcome.
@@ -225,7 +198,7 @@ class AsyncClient:
             TimeoutError: It had not completed in time; it goes on.
             JobForgottenError: As in `get`, as the others.
         """
-        return decode_job(await self._wait(job, timeout))
+        return decode_job(await self._looks.wait(job, timeout))
 
     @overload
     async def result(
@@ -266,7 +239,7 @@ class AsyncClient:
             RefusedError: The token may not see it.
             TimeoutError: As in `wait`, as the others.
         """
-        answer = await self._wait(job, timeout)
+        answer = await self._looks.wait(job, timeout)
         ended = decode_job(answer)
         if ended.outcome != "succeeded":
             raise JobUnsuccessfulError(id=ended.id, outcome=ended.outcome, error=ended.error)
@@ -341,7 +314,7 @@ class AsyncClient:
         """
         job_id = job if isinstance(job, str) else job.id
         try:
-            answer = await self._ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
+            answer = await self._requests.ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
         except RefusedError as error:
             raise_forgotten(error, job_id)
         found = decode_job(answer)
@@ -449,7 +422,7 @@ class AsyncClient:
         Args:
             in_flight: How many lines are pulled and not released at the most.
         """
-        return Slices(self._open_pipe, lambda: Patience(self._retry_for), in_flight=in_flight)
+        return Slices(self._requests.open_pipe, self._requests.make_patience, in_flight=in_flight)
 
     def _results(
         self,
@@ -474,19 +447,6 @@ class AsyncClient:
             LineSource(items, make_line),
             decode=make_decoder(result),
             ordered=ordered,
-        )
-
-    def _open_pipe(
-        self, body: bytes, *, window: int | None
-    ) -> AbstractAsyncContextManager[httpx.Response]:
-        """Send lines to the pipe; see `OpenPipe`."""
-        query = "" if window is None else f"?window={window}"
-        return self._http.stream(
-            "POST",
-            f"{self._url}/jobs/pipe{query}",
-            content=body,
-            headers={**self._headers, "Content-Type": "application/x-ndjson"},
-            timeout=longer(self._http.timeout, _LONGEST_SILENCE),
         )
 
     def as_completed(
@@ -517,206 +477,4 @@ class AsyncClient:
             RefusedError: Out of the loop: the token may not read them.
             ServerGoneError: Out of the loop; see there.
         """
-        waiting = deque(jobs)
-
-        async def bring(send: ObjectSendStream[Job]) -> None:
-            forgotten: list[JobForgottenError] = []
-            with anyio.fail_after(timeout):
-                async with anyio.create_task_group() as tasks:
-                    for _ in range(min(len(waiting), _MOST_LOOKS)):
-                        tasks.start_soon(self._look_at_each, waiting, send, forgotten)
-            if forgotten:
-                raise forgotten[0]
-
-        return AsyncArrivals(bring)
-
-    async def _look_at_each(
-        self,
-        waiting: deque[Job | str],
-        send: ObjectSendStream[Job],
-        forgotten: list[JobForgottenError],
-    ) -> None:
-        """Look at one job after another; one that has not completed gets another turn."""
-        while waiting:
-            job = waiting.popleft()
-            try:
-                answer, begun = await self._look(job, others=len(waiting))
-            except JobForgottenError as error:
-                forgotten.append(error)
-                continue
-            found = decode_job(answer)
-            if found.completed:
-                await send.send(found)
-            else:
-                waiting.append(job)
-                await _pause_after_look(answer, begun)
-
-    async def _wait(self, job: Job | str, seconds: float) -> httpx.Response:
-        """The answer with the completed job."""
-        with anyio.fail_after(seconds):
-            while True:
-                answer, begun = await self._look(job)
-                if decode_job(answer).completed:
-                    return answer
-                await _pause_after_look(answer, begun)
-
-    async def _look(self, job: Job | str, *, others: int = 0) -> tuple[httpx.Response, float]:
-        """One look at a job, which the server answers when it completes, or after a time.
-
-        Args:
-            job: The job, or its id.
-            others: How many jobs wait for this look to end.
-
-        Returns:
-            The answer, and when the look began, by the clock of the event loop.
-        """
-        async with self._looks:
-            others += self._looks.statistics().tasks_waiting
-            wait = max(1, _LONGEST_LOOK * _MOST_LOOKS // (_MOST_LOOKS + others))
-            begun = anyio.current_time()
-            return await self._ask_about(job, wait=wait), begun
-
-    async def _ask_about(self, job: Job | str, *, wait: int = 0) -> httpx.Response:
-        job_id = job if isinstance(job, str) else job.id
-        headers = {"Prefer": f"wait={wait}"} if wait else {}
-        try:
-            return await self._ask(
-                "GET", f"/jobs/{quote(job_id, safe='')}", headers=headers, wait=wait
-            )
-        except RefusedError as error:
-            raise_forgotten(error, job_id)
-
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        wait: float = 0.0,
-    ) -> httpx.Response:
-        """Make a request, again and again until the server answers it.
-
-        Args:
-            method: The method.
-            path: Below the server's URL.
-            content: The body.
-            headers: Beside the token's.
-            wait: For how many seconds the server may let it wait.
-
-        Returns:
-            A successful answer.
-
-        Raises:
-            RefusedError: The answer is an error, and another try would get it again.
-            ServerGoneError: See there.
-        """
-        patience = Patience(self._retry_for)
-        why: httpx.Response | httpx.TransportError
-        while True:
-            try:
-                why = answer = await self._http.request(
-                    method,
-                    f"{self._url}{path}",
-                    content=content,
-                    headers={**self._headers, **(headers or {})},
-                    timeout=longer(self._http.timeout, wait),
-                )
-            except httpx.UnsupportedProtocol:
-                raise
-            except httpx.TransportError as error:
-                why = error
-            else:
-                if answer.is_success:
-                    return answer
-                if answer.status_code not in TRY_AGAIN:
-                    raise RefusedError(answer.status_code, problem_text(answer))
-            await patience.pause(why)
-
-
-def submission(
-    type_: str,
-    payload: object,
-    *,
-    key: str | None = None,
-    delay: float | None = None,
-    run_at: datetime | None = None,
-) -> dict[str, object]:
-    """A job for `msgspec.json.encode`, as the server takes it.
-
-    Raises:
-        ValueError: JSON has no form for the payload, or the delay is no number.
-    """
-    item: dict[str, object] = {"type": type_, "payload": encode_payload(payload)}
-    if key is not None:
-        item["key"] = checked_key(key)
-    if delay is not None:
-        if not math.isfinite(delay):
-            raise ValueError(f"delay must be a number of seconds, got {delay!r}")
-        item["delay"] = delay
-    if run_at is not None:
-        item["run_at"] = run_at
-    return item
-
-
-def encode_payload(payload: object) -> msgspec.Raw:
-    """A payload as JSON, by the rules for results of handlers.
-
-    Raises:
-        ValueError: JSON has no form for it.
-    """
-    try:
-        # How long it may be is the server's to say.
-        return msgspec.Raw(encode_result(payload, max_bytes=2**40, what="payload"))
-    except ResultError as error:
-        raise ValueError(str(error)) from error
-
-
-def make_key(_number: int = 0) -> str:
-    """A key of its own."""
-    return uuid.uuid4().hex
-
-
-def checked_key(key: str) -> str:
-    """The key.
-
-    Raises:
-        ValueError: No header can have it.
-    """
-    if not _KEY.fullmatch(key):
-        raise ValueError(f"key must be 1 to 255 visible ASCII characters, got {key!r}")
-    return key
-
-
-def decode_job(answer: httpx.Response) -> Job:
-    """The job in an answer.
-
-    Raises:
-        RefusedError: There is none: another server has answered.
-    """
-    try:
-        return _decode_job(answer.content)
-    except msgspec.DecodeError as error:
-        raise RefusedError(answer.status_code, f"the answer is no job: {error}") from error
-
-
-def raise_forgotten(error: RefusedError, job_id: str) -> NoReturn:
-    """Raise an error of a request about one job; a 404 means that there is no such job."""
-    if error.status == 404:
-        raise JobForgottenError(job_id) from error
-    raise error
-
-
-def longer(timeout: httpx.Timeout, seconds: float) -> httpx.Timeout:
-    """The limits of a request that the server may let wait for so many seconds."""
-    read = None if timeout.read is None else timeout.read + seconds
-    return httpx.Timeout(connect=timeout.connect, read=read, write=timeout.write, pool=timeout.pool)
-
-
-async def _pause_after_look(answer: httpx.Response, begun: float) -> None:
-    """Wait for the next look, by ``Retry-After``; a look that waited is followed by one at once.
-
-    The server lets no look wait if too many clients wait already, and once its pool has ended.
-    """
-    asked = min(retry_after(answer) or 1.0, _LONGEST_PAUSE)
-    await anyio.sleep(max(0.0, begun + asked - anyio.current_time()))
+        return AsyncArrivals(partial(self._looks.bring_each, [*jobs], timeout))
