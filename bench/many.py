@@ -105,10 +105,20 @@ def send_stream(port: int, jobs: int) -> None:
 
 def _micros_until_idle(server: Server, before: float, jobs: int) -> float:
     """Microseconds of CPU per job, once every job has completed."""
+    wait_until_idle(server)
+    return (cpu_seconds(server.pid) - before) / jobs * 1e6
+
+
+def wait_until_idle(server: Server) -> None:
+    """Wait until every job has completed.
+
+    Raises:
+        LoadError: That takes longer than any measurement here.
+    """
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         status = json.loads(get(server.port, "/health/ready"))
         if status["buffered"] == status["busy"] == 0:
-            return (cpu_seconds(server.pid) - before) / jobs * 1e6
+            return
         time.sleep(0.05)
     raise LoadError("the jobs do not end")
