@@ -42,6 +42,9 @@ _MASKS = [
     (re.compile(r"(?<=worker=worker-)\d+"), "<n>"),
     (re.compile(r"(?<=buffered=)\d+"), "<n>"),
     (re.compile(r'(?<=buffered":)\d+'), "<n>"),
+    (re.compile(r'(?<="key":")[0-9a-f]{12}(?=:)'), "<run>"),
+    (re.compile(r"[\d.,]+(?=/s  (?:done in|\d))"), "<n>"),
+    (re.compile(r"(?<=  done in )\d.*(?= s$)", re.MULTILINE), "<n>"),
 ]
 
 
