@@ -23,7 +23,7 @@ _PIPE, _STREAM, _SLICES = "pipe", "stream, without results", "slices of `AsyncCl
 # One system call sends so many lines.
 _LINES = 500
 
-_TINY = '[handlers]\ndefault = { function = "bench.workload:tiny", run = "process" }\n'
+_TINY = '[handlers]\ndefault = { call = "bench.workload:tiny", run = "process" }\n'
 _NAP = '[handlers]\ndefault = "bench.workload:pause"\n'
 _NAP_SECONDS = 0.01
 _NAPPERS = 30
@@ -127,7 +127,7 @@ def send_through_pipe(port: int, line: bytes, jobs: int) -> float:
                 break
             last = (last + data)[-500:]
         sender.join()
-    if b'"end":"input"' not in last or b'"succeeded":%d,' % jobs not in last:
+    if b'{"end":"input","lines":%d,"succeeded":%d}' % (jobs, jobs) not in last:
         raise LoadError(f"the pipe ended with {last!r}")
     return time.perf_counter() - began
 
@@ -138,7 +138,8 @@ def _seconds_of_map(port: int, jobs: int) -> float:
     async def submit() -> int:
         async with AsyncClient(f"http://127.0.0.1:{port}") as client:
             naps = (_NAP_SECONDS for _ in range(jobs))
-            return sum([result.outcome == "succeeded" async for result in client.map("nap", naps)])
+            async with client.map("nap", naps) as results:
+                return sum([result.outcome == "succeeded" async for result in results])
 
     began = time.perf_counter()
     if (succeeded := trio.run(submit)) != jobs:
