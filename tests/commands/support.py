@@ -1,5 +1,6 @@
 """A server that answers by a script, and commands in this process."""
 
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,12 +68,16 @@ def ended(members: str, job_type: str = "email") -> bytes:
 class Script:
     """Answers one after the other, each in a connection of its own.
 
+    Args:
+        answers: The answers.
+        tls: With a certificate; None for none.
+
     Attributes:
         url: Where.
         requests: What it was asked so far.
     """
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(self, answers: Sequence[Answer], tls: ssl.SSLContext | None) -> None:
         self._answers = list(answers)
         self.requests: list[Request] = []
         script = self
@@ -86,7 +91,10 @@ class Script:
                 self.close_connection = True
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        scheme, host = ("http", "127.0.0.1") if tls is None else ("https", "localhost")
+        self.url = f"{scheme}://{host}:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     @property
     def left(self) -> int:
@@ -108,9 +116,9 @@ class Script:
 
 
 @contextmanager
-def scripted_server(*answers: Answer) -> Iterator[Script]:
+def scripted_server(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Script]:
     """A server that gives these answers."""
-    script = Script(answers)
+    script = Script(answers, tls)
     thread = Thread(target=script._server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -1,5 +1,6 @@
 """What a command makes of a server's answers, of none, and of those of something else."""
 
+import ssl
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from tests.commands.support import (
     problem,
     scripted_server,
 )
+from tests.server.test_tls import CERTIFICATE, KEY
 from trio_jobs.commands import second_tries
 
 # Each orders a terminal to do something, or turns the text around.
@@ -180,8 +182,23 @@ def test_environment_that_the_http_client_refuses_is_one_line(
 ) -> None:
     monkeypatch.setenv(*variable)
 
-    assert call("status", "--url=http://127.0.0.1:1") == 2
+    assert call("status", "--url=https://127.0.0.1:1") == 2
     assert "refuses its variables" in one_line(capsys.readouterr().err)
+
+
+def test_a_certificate_is_checked_and_plain_http_to_it_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE, KEY)
+    with scripted_server(Answer(body=b'{"status":"ready"}'), tls=context) as server:
+        assert call("status", "--url", server.url) == 1
+        assert "CERTIFICATE_VERIFY_FAILED" in one_line(capsys.readouterr().err)
+        assert call("status", "--url", server.url.replace("https", "http")) == 1
+        assert "broke off" in one_line(capsys.readouterr().err)
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        assert call("status", "--url", server.url) == 0
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://a..b", f"http://{'a' * 70}.example"])
