@@ -28,14 +28,14 @@ from tests.command import (
     started_command,
     write_files,
 )
-from tests.docs.test_references import rows_of
+from tests.docs.test_references import rows_of_server
 from tests.system.test_stop import unread_socket
 from trio_jobs.shutdown.signals import ENDING, HARMLESS, RELOADING, STOPPING
 
 # Between two signals that count.
 APART = 0.3
 
-ROWS = [row[0] for row in rows_of("exit-statuses.md") if "--" not in row[0]]
+ROWS = [row[0] for row in rows_of_server()]
 
 Check = Callable[[Path], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
