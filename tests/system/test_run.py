@@ -156,6 +156,28 @@ async def test_variables_of_a_server_say_nothing_to_a_run_without_one(folder: Fo
     assert (finished.status, len(finished.lines)) == (0, 1)
 
 
+async def test_log_is_on_standard_error_or_in_its_file(folder: Folder) -> None:
+    folder.write(1, 3)
+    options = ("run", "records", "--type=odd")
+    failing = ("job_failed", "handler_raised")
+
+    quiet = await run_command(folder.path, *options, *OUT, config=CONFIG)
+    wordy = await run_command(
+        folder.path, *options, "--config=config.toml", "--out=2",
+        config=f'{CONFIG}[logging]\nlevel = "debug"\n',
+    )  # fmt: skip
+    filed = await run_command(
+        folder.path, *options, "--config=config.toml", "--out=3",
+        config=f'{CONFIG}[logging]\nfile = "log"\n',
+    )  # fmt: skip
+
+    assert not any(event in line for line in quiet.lines for event in failing)
+    assert all(any(event in line for line in wordy.lines) for event in failing)
+    assert len(filed.lines) == len(quiet.lines) == 1
+    log = (folder.path / "log").read_text()
+    assert all(event in log for event in failing)
+
+
 async def test_results_go_to_standard_output_and_prints_of_handlers_do_not(
     folder: Folder,
 ) -> None:
@@ -199,7 +221,7 @@ async def test_first_ctrl_c_waits_and_a_later_run_does_the_rest(folder: Folder) 
         finished = await folder.run("records", "--type=at_the_gate", "--resume", *OUT)
 
     assert status == 130
-    assert line == "stopping: waiting for 16 running jobs; Ctrl-C again to cancel them"
+    assert line == "stopping: waiting for 16 jobs; Ctrl-C again to cancel them"
     assert run.lines[-1] == (
         " 16/100 in out; go on with: trio-jobs run records --type at_the_gate --out out"
         " --config config.toml --resume"

@@ -155,9 +155,8 @@ class Run:
             self._stop()
             jobs = self._runner.in_flight
             if jobs and self._signals.level == 1:
-                self._screen.say(
-                    f"stopping: waiting for {jobs:,} running jobs; Ctrl-C again to cancel them"
-                )
+                text = f"stopping: waiting for {jobs:,} jobs; Ctrl-C again to cancel them"
+                self._screen.say(text)
         if self._signals.level == 2 and not self._is_cancelling:
             self._is_cancelling = True
             self._runner.cancel()
