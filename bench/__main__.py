@@ -8,7 +8,19 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from bench import durable, growth, history, idle, many, pipe, pool, refusals, single, start_up
+from bench import (
+    durable,
+    growth,
+    history,
+    idle,
+    many,
+    pipe,
+    pool,
+    refusals,
+    single,
+    start_up,
+    tiny,
+)
 from bench.peers import comparison
 from bench.row import Missing, Result, spread_text
 
@@ -29,6 +41,7 @@ MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
     durable.measure_in_process: (18,),
     durable.measure_beside_huey: (19,),
     history.measure: (20,),
+    tiny.measure: (21,),
     pipe.measure: (22, 23, 24),
 }
 

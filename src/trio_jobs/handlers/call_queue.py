@@ -9,6 +9,7 @@ from math import ceil
 
 from trio_jobs.handlers.child_call import ChildCall
 from trio_jobs.handlers.child_handle import ChildHandle
+from trio_jobs.handlers.sent_calls import AHEAD_CALLS
 
 
 class CallQueue:
@@ -35,9 +36,13 @@ class CallQueue:
         self._waiting: deque[ChildCall] = deque()
 
     def add(self, call: ChildCall) -> None:
-        """Let a new job wait for a child, or give it to one."""
+        """Let a new job wait for a child, or give it to one.
+
+        If each child has a job behind the one that it runs, the new job waits for the next answer:
+        then all that have come meanwhile are sent together.
+        """
         self._waiting.append(call)
-        self.hand_out()
+        self.hand_out(most_ahead=1)
 
     def put_back(self, calls: Sequence[ChildCall]) -> None:
         """Let jobs wait that have been handed out, before all others."""
@@ -81,8 +86,12 @@ class CallQueue:
             self.idle.append(child)
         self.hand_out()
 
-    def hand_out(self) -> None:
-        """Give jobs to the children that have room, or let their tasks start children."""
+    def hand_out(self, *, most_ahead: int = AHEAD_CALLS // 2) -> None:
+        """Give jobs to the children that have room, or let their tasks start children.
+
+        Args:
+            most_ahead: A child with more jobs than this gets none.
+        """
         while self._waiting:
             if self.idle:
                 child = self.idle.pop()
@@ -97,7 +106,9 @@ class CallQueue:
                 break
         while self._waiting:
             call = self._waiting[0]
-            wanting = [child for child in self._children if child.calls.wants_more(call)]
+            wanting = [
+                child for child in self._children if child.calls.wants_more(call, most_ahead)
+            ]
             if not wanting:
                 break
             self._fill(min(wanting, key=_seconds_ahead))

@@ -103,14 +103,18 @@ class SentCalls:
             and self._bytes + len(call.frame) <= self.max_bytes
         )
 
-    def wants_more(self, call: ChildCall) -> bool:
+    def wants_more(self, call: ChildCall, most: int) -> bool:
         """Whether half of what the child had ahead is gone, and this job has room behind the rest.
 
         So the server sends jobs together, not one after each answer. None waits behind a job that
         has run for long.
+
+        Args:
+            call: The job.
+            most: If the child has more jobs than this, it wants none.
         """
         return (
-            0 < self.live <= AHEAD_CALLS // 2
+            0 < self.live <= most
             and self.seconds_ahead <= AHEAD_SECONDS / 2
             and self.has_room(call)
             and trio.current_time() - self._since <= LONG_SECONDS
