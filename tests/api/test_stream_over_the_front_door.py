@@ -3,7 +3,10 @@
 The clock jumps where the loop is blocked; see `tests.server.blocked`.
 """
 
+from contextlib import suppress
+
 import pytest
+import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import Api
@@ -83,8 +86,13 @@ async def test_a_client_may_be_silent_while_its_lines_wait_for_room(clock: MockC
 
 
 EXPECTS = get("/jobs/stream", "Transfer-Encoding: chunked", "Expect: 100-continue", method="POST")
-PIECE = LINE * 1000
-MUCH = b"%x\r\n%b\r\n" % (len(PIECE), PIECE)
+
+
+def chunked_part(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+MUCH = chunked_part(LINE * 1000) * 11
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
@@ -92,14 +100,20 @@ def tls(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def begin_much(server: Served, head: bytes, *, tls: bool) -> Client:
+async def begin_much(
+    server: Served, head: bytes, much: bytes = MUCH, *, tls: bool = False
+) -> Client:
     """A client that sends more than anybody holds ahead, and has read the answers so far."""
     client = await open_client(server, tls=tls)
     await client.send(head)
     if head == EXPECTS:
         assert (await client.receive_answer()).status == 100
-    for _ in range(11):
-        await client.send(MUCH)
+
+    @server.nursery.start_soon
+    async def send() -> None:
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            await client.send(much)
+
     await wait_all_tasks_blocked()
     return client
 
@@ -149,6 +163,25 @@ async def test_a_client_that_waits_gets_few_interim_answers_and_its_answer(
 
     assert [reply.status for reply in replies] == [100, 100, 100, 100, 503]
     assert replies[-1].json()["accepted"] == len(api.parts.store) == 101
+
+
+async def test_interim_answers_stay_apart_when_lines_wait_now_and_then(clock: MockClock) -> None:
+    """Those that were due while no line waited are not made up for."""
+    api = Api(parts=make_parts(buffer_size=1))
+    large = chunked_part(LINE.strip() + 9_000 * b" " + b"\n") * 60
+    async with door(api.app, tls=False) as server:
+        client = await begin_much(server, EXPECTS, large)
+        await pass_time(clock, 1.2)
+        for _ in range(60):
+            take(api.parts)
+            await wait_all_tasks_blocked()
+        await pass_time(clock, 20)
+        await client.send(large)
+        await pass_time(clock, 0.3)
+        api.parts.admission.close()
+        replies = [await client.receive_answer() for _ in range(3)]
+
+    assert [reply.status for reply in replies] == [100, 100, 503]
 
 
 async def test_a_client_that_has_not_asked_gets_no_interim_answer(clock: MockClock) -> None:

@@ -33,11 +33,9 @@ class ClientProbe:
 
     def __init__(self, http: H11Connection) -> None:
         self._http = http
-        now = http.time.now()
-        self._moments: deque[tuple[float, bool]] = deque()  # and whether to send, or only look
-        for gap in _GAPS:
-            now += gap
-            self._moments += [(now, True), (now + _ROUND_TRIP, False)]
+        self._gaps = deque(_GAPS)
+        self._send_at: float | None = http.time.now() + self._gaps.popleft()
+        self._look_at: float | None = None
 
     async def wait_gone(self) -> None:
         """Return when the client is known to be gone. No other task may send meanwhile.
@@ -45,22 +43,31 @@ class ClientProbe:
         Cancellation:
             A later call waits on.
         """
-        http = self._http
         with suppress(ClientDisconnectedError, *STREAM_ERRORS):
             self._look()
-            while self._moments:
-                moment, sends = self._moments[0]
-                while not http.time.passed(moment):
-                    with http.time.scope(moment):
-                        await trio.sleep_forever()
-                self._moments.popleft()
-                if sends:
-                    # Half an interim answer would be the end of the connection.
-                    with trio.CancelScope(shield=True):
-                        await http.send_continue()
+            while (moment := self._look_at or self._send_at) is not None:
+                await self._wait_until(moment)
+                if self._look_at is None:
+                    await self._send()
                 self._look()
             await trio.sleep_forever()
+
+    async def _wait_until(self, moment: float) -> None:
+        time = self._http.time
+        while not time.passed(moment):
+            with time.scope(moment):
+                await trio.sleep_forever()
+
+    async def _send(self) -> None:
+        now = self._http.time.now()
+        self._look_at = now + _ROUND_TRIP
+        self._send_at = now + self._gaps.popleft() if self._gaps else None
+        # Half an interim answer would be the end of the connection.
+        with trio.CancelScope(shield=True):
+            await self._http.send_continue()
 
     def _look(self) -> None:
         """Raise if a reset has come: it shows without reading the bytes that came before it."""
         self._http.transport.send_nowait(b"")
+        if self._look_at is not None and self._http.time.passed(self._look_at):
+            self._look_at = None
