@@ -5,6 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 
 import anyio
+import anyio.lowlevel
 import httpx
 import msgspec
 import pytest
@@ -149,6 +150,30 @@ async def test_a_loop_that_takes_nothing_pulls_no_more_than_in_flight() -> None:
 
         assert payloads.pulled == 20
         assert sum(server.runs.values()) == 20
+
+
+@on_both_loops
+async def test_other_tasks_run_while_many_payloads_are_pulled() -> None:
+    ticks = 0
+    seen: list[int] = []
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await anyio.lowlevel.checkpoint()
+
+    def payloads() -> Iterator[int]:
+        for number in range(1000):
+            seen.append(ticks)
+            yield number
+
+    async with fake_pipe() as (client, server):
+        server.start_soon(tick)
+        async with client.map("double", payloads(), in_flight=1000) as results:
+            await anext(results)
+
+    assert seen[0] < seen[-1]
 
 
 @on_both_loops
@@ -399,6 +424,37 @@ async def test_a_record_that_a_proxy_finds_too_large_is_refused_alone() -> None:
     with pytest.raises(JobUnsuccessfulError, match="refused: Refused: request entity too large"):
         refused.value()
     assert good.value() == 4
+
+
+@on_both_loops
+async def test_a_proxy_that_takes_no_whole_request_ends_the_loop() -> None:
+    fates = itertools.repeat(Fate(reply=problem(413, "request entity too large")))
+    async with (
+        fake_pipe(fates=fates) as (client, _),
+        client.map("double", [1, 2], in_flight=4) as results,
+    ):
+        with pytest.raises(RefusedError, match="413: request entity too large"):
+            await anext(results)
+
+
+class Page(httpx.AsyncByteStream):
+    """A page of a proxy, which never ends."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"<html>\n"
+        await anyio.sleep(10_000)
+
+
+@on_both_loops
+async def test_an_answer_of_something_else_is_left_at_once() -> None:
+    reply = httpx.Response(200, stream=Page())
+    async with (
+        fake_pipe(fates=[Fate(reply=reply)]) as (client, _),
+        client.map("double", [1]) as results,
+    ):
+        assert [result.value() async for result in results] == [2]
+
+    assert anyio.current_time() < 1
 
 
 @on_both_loops

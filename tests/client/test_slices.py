@@ -1,7 +1,7 @@
 """`Slices`: every line is answered once, wherever connections break; and how it stops."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import httpx
@@ -120,6 +120,26 @@ async def test_stop_waits_for_the_lines_that_were_sent_and_sends_no_more() -> No
 
 
 @on_both_loops
+async def test_stop_drops_the_lines_that_wait_for_others() -> None:
+    async def one_each_second() -> AsyncIterator[Line]:
+        for line in lines(itertools.repeat(100)):
+            yield line
+            await anyio.sleep(1)
+
+    taken: dict[int, str] = {}
+    async with fake_pipe(sleep) as (client, server), anyio.create_task_group() as tasks:
+        slices = client.slices(in_flight=8)
+        tasks.start_soon(slices.run, one_each_second())
+        tasks.start_soon(take_all, slices, taken)
+        await anyio.sleep(6.5)
+        # Behind five slow ones, more than half of eight, two wait for company.
+        assert slices.outstanding == server.runs.total() == 5
+        slices.stop()
+
+    assert len(taken) == server.runs.total() == 5
+
+
+@on_both_loops
 async def test_stop_does_not_wait_for_a_source_that_is_silent() -> None:
     async with fake_pipe(sleep) as (client, _), anyio.create_task_group() as tasks:
         slices = client.slices()
@@ -147,6 +167,11 @@ async def test_cancel_ends_the_jobs_that_were_sent_and_each_is_answered() -> Non
     assert set(taken.values()) == {"cancelled"}
     assert max(server.runs.values()) == 1
     assert server.open == 0
+    # Behind jobs that do not end, all lines are in the server nevertheless.
+    for sent, window in zip(server.requests, server.windows, strict=True):
+        cancels = sum("cancel" in line for line in sent)
+        assert window == (len(sent) - cancels if cancels else None)
+    assert cancels
 
 
 @on_both_loops

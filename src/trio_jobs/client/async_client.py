@@ -445,7 +445,7 @@ class AsyncClient:
         return AsyncResults(
             self.slices(in_flight=in_flight),
             LineSource(items, make_line),
-            decode=make_decoder(result),
+            decode=None if result is Any else make_decoder(result),
             ordered=ordered,
         )
 

@@ -55,8 +55,6 @@ class PipeAnswer:
         return BrokenOffError(f"the answer ended {how}, {len(self._unanswered)} lines unanswered")
 
     def _read(self, text: bytes) -> Answer | None:
-        if self._end is not None or self.garbled is not None:
-            return None
         if not text.strip():
             self.blank_lines += 1
             return None

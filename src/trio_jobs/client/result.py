@@ -49,6 +49,8 @@ class Result(msgspec.Struct, Generic[T], frozen=True, kw_only=True, repr_omit_de
             raise JobUnsuccessfulError(id=self.id, outcome=self.outcome, error=self.error)
         return self.decode(self.json)
 
-    def typed(self, decode: Callable[[bytes], U]) -> "Result[U]":
-        """The same, with another function that makes the value."""
+    def typed(self, decode: Callable[[bytes], U] | None) -> "Result[U]":
+        """The same, with another function that makes the value; None for the one that it has."""
+        if decode is None:
+            return self  # type: ignore[return-value]
         return msgspec.structs.replace(self, decode=decode)  # type: ignore[arg-type]

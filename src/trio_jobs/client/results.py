@@ -30,7 +30,7 @@ class AsyncResults(Generic[_T]):
     Args:
         slices: Sends the lines.
         source: The lines.
-        decode: Makes a result of its JSON.
+        decode: Makes a result of its JSON; None for plain JSON values.
         ordered: Whether a result waits for those of all lines before it.
     """
 
@@ -39,7 +39,7 @@ class AsyncResults(Generic[_T]):
         slices: Slices,
         source: LineSource[Any],
         *,
-        decode: Callable[[bytes], _T],
+        decode: Callable[[bytes], _T] | None,
         ordered: bool,
     ) -> None:
         self._slices = slices
