@@ -5,7 +5,7 @@ In this module, *the server* is the command's own HTTP server.
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import trio
 
@@ -104,8 +104,10 @@ class BodyStream:
         if self._server_body is not None:
             await self._server_body.open_pipe(idle_timeout=self._idle_timeout)
 
-    def watched(self) -> AbstractAsyncContextManager[None]:
+    def watched(self) -> AbstractAsyncContextManager[object]:
         """A block that is cancelled when `wait_disconnected` returns."""
+        if self._may_half_close and not self._may_read_ahead():
+            return nullcontext()  # it would not return, and a task for it costs time
         return cancel_on_disconnect(self.wait_disconnected)
 
     async def wait_disconnected(self) -> None:
@@ -121,11 +123,7 @@ class BodyStream:
             Loses nothing; a later call waits on.
         """
         self._lift(math.inf)  # the client may be silent while it waits for the server
-        while (
-            len(self._ahead) <= _MAX_AHEAD
-            and self._failure is None
-            and (self._more or not self._may_half_close)
-        ):
+        while self._may_read_ahead():
             try:
                 chunk = await self._read_chunk()
             except Problem as problem:
@@ -139,6 +137,10 @@ class BodyStream:
             await self._server_body.wait_gone()
         else:
             await trio.sleep_forever()
+
+    def _may_read_ahead(self) -> bool:
+        over = self._may_half_close and not self._more
+        return len(self._ahead) <= _MAX_AHEAD and self._failure is None and not over
 
     async def _read_in_time(self) -> bytes:
         """The next piece, which may be empty.

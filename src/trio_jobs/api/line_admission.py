@@ -31,7 +31,7 @@ class LineAdmission:
     def __init__(
         self,
         pool: Pool,
-        watched: Callable[[], AbstractAsyncContextManager[None]],
+        watched: Callable[[], AbstractAsyncContextManager[object]],
         note: Callable[[Sequence[JobSpec], Sequence[Job], bool], None],
     ) -> None:
         self.left: Sequence[JobSpec] = ()
