@@ -5,6 +5,7 @@ The clock jumps in the tests about pauses; see ``blocked.py``.
 
 import logging
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -187,6 +188,28 @@ async def test_an_answer_that_ends_before_the_body_is_complete_and_the_last() ->
         reply = await client.receive_answer()
         assert reply.body == b"end\n"
         assert await client.receive_rest() == b""
+
+
+async def test_a_client_that_disconnects_before_its_pipe_opens_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+
+    @http_only
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        begun.set()
+        await go_on.wait()
+        await body_of(scope).open_pipe(idle_timeout=30)
+
+    async with pipe_server(app) as server:
+        client = await server.connect(get("/", CHUNKED, "Expect: 100-continue", method="POST"))
+        await begun.wait()
+        client.transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        go_on.set()
+        await server.wait_alone()
+
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 async def test_a_silent_client_of_a_pipe_is_the_applications_to_answer() -> None:
