@@ -133,7 +133,11 @@ SENT = {
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-@pytest.mark.parametrize("buffer_size", [2, 100], ids=["lines wait", "all are in"])
+@pytest.mark.parametrize(
+    "buffer_size",
+    [pytest.param(2, marks=pytest.mark.proof), 100],
+    ids=["lines wait", "all are in"],
+)
 @pytest.mark.parametrize("sent", SENT.values(), ids=SENT.keys())
 async def test_hang_up_cancels_the_jobs_without_a_key(
     sent: bytes, buffer_size: int, clock: MockClock, *, reset: bool, tls: bool
