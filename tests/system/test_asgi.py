@@ -163,6 +163,43 @@ async def test_events_of_a_mounted_api_under_hypercorn(host: object, *, stops: b
         assert (await jobs.wait(jobs.submit("double", 4).id)).outcome == "succeeded"
 
 
+@pytest.mark.parametrize("host", [in_starlette, beside_quart])
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_pipe_of_a_mounted_api_under_hypercorn(host: object, *, leaves: bool) -> None:
+    assert callable(host)
+    begun = trio.Event()
+
+    async def never(_: object) -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    async with (
+        open_jobs({"double": double, "never": never}) as jobs,
+        hypercorn_serves(host(jobs)) as client,
+    ):
+        connection = await trio.open_tcp_stream("127.0.0.1", client.base_url.port or 0)
+        async with connection:
+            head = get("/queue/jobs/pipe?type=double", "Transfer-Encoding: chunked", method="POST")
+            await connection.send_all(head)
+            stream = Stream(connection)
+            for number in (1, 2):
+                await connection.send_all(chunk(b'{"payload":%d}\n' % number))
+                await stream.wait_for(f'"result":{2 * number}')
+            if not leaves:
+                await connection.send_all(b"0\r\n\r\n")
+                await stream.wait_for('{"end":"input","lines":2,"succeeded":2}')
+                return
+            await connection.send_all(chunk(b'{"type":"never","payload":1}\n'))
+            await begun.wait()
+            [running] = (await client.get("/queue/jobs?status=processing")).json()
+        job_id = running["id"]
+        assert (await jobs.wait(job_id)).outcome == "cancelled"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 HANDLERS = """
 import pathlib, trio
 
