@@ -1,5 +1,6 @@
 """Tiny jobs in real processes, many of them sent ahead; and one among them that is no good."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.command import ledger, running_command
 from tests.handlers import tasks
 from tests.handlers.support import wait_until
 from tests.support import RunningPool, running_pool
@@ -114,3 +116,52 @@ async def test_a_stop_lets_those_that_wait_in_a_process_run(tmp_path: Path) -> N
 
     assert {pool.pool.outcome(job) for job in jobs} == {Outcome.SUCCEEDED}
     assert sorted(pool.begun()) == [*range(WORKERS)]
+
+
+HANDLERS = """
+import os, time
+
+def note(number):
+    ledger = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(ledger, f"{number}\\n".encode())
+    os.close(ledger)
+    while number == 50 and not os.path.exists("go"):
+        time.sleep(0.005)
+"""
+
+IN_A_FILE = """
+[pool]
+workers = 60
+buffer_size = 500
+processes = 1
+[store]
+path = "jobs.db"
+[handlers.note]
+call = "work:note"
+run = "process"
+"""
+
+
+async def test_a_crash_ends_none_of_those_that_wait_in_a_process(tmp_path: Path) -> None:
+    """All that workers have claimed run again, and what has not begun runs once."""
+    jobs = [{"type": "note", "payload": number} for number in range(200)]
+    async with running_command(tmp_path, config=IN_A_FILE, handlers=HANDLERS) as server:
+        answer = await server.client.post("/jobs/batch", content=json.dumps(jobs))
+        ids = [job["id"] for job in answer.json()]
+        await wait_until(lambda: "50" in ledger(tmp_path))
+        server.process.kill()
+        await server.process.wait()
+    before = ledger(tmp_path)
+    (tmp_path / "go").touch()
+
+    async with running_command(tmp_path, config=IN_A_FILE, handlers=HANDLERS) as server:
+        ended = [
+            (await server.client.get(f"/jobs/{job_id}", headers={"Prefer": "wait=30"})).json()
+            for job_id in ids
+        ]
+
+    assert {job["outcome"] for job in ended} == {"succeeded"}
+    assert max(job.get("interruptions", 0) for job in ended) == 1
+    for number in map(str, range(200)):
+        assert ledger(tmp_path).count(number) <= 1 + before.count(number)
+        assert ledger(tmp_path).count(number) >= 1

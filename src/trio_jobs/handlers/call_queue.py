@@ -109,16 +109,19 @@ class CallQueue:
             wanting = [
                 child for child in self._children if child.calls.wants_more(call, most_ahead)
             ]
-            if not wanting:
+            if not wanting or not self._fill(min(wanting, key=_seconds_ahead)):
                 break
-            self._fill(min(wanting, key=_seconds_ahead))
 
     def _next_starter(self) -> ChildCall | None:
         # A job whose task has found that none can be started waits for a child as the others do.
         return next((call for call in self._waiting if not call.starts), None)
 
-    def _fill(self, child: ChildHandle) -> None:
-        """Give a child as many jobs as it has room for, but no more than its share."""
+    def _fill(self, child: ChildHandle) -> bool:
+        """Give a child as many jobs as it has room for, but no more than its share.
+
+        Returns:
+            Whether there was one.
+        """
         waiting = self._waiting
         share = ceil(len(waiting) / len(self._children))
         calls: list[ChildCall] = []
@@ -130,6 +133,7 @@ class CallQueue:
                 self._taken()
         if calls:
             child.send(calls)
+        return bool(calls)
 
 
 def _seconds_ahead(child: ChildHandle) -> float:

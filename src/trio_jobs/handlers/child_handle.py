@@ -118,6 +118,8 @@ class ChildHandle:
             text = f"a process that was started for a job gave no sign that is understood: {error}"
             raise ShortageError(text) from error
         self.is_faulty = self._hello.faulty
+        if self.is_faulty:
+            self.calls.max_bytes = 0  # no job is sent behind its only one
         return self._hello
 
     def has_room(self, call: ChildCall) -> bool:

@@ -34,7 +34,7 @@ _CLOSING_TIME = 0.5
 
 # File descriptors that the server has for a child, and those that a child's start adds.
 _DESCRIPTORS = 6
-_STARTING_DESCRIPTORS = 8
+_STARTING_DESCRIPTORS = 9
 
 # Seconds until the next attempt when a child has died before it took its job.
 _PAUSE_AFTER_DEATH = 0.1

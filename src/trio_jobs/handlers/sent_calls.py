@@ -38,7 +38,8 @@ class SentCalls:
 
     Attributes:
         marks: By which a job is forbidden to begin; None before the child's start and at its end.
-        max_bytes: The length of frames that surely fit into the pipe together.
+        max_bytes: The length of frames that surely fit into the pipe together; with 0, no job is
+            sent ahead.
         live: How many jobs there are that are to be answered.
         seconds_ahead: How long they run together, by what is expected.
         returned: The jobs that the child has answered without running them; the caller takes them
