@@ -1,18 +1,19 @@
 """`AsyncArrivals`: what several requests bring at the same time, one item after another."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from contextlib import suppress
+from typing import TypeVar
 
 import anyio
-from anyio.abc import ObjectSendStream
+from anyio.abc import ObjectSendStream, TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from trio_jobs.client.task_block import TaskBlock
 
 _T = TypeVar("_T")
 
 
-class AsyncArrivals(Generic[_T]):
+class AsyncArrivals(TaskBlock[_T]):
     """Items in the order of their arrival, while the block is open.
 
     The loop stands in the block::
@@ -33,37 +34,16 @@ class AsyncArrivals(Generic[_T]):
     """
 
     def __init__(self, bring: Callable[[ObjectSendStream[_T]], Awaitable[None]]) -> None:
+        super().__init__()
         self._bring = bring
-        self._tasks = anyio.create_task_group()
-        self._streams = ExitStack()  # closes them, even if the task never begins
         self._items: MemoryObjectReceiveStream[_T] | None = None  # set while and after it is open
         self._error: Exception | None = None
 
-    async def __aenter__(self) -> Self:
-        if self._items is not None:
-            raise RuntimeError("each block needs a call of its own")
+    def _start(self, tasks: TaskGroup) -> None:
         send, self._items = anyio.create_memory_object_stream[_T](0)
-        self._streams.enter_context(send)
-        self._streams.enter_context(self._items)
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._run, send)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        self._tasks.cancel_scope.cancel()
-        try:
-            return await self._tasks.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - cancelled
-        except BaseExceptionGroup as group:
-            if group.exceptions == (error,):
-                return False  # the caller's own error, as it was
-            raise
-        finally:
-            self._streams.close()
+        self._at_end.enter_context(send)
+        self._at_end.enter_context(self._items)
+        tasks.start_soon(self._run, send)
 
     async def _run(self, send: MemoryObjectSendStream[_T]) -> None:
         with send:
@@ -71,9 +51,6 @@ class AsyncArrivals(Generic[_T]):
                 await self._bring(send)
             except Exception as error:  # noqa: BLE001 - the loop raises it
                 self._error = alone(error)
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> _T:
         if self._items is None:

@@ -356,6 +356,8 @@ class AsyncClient:
     ) -> AsyncResults[Any]:
         """Make a job of each payload, and bring the results as the jobs end.
 
+        The loop stands in a block; that of `Client` needs none::
+
             async with client.map("resize", payloads) as results:
                 async for result in results:
                     print(result.line, result.value())

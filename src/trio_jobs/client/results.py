@@ -2,14 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import anyio
+from anyio.abc import TaskGroup
 
 from trio_jobs.client.line_source import LineSource
 from trio_jobs.client.result import Result
 from trio_jobs.client.slices import Slices
+from trio_jobs.client.task_block import TaskBlock
 
 if TYPE_CHECKING:
     from trio_jobs.client.pipe_lines import Answer
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class AsyncResults(Generic[_T]):
+class AsyncResults(TaskBlock[Result[_T]], Generic[_T]):
     """Results as the jobs end, or in the order of the payloads, while the block is open.
+
+    The loop stands in the block::
 
         async with client.map("resize", payloads) as results:
             async for result in results:
@@ -42,40 +44,17 @@ class AsyncResults(Generic[_T]):
         decode: Callable[[bytes], _T] | None,
         ordered: bool,
     ) -> None:
+        super().__init__()
         self._slices = slices
         self._source = source
         self._decode = decode
-        self._tasks = anyio.create_task_group()
-        self._opened = False
         self._arrived: deque[Answer] = deque()
         self._held: dict[int, Answer] | None = {} if ordered else None  # by number
         self._count = 0  # results taken
         self._unreleased = 0  # of these, those that the caller may still be at
 
-    async def __aenter__(self) -> Self:
-        if self._opened:
-            raise RuntimeError("each block needs a call of its own")
-        self._opened = True
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._slices.run_source, self._source)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        self._tasks.cancel_scope.cancel()
-        try:
-            return await self._tasks.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - cancelled
-        except BaseExceptionGroup as group:
-            if group.exceptions == (error,):
-                return False  # the caller's own error, as it was
-            raise
-
-    def __aiter__(self) -> Self:
-        return self
+    def _start(self, tasks: TaskGroup) -> None:
+        tasks.start_soon(self._slices.run_source, self._source)
 
     async def __anext__(self) -> Result[_T]:
         """The next result.

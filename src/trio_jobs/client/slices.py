@@ -37,7 +37,6 @@ _MOST_OPEN = 16
 _SOON = 0.005
 _LATER = 0.1
 
-
 # Seconds. If a request takes no longer, the lines of the next one may all be in the server at a
 # time, which costs it less; jobs of others wait behind them for about as long. Behind slower jobs
 # they would wait too long: then the server's own window holds, which is a few jobs for each worker.
@@ -46,6 +45,8 @@ _QUICK = 0.1
 
 class Slices:
     """Lines on their way to a server, and their answers on their way back.
+
+    One task sends while another one takes::
 
         slices = Slices(open_pipe, lambda: Patience(60.0), in_flight=200)
         async with anyio.create_task_group() as tasks:
