@@ -102,6 +102,26 @@ async def test_client_that_disconnects_before_its_answer_counts_without_a_status
     assert traffic.requests == {("/a", "POST", None): 2}
 
 
+def test_requests_for_very_many_targets_are_counted_and_their_targets_are_not_kept() -> None:
+    traffic = Traffic(lambda path: "/jobs/{id}" if path.startswith("/jobs/") else OTHER)
+    for n in range(5_000):
+        traffic.note_sent(b"GET", b"/jobs/%d" % n, 200)
+    traffic.note_sent(b"GET", b"/jobs/1?" + b"secret" * 1_000, None)
+    kept = traffic._sent.copy()
+    traffic.note_sent(b"brew", b"/pot", 405)
+
+    assert kept == {}
+    assert (
+        traffic.requests
+        == traffic.requests
+        == {
+            ("/jobs/{id}", "GET", 200): 5_000,
+            ("/jobs/{id}", "GET", None): 1,
+            (OTHER, OTHER, 405): 1,
+        }
+    )
+
+
 async def test_open_connections_are_counted_and_the_warm_up_is_not() -> None:
     traffic = Traffic(route_of)
     async with served(app, traffic=traffic, health_path="/b") as server:

@@ -64,8 +64,10 @@ class AccessLog:
     def begin(self, request: h11.Request | CanonicalRequest) -> None:
         """Have a request pending until ``end``. A second call for one request changes nothing."""
         if self._enabled and self._request is None:
-            self._request, self._began = request, trio.current_time()
+            self._request = request
             self._status, self._size = None, 0
+            if self._logged:
+                self._began = trio.current_time()
 
     def answered(self, status: int, size: int) -> None:
         """Note an answer that is not the cycle's: its status, and the bytes of its body."""
@@ -92,18 +94,22 @@ class AccessLog:
         if request is None:
             return
         status, size = self._status, self._size
-        if cycle is not None:
-            method, path = cycle.scope["method"], cycle.scope["path"]
-            if status is None:
-                status, size = cycle.status, cycle.size
-        else:
+        if cycle is None:
+            if self._traffic is not None:
+                self._traffic.note_sent(request.method, request.target, status)
+                if not self._logged:
+                    return
             method = request.method.decode("ascii").upper()
             # A query may hold secrets.
             path = request.target.partition(b"?")[0].decode("latin-1")
-        if self._traffic is not None:
-            self._traffic.note_request(method, path, status)
-            if not self._logged:
-                return
+        else:
+            method, path = cycle.scope["method"], cycle.scope["path"]
+            if status is None:
+                status, size = cycle.status, cycle.size
+            if self._traffic is not None:
+                self._traffic.note_request(method, path, status)
+                if not self._logged:
+                    return
         # Probes come every few seconds, and would hide the other lines.
         probe = status == 200 and self._access_control.is_probe(method, path)
         log.log(

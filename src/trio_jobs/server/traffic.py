@@ -2,28 +2,57 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from typing import Final
 
 # Other methods are counted together: a client can send any word.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OTHER = "(other)"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER: Final = "(other)"
+
+# Of so many different kinds of requests the route is looked up together.
+_MOST_SENT: Final = 1_000
+
+# A longer target is not kept: a client can send any.
+_LONGEST: Final = 200
 
 
 class Traffic:
     """What a server counts; a server without it counts nothing.
 
+    Most requests are the same as one before, so they are counted as they were sent: the routes of
+    all are looked up when somebody reads the numbers.
+
     Args:
         route_of: Gives each path the route that its requests count for. There are few routes.
 
     Attributes:
-        requests: How many requests have ended, by route, method and status of the answer. The
-            status is None if the client has disconnected before its answer.
         connections: The open ones.
     """
 
     def __init__(self, route_of: Callable[[str], str]) -> None:
-        self._route_of = route_of
-        self.requests: Counter[tuple[str, str, int | None]] = Counter()
         self.connections: Collection[object] = ()
+        self._route_of = route_of
+        self._requests: Counter[tuple[str, str, int | None]] = Counter()
+        # By method, target and status; see `_MOST_SENT`.
+        self._sent: dict[tuple[bytes, bytes, int | None], int] = {}
+
+    @property
+    def requests(self) -> Counter[tuple[str, str, int | None]]:
+        """How many requests have ended, by route, method and status of the answer.
+
+        The status is None if the client has disconnected before its answer.
+        """
+        self._look_up_routes()
+        return self._requests
+
+    def note_sent(self, method: bytes, target: bytes, status: int | None) -> None:
+        """Count a request that has ended, by its method and target as the client has sent them."""
+        sent = self._sent
+        if (count := sent.get(key := (method, target, status))) is not None:
+            sent[key] = count + 1
+        else:
+            sent[key] = 1
+            if len(sent) >= _MOST_SENT or len(target) > _LONGEST:
+                self._look_up_routes()
 
     def note_request(self, method: str, path: str, status: int | None) -> None:
         """Count a request that has ended.
@@ -33,10 +62,19 @@ class Traffic:
             path: Without the query.
             status: Of the answer.
         """
-        if method not in _METHODS:
-            method = OTHER
-        self.requests[self._route_of(path), method, status] += 1
+        self._count(method, path, status, 1)
 
     def note_malformed(self, status: int) -> None:
         """Count bytes that the server has refused because they are no HTTP request."""
-        self.requests[OTHER, OTHER, status] += 1
+        self._requests[OTHER, OTHER, status] += 1
+
+    def _look_up_routes(self) -> None:
+        sent, self._sent = self._sent, {}
+        for (method, target, status), count in sent.items():
+            path = target.partition(b"?")[0].decode("latin-1")
+            self._count(method.decode("ascii").upper(), path, status, count)
+
+    def _count(self, method: str, path: str, status: int | None, count: int) -> None:
+        if method not in _METHODS:
+            method = OTHER
+        self._requests[self._route_of(path), method, status] += count
