@@ -90,6 +90,8 @@ def test_errors_are_raised_where_the_call_is() -> None:
         client.submit("email")
     with pytest.raises(ValueError, match="url must be like"):
         Client("nowhere")
+    with Client(URL) as client, pytest.raises(TypeError, match="missing 1 required"):
+        client.submit()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="token must be"):
         Client(URL, token="two words")  # noqa: S106
 
@@ -263,7 +265,7 @@ print(client.get("a1").id, next(arrivals).id)
 
 def test_program_that_does_not_close_its_client_ends_in_silence() -> None:
     run = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", PROGRAM],
+        [sys.executable, "-W", "always", "-c", PROGRAM],
         capture_output=True,
         text=True,
         check=False,

@@ -69,11 +69,18 @@ class Arrivals(Generic[_T]):
         return self
 
     def __next__(self) -> _T:
-        if self._block is None and not self._over:
+        if self._over:
+            raise StopIteration
+        if self._block is None:
             self._block = _Block(self._loop.started(), self._bring)
             # It has no reference to this object, whose end cancels it.
             weakref.finalize(self, self._block.cancel)
-        if not self._taken and self._block is not None:
+            try:
+                self._block.open()
+            except BaseException:
+                self.close()
+                raise
+        if not self._taken:
             self._taken.extend(self._block.take())
         if not self._taken:
             self.close()
@@ -98,28 +105,30 @@ class _Block(Generic[_T]):
     """
 
     def __init__(self, running: Running, bring: Callable[[AsyncClient], Arriving[_T]]) -> None:
-        opened: Future[asyncio.Task[None] | None] = Future()
+        self._running = running
+        self._bring = bring
+        self._arriving: Arriving[_T]
+        self._future: Future[None] = Future()
+        self._task: asyncio.Task[None] | None = None  # of the block; for the loop alone
 
-        async def keep_open(_client: AsyncClient) -> None:
-            async with self._arriving:
-                if opened.set_running_or_notify_cancel():
-                    opened.set_result(asyncio.current_task())
-                    await anyio.sleep_forever()
+    def open(self) -> None:
+        """Open it. After an error it is to be closed."""
+        opened: Future[None] = Future()
+        self._future.add_done_callback(lambda _: opened.cancel())  # nothing to one that is done
 
         async def make(client: AsyncClient) -> Arriving[_T]:
-            return bring(client)
+            return self._bring(client)
 
-        self._running = running
-        self._arriving = running.call(make)
-        future: Future[None] = Future()
-        future.add_done_callback(lambda _: opened.cancel())  # does nothing to one that is done
-        self.cancel = future.cancel
-        try:
-            running.start(keep_open, future)
-            self._task = running.wait(opened)
-        except BaseException:
-            future.cancel()
-            raise
+        async def keep_open(_client: AsyncClient) -> None:
+            self._task = asyncio.current_task()
+            async with self._arriving:
+                if opened.set_running_or_notify_cancel():
+                    opened.set_result(None)
+                    await anyio.sleep_forever()
+
+        self._arriving = self._running.call(make)
+        self._running.start(keep_open, self._future)
+        self._running.wait(opened)
 
     def take(self) -> Sequence[_T]:
         """The next items; none at the end."""
@@ -128,11 +137,21 @@ class _Block(Generic[_T]):
             raise error
         return items
 
+    def cancel(self) -> None:
+        """Cancel the task, without waiting for its end."""
+        self._future.cancel()
+
     def close(self) -> None:
         """Cancel the task, and wait for its end."""
+        self.cancel()
         # If the client is closed, that has ended the task. In a forked process there is none.
         with suppress(RuntimeError):
-            self._running.call(lambda _: cancel_and_wait(self._task))
+            self._running.call(self._wait_closed)
+
+    async def _wait_closed(self, _client: AsyncClient) -> None:
+        # A task that has not begun before this one was cancelled before it could.
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
 
 async def take(arriving: Arriving[_T]) -> tuple[Sequence[_T], BaseException | None]:
@@ -141,10 +160,3 @@ async def take(arriving: Arriving[_T]) -> tuple[Sequence[_T], BaseException | No
         return await arriving.take(), None
     except (KeyboardInterrupt, SystemExit) as error:
         return (), error
-
-
-async def cancel_and_wait(task: "asyncio.Task[None] | None") -> None:
-    """Cancel a task, and wait for its end."""
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task])

@@ -175,7 +175,11 @@ class Running:
         if self._stopping.is_set():
             future.cancel()
             return
-        task = self._loop.create_task(function(self._client))
+
+        async def call() -> _T:
+            return await function(self._client)  # which may raise an error before it is awaited
+
+        task = self._loop.create_task(call())
 
         def cancel(_: Future[_T]) -> None:
             if not task.done():
