@@ -136,6 +136,21 @@ async def test_dropped_lines_are_gone_and_new_ones_follow(path: Path) -> None:
     assert files_beside(path) == [path]
 
 
+def test_file_without_its_dropped_lines_keeps_its_mode_and_the_link_to_it(path: Path) -> None:
+    real = path.with_name("real")
+    real.write_bytes(b"1\n2\n")
+    real.chmod(0o604)
+    path.symlink_to(real)
+    file = LineFile.reopen(path, nothing)
+
+    file.keep_only(lambda line: line == b"2\n")
+    file.close()
+
+    assert path.is_symlink()
+    assert (real.read_bytes(), stat.S_IMODE(real.stat().st_mode)) == (b"2\n", 0o604)
+    assert set(files_beside(path)) == {path, real}
+
+
 @pytest.mark.parametrize("room", range(13))
 async def test_full_disk_leaves_whole_lines(
     path: Path, monkeypatch: pytest.MonkeyPatch, room: int

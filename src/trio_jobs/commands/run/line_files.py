@@ -127,19 +127,21 @@ class LineFile:
         Raises:
             LineFileError: The new file cannot be written; then nothing has changed.
         """
-        new_path = self.path.with_name(f"{self.path.name}.new")
+        path = self.path.resolve()  # the file, where a link leads to it
+        new_path = path.with_name(f"{path.name}.new")
         try:
             with contextlib.suppress(FileNotFoundError):
                 new_path.unlink()  # of a process that ended in here
             new = LineFile.create(new_path)
+            os.fchmod(new._fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
             for line in filter(wanted, _whole_lines(self._fd)):
                 new.add(line)
                 if len(new._buffer) >= _BLOCK:
                     new._put_buffer()
             new._put_buffer()
             os.fsync(new._fd)
-            new_path.rename(self.path)
-            sync_folder(self.path)
+            new_path.rename(path)
+            sync_folder(path)
         except OSError as error:
             raise LineFileError(f"{new_path} cannot be written: {error.strerror}") from None
         os.close(self._fd)
