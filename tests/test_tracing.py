@@ -270,6 +270,20 @@ async def test_jobs_of_a_batch_and_of_a_stream_share_the_span_of_their_request()
     assert sorted(kept) == sorted([context_of(of_batch)[1], context_of(of_stream)[1]] * 2)
 
 
+async def test_jobs_of_a_pipe_share_the_span_of_their_request() -> None:
+    lines = b'{"type":"work"}\n{"type":"none"}\n{"type":"work"}'
+    async with traced(work) as pool:
+        answer = await pool.api.client.post("/jobs/pipe", lines, traceparent=TRACEPARENT)
+        jobs = [job async for job in all_jobs(pool.parts)]
+
+    assert answer.status == 200
+    [span] = pool.spans("submit")
+    assert told(span, "messaging.batch.message_count") == 2
+    assert parent_of(span) == PARENT
+    kept = [job.trace[36:52] for job in jobs if job.trace is not None]
+    assert kept == [context_of(span)[1]] * 2
+
+
 async def all_jobs(parts: Parts) -> AsyncIterator[Job]:
     for job in await parts.store.page(limit=100):
         yield job

@@ -186,7 +186,7 @@ async def test_a_query_without_unknown_parameters_is_none(target: str) -> None:
 @pytest.mark.parametrize(
     "coding", ["gzip", "GZIP", "identity, br", "gzip, identity", "x-unknown", "deflate ,gzip"]
 )
-@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", "/jobs/stream"])
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", "/jobs/stream", "/jobs/pipe"])
 async def test_an_encoded_body_is_415_and_kept_out(path: str, coding: str) -> None:
     api = Api()
 

@@ -84,7 +84,8 @@ class Soak:
         kinds: How often each kind of client came.
         answers: How often each status was answered, by kind.
         outcomes: How each job has to end if it is accepted, by token.
-        streams: What was sent in each stream that was answered, and how much of it was accepted.
+        streams: What was sent in each stream and pipe that was answered, and how much of it was
+            accepted.
     """
 
     server: Command
@@ -203,6 +204,22 @@ async def stream(soak: Soak, talker: Talker) -> None:
         soak.streams.append((tokens, answer.json()["accepted"]))
 
 
+async def pipe(soak: Soak, talker: Talker) -> None:
+    """A slice of a pipe, with keys; each of its lines is answered."""
+    tokens = [soak.token("succeeded") for _ in range(6)]
+    soak.told.unanswered.update(tokens)
+    tasks = [{**task("work", token, 0.2), "key": token} for token in tokens]
+    lines = "".join(json.dumps(each) + "\n" for each in tasks)
+    answer = await talker.exchange(request_bytes("POST", "/jobs/pipe", lines.encode()))
+    soak.took("pipe", _status(answer))
+    if answer is not None:
+        soak.told.unanswered.difference_update(tokens)
+        *answers, end = [json.loads(line) for line in answer.body.splitlines() if line]
+        assert end == {"end": "input", "lines": 6, "succeeded": 6}
+        assert {each["key"] for each in answers} == set(tokens)
+        soak.streams.append((tokens, 6))
+
+
 async def too_many(soak: Soak, talker: Talker) -> None:
     """As many at once as the buffer holds, and again: the second time it has no room for all."""
     for _ in range(2):
@@ -251,6 +268,7 @@ KINDS: dict[str, Callable[[Soak, Talker], Awaitable[None]]] = {
     "repeated": repeated,
     "batch": batch,
     "stream": stream,
+    "pipe": pipe,
     "too many": too_many,
     "mistaken": mistaken,
     "hanging up": hanging_up,
@@ -271,6 +289,7 @@ WEIGHTS: dict[str, float] = {
     "repeated": 3,
     "batch": 3,
     "stream": 3,
+    "pipe": 3,
     "too many": 1,
     "mistaken": 2,
     "hanging up": 4,
