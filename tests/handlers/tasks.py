@@ -393,6 +393,8 @@ def note_and_compute(tiny: Tiny) -> int:
         raise ValueError(tiny.number)
     if tiny.then == "fork" and not os.fork():
         return 0
+    if tiny.then == "fork unseen":
+        ctypes.PyDLL(None).fork()  # as a library does it, without Python's knowing
     if tiny.then == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     while tiny.then == "hold" and not Path(f"{tiny.ledger}.go").exists():

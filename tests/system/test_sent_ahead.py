@@ -1,6 +1,8 @@
 """Tiny jobs in real processes, many of them sent ahead; and one among them that is no good."""
 
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,6 +64,7 @@ async def tinies(folder: Path) -> AsyncIterator[Tinies]:
         ("die", Outcome.FAILED),
         ("raise", Outcome.FAILED),
         ("fork", Outcome.SUCCEEDED),
+        ("fork unseen", Outcome.SUCCEEDED),
         ("stop", Outcome.TIMED_OUT),
         ("wait", Outcome.TIMED_OUT),
     ],
@@ -75,6 +78,21 @@ async def test_each_job_among_others_ends_as_its_own_function_does(
 
     assert outcomes == [outcome if n == 50 else Outcome.SUCCEEDED for n in range(200)]
     assert sorted(pool.begun()) == [*range(200)]
+
+
+async def test_a_process_that_somebody_kills_costs_the_job_that_runs_in_it_at_most(
+    tmp_path: Path,
+) -> None:
+    async with tinies(tmp_path) as pool:
+        jobs = [pool.submit(number) for number in range(200)]
+        await wait_until(lambda: len(pool.begun()) > 50)
+        os.kill(int(children_of_ledger(pool).pop()), signal.SIGKILL)
+        outcomes = await pool.outcomes(jobs)
+
+    succeeded = {n for n, outcome in enumerate(outcomes) if outcome is Outcome.SUCCEEDED}
+    assert len(succeeded) >= 199
+    assert succeeded <= {*pool.begun()}
+    assert len(pool.begun()) == len({*pool.begun()})
 
 
 async def test_a_cancelled_job_that_waits_in_a_process_never_begins(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def _run(call: Call, functions: ChildFunctions, server: ServerPipes) -> None:
         payload = bytes(call.payload)
         with span_around(call.trace):
             answer = run_plain(found, payload, context, max_result_bytes=call.max_result_bytes)
+        server.end_copy()  # it would run the jobs behind this one, too
     if progress is not None:
         progress.end(send=isinstance(answer, Failure))  # behind a success nobody looks at it
     now = time.perf_counter()

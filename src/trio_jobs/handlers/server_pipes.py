@@ -29,6 +29,7 @@ class ServerPipes:
         self._frames: deque[bytes] = deque()
         self._writing = False
         self.is_copy = False
+        self._pid = os.getpid()
 
     def read(self, type: type[_T]) -> _T | None:  # noqa: A002
         """Wait for the next frame, and decode it as ``type``; None if the pipe is closed."""
@@ -82,8 +83,8 @@ class ServerPipes:
         os.close(self._answers)
 
     def end_copy(self) -> None:
-        """End this process if it is a copy, which a module has forked during its import."""
-        if self.is_copy:
+        """End this process if it is a copy: of an import, or of a library that forks unseen."""
+        if self.is_copy or os.getpid() != self._pid:
             os._exit(0)
 
     def _write(self, data: memoryview) -> None:
