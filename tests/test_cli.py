@@ -37,7 +37,14 @@ def test_serve_has_the_options_of_no_command(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--workers=3", "submit", "email"], "submit must be the first argument"),
+        (
+            ["--workers=3", "submit", "email"],
+            "submit stands behind options; submit must be the first argument",
+        ),
+        (
+            ["--url", "http://a", "list"],
+            "unrecognized arguments: http://a; list must be the first argument",
+        ),
         (["sumbit", "email"], "unrecognized arguments: sumbit, the nearest is submit"),
         (["serv"], "unrecognized arguments: serv, the nearest is serve"),
         (["submit", "--wiat", "email"], "unrecognized arguments: --wiat, the nearest is --wait"),

@@ -75,11 +75,14 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
     # Before the imports, which take most of a start: signals that come during them are noted.
     signals.take()
     _fill_standard_descriptors()
-    complete = not COMMANDS.keys().isdisjoint(arguments)
-    options = make_parser(complain, complete=complete).parse_args(arguments)
+    # A command behind options, unless it is the value of one of them.
+    hint = next(
+        (f"; {each} must be the first argument" for each in arguments if each in COMMANDS), ""
+    )
+    parser = make_parser(lambda text: complain(text + hint), complete=bool(hint))
+    options = parser.parse_args(arguments)
     if options.command in COMMANDS:
-        complain(f"{options.command} must be the first argument")
-        return MISTAKEN
+        parser.error(f"{options.command} stands behind options")
     if options.check or options.check_store:
         signals.release()  # nothing has to be stopped in order
     from trio_jobs.bootstrap import StartError, check, check_store_file, serve

@@ -86,6 +86,14 @@ def test_ids_and_filters_exclude_each_other(
     assert f"{arguments[0]} needs ids" in capsys.readouterr().err
 
 
+def test_a_bare_wait_before_the_type_is_told_from_a_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        call("submit", "--wait", "email")
+    assert "got 'email'; TYPE and PAYLOAD stand before --wait" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["../pool", "counts", "", JOB_ID[:-1], f"{JOB_ID}/cancel"])
 def test_what_is_no_id_never_becomes_a_path(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import uuid
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 import msgspec
 
@@ -36,7 +36,7 @@ def add(parser: ArgumentParser) -> None:
         "--wait",
         metavar="S",
         nargs="?",
-        type=seconds_of,
+        type=_wait,
         const=math.inf,
         help="wait for its end, at most so long, and print its result instead of its id",
     )
@@ -67,6 +67,13 @@ def run(options: Namespace) -> int:
     check_success(job)
     write_line(json_line(bytes(job.result)))
     return OK
+
+
+def _wait(text: str) -> float:
+    try:
+        return seconds_of(text)
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}; TYPE and PAYLOAD stand before --wait") from None
 
 
 def _submit(calls: Calls, body: bytes, options: Namespace) -> SeenJob:
