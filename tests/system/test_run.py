@@ -43,6 +43,9 @@ fail = "work:fail"
 odd = "records:odd"
 deadly = "records:deadly"
 total = "records:total"
+[handlers.paused]
+call = "work:quick"
+paused = true
 [handlers.lists]
 call = "records:doubled"
 run = "process"
@@ -144,6 +147,14 @@ async def test_run_that_succeeds_leaves_nothing_but_results(folder: Folder) -> N
     assert {each["line"]: each["result"] for each in folder.lines()} == {
         number: number for number in range(1, 101)
     }
+
+
+async def test_paused_type_runs_since_nobody_could_resume_it(folder: Folder) -> None:
+    folder.write(1, 2)
+
+    finished = await folder.run("records", "--type=paused", *OUT)
+
+    assert (finished.status, folder.numbers()) == (0, [1, 2])
 
 
 async def test_variables_of_a_server_say_nothing_to_a_run_without_one(folder: Folder) -> None:

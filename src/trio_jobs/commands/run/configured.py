@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from argparse import Namespace
+from dataclasses import replace
 
 from trio_jobs.bootstrap import log_hidden, log_wrong_loop
 from trio_jobs.commands.command_error import CommandError
@@ -51,6 +52,10 @@ def make_embedded_runner(
         }
         config = load_config(options.config, environment=environment, overrides={})
         _start_log(config, screen)
+        if config.handlers is not None:
+            # Nobody could resume a paused type here: its jobs would wait for ever.
+            table = {name: replace(each, paused=False) for name, each in config.handlers.items()}
+            config = replace(config, handlers=table)
         if options.folder is not None:
             place_folder(options.folder)
         handlers = load_handlers(
