@@ -87,6 +87,7 @@ class PipeJobs:
         self._options = options
         # By job id; each line, and whether it has found the job by its key.
         self._under_way: dict[str, list[tuple[Place, bool]]] = {}
+        self._cancelled: set[str] = set()  # jobs whose cancel was asked for; some have ended since
         self._to_check: list[tuple[str, JobSpec]] = []  # found, perhaps as they were before
         self._unsent: deque[_Unsent] = deque()
         self._unsent_bytes = 0
@@ -176,11 +177,18 @@ class PipeJobs:
         self.wake.set()
 
     async def cancel(self) -> None:
-        """Cancel all jobs that are under way, also those that others wait for."""
-        for number, job_id in enumerate(list(self._under_way), 1):
-            cancel_nowait(self._pool, job_id)
+        """Cancel all jobs that are under way, also those that others wait for.
+
+        Checkpoints:
+            At least one: a client may ask again and again.
+        """
+        self._cancelled &= self._under_way.keys()
+        for number, job_id in enumerate(self._under_way.keys() - self._cancelled):
             if number % STRIDE == 0:
                 await trio.lowlevel.checkpoint()
+            self._cancelled.add(job_id)
+            cancel_nowait(self._pool, job_id)
+        await trio.lowlevel.checkpoint()
 
     # Answers out.
 
@@ -250,7 +258,8 @@ class PipeJobs:
         size = _size(job)
         self._unsent.append((place, job_id, job, replayed))
         self._unsent_bytes += size
-        self._typical_bytes += (size - self._typical_bytes) * _WEIGHT
+        typical = self._typical_bytes or size
+        self._typical_bytes = typical + (size - typical) * _WEIGHT
         self.wake.set()
 
     def _line_of(self, place: Place, job_id: str, job: Job | None, replayed: bool) -> bytes:
