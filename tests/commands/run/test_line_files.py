@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import pty
 import stat
+import tty
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import trio
 import trio.testing
 
 from trio_jobs.commands.run.line_files import LineFile, LineFileError, LineStream
+from trio_jobs.commands.run.screen import Screen
 
 
 @pytest.fixture
@@ -231,6 +234,24 @@ async def test_stream_gets_lines_while_its_reader_is_slow() -> None:
     assert stream.written == len(lines)
     os.close(reader)
     os.close(writer)
+
+
+async def test_terminal_gets_no_order_from_a_result_or_a_message() -> None:
+    reader, terminal = pty.openpty()
+    tty.setraw(terminal)  # so that line ends stay as they are
+    stream, screen = LineStream(terminal), Screen(quiet=True, fd=terminal)
+
+    stream.add('{"result":"\x9b31m\u202e"}\n'.encode())
+    stream.add(b'{"result":"\x1b[2J"}\n')
+    await stream.flush()
+    screen.say("refused: \x1b[2J\x9b31m")
+
+    shown = os.read(reader, 1000)
+    assert shown.decode() == (
+        '{"result":"\\u009b31m\\u202e"}\n{"result":" [2J"}\nrefused:  [2J 31m\n'
+    )
+    os.close(reader)
+    os.close(terminal)
 
 
 async def test_flush_of_a_stream_that_nobody_reads_can_be_cancelled() -> None:

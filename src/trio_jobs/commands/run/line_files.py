@@ -16,6 +16,8 @@ from typing import Protocol
 
 import trio
 
+from trio_jobs.commands.output import json_line
+
 # Bytes that are collected before they are written.
 _BLOCK = 64 * 1024
 
@@ -209,8 +211,8 @@ class LineStream:
         self._is_terminal = os.isatty(fd)  # its room says nothing about a write
 
     def add(self, line: bytes) -> None:
-        """See `Lines`."""
-        self._buffer += line
+        """See `Lines`. For a terminal no byte of a line is an order."""
+        self._buffer += f"{json_line(line)}\n".encode() if self._is_terminal else line
 
     async def flush(self) -> None:
         """See `Lines`.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import trio
 
+from trio_jobs.commands.text_cells import plain
+
 # Seconds between two lines of progress. A terminal shows the newest in place of the one before it.
 _TERMINAL_SECONDS = 0.5
 _PLAIN_SECONDS = 10.0
@@ -47,8 +49,9 @@ class Screen:
             )
 
     def say(self, text: str) -> None:
-        """Write a line that stays."""
-        self._write(f"{_CLEAR if self.is_terminal and self.shows_progress else ''}{text}\n")
+        """Write a line that stays; it may hold a server's text."""
+        clear = _CLEAR if self.is_terminal and self.shows_progress else ""
+        self._write(f"{clear}{plain(text)}\n")
 
     def clear(self) -> None:
         """Clear the line of progress."""
