@@ -258,8 +258,7 @@ class PipeJobs:
         size = _size(job)
         self._unsent.append((place, job_id, job, replayed))
         self._unsent_bytes += size
-        typical = self._typical_bytes or size
-        self._typical_bytes = typical + (size - typical) * _WEIGHT
+        self._typical_bytes += (size - self._typical_bytes) * _WEIGHT
         self.wake.set()
 
     def _line_of(self, place: Place, job_id: str, job: Job | None, replayed: bool) -> bytes:
