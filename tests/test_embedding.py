@@ -702,7 +702,7 @@ def imported_of(names: str, statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*(set({names.split()!r}) & sys.modules.keys()))"
 
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     )
 
     return set(done.stdout.split())

@@ -534,7 +534,7 @@ def test_first_request_imports_the_api_beside_the_applications_loop(run: str) ->
         check=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert done.stdout.split() == ["False", "200"]

@@ -590,7 +590,7 @@ sys.exit(run(["--bind=127.0.0.1:0"]))
             cwd=tmp_path,
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

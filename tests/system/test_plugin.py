@@ -53,7 +53,7 @@ def run(pytester: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResu
     """Run one module of tests of a project."""
     pytester.makefile(".ini", pytest=SETTINGS)
     pytester.makepyfile(test)
-    return pytester.runpytest_subprocess(*PLUGIN, *NO_ASYNCIO, *arguments, timeout=60)
+    return pytester.runpytest_subprocess(*PLUGIN, *NO_ASYNCIO, *arguments, timeout=180)
 
 
 def test_job_of_an_hour_is_tested_at_once(pytester: pytest.Pytester) -> None:
@@ -470,7 +470,7 @@ def test_plain():
 """
     )
 
-    result = pytester.runpytest_subprocess(*PLUGIN, timeout=60)
+    result = pytester.runpytest_subprocess(*PLUGIN, timeout=180)
 
     result.assert_outcomes(passed=13)
 
@@ -542,7 +542,7 @@ def test_fails(text):
     said = [line.partition("the same again: pytest ")[2] for line in result.outlines]
     # All at once, as each start of pytest takes a while.
     pytest_ = f'"$0" -m pytest {" ".join((*PLUGIN, *NO_ASYNCIO))} {" ".join(filter(None, said))}'
-    again = pytester.run("sh", "-c", pytest_, sys.executable, timeout=60)
+    again = pytester.run("sh", "-c", pytest_, sys.executable, timeout=180)
     again.assert_outcomes(failed=7)
 
 
