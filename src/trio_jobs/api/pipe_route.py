@@ -66,6 +66,8 @@ def parse_options(text: bytes, handlers: HandlerRegistry, *, usual: int) -> Pipe
             raise Problem(400, f"query parameter {name!r} is repeated")
         given[name] = value
     if (type_ := given.get("type")) is not None:
+        if not type_:
+            raise Problem(400, "type must be a non-empty text")
         try:
             handlers.find(type_)
         except UnknownTypeError as error:
