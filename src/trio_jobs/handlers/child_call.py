@@ -111,7 +111,10 @@ class ChildCall:
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            self._task = None
 
     def wake(self) -> None:
         """Wake the task if it sleeps in `wait`."""
