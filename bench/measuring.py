@@ -50,11 +50,12 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
 
 
 def take_turns(
-    subjects: Mapping[str, Callable[[], float]], *, turns: int
+    subjects: Mapping[str, Callable[[], float]], *, turns: int, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Measure each subject once to warm up, then once a turn, in an order that reverses."""
-    for warm_up in subjects.values():
-        warm_up()
+    if warm_up:
+        for subject in subjects.values():
+            subject()
     values: dict[str, list[float]] = {name: [] for name in subjects}
     order = list(subjects)
     for _ in range(turns):

@@ -30,7 +30,7 @@ _NAPPERS = 30
 
 
 def measure(
-    *, empty: int = 100_000, tiny: int = 200_000, naps: int = 20_000, turns: int = 3
+    *, empty: int = 100_000, tiny: int = 40_000, naps: int = 20_000, turns: int = 3
 ) -> list[Result]:
     """Measure the rows.
 

@@ -2,13 +2,19 @@
 
 import gc
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 
+from bench.children import module_path
 from bench.measuring import Spread, take_turns
-from bench.row import Result, Row, at_most
+from bench.row import Reach, Result, Row, at_most
 from trio_jobs import Handler, Jobs, open_jobs
 
 _PROCESSES = 2
@@ -18,6 +24,14 @@ _BATCH = 1_000
 
 # Names of sides.
 _OURS, _POOL = "trio-jobs, a job a record", f"multiprocessing.Pool, chunks of {_CHUNK}"
+_CHUNKS = f"`trio-jobs run --chunk {_CHUNK}`, from file to file"
+
+_CONFIG = f"""
+[pool]
+processes = {_PROCESSES}
+[handlers]
+records = {{ call = "bench.tiny:compute_all", run = "process" }}
+"""
 
 
 def compute(steps: int) -> int:
@@ -28,7 +42,12 @@ def compute(steps: int) -> int:
     return total
 
 
-def measure(*, records: int = 40_000, micros: float = 160.0, turns: int = 7) -> list[Result]:
+def compute_all(records: list[int]) -> list[int]:
+    """The same for the records of a chunk."""
+    return [compute(steps) for steps in records]
+
+
+def measure(*, records: int = 200_000, micros: float = 160.0, turns: int = 2) -> list[Result]:
     """Measure the row: the best time of a record beside the best of the other side.
 
     Three processes share the machine's cores, so other load makes some turns slower by much; no
@@ -40,27 +59,54 @@ def measure(*, records: int = 40_000, micros: float = 160.0, turns: int = 7) -> 
         turns: How often each side has its turn.
     """
     steps = _steps_of(micros)
-    with multiprocessing.Pool(_PROCESSES) as pool:
-
-        def chunks() -> float:
-            return _micros_a_record(records, lambda: _drain(pool, steps, records))
-
+    with multiprocessing.Pool(_PROCESSES) as pool, TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.toml").write_text(_CONFIG, encoding="utf-8")
+        (folder / "records.jsonl").write_text(f"{steps}\n" * records, encoding="utf-8")
         values = take_turns(
-            {_OURS: lambda: trio.run(_jobs, steps, records), _POOL: chunks}, turns=turns
+            {
+                _OURS: lambda: trio.run(_jobs, steps, records),
+                _POOL: lambda: _micros_a_record(records, lambda: _drain(pool, steps, records)),
+                _CHUNKS: lambda: _micros_a_record(records, lambda: _run_command(folder)),
+            },
+            turns=turns,
+            warm_up=False,  # the processes of the pool have started
         )
-    ratios = [a / b for a, b in zip(values[_OURS], values[_POOL], strict=True)]
-    best = min(values[_OURS]) / min(values[_POOL])
+    against = f"`multiprocessing.Pool({_PROCESSES}).imap(chunksize={_CHUNK})`"
+    what = f"{records:,} records of {micros / 1000:g} ms in {_PROCESSES} processes"
     return [
-        Row(
-            number=21,
-            what=f"{records:,} records of {micros / 1000:g} ms in {_PROCESSES} processes",
-            against=f"`multiprocessing.Pool({_PROCESSES}).imap(chunksize={_CHUNK})`",
-            figure=Spread(median=best, low=min(ratios), high=max(ratios)),
-            reach=at_most(2.0),
-            sides={name: Spread.of(each) for name, each in values.items()},
-            sides_unit=" µs",
-        )
+        _row(what, against, values, side=_OURS, reach=at_most(2.0)),
+        _row(f"the same by {_CHUNKS}", against, values, side=_CHUNKS, reach=at_most(1.2)),
     ]
+
+
+def _row(
+    what: str, against: str, values: Mapping[str, Sequence[float]], *, side: str, reach: Reach
+) -> Row:
+    ratios = [a / b for a, b in zip(values[side], values[_POOL], strict=True)]
+    best = min(values[side]) / min(values[_POOL])
+    return Row(
+        number=21,
+        what=what,
+        against=against,
+        figure=Spread(median=best, low=min(ratios), high=max(ratios)),
+        reach=reach,
+        sides={name: Spread.of(values[name]) for name in (side, _POOL)},
+        sides_unit=" µs",
+    )
+
+
+def _run_command(folder: Path) -> None:
+    (folder / "results.jsonl").unlink(missing_ok=True)
+    subprocess.run(  # noqa: S603  (our own command)
+        [
+            *(sys.executable, "-m", "trio_jobs", "run", folder / "records.jsonl"),
+            *("--type", "records", "--chunk", str(_CHUNK), "--config", folder / "config.toml"),
+            *("--out", folder / "results.jsonl", "--quiet"),
+        ],
+        check=True,
+        env={**os.environ, "PYTHONPATH": module_path()},
+    )
 
 
 def _steps_of(micros: float) -> int:
