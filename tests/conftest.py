@@ -9,6 +9,8 @@ import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     folder = collection_path.name if collection_path.parent == HERE else ""
     left_out = folder in ALONE and not config.option.markexpr and folder not in named_by(config)
     return True if left_out else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Let each process of pytest-xdist import other modules first.
+
+    So most modules, in a fresh clone, are compiled by one process, and found by the others.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if not worker or session.config.args != session.config.getini("testpaths"):
+        return
+    files = [
+        path.relative_to(HERE.parent)
+        for path in sorted(HERE.rglob("test_*.py"))
+        if path.relative_to(HERE).parts[0] not in ALONE
+    ]
+    first = int(worker) * len(files) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for path in files[first:] + files[:first]:
+        with suppress(Exception, pytest.skip.Exception):  # the collection meets it again
+            import_module(".".join(path.with_suffix("").parts))
 
 
 def named_by(config: pytest.Config) -> set[str]:
