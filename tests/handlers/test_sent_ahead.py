@@ -249,6 +249,31 @@ async def test_a_job_that_is_skipped_for_its_neighbours_sake_runs_all_the_same()
 
 
 async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other() -> None:
+@given(random=st.random_module())
+@settings(max_examples=10, deadline=None)
+def test_a_cancel_of_a_job_that_is_skipped_lets_the_next_one_alone(random: object) -> None:
+    async def main() -> None:
+        async with fake_pool() as (pool, nursery):
+            await warmed_up(pool, nursery)
+            await submit_together(pool, nursery, "ab")
+            [child] = pool.children
+            child.begin()
+            child.answer()
+            assert child.calls.take_back() == []  # b is forbidden now, and the first one
+            await submit(pool, nursery, "c")
+            assert child.begin() is None
+            child.begin()  # the server has not read that b was skipped
+            await cancel(pool, "b")
+            child.answer()
+            await wait_all_tasks_blocked()
+
+            assert pool.children == [child]
+            assert child.begun == ["a", "c"]
+            assert pool.answers == {"a": b"1", "c": b"1"}
+
+    trio.run(main, clock=MockClock())
+
+
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
         await submit_together(pool, nursery, "abcd")

@@ -240,6 +240,11 @@ class ProcessPool:
             self._queue.note_change(child)
             return
         others = [each for each in child.calls.take_back() if each is not call]
+        if call in child.calls.returned:  # the child has skipped it, and may run the next one
+            child.calls.returned.remove(call)
+            self._queue.note_change(child)
+            self._queue.put_back(others)
+            return
         if call.answer is None and may_answer and child.calls.first_has_ended:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + EXIT_TIME):
                 while call.answer is None:
@@ -248,7 +253,7 @@ class ProcessPool:
             self._queue.note_change(child)
             self._queue.put_back(others)
             return
-        others += [each for each in child.calls.returned if each is not call]
+        others += child.calls.returned
         child.stop()
         self._queue.leave(child)
         self._queue.put_back(others)
