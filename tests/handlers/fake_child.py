@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -14,6 +14,7 @@ from trio_jobs import Handler, Job
 from trio_jobs.error_text import Failure
 from trio_jobs.handlers.call_marks import CallMarks, make_memory
 from trio_jobs.handlers.frames import HEADER, TIMES, Call, Kind, frame
+from trio_jobs.handlers.process_group import ProcessGroup
 from trio_jobs.handlers.running_job import RunningJob
 
 HANDLER = Handler.of(tasks.pid, run="process")
@@ -27,10 +28,29 @@ def end(seconds: float = 0.0001) -> bytes:
     return frame(Kind.ENDED, TIMES.pack(time.perf_counter(), seconds))
 
 
+class FakeGroup(ProcessGroup):
+    """The process of a fake child.
+
+    Attributes:
+        before_kill: What the child does before its kill.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_kill: Callable[[], object] | None = None
+
+    def kill_group(self) -> None:
+        """Do the last step."""
+        step, self.before_kill = self.before_kill, None
+        if step is not None:
+            step()
+
+
 class FakeChild(ChildHandle):
     """The server's end of a child, and the child's end for a test.
 
     Attributes:
+        group: Its process, which does one more step before its kill if a test says so.
         theirs: Where the child reads.
         answers: Where the child writes.
         begun: The ids of the jobs that have begun.
@@ -39,6 +59,7 @@ class FakeChild(ChildHandle):
 
     def __init__(self) -> None:
         super().__init__()
+        self.group: FakeGroup = FakeGroup()
         self.theirs, self._requests = os.pipe()
         self._answers, self.answers = os.pipe()
         for number in (self.theirs, self._requests, self._answers):

@@ -3,6 +3,7 @@
 The children are played by the tests, so that each race has one order.
 """
 
+import fcntl
 import logging
 import os
 from collections.abc import Iterable
@@ -27,11 +28,11 @@ from trio_jobs.handlers.frames import Kind, frame
 from trio_jobs.handlers.progress_report import ProgressReport
 from trio_jobs.handlers.sent_calls import AHEAD_CALLS
 
-ALONE = Handler.of(tasks.die, run="process", repeatable=False)
 # Time stands still, unless a test lets it pass: on a busy machine a child would have too long a job
 # while its test takes the next step.
 pytestmark = pytest.mark.usefixtures("mock_clock")
 
+ALONE = Handler.of(tasks.die, run="process", repeatable=False)
 
 
 async def warmed_up(pool: FakePool, nursery: trio.Nursery, seconds: float = 0.0001) -> None:
@@ -248,7 +249,6 @@ async def test_a_job_that_is_skipped_for_its_neighbours_sake_runs_all_the_same()
         assert sorted(pool.answers) == ["a", "b", "c"]
 
 
-async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other() -> None:
 @given(random=st.random_module())
 @settings(max_examples=10, deadline=None)
 def test_a_cancel_of_a_job_that_is_skipped_lets_the_next_one_alone(random: object) -> None:
@@ -274,6 +274,7 @@ def test_a_cancel_of_a_job_that_is_skipped_lets_the_next_one_alone(random: objec
     trio.run(main, clock=MockClock())
 
 
+async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other() -> None:
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
         await submit_together(pool, nursery, "abcd")
@@ -335,6 +336,49 @@ async def test_a_child_that_answers_what_nobody_asked_is_ended_and_fails_one_job
         assert pool.answers == {"b": b"1"}
 
 
+async def test_a_child_that_writes_nonsense_begins_no_job_that_runs_elsewhere() -> None:
+    """It goes on until it has been killed, and no answer behind the nonsense can be read."""
+    async with fake_pool() as (pool, nursery):
+        await warmed_up(pool, nursery)
+        await submit_together(pool, nursery, "abcd")
+        [child] = pool.children
+        child.begin()
+        os.write(child.answers, frame(Kind.CALL, b"{}"))
+        child.answer()
+        child.begin()
+        child.group.before_kill = child.begin  # c
+        await child.gone.wait()
+        await wait_all_tasks_blocked()
+        [_, other] = pool.children
+        other.run_all()
+        await wait_all_tasks_blocked()
+
+        assert (child.begun, other.begun) == (["a", "b", "c"], ["d"])
+        assert pool.answers.pop("d") == b"1"
+        assert {*pool.answers} == {"a", "b", "c"}
+        assert all(isinstance(answer, Failure) for answer in pool.answers.values())
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="all pipes are alike")
+async def test_all_that_a_pipe_holds_is_read_before_a_job_is_taken_back() -> None:
+    """A page has 16 or 64 KiB on some systems, and a pipe has 16 pages."""
+    record = logging.makeLogRecord({"name": "tests", "levelno": 10, "msg": "x" * 2_000})
+    line = frame(Kind.LOG, msgspec.json.encode(_line_of(record, None)))
+    async with fake_pool() as (pool, nursery):
+        await warmed_up(pool, nursery)
+        await submit_together(pool, nursery, "abc")
+        [child] = pool.children
+        fcntl.fcntl(child.answers, fcntl.F_SETPIPE_SZ, 1 << 18)
+        child.begin()
+        os.write(child.answers, line * 40)
+        child.answer()
+        child.begin()
+        taken = child.calls.take_back()
+
+        assert [call.running.job.id for call in taken] == ["c"]
+        pool._queue.put_back(taken)
+
+
 async def test_a_time_limit_counts_from_the_answer_before(mock_clock: MockClock) -> None:
     limited = Handler.of(tasks.pid, run="process", timeout=10)
     async with fake_pool() as (pool, nursery):
@@ -371,6 +415,7 @@ async def test_a_limit_that_passes_kills_the_one_that_runs(mock_clock: MockClock
 async def test_those_behind_a_job_that_gets_long_go_to_another_child(
     mock_clock: MockClock,
 ) -> None:
+    mock_clock.autojump_threshold = 0
     async with fake_pool(2) as (pool, nursery):
         await warmed_up(pool, nursery)
         for each in "abcdef":
@@ -441,7 +486,6 @@ async def test_lines_and_reports_belong_to_the_job_that_runs() -> None:
     try:
         async with fake_pool() as (pool, nursery):
             await warmed_up(pool, nursery)
-    mock_clock.autojump_threshold = 0
             await submit(pool, nursery, "ab")
             [child] = pool.children
             child.begin()

@@ -28,7 +28,7 @@ _TAKING_TIME = 5.0
 # Log lines of a child between two checkpoints.
 _LINES_AT_ONCE = 16
 
-# The most that a pipe holds. One read empties it: `SentCalls.take_back` relies on that.
+# What a pipe holds where a page has 4 KiB, and at most where the system does not say.
 _CHUNK_BYTES = 65_536
 
 # The capacity of a pipe where the system does not say.
@@ -246,7 +246,7 @@ class ChildHandle:
     def _drain(self) -> None:
         """Read and take all that has arrived; `serve` raises what goes wrong."""
         try:
-            self._read()
+            self._read(max(_CHUNK_BYTES, _capacity(self._answers) or 0))
             self._take_frames()
         except EndedError:
             pass  # the pipe says so again
@@ -254,11 +254,11 @@ class ChildHandle:
             self._fault = error
             self.group.kill_group()
 
-    def _read(self) -> None:
+    def _read(self, most: int = _CHUNK_BYTES) -> None:
         if self._fault is not None:
             raise self._fault
         try:
-            data = os.read(self._answers, _CHUNK_BYTES)
+            data = os.read(self._answers, most)
         except BlockingIOError:
             if self.has_ended():  # and has written nothing since
                 raise EndedError from None
@@ -317,7 +317,12 @@ def _whole_frames(pipe: int) -> int:
 
     Two frames in a row share a page of the pipe, or fill more than one together.
     """
-    if not hasattr(fcntl, "F_GETPIPE_SZ"):
+    capacity = _capacity(pipe)
+    if capacity is None:
         return _LEAST_CAPACITY
-    capacity = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
     return max(0, capacity - 2 * os.sysconf("SC_PAGE_SIZE")) // 2
+
+
+def _capacity(pipe: int) -> int | None:
+    """How many bytes a pipe holds, mostly 16 pages of 4 KiB or more; None if nobody says."""
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) if hasattr(fcntl, "F_GETPIPE_SZ") else None

@@ -303,15 +303,17 @@ class ProcessPool:
             lost = error
         self._queue.leave(child)
         with trio.CancelScope(shield=True):
-            how = f"gave no answer that can be understood: {lost}"
-            if isinstance(lost, EndedError):
-                how = await child.group.wait_cause()
+            if not isinstance(lost, EndedError):
+                child.group.kill_group()
+            how = await child.group.wait_cause()  # no further job begins in it
+            if not isinstance(lost, EndedError):
+                how = f"gave no answer that can be understood: {lost}"
             died, others = child.calls.left_behind()
             await self._end(child)
-        if died is not None:
-            died.answer = _death(f"the process that ran the job {how}")
-            died.wake()
-        elif others:
+        for call in died:
+            call.answer = _death(f"the process that ran the job {how}")
+            call.wake()
+        if others and not died:
             first = others.pop(0)
             first.is_returned = True
             first.running.take_back_start()

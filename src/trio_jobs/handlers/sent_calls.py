@@ -217,16 +217,17 @@ class SentCalls:
         self._sent.clear()
         self.returned.clear()
 
-    def left_behind(self) -> tuple[ChildCall | None, list[ChildCall]]:
-        """The job in which a child has died, and those that it has not begun; it has none then."""
+    def left_behind(self) -> tuple[list[ChildCall], list[ChildCall]]:
+        """The job in which a child has died, and those that it has not begun; it has none then.
+
+        Behind an answer that cannot be understood, it may have begun several.
+        """
         begun = 0 if self.marks is None else self.marks.begun
-        died: ChildCall | None = None
+        died: list[ChildCall] = []
         others = self.returned[:]
         for number, call in enumerate(self._sent, self._first_number):
-            if call is not None and number <= begun:
-                died = call
-            elif call is not None:
-                others.append(call)
+            if call is not None:
+                (died if number <= begun else others).append(call)
         self.clear()
         return died, others
 
