@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.command import ledger, running_command
 from tests.handlers import tasks
@@ -102,6 +103,7 @@ async def test_a_cancelled_job_that_waits_in_a_process_never_begins(tmp_path: Pa
         await wait_until(lambda: {0, 1} <= {*pool.begun()})  # one holds each process
         already = {*pool.begun()}
         cancelled = {n for n in range(2, 20) if pool.pool.executor.cancel(jobs[n].id)}
+        await wait_all_tasks_blocked()  # the jobs' tasks have taken them back
         Path(f"{pool.ledger}.go").touch()  # noqa: ASYNC240 - a test
         outcomes = await pool.outcomes(jobs)
         assert children_of_ledger(pool) == pids  # none was killed
