@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 
 import msgspec
 import trio
@@ -242,7 +243,7 @@ def check(account: Account, wanted: list[Sent]) -> None:
         assert (answer["outcome"], answer["result"]) == ("succeeded", sent.payload * 2)
 
 
-@settings(max_examples=int(share_of(150)))
+@settings(max_examples=ceil(share_of(150)))
 @given(sents(), st.lists(BREAKS, max_size=4), st.sampled_from([in_memory, over_a_file]))
 def test_each_line_is_answered_once_however_connections_break(
     wanted: list[Sent],

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,9 @@ from tests.proof.share import share_of
 from tests.server.serving import get
 
 PATH = "/jobs/pipe?type=short"
+SEEDS_OF_THE_SOAK = [
+    pytest.param(seed, marks=pytest.mark.soak) for seed in range(3, 3 + ceil(share_of(47)))
+]
 LINE = re.compile(rb'\{"(?:line|end)":.*\}')
 
 
@@ -53,7 +57,7 @@ async def pipe_until_its_end(
     return [msgspec.json.decode(text) for text in LINE.findall(received)]
 
 
-@pytest.mark.parametrize("seed", range(max(1, int(share_of(3)))))
+@pytest.mark.parametrize("seed", [*range(3), *SEEDS_OF_THE_SOAK])
 async def test_sigterm_under_pipes_answers_each_accepted_line(tmp_path: Path, seed: int) -> None:
     config = configuration("short", workers=3, buffer_size=10, grace_period=60)
     answers = random.Random(seed).randrange(1, 60)  # noqa: S311  (any)
