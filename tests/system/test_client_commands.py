@@ -150,6 +150,8 @@ def test_a_failed_job_is_one_line_and_status_3(shop: Shop) -> None:
         (["submit", "email", "1"], "$.payload: expected str, got int"),
         (["submit", "email", "{"], "PAYLOAD must be JSON, got '{'"),
         (["submit", "email", '1,"key":"a"'], "PAYLOAD must be JSON"),
+        (["submit", "email", "--key="], "argument --key: expected 1 to 255 visible ASCII"),
+        (["submit", "email", "--key=\u00e4"], "argument --key: expected 1 to 255 visible ASCII"),
         (["submit", "email", "--url=ftp://a"], "--url must be http://HOST:PORT"),
         (["submit", "email", "--token-file=nowhere"], "--token-file nowhere: No such file"),
     ],

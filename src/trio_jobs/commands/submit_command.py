@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import uuid
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -21,6 +22,9 @@ from trio_jobs.commands.waiting import check_success, wait_for
 # Statuses of refusals that another try may not get.
 _NO_ROOM = (429, 503, 507)
 _UNCERTAIN = 504
+
+# What a header can carry, and the server takes.
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def add(parser: ArgumentParser) -> None:
@@ -43,6 +47,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--key",
         metavar="K",
+        type=_key,
         help="its idempotency key: the same submission with the same key makes no second job"
         " (default: a new one)",
     )
@@ -74,6 +79,12 @@ def _wait(text: str) -> float:
         return seconds_of(text)
     except ArgumentTypeError as error:
         raise ArgumentTypeError(f"{error}; TYPE and PAYLOAD stand before --wait") from None
+
+
+def _key(text: str) -> str:
+    if _KEY.fullmatch(text):
+        return text
+    raise ArgumentTypeError(f"expected 1 to 255 visible ASCII characters, got {text!r}")
 
 
 def _submit(calls: Calls, body: bytes, options: Namespace) -> SeenJob:
