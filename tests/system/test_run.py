@@ -431,6 +431,36 @@ async def test_mistake_is_one_line_and_status_2(
     assert folder.names() == {"records"}
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://:80", "http://127.0.0.1:99999", "http://a..b", "http://xn--a"]
+)
+async def test_url_that_leads_to_no_host_is_a_line_and_status_2(folder: Folder, url: str) -> None:
+    folder.write(1)
+
+    finished = await folder.run("records", "--type=quick", "--retry-for=0", f"--url={url}")
+
+    assert (finished.status, len(finished.lines)) == (2, 1)
+    assert finished.lines[0].startswith(f"trio-jobs: {url} is no URL: ")
+
+
+@pytest.mark.parametrize(
+    "variable", [("ALL_PROXY", "socks9://proxy"), ("SSL_CERT_FILE", "/nowhere")]
+)
+async def test_environment_that_the_http_client_refuses_is_a_line_and_status_2(
+    folder: Folder, variable: tuple[str, str]
+) -> None:
+    folder.write(1)
+    set_it = patched("import os; os.environ[{!r}] = {!r}".format(*variable))
+
+    finished = await folder.run(
+        "records", "--type=quick", "--url=https://127.0.0.1:1", "--out=out", command=set_it
+    )
+
+    assert (finished.status, len(finished.lines)) == (2, 1)
+    assert "refuses its variables" in finished.lines[0]
+    assert folder.names() == {"records"}
+
+
 async def test_without_an_http_client_the_command_says_what_to_install(folder: Folder) -> None:
     folder.write(1)
     without = patched("sys.modules['httpx'] = None")
@@ -538,6 +568,23 @@ async def test_closed_standard_output_ends_the_run(folder: Folder) -> None:
     assert json.loads(finished.stdout)["result"]
     assert finished.stderr.decode().splitlines()[-1] == "trio-jobs: standard output was closed"
     assert len(ledger(folder.path)) < 10_000
+
+
+async def test_run_without_standard_output_needs_a_file_for_its_results(folder: Folder) -> None:
+    folder.write(1)
+    program = f"{sys.executable} -m trio_jobs run records --type=quick --config=config.toml"
+    with trio.fail_after(PATIENCE):
+        finished = await trio.run_process(
+            ["bash", "-c", f"{program} >&-"],
+            cwd=folder.path,
+            env=environment(None),
+            capture_stderr=True,
+            check=False,
+        )
+
+    assert finished.returncode == 1
+    assert finished.stderr == b"trio-jobs: standard output is closed\n"
+    assert ledger(folder.path) == []
 
 
 async def test_nohup_keeps_a_run_going(folder: Folder) -> None:

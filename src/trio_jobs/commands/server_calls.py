@@ -92,9 +92,8 @@ class Calls:
         import httpx
 
         self.server = server
-        # What httpx raises, or lets through, for a host or a port that there cannot be.
-        self._no_url = (httpx.InvalidURL, UnicodeError, OverflowError)
-        self._failures = (httpx.HTTPError, *self._no_url)
+        self._no_url = url_errors()
+        self._failures: tuple[type[Exception], ...] = (httpx.HTTPError, *self._no_url)
         self._http = http
         self._is_known = False
 
@@ -201,29 +200,48 @@ def open_calls(options: Namespace) -> Iterator[Calls]:
         CommandError: There is no HTTP client, or the options are wrong.
     """
     server = find_server(options)
-    try:
+    with http_arguments(server) as arguments:
         import httpx
+
+        if server.socket is not None:
+            arguments["transport"] = httpx.HTTPTransport(uds=server.socket, verify=False)
+        if server.token is not None:
+            arguments["headers"]["Authorization"] = f"Bearer {server.token}"
+        http = httpx.Client(**arguments)
+    with http:
+        yield Calls(server, http)
+
+
+@contextlib.contextmanager
+def http_arguments(server: Server) -> Iterator[dict[str, Any]]:
+    """The arguments of a client of httpx for a server; it is to be made in this block.
+
+    Raises:
+        CommandError: There is no httpx, or it refuses its variables in the environment.
+    """
+    try:
+        import httpx  # noqa: F401 - what is missing is said before the block
     except ImportError:
         text = "this command needs an HTTP client: pip install 'trio-jobs[client]'"
         raise CommandError(text, MISTAKEN) from None
-    headers = {"User-Agent": "trio-jobs"}
-    if server.token is not None:
-        headers["Authorization"] = f"Bearer {server.token}"
-    # Reading the certificates of all authorities takes a third of a short command's time.
-    verify = server.url.lower().startswith("https:")
-    transport = None
-    if server.socket is not None:
-        transport = httpx.HTTPTransport(uds=server.socket, verify=verify)
     try:
-        http = httpx.Client(
-            headers=headers, verify=verify, transport=transport, trust_env=not server.is_local
-        )
+        yield {
+            "headers": {"User-Agent": "trio-jobs"},
+            # Reading the certificates of all authorities takes a third of a short command's time.
+            "verify": server.url.lower().startswith("https:"),
+            "trust_env": not server.is_local,
+        }
     except (ImportError, OSError, ValueError) as error:
         # A proxy that it does not know, or certificates that cannot be read.
         text = f"the HTTP client refuses its variables in the environment: {error}"
         raise CommandError(text, MISTAKEN) from None
-    with http:
-        yield Calls(server, http)
+
+
+def url_errors() -> tuple[type[Exception], ...]:
+    """What httpx raises, or lets through, for a host or a port that there cannot be."""
+    import httpx
+
+    return (httpx.InvalidURL, UnicodeError, OverflowError)
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -140,6 +141,8 @@ def _make_runner(options: Namespace, signals: StopSignals, screen: Screen) -> Ru
 def _open_files(options: Namespace, input_: InputFile) -> RunFiles:
     out, failed = options.out, options.failed
     if out is None:
+        if sys.stdout is None:  # the null device took its place
+            raise CommandError("standard output is closed", BROKEN)
         results = 1
         if options.config is not None:
             # What handlers print goes to standard error, not between the results.

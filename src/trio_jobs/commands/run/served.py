@@ -10,12 +10,14 @@ import trio
 from trio_jobs.client import AsyncClient, RefusedError, ServerGoneError
 from trio_jobs.client.pipe_lines import Answer as PipeAnswer
 from trio_jobs.client.pipe_lines import Line
+from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.exit_statuses import MISTAKEN
 from trio_jobs.commands.run.input_file import InputError
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.records import Submission
 from trio_jobs.commands.run.runner import Answer, Deliver, RunnerError
-from trio_jobs.commands.server_option import Server, find_server
+from trio_jobs.commands.server_calls import http_arguments, url_errors
+from trio_jobs.commands.server_option import find_server
 
 if TYPE_CHECKING:
     from trio_jobs.client.slices import Slices
@@ -33,12 +35,27 @@ class ServedRunner:
         options: The server's, ``--in-flight`` and ``--retry-for``.
 
     Raises:
-        CommandError: The options name no server.
+        CommandError: The options name no server, or the HTTP client refuses the environment.
     """
 
     def __init__(self, options: Namespace) -> None:
         self._server = find_server(options)
-        self._retry_for = RETRY_FOR if options.retry_for is None else options.retry_for
+        with http_arguments(self._server) as arguments:
+            if self._server.socket is not None:
+                arguments["transport"] = httpx.AsyncHTTPTransport(
+                    uds=self._server.socket, verify=False
+                )
+            # A request waits for a connection for as long as it takes: others have them.
+            self._http = httpx.AsyncClient(**arguments, timeout=httpx.Timeout(10.0, pool=None))
+        try:
+            self._client = AsyncClient(
+                self._server.url,
+                token=self._server.token or "",
+                retry_for=RETRY_FOR if options.retry_for is None else options.retry_for,
+                http=self._http,
+            )
+        except ValueError as error:
+            raise CommandError(f"{self._server} is no URL: {error}", MISTAKEN) from None
         self._in_flight = options.in_flight or _IN_FLIGHT
         self._slices: Slices | None = None
         self._submissions: dict[int, Submission] = {}  # under way, by the first record's number
@@ -56,27 +73,26 @@ class ServedRunner:
     async def run(self, reader: Reader, deliver: Deliver) -> None:
         """See `Runner`."""
         failure: Exception | None = None
-        async with _open_http(self._server) as http:
-            client = AsyncClient(
-                self._server.url,
-                token=self._server.token or "",
-                retry_for=self._retry_for,
-                http=http,
-            )
-            self._slices = slices = client.slices(in_flight=self._in_flight)
+        no_url = url_errors()
+        failures: tuple[type[Exception], ...] = (RefusedError, ServerGoneError, InputError)
+        async with self._http:
+            self._slices = slices = self._client.slices(in_flight=self._in_flight)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(slices.run, _Lines(reader, self._submissions))
                 try:
                     while answers := await slices.take():
                         await deliver([self._answer(each) for each in answers])
                         slices.release(len(answers))
-                except (RefusedError, ServerGoneError, InputError) as error:
+                except failures + no_url as error:
                     failure = error  # raised below, out of no group
                     nursery.cancel_scope.cancel()
         if isinstance(failure, RefusedError):
             raise RunnerError(f"{self._server} refuses: {failure}", status=MISTAKEN) from failure
         if isinstance(failure, ServerGoneError):
             raise RunnerError(f"{self._server} is gone: {failure}") from failure
+        if isinstance(failure, no_url):
+            text = f"{self._server} is no URL: {failure}"
+            raise RunnerError(text, status=MISTAKEN) from failure
         if failure is not None:
             raise failure
 
@@ -121,14 +137,3 @@ class _Lines:
         number = submission.records[0].number
         self._submissions[number] = submission
         return Line(number, submission.to_json(), submission.key)
-
-
-def _open_http(server: Server) -> httpx.AsyncClient:
-    transport = None if server.socket is None else httpx.AsyncHTTPTransport(uds=server.socket)
-    return httpx.AsyncClient(
-        headers={"User-Agent": "trio-jobs"},
-        # A request waits for a connection for as long as it takes: other requests have them.
-        timeout=httpx.Timeout(10.0, pool=None),
-        transport=transport,
-        trust_env=not server.is_local,
-    )
