@@ -221,6 +221,33 @@ async def test_two_pipes_with_one_key_both_get_the_answer() -> None:
     assert_nothing_is_left(api)
 
 
+async def test_job_that_ends_while_lines_before_a_refused_one_wait_is_answered() -> None:
+    go_on = trio.Event()
+
+    async def wait(payload: object) -> object:
+        await go_on.wait()
+        return payload
+
+    async with (
+        running({"default": wait}, workers=1, buffer_size=1) as api,
+        api.client.open("POST", PIPE) as exchange,
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(api.client.post, PIPE, line(1, key="a") + line(2))
+            await wait_all_tasks_blocked()
+            await exchange.head()
+            # The first line waits for room, which comes when the job of the second one ends.
+            await exchange.send(line(3) + line(1, key="a") + line(2, key="a"))
+            await wait_all_tasks_blocked()
+            go_on.set()
+        await wait_all_tasks_blocked()
+        assert_nothing_is_left(api)
+        await exchange.send(b"", last=True)
+        lines = await rest(exchange)
+
+    assert outcomes(lines) == {1: "succeeded", 2: "succeeded", 3: "refused"}
+
+
 async def test_key_whose_job_is_not_kept_makes_a_new_job() -> None:
     async with running(keep_completed=0) as api:
         lines = lines_of(await api.client.post(PIPE, [line(1, key="a"), line(1, key="a")] * 5))

@@ -212,10 +212,11 @@ class PipeInput:
         while specs:
             try:
                 await self._admission.admit(specs)
+                specs = ()
             except (KeyReusedError, QueueFullError) as error:
                 self._refuse_first(error)
                 specs = self._admission.left[1:]
-            else:
+            if not specs:  # also if the last line is refused: a job before it may have ended
                 specs = await self._jobs.check_found()
 
     def _refuse_first(self, error: KeyReusedError | QueueFullError) -> None:
