@@ -624,6 +624,21 @@ async def test_cancel_line_is_seen_although_the_window_is_full() -> None:
     assert outcomes(lines) == {1: "cancelled", 2: "cancelled"}
 
 
+async def test_cancel_line_behind_each_line_reaches_more_jobs_than_the_window() -> None:
+    async with running({"email": forever}) as api:
+        keyed = [line(n, key=f"k{n}") for n in range(40)]
+        for some in (keyed[:16], keyed[16:32], keyed[32:]):  # the window has room for 16
+            async with api.client.open("POST", PIPE) as lost:
+                await lost.head()
+                await lost.send(b"".join(some))
+                await wait_all_tasks_blocked()
+                lost.hang_up()
+        answer = await api.client.post(PIPE, b"".join(each + CANCEL for each in keyed))
+
+    assert outcomes(lines_of(answer)) == {2 * n + 1: "cancelled" for n in range(40)}
+    assert all(each["replayed"] for each in lines_of(answer)[:-1])
+
+
 async def test_cancel_line_cancels_a_delayed_job(autojump_clock: MockClock) -> None:
     async with running() as api:
         lines = lines_of(await api.client.post(PIPE, [line(1, delay=1_000) + CANCEL]))
