@@ -22,6 +22,13 @@ def test_client_imports_nothing_of_the_server() -> None:
     assert modules.isdisjoint({"trio", "quart", "quart_trio", "hypercorn", "sqlite3"})
 
 
+def test_server_imports_nothing_of_the_client_or_of_a_run() -> None:
+    modules = modules_after("import trio_jobs.cli, trio_jobs.bootstrap, trio_jobs.http_service")
+
+    assert "trio_jobs.api.app" in modules
+    assert modules.isdisjoint({"trio_jobs.client", "trio_jobs.commands.run", "httpx", "anyio"})
+
+
 @pytest.mark.parametrize("missing", ["httpx", "anyio"])
 def test_without_the_extra_the_error_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; import trio_jobs.client"
