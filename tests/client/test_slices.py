@@ -19,6 +19,7 @@ REPLIES = st.sampled_from(
     [
         httpx.ConnectError("refused"),
         httpx.ReadError("reset"),
+        httpx.DecodingError("incorrect header check"),
         httpx.Response(200, content=b""),
         httpx.Response(200, content=b"<html>\n"),
         problem(503, Retry_After="1"),

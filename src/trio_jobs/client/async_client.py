@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar, overload
-from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -17,7 +16,7 @@ from trio_jobs.client.arrivals import AsyncArrivals
 from trio_jobs.client.client_errors import JobUnsuccessfulError, RefusedError
 from trio_jobs.client.job_view import Job
 from trio_jobs.client.line_source import LineSource
-from trio_jobs.client.looks import Looks, decode_job, raise_forgotten
+from trio_jobs.client.looks import Looks, decode_job
 from trio_jobs.client.pipe_lines import Line
 from trio_jobs.client.result_type import make_decoder
 from trio_jobs.client.results import AsyncResults
@@ -61,7 +60,7 @@ class AsyncClient:
             closes it. With no more than 32 connections, waits for jobs may hold up submissions.
 
     Raises:
-        ValueError: The URL is none, or no header can have the token.
+        ValueError: The URL is none or names a user, or no header can have the token.
     """
 
     def __init__(
@@ -312,12 +311,7 @@ class AsyncClient:
             RefusedError: 409 for a job that has completed otherwise already.
             JobForgottenError: As in `get`, as the others.
         """
-        job_id = job if isinstance(job, str) else job.id
-        try:
-            answer = await self._requests.ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
-        except RefusedError as error:
-            raise_forgotten(error, job_id)
-        found = decode_job(answer)
+        found = decode_job(await self._looks.ask("POST", job, "/cancel"))
         return await self.wait(found) if wait and not found.completed else found
 
     @overload

@@ -4,8 +4,7 @@ Rule: all looks of a client share a few places, and take turns if there are more
 """
 
 from collections import deque
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 import anyio
@@ -126,14 +125,39 @@ class Looks:
         Raises:
             JobForgottenError: The server does not know it (any more).
         """
-        job_id = job if isinstance(job, str) else job.id
         headers = {"Prefer": f"wait={wait}"} if wait else {}
+        return await self.ask("GET", job, headers=headers, wait=wait)
+
+    async def ask(
+        self,
+        method: str,
+        job: Job | str,
+        rest: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait: int = 0,
+    ) -> httpx.Response:
+        """The answer to a request about a job.
+
+        Args:
+            method: The method.
+            job: The job, or its id.
+            rest: Of the path, behind the id.
+            headers: Of the request.
+            wait: See `ask_about`.
+
+        Raises:
+            JobForgottenError: The server does not know the job (any more).
+        """
+        job_id = job if isinstance(job, str) else job.id
+        # A dot would lead to another path by itself: `cancel(".")` to the cancel of many jobs.
+        path = f"/jobs/{quote(job_id, safe='').replace('.', '%2E')}{rest}"
         try:
-            return await self._requests.ask(
-                "GET", f"/jobs/{quote(job_id, safe='')}", headers=headers, wait=wait
-            )
+            return await self._requests.ask(method, path, headers=headers, wait=wait)
         except RefusedError as error:
-            raise_forgotten(error, job_id)
+            if error.status == 404:
+                raise JobForgottenError(job_id) from error
+            raise
 
 
 def decode_job(answer: httpx.Response) -> Job:
@@ -146,13 +170,6 @@ def decode_job(answer: httpx.Response) -> Job:
         return _decode_job(answer.content)
     except msgspec.DecodeError as error:
         raise RefusedError(answer.status_code, f"the answer is no job: {error}") from error
-
-
-def raise_forgotten(error: RefusedError, job_id: str) -> NoReturn:
-    """Raise an error of a request about one job; a 404 means that there is no such job."""
-    if error.status == 404:
-        raise JobForgottenError(job_id) from error
-    raise error
 
 
 async def _pause_after_look(answer: httpx.Response, begun: float) -> None:

@@ -55,7 +55,7 @@ class ServerRequests:
             ServerGoneError: See there.
         """
         patience = self.make_patience()
-        why: httpx.Response | httpx.TransportError
+        why: httpx.Response | httpx.RequestError
         while True:
             try:
                 why = answer = await self._http.request(
@@ -67,7 +67,7 @@ class ServerRequests:
                 )
             except httpx.UnsupportedProtocol:
                 raise
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:  # also an answer that cannot be decompressed
                 why = error
             else:
                 if answer.is_success:

@@ -35,7 +35,8 @@ def _is_of_http(url: str) -> bool:
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL):
         return False
-    rest = parts.query or parts.fragment
+    # A user would take the place of the token.
+    rest = parts.query or parts.fragment or "@" in parts.netloc
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not rest
 
 

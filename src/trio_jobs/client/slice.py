@@ -106,7 +106,7 @@ class Slice:
                 return problem
         except httpx.UnsupportedProtocol:
             raise  # another try would fail as well
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # also an answer that cannot be decompressed
             return error
 
     async def _read(self, response: httpx.Response, answer: PipeAnswer) -> BrokenOffError:
