@@ -174,6 +174,19 @@ async def test_a_client_of_http_1_0_is_answered_until_the_connection_closes() ->
     assert (sum(map(int, lines)), end) == (len(body), b"end")
 
 
+async def test_the_connection_closes_after_so_many_pipes_whose_bodies_had_arrived() -> None:
+    async with pipe_server(Pipes(), max_requests_per_connection=2) as server:
+        client = await server.connect()
+        long = post(bytes(2 * SHORT_BODY))
+
+        replies = [await client.request(post(b"x")), await client.request(long)]
+        replies.append(await client.request(post(b"x")))
+
+        # The head of the second one came while its client was sending.
+        assert ["connection" in reply.headers for reply in replies] == [False, False, True]
+        assert await client.receive_rest() == b""
+
+
 async def test_an_answer_that_ends_before_the_body_is_complete_and_the_last() -> None:
     @http_only
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:

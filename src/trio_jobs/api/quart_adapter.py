@@ -46,7 +46,8 @@ class ServerBody(Protocol):
         """``lift``, and let the answer begin before the body's end.
 
         The caller sends the answer's head next. The server sends ``100 Continue`` before it, leaves
-        ``Connection: close`` out of it, and lets the client read nothing for a long time.
+        ``Connection: close`` out of it if the client is still sending, and lets the client read
+        nothing for a long time.
 
         Raises:
             OSError: The client has disconnected.

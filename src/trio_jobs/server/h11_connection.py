@@ -95,8 +95,9 @@ class H11Connection(ClientStream):
     def open_pipe(self) -> None:
         """Let the present request's body and answer flow at the same time.
 
-        The answer's head does not say ``Connection: close``: some clients then send no more. Until
-        the answer's end, the client may read nothing for ``pipe_pause_timeout``.
+        While the client sends, the answer's head does not say ``Connection: close``: some clients
+        then send no more. Until the answer's end, the client may read nothing for
+        ``pipe_pause_timeout``.
         """
         transport, seconds = self.transport, self._settings.pipe_pause_timeout
         transport.pause = Pause(transport.socket, transport.progress, seconds)
@@ -123,15 +124,17 @@ class H11Connection(ClientStream):
     def complete_headers(self, headers: HeaderList) -> None:
         """Add ``Date``, and ``Connection: close`` to the connection's last answer.
 
-        An answer to a client that is still sending is the last, except in a pipe: no task will read
-        the rest.
+        An answer to a client that is still sending is the last, since no task will read the rest.
+        In a pipe it is not: see ``open_pipe``.
         """
         headers.append(date_header())
-        last = self.transport.pause is None and (
-            self.requests >= self._settings.max_requests_per_connection
-            or self._context.stopping
-            or not self.request_complete
-        )
+        if self.request_complete:
+            last = (
+                self.requests >= self._settings.max_requests_per_connection
+                or self._context.stopping
+            )
+        else:
+            last = self.transport.pause is None
         self.closing = b"connection" in {name.lower() for name, _ in headers}
         if last and not self.closing:
             headers.append((b"connection", b"close"))
