@@ -121,7 +121,7 @@ async def test_without_a_job_only_the_end_comes(body: bytes | list[bytes]) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"{", "JSON"),
+        (b"{", "the submission is not valid JSON"),
         (b'{"cancel": false}', "unknown field"),
         (b'{"cancel": true, "type": "email"}', "unknown field"),
         (b'{"type": "email", "payload": 1, "key": ""}', "1 to 255 visible ASCII"),

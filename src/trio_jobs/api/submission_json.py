@@ -119,7 +119,7 @@ def parse_item(
     try:
         item = _decode_item(body) if default_type is None else _decode_line(body)
     except JSON_ERRORS as error:
-        raise json_problem(error, body) from None
+        raise _problem(json_fault(error, body, whole="the submission")) from None
     if default_type is not None and item.type is _NO_TYPE:
         item = replace(item, type=default_type)
     key = None if item.key is msgspec.UNSET else item.key

@@ -83,13 +83,16 @@ def encode_payload(payload: object, *, max_bytes: int) -> bytes:
         raise PayloadError(str(error)) from error
 
 
-def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError:
+def json_fault(
+    error: Exception, source: bytes, root: str = "$", *, whole: str = "the body"
+) -> PayloadError:
     """The fault behind one of `JSON_ERRORS`, with its place in ``source``.
 
     Args:
         error: Raised by the decoding of ``source``.
         source: The JSON text.
         root: The place of this text in the submission.
+        whole: What the text is, if it is the whole submission.
     """
     if isinstance(error, RecursionError):
         return TooDeepError()
@@ -103,7 +106,7 @@ def json_fault(error: Exception, source: bytes, root: str = "$") -> PayloadError
         fault = f"{root}{place}: {text[:1].lower()}{text[1:]}"
         # The client's key may be as long as a body.
         return PayloadError(readable(fault, _MAX_FAULT))
-    what = "the body" if root == "$" else root
+    what = whole if root == "$" else root
     if not source.strip():
         return PayloadError(f"{what} is empty; JSON was expected")
     # msgspec looks for the second half beyond the end of the string, and reports truncated input.
