@@ -6,7 +6,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import SUCCEEDED, Parts, make_job, make_parts
 from trio_jobs import Job, JobStatus
-from trio_jobs.pool.waiters import TooManyWaitersError
+from trio_jobs.pool.waiters import CompletionWaiters, TooManyWaitersError
 
 
 async def wait_for(parts: Parts, job_id: str, got: list[Job | None]) -> None:
@@ -119,3 +119,56 @@ async def test_waiting_is_a_checkpoint_also_when_there_is_nothing_to_wait_for() 
 
     with parts.waiters.subscribe("a") as completion, assert_checkpoints():
         await completion.wait()
+
+
+async def test_functions_are_called_once_with_the_job_as_it_completed() -> None:
+    parts = make_parts(keep_completed=0)
+    begin(parts, "a", "b")
+    calls: list[tuple[str, Job]] = []
+
+    def first(job: Job) -> None:
+        calls.append(("first", job))
+
+    def second(job: Job) -> None:
+        calls.append(("second", job))
+
+    parts.waiters.call("a", first)
+    parts.waiters.call("a", second)
+    parts.workers.complete("b", SUCCEEDED)
+    assert calls == []
+    with parts.waiters.subscribe("a") as completion:
+        completed = parts.workers.complete("a", SUCCEEDED)
+        assert completion.job == completed
+
+    assert calls == [("first", completed), ("second", completed)]
+    parts.waiters.notify(completed)
+    assert len(calls) == 2
+
+
+async def test_function_that_is_forgotten_is_not_called_and_others_are() -> None:
+    parts = make_parts()
+    begin(parts, "a", "b")
+    got: list[Job] = []
+    other: list[Job] = []
+    forgotten = got.append
+    parts.waiters.call("a", forgotten)
+    parts.waiters.call("a", other.append)
+    parts.waiters.call("b", forgotten)
+
+    parts.waiters.forget_call("a", forgotten)
+    parts.waiters.forget_call("none", forgotten)
+    jobs = [parts.workers.complete(name, SUCCEEDED) for name in ("a", "b")]
+
+    assert other == jobs[:1]
+    assert got == jobs[1:]
+
+
+async def test_over_tells_that_the_pool_has_ended() -> None:
+    ended: list[bool] = []
+    waiters = CompletionWaiters(max_waiters=1, ended=lambda: ended.append(True))
+    assert not waiters.over.is_set()
+
+    waiters.end()
+
+    assert waiters.over.is_set()
+    assert ended == [True]

@@ -30,6 +30,9 @@ WORKERS = 16
 BUFFER = 50
 LOAD = 0.8
 
+# With less, a machine under load would not be looked at in some tenth of the time.
+MINUTES = max(share_of(30), 0.2)
+
 # Minutes: the load has become what it should be, and of everything there is some.
 LONG_ENOUGH = 5
 
@@ -429,7 +432,7 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
 async def test_half_an_hour_over_a_file_leaves_a_file_that_has_not_grown(
     tmp_path: Path, report: Path
 ) -> None:
-    minutes = share_of(30)
+    minutes = MINUTES
     title = "trio-jobs under load, jobs in a file"
 
     seen = await half_an_hour(tmp_path, report / "soak-file", title, store=f'path = "{FILE}"')
@@ -444,7 +447,7 @@ async def test_half_an_hour_over_a_file_leaves_a_file_that_has_not_grown(
 
 async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "") -> Seen:
     """Run the soak; its figures and its picture get the report's name with two suffixes."""
-    minutes = share_of(30)
+    minutes = MINUTES
     handlers = HANDLERS.read_text()
     config = CONFIG.replace("{store}", store)
     async with running_command(folder, config=config, handlers=handlers) as server:
@@ -453,7 +456,7 @@ async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "
         tasks_before, before = await at_rest(server, folder / FILE)
 
         async with trio.open_nursery() as watching:
-            every = min(2.0, minutes)
+            every = min(2.0, minutes / 4)
             watching.start_soon(lambda: watch(soak, seen, folder / FILE, every=every))
             await keep_coming(soak, trio.current_time() + 60 * minutes)
             watching.cancel_scope.cancel()
