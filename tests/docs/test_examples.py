@@ -127,7 +127,7 @@ async def test_webhook(tmp_path: Path) -> None:
         )
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         # The same handler, but with a time limit that a test can wait for.
-        config = (EXAMPLES / "webhook" / "config.toml").read_text().replace("10.0", "0.5")
+        config = (EXAMPLES / "webhook" / "config.toml").read_text().replace("10.0", "5.0")
         handlers = (EXAMPLES / "webhook" / "webhooks.py").read_text()
         (tmp_path / "webhooks.py").write_text(handlers)
 
@@ -144,7 +144,7 @@ async def test_webhook(tmp_path: Path) -> None:
     assert (broken["outcome"], broken["error"]["type"]) == ("failed", "HTTPStatusError")
     assert (silent["outcome"], silent["error"]["message"]) == (
         "timed_out",
-        "the time limit of 0.5 s passed",
+        "the time limit of 5 s passed",
     )
     assert refused.startswith("$.payload.url: expected str matching regex")
 
@@ -172,7 +172,7 @@ async def test_webhook_can_be_cancelled_anywhere_and_closes_its_connection(
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/hook"
         attempts = []
         async for attempt in cancelled_at_each_step(call_webhook, {"url": url, "event": {}}):
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while connections:  # noqa: ASYNC110 - the network has no event for it
                     await trio.sleep(0.001)
             attempts.append(attempt)

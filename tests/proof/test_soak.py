@@ -30,9 +30,6 @@ WORKERS = 16
 BUFFER = 50
 LOAD = 0.8
 
-# With less, a machine under load would not be looked at in some tenth of the time.
-MINUTES = max(share_of(30), 0.2)
-
 # Minutes: the load has become what it should be, and of everything there is some.
 LONG_ENOUGH = 5
 
@@ -432,7 +429,7 @@ async def test_half_an_hour_of_everything_leaves_nothing_behind(
 async def test_half_an_hour_over_a_file_leaves_a_file_that_has_not_grown(
     tmp_path: Path, report: Path
 ) -> None:
-    minutes = MINUTES
+    minutes = share_of(30)
     title = "trio-jobs under load, jobs in a file"
 
     seen = await half_an_hour(tmp_path, report / "soak-file", title, store=f'path = "{FILE}"')
@@ -447,7 +444,7 @@ async def test_half_an_hour_over_a_file_leaves_a_file_that_has_not_grown(
 
 async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "") -> Seen:
     """Run the soak; its figures and its picture get the report's name with two suffixes."""
-    minutes = MINUTES
+    minutes = share_of(30)
     handlers = HANDLERS.read_text()
     config = CONFIG.replace("{store}", store)
     async with running_command(folder, config=config, handlers=handlers) as server:
@@ -456,7 +453,7 @@ async def half_an_hour(folder: Path, report: Path, title: str, *, store: str = "
         tasks_before, before = await at_rest(server, folder / FILE)
 
         async with trio.open_nursery() as watching:
-            every = min(2.0, minutes / 4)
+            every = min(2.0, minutes)
             watching.start_soon(lambda: watch(soak, seen, folder / FILE, every=every))
             await keep_coming(soak, trio.current_time() + 60 * minutes)
             watching.cancel_scope.cancel()
@@ -522,11 +519,7 @@ def table(seen: Seen) -> list[str]:
             curve.median_between(start, end) for curve in (memory, descriptors, threads, tasks)
         ]
         end_minute = seen.times[-1] * end / 60
-        load = mean(
-            value
-            for moment, value in zip(busy.times, busy.values, strict=True)
-            if start <= moment / busy.times[-1] <= end
-        )
+        load = mean(busy.between(start, end))
         rows.append(
             f"{end_minute:7.1f} {values[0]:6.1f} {values[1]:12.0f} {values[2]:8.0f}"
             f" {values[3]:6.0f} {load:7.0f}"

@@ -56,14 +56,20 @@ class Curve:
     times: Sequence[float]
     values: Sequence[float]
 
+    def between(self, start: float, end: float) -> list[float]:
+        """What was measured in this part of the whole time (0.0 to 1.0).
+
+        A machine under load may have left it out: then what was measured next to its middle.
+        """
+        shares = [moment / self.times[-1] for moment in self.times]
+        found = [v for at, v in zip(shares, self.values, strict=True) if start <= at <= end]
+        middle = (start + end) / 2
+        nearest = min(range(len(shares)), key=lambda index: abs(shares[index] - middle))
+        return found or [self.values[nearest]]
+
     def median_between(self, start: float, end: float) -> float:
-        """The median of what was measured in this part of the whole time (0.0 to 1.0)."""
-        whole = self.times[-1]
-        return median(
-            value
-            for moment, value in zip(self.times, self.values, strict=True)
-            if start <= moment / whole <= end
-        )
+        """The median of these."""
+        return median(self.between(start, end))
 
 
 def draw(path: Path, title: str, curves: Sequence[Curve]) -> None:

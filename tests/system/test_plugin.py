@@ -82,7 +82,7 @@ def test_marker_of_a_module_is_for_all_of_its_tests_that_are_async_and_a_closer_
         pytester,
         SLEEPER
         + """
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 pytestmark = pytest.mark.trio_jobs({"sleep": sleep}, workers=3)
 
@@ -102,10 +102,12 @@ class TestInClass:
 def test_plain():
     pass
 
+@settings(deadline=None)
 @given(st.integers())
 def test_plain_property(number):
     pass
 
+@settings(deadline=None)
 @given(st.integers())
 async def test_property(number):
     await trio.lowlevel.checkpoint()
@@ -394,7 +396,7 @@ def test_marked_tests_run_under_trio_beside_tests_of_pytest_asyncio(
         SLEEPER
         + """
 import asyncio, time
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from trio_jobs import Handler
 
 def in_thread(seconds):
@@ -457,10 +459,12 @@ async def test_ours_in_any_order(scheduler_seed):
     assert trio.current_time() == scheduler_seed
 
 @pytest.mark.trio_jobs({})
+@settings(deadline=None)
 @given(st.integers(0, 3))
 async def test_our_property(number):
     await trio.lowlevel.checkpoint()
 
+@settings(deadline=None)
 @given(st.integers(0, 3))
 async def test_their_property(number):
     assert asyncio.current_task() is not None
@@ -566,13 +570,13 @@ async def order_of(names):
 
 @pytest.mark.trio
 @pytest.mark.interleavings(20)
-@settings(database=None, max_examples=5)
+@settings(database=None, deadline=None, max_examples=5)
 @given(number=st.integers())
 async def test_async(number):
     await order_of("abcdef")
 
 @pytest.mark.interleavings(20)
-@settings(database=None, max_examples=5)
+@settings(database=None, deadline=None, max_examples=5)
 @given(number=st.integers())
 def test_plain(number):
     trio.run(order_of, "abcdef")
