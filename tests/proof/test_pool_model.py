@@ -108,7 +108,6 @@ WAYS = {
     "let go",
     "paused",
     "paused, cancelled",
-    "paused with a place",
     "resumed",
     "re-run",
     "re-run with others",
