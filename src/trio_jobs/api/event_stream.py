@@ -17,8 +17,6 @@ HEARTBEAT = 15.0
 _RETRY = b"retry: 2000\n"
 _RESET = b"event: reset\ndata: {}\n\n"
 _BYE = b'event: bye\ndata: {"reason":"%s"}\n\n'
-# Has nginx pass each piece on at once.
-_HEADERS = {"X-Accel-Buffering": "no"}
 
 
 class EventStream(LiveResponse):
@@ -41,7 +39,7 @@ class EventStream(LiveResponse):
         last_event_id: str,
         wait_lost: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        super().__init__(content_type="text/event-stream; charset=utf-8", headers=_HEADERS)
+        super().__init__("text/event-stream; charset=utf-8")
         self._feed = feed
         self._wanted = wanted
         self._position = feed.source.last
@@ -59,7 +57,6 @@ class EventStream(LiveResponse):
         self._lost = False
         self._sent_at = 0.0
         self._waiting = trio.CancelScope()
-        del self.headers["Content-Length"]
 
     async def answer(self, start: Message, send: Callable[[Message], Awaitable[None]]) -> None:
         """Send events until the client disconnects, or there is nothing more to send to it.

@@ -19,9 +19,6 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/x-ndjson"
 
-# Has nginx pass each piece on at once.
-_HEADERS = {"X-Accel-Buffering": "no"}
-
 
 class OpenPipes:
     """Counts the pipes of one application.
@@ -50,8 +47,7 @@ class Pipe(LiveResponse):
     """
 
     def __init__(self, context: ApiContext, options: PipeOptions, pipes: OpenPipes) -> None:
-        super().__init__(content_type=MEDIA_TYPE, headers=_HEADERS)
-        del self.headers["Content-Length"]
+        super().__init__(MEDIA_TYPE)
         self._pool = context.pool
         self._changes = context.access_changes
         self._pipes = pipes

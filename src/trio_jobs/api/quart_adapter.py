@@ -112,7 +112,15 @@ class LiveResponse(Response):
 
     A generator could not do this: it must not hold the nursery in which another task notices that
     the client disconnects.
+
+    Args:
+        content_type: Of the body.
     """
+
+    def __init__(self, content_type: str) -> None:
+        # The header has nginx pass each piece on at once.
+        super().__init__(content_type=content_type, headers={"X-Accel-Buffering": "no"})
+        del self.headers["Content-Length"]
 
     @abstractmethod
     async def answer(self, start: Message, send: Callable[[Message], Awaitable[None]]) -> None:

@@ -10,12 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.complaints import complain
 from trio_jobs.commands.durations import seconds_of
-from trio_jobs.commands.exit_statuses import BROKEN, OK
+from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
-from trio_jobs.commands.seen_job import SeenJob, read_job
+from trio_jobs.commands.seen_job import SeenJob, read_as, read_job
 from trio_jobs.commands.server_calls import Calls, open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import plain, table, terminal_size
@@ -94,10 +93,7 @@ def _pages(calls: Calls, options: Namespace) -> Iterator[list[msgspec.Raw]]:
     while left > 0:
         limit = ("limit", min(left, _PAGE))
         answer = calls.ask("GET", "/jobs", parameters=[*parameters, limit, *after])
-        try:
-            page = msgspec.json.decode(answer.content, type=list[msgspec.Raw])
-        except ValueError as error:
-            raise CommandError(f"the answer is no list of jobs: {error}", BROKEN) from None
+        page = read_as(list[msgspec.Raw], answer.content, "the answer is no list of jobs")
         if page:
             yield page
         left -= len(page)

@@ -1,11 +1,14 @@
 """A job as a server shows it, as far as commands look into it."""
 
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
 from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.exit_statuses import BROKEN
+
+_T = TypeVar("_T")
 
 _NULL = msgspec.Raw(b"null")
 
@@ -64,7 +67,21 @@ def read_job(body: bytes) -> SeenJob:
     Raises:
         CommandError: It is none.
     """
+    return read_as(SeenJob, body, "the answer is no job")
+
+
+def read_as(type: type[_T], body: bytes, complaint: str) -> _T:  # noqa: A002
+    """What a body, or the data of an event, is.
+
+    Args:
+        type: What it should be.
+        body: Its JSON.
+        complaint: What is said if it is something else.
+
+    Raises:
+        CommandError: It is something else.
+    """
     try:
-        return msgspec.json.decode(body, type=SeenJob)
+        return msgspec.json.decode(body, type=type)
     except ValueError as error:  # and so `UnicodeDecodeError`, and msgspec's own
-        raise CommandError(f"the answer is no job: {error}", BROKEN) from None
+        raise CommandError(f"{complaint}: {error}", BROKEN) from None

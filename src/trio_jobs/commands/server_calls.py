@@ -222,8 +222,7 @@ def http_arguments(server: Server) -> Iterator[dict[str, Any]]:
     try:
         import httpx  # noqa: F401 - what is missing is said before the block
     except ImportError:
-        text = "this command needs an HTTP client: pip install 'trio-jobs[client]'"
-        raise CommandError(text, MISTAKEN) from None
+        raise no_http_client() from None
     try:
         yield {
             "headers": {"User-Agent": "trio-jobs"},
@@ -235,6 +234,12 @@ def http_arguments(server: Server) -> Iterator[dict[str, Any]]:
         # A proxy that it does not know, or certificates that cannot be read.
         text = f"the HTTP client refuses its variables in the environment: {error}"
         raise CommandError(text, MISTAKEN) from None
+
+
+def no_http_client() -> CommandError:
+    """The error of a command whose HTTP client is not installed."""
+    text = "this command needs an HTTP client: pip install 'trio-jobs[client]'"
+    return CommandError(text, MISTAKEN)
 
 
 def url_errors() -> tuple[type[Exception], ...]:

@@ -2,14 +2,11 @@
 
 from argparse import ArgumentParser, Namespace
 
-import msgspec
-
-from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.complaints import complain
 from trio_jobs.commands.event_feed import Event, follow
-from trio_jobs.commands.exit_statuses import BROKEN, OK
+from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
-from trio_jobs.commands.seen_job import EndedJobs, SeenJob, read_job
+from trio_jobs.commands.seen_job import EndedJobs, SeenJob, read_as, read_job
 from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import plain
@@ -46,10 +43,7 @@ def _show(event: Event, *, as_text: bool) -> None:
         complain("the server was started anew: jobs that ended meanwhile are not shown")
     if event.name != "ended":
         return
-    try:
-        ended = msgspec.json.decode(event.data, type=EndedJobs)
-    except ValueError as error:
-        raise CommandError(f"the event has no ended jobs: {error}", BROKEN) from None
+    ended = read_as(EndedJobs, event.data, "the event has no ended jobs")
     if ended.missed:
         complain(f"{ended.missed} more jobs have ended, and are not shown")
     for each in ended.jobs:

@@ -8,8 +8,9 @@ import msgspec
 
 from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.event_feed import follow
-from trio_jobs.commands.exit_statuses import BROKEN, MISTAKEN, OK
+from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import is_terminal, write_text
+from trio_jobs.commands.seen_job import read_as
 from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import fit, plain, table, terminal_size
@@ -163,10 +164,7 @@ def read_state(data: bytes) -> PoolState:
     Raises:
         CommandError: It has none.
     """
-    try:
-        return msgspec.json.decode(data, type=PoolState)
-    except ValueError as error:
-        raise CommandError(f"the event has no state: {error}", BROKEN) from None
+    return read_as(PoolState, data, "the event has no state")
 
 
 def _draw(picture: Picture) -> None:

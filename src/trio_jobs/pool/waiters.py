@@ -1,4 +1,4 @@
-"""`CompletionWaiters`: tells who waits that a job has completed; no task polls."""
+"""`CompletionWaiters`: notifies tasks and functions of the end of a job; no task polls."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -54,15 +54,18 @@ class Traffic:
             if len(sent) >= _MOST_SENT or len(target) > _LONGEST:
                 self._look_up_routes()
 
-    def note_request(self, method: str, path: str, status: int | None) -> None:
-        """Count a request that has ended.
+    def note_request(self, method: str, path: str, status: int | None, count: int = 1) -> None:
+        """Count requests that have ended.
 
         Args:
             method: In capitals.
             path: Without the query.
             status: Of the answer.
+            count: How many there are of them.
         """
-        self._count(method, path, status, 1)
+        if method not in _METHODS:
+            method = OTHER
+        self._requests[self._route_of(path), method, status] += count
 
     def note_malformed(self, status: int) -> None:
         """Count bytes that the server has refused because they are no HTTP request."""
@@ -72,9 +75,4 @@ class Traffic:
         sent, self._sent = self._sent, {}
         for (method, target, status), count in sent.items():
             path = target.partition(b"?")[0].decode("latin-1")
-            self._count(method.decode("ascii").upper(), path, status, count)
-
-    def _count(self, method: str, path: str, status: int | None, count: int) -> None:
-        if method not in _METHODS:
-            method = OTHER
-        self._requests[self._route_of(path), method, status] += count
+            self.note_request(method.decode("ascii").upper(), path, status, count)

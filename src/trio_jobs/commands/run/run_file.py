@@ -21,6 +21,7 @@ from trio_jobs.commands.run.runner import Runner, RunnerError
 from trio_jobs.commands.run.screen import Screen
 from trio_jobs.commands.run.side_file import RunOptions
 from trio_jobs.commands.run.stop_signals import StopSignals
+from trio_jobs.commands.server_calls import no_http_client
 
 # The options that a run goes on with, in the order in which they are shown.
 _SHOWN = ("type", "out", "failed", "chunk", "in_flight", "retry_for", "config", "url", "token_file")
@@ -129,8 +130,7 @@ def _make_runner(options: Namespace, signals: StopSignals, screen: Screen) -> Ru
         except ImportError as error:
             if error.name not in ("anyio", "httpx"):
                 raise
-            text = "this command needs an HTTP client: pip install 'trio-jobs[client]'"
-            raise CommandError(text, MISTAKEN) from None
+            raise no_http_client() from None
 
         return ServedRunner(options)
     from trio_jobs.commands.run.configured import make_embedded_runner
