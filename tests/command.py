@@ -346,3 +346,13 @@ def environment(more: Mapping[str, str] | None) -> dict[str, str]:
     path = [str(Path(trio_jobs.__file__).parents[1]), inherited.get("PYTHONPATH", "")]
     inherited["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     return {**inherited, **(_ANY_PORT if more is None else more)}
+
+
+async def each_line_is_answered_at_once(run: trio.Process) -> None:
+    """Send numbers to a run that reads its standard input, each when the last one is answered."""
+    assert run.stdin is not None
+    assert run.stdout is not None
+    for number in range(1, 11):
+        await run.stdin.send_all(b"%d\n" % number)
+        answer = json.loads(await run.stdout.receive_some(10_000))
+        assert (answer["line"], answer["result"]) == (number, number)

@@ -2,9 +2,11 @@
 
 import asyncio
 import functools
+import gc
 import inspect
 import selectors
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import anyio
 import httpx
@@ -150,3 +152,31 @@ def problem(status: int, detail: str = "no", **headers: str) -> httpx.Response:
     """An answer that is an error."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.Response(status, headers=names, json={"detail": detail})
+
+
+def at_each_step_on_trio(count: Callable[[int], Awaitable[int]], *, more_than: int) -> None:
+    """Run a program once for each of its steps, in virtual time.
+
+    Args:
+        count: Runs it, and cancels it at a step; none is the 0th. Returns how many steps it took.
+        more_than: It takes more steps than that.
+    """
+
+    def run(step: int) -> int:
+        return trio.run(count, step, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    steps = run(0)
+    assert steps > more_than
+    for step in range(1, steps + 1):
+        run(step)
+    gc.collect()  # what is left open would warn
+
+
+def at_each_step_on_asyncio(count: Callable[[int], Coroutine[Any, Any, int | None]]) -> None:
+    """The same on asyncio; ``count`` returns None as long as it has cancelled the program."""
+    for step in range(1000):
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+            if runner.run(count(step)) is not None:
+                break
+    assert 2 < step < 999
+    gc.collect()

@@ -6,7 +6,8 @@ The children are played by the tests, so that each race has one order.
 import fcntl
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
 
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
-from tests.handlers.fake_child import FakePool, fake_pool
+from tests.handlers.fake_child import FakeChild, FakePool, fake_pool
 from tests.support import current_job_id, make_job
 from trio_jobs import Handler, Job
 from trio_jobs.error_text import Failure
@@ -69,6 +70,17 @@ async def submit_together(pool: FakePool, nursery: trio.Nursery, jobs: Iterable[
     await wait_all_tasks_blocked()
     child.begun.clear()
     del pool.answers["alone"]
+
+
+@asynccontextmanager
+async def sent_ahead(jobs: str) -> AsyncIterator[tuple[FakePool, FakeChild]]:
+    """A pool whose only child has these jobs, and has begun the first."""
+    async with fake_pool() as (pool, nursery):
+        await warmed_up(pool, nursery)
+        await submit_together(pool, nursery, jobs)
+        [child] = pool.children
+        child.begin()
+        yield pool, child
 
 
 async def cancel(pool: FakePool, ids: Iterable[str]) -> None:
@@ -158,11 +170,7 @@ async def test_such_jobs_are_never_in_a_child_with_others(why: str) -> None:
 
 
 async def test_a_cancelled_job_that_waits_in_a_child_never_begins_and_disturbs_nobody() -> None:
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abc")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abc") as (pool, child):
         await cancel(pool, "b")
         child.answer()
         child.run_all()
@@ -175,11 +183,7 @@ async def test_a_cancelled_job_that_waits_in_a_child_never_begins_and_disturbs_n
 
 
 async def test_a_kill_hits_only_what_runs_and_those_behind_it_run_elsewhere() -> None:
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abcd")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abcd") as (pool, child):
         await cancel(pool, "a")
         [_, other] = pool.children
         other.run_all()
@@ -192,11 +196,7 @@ async def test_a_kill_hits_only_what_runs_and_those_behind_it_run_elsewhere() ->
 
 
 async def test_nobody_is_killed_if_the_cancelled_job_has_ended_as_the_cancel_comes() -> None:
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abcd")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abcd") as (pool, child):
         child.answer(b"2")
         child.begin()  # b runs; c and d are forbidden for a moment, and b is let alone
         await cancel(pool, "a")
@@ -212,11 +212,7 @@ async def test_nobody_is_killed_if_the_cancelled_job_has_ended_as_the_cancel_com
 
 
 async def test_a_job_that_has_begun_unseen_as_its_cancel_comes_is_killed() -> None:
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abc")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abc") as (pool, child):
         child.answer()
         child.begin()  # the server has not read the answer before
         await cancel(pool, "b")
@@ -230,11 +226,7 @@ async def test_a_job_that_has_begun_unseen_as_its_cancel_comes_is_killed() -> No
 
 
 async def test_a_job_that_is_skipped_for_its_neighbours_sake_runs_all_the_same() -> None:
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abc")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abc") as (pool, child):
         child.answer()
         taken = child.calls.take_back()  # b is forbidden now, and the first one
         pool._queue.put_back(taken)
@@ -275,11 +267,7 @@ def test_a_cancel_of_a_job_that_is_skipped_lets_the_next_one_alone(random: objec
 
 
 async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other() -> None:
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abcd")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abcd") as (pool, child):
         child.answer()
         child.begin()
         child.die()
@@ -298,11 +286,7 @@ async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other() -> No
 
 async def test_a_child_that_dies_between_two_jobs_fails_none(mock_clock: MockClock) -> None:
     mock_clock.autojump_threshold = 0
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abc")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abc") as (pool, child):
         child.answer()
         child.die()
         await child.gone.wait()
@@ -338,11 +322,7 @@ async def test_a_child_that_answers_what_nobody_asked_is_ended_and_fails_one_job
 
 async def test_a_child_that_writes_nonsense_begins_no_job_that_runs_elsewhere() -> None:
     """It goes on until it has been killed, and no answer behind the nonsense can be read."""
-    async with fake_pool() as (pool, nursery):
-        await warmed_up(pool, nursery)
-        await submit_together(pool, nursery, "abcd")
-        [child] = pool.children
-        child.begin()
+    async with sent_ahead("abcd") as (pool, child):
         os.write(child.answers, frame(Kind.CALL, b"{}"))
         child.answer()
         child.begin()

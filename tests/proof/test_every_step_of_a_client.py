@@ -1,7 +1,6 @@
 """A client that is cancelled at any of its steps leaves nothing behind, and can go on."""
 
 import asyncio
-import gc
 import itertools
 from collections.abc import Callable
 
@@ -9,10 +8,9 @@ import anyio
 import httpx
 import pytest
 import trio
-import trio.testing
 
 from tests.client.fake_server import FakeServer
-from tests.client.support import URL, JumpingLoop
+from tests.client.support import URL, at_each_step_on_asyncio, at_each_step_on_trio
 from tests.on_asyncio import cancelled_at
 from trio_jobs.client import AsyncClient
 from trio_jobs.testing.steps import At
@@ -67,14 +65,7 @@ def test_on_trio(method: Callable[[Work], object]) -> None:
         await work.check()
         return at.steps
 
-    def run(step: int) -> int:
-        return trio.run(count, step, clock=trio.testing.MockClock(autojump_threshold=0))
-
-    steps = run(0)
-    assert steps > 5
-    for step in range(1, steps + 1):
-        run(step)
-    gc.collect()  # what is left open would warn
+    at_each_step_on_trio(count, more_than=5)
 
 
 @WORK
@@ -92,9 +83,4 @@ def test_on_asyncio(method: Callable[[Work], object]) -> None:
         await work.check()
         return suspended
 
-    for step in range(1000):
-        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-            if runner.run(count(step)) is not None:
-                break
-    assert 2 < step < 999
-    gc.collect()
+    at_each_step_on_asyncio(count)

@@ -1,16 +1,14 @@
 """A map that is cancelled at any of its steps leaves nothing open, and can be called again."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 import trio
-import trio.testing
 
 from tests.client.fake_pipe import FakePipe, Fate, fake_pipe
-from tests.client.support import JumpingLoop
+from tests.client.support import at_each_step_on_asyncio, at_each_step_on_trio
 from tests.client.test_map import sleep
 from tests.on_asyncio import cancelled_at
 from trio_jobs.client import AsyncClient
@@ -78,14 +76,7 @@ def test_on_trio(method: str, ordered: bool) -> None:
             await work.check(server)
             return at.steps
 
-    def run(step: int) -> int:
-        return trio.run(count, step, clock=trio.testing.MockClock(autojump_threshold=0))
-
-    steps = run(0)
-    assert steps > 20
-    for step in range(1, steps + 1):
-        run(step)
-    gc.collect()  # what is left open would warn
+    at_each_step_on_trio(count, more_than=20)
 
 
 @WORK
@@ -103,9 +94,4 @@ def test_on_asyncio(method: str, ordered: bool) -> None:
             await work.check(server)
         return suspended
 
-    for step in range(1000):
-        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-            if runner.run(count(step)) is not None:
-                break
-    assert 2 < step < 999
-    gc.collect()
+    at_each_step_on_asyncio(count)

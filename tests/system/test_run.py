@@ -23,6 +23,7 @@ from tests.command import (
     Command,
     Finished,
     Gate,
+    each_line_is_answered_at_once,
     environment,
     ledger,
     patched,
@@ -541,10 +542,7 @@ async def test_lines_of_a_pipe_are_answered_as_they_come(folder: Folder) -> None
     assert process.stdin is not None
     assert process.stdout is not None
     with trio.fail_after(PATIENCE):
-        for number in range(1, 11):
-            await process.stdin.send_all(b"%d\n" % number)
-            answer = json.loads(await process.stdout.receive_some(10_000))
-            assert (answer["line"], answer["result"]) == (number, number)
+        await each_line_is_answered_at_once(process)
         process.send_signal(signal.SIGINT)  # while the pipe is open and silent
         assert await process.wait() == 130
         await process.stdin.aclose()
