@@ -17,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.piping import PIPE, line
 from tests.api.support import Api, handlers_of
-from tests.server.blocked import door, open_client, pass_time, passing
+from tests.server.blocked import door, open_client, pass_time
 from tests.server.serving import Client, Served, get
 from tests.support import make_parts, start_pool
 
@@ -41,7 +41,7 @@ LINES = chunks(line(1), line(2, key="b"), line(3), line(4, key="d"))
 
 @pytest.fixture
 def clock(mock_clock: MockClock) -> MockClock:
-    return passing(mock_clock)
+    return mock_clock
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.proof)], ids=["plain", "tls"])
@@ -107,7 +107,7 @@ async def staged(
     api = Api(parts=parts)
     async with parts.pool.places.open(), trio.open_nursery() as nursery:
         start_pool(parts, nursery)
-        async with door(api.app, tls=tls, **limits) as server:
+        async with door(api.app, tls=tls, tcp=True, **limits) as server:
             stage = Stage(api, server, tls, release)
             yield stage
         release.set()

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.api.support import Api
 from tests.api.test_stream import LINE
-from tests.server.blocked import door, open_client, pass_time, passing, send_at_once
+from tests.server.blocked import door, open_client, pass_time, send_at_once
 from tests.server.serving import Client, Served, chunked, get
 from tests.support import make_parts, take
 
@@ -21,7 +21,7 @@ START, REST = UPLOAD[:-40], UPLOAD[-40:]  # in the middle of the second line
 
 @pytest.fixture
 def clock(mock_clock: MockClock) -> MockClock:
-    return passing(mock_clock)
+    return mock_clock
 
 
 async def begin(server: Served) -> Client:
@@ -109,20 +109,26 @@ async def begin_much(
     if head == EXPECTS:
         assert (await client.receive_answer()).status == 100
 
+    await send_as_taken(server, client, much)
+    return client
+
+
+async def send_as_taken(server: Served, client: Client, data: bytes) -> None:
+    """Send as much as the server takes by now, and the rest as it takes it."""
+
     @server.nursery.start_soon
     async def send() -> None:
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-            await client.send(much)
+            await client.send(data)
 
     await wait_all_tasks_blocked()
-    return client
 
 
 async def test_a_stream_whose_client_is_gone_ends_although_its_bytes_still_come(
     clock: MockClock, *, tls: bool
 ) -> None:
     api = Api(parts=make_parts(buffer_size=1))
-    async with door(api.app, tls=tls) as server:
+    async with door(api.app, tls=tls, tcp=True) as server:
         client = await begin_much(server, EXPECTS, tls=tls)
         client.close()
         await pass_time(clock, 0.9)
@@ -135,7 +141,7 @@ async def test_a_stream_whose_client_is_gone_ends_although_its_bytes_still_come(
 
 async def test_a_client_that_goes_later_is_found_out_too(clock: MockClock, *, tls: bool) -> None:
     api = Api(parts=make_parts(buffer_size=1))
-    async with door(api.app, tls=tls) as server:
+    async with door(api.app, tls=tls, tcp=True) as server:
         client = await begin_much(server, EXPECTS, tls=tls)
         await pass_time(clock, 8)
         for _ in range(3):
@@ -176,7 +182,7 @@ async def test_interim_answers_stay_apart_when_lines_wait_now_and_then(clock: Mo
             take(api.parts)
             await wait_all_tasks_blocked()
         await pass_time(clock, 20)
-        await client.send(large)
+        await send_as_taken(server, client, large)
         await pass_time(clock, 0.3)
         api.parts.admission.close()
         replies = [await client.receive_answer() for _ in range(3)]

@@ -1,8 +1,9 @@
 """An HTTP server whose event loop is blocked when a test says so, and for as long.
 
-The clock goes on by itself, and jumps: within one step of a task, that is a loop that is blocked.
-Clients are on loopback, where what is sent is there at once, so each test decides what has come in
-while the server was not looking.
+The clock stands still but for its jumps: within one step of a task, that is a loop that is blocked.
+Clients come over a Unix socket, where what is sent is there at once, and what is unread stays as it
+is. So each test decides what has come in while the server was not looking. Over TCP the kernel goes
+by a clock of its own: 40 ms after a client has read nothing, it may make room for some more.
 """
 
 import math
@@ -10,6 +11,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
@@ -23,19 +25,15 @@ from .test_tls import CERTIFICATE, KEY, connect
 LIMITS = timeouts(10)
 
 
-def passing(mock_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    """Have a test's clock go on in real time, beside its jumps."""
-    mock_clock.rate = 1
-    return mock_clock
-
-
 @asynccontextmanager
 async def door(
     app: Any,  # noqa: ANN401 - ASGI applications have many types
     *,
     tls: bool,
+    tcp: bool = False,
     **options: Any,  # noqa: ANN401 - handed on
 ) -> AsyncIterator[Served]:
+    """Serve over a Unix socket; over TCP for tests of its resets, or of what its kernel tells."""
     context = load_certificate(CERTIFICATE, KEY) if tls else None
     ended = threading.Event()
     async with trio.open_nursery() as nursery:
@@ -48,8 +46,12 @@ async def door(
 
         try:
             options = LIMITS | options
-            async with served(app, patience=math.inf, tls=context, **options) as server:
-                yield server
+            with TemporaryDirectory() as folder:
+                address = "127.0.0.1:0" if tcp else f"unix:{folder}/socket"
+                async with served(
+                    app, address, patience=math.inf, tls=context, **options
+                ) as server:
+                    yield server
         finally:
             ended.set()
 

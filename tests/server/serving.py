@@ -149,7 +149,11 @@ class Served:
 
     async def connect(self, data: bytes = b"", *, host: str = "127.0.0.1") -> Client:
         """A connection over which so much has been sent; closed at the end of the test."""
-        client = Client(await trio.open_tcp_stream(host, self.port))
+        url = self.urls[0]
+        if url.startswith("unix:"):
+            client = Client(await trio.open_unix_socket(url.removeprefix("unix:")))
+        else:
+            client = Client(await trio.open_tcp_stream(host, self.port))
         self.clients.append(client)
         await client.send(data)
         return client
