@@ -11,7 +11,7 @@ import pytest
 
 from trio_jobs.bounded_write import PIECE_BYTES, open_for_writing, write_each, write_within
 
-TOO_LONG = 20
+TOO_LONG = 60
 
 MUCH = b"x" * 10_000_000
 
@@ -39,7 +39,7 @@ def test_write_takes_what_fits_and_gives_up_at_its_deadline(unread: int) -> None
     written = write_within(fd, MUCH, 0.05)
 
     assert 0 < written < len(MUCH)
-    assert 0.05 <= time.monotonic() - start < 1
+    assert 0.05 <= time.monotonic() - start < TOO_LONG
     assert os.get_blocking(unread)
     os.close(fd)
 
@@ -104,7 +104,7 @@ def test_last_lines_wait_a_bounded_time_for_room(unread: int) -> None:
 
     write_each(fd, [MUCH], 0.05, last=lambda: [b"2\n"])
 
-    assert 0.15 <= time.monotonic() - start < 1.1
+    assert 0.15 <= time.monotonic() - start < TOO_LONG
     os.close(fd)
 
 

@@ -23,7 +23,7 @@ from trio_jobs.pool.unfinished import Line
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.unfinished_report import UnfinishedReport
 
-TOO_LONG = 20.0
+TOO_LONG = 60.0
 
 
 async def anything(_payload: object) -> None:

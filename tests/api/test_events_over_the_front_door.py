@@ -131,6 +131,8 @@ async def test_client_that_reads_nothing_is_cut_and_the_others_go_on(
         slow.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         for client in (slow, quick):
             await client.send(EVENTS)
+        await wait_all_tasks_blocked()
+        assert streams.feed.streams == 2
 
         @nursery.start_soon
         async def change() -> None:

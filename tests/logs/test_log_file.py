@@ -11,7 +11,7 @@ from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.logs.log_file import check_log_file, open_log_file
 from trio_jobs.settings import LoggingSettings
 
-TOO_LONG = 20
+TOO_LONG = 60
 
 log = logging.getLogger("tests.logs")
 

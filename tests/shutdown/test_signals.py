@@ -11,7 +11,7 @@ from trio_jobs.shutdown.diagnostics import NoJobs
 from trio_jobs.shutdown.stop import Stop
 
 # Far above what any of the programs needs, far below the minute for which they hang.
-TOO_LONG = 20
+TOO_LONG = 60
 
 
 @pytest.fixture
