@@ -130,7 +130,26 @@ class JobExecutor:
             # ends with this one. Otherwise it would stay around the worker's code: its cancellation
             # would end the worker without an error.
             with scope as running.scope:
-                return await self._run(handler, running)
+                if handler.run is not _TRIO and self.places is not None:
+                    return await self._run_elsewhere(handler, running, self.places)
+                payload = handler.decode(job.payload)
+                running.start_clock(handler.timeout)
+                if handler.takes_context:
+                    state = None if self.places is None else self.places.states.get(_TRIO)
+                    result = await call_with_context(
+                        handler.call, payload, running, now=self._now, state=state
+                    )
+                else:
+                    result = await handler.call(payload)
+                if self._forks != FORKS.count:
+                    os._exit(0)
+                # Note the end before the encoding: its time does not count for the time limit.
+                if (decided := running.end()) is not None:
+                    return _or_later(running, decided)
+                if result is None:
+                    return _NO_RESULT
+                encoded = encode_result(result, max_bytes=self._max_result_bytes)
+                return Ending(outcome=_SUCCEEDED, result=encoded)
             raise ScopeCancelledError  # noqa: TRY301 - handled like the handler's exceptions
         except BaseException as error:  # noqa: ASYNC103, BLE001 - decided below
             if self._forks != FORKS.count:
@@ -192,39 +211,18 @@ class JobExecutor:
         ended, self._ended_types = self._ended_types, set()
         return ended
 
-    async def _run(self, handler: Handler, running: RunningJob) -> Ending | Later:
-        if handler.run is not _TRIO and self.places is not None:
-            answer = await self.places.run(
-                handler, running, max_result_bytes=self._max_result_bytes
-            )
-            decided = running.end()
-            if isinstance(answer, Failure):
-                end = _or_later(running, decided or _failed(answer), answer.causes)
-                log_raised(answer, running.job, end)
-                return end
-            if decided is not None:
-                return _or_later(running, decided)
-            return Ending(outcome=_SUCCEEDED, result=answer)
-        payload = handler.decode(running.job.payload)
-        running.start_clock(handler.timeout)
-        if handler.takes_context:
-            state = None if self.places is None else self.places.states.get(_TRIO)
-            result = await call_with_context(
-                handler.call, payload, running, now=self._now, state=state
-            )
-        else:
-            result = await handler.call(payload)
-        if self._forks != FORKS.count:
-            os._exit(0)
-        # Note the end before the encoding: its time does not count for the handler's time limit.
+    async def _run_elsewhere(
+        self, handler: Handler, running: RunningJob, places: Places
+    ) -> Ending | Later:
+        answer = await places.run(handler, running, max_result_bytes=self._max_result_bytes)
         decided = running.end()
+        if isinstance(answer, Failure):
+            end = _or_later(running, decided or _failed(answer), answer.causes)
+            log_raised(answer, running.job, end)
+            return end
         if decided is not None:
             return _or_later(running, decided)
-        if result is None:
-            return _NO_RESULT
-        return Ending(
-            outcome=_SUCCEEDED, result=encode_result(result, max_bytes=self._max_result_bytes)
-        )
+        return Ending(outcome=_SUCCEEDED, result=answer)
 
 
 def _failed(failure: Failure) -> Ending:
