@@ -24,6 +24,7 @@ from tests.support import (
     start_workers,
 )
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
+from trio_jobs.pool import worker
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.worker import BURST_JOBS, BURST_SECONDS, Process, Workers, run_worker
 
@@ -323,7 +324,12 @@ async def test_others_get_their_turn_within_a_bursts_bounds(
     assert seen[-1] == 200
 
 
-async def test_a_pool_that_is_cancelled_is_noticed_before_the_next_job() -> None:
+@pytest.mark.parametrize("readable", [True, False], ids=["private name", "public names"])
+async def test_a_pool_that_is_cancelled_is_noticed_before_the_next_job(
+    readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not readable:
+        monkeypatch.setattr(worker, "_readable_task", lambda: None)
     parts = make_parts()
     processed: list[str] = []
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import trio
 
 from trio_jobs.current_job import current_job_id
+from trio_jobs.elapsed import elapsed_clock
 from trio_jobs.handlers.executor import JobExecutor
 from trio_jobs.handlers.handler import Run
 from trio_jobs.handlers.running_job import RunningJob
@@ -63,7 +64,7 @@ class BlockingMonitor(trio.abc.Instrument):
         self._limit = settings.slow_step or math.inf
         self._counted = min(self._limit * _COUNTED, _LONGEST_COUNTED)
         self._longest = 0.0
-        self._now = trio.lowlevel.current_clock().current_time
+        self._now = elapsed_clock()
         self._began = self._now()
         self._last_ended = executor.last_ended  # at the end of the last step
         self._taken: dict[RunningJob, float] = {}  # since the last wait for I/O

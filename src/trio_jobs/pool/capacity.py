@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 import trio
 
+from trio_jobs.elapsed import elapsed_clock
 from trio_jobs.pool.open_blocks import OpenBlocks
 from trio_jobs.pool.refusals import ShuttingDownError
 
@@ -45,8 +46,7 @@ class Capacity:
         self._fifo = trio.StrictFIFOLock()
         self._last_is_for_waiting = False
         self._refused = False  # whether the last `reserve` beside a waiting task failed
-        # `trio.current_time()` would look for the clock each time, at twice the cost.
-        self._clock = trio.lowlevel.current_clock()
+        self._elapsed = elapsed_clock()
         self._claims: deque[float] = deque(maxlen=_MEASURED_CLAIMS)
         # Made by the waiting task, so that a slot costs less while no task waits.
         self._changed: trio.Event | None = None
@@ -124,13 +124,13 @@ class Capacity:
 
     def measure_claim(self) -> None:
         """Measure the flow: a worker has claimed a job."""
-        self._claims.append(self._clock.current_time())
+        self._claims.append(self._elapsed())
 
     def retry_after(self, slots: int = 1) -> int:
         """Whole seconds until so many slots are likely to come free, from 1 to 60."""
         if not self._claims:
             return 1
-        now = self._clock.current_time()
+        now = self._elapsed()
         # The last claim stays, even if it is old: its age says that nothing has moved since.
         while len(self._claims) > 1 and self._claims[0] < now - _LONGEST_RETRY_AFTER:
             self._claims.popleft()
