@@ -19,6 +19,7 @@ from hypothesis import settings
 from werkzeug.routing import Rule
 
 from tests.proof.share import share_of
+from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
 
 # The same examples in every run, on every machine: a failure is there to stay.
@@ -31,6 +32,7 @@ _REAL_LIMIT = 180.0
 _MOCK_LIMIT = 1e9
 _SOAK_LIMIT = 7200.0
 _DEPLOY_LIMIT = 300.0
+_MANY_SECONDS = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -233,6 +235,21 @@ def schedule_can_be_replayed() -> Iterator[None]:
     """Seed the scheduler for every test; those marked ``interleavings`` go over it."""
     with seeded_schedule(0):
         yield
+
+
+@pytest.fixture(autouse=True)
+def end_of_a_pool_has_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let asyncio's tasks and the lifespans end, however busy the machine is.
+
+    They have tenths of a second.
+
+    Under a mock clock, time does not pass by itself.
+    """
+    if under_mock_clock(request.node):
+        return
+    monkeypatch.setitem(AsyncioTask.unwind.__kwdefaults__, "seconds", _MANY_SECONDS)
+    monkeypatch.setattr("trio_jobs.handlers.loop_thread._CLOSING_TIME", _MANY_SECONDS)
+    monkeypatch.setattr("trio_jobs.handlers.places._LEAST_CLOSING_TIME", _MANY_SECONDS)
 
 
 @pytest.fixture

@@ -268,8 +268,13 @@ async def test_async_handlers_run_on_asyncio_if_the_queue_says_so() -> None:
 @on_each_host
 async def test_asyncio_handler_ends_at_its_limit_and_with_the_grace_period() -> None:
     story: list[str] = []
+    begun: list[str] = []
+    all_begun = threading.Event()
 
     async def stay(name: str) -> None:
+        begun.append(name)
+        if len(begun) == 3:
+            all_begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -282,10 +287,12 @@ async def test_asyncio_handler_ends_at_its_limit_and_with_the_grace_period() -> 
     }
     queue = JobQueue(handlers, workers=2, buffer_size=1, grace_period=0.05)
     async with queue.lifespan():
-        limited = await queue.submit("limited", "limited")
-        assert (await queue.wait(limited.id)).outcome is Outcome.TIMED_OUT
-        for name in ("a", "b", "c"):  # two of them have begun when there is room for the third
+        while not begun:  # on a busy machine, the limit may pass before the handler's first step
+            limited = await queue.submit("limited", "limited")
+            assert (await queue.wait(limited.id)).outcome is Outcome.TIMED_OUT
+        for name in ("a", "b", "c"):  # two of them are claimed when there is room for the third
             await queue.submit_when_possible("stuck", name)
+        await anyio.to_thread.run_sync(all_begun.wait)
 
     assert story[0] == "limited unwound"
     assert sorted(story[1:]) == ["a unwound", "b unwound"]

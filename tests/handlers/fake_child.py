@@ -1,11 +1,12 @@
 """A child process whose part a test plays, step by step; and a pool that starts such children."""
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import msgspec
+import pytest
 import trio
 
 from tests.handlers import tasks
@@ -25,7 +26,7 @@ END = frame(Kind.ENDED, TIMES.pack(0.0, 0.0001))
 
 def end(seconds: float = 0.0001) -> bytes:
     """The frame of a function that ends now, and has taken so long."""
-    return frame(Kind.ENDED, TIMES.pack(time.perf_counter(), seconds))
+    return frame(Kind.ENDED, TIMES.pack(trio.current_time(), seconds))
 
 
 class FakeGroup(ProcessGroup):
@@ -186,7 +187,14 @@ class FakePool(ProcessPool):
 
 @asynccontextmanager
 async def fake_pool(count: int = 1) -> AsyncIterator[tuple[FakePool, trio.Nursery]]:
-    """A pool of fake children, and a nursery for its jobs, which end with the block."""
-    async with FakePool(count) as pool, trio.open_nursery() as nursery:
-        yield pool, nursery
-        nursery.cancel_scope.cancel()
+    """A pool of fake children, and a nursery for its jobs, which end with the block.
+
+    The children tell the ends of functions by Trio's clock, which may be a test's: a machine that
+    stands still between a job's end and the look at it would make the next job a long one.
+    """
+    clock = SimpleNamespace(perf_counter=trio.current_time)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trio_jobs.handlers.sent_calls.time", clock)
+        async with FakePool(count) as pool, trio.open_nursery() as nursery:
+            yield pool, nursery
+            nursery.cancel_scope.cancel()

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import sniffio
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers.support import wait_until, wait_until_set
 from tests.support import current_job_id
 from trio_jobs import GiveUp, Handler, JobContext, Jobs, Outcome, Retry, RetryPolicy, Snooze
 from trio_jobs import open_jobs as open_any_jobs
+from trio_jobs.handlers.asyncio_task import AsyncioTask
 
 LOOPS = ["asyncio", "uvloop"]
 
@@ -40,6 +41,7 @@ class Work:
 
     begun: threading.Event = field(default_factory=threading.Event)
     cancels: int = 0
+    swallowed: threading.Event = field(default_factory=threading.Event)
     unwinding: threading.Event = field(default_factory=threading.Event)
     may_end: threading.Event = field(default_factory=threading.Event)
     ended: bool = False
@@ -52,12 +54,31 @@ class Work:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
                 self.cancels += 1
+                self.swallowed.set()
                 if self.cancels > swallowed:
                     self.unwinding.set()
                     while not self.may_end.is_set():  # noqa: ASYNC110 - set by another thread
                         await asyncio.sleep(0.001)
                     self.ended = True
                     raise
+
+
+# Seconds. Only a jump of a test's clock ends them, when the handler has begun.
+LIMIT = 1000
+
+
+@pytest.fixture
+def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a pool soon leave behind what never ends."""
+    monkeypatch.setitem(AsyncioTask.unwind.__kwdefaults__, "seconds", 0.01)
+    monkeypatch.setattr("trio_jobs.handlers.loop_thread._CLOSING_TIME", 0.01)
+
+
+@pytest.fixture
+def clock(mock_clock: MockClock) -> MockClock:
+    """A clock that goes on by itself, and jumps."""
+    mock_clock.rate = 1
+    return mock_clock
 
 
 def loop_threads() -> list[threading.Thread]:
@@ -188,16 +209,18 @@ async def test_a_cancel_before_the_first_step_runs_nothing(open_jobs: Open) -> N
 
 @pytest.mark.parametrize("by", ["cancel", "limit"])
 async def test_the_slot_is_free_when_the_handler_has_unwound(
-    open_jobs: Open, by: str, caplog: pytest.LogCaptureFixture
+    open_jobs: Open, by: str, caplog: pytest.LogCaptureFixture, clock: MockClock
 ) -> None:
     work = Work()
-    handler = on_asyncio(work, timeout=0.05 if by == "limit" else None)
+    handler = on_asyncio(work, timeout=LIMIT if by == "limit" else None)
 
     async with open_jobs({"work": handler}, workers=1) as jobs:
         job = jobs.submit("work", 0)
         await wait_until_set(work.begun)
         if by == "cancel":
             jobs.cancel(job.id)
+        else:
+            clock.jump(LIMIT)
         await wait_until_set(work.unwinding)
         assert jobs.statistics().busy == 1
         work.may_end.set()
@@ -296,7 +319,7 @@ async def test_a_timeout_of_the_handlers_own_is_its_own_also_beside_the_jobs_lim
         assert job.ending.result == b'"timed out by itself"'
 
 
-async def test_a_blocked_loop_stops_nobody_but_its_like(open_jobs: Open) -> None:
+async def test_a_blocked_loop_stops_nobody_but_its_like(open_jobs: Open, clock: MockClock) -> None:
     blocks, may_go_on = threading.Event(), threading.Event()
 
     async def block(_payload: object) -> None:
@@ -308,7 +331,7 @@ async def test_a_blocked_loop_stops_nobody_but_its_like(open_jobs: Open) -> None
         return "went on"
 
     handlers = {
-        "block": on_asyncio(block, timeout=0.05),
+        "block": on_asyncio(block, timeout=LIMIT),
         "asyncio": on_asyncio(Work()),
         "trio": Handler.of(on_trio, run="trio"),
         "thread": lambda _payload: "went on",
@@ -320,7 +343,8 @@ async def test_a_blocked_loop_stops_nobody_but_its_like(open_jobs: Open) -> None
         for type_ in ("trio", "thread"):
             assert await jobs.result(jobs.submit(type_).id) == "went on"
         jobs.cancel(other.id)
-        await trio.sleep(0.06)
+        clock.jump(LIMIT)
+        await wait_all_tasks_blocked()
         assert jobs.statistics().busy == 2
         may_go_on.set()
         assert (await jobs.wait(blocking.id)).outcome is Outcome.TIMED_OUT
@@ -433,16 +457,22 @@ async def test_a_handler_that_returns_all_the_same_has_ended_its_job(open_jobs: 
 
 
 async def test_a_handler_that_swallows_the_end_is_left_behind(
-    open_jobs: Open, caplog: pytest.LogCaptureFixture
+    open_jobs: Open, caplog: pytest.LogCaptureFixture, mock_clock: MockClock
 ) -> None:
     work = Work()
     work.may_end.set()
 
-    with trio.CancelScope() as scope:
-        async with open_jobs({"work": work}) as jobs:
-            job = jobs.submit("work", 1)
-            await wait_until_set(work.begun)
-            scope.cancel()
+    async def let_its_time_pass() -> None:
+        await wait_until_set(work.swallowed)
+        mock_clock.jump(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_its_time_pass)
+        with trio.CancelScope() as scope:
+            async with open_jobs({"work": work}) as jobs:
+                job = jobs.submit("work", 1)
+                await wait_until_set(work.begun)
+                scope.cancel()
 
     assert jobs.unfinished() == ([job.id], [])
     [record] = [each for each in caplog.records if each.message == "asyncio_task_still_running"]
@@ -450,6 +480,7 @@ async def test_a_handler_that_swallows_the_end_is_left_behind(
     assert work.ended  # by the loop's end, which has cancelled it once more
 
 
+@pytest.mark.usefixtures("short_end")
 async def test_a_handler_that_blocks_at_the_end_leaves_its_loop_behind(
     open_jobs: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -596,7 +627,9 @@ async def test_an_error_of_the_handler_or_its_tasks_fails_the_job(
     assert (job.ending.error.type, job.ending.error.message) == (error_type, message)
 
 
-async def test_the_limit_and_a_cancel_reach_the_tasks_in_the_task_group(open_jobs: Open) -> None:
+async def test_the_limit_and_a_cancel_reach_the_tasks_in_the_task_group(
+    open_jobs: Open, clock: MockClock
+) -> None:
     begun: list[threading.Event] = [threading.Event(), threading.Event()]
     ended = []
 
@@ -610,10 +643,12 @@ async def test_the_limit_and_a_cancel_reach_the_tasks_in_the_task_group(open_job
 
         context.task_group.create_task(wait())
 
-    handlers = {"limited": on_asyncio(handler, timeout=0.05), "work": handler}
+    handlers = {"limited": on_asyncio(handler, timeout=LIMIT), "work": handler}
     async with open_jobs(handlers) as jobs:
         limited, cancelled = jobs.submit("limited", 0), jobs.submit("work", 1)
-        await wait_until_set(begun[1])
+        for each in begun:
+            await wait_until_set(each)
+        clock.jump(LIMIT)
         jobs.cancel(cancelled.id)
         assert (await jobs.wait(cancelled.id)).outcome is Outcome.CANCELLED
         assert (await jobs.wait(limited.id)).outcome is Outcome.TIMED_OUT
@@ -659,6 +694,7 @@ async def test_a_job_runs_on_the_programs_loop_which_goes_on(
     assert host.is_running()
 
 
+@pytest.mark.usefixtures("short_end")
 async def test_a_closed_loop_of_the_program_fails_jobs_and_bounds_the_end(
     host: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:

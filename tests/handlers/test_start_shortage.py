@@ -177,13 +177,16 @@ async def waits_until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_job_that_gets_no_thread_waits_in_its_worker_and_its_limit_does_not_pass(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
+    mock_clock.rate = 1
     threads = NoThreads(monkeypatch)
 
-    async with running_pool({"test": Handler.of(returns, timeout=0.1)}, workers=1) as pool:
+    async with running_pool({"test": Handler.of(returns, timeout=1000)}, workers=1) as pool:
         job = pool.submit("test")
-        await waits_until(lambda: threads.tries > 2)  # 0.3 s
+        await waits_until(lambda: threads.tries > 2)
+        mock_clock.jump(1001)
+        await wait_all_tasks_blocked()
         shown, status = pool.parts.store.find_nowait(job.id), pool.parts.pool.statistics()
         threads.left = 0
 

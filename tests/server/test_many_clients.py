@@ -115,7 +115,8 @@ async def test_two_thousand_idle_clients_hold_up_nobody() -> None:
         pytest.skip(f"needs {wanted} descriptors, the hard limit is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        async with served(echo, graceful_timeout=1000) as server:
+        limits = {"keep_alive_timeout": 1000, "graceful_timeout": 1000}
+        async with served(echo, patience=150, **limits) as server:
             idle: list[socket.socket] = []
             try:
                 for n in range(count):

@@ -371,9 +371,10 @@ async def test_a_client_that_reads_nothing_of_a_long_answer_is_cut_off(log: Log)
     async with served(Application(), send_timeout=0.2, access_log=True) as server:
         client = await server.connect()
         client.transport.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
-        for _ in range(100):
-            with trio.move_on_after(0.01):
-                await client.send(get("/long"))
+        with suppress(trio.BrokenResourceError):  # a slow one is cut off in the middle
+            for _ in range(100):
+                with trio.move_on_after(0.01):
+                    await client.send(get("/long"))
         await server.wait_alone()
 
     assert "client_too_slow" in {event for _, event, _ in log}

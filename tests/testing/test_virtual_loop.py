@@ -122,9 +122,10 @@ async def swallow_cancellation(_: None) -> None:
             await asyncio.sleep(1)
 
 
-def test_end_of_the_pool_leaves_behind_a_task_that_goes_on(quiet: None) -> None:
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    virtual_time = VirtualTime(clock)
+def test_end_of_the_pool_leaves_behind_a_task_that_goes_on(
+    quiet: None, autojump_clock: trio.testing.MockClock
+) -> None:
+    virtual_time = VirtualTime(autojump_clock)
     handlers = {"swallow": Handler.of(swallow_cancellation, run="asyncio")}
 
     async def main() -> None:
@@ -133,9 +134,9 @@ def test_end_of_the_pool_leaves_behind_a_task_that_goes_on(quiet: None) -> None:
                 jobs.submit("swallow")
 
     with virtual_time.patched():
-        trio.run(main, clock=clock, instruments=[virtual_time])
+        trio.run(main, clock=autojump_clock, instruments=[virtual_time])
 
-    assert 10 < clock.current_time() < 11
+    assert 10 < autojump_clock.current_time() < 11
 
 
 class PickledWork(ProcessPoolExecutor):
