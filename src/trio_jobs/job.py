@@ -240,11 +240,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of all that clients and handlers chose: type, payload, result and texts."""
-        size = _bytes(self.type) + len(self.payload)
-        if self.ending is not None:
-            size += len(self.ending.result or b"")
-            if self.ending.error is not None:
-                size += _bytes(self.ending.error.message)
+        size, ending = _bytes(self.type) + len(self.payload), self.ending
+        if ending is not None:
+            if ending.result is not None:
+                size += len(ending.result)
+            if ending.error is not None:
+                size += _bytes(ending.error.message)
         if self.extras is not None:
             size += sum(map(_bytes, self.lines))
             size += 0 if self.progress is None else _bytes(self.progress.message)

@@ -142,7 +142,7 @@ class Upload:
         except Problem as problem:
             problem.members["line"] = self._line
             raise
-        return with_span(spec, self.span)
+        return spec if self.span is None else with_span(spec, self.span)
 
     async def _admit(self, ready: list[JobSpec]) -> None:
         try:

@@ -107,7 +107,7 @@ def make_pool(
     ended = None if observation is None else observation.end
     waiters = CompletionWaiters(max_waiters=http.max_waiters, ended=ended)
     schedule = Schedule(settings.max_waiting, now=now)
-    new_id = Uuid7(after=last_id)
+    new_id = Uuid7(after=last_id).__call__  # to call the object costs a look-up of this method
     limited = (send, capacity, schedule, handlers.max_running)
     moves: StoreMoves
     show = waiters.notify if observation is None else observation.beside(waiters.notify)

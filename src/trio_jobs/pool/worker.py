@@ -122,7 +122,7 @@ async def _process_burst(
                 store.release(job_id)
                 raise
             time = now()
-            if isinstance(end, Later):
+            if type(end) is Later:  # `isinstance` calls a method of the class's metaclass
                 store.postpone(job_id, end)
                 log_postponed(job, end, duration=time - started)
             else:

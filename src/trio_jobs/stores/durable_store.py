@@ -108,7 +108,7 @@ class DurableStore:
         for seq, job in pending:
             self._take_in(job, seq)
         self._from_file = set(self._jobs)
-        self._processing: set[str] = set()
+        self._processing = 0  # how many jobs are
         self._soon = soon
         self._claims: dict[str, Job] = {}  # not yet handed to the journal
         self._ends: list[End] = []
@@ -196,7 +196,7 @@ class DurableStore:
         job = self._jobs[job_id] = claimed(job, self._now())
         self._claims[job_id] = job
         self._hand_over_soon()
-        self._processing.add(job_id)
+        self._processing += 1
         return job
 
     def complete(
@@ -204,7 +204,7 @@ class DurableStore:
     ) -> Job:
         job = self._get(job_id, PROCESSING, COMPLETED)
         job = completed(job, ending, self._now(), duration)
-        self._processing.remove(job_id)
+        self._processing -= 1
         self._claims.pop(job_id, None)
         self._ending[job_id] = job
         self._ends.append((self._seqs[job_id], job, show))
@@ -214,7 +214,7 @@ class DurableStore:
     def postpone(self, job_id: str, later: Later) -> Job:
         job = postponed(self._get(job_id, PROCESSING, PENDING), later, self._now())
         self._write(job)
-        self._processing.remove(job_id)
+        self._processing -= 1
         return job
 
     def release(
@@ -227,7 +227,7 @@ class DurableStore:
             self._cut_off[job_id] = self.complete(job_id, replace(_CUT_OFF, left=left), show=show)
             return
         self._write(released(job, left))
-        self._processing.remove(job_id)
+        self._processing -= 1
         self._released.add(job_id)
 
     async def note(self, name: str, value: str) -> None:
@@ -486,7 +486,7 @@ class DurableStore:
         return sorted(self._ending.copy())
 
     def statistics(self) -> StoreStatistics:
-        processing = len(self._processing)
+        processing = self._processing
         return StoreStatistics(
             pending=len(self._jobs) - processing - len(self._ending),
             processing=processing,

@@ -51,7 +51,7 @@ class MemoryStore:
         self._now = now
         self._jobs: dict[str, Job] = {}
         self._order = SortedIds()
-        self._processing: set[str] = set()
+        self._processing = 0  # how many jobs are
         self._completed = Histories(settings)
         self._dropped = dict.fromkeys(Outcome, 0)
         self._drop_log = DropLog()
@@ -88,7 +88,7 @@ class MemoryStore:
             raise InvalidTransitionError(f"job {job_id!r} was released; it is not handed out again")
         job = claimed(job, self._now())
         self._jobs[job_id] = job
-        self._processing.add(job_id)
+        self._processing += 1
         return job
 
     def complete(
@@ -104,7 +104,7 @@ class MemoryStore:
             refuse(self.find_nowait(job_id), PROCESSING, COMPLETED)
         job = completed(job, ending, self._now(), duration)
         self._jobs[job_id] = job
-        self._processing.remove(job_id)
+        self._processing -= 1
         for dropped in self._completed.add(job, ending.outcome):
             outcome = self._forget(dropped)
             self._dropped[outcome] += 1
@@ -116,12 +116,12 @@ class MemoryStore:
     def postpone(self, job_id: str, later: Later) -> Job:
         job = postponed(self._find_processing(job_id), later, self._now())
         self._jobs[job_id] = job
-        self._processing.remove(job_id)
+        self._processing -= 1
         return job
 
     def release(self, job_id: str) -> None:
         self._jobs[job_id] = released(self._find_processing(job_id))
-        self._processing.remove(job_id)
+        self._processing -= 1
         self._released.add(job_id)
 
     # What clients ask for.
@@ -200,8 +200,8 @@ class MemoryStore:
 
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(
-            pending=len(self._jobs) - len(self._processing) - len(self._completed),
-            processing=len(self._processing),
+            pending=len(self._jobs) - self._processing - len(self._completed),
+            processing=self._processing,
             completed=len(self._completed),
             completed_bytes=self._completed.bytes,
             dropped=self._dropped.copy(),

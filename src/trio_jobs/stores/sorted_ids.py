@@ -44,8 +44,10 @@ class SortedIds:
 
     def remove(self, job_id: str) -> None:
         """Remove an id that is in the set."""
-        index = bisect_right(self._bounds, job_id)
-        block = self._blocks[index]
+        block, index = self._blocks[0], 0  # the oldest job is dropped most often
+        if job_id not in block:
+            index = bisect_right(self._bounds, job_id)
+            block = self._blocks[index]
         del block[job_id]
         if not block and index < len(self._bounds):  # the last one stays, for new ids
             del self._blocks[index], self._bounds[index]
