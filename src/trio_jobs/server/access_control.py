@@ -115,7 +115,9 @@ class AccessControl:
         # DNS rebinding: a page whose own host name resolves to 127.0.0.1 could read the answers.
         # The browser sends that name as `Host`.
         host = fields.get(b"host")
-        if host is not None and (name := _host_name(host.lower())) not in self._names:
+        if host is None or host in self._names:
+            return
+        if (name := _host_name(host.lower())) not in self._names:
             raise Problem(
                 403,
                 f"the host name {_shown(name)} is not served here;"

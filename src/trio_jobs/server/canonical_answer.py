@@ -74,7 +74,7 @@ async def _answer_later(
 def _finished(answer: Answer, http: H11Connection) -> CanonicalAnswer:
     status, headers, body = answer
     http.requests += 1
-    http.complete_headers(headers)
+    http.complete_canonical_headers(headers)
     return status, len(body), answer_bytes(status, headers, body)
 
 

@@ -137,9 +137,10 @@ class ClientConnection(TCPServer):
             False if the connection has had its last request.
         """
         http, settings = self._http, self._settings
+        ahead = http.ahead()
         while True:
             http.body_deadline = None
-            if http.ahead():
+            if ahead:
                 # Between pipelined requests, other tasks get their turn.
                 await trio.lowlevel.checkpoint()
                 return True
@@ -165,7 +166,7 @@ class ClientConnection(TCPServer):
                 return True
             status, size, sent = answer if isinstance(answer, tuple) else await answer
             self._access_log.answered(status, size)
-            if len(data) > request.end:
+            if ahead := len(data) - request.end:
                 http.take(data[request.end :])
             await http.send(sent, last=True)
             self._access_log.end(client=http.client_name)

@@ -21,6 +21,8 @@ from trio_jobs.server.request_head import HeaderList, MalformedRequestError, mal
 if TYPE_CHECKING:
     from trio_jobs.server.server_context import ServerContext
 
+_CONNECTION = len(b"connection")
+
 
 class H11Connection(ClientStream):
     """The protocol state of one connection.
@@ -128,17 +130,28 @@ class H11Connection(ClientStream):
         In a pipe it is not: see ``open_pipe``.
         """
         headers.append(date_header())
-        if self.request_complete:
-            last = (
-                self.requests >= self._settings.max_requests_per_connection
-                or self._context.stopping
-            )
-        else:
-            last = self.transport.pause is None
+        last = self._is_last() if self.request_complete else self.transport.pause is None
         self.closing = b"connection" in {name.lower() for name, _ in headers}
         if last and not self.closing:
             headers.append((b"connection", b"close"))
             self.closing = True
+
+    def complete_canonical_headers(self, headers: HeaderList) -> None:
+        """``complete_headers`` after a request that h11 has not parsed, and that has been read."""
+        headers.append(date_header())
+        self.closing = False
+        for name, _ in headers:
+            if len(name) == _CONNECTION and name.lower() == b"connection":
+                self.closing = True
+                return
+        if self._is_last():
+            headers.append((b"connection", b"close"))
+            self.closing = True
+
+    def _is_last(self) -> bool:
+        """Whether the answer to a request that has been read is the connection's last."""
+        most = self._settings.max_requests_per_connection
+        return self.requests >= most or self._context.stopping
 
     def next_request(self) -> bool:
         """Get ready for the next request; False if this connection has had its last.

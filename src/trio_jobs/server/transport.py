@@ -79,18 +79,28 @@ class Transport(trio.abc.HalfCloseableStream):
         A cancelled call takes no bytes. If no byte arrives in time, this raises TimeUpError.
         """
         await trio.lowlevel.checkpoint()
-        over = False
+        data = self.receive_nowait(max_bytes or _RECEIVE)
+        return await self.wait_and_receive(max_bytes or _RECEIVE) if data is None else data
+
+    def receive_nowait(self, max_bytes: int = _RECEIVE) -> bytes | None:
+        """Read bytes that have arrived; None if there are none."""
+        try:
+            return self._sock.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _stream_error(error) from error
+
+    async def wait_and_receive(self, max_bytes: int = _RECEIVE) -> bytes:
+        """Wait for bytes until ``receive_by``, and read them; otherwise as ``receive_some``."""
         while True:
-            try:
-                return self._sock.recv(max_bytes or _RECEIVE)
-            except BlockingIOError:
-                if over:
-                    raise TimeUpError from None
-            except OSError as error:
-                raise _stream_error(error) from error
             with self._time.scope(self.receive_by) as self._waiting:
                 await trio.lowlevel.wait_readable(self._sock)
             over = self._waiting.cancelled_caught and self._time.passed(self.receive_by)
+            if (data := self.receive_nowait(max_bytes)) is not None:
+                return data
+            if over:
+                raise TimeUpError
 
     def stop_waiting(self) -> None:
         """Have ``receive_some`` return available bytes or give up, even while it waits."""
