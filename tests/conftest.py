@@ -239,7 +239,7 @@ def schedule_can_be_replayed() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def end_of_a_pool_has_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let asyncio's tasks and the lifespans end, however busy the machine is.
+    """Let asyncio's tasks, lifespans and child processes end, however busy the machine is.
 
     They have tenths of a second.
 
@@ -250,6 +250,7 @@ def end_of_a_pool_has_time(request: pytest.FixtureRequest, monkeypatch: pytest.M
     monkeypatch.setitem(AsyncioTask.unwind.__kwdefaults__, "seconds", _MANY_SECONDS)
     monkeypatch.setattr("trio_jobs.handlers.loop_thread._CLOSING_TIME", _MANY_SECONDS)
     monkeypatch.setattr("trio_jobs.handlers.places._LEAST_CLOSING_TIME", _MANY_SECONDS)
+    monkeypatch.setattr("trio_jobs.handlers.process_pool._CLOSING_TIME", _MANY_SECONDS)
 
 
 @pytest.fixture

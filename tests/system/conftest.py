@@ -15,7 +15,7 @@ from trio_jobs import Handler
 @pytest.fixture
 async def processes() -> AsyncIterator[ProcessPool]:
     """A pool of one child process."""
-    with trio.fail_after(60):
+    with trio.fail_after(170):
         async with ProcessPool(1) as processes:
             yield processes
 

@@ -453,9 +453,9 @@ async def test_a_loop_that_is_not_installed_is_refused(tmp_path: Path) -> None:
 # Processes. -------------------------------------------------------------------------------------
 
 
-def process_config() -> str:
+def process_config(grace_period: float = 60) -> str:
     text = config("state_in_process", more='[lifespan]\nprocess = "work:in_process"')
-    return text.replace("grace_period = 0.5", "grace_period = 0.5\nprocesses = 1")
+    return text.replace("grace_period = 0.5", f"grace_period = {grace_period}\nprocesses = 1")
 
 
 async def test_a_process_has_a_lifespan_and_a_context_of_its_own(tmp_path: Path) -> None:
@@ -496,9 +496,10 @@ async def test_a_lifespan_that_fails_in_a_process_fails_its_job(tmp_path: Path) 
 async def test_a_lifespan_that_does_not_close_in_a_process(
     tmp_path: Path, where: str, event: str, status: int
 ) -> None:
+    config = process_config(grace_period=60 if where == "close fails" else 0.5)
     environment = {"WHERE": where, "TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
     async with running_command(
-        tmp_path, config=process_config(), handlers=WORK, environment=environment
+        tmp_path, config=config, handlers=WORK, environment=environment
     ) as server:
         await server.run("state_in_process")
         server.send(signal.SIGTERM)

@@ -260,6 +260,7 @@ async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with ProcessPool(1) as processes:
+        processes.closing_time = 0.1
         await process(in_process(tasks.leave_a_thread_behind), processes=processes)
 
     assert not children_of(os.getpid())
@@ -269,6 +270,7 @@ async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_end(
 async def test_a_process_that_does_not_end_well_hides_nothing_else() -> None:
     with pytest.raises(KeyError, match="mine"):  # noqa: PT012  (how the block ends is the test)
         async with ProcessPool(1) as processes:
+            processes.closing_time = 0.1
             await process(in_process(tasks.leave_a_thread_behind), processes=processes)
             raise KeyError("mine")
 
