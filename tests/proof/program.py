@@ -1086,7 +1086,7 @@ def run(
     async def guarded() -> None:
         program.began_at = trio.current_time()
         living = trio.lowlevel.current_statistics().tasks_living
-        with trio.fail_after(10_000 if clock else 30):
+        with trio.fail_after(10_000 if clock else 120):
             await scenario()
         assert trio.lowlevel.current_statistics().tasks_living == living
 

@@ -21,7 +21,7 @@ GRACE, GRACEFUL = 0.2, 0.2
 LIMIT = GRACE + GRACEFUL + 1
 
 # What its report may take, and a busy machine may take to notice the process's end.
-SLACK = 3.0
+SLACK = 30.0
 
 # What the limit has to end, and what its report shows of it.
 MUST_FIRE = {

@@ -35,6 +35,8 @@ from tests.server.test_tls import CERTIFICATE, KEY
 
 GRACE = 10.0
 GRACEFUL = 1.0
+# What a busy machine may take to notice the process's end.
+SLACK = 30.0
 
 CONFIG = f"""
 [pool]
@@ -215,7 +217,7 @@ async def wait_until_ready(siege: Siege, names: set[str], patience: float) -> No
 def check_the_stop(status: int, took: float) -> None:
     """It is clean, and within its bound."""
     assert status == 0
-    assert took < GRACE + GRACEFUL + 1
+    assert took < GRACE + GRACEFUL + 1 + SLACK
 
 
 def check_the_log(server: Command) -> None:

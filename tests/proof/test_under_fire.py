@@ -32,7 +32,7 @@ GRACEFUL = 1.0
 # Seconds in which everything that was accepted is done, also on a busy machine.
 ENOUGH = 20.0
 # What a busy machine may take to start the stop, and to notice the process's end.
-SLACK = 5.0
+SLACK = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

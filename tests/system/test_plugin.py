@@ -274,7 +274,7 @@ async def test_refused(jobs):
 
 @pytest.mark.trio_jobs(handlers=handlers, mock_clock=False)
 async def test_taken(jobs):
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         assert await jobs.result(jobs.submit("double", 21).id) == 42
     assert not isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 

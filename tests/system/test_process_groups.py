@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.handlers import tasks
 from tests.handlers.support import (
@@ -28,13 +29,25 @@ from tests.support import ProcessPool, running_pool
 from trio_jobs import Outcome
 from trio_jobs.handlers.process_group import ProcessGroup
 
+# Seconds. Only a jump of the clock ends them.
+LIMIT = 100.0
+
+
+async def pass_limit_behind(folder: Path, count: int, clock: MockClock) -> None:
+    """Let the time limit pass when so many processes have entered."""
+    clock.rate = 1
+    await wait_for_pids(folder, count)
+    clock.jump(LIMIT)
+
 
 async def test_a_time_limit_ends_what_the_function_has_started(
-    processes: ProcessPool, tmp_path: Path
+    processes: ProcessPool, tmp_path: Path, mock_clock: MockClock
 ) -> None:
-    handler = in_process(tasks.have_a_family, timeout=1)
+    handler = in_process(tasks.have_a_family, timeout=LIMIT)
 
-    ending = await process(handler, quoted(tmp_path), processes=processes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pass_limit_behind, tmp_path, 3, mock_clock)
+        ending = await process(handler, quoted(tmp_path), processes=processes)
 
     assert ending.outcome is Outcome.TIMED_OUT
     family = await wait_for_pids(tmp_path, 3)
@@ -114,11 +127,13 @@ async def test_a_program_in_a_group_of_its_own_survives(program: list[str], tmp_
 
 
 async def test_a_program_in_a_session_of_its_own_survives(
-    processes: ProcessPool, tmp_path: Path
+    processes: ProcessPool, tmp_path: Path, mock_clock: MockClock
 ) -> None:
-    handler = in_process(tasks.leave_a_session, timeout=1)
+    handler = in_process(tasks.leave_a_session, timeout=LIMIT)
 
-    ending = await process(handler, quoted(tmp_path), processes=processes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pass_limit_behind, tmp_path, 1, mock_clock)
+        ending = await process(handler, quoted(tmp_path), processes=processes)
 
     [left] = await wait_for_pids(tmp_path)
     try:

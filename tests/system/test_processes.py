@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.handlers import tasks
 from tests.handlers.support import (
@@ -346,13 +346,24 @@ async def next_result(pool: RunningPool) -> int:
 
 
 async def test_what_a_module_takes_to_be_imported_is_not_its_functions_time(
-    make_handler: MakeHandler,
+    make_handler: MakeHandler, tmp_path: Path, mock_clock: MockClock
 ) -> None:
-    source = "import time\ntime.sleep(0.5)\ndef work(number): return 2 * number"
-    handler = make_handler("slow_to_import", source, timeout=0.4)
+    mock_clock.rate = 1
+    importing, go_on = tmp_path / "importing", tmp_path / "go_on"
+    lines = [
+        "from pathlib import Path",
+        f"Path({str(importing)!r}).touch()",
+        f"while not Path({str(go_on)!r}).exists(): pass",
+    ]
+    source = "def work(number): return 2 * number"
+    handler = make_handler("slow_to_import", source, timeout=1000, in_child="\n    ".join(lines))
 
     async with running_pool({"test": handler}, workers=1, processes=1) as pool:
         job = pool.submit("test", b"21")
+        await wait_until(importing.exists)
+        mock_clock.jump(1000)
+        await wait_all_tasks_blocked()
+        go_on.touch()
 
     ending = pool.ending(job)
     assert ending == Ending(outcome=Outcome.SUCCEEDED, result=b"42")
