@@ -12,6 +12,8 @@ from trio_jobs.json_encoding import ResultError, encode_result
 # Python's own limit is some 990 levels on 3.11, and 9,998 on 3.13. Each version must be able to
 # show jobs that another one has accepted.
 MAX_DEPTH = 64
+# Bytes. A level takes two, so JSON of no more bytes is not deeper.
+_SHALLOW = 2 * MAX_DEPTH
 
 # Decoding raises these: neither bad UTF-8 nor deep nesting is a DecodeError.
 JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -64,7 +66,8 @@ def check_submission(type: str, payload: bytes, handlers: HandlerRegistry) -> No
     """
     if not type:
         raise PayloadError("$.type must be a non-empty string")
-    check_depth(payload)
+    if len(payload) > _SHALLOW:
+        check_depth(payload)
     try:
         handlers.validate(type, payload)
     except JSON_ERRORS as error:
@@ -123,8 +126,7 @@ def check_depth(text: bytes) -> None:
     Raises:
         TooDeepError: It is deeper than `MAX_DEPTH`.
     """
-    # A level takes two bytes.
-    if len(text) <= 2 * MAX_DEPTH or text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+    if len(text) <= _SHALLOW or text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub(b"", text).translate(_BRACKETS, _NOT_BRACKETS)
     # Each round removes the innermost level.

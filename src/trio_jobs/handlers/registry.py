@@ -124,7 +124,7 @@ class HandlerRegistry:
             UnicodeError: The payload is not valid UTF-8.
             RecursionError: The payload is nested too deep.
         """
-        handler = self.find(type)
+        handler = self.table.get(type, self._default) or self.find(type)  # which raises
         # A typed decoder only skims fields that its type does not name, and lets bad UTF-8 and
         # 1e999 pass there. But clients that read the job get those fields.
         decode_anything(payload)

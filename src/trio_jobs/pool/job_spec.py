@@ -48,7 +48,9 @@ def make_jobs(specs: Sequence[JobSpec], new_id: Callable[[], str], now: datetime
             run_at=None if spec.due is None else date_of(spec.due, now),
             key=spec.key,
             rerun_of=spec.rerun_of,
-            extras=Extras.of(submitted_by=spec.submitted_by, trace=spec.trace),
+            extras=None  # of most jobs: without a call
+            if spec.submitted_by is None and spec.trace is None
+            else Extras.of(submitted_by=spec.submitted_by, trace=spec.trace),
         )
         for spec in specs
     ]

@@ -143,7 +143,7 @@ class Listener:
         in it. The other clients may read on until ``last_moment`` returns; without ``last_moment``,
         the first ``graceful_timeout`` ends all.
         """
-        await self._context.worker.terminated.set()
+        await self._context.worker.stop()
         for connection in self._connections:
             connection.finish()
         if self._connections:

@@ -47,6 +47,23 @@ def hypercorn_config() -> Config:
     return config
 
 
+class Worker(WorkerContext):
+    """Hypercorn's context.
+
+    Attributes:
+        stopping: Whether ``stop`` was called. Hypercorn's event says the same; each request asks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.stopping = False
+
+    async def stop(self) -> None:
+        """Begin the stop."""
+        self.stopping = True
+        await self.terminated.set()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
     """Made before the first connection and never changed, apart from the stop in ``worker``.
@@ -61,7 +78,7 @@ class ServerContext:
         wrapper: The application, as Hypercorn's classes take it.
         config: Hypercorn's settings.
         state: The application's lifespan state; each request gets a copy.
-        worker: Hypercorn's context; the stop sets ``worker.terminated``.
+        worker: Hypercorn's context; the stop calls ``worker.stop``.
         client_time: The clock of the limits on clients.
     """
 
@@ -73,11 +90,11 @@ class ServerContext:
     wrapper: ASGIWrapper
     traffic: Traffic | None = None
     config: Config = field(default_factory=hypercorn_config)
-    worker: WorkerContext = field(default_factory=lambda: WorkerContext(None))
+    worker: Worker = field(default_factory=Worker)
     state: dict[str, Any] = field(default_factory=dict)
     client_time: ClientTime = field(default_factory=ClientTime)
 
     @property
     def stopping(self) -> bool:
         """Whether the stop has begun: answers that begin now are the last on their connections."""
-        return self.worker.terminated.is_set()
+        return self.worker.stopping
