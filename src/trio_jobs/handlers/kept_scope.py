@@ -23,12 +23,13 @@ class KeptScope:
     The task makes this object, enters every block within the same other scopes and nurseries, and
     calls `close` there after the last block.
 
-    To see that a block has left a scope open inside, this class reads a private name of Trio. If
-    Trio does not have it, each block gets a scope of its own.
+    To see that a block has left a scope or a nursery open inside, this class reads two private
+    names of Trio. If Trio does not have them, each block gets a scope of its own.
     """
 
     def __init__(self) -> None:
-        self._can_be_kept = hasattr(trio.lowlevel.Task, "_cancel_status")
+        names = ("_cancel_status", "_child_nurseries")
+        self._can_be_kept = all(hasattr(trio.lowlevel.Task, name) for name in names)
         self._task = trio.lowlevel.current_task()
         self._nursery = innermost_nursery()
         self._nurseries = len(self._task.child_nurseries)
@@ -75,7 +76,7 @@ class KeptScope:
             error is None
             and self._can_be_kept
             and self._task._cancel_status is self._innermost
-            and len(self._task.child_nurseries) == self._nurseries
+            and len(self._task._child_nurseries) == self._nurseries
             and not (self._touched and scope.cancel_called)
         ):
             if self._touched:

@@ -6,7 +6,8 @@ end, they would wake the worker in the middle of another job; Trio then ends wit
 error. ``Runner.task_exited`` cures this for tasks that exit, but a worker goes on. Nor may the
 worker exit: Trio then raises "Nursery stack corrupted" in the pool's nursery, which ends the pool.
 So this module detaches such nurseries from their task. Trio has no public function for that: the
-module uses private names of Trio. No other module does, except `kept_scope`, which reads one.
+module uses private names of Trio. No other module does, except `kept_scope` and the worker, which
+read whether a scope or a nursery is open, and whether a scope is cancelled.
 """
 
 from collections.abc import Awaitable, Callable
