@@ -145,25 +145,20 @@ class Rows:
 
     def move(self, seq: int, job: Job, size: int) -> None:
         """Add a later record of a job; see `add`."""
-        ending, started_at = job.ending, job.started_at
-        counts = (int(job.cancel_requested), job.attempts, job.interruptions, job.snoozes, size)
-        if started_at is None or job.run_at is not None or job.rerun_as is not None:
+        ending, started_at, extras = job.ending, job.started_at, job.extras
+        # Most jobs have no extras: each property of theirs would be a call.
+        snoozes = 0 if extras is None else extras.snoozes
+        has_left = extras is not None and (extras.progress is not None or extras.lines)
+        counts = (int(job.cancel_requested), job.attempts, job.interruptions, snoozes, size)
+        if started_at is None or job.run_at is not None or job.rerun_as is not None or has_left:
             self._values[_MOVED] += (*_moved(job, size), seq)
-        elif (
-            ending is None
-            and job.last_error is None
-            and job.status is _PROCESSING
-            and job.progress is None
-            and not job.lines
-        ):
+        elif ending is None and job.last_error is None and job.status is _PROCESSING:
             self._values[_CLAIMED] += (microseconds(started_at), *counts, seq)
         elif (
             ending is not None
             and ending.outcome is _SUCCEEDED
             and job.completed_at is not None
             and job.duration is not None
-            and job.progress is None
-            and not job.lines
         ):
             ended_at = microseconds(job.completed_at)
             times = (microseconds(started_at), ended_at, job.duration)
