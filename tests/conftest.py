@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 from hypothesis import settings
+from trio.testing import MockClock
 from werkzeug.routing import Rule
 
 from tests.proof.share import share_of
@@ -200,7 +201,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         test = item.obj
         came_to_its_end = False
-        limit = _MOCK_LIMIT if under_mock_clock(item) else _REAL_LIMIT
+        mocked = under_mock_clock(item)
+        limit = _MOCK_LIMIT if mocked else _REAL_LIMIT
         if "soak" in marks(item):
             limit = _SOAK_LIMIT
         if "deploy" in marks(item):
@@ -209,6 +211,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         @functools.wraps(test)
         async def guarded(*args: object, **kwargs: object) -> None:
             nonlocal came_to_its_end
+            # pytest-trio finds the clock of a fixture among the test's arguments alone.
+            assert not mocked or isinstance(trio.lowlevel.current_clock(), MockClock)
             with trio.fail_after(limit):
                 await test(*args, **kwargs)
             came_to_its_end = True

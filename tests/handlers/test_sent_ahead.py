@@ -30,8 +30,7 @@ from trio_jobs.handlers.progress_report import ProgressReport
 from trio_jobs.handlers.sent_calls import AHEAD_CALLS
 
 # Time stands still, unless a test lets it pass: on a busy machine a child would have too long a job
-# while its test takes the next step.
-pytestmark = pytest.mark.usefixtures("mock_clock")
+# while its test takes the next step. Each test takes the clock: `usefixtures` does not run on it.
 
 ALONE = Handler.of(tasks.die, run="process", repeatable=False)
 
@@ -91,7 +90,7 @@ async def cancel(pool: FakePool, ids: Iterable[str]) -> None:
     await wait_all_tasks_blocked()
 
 
-async def test_jobs_of_a_type_that_has_not_run_wait_for_one_another() -> None:
+async def test_jobs_of_a_type_that_has_not_run_wait_for_one_another(mock_clock: MockClock) -> None:
     async with fake_pool() as (pool, nursery):
         await submit(pool, nursery, "abcd")
         [child] = pool.children
@@ -106,7 +105,9 @@ async def test_jobs_of_a_type_that_has_not_run_wait_for_one_another() -> None:
 @pytest.mark.parametrize(
     ("seconds", "ahead"), [(0.0001, 10), (0.0015, 3), (0.0025, 2), (0.0026, 1)]
 )
-async def test_as_many_are_sent_ahead_as_take_five_milliseconds(seconds: float, ahead: int) -> None:
+async def test_as_many_are_sent_ahead_as_take_five_milliseconds(
+    seconds: float, ahead: int, mock_clock: MockClock
+) -> None:
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery, seconds)
         await submit_together(pool, nursery, "abcdefghij")
@@ -119,7 +120,9 @@ async def test_as_many_are_sent_ahead_as_take_five_milliseconds(seconds: float, 
         assert sent == ahead
 
 
-async def test_the_number_and_the_bytes_that_are_sent_ahead_are_bounded() -> None:
+async def test_the_number_and_the_bytes_that_are_sent_ahead_are_bounded(
+    mock_clock: MockClock,
+) -> None:
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery, 0.000001)
         await submit_together(pool, nursery, map(str, range(200)))
@@ -135,7 +138,7 @@ async def test_the_number_and_the_bytes_that_are_sent_ahead_are_bounded() -> Non
         assert child.calls.live == 2
 
 
-async def test_each_child_gets_its_share() -> None:
+async def test_each_child_gets_its_share(mock_clock: MockClock) -> None:
     async with fake_pool(2) as (pool, nursery):
         await warmed_up(pool, nursery)
         for number in range(20):
@@ -146,7 +149,7 @@ async def test_each_child_gets_its_share() -> None:
 
 
 @pytest.mark.parametrize("why", ["not repeatable", "interrupted before"])
-async def test_such_jobs_are_never_in_a_child_with_others(why: str) -> None:
+async def test_such_jobs_are_never_in_a_child_with_others(why: str, mock_clock: MockClock) -> None:
     handler = Handler.of(tasks.pid, run="process", repeatable=False)
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
@@ -155,6 +158,7 @@ async def test_such_jobs_are_never_in_a_child_with_others(why: str) -> None:
             nursery.start_soon(pool.submit, "b", handler)
         else:
             nursery.start_soon(pool.submit, replace(make_job("b"), interruptions=1))
+        await wait_all_tasks_blocked()  # it is before c
         await submit(pool, nursery, "c")
         [child] = pool.children
 
@@ -169,7 +173,9 @@ async def test_such_jobs_are_never_in_a_child_with_others(why: str) -> None:
         assert child.begin() == "c"
 
 
-async def test_a_cancelled_job_that_waits_in_a_child_never_begins_and_disturbs_nobody() -> None:
+async def test_a_cancelled_job_that_waits_in_a_child_never_begins_and_disturbs_nobody(
+    mock_clock: MockClock,
+) -> None:
     async with sent_ahead("abc") as (pool, child):
         await cancel(pool, "b")
         child.answer()
@@ -182,7 +188,9 @@ async def test_a_cancelled_job_that_waits_in_a_child_never_begins_and_disturbs_n
         assert not pool.running["b"].begun
 
 
-async def test_a_kill_hits_only_what_runs_and_those_behind_it_run_elsewhere() -> None:
+async def test_a_kill_hits_only_what_runs_and_those_behind_it_run_elsewhere(
+    mock_clock: MockClock,
+) -> None:
     async with sent_ahead("abcd") as (pool, child):
         await cancel(pool, "a")
         [_, other] = pool.children
@@ -195,7 +203,9 @@ async def test_a_kill_hits_only_what_runs_and_those_behind_it_run_elsewhere() ->
         assert pool.answers == dict.fromkeys("bcd", b"1")
 
 
-async def test_nobody_is_killed_if_the_cancelled_job_has_ended_as_the_cancel_comes() -> None:
+async def test_nobody_is_killed_if_the_cancelled_job_has_ended_as_the_cancel_comes(
+    mock_clock: MockClock,
+) -> None:
     async with sent_ahead("abcd") as (pool, child):
         child.answer(b"2")
         child.begin()  # b runs; c and d are forbidden for a moment, and b is let alone
@@ -211,7 +221,9 @@ async def test_nobody_is_killed_if_the_cancelled_job_has_ended_as_the_cancel_com
         assert pool.answers == {"a": b"2", **dict.fromkeys("bcd", b"1")}
 
 
-async def test_a_job_that_has_begun_unseen_as_its_cancel_comes_is_killed() -> None:
+async def test_a_job_that_has_begun_unseen_as_its_cancel_comes_is_killed(
+    mock_clock: MockClock,
+) -> None:
     async with sent_ahead("abc") as (pool, child):
         child.answer()
         child.begin()  # the server has not read the answer before
@@ -225,7 +237,9 @@ async def test_a_job_that_has_begun_unseen_as_its_cancel_comes_is_killed() -> No
         assert pool.answers == {"a": b"1", "c": b"1"}
 
 
-async def test_a_job_that_is_skipped_for_its_neighbours_sake_runs_all_the_same() -> None:
+async def test_a_job_that_is_skipped_for_its_neighbours_sake_runs_all_the_same(
+    mock_clock: MockClock,
+) -> None:
     async with sent_ahead("abc") as (pool, child):
         child.answer()
         taken = child.calls.take_back()  # b is forbidden now, and the first one
@@ -266,7 +280,9 @@ def test_a_cancel_of_a_job_that_is_skipped_lets_the_next_one_alone(random: objec
     trio.run(main, clock=MockClock())
 
 
-async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other() -> None:
+async def test_a_child_that_dies_fails_the_job_it_has_begun_and_no_other(
+    mock_clock: MockClock,
+) -> None:
     async with sent_ahead("abcd") as (pool, child):
         child.answer()
         child.begin()
@@ -302,7 +318,9 @@ async def test_a_child_that_dies_between_two_jobs_fails_none(mock_clock: MockClo
         assert pool.answers == dict.fromkeys("abc", b"1")
 
 
-async def test_a_child_that_answers_what_nobody_asked_is_ended_and_fails_one_job() -> None:
+async def test_a_child_that_answers_what_nobody_asked_is_ended_and_fails_one_job(
+    mock_clock: MockClock,
+) -> None:
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
         await submit(pool, nursery, "ab")
@@ -320,7 +338,9 @@ async def test_a_child_that_answers_what_nobody_asked_is_ended_and_fails_one_job
         assert pool.answers == {"b": b"1"}
 
 
-async def test_a_child_that_writes_nonsense_begins_no_job_that_runs_elsewhere() -> None:
+async def test_a_child_that_writes_nonsense_begins_no_job_that_runs_elsewhere(
+    mock_clock: MockClock,
+) -> None:
     """It goes on until it has been killed, and no answer behind the nonsense can be read."""
     async with sent_ahead("abcd") as (pool, child):
         os.write(child.answers, frame(Kind.CALL, b"{}"))
@@ -340,7 +360,9 @@ async def test_a_child_that_writes_nonsense_begins_no_job_that_runs_elsewhere() 
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="all pipes are alike")
-async def test_all_that_a_pipe_holds_is_read_before_a_job_is_taken_back() -> None:
+async def test_all_that_a_pipe_holds_is_read_before_a_job_is_taken_back(
+    mock_clock: MockClock,
+) -> None:
     """A page has 16 or 64 KiB on some systems, and a pipe has 16 pages."""
     record = logging.makeLogRecord({"name": "tests", "levelno": 10, "msg": "x" * 2_000})
     line = frame(Kind.LOG, msgspec.json.encode(_line_of(record, None)))
@@ -433,7 +455,9 @@ async def test_nothing_is_sent_behind_a_long_job(mock_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 70])
-async def test_a_child_that_is_stopped_does_not_hold_cancelled_jobs(number: int) -> None:
+async def test_a_child_that_is_stopped_does_not_hold_cancelled_jobs(
+    number: int, mock_clock: MockClock
+) -> None:
     """It takes no job, as after a SIGSTOP; it is killed, and does not fill up."""
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
@@ -450,7 +474,7 @@ async def test_a_child_that_is_stopped_does_not_hold_cancelled_jobs(number: int)
         assert pool.answers == {"z": b"1"}
 
 
-async def test_lines_and_reports_belong_to_the_job_that_runs() -> None:
+async def test_lines_and_reports_belong_to_the_job_that_runs(mock_clock: MockClock) -> None:
     seen: list[str | None] = []
 
     class Sees(logging.Handler):
@@ -482,7 +506,9 @@ async def test_lines_and_reports_belong_to_the_job_that_runs() -> None:
     assert seen == ["a", "b"]
 
 
-async def test_the_end_of_the_pool_cuts_off_one_job_a_child_and_the_others_have_not_begun() -> None:
+async def test_the_end_of_the_pool_cuts_off_one_job_a_child_and_the_others_have_not_begun(
+    mock_clock: MockClock,
+) -> None:
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
         await submit_together(pool, nursery, "abc")
@@ -495,7 +521,7 @@ async def test_the_end_of_the_pool_cuts_off_one_job_a_child_and_the_others_have_
     assert not pool.answers
 
 
-async def test_a_job_that_fails_in_front_of_others_fails_alone() -> None:
+async def test_a_job_that_fails_in_front_of_others_fails_alone(mock_clock: MockClock) -> None:
     async with fake_pool() as (pool, nursery):
         await warmed_up(pool, nursery)
         await submit(pool, nursery, "ab")
