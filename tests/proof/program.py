@@ -346,7 +346,11 @@ class Program:
             if each.name == "schedule":
                 return Part.WORKER
             if each.name.startswith("worker-"):
-                return Part.HANDLER if "JobExecutor._run" in awaited_in(task) else Part.WORKER
+                is_handler = any(
+                    caller == "JobExecutor._process" and called != "checkpoint"  # its own
+                    for caller, called in itertools.pairwise(awaited_in(task))
+                )
+                return Part.HANDLER if is_handler else Part.WORKER
         return Part.REST
 
     def signal(self) -> None:
