@@ -31,6 +31,8 @@ from tests.support import load_certificate
 
 # Seconds: the shortest that the settings allow, so that there can be many.
 LIMIT = 0.1
+# On a machine on which a handshake takes longer than that, nobody comes in time: then this one.
+LONGER = 0.5
 # Seconds that the next client comes later or earlier, around the edge.
 STEP = 0.002
 CLIENTS = 20
@@ -115,10 +117,11 @@ class Sweep:
     told: Told = field(default_factory=Told)
     counts: Counter[str] = field(default_factory=Counter)
     number: int = 0
+    limit: float = LIMIT
 
     async def run(self) -> None:
         """One client after the other, until there have been enough."""
-        edge = Edge()
+        edge = Edge(self.limit)
         while self.left > 0 or (self.left > -self.more and not both_sides(self.counts)):
             self.left -= 1
             status = await self.submit("work", 0, edge.delay)
@@ -160,7 +163,9 @@ class Sweep:
         return str(reply.status)
 
 
-async def swept(folder: Path, limit: str, tries: int, *, tls: bool, blocked: bool) -> Counter[str]:
+async def swept(
+    folder: Path, limit: str, tries: int, *, tls: bool, blocked: bool, seconds: float = LIMIT
+) -> Counter[str]:
     """So many clients at a limit of the real command: the accounts of their jobs must agree.
 
     Args:
@@ -169,13 +174,15 @@ async def swept(folder: Path, limit: str, tries: int, *, tls: bool, blocked: boo
         tries: How many clients.
         tls: Over TLS.
         blocked: Jobs block the event loop meanwhile, for longer than the limit.
+        seconds: The limit.
     """
     config = CONFIG.replace("[http]\n", WITH_TLS) if tls else CONFIG
+    config = config.replace(f"_timeout = {LIMIT}", f"_timeout = {seconds}")
     context = ssl.create_default_context(cafile=CERTIFICATE) if tls else None
     # A busy machine needs more steps to the edge. While jobs block the loop, no edge is looked for.
     more = 0 if blocked else 5 * tries
     async with running_command(folder, config=config, handlers=HANDLERS) as server:
-        sweep = Sweep(httpx.URL(server.url), LIMITS[limit], context, tries, more)
+        sweep = Sweep(httpx.URL(server.url), LIMITS[limit], context, tries, more, limit=seconds)
         async with trio.open_nursery() as nursery:
             for _ in range(CLIENTS):
                 nursery.start_soon(sweep.run)
@@ -208,7 +215,12 @@ def tries(fewest: int, most: int) -> pytest.MarkDecorator:
 async def test_no_job_runs_unanswered_around_a_limit(
     tmp_path: Path, report: Path, limit: str, tries: int, *, tls: bool
 ) -> None:
-    counts = await swept(tmp_path, limit, tries, tls=tls, blocked=False)
+    counts: Counter[str] = Counter()
+    for seconds in (LIMIT, LONGER):
+        folder = tmp_path / str(seconds)
+        counts = await swept(folder, limit, tries, tls=tls, blocked=False, seconds=seconds)
+        if both_sides(counts):
+            break
 
     assert both_sides(counts), counts
     write(report, f"{limit}, {'TLS' if tls else 'plain'}", counts)
