@@ -251,7 +251,7 @@ def end_of_a_pool_has_time(request: pytest.FixtureRequest, monkeypatch: pytest.M
     """
     if under_mock_clock(request.node):
         return
-    monkeypatch.setitem(AsyncioTask.unwind.__kwdefaults__, "seconds", _MANY_SECONDS)
+    monkeypatch.setattr(AsyncioTask.unwind, "__kwdefaults__", {"seconds": _MANY_SECONDS})
     monkeypatch.setattr("trio_jobs.handlers.loop_thread._CLOSING_TIME", _MANY_SECONDS)
     monkeypatch.setattr("trio_jobs.handlers.places._LEAST_CLOSING_TIME", _MANY_SECONDS)
     monkeypatch.setattr("trio_jobs.handlers.process_pool._CLOSING_TIME", _MANY_SECONDS)

@@ -70,7 +70,7 @@ LIMIT = 1000
 @pytest.fixture
 def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pool soon leave behind what never ends."""
-    monkeypatch.setitem(AsyncioTask.unwind.__kwdefaults__, "seconds", 0.01)
+    monkeypatch.setattr(AsyncioTask.unwind, "__kwdefaults__", {"seconds": 0.01})
     monkeypatch.setattr("trio_jobs.handlers.loop_thread._CLOSING_TIME", 0.01)
 
 

@@ -115,8 +115,9 @@ async def test_two_thousand_idle_clients_hold_up_nobody() -> None:
         pytest.skip(f"needs {wanted} descriptors, the hard limit is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        limits = {"keep_alive_timeout": 1000, "graceful_timeout": 1000}
-        async with served(echo, patience=150, **limits) as server:
+        async with served(
+            echo, patience=150, keep_alive_timeout=1000, graceful_timeout=1000
+        ) as server:
             idle: list[socket.socket] = []
             try:
                 for n in range(count):
