@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import final
 
 import msgspec
 
@@ -114,6 +115,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     left: Left | None = None
 
 
+@final  # a type checker then knows what `type(end) is Later` leaves
 class Later(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Processing a job has not ended it: the job wants to be processed again.
 
