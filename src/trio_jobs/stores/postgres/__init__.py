@@ -1,0 +1,1 @@
+"""The jobs of several servers in a PostgreSQL database."""

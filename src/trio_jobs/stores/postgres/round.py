@@ -1,0 +1,156 @@
+"""What one round writes and brings back: the seam between `SharedStore` and the pump."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from trio_jobs.job import Job
+
+# Called with a job when its end is in the database.
+Show = Callable[[Job], None] | None
+
+
+class Held(NamedTuple):
+    """A job that this server has fetched.
+
+    Attributes:
+        job: The job as it is here.
+        member: The membership under which it was fetched: it owns the job in the database.
+        claims: How often the job was fetched, by any server. A move of it has an effect only if
+            the job's owner and its claims in the database are these: the fence.
+    """
+
+    job: Job
+    member: int
+    claims: int
+
+
+class Moved(NamedTuple):
+    """A move of a fetched job that is to be recorded; afterwards nobody owns the job.
+
+    Attributes:
+        held: The job as it is after the move: completed, or pending (postponed, or given back).
+        show: Called with the job once the move is recorded, if it is an end.
+    """
+
+    held: Held
+    show: Show = None
+
+
+@dataclass(slots=True, eq=False)
+class NewJobs:
+    """Jobs that were submitted together: all come in, or none.
+
+    Attributes:
+        jobs: The jobs, in the order of their submission. Those that re-run a job name it.
+        fetchable: Which of them this server may run at once.
+        landed: Called when all are in the database, with those that this server has fetched in
+            the same step, which are in the channel by then.
+        refused: Called instead, with the reason; nothing of them was kept. A `DuplicateJobError`:
+            there is a job with one of their keys. An `InvalidTransitionError` or a
+            `JobNotFoundError`: one of them cannot be re-run.
+    """
+
+    jobs: Sequence[Job]
+    fetchable: Sequence[bool]
+    landed: Callable[[Sequence[Job]], None]
+    refused: Callable[[Exception], None]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no job can be refused for another one of them: one job, or none with a name."""
+        if any(job.rerun_of is not None for job in self.jobs):
+            return False
+        return len(self.jobs) == 1 or all(job.key is None for job in self.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Which jobs a round fetches.
+
+    Attributes:
+        number: How many at the most.
+        types: Only jobs of these types; None for any. A job whose cancel was requested is of any
+            type: it is completed without its handler.
+        without: No jobs of these types: they are paused, or at their limits.
+        limits: By type, how many more of it may be fetched, at least one; no limit for others.
+        suspect: Whether one job that was in a crash may be among them.
+    """
+
+    number: int
+    types: Sequence[str] | None = None
+    without: Sequence[str] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+    suspect: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one round does, in this order, in one commit.
+
+    Attributes:
+        moves: The moves to record; at most one for each job.
+        begun: Jobs whose begin is recorded: a sweep has to know of it.
+        want: What is fetched.
+        new: The submissions.
+        cancels: Ids of jobs, fetched here or not, whose cancel is requested.
+        watches: Ids of unfinished jobs that other servers may have, and of whose ends this server
+            wants to be told.
+    """
+
+    moves: Sequence[Moved] = ()
+    begun: Sequence[Held] = ()
+    want: Want = Want(0)
+    new: Sequence[NewJobs] = ()
+    cancels: Sequence[str] = ()
+    watches: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a round has brought.
+
+    Attributes:
+        fenced: The ids of moves, and of begins, that had no effect: another server has the job, or
+            had it since.
+        fetched: The jobs that this server owns from now on, those of ``taken`` among them. They
+            are pending, and their cancel may have been requested.
+        taken: The submissions that are in.
+        over: The watched jobs that have completed, or are not there.
+        open_jobs: How many unfinished jobs there are, up to the limit; None if nobody counted.
+    """
+
+    fenced: Sequence[str] = ()
+    fetched: Sequence[Held] = ()
+    taken: Sequence[NewJobs] = ()
+    over: Sequence[str] = ()
+    open_jobs: int | None = None
+
+
+class RoundSource(Protocol):
+    """What the pump asks of the store of this server; no method makes a checkpoint."""
+
+    def take(self, *, may_fetch: bool) -> Batch | None:
+        """What is ready for a round; None if there is nothing to do.
+
+        Args:
+            may_fetch: Whether there may be pending jobs in the database.
+        """
+
+    def landed(self, batch: Batch, answer: Answer) -> None:
+        """A round is committed: hand the fetched jobs to the workers, make the calls."""
+
+    def put_back(self, batch: Batch, error: Exception | None) -> None:
+        """A round had no effect: the next one takes its parts, without the submissions if refused.
+
+        Args:
+            batch: The round.
+            error: Why the database refuses to write: it is full, or read-only. The submissions
+                are refused with it. None if nothing is refused.
+        """
+
+    def owned(self, member: int) -> set[str]:
+        """The ids of the jobs that this membership has fetched and not given up in the database."""
+
+    def adopt(self, fetched: Sequence[Held]) -> None:
+        """Take up jobs that a round has fetched, and whose answer was lost."""
