@@ -1,0 +1,139 @@
+"""`Membership`: this server's lease among the servers of a database, as a cancel scope.
+
+A server that cannot renew its lease cuts its own jobs before any other may take them over: each
+running job is in a cancel scope with the lease's deadline. All other tasks of the server go on.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from trio_jobs.job import Ending, Job, Later
+from trio_jobs.pool.worker import Process, ProcessBlock
+
+# What a worker gets of a job that the lease has cut, or that was not begun for that reason. The
+# store knows of the job no more, and records nothing.
+CUT: Final = Later(seconds=0.0, snooze=True)
+
+
+class Membership:
+    """The lease of this server; a new one begins after each that was lost.
+
+    The listener joins and renews. A lease that was not renewed in time is lost for good, even if
+    the answer comes later: its deadline has cut jobs that the database still says are here.
+
+    Args:
+        lost: Called with the id of a membership when it is lost: the jobs that were fetched under
+            it are no longer here. Makes no checkpoint.
+
+    Attributes:
+        id: The membership's number in the database, which is never used again; 0 without one.
+        deadline: Until when the lease holds, by Trio's clock; in the past without one.
+    """
+
+    def __init__(self, lost: Callable[[int], object]) -> None:
+        self.id = 0
+        self.deadline = -math.inf
+        self._lost = lost
+        self._running: set[trio.CancelScope] = set()
+        self._changed = trio.Event()
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is a lease, and it has not run out."""
+        return trio.current_time() < self.deadline
+
+    def joined(self, member: int, deadline: float) -> None:
+        """Begin a lease.
+
+        Args:
+            member: The id of the new membership.
+            deadline: The time before the request was sent, by Trio's clock, plus the lease.
+        """
+        assert not self.id  # noqa: S101 - the listener joins only after a lease was lost
+        self.id, self.deadline = member, deadline
+        self._note_change()
+
+    def renewed(self, deadline: float) -> bool:
+        """Move the deadline of the lease, and of all running jobs.
+
+        Args:
+            deadline: The time before the request was sent, by Trio's clock, plus the lease.
+
+        Returns:
+            Whether the lease goes on; False if it had run out before this call: then it is lost.
+        """
+        if not self.holds:
+            self.lost()
+            return False
+        self.deadline = deadline
+        for scope in self._running:
+            scope.deadline = deadline
+        return True
+
+    def lost(self) -> None:
+        """End the lease: cut the running jobs, and forget the fetched ones. Idempotent."""
+        member, self.id, self.deadline = self.id, 0, -math.inf
+        if not member:
+            return
+        for scope in self._running:
+            scope.cancel()
+        self._lost(member)
+        self._note_change()
+
+    async def guard(self) -> None:
+        """Call `lost` each time that a lease runs out, until cancelled."""
+        while True:
+            if self.id:
+                await trio.sleep_until(self.deadline)
+                if not self.holds:
+                    self.lost()
+            else:
+                await self._changed.wait()
+
+    def around(
+        self,
+        for_worker: ProcessBlock,
+        *,
+        is_here: Callable[[str], bool],
+        cut: Callable[[str], object],
+    ) -> ProcessBlock:
+        """The same block, whose function runs each job in a cancel scope of the lease.
+
+        The function returns `CUT` for a job that the lease has cut, or that is not here any more
+        when it is to begin. A handler that ends all the same while it is being cut has ended: the
+        function returns its end, and the database decides whether it still counts.
+
+        Args:
+            for_worker: The block of a worker.
+            is_here: Whether the job was fetched under the present membership.
+            cut: Called with the id of a job whose handler the lease has cancelled.
+        """
+
+        @contextmanager
+        def leased_block() -> Iterator[Process]:
+            async def leased(job: Job) -> Ending | Later:
+                if not self.holds or not is_here(job.id):
+                    return CUT
+                # The block is entered for each job: its scope, which is kept from job to job, has
+                # to be inside the scope of the lease.
+                with trio.CancelScope(deadline=self.deadline) as scope:
+                    self._running.add(scope)
+                    try:
+                        with for_worker() as process:
+                            return await process(job)
+                    finally:
+                        self._running.discard(scope)
+                cut(job.id)
+                return CUT
+
+            yield leased
+
+        return leased_block
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -1,0 +1,1 @@
+"""Tests of the store in a database that several servers share."""
