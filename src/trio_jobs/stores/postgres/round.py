@@ -1,10 +1,12 @@
 """What one round writes and brings back: the seam between `SharedStore` and the pump."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from trio_jobs.job import Job
+from trio_jobs.pool.want import NOTHING
+from trio_jobs.pool.want import Want as Want
 
 # Called with a job when its end is in the database.
 Show = Callable[[Job], None] | None
@@ -65,26 +67,6 @@ class NewJobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """Which jobs a round fetches.
-
-    Attributes:
-        number: How many at the most.
-        types: Only jobs of these types; None for any. A job whose cancel was requested is of any
-            type: it is completed without its handler.
-        without: No jobs of these types: they are paused, or at their limits.
-        limits: By type, how many more of it may be fetched, at least one; no limit for others.
-        suspect: Whether one job that was in a crash may be among them.
-    """
-
-    number: int
-    types: Sequence[str] | None = None
-    without: Sequence[str] = ()
-    limits: Mapping[str, int] = field(default_factory=dict)
-    suspect: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """What one round does, in this order, in one commit.
 
@@ -96,14 +78,16 @@ class Batch:
         cancels: Ids of jobs, fetched here or not, whose cancel is requested.
         watches: Ids of unfinished jobs that other servers may have, and of whose ends this server
             wants to be told.
+        count_to: Up to which number the unfinished jobs are counted, at the end; 0 for no count.
     """
 
     moves: Sequence[Moved] = ()
     begun: Sequence[Held] = ()
-    want: Want = Want(0)
+    want: Want = NOTHING
     new: Sequence[NewJobs] = ()
     cancels: Sequence[str] = ()
     watches: Sequence[str] = ()
+    count_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +98,11 @@ class Answer:
         fenced: The ids of moves, and of begins, that had no effect: another server has the job, or
             had it since.
         fetched: The jobs that this server owns from now on, those of ``taken`` among them. They
-            are pending, and their cancel may have been requested.
-        taken: The submissions that are in.
+            are pending, and their cancel may have been requested. A job that has waited for a time
+            still has it.
+        taken: The submissions that are in. The others are refused: a key of theirs is known.
         over: The watched jobs that have completed, or are not there.
-        open_jobs: How many unfinished jobs there are, up to the limit; None if nobody counted.
+        open_jobs: How many unfinished jobs there are, up to ``count_to``; None without a count.
     """
 
     fenced: Sequence[str] = ()
@@ -138,7 +123,11 @@ class RoundSource(Protocol):
         """
 
     def landed(self, batch: Batch, answer: Answer) -> None:
-        """A round is committed: hand the fetched jobs to the workers, make the calls."""
+        """A round is committed: hand the fetched jobs to the workers, make the calls.
+
+        It refuses the submissions that are not in with a `DuplicateJobError`. The pump refuses
+        those that fail otherwise itself, and leaves them out of ``batch``.
+        """
 
     def put_back(self, batch: Batch, error: Exception | None) -> None:
         """A round had no effect: the next one takes its parts, without the submissions if refused.
