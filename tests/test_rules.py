@@ -42,7 +42,17 @@ QUEUES = {"open_memory_channel", "Queue", "LifoQueue", "PriorityQueue", "SimpleQ
 
 # What a module may make once, when it is imported: values, and tools without a memory.
 CONSTANTS = {"frozenset", "MappingProxyType", "compile", "maketrans", "bytes", "tuple"}
-CONSTANTS |= {"Path", "Ending", "Struct", "time_ns", "datetime", "timedelta", "join", "len"}
+CONSTANTS |= {
+    "Path",
+    "Ending",
+    "Later",
+    "Struct",
+    "time_ns",
+    "datetime",
+    "timedelta",
+    "join",
+    "len",
+}
 CONSTANTS |= {"_insert", "_update"}  # the texts of SQL statements, which nobody changes
 CONSTANTS |= {
     "PoolSettings",

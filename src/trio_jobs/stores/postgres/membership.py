@@ -46,6 +46,15 @@ class Membership:
         """Whether there is a lease, and it has not run out."""
         return trio.current_time() < self.deadline
 
+    async def wait_joined(self) -> None:
+        """Wait until there is a lease.
+
+        Checkpoints:
+            Only if there is none.
+        """
+        while not self.id:
+            await self._changed.wait()
+
     def joined(self, member: int, deadline: float) -> None:
         """Begin a lease.
 
@@ -87,12 +96,10 @@ class Membership:
     async def guard(self) -> None:
         """Call `lost` each time that a lease runs out, until cancelled."""
         while True:
-            if self.id:
-                await trio.sleep_until(self.deadline)
-                if not self.holds:
-                    self.lost()
-            else:
+            with trio.move_on_at(self.deadline if self.id else math.inf):
                 await self._changed.wait()
+            if self.id and not self.holds:
+                self.lost()
 
     def around(
         self,
