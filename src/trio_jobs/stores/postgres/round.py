@@ -118,8 +118,12 @@ class RoundSource(Protocol):
     def take(self, *, may_fetch: bool) -> Batch | None:
         """What is ready for a round; None if there is nothing to do.
 
+        It takes some MiB of payloads and results at the most: a round is one statement.
+
         Args:
-            may_fetch: Whether there may be pending jobs in the database.
+            may_fetch: Whether there may be pending jobs in the database that the last round with
+                a want has not fetched. A source that from now on wants others than it wanted then
+                (a type is resumed, or has come below its limit) says so by `Pump.hint`.
         """
 
     def landed(self, batch: Batch, answer: Answer) -> None:
@@ -127,6 +131,10 @@ class RoundSource(Protocol):
 
         It refuses the submissions that are not in with a `DuplicateJobError`. The pump refuses
         those that fail otherwise itself, and leaves them out of ``batch``.
+
+        If the round had to be repeated after a lost connection, it is committed once, and the
+        answer is that of the two together. If the membership was lost meanwhile, nothing is
+        fetched.
         """
 
     def put_back(self, batch: Batch, error: Exception | None) -> None:
@@ -140,6 +148,3 @@ class RoundSource(Protocol):
 
     def owned(self, member: int) -> set[str]:
         """The ids of the jobs that this membership has fetched and not given up in the database."""
-
-    def adopt(self, fetched: Sequence[Held]) -> None:
-        """Take up jobs that a round has fetched, and whose answer was lost."""
