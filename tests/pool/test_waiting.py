@@ -124,13 +124,13 @@ async def test_waiting_is_a_checkpoint_also_when_there_is_nothing_to_wait_for() 
 async def test_functions_are_called_once_with_the_job_as_it_completed() -> None:
     parts = make_parts(keep_completed=0)
     begin(parts, "a", "b")
-    calls: list[tuple[str, Job]] = []
+    calls: list[tuple[str, str, Job | None]] = []
 
-    def first(job: Job) -> None:
-        calls.append(("first", job))
+    def first(job_id: str, job: Job | None) -> None:
+        calls.append(("first", job_id, job))
 
-    def second(job: Job) -> None:
-        calls.append(("second", job))
+    def second(job_id: str, job: Job | None) -> None:
+        calls.append(("second", job_id, job))
 
     parts.waiters.call("a", first)
     parts.waiters.call("a", second)
@@ -140,7 +140,7 @@ async def test_functions_are_called_once_with_the_job_as_it_completed() -> None:
         completed = parts.workers.complete("a", SUCCEEDED)
         assert completion.job == completed
 
-    assert calls == [("first", completed), ("second", completed)]
+    assert calls == [("first", "a", completed), ("second", "a", completed)]
     parts.waiters.notify(completed)
     assert len(calls) == 2
 
@@ -148,18 +148,24 @@ async def test_functions_are_called_once_with_the_job_as_it_completed() -> None:
 async def test_function_that_is_forgotten_is_not_called_and_others_are() -> None:
     parts = make_parts()
     begin(parts, "a", "b")
-    got: list[Job] = []
-    other: list[Job] = []
-    forgotten = got.append
+    got: list[Job | None] = []
+    others: list[Job | None] = []
+
+    def forgotten(_job_id: str, job: Job | None) -> None:
+        got.append(job)
+
+    def other(_job_id: str, job: Job | None) -> None:
+        others.append(job)
+
     parts.waiters.call("a", forgotten)
-    parts.waiters.call("a", other.append)
+    parts.waiters.call("a", other)
     parts.waiters.call("b", forgotten)
 
     parts.waiters.forget_call("a", forgotten)
     parts.waiters.forget_call("none", forgotten)
     jobs = [parts.workers.complete(name, SUCCEEDED) for name in ("a", "b")]
 
-    assert other == jobs[:1]
+    assert others == jobs[:1]
     assert got == jobs[1:]
 
 

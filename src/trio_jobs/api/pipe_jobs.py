@@ -240,10 +240,10 @@ class PipeJobs:
                 go_on += 1
         return cancelled, go_on
 
-    def _note_completed(self, job: Job) -> None:
+    def _note_completed(self, job_id: str, job: Job | None) -> None:
         """Take over a job in the step that shows it as completed; it must not raise."""
-        for place, replayed in self._under_way.pop(job.id):
-            self._add(place, job.id, job, replayed=replayed)
+        for place, replayed in self._under_way.pop(job_id):
+            self._add(place, job_id, job, replayed=replayed)
 
     def _let_go(self, job_id: str, job: Job | None) -> None:
         """Answer the lines of a job that the pipe waits for no longer."""

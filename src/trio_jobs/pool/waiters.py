@@ -7,9 +7,10 @@ import trio
 
 from trio_jobs.job import Job
 
-# Called with a job that has just completed, in the step in which clients may see it. It must not
-# raise, and must take little time: the worker waits for it.
-Call = Callable[[Job], None]
+# Called with a job's id and the job, which has just completed, in the step in which clients may see
+# it. None: it has completed, and is not there any more. It must not raise, and must take little
+# time: the worker waits for it.
+Call = Callable[[str, Job | None], None]
 
 
 class TooManyWaitersError(Exception):
@@ -20,7 +21,8 @@ class Completion:
     """The completion of one job, shared by all tasks that wait for it.
 
     Attributes:
-        job: The job as it completed, even if the store has dropped it since; None before.
+        job: The job as it completed, even if the store has dropped it since; None before, and for a
+            job that another server has dropped.
     """
 
     __slots__ = ("_over", "_subscribers", "job")
@@ -41,17 +43,26 @@ class CompletionWaiters:
     Args:
         max_waiters: How many tasks may wait at the same time.
         ended: Called when the pool has ended.
+        watch: Called with a job's id when something begins to wait for it: the job may be another
+            server's. None if this pool runs all jobs.
 
     Attributes:
         count: How many tasks wait.
         over: Set when the pool has ended: no job completes any more.
     """
 
-    def __init__(self, *, max_waiters: int, ended: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_waiters: int,
+        ended: Callable[[], None] | None = None,
+        watch: Callable[[str], None] | None = None,
+    ) -> None:
         self.count = 0
         self.over = trio.Event()
         self._max_waiters = max_waiters
         self._when_ended = ended
+        self._watch = watch
         # By job id. The last task that stops waiting removes the entry.
         self._awaited: dict[str, Completion] = {}
         self._calls: dict[str, tuple[Call, ...]] = {}
@@ -73,6 +84,8 @@ class CompletionWaiters:
             completion = self._awaited[job_id] = Completion()
             if self.over.is_set():
                 completion._over.set()
+            elif self._watch is not None:
+                self._watch(job_id)
         self.count += 1
         completion._subscribers += 1
         try:
@@ -86,6 +99,8 @@ class CompletionWaiters:
     def call(self, job_id: str, call: Call) -> None:
         """Call a function once this unfinished job completes; for callers, see `subscribe`."""
         self._calls[job_id] = (*self._calls.get(job_id, ()), call)
+        if self._watch is not None:
+            self._watch(job_id)
 
     def forget_call(self, job_id: str, call: Call) -> None:
         """Do not call this function for this job any more."""
@@ -100,7 +115,23 @@ class CompletionWaiters:
             completion._over.set()
         if self._calls:
             for call in self._calls.pop(job.id, ()):
-                call(job)
+                call(job.id, job)
+
+    def notify_gone(self, job_id: str) -> None:
+        """Do the same for a job that has completed, and was dropped before this server saw it."""
+        if (completion := self._awaited.get(job_id)) is not None:
+            completion._over.set()
+        for call in self._calls.pop(job_id, ()):
+            call(job_id, None)
+
+    def awaits(self, job_id: str) -> bool:
+        """Whether something waits for this job."""
+        return job_id in self._awaited or job_id in self._calls
+
+    @property
+    def awaited(self) -> list[str]:
+        """The ids of all jobs for which something waits."""
+        return list(self._awaited.keys() | self._calls.keys())
 
     def end(self) -> None:
         """Wake all tasks, now and from now on: the pool has ended. Idempotent."""

@@ -144,18 +144,19 @@ class EmbeddedRunner:
             raise PayloadError(f"the payload is longer than {self._max_bytes} bytes")
         check_submission(submission.type, submission.payload, self._handlers)
 
-    def _note_end(self, job: Job) -> None:
+    def _note_end(self, job_id: str, job: Job | None) -> None:
+        # For the type checker: in memory each job is seen as it completes.
+        assert job is not None and job.ending is not None  # noqa: S101, PT018
         ending = job.ending
-        assert ending is not None  # noqa: S101  (for the type checker)
         result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
         if ending.result is not None:
             hidden = self._handlers.hidden(job.type) if self._handlers.hides else ()
             text = hide_values(ending.result, hidden) if hidden else ending.result
             result = msgspec.Raw(text)
         members = _Members(
-            id=job.id, outcome=ending.outcome.value, result=result, error=ending.error
+            id=job_id, outcome=ending.outcome.value, result=result, error=ending.error
         )
-        self._answer(self._submissions.pop(job.id), members)
+        self._answer(self._submissions.pop(job_id), members)
 
     def _answer(self, submission: Submission, members: _Members) -> None:
         outcome = members.outcome or ""
