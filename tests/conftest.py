@@ -23,6 +23,9 @@ from tests.proof.share import share_of
 from trio_jobs.handlers.asyncio_task import AsyncioTask
 from trio_jobs.testing.schedules import seeded_schedule
 
+# The fixtures of a database, for every folder.
+pytest_plugins = ["tests.postgres.fixtures"]
+
 # The same examples in every run, on every machine: a failure is there to stay.
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)
 settings.load_profile("suite")

@@ -1,0 +1,234 @@
+"""A connection of psycopg that waits under Trio. One task at a time uses it."""
+
+import random
+import select
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+import trio
+from psycopg import generators
+from psycopg.abc import ConnDict, ConnParam, PQGen, PQGenConn
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
+from psycopg.rows import AsyncRowFactory, tuple_row
+from psycopg.waiting import Ready, Wait
+
+_Result = TypeVar("_Result")
+
+# What is raised when a connection is lost or cannot be made. An `OperationalError` may have other
+# reasons, a full disk for one: then the connection is not `closed`.
+LOST: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError)
+
+# By the system's defaults, a task would wait for hours for a network that swallows its packets.
+_SILENCE = {
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+
+# Seconds. A restart of a database takes about one.
+_LONGEST_PAUSE = 1.0
+
+
+class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """A connection whose statements wait under Trio; `connect` makes one.
+
+    Cancellation:
+        A cancelled statement closes the connection: nobody knows what became of the statement.
+        The database goes on with it, up to its ``statement_timeout``. A cancelled `notifies`
+        leaves the connection as it was.
+    """
+
+    def __init__(
+        self,
+        pgconn: psycopg.pq.abc.PGconn,
+        row_factory: AsyncRowFactory[tuple[Any, ...]] = tuple_row,
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        # In place of a lock of asyncio: one task at a time uses the connection.
+        self.lock = nullcontext()  # type: ignore[assignment]
+        self._arrived = deque[psycopg.Notify]()
+        self.add_notify_handler(self._arrived.append)
+
+    async def wait(self, gen: PQGen[_Result], *_: object, **__: object) -> _Result:
+        """Do a step of psycopg's, a statement for one; no other argument has an effect."""
+        try:
+            return await _drive(gen, self.pgconn.socket)
+        except trio.Cancelled:
+            self.finish()
+            raise
+
+    async def notifies(self) -> list[psycopg.Notify]:  # type: ignore[override]  # no generator
+        """Wait until notifications are here, and take them all.
+
+        Raises:
+            psycopg.OperationalError: If the connection is lost.
+
+        Cancellation:
+            Loses no notification.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._arrived:
+            await _drive(generators.notifies(self.pgconn), self.pgconn.socket)
+        taken = list(self._arrived)
+        self._arrived.clear()
+        return taken
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connection; an open transaction is not committed."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Close the connection at once, also while another task waits for it.
+
+        That task gets a `psycopg.OperationalError`.
+        """
+        if not self.closed:
+            trio.lowlevel.notify_closing(self.pgconn.socket)
+        self._closed = True
+        self.pgconn.finish()
+
+    async def close(self) -> None:
+        """Close the connection as `finish` does; makes no checkpoint."""
+        self.finish()
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    autocommit: bool = True,
+    prepare_threshold: int | None = 5,
+    timeout: float = 10.0,  # noqa: ASYNC109  # for each address, as libpq's own
+    **params: ConnParam,
+) -> TrioConnection:
+    """Connect to a database; each address of its hosts is tried in turn.
+
+    Args:
+        url: A libpq URL or connection string. The ``PG*`` variables supply what it leaves out.
+        name: What the connection is for, in a word: ``pg_stat_activity`` shows it.
+        autocommit: Whether each statement is a transaction.
+        prepare_threshold: After how many executions a statement is prepared; None for never, as a
+            pooler in transaction mode needs it.
+        timeout: Seconds for each address.
+        **params: libpq's parameters; they replace those of the URL.
+
+    Raises:
+        psycopg.OperationalError: If no address could be connected to.
+        psycopg.ProgrammingError: If the URL cannot be parsed.
+    """
+    given = conninfo_to_dict(url, **params)
+    every = {
+        "application_name": f"trio-jobs {name}",
+        "client_encoding": "utf8",
+        **_SILENCE,
+        **given,
+    }
+    # In a thread: it looks up the names of the hosts.
+    attempts = await trio.to_thread.run_sync(
+        partial(conninfo_attempts, every), abandon_on_cancel=True
+    )
+    errors: list[psycopg.OperationalError] = []
+    for attempt in attempts:
+        try:
+            connection = await _connect_to(attempt, timeout)
+        except psycopg.OperationalError as error:
+            errors.append(error)
+        else:
+            connection._autocommit = autocommit
+            connection.prepare_threshold = prepare_threshold
+            return connection
+    if len(errors) == 1:
+        raise errors[0]
+    raise type(errors[-1])("; ".join(str(error) for error in errors))
+
+
+async def _connect_to(params: ConnDict, seconds: float) -> TrioConnection:
+    # libpq heeds a timeout only where it waits by itself.
+    with trio.move_on_after(seconds):
+        return await _drive_connecting(TrioConnection._connect_gen(make_conninfo("", **params)))
+    place = params.get("hostaddr") or params.get("host") or "the database"
+    raise psycopg.errors.ConnectionTimeout(f"{place} has not answered within {seconds:g} s")
+
+
+async def _drive_connecting(gen: PQGenConn[_Result]) -> _Result:
+    try:
+        fd, wanted = next(gen)
+        while True:
+            if wanted == Wait.R:
+                await trio.lowlevel.wait_readable(fd)
+            else:
+                await trio.lowlevel.wait_writable(fd)
+            fd, wanted = gen.send(Ready.R if wanted == Wait.R else Ready.W)
+    except StopIteration as stop:
+        result: _Result = stop.value
+        return result
+
+
+# What psycopg.waiting.wait_async() is under asyncio.
+async def _drive(gen: PQGen[_Result], fd: int) -> _Result:
+    waited = False
+    try:
+        wanted = next(gen)
+        while True:  # noqa: ASYNC913  # a socket with room takes what it is given, up to its end
+            # A socket to be written to nearly always has room.
+            ready = 0 if wanted == Wait.R else _ready_now(fd, wanted)
+            if not ready:
+                ready = await _wait(fd, wanted)
+                waited = True
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        result: _Result = stop.value
+    except (OSError, trio.ClosedResourceError) as error:
+        raise psycopg.OperationalError("the connection is closed") from error
+    if not waited:
+        # The statement has been executed: a cancellation must not hide that.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    return result
+
+
+def _ready_now(fd: int, wanted: int) -> int:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT | (select.POLLIN if wanted & Wait.R else 0))
+    ready = 0
+    for _, events in poll.poll(0):
+        if events & select.POLLOUT:
+            ready |= Ready.W
+        if events & ~select.POLLOUT:
+            ready |= Ready.R  # also an error: the read meets it
+    return ready
+
+
+async def _wait(fd: int, wanted: int) -> int:
+    if wanted == Wait.R:
+        await trio.lowlevel.wait_readable(fd)
+        return Ready.R
+    ready = 0
+
+    async def wait_for(readiness: Ready, wait: Callable[[int], Awaitable[None]]) -> None:
+        nonlocal ready
+        await wait(fd)
+        ready |= readiness
+        either.cancel_scope.cancel()
+
+    async with trio.open_nursery() as either:
+        either.start_soon(wait_for, Ready.W, trio.lowlevel.wait_writable)
+        if wanted & Wait.R:
+            either.start_soon(wait_for, Ready.R, trio.lowlevel.wait_readable)
+    return ready
+
+
+async def pause_before(attempt: int) -> None:
+    """Wait before a next attempt to reach a database: longer each time, up to a second.
+
+    At random, so that the servers of a database that comes back do not come all at once.
+
+    Args:
+        attempt: How many attempts have failed, at least one.
+    """
+    longest = min(0.025 * 2 ** min(attempt, 10), _LONGEST_PAUSE)
+    await trio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret

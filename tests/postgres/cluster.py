@@ -1,0 +1,135 @@
+"""A PostgreSQL server of a test run's own: on a socket in a folder, for nobody else."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from tests.docs.machine import pass_over
+
+# Debian has the server's programs beside each other, by version, and not on the PATH.
+DEBIAN = Path("/usr/lib/postgresql")
+
+Mode = Literal["smart", "fast", "immediate"]
+
+
+def need_programs() -> Path:
+    """The folder of the server's programs; without it the test is skipped."""
+    found = [Path(path).parent for path in [shutil.which("postgres")] if path is not None]
+    debian = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
+    found += sorted(debian, key=lambda path: float(path.parts[4]), reverse=True)
+    whole = [folder for folder in found if (folder / "initdb").exists()]
+    if not whole:
+        pass_over("needs a PostgreSQL server")
+    return whole[0]
+
+
+class Cluster:
+    """A server with its data, in a folder that goes with it.
+
+    Args:
+        programs: The folder of the server's programs.
+        safe: Whether it survives a crash, as a real one; else it is faster.
+        settings: Settings of the server.
+    """
+
+    def __init__(self, programs: Path, *, safe: bool, **settings: str | int) -> None:
+        # A socket's path may have 107 bytes: pytest's own folders are too deep.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._programs = programs
+        self._data = self.folder / "data"
+        # The server refuses to run as root.
+        self.user = "postgres" if os.getuid() == 0 else None
+        if self.user is not None:
+            shutil.chown(self.folder, self.user)
+        self.folder.chmod(0o755)
+        self._run(
+            "initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C",
+            "--no-sync", "--no-instructions", f"--pgdata={self._data}",
+        )  # fmt: skip
+        every: dict[str, str | int] = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "max_connections": 100,
+            "shared_buffers": "32MB",
+            "timezone": "UTC",
+            **({} if safe else {"fsync": "off", "full_page_writes": "off"}),
+            **settings,
+        }
+        with (self._data / "postgresql.conf").open("a") as conf:
+            conf.writelines(f"{name} = '{value}'\n" for name, value in every.items())
+
+    def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
+        """The URL of a database, for a user with every right."""
+        return f"postgresql://{user}@/{database}?host={self.folder}"
+
+    @property
+    def log(self) -> str:
+        """What the server has logged."""
+        return (self.folder / "log").read_text()
+
+    def start(self) -> None:
+        """Start the server; returns once it takes connections."""
+        self._run("pg_ctl", "start", "--wait", f"--pgdata={self._data}", f"--log={self.folder}/log")
+
+    def stop(self, mode: Mode = "fast") -> None:
+        """Stop the server: ``immediate`` as in a crash, of which its programs still know."""
+        self._run("pg_ctl", "stop", "--wait", f"--mode={mode}", f"--pgdata={self._data}")
+
+    def kill(self) -> None:
+        """End every process of the server with SIGKILL; returns once none is left."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)  # it starts no more
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in [*map(int, children), pid]:
+            with suppress(ProcessLookupError):
+                ended = os.pidfd_open(each)
+                os.kill(each, signal.SIGKILL)
+                select.select([ended], [], [])
+                os.close(ended)
+        # Until somebody has asked for its exit status, a server seems to run on.
+        (self._data / "postmaster.pid").unlink()
+        (self.folder / ".s.PGSQL.5432.lock").unlink()
+
+    def remove(self) -> None:
+        """Stop the server, if it runs, and delete its data."""
+        with suppress(subprocess.CalledProcessError):
+            self.stop("immediate")
+        shutil.rmtree(self.folder)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def create(self, database: str, *, template: str) -> None:
+        """Make a database as a copy of another one."""
+        self.execute(f'create database "{database}" template "{template}"')
+
+    def drop(self, database: str) -> None:
+        """Drop a database, and cut its connections."""
+        self.execute(f'drop database "{database}" with (force)')
+
+    def execute(self, sql: str) -> None:
+        """Execute a statement for the whole server."""
+        import psycopg  # most runs need none
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(sql)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self._programs / program, *arguments],
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
