@@ -72,18 +72,26 @@ class StoreWriteError(AdmissionError):
 
 
 class StoreUnavailableError(AdmissionError):
-    """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken."""
+    """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken.
+
+    Or the database has not.
+    """
 
     reason = "disk"
 
-    def __init__(self) -> None:
-        super().__init__("the disk does not answer")
+    def __init__(self, text: str = "the disk does not answer") -> None:
+        super().__init__(text)
 
 
 class StoreTimeoutError(Exception):
-    """The disk has not answered in time: it is unknown whether the request was carried out."""
+    """The disk has not answered in time: it is unknown whether the request was carried out.
+
+    Args:
+        seconds: How long it was waited for.
+        waited_for: What has not answered.
+    """
 
     reason = "disk"
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the disk has not answered within {seconds:g} s")
+    def __init__(self, seconds: float, waited_for: str = "the disk") -> None:
+        super().__init__(f"{waited_for} has not answered within {seconds:g} s")
