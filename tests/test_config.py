@@ -178,6 +178,7 @@ class TestSources:
         texts |= {"metrics.enabled": "yes", "metrics.open": "yes"}
         texts |= {"tracing.enabled": "yes", "tracing.parent": "child"}
         texts |= {"pool.drain": "all", "store.sync": "normal"}
+        texts |= dict.fromkeys(("store.url", "store.listen_url"), "postgresql://localhost/shop")
         texts |= {"pool.async_handlers": "asyncio", "pool.asyncio_loop": "uvloop"}
         texts |= {path: "shop:lifespan" for path in SETTINGS if path.startswith("lifespan.")}
         text = texts.get(path, "7")

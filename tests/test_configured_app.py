@@ -54,13 +54,23 @@ WITHOUT_EFFECT = {
     "pool.leftovers",
 }
 # The first two are the program's own: the deadline of a scope, and what to do with unfinished jobs.
-NO_ARGUMENTS = {"grace_period", "leftovers"}
+# The third one is for those who write no program.
+NO_ARGUMENTS = {"grace_period", "leftovers", "url_file"}
 
 # No handler of the demonstration runs there.
 LIFESPANS_ELSEWHERE = {"lifespan.asyncio", "lifespan.process", "lifespan.thread"}
 
 VALUES: list[object] = [7, 7.5, 7777, True, False, "x", "normal", "all", "debug", "json", "0666"]
 VALUES += ["control", "child", "asyncio", "uvloop", "contextlib:nullcontext"]
+VALUES += ["postgresql://localhost/shop"]
+
+# What a setting needs beside it.
+BESIDE: dict[str, dict[str, object]] = {
+    "store.keep_for": {"store.path": "jobs.db"},
+    "store.lease": {"store.url": "postgresql://"},
+    "store.listen_url": {"store.url": "postgresql://"},
+    "store.max_open": {"store.url": "postgresql://"},
+}
 
 
 def another_value(setting: Setting) -> object:
@@ -108,10 +118,10 @@ async def test_each_setting_reaches_its_part_or_is_listed_as_one_without_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x").write_text("sesame")  # the token's file
+    (tmp_path / "x").write_text("postgresql://localhost/shop")  # a token, and a URL
     without_effect = {"http.certfile", "http.keyfile"}  # they need each other, and real files
     for name in SETTINGS.keys() - without_effect - LIFESPANS_ELSEWHERE:
-        given: dict[str, object] = {"store.path": "jobs.db"} if name == "store.keep_for" else {}
+        given = BESIDE.get(name, {})
         changed = given | {name: another_value(SETTINGS[name])}
         if await what_reaches_the_parts(changed) == await what_reaches_the_parts(given):
             without_effect.add(name)
@@ -138,7 +148,7 @@ def test_each_setting_of_pool_and_store_is_an_argument_of_open_jobs() -> None:
         "lifespan",
         "state",
     }
-    assert Options.__annotations__.keys() == arguments - {"path"}
+    assert Options.__annotations__.keys() == arguments - {"path", "url"}
 
 
 async def test_each_argument_of_open_jobs_reaches_the_pool_and_the_store(

@@ -90,6 +90,23 @@ def test_cookie_of_another_start_is_no_session(sessions: Sessions, clock: Clock)
     assert another.find(sent_back(sessions.begin(FINGERPRINT))) is None
 
 
+def test_servers_with_the_same_token_accept_a_session_of_each_other(clock: Clock) -> None:
+    one, other, later = (
+        TokenTable.of(lines)
+        for lines in (["read s3cret", "another"], ["control s3cret ann"], ["control new"])
+    )
+    servers = [
+        Sessions(NAME, seconds=60, secure=False, clock=clock, key_of=table.session_key)
+        for table in (one, other, later)
+    ]
+
+    cookie = sent_back(servers[0].begin(FINGERPRINT))
+
+    found = [server.find(cookie) for server in servers]
+    assert found == [(FINGERPRINT, 160), (FINGERPRINT, 160), None]
+    assert [text for text in changed(cookie) if servers[1].find(text)] == []
+
+
 def test_session_is_found_among_other_cookies_also_of_the_same_name(sessions: Sessions) -> None:
     cookie = sent_back(sessions.begin(FINGERPRINT))
     header = b"; ".join([b"a=b", NAME.encode() + b"=of another server", cookie, b"trio_jobs=1"])

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from trio_jobs.pool.statistics import PoolStatistics as PoolStatistics
     from trio_jobs.pool.store import InvalidTransitionError as InvalidTransitionError
     from trio_jobs.pool.store import JobNotFoundError as JobNotFoundError
+    from trio_jobs.pool.store import StoreDatabaseError as StoreDatabaseError
     from trio_jobs.pool.store import StoreFileError as StoreFileError
     from trio_jobs.pool.waiters import TooManyWaitersError as TooManyWaitersError
     from trio_jobs.progress import Progress as Progress
@@ -95,6 +96,7 @@ _MODULES = {
     "Run": "handlers.handler",
     "ShuttingDownError": "pool.refusals",
     "Snooze": "retries",
+    "StoreDatabaseError": "pool.store",
     "StoreFileError": "pool.store",
     "StoreTimeoutError": "pool.refusals",
     "StoreUnavailableError": "pool.refusals",

@@ -25,8 +25,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             needed for this request.
         name: The name of the token, if it has one; for the log and for jobs.
         fingerprint: The SHA-256 of the token; empty without a token.
-        expires: When the session on the page ends, by ``time.monotonic()``; None if the client has
-            shown the token itself.
+        expires: When the session on the page ends, by the clock of the sessions; None if the client
+            has shown the token itself.
     """
 
     role: Role | None

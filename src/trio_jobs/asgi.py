@@ -23,7 +23,7 @@ from trio_jobs.handler_loading import load_handlers
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
-from trio_jobs.pool.store import StoreFileError
+from trio_jobs.pool.store import StoreUnusableError
 from trio_jobs.settings import Config
 from trio_jobs.tokens import TokenTable
 
@@ -114,7 +114,7 @@ class ConfiguredApp:
                         self._app = None
                         raise
                     scope.deadline = trio.current_time() + self._config.pool.grace_period
-        except StoreFileError as error:
+        except StoreUnusableError as error:
             failure = str(error)
             log.critical("store_unusable", extra={"reason": failure})
         except Exception as error:
@@ -131,9 +131,7 @@ class ConfiguredApp:
     def _open_jobs(self) -> AbstractAsyncContextManager[Jobs | DurableJobs]:
         config = self._config
         max_types = config.metrics.max_types if config.http.ui else None
-        return open_configured_jobs(
-            config, self._handlers, path=prepare_store(config), max_types=max_types
-        )
+        return open_configured_jobs(prepare_store(config), self._handlers, max_types=max_types)
 
     def _make_api(self, jobs: Jobs | DurableJobs) -> Callable[[Any, Any, Any], Awaitable[None]]:
         http = self._config.http

@@ -37,6 +37,7 @@ async def open_jobs(
     *,
     grace_period: float = _POOL.grace_period,
     path: str | PathLike[str] | None = None,
+    url: str | None = None,
     **options: Unpack[Options],
 ) -> AsyncIterator["AsyncioJobs"]:
     """A pool of workers for the length of an ``async with`` block of an asyncio program.
@@ -53,7 +54,8 @@ async def open_jobs(
     Args:
         handlers: See `trio_jobs.open_jobs`.
         grace_period: How many seconds the drain may take.
-        path: The file for the jobs. None keeps them in memory.
+        path: The file for the jobs. None keeps them in memory, unless there is a ``url``.
+        url: The database for the jobs.
         options: The other arguments of `trio_jobs.open_jobs`. ``asyncio_loop`` is the program's own
             loop by default.
 
@@ -66,7 +68,7 @@ async def open_jobs(
     """
     build(PoolSettings, grace_period=grace_period)
     options.setdefault("asyncio_loop", asyncio.get_running_loop())
-    open_pool = partial(embed.open_jobs, handlers, path=path, **options)
+    open_pool = partial(embed.open_jobs, handlers, path=path, url=url, **options)
     thread = TrioThread[Jobs | DurableJobs](open_pool, grace_period=grace_period)
     jobs = None
     try:

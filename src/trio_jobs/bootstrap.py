@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import trio
 
+from trio_jobs.bounded_read import read_within
 from trio_jobs.config import describe
 from trio_jobs.forks import Forks, end_copy_with_its_step
 from trio_jobs.handler_loading import DEMONSTRATION, in_file, load_handlers
@@ -26,14 +27,14 @@ from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.logs.log_file import check_log_file, open_log_file
 from trio_jobs.main import main
 from trio_jobs.opened_store import OpenStore, StoreInMemory
-from trio_jobs.pool.store import StoreFileError
+from trio_jobs.pool.store import StoreFileError, StoreUnusableError
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.resources import Resources
 from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.server.tls import load_certificate
 from trio_jobs.service_manager import ServiceManager
-from trio_jobs.settings import Config, ConfigError, check_store
+from trio_jobs.settings import SETTINGS, Config, ConfigError, StoreSettings, check_store
 from trio_jobs.shutdown.hard_limit import end_interpreter
 from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.signals import Signals
@@ -45,6 +46,9 @@ if TYPE_CHECKING:  # needs the extra
     from trio_jobs.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+# Bytes of a file with a URL.
+_MAX_URL = 65_536
 
 # Seconds for the last lines to reach the log: perhaps no program reads it.
 _FLUSH_SECONDS = 0.5
@@ -105,13 +109,13 @@ def check_store_file(config: Config) -> tuple[str, bool]:
         ConfigError: No store.path is set.
         StartError: There is no such file, or it is no store of this version or an older one.
     """
-    path = prepare_store(config)
+    path = prepare_store(config).store.path
     if path is None:
         raise ConfigError("--check-store needs store.path")
     from trio_jobs import store_in_file
 
     try:
-        report = store_in_file.check_store(path)
+        report = store_in_file.check_store(Path(path))
     except StoreFileError as error:
         raise StartError(str(error)) from error
     counts = ", ".join(f"{count} {name}" for name, count in report.counts.items()) or "no jobs"
@@ -132,7 +136,7 @@ def serve(config: Config, signals: Signals) -> NoReturn:
     Raises:
         ConfigError: There is a mistake in the configuration.
         StartError: The server cannot bind its addresses, or cannot listen there; or it cannot use
-            the store's file.
+            the store's file or database.
     """
     with _standard_error_in(config.logging.file):
         _serve(config, signals)
@@ -150,7 +154,7 @@ def _serve(config: Config, signals: Signals) -> NoReturn:
     config = prepare_metrics(config)
     tracing = prepare_tracing(config)
     leftovers = _place_leftovers(config)
-    path = prepare_store(config)
+    config = prepare_store(config)
     # Before the imports: handler modules may read the limit of open files, or reach it.
     raise_limit(connections=config.http.max_connections)
     try:
@@ -164,7 +168,7 @@ def _serve(config: Config, signals: Signals) -> NoReturn:
     try:
         handlers = _import_handlers(config, stop, takeovers, forks, leftovers)
         _freeze_modules(forks)
-        open_store = _store_opener(path, config, handlers, stop)
+        open_store = _store_opener(config, handlers, stop)
         resources = Resources(
             listeners=listeners,
             stop=stop,
@@ -183,7 +187,7 @@ def _serve(config: Config, signals: Signals) -> NoReturn:
         ended = Ended()  # nothing had begun
     except ConfigError:
         raise
-    except (BindError, StoreFileError) as error:
+    except (BindError, StoreUnusableError) as error:
         raise StartError(str(error)) from error
     except LoopStartError as error:
         raise ConfigError(f"pool.asyncio_loop: {error}") from error
@@ -375,39 +379,66 @@ def prepare_tracing(config: Config) -> "Tracing | None":
     return Tracing(config.tracing.parent)
 
 
-def prepare_store(config: Config) -> Path | None:
-    """Check the settings of the store, and import what a store in a file needs.
+def prepare_store(config: Config) -> Config:
+    """Check the settings of the store, and import what a store in a file or a database needs.
 
     Call it before the handlers are imported, which may change where modules are found. A store in
     memory needs none of these modules.
 
     Returns:
-        The file for the jobs; a relative path starts at the folder of the configuration.
+        The configuration with the absolute path of the file, or with the URL of the database.
+        Relative paths start at the folder of the configuration.
 
     Raises:
-        ConfigError: Settings contradict each other.
+        ConfigError: Settings contradict each other, the database has no URL that can be read, or
+            its extra is not installed.
     """
+    store = config.store
+    folder = Path.cwd() if config.source is None else config.source.parent
     try:
-        check_store(config.pool, config.store, config.http)
+        check_store(config.pool, store, config.http)
+        if store.path is not None:
+            import trio_jobs.store_in_file  # noqa: F401
+
+            store = replace(store, path=str((folder / store.path).absolute()))
+        if store.url_file is not None:
+            store = replace(store, url=_read_url(folder / store.url_file), url_file=None)
+        if store.url is not None:
+            _check_urls(store)
     except ConfigError as error:
         raise ConfigError(f"{config.source or 'the settings'}: {error}") from error
-    if config.store.path is None:
-        return None
-    import trio_jobs.store_in_file  # noqa: F401
-
-    folder = Path.cwd() if config.source is None else config.source.parent
-    return (folder / config.store.path).absolute()
+    return replace(config, store=store)
 
 
-def _store_opener(
-    path: Path | None, config: Config, handlers: HandlerRegistry, stop: Stop
-) -> OpenStore:
+def _check_urls(store: StoreSettings) -> None:
+    try:
+        from trio_jobs.store_in_database import check_urls
+    except ImportError as error:
+        text = f"store.url: the extra `postgres` cannot be imported: {error}"
+        raise ConfigError(text) from error
+    check_urls(store)
+
+
+def _read_url(path: Path) -> str:
+    try:
+        text = read_within(path, max_bytes=_MAX_URL).decode().strip()
+    except OSError as error:
+        text = f"cannot read the file {str(path)!r}: {error.strerror}"
+        raise ConfigError(f"store.url_file: {text}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"store.url_file: the file {str(path)!r} must be UTF-8") from error
+    url: str = SETTINGS["store.url"].convert(text, where=f"store.url_file: {str(path)!r}")
+    return url
+
+
+def _store_opener(config: Config, handlers: HandlerRegistry, stop: Stop) -> OpenStore:
     """Lock and recover the file, if there is one; a signal that comes meanwhile ends the start."""
-    if path is None:
-        return lambda _: StoreInMemory(config.store, now=utc_now)
+    store = config.store
+    if store.path is None:
+        return lambda _: StoreInMemory(store, now=utc_now)
     from trio_jobs.store_in_file import RecoveredFile
 
-    file = RecoveredFile(path, handlers, config.store, now=utc_now)
+    file = RecoveredFile(Path(store.path), handlers, store, now=utc_now)
     if stop.at is not None:
         file.close()
         raise _StoppedError

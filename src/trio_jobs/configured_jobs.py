@@ -1,7 +1,6 @@
 """`open_configured_jobs`: a pool in this process as the configuration describes it."""
 
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 from trio_jobs.embed import open_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
@@ -10,14 +9,13 @@ from trio_jobs.settings import Config
 
 
 def open_configured_jobs(
-    config: Config, handlers: HandlerRegistry, *, path: Path | None, max_types: int | None = None
+    config: Config, handlers: HandlerRegistry, *, max_types: int | None = None
 ) -> AbstractAsyncContextManager[Jobs | DurableJobs]:
     """`open_jobs` with the settings of a configuration.
 
     Args:
-        config: The settings.
+        config: The settings, with the place of the jobs as `prepare_store` has found it.
         handlers: The users' functions.
-        path: The file for the jobs; None keeps them in memory.
         max_types: Of how many job types the jobs are counted apart; None counts nothing.
     """
     pool, http, store = config.pool, config.http, config.store
@@ -33,8 +31,12 @@ def open_configured_jobs(
         max_payload_bytes=http.max_body_bytes,
         max_waiters=http.max_waiters,
         max_types=max_types,
-        path=None if path is None else str(path),
+        path=store.path,
+        url=store.url,
         drain=pool.drain,
+        listen_url=store.listen_url,
+        lease=store.lease,
+        max_open=store.max_open,
         sync=store.sync,
         timeout=store.timeout,
         keep_for=store.keep_for,

@@ -39,7 +39,7 @@ _POOL, _STORE, _HTTP = PoolSettings(), StoreSettings(), HttpSettings()
 
 
 class Options(TypedDict, total=False):
-    """The arguments of `open_jobs` beside ``path``, for type checkers."""
+    """The arguments of `open_jobs` beside ``path`` and ``url``, for type checkers."""
 
     workers: int
     buffer_size: int
@@ -50,6 +50,9 @@ class Options(TypedDict, total=False):
     lifespan: Mapping[str, object] | None
     state: Mapping[str, object] | None
     drain: Literal["all", "running"] | None
+    listen_url: str | None
+    lease: float
+    max_open: int
     sync: Literal["full", "normal"]
     timeout: float
     keep_completed: int
@@ -64,19 +67,37 @@ class Options(TypedDict, total=False):
 
 @overload
 def open_jobs(
-    handlers: Mapping[str, object], *, path: None = None, **options: Unpack[Options]
+    handlers: Mapping[str, object],
+    *,
+    path: None = None,
+    url: None = None,
+    **options: Unpack[Options],
 ) -> AbstractAsyncContextManager[Jobs]: ...
 
 
 @overload
 def open_jobs(
-    handlers: Mapping[str, object], *, path: str | PathLike[str], **options: Unpack[Options]
+    handlers: Mapping[str, object],
+    *,
+    path: str | PathLike[str],
+    url: None = None,
+    **options: Unpack[Options],
 ) -> AbstractAsyncContextManager[DurableJobs]: ...
 
 
 @overload
 def open_jobs(
-    handlers: Mapping[str, object], *, path: str | PathLike[str] | None, **options: Unpack[Options]
+    handlers: Mapping[str, object], *, path: None = None, url: str, **options: Unpack[Options]
+) -> AbstractAsyncContextManager[DurableJobs]: ...
+
+
+@overload
+def open_jobs(
+    handlers: Mapping[str, object],
+    *,
+    path: str | PathLike[str] | None = None,
+    url: str | None = None,
+    **options: Unpack[Options],
 ) -> AbstractAsyncContextManager[Jobs | DurableJobs]: ...
 
 
@@ -93,9 +114,13 @@ async def open_jobs(
     lifespan: Mapping[str, object] | None = None,
     state: Mapping[str, object] | None = None,
     path: str | PathLike[str] | None = None,
+    url: str | None = None,
     drain: Literal["all", "running"] | None = None,
+    listen_url: str | None = None,
+    lease: float = _STORE.lease,
+    max_open: int = _STORE.max_open,
     sync: Literal["full", "normal"] = _STORE.sync,
-    timeout: float = _STORE.timeout,  # noqa: ASYNC109  (of the disk)
+    timeout: float = _STORE.timeout,  # noqa: ASYNC109  (of a disk)
     keep_completed: int = _STORE.keep_completed,
     keep_failed: int = _STORE.keep_failed,
     keep_completed_bytes: int = _STORE.keep_completed_bytes,
@@ -117,6 +142,9 @@ async def open_jobs(
     With a ``path`` the jobs are in a file, and survive the process: the block gives `DurableJobs`.
     Jobs of earlier processes go on. Leaving the block then waits for the jobs that run, and leaves
     the others in the file. Only one process at a time can open the file.
+
+    With a ``url`` they are in a PostgreSQL database, which as many programs and servers as you like
+    share: each runs jobs that any of them has taken in. The block gives `DurableJobs`, too.
 
     A child process imports the file of its handler. If that is the program's own file, the program
     must start its work below ``if __name__ == "__main__":``.
@@ -143,16 +171,25 @@ async def open_jobs(
         state: For each of these places but ``"process"`` the ``state`` itself, where the program
             has opened it.
         path: The file for the jobs; its folder must be there. None keeps them in memory.
+        url: The database for the jobs, in place of a file: ``postgresql://…``. `trio-jobs migrate`
+            has made its tables.
         drain: What the end of the block waits for: ``"all"`` accepted jobs, or those that are
-            ``"running"``; with a file the latter is the default, and without it the former.
+            ``"running"``; the latter is the default with a file, and all there is with a database.
+        listen_url: The database without the pooler, if ``url`` goes through one in transaction
+            mode.
+        lease: After how many seconds the others take over the jobs of a program that is silent, or
+            has lost its database.
+        max_open: How many unfinished jobs may be in the database. There ``max_waiting`` has no
+            effect.
         sync: What jobs in the file survive: ``"full"`` a power cut, too; ``"normal"`` only the end
             of the process.
-        timeout: How many seconds a method of `DurableJobs` waits for the disk.
+        timeout: How many seconds a method of `DurableJobs` waits for the disk or the database.
         keep_completed: How many jobs that succeeded are kept; the oldest are dropped.
         keep_failed: How many jobs with another outcome are kept, apart from the former.
         keep_completed_bytes: How many bytes all completed jobs may hold together. Beyond that,
             the oldest are dropped, of those that hold more: the successes or the others.
-        keep_for: How many seconds a completed job stays in the file at most; None: for ever.
+        keep_for: How many seconds a completed job stays in the file or the database at most; None:
+            for ever in a file, a day in a database.
         max_payload_bytes: The largest payload, as JSON, and over HTTP the longest body, in bytes.
         max_result_bytes: The largest result, as JSON; a job with a larger one fails.
         max_waiters: How many tasks may wait for jobs at the same time, with those of HTTP requests.
@@ -164,6 +201,7 @@ async def open_jobs(
         HandlerError: A function cannot be a handler; the text says for which type.
         ValueError: A value is out of its range, which is that of the setting of this name.
         StoreFileError: The file cannot be used.
+        StoreDatabaseError: The database cannot be used.
         LifespanError: A lifespan has not opened. If one fails later, its error ends the block.
         LoopStartError: asyncio's loop cannot be started.
 
@@ -173,7 +211,7 @@ async def open_jobs(
         interrupted: it goes on after the block (``thread_still_running`` in the log).
 
     Checkpoints:
-        At the end of the block; with a file also at its beginning.
+        At the end of the block; with a file or a database also at its beginning.
     """
     named_loop = {"asyncio_loop": asyncio_loop} if isinstance(asyncio_loop, str) else {}
     settings = build(
@@ -189,6 +227,10 @@ async def open_jobs(
     bounds = build(
         StoreSettings,
         path=None if path is None else str(path),
+        url=url,
+        listen_url=listen_url,
+        lease=lease,
+        max_open=max_open,
         sync=sync,
         timeout=timeout,
         keep_for=keep_for,
@@ -241,44 +283,46 @@ async def open_jobs(
         if isinstance(opened, StoreInMemory)
         else DurableJobs(pool, now=now, max_payload_bytes=max_payload_bytes)
     )
-    left_by: BaseException | None = None
-    alone = False
-    generator_ends = GeneratorEnds()
-    trio.lowlevel.add_instrument(generator_ends)
-    try:
-        # The places where handlers run are entered first: they must outlive the workers.
-        async with (
-            pool.places.open(failed=failures.add),
-            failures.raised() if path is not None or lifespan else nullcontext(),
-            trio.open_nursery() as nursery,
-        ):
-            pool.worker_tasks.open(nursery)
-            for _ in range(workers):
-                pool.worker_tasks.start(receive.clone())
-            receive.close()  # the workers hold the clones
-            nursery.start_soon(pool.run_schedule, name="schedule")
-            left = trio.Event()
-            nursery.start_soon(_close_when_left_or_cancelled, pool, left)
-            try:
-                yield jobs
-            except BaseException as error:
-                left_by = error
+    async with opened.around(pool):
+        left_by: BaseException | None = None
+        alone = False
+        generator_ends = GeneratorEnds()
+        trio.lowlevel.add_instrument(generator_ends)
+        try:
+            # The places where handlers run are entered first: they must outlive the workers.
+            async with (
+                pool.places.open(failed=failures.add),
+                failures.raised() if path is not None or lifespan else nullcontext(),
+                trio.open_nursery() as nursery,
+            ):
+                pool.worker_tasks.open(nursery)
+                for _ in range(workers):
+                    pool.worker_tasks.start(receive.clone())
+                receive.close()  # the workers hold the clones
+                nursery.start_soon(pool.run_schedule, name="schedule")
+                left = trio.Event()
+                nursery.start_soon(_close_when_left_or_cancelled, pool, left)
+                try:
+                    yield jobs
+                except BaseException as error:
+                    left_by = error
+                    raise
+                left.set()
+        except BaseExceptionGroup as group:
+            # The nursery has put the block's own exception into a group: raise it without that
+            # group, unless a worker has crashed too. Compare the leaves: Trio may have made new
+            # groups.
+            alone = left_by is not None and _leaves(group) <= _leaves(left_by)
+            if not alone:
                 raise
-            left.set()
-    except BaseExceptionGroup as group:
-        # The nursery has put the block's own exception into a group: raise it without that group,
-        # unless a worker has crashed too. Compare the leaves: Trio may have made new groups.
-        alone = left_by is not None and _leaves(group) <= _leaves(left_by)
-        if not alone:
-            raise
-    finally:
-        trio.lowlevel.remove_instrument(generator_ends)
-        for event, fields in unfinished_lines(pool.left_behind()):
-            log.warning(event, extra=fields)
-        with trio.CancelScope(shield=True):
-            await opened.close(pool, seconds=timeout)
-    if alone and left_by is not None:
-        raise left_by  # here, where it does not get the group as its context
+        finally:
+            trio.lowlevel.remove_instrument(generator_ends)
+            for event, fields in unfinished_lines(pool.left_behind()):
+                log.warning(event, extra=fields)
+            with trio.CancelScope(shield=True):
+                await opened.close(pool, seconds=timeout)
+        if alone and left_by is not None:
+            raise left_by  # here, where it does not get the group as its context
 
 
 # The clean-up of a cancelled block may wait for room or for a job. If the admission closed only

@@ -1,5 +1,6 @@
 """`make_http_service`: the HTTP API over the pool, ready to be served."""
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -20,13 +21,14 @@ from trio_jobs.reload import parts_to_reload, run_reloads
 from trio_jobs.resources import Resources
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.serve import serve
-from trio_jobs.server.sockets import Listeners
 from trio_jobs.server.traffic import Traffic
 from trio_jobs.sessions import Sessions
-from trio_jobs.settings import Config, HttpSettings
+from trio_jobs.settings import Config
 from trio_jobs.tokens import TokenTable
 
 _HEALTH, _METRICS = "/health", "/metrics"
+# The cookie of servers that share a database: of whatever ports they are, one sign-in is for all.
+_SHARED_COOKIE = "trio_jobs"
 
 
 def make_http_service(
@@ -57,7 +59,25 @@ def make_http_service(
 
         exporter = Exporter(pool, monitor)
     has_sessions = http.ui and resources.tokens is not None
-    sessions = _make_sessions(http, resources.listeners) if has_sessions else None
+    # Several servers accept a session, so its end is a time by which all of them go.
+    is_shared = config.store.url is not None
+    clock = time.time if is_shared else time.monotonic
+
+    def tokens() -> TokenTable | None:
+        return access_control.tokens
+
+    def key_of(fingerprint: bytes) -> bytes | None:
+        return None if (table := tokens()) is None else table.session_key(fingerprint)
+
+    sessions = None
+    if has_sessions:
+        sessions = Sessions(
+            _SHARED_COOKIE if is_shared else f"trio_jobs_{resources.listeners.mark}",
+            seconds=http.session_seconds,
+            secure=http.secure_cookie or resources.listeners.tls is not None,
+            clock=clock,
+            key_of=key_of if is_shared else None,
+        )
     access_control = AccessControl(
         allowed_hosts=[*http.allowed_hosts, *resources.listeners.names],
         tokens=resources.tokens,
@@ -65,11 +85,7 @@ def make_http_service(
         open_paths=[_METRICS] if config.metrics.open else [],
         sessions=sessions,
     )
-
-    def tokens() -> TokenTable | None:
-        return access_control.tokens
-
-    access_changes = AccessChanges(tokens)
+    access_changes = AccessChanges(tokens, clock=clock)
     writers = (resources.logs, resources.stop)  # to the log file
     parts = parts_to_reload(config, resources.listeners, access_control, access_changes, *writers)
     drain = DrainState(
@@ -116,11 +132,3 @@ def make_http_service(
             nursery.cancel_scope.cancel()
 
     return serve_and_reload
-
-
-def _make_sessions(http: HttpSettings, listeners: Listeners) -> Sessions:
-    return Sessions(
-        f"trio_jobs_{listeners.mark}",
-        seconds=http.session_seconds,
-        secure=http.secure_cookie or listeners.tls is not None,
-    )

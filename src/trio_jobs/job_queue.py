@@ -18,7 +18,7 @@ from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
-from trio_jobs.pool.store import StoreFileError
+from trio_jobs.pool.store import StoreUnusableError
 from trio_jobs.settings import HttpSettings, Payloads, PoolSettings, build
 from trio_jobs.tokens import TokenTable
 
@@ -52,7 +52,8 @@ class JobQueue(AwaitedJobs):
         handlers: See `trio_jobs.open_jobs`.
         grace_period: How many seconds the end of the lifespan waits for accepted jobs; then the
             jobs that have not completed are cancelled.
-        path: The file for the jobs. None keeps them in memory.
+        path: The file for the jobs. None keeps them in memory, unless there is a ``url``.
+        url: The database for the jobs.
         token: The bearer token of HTTP requests, or several, as for `Jobs.asgi`.
         payloads: See `Jobs.asgi`.
         allowed_hosts: See `Jobs.asgi`.
@@ -76,6 +77,7 @@ class JobQueue(AwaitedJobs):
         *,
         grace_period: float = _POOL.grace_period,
         path: str | PathLike[str] | None = None,
+        url: str | None = None,
         token: str | TokenTable | None = None,
         payloads: Payloads = _HTTP.payloads,
         allowed_hosts: Iterable[str] = (),
@@ -87,11 +89,12 @@ class JobQueue(AwaitedJobs):
         role: RoleFunction | None = None,
         **options: Unpack[Options],
     ) -> None:
-        inspect.signature(open_jobs).bind(handlers, path=path, **options)
+        inspect.signature(open_jobs).bind(handlers, path=path, url=url, **options)
         retry_after = build(PoolSettings, grace_period=grace_period).retry_after
         self._handlers = handlers
         self._grace_period = grace_period
         self._path = path
+        self._url = url
         self._options = options
         self._api_options = ApiOptions(
             token=token,
@@ -148,7 +151,7 @@ class JobQueue(AwaitedJobs):
                     left_by = error
                     raise
         except Exception as error:
-            if not opened and isinstance(error, StoreFileError):
+            if not opened and isinstance(error, StoreUnusableError):
                 # Without the frames of the pool's thread: servers print them all.
                 raise error.with_traceback(None) from None
             if opened and error is not left_by:
@@ -197,13 +200,17 @@ class JobQueue(AwaitedJobs):
         from trio_jobs.asyncio import open_jobs as open_in_thread
 
         return open_in_thread(
-            self._handlers, grace_period=self._grace_period, path=self._path, **options
+            self._handlers,
+            grace_period=self._grace_period,
+            path=self._path,
+            url=self._url,
+            **options,
         )
 
     @asynccontextmanager
     async def _open_on_trio(self, options: Options) -> "AsyncIterator[JobsOnTrio]":
         with trio.CancelScope() as scope:
-            async with open_jobs(self._handlers, path=self._path, **options) as jobs:
+            async with open_jobs(self._handlers, path=self._path, url=self._url, **options) as jobs:
                 yield JobsOnTrio(jobs)
                 scope.deadline = trio.current_time() + self._grace_period
 

@@ -30,6 +30,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
 
     Raises:
         BindError: Another process was the first to listen on one of the addresses.
+        StoreDatabaseError: See `OpenedStore.around`.
         LifespanError, LoopStartError, StartStoppedError: See `Places.open`.
 
     Cancellation:
@@ -55,37 +56,41 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     )
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, report=report)
 
-    # The places where handlers run, and HTTP, outlive the pool.
-    events = (lifecycle.opening, lifecycle.closed, lifecycle.drain_after_failure)
-    async with pool.places.open(*events, seconds=seconds), trio.open_nursery() as server:
-        try:
-            with lifecycle.pool:
-                async with trio.open_nursery() as workers:
-                    pool.worker_tasks.open(workers, lifecycle.watch_worker)
-                    for _ in range(config.pool.workers):
-                        pool.worker_tasks.start(receive.clone())
-                    receive.close()  # the workers hold the clones
-                    workers.start_soon(lifecycle.watch_worker, pool.run_schedule, name="schedule")
-                    with lifecycle.starting:
-                        await server.start(lifecycle.watch_http, serve_http)
-                        resources.service_manager.tell_ready()
-                    await lifecycle.draining.wait()  # a signal, or HTTP has failed
-                    log.info("draining", extra={"buffered": admission.buffered})
-                    admission.close()  # closes the only send end: POST answers 503, workers drain
-                    lifecycle.pool.deadline = trio.current_time() + stop.grace_left()
-                    resources.service_manager.tell_stopping(seconds=stop.seconds_left())
-            if not lifecycle.draining.is_set():
-                lifecycle.fail(RuntimeError("the pool ended by itself"))
-        except BaseException as error:  # noqa: ASYNC103 - raised again if this task is cancelled
-            if trio.current_effective_deadline() == -math.inf:
-                raise  # the whole server is being cancelled, not the pool
-            lifecycle.fail(error, quietly=isinstance(without_groups(error), BindError))
-        lifecycle.close()
-        closed_at = trio.current_time() + seconds
-        if unfinished := pool.left_behind():  # HTTP closes meanwhile
-            await report.write_in_thread(unfinished, resources.logs, seconds=seconds)
-    if isinstance(lifecycle.error, BindError):
-        raise lifecycle.error  # another process was faster: nothing of the server is broken
-    written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
-    status = 1 if lifecycle.failed or pool.places.faulty or unfinished or not written else 0
-    return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)
+    async with opened.around(pool, lifecycle.connecting):
+        # The places where handlers run, and HTTP, outlive the pool.
+        events = (lifecycle.opening, lifecycle.closed, lifecycle.drain_after_failure)
+        async with pool.places.open(*events, seconds=seconds), trio.open_nursery() as server:
+            try:
+                with lifecycle.pool:
+                    async with trio.open_nursery() as workers:
+                        pool.worker_tasks.open(workers, lifecycle.watch_worker)
+                        for _ in range(config.pool.workers):
+                            pool.worker_tasks.start(receive.clone())
+                        receive.close()  # the workers hold the clones
+                        workers.start_soon(
+                            lifecycle.watch_worker, pool.run_schedule, name="schedule"
+                        )
+                        with lifecycle.starting:
+                            await server.start(lifecycle.watch_http, serve_http)
+                            resources.service_manager.tell_ready()
+                        await lifecycle.draining.wait()  # a signal, or HTTP has failed
+                        log.info("draining", extra={"buffered": admission.buffered})
+                        # Closes the only send end: POST answers 503, the workers drain.
+                        admission.close()
+                        lifecycle.pool.deadline = trio.current_time() + stop.grace_left()
+                        resources.service_manager.tell_stopping(seconds=stop.seconds_left())
+                if not lifecycle.draining.is_set():
+                    lifecycle.fail(RuntimeError("the pool ended by itself"))
+            except BaseException as error:  # noqa: ASYNC103 - raised again if this task is cancelled
+                if trio.current_effective_deadline() == -math.inf:
+                    raise  # the whole server is being cancelled, not the pool
+                lifecycle.fail(error, quietly=isinstance(without_groups(error), BindError))
+            lifecycle.close()
+            closed_at = trio.current_time() + seconds
+            if unfinished := pool.left_behind():  # HTTP closes meanwhile
+                await report.write_in_thread(unfinished, resources.logs, seconds=seconds)
+        if isinstance(lifecycle.error, BindError):
+            raise lifecycle.error  # another process was faster: nothing of the server is broken
+        written = await opened.close(pool, seconds=max(closed_at - trio.current_time(), 0.3))
+        status = 1 if lifecycle.failed or pool.places.faulty or unfinished or not written else 0
+        return Ended(status=status, peak_buffer_used=admission.peak_buffer_used)

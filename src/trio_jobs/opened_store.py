@@ -1,8 +1,11 @@
 """The store of one process, from its opening to its end; and the one in memory."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from typing import Protocol
+
+import trio
 
 from trio_jobs.job import Job
 from trio_jobs.pool.pool import Pool
@@ -22,6 +25,23 @@ class OpenedStore(Protocol):
     @property
     def last_id(self) -> str:
         """The greatest id in the store; empty if there is none."""
+
+    def around(
+        self, pool: Pool, opening: trio.CancelScope | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """A block in which the store has what it needs; all of the pool's life is in it.
+
+        With a database its connections are open, and its tasks run.
+
+        Args:
+            pool: The pool, which has not begun.
+            opening: The scope in which the connections open. If it is cancelled meanwhile, the
+                block is not entered.
+
+        Raises:
+            StoreDatabaseError: The database cannot be used.
+            StartStoppedError: ``opening`` was cancelled.
+        """
 
     def start(self, pool: Pool) -> None:
         """Let the jobs of earlier processes wait for their turn in the pool, which has not begun.
@@ -60,6 +80,14 @@ class StoreInMemory:
     def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
         self.store = MemoryStore(settings, now=now)
         self.find_nowait = self.store.find_nowait
+
+    def around(
+        self,
+        pool: Pool,  # noqa: ARG002
+        opening: trio.CancelScope | None = None,  # noqa: ARG002
+    ) -> AbstractAsyncContextManager[None]:
+        """See `OpenedStore.around`; there are no connections."""
+        return nullcontext()
 
     def start(self, pool: Pool) -> None:
         """See `OpenedStore.start`; there are no such jobs."""

@@ -7,7 +7,7 @@ A setting is one field. The file calls it ``section.name``, the environment
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -23,6 +23,8 @@ _MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
 _WEEK: Final = 604_800  # seconds
 # A payload or a result. SQLite takes no value of 1,000,000,000 bytes or more.
 MAX_IN_FILE: Final = 900_000_000
+# PostgreSQL takes no message of 1 GiB, in which each character may need two.
+MAX_IN_DATABASE: Final = 250_000_000
 MAX_WORKERS: Final = 100_000
 ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
 
@@ -57,6 +59,13 @@ Text = Annotated[
     ),
 ]
 Texts = Annotated[tuple[Text, ...], Meta(description="a string or an array of strings")]
+DatabaseUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"\Apostgres(ql)?://[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z",
+        description="a URL that begins with postgresql://",
+    ),
+]
 Addresses = Annotated[tuple[str, ...], Meta(min_length=1, description=ADDRESSES)]
 # To connect, a client needs permission to write: permission to read alone would admit no client.
 SocketMode = Annotated[
@@ -129,7 +138,7 @@ class PoolSettings:
     leftovers: Annotated[Text | None, "the file for jobs that a stop leaves unfinished"] = None
     drain: Annotated[
         Literal["all", "running"] | None,
-        "what a stop finishes; with a store file, running is the default, and otherwise all",
+        "what a stop finishes; with a store file or database running is the default, otherwise all",
     ] = None
 
     @property
@@ -207,11 +216,25 @@ class StoreSettings:
     """Where jobs are kept, and how many completed ones; 0 keeps none."""
 
     path: Annotated[Text | None, "the file for all jobs; without it they are in memory"] = None
+    url: Annotated[DatabaseUrl | None, "the PostgreSQL database that servers share"] = field(
+        default=None, repr=False
+    )
+    url_file: Annotated[Text | None, "the file with the URL of the database"] = None
+    listen_url: Annotated[
+        DatabaseUrl | None, "the database without the pooler that store.url leads to"
+    ] = field(default=None, repr=False)
+    lease: Annotated[
+        Annotated[float, Meta(ge=1, le=3_600, description="a number of seconds from 1 to 3600")],
+        "after how long the others take over the jobs of a silent server",
+    ] = 15.0
+    max_open: Annotated[
+        int, _integer(1, 10_000_000), "how many unfinished jobs all servers together may have"
+    ] = 10_000
     sync: Annotated[
         Literal["full", "normal"],
         "what a job in the file survives: a power cut, or only the end of the process",
     ] = "full"
-    timeout: Annotated[PositiveSeconds, "how long a request waits for the disk"] = 10.0
+    timeout: Annotated[PositiveSeconds, "how long a request waits for the disk or database"] = 10.0
     keep_completed: Annotated[
         int, _integer(0, 10_000_000), "how many jobs that succeeded can be looked up"
     ] = 10_000
@@ -222,7 +245,7 @@ class StoreSettings:
         int, _integer(0, 2**40), "how many bytes of payloads and results all of them may hold"
     ] = 268_435_456
     keep_for: Annotated[
-        LongSeconds | None, "how long a completed job stays in the file at most"
+        LongSeconds | None, "how long a completed job stays in the file or database at most"
     ] = None
     max_result_bytes: Annotated[int, _integer(1, 2**30), "the largest result, as JSON"] = 1_048_576
 
@@ -438,27 +461,56 @@ def build(section: type[_Section], **values: object) -> _Section:
     )
 
 
+# What of the store's settings has an effect in a file alone, and in a database alone.
+_OF_FILES: Final = ("path", "sync", "keep_completed", "keep_failed", "keep_completed_bytes")
+_OF_DATABASES: Final = ("listen_url", "lease", "max_open")
+
+
 def check_store(pool: PoolSettings, store: StoreSettings, http: HttpSettings) -> None:
     """Check that the settings of the store fit together.
 
     Raises:
         ConfigError: They do not.
     """
-    if store.path is None:
-        # In memory, the end of the process would lose the jobs that the stop leaves.
-        if pool.drain == "running":
-            raise ConfigError("pool.drain = 'running' needs store.path")
-        if store.keep_for is not None:
-            raise ConfigError("store.keep_for needs store.path")
-        return
-    if pool.leftovers is not None:
-        raise ConfigError("pool.leftovers has no use with store.path: the file keeps the jobs")
+    if store.url is not None and store.url_file is not None:
+        raise ConfigError("store.url and store.url_file must not be set together")
+    if store.url is not None or store.url_file is not None:
+        _check_database(pool, store)
+        where, most = "store.url", MAX_IN_DATABASE
+    else:
+        for name in _changed(store, _OF_DATABASES):
+            raise ConfigError(f"store.{name} needs store.url")
+        if store.path is None:
+            # In memory, the end of the process would lose the jobs that the stop leaves.
+            if pool.drain == "running":
+                raise ConfigError("pool.drain = 'running' needs store.path or store.url")
+            if store.keep_for is not None:
+                raise ConfigError("store.keep_for needs store.path or store.url")
+            return
+        if pool.leftovers is not None:
+            raise ConfigError("pool.leftovers has no use with store.path: the file keeps the jobs")
+        where, most = "store.path", MAX_IN_FILE
     for name, value in (
         ("http.max_body_bytes", http.max_body_bytes),
         ("store.max_result_bytes", store.max_result_bytes),
     ):
-        if value > MAX_IN_FILE:
-            raise ConfigError(f"{name} must be at most {MAX_IN_FILE} with store.path, got {value}")
+        if value > most:
+            raise ConfigError(f"{name} must be at most {most} with {where}, got {value}")
+
+
+def _check_database(pool: PoolSettings, store: StoreSettings) -> None:
+    for name in _changed(store, _OF_FILES):
+        raise ConfigError(f"store.{name} has no use with store.url")
+    if pool.leftovers is not None:
+        raise ConfigError("pool.leftovers has no use with store.url: the database keeps the jobs")
+    if pool.drain == "all":
+        raise ConfigError("pool.drain must be 'running' with store.url: other servers do the rest")
+
+
+def _changed(store: StoreSettings, names: Iterable[str]) -> Iterator[str]:
+    """Those of these settings that do not have their defaults."""
+    defaults = StoreSettings()
+    return (name for name in names if getattr(store, name) != getattr(defaults, name))
 
 
 def shown(value: object) -> str:

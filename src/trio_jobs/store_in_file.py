@@ -3,9 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
+
+import trio
 
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.pool.pool import Pool
@@ -69,6 +72,14 @@ class StoreInFile:
             soon=self._end_of_turn,
         )
         self.find_nowait = self.store.shown_nowait
+
+    def around(
+        self,
+        pool: Pool,  # noqa: ARG002
+        opening: trio.CancelScope | None = None,  # noqa: ARG002
+    ) -> AbstractAsyncContextManager[None]:
+        """See `OpenedStore.around`; there are no connections."""
+        return nullcontext()
 
     def start(self, pool: Pool) -> None:
         """See `OpenedStore.start`; starts the thread that writes, too."""

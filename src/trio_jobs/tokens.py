@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from hashlib import sha256
-from hmac import compare_digest
+from hmac import compare_digest, digest
 from pathlib import Path
 from typing import Final, Self
 
@@ -15,6 +15,9 @@ _MAX_FILE: Final = 2**20
 _MAX_TOKENS: Final = 20
 _NAME: Final = re.compile(r"[^\W_][\w.@+-]{0,63}")
 
+# What a token gives, and the key for the cookies of its sessions.
+_Entry = tuple[Access, bytes]
+
 
 class TokenTable:
     """All valid tokens, by their fingerprints. It never changes: another table replaces it.
@@ -23,10 +26,10 @@ class TokenTable:
     about them.
 
     Args:
-        entries: What each token gives; one at least.
+        entries: What each token gives, and the key of its sessions; one at least.
     """
 
-    def __init__(self, entries: Iterable[Access]) -> None:
+    def __init__(self, entries: Iterable[_Entry]) -> None:
         self._entries = tuple(entries)
 
     @classmethod
@@ -44,7 +47,7 @@ class TokenTable:
             ValueError: A line is wrong, or there is no token. The text is one line; it has the
                 number of the wrong line, and quotes nothing of it.
         """
-        entries: list[Access] = []
+        entries: list[_Entry] = []
         numbers: dict[bytes, int] = {}  # of the lines, by fingerprint
         for number, line in enumerate(lines, 1):
             words = line.split()
@@ -54,7 +57,7 @@ class TokenTable:
                 entry = _parse_words(words)
             except ValueError as error:
                 raise ValueError(f"{where}, line {number}: {error}") from None
-            first = numbers.setdefault(entry.fingerprint, number)
+            first = numbers.setdefault(entry[0].fingerprint, number)
             if first != number:
                 raise ValueError(f"{where}, line {number}: the token is that of line {first}")
             if len(entries) == _MAX_TOKENS:
@@ -97,16 +100,29 @@ class TokenTable:
         """What this token gives; None if it is not valid."""
         return self.find_fingerprint(sha256(token).digest())
 
+    def session_key(self, fingerprint: bytes) -> bytes | None:
+        """The key for the sessions of the token with this SHA-256; None if there is none.
+
+        All tables that have the token have the same key for it. It tells as little about the token
+        as the fingerprint, and the fingerprint tells nothing about it.
+        """
+        entry = self._find(fingerprint)
+        return None if entry is None else entry[1]
+
     def find_fingerprint(self, fingerprint: bytes) -> Access | None:
         """What the token with this SHA-256 gives; None if there is none."""
+        entry = self._find(fingerprint)
+        return None if entry is None else entry[0]
+
+    def _find(self, fingerprint: bytes) -> _Entry | None:
         found = None
         for each in self._entries:
-            if compare_digest(each.fingerprint, fingerprint):
+            if compare_digest(each[0].fingerprint, fingerprint):
                 found = each
         return found
 
 
-def _parse_words(words: list[str]) -> Access:
+def _parse_words(words: list[str]) -> _Entry:
     if len(words) == 1:
         words = [Role.CONTROL, *words]
         if words[1] in tuple(Role):
@@ -128,8 +144,9 @@ def _parse_words(words: list[str]) -> Access:
     return _entry(Role(role), token, *rest)
 
 
-def _entry(role: Role, token: str, name: str | None = None) -> Access:
-    return Access(role=role, name=name, fingerprint=sha256(token.encode()).digest())
+def _entry(role: Role, token: str, name: str | None = None) -> _Entry:
+    access = Access(role=role, name=name, fingerprint=sha256(token.encode()).digest())
+    return access, digest(token.encode(), b"a session of trio-jobs", "sha256")
 
 
 def _is_token(text: str) -> bool:

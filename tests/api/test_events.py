@@ -723,7 +723,7 @@ async def test_client_that_leaves_at_any_step_leaves_nothing(
 async def test_client_that_loses_its_access_is_told_so(autojump_clock: MockClock) -> None:
     reader_access = Access(role=Role.READ, fingerprint=b"reader")
     other_access = Access(role=Role.READ, fingerprint=b"other")
-    tokens = TokenTable([reader_access, other_access])
+    tokens = TokenTable([(reader_access, b""), (other_access, b"")])
     changes = AccessChanges(lambda: tokens)
     streams = Streams(changes=changes, access=reader_access)
     async with AsyncExitStack() as stack:
@@ -745,7 +745,7 @@ async def test_client_that_loses_its_access_is_told_so(autojump_clock: MockClock
         await wait_all_tasks_blocked()
         at = trio.current_time()
 
-        tokens = TokenTable([other_access])
+        tokens = TokenTable([(other_access, b"")])
         changes.note()
         rests = [await reader.rest() for reader in (idle, waiting, program)]
         await slow.next("ended")  # it is in the middle of this one

@@ -10,4 +10,4 @@ class LoopStartError(Exception):
 
 
 class StartStoppedError(Exception):
-    """A stop was requested while a lifespan opened."""
+    """A stop was requested while a lifespan or a connection opened."""

@@ -26,8 +26,16 @@ class InvalidTransitionError(StoreError):
     """The job's status does not allow the move."""
 
 
-class StoreFileError(Exception):
-    """The file cannot be used, and nothing in it has changed. The text is one line."""
+class StoreUnusableError(Exception):
+    """The jobs cannot be kept where they should be. The text is one line."""
+
+
+class StoreFileError(StoreUnusableError):
+    """The file cannot be used, and nothing in it has changed."""
+
+
+class StoreDatabaseError(StoreUnusableError):
+    """The database cannot be used: it is away, or its schema or a setting does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

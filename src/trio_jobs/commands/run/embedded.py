@@ -21,7 +21,7 @@ from trio_jobs.job import Job, JobError
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import AdmissionError
-from trio_jobs.settings import Config
+from trio_jobs.settings import Config, StoreSettings
 
 if TYPE_CHECKING:
     from trio_jobs.pool.pool import Pool
@@ -77,8 +77,8 @@ class EmbeddedRunner:
     async def run(self, reader: Reader, deliver: Deliver) -> None:
         """See `Runner`."""
         try:
-            async with open_configured_jobs(self._config, self._handlers, path=None) as jobs:
-                assert isinstance(jobs, Jobs)  # noqa: S101  (for the type checker: there is no file)
+            async with open_configured_jobs(self._config, self._handlers) as jobs:
+                assert isinstance(jobs, Jobs)  # noqa: S101  (for the type checker: they are in memory)
                 self._pool = jobs._pool
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._deliver_all, deliver)
@@ -180,7 +180,7 @@ class EmbeddedRunner:
 def for_run(config: Config, window: int) -> Config:
     """The configuration of a pool whose jobs only its caller knows: none is kept.
 
-    The results file is what survives the process, not the file of the store.
+    The results file is what survives the process, not the file or the database of the store.
 
     Args:
         config: The settings.
@@ -190,5 +190,7 @@ def for_run(config: Config, window: int) -> Config:
     return replace(
         config,
         pool=replace(config.pool, max_waiting=max_waiting, drain=None, leftovers=None),
-        store=replace(config.store, path=None, keep_for=None, keep_completed=0, keep_failed=0),
+        store=StoreSettings(
+            max_result_bytes=config.store.max_result_bytes, keep_completed=0, keep_failed=0
+        ),
     )
