@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from tests.postgres.cluster import Cluster, Mode, need_programs
+from tests.postgres.pooler import Pooler
+from tests.postgres.proxy import Proxy
 
 EMPTY = "template1"
 WITH_SCHEMA = "with_schema"
@@ -130,3 +132,18 @@ async def crash_database() -> AsyncIterator[CrashDatabase]:
         yield CrashDatabase(cluster.url(), "postgres", cluster)
     finally:
         cluster.remove()
+
+
+@pytest.fixture
+async def proxy(database: Database) -> AsyncIterator[Proxy]:
+    """A proxy before the test's database."""
+    async with Proxy.before(database.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def pooler_url(database: Database) -> Iterator[str]:
+    """The URL of the test's database through a pooler in transaction mode."""
+    pooler = Pooler(database.cluster)
+    yield pooler.url(database.name)
+    pooler.remove()
