@@ -101,6 +101,9 @@ class Answer:
             are pending, and their cancel may have been requested. A job that has waited for a time
             still has it.
         taken: The submissions that are in. The others are refused: a key of theirs is known.
+        busy: Those of the others whose key is that of a job which a user's transaction has
+            submitted, and which is not there yet. They are refused for the moment, with a
+            `StoreUnavailableError`.
         over: The watched jobs that have completed, or are not there.
         open_jobs: How many unfinished jobs there are, up to ``count_to``; None without a count.
     """
@@ -108,6 +111,7 @@ class Answer:
     fenced: Sequence[str] = ()
     fetched: Sequence[Held] = ()
     taken: Sequence[NewJobs] = ()
+    busy: Sequence[NewJobs] = ()
     over: Sequence[str] = ()
     open_jobs: int | None = None
 

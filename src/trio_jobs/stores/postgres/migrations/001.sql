@@ -1,0 +1,798 @@
+-- The jobs of several servers. A migration that a release has applied never changes.
+
+create schema trio_jobs;
+
+create table trio_jobs.schema_version (
+    version int not null,
+    compatible_from int not null  -- the oldest version whose programs may use this schema
+);
+insert into trio_jobs.schema_version values (1, 1);
+
+create type trio_jobs.outcome as enum ('succeeded', 'failed', 'timed_out', 'cancelled', 'interrupted');
+
+-- The servers. No id is used again; the name is for people.
+create table trio_jobs.members (
+    id bigint generated always as identity primary key,
+    name text not null,
+    started_at timestamptz not null default clock_timestamp(),
+    lease_until timestamptz not null,
+    session int not null default 0,  -- raised by each connection that begins to make rounds
+    -- By type, and "default": [whether its jobs may run again after their server was lost, and
+    -- after how many interruptions they end]. A sweep by another server decides by it.
+    handlers jsonb not null
+) with (fillfactor = 50);
+
+-- No row says its status, so that none can contradict itself. A job has completed if `completed_at`
+-- is set; otherwise it is processing if `started_at` is set; otherwise it is pending. A pending job
+-- with an `owner` is fetched: this server begins it soon.
+create table trio_jobs.jobs (
+    id uuid primary key,
+    type text not null check (type <> ''),
+    payload json,                           -- null: the JSON null
+    created_at timestamptz not null default clock_timestamp(),
+    key text,
+    key_digest bytea,                       -- null: submitted by SQL
+    rerun_of uuid,
+    submitted_by text,
+    trace text,
+    owner bigint,                           -- the member that has fetched it
+    watcher bigint,                         -- the member with a client that waits; 0: several
+    claims int not null default 0,          -- raised by each fetch, never lowered: the fence
+    attempts int not null default 0,        -- raised by each fetch
+    interruptions int not null default 0,
+    snoozes int not null default 0,
+    run_at timestamptz,
+    started_at timestamptz,
+    completed_at timestamptz,
+    duration float8,                        -- seconds, by the clock of the server that ran it
+    outcome trio_jobs.outcome,
+    error_type text,
+    error_message text,
+    cancel_requested boolean not null default false,
+    rerun_as uuid,
+    progress json,
+    lines json,
+    result json,                            -- null: the JSON null, if it has succeeded
+    check ((completed_at is null) = (outcome is null)),
+    check (owner is null or completed_at is null),
+    check (run_at is null or (owner is null and completed_at is null)),
+    check (started_at is null or owner is not null or completed_at is not null)
+) with (
+    -- Room for a row's next version on its own page: then a fetch writes no index.
+    fillfactor = 50,
+    -- A job leaves two or three dead rows behind. By default a vacuum waits until a fifth of the
+    -- table is dead, and sleeps while it works.
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_vacuum_threshold = 2000,
+    autovacuum_vacuum_insert_scale_factor = 0.05,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- No index has a column that a fetch changes. `jobs_open` and `jobs_suspect` begin with another
+-- column than the primary key, and their queries sort by it: otherwise the planner, which sees them
+-- empty, may take the primary key instead, and keep to it when the table is large.
+create index jobs_open on trio_jobs.jobs (run_at nulls first, id) where completed_at is null;
+create index jobs_suspect on trio_jobs.jobs (interruptions, id)
+    where completed_at is null and interruptions > 0;
+create unique index jobs_key on trio_jobs.jobs (key) where key is not null;
+create index jobs_completed on trio_jobs.jobs (completed_at) where completed_at is not null;
+-- For lists of the jobs that did not succeed. Few jobs are in these.
+create index jobs_dead on trio_jobs.jobs (completed_at, id) where outcome <> 'succeeded';
+create index jobs_dead_ids on trio_jobs.jobs (outcome, id) where outcome <> 'succeeded';
+
+
+-- Whole microseconds since 1970.
+create function trio_jobs.micros(at timestamptz) returns bigint
+language sql immutable parallel safe as $$ select (extract(epoch from at) * 1000000)::bigint $$;
+
+-- The channel of a member, or that of all members. The latter carries
+--
+--   <id>             a job may be fetched, this one, or one with a greater id
+--   w<micros>        at this time one may be fetched
+--   d<id>            the job has ended
+--
+-- and that of a member `d<id>`, and `c<id>`: a job that it has fetched is to be cancelled.
+create function trio_jobs.channel(member bigint) returns text
+language sql immutable parallel safe as $$
+    select case when member = 0 then 'trio_jobs' else 'trio_jobs_m' || member end
+$$;
+
+create function trio_jobs.tell_pending(id uuid) returns void
+language plpgsql as $$
+begin
+    if id is not null then
+        perform pg_notify('trio_jobs', id::text);
+    end if;
+end
+$$;
+
+-- Tell of jobs that wait for a time, unless other jobs have waited for an earlier one.
+create function trio_jobs.tell_time(at timestamptz, before timestamptz) returns void
+language plpgsql as $$
+begin
+    if at is not null and (before is null or at < before) then
+        perform pg_notify('trio_jobs', 'w' || trio_jobs.micros(at));
+    end if;
+end
+$$;
+
+create function trio_jobs.next_time() returns timestamptz
+language sql stable as $$
+    select j.run_at from trio_jobs.jobs j
+    where j.completed_at is null and j.run_at > '-infinity' order by j.run_at nulls first, j.id limit 1
+$$;
+
+
+-- A row of the answer of a round:
+--
+--   l  the member is gone; nothing was fetched for it
+--   x  the move, or the begin, of the job `id` had no effect
+--   o  the watched job `id` has ended, or is not there
+--   f  the job was fetched; in the order of `number`
+--   t  the new job `id` is in; if it was fetched, `claims` is set
+--   b  a transaction that has not ended yet has the key of the new job `id`
+--   n  so many jobs are unfinished, or more: `number`
+--
+-- With `attempts` as they were before the fetch.
+create type trio_jobs.answer as (
+    kind "char", id uuid, number int, claims int, type text, payload text, created_at bigint,
+    key text, key_digest bytea, rerun_of uuid, submitted_by text, trace text, attempts int,
+    interruptions int, snoozes int, run_at bigint, error_type text, error_message text,
+    cancel_requested boolean, rerun_as uuid, progress text, lines text
+);
+
+create type trio_jobs.new_job as (
+    id uuid, type text, payload json, created_at timestamptz, run_at timestamptz, key text,
+    key_digest bytea, rerun_of uuid, submitted_by text, trace text, owner bigint
+);
+
+
+-- Record moves; without an outcome the job is pending again. First lock, then write: a row that
+-- somebody has changed since a statement began is locked where it is now, and only the next
+-- statement sees it there. Each row is looked up on its own (`limit 1`): for a join the planner may
+-- read the whole index for each of them.
+create function trio_jobs.record(
+    me bigint, m_id uuid[], m_owner bigint[], m_claims int[], m_attempts int[], m_snoozes int[],
+    m_run_at timestamptz[], m_started_at timestamptz[], m_completed_at timestamptz[],
+    m_duration float8[], m_outcome text[], m_error_type text[], m_error_message text[],
+    m_cancel boolean[], m_progress text[], m_lines text[], m_result text[]
+) returns setof trio_jobs.answer
+language plpgsql as $$
+declare
+    line trio_jobs.answer;
+    before timestamptz := trio_jobs.next_time();
+    places tid[];
+    recorded uuid[];
+    pending uuid;
+    next_time timestamptz;
+    number_told int;
+begin
+    select array_agg(p.place order by m.n) into places
+    from unnest(m_id, m_owner, m_claims) with ordinality as m(id, owner, claims, n)
+    left join lateral (
+        select j.ctid as place from trio_jobs.jobs j
+        where j.id = m.id and j.owner = m.owner and j.claims = m.claims limit 1 for update
+    ) p on true;
+    with moved as (
+        update trio_jobs.jobs j set
+            owner = null, attempts = m.attempts, snoozes = coalesce(m.snoozes, 0),
+            run_at = case when j.cancel_requested and m.run_at > clock_timestamp() then clock_timestamp()
+                else m.run_at end,
+            started_at = m.started_at, completed_at = m.completed_at, duration = m.duration,
+            outcome = m.outcome::trio_jobs.outcome, error_type = m.error_type,
+            error_message = m.error_message,
+            cancel_requested = j.cancel_requested or coalesce(m.cancel, false),
+            progress = m.progress::json, lines = m.lines::json, result = m.result::json
+        from unnest(places, m_attempts, m_snoozes, m_run_at, m_started_at, m_completed_at,
+                m_duration, m_outcome, m_error_type, m_error_message, m_cancel, m_progress, m_lines,
+                m_result)
+            as m(place, attempts, snoozes, run_at, started_at, completed_at, duration,
+                outcome, error_type, error_message, cancel, progress, lines, result)
+        where j.ctid = m.place
+        returning j.id, j.completed_at, j.run_at,
+            case when j.completed_at is not null and j.watcher <> me then j.watcher end as watcher
+    )
+    select array_agg(m.id), min(m.run_at),
+        (min(m.id::text) filter (where m.completed_at is null and m.run_at is null))::uuid,
+        count(pg_notify(trio_jobs.channel(m.watcher), 'd' || m.id)) filter (where m.watcher is not null)
+    into recorded, next_time, pending, number_told from moved m;
+    perform trio_jobs.tell_pending(pending);
+    perform trio_jobs.tell_time(next_time, before);
+    if coalesce(cardinality(recorded), 0) = cardinality(m_id) then
+        return;
+    end if;
+    line.kind := 'x';
+    for line.id in
+        select m.id from unnest(m_id, m_claims, m_attempts, m_completed_at, m_outcome)
+            as m(id, claims, attempts, completed_at, outcome)
+        where m.id <> all (coalesce(recorded, '{}'))
+        -- The answer of this round was lost, and they were recorded then.
+        and not exists (
+            select from trio_jobs.jobs j where j.id = m.id and j.owner is null
+            and j.claims = m.claims and j.attempts = m.attempts
+            and j.completed_at is not distinct from m.completed_at
+            and j.outcome is not distinct from m.outcome::trio_jobs.outcome)
+    loop
+        return next line;
+    end loop;
+end
+$$;
+
+
+-- Fetch pending jobs: one that was in a crash first, then those whose time has come, then those
+-- behind the id `low`. A job whose cancel was requested is of any type.
+create function trio_jobs.fetch_jobs(
+    me bigint, low uuid, want int, wanted text[], without text[], l_type text[], l_left int[],
+    suspect boolean
+) returns setof trio_jobs.answer
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    remaining int[] := l_left;
+    fetched int := 0;
+    number_found int;
+    places tid[];
+    times timestamptz[];
+    taken_types text[];
+    passed_over uuid;
+begin
+    while fetched < want loop
+        with suspects as materialized (
+            select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
+            where j.completed_at is null and j.interruptions > 0 and j.owner is null
+                and coalesce(j.run_at <= clock_timestamp(), true) and not j.cancel_requested
+                and coalesce(j.type = any (wanted), true) and j.type <> all (without)
+            order by j.interruptions, j.id limit suspect::int for update skip locked
+        ), later as materialized (
+            select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
+            where j.completed_at is null and j.run_at <= clock_timestamp()
+                and (j.cancel_requested or (j.interruptions = 0
+                    and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
+            order by j.run_at nulls first, j.id
+            limit want - fetched - (select count(*) from suspects) for update skip locked
+        ), others as materialized (
+            select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
+            where j.completed_at is null and j.run_at is null and j.owner is null and j.id > low
+                and (j.cancel_requested or (j.interruptions = 0
+                    and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
+            order by j.run_at nulls first, j.id
+            limit want - fetched - (select count(*) from suspects) - (select count(*) from later)
+            for update skip locked
+        ), found as (
+            select a.*, row_number() over () as n from (
+                select * from suspects union all select * from later union all select * from others
+            ) a
+        ), judged as (
+            select f.*, f.cancel_requested or l.remaining is null
+                or row_number() over (partition by f.type, f.cancel_requested order by f.n) <= l.remaining as fits
+            from found f left join unnest(l_type, remaining) as l(type, remaining) on l.type = f.type
+        )
+        select count(*), array_agg(f.place order by f.n) filter (where f.fits),
+            array_agg(f.run_at order by f.n) filter (where f.fits),
+            array_agg(f.type) filter (where f.fits and not f.cancel_requested),
+            least(passed_over::text, min(f.id::text) filter (where not f.fits))::uuid
+        into number_found, places, times, taken_types, passed_over
+        from judged f;
+        return query
+            update trio_jobs.jobs j
+            set owner = me, claims = j.claims + 1, attempts = j.attempts + 1, run_at = null
+            from unnest(places, times) with ordinality as p(place, run_at, n) where j.ctid = p.place
+            returning 'f'::"char", j.id, fetched + p.n::int, j.claims, j.type, j.payload::text,
+                trio_jobs.micros(j.created_at), j.key, j.key_digest, j.rerun_of, j.submitted_by,
+                j.trace, j.attempts - 1, j.interruptions, j.snoozes, trio_jobs.micros(p.run_at),
+                j.error_type, j.error_message, j.cancel_requested, j.rerun_as, j.progress::text,
+                j.lines::text;
+        fetched := fetched + coalesce(cardinality(places), 0);
+        exit when coalesce(cardinality(places), 0) = number_found;
+        -- Some were beyond the limits of their types: look for others.
+        suspect := false;
+        remaining := array(
+            select l.remaining - (select count(*)::int from unnest(taken_types) t(type) where t.type = l.type)
+            from unnest(l_type, remaining) with ordinality as l(type, remaining, n) order by l.n);
+        without := without || array(
+            select l.type from unnest(l_type, remaining) as l(type, remaining) where l.remaining <= 0);
+    end loop;
+    -- They were locked: servers that may have them have not seen them.
+    perform trio_jobs.tell_pending(passed_over);
+end
+$$;
+
+
+-- Insert new jobs; returns the ids of those whose id and key were not there.
+create function trio_jobs.insert_new(new trio_jobs.new_job[]) returns uuid[]
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    inserted uuid[];
+begin
+    with done as (
+        insert into trio_jobs.jobs (id, type, payload, created_at, run_at, key, key_digest,
+            rerun_of, submitted_by, trace, owner, claims, attempts)
+        select n.id, n.type, n.payload, n.created_at, n.run_at, n.key, n.key_digest, n.rerun_of,
+            n.submitted_by, n.trace, n.owner, (n.owner is not null)::int, (n.owner is not null)::int
+        from unnest(new) n
+        on conflict do nothing returning id
+    )
+    select array_agg(d.id) into inserted from done d;
+    return coalesce(inserted, '{}');
+end
+$$;
+
+
+-- Take in what was submitted; the first `eager` of those that may begin now are fetched with it.
+create function trio_jobs.take_in(
+    me bigint, eager int, l_type text[], l_left int[], i_id uuid[], i_type text[], i_payload text[],
+    i_created_at timestamptz[], i_run_at timestamptz[], i_key text[], i_key_digest bytea[],
+    i_submitted_by text[], i_trace text[], i_fetchable boolean[]
+) returns setof trio_jobs.answer
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    line trio_jobs.answer;
+    before timestamptz := trio_jobs.next_time();
+    new trio_jobs.new_job[];
+    each trio_jobs.new_job;
+    inserted uuid[];
+begin
+    with given as (
+        select i.*, coalesce(i.fetchable, false) and i.run_at is null as free
+        from unnest(i_id, i_type, i_payload, i_created_at, i_run_at, i_key, i_key_digest,
+                i_submitted_by, i_trace, i_fetchable) with ordinality
+            as i(id, type, payload, created_at, run_at, key, key_digest, submitted_by, trace,
+                fetchable, n)
+    ), judged as (
+        select g.*, g.free and coalesce(
+            row_number() over (partition by g.type, g.free order by g.n) <= l.remaining, true) as fits
+        from given g left join unnest(l_type, l_left) as l(type, remaining) on l.type = g.type
+    ), owned as (
+        select j.*, j.fits and row_number() over (partition by j.fits order by j.n) <= eager as mine
+        from judged j
+    )
+    select array_agg(row(o.id, o.type, o.payload::json, o.created_at, o.run_at, o.key, o.key_digest,
+        null, o.submitted_by, o.trace, case when o.mine then me end)::trio_jobs.new_job order by o.n)
+    into new from owned o;
+    -- A user's transaction may have one of the keys, and may not end for a long time.
+    perform set_config('lock_timeout', '100ms', true);
+    begin
+        inserted := trio_jobs.insert_new(new);
+    exception when lock_not_available then
+        perform set_config('lock_timeout', '1ms', true);
+        inserted := trio_jobs.insert_new(array(select n from unnest(new) n where n.key is null));
+        for each in select n.* from unnest(new) n where n.key is not null loop
+            begin
+                inserted := inserted || trio_jobs.insert_new(array[each]);
+            exception when lock_not_available then
+                line.kind := 'b';
+                line.id := each.id;
+                return next line;
+            end;
+        end loop;
+    end;
+    perform trio_jobs.tell_pending((
+        select min(n.id::text) from unnest(new) n
+        where n.owner is null and n.run_at is null and n.id = any (inserted))::uuid);
+    perform trio_jobs.tell_time((
+        select min(n.run_at) from unnest(new) n where n.id = any (inserted)), before);
+    line.kind := 't';
+    for line.id, line.claims in
+        select n.id, case when n.owner is not null then 1 end from unnest(new) n where n.id = any (inserted)
+        union all
+        -- These were in before: the answer of this round was lost.
+        select n.id, null from unnest(new) n where n.id <> all (inserted)
+        and exists (select from trio_jobs.jobs j where j.id = n.id)
+    loop
+        return next line;
+    end loop;
+end
+$$;
+
+
+-- Mark a job as to be cancelled; whether it has not ended. If it waits for a time, that is now.
+create function trio_jobs.request_cancel(job_id uuid) returns boolean
+language plpgsql as $$
+declare
+    found_owner bigint;
+    was_requested boolean;
+begin
+    -- Not by `completed_at`, for which the planner has an index that is small only at first.
+    select j.owner, j.cancel_requested into found_owner, was_requested
+    from trio_jobs.jobs j where j.id = job_id and j.outcome is null for update;
+    if not found then
+        return false;
+    elsif not was_requested then
+        update trio_jobs.jobs j
+        set cancel_requested = true,
+            run_at = case when j.run_at > clock_timestamp() then clock_timestamp() else j.run_at end
+        where j.id = job_id;
+        perform pg_notify(trio_jobs.channel(coalesce(found_owner, 0)),
+            case when found_owner is null then job_id::text else 'c' || job_id end);
+    end if;
+    return true;
+end
+$$;
+
+-- Let a job that waits for a time begin now; whether it waits.
+create function trio_jobs.make_due(job_id uuid) returns boolean
+language plpgsql as $$
+begin
+    update trio_jobs.jobs j set run_at = least(j.run_at, clock_timestamp())
+    where j.id = job_id and j.outcome is null and j.run_at > '-infinity';
+    if found then
+        perform trio_jobs.tell_pending(job_id);
+    end if;
+    return found;
+end
+$$;
+
+
+-- Hold the member until the commit; whether it is there. Whoever deletes it waits for this round,
+-- and then sees what the round has fetched.
+create function trio_jobs.enter(me bigint, my_session int) returns boolean
+language plpgsql as $$
+declare
+    present int;
+begin
+    select m.session into present from trio_jobs.members m where m.id = me for key share;
+    if present <> my_session then
+        raise exception 'another session of member % has begun', me using errcode = 'TJ001';
+    end if;
+    return present is not null;
+end
+$$;
+
+
+-- One round of one server; the Python module `round` says what it does. The arrays of one letter
+-- have the same length, or are empty if all their values are null. Moves, begins, cancels and
+-- watches are in the order of their ids: whoever locks several jobs locks them in this order, or
+-- two servers could wait for each other. It can be repeated if its answer was lost; whoever begins
+-- a session of the member waits for its rounds, and later ones of earlier sessions are refused.
+create function trio_jobs.round(
+    me bigint, my_session int,
+    m_id uuid[], m_owner bigint[], m_claims int[], m_attempts int[], m_snoozes int[],
+    m_run_at timestamptz[], m_started_at timestamptz[], m_completed_at timestamptz[],
+    m_duration float8[], m_outcome text[], m_error_type text[], m_error_message text[],
+    m_cancel boolean[], m_progress text[], m_lines text[], m_result text[],
+    b_id uuid[], b_owner bigint[], b_claims int[], b_started_at timestamptz[],
+    cancels uuid[], watches uuid[],
+    low uuid, want int, wanted text[], without text[], l_type text[], l_left int[], suspect boolean,
+    i_id uuid[], i_type text[], i_payload text[], i_created_at timestamptz[], i_run_at timestamptz[],
+    i_key text[], i_key_digest bytea[], i_submitted_by text[], i_trace text[], i_fetchable boolean[],
+    count_to int
+) returns setof trio_jobs.answer
+language plpgsql
+-- A plan that was made while the tables were empty must not read all of a large one.
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+    line trio_jobs.answer;
+    eager int := want;
+    fetched trio_jobs.answer[];
+    an_id uuid;
+    pending uuid;
+begin
+    if not trio_jobs.enter(me, my_session) then
+        line.kind := 'l';
+        return next line;
+        eager := 0;
+    end if;
+    if (cardinality(m_id) > 0)::int + (cardinality(b_id) > 0)::int
+            + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 1 then
+        perform from unnest(array(
+            select distinct u.id from unnest(m_id || b_id || cancels || watches) as u(id) order by u.id
+        )) as u(id)
+        cross join lateral (select from trio_jobs.jobs j where j.id = u.id limit 1 for update) locked;
+    end if;
+
+    if cardinality(m_id) > 0 then
+        return query select * from trio_jobs.record(me, m_id, m_owner, m_claims, m_attempts,
+            m_snoozes, m_run_at, m_started_at, m_completed_at, m_duration, m_outcome, m_error_type,
+            m_error_message, m_cancel, m_progress, m_lines, m_result);
+    end if;
+
+    line.kind := 'x';
+    for n in 1 .. cardinality(b_id) loop
+        update trio_jobs.jobs j set started_at = b_started_at[n], progress = null, lines = null
+        where j.id = b_id[n] and j.owner = b_owner[n] and j.claims = b_claims[n];
+        if not found then
+            line.id := b_id[n];
+            return next line;
+        end if;
+    end loop;
+
+    foreach an_id in array cancels loop
+        perform trio_jobs.request_cancel(an_id);
+    end loop;
+
+    line.kind := 'o';
+    for n in 1 .. cardinality(watches) loop
+        update trio_jobs.jobs j set watcher = case when coalesce(j.watcher, me) = me then me else 0 end
+        where j.id = watches[n] and j.outcome is null
+        returning case when j.owner is null and j.run_at is null then j.id end into an_id;
+        if not found then
+            line.id := watches[n];
+            return next line;
+        elsif pending is null then
+            pending := an_id;
+        end if;
+    end loop;
+    -- While this round has them locked, another server that could have them does not see them.
+    perform trio_jobs.tell_pending(pending);
+
+    if eager > 0 then
+        fetched := array(select f from trio_jobs.fetch_jobs(
+            me, low, want, wanted, without, l_type, l_left, suspect) f);
+        return query select * from unnest(fetched);
+        eager := eager - cardinality(fetched);
+        l_left := array(
+            select l.remaining - (select count(*)::int from unnest(fetched) f where f.type = l.type)
+            from unnest(l_type, l_left) with ordinality as l(type, remaining, n) order by l.n);
+    end if;
+
+    if cardinality(i_id) > 0 then
+        return query select * from trio_jobs.take_in(me, eager, l_type, l_left, i_id, i_type,
+            i_payload, i_created_at, i_run_at, i_key, i_key_digest, i_submitted_by, i_trace,
+            i_fetchable);
+    end if;
+
+    if count_to > 0 then
+        line.kind := 'n';
+        line.id := null;
+        select count(*) into line.number from (
+            select from trio_jobs.jobs j where j.completed_at is null
+            order by j.run_at nulls first, j.id limit count_to
+        ) open;
+        return next line;
+    end if;
+end
+$$;
+
+
+-- Write jobs that come in together or not at all. Rows: nothing if they are in (also if they were
+-- already: the answer was lost); `k`: there is a job with one of their keys; `b`: a transaction that
+-- has not ended yet has one; `r`: the job `id` can not be re-run.
+create function trio_jobs.add_group(
+    me bigint, my_session int, i_id uuid[], i_type text[], i_payload text[], i_created_at timestamptz[], i_run_at timestamptz[],
+    i_key text[], i_key_digest bytea[], i_submitted_by text[], i_trace text[], i_rerun_of uuid[]
+) returns setof trio_jobs.answer
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+    line trio_jobs.answer;
+    before timestamptz := trio_jobs.next_time();
+    new trio_jobs.new_job[];
+    old_id uuid;
+    new_id uuid;
+begin
+    perform trio_jobs.enter(me, my_session);
+    perform from trio_jobs.jobs j where j.id = i_id[1];
+    if found then
+        return;
+    end if;
+    select array_agg(row(i.id, i.type, i.payload::json, i.created_at, i.run_at, i.key, i.key_digest,
+        i.rerun_of, i.submitted_by, i.trace, null)::trio_jobs.new_job order by i.n)
+    into new
+    from unnest(i_id, i_type, i_payload, i_created_at, i_run_at, i_key, i_key_digest, i_submitted_by,
+            i_trace, i_rerun_of) with ordinality
+        as i(id, type, payload, created_at, run_at, key, key_digest, submitted_by, trace, rerun_of, n);
+    perform set_config('lock_timeout', '100ms', true);
+    begin
+        for old_id, new_id in
+            select n.rerun_of, n.id from unnest(new) n where n.rerun_of is not null order by n.rerun_of
+        loop
+            update trio_jobs.jobs j set rerun_as = new_id
+            where j.id = old_id and j.outcome <> 'succeeded' and j.rerun_as is null;
+            if not found then
+                line.kind := 'r';
+                line.id := old_id;
+                raise exception using errcode = 'TJ002';
+            end if;
+        end loop;
+        if cardinality(trio_jobs.insert_new(new)) < cardinality(new) then
+            line.kind := 'k';
+            raise exception using errcode = 'TJ002';
+        end if;
+    exception
+        when sqlstate 'TJ002' then
+            return next line;
+            return;
+        when lock_not_available then
+            line.kind := 'b';
+            return next line;
+            return;
+    end;
+    perform trio_jobs.tell_pending((
+        select min(n.id::text) from unnest(new) n where n.run_at is null)::uuid);
+    perform trio_jobs.tell_time((select min(n.run_at) from unnest(new) n), before);
+end
+$$;
+
+
+-- A new member, with a lease of so many seconds.
+create function trio_jobs.join(name text, lease float8, handlers jsonb) returns bigint
+language sql as $$
+    insert into trio_jobs.members (name, lease_until, handlers)
+    values (name, clock_timestamp() + make_interval(secs => lease), handlers) returning id
+$$;
+
+-- Renew a lease. Nothing is renewed if the member is gone. `pending`: a job may be fetched now.
+create function trio_jobs.beat(
+    me bigint, lease float8, out alive boolean, out members int, out pending boolean,
+    out next_time bigint, out now bigint
+)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
+begin
+    update trio_jobs.members m set lease_until = clock_timestamp() + make_interval(secs => lease)
+    where m.id = me;
+    alive := found;
+    select count(*) into members from trio_jobs.members;
+    next_time := trio_jobs.micros(trio_jobs.next_time());
+    pending := coalesce(trio_jobs.next_time() <= clock_timestamp(), false) or exists (
+        select from (
+            select j.owner from trio_jobs.jobs j
+            where j.completed_at is null and j.run_at is null and j.owner is null
+            order by j.run_at nulls first, j.id limit 1
+        ) first);
+    now := trio_jobs.micros(clock_timestamp());
+end
+$$;
+
+-- Put back, or end, the jobs of a member that is gone.
+create function trio_jobs.put_back_jobs(
+    lost_member bigint, handlers jsonb, out put_back int, out ended int
+)
+language plpgsql as $$
+declare
+    each record;
+    pending uuid;
+    rule jsonb;
+    reason text;
+begin
+    put_back := 0;
+    ended := 0;
+    for each in
+        select j.id, j.type, j.started_at, j.created_at, j.interruptions, j.watcher from trio_jobs.jobs j
+        where j.completed_at is null and j.run_at is null and j.owner = lost_member
+        order by j.run_at nulls first, j.id for update
+    loop
+        rule := coalesce(handlers -> each.type, handlers -> 'default', '[true, 2147483647]');
+        reason := null;
+        if not (rule -> 0)::boolean then
+            if each.started_at is null then  -- a server writes at once that such a job has begun
+                update trio_jobs.jobs j set owner = null, attempts = j.attempts - 1 where j.id = each.id;
+                put_back := put_back + 1;
+                pending := coalesce(pending, each.id);
+                continue;
+            end if;
+            reason := 'the server that ran the job was lost, and its handler is not repeatable';
+        elsif each.interruptions + 1 >= (rule -> 1)::bigint then
+            reason := 'the server that ran the job was lost ' || each.interruptions + 1 || ' times';
+        end if;
+        if reason is null then
+            update trio_jobs.jobs j set owner = null, started_at = null, interruptions = j.interruptions + 1
+            where j.id = each.id;
+            put_back := put_back + 1;
+            pending := coalesce(pending, each.id);
+        else
+            update trio_jobs.jobs j set owner = null, interruptions = j.interruptions + 1,
+                completed_at = greatest(clock_timestamp(), j.started_at, j.created_at),
+                outcome = 'interrupted', error_type = 'Interrupted', error_message = reason
+            where j.id = each.id;
+            ended := ended + 1;
+            if each.watcher is not null then
+                perform pg_notify(trio_jobs.channel(each.watcher), 'd' || each.id);
+            end if;
+        end if;
+    end loop;
+    perform trio_jobs.tell_pending(pending);
+end
+$$;
+
+-- Delete the members whose lease is over, and put back or end their jobs. A row for each. The
+-- caller's own lease is not over, and it has been in contact with the database for as long as a
+-- lease: after a restart of the database all others had that time, too.
+create function trio_jobs.sweep(me bigint)
+returns table (member bigint, name text, put_back int, ended int)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
+#variable_conflict use_column
+declare
+    handlers jsonb;
+begin
+    if not exists (select from trio_jobs.members m where m.id = me and m.lease_until >= clock_timestamp()) then
+        return;
+    end if;
+    for member in
+        select m.id from trio_jobs.members m where m.lease_until < clock_timestamp() and m.id <> me
+        order by m.id for update skip locked
+    loop
+        delete from trio_jobs.members m where m.id = member returning m.name, m.handlers into name, handlers;
+        select p.put_back, p.ended into put_back, ended from trio_jobs.put_back_jobs(member, handlers) p;
+        return next;
+    end loop;
+end
+$$;
+
+-- A member goes, and has given its jobs back. What it has yet is put back as by a sweep.
+create function trio_jobs.leave(me bigint, out put_back int, out ended int)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+    handlers jsonb;
+begin
+    delete from trio_jobs.members m where m.id = me returning m.handlers into handlers;
+    if found then
+        select p.put_back, p.ended into put_back, ended from trio_jobs.put_back_jobs(me, handlers) p;
+    end if;
+end
+$$;
+
+-- Drop completed jobs that ended more than so many seconds ago, the oldest first.
+create function trio_jobs.drop_old(keep_for float8, at_most int)
+returns table (outcome trio_jobs.outcome, number int)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan set jit = off
+as $$
+#variable_conflict use_column
+declare
+    places tid[];
+begin
+    select array_agg(o.place) into places from (
+        select j.ctid as place from trio_jobs.jobs j
+        where j.completed_at < clock_timestamp() - make_interval(secs => keep_for)
+        order by j.completed_at limit at_most for update skip locked
+    ) o;
+    return query
+        with gone as (
+            delete from trio_jobs.jobs j using unnest(places) p(place)
+            where j.ctid = p.place returning j.outcome
+        )
+        select g.outcome, count(*)::int from gone g group by g.outcome;
+end
+$$;
+
+
+-- For the users' own transactions: the job is there when the transaction commits.
+
+-- Sorts behind the ids that were made before it, to a quarter of a microsecond.
+create function trio_jobs.uuid7() returns uuid
+language sql volatile parallel safe as $$
+    select encode(
+        substring(int8send(t.micros / 1000) from 3)
+        || substring(int4send(28672 + (t.micros % 1000 * 4096 / 1000)::int) from 3)
+        || set_byte(substring(uuid_send(gen_random_uuid()) from 9), 0, 128 + t.noise), 'hex')::uuid
+    from (select trio_jobs.micros(clock_timestamp()) as micros, (random() * 63)::int as noise) t
+$$;
+
+-- Submit a job; returns its id, or that of the job that has the key.
+create function trio_jobs.submit(type text, payload json default null, key text default null)
+returns uuid
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    new_id uuid := trio_jobs.uuid7();
+begin
+    if coalesce(submit.key, 'k') !~ '^[!-~]{1,255}$' then
+        raise exception 'key must be 1 to 255 visible ASCII characters' using errcode = '22023';
+    end if;
+    insert into trio_jobs.jobs (id, type, payload, key) values (new_id, submit.type, submit.payload, submit.key)
+    on conflict (key) where key is not null do nothing;
+    if not found then
+        select j.id into strict new_id from trio_jobs.jobs j where j.key = submit.key;
+    elsif coalesce(current_setting('trio_jobs.told', true), '') = '' then
+        -- Once for all submissions of this transaction: this id is the smallest.
+        perform set_config('trio_jobs.told', '1', true);
+        perform pg_notify('trio_jobs', new_id::text);
+    end if;
+    return new_id;
+end
+$$;
+
+revoke all on all functions in schema trio_jobs from public;

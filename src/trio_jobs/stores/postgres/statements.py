@@ -1,0 +1,360 @@
+"""A round as a call of the database's function `round`, and its answer as the store gets it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+import psycopg
+
+from trio_jobs.job import Job
+from trio_jobs.pool.refusals import StoreUnavailableError
+from trio_jobs.pool.store import (
+    DuplicateJobError,
+    InvalidTransitionError,
+    JobNotFoundError,
+    check_rerun,
+)
+from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
+from trio_jobs.stores.postgres.rows import (
+    NULL,
+    SELECT_WHOLE,
+    error_of,
+    extras_of,
+    json_bytes,
+    key_of,
+    owned_job,
+    time_of,
+    whole_job,
+)
+from trio_jobs.stores.postgres.session import Session
+from trio_jobs.timestamps import time_at
+
+_T = TypeVar("_T")
+
+# Why a submission is refused for a while.
+KEY_IN_USE: Final = "a transaction that has not ended has submitted a job with this key"
+
+# The types of the parameters, by name.
+_PARAMETERS: Final = {
+    "me": "bigint",
+    "my_session": "int",
+    "m_id": "uuid[]",
+    "m_owner": "bigint[]",
+    "m_claims": "int[]",
+    "m_attempts": "int[]",
+    "m_snoozes": "int[]",
+    "m_run_at": "timestamptz[]",
+    "m_started_at": "timestamptz[]",
+    "m_completed_at": "timestamptz[]",
+    "m_duration": "float8[]",
+    "m_outcome": "text[]",
+    "m_error_type": "text[]",
+    "m_error_message": "text[]",
+    "m_cancel": "boolean[]",
+    "m_progress": "text[]",
+    "m_lines": "text[]",
+    "m_result": "text[]",
+    "b_id": "uuid[]",
+    "b_owner": "bigint[]",
+    "b_claims": "int[]",
+    "b_started_at": "timestamptz[]",
+    "cancels": "uuid[]",
+    "watches": "uuid[]",
+    "low": "uuid",
+    "want": "int",
+    "wanted": "text[]",
+    "without": "text[]",
+    "l_type": "text[]",
+    "l_left": "int[]",
+    "suspect": "boolean",
+    "i_id": "uuid[]",
+    "i_type": "text[]",
+    "i_payload": "text[]",
+    "i_created_at": "timestamptz[]",
+    "i_run_at": "timestamptz[]",
+    "i_key": "text[]",
+    "i_key_digest": "bytea[]",
+    "i_submitted_by": "text[]",
+    "i_trace": "text[]",
+    "i_fetchable": "boolean[]",
+    "count_to": "int",
+}
+_NEW: Final = tuple(name for name in _PARAMETERS if name.startswith("i_"))[:-1]
+
+
+def _call(function: str, names: Iterable[str], columns: str) -> str:
+    given = ", ".join(f"{name} => %({name})s::{_TYPES[name]}" for name in names)
+    return f"SELECT {columns} FROM trio_jobs.{function}({given})"  # noqa: S608
+
+
+_TYPES: Final = {**_PARAMETERS, "i_rerun_of": "uuid[]"}
+
+ROUND: Final = _call(
+    "round",
+    _PARAMETERS,
+    "kind::text, id::text, number, claims, type, payload, created_at, key, key_digest, "
+    "rerun_of::text, submitted_by, trace, attempts, interruptions, snoozes, run_at, error_type, "
+    "error_message, cancel_requested, rerun_as::text, progress, lines",
+)
+_ADD_GROUP: Final = _call(
+    "add_group", ("me", "my_session", *_NEW, "i_rerun_of"), "kind::text, id::text"
+)
+
+# The jobs that a member owns, by its id: after a lost connection; for `held`.
+OWNED: Final = (
+    f"{SELECT_WHOLE} WHERE completed_at IS NULL AND run_at IS NULL AND owner = %(member)s "
+    "ORDER BY run_at NULLS FIRST, id"
+)
+
+
+def parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
+    """The parameters of `ROUND`.
+
+    Args:
+        batch: What the round does; its submissions are plain.
+        session: Whose round it is.
+        low: Only jobs with a greater id are fetched, beside those that waited for a time.
+    """
+    moves = sorted(batch.moves, key=_moved_id)
+    moved = [move.held.job for move in moves]
+    begun = sorted(batch.begun, key=_held_id)
+    new = [job for group in batch.new for job in group.jobs]
+    fetchable = [may for group in batch.new for may in group.fetchable]
+    want = batch.want
+    return {
+        "me": session.member,
+        "my_session": session.number,
+        "m_id": [job.id for job in moved],
+        "m_owner": [move.held.member for move in moves],
+        "m_claims": [move.held.claims for move in moves],
+        "m_attempts": [job.attempts for job in moved],
+        "m_snoozes": _column(moved, lambda job: job.snoozes or None),
+        "m_run_at": _column(moved, lambda job: job.run_at),
+        "m_started_at": _column(moved, lambda job: job.started_at),
+        "m_completed_at": _column(moved, lambda job: job.completed_at),
+        "m_duration": _column(moved, lambda job: job.duration),
+        "m_outcome": _column(moved, _outcome),
+        "m_error_type": _column(moved, _error_type),
+        "m_error_message": _column(moved, _error_message),
+        "m_cancel": _column(moved, lambda job: job.cancel_requested or None),
+        "m_progress": _column(moved, _progress),
+        "m_lines": _column(moved, _lines),
+        "m_result": _column(moved, _result),
+        "b_id": [held.job.id for held in begun],
+        "b_owner": [held.member for held in begun],
+        "b_claims": [held.claims for held in begun],
+        "b_started_at": [held.job.started_at for held in begun],
+        "cancels": sorted(batch.cancels),
+        "watches": sorted(batch.watches),
+        "low": low,
+        "want": want.number,
+        "wanted": None if want.types is None else list(map(_text, want.types)),
+        "without": list(map(_text, want.without)),
+        "l_type": list(map(_text, want.limits)),
+        "l_left": list(want.limits.values()),
+        "suspect": want.suspect,
+        **_new_jobs(new),
+        "i_fetchable": fetchable,
+        "count_to": batch.count_to,
+    }
+
+
+def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tuple[Answer, bool]:
+    """What the rows of `ROUND` say.
+
+    Args:
+        rows: The rows.
+        batch: What the round has done.
+        session: Whose round it was.
+
+    Returns:
+        The answer, and whether the member of the session is there. If it is not, nothing was
+        fetched.
+    """
+    member = session.member
+    fenced: list[str] = []
+    over: list[str] = []
+    numbered: list[tuple[int, Held]] = []
+    claims: dict[str, int | None] = {}
+    busy: set[str] = set()
+    open_jobs, is_member = None, True
+    for row in rows:
+        kind, job_id = row[0], row[1]
+        if kind == "f":
+            numbered.append((row[2], Held(_fetched(row), member, row[3])))
+        elif kind == "t":
+            claims[job_id] = row[3]
+        elif kind == "x":
+            fenced.append(job_id)
+        elif kind == "o":
+            over.append(job_id)
+        elif kind == "b":
+            busy.add(job_id)
+        elif kind == "n":
+            open_jobs = row[2]
+        elif kind == "l":
+            is_member = False
+    fetched = [held for _, held in sorted(numbered, key=_number)]
+    taken = [group for group in batch.new if group.jobs[0].id in claims]
+    new = (job for group in taken for job in group.jobs)
+    fetched += [Held(job, member, count) for job in new if (count := claims[job.id]) is not None]
+    found = Answer(
+        fenced=fenced,
+        fetched=fetched,
+        taken=taken,
+        busy=[group for group in batch.new if group.jobs[0].id in busy] if busy else (),
+        over=over,
+        open_jobs=open_jobs,
+    )
+    return found, is_member
+
+
+async def add_group(
+    connection: psycopg.AsyncConnection[Any], group: NewJobs, session: Session
+) -> Exception | None:
+    """Write submissions that are not plain; return why they are refused, or None.
+
+    It can be repeated if its answer was lost.
+
+    Args:
+        connection: In autocommit.
+        group: The submissions.
+        session: Who has them.
+
+    Raises:
+        psycopg.Error: They are not written, or that is not known: the connection is lost.
+    """
+    jobs = group.jobs
+    params = {
+        "me": session.member,
+        "my_session": session.number,
+        **_new_jobs(jobs),
+        "i_rerun_of": _column(jobs, lambda job: job.rerun_of),
+    }
+    cursor = await connection.execute(_ADD_GROUP.encode(), params)
+    for kind, job_id in await cursor.fetchall():
+        if kind == "k":
+            return DuplicateJobError("there is a job with one of these keys")
+        if kind == "b":
+            return StoreUnavailableError(KEY_IN_USE)
+        return await _refused_rerun(connection, job_id)
+    return None
+
+
+async def _refused_rerun(connection: psycopg.AsyncConnection[Any], job_id: str) -> Exception:
+    """Why a job cannot be re-run."""
+    query = f"{SELECT_WHOLE} WHERE id = %s"
+    cursor = await connection.execute(query.encode(), [job_id])
+    if (row := await cursor.fetchone()) is None:
+        return JobNotFoundError(f"no job {job_id!r}")
+    try:
+        check_rerun(whole_job(row))
+    except InvalidTransitionError as error:
+        return error
+    return InvalidTransitionError(f"job {job_id!r} is re-run twice by the same submission")
+
+
+def held(rows: Iterable[Sequence[Any]]) -> list[Held]:
+    """The rows of `OWNED`."""
+    return [owned_job(row) for row in rows]
+
+
+def _fetched(row: Sequence[Any]) -> Job:
+    # In the order of `ROUND`.
+    _, job_id, _, _, type_, payload, created_at, key, digest, rerun_of, submitted_by = row[:11]
+    trace, attempts, interruptions, snoozes, run_at, error_type, error_message = row[11:18]
+    cancel_requested, rerun_as, progress, lines = row[18:]
+    extras = None
+    if snoozes or progress or lines or submitted_by or trace:
+        extras = extras_of(
+            snoozes=snoozes,
+            progress=progress,
+            lines=lines,
+            submitted_by=submitted_by,
+            trace=trace,
+        )
+    return Job(
+        id=job_id,
+        type=type_,
+        payload=json_bytes(payload),
+        created_at=time_at(created_at),
+        cancel_requested=cancel_requested,
+        key=key_of(key, digest),
+        attempts=attempts,
+        interruptions=interruptions,
+        run_at=time_of(run_at),
+        last_error=error_of(error_type, error_message),
+        rerun_of=rerun_of,
+        rerun_as=rerun_as,
+        extras=extras,
+    )
+
+
+def _new_jobs(jobs: Sequence[Job]) -> dict[str, object]:
+    return {
+        "i_id": [job.id for job in jobs],
+        "i_type": [_text(job.type) for job in jobs],
+        "i_payload": _column(jobs, _payload),
+        "i_created_at": [job.created_at for job in jobs],
+        "i_run_at": _column(jobs, lambda job: job.run_at),
+        "i_key": _column(jobs, lambda job: None if job.key is None else job.key.text),
+        "i_key_digest": _column(jobs, lambda job: None if job.key is None else job.key.digest),
+        "i_submitted_by": _column(jobs, lambda job: job.submitted_by),
+        "i_trace": _column(jobs, lambda job: job.trace),
+    }
+
+
+def _column(jobs: Sequence[Job], value: Callable[[Job], _T | None]) -> list[_T | None]:
+    """The values of jobs; none if all are None: the database fills an array up with nulls."""
+    values = list(map(value, jobs))
+    return [] if values.count(None) == len(values) else values
+
+
+def _payload(job: Job) -> str | None:
+    return None if job.payload == NULL else job.payload.decode()
+
+
+def _result(job: Job) -> str | None:
+    result = None if job.ending is None else job.ending.result
+    return None if result is None or result == NULL else result.decode()
+
+
+def _outcome(job: Job) -> str | None:
+    return None if job.ending is None else job.ending.outcome.value
+
+
+def _error_type(job: Job) -> str | None:
+    error = job.last_error if job.ending is None else job.ending.error
+    return None if error is None else _text(error.type)
+
+
+def _error_message(job: Job) -> str | None:
+    error = job.last_error if job.ending is None else job.ending.error
+    return None if error is None else _text(error.message)
+
+
+def _progress(job: Job) -> str | None:
+    return None if job.progress is None else msgspec.json.encode(job.progress).decode()
+
+
+def _lines(job: Job) -> str | None:
+    return msgspec.json.encode(job.lines).decode() if job.lines else None
+
+
+def _text(text: str) -> str:
+    """The text; what the database can not hold, lone surrogates and NUL, becomes a mark."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _moved_id(move: Moved) -> str:
+    return move.held.job.id
+
+
+def _held_id(held: Held) -> str:
+    return held.job.id
+
+
+def _number(pair: tuple[int, Held]) -> int:
+    return pair[0]

@@ -1,0 +1,145 @@
+"""A member of a database that makes rounds one by one: a server without its pump and its pool."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from trio_jobs.job import Ending, Job, Later, Outcome
+from trio_jobs.pool.want import Want
+from trio_jobs.stores.postgres import statements
+from trio_jobs.stores.postgres.connection import TrioConnection, connect
+from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
+from trio_jobs.stores.postgres.rows import SELECT_WHOLE, whole_job
+from trio_jobs.stores.postgres.session import Session
+from trio_jobs.stores.transitions import claimed, completed, postponed
+
+# Seconds of a lease that no test waits for, and beyond which a test would hang.
+LONG = 600.0
+
+SUCCEEDED = Ending(outcome=Outcome.SUCCEEDED, result=b"1")
+
+
+@dataclass
+class Member:
+    """A member, and its connection.
+
+    Attributes:
+        connection: In autocommit.
+        session: Of the member.
+        low: Of its rounds.
+    """
+
+    connection: TrioConnection
+    session: Session
+    low: str = "00000000-0000-0000-0000-000000000000"
+
+    async def execute(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """The rows of a statement, if it has some."""
+        cursor = await self.connection.execute(sql.encode(), params)
+        return [] if cursor.description is None else await cursor.fetchall()
+
+    async def round(self, batch: Batch) -> Answer:
+        """Make a round; the member is there."""
+        answer, is_member = await self.round_of(batch)
+        assert is_member
+        return answer
+
+    async def round_of(self, batch: Batch) -> tuple[Answer, bool]:
+        """Make a round."""
+        params = statements.parameters(batch, self.session, self.low)
+        cursor = await self.connection.execute(statements.ROUND.encode(), params)
+        return statements.answer(await cursor.fetchall(), batch, self.session)
+
+    async def fetch(self, number: int = 1, **want: Any) -> list[Held]:  # noqa: ANN401
+        """Fetch jobs."""
+        return list((await self.round(Batch(want=Want(number, **want)))).fetched)
+
+    async def add(self, *jobs: Job) -> None:
+        """Take jobs in, as pending ones."""
+        answer = await self.round(Batch(new=[new(job) for job in jobs]))
+        assert len(answer.taken) == len(jobs)
+
+    async def find(self, job_id: str) -> Job:
+        """The job in the database."""
+        [row] = await self.execute(f"{SELECT_WHOLE} where id = %s", job_id)
+        return whole_job(row)
+
+    async def age(self, seconds: float = 0.0, *, member: "Member | None" = None) -> None:
+        """Let the lease of a member end so many seconds ago."""
+        await self.execute(
+            "update trio_jobs.members set lease_until = clock_timestamp() - %s * interval '1 s' "
+            "where id = %s",
+            seconds,
+            (member or self).session.member,
+        )
+
+    async def sweep(self) -> list[tuple[Any, ...]]:
+        """Put the jobs of members back whose lease is over."""
+        return await self.execute("select * from trio_jobs.sweep(%s)", self.session.member)
+
+
+@asynccontextmanager
+async def joined(
+    url: str, *, name: str = "test", handlers: dict[str, tuple[bool, int]] | None = None
+) -> AsyncIterator[Member]:
+    """A member that has joined a database, for the length of a block."""
+    rules = msgspec.json.encode({"default": (True, 3)} if handlers is None else handlers).decode()
+    async with await connect(url, name=name) as connection:
+        cursor = await connection.execute(
+            b"select trio_jobs.join(%s, %s, %s::jsonb)", [name, LONG, rules]
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        yield Member(connection, Session(row[0], 0))
+
+
+def new(*jobs: Job, fetchable: bool = False) -> NewJobs:
+    """A submission."""
+    return NewJobs(jobs, [fetchable] * len(jobs), landed=_ignore, refused=_ignore)
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def make_job(number: int, **values: Any) -> Job:  # noqa: ANN401
+    """A job whose id sorts by the number."""
+    defaults = Job(id=id_of(number), type="t", payload=b'{"a":1}', created_at=now())
+    return replace(defaults, **values)
+
+
+def id_of(number: int) -> str:
+    """The id of a job."""
+    return f"01900000-0000-7000-8000-{number:012}"
+
+
+def now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+def begun(held: Held) -> Held:
+    """The job once its worker has claimed it."""
+    return held._replace(job=claimed(held.job, now()))
+
+
+def ended(held: Held, ending: Ending = SUCCEEDED) -> Moved:
+    """The end of a job, which its worker has claimed or claims now."""
+    held = held if held.job.started_at else begun(held)
+    return Moved(held._replace(job=completed(held.job, ending, now(), 0.25)))
+
+
+def later(held: Held, **values: Any) -> Moved:  # noqa: ANN401
+    """Another attempt of a job."""
+    held = held if held.job.started_at else begun(held)
+    return Moved(held._replace(job=postponed(held.job, Later(**values), now())))
+
+
+def ids(jobs: Sequence[Held]) -> list[str]:
+    """The ids of fetched jobs."""
+    return [held.job.id for held in jobs]
