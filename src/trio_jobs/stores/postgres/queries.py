@@ -1,0 +1,110 @@
+"""Look-ups and pages of the jobs in a database: each a statement and its values."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from trio_jobs.job import Outcome
+from trio_jobs.pool.job_query import JobQuery, Order, parse_end_place
+from trio_jobs.stores.postgres.conditions import UNFINISHED, conditions_of
+from trio_jobs.stores.postgres.rows import SELECT_BRIEF, SELECT_WHOLE
+from trio_jobs.timestamps import microseconds, time_at
+
+
+class Query(NamedTuple):
+    """A statement that reads.
+
+    Attributes:
+        text: The statement, with psycopg's placeholders.
+        values: Their values, by name.
+    """
+
+    text: str
+    values: Mapping[str, object]
+
+
+# The rows are those of `whole_job`, in any order.
+FIND_MANY: Final = f"{SELECT_WHOLE} where id = any(%(ids)s::uuid[])"
+# The index needs its condition repeated.
+FIND_KEYS: Final = f"{SELECT_WHOLE} where key is not null and key = any(%(keys)s::text[])"
+
+# Which jobs are behind a place, and how they are sorted, by the order of a page. The table's name
+# makes `jobs.id` the column, which has an index, and not what a query selects.
+_BEHIND: Final = {
+    Order.OLDEST: "id > %(after)s::uuid",
+    Order.NEWEST: "id < %(after)s::uuid",
+    Order.ENDED: "(completed_at, id) < (%(end)s, %(after)s::uuid)",
+}
+_SORTED: Final = {
+    Order.OLDEST: "jobs.id",
+    Order.NEWEST: "jobs.id desc",
+    Order.ENDED: "completed_at desc, jobs.id desc",
+}
+# The same for unfinished jobs that wait for no time: as their index has them.
+_SORTED_OPEN: Final = {
+    Order.OLDEST: "run_at nulls first, id",
+    Order.NEWEST: "run_at desc nulls last, id desc",
+}
+
+# Partial indexes have the jobs that ended without success, and need their condition repeated.
+DEAD: Final = "outcome <> 'succeeded'"
+
+_MOST: Final = 2**31  # jobs of a page: more than any database has, and less than a bigint
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
+
+
+def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
+    """Up to ``limit`` jobs in the order of the query, from the first one behind ``after``.
+
+    Indexes find unfinished jobs, those of outcomes other than ``succeeded``, and these in the order
+    of their ends. A page of any other outcomes, of types, of a time of submission, or without
+    re-run jobs reads all jobs of its order up to its end.
+
+    Args:
+        query: Which jobs. Jobs of other statuses may be among them, for the caller to leave out;
+            but no completed ones if it wants none.
+        after: Any place in the order; None for the first page.
+        limit: The most jobs.
+
+    Returns:
+        A statement whose rows are those of `brief_job`.
+    """
+    conditions, values = conditions_of(query)
+    if after:
+        conditions.append(_BEHIND[query.order])
+        values |= _place(query.order, after)
+    values["limit"] = min(limit, _MOST)
+    by = _SORTED[query.order]
+    outcomes = [outcome.value for outcome in query.outcomes]
+    parts: list[tuple[str, str]] = []  # conditions and orders: each finds a part of the jobs
+    if query.order is Order.ENDED:
+        conditions.append(DEAD)
+    elif UNFINISHED in conditions:
+        parts = [("run_at is null", _SORTED_OPEN[query.order]), ("run_at > '-infinity'", by)]
+    elif outcomes and Outcome.SUCCEEDED not in outcomes:
+        # Each outcome apart: their index has them in the order of their ids.
+        for number, outcome in enumerate(outcomes):
+            values[name := f"outcome_{number}"] = outcome
+            parts.append((f"{DEAD} and outcome = %({name})s::trio_jobs.outcome", by))
+    if outcomes:
+        conditions.append("outcome = any(%(outcomes)s::trio_jobs.outcome[])")
+        values["outcomes"] = outcomes
+    if not parts:
+        return Query(f"{SELECT_BRIEF} {_where(conditions)} order by {by} limit %(limit)s", values)
+    found = " union all ".join(
+        f"(select id from trio_jobs.jobs {_where([*conditions, part])} order by {order} limit %(limit)s)"  # noqa: E501, S608
+        for part, order in parts
+    )
+    text = f"{SELECT_BRIEF} where id = any(array({found})) order by {by} limit %(limit)s"
+    return Query(text, values)
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f"where {' and '.join(conditions)}" if conditions else ""
+
+
+def _place(order: Order, after: str) -> dict[str, object]:
+    if order is not Order.ENDED:
+        return {"after": after}
+    since, job_id = parse_end_place(after)
+    return {"end": time_at(min(since, microseconds(_LATEST))), "after": job_id}
