@@ -4,7 +4,6 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -70,13 +69,10 @@ async def fetch(url: str, sql: str, *params: object) -> list[tuple[Any, ...]]:
 async def make_schema(url: str) -> None:
     """Do what `trio-jobs migrate` does."""
     from trio_jobs.stores.postgres.connection import connect  # few runs need it
+    from trio_jobs.stores.postgres.schema import migrate
 
-    try:
-        schema = import_module("trio_jobs.stores.postgres.schema")
-    except ModuleNotFoundError:
-        return
     async with await connect(url, name="test") as connection:
-        await schema.migrate(connection)
+        await migrate(connection)
 
 
 @pytest.fixture(scope="session")
