@@ -53,7 +53,7 @@ CONSTANTS |= {
     "join",
     "len",
 }
-CONSTANTS |= {"_insert", "_update"}  # the texts of SQL statements, which nobody changes
+CONSTANTS |= {"_insert", "_update", "_call"}  # the texts of SQL statements, which nobody changes
 CONSTANTS |= {
     "PoolSettings",
     "StoreSettings",
@@ -63,6 +63,8 @@ CONSTANTS |= {
     "Setting",
     "JobQuery",
     "Access",
+    "Want",
+    "replace",
 }
 TOOLS = {
     "getLogger",

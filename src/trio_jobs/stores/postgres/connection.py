@@ -74,6 +74,10 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         await trio.lowlevel.checkpoint()
         while not self._arrived:
             await _drive(generators.notifies(self.pgconn), self.pgconn.socket)
+        return self.arrived()
+
+    def arrived(self) -> list[psycopg.Notify]:
+        """Take the notifications that have come with the answers of statements."""
         taken = list(self._arrived)
         self._arrived.clear()
         return taken

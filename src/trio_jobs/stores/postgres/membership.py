@@ -55,6 +55,15 @@ class Membership:
         while not self.id:
             await self._changed.wait()
 
+    async def wait_lost(self) -> None:
+        """Wait until there is no lease.
+
+        Checkpoints:
+            Only if there is one.
+        """
+        while self.id:
+            await self._changed.wait()
+
     def joined(self, member: int, deadline: float) -> None:
         """Begin a lease.
 

@@ -116,10 +116,16 @@ begin
 end
 $$;
 
+-- The next time at which a job may be fetched that waits for one.
 create function trio_jobs.next_time() returns timestamptz
-language sql stable as $$
-    select j.run_at from trio_jobs.jobs j
-    where j.completed_at is null and j.run_at > '-infinity' order by j.run_at nulls first, j.id limit 1
+language plpgsql as $$
+declare
+    -- A variable: the planner finds no place in an index for a value that changes meanwhile.
+    at timestamptz := clock_timestamp();
+begin
+    return (select j.run_at from trio_jobs.jobs j where j.completed_at is null and j.run_at > at
+        order by j.run_at nulls first, j.id limit 1);
+end
 $$;
 
 
@@ -235,17 +241,18 @@ declare
     times timestamptz[];
     taken_types text[];
     passed_over uuid;
+    at timestamptz := clock_timestamp();  -- see `next_time`
 begin
     while fetched < want loop
         with suspects as materialized (
             select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
             where j.completed_at is null and j.interruptions > 0 and j.owner is null
-                and coalesce(j.run_at <= clock_timestamp(), true) and not j.cancel_requested
+                and coalesce(j.run_at <= at, true) and not j.cancel_requested
                 and coalesce(j.type = any (wanted), true) and j.type <> all (without)
             order by j.interruptions, j.id limit suspect::int for update skip locked
         ), later as materialized (
             select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
-            where j.completed_at is null and j.run_at <= clock_timestamp()
+            where j.completed_at is null and j.run_at <= at
                 and (j.cancel_requested or (j.interruptions = 0
                     and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
             order by j.run_at nulls first, j.id
@@ -617,21 +624,29 @@ language sql as $$
     values (name, clock_timestamp() + make_interval(secs => lease), handlers) returning id
 $$;
 
--- Renew a lease. Nothing is renewed if the member is gone. `pending`: a job may be fetched now.
+-- Renew a lease. Nothing is renewed if the member is gone. `in_time`: it had not run out.
+-- `pending`: a job may be fetched now. `next_time`: when one may be, at the earliest, that waits.
 create function trio_jobs.beat(
-    me bigint, lease float8, out alive boolean, out members int, out pending boolean,
-    out next_time bigint, out now bigint
+    me bigint, lease float8, out alive boolean, out in_time boolean, out members int,
+    out pending boolean, out next_time bigint, out now bigint
 )
 language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan set jit = off
 as $$
+declare
+    at timestamptz := clock_timestamp();  -- see `next_time`
 begin
+    select m.lease_until >= clock_timestamp() into in_time from trio_jobs.members m where m.id = me;
     update trio_jobs.members m set lease_until = clock_timestamp() + make_interval(secs => lease)
     where m.id = me;
     alive := found;
     select count(*) into members from trio_jobs.members;
     next_time := trio_jobs.micros(trio_jobs.next_time());
-    pending := coalesce(trio_jobs.next_time() <= clock_timestamp(), false) or exists (
+    pending := exists (
+        select from trio_jobs.jobs j
+        where j.completed_at is null and j.run_at <= at
+        order by j.run_at nulls first, j.id limit 1
+    ) or exists (
         select from (
             select j.owner from trio_jobs.jobs j
             where j.completed_at is null and j.run_at is null and j.owner is null

@@ -1,0 +1,524 @@
+"""`Pump`: the one task that writes jobs to the database, over one connection, in rounds.
+
+While a round is under way, the next one fills. So nothing waits for a timer, and the number of
+connections does not depend on that of the workers.
+
+A round whose connection is lost may have been committed, and may even be committed later: the
+database may still work on it, or not have begun. Before the pump repeats it, it begins a *session*
+of its member, which waits for the rounds of the earlier session and refuses those that come late.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import psycopg
+import trio
+
+from trio_jobs.pool.refusals import StoreWriteError
+from trio_jobs.pool.want import NOTHING, Want
+from trio_jobs.stores.postgres import statements
+from trio_jobs.stores.postgres.connection import TrioConnection, pause_before
+from trio_jobs.stores.postgres.failures import (
+    READ_ONLY,
+    ends_connection,
+    one_line,
+    passes,
+    refuses,
+)
+from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.round import Answer, Batch, Held, NewJobs, RoundSource
+from trio_jobs.stores.postgres.session import Session
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+# Seconds after which the pump gives up a connection that does not answer: a database whose machine
+# lives and whose processes do not would otherwise be waited for for ever.
+_LONGEST_STATEMENT: Final = 30.0
+
+# What a round raises that belongs to an earlier session of its member.
+_STALE: Final = "TJ001"
+
+# Waits for all rounds of earlier sessions: each has a lock on the row for a share in its key.
+_BEGIN_SESSION: Final = """
+    with mine as materialized (select id from trio_jobs.members where id = %(member)s for update)
+    update trio_jobs.members m set session = session + 1 from mine where m.id = mine.id
+    returning m.session
+"""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A statement of a client, and what has come of it."""
+
+    sql: str
+    params: Mapping[str, object]
+    over: trio.Event = field(default_factory=trio.Event)
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    error: Exception | None = None
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.over.set()
+
+
+class _SessionOverError(Exception):
+    """The present session has ended: another one has to begin."""
+
+
+class Pump:
+    """Writes what a source has ready, as long as it runs.
+
+    Args:
+        connect: Makes a connection, in autocommit.
+        source: Has the rounds.
+        membership: Under which jobs are fetched; without one the pump writes, and fetches nothing.
+        timeout: Seconds after which the pump counts as hanging; see `hangs`.
+
+    Attributes:
+        connected: Whether it has a connection, as far as it knows.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[TrioConnection]],
+        source: RoundSource,
+        membership: Membership,
+        *,
+        timeout: float,
+    ) -> None:
+        self.connected = False
+        self._connect = connect
+        self._source = source
+        self._membership = membership
+        self._timeout = timeout
+        self._wake = trio.Event()
+        self._closing = False
+        self._ended = trio.Event()
+        self._requests: deque[_Request] = deque()
+        # What the source has given out. If `_in_doubt`, it may be in the database, or parts of it:
+        # it was sent under the membership `_sent_by`.
+        self._round: Batch | None = None
+        self._in_doubt = False
+        self._partly_there = False  # whether the attempt that is under way has had an effect
+        self._sent_by = 0
+        # Whether there may be pending jobs for this server, and behind which id the others are.
+        self._may_fetch = True
+        self._low = statements.LOWEST
+        # Since when the pump has something to do and does not get on, by Trio's clock; or None.
+        self._stalled: float | None = None
+        self._lost: float | None = None  # since when it has no connection that works
+        self._refused: float | None = None  # see `failing`
+        self._failures = 0  # since the last round
+
+    # For the store and the listener: plain, except for `request`.
+
+    def wake(self) -> None:
+        """Make a round if the source has something."""
+        self._wake.set()
+
+    def hint(self, first_id: str | None) -> None:
+        """Look for jobs to fetch: there are some that the last fetch has not seen or not wanted.
+
+        Args:
+            first_id: The smallest id of the pending jobs; None if it is not known.
+        """
+        self._may_fetch = True
+        if first_id is None:
+            self._low = statements.LOWEST
+        elif first_id <= self._low:
+            self._low = str(UUID(int=max(UUID(first_id).int - 1, 0)))
+        self._wake.set()
+
+    def hint_due(self) -> None:
+        """Look for jobs to fetch: some have waited for a time, which has come."""
+        self._may_fetch = True
+        self._wake.set()
+
+    async def request(self, sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Execute one statement between two rounds.
+
+        It is executed at least once: again if the connection is lost meanwhile.
+
+        Returns:
+            Its rows, when it is committed.
+
+        Raises:
+            StoreWriteError: The database refuses to write; nothing has changed.
+            psycopg.Error: The statement cannot be executed; nothing has changed.
+
+        Cancellation:
+            The statement is executed all the same.
+        """
+        request = _Request(sql, params)
+        self._requests.append(request)
+        self._wake.set()
+        await request.over.wait()
+        if request.error is not None:
+            raise request.error
+        return request.rows
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the pump has not got on for the timeout, though it had something to do."""
+        return self._stalled is not None and trio.current_time() - self._stalled > self._timeout
+
+    @property
+    def failing(self) -> float | None:
+        """Since when, by the monotonic clock, the database has refused to write; or None."""
+        return self._refused
+
+    async def close(self, seconds: float) -> bool:
+        """Write the rest, and end `run`; nothing is fetched from now on.
+
+        Args:
+            seconds: How long to wait for the database at the most.
+
+        Returns:
+            Whether all is written.
+        """
+        self._closing = True
+        self._wake.set()
+        with trio.move_on_after(seconds):
+            await self._ended.wait()
+        return self._ended.is_set()
+
+    # The task.
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Make rounds until `close`; has started when the first connection is made.
+
+        Raises:
+            psycopg.Error: The first connection cannot be made.
+
+        Cancellation:
+            A round that is under way may be committed; nobody hears of that.
+        """
+        connection = await self._connect()
+        task_status.started()
+        while not await self._use(connection):
+            connection = await self._reconnect()
+        self._ended.set()
+
+    async def _reconnect(self) -> TrioConnection:
+        while True:
+            await self._pause()
+            try:
+                return await self._connect()
+            except psycopg.Error as error:
+                log.debug("database_not_reached", extra={"reason": one_line(error)})
+
+    async def _use(self, connection: TrioConnection) -> bool:
+        """Make rounds over a connection until it is lost; whether all is written, at the end."""
+        self.connected = True
+        try:
+            while True:  # noqa: ASYNC913 - each turn has a statement, or a checkpoint before a round
+                try:
+                    session = await self._begin_session(connection)
+                    await self._make_rounds(connection, session)
+                except _SessionOverError:
+                    continue
+                return True
+        except psycopg.Error as error:
+            if not ends_connection(error, connection):
+                raise
+            self._note_lost(error)
+            return False
+        finally:
+            self.connected = False
+            connection.finish()
+
+    async def _begin_session(self, connection: TrioConnection) -> Session:
+        """Fence off the rounds of earlier connections, and settle the one that is in doubt."""
+        session = Session(0, 0)
+        while member := self._membership.id:
+            if rows := await self._execute(connection, _BEGIN_SESSION, {"member": member}):
+                session = Session(member, rows[0][0])
+                break
+            self._membership.lost()  # a sweep has deleted it
+        self._may_fetch, self._low = True, statements.LOWEST
+        if self._round is not None and self._in_doubt:
+            await self._repeat(connection, session, self._round)
+        return session
+
+    async def _repeat(self, connection: TrioConnection, session: Session, batch: Batch) -> None:
+        """Make a round again that was sent, and may have been committed.
+
+        What it has fetched then are the jobs that the database says this server has, and of which
+        this server does not know.
+        """
+        fetched: Sequence[Held] = ()
+        if session.member == self._sent_by:
+            known = self._source.owned(session.member)
+            # The database says again which of the new jobs it has fetched.
+            known |= {job.id for each in batch.new for job in each.jobs}
+            found = statements.held(
+                await self._execute(connection, statements.OWNED, {"member": session.member})
+            )
+            fetched = [each for each in found if each.job.id not in known]
+        await self._make_round(connection, session, fetched)
+
+    async def _make_rounds(self, connection: TrioConnection, session: Session) -> None:
+        """Make rounds until the pump is closed, and all is written."""
+        while True:
+            if self._round is None:
+                await _let_others_join()
+                self._wake = trio.Event()  # set by all that happens from now on
+            await self._carry_out_requests(connection)
+            if session.member != self._membership.id:
+                raise _SessionOverError
+            if self._round is None:
+                may_fetch = self._may_fetch and not self._closing
+                self._round = self._source.take(may_fetch=may_fetch)
+            if self._round is not None:
+                await self._make_round(connection, session)
+            elif self._closing:
+                return
+            else:
+                self._stalled = None
+                await self._wake.wait()
+
+    async def _make_round(
+        self,
+        connection: TrioConnection,
+        session: Session,
+        fetched: Sequence[Held] = (),
+    ) -> None:
+        """Make the round.
+
+        Args:
+            connection: Where.
+            session: The session.
+            fetched: What it has fetched when it was sent for the first time, if it was.
+        """
+        assert self._round is not None  # noqa: S101  (for the type checker)
+        batch = self._round
+        is_repeated, self._in_doubt, self._sent_by = self._in_doubt, True, session.member
+        self._partly_there = False
+        if is_repeated:
+            batch = replace(batch, want=NOTHING)
+        elif batch.want.number:
+            self._may_fetch = False  # unless somebody says otherwise from now on
+        try:
+            answer = await self._send(connection, session, batch)
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            failure = error
+        else:
+            self._in_doubt = False
+            batch = replace(batch, new=self._round.new)  # without those that were refused
+            self._round = None
+            self._note_written()
+            self._land(session, batch, replace(answer, fetched=[*fetched, *answer.fetched]))
+            return
+        self._in_doubt = is_repeated or self._partly_there
+        await self._note_failure(connection, failure)
+
+    def _land(self, session: Session, batch: Batch, answer: Answer) -> None:
+        if self._membership.id != session.member or not self._membership.holds:
+            # Whoever sweeps has them, or will.
+            answer = replace(answer, fetched=())
+        number = batch.want.number
+        if number and len(answer.fetched) >= number:
+            self._may_fetch = True
+        if number and not _passes_over(batch.want, answer.fetched):
+            new = {job.id for each in batch.new for job in each.jobs}
+            found = (each.job for each in answer.fetched)
+            in_order = (job.id for job in found if job.run_at is None and job.id not in new)
+            self._low = max(self._low, max(in_order, default=statements.LOWEST))
+        self._source.landed(batch, answer)
+
+    async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
+        """Go on after a round that the database has answered with an error."""
+        if error.sqlstate == _STALE:
+            raise _SessionOverError from error
+        if not (refuses(error) or passes(error)):
+            raise error  # a bug: it is not accepted, and is no client's
+        if refuses(error):
+            self._note_refused(error)
+        if self._in_doubt:  # so nothing of it can be refused
+            await self._pause()
+            raise _SessionOverError from error
+        assert self._round is not None  # noqa: S101 - it was sent
+        batch, self._round = self._round, None
+        self._source.put_back(batch, StoreWriteError(one_line(error)) if refuses(error) else None)
+        await self._pause()
+        if error.sqlstate == READ_ONLY:  # one of the URL's other hosts may not be
+            connection.finish()
+            raise error
+
+    async def _send(self, connection: TrioConnection, session: Session, batch: Batch) -> Answer:
+        """Send a round: its groups, and then the rest."""
+        groups = [each for each in batch.new if not each.is_plain]
+        parts = [Batch(new=(each,)) for each in groups]
+        if groups:
+            batch = replace(batch, new=[each for each in batch.new if each.is_plain])
+        if not groups or not _is_empty(batch):
+            parts.append(batch)
+        return _sum([await self._send_part(connection, session, each) for each in parts])
+
+    async def _send_part(self, connection: TrioConnection, session: Session, part: Batch) -> Answer:
+        """Send a part of a round. If the database does not accept it, send its parts.
+
+        At the end each is alone; then it is a submission, and refused, or it is a bug.
+        """
+        try:
+            answer = await self._send_whole(connection, session, part)
+        except psycopg.Error as error:
+            known = error.sqlstate == _STALE or refuses(error) or passes(error)
+            if connection.closed or known:
+                raise
+            failure = error
+        else:
+            self._partly_there = True
+            return answer
+        parts = _parts(part)
+        if len(parts) > 1:
+            return _sum([await self._send_part(connection, session, each) for each in parts])
+        if not part.new:
+            raise failure
+        self._refuse(part.new[0], StoreWriteError(one_line(failure)))
+        return Answer()
+
+    async def _send_whole(
+        self, connection: TrioConnection, session: Session, part: Batch
+    ) -> Answer:
+        if part.new and not part.new[0].is_plain:
+            group = part.new[0]
+            error = await self._answered(statements.add_group(connection, group, session))
+            if error is None:
+                return Answer(taken=[group])
+            self._refuse(group, error)
+            return Answer()
+        params = statements.parameters(part, session, self._low)
+        rows = await self._execute(connection, statements.ROUND, params)
+        answer, is_member = statements.answer(rows, part, session)
+        if session.member and not is_member and session.member == self._membership.id:
+            self._membership.lost()
+        return answer
+
+    def _refuse(self, new: NewJobs, error: Exception) -> None:
+        """Refuse a submission, and leave it out of the round."""
+        assert self._round is not None  # noqa: S101 - it is being sent
+        others = [each for each in self._round.new if each is not new]
+        self._round = replace(self._round, new=others)
+        new.refused(error)
+
+    async def _carry_out_requests(self, connection: TrioConnection) -> None:
+        while self._requests:
+            request = self._requests[0]
+            failure = None
+            try:
+                request.rows = await self._execute(connection, request.sql, request.params)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise
+                failure = error
+            if failure is not None and passes(failure):
+                await self._pause()
+                continue
+            self._requests.popleft()
+            if failure is not None and refuses(failure):
+                self._note_refused(failure)
+                request.end(StoreWriteError(one_line(failure)))
+            else:
+                request.end(failure)
+
+    async def _execute(
+        self, connection: TrioConnection, sql: str, params: Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
+        async def execute() -> list[tuple[Any, ...]]:
+            cursor = await connection.execute(sql, params)
+            return await cursor.fetchall()
+
+        return await self._answered(execute())
+
+    async def _answered(self, statement: Awaitable[_Result]) -> _Result:
+        """Wait for the database, but not for ever."""
+        if self._stalled is None:
+            self._stalled = trio.current_time()
+        # Cancelled, it closes the connection: the statement is in doubt as if that were lost.
+        with trio.move_on_after(_LONGEST_STATEMENT):
+            result = await statement
+            self._stalled = None
+            return result
+        raise psycopg.OperationalError("the database has not answered")
+
+    async def _pause(self) -> None:
+        self._failures += 1
+        await pause_before(self._failures)
+
+    def _note_lost(self, error: Exception) -> None:
+        if self._stalled is None:
+            self._stalled = trio.current_time()
+        if self._lost is None:
+            self._lost = trio.current_time()
+            log.warning("database_lost", extra={"reason": one_line(error)})
+
+    def _note_refused(self, error: psycopg.Error) -> None:
+        if self._refused is None:
+            self._refused = time.monotonic()
+            log.error("store_failing", extra={"reason": one_line(error)})
+
+    def _note_written(self) -> None:
+        self._failures = 0
+        if self._lost is not None:
+            seconds = trio.current_time() - self._lost
+            self._lost = None
+            log.warning("database_back", extra={"seconds": round(seconds, 3)})
+        if self._refused is not None:
+            seconds = time.monotonic() - self._refused
+            self._refused = None
+            log.warning("store_works_again", extra={"seconds": round(seconds, 3)})
+
+
+async def _let_others_join() -> None:
+    # Tasks that are ready now, submitters and workers whose jobs have ended, are in this round.
+    # Otherwise their part would take a round of its own, and that of those that it wakes a third.
+    for _ in range(2):
+        await trio.lowlevel.checkpoint()
+
+
+def _passes_over(want: Want, fetched: Sequence[Held]) -> bool:
+    """Whether a fetch may have left a pending job with a smaller id than one that it has fetched.
+
+    It has where it does not want all jobs, and fetches one suspect at the most.
+    """
+    if want.without or want.limits or not want.suspect:
+        return True
+    return any(each.job.interruptions for each in fetched)
+
+
+def _parts(batch: Batch) -> list[Batch]:
+    """Each part of a round alone."""
+    parts = [Batch(moves=(each,)) for each in batch.moves]
+    parts += [Batch(begun=(each,)) for each in batch.begun]
+    parts += [Batch(new=(each,)) for each in batch.new]
+    rest = replace(batch, moves=(), begun=(), new=())
+    return parts if _is_empty(rest) else [*parts, rest]
+
+
+def _is_empty(batch: Batch) -> bool:
+    parts = (batch.moves, batch.begun, batch.want.number, batch.new, batch.cancels, batch.watches)
+    return not any(parts) and not batch.count_to
+
+
+def _sum(answers: Sequence[Answer]) -> Answer:
+    if len(answers) == 1:
+        return answers[0]
+    counts = [each.open_jobs for each in answers if each.open_jobs is not None]
+    return Answer(
+        fenced=[each for answer in answers for each in answer.fenced],
+        fetched=[each for answer in answers for each in answer.fetched],
+        taken=[each for answer in answers for each in answer.taken],
+        busy=[each for answer in answers for each in answer.busy],
+        over=[each for answer in answers for each in answer.over],
+        open_jobs=counts[0] if counts else None,
+    )
