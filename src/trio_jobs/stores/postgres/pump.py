@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+# Less than all ids.
+_FIRST: Final = "00000000-0000-0000-0000-000000000000"
+
 # Seconds after which the pump gives up a connection that does not answer: a database whose machine
 # lives and whose processes do not would otherwise be waited for for ever.
 _LONGEST_STATEMENT: Final = 30.0
@@ -110,7 +113,7 @@ class Pump:
         self._sent_by = 0
         # Whether there may be pending jobs for this server, and behind which id the others are.
         self._may_fetch = True
-        self._low = statements.LOWEST
+        self._low = _FIRST
         # Since when the pump has something to do and does not get on, by Trio's clock; or None.
         self._stalled: float | None = None
         self._lost: float | None = None  # since when it has no connection that works
@@ -131,7 +134,7 @@ class Pump:
         """
         self._may_fetch = True
         if first_id is None:
-            self._low = statements.LOWEST
+            self._low = _FIRST
         elif first_id <= self._low:
             self._low = str(UUID(int=max(UUID(first_id).int - 1, 0)))
         self._wake.set()
@@ -242,7 +245,7 @@ class Pump:
                 session = Session(member, rows[0][0])
                 break
             self._membership.lost()  # a sweep has deleted it
-        self._may_fetch, self._low = True, statements.LOWEST
+        self._may_fetch, self._low = True, _FIRST
         if self._round is not None and self._in_doubt:
             await self._repeat(connection, session, self._round)
         return session
@@ -332,7 +335,7 @@ class Pump:
             new = {job.id for each in batch.new for job in each.jobs}
             found = (each.job for each in answer.fetched)
             in_order = (job.id for job in found if job.run_at is None and job.id not in new)
-            self._low = max(self._low, max(in_order, default=statements.LOWEST))
+            self._low = max(self._low, max(in_order, default=_FIRST))
         self._source.landed(batch, answer)
 
     async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
