@@ -1,6 +1,7 @@
 """`JobExecutor`: runs a job's handler and says how the job ended, or when it runs again."""
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from trio_jobs.handlers.wrong_loop import advise_on_trio
 from trio_jobs.job import Ending, Job, JobError, Later, Outcome
 from trio_jobs.json_encoding import encode_result
 from trio_jobs.retries import Cause, causes_of
+
+log = logging.getLogger(__name__)
 
 # The modules around an async handler's code, whose frames a traceback leaves out.
 _OWN = frozenset({__name__, call_with_context.__module__})
@@ -185,6 +188,12 @@ class JobExecutor:
         """
         running = self.running.get(job_id)
         return running is not None and running.cancel()
+
+    def forget_released(self, job_id: str) -> None:
+        """Forget a job that was cut although its worker goes on, and say so in the log."""
+        if (running := self.released.pop(job_id, None)) is not None:
+            fields = {"job_id": job_id, "job_type": running.job.type}
+            log.warning("job_cut", extra=fields)
 
     def has_begun(self, job_id: str) -> bool:
         """Whether a claimed job's handler has begun; True for a job that is unknown here.

@@ -52,6 +52,11 @@ class Capacity:
         self._changed: trio.Event | None = None
         self._open_blocks = OpenBlocks()
 
+    @property
+    def some_wait(self) -> bool:
+        """Whether a task waits for a slot."""
+        return self._fifo.locked()
+
     def reserve(self, wanted: int, *, batch: bool = False) -> int:
         """Reserve ``wanted`` slots at once, or none.
 

@@ -128,6 +128,36 @@ class Observation:
         """Count a job whose worker was cancelled, and that has not ended by that."""
         self._counts_of(job.type).put_back += 1
 
+    def note_fetched(self, job: Job) -> None:
+        """Count a pending job that has come here from a database."""
+        self._counts_of(job.type).found += 1
+        self._can_begin[job.id] = None
+        if job.run_at is not None:
+            self._waited[job.id] = False
+
+    def note_submitted(self, job: Job) -> None:
+        """Count a job that was submitted here, and is in a database; `note_fetched` may follow."""
+        counts = self._counts_of(job.type)
+        counts.submitted += 1
+        counts.found -= 1
+        if self.ended.changed is not None:
+            self.ended.touch()
+
+    def note_gone(self, job: Job) -> None:
+        """Count a pending job that is a database's again."""
+        counts = self._counts_of(job.type)
+        counts.found -= 1
+        self._can_begin.pop(job.id, None)
+        if self._waited.pop(job.id, False):
+            counts.retrying -= 1
+
+    def note_lost(self, job: Job) -> None:
+        """Count a processing job that another server has meanwhile: its end here does not count."""
+        counts = self._counts_of(job.type)
+        counts.put_back += 1
+        counts.found -= 1
+        self._waited.pop(job.id, None)
+
     def note_recovered(self, returned: Iterable[Job], ended: Iterable[Job]) -> None:
         """Count the attempts that the death of an earlier process has ended, and ends by that.
 

@@ -1,6 +1,6 @@
 """`PausedTypes`: the types whose jobs no worker begins. It holds these jobs until the resume."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class PausedTypes:
         handlers: Their names are the types that can be paused. ``default`` stands for all types
             without a handler of their own.
         notes: Called with each job that is held.
+        changed: Called with the paused types after each change.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PausedTypes:
         schedule: Schedule,
         handlers: HandlerRegistry,
         notes: Iterable[Callable[[str], object]] = (),
+        changed: Callable[[Sequence[str]], object] | None = None,
     ) -> None:
         self.disk = layer.moves.disk
         self._moves = layer.moves
@@ -59,6 +61,7 @@ class PausedTypes:
         self._schedule = schedule
         self._types: Collection[str] = handlers.table
         self._notes = tuple(notes)
+        self._changed = changed
         self._paused: set[str] = set()
         # By type, in the order of their claims. A job whose cancel was requested leaves it when a
         # worker comes to it again.
@@ -95,6 +98,7 @@ class PausedTypes:
         if self._paused:
             self._layer.moves = self
             self._admission.look_at(self)
+        self._note_change()
 
     async def resume(self, types: Iterable[str]) -> None:
         """Let the jobs of these types go on, the held ones in order. Idempotent.
@@ -107,6 +111,7 @@ class PausedTypes:
         """
         types = sorted(types)
         self._paused.difference_update(types)
+        self._note_change()
         with trio.CancelScope(shield=True):
             for type_ in types:
                 held = self._held.get(type_, {})
@@ -162,6 +167,10 @@ class PausedTypes:
     def release(self, job_id: str) -> None:
         """See `Moves.release`."""
         self._moves.release(job_id)
+
+    def _note_change(self) -> None:
+        if self._changed is not None:
+            self._changed(self.types)
 
     def _type_of(self, type_: str) -> str:
         return type_ if type_ in self._types else DEFAULT

@@ -306,8 +306,12 @@ class Store(StoreMoves, NewJobs, Protocol):
             noted: Called with its id once the record says so, before any wait for a disk.
         """
 
-    def request_cancel_nowait(self, job_id: str) -> Job:
-        """The plain step of `request_cancel`: with a file the record is written soon."""
+    def request_cancel_nowait(self, job_id: str) -> Job | None:
+        """The plain step of `request_cancel`: with a file the record is written soon.
+
+        Returns:
+            The job as it is now; None if its record is in a database, and not here.
+        """
 
     async def make_due(self, job_id: str, *, noted: Callable[[str], None]) -> Job:
         """Record that a job which waits for a time may begin now.
@@ -321,19 +325,56 @@ class Store(StoreMoves, NewJobs, Protocol):
         """Forget a completed job."""
 
 
-@runtime_checkable
-class DurableStore(Store, Protocol):
-    """A store whose jobs survive the process.
+class KeepingStore(Store, Protocol):
+    """A store whose jobs survive the process: in a file, or in a database.
 
     Attributes:
-        timeout: Seconds after which a request does not wait for the disk any more.
+        timeout: Seconds after which a request does not wait for the disk, or the database, any
+            more.
     """
 
     timeout: float
 
     @property
     def hangs(self) -> bool:
-        """Whether the disk has not answered for longer than ``timeout``."""
+        """Whether there has been no answer for longer than ``timeout``."""
+
+    async def count(self, query: JobQuery) -> tuple[Mapping[tuple[str, Outcome], int], list[Job]]:
+        """Count the jobs that a query wants, as they are stored at one moment.
+
+        Returns:
+            The numbers of jobs that have ended, by type and outcome; and the unfinished jobs, for
+            `now_of`. Either may have some of other types, the latter also of other statuses.
+        """
+
+    def now_of(self, jobs: Iterable[Job]) -> list[Job]:
+        """Stored jobs as clients see them now; those that have ended since as they are."""
+
+    def release(
+        self,
+        job_id: str,
+        *,
+        begun: bool = True,
+        left: Left | None = None,
+        show: Callable[[Job], None] | None = None,
+    ) -> None:
+        """See `Moves.release`.
+
+        Args:
+            job_id: The job.
+            begun: Whether its handler may have done a part of its work. If so, a job that may not
+                run twice is not put back, it ends as interrupted.
+            left: What it leaves behind, for its record.
+            show: See `StoreMoves.complete`; called if it ends.
+        """
+
+    def keep_pending(self) -> None:
+        """Hand out no more jobs; those in a file, except those whose cancel was requested."""
+
+
+@runtime_checkable
+class DurableStore(KeepingStore, Protocol):
+    """A store whose jobs are in a file, for this process alone."""
 
     def add_all(
         self,
@@ -355,17 +396,6 @@ class DurableStore(Store, Protocol):
             InvalidTransitionError: One of the old jobs cannot be re-run.
         """
 
-    async def count(self, query: JobQuery) -> tuple[Mapping[tuple[str, Outcome], int], list[Job]]:
-        """Count the jobs that a query wants, as the file has them at one moment.
-
-        Returns:
-            The numbers of jobs that have ended, by type and outcome; and the unfinished jobs, for
-            `now_of`. Either may have some of other types, the latter also of other statuses.
-        """
-
-    def now_of(self, jobs: Iterable[Job]) -> list[Job]:
-        """Jobs of the file as clients see them now; those that have ended since as they are."""
-
     async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
         """By id, the records of these completed jobs in the file, with their seqs there.
 
@@ -376,24 +406,6 @@ class DurableStore(Store, Protocol):
     def find_key_nowait(self, text: str) -> Job | None:
         """The unfinished job with this idempotency key, as it is now; None if there is none."""
 
-    def release(
-        self,
-        job_id: str,
-        *,
-        begun: bool = True,
-        left: Left | None = None,
-        show: Callable[[Job], None] | None = None,
-    ) -> None:
-        """See `Moves.release`.
-
-        Args:
-            job_id: The job.
-            begun: Whether its handler may have done a part of its work. If so, a job that may not
-                run twice is not put back, it ends as interrupted.
-            left: What it leaves behind, for its record.
-            show: See `StoreMoves.complete`; called if it ends.
-        """
-
     async def note(self, name: str, value: str) -> None:
         """Keep a text in the file, in place of the last one of this name, for the next process.
 
@@ -403,6 +415,3 @@ class DurableStore(Store, Protocol):
             StoreWriteError: The file cannot be written now.
             StoreTimeoutError: The disk has not answered in time.
         """
-
-    def keep_pending(self) -> None:
-        """Hand out no more jobs, except those whose cancel was requested: they stay pending."""

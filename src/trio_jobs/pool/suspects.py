@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from trio_jobs.handlers.reports import Reports
 from trio_jobs.job import Ending, Job, JobStatus, Later
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import DurableStore
+from trio_jobs.pool.store import KeepingStore
 
 
 class Suspects:
@@ -30,7 +30,7 @@ class Suspects:
 
     def __init__(
         self,
-        store: DurableStore,
+        store: KeepingStore,
         schedule: Schedule,
         has_begun: Callable[[str], bool],
         reports: Mapping[str, Reports],

@@ -9,7 +9,8 @@ class TypeCounts:
     """The counts of one type; `Observation` changes them as the jobs move.
 
     Attributes:
-        found: Jobs of an earlier process that were pending.
+        found: Jobs of an earlier process that were pending; in a shared database, those that have
+            come from other servers, less those that have gone to them.
         submitted: See `TypeStatistics`.
         claimed: Claims.
         put_back: Claims after which the job was pending again.

@@ -90,13 +90,13 @@ class TypeLimits:
     ) -> Job:
         """See `StoreMoves.complete`; gives the job's place to the first held one."""
         job = self.moves.complete(job_id, ending, duration=duration, show=show)
-        self._give_up_place(job_id)
+        self.give_up_place(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`; gives the job's place to the first held one."""
         job = self.moves.postpone(job_id, later)
-        self._give_up_place(job_id)
+        self.give_up_place(job_id)
         return job
 
     def release(self, job_id: str) -> None:
@@ -128,36 +128,7 @@ class TypeLimits:
         if self._unclaimed is not None:
             self._unclaimed += number
 
-    def _claim(self, job_id: str) -> Job | None:
-        if not self._limits:  # as in most pools over a file
-            return self.moves.claim(job_id)
-        job = self._store.find_nowait(job_id)
-        limit = self._limits.get(job.type, self._default)
-        if limit is None or job.status is not JobStatus.PENDING:
-            return self.moves.claim(job_id)
-        granted = job_id in self._places
-        if not granted and not job.cancel_requested and limit.free <= 0:
-            self._hold(job, limit)
-            return None
-        claimed = None
-        try:
-            claimed = self.moves.claim(job_id)
-        finally:
-            if claimed is None:
-                self._give_up_place(job_id)
-            elif not granted and not job.cancel_requested:
-                self._places[job_id] = limit
-                limit.free -= 1
-        return claimed
-
-    def _hold(self, job: Job, limit: "_Limit") -> None:
-        if len(limit.held) > limit.longest:
-            limit.held = deque(filter(self._schedule.waits, limit.held))
-            limit.longest = 2 * len(limit.held) + _SPARE
-        limit.held.append(job.id)
-        self._schedule.hold(job)
-
-    def _give_up_place(self, job_id: str) -> None:
+    def give_up_place(self, job_id: str) -> None:
         """Give the place of a job, if it has one, to the first held job of the type."""
         limit = self._places.pop(job_id, None)
         if limit is None:
@@ -178,6 +149,35 @@ class TypeLimits:
             return
         if self._unclaimed is not None:
             self._close_channel_if_claimed(self._unclaimed)
+
+    def _claim(self, job_id: str) -> Job | None:
+        if not self._limits:  # as in most pools over a file
+            return self.moves.claim(job_id)
+        job = self._store.find_nowait(job_id)
+        limit = self._limits.get(job.type, self._default)
+        if limit is None or job.status is not JobStatus.PENDING:
+            return self.moves.claim(job_id)
+        granted = job_id in self._places
+        if not granted and not job.cancel_requested and limit.free <= 0:
+            self._hold(job, limit)
+            return None
+        claimed = None
+        try:
+            claimed = self.moves.claim(job_id)
+        finally:
+            if claimed is None:
+                self.give_up_place(job_id)
+            elif not granted and not job.cancel_requested:
+                self._places[job_id] = limit
+                limit.free -= 1
+        return claimed
+
+    def _hold(self, job: Job, limit: "_Limit") -> None:
+        if len(limit.held) > limit.longest:
+            limit.held = deque(filter(self._schedule.waits, limit.held))
+            limit.longest = 2 * len(limit.held) + _SPARE
+        limit.held.append(job.id)
+        self._schedule.hold(job)
 
     def _close_channel_if_claimed(self, unclaimed: int) -> None:
         if unclaimed > 0 or self._feeds():

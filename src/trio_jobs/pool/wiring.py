@@ -1,6 +1,7 @@
 """`make_pool`: makes the parts of one pool, and connects them."""
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -19,11 +20,12 @@ from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.paused_types import Layer, PausedTypes
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.schedule import Schedule
+from trio_jobs.pool.shared_port import SharedStore
 from trio_jobs.pool.store import DurableStore, NewJobs, Store, StoreMoves
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
-from trio_jobs.pool.worker import ProcessBlock, Workers
+from trio_jobs.pool.worker import Delays, ProcessBlock, Workers
 from trio_jobs.pool.worker_tasks import WorkerTasks
 from trio_jobs.settings import HttpSettings, MetricsSettings, PoolSettings, StoreSettings
 
@@ -31,6 +33,25 @@ if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
     from trio_jobs.handlers.asyncio_runner import LoopChoice
 
 _NO_METRICS = MetricsSettings(enabled=False)
+
+
+class Lease(Protocol):
+    """This server's lease in a shared database; see `stores.postgres.membership`."""
+
+    def around(
+        self,
+        for_worker: ProcessBlock,
+        *,
+        is_here: Callable[[str], bool],
+        cut: Callable[[str], object],
+    ) -> ProcessBlock:
+        """The same block of a worker, whose jobs are cut when the lease runs out.
+
+        Args:
+            for_worker: The block.
+            is_here: Whether a claimed job is still this server's.
+            cut: Called with the id of a job that was cut.
+        """
 
 
 class RunTracing(Protocol):
@@ -54,6 +75,8 @@ def make_pool(
     asyncio_loop: "LoopChoice | None" = None,
     folder: int | None = None,
     last_id: str = "",
+    lease: Lease | None = None,
+    nanoseconds: Callable[[], int] = time.time_ns,
     now: Callable[[], datetime] = utc_now,
 ) -> Pool:
     """Make the parts and connect them; nothing runs yet.
@@ -63,7 +86,8 @@ def make_pool(
         send: The job channel's one send end; ``admission`` owns it from now on. The channel holds
             ``buffer_size`` items and one for each worker that may ever be asked for, so that it has
             room for all slots.
-        store: Where the jobs are kept. If it has a disk, it is a `DurableStore`.
+        store: Where the jobs are kept. If it has a disk, it is a `DurableStore`; if others share
+            it, a `SharedStore`.
         settings: The sizes of the pool.
         bounds: The bound of a result.
         http: The bound of the tasks that wait for jobs at the same time, and whether there is a
@@ -75,12 +99,19 @@ def make_pool(
         asyncio_loop: See `Places`; None for that of the settings.
         folder: See `ProcessPool`.
         last_id: The greatest id in the store.
-        now: The wall clock, as an aware UTC time.
+        lease: What lets this server run jobs of a shared store; None for another store.
+        nanoseconds: The wall clock, in nanoseconds since 1970.
+        now: The same, as an aware UTC time.
 
     Raises:
         LoopStartError: The loop is uvloop, which is not installed.
     """
-    capacity = Capacity(settings.buffer_size)
+    if isinstance(store, SharedStore):
+        from trio_jobs.pool.fetching import FetchCapacity
+
+        capacity: Capacity = FetchCapacity(settings.buffer_size, store.wake)
+    else:
+        capacity = Capacity(settings.buffer_size)
     shortage = StartShortage()
     places = Places(
         handlers,
@@ -105,24 +136,53 @@ def make_pool(
         observation = Observation(store, types, max_types=metrics.max_types, now=now)
         new_jobs = CountedJobs(store, observation)
     ended = None if observation is None else observation.end
-    waiters = CompletionWaiters(max_waiters=http.max_waiters, ended=ended)
+    waiters = CompletionWaiters(
+        max_waiters=http.max_waiters,
+        ended=ended,
+        watch=store.watch if isinstance(store, SharedStore) else None,
+    )
     schedule = Schedule(settings.max_waiting, now=now)
-    new_id = Uuid7(after=last_id).__call__  # to call the object costs a look-up of this method
+    # To call the object costs a look-up of this method.
+    new_id = Uuid7(nanoseconds, after=last_id).__call__
     limited = (send, capacity, schedule, handlers.max_running)
     moves: StoreMoves
     show = waiters.notify if observation is None else observation.beside(waiters.notify)
     disk_timer = None
+    delays: Delays = schedule
     notes: list[Callable[[str], object]] = []
-    if isinstance(store, DurableStore):
+    shared = None
+    admission: LimitedAdmission
+    limits: TypeLimits | None
+    if isinstance(store, SharedStore):
+        from trio_jobs.pool.fetched_moves import NoDelays
+        from trio_jobs.pool.shared_wiring import SharedParts
+
+        shared = SharedParts(
+            send,
+            store,
+            capacity,
+            schedule,
+            executor,
+            handlers,
+            bounds.max_open,
+            waiters,
+            show,
+            observation,
+            new_id=new_id,
+            now=now,
+        )
+        moves = limits = shared.limits
+        admission, disk_timer, delays = shared.admission, shared.timer, NoDelays()
+        notes.append(shared.give_back)
+    elif isinstance(store, DurableStore):
         # Imported here: a pool in memory needs none of it.
         from trio_jobs.pool.durable_admission import DurableAdmission
         from trio_jobs.pool.suspects import Suspects
 
         suspects = Suspects(store, schedule, executor.has_begun, executor.released, show)
-        limits: TypeLimits | None
         moves = limits = TypeLimits(store, suspects, *limited, default=DEFAULT)
         notes.append(suspects.pass_turn)
-        admission: LimitedAdmission = DurableAdmission(
+        admission = DurableAdmission(
             send,
             store,
             capacity,
@@ -149,7 +209,20 @@ def make_pool(
         layer = limits or counted
         notes.append(observation.note_passed_over)
     for_worker = executor.for_worker if tracing is None else tracing.around(executor.for_worker)
-    workers = Workers(moves, for_worker, capacity, waiters, schedule, show)
+    if shared is not None:
+        moves = shared.around(moves)
+    if isinstance(store, SharedStore) and lease is not None:
+        for_worker = lease.around(for_worker, is_here=store.is_here, cut=executor.forget_released)
+    workers = Workers(moves, for_worker, capacity, waiters, delays, show)
+    paused = PausedTypes(
+        store,
+        layer or workers,
+        admission,
+        schedule,
+        handlers,
+        notes,
+        changed=None if shared is None else shared.note_paused,
+    )
     return Pool(
         workers=workers,
         worker_tasks=WorkerTasks(settings.workers, workers.run, capacity, places.limit_threads),
@@ -157,7 +230,7 @@ def make_pool(
         store=store,
         capacity=capacity,
         admission=admission,
-        paused=PausedTypes(store, layer or workers, admission, schedule, handlers, notes),
+        paused=paused,
         waiters=waiters,
         schedule=schedule,
         places=places,

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Protocol
 
 import trio
 
@@ -10,7 +12,6 @@ from trio_jobs.elapsed import elapsed_clock
 from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_log import log_end, log_postponed, log_start
-from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.store import (
     InvalidTransitionError,
     JobNotFoundError,
@@ -153,6 +154,13 @@ def _readable_task() -> trio.lowlevel.Task | None:
     return task if hasattr(status, "effectively_cancelled") else None
 
 
+class Delays(Protocol):
+    """Where postponed jobs wait."""
+
+    def add(self, job_id: str, due: float | datetime) -> None:
+        """See `Schedule.add`."""
+
+
 class Workers:
     """Runs each worker, and makes their moves in the store.
 
@@ -166,7 +174,7 @@ class Workers:
         for_worker: ProcessBlock,
         capacity: Capacity,
         waiters: CompletionWaiters,
-        schedule: Schedule,
+        schedule: Delays,
         show: Callable[[Job], None],
     ) -> None:
         self.disk = store.disk

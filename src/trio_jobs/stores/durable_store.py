@@ -10,7 +10,7 @@ from functools import partial
 import trio
 from msgspec.structs import replace
 
-from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Left, Outcome
+from trio_jobs.job import Ending, Job, JobStatus, Later, Left, Outcome
 from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order
 from trio_jobs.pool.refusals import StoreTimeoutError, StoreWriteError
 from trio_jobs.pool.store import (
@@ -22,6 +22,7 @@ from trio_jobs.pool.store import (
 from trio_jobs.stores.file_port import JournalPort, ReaderPort, Stored
 from trio_jobs.stores.transitions import (
     COMPLETED,
+    CUT_OFF,
     PENDING,
     PROCESSING,
     cancel_requested,
@@ -47,13 +48,6 @@ Change = Callable[[Job, datetime], Job]
 
 # How many ends may be unwritten before workers wait. Each is a job that runs again after a crash.
 MAX_UNWRITTEN_ENDS = 1_000
-
-_CUT_OFF = Ending(
-    outcome=Outcome.INTERRUPTED,
-    error=JobError(
-        type="Interrupted", message="the pool ended while the job ran, which may not run twice"
-    ),
-)
 
 
 def _nothing() -> None:
@@ -224,7 +218,7 @@ class DurableStore:
         if not begun:
             self._not_begun.add(job_id)
         if job_id not in self._not_begun and not self._repeatable(job.type):
-            self._cut_off[job_id] = self.complete(job_id, replace(_CUT_OFF, left=left), show=show)
+            self._cut_off[job_id] = self.complete(job_id, replace(CUT_OFF, left=left), show=show)
             return
         self._write(released(job, left))
         self._processing -= 1

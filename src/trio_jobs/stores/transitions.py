@@ -1,15 +1,23 @@
 """The moves of a job, as functions from its record to the next one; all stores make them."""
 
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from msgspec.structs import replace
 
-from trio_jobs.job import Ending, Job, JobStatus, Later, Left, with_left
+from trio_jobs.job import Ending, Job, JobError, JobStatus, Later, Left, Outcome, with_left
 from trio_jobs.pool.store import InvalidTransitionError, check_rerun, check_waits
 
 # On Python 3.11 the look-up of an enum's member costs more than all that a move does with it.
 PENDING, PROCESSING, COMPLETED = JobStatus
+
+# How a job ends whose worker is cancelled as the pool ends, and that may not run again.
+CUT_OFF: Final = Ending(
+    outcome=Outcome.INTERRUPTED,
+    error=JobError(
+        type="Interrupted", message="the pool ended while the job ran, which may not run twice"
+    ),
+)
 
 
 def refuse(job: Job, expected: JobStatus, wanted: JobStatus) -> NoReturn:

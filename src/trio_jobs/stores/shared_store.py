@@ -1,0 +1,614 @@
+"""`SharedStore`: the jobs of a database that this server has fetched, and their moves.
+
+Its plain methods are atomic between tasks, and wait for nothing: what they change goes into the
+database with the next round. The database decides whether it counts: another server may have the
+job by then.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+import trio
+from msgspec.structs import replace
+
+from trio_jobs.job import Ending, Job, JobStatus, Later, Left
+from trio_jobs.pool.shared_port import LocalJobs
+from trio_jobs.pool.store import (
+    DuplicateJobError,
+    JobNotFoundError,
+    StoreStatistics,
+    UnfinishedJobs,
+)
+from trio_jobs.pool.waiters import CompletionWaiters
+from trio_jobs.pool.want import NOTHING, Want
+from trio_jobs.stores.database_port import ReadersPort, RequestsPort
+from trio_jobs.stores.postgres.membership import CUT
+from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs, Show
+from trio_jobs.stores.remote_ends import RemoteEnds
+from trio_jobs.stores.shared_reads import SharedReads
+from trio_jobs.stores.transitions import (
+    COMPLETED,
+    CUT_OFF,
+    PENDING,
+    PROCESSING,
+    cancel_requested,
+    claimed,
+    completed,
+    postponed,
+    refuse,
+    released,
+)
+
+log = logging.getLogger(__name__)
+
+# How many ends may be unrecorded before workers wait. Each is a job that runs again if this server
+# dies.
+MAX_UNRECORDED_ENDS: Final = 1_000
+
+# Bytes of payloads and results that one round writes of moves, and of submissions; and what a job
+# counts beside them.
+_MAX_BYTES: Final = 4_194_304
+_JOB_BYTES: Final = 500
+
+
+class PumpPort(RequestsPort, Protocol):
+    """Makes the rounds; see `stores.postgres.pump`."""
+
+    @property
+    def failing(self) -> float | None:
+        """Since when, by the monotonic clock, nothing could be written; None if that is not so."""
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the database has not answered for longer than a request waits."""
+
+    def wake(self) -> None:
+        """Let a round come soon."""
+
+    def hint(self, first_id: str | None) -> None:
+        """There may be pending jobs from this id on; None: from the oldest on."""
+
+
+class SharedStore(SharedReads):
+    """The jobs in a database, for this server; `pool.shared_port.SharedStore` says what it owes.
+
+    A job that this server has fetched is *fetched* until a worker claims it, then *running*. A
+    move that ends this, or gives the job back, waits in the outbox for a round; clients see the
+    job as it was until the move is recorded.
+
+    If the lease runs out, the fetched jobs are forgotten: others will take them over. The running
+    ones are being cut, and stay here until their workers are done with them. Until then the same
+    job, fetched anew, waits for that.
+
+    Args:
+        readers: Read the database.
+        repeatable: Whether jobs of a type may run again after a process has died in them.
+        timeout: See `trio_jobs.pool.store.KeepingStore`.
+        now: The wall clock, as an aware UTC time.
+
+    Attributes:
+        remote_ends: Tells those who wait here of the ends of jobs that others run.
+    """
+
+    def __init__(
+        self,
+        readers: ReadersPort,
+        *,
+        repeatable: Callable[[str], bool],
+        timeout: float,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.timeout = timeout
+        self._readers = readers
+        self._repeatable = repeatable
+        self._now = now
+        self.remote_ends = RemoteEnds(self.find_many, is_held=self._holds, wake=self.wake)
+        self._local: LocalJobs | None = None
+        self._fetched: dict[str, Held] = {}
+        self._running: dict[str, Held] = {}
+        self._cut: set[str] = set()  # the running ones whose lease has run out
+        self._again: dict[str, Held] = {}  # fetched while the same job, cut, still runs here
+        self._last_lost = 0  # the membership that was lost last; later ones have greater numbers
+        # What the next rounds do.
+        self._outbox: deque[Moved] = deque()
+        self._inbox: deque[NewJobs] = deque()
+        self._begun: dict[str, tuple[Held, trio.Event]] = {}
+        self._cancels: dict[str, None] = {}
+        self._settling: list[trio.Event] = []  # set when all moves so far are recorded
+        # The round that is under way, and what belongs to it.
+        self._under_way: Batch | None = None
+        self._begun_under_way: dict[str, tuple[Held, trio.Event]] = {}
+        self._settling_under_way: list[trio.Event] = []
+        self._cancelled_meanwhile: set[str] = set()  # perhaps of jobs that it fetches
+        # The jobs with moves that are not recorded, as clients see them.
+        self._unrecorded: dict[str, Job] = {}
+        self._ending: dict[str, Job] = {}  # those that have ended, as they ended
+        self._fewer_ends = trio.Event()
+        self._ended = 0  # since the last round began; and during the round before
+        self._ended_before = 0
+        self._left_some = False  # whether the last fetch may have left jobs of limited types
+        self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
+        self._released: dict[str, Job] = {}
+        self._cut_off: dict[str, Job] = {}  # ended by a release
+        self._keeps_pending = False
+
+    def use(self, pump: PumpPort) -> None:
+        """Say once, before anything else, who makes the rounds."""
+        self._pump: PumpPort = pump
+
+    def connect(self, local: LocalJobs, waiters: CompletionWaiters) -> None:
+        self._local = local
+        self.remote_ends.connect(waiters)
+
+    def watch(self, job_id: str) -> None:
+        self.remote_ends.watch(job_id)
+
+    @property
+    def disk(self) -> "SharedStore":
+        """What a worker waits for: this store."""
+        return self
+
+    @property
+    def unwritten(self) -> int:
+        under_way = 0 if self._under_way is None else len(self._under_way.moves)
+        return len(self._outbox) + under_way
+
+    @property
+    def failing_seconds(self) -> float | None:
+        since = self._pump.failing
+        return None if since is None else round(time.monotonic() - since, 3)
+
+    @property
+    def hangs(self) -> bool:
+        return self._pump.hangs
+
+    def wake(self) -> None:
+        self._pump.wake()
+
+    def want_more(self) -> None:
+        self._left_some = False
+        self._pump.hint(None)
+
+    # New jobs.
+
+    def add(self, job: Job) -> None:
+        """Refuse the job: nobody can wait here until it is in the database."""
+        raise TypeError(f"job {job.id!r} can not be added at once to a database: use submit")
+
+    def submit(
+        self,
+        jobs: Sequence[Job],
+        *,
+        landed: Callable[[], None],
+        refused: Callable[[Exception], None],
+    ) -> NewJobs:
+        submission = NewJobs(jobs, [], lambda _: landed(), refused)
+        self._inbox.append(submission)
+        self._pump.wake()
+        return submission
+
+    def withdraw(self, submission: object) -> bool:
+        for index, each in enumerate(self._inbox):
+            if each is submission:
+                del self._inbox[index]
+                return True
+        return False
+
+    # The moves.
+
+    def claim(self, job_id: str) -> Job:
+        held = self._fetched.get(job_id)
+        if held is None:
+            refuse(self.find_nowait(job_id), PENDING, PROCESSING)
+        job = claimed(held.job, self._now())
+        del self._fetched[job_id]
+        self._running[job_id] = held._replace(job=job)
+        return job
+
+    def complete(
+        self, job_id: str, ending: Ending, *, duration: float | None = None, show: Show = None
+    ) -> Job:
+        held = self._find_running(job_id, COMPLETED)
+        job = completed(held.job, ending, self._now(), duration)
+        # Also if the lease has run out: perhaps nobody has taken the job over yet.
+        self._record(held, job, show)
+        self._ending[job_id] = job
+        self._end_run(held)
+        return job
+
+    def postpone(self, job_id: str, later: Later) -> Job:
+        held = self._find_running(job_id, PENDING)
+        job = postponed(held.job, later, self._now())
+        if later is not CUT and job_id not in self._cut:
+            self._record(held, job)
+        self._end_run(held)
+        return job
+
+    def release(
+        self, job_id: str, *, begun: bool = True, left: Left | None = None, show: Show = None
+    ) -> None:
+        held = self._find_running(job_id, PENDING)
+        if not begun:
+            self._not_begun.add(job_id)
+        if job_id not in self._not_begun and not self._repeatable(held.job.type):
+            self._cut_off[job_id] = self.complete(job_id, replace(CUT_OFF, left=left), show=show)
+            return
+        job = self._released[job_id] = released(held.job, left)
+        if job_id not in self._cut:
+            self._record(held, job)
+        self._end_run(held)
+
+    def give_back(self, job_id: str) -> None:
+        held = self._fetched.pop(job_id)
+        self._let_go(held)
+        self._record(held, held.job)
+
+    def keep_pending(self) -> None:
+        self._keeps_pending = True
+        for job_id in list(self._fetched):
+            self.give_back(job_id)
+        for held in self._again.values():
+            self._record(held, held.job)
+        self._again.clear()
+
+    def is_here(self, job_id: str) -> bool:
+        return job_id in self._running and job_id not in self._cut
+
+    def lost(self, member: int) -> None:
+        """The lease of a membership has run out: the jobs fetched under it are not here any more.
+
+        Ends that are in the outbox stay there: the database decides whether they count.
+        """
+        self._last_lost = member
+        for job_id, held in list(self._fetched.items()):
+            if held.member <= member:
+                del self._fetched[job_id]
+                self._let_go(held)
+        for job_id, held in list(self._again.items()):
+            if held.member <= member:
+                del self._again[job_id]
+        self._cut |= {id_ for id_, held in self._running.items() if held.member <= member}
+        for begun in (self._begun, self._begun_under_way):
+            for held, event in begun.values():
+                if held.member <= member:
+                    event.set()
+        self.remote_ends.watch_all()
+
+    def note_cancel(self, job_id: str) -> None:
+        """A client of another server wants a job cancelled that this server may have."""
+        if job_id in self._fetched or job_id in self._running or job_id in self._again:
+            self._cancel_held(job_id)
+        elif self._under_way is not None:
+            self._cancelled_meanwhile.add(job_id)
+
+    def _cancel_held(self, job_id: str) -> Job:
+        changed: Job | None = None
+        for jobs in (self._again, self._fetched, self._running):
+            if (held := jobs.get(job_id)) is not None:
+                changed = cancel_requested(held.job, self._now())
+                jobs[job_id] = held._replace(job=changed)
+        if changed is not None:
+            return changed
+        if (ended := self._ending.get(job_id)) is not None:
+            return cancel_requested(ended, self._now())  # refused
+        return self._unrecorded[job_id]  # the database has it soon
+
+    def request_cancel_nowait(self, job_id: str) -> Job | None:
+        """Ask for the cancel of a job with the next round; None if this server does not hold it."""
+        self._cancels[job_id] = None
+        self._pump.wake()
+        return self._cancel_held(job_id) if self._holds(job_id) else None
+
+    def _record(self, held: Held, job: Job, show: Show = None) -> None:
+        """Let the next round record a move; clients see the job as it was until then."""
+        self._unrecorded.setdefault(job.id, held.job)
+        self._outbox.append(Moved(held._replace(job=job), show))
+        self._pump.wake()
+
+    def _end_run(self, held: Held) -> None:
+        """A worker is done with a job."""
+        job_id = held.job.id
+        del self._running[job_id]
+        self._cut.discard(job_id)
+        self._ended += 1
+        self._note_gone(held.job)
+        if (again := self._again.pop(job_id, None)) is not None:
+            self._take_up(again)
+
+    def _let_go(self, held: Held) -> None:
+        """A fetched job is not here any more."""
+        assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
+        self._local.let_go(held.job)
+        self._note_gone(held.job)
+
+    def _note_gone(self, job: Job) -> None:
+        """Fetch other jobs of its kind, if the last fetch has left some."""
+        if not self._left_some or self._local is None:
+            return
+        if job.interruptions or self._local.is_limited(job.type):
+            self.want_more()
+
+    # The rounds.
+
+    def take(self, *, may_fetch: bool) -> Batch | None:
+        """See `RoundSource.take`."""
+        local = self._local
+        want = NOTHING
+        if local is not None and not self._keeps_pending and (may_fetch or self._inbox):
+            want = self._want(local)
+        counts_soon = local is not None and local.counts_soon
+        some_wait = self._outbox or self._inbox or self._begun or self._cancels or self._settling
+        watches = self.remote_ends.some_are_to_be_watched
+        if not (some_wait or watches or counts_soon or (may_fetch and want.number)):
+            return None
+        moves, new = self._take_moves(), self._take_new()
+        self._mark_fetchable(new, want, may_fetch=may_fetch)
+        number = sum(len(each.jobs) for each in new)
+        # A begin beside an older move of the same job waits: an answer speaks of the job's id.
+        moved = {each.held.job.id for each in moves}
+        self._begun_under_way = {id_: self._begun[id_] for id_ in self._begun.keys() - moved}
+        batch = Batch(
+            moves=moves,
+            begun=[held for held, _ in self._begun_under_way.values()],
+            want=want,
+            new=new,
+            cancels=list(self._cancels),
+            watches=self.remote_ends.take(),
+            count_to=0 if local is None else local.count_to(new=number, fetched=want.number),
+        )
+        self._under_way = batch
+        self._begun = {id_: self._begun[id_] for id_ in self._begun.keys() & moved}
+        self._cancels.clear()
+        if not self._outbox:
+            self._settling_under_way, self._settling = self._settling, []
+        self._ended = 0
+        return batch
+
+    def landed(self, batch: Batch, answer: Answer) -> None:
+        """See `RoundSource.landed`."""
+        assert self._local is not None  # noqa: S101 - the pump runs with the pool
+        self._under_way = None
+        self._ended_before = self._ended
+        fenced = frozenset(answer.fenced)
+        for moved in batch.moves:
+            self._note_recorded(moved, counts=moved.held.job.id not in fenced)
+        for held, event in self._begun_under_way.values():
+            running = self._running.get(held.job.id)
+            if held.job.id in fenced and running is not None and running.claims == held.claims:
+                self._cut.add(held.job.id)
+            event.set()
+        self._begun_under_way = {}
+        self._note_left(batch.want, answer.fetched)
+        for held in answer.fetched:
+            self._take_up(held)
+        self._cancelled_meanwhile.clear()
+        taken = set(map(id, answer.taken))
+        fetched = [held.job for held in answer.fetched]
+        for new in batch.new:
+            if id(new) in taken:
+                new.landed(fetched)
+            else:
+                keys = [job.key.text for job in new.jobs if job.key is not None]
+                new.refused(DuplicateJobError(f"there is a job with one of these keys: {keys}"))
+        if answer.open_jobs is not None:
+            self._local.note_open(answer.open_jobs)
+        self.remote_ends.note_over(answer.over)
+        self._end_settling()
+
+    def put_back(self, batch: Batch, error: Exception | None) -> None:
+        """See `RoundSource.put_back`."""
+        self._under_way = None
+        self._cancelled_meanwhile.clear()
+        self._outbox.extendleft(reversed(batch.moves))
+        self._begun = self._begun_under_way | self._begun
+        self._begun_under_way = {}
+        self._cancels = dict.fromkeys(batch.cancels) | self._cancels
+        self.remote_ends.put_back(batch.watches)
+        self._settling += self._settling_under_way
+        self._settling_under_way = []
+        if error is None:
+            self._inbox.extendleft(reversed(batch.new))
+        else:
+            for new in batch.new:
+                new.refused(error)
+
+    def owned(self, member: int) -> set[str]:
+        """See `RoundSource.owned`."""
+        owned = [*self._fetched.values(), *self._running.values(), *self._again.values()]
+        moves = [*self._outbox, *(() if self._under_way is None else self._under_way.moves)]
+        owned += [moved.held for moved in moves]
+        return {held.job.id for held in owned if held.member == member}
+
+    def _want(self, local: LocalJobs) -> Want:
+        jobs = [*self._fetched.values(), *self._running.values(), *self._again.values()]
+        suspect = not any(held.job.interruptions for held in jobs)
+        return local.want((held.job for held in jobs), ended=self._ended_before, suspect=suspect)
+
+    def _take_moves(self) -> list[Moved]:
+        """The first moves; at most one of each job, and not too many bytes."""
+        moves: list[Moved] = []
+        job_ids: set[str] = set()
+        size = 0
+        while self._outbox and size < _MAX_BYTES and self._outbox[0].held.job.id not in job_ids:
+            moved = self._outbox.popleft()
+            moves.append(moved)
+            ending = moved.held.job.ending
+            size += _JOB_BYTES + len((ending and ending.result) or b"")
+            job_ids.add(moved.held.job.id)
+        return moves
+
+    def _take_new(self) -> list[NewJobs]:
+        new: list[NewJobs] = []
+        size = 0
+        while self._inbox and size < _MAX_BYTES:
+            new.append(self._inbox.popleft())
+            size += sum(_JOB_BYTES + len(job.payload) for job in new[-1].jobs)
+        return new
+
+    def _mark_fetchable(self, new: Sequence[NewJobs], want: Want, *, may_fetch: bool) -> None:
+        """Mark which of the new jobs this server can run at once.
+
+        Of a limited type, these are none if the round may fetch older ones: they could become too
+        many together.
+        """
+        if not want.number:
+            for each in new:
+                each.fetchable = [False] * len(each.jobs)
+            return
+        rooms = dict.fromkeys(want.limits, 0) if may_fetch else dict(want.limits)
+        for each in new:
+            each.fetchable = [_is_wanted(job, want, rooms) for job in each.jobs]
+
+    def _note_left(self, want: Want, fetched: Sequence[Held]) -> None:
+        """Note whether a fetch may have left jobs that this server wants later."""
+        if not want.number or self._local is None:
+            return
+        types = Counter(held.job.type for held in fetched) if want.limits else Counter[str]()
+        self._left_some = (
+            not want.suspect
+            or self._local.is_narrow(want)
+            or any(held.job.interruptions for held in fetched)
+            or any(types[type_] >= number for type_, number in want.limits.items())
+        )
+
+    def _take_up(self, held: Held) -> None:
+        """Hand a fetched job to the workers, or give it back if that is too late."""
+        job_id = held.job.id
+        if held.member <= self._last_lost:
+            return
+        if job_id in self._cancelled_meanwhile:
+            held = held._replace(job=cancel_requested(held.job, self._now()))
+        if job_id in self._running and not self._keeps_pending:
+            self._again[job_id] = held
+            return
+        assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
+        if self._keeps_pending or not self._local.take_up(held.job):
+            self._record(held, held.job)
+        else:
+            self._fetched[job_id] = held
+
+    def _note_recorded(self, moved: Moved, *, counts: bool) -> None:
+        """A move has landed; or it does not count, since another server has the job."""
+        job = moved.held.job
+        self._forget_unrecorded(job.id)
+        if job.status is COMPLETED:
+            assert self._local is not None  # noqa: S101  (for the type checker)
+            self._ending.pop(job.id, None)
+            if len(self._ending) == MAX_UNRECORDED_ENDS:
+                self._fewer_ends.set()
+                self._fewer_ends = trio.Event()
+            self._local.note_end(job, counts=counts)
+            if counts and moved.show is not None:
+                moved.show(job)
+            if not counts:
+                log.warning("end_refused", extra={"job_id": job.id, "job_type": job.type})
+        self.remote_ends.watch(job.id)
+
+    def _forget_unrecorded(self, job_id: str) -> None:
+        if not any(moved.held.job.id == job_id for moved in self._outbox):
+            self._unrecorded.pop(job_id, None)
+
+    def _end_settling(self) -> None:
+        for event in self._settling_under_way:
+            event.set()
+        self._settling_under_way = []
+
+    # What workers wait for.
+
+    async def begun(self, job: Job) -> Job:
+        job_id = job.id
+        held = self._running[job_id]
+        if job.cancel_requested or (not job.interruptions and self._repeatable(job.type)):
+            return job
+        if job_id in self._cut:
+            return job  # nobody begins it
+        event = trio.Event()
+        self._begun[job_id] = held, event
+        self._pump.wake()
+        try:
+            await event.wait()
+        except BaseException:
+            self._not_begun.add(job_id)
+            self._begun.pop(job_id, None)
+            raise
+        return self._running[job_id].job
+
+    async def caught_up(self) -> None:
+        while len(self._ending) > MAX_UNRECORDED_ENDS:
+            await self._fewer_ends.wait()
+
+    async def settled(self) -> None:
+        if self._outbox or self._cancels or self._begun:
+            waiting = self._settling
+        elif self._under_way is not None:
+            waiting = self._settling_under_way
+        else:
+            return
+        event = trio.Event()
+        waiting.append(event)
+        self._pump.wake()
+        await event.wait()
+
+    # The jobs that are here.
+
+    def find_nowait(self, job_id: str) -> Job:
+        for jobs in (self._running, self._fetched):
+            if (held := jobs.get(job_id)) is not None:
+                return held.job
+        if (job := self._released.get(job_id) or self._unrecorded.get(job_id)) is not None:
+            return job
+        raise JobNotFoundError(f"no unfinished job {job_id!r} here")
+
+    def find_key_nowait(self, text: str) -> Job | None:  # noqa: ARG002
+        """None: the database knows the keys."""
+        return None
+
+    def _held_job(self, job_id: str) -> Job | None:
+        if (held := self._running.get(job_id)) is not None and job_id not in self._cut:
+            return held.job
+        if (held := self._fetched.get(job_id) or self._again.get(job_id)) is not None:
+            return held.job
+        return self._unrecorded.get(job_id)
+
+    def unfinished(self) -> UnfinishedJobs:
+        # Each copied in one call: no other thread can change the dict within it.
+        jobs = {held.job.id: held.job for held in list(self._fetched.values())}
+        jobs |= {held.job.id: held.job for held in list(self._running.values())}
+        jobs |= self._released.copy() | self._cut_off.copy()
+        begun = (self._released.keys() - self._not_begun) | self._cut_off.keys()
+        return UnfinishedJobs.of(jobs.values(), released=begun)
+
+    def unwritten_ends(self) -> list[str]:
+        """The ids of the jobs that have ended, and whose ends are not recorded."""
+        return sorted(self._ending.copy())
+
+    def statistics(self) -> StoreStatistics:
+        return StoreStatistics(
+            pending=len(self._fetched),
+            processing=len(self._running),
+            completed=0,
+            completed_bytes=0,
+            dropped={},
+        )
+
+    def _find_running(self, job_id: str, wanted: JobStatus) -> Held:
+        held = self._running.get(job_id)
+        if held is None:
+            refuse(self.find_nowait(job_id), PROCESSING, wanted)
+        return held
+
+
+def _is_wanted(job: Job, want: Want, rooms: dict[str, int]) -> bool:
+    """Whether a new job can run here now; then it takes of the room of its type."""
+    if job.run_at is not None or job.type in want.without:
+        return False
+    if want.types is not None and job.type not in want.types:
+        return False
+    if job.type in rooms:
+        rooms[job.type] -= 1
+        return rooms[job.type] >= 0
+    return True
