@@ -100,6 +100,20 @@ async def test_all_who_wait_are_handed_the_job_that_another_server_has_ended() -
     assert list(map(list, server.reads)) == [["a"]]
 
 
+async def test_job_whose_end_was_told_is_not_watched_while_its_waiter_has_not_run() -> None:
+    server = Server(held={"a"})
+
+    with server.waiters.subscribe("a") as completion:
+        server.held.clear()
+        server.waiters.notify(ended("a"))
+
+        server.ends.watch("a")
+        server.ends.watch_all()
+
+        assert server.ends.take() == []
+        assert completion.job == ended("a")
+
+
 async def test_job_that_is_gone_wakes_who_waits_without_it() -> None:
     server = Server()
     server.waiters.call("a", server.tell)

@@ -125,12 +125,13 @@ class CompletionWaiters:
             call(job_id, None)
 
     def awaits(self, job_id: str) -> bool:
-        """Whether something waits for this job."""
-        return job_id in self._awaited or job_id in self._calls
+        """Whether something waits for this job, and was not told of its end."""
+        completion = self._awaited.get(job_id)
+        return (completion is not None and not completion._over.is_set()) or job_id in self._calls
 
     @property
     def awaited(self) -> list[str]:
-        """The ids of all jobs for which something waits."""
+        """The ids of all jobs that something waits for; some have ended."""
         return list(self._awaited.keys() | self._calls.keys())
 
     def end(self) -> None:

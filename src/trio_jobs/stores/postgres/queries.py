@@ -40,10 +40,20 @@ _SORTED: Final = {
     Order.NEWEST: "jobs.id desc",
     Order.ENDED: "completed_at desc, jobs.id desc",
 }
-# The same for unfinished jobs that wait for no time: as their index has them.
+# The same for parts of the jobs. Sorted by ids alone, the planner may walk over all jobs to find
+# these, if it knows the table as it was when it was small. So each has the whole order of its own
+# index; those that wait for a time have none, and are all read and sorted.
 _SORTED_OPEN: Final = {
     Order.OLDEST: "run_at nulls first, id",
     Order.NEWEST: "run_at desc nulls last, id desc",
+}
+_SORTED_WAITING: Final = {
+    Order.OLDEST: 'id::text collate "C"',
+    Order.NEWEST: 'id::text collate "C" desc',
+}
+_SORTED_DEAD: Final = {
+    Order.OLDEST: "outcome, id",
+    Order.NEWEST: "outcome desc, id desc",
 }
 
 # Partial indexes have the jobs that ended without success, and need their condition repeated.
@@ -80,12 +90,19 @@ def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
     if query.order is Order.ENDED:
         conditions.append(DEAD)
     elif UNFINISHED in conditions:
-        parts = [("run_at is null", _SORTED_OPEN[query.order]), ("run_at > '-infinity'", by)]
+        parts = [
+            ("run_at is null", _SORTED_OPEN[query.order]),
+            ("run_at > '-infinity'", _SORTED_WAITING[query.order]),
+        ]
     elif outcomes and Outcome.SUCCEEDED not in outcomes:
-        # Each outcome apart: their index has them in the order of their ids.
+        # Each outcome apart. Not by `=`: then the planner takes the order for that of ids alone.
         for number, outcome in enumerate(outcomes):
-            values[name := f"outcome_{number}"] = outcome
-            parts.append((f"{DEAD} and outcome = %({name})s::trio_jobs.outcome", by))
+            name = f"outcome_{number}"
+            values[name] = outcome
+            only = (
+                f"outcome between %({name})s::trio_jobs.outcome and %({name})s::trio_jobs.outcome"
+            )
+            parts.append((f"{DEAD} and {only}", _SORTED_DEAD[query.order]))
     if outcomes:
         conditions.append("outcome = any(%(outcomes)s::trio_jobs.outcome[])")
         values["outcomes"] = outcomes
