@@ -47,6 +47,7 @@ class Fetching:
         room: Has a slot for each job that may be open, of all servers.
         schedule: The jobs that are held here.
         handlers: The types whose jobs this server runs.
+        cancel: Cancels the handler of a job, if it runs.
         observation: Counts the jobs that come and go; None if nobody looks.
 
     Attributes:
@@ -62,6 +63,7 @@ class Fetching:
         room: Capacity,
         schedule: Schedule,
         handlers: HandlerRegistry,
+        cancel: Callable[[str], object],
         observation: "Observation | None",
     ) -> None:
         self.paused: Iterable[str] = ()
@@ -75,6 +77,7 @@ class Fetching:
         self._limits = {
             type_: limit for type_, limit in handlers.max_running.items() if limit is not None
         }
+        self._cancel = cancel
         self._observation = observation
         # By id: how many copies in the channel are of jobs that are not here any more.
         self._stale: Counter[str] = Counter()
@@ -152,6 +155,15 @@ class Fetching:
             self._room.measure_claim()
         elif self._observation is not None:
             self._observation.note_lost(job)
+
+    def note_cancel(self, job_id: str) -> None:
+        """See `LocalJobs.note_cancel`."""
+        self._cancel(job_id)
+        self._schedule.advance(job_id)
+
+    def note_beat(self) -> None:
+        """See `LocalJobs.note_beat`: a task may wait for room that others have made."""
+        self.counts_soon |= self._room.some_wait
 
     def note_open(self, number: int) -> None:
         """See `LocalJobs.note_open`."""

@@ -57,6 +57,12 @@ class LocalJobs(Protocol):
             counts: Whether it counts.
         """
 
+    def note_cancel(self, job_id: str) -> None:
+        """Let a job of this server end whose cancel was requested; see `Pool.note_cancel`."""
+
+    def note_beat(self) -> None:
+        """Note that some seconds have passed, in which other servers may have ended jobs."""
+
     def note_open(self, number: int) -> None:
         """Note how many unfinished jobs there are, of all servers."""
 

@@ -63,7 +63,9 @@ class SharedParts:
     ) -> None:
         room = Capacity(max_open)
         self._store = store
-        self._fetching = Fetching(channel, slots, room, schedule, handlers, observation)
+        self._fetching = Fetching(
+            channel, slots, room, schedule, handlers, executor.cancel, observation
+        )
         self._suspects = Suspects(store, schedule, executor.has_begun, executor.released, show)
         self.limits = TypeLimits(
             store,

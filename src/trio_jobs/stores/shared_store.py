@@ -15,7 +15,8 @@ from typing import Final, Protocol
 import trio
 from msgspec.structs import replace
 
-from trio_jobs.job import Ending, Job, JobStatus, Later, Left
+from trio_jobs.job import Ending, Job, JobStatus, Later, Left, Outcome
+from trio_jobs.pool.refusals import StoreUnavailableError
 from trio_jobs.pool.shared_port import LocalJobs
 from trio_jobs.pool.store import (
     DuplicateJobError,
@@ -92,6 +93,7 @@ class SharedStore(SharedReads):
 
     Attributes:
         remote_ends: Tells those who wait here of the ends of jobs that others run.
+        dropped: By outcome, how many completed jobs this server has dropped from the database.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class SharedStore(SharedReads):
         self._repeatable = repeatable
         self._now = now
         self.remote_ends = RemoteEnds(self.find_many, is_held=self._holds, wake=self.wake)
+        self.dropped = dict.fromkeys(Outcome, 0)
         self._local: LocalJobs | None = None
         self._fetched: dict[str, Held] = {}
         self._running: dict[str, Held] = {}
@@ -168,6 +171,12 @@ class SharedStore(SharedReads):
 
     def wake(self) -> None:
         self._pump.wake()
+
+    def hint(self, first_id: str | None) -> None:
+        """See `Pump.hint`; the listener calls this, also after its heartbeats."""
+        if self._local is not None and first_id is None:
+            self._local.note_beat()
+        self._pump.hint(first_id)
 
     def want_more(self) -> None:
         self._left_some = False
@@ -281,7 +290,9 @@ class SharedStore(SharedReads):
     def note_cancel(self, job_id: str) -> None:
         """A client of another server wants a job cancelled that this server may have."""
         if job_id in self._fetched or job_id in self._running or job_id in self._again:
+            assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
             self._cancel_held(job_id)
+            self._local.note_cancel(job_id)
         elif self._under_way is not None:
             self._cancelled_meanwhile.add(job_id)
 
@@ -346,7 +357,8 @@ class SharedStore(SharedReads):
         if not (some_wait or watches or counts_soon or (may_fetch and want.number)):
             return None
         moves, new = self._take_moves(), self._take_new()
-        self._mark_fetchable(new, want, may_fetch=may_fetch)
+        for each in new:
+            each.fetchable = [_is_wanted(job, want) for job in each.jobs]
         number = sum(len(each.jobs) for each in new)
         # A begin beside an older move of the same job waits: an answer speaks of the job's id.
         moved = {each.held.job.id for each in moves}
@@ -386,14 +398,15 @@ class SharedStore(SharedReads):
         for held in answer.fetched:
             self._take_up(held)
         self._cancelled_meanwhile.clear()
-        taken = set(map(id, answer.taken))
+        taken, busy = set(map(id, answer.taken)), set(map(id, answer.busy))
         fetched = [held.job for held in answer.fetched]
         for new in batch.new:
             if id(new) in taken:
                 new.landed(fetched)
+            elif id(new) in busy:
+                new.refused(StoreUnavailableError("another transaction has the key"))
             else:
-                keys = [job.key.text for job in new.jobs if job.key is not None]
-                new.refused(DuplicateJobError(f"there is a job with one of these keys: {keys}"))
+                new.refused(DuplicateJobError("there is a job with this key"))
         if answer.open_jobs is not None:
             self._local.note_open(answer.open_jobs)
         self.remote_ends.note_over(answer.over)
@@ -448,20 +461,6 @@ class SharedStore(SharedReads):
             new.append(self._inbox.popleft())
             size += sum(_JOB_BYTES + len(job.payload) for job in new[-1].jobs)
         return new
-
-    def _mark_fetchable(self, new: Sequence[NewJobs], want: Want, *, may_fetch: bool) -> None:
-        """Mark which of the new jobs this server can run at once.
-
-        Of a limited type, these are none if the round may fetch older ones: they could become too
-        many together.
-        """
-        if not want.number:
-            for each in new:
-                each.fetchable = [False] * len(each.jobs)
-            return
-        rooms = dict.fromkeys(want.limits, 0) if may_fetch else dict(want.limits)
-        for each in new:
-            each.fetchable = [_is_wanted(job, want, rooms) for job in each.jobs]
 
     def _note_left(self, want: Want, fetched: Sequence[Held]) -> None:
         """Note whether a fetch may have left jobs that this server wants later."""
@@ -592,7 +591,7 @@ class SharedStore(SharedReads):
             processing=len(self._running),
             completed=0,
             completed_bytes=0,
-            dropped={},
+            dropped=self.dropped.copy(),
         )
 
     def _find_running(self, job_id: str, wanted: JobStatus) -> Held:
@@ -602,13 +601,8 @@ class SharedStore(SharedReads):
         return held
 
 
-def _is_wanted(job: Job, want: Want, rooms: dict[str, int]) -> bool:
-    """Whether a new job can run here now; then it takes of the room of its type."""
-    if job.run_at is not None or job.type in want.without:
+def _is_wanted(job: Job, want: Want) -> bool:
+    """Whether this server can run a new job at once; the limits are left to the round."""
+    if not want.number or job.run_at is not None or job.type in want.without:
         return False
-    if want.types is not None and job.type not in want.types:
-        return False
-    if job.type in rooms:
-        rooms[job.type] -= 1
-        return rooms[job.type] >= 0
-    return True
+    return want.types is None or job.type in want.types
