@@ -1,12 +1,13 @@
 """A member of a database that makes rounds one by one: a server without its pump and its pool."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import trio
 from msgspec.structs import replace
 
 from trio_jobs.job import Ending, Job, Later, Outcome
@@ -17,6 +18,9 @@ from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
 from trio_jobs.stores.postgres.rows import SELECT_WHOLE, whole_job
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.transitions import claimed, completed, postponed
+
+_First = TypeVar("_First")
+_Second = TypeVar("_Second")
 
 # Seconds of a lease that no test waits for, and beyond which a test would hang.
 LONG = 600.0
@@ -64,6 +68,15 @@ class Member:
         answer = await self.round(Batch(new=[new(job) for job in jobs]))
         assert len(answer.taken) == len(jobs)
 
+    async def is_blocked(self, by: "Member") -> bool:
+        """Whether this member's statement, in another task, waits for what the other one locks."""
+        [(blocked,)] = await by.execute(
+            "select %s = any(pg_blocking_pids(%s))",
+            by.connection.pgconn.backend_pid,
+            self.connection.pgconn.backend_pid,
+        )
+        return bool(blocked)
+
     async def find(self, job_id: str) -> Job:
         """The job in the database."""
         [row] = await self.execute(f"{SELECT_WHOLE} where id = %s", job_id)
@@ -81,6 +94,51 @@ class Member:
     async def sweep(self) -> list[tuple[Any, ...]]:
         """Put the jobs of members back whose lease is over."""
         return await self.execute("select * from trio_jobs.sweep(%s)", self.session.member)
+
+
+async def in_turn(
+    first: Member, do_first: Awaitable[_First], second: Member, do_second: Awaitable[_Second]
+) -> tuple[_First, _Second]:
+    """Two rounds at the same time; the second one meets what the first one has not committed yet.
+
+    It either waits for the first one's commit, or goes on without.
+
+    Returns:
+        What each has returned.
+    """
+    results: list[_Second] = []
+
+    async def go_second() -> None:
+        results.append(await do_second)
+
+    await first.execute("begin")
+    found = await do_first
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go_second)
+        while not results and not await second.is_blocked(by=first):
+            await trio.lowlevel.checkpoint()
+        await first.execute("commit")
+    return found, results[0]
+
+
+async def notes(listener: TrioConnection, teller: Member) -> list[tuple[str, str]]:
+    """The notifications since the last call: channels and payloads."""
+    await teller.execute("select pg_notify('end', '')")
+    found: list[tuple[str, str]] = []
+    while ("end", "") not in found:
+        found += [(note.channel, note.payload) for note in await listener.notifies()]
+    return found[:-1]
+
+
+@asynccontextmanager
+async def listening(url: str, *members: Member) -> AsyncIterator[TrioConnection]:
+    """A connection that hears what all members do, and what each of these does."""
+    async with await connect(url, name="listener") as connection:
+        await connection.execute(b'listen "end"')
+        await connection.execute(b"listen trio_jobs")
+        for member in members:
+            await connection.execute(f"listen trio_jobs_m{member.session.member}".encode())
+        yield connection
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ create table trio_jobs.jobs (
     type text not null check (type <> ''),
     payload json,                           -- null: the JSON null
     created_at timestamptz not null default clock_timestamp(),
-    key text,
+    key text collate "C",                   -- an update of the system does not change its order
     key_digest bytea,                       -- null: submitted by SQL
     rerun_of uuid,
     submitted_by text,
@@ -199,7 +199,7 @@ begin
             case when j.completed_at is not null and j.watcher <> me then j.watcher end as watcher
     )
     select array_agg(m.id), min(m.run_at),
-        (min(m.id::text) filter (where m.completed_at is null and m.run_at is null))::uuid,
+        (min(m.id::text collate "C") filter (where m.completed_at is null and m.run_at is null))::uuid,
         count(pg_notify(trio_jobs.channel(m.watcher), 'd' || m.id)) filter (where m.watcher is not null)
     into recorded, next_time, pending, number_told from moved m;
     perform trio_jobs.tell_pending(pending);
@@ -277,7 +277,7 @@ begin
         select count(*), array_agg(f.place order by f.n) filter (where f.fits),
             array_agg(f.run_at order by f.n) filter (where f.fits),
             array_agg(f.type) filter (where f.fits and not f.cancel_requested),
-            least(passed_over::text, min(f.id::text) filter (where not f.fits))::uuid
+            least(passed_over::text, min(f.id::text collate "C") filter (where not f.fits))::uuid
         into number_found, places, times, taken_types, passed_over
         from judged f;
         return query
@@ -376,7 +376,7 @@ begin
         end loop;
     end;
     perform trio_jobs.tell_pending((
-        select min(n.id::text) from unnest(new) n
+        select min(n.id::text collate "C") from unnest(new) n
         where n.owner is null and n.run_at is null and n.id = any (inserted))::uuid);
     perform trio_jobs.tell_time((
         select min(n.run_at) from unnest(new) n where n.id = any (inserted)), before);
@@ -611,7 +611,7 @@ begin
             return;
     end;
     perform trio_jobs.tell_pending((
-        select min(n.id::text) from unnest(new) n where n.run_at is null)::uuid);
+        select min(n.id::text collate "C") from unnest(new) n where n.run_at is null)::uuid);
     perform trio_jobs.tell_time((select min(n.run_at) from unnest(new) n), before);
 end
 $$;
