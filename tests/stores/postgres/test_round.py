@@ -1,15 +1,43 @@
 """The statement of a round, against a server: what it records, fetches and takes in."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
+import psycopg
 import pytest
 
 from tests.postgres.fixtures import Database
-from tests.stores.postgres.member import Member, begun, ended, joined, make_job, new, now
-from trio_jobs.job import Ending, Extras, JobError, JobStatus, Left, Outcome
+from tests.stores.postgres.member import (
+    Member,
+    begun,
+    ended,
+    id_of,
+    ids,
+    joined,
+    later,
+    listening,
+    make_job,
+    new,
+    notes,
+    now,
+)
+from trio_jobs.job import (
+    Ending,
+    Extras,
+    IdempotencyKey,
+    JobError,
+    JobStatus,
+    Left,
+    Outcome,
+    Waiting,
+)
+from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.pool.want import Want
 from trio_jobs.progress import Progress
-from trio_jobs.stores.postgres.round import Batch
+from trio_jobs.stores.postgres import statements
+from trio_jobs.stores.postgres.connection import TrioConnection
+from trio_jobs.stores.postgres.round import Batch, Moved
+from trio_jobs.timestamps import microseconds
 
 
 @pytest.fixture
@@ -22,6 +50,12 @@ async def a(database: Database) -> AsyncIterator[Member]:
 async def b(database: Database) -> AsyncIterator[Member]:
     async with joined(database.url) as member:
         yield member
+
+
+@pytest.fixture
+async def listener(database: Database, a: Member, b: Member) -> AsyncIterator[TrioConnection]:
+    async with listening(database.url, a, b) as connection:
+        yield connection
 
 
 async def test_each_pending_job_is_fetched_once_and_the_oldest_first(a: Member, b: Member) -> None:
@@ -111,3 +145,231 @@ async def test_a_fetched_job_is_pending_until_its_begin_is_recorded(a: Member) -
     found = await a.find(held.job.id)
     assert (found.status, found.attempts) == (JobStatus.PROCESSING, 1)
     assert found.started_at is not None
+
+
+async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member) -> None:
+    await a.add(make_job(1), make_job(2))
+    [held] = await a.fetch()
+    error = JobError(type="Boom", message="once more")
+
+    await a.round(Batch(moves=[later(held, seconds=1000, error=error)]))
+    found = await a.find(held.job.id)
+    before = await a.fetch()
+    await a.execute("select trio_jobs.make_due(%s)", held.job.id)
+    await a.add(make_job(3))
+
+    assert found.run_at is not None
+    assert (found.status, found.attempts, found.last_error) == (JobStatus.PENDING, 1, error)
+    assert ids(before) == [id_of(2)]
+    first, second = await a.fetch(9)
+    assert (first.job.id, second.job.id) == (id_of(1), id_of(3))
+    assert (first.claims, first.job.attempts, first.job.last_error) == (2, 1, error)
+    assert first.job.waiting is Waiting.RETRYING
+
+
+async def test_a_snooze_and_a_job_that_is_given_back_cost_no_attempt(a: Member) -> None:
+    await a.add(make_job(1), make_job(2))
+    snoozed, unwanted = await a.fetch(2)
+
+    await a.round(Batch(moves=[later(snoozed, seconds=0, snooze=True), Moved(unwanted)]))
+
+    first, second = await a.fetch(2)
+    assert (first.job.id, first.job.snoozes, first.job.attempts, first.claims) == (
+        id_of(1),
+        1,
+        0,
+        2,
+    )
+    assert second == unwanted._replace(claims=2)
+
+
+async def test_what_a_round_writes_is_written_once_if_the_round_is_repeated(
+    a: Member, listener: TrioConnection
+) -> None:
+    await a.add(*map(make_job, range(4)))
+    end, postponed, unwanted, running = await a.fetch(4)
+    key = IdempotencyKey(text="k", digest=b"1")
+    batch = Batch(
+        moves=[ended(end), later(postponed, seconds=1000), Moved(unwanted)],
+        begun=[begun(running)],
+        new=[new(make_job(10), make_job(11)), new(make_job(12, key=key))],
+        cancels=[running.job.id],
+        watches=[running.job.id],
+        count_to=100,
+    )
+
+    first = await a.round(batch)
+    await notes(listener, a)
+    second = await a.round(batch)
+
+    assert first == second
+    assert first.fenced == []
+    assert first.taken == batch.new
+    assert first.open_jobs == 6
+    assert await notes(listener, a) == []
+
+
+async def test_a_round_of_an_earlier_session_has_no_effect(a: Member) -> None:
+    await a.execute("update trio_jobs.members set session = session + 1")
+
+    with pytest.raises(psycopg.Error, match="another session of member") as caught:
+        await a.round(Batch(new=[new(make_job(1))]))
+
+    assert caught.value.sqlstate == "TJ001"
+    assert await a.execute("select from trio_jobs.jobs") == []
+
+
+async def test_a_job_has_at_most_one_of_two_submissions_with_its_key(a: Member) -> None:
+    key = IdempotencyKey(text="k", digest=b"1")
+    first, second, other = (new(make_job(1, key=key)), new(make_job(2, key=key)), new(make_job(3)))
+
+    answer = await a.round(Batch(new=[first, second, other]))
+
+    assert answer.taken == [first, other]
+    assert not answer.busy
+
+
+async def test_a_fetch_takes_only_what_it_wants(a: Member) -> None:
+    types = ["mail", "big", "big", "mail", "slow", "other", "big"]
+    jobs = [make_job(number, type=type_) for number, type_ in enumerate(types)]
+    await a.add(*jobs)
+    want = {"types": ["mail", "big", "slow"], "without": ["slow"], "limits": {"big": 1}}
+
+    fetched = await a.fetch(9, **want)
+    again = await a.fetch(1, **want)
+
+    assert ids(fetched) == [jobs[0].id, jobs[1].id, jobs[3].id]
+    assert ids(again) == [jobs[2].id]
+
+
+async def test_a_limit_counts_what_is_submitted_in_the_same_round(a: Member) -> None:
+    await a.add(make_job(1))
+    batch = Batch(
+        new=[new(make_job(2, type="u"), make_job(3), make_job(4), fetchable=True)],
+        want=Want(9, limits={"t": 2}),
+    )
+
+    answer = await a.round(batch)
+
+    assert sorted(ids(answer.fetched)) == [id_of(1), id_of(2), id_of(3)]
+
+
+async def test_a_cancelled_job_is_fetched_whatever_is_wanted(a: Member) -> None:
+    await a.add(*map(make_job, range(3)))
+    await a.execute("update trio_jobs.jobs set interruptions = 1 where id = %s", id_of(1))
+    await a.execute("select trio_jobs.request_cancel(id) from trio_jobs.jobs")
+
+    fetched = await a.fetch(9, types=["u"], without=["t"], limits={"t": 1}, suspect=False)
+
+    assert ids(fetched) == list(map(id_of, range(3)))
+    assert all(held.job.cancel_requested for held in fetched)
+
+
+async def test_one_job_at_a_time_that_was_in_a_crash(a: Member) -> None:
+    await a.add(*map(make_job, range(5)))
+    await a.execute(
+        "update trio_jobs.jobs set interruptions = 1 where id = any(%s)", [id_of(1), id_of(3)]
+    )
+
+    none = await a.fetch(2, suspect=False)
+    one = await a.fetch(9)
+    other = await a.fetch(9)
+
+    assert ids(none) == [id_of(0), id_of(2)]
+    assert ids(one) == [id_of(1), id_of(4)]
+    assert ids(other) == [id_of(3)]
+
+
+async def test_a_job_that_waits_for_a_time_is_told_with_it_if_no_other_is_earlier(
+    a: Member, listener: TrioConnection
+) -> None:
+    at = [now() + timedelta(seconds=seconds) for seconds in (300, 200, 250)]
+
+    for number, run_at in enumerate(at):
+        await a.add(make_job(number, run_at=run_at))
+
+    assert await notes(listener, a) == [
+        ("trio_jobs", f"w{microseconds(at[0])}"),
+        ("trio_jobs", f"w{microseconds(at[1])}"),
+    ]
+    assert await a.fetch(9) == []
+    [(pending, next_time)] = await a.execute(
+        "select pending, next_time from trio_jobs.beat(%s, 1000)", a.session.member
+    )
+    assert (pending, next_time) == (False, microseconds(at[1]))
+
+
+async def test_unfinished_jobs_are_counted_up_to_a_number(a: Member) -> None:
+    await a.add(*map(make_job, range(4)), make_job(4, run_at=now() + timedelta(seconds=1000)))
+    [held] = await a.fetch()
+
+    counts = [
+        (await a.round(Batch(moves=moves, count_to=count_to))).open_jobs
+        for moves, count_to in (([], 9), ([ended(held)], 9), ([], 3), ([], 0))
+    ]
+
+    assert counts == [5, 4, 3, None]
+
+
+async def test_a_job_that_several_servers_watch_is_told_to_all(
+    a: Member, b: Member, listener: TrioConnection
+) -> None:
+    await a.add(make_job(1), make_job(2))
+    first, second = await a.fetch(2)
+
+    await b.round(Batch(watches=[id_of(1)]))
+    await a.round(Batch(watches=[id_of(1), id_of(2)]))
+    await notes(listener, a)
+    await a.round(Batch(moves=[ended(first), ended(second)]))
+
+    assert await notes(listener, a) == [("trio_jobs", f"d{id_of(1)}")]
+
+
+async def test_jobs_that_belong_together_come_in_together(a: Member) -> None:
+    keys = [IdempotencyKey(text=text, digest=b"1") for text in "abc"]
+    await a.add(make_job(1, key=keys[1]))
+    known = new(make_job(2, key=keys[0]), make_job(3, key=keys[1]))
+    unknown = new(make_job(4, key=keys[0]), make_job(5, key=keys[2]))
+
+    refused = await statements.add_group(a.connection, known, a.session)
+    first = await statements.add_group(a.connection, unknown, a.session)
+    repeated = await statements.add_group(a.connection, unknown, a.session)
+
+    assert isinstance(refused, DuplicateJobError)
+    assert (first, repeated) == (None, None)
+    assert ids(await a.fetch(9)) == [id_of(1), id_of(4), id_of(5)]
+
+
+async def test_a_job_is_re_run_once(a: Member) -> None:
+    await a.add(make_job(1), make_job(2))
+    failed, succeeded = await a.fetch(2)
+    error = JobError(type="Boom", message="")
+    failure = Ending(outcome=Outcome.FAILED, error=error)
+    await a.round(Batch(moves=[ended(failed, failure), ended(succeeded)]))
+    reruns = [
+        new(make_job(10, rerun_of=id_of(1))),
+        new(make_job(11, rerun_of=id_of(1))),
+        new(make_job(12, rerun_of=id_of(2))),
+        new(make_job(13), make_job(14, rerun_of=id_of(9))),
+    ]
+
+    refused = [await statements.add_group(a.connection, each, a.session) for each in reruns]
+
+    assert [str(each) for each in refused] == [
+        "None",
+        f"job {id_of(1)!r} was re-run already, as {id_of(10)!r}",
+        f"job {id_of(2)!r} has succeeded; it can not be re-run",
+        f"no job {id_of(9)!r}",
+    ]
+    assert (await a.find(id_of(1))).rerun_as == id_of(10)
+    assert [held.job for held in await a.fetch(9)] == [reruns[0].jobs[0]]
+
+
+async def test_what_a_member_has_is_found_again(a: Member, b: Member) -> None:
+    await a.add(*map(make_job, range(3)))
+    held = await a.fetch(2)
+    await b.fetch()
+
+    cursor = await a.connection.execute(statements.OWNED.encode(), {"member": a.session.member})
+
+    assert statements.held(await cursor.fetchall()) == held

@@ -484,7 +484,7 @@ begin
         eager := 0;
     end if;
     if (cardinality(m_id) > 0)::int + (cardinality(b_id) > 0)::int
-            + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 1 then
+            + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 9 then
         perform from unnest(array(
             select distinct u.id from unnest(m_id || b_id || cancels || watches) as u(id) order by u.id
         )) as u(id)
@@ -559,7 +559,8 @@ $$;
 -- already: the answer was lost); `k`: there is a job with one of their keys; `b`: a transaction that
 -- has not ended yet has one; `r`: the job `id` can not be re-run.
 create function trio_jobs.add_group(
-    me bigint, my_session int, i_id uuid[], i_type text[], i_payload text[], i_created_at timestamptz[], i_run_at timestamptz[],
+    me bigint, my_session int, i_id uuid[], i_type text[], i_payload text[],
+    i_created_at timestamptz[], i_run_at timestamptz[],
     i_key text[], i_key_digest bytea[], i_submitted_by text[], i_trace text[], i_rerun_of uuid[]
 ) returns setof trio_jobs.answer
 language plpgsql
@@ -756,11 +757,11 @@ set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force
 as $$
 #variable_conflict use_column
 declare
+    old timestamptz := clock_timestamp() - make_interval(secs => keep_for);
     places tid[];
 begin
     select array_agg(o.place) into places from (
-        select j.ctid as place from trio_jobs.jobs j
-        where j.completed_at < clock_timestamp() - make_interval(secs => keep_for)
+        select j.ctid as place from trio_jobs.jobs j where j.completed_at < old
         order by j.completed_at limit at_most for update skip locked
     ) o;
     return query
