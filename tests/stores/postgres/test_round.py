@@ -83,6 +83,18 @@ async def test_what_is_submitted_is_fetched_in_the_same_round_behind_older_jobs(
     assert [held.job for held in await a.fetch(9)] == [third]
 
 
+async def test_repeated_round_says_again_which_of_its_submissions_it_has_fetched(
+    a: Member,
+) -> None:
+    first, second = new(make_job(1), fetchable=True), new(make_job(2), fetchable=True)
+    await a.round(Batch(new=[first, second], want=Want(1)))
+
+    answer = await a.round(Batch(new=[first, second]))
+
+    assert answer.taken == [first, second]
+    assert [(held.job.id, held.claims) for held in answer.fetched] == [(make_job(1).id, 1)]
+
+
 async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
     job = make_job(
         1,

@@ -384,9 +384,12 @@ begin
     for line.id, line.claims in
         select n.id, case when n.owner is not null then 1 end from unnest(new) n where n.id = any (inserted)
         union all
-        -- These were in before: the answer of this round was lost.
-        select n.id, null from unnest(new) n where n.id <> all (inserted)
-        and exists (select from trio_jobs.jobs j where j.id = n.id)
+        -- These were in before: the answer of this round was lost. Some were fetched with it.
+        select n.id, j.claims
+        from unnest(new) n cross join lateral (
+            select case when j.owner = me and j.completed_at is null then j.claims end as claims
+            from trio_jobs.jobs j where j.id = n.id limit 1
+        ) j where n.id <> all (inserted)
     loop
         return next line;
     end loop;
