@@ -487,7 +487,7 @@ begin
         eager := 0;
     end if;
     if (cardinality(m_id) > 0)::int + (cardinality(b_id) > 0)::int
-            + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 9 then
+            + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 1 then
         perform from unnest(array(
             select distinct u.id from unnest(m_id || b_id || cancels || watches) as u(id) order by u.id
         )) as u(id)
