@@ -1,0 +1,154 @@
+"""Migrations, the check of the version, and the rights that the roles of a database need."""
+
+import psycopg
+import pytest
+import trio
+
+from tests.postgres.fixtures import Database
+from tests.stores.postgres.member import joined, listening, make_job, notes
+from trio_jobs.job import IdempotencyKey
+from trio_jobs.pool.ids import is_id
+from trio_jobs.pool.store import StoreDatabaseError
+from trio_jobs.stores.postgres.connection import connect
+from trio_jobs.stores.postgres.schema import VERSION, check_schema, migrate
+
+
+async def test_a_database_is_migrated_once_though_several_do_it(empty_database: Database) -> None:
+    versions: list[int] = []
+
+    async def migrate_it() -> None:
+        async with await connect(empty_database.url, name="test") as connection:
+            versions.append(await migrate(connection))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(migrate_it)
+
+    assert sorted(versions) == [0, VERSION, VERSION]
+    async with await connect(empty_database.url, name="test") as connection:
+        await check_schema(connection)
+
+
+async def test_an_empty_database_is_refused_with_the_way_out(empty_database: Database) -> None:
+    async with await connect(empty_database.url, name="test") as connection:
+        with pytest.raises(StoreDatabaseError, match="run 'trio-jobs migrate' first"):
+            await check_schema(connection)
+
+
+@pytest.mark.parametrize(
+    ("version", "compatible_from", "fault"),
+    [
+        (VERSION, VERSION, None),
+        (VERSION + 1, VERSION, None),
+        (VERSION + 1, VERSION + 1, "start the newer program"),
+        (VERSION - 1, VERSION - 1, "run 'trio-jobs migrate' first"),
+    ],
+)
+async def test_a_newer_version_is_taken_if_it_says_so(
+    database: Database, version: int, compatible_from: int, fault: str | None
+) -> None:
+    sql = "update trio_jobs.schema_version set version = %s, compatible_from = %s"
+    await database.fetch(sql, version, compatible_from)
+
+    async with await connect(database.url, name="test") as connection:
+        if fault is None:
+            await check_schema(connection)
+        else:
+            with pytest.raises(StoreDatabaseError, match=fault):
+                await check_schema(connection)
+
+
+async def test_a_database_that_cannot_hold_each_text_is_refused(
+    empty_database: Database,
+) -> None:
+    name = f"{empty_database.name}_latin1"
+    await trio.to_thread.run_sync(
+        empty_database.cluster.execute,
+        f"create database {name} encoding 'LATIN1' template template0",
+    )
+    async with await connect(empty_database.cluster.url(name), name="test") as connection:
+        with pytest.raises(StoreDatabaseError, match="must be UTF8, got LATIN1"):
+            await migrate(connection)
+
+
+async def test_a_submission_is_there_when_its_transaction_commits(database: Database) -> None:
+    async with joined(database.url) as member, await connect(database.url, name="user") as user:
+        await user.execute(b"begin")
+        cursor = await user.execute(
+            b"""select trio_jobs.submit('mail', '{"to": "a"}', 'k')::text,
+            trio_jobs.submit('mail')::text"""
+        )
+        row = await cursor.fetchone()
+        before = await member.fetch(9)
+        await user.execute(b"commit")
+        after = await member.fetch(9)
+        repeated = await database.fetch("select trio_jobs.submit('other', key => 'k')::text")
+
+    assert row is not None
+    first, second = row
+    assert before == []
+    assert [(held.job.id, held.job.payload) for held in after] == [
+        (first, b'{"to": "a"}'),
+        (second, b"null"),
+    ]
+    assert after[0].job.key == IdempotencyKey(text="k", digest=b"")
+    assert is_id(first)
+    assert first < second
+    assert repeated == [(first,)]
+
+
+async def test_submissions_of_one_transaction_are_told_once(database: Database) -> None:
+    async with joined(database.url) as member, listening(database.url) as listener:
+        await member.execute("begin")
+        rows = await member.execute(
+            "select trio_jobs.submit('t')::text from generate_series(1, 1000)"
+        )
+        ids = [row[0] for row in rows]
+        await member.execute("savepoint s")
+        await member.execute("select trio_jobs.submit('t')")
+        await member.execute("rollback to s")
+        await member.execute("commit")
+
+        assert ids == sorted(ids)
+        assert await notes(listener, member) == [("trio_jobs", ids[0])]
+
+
+@pytest.mark.parametrize("arguments", ["''", "'t', key => ''", "'t', key => 'ä'", "null"])
+async def test_a_submission_that_no_client_could_make_is_refused(
+    database: Database, arguments: str
+) -> None:
+    with pytest.raises(psycopg.Error):
+        await database.fetch(f"select trio_jobs.submit({arguments})")
+
+
+async def test_roles_need_and_get_no_more_than_they_use(database: Database) -> None:
+    """As docs/how-to/postgres.md says."""
+    name = database.name
+    tables = "trio_jobs.jobs, trio_jobs.members"
+    for sql in (
+        f"create role server_{name} login",
+        f"create role shop_{name} login",
+        f"grant usage on schema trio_jobs to server_{name}, shop_{name}",
+        f"grant select on trio_jobs.schema_version to server_{name}",
+        f"grant select, insert, update, delete on {tables} to server_{name}",
+        f"grant execute on all functions in schema trio_jobs to server_{name}",
+        f"grant execute on function trio_jobs.submit to shop_{name}",
+    ):
+        await database.fetch(sql)
+    server = database.cluster.url(name, user=f"server_{name}")
+    shop = database.cluster.url(name, user=f"shop_{name}")
+
+    async with joined(server) as member, await connect(shop, name="user") as user:
+        await check_schema(member.connection)
+        await member.add(make_job(1))
+        await user.execute(b"select trio_jobs.submit('t', key => 'k')")
+        await user.execute(b"select trio_jobs.submit('t', key => 'k')")
+        assert len(await member.fetch(9)) == 2
+        for beyond in (b"select from trio_jobs.jobs", b"select trio_jobs.request_cancel(null)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await user.execute(beyond)
+        with pytest.raises(StoreDatabaseError, match="the database refuses its user: permission"):
+            await check_schema(user)
+    for role in ("server", "shop"):
+        await database.fetch(f"drop owned by {role}_{name}")
+        await database.fetch(f"drop role {role}_{name}")
