@@ -41,8 +41,8 @@ _SORTED: Final = {
     Order.ENDED: "completed_at desc, jobs.id desc",
 }
 # The same for parts of the jobs. Sorted by ids alone, the planner may walk over all jobs to find
-# these, if it knows the table as it was when it was small. So each has the whole order of its own
-# index; those that wait for a time have none, and are all read and sorted.
+# these: it takes them to be spread evenly, and they are the last ones. So each part has the whole
+# order of its own index; the jobs that wait for a time have none, and are all read and sorted.
 _SORTED_OPEN: Final = {
     Order.OLDEST: "run_at nulls first, id",
     Order.NEWEST: "run_at desc nulls last, id desc",
