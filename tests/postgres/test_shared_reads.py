@@ -132,7 +132,6 @@ async def test_job_that_is_not_there_is_not_found(reads: Reads, job_id: str) -> 
     assert await reads.find_many([job_id]) == []
     for ask in (
         reads.find(job_id),
-        reads.find_all_stored([job_id]),
         reads.request_cancel(job_id),
         reads.make_due(job_id, noted=print),
         reads.delete(job_id),
@@ -150,7 +149,6 @@ async def test_many_jobs_are_found_in_the_order_asked_for(reads: Reads, database
 
     assert [job.id for job in found] == [C, B, A]
     assert found[0].ending == replace(SUCCEEDED, result=b"[1]")
-    assert list(await reads.find_all_stored([A, C])) == [A, C]
 
 
 async def test_job_that_leaves_this_server_while_others_are_read_is_found(

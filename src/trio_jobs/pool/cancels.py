@@ -9,7 +9,7 @@ from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import StoreTimeoutError
-from trio_jobs.pool.store import DurableStore, StoreError
+from trio_jobs.pool.store import KeepingStore, StoreError
 from trio_jobs.settings import shown
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
     """Ask for the cancel of all unfinished jobs that a query wants; see `Pool.cancel`.
 
     Each job that is there at the call and that the query still wants when its turn comes is asked
-    for; jobs that come in meanwhile may be. With a file the requests are on the disk at the return.
+    for; jobs that come in meanwhile may be. With a file the requests are on the disk at the return;
+    with a database they are there, and the servers that run the jobs have been told.
 
     Args:
         pool: Where the jobs are.
@@ -58,7 +59,8 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
 
     Raises:
         StoreTimeoutError: With a file: it is unknown whether all requests are on the disk. They
-            have taken effect.
+            have taken effect. With a database: those will that it has, or gets.
+        StoreUnavailableError: The database does not answer; the same holds for the requests so far.
 
     Cancellation:
         Jobs whose turn has come will be cancelled, the others not.
@@ -76,7 +78,7 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
         after = query.place(jobs[-1])
     if number:
         log.info("jobs_cancelled", extra={"count": number})
-    if isinstance(store, DurableStore) and store.disk is not None:
+    if isinstance(store, KeepingStore) and store.disk is not None:
         with trio.move_on_after(store.timeout) as limit:
             await store.disk.settled()
         if limit.cancelled_caught:
@@ -93,7 +95,8 @@ def cancel_nowait(pool: Pool, job_id: str) -> bool:
     """Ask for the cancel of a job, without waiting for a disk.
 
     Returns:
-        Whether it will be cancelled; it may have ended, or be new to the file's memory.
+        Whether it will be cancelled; it may have ended, or be new to the file's memory. With a
+        database, a job that another server has counts as one that will be.
     """
     with suppress(StoreError):
         pool.store.request_cancel_nowait(job_id)

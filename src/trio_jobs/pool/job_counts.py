@@ -8,7 +8,7 @@ import trio
 
 from trio_jobs.job import Job, JobStatus, Outcome, Waiting
 from trio_jobs.pool.job_query import JobQuery, why_waiting
-from trio_jobs.pool.store import DurableStore, Store
+from trio_jobs.pool.store import KeepingStore, Store
 
 # Jobs to look at between two checkpoints: about a millisecond's work.
 _STRIDE = 500
@@ -41,14 +41,14 @@ class JobCounts:
 async def count_jobs(store: Store, query: JobQuery) -> JobCounts:
     """Count the jobs that a query wants.
 
-    Over a file they are counted as they are at one moment, in a thread. In memory jobs come and go
-    meanwhile: each that stays is counted once, as it is when it is looked at.
+    Over a file or a database they are counted as they are at one moment. In memory jobs come and
+    go meanwhile: each that stays is counted once, as it is when it is looked at.
 
     Checkpoints:
         At least one, and one after each millisecond's work.
     """
     tally = _Tally(query)
-    if isinstance(store, DurableStore):
+    if isinstance(store, KeepingStore):
         ended, unfinished = await store.count(query.walk)
         for (type_, outcome), number in ended.items():
             if not query.types or type_ in query.types:

@@ -19,7 +19,8 @@ async def run_now(pool: Pool, job_id: str) -> Job:
         InvalidTransitionError: It has begun, or was to begin as soon as it can.
         ShuttingDownError: The pool takes no more jobs: it begins none that was to wait.
         StoreWriteError: With a file: the job is due, and a crash can take that back.
-        StoreTimeoutError: With a file: likewise, and it is unknown whether it is on the disk.
+        StoreTimeoutError: With a file: likewise, and it is unknown whether it is on the disk. With
+            a database: it is unknown whether it is due.
     """
     if pool.admission.closed:
         raise ShuttingDownError

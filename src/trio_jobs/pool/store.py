@@ -325,6 +325,7 @@ class Store(StoreMoves, NewJobs, Protocol):
         """Forget a completed job."""
 
 
+@runtime_checkable
 class KeepingStore(Store, Protocol):
     """A store whose jobs survive the process: in a file, or in a database.
 

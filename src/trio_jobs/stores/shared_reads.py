@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class SharedReads(ABC):
-    """The awaited methods of `SharedStore`, as `trio_jobs.pool.store.DurableStore` describes them.
+    """The awaited methods of `SharedStore`, as `trio_jobs.pool.store.KeepingStore` describes them.
 
     They read the database, and ask it for changes. A job that this server holds is shown as it is
     here, which is newer; one that has completed in the database is shown as it is there.
@@ -32,7 +32,7 @@ class SharedReads(ABC):
     Those that read raise StoreUnavailableError if the database does not answer in time.
 
     Attributes:
-        timeout: See `trio_jobs.pool.store.DurableStore`.
+        timeout: See `trio_jobs.pool.store.KeepingStore`.
     """
 
     timeout: float
@@ -43,7 +43,7 @@ class SharedReads(ABC):
     @property
     @abstractmethod
     def hangs(self) -> bool:
-        """See `trio_jobs.pool.store.DurableStore.hangs`."""
+        """See `trio_jobs.pool.store.KeepingStore.hangs`."""
 
     @abstractmethod
     def _held_job(self, job_id: str) -> Job | None:
@@ -92,13 +92,6 @@ class SharedReads(ABC):
             read |= {job.id: job for job in map(whole_job, rows)}
         jobs = [self._newest(job_id, read.get(job_id)) for job_id in job_ids]
         return [job for job in jobs if job is not None]
-
-    async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
-        found = {job.id: (0, job) for job in await self.find_many(job_ids)}
-        for job_id in job_ids:
-            if job_id not in found:
-                raise JobNotFoundError(f"no job {job_id!r}")
-        return found
 
     async def find_keys(self, texts: Iterable[str]) -> dict[str, Job]:
         if not (keys := storable(texts)):
@@ -178,10 +171,6 @@ class SharedReads(ABC):
                 raise InvalidTransitionError(
                     f"job {job_id!r} is {job.status}; only a completed job can be deleted"
                 )
-
-    async def note(self, name: str, value: str) -> None:  # noqa: ARG002
-        """Keep nothing: what an operator asks of one server lasts until its end."""
-        await trio.lowlevel.checkpoint()
 
     async def _request(self, statement: str, job_id: str) -> bool:
         """Ask the database for a change of a job; return whether the job allows it.
