@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import takewhile
 from typing import Final, Protocol
 
 import trio
@@ -54,6 +55,10 @@ MAX_UNRECORDED_ENDS: Final = 1_000
 # counts beside them.
 _MAX_BYTES: Final = 4_194_304
 _JOB_BYTES: Final = 500
+
+# Seconds that a job runs before a round records its begin, so that other servers show it as
+# processing. Most jobs end sooner, and this would be one more write for each.
+_LONG: Final = 0.5
 
 
 class PumpPort(RequestsPort, Protocol):
@@ -120,6 +125,9 @@ class SharedStore(SharedReads):
         self._outbox: deque[Moved] = deque()
         self._inbox: deque[NewJobs] = deque()
         self._begun: dict[str, tuple[Held, trio.Event]] = {}
+        # When those began whose begins are not recorded, and that nobody waits for: in this order.
+        self._unnoted: dict[str, float] = {}
+        self._notes_begins = False  # whether the next round comes for their sake
         self._cancels: dict[str, None] = {}
         self._settling: list[trio.Event] = []  # set when all moves so far are recorded
         # The round that is under way, and what belongs to it.
@@ -176,6 +184,7 @@ class SharedStore(SharedReads):
         """See `Pump.hint`; the listener calls this, also after its heartbeats."""
         if self._local is not None and first_id is None:
             self._local.note_beat()
+            self._notes_begins = True
         self._pump.hint(first_id)
 
     def want_more(self) -> None:
@@ -216,6 +225,7 @@ class SharedStore(SharedReads):
         job = claimed(held.job, self._now())
         del self._fetched[job_id]
         self._running[job_id] = held._replace(job=job)
+        self._unnoted[job_id] = time.monotonic()
         return job
 
     def complete(
@@ -325,6 +335,7 @@ class SharedStore(SharedReads):
         job_id = held.job.id
         del self._running[job_id]
         self._cut.discard(job_id)
+        self._unnoted.pop(job_id, None)
         self._ended += 1
         self._note_gone(held.job)
         if (again := self._again.pop(job_id, None)) is not None:
@@ -354,7 +365,10 @@ class SharedStore(SharedReads):
         counts_soon = local is not None and local.counts_soon
         some_wait = self._outbox or self._inbox or self._begun or self._cancels or self._settling
         watches = self.remote_ends.some_are_to_be_watched
-        if not (some_wait or watches or counts_soon or (may_fetch and want.number)):
+        long = self._begun_long_ago()
+        notes_begins, self._notes_begins = bool(self._notes_begins and long), False
+        others = watches or counts_soon or notes_begins
+        if not (some_wait or others or (may_fetch and want.number)):
             return None
         moves, new = self._take_moves(), self._take_new()
         for each in new:
@@ -365,7 +379,8 @@ class SharedStore(SharedReads):
         self._begun_under_way = {id_: self._begun[id_] for id_ in self._begun.keys() - moved}
         batch = Batch(
             moves=moves,
-            begun=[held for held, _ in self._begun_under_way.values()],
+            begun=[held for held, _ in self._begun_under_way.values()]
+            + [self._running[job_id] for job_id in long if job_id not in moved],
             want=want,
             new=new,
             cancels=list(self._cancels),
@@ -388,10 +403,14 @@ class SharedStore(SharedReads):
         fenced = frozenset(answer.fenced)
         for moved in batch.moves:
             self._note_recorded(moved, counts=moved.held.job.id not in fenced)
-        for held, event in self._begun_under_way.values():
+        for held in batch.begun:
             running = self._running.get(held.job.id)
-            if held.job.id in fenced and running is not None and running.claims == held.claims:
+            if running is None or running.claims != held.claims:
+                continue
+            self._unnoted.pop(held.job.id, None)
+            if held.job.id in fenced:
                 self._cut.add(held.job.id)
+        for _, event in self._begun_under_way.values():
             event.set()
         self._begun_under_way = {}
         self._note_left(batch.want, answer.fetched)
@@ -440,6 +459,12 @@ class SharedStore(SharedReads):
         jobs = [*self._fetched.values(), *self._running.values(), *self._again.values()]
         suspect = not any(held.job.interruptions for held in jobs)
         return local.want((held.job for held in jobs), ended=self._ended_before, suspect=suspect)
+
+    def _begun_long_ago(self) -> list[str]:
+        """The jobs that run for so long that other servers should see it."""
+        now = time.monotonic()
+        long = takewhile(lambda job_id: now - self._unnoted[job_id] >= _LONG, self._unnoted)
+        return [job_id for job_id in long if job_id not in self._cut]
 
     def _take_moves(self) -> list[Moved]:
         """The first moves; at most one of each job, and not too many bytes."""
@@ -526,6 +551,7 @@ class SharedStore(SharedReads):
         if job_id in self._cut:
             return job  # nobody begins it
         event = trio.Event()
+        del self._unnoted[job_id]
         self._begun[job_id] = held, event
         self._pump.wake()
         try:
