@@ -375,24 +375,29 @@ begin
             end;
         end loop;
     end;
-    perform trio_jobs.tell_pending((
-        select min(n.id::text collate "C") from unnest(new) n
-        where n.owner is null and n.run_at is null and n.id = any (inserted))::uuid);
-    perform trio_jobs.tell_time((
-        select min(n.run_at) from unnest(new) n where n.id = any (inserted)), before);
     line.kind := 't';
+    if cardinality(inserted) < cardinality(new) then
+        -- Those that were in before: the answer of this round was lost. Some were fetched with it.
+        for line.id, line.claims in
+            select n.id, j.claims
+            from unnest(new) n cross join lateral (
+                select case when j.owner = me and j.completed_at is null then j.claims end as claims
+                from trio_jobs.jobs j where j.id = n.id limit 1
+            ) j where n.id <> all (inserted)
+        loop
+            return next line;
+        end loop;
+        new := array(select n from unnest(new) n where n.id = any (inserted));
+    end if;
     for line.id, line.claims in
-        select n.id, case when n.owner is not null then 1 end from unnest(new) n where n.id = any (inserted)
-        union all
-        -- These were in before: the answer of this round was lost. Some were fetched with it.
-        select n.id, j.claims
-        from unnest(new) n cross join lateral (
-            select case when j.owner = me and j.completed_at is null then j.claims end as claims
-            from trio_jobs.jobs j where j.id = n.id limit 1
-        ) j where n.id <> all (inserted)
+        select n.id, case when n.owner is not null then 1 end from unnest(new) n
     loop
         return next line;
     end loop;
+    perform trio_jobs.tell_pending((
+        select min(n.id::text collate "C") from unnest(new) n
+        where n.owner is null and n.run_at is null)::uuid);
+    perform trio_jobs.tell_time((select min(n.run_at) from unnest(new) n), before);
 end
 $$;
 
