@@ -434,6 +434,10 @@ def _read_url(path: Path) -> str:
 def _store_opener(config: Config, handlers: HandlerRegistry, stop: Stop) -> OpenStore:
     """Lock and recover the file, if there is one; a signal that comes meanwhile ends the start."""
     store = config.store
+    if store.url is not None:
+        from trio_jobs.store_in_database import StoreInDatabase
+
+        return lambda failed: StoreInDatabase(store, handlers, failed=failed)
     if store.path is None:
         return lambda _: StoreInMemory(store, now=utc_now)
     from trio_jobs.store_in_file import RecoveredFile

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rerun": ("rerun_command", "submit jobs once more that have not succeeded"),
     "tail": ("tail_command", "follow the jobs as they end"),
     "top": ("top_command", "watch the pool on a terminal"),
+    "migrate": ("migrate_command", "make or renew the tables in the database of store.url"),
 }
 
 # For the threads and `atexit` callbacks of handler modules when the process does not serve: a

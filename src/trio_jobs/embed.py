@@ -249,10 +249,14 @@ async def open_jobs(
     registry = HandlerRegistry.of(handlers, async_handlers=async_handlers, lifespan=lifespan)
     opened: OpenedStore
     failures = _Failures()
-    if path is None:
+    if url is not None:
+        # Imported here: a pool in memory needs none of it.
+        from trio_jobs.store_in_database import StoreInDatabase
+
+        opened = StoreInDatabase(bounds, registry, failed=failures.add)
+    elif path is None:
         opened = StoreInMemory(bounds, now=now)
     else:
-        # Imported here: a pool in memory needs none of it.
         from trio_jobs.store_in_file import RecoveredFile
 
         # With a limiter of its own: other threads of the program may have filled Trio's.
@@ -274,15 +278,15 @@ async def open_jobs(
         metrics,
         states=read_states(state, registry, async_handlers=async_handlers),
         asyncio_loop=None if isinstance(asyncio_loop, str) else asyncio_loop,
-        last_id=opened.last_id,
-        now=now,
+        **opened.for_pool,
     )
     opened.start(pool)
     jobs = (
-        Jobs(pool, opened.store, now=now, max_payload_bytes=max_payload_bytes)
+        Jobs(pool, opened.store, now=pool.now, max_payload_bytes=max_payload_bytes)
         if isinstance(opened, StoreInMemory)
-        else DurableJobs(pool, now=now, max_payload_bytes=max_payload_bytes)
+        else DurableJobs(pool, now=pool.now, max_payload_bytes=max_payload_bytes)
     )
+    may_fail = path is not None or url is not None or lifespan
     async with opened.around(pool):
         left_by: BaseException | None = None
         alone = False
@@ -292,7 +296,7 @@ async def open_jobs(
             # The places where handlers run are entered first: they must outlive the workers.
             async with (
                 pool.places.open(failed=failures.add),
-                failures.raised() if path is not None or lifespan else nullcontext(),
+                failures.raised() if may_fail else nullcontext(),
                 trio.open_nursery() as nursery,
             ):
                 pool.worker_tasks.open(nursery)

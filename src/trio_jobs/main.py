@@ -44,7 +44,7 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     opened = resources.open_store(lambda error: lifecycle.fail(error))
     sections = (config.pool, config.store, http, config.metrics, resources.tracing)
     pool = make_pool(
-        handlers, send, opened.store, *sections, folder=resources.folder, last_id=opened.last_id
+        handlers, send, opened.store, *sections, folder=resources.folder, **opened.for_pool
     )
     opened.start(pool)
     admission = pool.admission

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import trio
 
@@ -11,8 +11,18 @@ from trio_jobs.job import Job
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.store import Store
 from trio_jobs.pool.unfinished import Line
+from trio_jobs.pool.wiring import Lease
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.memory import MemoryStore as MemoryStore
+
+
+class ForPool(TypedDict, total=False):
+    """Arguments of `make_pool`; see there."""
+
+    last_id: str
+    lease: Lease
+    nanoseconds: Callable[[], int]
+    now: Callable[[], datetime]
 
 
 class OpenedStore(Protocol):
@@ -23,8 +33,8 @@ class OpenedStore(Protocol):
         """The store."""
 
     @property
-    def last_id(self) -> str:
-        """The greatest id in the store; empty if there is none."""
+    def for_pool(self) -> ForPool:
+        """What `make_pool` is given beside the store."""
 
     def around(
         self, pool: Pool, opening: trio.CancelScope | None = None
@@ -75,9 +85,8 @@ class StoreInMemory:
         now: The wall clock, as an aware UTC time.
     """
 
-    last_id = ""
-
     def __init__(self, settings: StoreSettings, *, now: Callable[[], datetime]) -> None:
+        self.for_pool = ForPool(now=now)
         self.store = MemoryStore(settings, now=now)
         self.find_nowait = self.store.find_nowait
 

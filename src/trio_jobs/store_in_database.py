@@ -1,9 +1,261 @@
 """The store in a database that several servers share."""
 
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
 import psycopg
+import trio
 from psycopg.conninfo import conninfo_to_dict
 
+from trio_jobs.handlers.opening_errors import StartStoppedError
+from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
+from trio_jobs.job import Outcome
+from trio_jobs.lifecycle import without_groups
+from trio_jobs.opened_store import ForPool
+from trio_jobs.pool.pool import Pool
+from trio_jobs.pool.store import StoreDatabaseError
+from trio_jobs.pool.unfinished import Line, split_into_lines
 from trio_jobs.settings import ConfigError, StoreSettings
+from trio_jobs.stores.drop_log import DropLog
+from trio_jobs.stores.postgres import schema
+from trio_jobs.stores.postgres.clock import StoreClock
+from trio_jobs.stores.postgres.connection import connect
+from trio_jobs.stores.postgres.failures import one_line
+from trio_jobs.stores.postgres.listener import Listener
+from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.pump import Pump
+from trio_jobs.stores.postgres.readers import Readers
+from trio_jobs.stores.shared_store import SharedStore
+
+log = logging.getLogger(__name__)
+
+# Seconds that completed jobs are kept without a setting.
+_KEEP_FOR: Final = 86_400.0
+
+# Seconds for the last words to the database if the pool has ended without `close`.
+_LAST_SECONDS: Final = 1.0
+
+
+class StoreInDatabase:
+    """An `OpenedStore` in a database; its connections are open within `around`.
+
+    Args:
+        settings: The database, and the bounds.
+        handlers: The users' functions.
+        failed: Called in the event loop if the store cannot go on: the pool has to end.
+
+    Raises:
+        ConfigError: A URL of the database cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        handlers: HandlerRegistry,
+        *,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        check_urls(settings)
+        assert settings.url is not None  # noqa: S101  (for the type checker)
+        self._handlers = handlers
+        self._failed = failed
+        self._timeout = settings.timeout
+        # A pooler in transaction mode gives each transaction another connection: it keeps neither
+        # statements that were prepared nor settings.
+        has_pooler = settings.listen_url is not None
+        connect_ = partial(connect, timeout=settings.timeout)
+        self._connect = partial(connect_, settings.url, prepare_threshold=None if has_pooler else 5)
+        reading = {} if has_pooler else {"options": _reading(settings)}
+        clock = StoreClock()
+        membership = Membership(self._note_lost)
+        self._readers = Readers(
+            partial(self._connect, name="reader", **reading), timeout=settings.timeout
+        )
+        self.store = SharedStore(
+            self._readers,
+            repeatable=self._is_repeatable,
+            timeout=settings.timeout,
+            now=clock.now,
+        )
+        self._pump = Pump(
+            partial(self._connect, name="pump"), self.store, membership, timeout=settings.timeout
+        )
+        self.store.use(self._pump)
+        self._listener = Listener(
+            partial(connect_, settings.listen_url or settings.url, name="listener"),
+            membership,
+            clock,
+            _Told(self.store, self._pump),
+            name=f"{socket.gethostname()}/{os.getpid()}",
+            handlers={
+                type_: (handler.repeatable, handler.max_interruptions)
+                for type_, handler in handlers.table.items()
+            },
+            lease=settings.lease,
+            keep_for=settings.keep_for or _KEEP_FOR,
+        )
+        self.for_pool = ForPool(lease=membership, nanoseconds=clock.nanoseconds, now=clock.now)
+        self.find_nowait = self.store.shown_nowait
+        self._scopes: list[trio.CancelScope] = []
+        self._closed = False
+        self._failure: Exception | None = None
+
+    @asynccontextmanager
+    async def around(
+        self, pool: Pool, opening: trio.CancelScope | None = None
+    ) -> AsyncIterator[None]:
+        """See `OpenedStore.around`; the tasks outlive a cancellation until the block is left."""
+        opening = trio.CancelScope() if opening is None else opening
+        raised: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                with opening:
+                    await self._open(nursery)
+                if opening.cancelled_caught:
+                    raise StartStoppedError("the database has not answered before the stop")  # noqa: TRY301
+                yield
+            except BaseException as error:  # noqa: ASYNC103, BLE001 - raised below
+                raised = error
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self.close(pool, seconds=_LAST_SECONDS)
+        # Inside of the nursery the error would come in a group.
+        if raised is not None:
+            raise raised
+
+    def start(self, pool: Pool) -> None:
+        """See `OpenedStore.start`; the jobs of the database are fetched as workers are free."""
+
+    def unwritten_lines(self) -> Iterator[Line]:
+        """See `OpenedStore.unwritten_lines`."""
+        for job_ids in split_into_lines(self.store.unwritten_ends()):
+            yield "unwritten_ends", {"job_ids": job_ids}
+
+    async def close(self, pool: Pool, *, seconds: float) -> bool:  # noqa: ARG002
+        """See `OpenedStore.close`: write the rest, and end the membership. Idempotent.
+
+        If the database does not answer, others take the jobs over when the lease has run out.
+        """
+        if self._closed:
+            return True
+        self._closed = True
+        self._readers.close()
+        deadline = trio.current_time() + seconds
+        written = await self._pump.close(seconds)
+        if written:
+            await self._listener.close(max(deadline - trio.current_time(), 0))
+        for scope in self._scopes:
+            scope.cancel()
+        for _, fields in self.unwritten_lines():
+            log.error("unwritten_ends", extra=fields)
+        return not self.store.unwritten_ends()
+
+    async def _open(self, nursery: trio.Nursery) -> None:
+        """Connect, and begin the tasks; the database is as it should be.
+
+        Raises:
+            StoreDatabaseError: It is not.
+        """
+        try:
+            async with await self._connect(name="check") as connection:
+                await schema.check_schema(connection)
+            await self._begin(nursery, self._pump.run)
+            await self._begin(nursery, self._listener.run)
+            await self._listener.hear_itself(self._pump.request)
+        except Exception as error:
+            reason = without_groups(self._failure or error)
+            if isinstance(reason, psycopg.Error | trio.TooSlowError):
+                raise StoreDatabaseError(one_line(reason)) from error
+            raise
+        await self._begin(nursery, self._tell_of_ends)
+
+    async def _tell_of_ends(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await self.store.remote_ends.run()
+
+    async def _begin(self, nursery: trio.Nursery, run: Callable[..., Awaitable[None]]) -> None:
+        """Begin a task, which goes on until `close`, whatever is cancelled around it."""
+        scope = trio.CancelScope()
+        self._scopes.append(scope)
+        await nursery.start(self._run, scope, run)
+        scope.shield = True
+
+    async def _run(
+        self,
+        scope: trio.CancelScope,
+        run: Callable[..., Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        with scope:
+            try:
+                await run(task_status=task_status)
+            except Exception as error:
+                if not scope.shield:  # it has not begun
+                    raise
+                self._failure = error
+                self._failed(error)
+
+    def _note_lost(self, member: int) -> None:
+        self.store.lost(member)
+        self._pump.wake()
+
+    def _is_repeatable(self, type_: str) -> bool:
+        try:
+            return self._handlers.find(type_).repeatable
+        except UnknownTypeError:
+            return True
+
+
+class _Told:
+    """What the listener tells, for the store and the pump."""
+
+    def __init__(self, store: SharedStore, pump: Pump) -> None:
+        self.hint = store.hint
+        self.hint_due = pump.hint_due
+        self.ended = store.remote_ends.note_over
+        self.cancel = store.note_cancel
+        self.beaten = store.note_beat
+        self._store = store
+        self._drop_log = DropLog()
+
+    def joined_anew(self) -> None:
+        """See `Told.joined_anew`."""
+        self._store.remote_ends.watch_all()
+        self._store.hint(None)
+
+    def dropped(self, counts: Mapping[str, int]) -> None:
+        """See `Told.dropped`."""
+        for name, number in counts.items():
+            outcome = Outcome(name)
+            self._store.dropped[outcome] += number
+            self._drop_log.note(outcome, self._store.dropped)
+
+
+def migrate(url: str) -> int:
+    """Bring the tables of a database to this version; in a program that runs no Trio.
+
+    Returns:
+        The version that they have now.
+
+    Raises:
+        StoreDatabaseError: The database cannot be reached, or refuses; nothing has changed.
+    """
+    try:
+        return trio.run(_migrate, url)
+    except psycopg.Error as error:
+        raise StoreDatabaseError(one_line(error)) from error
+
+
+async def _migrate(url: str) -> int:
+    async with await connect(url, name="migrate") as connection:
+        await schema.migrate(connection)
+    return schema.VERSION
 
 
 def check_urls(settings: StoreSettings) -> None:
@@ -20,3 +272,10 @@ def check_urls(settings: StoreSettings) -> None:
         except psycopg.ProgrammingError:
             text = "must be a URL that libpq takes, got a value that is not shown here"
             raise ConfigError(f"store.{name} {text}") from None
+
+
+def _reading(settings: StoreSettings) -> str:
+    """The settings of a connection for reading, beside those of the URL."""
+    given = conninfo_to_dict(settings.url or "").get("options") or ""
+    milliseconds = int(settings.timeout * 1_000)
+    return f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} {given}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
+from trio_jobs.opened_store import ForPool
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.recovered_jobs import schedule_recovered
 from trio_jobs.pool.unfinished import Line, split_into_lines
@@ -51,7 +52,7 @@ class StoreInFile:
         failed: Callable[[Exception], None],
         now: Callable[[], datetime],
     ) -> None:
-        self.last_id = recovered.last_id
+        self.for_pool = ForPool(last_id=recovered.last_id, now=now)
         self._file = file
         self._handlers = handlers
         self._recovered = sorted((*recovered.pending, *recovered.suspects))

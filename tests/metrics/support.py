@@ -78,4 +78,6 @@ async def numbers_of_all_kinds() -> Numbers:
         event_streams=1,
         event_loop_lag_seconds=0.25,
     )
-    return replace(copy_numbers(parts.pool, server=server), has_file=True, processes=0)
+    return replace(
+        copy_numbers(parts.pool, server=server), has_disk=True, has_database=True, processes=0
+    )

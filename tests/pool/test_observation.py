@@ -390,7 +390,7 @@ async def pool_over(path: Path) -> AsyncIterator[Pool]:
     send, receive = trio.open_memory_channel[str](20)
     sections = (PoolSettings(workers=2, buffer_size=10), StoreSettings(), HttpSettings())
     with send, receive:
-        pool = make_pool(handlers, send, opened.store, *sections, last_id=opened.last_id)
+        pool = make_pool(handlers, send, opened.store, *sections, **opened.for_pool)
         opened.start(pool)
         yield pool
         assert await opened.close(pool, seconds=10)

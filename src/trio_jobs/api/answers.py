@@ -26,7 +26,7 @@ from trio_jobs.problem_details import Problem
 REFUSALS = (Problem, AdmissionError, StoreError, StoreTimeoutError)
 
 # Seconds. A disk that is full stays so until an operator acts, and each try is cheap.
-_DISK_RETRY_AFTER = 5
+_STORE_RETRY_AFTER = 5
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ def _paused(error: IntakePausedError, **members: int) -> Problem:
     )
 
 
-def _disk_problem(error: Exception, **members: int) -> Problem:
+def _store_problem(error: Exception, **members: int) -> Problem:
     kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
     if isinstance(error, StoreTimeoutError):
         if members:
@@ -113,9 +113,9 @@ def _disk_problem(error: Exception, **members: int) -> Problem:
     else:
         if isinstance(error, StoreWriteError) and not members:
             kept = error.kept
-        status, detail = 507, f"the store's file cannot be written: {error}; {kept}"
+        status, detail = 507, f"the jobs cannot be written: {error}; {kept}"
     reason = {"reason": "store_away"} if status == 503 else {}
-    seconds = _DISK_RETRY_AFTER
+    seconds = _STORE_RETRY_AFTER
     headers = {"Retry-After": str(seconds)}
     return Problem(status, detail, headers=headers, retry_after=seconds, **reason, **members)
 
@@ -140,7 +140,7 @@ def problem_of(error: Exception, context: ApiContext, **members: int) -> Problem
         case IntakePausedError():
             return _paused(error, **members)
         case StoreWriteError() | StoreUnavailableError() | StoreTimeoutError():
-            return _disk_problem(error, **members)
+            return _store_problem(error, **members)
         case KeyReusedError():
             return Problem(422, str(error))
         case JobNotFoundError():

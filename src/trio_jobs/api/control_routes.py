@@ -16,7 +16,7 @@ from trio_jobs.settings import SETTINGS, ConfigError
 
 _WORKERS = SETTINGS["pool.workers"]
 
-# The name in the file of the list of paused types.
+# The name in a store's file of the list of paused types.
 PAUSED = "paused"
 
 
@@ -132,7 +132,7 @@ async def _keep(pool: Pool) -> None:
 
 def _paused(pool: Pool) -> dict[str, object]:
     """The paused types, and for how long they stay so."""
-    until = "restart" if pool.store.disk is None else "resume"
+    until = "resume" if isinstance(pool.store, DurableStore) else "restart"
     return {"paused": pool.paused.types, "until": until}
 
 

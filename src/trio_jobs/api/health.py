@@ -7,8 +7,9 @@ from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.pool.pool import Pool
 
-# What a pool without a file does not have.
-OF_A_FILE = ("unwritten", "store_failing_seconds")
+# What a pool in memory does not have, and what one without a database does not have.
+OF_A_DISK = ("unwritten", "store_failing_seconds")
+OF_A_DATABASE = ("members", "open", "database")
 
 
 def add_health_routes(routes: Blueprint, context: ApiContext) -> None:
@@ -21,7 +22,8 @@ def add_health_routes(routes: Blueprint, context: ApiContext) -> None:
     @routes.get("/health/ready")
     async def ready() -> Response:
         pool = context.pool
-        status = 503 if pool.admission.closed else 200
+        away = pool.sharing is not None and pool.sharing.is_away
+        status = 503 if pool.admission.closed or away else 200
         body = msgspec.json.encode(ready_state(pool))
         return Response(body, status, content_type=MEDIA_TYPE)
 
@@ -29,7 +31,7 @@ def add_health_routes(routes: Blueprint, context: ApiContext) -> None:
 def ready_state(pool: Pool) -> dict[str, object]:
     """The statistics of the pool that it has, for JSON."""
     state: dict[str, object] = msgspec.to_builtins(pool.statistics())
-    if pool.store.disk is None:
-        for name in OF_A_FILE:
-            del state[name]
+    left_out = () if pool.sharing is not None else OF_A_DATABASE
+    for name in (*left_out, *(OF_A_DISK if pool.store.disk is None else ())):
+        del state[name]
     return state

@@ -81,12 +81,16 @@ def _of_the_pool(numbers: Numbers) -> Iterator[Metric]:
     }
     if numbers.processes is not None:
         gauges["processes"] = ("Child processes that run handlers", numbers.processes)
-    if numbers.has_file:
-        gauges["unwritten"] = ("Records on their way to the disk", pool.unwritten)
+    if numbers.has_disk:
+        gauges["unwritten"] = ("Records on their way to the file or database", pool.unwritten)
         gauges["store_failing_seconds"] = (
-            "For how long the file could not be written; 0 while it can",
+            "For how long the file or database could not be written; 0 while it can",
             pool.store_failing_seconds or 0.0,
         )
+    if numbers.has_database:
+        gauges["database_members"] = ("Servers that share the database", len(pool.members))
+        gauges["database_open_jobs"] = ("Unfinished jobs of all of them, about", pool.open)
+        gauges["database_away"] = ("1 while the database does not answer", pool.database != "ok")
     for name, (text, value) in gauges.items():
         yield GaugeMetricFamily(_PREFIX + name, text, value)
     yield InfoMetricFamily(

@@ -38,7 +38,8 @@ class Numbers:
         jobs: What it has counted of its jobs; None if it does not count them.
         held: By type, the held jobs that are not between two attempts.
         durations: By type, the times from claim to end, and from admission to claim.
-        has_file: Whether its jobs are in a file.
+        has_disk: Whether its jobs are in a file or in a database.
+        has_database: Whether they are in a database.
         waiters: The tasks that wait for a job.
         processes: The child processes; None if no handler runs in one.
         server: What its server counts; None without one.
@@ -49,7 +50,8 @@ class Numbers:
     jobs: JobStatistics | None
     held: Mapping[str, int]
     durations: Mapping[str, tuple[Histogram, Histogram]]
-    has_file: bool
+    has_disk: bool
+    has_database: bool
     waiters: int
     processes: int | None
     server: ServerNumbers | None
@@ -69,7 +71,8 @@ def copy_numbers(pool: Pool, *, server: ServerNumbers | None = None) -> Numbers:
         jobs=None if counts is None else counts.statistics(),
         held=dict(pool.schedule.held_types),
         durations={} if counts is None else counts.durations(),
-        has_file=pool.store.disk is not None,
+        has_disk=pool.store.disk is not None,
+        has_database=pool.sharing is not None,
         waiters=pool.waiters.count,
         processes=None if processes is None else processes.number,
         server=server,

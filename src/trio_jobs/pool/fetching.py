@@ -6,7 +6,7 @@ its type is at its limit. The database may take such a job back at any time.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -18,6 +18,10 @@ from trio_jobs.pool.want import NOTHING, Want
 
 if TYPE_CHECKING:  # a pool that counts nothing does not import it
     from trio_jobs.pool.observation import Observation
+
+
+# Up to how many jobs are counted at each heartbeat: in a hundredth of a second.
+_SHOWN: Final = 100_000
 
 
 class FetchCapacity(Capacity):
@@ -162,8 +166,16 @@ class Fetching:
         self._schedule.advance(job_id)
 
     def note_beat(self) -> None:
-        """See `LocalJobs.note_beat`: a task may wait for room that others have made."""
-        self.counts_soon |= self._room.some_wait
+        """See `LocalJobs.note_beat`: a task may wait for room that others have made.
+
+        Otherwise the jobs are counted to be shown, unless there are so many that it takes long.
+        """
+        self.counts_soon |= self._room.some_wait or self.open_jobs <= _SHOWN
+
+    @property
+    def open_jobs(self) -> int:
+        """About how many unfinished jobs there are, of all servers."""
+        return self._room.buffer_size - self._room.free
 
     def note_open(self, number: int) -> None:
         """See `LocalJobs.note_open`."""

@@ -23,7 +23,7 @@ from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.paused_types import PausedTypes
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.statistics import PoolStatistics
+from trio_jobs.pool.statistics import PoolStatistics, Sharing
 from trio_jobs.pool.store import Store, UnfinishedJobs
 from trio_jobs.pool.unfinished import by_begin
 from trio_jobs.pool.waiters import CompletionWaiters
@@ -61,6 +61,7 @@ class Pool:
         started_at: When it was made (UTC).
         max_kept: See `PoolStatistics`.
         observation: What is counted of the jobs; None if nobody looks.
+        sharing: Of the database that servers share; None without one.
     """
 
     workers: Workers
@@ -81,6 +82,7 @@ class Pool:
     started_at: datetime
     max_kept: int
     observation: "Observation | None" = None
+    sharing: Sharing | None = None
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
@@ -141,7 +143,7 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """The state of the pool now."""
-        jobs, disk = self.store.statistics(), self.store.disk
+        jobs, disk, sharing = self.store.statistics(), self.store.disk, self.sharing
         return PoolStatistics(
             status="shutting down" if self.admission.closed else "ready",
             intake="open" if self.admission.intake.is_open else "paused",
@@ -162,4 +164,7 @@ class Pool:
             dropped=jobs.dropped,
             unwritten=0 if disk is None else disk.unwritten,
             store_failing_seconds=None if disk is None else disk.failing_seconds,
+            members=() if sharing is None else sharing.members,
+            open=0 if sharing is None else sharing.open_jobs,
+            database=None if sharing is None else "away" if sharing.is_away else "ok",
         )

@@ -51,7 +51,7 @@ class IntakePausedError(AdmissionError):
 
 
 class StoreWriteError(AdmissionError):
-    """The file cannot be written now: the disk is full, say.
+    """The file or the database cannot be written now: the disk is full, say.
 
     Attributes:
         kept: What is left of the request, as a text.
@@ -59,7 +59,7 @@ class StoreWriteError(AdmissionError):
             can take the effect back.
 
     Args:
-        text: Why the file cannot be written.
+        text: Why they cannot be written.
         kept: What is left of a request that takes effect all the same; None if nothing is.
     """
 
@@ -72,10 +72,7 @@ class StoreWriteError(AdmissionError):
 
 
 class StoreUnavailableError(AdmissionError):
-    """The disk has not answered for longer than `StoreTimeoutError` waits: no job is taken.
-
-    Or the database has not.
-    """
+    """The disk or the database does not answer: no job is taken."""
 
     reason = "disk"
 
@@ -84,7 +81,7 @@ class StoreUnavailableError(AdmissionError):
 
 
 class StoreTimeoutError(Exception):
-    """The disk has not answered in time: it is unknown whether the request was carried out.
+    """There was no answer in time: it is unknown whether the request was carried out.
 
     Args:
         seconds: How long it was waited for.

@@ -73,7 +73,12 @@ class SharedStore(KeepingStore, Protocol):
 
     This server has the jobs that it has fetched, until it gives them up. `claim`, `find_nowait`
     and the counts speak of these.
+
+    Attributes:
+        members: The names of the servers that share the database.
     """
+
+    members: Sequence[str]
 
     def connect(self, local: LocalJobs, waiters: CompletionWaiters) -> None:
         """Say once, before the pool runs, who runs the fetched jobs, and who waits for jobs."""

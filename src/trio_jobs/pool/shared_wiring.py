@@ -23,7 +23,7 @@ from trio_jobs.pool.waiters import CompletionWaiters
 
 
 class SharedParts:
-    """The parts, connected with each other and with the store.
+    """The parts, connected with each other and with the store; and the `Sharing` of the pool.
 
     Args:
         channel: The job channel's one send end.
@@ -90,6 +90,21 @@ class SharedParts:
             submitted=None if observation is None else observation.note_submitted,
         )
         store.connect(self._fetching, waiters)
+
+    @property
+    def members(self) -> Sequence[str]:
+        """See `Sharing`."""
+        return self._store.members
+
+    @property
+    def open_jobs(self) -> int:
+        """See `Sharing`."""
+        return self._fetching.open_jobs
+
+    @property
+    def is_away(self) -> bool:
+        """See `Sharing`."""
+        return self._store.hangs
 
     def around(self, moves: StoreMoves) -> FetchedMoves:
         """The workers' moves, made by these of the jobs that are here."""

@@ -5,8 +5,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from trio_jobs.job import Outcome
+
+
+class Sharing(Protocol):
+    """What a server knows of the database that it shares with others; see `PoolStatistics`."""
+
+    @property
+    def members(self) -> Sequence[str]:
+        """The names of the servers."""
+
+    @property
+    def open_jobs(self) -> int:
+        """About how many unfinished jobs there are."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database has not answered for longer than a request waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +50,13 @@ class PoolStatistics:
         blocked: Why jobs that have a worker cannot begin, such as what this process or its machine
             has run out of; None while no job has to wait.
         dropped: By outcome, how many completed jobs have made room for others.
-        unwritten: With a file, how many records are on their way to the disk.
-        store_failing_seconds: With a file, for how long it could not be written; None while it can.
+        unwritten: With a file or a database, how many records are on their way to it.
+        store_failing_seconds: With a file or a database, for how long it could not be written; None
+            while it can.
+        members: With a database, the names of the servers that share it, as of the last heartbeat.
+        open: With a database, about how many unfinished jobs it has, of all servers.
+        database: With a database, ``ok``; or ``away``, if it has not answered for longer than a
+            request waits.
     """
 
     status: str
@@ -56,6 +78,9 @@ class PoolStatistics:
     dropped: Mapping[Outcome, int]
     unwritten: int = 0
     store_failing_seconds: float | None = None
+    members: Sequence[str] = ()
+    open: int = 0
+    database: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -239,7 +239,8 @@ def make_pool(
         now=now,
         boot=secrets.token_hex(4),
         started_at=now(),
-        max_kept=bounds.keep_completed + bounds.keep_failed,
+        max_kept=0 if shared is not None else bounds.keep_completed + bounds.keep_failed,
         disk_timer=disk_timer,
         observation=observation,
+        sharing=shared,
     )

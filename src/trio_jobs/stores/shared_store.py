@@ -98,6 +98,7 @@ class SharedStore(SharedReads):
 
     Attributes:
         remote_ends: Tells those who wait here of the ends of jobs that others run.
+        members: The names of the servers that share the database.
         dropped: By outcome, how many completed jobs this server has dropped from the database.
     """
 
@@ -114,6 +115,7 @@ class SharedStore(SharedReads):
         self._repeatable = repeatable
         self._now = now
         self.remote_ends = RemoteEnds(self.find_many, is_held=self._holds, wake=self.wake)
+        self.members: Sequence[str] = ()
         self.dropped = dict.fromkeys(Outcome, 0)
         self._local: LocalJobs | None = None
         self._fetched: dict[str, Held] = {}
@@ -181,11 +183,16 @@ class SharedStore(SharedReads):
         self._pump.wake()
 
     def hint(self, first_id: str | None) -> None:
-        """See `Pump.hint`; the listener calls this, also after its heartbeats."""
-        if self._local is not None and first_id is None:
+        """See `Pump.hint`."""
+        self._pump.hint(first_id)
+
+    def note_beat(self, members: Sequence[str]) -> None:
+        """The lease is renewed; these are the names of all servers."""
+        self.members = members
+        if self._local is not None:
             self._local.note_beat()
             self._notes_begins = True
-        self._pump.hint(first_id)
+            self._pump.wake()
 
     def want_more(self) -> None:
         self._left_some = False

@@ -306,11 +306,13 @@ function main() {
       if (!state.stop) return ["The server is stopping: it takes no new jobs."]; // below a mount
       const { jobs_left: left, grace_seconds_left: seconds } = state.stop;
       const rest = left ? `It works off ${count(left, "job")}, within ${duration(Math.max(0, seconds - age()))}.` : "It has worked off its jobs.";
-      const stays = state.unwritten === undefined ? 0 : state.pending + state.busy - left; // with a file
-      const kept = stays > 0 ? ` ${count(stays, "job")} ${stays === 1 ? "stays" : "stay"} in the file for the next start.` : "";
+      const stays = state.unwritten === undefined ? 0 : state.pending + state.busy - left; // with a file or a database
+      const next = state.database === undefined ? "in the file for the next start" : "in the database for the other servers";
+      const kept = stays > 0 ? ` ${count(stays, "job")} ${stays === 1 ? "stays" : "stay"} ${next}.` : "";
       return ["The server is stopping: it takes no new jobs.", rest + kept];
     }
-    if (state.store_failing_seconds) return ["The store’s file cannot be written: new jobs are refused, and ends of jobs wait in memory.", `For ${duration(state.store_failing_seconds + age())} now.`];
+    if (state.store_failing_seconds) return [`The ${state.database === undefined ? "store’s file" : "database"} cannot be written: new jobs are refused, and ends of jobs wait in memory.`, `For ${duration(state.store_failing_seconds + age())} now.`];
+    if (state.database === "away") return ["The database does not answer: new jobs wait for it, or are refused."];
     return [state.blocked ? `Jobs cannot begin: ${visible(state.blocked)}` : ""];
   }
 

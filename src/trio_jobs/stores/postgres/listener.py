@@ -68,6 +68,9 @@ class Told(Protocol):
     def cancel(self, job_id: str) -> None:
         """The cancel of a job that this server has fetched is requested; it may have ended."""
 
+    def beaten(self, members: Sequence[str]) -> None:
+        """The lease is renewed; these are the names of all servers."""
+
     def joined_anew(self) -> None:
         """Notifications may have been lost, or were for an earlier membership: ask anew."""
 
@@ -90,7 +93,6 @@ class Listener:
         keep_for: Seconds that completed jobs are kept.
 
     Attributes:
-        members: How many servers there were at the last heartbeat.
         contact: Since when the database was seen without a break, by Trio's clock; None if it is
             not seen now.
     """
@@ -107,7 +109,6 @@ class Listener:
         lease: float,
         keep_for: float,
     ) -> None:
-        self.members = 0
         self.contact: float | None = None
         self._connect = connect
         self._membership = membership
@@ -290,7 +291,7 @@ class Listener:
             # The database's clock has jumped, or this process has stood still: the other members
             # may not have renewed for the same reason.
             self.contact = trio.current_time()
-        self.members = members
+        self._told.beaten(members)
         self._next_beat = sent + self._lease / 3
         self._due = next_time
         if pending:

@@ -634,9 +634,9 @@ language sql as $$
 $$;
 
 -- Renew a lease. Nothing is renewed if the member is gone. `in_time`: it had not run out.
--- `pending`: a job may be fetched now. `next_time`: when one may be, at the earliest, that waits.
+-- `members`: the names of all. `pending`: a job may be fetched now. `next_time`: when one may be, at the earliest, that waits.
 create function trio_jobs.beat(
-    me bigint, lease float8, out alive boolean, out in_time boolean, out members int,
+    me bigint, lease float8, out alive boolean, out in_time boolean, out members text[],
     out pending boolean, out next_time bigint, out now bigint
 )
 language plpgsql
@@ -649,7 +649,7 @@ begin
     update trio_jobs.members m set lease_until = clock_timestamp() + make_interval(secs => lease)
     where m.id = me;
     alive := found;
-    select count(*) into members from trio_jobs.members;
+    select array_agg(m.name order by m.id) into members from trio_jobs.members m;
     next_time := trio_jobs.micros(trio_jobs.next_time());
     pending := exists (
         select from trio_jobs.jobs j
