@@ -231,6 +231,8 @@ class Pump:
         except psycopg.Error as error:
             if not ends_connection(error, connection):
                 raise
+            if refuses(error):
+                self._refuse_waiting(error)
             self._note_lost(error)
             return False
         finally:
@@ -245,6 +247,7 @@ class Pump:
                 session = Session(member, rows[0][0])
                 break
             self._membership.lost()  # a sweep has deleted it
+        self._note_written()
         self._may_fetch, self._low = True, _FIRST
         if self._round is not None and self._in_doubt:
             await self._repeat(connection, session, self._round)
@@ -318,6 +321,7 @@ class Pump:
             self._in_doubt = False
             batch = replace(batch, new=self._round.new)  # without those that were refused
             self._round = None
+            self._failures = 0
             self._note_written()
             self._land(session, batch, replace(answer, fetched=[*fetched, *answer.fetched]))
             return
@@ -407,6 +411,15 @@ class Pump:
             self._membership.lost()
         return answer
 
+    def _refuse_waiting(self, error: psycopg.Error) -> None:
+        """The database refuses even the session: refuse what no round is under way for."""
+        self._note_refused(error)
+        refusal = StoreWriteError(one_line(error))
+        while self._requests:
+            self._requests.popleft().end(refusal)
+        if self._round is None and (batch := self._source.take(may_fetch=False)) is not None:
+            self._source.put_back(batch, refusal)
+
     def _refuse(self, new: NewJobs, error: Exception) -> None:
         """Refuse a submission, and leave it out of the round."""
         assert self._round is not None  # noqa: S101 - it is being sent
@@ -471,7 +484,7 @@ class Pump:
             log.error("store_failing", extra={"reason": one_line(error)})
 
     def _note_written(self) -> None:
-        self._failures = 0
+        """The database has written something: it is back, if it was not."""
         if self._lost is not None:
             seconds = trio.current_time() - self._lost
             self._lost = None

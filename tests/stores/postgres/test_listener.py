@@ -1,0 +1,320 @@
+"""The listener with a real database: its lease, what it hears, and what it frees."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+import trio
+
+from tests.postgres.fixtures import Database
+from tests.postgres.proxy import Proxy
+from tests.stores.postgres.member import Member, ended, id_of, joined, make_job, now
+from trio_jobs.pool.store import StoreDatabaseError
+from trio_jobs.stores.postgres.clock import StoreClock
+from trio_jobs.stores.postgres.connection import TrioConnection, connect
+from trio_jobs.stores.postgres.listener import Listener
+from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.round import Batch
+
+# Seconds, for guards against hanging only.
+LONG = 60.0
+
+CUT = """
+    select pg_terminate_backend(pid, 60000)
+    from pg_stat_activity where application_name = 'trio-jobs listener'
+"""
+
+
+class Ears:
+    """What a listener has told its server."""
+
+    def __init__(self) -> None:
+        self.hints: list[str | None] = []
+        self.dues = 0
+        self.over: list[str] = []
+        self.cancels: list[str] = []
+        self.asked_anew = 0
+        self.drops: list[Mapping[str, int]] = []
+        self.lost: list[int] = []
+        self._changed = trio.Event()
+
+    def hint(self, first_id: str | None) -> None:
+        self.hints.append(first_id)
+        self._tell()
+
+    def hint_due(self) -> None:
+        self.dues += 1
+        self._tell()
+
+    def ended(self, job_ids: Sequence[str]) -> None:
+        self.over += job_ids
+        self._tell()
+
+    def cancel(self, job_id: str) -> None:
+        self.cancels.append(job_id)
+        self._tell()
+
+    def joined_anew(self) -> None:
+        self.asked_anew += 1
+        self._tell()
+
+    def dropped(self, counts: Mapping[str, int]) -> None:
+        self.drops.append(counts)
+        self._tell()
+
+    def note_lost(self, member: int) -> None:
+        self.lost.append(member)
+        self._tell()
+
+    async def wait(self, condition: Callable[[], object]) -> None:
+        with trio.fail_after(LONG):
+            while not condition():
+                await self._changed.wait()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class Server:
+    """A listener and its membership, without the rest of a server."""
+
+    def __init__(self, url: str, *, lease: float, keep_for: float) -> None:
+        self._url = url
+        self.ears = Ears()
+        self.clock = StoreClock()
+        self.membership = Membership(self.ears.note_lost)
+        self.listener = Listener(
+            self.connect,
+            self.membership,
+            self.clock,
+            self.ears,
+            name="test",
+            handlers={"default": (True, 3)},
+            lease=lease,
+            keep_for=keep_for,
+        )
+
+    async def connect(self) -> TrioConnection:
+        return await connect(self._url, name="listener")
+
+
+@asynccontextmanager
+async def listening(
+    database: Database, url: str | None = None, *, lease: float = 600.0, keep_for: float = 3_600.0
+) -> AsyncIterator[Server]:
+    server = Server(url or database.url, lease=lease, keep_for=keep_for)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.listener.run)
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+async def owned(other: Member, number: int) -> None:
+    """Let a member fetch a new job."""
+    await other.add(make_job(number))
+    assert len(await other.fetch()) == 1
+
+
+async def test_a_listener_is_a_member(database: Database) -> None:
+    async with listening(database) as server:
+        rows = await database.fetch("select id, name, handlers->'default' from trio_jobs.members")
+        assert rows == [(server.membership.id, "test", [True, 3])]
+        assert server.membership.holds
+
+        assert await server.listener.close(LONG)
+
+    assert server.membership.id == 0
+    assert await database.fetch("select * from trio_jobs.members") == []
+
+
+async def test_the_lease_is_renewed(database: Database) -> None:
+    async with listening(database, lease=3.0) as server:
+        before = server.membership.deadline
+        with trio.fail_after(LONG):
+            while server.membership.deadline < before + 3.0:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.05)
+
+        assert server.ears.lost == []
+        assert server.listener.members == 1
+
+
+async def test_notifications_are_told(database: Database) -> None:
+    async with listening(database) as server, joined(database.url) as other:
+        await other.add(make_job(7), make_job(8))
+        await server.ears.wait(lambda: id_of(7) in server.ears.hints)
+
+        member = server.membership.id
+        await database.fetch("select pg_notify('trio_jobs', 'd' || %s)", id_of(1))
+        await database.fetch(f"select pg_notify('trio_jobs_m{member}', 'd' || %s)", id_of(2))
+        await database.fetch(f"select pg_notify('trio_jobs_m{member}', 'c' || %s)", id_of(3))
+        await server.ears.wait(lambda: server.ears.cancels)
+
+    assert server.ears.over == [id_of(1), id_of(2)]
+    assert server.ears.cancels == [id_of(3)]
+
+
+async def test_notifications_go_on_after_a_lost_connection(database: Database) -> None:
+    async with listening(database) as server, joined(database.url) as other:
+        member = server.membership.id
+        await server.ears.wait(lambda: server.ears.asked_anew == 1)
+        await database.fetch(CUT)
+        await server.ears.wait(lambda: server.ears.asked_anew == 2)
+
+        assert server.membership.id == member
+        await other.add(make_job(7))
+        await server.ears.wait(lambda: id_of(7) in server.ears.hints)
+
+
+async def test_what_happens_while_the_connection_is_lost_is_asked_for(
+    database: Database, proxy: Proxy
+) -> None:
+    async with listening(database, proxy.url) as server, joined(database.url) as other:
+        await server.ears.wait(lambda: server.ears.asked_anew == 1)
+        await owned(other, 1)
+        proxy.refuse()
+        await proxy.cut()
+        await other.add(make_job(2))
+        await database.fetch(
+            "update trio_jobs.jobs set owner = %s where id = %s", server.membership.id, id_of(1)
+        )
+        await database.fetch("select trio_jobs.request_cancel(%s)", id_of(1))
+        server.ears.hints.clear()
+        proxy.refuse(refuses=False)
+
+        await server.ears.wait(lambda: server.ears.hints)
+        assert server.ears.hints == [None]
+        assert server.ears.cancels == [id_of(1)]
+
+
+async def test_a_swept_member_joins_anew(database: Database) -> None:
+    async with listening(database, lease=1.5) as server:
+        member = server.membership.id
+        await database.fetch("delete from trio_jobs.members")
+        await server.ears.wait(lambda: server.ears.asked_anew == 2)
+
+        assert server.ears.lost == [member]
+        assert server.membership.id > member
+        assert server.membership.holds
+        new = server.membership.id
+        await database.fetch(f"select pg_notify('trio_jobs_m{new}', 'c' || %s)", id_of(3))
+        await server.ears.wait(lambda: server.ears.cancels)
+
+
+async def test_a_lease_that_the_pump_finds_lost_is_replaced_at_once(database: Database) -> None:
+    async with listening(database) as server:
+        server.membership.lost()
+        await server.ears.wait(lambda: server.ears.asked_anew == 2)
+
+        assert server.membership.holds
+
+
+async def test_a_server_that_cannot_renew_loses_its_lease_by_itself(
+    database: Database, proxy: Proxy
+) -> None:
+    async with listening(database, proxy.url, lease=1.0) as server:
+        member = server.membership.id
+        proxy.freeze()
+        await server.ears.wait(lambda: server.ears.lost)
+        assert not server.membership.holds
+
+        proxy.go_on()
+        await server.ears.wait(lambda: server.membership.holds)
+        assert server.membership.id > member
+
+
+async def test_jobs_of_a_lost_member_are_free_after_a_lease(database: Database) -> None:
+    async with joined(database.url) as other:
+        await owned(other, 1)
+        await other.age()
+
+        async with listening(database, lease=1.5) as server:
+            began = trio.current_time()
+            await server.ears.wait(lambda: id_of(1) in server.ears.hints)
+            assert trio.current_time() - began >= 1.5
+
+    assert await database.fetch("select owner, interruptions from trio_jobs.jobs") == [(None, 1)]
+
+
+async def test_nobody_is_swept_if_the_own_lease_had_run_out_too(database: Database) -> None:
+    async with joined(database.url) as other, listening(database, lease=1.5) as server:
+        await owned(other, 1)
+        first = server.listener.contact
+        with trio.fail_after(LONG):
+            while server.listener.contact == first:
+                # As if the database's clock had jumped.
+                await database.fetch(
+                    "update trio_jobs.members set lease_until = clock_timestamp() - interval '1 s'"
+                )
+                await trio.sleep(0.1)
+
+        assert await database.fetch("select owner is null from trio_jobs.jobs") == [(False,)]
+
+
+async def test_a_time_that_has_come_is_told(database: Database) -> None:
+    async with listening(database) as server, joined(database.url) as other:
+        await other.add(make_job(1, run_at=now() + timedelta(seconds=0.3)))
+        await server.ears.wait(lambda: server.ears.dues)
+
+        [held] = await other.fetch()
+        assert held.job.id == id_of(1)
+
+
+async def test_each_of_several_times_is_told_by_the_first_notification(
+    database: Database,
+) -> None:
+    async with joined(database.url) as other:
+        at = [now() + timedelta(seconds=each) for each in (0.9, 0.3, 0.6)]
+        await other.add(*[make_job(number, run_at=each) for number, each in enumerate(at)])
+        async with listening(database) as server:
+            await server.ears.wait(lambda: server.ears.dues >= 3)
+
+    assert server.ears.dues >= 3
+
+
+async def test_the_clock_is_the_databases(database: Database) -> None:
+    async with listening(database) as server:
+        [[before]] = await database.fetch("select clock_timestamp()")
+        between = server.clock.now()
+        [[after]] = await database.fetch("select clock_timestamp()")
+
+    margin = timedelta(seconds=1)  # the measurement's answer may have been slow
+    assert before - margin <= between <= after + margin
+
+
+async def test_the_listener_hears_itself(database: Database) -> None:
+    async with listening(database) as server, await server.connect() as connection:
+
+        async def request(sql: str, params: Mapping[str, object]) -> None:
+            await connection.execute(sql, params)
+
+        await server.listener.hear_itself(request)
+
+
+async def test_behind_a_pooler_nothing_is_heard(database: Database, pooler_url: str) -> None:
+    async with listening(database, pooler_url) as server, await server.connect() as connection:
+
+        async def request(sql: str, params: Mapping[str, object]) -> None:
+            await connection.execute(sql, params)
+
+        with pytest.raises(StoreDatabaseError, match=r"store\.listen_url"):
+            await server.listener.hear_itself(request)
+
+
+async def test_old_jobs_are_dropped(database: Database) -> None:
+    async with joined(database.url) as other:
+        await other.add(*[make_job(number) for number in range(3)])
+        fetched = await other.fetch(2)
+        await other.round(Batch(moves=[ended(each) for each in fetched]))
+        await database.fetch(
+            "update trio_jobs.jobs set completed_at = completed_at - interval '1 hour' "
+            "where id = %s",
+            id_of(0),
+        )
+
+        async with listening(database, lease=1.0, keep_for=1_800) as server:
+            await server.ears.wait(lambda: server.ears.drops)
+
+    assert server.ears.drops == [{"succeeded": 1}]
+    assert await database.fetch("select count(*) from trio_jobs.jobs") == [(2,)]
