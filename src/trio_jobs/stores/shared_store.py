@@ -455,12 +455,12 @@ class SharedStore(SharedReads):
             for new in batch.new:
                 new.refused(error)
 
-    def owned(self, member: int) -> set[str]:
+    def owned(self, member: int) -> set[tuple[str, int]]:
         """See `RoundSource.owned`."""
         owned = [*self._fetched.values(), *self._running.values(), *self._again.values()]
         moves = [*self._outbox, *(() if self._under_way is None else self._under_way.moves)]
         owned += [moved.held for moved in moves]
-        return {held.job.id for held in owned if held.member == member}
+        return {(held.job.id, held.claims) for held in owned if held.member == member}
 
     def _want(self, local: LocalJobs) -> Want:
         jobs = [*self._fetched.values(), *self._running.values(), *self._again.values()]

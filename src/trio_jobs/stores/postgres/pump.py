@@ -263,11 +263,11 @@ class Pump:
         if session.member == self._sent_by:
             known = self._source.owned(session.member)
             # The database says again which of the new jobs it has fetched.
-            known |= {job.id for each in batch.new for job in each.jobs}
+            known |= {(job.id, 1) for each in batch.new for job in each.jobs}
             found = statements.held(
                 await self._execute(connection, statements.OWNED, {"member": session.member})
             )
-            fetched = [each for each in found if each.job.id not in known]
+            fetched = [each for each in found if (each.job.id, each.claims) not in known]
         await self._make_round(connection, session, fetched)
 
     async def _make_rounds(self, connection: TrioConnection, session: Session) -> None:

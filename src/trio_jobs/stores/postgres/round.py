@@ -150,5 +150,8 @@ class RoundSource(Protocol):
                 are refused with it. None if nothing is refused.
         """
 
-    def owned(self, member: int) -> set[str]:
-        """The ids of the jobs that this membership has fetched and not given up in the database."""
+    def owned(self, member: int) -> set[tuple[str, int]]:
+        """The jobs that this membership has fetched and not given up in the database.
+
+        Each is an id and its `Held.claims`: a round may give a job back, and fetch it again.
+        """
