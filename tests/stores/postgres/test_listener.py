@@ -36,6 +36,7 @@ class Ears:
         self.cancels: list[str] = []
         self.asked_anew = 0
         self.drops: list[Mapping[str, int]] = []
+        self.members: Sequence[str] = ()
         self.lost: list[int] = []
         self._changed = trio.Event()
 
@@ -53,6 +54,10 @@ class Ears:
 
     def cancel(self, job_id: str) -> None:
         self.cancels.append(job_id)
+        self._tell()
+
+    def beaten(self, members: Sequence[str]) -> None:
+        self.members = members
         self._tell()
 
     def joined_anew(self) -> None:
@@ -137,7 +142,7 @@ async def test_the_lease_is_renewed(database: Database) -> None:
                 await trio.sleep(0.05)
 
         assert server.ears.lost == []
-        assert server.listener.members == 1
+        assert server.ears.members == ["test"]
 
 
 async def test_notifications_are_told(database: Database) -> None:
