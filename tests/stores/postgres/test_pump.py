@@ -60,8 +60,9 @@ class Source:
             self.batches.appendleft(kept)
         self._tell()
 
-    def owned(self, member: int) -> set[str]:
-        return {job_id for job_id, held in self.held.items() if held.member == member}
+    def owned(self, member: int) -> set[tuple[str, int]]:
+        held = [each for each in self.held.values() if each.member == member]
+        return {(each.job.id, each.claims) for each in held}
 
     def _tell(self) -> None:
         self.changed.set()
