@@ -112,10 +112,10 @@ async def test_a_beat_renews_a_lease_and_tells_how_things_are(a: Member, b: Memb
     await b.sweep()
     gone = await a.execute(beat, a.session.member)
 
-    assert late == [(True, False, 2, False)]
-    assert in_time == [(True, True, 2, False)]
-    assert pending == [(True, True, 2, True)]
-    assert [(alive, members) for alive, _, members, _ in gone] == [(False, 1)]
+    assert late == [(True, False, ["B", "A"], False)]
+    assert in_time == [(True, True, ["B", "A"], False)]
+    assert pending == [(True, True, ["B", "A"], True)]
+    assert [(alive, members) for alive, _, members, _ in gone] == [(False, ["B"])]
 
 
 async def test_who_leaves_gives_back_what_it_has(a: Member, b: Member) -> None:
