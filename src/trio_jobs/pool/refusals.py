@@ -1,5 +1,8 @@
 """Why the admission refuses a job."""
 
+# Of a database.
+NO_ANSWER = "the database does not answer"
+
 # Seconds: nobody knows when an operator resumes.
 PAUSED_RETRY_AFTER = 30
 

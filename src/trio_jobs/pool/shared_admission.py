@@ -15,6 +15,7 @@ from trio_jobs.pool.fetching import Fetching
 from trio_jobs.pool.job_spec import JobSpec, make_jobs
 from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import (
+    NO_ANSWER,
     ShuttingDownError,
     StoreTimeoutError,
     StoreUnavailableError,
@@ -172,7 +173,7 @@ class SharedAdmission(LimitedAdmission):
         if self.closed or not self._channel.statistics().open_receive_channels:
             raise ShuttingDownError
         if self._database.hangs:
-            raise StoreUnavailableError
+            raise StoreUnavailableError(NO_ANSWER)
 
     def _want_room(self) -> None:
         """Have the open jobs counted: others may have ended since."""
@@ -195,7 +196,7 @@ class SharedAdmission(LimitedAdmission):
         self._fetching.under_way += len(jobs)
         in_time = await self._timer.wait(under_way.over)
         if not in_time and self._database.withdraw(submission):
-            self._refuse(jobs, under_way, StoreUnavailableError())
+            self._refuse(jobs, under_way, StoreUnavailableError(NO_ANSWER))
         return under_way.result(jobs, in_time=in_time, timeout=self._database.timeout)
 
     def _land(self, jobs: Sequence[Job], under_way: "_UnderWay") -> None:
@@ -245,7 +246,7 @@ class _UnderWay:
             return jobs
         if self.error is None:
             assert not in_time  # noqa: S101 - the event is set when the jobs are in, or refused
-            raise StoreTimeoutError(timeout)
+            raise StoreTimeoutError(timeout, "the database")
         if isinstance(self.error, StoreError | StoreUnavailableError):
             raise self.error
         raise StoreWriteError(str(self.error)) from self.error

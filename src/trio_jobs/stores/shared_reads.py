@@ -10,7 +10,12 @@ import trio
 
 from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order
-from trio_jobs.pool.refusals import StoreTimeoutError, StoreUnavailableError, StoreWriteError
+from trio_jobs.pool.refusals import (
+    NO_ANSWER,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    StoreWriteError,
+)
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 from trio_jobs.stores.database_port import ReadersPort, RequestsPort
 from trio_jobs.stores.postgres.conditions import is_uuid, storable
@@ -184,7 +189,7 @@ class SharedReads(ABC):
         if not is_uuid(job_id):
             raise JobNotFoundError(f"no job {job_id!r}")
         if self.hangs:
-            raise StoreUnavailableError
+            raise StoreUnavailableError(NO_ANSWER)
         [(is_changed,)] = await self._wait(self._pump.request(statement, {"id": job_id}))
         return bool(is_changed)
 
@@ -193,9 +198,9 @@ class SharedReads(ABC):
         try:
             return await self.find(job_id)
         except StoreUnavailableError:
-            raise StoreTimeoutError(self.timeout) from None
+            raise StoreTimeoutError(self.timeout, "the database") from None
 
     async def _wait(self, answer: Awaitable[_T]) -> _T:
         with trio.move_on_after(self.timeout):
             return await answer
-        raise StoreTimeoutError(self.timeout)
+        raise StoreTimeoutError(self.timeout, "the database")

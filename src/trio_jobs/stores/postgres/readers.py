@@ -8,7 +8,7 @@ import psycopg
 import trio
 from psycopg.abc import Params, QueryNoTemplate
 
-from trio_jobs.pool.refusals import StoreUnavailableError
+from trio_jobs.pool.refusals import NO_ANSWER, StoreUnavailableError
 from trio_jobs.stores.postgres.connection import LOST, TrioConnection, pause_before
 
 
@@ -51,7 +51,7 @@ class Readers:
                         # A database that goes takes all its connections with it.
                         self._close_idle()
                 await pause_before(attempt)
-        raise StoreUnavailableError("the database does not answer")
+        raise StoreUnavailableError(NO_ANSWER)
 
     def close(self) -> None:
         """Close the connections; a read that is under way closes its own as it ends."""
@@ -67,7 +67,7 @@ class Readers:
             if connection.closed:
                 raise
             # Its own timeout has ended the statement, say: it would come to the same again.
-            raise StoreUnavailableError(f"the database does not answer: {error}") from error
+            raise StoreUnavailableError(f"{NO_ANSWER}: {error}") from error
         finally:
             if self._closed:
                 connection.finish()
