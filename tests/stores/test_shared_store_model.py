@@ -224,7 +224,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
     def what_is_queued_is_here(self) -> None:
         for each in self.servers:
             jobs = each.store.unfinished()
-            pending = sorted(job.id for job in jobs.not_begun + jobs.waiting)
+            pending = sorted(job.id for job in (*jobs.not_begun, *jobs.waiting))
             channel = list(each.local.channel)
             for job_id, copies in each.local.stale.items():
                 for _ in range(copies):
