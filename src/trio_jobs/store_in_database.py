@@ -64,17 +64,18 @@ class StoreInDatabase:
         assert settings.url is not None  # noqa: S101  (for the type checker)
         self._handlers = handlers
         self._failed = failed
-        self._timeout = settings.timeout
         # A pooler in transaction mode gives each transaction another connection: it keeps neither
         # statements that were prepared nor settings.
+        plainly = partial(connect, timeout=settings.timeout, prepare_threshold=None)
+        directly = partial(connect, timeout=settings.timeout)
         has_pooler = settings.listen_url is not None
-        connect_ = partial(connect, timeout=settings.timeout)
-        self._connect = partial(connect_, settings.url, prepare_threshold=None if has_pooler else 5)
+        writing = partial(plainly if has_pooler else directly, settings.url)
         reading = {} if has_pooler else {"options": _reading(settings)}
+        self._check = partial(plainly, settings.url, name="check")
         clock = StoreClock()
         membership = Membership(self._note_lost)
         self._readers = Readers(
-            partial(self._connect, name="reader", **reading), timeout=settings.timeout
+            partial(writing, name="reader", **reading), timeout=settings.timeout
         )
         self.store = SharedStore(
             self._readers,
@@ -83,11 +84,11 @@ class StoreInDatabase:
             now=clock.now,
         )
         self._pump = Pump(
-            partial(self._connect, name="pump"), self.store, membership, timeout=settings.timeout
+            partial(writing, name="pump"), self.store, membership, timeout=settings.timeout
         )
         self.store.use(self._pump)
         self._listener = Listener(
-            partial(connect_, settings.listen_url or settings.url, name="listener"),
+            partial(plainly, settings.listen_url or settings.url, name="listener"),
             membership,
             clock,
             _Told(self.store, self._pump),
@@ -101,8 +102,11 @@ class StoreInDatabase:
         )
         self.for_pool = ForPool(lease=membership, nanoseconds=clock.nanoseconds, now=clock.now)
         self.find_nowait = self.store.shown_nowait
+        # The tasks that have begun, and the scopes around them.
+        self._begun: list[Pump | Listener] = []
         self._scopes: list[trio.CancelScope] = []
-        self._closed = False
+        self._opening = trio.CancelScope()
+        self._is_open = self._closed = False
         self._failure: Exception | None = None
 
     @asynccontextmanager
@@ -146,9 +150,10 @@ class StoreInDatabase:
         self._closed = True
         self._readers.close()
         deadline = trio.current_time() + seconds
-        written = await self._pump.close(seconds)
-        if written:
-            await self._listener.close(max(deadline - trio.current_time(), 0))
+        # First the rest is written, then the membership ends. After a failure the lease runs out.
+        for part in reversed(self._begun) if self._failure is None else ():
+            if not await part.close(max(deadline - trio.current_time(), 0)):
+                break
         for scope in self._scopes:
             scope.cancel()
         for _, fields in self.unwritten_lines():
@@ -161,17 +166,29 @@ class StoreInDatabase:
         Raises:
             StoreDatabaseError: It is not.
         """
-        try:
-            async with await self._connect(name="check") as connection:
-                await schema.check_schema(connection)
-            await self._begin(nursery, self._pump.run)
+        with self._opening:
+            try:
+                await self._begin_all(nursery)
+            except Exception as error:  # noqa: BLE001 - it is raised, or told, elsewhere
+                self._failure = self._failure or error
+        if self._failure is None:
+            self._is_open = True
+            return
+        reason = without_groups(self._failure)
+        if isinstance(reason, psycopg.Error | trio.TooSlowError):
+            text = f"the database cannot be used: {one_line(reason)}"
+            raise StoreDatabaseError(text) from self._failure
+        raise reason
+
+    async def _begin_all(self, nursery: trio.Nursery) -> None:
+        async with await self._check() as connection:
+            await schema.check_schema(connection)
             await self._begin(nursery, self._listener.run)
-            await self._listener.hear_itself(self._pump.request)
-        except Exception as error:
-            reason = without_groups(self._failure or error)
-            if isinstance(reason, psycopg.Error | trio.TooSlowError):
-                raise StoreDatabaseError(one_line(reason)) from error
-            raise
+            self._begun.append(self._listener)
+            # Before the pump begins, which may come to grief behind a pooler.
+            await self._listener.hear_itself(connection.execute)
+        await self._begin(nursery, self._pump.run)
+        self._begun.append(self._pump)
         await self._begin(nursery, self._tell_of_ends)
 
     async def _tell_of_ends(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -195,11 +212,12 @@ class StoreInDatabase:
         with scope:
             try:
                 await run(task_status=task_status)
-            except Exception as error:
-                if not scope.shield:  # it has not begun
-                    raise
-                self._failure = error
-                self._failed(error)
+            except Exception as error:  # noqa: BLE001 - it is raised, or told, elsewhere
+                self._failure = self._failure or error
+                if self._is_open:
+                    self._failed(error)
+                else:
+                    self._opening.cancel()
 
     def _note_lost(self, member: int) -> None:
         self.store.lost(member)

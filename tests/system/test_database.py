@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.command import PATIENCE, Command, Finished, Gate, run_command, running_command
 from tests.postgres.fixtures import CrashDatabase, Database
 from trio_jobs import DurableJobs, open_jobs
+from trio_jobs.stores.postgres.connection import connect
 
 CONFIG = """
 [pool]
@@ -328,3 +330,75 @@ async def test_program_and_server_share_the_jobs(tmp_path: Path, database: Datab
         async with open_jobs({"other": quick}, url=database.url) as jobs:
             done = await server.run("quick", 3)
             assert await jobs.result(done["id"]) == 3
+
+
+async def test_behind_a_pooler_it_needs_a_way_around_it_for_notifications(
+    tmp_path: Path, database: Database, pooler_url: str
+) -> None:
+    finished = await refused(tmp_path, pooler_url)
+    assert finished.status == 1
+    assert any(
+        "store.listen_url must lead to the database itself" in line for line in finished.lines
+    )
+
+    pooled = Database(pooler_url, database.name, database.cluster)
+    async with running(tmp_path, pooled, 2, store_listen_url=database.url) as (one, other):
+        jobs = [await one.submit("quick", n) for n in range(20)]
+        for job_id in jobs:
+            assert await wait_for(other, job_id) == "succeeded"
+        await stop(one)
+
+
+async def test_stop_ends_the_membership(tmp_path: Path, database: Database) -> None:
+    async with running(tmp_path, database) as (server,):
+        assert await database.fetch("select count(*) from trio_jobs.members") == [(1,)]
+        await stop(server)
+
+        assert await database.fetch("select count(*) from trio_jobs.members") == [(0,)]
+
+
+async def test_job_of_a_users_transaction_runs_when_that_commits(
+    tmp_path: Path, database: Database
+) -> None:
+    submit = "select trio_jobs.submit('quick', '{\"n\": 1}', key => %s)::text"
+    async with running(tmp_path, database) as (server,):
+        async with await connect(database.url, name="user", autocommit=False) as user:
+            ((job_id,),) = await (await user.execute(submit, ["order-4711"])).fetchall()
+            assert (await server.client.get(f"/jobs/{job_id}")).status_code == 404
+            await user.commit()
+
+        assert await wait_for(server, job_id) == "succeeded"
+        assert (await server.job(job_id))["payload"] == {"n": 1}
+
+
+async def test_servers_that_know_different_types_share_a_database(
+    tmp_path: Path, database: Database
+) -> None:
+    async def other(payload: object) -> object:
+        return {"other": payload}
+
+    async with (
+        running(tmp_path, database) as (server,),
+        open_jobs({"other": other}, url=database.url) as jobs,
+    ):
+        refusal = await server.client.post("/jobs", json={"type": "other"})
+        assert refusal.status_code == 400
+        job = await jobs.submit("other", 1)
+        assert await wait_for(server, job.id) == "succeeded"
+        assert (await server.job(job.id))["result"] == {"other": 1}
+
+
+async def test_program_that_is_cancelled_says_goodbye(database: Database) -> None:
+    async def work(payload: object) -> object:
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        async with open_jobs({"work": work}, url=database.url) as jobs:
+            job = await jobs.submit("work")
+            scope.cancel()
+            await trio.sleep_forever()
+
+    assert await database.fetch("select count(*) from trio_jobs.members") == [(0,)]
+    assert await database.fetch("select id::text, owner, attempts from trio_jobs.jobs") == [
+        (job.id, None, 0)
+    ]
