@@ -15,7 +15,7 @@ from tests.postgres.fixtures import Database, fetch
 from tests.postgres.proxy import Proxy, When
 from tests.stores.postgres.member import Member, ended, joined, make_job
 from trio_jobs.job import Job
-from trio_jobs.pool.refusals import StoreWriteError
+from trio_jobs.pool.refusals import StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.store import InvalidTransitionError
 from trio_jobs.pool.want import Want
 from trio_jobs.stores.postgres.connection import TrioConnection, connect
@@ -353,6 +353,7 @@ async def test_a_read_only_database_refuses_submissions_and_keeps_moves(
         _, error = server.source.refusals[0]
         assert isinstance(error, StoreWriteError)
         assert server.pump.failing is not None
+        assert not server.pump.hangs
 
         await set_read_only(database, "off")
         await server.wait(lambda: len(server.source.landings) > 1)
@@ -457,6 +458,8 @@ async def test_closing_writes_the_rest_and_fetches_nothing(database: Database) -
         assert await server.pump.close(LONG)
 
         assert not server.source.may_fetch[-1]
+        with pytest.raises(StoreUnavailableError):
+            await server.pump.request("select 1", {})
     assert await database.fetch(COUNT) == [(5,)]
 
 

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 import trio
 
-from trio_jobs.pool.refusals import StoreWriteError
+from trio_jobs.pool.refusals import StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.want import NOTHING, Want
 from trio_jobs.stores.postgres import statements
 from trio_jobs.stores.postgres.connection import TrioConnection, pause_before
@@ -153,12 +153,15 @@ class Pump:
             Its rows, when it is committed.
 
         Raises:
+            StoreUnavailableError: The pump has ended.
             StoreWriteError: The database refuses to write; nothing has changed.
             psycopg.Error: The statement cannot be executed; nothing has changed.
 
         Cancellation:
             The statement is executed all the same.
         """
+        if self._ended.is_set():
+            raise StoreUnavailableError("the server has left the database")
         request = _Request(sql, params)
         self._requests.append(request)
         self._wake.set()
@@ -233,7 +236,8 @@ class Pump:
                 raise
             if refuses(error):
                 self._refuse_waiting(error)
-            self._note_lost(error)
+            else:
+                self._note_lost(error)
             return False
         finally:
             self.connected = False
@@ -344,6 +348,7 @@ class Pump:
 
     async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
         """Go on after a round that the database has answered with an error."""
+        self._stalled = None
         if error.sqlstate == _STALE:
             raise _SessionOverError from error
         if not (refuses(error) or passes(error)):
@@ -413,6 +418,7 @@ class Pump:
 
     def _refuse_waiting(self, error: psycopg.Error) -> None:
         """The database refuses even the session: refuse what no round is under way for."""
+        self._stalled = None  # it has answered
         self._note_refused(error)
         refusal = StoreWriteError(one_line(error))
         while self._requests:
