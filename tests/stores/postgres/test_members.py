@@ -84,6 +84,19 @@ async def test_a_sweep_puts_back_what_may_run_again_and_ends_the_rest(
     ]
 
 
+async def test_a_suspect_that_has_not_begun_is_no_more_suspect_than_before(
+    a: Member, b: Member
+) -> None:
+    await a.add(make_job(1, type="twice"))
+    await a.execute("update trio_jobs.jobs set interruptions = 1")
+    assert len(await a.fetch()) == 1
+    await b.age(member=a)
+
+    assert await b.sweep() == [(a.session.member, "A", 1, 0)]
+    found = await b.find(id_of(1))
+    assert (found.interruptions, found.attempts) == (1, 0)
+
+
 async def test_a_sweep_leaves_members_alone_whose_leases_last(a: Member, b: Member) -> None:
     await a.add(make_job(1))
     await a.fetch()

@@ -685,13 +685,14 @@ begin
     loop
         rule := coalesce(handlers -> each.type, handlers -> 'default', '[true, 2147483647]');
         reason := null;
+        if each.started_at is null and (each.interruptions > 0 or not (rule -> 0)::boolean) then
+            -- It has not begun: of such jobs a server writes that before they do.
+            update trio_jobs.jobs j set owner = null, attempts = j.attempts - 1 where j.id = each.id;
+            put_back := put_back + 1;
+            pending := coalesce(pending, each.id);
+            continue;
+        end if;
         if not (rule -> 0)::boolean then
-            if each.started_at is null then  -- a server writes at once that such a job has begun
-                update trio_jobs.jobs j set owner = null, attempts = j.attempts - 1 where j.id = each.id;
-                put_back := put_back + 1;
-                pending := coalesce(pending, each.id);
-                continue;
-            end if;
             reason := 'the server that ran the job was lost, and its handler is not repeatable';
         elsif each.interruptions + 1 >= (rule -> 1)::bigint then
             reason := 'the server that ran the job was lost ' || each.interruptions + 1 || ' times';
