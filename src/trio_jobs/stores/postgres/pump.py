@@ -266,8 +266,9 @@ class Pump:
         fetched: Sequence[Held] = ()
         if session.member == self._sent_by:
             known = self._source.owned(session.member)
-            # The database says again which of the new jobs it has fetched.
-            known |= {(job.id, 1) for each in batch.new for job in each.jobs}
+            # The database says again which of them it has fetched with their submissions.
+            plain = (each for each in batch.new if each.is_plain)
+            known |= {(job.id, 1) for each in plain for job in each.jobs}
             found = statements.held(
                 await self._execute(connection, statements.OWNED, {"member": session.member})
             )
