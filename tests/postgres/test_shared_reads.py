@@ -366,7 +366,10 @@ async def test_completed_job_can_be_deleted_and_no_other(reads: Reads, database:
 # The database is away.
 
 
-async def test_request_is_refused_while_the_database_hangs(reads: Reads) -> None:
+async def test_request_is_refused_while_the_database_hangs(
+    reads: Reads, database: Database
+) -> None:
+    await insert(database, [ended(A)])
     reads.hangs = True
 
     with pytest.raises(StoreUnavailableError):
@@ -374,8 +377,10 @@ async def test_request_is_refused_while_the_database_hangs(reads: Reads) -> None
 
 
 async def test_request_without_an_answer_in_time_is_in_doubt(
-    reads: Reads, monkeypatch: pytest.MonkeyPatch
+    reads: Reads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await insert(database, [ended(A)])
+
     async def never(*_: object) -> list[tuple[Any, ...]]:
         await trio.sleep_forever()
         raise AssertionError
@@ -385,6 +390,24 @@ async def test_request_without_an_answer_in_time_is_in_doubt(
 
     with pytest.raises(StoreTimeoutError):
         await reads.delete(A)
+
+
+async def test_delete_whose_answer_was_lost_is_done(
+    reads: Reads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await insert(database, [ended(A)])
+    request = reads._pump.request
+
+    async def twice(sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        await request(sql, params)
+        return await request(sql, params)
+
+    monkeypatch.setattr(reads._pump, "request", twice)
+
+    await reads.delete(A)
+
+    with pytest.raises(JobNotFoundError):
+        await reads.find(A)
 
 
 async def test_list_by_ends_is_that_of_the_database(reads: Reads, database: Database) -> None:

@@ -170,8 +170,12 @@ class SharedReads(ABC):
         return job  # it is in the channel
 
     async def delete(self, job_id: str) -> None:
+        await self.find(job_id)
         while not await self._request(DELETE, job_id):
-            job = await self.find(job_id)
+            # It is gone, if the answer to this request was lost, and it was repeated.
+            [job] = await self.find_many([job_id]) or [None]
+            if job is None:
+                return
             if job.status is not COMPLETED:
                 raise InvalidTransitionError(
                     f"job {job_id!r} is {job.status}; only a completed job can be deleted"
