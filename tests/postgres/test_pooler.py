@@ -1,0 +1,29 @@
+"""A server over a database behind a pooler in transaction mode."""
+
+import pytest
+
+from tests.postgres.fixtures import Database
+from trio_jobs import StoreDatabaseError, open_jobs
+
+
+async def double(number: int) -> int:
+    return 2 * number
+
+
+async def test_server_refuses_to_start_where_no_notification_can_arrive(pooler_url: str) -> None:
+    with pytest.raises(StoreDatabaseError, match=r"no notification arrives .* store\.listen_url"):
+        async with open_jobs({"double": double}, url=pooler_url):
+            pass
+
+
+async def test_jobs_run_through_a_pooler_if_notifications_go_past_it(
+    database: Database, pooler_url: str
+) -> None:
+    async with open_jobs(
+        {"double": double}, url=pooler_url, listen_url=database.url, workers=2
+    ) as jobs:
+        # More often than a statement is executed before it would be prepared.
+        for number in range(12):
+            job = await jobs.submit("double", number)
+            assert await jobs.result(job.id) == 2 * number
+            assert (await jobs.get(job.id)).attempts == 1
