@@ -172,10 +172,9 @@ class SharedReads(ABC):
     async def delete(self, job_id: str) -> None:
         await self.find(job_id)
         while not await self._request(DELETE, job_id):
-            # It is gone, if the answer to this request was lost, and it was repeated.
-            [job] = await self.find_many([job_id]) or [None]
-            if job is None:
-                return
+            if not (found := await self.find_many([job_id])):
+                return  # it is gone: the answer to this request was lost, and it was repeated
+            [job] = found
             if job.status is not COMPLETED:
                 raise InvalidTransitionError(
                     f"job {job_id!r} is {job.status}; only a completed job can be deleted"
