@@ -35,7 +35,6 @@ class Lifecycle:
         draining: New jobs are refused; the workers finish the accepted ones.
         cancelled: The workers are cancelled before the grace period is over.
         closed: The pool has ended, so HTTP closes.
-        connecting: The scope in which the store's connections open; a drain cancels it.
         opening: The scope in which lifespans open; a drain cancels it.
         starting: The scope in which HTTP starts; a drain cancels it, so no port opens.
         pool: The scope of the workers; its deadline is the end of the grace period.
@@ -51,7 +50,6 @@ class Lifecycle:
         self.draining = trio.Event()
         self.cancelled = trio.Event()
         self.closed = trio.Event()
-        self.connecting = trio.CancelScope()
         self.opening = trio.CancelScope()
         self.starting = trio.CancelScope()
         self.pool = trio.CancelScope()
@@ -61,7 +59,6 @@ class Lifecycle:
     def drain(self) -> None:
         """Begin the drain."""
         self.draining.set()
-        self.connecting.cancel()
         self.opening.cancel()
         self.starting.cancel()
 

@@ -37,15 +37,14 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
         The workers and HTTP end at once, those places within bounded time. The running
         jobs are released.
     """
-    stop, http, seconds = resources.stop, config.http, config.http.graceful_timeout
+    stop, http, folder = resources.stop, config.http, resources.folder
+    seconds = http.graceful_timeout
     # Room for each slot of `Capacity`, whose number of workers can grow to this maximum: a job that
     # has a slot never meets a full channel.
     send, receive = trio.open_memory_channel[str](config.pool.buffer_size + MAX_WORKERS)
     opened = resources.open_store(lambda error: lifecycle.fail(error))
     sections = (config.pool, config.store, http, config.metrics, resources.tracing)
-    pool = make_pool(
-        handlers, send, opened.store, *sections, folder=resources.folder, **opened.for_pool
-    )
+    pool = make_pool(handlers, send, opened.store, *sections, folder=folder, **opened.for_pool)
     opened.start(pool)
     admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
@@ -56,27 +55,25 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     )
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, report=report)
 
-    async with opened.around(pool, lifecycle.connecting):
+    watch = lifecycle.watch_worker
+    async with opened.around(pool, lifecycle.draining):
         # The places where handlers run, and HTTP, outlive the pool.
         events = (lifecycle.opening, lifecycle.closed, lifecycle.drain_after_failure)
         async with pool.places.open(*events, seconds=seconds), trio.open_nursery() as server:
             try:
                 with lifecycle.pool:
                     async with trio.open_nursery() as workers:
-                        pool.worker_tasks.open(workers, lifecycle.watch_worker)
+                        pool.worker_tasks.open(workers, watch)
                         for _ in range(config.pool.workers):
                             pool.worker_tasks.start(receive.clone())
                         receive.close()  # the workers hold the clones
-                        workers.start_soon(
-                            lifecycle.watch_worker, pool.run_schedule, name="schedule"
-                        )
+                        workers.start_soon(watch, pool.run_schedule, name="schedule")
                         with lifecycle.starting:
                             await server.start(lifecycle.watch_http, serve_http)
                             resources.service_manager.tell_ready()
                         await lifecycle.draining.wait()  # a signal, or HTTP has failed
                         log.info("draining", extra={"buffered": admission.buffered})
-                        # Closes the only send end: POST answers 503, the workers drain.
-                        admission.close()
+                        admission.close()  # the only send end: POST answers 503, workers drain
                         lifecycle.pool.deadline = trio.current_time() + stop.grace_left()
                         resources.service_manager.tell_stopping(seconds=stop.seconds_left())
                 if not lifecycle.draining.is_set():

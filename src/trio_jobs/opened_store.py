@@ -37,7 +37,7 @@ class OpenedStore(Protocol):
         """What `make_pool` is given beside the store."""
 
     def around(
-        self, pool: Pool, opening: trio.CancelScope | None = None
+        self, pool: Pool, stopping: trio.Event | None = None
     ) -> AbstractAsyncContextManager[None]:
         """A block in which the store has what it needs; all of the pool's life is in it.
 
@@ -45,12 +45,11 @@ class OpenedStore(Protocol):
 
         Args:
             pool: The pool, which has not begun.
-            opening: The scope in which the connections open. If it is cancelled meanwhile, the
-                block is not entered.
+            stopping: If this is set while the connections open, the block is not entered.
 
         Raises:
             StoreDatabaseError: The database cannot be used.
-            StartStoppedError: ``opening`` was cancelled.
+            StartStoppedError: ``stopping`` was set.
         """
 
     def start(self, pool: Pool) -> None:
@@ -93,7 +92,7 @@ class StoreInMemory:
     def around(
         self,
         pool: Pool,  # noqa: ARG002
-        opening: trio.CancelScope | None = None,  # noqa: ARG002
+        stopping: trio.Event | None = None,  # noqa: ARG002
     ) -> AbstractAsyncContextManager[None]:
         """See `OpenedStore.around`; there are no connections."""
         return nullcontext()

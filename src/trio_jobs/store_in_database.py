@@ -110,18 +110,12 @@ class StoreInDatabase:
         self._failure: Exception | None = None
 
     @asynccontextmanager
-    async def around(
-        self, pool: Pool, opening: trio.CancelScope | None = None
-    ) -> AsyncIterator[None]:
+    async def around(self, pool: Pool, stopping: trio.Event | None = None) -> AsyncIterator[None]:
         """See `OpenedStore.around`; the tasks outlive a cancellation until the block is left."""
-        opening = trio.CancelScope() if opening is None else opening
         raised: BaseException | None = None
         async with trio.open_nursery() as nursery:
             try:
-                with opening:
-                    await self._open(nursery)
-                if opening.cancelled_caught:
-                    raise StartStoppedError("the database has not answered before the stop")  # noqa: TRY301
+                await self._open(nursery, trio.Event() if stopping is None else stopping)
                 yield
             except BaseException as error:  # noqa: ASYNC103, BLE001 - raised below
                 raised = error
@@ -160,18 +154,24 @@ class StoreInDatabase:
             log.error("unwritten_ends", extra=fields)
         return not self.store.unwritten_ends()
 
-    async def _open(self, nursery: trio.Nursery) -> None:
+    async def _open(self, nursery: trio.Nursery, stopping: trio.Event) -> None:
         """Connect, and begin the tasks; the database is as it should be.
 
         Raises:
             StoreDatabaseError: It is not.
+            StartStoppedError: ``stopping`` was set meanwhile.
         """
         with self._opening:
-            try:
-                await self._begin_all(nursery)
-            except Exception as error:  # noqa: BLE001 - it is raised, or told, elsewhere
-                self._failure = self._failure or error
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._stop_opening, stopping)
+                try:
+                    await self._begin_all(nursery)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    self._failure = self._failure or error
+                beside.cancel_scope.cancel()
         if self._failure is None:
+            if self._opening.cancelled_caught:
+                raise StartStoppedError("the database has not answered before the stop")
             self._is_open = True
             return
         reason = without_groups(self._failure)
@@ -179,6 +179,10 @@ class StoreInDatabase:
             text = f"the database cannot be used: {one_line(reason)}"
             raise StoreDatabaseError(text) from self._failure
         raise reason
+
+    async def _stop_opening(self, stopping: trio.Event) -> None:
+        await stopping.wait()
+        self._opening.cancel()
 
     async def _begin_all(self, nursery: trio.Nursery) -> None:
         async with await self._check() as connection:

@@ -77,7 +77,7 @@ class StoreInFile:
     def around(
         self,
         pool: Pool,  # noqa: ARG002
-        opening: trio.CancelScope | None = None,  # noqa: ARG002
+        stopping: trio.Event | None = None,  # noqa: ARG002
     ) -> AbstractAsyncContextManager[None]:
         """See `OpenedStore.around`; there are no connections."""
         return nullcontext()

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.command import PATIENCE, Command, Finished, Gate, run_command, running_command
+from tests.command import (
+    PATIENCE,
+    Command,
+    Finished,
+    Gate,
+    run_command,
+    running_command,
+    started_command,
+)
 from tests.postgres.fixtures import CrashDatabase, Database
 from trio_jobs import DurableJobs, open_jobs
 from trio_jobs.stores.postgres.connection import connect
@@ -402,3 +410,18 @@ async def test_program_that_is_cancelled_says_goodbye(database: Database) -> Non
     assert await database.fetch("select id::text, owner, attempts from trio_jobs.jobs") == [
         (job.id, None, 0)
     ]
+
+
+async def test_stop_ends_a_start_that_waits_for_the_database(tmp_path: Path) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    config = CONFIG.format(url=f"postgresql://127.0.0.1:{port}/shop")
+    async with (
+        listener,
+        started_command(tmp_path, config=config, handlers=HANDLERS) as server,
+        await listener.accept(),  # and nobody answers
+    ):
+        server.send(signal.SIGTERM)
+
+        assert await server.wait_exit() == 1
+        assert server.lines_with("start_stopped", "the database has not answered")

@@ -175,7 +175,7 @@ class Fetching:
     @property
     def open_jobs(self) -> int:
         """About how many unfinished jobs there are, of all servers."""
-        return self._room.buffer_size - self._room.free
+        return max(0, self._room.buffer_size - self._room.free)
 
     def note_open(self, number: int) -> None:
         """See `LocalJobs.note_open`."""

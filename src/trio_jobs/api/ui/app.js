@@ -346,7 +346,7 @@ function main() {
     setText($("ended-unit"), counted ? "ended" : "kept");
     setText($("ended-note"), `${number(unsuccessful)} without success`);
     const dropped = sum(Object.values(state.dropped));
-    setText($("kept-note"), [counted ? `${number(state.kept)} kept` : "", dropped ? `${number(dropped)} dropped` : ""].filter(Boolean).join(", "));
+    setText($("kept-note"), [counted && state.database === undefined ? `${number(state.kept)} kept` : "", dropped ? `${number(dropped)} dropped` : ""].filter(Boolean).join(", "));
   }
 
   function drawChart(rates) {
