@@ -303,7 +303,7 @@ class Listener:
     async def _sweep(self, connection: TrioConnection) -> None:
         rows = await self._execute(connection, _SWEEP, {"me": self._membership.id})
         for member, name, put_back, ended in rows:
-            fields = {"member": member, "name_": name, "put_back": put_back, "ended": ended}
+            fields = {"member": member, "server": name, "put_back": put_back, "ended": ended}
             log.warning("member_lost", extra=fields)
 
     async def _drop(self, connection: TrioConnection) -> None:

@@ -2,6 +2,11 @@
 
 A server that cannot renew its lease cuts its own jobs before any other may take them over: each
 running job is in a cancel scope with the lease's deadline. All other tasks of the server go on.
+
+A scope cannot stop what makes no checkpoint: a thread, a handler that blocks the event loop or
+shields itself, and, when a process goes on that has stood still, a handler that was about to go on
+anyway, up to its next checkpoint. What such a handler returns does not count: its job's end is
+refused if another server has fetched the job.
 """
 
 import math
