@@ -481,18 +481,20 @@ class Jobs(BaseJobs):
 
 
 class DurableJobs(BaseJobs):
-    """A running pool with its jobs in a file; made by `open_jobs` with a ``path``.
+    """A running pool with its jobs in a file or a database; made by `open_jobs`.
 
-    It has the methods of `Jobs`, and those that need the disk are awaited. A job that `submit` has
-    returned is on the disk: it survives the end of the process, and a power cut. If the task that
-    submits is cancelled while it waits for the disk, it is unknown whether the job is in; submit it
-    again with the same key.
+    It has the methods of `Jobs`, and those that need the disk or the database are awaited. A job
+    that `submit` has returned is there: it survives the end of the process, and a power cut. If the
+    task that submits is cancelled while it waits, it is unknown whether the job is in; submit it
+    again with the same key. With a database, methods that are given a job's id take the ids of all
+    jobs in it; `unfinished`, `statistics` and `drain` are about those that this program has.
 
     The awaited methods make a checkpoint unless they raise. Methods that are given a job's id raise
     JobNotFoundError if there is no such job (any more). Those that write raise StoreTimeoutError if
-    the disk does not answer within ``timeout``: then it is unknown whether the change was made.
-    They raise StoreWriteError if the file cannot be written: then nothing has changed, except that
-    a cancel takes effect, and is written as soon as it can be.
+    the disk or database does not answer within ``timeout``: then it is unknown whether the change
+    was made. They raise StoreWriteError if it cannot be written: then nothing has changed, except
+    that a cancel of a job that is here takes effect, and is written as soon as it can be. With a
+    database, all raise StoreUnavailableError if it does not answer and nothing has changed.
     """
 
     async def submit(
@@ -504,21 +506,21 @@ class DurableJobs(BaseJobs):
         run_at: datetime | None = None,
         key: str | None = None,
     ) -> Job:
-        """Submit a job, and wait until it is on the disk; of a refused job nothing is kept.
+        """Submit a job, and wait until it is stored; of a refused job nothing is kept.
 
         Args:
             type: See `Jobs.submit`, as for the others.
             payload: See there.
             delay: See there.
             run_at: See there.
-            key: See there; the file keeps it over restarts, as long as it keeps the job.
+            key: See there; it is kept over restarts, as long as the job is kept.
 
         Returns:
             The job as it is at its submission; or, for a known key, the first job as it is now.
 
         Raises:
-            StoreWriteError: The file cannot be written: the disk is full, for example.
-            StoreUnavailableError: The disk has not answered for longer than ``timeout``.
+            StoreWriteError: It cannot be written: the disk is full, for example.
+            StoreUnavailableError: There has been no answer for longer than ``timeout``.
             StoreTimeoutError: It has not answered in time; it is unknown whether the job is in.
             QueueFullError: As in `Jobs.submit`, and other errors as there.
         """
