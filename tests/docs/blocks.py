@@ -17,7 +17,7 @@ _FENCE = re.compile(
     r"^(?P<fence>`{3,})(?P<kind>[^\n`]*)\n(?P<text>.*?)^(?P=fence)\n", re.MULTILINE | re.DOTALL
 )
 _SECTION = re.compile(r"^## (.*)$", re.MULTILINE)
-_NAME = re.compile(r"(?:#|//) (\S+)\n")
+_NAME = re.compile(r"(?:#|//|--) (\S+)\n")
 _TEST = re.compile(r"`((?:[\w/]+/)?\w+\.py)(?:::(\w+))?`")
 
 

@@ -14,7 +14,7 @@ from trio_jobs.config import load_config
 FOLLOWED = {"python", "toml", "console"}
 # What takes long, or makes its own environment: `.ci/run` does.
 FOLLOWED_BY_CI = {"sh"}
-CHECKED = {"bash", "ini", "dockerfile", "go", "javascript", "yaml", "nginx"}
+CHECKED = {"bash", "ini", "dockerfile", "go", "javascript", "yaml", "nginx", "sql"}
 LOOKED_AT = {"text", "mermaid", "{toctree}", "{eval-rst}"}
 
 # Where the README goes on with the configuration that is shipped.
@@ -33,7 +33,11 @@ def blocks_of_kind(kind: str) -> list[Block]:
     return [block for page in PAGES for block in blocks_of(page) if block.kind == kind]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+# It needs a database; see test_postgres_page.py.
+OVER_A_DATABASE = DOCS / "how-to/postgres.md"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != OVER_A_DATABASE], ids=name_of)
 def test_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     follow(page, blocks_of(page), Reader(tmp_path))
 
