@@ -37,6 +37,7 @@ from trio_jobs.progress import Progress
 from trio_jobs.stores.postgres import statements
 from trio_jobs.stores.postgres.connection import TrioConnection
 from trio_jobs.stores.postgres.round import Batch, Moved
+from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import microseconds
 
 
@@ -334,6 +335,21 @@ async def test_a_job_that_several_servers_watch_is_told_to_all(
     await notes(listener, a)
     await a.round(Batch(moves=[ended(first), ended(second)]))
 
+    assert await notes(listener, a) == [("trio_jobs", f"d{id_of(1)}")]
+
+
+async def test_who_has_lost_its_lease_tells_and_hears_of_ends_all_the_same(
+    a: Member, b: Member, listener: TrioConnection
+) -> None:
+    await a.add(make_job(1))
+    [held] = await a.fetch()
+    a.session = b.session = Session(0, 0)
+
+    await b.round_of(Batch(watches=[id_of(1)]))
+    await notes(listener, a)
+    answer, _ = await a.round_of(Batch(moves=[ended(held)], want=Want(1)))
+
+    assert not answer.fenced
     assert await notes(listener, a) == [("trio_jobs", f"d{id_of(1)}")]
 
 

@@ -196,7 +196,8 @@ begin
                 outcome, error_type, error_message, cancel, progress, lines, result)
         where j.ctid = m.place
         returning j.id, j.completed_at, j.run_at,
-            case when j.completed_at is not null and j.watcher <> me then j.watcher end as watcher
+            case when j.completed_at is not null and j.watcher is distinct from nullif(me, 0)
+                then j.watcher end as watcher
     )
     select array_agg(m.id), min(m.run_at),
         (min(m.id::text collate "C") filter (where m.completed_at is null and m.run_at is null))::uuid,
