@@ -7,6 +7,7 @@ is lost is repeated, and fetches nothing then.
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace as changed
@@ -43,17 +44,21 @@ class FakeDatabase:
     """The jobs of all servers.
 
     Attributes:
+        now: The wall clock.
         rows: By id.
         members: The memberships that there are.
+        put_in: How often there was a new pending job: members are told of each.
         notes: Which member is to be told of which end.
         max_interruptions: After how many losses a job ends.
         repeatable: Whether jobs of a type may run again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = lambda: NOON) -> None:
+        self.now = now
         self.rows: dict[str, Row] = {}
         self.members: set[int] = set()
         self.notes: list[tuple[int, str]] = []
+        self.put_in = 0
         self.max_interruptions = 3
         self.repeatable: Callable[[str], bool] = lambda _: True
         self._last_member = 0
@@ -71,6 +76,7 @@ class FakeDatabase:
             if row.owner != member:
                 continue
             row.owner = 0
+            self.put_in += 1
             job = row.job
             if not self.repeatable(job.type) and job.started_at is None:
                 continue
@@ -110,6 +116,8 @@ class FakeDatabase:
                         rooms[job.type] -= 1
                 if row.owner == member and is_member:
                     fetched.append(Held(row.job, member, row.claims))
+                else:
+                    self.put_in += 1
         count = sum(row.job.ending is None for row in self.rows.values())
         return Answer(
             fenced=fenced,
@@ -146,6 +154,8 @@ class FakeDatabase:
         row.job = changed(held.job, cancel_requested=cancel)
         if row.job.ending is not None:
             self._tell(row)
+        else:
+            self.put_in += 1
         return True
 
     def _tell(self, row: Row) -> None:
@@ -171,6 +181,8 @@ class FakeDatabase:
         for _, row in sorted(self.rows.items()):
             job = row.job
             if row.owner or job.ending is not None or len(fetched) >= want.number:
+                continue
+            if job.run_at is not None and job.run_at > self.now():
                 continue
             if not job.cancel_requested:
                 if want.types is not None and job.type not in want.types:
@@ -231,7 +243,7 @@ class FakeLocal:
         self.counts_soon = False
         self.open_jobs: int | None = None
 
-    def want(self, held: Iterable[Job], *, ended: int, suspect: bool) -> Want:
+    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         jobs = list(held)
         here = Counter(job.type for job in jobs if not job.cancel_requested)
         rooms = {type_: limit - here[type_] for type_, limit in self.limits.items()}
@@ -274,15 +286,13 @@ class FakeLocal:
         self.open_jobs = number
 
 
-class Server:
-    """One server: a store, and the rounds that its pump makes.
+class FakePump:
+    """Makes the rounds of one server, as its pump does; and keeps its membership.
 
     Attributes:
         database: Where the rounds are committed.
-        store: The store.
-        local: The pool.
-        waiters: Who waits for jobs.
-        member: Its membership; 0 while it has none.
+        store: Whose rounds they are.
+        member: The membership; 0 while there is none.
         round: The round that was taken, and is not landed.
         in_doubt: Whether that was sent.
     """
@@ -290,32 +300,28 @@ class Server:
     failing = None
     hangs = False
 
-    def __init__(
-        self, database: FakeDatabase, *, workers: int = 2, limits: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, database: FakeDatabase) -> None:
         self.database = database
-        self.local = FakeLocal(workers, limits or {})
-        self.store = SharedStore(
-            FakeReaders(), repeatable=database.repeatable, timeout=10.0, now=lambda: NOON
-        )
-        self.waiters = CompletionWaiters(max_waiters=100, watch=self.store.watch)
-        self.store.use(self)
-        self.store.connect(self.local, self.waiters)
+        self.store: SharedStore
         self.member = database.join()
         self.round: Batch | None = None
         self.in_doubt = False
-        self.awake = False
         self._sent_by = 0
         self._may_fetch = True
 
-    # What the store asks of its pump.
+    def use(self, store: SharedStore) -> None:
+        """Make the rounds of this store."""
+        self.store = store
+        store.use(self)
+
+    # What the store asks.
 
     def wake(self) -> None:
-        self.awake = True
+        """Nobody sleeps."""
 
     def hint(self, first_id: str | None) -> None:
         self._may_fetch = True
-        self.awake = True
+        self.wake()
 
     async def request(self, sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
         raise AssertionError
@@ -330,7 +336,6 @@ class Server:
             loses: Whether the lease runs out before it does.
         """
         if self.round is None:
-            self.awake = False
             self.round = self.store.take(may_fetch=self._may_fetch)
         batch = self.round
         if batch is None:
@@ -360,19 +365,17 @@ class Server:
 
     def refuse(self) -> None:
         """The database refuses to write the round."""
-        if not self.in_doubt and (
-            batch := self.round or self.store.take(may_fetch=self._may_fetch)
-        ):
-            self.round = None
+        if self.in_doubt:
+            return
+        batch, self.round = self.round or self.store.take(may_fetch=self._may_fetch), None
+        if batch is not None:
             self.store.put_back(batch, StoreWriteError("the disk is full"))
 
     def hear(self) -> None:
         """The notifications arrive."""
-        notes = self.database.notes
-        self.store.remote_ends.note_over(
-            job_id for member, job_id in notes if member == self.member
-        )
-        self.database.notes = [note for note in notes if note[0] != self.member]
+        mine = [job_id for member, job_id in self.database.notes if member == self.member]
+        self.database.notes = [note for note in self.database.notes if note[0] != self.member]
+        self.store.remote_ends.note_over(mine)
 
     def listen_anew(self) -> None:
         """The connection of the notifications was lost, and with it some of these."""
@@ -391,6 +394,27 @@ class Server:
         self.member = self.database.join()
         self.listen_anew()
         self.hint(None)
+
+
+class Server(FakePump):
+    """One server, whose workers are the test.
+
+    Attributes:
+        local: The pool.
+        waiters: Who waits for jobs.
+    """
+
+    def __init__(
+        self, database: FakeDatabase, *, workers: int = 2, limits: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(database)
+        self.local = FakeLocal(workers, limits or {})
+        store = SharedStore(
+            FakeReaders(), repeatable=database.repeatable, timeout=10.0, now=lambda: NOON
+        )
+        self.use(store)
+        self.waiters = CompletionWaiters(max_waiters=100, watch=store.watch)
+        store.connect(self.local, self.waiters)
 
     def claim(self) -> Job | None:
         """A worker claims the next job; None if there is none, or it is not here any more."""

@@ -88,14 +88,14 @@ class Fetching:
 
     # What the store asks.
 
-    def want(self, held: Iterable[Job], *, ended: int, suspect: bool) -> Want:
+    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         """See `LocalJobs.want`.
 
         That is a job for each free worker, and ahead of them as many as two rounds are likely to
         use up: a long job is not fetched before a worker is free for it.
         """
         ahead = self._capacity.buffer_size
-        number = self._capacity.free - ahead + min(2 * ended, ahead)
+        number = self._capacity.free - ahead + min(int(2 * ended), ahead)
         if number <= 0:
             return NOTHING
         rooms = self._rooms(held)

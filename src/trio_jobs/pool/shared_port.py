@@ -20,12 +20,12 @@ class LocalJobs(Protocol):
 
     counts_soon: bool
 
-    def want(self, held: Iterable[Job], *, ended: int, suspect: bool) -> Want:
+    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         """Which jobs this server wants to fetch now.
 
         Args:
             held: The unfinished jobs that it has fetched.
-            ended: How many jobs its workers were done with during the last round.
+            ended: How many jobs its workers are done with during a round, by the last ones.
             suspect: See `Want`.
         """
 

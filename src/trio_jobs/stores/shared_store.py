@@ -95,6 +95,7 @@ class SharedStore(SharedReads):
         repeatable: Whether jobs of a type may run again after a process has died in them.
         timeout: See `trio_jobs.pool.store.KeepingStore`.
         now: The wall clock, as an aware UTC time.
+        clock: A monotonic clock, in seconds.
 
     Attributes:
         remote_ends: Tells those who wait here of the ends of jobs that others run.
@@ -109,11 +110,13 @@ class SharedStore(SharedReads):
         repeatable: Callable[[str], bool],
         timeout: float,
         now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.timeout = timeout
         self._readers = readers
         self._repeatable = repeatable
         self._now = now
+        self._clock = clock
         self.remote_ends = RemoteEnds(self.find_many, is_held=self._holds, wake=self.wake)
         self.members: Sequence[str] = ()
         self.dropped = dict.fromkeys(Outcome, 0)
@@ -141,8 +144,10 @@ class SharedStore(SharedReads):
         self._unrecorded: dict[str, Job] = {}
         self._ending: dict[str, Job] = {}  # those that have ended, as they ended
         self._fewer_ends = trio.Event()
-        self._ended = 0  # since the last round began; and during the round before
-        self._ended_before = 0
+        self._ended = 0  # since the last round began
+        self._began = clock()  # that was then
+        self._round_seconds = 0.0  # how long it took
+        self._per_round = 0.0  # how many jobs end during a round
         self._left_some = False  # whether the last fetch may have left jobs of limited types
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
         self._released: dict[str, Job] = {}
@@ -367,6 +372,8 @@ class SharedStore(SharedReads):
         """See `RoundSource.take`."""
         local = self._local
         want = NOTHING
+        now = self._clock()
+        self._per_round = self._ended * self._round_seconds / max(now - self._began, 1e-9)
         if local is not None and not self._keeps_pending and (may_fetch or self._inbox):
             want = self._want(local)
         counts_soon = local is not None and local.counts_soon
@@ -394,19 +401,18 @@ class SharedStore(SharedReads):
             watches=self.remote_ends.take(),
             count_to=0 if local is None else local.count_to(new=number, fetched=want.number),
         )
-        self._under_way = batch
+        self._under_way, self._began, self._ended = batch, now, 0
         self._begun = {id_: self._begun[id_] for id_ in self._begun.keys() & moved}
         self._cancels.clear()
         if not self._outbox:
             self._settling_under_way, self._settling = self._settling, []
-        self._ended = 0
         return batch
 
     def landed(self, batch: Batch, answer: Answer) -> None:
         """See `RoundSource.landed`."""
         assert self._local is not None  # noqa: S101 - the pump runs with the pool
         self._under_way = None
-        self._ended_before = self._ended
+        self._round_seconds = self._clock() - self._began
         fenced = frozenset(answer.fenced)
         for moved in batch.moves:
             self._note_recorded(moved, counts=moved.held.job.id not in fenced)
@@ -465,7 +471,7 @@ class SharedStore(SharedReads):
     def _want(self, local: LocalJobs) -> Want:
         jobs = [*self._fetched.values(), *self._running.values(), *self._again.values()]
         suspect = not any(held.job.interruptions for held in jobs)
-        return local.want((held.job for held in jobs), ended=self._ended_before, suspect=suspect)
+        return local.want((held.job for held in jobs), ended=self._per_round, suspect=suspect)
 
     def _begun_long_ago(self) -> list[str]:
         """The jobs that run for so long that other servers should see it."""
