@@ -160,6 +160,17 @@ async def test_notifications_are_told(database: Database) -> None:
     assert server.ears.cancels == [id_of(3)]
 
 
+async def test_a_notification_that_is_not_known_has_no_effect(database: Database) -> None:
+    async with listening(database) as server, joined(database.url) as other:
+        for text in ("", "hello", "w", "wx", "d", "w1.5", "x" + id_of(1), id_of(1).upper() + "?"):
+            await database.fetch("select pg_notify('trio_jobs', %s)", text)
+        await other.add(make_job(7))
+        await server.ears.wait(lambda: id_of(7) in server.ears.hints)
+
+    assert [hint for hint in server.ears.hints if hint is not None] == [id_of(7)]
+    assert server.ears.dues == 0
+
+
 async def test_notifications_go_on_after_a_lost_connection(database: Database) -> None:
     async with listening(database) as server, joined(database.url) as other:
         member = server.membership.id

@@ -183,6 +183,22 @@ async def test_a_job_behind_which_others_were_fetched_is_found_by_its_hint(
         assert [each.job.id for each in answer.fetched] == [make_job(2).id, make_job(3).id]
 
 
+async def test_a_hint_during_a_fetch_is_not_forgotten_when_that_lands(database: Database) -> None:
+    async with serving(database) as server, joined(database.url, name="other") as other:
+        await other.add(make_job(5))
+        await server.land(Batch())
+        async with locked(other, make_job(5).id):
+            server.add(Batch(watches=[make_job(5).id], want=Want(10)))
+            await wait_for_lock(database)
+            server.pump.hint(make_job(2).id)  # its transaction commits meanwhile
+        await server.wait(lambda: server.source.held)
+        await other.add(make_job(2))
+
+        answer = await server.land(Batch(want=Want(10)))
+
+        assert [each.job.id for each in answer.fetched] == [make_job(2).id]
+
+
 async def test_a_request_is_executed_between_rounds(database: Database) -> None:
     async with serving(database) as server:
         rows = await server.pump.request("select %(n)s::int + 1", {"n": 1})

@@ -19,6 +19,7 @@ import msgspec
 import psycopg
 import trio
 
+from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres.clock import StoreClock
 from trio_jobs.stores.postgres.connection import TrioConnection, pause_before
@@ -324,7 +325,10 @@ class Listener:
             self._membership.lost()
 
     async def _hear(self, connection: TrioConnection) -> None:
-        """Wait for notifications until something else is due."""
+        """Wait for notifications until something else is due.
+
+        What is none that this version knows has no effect: a newer server may share the database.
+        """
         heard = connection.arrived()
         if not heard and not self._drops_more:
             until = min(self._next_beat, self._due_at())
@@ -337,12 +341,12 @@ class Listener:
                 ended.append(text)
             elif kind == "c":
                 self._told.cancel(text)
-            elif kind == "w":
+            elif kind == "w" and text.isdecimal():
                 self._due = min(int(text), self._due or int(text))
             elif kind == "e":
                 if text == self._echo:
                     self._heard.set()
-            else:
+            elif is_id(each.payload):
                 first = min(each.payload, first or each.payload)
         if first is not None:
             self._told.hint(first)

@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-# Less than all ids.
+# Less than all ids, and greater.
 _FIRST: Final = "00000000-0000-0000-0000-000000000000"
+_LAST: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 # Seconds after which the pump gives up a connection that does not answer: a database whose machine
 # lives and whose processes do not would otherwise be waited for for ever.
@@ -114,6 +115,7 @@ class Pump:
         # Whether there may be pending jobs for this server, and behind which id the others are.
         self._may_fetch = True
         self._low = _FIRST
+        self._lowest_hint = _LAST  # of those during the round that is under way
         # Since when the pump has something to do and does not get on, by Trio's clock; or None.
         self._stalled: float | None = None
         self._lost: float | None = None  # since when it has no connection that works
@@ -133,10 +135,9 @@ class Pump:
             first_id: The smallest id of the pending jobs; None if it is not known.
         """
         self._may_fetch = True
-        if first_id is None:
-            self._low = _FIRST
-        elif first_id <= self._low:
-            self._low = str(UUID(int=max(UUID(first_id).int - 1, 0)))
+        before = _FIRST if first_id is None else str(UUID(int=max(UUID(first_id).int - 1, 0)))
+        self._low = min(self._low, before)
+        self._lowest_hint = min(self._lowest_hint, before)
         self._wake.set()
 
     def hint_due(self) -> None:
@@ -312,6 +313,7 @@ class Pump:
         batch = self._round
         is_repeated, self._in_doubt, self._sent_by = self._in_doubt, True, session.member
         self._partly_there = False
+        self._lowest_hint = _LAST
         if is_repeated:
             batch = replace(batch, want=NOTHING)
         elif batch.want.number:
@@ -344,7 +346,8 @@ class Pump:
             new = {job.id for each in batch.new for job in each.jobs}
             found = (each.job for each in answer.fetched)
             in_order = (job.id for job in found if job.run_at is None and job.id not in new)
-            self._low = max(self._low, max(in_order, default=_FIRST))
+            # A job of which a hint has told meanwhile may have come in behind this round's back.
+            self._low = min(max(self._low, max(in_order, default=_FIRST)), self._lowest_hint)
         self._source.landed(batch, answer)
 
     async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
