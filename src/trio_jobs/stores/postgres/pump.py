@@ -43,8 +43,11 @@ _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 _LAST: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 # Seconds after which the pump gives up a connection that does not answer: a database whose machine
-# lives and whose processes do not would otherwise be waited for for ever.
-_LONGEST_STATEMENT: Final = 30.0
+# lives and whose processes do not would otherwise be waited for for ever. Each time in a row it
+# waits twice as long, up to the longest: what keeps a statement may be a lock on the whole table,
+# and each connection that was given up goes on waiting for it.
+_PATIENCE: Final = 30.0
+_LONGEST_PATIENCE: Final = 960.0
 
 # What a round raises that belongs to an earlier session of its member.
 _STALE: Final = "TJ001"
@@ -121,6 +124,7 @@ class Pump:
         self._lost: float | None = None  # since when it has no connection that works
         self._refused: float | None = None  # see `failing`
         self._failures = 0  # since the last round
+        self._patience = _PATIENCE
 
     # For the store and the listener: plain, except for `request`.
 
@@ -471,10 +475,12 @@ class Pump:
         if self._stalled is None:
             self._stalled = trio.current_time()
         # Cancelled, it closes the connection: the statement is in doubt as if that were lost.
-        with trio.move_on_after(_LONGEST_STATEMENT):
+        with trio.move_on_after(self._patience):
             result = await statement
             self._stalled = None
+            self._patience = _PATIENCE
             return result
+        self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
         raise psycopg.OperationalError("the database has not answered")
 
     async def _pause(self) -> None:
