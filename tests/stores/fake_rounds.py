@@ -295,6 +295,7 @@ class FakePump:
         member: The membership; 0 while there is none.
         round: The round that was taken, and is not landed.
         in_doubt: Whether that was sent.
+        awake: Whether the store has asked for a round since the last one.
     """
 
     failing = None
@@ -306,6 +307,7 @@ class FakePump:
         self.member = database.join()
         self.round: Batch | None = None
         self.in_doubt = False
+        self.awake = False
         self._sent_by = 0
         self._may_fetch = True
 
@@ -317,7 +319,7 @@ class FakePump:
     # What the store asks.
 
     def wake(self) -> None:
-        """Nobody sleeps."""
+        self.awake = True
 
     def hint(self, first_id: str | None) -> None:
         self._may_fetch = True
@@ -336,6 +338,7 @@ class FakePump:
             loses: Whether the lease runs out before it does.
         """
         if self.round is None:
+            self.awake = False
             self.round = self.store.take(may_fetch=self._may_fetch)
         batch = self.round
         if batch is None:
