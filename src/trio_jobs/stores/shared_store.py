@@ -125,6 +125,7 @@ class SharedStore(SharedReads):
         self._running: dict[str, Held] = {}
         self._cut: set[str] = set()  # the running ones whose lease has run out
         self._again: dict[str, Held] = {}  # fetched while the same job, cut, still runs here
+        self._suspects: set[str] = set()  # of these and others, those that were in a crash
         self._last_lost = 0  # the membership that was lost last; later ones have greater numbers
         # What the next rounds do.
         self._outbox: deque[Moved] = deque()
@@ -142,6 +143,7 @@ class SharedStore(SharedReads):
         self._cancelled_meanwhile: set[str] = set()  # perhaps of jobs that it fetches
         # The jobs with moves that are not recorded, as clients see them.
         self._unrecorded: dict[str, Job] = {}
+        self._moved_again: set[str] = set()  # those of them that perhaps have several moves
         self._ending: dict[str, Job] = {}  # those that have ended, as they ended
         self._fewer_ends = trio.Event()
         self._ended = 0  # since the last round began
@@ -338,7 +340,10 @@ class SharedStore(SharedReads):
 
     def _record(self, held: Held, job: Job, show: Show = None) -> None:
         """Let the next round record a move; clients see the job as it was until then."""
-        self._unrecorded.setdefault(job.id, held.job)
+        if job.id in self._unrecorded:
+            self._moved_again.add(job.id)
+        else:
+            self._unrecorded[job.id] = held.job
         self._outbox.append(Moved(held._replace(job=job), show))
         self._pump.wake()
 
@@ -469,9 +474,10 @@ class SharedStore(SharedReads):
         return {(held.job.id, held.claims) for held in owned if held.member == member}
 
     def _want(self, local: LocalJobs) -> Want:
-        jobs = [*self._fetched.values(), *self._running.values(), *self._again.values()]
-        suspect = not any(held.job.interruptions for held in jobs)
-        return local.want((held.job for held in jobs), ended=self._per_round, suspect=suspect)
+        here = (self._fetched, self._running, self._again)
+        self._suspects = {id_ for id_ in self._suspects if any(id_ in jobs for jobs in here)}
+        held = (each.job for jobs in here for each in jobs.values())
+        return local.want(held, ended=self._per_round, suspect=not self._suspects)
 
     def _begun_long_ago(self) -> list[str]:
         """The jobs that run for so long that other servers should see it."""
@@ -517,6 +523,8 @@ class SharedStore(SharedReads):
         job_id = held.job.id
         if held.member <= self._last_lost:
             return
+        if held.job.interruptions:
+            self._suspects.add(job_id)
         if job_id in self._cancelled_meanwhile:
             held = held._replace(job=cancel_requested(held.job, self._now()))
         if job_id in self._running and not self._keeps_pending:
@@ -546,8 +554,11 @@ class SharedStore(SharedReads):
         self.remote_ends.watch(job.id)
 
     def _forget_unrecorded(self, job_id: str) -> None:
-        if not any(moved.held.job.id == job_id for moved in self._outbox):
-            self._unrecorded.pop(job_id, None)
+        if job_id in self._moved_again:
+            if any(moved.held.job.id == job_id for moved in self._outbox):
+                return
+            self._moved_again.discard(job_id)
+        self._unrecorded.pop(job_id, None)
 
     def _end_settling(self) -> None:
         for event in self._settling_under_way:
