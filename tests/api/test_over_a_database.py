@@ -165,6 +165,31 @@ async def test_many_clients_of_one_server_are_told_by_the_other(site: Site) -> N
     assert site.work.runs == dict.fromkeys(numbers, 1)
 
 
+@pytest.mark.parametrize("connection", ["listener", "pump", "reader"])
+async def test_client_that_waits_is_answered_although_connections_are_cut(
+    site: Site, connection: str
+) -> None:
+    cut = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = %s"
+    )
+    jobs = [await site.submit("wait", number) for number in range(3)]
+    await site.work.some_run.wait()
+
+    async def cut_and_open() -> None:
+        [(number,)] = await site.database.fetch(cut, f"trio-jobs {connection}")
+        assert number >= 1
+        site.work.gate.set()
+        await site.database.fetch(cut, f"trio-jobs {connection}")
+
+    *answers, _ = await together(
+        *[lambda job=job: site.front.get(f"/jobs/{job}", **WAIT) for job in jobs],
+        cut_and_open,
+    )
+
+    assert [answer.json()["outcome"] for answer in answers] == ["succeeded"] * 3
+    assert site.work.runs == {0: 1, 1: 1, 2: 1}
+
+
 async def test_job_that_a_statement_has_submitted_runs_and_is_waited_for(site: Site) -> None:
     [(job_id,)] = await site.database.fetch("select trio_jobs.submit('quick', '5', 'k')::text")
 

@@ -72,7 +72,8 @@ class CompletionWaiters:
         """Subscribe to the completion of an unfinished job, until the block ends.
 
         The caller looks the job up and enters the block without a checkpoint in between: the job
-        could complete at that checkpoint, and the caller would wait until the pool ends.
+        could complete at that checkpoint, and the caller would wait until the pool ends. A job of
+        another server may complete meanwhile: to watch it is to learn that it has.
 
         Raises:
             TooManyWaitersError: ``max_waiters`` tasks wait already.
