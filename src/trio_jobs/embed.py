@@ -21,6 +21,7 @@ from trio_jobs.pool.wiring import make_pool
 from trio_jobs.settings import (
     MAX_WORKERS,
     SETTINGS,
+    ConfigError,
     HttpSettings,
     MetricsSettings,
     PoolSettings,
@@ -251,7 +252,11 @@ async def open_jobs(
     failures = _Failures()
     if url is not None:
         # Imported here: a pool in memory needs none of it.
-        from trio_jobs.store_in_database import StoreInDatabase
+        try:
+            from trio_jobs.store_in_database import StoreInDatabase
+        except ImportError as error:
+            text = f"url needs the extra `postgres`, which cannot be imported: {error}"
+            raise ConfigError(text) from error
 
         opened = StoreInDatabase(bounds, registry, failed=failures.add)
     elif path is None:
