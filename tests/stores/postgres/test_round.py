@@ -132,8 +132,9 @@ async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
         b'"K\xc3\xa4se \xf0\x9f\xa7\x80"',
         b"[" * 64 + b"]" * 64,
         b'"' + b"x" * 3_000_000 + b'"',
+        b'"' + b'\\"{},\\\\' * 50_000 + b'"',
     ],
-    ids=range(8),
+    ids=range(9),
 )
 async def test_payloads_and_results_come_back_as_they_went_in(a: Member, text: bytes) -> None:
     job = make_job(1, payload=text)
