@@ -17,6 +17,7 @@ from bench import (
     pipe,
     pool,
     refusals,
+    shared,
     single,
     start_up,
     tiny,
@@ -43,6 +44,7 @@ MEASUREMENTS: dict[Callable[..., list[Result]], tuple[int, ...]] = {
     history.measure: (20,),
     tiny.measure: (21,),
     pipe.measure: (22, 23, 24),
+    shared.measure: (25, 26, 27, 28),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.children import ROOT
 from bench.disk import file_system
-from bench.peers.environments import PEERS, find_redis
+from bench.peers.environments import PEERS, POSTGRES_PEERS, find_redis
 from bench.pictures import draw_comparison, draw_growth
 from bench.row import Result, Row, spread_text
 
@@ -108,7 +108,8 @@ def _machine(minutes: float) -> str:
     redis = find_redis()
     if redis is not None:
         lines.append(f"- redis-server {_output(redis, '--version').split()[2][2:]}")
-    lines += [f"- {peer.name}: {peer.versions()}" for peer in PEERS if peer.installed]
+    peers = [peer for peer in (*PEERS, *POSTGRES_PEERS) if peer.installed]
+    lines += [f"- {peer.name}: {peer.versions()}" for peer in peers]
     return "\n".join(lines)
 
 

@@ -112,10 +112,21 @@ PEERS = (
     HUEY,
 )
 
+# Each runs its jobs and submits them in one process; none has a web application.
+POSTGRES_PEERS = (
+    Peer(name="PGQueuer", module=_APPS + "pgqueuer_app", packages=("pgqueuer[asyncpg]",)),
+    Peer(
+        name="Procrastinate",
+        module=_APPS + "procrastinate_app",
+        packages=("procrastinate", "psycopg[binary,pool]"),
+    ),
+)
+
 
 def install() -> bool:
     """Make every missing environment, and return whether all are complete."""
-    for peer in PEERS:
+    every = (*PEERS, *POSTGRES_PEERS)
+    for peer in every:
         if not peer.installed:
             try:
                 peer.install()
@@ -123,7 +134,7 @@ def install() -> bool:
                 print(f"{peer.name}: cannot be installed ({error})")
                 continue
         print(f"{peer.name}: {peer.versions()}")
-    return all(peer.installed for peer in PEERS)
+    return all(peer.installed for peer in every)
 
 
 def find_redis() -> str | None:

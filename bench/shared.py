@@ -1,0 +1,298 @@
+"""Rows 25 to 28: jobs in a PostgreSQL database, beside other queues over the same server."""
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import trio
+
+from bench.children import Child, ChildError, python_module
+from bench.measuring import Spread, take_turns
+from bench.peers.environments import NOT_INSTALLED, POSTGRES_PEERS, Peer
+from bench.peers.over_postgres import BULK
+from bench.row import Missing, Reach, Result, Row, at_least, at_most
+from bench.workload import empty
+from tests.postgres.cluster import DEBIAN, Cluster
+from trio_jobs import DurableJobs, open_jobs
+from trio_jobs.store_in_database import migrate
+
+# Names of sides.
+OURS = "trio-jobs"
+_COMMIT, _START = "a commit", "from the commit of a submission to the start of its handler"
+_ONE, _TWO = "one process", "two processes"
+_FRESH, _LATER = "a fresh table", "behind them"
+
+_CLIENTS = 10
+
+# What a job of SQL carries.
+_SUBMIT = "select trio_jobs.submit('empty', 'null')"
+_UNFINISHED = "select count(*) from trio_jobs.jobs where completed_at is null"
+_SECONDS = """
+    select extract(epoch from max(completed_at) - min(started_at))::float8 from trio_jobs.jobs
+"""
+
+# Jobs of one transaction that a server fetches together; so many of these make a median; and how
+# many jobs have left dead rows in the table and its index by then.
+_AT_ONCE = 10
+_SAMPLES = 200
+_BEHIND = 100_000
+
+# The slower ones get fewer jobs: a part of ours.
+_PARTS = {"PGQueuer": 5, "Procrastinate": 30}
+
+
+def measure(
+    *, singly: int = 3_000, bulk: int = 30_000, delays: int = 300, turns: int = 3
+) -> list[Result]:
+    """Measure all rows.
+
+    Args:
+        singly: How many jobs trio-jobs takes one by one in a turn.
+        bulk: How many jobs it takes in bulk in a turn: thirty thousand, or a multiple.
+        delays: How many delays make a median.
+        turns: How often each contestant has its turn.
+    """
+    programs = _programs()
+    if programs is None:
+        reason = "no PostgreSQL server is installed"
+        return [Missing(number=25, what="rows 25 to 28", reason=reason)]
+    cluster = Cluster(programs, safe=True)
+    try:
+        cluster.start()
+        databases = _Databases(cluster)
+        return [
+            *_beside_peers(databases, singly, bulk, turns),
+            _beside_commit(databases, delays, turns),
+            _two_processes(databases, bulk, turns),
+            _held_snapshot(databases, turns),
+        ]
+    finally:
+        cluster.remove()
+
+
+def _programs() -> Path | None:
+    found = sorted(DEBIAN.glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+class _Databases:
+    """Makes databases, each with what it is to have from the start."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._names = map("bench_{}".format, count())
+        cluster.create("with_tables", template="template0")
+        migrate(cluster.url("with_tables"))
+
+    @contextmanager
+    def new(self, *, with_tables: bool = True) -> Iterator[str]:
+        """A database that lasts as long as the block; its URL."""
+        name = next(self._names)
+        self._cluster.create(name, template="with_tables" if with_tables else "template0")
+        try:
+            yield self._cluster.url(name)
+        finally:
+            self._cluster.drop(name)
+
+
+def _beside_peers(databases: _Databases, singly: int, bulk: int, turns: int) -> list[Result]:
+    results: list[Result] = []
+    installed = [peer for peer in POSTGRES_PEERS if peer.installed]
+    missing = {peer.name: NOT_INSTALLED for peer in POSTGRES_PEERS if not peer.installed}
+    for number, what, way, jobs, clients, reach in (
+        (25, f"submitted one by one by {_CLIENTS} clients", "one", singly, _CLIENTS, at_least(3)),
+        (25, f"submitted {BULK:,} at once", "bulk", bulk, 1, at_least(2)),
+    ):
+        name = f"jobs a second in a database, {what}, and recorded as completed"
+        subjects = {OURS: partial(_ours, databases, way, jobs, clients)}
+        subjects |= {
+            peer.name: partial(_peer, databases, peer, way, jobs // _PARTS[peer.name], clients)
+            for peer in installed
+        }
+        try:
+            values = take_turns(subjects, turns=turns, warm_up=False)
+        except (ChildError, subprocess.CalledProcessError) as error:
+            results.append(Missing(number=number, what=name, reason=str(error)))
+            continue
+        others = {peer.name: Spread.of(values[peer.name]).median for peer in installed}
+        if not others:
+            results.append(Missing(number=number, what=name, reason="no other queue is there"))
+            continue
+        best = max(others, key=others.__getitem__)
+        against = f"the best other queue over PostgreSQL, {best}"
+        results.append(_row((number, name, against), values, OURS, best, reach, "/s"))
+    results += [Missing(number=25, what=name, reason=reason) for name, reason in missing.items()]
+    return results
+
+
+def _peer(databases: _Databases, peer: Peer, way: str, jobs: int, clients: int) -> float:
+    command = [peer.program("python"), "-m", "bench.peers.over_postgres", peer.module]
+    with (
+        databases.new(with_tables=False) as url,
+        Child([*command, url, way, str(jobs), str(clients)]) as child,
+    ):
+        return float(child.wait_for(r"^rate (\S+)", seconds=120)[1])
+
+
+def _ours(databases: _Databases, way: str, jobs: int, clients: int) -> float:
+    with databases.new() as url, psycopg.connect(url, autocommit=True) as connection:
+        return trio.run(_submit_and_run, url, connection, way, jobs, clients)
+
+
+async def _submit_and_run(
+    url: str, connection: psycopg.Connection[Any], way: str, jobs: int, clients: int
+) -> float:
+    async with open_jobs(
+        {"empty": empty}, url=url, workers=10, buffer_size=1_000, max_open=2 * jobs
+    ) as pool:
+        await pool.wait((await pool.submit("empty")).id)
+        began = time.perf_counter()
+        calls = iter(range(jobs if way == "one" else jobs // BULK))
+        async with trio.open_nursery() as nursery:
+            for _ in range(clients):
+                nursery.start_soon(_submit, pool, calls, way)
+        await _wait_for_end(connection)
+        return jobs / (time.perf_counter() - began)
+
+
+async def _submit(pool: DurableJobs, calls: Iterator[int], way: str) -> None:
+    for _ in calls:
+        if way == "one":
+            await pool.submit("empty")
+        else:
+            await pool.submit_all([("empty", None)] * BULK)
+
+
+async def _wait_for_end(connection: psycopg.Connection[Any]) -> None:
+    while _value(connection, _UNFINISHED):  # noqa: ASYNC110 - of the database, as for the peers
+        await trio.sleep(0.01)
+
+
+def _beside_commit(databases: _Databases, delays: int, turns: int) -> Row:
+    with ExitStack() as stack:
+        url = stack.enter_context(databases.new())
+        connection = stack.enter_context(psycopg.connect(url, autocommit=True))
+        connection.execute("create table plain(number int)")
+
+        def commit() -> float:
+            found = []
+            for _ in range(delays):
+                before = time.perf_counter()
+                connection.execute("insert into plain values (1)")
+                found.append(time.perf_counter() - before)
+            return Spread.of(found).median * 1000
+
+        def start() -> float:
+            return trio.run(_starts, url, 1, delays)[0]
+
+        values = take_turns({_START: start, _COMMIT: commit}, turns=turns)
+    names = (26, f"{_START}, idle, p50", f"{_COMMIT} of a row on the same server, p50")
+    return _row(names, values, _START, _COMMIT, at_most(2), " ms")
+
+
+async def _starts(url: str, together: int, delays: int, behind: int = 0) -> list[float]:
+    """The median milliseconds from a commit to the start of its last job's handler.
+
+    Args:
+        url: The database.
+        together: How many jobs a transaction submits.
+        delays: How many delays make the median.
+        behind: After how many other jobs it is measured once more; 0: it is not.
+    """
+    begun: list[float] = []
+    all_begun = trio.Event()
+
+    async def note(_: object) -> None:
+        begun.append(time.perf_counter())
+        if len(begun) == together:
+            all_begun.set()
+
+    async def median_delay() -> float:
+        nonlocal all_begun
+        found = []
+        for _ in range(delays):
+            begun.clear()
+            all_begun = trio.Event()
+            submit = f"{_SUBMIT} from generate_series(1, {together})"
+            await trio.to_thread.run_sync(connection.execute, submit.encode())
+            committed = time.perf_counter()
+            await all_begun.wait()
+            found.append(begun[-1] - committed)
+        return Spread.of(found).median * 1000
+
+    handlers = {"empty": note, "other": empty}
+    with psycopg.connect(url, autocommit=True) as connection:
+        async with open_jobs(handlers, url=url, buffer_size=1_000) as pool:
+            await pool.wait((await pool.submit("other")).id)
+            medians = [await median_delay()]
+            if behind:
+                for _ in range(behind // BULK):
+                    *_, last = await pool.submit_all([("other", None)] * BULK)
+                    await pool.wait(last.id)
+                medians.append(await median_delay())
+            return medians
+
+
+def _two_processes(databases: _Databases, jobs: int, turns: int) -> Row:
+    values = take_turns(
+        {
+            _TWO: partial(_full_queue, databases, jobs, 2),
+            _ONE: partial(_full_queue, databases, jobs, 1),
+        },
+        turns=turns,
+        warm_up=False,
+    )
+    names = (27, f"a full queue of {jobs:,} jobs: jobs/s of {_TWO}", f"of {_ONE}")
+    return _row(names, values, _TWO, _ONE, at_least(1.25), "/s")
+
+
+def _full_queue(databases: _Databases, jobs: int, processes: int) -> float:
+    """How many jobs a second so many processes run that find all of them at the same moment."""
+    with ExitStack() as stack:
+        url = stack.enter_context(databases.new())
+        connection = stack.enter_context(psycopg.connect(url, autocommit=True))
+        for _ in range(processes):
+            child = stack.enter_context(python_module("bench.shared_server", url))
+            child.wait_for("^ready")
+        connection.execute(f"{_SUBMIT} from generate_series(1, {jobs})")
+        while _value(connection, _UNFINISHED):
+            time.sleep(0.05)
+        return jobs / float(_value(connection, _SECONDS))
+
+
+def _held_snapshot(databases: _Databases, turns: int) -> Row:
+    """Fetch jobs while a transaction that sees the table as it was keeps all dead rows."""
+    values: dict[str, list[float]] = {_FRESH: [], _LATER: []}
+    for _ in range(turns):
+        with databases.new() as url, psycopg.connect(url) as snapshot:
+            snapshot.execute("set transaction isolation level repeatable read")
+            snapshot.execute("select 1 from trio_jobs.jobs")
+            fresh, later = trio.run(_starts, url, _AT_ONCE, _SAMPLES, _BEHIND)
+            values[_FRESH].append(fresh)
+            values[_LATER].append(later)
+    what = f"from the commit of {_AT_ONCE} jobs to the start of the last, p50"
+    names = (28, f"{what}, {_BEHIND:,} jobs later, while a snapshot is held", "on a fresh table")
+    return _row(names, values, _LATER, _FRESH, at_most(2), " ms")
+
+
+def _value(connection: psycopg.Connection[Any], sql: str) -> Any:  # noqa: ANN401  (a column's)
+    row = connection.execute(sql).fetchone()
+    assert row is not None  # noqa: S101  (for the type checker)
+    return row[0]
+
+
+def _row(
+    names: tuple[int, str, str],
+    values: Mapping[str, Sequence[float]],
+    over: str,
+    under: str,
+    reach: Reach,
+    unit: str,
+) -> Row:
+    return Row.of_turns(names, values, over=over, under=under, reach=reach, unit=unit)
