@@ -56,7 +56,7 @@ def test_what_the_pool_would_keep_or_finish_itself_is_refused_beside_a_database(
 
     assert leftovers == "pool.leftovers has no use with store.url: the database keeps the jobs"
     assert "pool.drain must be 'running'" in refusal({"drain": "all"}, url=URL)
-    assert "at most 250000000 with store.url" in refusal(url=URL, http=250_000_001)
+    assert "at most 50000000 with store.url" in refusal(url=URL, http=50_000_001)
     assert "must not be set together" in refusal(url=URL, url_file="url")
 
 
