@@ -8,13 +8,27 @@ import pytest
 
 from tests.docs.blocks import ROOT
 
+# What the projects of the pages need beside trio-jobs.
+PACKAGES = ("hatchling", "psycopg[binary]")
+
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheels of trio-jobs, of what it needs, and of what projects are built with."""
     folder = tmp_path_factory.mktemp("wheels")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-qq", "-w", folder, ROOT, "hatchling"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-qq",
+            "-w",
+            folder,
+            ROOT,
+            "hatchling",
+            "psycopg[binary]",
+        ],
         check=True,
     )
     return folder

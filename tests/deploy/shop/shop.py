@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import trio
+
 VERSION = 1
 
 
@@ -24,6 +26,12 @@ async def email(payload: object) -> object:
 def version(_payload: object) -> int:
     """Which one's code this is."""
     return VERSION
+
+
+async def where(_payload: object) -> str:
+    """Which server this is."""
+    await trio.sleep(0.05)
+    return socket.gethostname()
 
 
 def use_the_machine(port: int) -> str:

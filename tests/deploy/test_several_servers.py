@@ -1,0 +1,233 @@
+"""The page about several servers: its compose file with Podman, two servers behind nginx."""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.deploy.deployed import SHOP, WAIT
+from tests.deploy.image import need_image, write_image
+from tests.deploy.other_images import write_nginx_image, write_postgres_image
+from tests.deploy.room import Room, need_room, open_room
+from tests.docs.blocks import DOCS, blocks_of
+from tests.docs.machine import need, pass_over
+
+DEPLOY = {block.name: block.text for block in blocks_of(DOCS / "how-to/deploy.md")}
+PAGE = {block.name: block.text for block in blocks_of(DOCS / "how-to/several-servers.md")}
+FILES = {
+    **{name: DEPLOY[name] for name in ("Dockerfile", ".dockerignore")},
+    **{name: PAGE[name] for name in ("pyproject.toml", "compose.yaml", "nginx.conf", "upgrade.sh")},
+    ".env": "DATABASE_PASSWORD=secret\n",
+}
+PID = "{{.State.Pid}}"
+NAMES = Path("/usr/lib/podman/aardvark-dns")
+COMPOSE = (sys.executable, "-m", "podman_compose", "--file=/root/shop/compose.yaml")
+# The page's commands are Docker's.
+DOCKER = f"""#!/bin/sh
+shift
+exec {" ".join(COMPOSE)} "$@"
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)  # before what needs it
+def podman_is_there() -> None:
+    need("podman", "iptables", "catatonit", "nginx")
+    need_room()
+    need_image()
+    if importlib.util.find_spec("podman_compose") is None:
+        pass_over("needs podman-compose")
+    if not NAMES.exists():
+        pass_over("needs aardvark-dns: containers find each other by their names")
+
+
+@pytest.fixture(scope="session")
+def own_wheel(wheels: Path) -> Path:
+    """That of trio-jobs, which the page has its reader make, as no index has it."""
+    [wheel] = wheels.glob("trio_jobs-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory, wheels: Path, own_wheel: Path) -> Path:
+    """The images of the page's file, as an archive: each is built once for all machines."""
+    folder = tmp_path_factory.mktemp("images")
+    for name in ("python", "postgres", "nginx"):
+        (folder / name).mkdir()
+    write_image(folder / "python", wheels)
+    (folder / "python/wheels" / own_wheel.name).unlink()
+    write_postgres_image(folder / "postgres")
+    write_nginx_image(folder / "nginx")
+    [base] = re.findall(r"^FROM (.*)$", FILES["Dockerfile"], re.MULTILINE)
+    used = re.findall(r"image: (\S+:\S+)$", FILES["compose.yaml"], re.MULTILINE)
+    names = [f"docker.io/library/{name}" for name in [base, *used]]
+    archive = folder / "images.tar"
+
+    async def build() -> None:
+        async with open_room(folder, "catatonit", "-P") as room:
+            await place_project(room, own_wheel)
+            for name in names:
+                context = folder / name.rpartition("/")[2].partition(":")[0]
+                await room.run("podman", "build", "--tag", name, str(context))
+            await room.run("podman", "build", "--tag", "shop-jobs", "/root/shop")
+            save = ("podman", "save", "--multi-image-archive", "-o", "/root/images")
+            await room.run(*save, *names, "shop-jobs")
+            shutil.copy(room.path("/root/images"), archive)
+
+    trio.run(build)
+    return archive
+
+
+async def place_project(room: Room, own_wheel: Path) -> None:
+    """Make room for Podman's layers, and write the project with the pages' files."""
+    for folder in ("/var/lib/containers", "/var/tmp"):  # noqa: S108 - where Podman puts layers
+        await room.run("mkdir", "-p", folder)
+        await room.run("mount", "-t", "tmpfs", "podman", folder)
+    await room.run("cp", "-r", str(SHOP), "/root/shop")
+    await room.run("mkdir", "/root/shop/wheels")
+    await room.run("cp", str(own_wheel), "/root/shop/wheels")
+    for name, text in FILES.items():
+        await room.write(f"/root/shop/{name}", text)
+    await room.write("/usr/local/bin/docker", DOCKER)
+    await room.run("chmod", "+x", "/usr/local/bin/docker")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The services of the page's file, behind nginx."""
+
+    room: Room
+
+    async def curl(self, path: str, *arguments: str) -> dict[str, Any]:
+        """What nginx answers, as JSON; it is asked again while that is a 502 or a 503."""
+        again = ("--fail", "--retry", "60", "--retry-connrefused", "--retry-delay", "1")
+        answer = await self.room.run(
+            "curl", "-s", *again, f"http://localhost:8080{path}", *arguments
+        )
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    async def submit(self, job_type: str, *arguments: str) -> dict[str, Any]:
+        """Submit a job to one of the servers; the job."""
+        body = json.dumps({"type": job_type})
+        return await self.curl("/jobs", "-d", body, *arguments)
+
+    async def ended(self, job_id: str) -> dict[str, Any]:
+        """A job once it has ended, from one of the servers."""
+        while True:
+            job = await self.curl(f"/jobs/{job_id}", "-H", WAIT)
+            if job["status"] == "completed":
+                return job
+
+    async def make_gates(self) -> dict[str, str]:
+        """For each server the gate of its handlers, as a path in the room."""
+        gates = {
+            server: f"/proc/{await self.inspect(server, PID)}/root/opt/shop/gate"
+            for server in ("jobs-1", "jobs-2")
+        }
+        await self.room.run("mkfifo", *gates.values())
+        return gates
+
+    async def busy_server(self) -> str:
+        """The service that runs a job, once one of them does."""
+        while True:
+            for number in (1, 2):
+                if (await self.curl(f"/{number}/pool"))["slots"]:
+                    return f"jobs-{number}"
+
+    async def inspect(self, service: str, field: str) -> str:
+        """What Podman says about the container of a service."""
+        container = f"shop_{service}_1"
+        return (await self.room.run("podman", "inspect", f"--format={field}", container)).strip()
+
+
+@pytest.fixture
+async def site(tmp_path: Path, images: Path, own_wheel: Path) -> AsyncIterator[Site]:
+    """The services of the page's file, once both servers serve."""
+    async with open_room(tmp_path, "catatonit", "-P") as room:
+        await place_project(room, own_wheel)
+        await room.run("podman", "load", "--input", str(images))
+        await room.run(*COMPOSE, "up", "--detach")
+        site = Site(room)
+        for server in (1, 2):
+            await site.curl(f"/{server}/health/ready")
+        yield site
+
+
+async def test_two_servers_behind_nginx_share_the_jobs(site: Site) -> None:
+    submitted = [await site.submit("where") for _ in range(40)]
+
+    ended = [await site.ended(job["id"]) for job in submitted]
+
+    assert {job["outcome"] for job in ended} == {"succeeded"}
+    assert {job["attempts"] for job in ended} == {1}
+    assert len({job["result"] for job in ended}) == 2
+
+
+async def test_stopped_server_leaves_its_jobs_to_the_other_one(site: Site) -> None:
+    gates = await site.make_gates()
+    held = await site.submit("hold")
+    server = await site.busy_server()
+    others = [await site.submit("where") for _ in range(10)]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(site.room.run, "podman", "stop", "-t", "30", f"shop_{server}_1")
+        ended = [await site.ended(job["id"]) for job in others]
+        await site.room.run("sh", "-c", f"echo open >{gates[server]}")
+
+    ended.append(await site.ended(held["id"]))
+    assert {(job["outcome"], job["attempts"]) for job in ended} == {("succeeded", 1)}
+    assert await site.inspect(server, "{{.State.ExitCode}}") == "0"
+
+
+async def test_job_of_a_killed_server_runs_at_the_other_one(site: Site) -> None:
+    gates = await site.make_gates()
+    held = await site.submit("hold")
+    server = await site.busy_server()
+    gates.pop(server)
+    await site.room.run("podman", "stop", "-t", "0", f"shop_{server}_1")
+
+    [gate] = gates.values()
+    await site.room.run("sh", "-c", f"echo open >{gate}")  # waits for the job to begin there
+
+    ended = await site.ended(held["id"])
+    assert (ended["outcome"], ended["attempts"]) == ("succeeded", 2)
+    assert await site.inspect(server, "{{.State.ExitCode}}") == "137"
+
+
+async def test_restart_of_the_database_loses_nothing(site: Site) -> None:
+    jobs: list[dict[str, Any]] = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(site.room.run, "podman", "restart", "-t", "10", "shop_database_1")
+        jobs += [await site.submit("where") for _ in range(40)]
+
+    ended = [await site.ended(job["id"]) for job in jobs]
+    assert {(job["outcome"], job["attempts"]) for job in ended} == {("succeeded", 1)}
+
+
+async def test_servers_are_replaced_one_after_the_other(site: Site) -> None:
+    before = {await site.inspect(server, "{{.Id}}") for server in ("jobs-1", "jobs-2")}
+    jobs: list[dict[str, Any]] = []
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def submit() -> None:
+            while True:
+                jobs.append(await site.submit("where", "-H", WAIT))
+
+        await site.room.run("sh", "-c", "cd /root/shop && sh upgrade.sh")
+        nursery.cancel_scope.cancel()
+
+    ended = [await site.ended(job["id"]) for job in jobs]
+    assert {(job["outcome"], job["attempts"]) for job in ended} == {("succeeded", 1)}
+    after = {await site.inspect(server, "{{.Id}}") for server in ("jobs-1", "jobs-2")}
+    assert before.isdisjoint(after)
