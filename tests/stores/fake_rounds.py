@@ -91,6 +91,9 @@ class FakeDatabase:
 
     def round(self, member: int, batch: Batch) -> Answer:
         """Commit a round of a member; 0 if it has no membership."""
+        moved = [each.held.job.id for each in batch.moves]
+        assert len(moved) == len(set(moved)), "a round moves a job once"
+        assert {held.job.id for held in batch.begun}.isdisjoint(moved)
         is_member = member in self.members
         fenced = [each.held.job.id for each in batch.moves if not self._move(each.held)]
         fenced += [held.job.id for held in batch.begun if not self._begin(held)]
@@ -345,7 +348,7 @@ class FakePump:
             return False
         fetched: Sequence[Held] = ()
         if self.in_doubt:
-            if self.member == self._sent_by:
+            if self.member and self.member == self._sent_by:
                 known = self.store.owned(self.member)
                 known |= {(job.id, 1) for new in batch.new for job in new.jobs}
                 owned = self.database.owned(self.member)

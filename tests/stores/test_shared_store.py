@@ -155,21 +155,39 @@ def test_round_takes_no_more_bytes_than_a_statement_should_have(
     assert sizes == [2, 2, 1]
 
 
-def test_moves_of_one_job_go_into_the_database_one_after_the_other(server: Server) -> None:
+def test_moves_of_one_job_go_into_the_database_in_rounds_of_their_own(server: Server) -> None:
+    start(server, "a")
+    lost = server.member
+    server.lose()
+    server.database.sweep(lost)
+    server.rejoin()
+    server.send()  # fetches it anew, while it still runs
+    server.store.complete("a", SUCCEEDED)
+    assert server.claim() is not None
+    server.store.complete("a", SUCCEEDED)
+
+    batch = server.store.take(may_fetch=False)
+
+    assert batch is not None
+    assert [moved.held.member for moved in batch.moves] == [lost]
+    server.store.landed(batch, server.database.round(server.member, batch))
+    assert server.store.unwritten == 1
+    assert server.store.shown_nowait("a").outcome is None
+    server.send()
+    assert server.database.rows["a"].job.outcome is Outcome.SUCCEEDED
+
+
+def test_round_that_gives_a_job_back_and_fetches_it_again_is_taken_up_after_a_cut(
+    server: Server,
+) -> None:
     [job] = start(server, "a")
     server.store.postpone(job.id, Later(seconds=0.0))
     server.hint(None)
-    server.send(answered=False)  # gives it back, and fetches it again
+    server.send(answered=False)
+
     server.send()
-    again = server.claim()
-    assert again is not None
-    server.store.complete("a", SUCCEEDED)
 
-    while server.send():
-        pass
-
-    assert server.database.rows["a"].job.attempts == 2
-    assert server.database.rows["a"].job.outcome is Outcome.SUCCEEDED
+    assert server.claim() is not None
 
 
 def test_job_is_shown_as_it_was_until_its_move_is_recorded(server: Server) -> None:
@@ -181,6 +199,23 @@ def test_job_is_shown_as_it_was_until_its_move_is_recorded(server: Server) -> No
 
     with pytest.raises(JobNotFoundError):
         server.store.shown_nowait("a")
+
+
+def test_who_waits_for_a_job_that_was_here_is_told_of_its_end_elsewhere(server: Server) -> None:
+    other = Server(server.database)
+    [job] = start(server, "a")
+    server.waiters.call(job.id, lambda *_: None)
+    server.store.postpone(job.id, Later(seconds=0.0))
+    while server.send():
+        pass
+
+    other.send()
+    assert other.claim() is not None
+    other.store.complete("a", SUCCEEDED)
+    other.send()
+    server.hear()
+
+    assert list(server.store.remote_ends._over) == ["a"]
 
 
 def test_job_that_has_ended_here_can_not_be_cancelled(server: Server) -> None:

@@ -43,12 +43,17 @@ class SharedStoreMachine(RuleBasedStateMachine):
         self.landed: set[str] = set()
         self.refused: set[str] = set()
         self.shown: dict[str, Job] = {}
+        # What the workers of each server run, by the server's place.
+        self.runs: list[list[str]] = [[], []]
         self.kills = 0
 
     @initialize()
     def start(self) -> None:
         for _ in range(2):
             self.servers.append(Server(self.database, limits=LIMITS))
+        self.submit(0, ["free", "limited", "once", "free"])
+        for each in self.servers:
+            each.send()
 
     # Clients.
 
@@ -95,24 +100,30 @@ class SharedStoreMachine(RuleBasedStateMachine):
 
     @rule(server=some_server)
     def claim(self, server: int) -> None:
-        each = self.servers[server]
-        if len(self.running(each)) < each.local.workers:
-            job = each.claim()
-            if job is not None and not each.store.is_here(job.id):
-                each.store.postpone(job.id, CUT)
+        each, runs = self.servers[server], self.runs[server]
+        if len(runs) < each.local.workers and (job := each.claim()) is not None:
+            assert job.id not in runs, "its old run has not unwound"
+            runs.append(job.id)
 
     @rule(server=some_server, number=some_number)
     def end(self, server: int, number: int) -> None:
         each = self.servers[server]
-        if (job_id := self.some_running(each, number)) is not None:
+        if (job_id := self.take_run(server, number)) is not None:
             each.store.complete(job_id, SUCCEEDED, show=partial(self.show, each))
 
     @rule(server=some_server, number=some_number, snooze=st.booleans())
     def postpone(self, server: int, number: int, snooze: bool) -> None:
         each = self.servers[server]
-        if (job_id := self.some_running(each, number)) is not None:
+        if (job_id := self.take_run(server, number)) is not None:
             is_cut = not each.store.is_here(job_id)
             each.store.postpone(job_id, CUT if is_cut else Later(seconds=0.0, snooze=snooze))
+
+    @rule(server=some_server)
+    def work(self, server: int) -> None:
+        """What most jobs do."""
+        self.claim(server)
+        self.end(server, 0)
+        self.make_round(server)
 
     @rule(server=some_server)
     def give_back(self, server: int) -> None:
@@ -160,6 +171,13 @@ class SharedStoreMachine(RuleBasedStateMachine):
         if not self.servers[server].member:
             self.servers[server].rejoin()
 
+    @rule(server=some_server)
+    def lose_lease_and_fetch_anew(self, server: int) -> None:
+        self.lose_lease(server)
+        self.sweep()
+        self.rejoin(server)
+        self.make_round(server)
+
     @rule()
     def sweep(self) -> None:
         """Leases are over in the database later than in their servers."""
@@ -170,7 +188,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
     @rule(server=some_server)
     def kill(self, server: int) -> None:
         self.kills += 1
-        self.servers[server] = Server(self.database, limits=LIMITS)
+        self.restart(server)
 
     @rule(server=some_server, cuts=st.booleans())
     def stop(self, server: int, cuts: bool) -> None:
@@ -180,7 +198,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
         each.local.closed = True
         while each.local.channel:
             assert each.claim() is None
-        for job_id in self.running(each):
+        for job_id in self.runs[server]:
             if cuts:
                 each.store.release(job_id, show=partial(self.show, each))
             else:
@@ -191,7 +209,11 @@ class SharedStoreMachine(RuleBasedStateMachine):
         if each.member:
             assert not self.database.owned(each.member)
             self.database.sweep(each.member)
+        self.restart(server)
+
+    def restart(self, server: int) -> None:
         self.servers[server] = Server(self.database, limits=LIMITS)
+        self.runs[server] = []
 
     # What must hold.
 
@@ -199,16 +221,16 @@ class SharedStoreMachine(RuleBasedStateMachine):
     def no_job_runs_twice_at_a_time(self) -> None:
         runs = [
             job_id
-            for each in self.servers
-            for job_id in self.running(each)
+            for each, runs in zip(self.servers, self.runs, strict=True)
+            for job_id in runs
             if each.member and each.store.is_here(job_id)
         ]
         assert len(runs) == len(set(runs))
 
     @invariant()
     def no_job_that_has_ended_runs(self) -> None:
-        for each in self.servers:
-            for job_id in self.running(each):
+        for each, runs in zip(self.servers, self.runs, strict=True):
+            for job_id in runs:
                 if each.store.is_here(job_id):
                     assert self.database.rows[job_id].job.ending is None
 
@@ -256,19 +278,15 @@ class SharedStoreMachine(RuleBasedStateMachine):
         """When all goes well again, each job ends, once; and who waits is told of it."""
         for _ in range(400):
             self.sweep()
-            for each in self.servers:
+            for server, each in enumerate(self.servers):
                 if not each.member:
                     each.rejoin()
                 each.hint(None)  # a heartbeat
                 while each.send():
                     pass
-                for job_id in self.running(each):
-                    if each.store.is_here(job_id):
-                        each.store.complete(job_id, SUCCEEDED, show=partial(self.show, each))
-                    else:
-                        each.store.postpone(job_id, CUT)
                 for _ in range(each.local.workers):
-                    each.claim()
+                    self.end(server, 0)
+                    self.claim(server)
             if all(row.job.ending is not None for row in self.database.rows.values()):
                 break
         assert all(row.job.ending is not None for row in self.database.rows.values())
@@ -307,12 +325,9 @@ class SharedStoreMachine(RuleBasedStateMachine):
         rows = sorted(self.database.rows.items())
         return rows[number % len(rows)][1].job if rows else None
 
-    def running(self, server: Server) -> list[str]:
-        return sorted(server.store._running)
-
-    def some_running(self, server: Server, number: int) -> str | None:
-        jobs = self.running(server)
-        return jobs[number % len(jobs)] if jobs else None
+    def take_run(self, server: int, number: int) -> str | None:
+        runs = self.runs[server]
+        return runs.pop(number % len(runs)) if runs else None
 
     def held(self, server: Server) -> set[str]:
         return server.store._fetched.keys() | server.store._running.keys()
@@ -323,6 +338,6 @@ class SharedStoreMachine(RuleBasedStateMachine):
 
 
 SharedStoreMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
+    max_examples=200, stateful_step_count=50, deadline=None
 )
 test_two_servers_over_one_database = SharedStoreMachine.TestCase

@@ -126,7 +126,6 @@ class SharedStore(SharedReads):
         self._cut: set[str] = set()  # the running ones whose lease has run out
         self._again: dict[str, Held] = {}  # fetched while the same job, cut, still runs here
         self._suspects: set[str] = set()  # of these and others, those that were in a crash
-        self._last_lost = 0  # the membership that was lost last; later ones have greater numbers
         # What the next rounds do.
         self._outbox: deque[Moved] = deque()
         self._inbox: deque[NewJobs] = deque()
@@ -296,7 +295,6 @@ class SharedStore(SharedReads):
 
         Ends that are in the outbox stay there: the database decides whether they count.
         """
-        self._last_lost = member
         for job_id, held in list(self._fetched.items()):
             if held.member <= member:
                 del self._fetched[job_id]
@@ -521,8 +519,6 @@ class SharedStore(SharedReads):
     def _take_up(self, held: Held) -> None:
         """Hand a fetched job to the workers, or give it back if that is too late."""
         job_id = held.job.id
-        if held.member <= self._last_lost:
-            return
         if held.job.interruptions:
             self._suspects.add(job_id)
         if job_id in self._cancelled_meanwhile:
