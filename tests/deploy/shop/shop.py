@@ -6,9 +6,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-
-import trio
 
 VERSION = 1
 
@@ -28,9 +27,9 @@ def version(_payload: object) -> int:
     return VERSION
 
 
-async def where(_payload: object) -> str:
+def where(_payload: object) -> str:
     """Which server this is."""
-    await trio.sleep(0.05)
+    time.sleep(0.05)
     return socket.gethostname()
 
 
