@@ -187,10 +187,9 @@ class StoreInDatabase:
     async def _begin_all(self, nursery: trio.Nursery) -> None:
         async with await self._check() as connection:
             await schema.check_schema(connection)
-            await self._begin(nursery, self._listener.run)
-            self._begun.append(self._listener)
             # Before the pump begins, which may come to grief behind a pooler.
-            await self._listener.hear_itself(connection.execute)
+            await self._begin(nursery, partial(self._listener.run, connection.execute))
+            self._begun.append(self._listener)
         await self._begin(nursery, self._pump.run)
         self._begun.append(self._pump)
         await self._begin(nursery, self._tell_of_ends)

@@ -127,14 +127,22 @@ class Listener:
         self._listens_to = 0  # the membership whose channel the connection listens to
         self._last_member = 0
         self._drops_more = False
-        self._echo = secrets.token_hex(8)
-        self._heard = trio.Event()
         self._lost: float | None = None
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the lease and listen until `close`; has started as a member.
+    async def run(
+        self,
+        request: Callable[[str, Mapping[str, object]], Awaitable[object]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Keep the lease and listen until `close`; has started as a member that hears others.
+
+        Args:
+            request: Executes a statement over another connection, by ``store.url``.
+            task_status: Told when this server is a member.
 
         Raises:
+            StoreDatabaseError: No notification arrives.
             psycopg.Error: The first connection cannot be made, or used.
             trio.TooSlowError: The database does not answer the first statements.
 
@@ -142,6 +150,11 @@ class Listener:
             The lease runs out by itself.
         """
         connection = await self._connect_and_listen()
+        try:
+            await self._hear_itself(connection, request)
+        except BaseException:
+            connection.finish()
+            raise
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._membership.guard)
@@ -150,29 +163,6 @@ class Listener:
                 connection = await self._reconnect()
             nursery.cancel_scope.cancel()
         self._ended.set()
-
-    async def hear_itself(
-        self, request: Callable[[str, Mapping[str, object]], Awaitable[object]]
-    ) -> None:
-        """Check that a notification arrives, which is sent over another connection.
-
-        Args:
-            request: Executes a statement there.
-
-        Raises:
-            StoreDatabaseError: It does not arrive.
-        """
-        await request(
-            "select pg_notify(%(channel)s, %(text)s)",
-            {"channel": f"trio_jobs_m{self._membership.id}", "text": "e" + self._echo},
-        )
-        with trio.move_on_after(_LONGEST_ECHO):
-            await self._heard.wait()
-            return
-        raise StoreDatabaseError(
-            "no notification arrives from the database: if store.url leads to a pooler, "
-            "store.listen_url must lead to the database itself"
-        )
 
     async def close(self, seconds: float) -> bool:
         """End the membership, and `run`; the pool has ended, and all is written.
@@ -211,6 +201,30 @@ class Listener:
             connection.finish()
             raise
         return connection
+
+    async def _hear_itself(
+        self,
+        connection: TrioConnection,
+        request: Callable[[str, Mapping[str, object]], Awaitable[object]],
+    ) -> None:
+        """Check that a notification arrives while this connection executes nothing.
+
+        With a statement's answer a pooler may pass one on by chance. Others that come now tell
+        nothing new: the heartbeat, which is next, asks for all.
+        """
+        echo = "e" + secrets.token_hex(8)
+        await request(
+            "select pg_notify(%(channel)s, %(text)s)",
+            {"channel": f"trio_jobs_m{self._membership.id}", "text": echo},
+        )
+        with trio.move_on_after(_LONGEST_ECHO):
+            while all(each.payload != echo for each in await connection.notifies()):
+                pass
+            return
+        raise StoreDatabaseError(
+            "no notification arrives from the database: if store.url leads to a pooler, "
+            "store.listen_url must lead to the database itself"
+        )
 
     async def _reconnect(self) -> TrioConnection:
         for attempt in count(1):
@@ -330,7 +344,9 @@ class Listener:
         What is none that this version knows has no effect: a newer server may share the database.
         """
         heard = connection.arrived()
-        if not heard and not self._drops_more:
+        # The last two may have come while a statement was executed: they have ended no wait.
+        is_due = self._drops_more or self._closing or not self._membership.id
+        if not heard and not is_due:
             until = min(self._next_beat, self._due_at())
             with trio.CancelScope(deadline=until) as self._pause:
                 heard = await connection.notifies()
@@ -343,9 +359,6 @@ class Listener:
                 self._told.cancel(text)
             elif kind == "w" and text.isdecimal():
                 self._due = min(int(text), self._due or int(text))
-            elif kind == "e":
-                if text == self._echo:
-                    self._heard.set()
             elif is_id(each.payload):
                 first = min(each.payload, first or each.payload)
         if first is not None:
