@@ -262,10 +262,11 @@ def migrate(url: str) -> int:
     """Bring the tables of a database to this version; in a program that runs no Trio.
 
     Returns:
-        The version that they have now.
+        The version that they have now: a newer one stays as it is.
 
     Raises:
-        StoreDatabaseError: The database cannot be reached, or refuses; nothing has changed.
+        StoreDatabaseError: The database cannot be reached, or refuses, or has newer tables that
+            this program cannot use; nothing has changed.
     """
     try:
         return trio.run(_migrate, url)
@@ -275,8 +276,9 @@ def migrate(url: str) -> int:
 
 async def _migrate(url: str) -> int:
     async with await connect(url, name="migrate") as connection:
-        await schema.migrate(connection)
-    return schema.VERSION
+        before = await schema.migrate(connection)
+        await schema.check_schema(connection)
+    return max(before, schema.VERSION)
 
 
 def check_urls(settings: StoreSettings) -> None:

@@ -240,10 +240,11 @@ async def test_database_without_tables_is_refused_until_they_are_made(
 async def test_tables_of_another_version_are_refused(tmp_path: Path, database: Database) -> None:
     await database.fetch("update trio_jobs.schema_version set version = 99, compatible_from = 98")
 
-    finished = await refused(tmp_path, database.url)
+    for arguments in ((), ("migrate",)):
+        finished = await refused(tmp_path, database.url, *arguments)
 
-    assert finished.status == 1
-    assert any("99" in line for line in finished.lines)
+        assert finished.status == 1
+        assert any("99" in line for line in finished.lines)
 
 
 async def test_newer_tables_that_are_marked_as_compatible_are_used(
@@ -251,6 +252,10 @@ async def test_newer_tables_that_are_marked_as_compatible_are_used(
 ) -> None:
     await database.fetch("update trio_jobs.schema_version set version = 99, compatible_from = 1")
 
+    config = CONFIG.format(url=database.url)
+    made = await run_command(tmp_path, "migrate", config=config, handlers=HANDLERS)
+
+    assert (made.status, made.output) == (0, "the tables have version 99\n")
     async with running(tmp_path, database) as (server,):
         assert (await server.run("quick", 1))["result"] == 1
 
