@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 import trio
 
-from tests.postgres.fixtures import Database
+from tests.postgres.fixtures import Database, fetch
 from tests.postgres.proxy import Proxy
 from tests.stores.postgres.member import Member, ended, id_of, joined, make_job, now
 from trio_jobs.pool.store import StoreDatabaseError
@@ -88,6 +88,7 @@ class Server:
     def __init__(self, url: str, *, lease: float, keep_for: float) -> None:
         self._url = url
         self.ears = Ears()
+        self.connects = 0
         self.clock = StoreClock()
         self.membership = Membership(self.ears.note_lost)
         self.listener = Listener(
@@ -102,6 +103,7 @@ class Server:
         )
 
     async def connect(self) -> TrioConnection:
+        self.connects += 1
         return await connect(self._url, name="listener")
 
     async def request(self, sql: str, params: Mapping[str, object]) -> None:
@@ -242,6 +244,33 @@ async def test_a_server_that_cannot_renew_loses_its_lease_by_itself(
         proxy.go_on()
         await server.ears.wait(lambda: server.membership.holds)
         assert server.membership.id > member
+
+
+async def test_a_read_only_database_is_told_of_once_and_so_is_the_lost_lease(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(message: str) -> int:
+        return [record.message for record in caplog.records].count(message)
+
+    async with listening(database, lease=1.0) as server:
+        await set_read_only(database, "on")
+        await server.ears.wait(lambda: server.ears.lost)
+        before = server.connects
+        with trio.fail_after(LONG):
+            while server.connects < before + 4:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.01)
+        assert (told("listener_lost"), told("listener_back"), told("lease_lost")) == (1, 0, 1)
+
+        await set_read_only(database, "off")
+        await server.ears.wait(lambda: server.membership.holds)
+        assert (told("listener_lost"), told("listener_back")) == (1, 1)
+
+
+async def set_read_only(database: Database, value: str) -> None:
+    """For new connections, and for the listener's: it is ended."""
+    url = database.cluster.url()  # another database
+    await fetch(url, f"alter database {database.name} set default_transaction_read_only to {value}")
+    await database.fetch(CUT)
 
 
 async def test_jobs_of_a_lost_member_are_free_after_a_lease(database: Database) -> None:

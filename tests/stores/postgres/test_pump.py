@@ -368,6 +368,7 @@ async def test_a_read_only_database_refuses_submissions_and_keeps_moves(
 
         _, error = server.source.refusals[0]
         assert isinstance(error, StoreWriteError)
+        assert str(error) == "cannot execute UPDATE in a read-only transaction"  # and no statement
         assert server.pump.failing is not None
         assert not server.pump.hangs
 
@@ -378,6 +379,22 @@ async def test_a_read_only_database_refuses_submissions_and_keeps_moves(
         assert server.source.landings[-1][0].new == ()
 
     assert await database.fetch("select outcome::text from trio_jobs.jobs") == [("succeeded",)]
+
+
+async def test_a_database_to_which_nothing_was_written_is_not_told_to_work_again(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(database) as server:
+        first = await server.land(Batch(new=[Submitted(make_job(1)).new], want=Want(1)))
+        await set_read_only(database, "on")
+        with trio.fail_after(LONG), pytest.raises(StoreWriteError):
+            await server.pump.request("select 1", {})
+        server.membership.lost()  # so no session is begun
+        server.add(Batch(moves=[ended(first.fetched[0])]))
+        await server.wait(lambda: len(server.source.refusals) > 3)
+
+        assert [record.message for record in caplog.records].count("store_failing") == 1
+        assert server.pump.failing is not None
 
 
 async def test_a_round_in_doubt_is_not_refused_when_the_database_is_read_only(

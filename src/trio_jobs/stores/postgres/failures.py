@@ -32,5 +32,6 @@ def ends_connection(error: psycopg.Error, connection: TrioConnection) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The error's text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The error's text, without what the database adds of the statement that it executed."""
+    text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((text or str(error)).split()) or type(error).__name__

@@ -12,7 +12,6 @@ import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import count
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -127,7 +126,8 @@ class Listener:
         self._listens_to = 0  # the membership whose channel the connection listens to
         self._last_member = 0
         self._drops_more = False
-        self._lost: float | None = None
+        self._lost: float | None = None  # since when the lease could not be renewed
+        self._failures = 0  # since then
 
     async def run(
         self,
@@ -227,17 +227,14 @@ class Listener:
         )
 
     async def _reconnect(self) -> TrioConnection:
-        for attempt in count(1):
+        while True:
+            self._failures += 1
             with trio.CancelScope() as self._pause:
-                await pause_before(attempt)
+                await pause_before(self._failures)
             try:
-                connection = await self._connect_and_listen()
+                return await self._connect_and_listen()
             except (psycopg.Error, trio.TooSlowError) as error:
                 log.debug("database_not_reached", extra={"reason": one_line(error)})
-            else:
-                self._note_back()
-                return connection
-        raise AssertionError("there is always another attempt")
 
     async def _use(self, connection: TrioConnection) -> bool:
         """Do what is due over a connection until it is lost; whether the membership has ended."""
@@ -266,6 +263,7 @@ class Listener:
     async def _join(self, connection: TrioConnection) -> None:
         if self._last_member:
             log.warning("lease_lost", extra={"member": self._last_member})
+            self._last_member = 0  # said once, however often the database refuses a new one
         sent, mark = trio.current_time(), self._clock.monotonic()
         params = {"name": self._name, "lease": self._lease, "handlers": self._handlers}
         ((member, now),) = await self._execute(connection, _JOIN, params)
@@ -273,6 +271,7 @@ class Listener:
         self._last_member = member
         await self._listen_to(connection, member)
         self.contact = trio.current_time()
+        self._note_back()
         self._membership.joined(member, sent + self._lease)
         log.info("joined", extra={"member": member, "lease": self._lease})
         await self._ask_anew(connection)
@@ -298,6 +297,7 @@ class Listener:
             connection, _BEAT, params
         )
         self._clock.measured(now, sent=mark)
+        self._note_back()
         if not alive:
             self._membership.lost()
         if not alive or not self._membership.renewed(sent + self._lease):
@@ -388,6 +388,8 @@ class Listener:
             log.warning("listener_lost", extra={"reason": one_line(error)})
 
     def _note_back(self) -> None:
+        """The database has written something for this server, not only taken its connection."""
+        self._failures = 0
         if self._lost is not None:
             seconds = trio.current_time() - self._lost
             self._lost = None

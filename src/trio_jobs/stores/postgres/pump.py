@@ -254,9 +254,9 @@ class Pump:
         while member := self._membership.id:
             if rows := await self._execute(connection, _BEGIN_SESSION, {"member": member}):
                 session = Session(member, rows[0][0])
+                self._note_written()
                 break
             self._membership.lost()  # a sweep has deleted it
-        self._note_written()
         self._may_fetch, self._low = True, _FIRST
         if self._round is not None and self._in_doubt:
             await self._repeat(connection, session, self._round)
