@@ -31,6 +31,7 @@ timeout = 30
 [handlers]
 quick = "work:quick"
 wait = "work:wait_for_gate"
+add_one = "work:add_one"
 """
 
 HANDLERS = """
@@ -40,6 +41,10 @@ import select
 
 async def quick(payload: object) -> object:
     return payload
+
+
+async def add_one(payload: int) -> int:
+    return payload + 1
 
 
 def wait_for_gate(payload: object) -> int:
@@ -382,6 +387,20 @@ async def test_job_of_a_users_transaction_runs_when_that_commits(
 
         assert await wait_for(server, job_id) == "succeeded"
         assert (await server.job(job_id))["payload"] == {"n": 1}
+
+
+@pytest.mark.parametrize("payload", ['"1"', '"\\ud800"'])
+async def test_payload_of_a_transaction_that_does_not_fit_fails_its_job_alone(
+    tmp_path: Path, database: Database, payload: str
+) -> None:
+    submit = "select trio_jobs.submit('add_one', %s::json)::text"
+    async with running(tmp_path, database) as (server,):
+        [[unfit]] = await database.fetch(submit, payload)
+        [[fit]] = await database.fetch(submit, "1")
+
+        assert await wait_for(server, unfit) == "failed"
+        assert await wait_for(server, fit) == "succeeded"
+        await stop(server)
 
 
 async def test_servers_that_know_different_types_share_a_database(
