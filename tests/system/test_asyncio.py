@@ -388,7 +388,8 @@ async def test_a_handler_that_blocks_its_loop_is_named(tmp_path: Path) -> None:
     async with running_command(tmp_path, config=text, handlers=WORK) as server:
         for name in ("blocks", "blocks_in_a_task"):
             job = await server.run(name, 0.1)
-            [line] = server.lines_with("event_loop_blocked", f"handler=work:{name} ")
+            # The answer may be there before the line.
+            line = await server.wait_for_line("event_loop_blocked", f"handler=work:{name} ")
             assert "WARNING" in line
             assert f"job_id={job['id']} job_type={name}" in line
             assert "loop=asyncio" in line
@@ -464,10 +465,10 @@ async def test_a_process_has_a_lifespan_and_a_context_of_its_own(tmp_path: Path)
         for _ in range(2):
             job = await server.run("state_in_process")
             assert job["result"] == ["state", job["id"], "state_in_process", 1, True]
-        assert len(server.lines_with("work opening")) == 1
         server.send(signal.SIGTERM)
 
         assert await server.wait_exit() == 0
+        assert len(server.lines_with("work opening")) == 1
         assert len(server.lines_with("work closed")) == 1
 
 
@@ -483,7 +484,7 @@ async def test_a_lifespan_that_fails_in_a_process_fails_its_job(tmp_path: Path) 
             assert job["error"]["message"].startswith(
                 "lifespan.process = 'work:in_process': ConnectionRefusedError: no database ("
             )
-        assert len(server.lines_with("work opening")) == 2
+        await server.wait_for_lines(2, "work opening")
         server.send(signal.SIGTERM)
 
         assert await server.wait_exit() == 0
