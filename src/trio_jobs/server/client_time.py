@@ -1,8 +1,7 @@
 """The clock of the time limits for clients: it stands still while the event loop is blocked.
 
 While a handler blocks the loop, a thread holds the interpreter lock, or the process is frozen, the
-server does not see what its clients do. By Trio's clock, limits would then end connections whose
-bytes the server has not looked at. Every time limit for a client goes by this clock instead.
+server sees nothing of its clients. By Trio's clock it would cut off some whose bytes are there.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ class ClientTime(trio.abc.Instrument):
     def __init__(self) -> None:
         self.lag = 0.0
         self._charged_until = inf  # outside of ``running``, no turn counts as too long
-        self._trio_time = trio.current_time  # within it the clock's method, which costs less
+        self._trio_time = trio.current_time  # later the clock's method, which costs less
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -41,7 +40,6 @@ class ClientTime(trio.abc.Instrument):
         finally:
             trio.lowlevel.remove_instrument(self)
             self._charged_until = inf
-            self._trio_time = trio.current_time
 
     def now(self) -> float:
         """The time in seconds; right also in the middle of a turn that takes too long."""
