@@ -365,11 +365,14 @@ async def test_all_that_failed_run_again_once_if_both_servers_are_asked(site: Si
         lambda: site.front.post("/jobs/rerun", b"{}"),
         lambda: site.back.post("/jobs/rerun", b"{}"),
     )
-    for job in (await site.front.get("/jobs")).json():
+    for job in (await site.front.get("/jobs?limit=200")).json():
         await site.jobs[0].wait(job["id"])
 
     assert {answer.status for answer in answers} <= {201, 409}
-    assert sum(answer.json().get("accepted", 0) for answer in answers) in (40, 80)
+    # The second one may find some of the first one's re-runs, which have failed as well.
+    accepted = sum(answer.json().get("accepted", 0) for answer in answers)
+    assert 40 <= accepted <= 80
+    assert sum(site.work.runs.values()) == 40 + accepted
     assert set(site.work.runs.values()) <= {2, 3}
 
 
