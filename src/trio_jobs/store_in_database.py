@@ -13,7 +13,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from trio_jobs.handlers.opening_errors import StartStoppedError
-from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Outcome
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.opened_store import ForPool
@@ -79,7 +79,7 @@ class StoreInDatabase:
         )
         self.store = SharedStore(
             self._readers,
-            repeatable=self._is_repeatable,
+            repeatable=handlers.is_repeatable,
             timeout=settings.timeout,
             now=clock.now,
         )
@@ -225,12 +225,6 @@ class StoreInDatabase:
     def _note_lost(self, member: int) -> None:
         self.store.lost(member)
         self._pump.wake()
-
-    def _is_repeatable(self, type_: str) -> bool:
-        try:
-            return self._handlers.find(type_).repeatable
-        except UnknownTypeError:
-            return True
 
 
 class _Told:

@@ -67,7 +67,7 @@ class StoreInFile:
             self._reader,
             self._recovered,
             last_seq=recovered.last_seq,
-            repeatable=self._is_repeatable,
+            repeatable=handlers.is_repeatable,
             timeout=settings.timeout,
             now=now,
             soon=self._end_of_turn,
@@ -114,12 +114,6 @@ class StoreInFile:
         if not self._journal.is_using_the_file:
             self._file.close()
         return written
-
-    def _is_repeatable(self, type_: str) -> bool:
-        try:
-            return self._handlers.find(type_).repeatable
-        except UnknownTypeError:
-            return True
 
 
 class RecoveredFile:

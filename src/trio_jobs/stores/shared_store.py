@@ -417,6 +417,10 @@ class SharedStore(SharedReads):
         self._under_way = None
         self._round_seconds = self._clock() - self._began
         fenced = frozenset(answer.fenced)
+        for job_id in {each.held.job.id for each in batch.moves} - {
+            each.held.job.id for each in self._outbox
+        }:
+            self._unrecorded.pop(job_id, None)
         for moved in batch.moves:
             self._note_recorded(moved, counts=moved.held.job.id not in fenced)
         for held in batch.begun:
@@ -535,7 +539,6 @@ class SharedStore(SharedReads):
     def _note_recorded(self, moved: Moved, *, counts: bool) -> None:
         """A move has landed; or it does not count, since another server has the job."""
         job = moved.held.job
-        self._forget_unrecorded(job.id)
         if job.status is COMPLETED:
             assert self._local is not None  # noqa: S101  (for the type checker)
             self._ending.pop(job.id, None)
@@ -548,13 +551,6 @@ class SharedStore(SharedReads):
             if not counts:
                 log.warning("end_refused", extra={"job_id": job.id, "job_type": job.type})
         self.remote_ends.watch(job.id)
-
-    def _forget_unrecorded(self, job_id: str) -> None:
-        if job_id in self._moved_again:
-            if any(moved.held.job.id == job_id for moved in self._outbox):
-                return
-            self._moved_again.discard(job_id)
-        self._unrecorded.pop(job_id, None)
 
     def _end_settling(self) -> None:
         for event in self._settling_under_way:
