@@ -32,3 +32,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_wheel(wheels: Path) -> Path:
+    """That of trio-jobs, which the page has its reader make, as no index has it."""
+    [wheel] = wheels.glob("trio_jobs-*.whl")
+    return wheel

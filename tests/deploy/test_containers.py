@@ -33,13 +33,6 @@ def podman_is_there() -> None:
 
 
 @pytest.fixture(scope="session")
-def own_wheel(wheels: Path) -> Path:
-    """That of trio-jobs, which the page has its reader make, as no index has it."""
-    [wheel] = wheels.glob("trio_jobs-*.whl")
-    return wheel
-
-
-@pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, wheels: Path, own_wheel: Path) -> Path:
     """The folder that the base image is built from."""
     folder = tmp_path_factory.mktemp("base")

@@ -88,9 +88,10 @@ async def noted(folder: Path, word: str, number: int = 1) -> list[int]:
     return [int(line) for line in path.read_text().splitlines()]
 
 
-async def first_noted(folder: Path, word: str) -> int:
-    """The first process that a handler has noted; another one may have run the job since."""
-    return (await noted(folder, word))[0]
+async def who_began(folder: Path, one: Command, other: Command) -> tuple[Command, Command]:
+    """The first server whose handler has begun, and the other one, which may have by now."""
+    begun = (await noted(folder, "begun"))[0]
+    return (one, other) if begun == one.process.pid else (other, one)
 
 
 async def end_of(server: Command, job_id: str) -> dict[str, object]:
@@ -104,8 +105,7 @@ async def end_of(server: Command, job_id: str) -> dict[str, object]:
 async def test_a_killed_servers_job_runs_at_another(tmp_path: Path, database: Database) -> None:
     async with server_of(tmp_path, database) as one, server_of(tmp_path, database) as other:
         job_id = await one.submit("hang")
-        begun = await first_noted(tmp_path, "begun")
-        killed, left = (one, other) if begun == one.process.pid else (other, one)
+        killed, left = await who_began(tmp_path, one, other)
         killed.send(signal.SIGKILL)
 
         job = await end_of(left, job_id)
@@ -121,14 +121,13 @@ async def test_a_job_that_may_not_run_twice_ends_with_its_server(
 ) -> None:
     async with server_of(tmp_path, database) as one, server_of(tmp_path, database) as other:
         job_id = await one.submit("once")
-        begun = await first_noted(tmp_path, "begun")
-        killed, left = (one, other) if begun == one.process.pid else (other, one)
+        killed, left = await who_began(tmp_path, one, other)
         killed.send(signal.SIGKILL)
 
         job = await end_of(left, job_id)
 
         assert job["outcome"] == "interrupted"
-        assert await noted(tmp_path, "begun") == [begun]
+        assert await noted(tmp_path, "begun") == [killed.process.pid]
 
 
 async def test_a_frozen_server_cuts_its_job_before_it_goes_on(
@@ -136,8 +135,7 @@ async def test_a_frozen_server_cuts_its_job_before_it_goes_on(
 ) -> None:
     async with server_of(tmp_path, database) as one, server_of(tmp_path, database) as other:
         job_id = await one.submit("hang")
-        begun = await first_noted(tmp_path, "begun")
-        frozen, left = (one, other) if begun == one.process.pid else (other, one)
+        frozen, left = await who_began(tmp_path, one, other)
         frozen.send(signal.SIGSTOP)
         job = await end_of(left, job_id)
         assert job["result"] == left.process.pid
@@ -159,8 +157,7 @@ async def test_the_end_of_a_handler_that_blocked_past_the_lease_is_refused(
 ) -> None:
     async with server_of(tmp_path, database) as one, server_of(tmp_path, database) as other:
         job_id = await one.submit("block")
-        begun = await first_noted(tmp_path, "begun")
-        blocked, left = (one, other) if begun == one.process.pid else (other, one)
+        blocked, left = await who_began(tmp_path, one, other)
 
         assert (await end_of(left, job_id))["result"] == left.process.pid
         await blocked.wait_for_line("end_refused", job_id)

@@ -1,11 +1,8 @@
 """Rounds of two servers about one job at the same time, in both orders."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 import trio
 
-from tests.postgres.fixtures import Database
 from tests.stores.postgres.member import (
     Member,
     begun,
@@ -13,9 +10,7 @@ from tests.stores.postgres.member import (
     id_of,
     ids,
     in_turn,
-    joined,
     later,
-    listening,
     make_job,
     new,
     notes,
@@ -26,24 +21,6 @@ from trio_jobs.stores.postgres.connection import TrioConnection
 from trio_jobs.stores.postgres.round import Batch, Held
 
 JOB = make_job(1)
-
-
-@pytest.fixture
-async def a(database: Database) -> AsyncIterator[Member]:
-    async with joined(database.url) as member:
-        yield member
-
-
-@pytest.fixture
-async def b(database: Database) -> AsyncIterator[Member]:
-    async with joined(database.url) as member:
-        yield member
-
-
-@pytest.fixture
-async def listener(database: Database, a: Member, b: Member) -> AsyncIterator[TrioConnection]:
-    async with listening(database.url, a, b) as connection:
-        yield connection
 
 
 @pytest.fixture

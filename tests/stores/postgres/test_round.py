@@ -1,21 +1,17 @@
 """The statement of a round, against a server: what it records, fetches and takes in."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import psycopg
 import pytest
 
-from tests.postgres.fixtures import Database
 from tests.stores.postgres.member import (
     Member,
     begun,
     ended,
     id_of,
     ids,
-    joined,
     later,
-    listening,
     make_job,
     new,
     notes,
@@ -39,24 +35,6 @@ from trio_jobs.stores.postgres.connection import TrioConnection
 from trio_jobs.stores.postgres.round import Batch, Moved
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import microseconds
-
-
-@pytest.fixture
-async def a(database: Database) -> AsyncIterator[Member]:
-    async with joined(database.url) as member:
-        yield member
-
-
-@pytest.fixture
-async def b(database: Database) -> AsyncIterator[Member]:
-    async with joined(database.url) as member:
-        yield member
-
-
-@pytest.fixture
-async def listener(database: Database, a: Member, b: Member) -> AsyncIterator[TrioConnection]:
-    async with listening(database.url, a, b) as connection:
-        yield connection
 
 
 async def test_each_pending_job_is_fetched_once_and_the_oldest_first(a: Member, b: Member) -> None:
