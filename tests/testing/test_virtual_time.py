@@ -202,10 +202,18 @@ def test_clock_that_stands_still_is_left_alone() -> None:
 
 def test_threshold_is_restored_when_the_thread_has_ended(clock: trio.testing.MockClock) -> None:
     thresholds = []
+    held = threading.Event()
+
+    def look() -> None:
+        held.wait()
+        thresholds.append(clock.autojump_threshold)
 
     async def main() -> None:
         clock.autojump_threshold = 0.001
-        await trio.to_thread.run_sync(lambda: thresholds.append(clock.autojump_threshold))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, look)
+            await trio.testing.wait_all_tasks_blocked()  # the step that starts the thread has ended
+            held.set()
         await trio.sleep(60)
         thresholds.append(clock.autojump_threshold)
 
