@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trio_jobs.access import Access as Access
     from trio_jobs.access import Role as Role
-    from trio_jobs.api.validation import PayloadError as PayloadError
     from trio_jobs.embed import open_jobs as open_jobs
     from trio_jobs.embedded_jobs import DurableJobs as DurableJobs
     from trio_jobs.embedded_jobs import Jobs as Jobs
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from trio_jobs.handlers.importing import HandlerError as HandlerError
     from trio_jobs.handlers.opening_errors import LifespanError as LifespanError
     from trio_jobs.handlers.opening_errors import LoopStartError as LoopStartError
+    from trio_jobs.handlers.payload_faults import PayloadError as PayloadError
     from trio_jobs.handlers.registry import UnknownTypeError as UnknownTypeError
     from trio_jobs.handlers.retry_policy import RetryPolicy as RetryPolicy
     from trio_jobs.job import Ending as Ending
@@ -85,7 +85,7 @@ _MODULES = {
     "LoopStartError": "handlers.opening_errors",
     "Outcome": "job",
     "PageOptions": "pool.page_options",
-    "PayloadError": "api.validation",
+    "PayloadError": "handlers.payload_faults",
     "PoolStatistics": "pool.statistics",
     "ProcessDied": "retries",
     "Progress": "progress",

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.support import SUBMISSION, Api, assert_problem
-from trio_jobs.api.validation import MAX_DEPTH, TooDeepError, check_depth
+from trio_jobs.api.validation import check_depth
+from trio_jobs.handlers.payload_faults import MAX_DEPTH, TooDeepError
 
 
 def nested(opening: bytes, closing: bytes, depth: int, inner: bytes = b"") -> bytes:

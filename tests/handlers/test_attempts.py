@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from msgspec.structs import replace
@@ -55,6 +56,12 @@ def retry_from_busy() -> BaseException:
     retry = Retry()
     retry.__cause__ = OSError("busy")
     return retry
+
+
+class Order(msgspec.Struct):
+    """A payload."""
+
+    number: int
 
 
 RUNS = ["async", "nursery", "thread"]
@@ -337,3 +344,27 @@ async def test_a_traceback_is_logged_unless_the_handler_got_what_it_asked_for(
     expected = ["handler_raised"] if is_logged else []
     assert [record.message for record in caplog.records] == expected
     assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.parametrize("run", ["trio", "thread", "asyncio"])
+async def test_payload_that_does_not_fit_gets_no_other_attempt(run: str) -> None:
+    """It was submitted by SQL, which knows no handlers, or for another version of the handler."""
+
+    def plain(_payload: Order) -> None:
+        raise AssertionError
+
+    async def coroutine(_payload: Order) -> None:
+        raise AssertionError
+
+    retry = RetryPolicy(attempts=3, on=["Exception"])
+    handler = Handler.of(plain if run == "thread" else coroutine, run=run, retry=retry)
+    executor = make_executor({"test": handler})
+    places = executor.places
+    assert places is not None
+
+    async with places.open():
+        end = await executor(make_job("a", payload=b'{"number": "7"}'))
+
+    text = "$.payload.number: expected int, got str"
+    error = JobError(type="PayloadError", message=text)
+    assert end == Ending(outcome=Outcome.FAILED, error=error)

@@ -111,3 +111,13 @@ async def test_an_exception_of_the_program_itself_is_known_in_its_children(tmp_p
         )
 
     assert finished.stdout == b"Later\nLater\nEnding\n"
+
+
+async def test_a_payload_that_does_not_fit_gets_no_other_attempt(processes: ProcessPool) -> None:
+    retry = RetryPolicy(attempts=2, on=["Exception"])
+    handler = Handler.of(tasks.add, run="process", retry=retry)
+
+    end = await attempt(handler, b'{"left": 1}', processes=processes)
+
+    error = JobError(type="PayloadError", message="$.payload: object missing required field right")
+    assert end == Ending(outcome=Outcome.FAILED, error=error)

@@ -20,7 +20,7 @@ from trio_jobs.api.submission_json import (
 )
 from trio_jobs.api.submission_span import submission_span, with_span
 from trio_jobs.api.submit import as_submitted
-from trio_jobs.api.validation import JSON_ERRORS
+from trio_jobs.handlers.payload_faults import JSON_ERRORS
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
 from trio_jobs.pool.idempotency import KeyReusedError, Submitted

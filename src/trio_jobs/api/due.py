@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from trio_jobs.api.validation import PayloadError
+from trio_jobs.handlers.payload_faults import PayloadError
 from trio_jobs.job import MAX_DELAY
 from trio_jobs.settings import shown
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from trio_jobs.api.submission_json import json_problem
-from trio_jobs.api.validation import JSON_ERRORS
+from trio_jobs.handlers.payload_faults import JSON_ERRORS
 from trio_jobs.problem_details import Problem
 
 

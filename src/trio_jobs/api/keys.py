@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from trio_jobs.api.validation import PayloadError
+from trio_jobs.handlers.payload_faults import PayloadError
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.settings import shown

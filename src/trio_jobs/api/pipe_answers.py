@@ -6,7 +6,7 @@ from contextlib import suppress
 import msgspec
 
 from trio_jobs.api.keys import VISIBLE
-from trio_jobs.api.validation import JSON_ERRORS
+from trio_jobs.handlers.payload_faults import JSON_ERRORS
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.hidden_values import hide_values
 from trio_jobs.job import Job, JobError, Outcome

@@ -12,13 +12,12 @@ from quart import request
 
 from trio_jobs.api.due import SECONDS, check_due
 from trio_jobs.api.keys import make_key
-from trio_jobs.api.validation import (
+from trio_jobs.api.validation import check_depth, check_submission
+from trio_jobs.handlers.payload_faults import (
     JSON_ERRORS,
     MAX_DEPTH,
     PayloadError,
     TooDeepError,
-    check_depth,
-    check_submission,
     json_fault,
 )
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError

@@ -164,7 +164,7 @@ class AsyncioRunner:
         by_cancel = False
         answer: bytes | Failure
         try:
-            payload = handler.decode(running.job.payload)
+            payload = handler.payload_of(running.job.payload)
             if handler.takes_context:
                 result = await self._call_with_context(handler, payload, running)
             else:

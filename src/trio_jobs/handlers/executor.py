@@ -135,7 +135,7 @@ class JobExecutor:
             with scope as running.scope:
                 if handler.run is not _TRIO and self.places is not None:
                     return await self._run_elsewhere(handler, running, self.places)
-                payload = handler.decode(job.payload)
+                payload = handler.payload_of(job.payload)
                 running.start_clock(handler.timeout)
                 if handler.takes_context:
                     state = None if self.places is None else self.places.states.get(_TRIO)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from trio_jobs.error_text import Failure, describe
 from trio_jobs.handlers.context import JobContext
 from trio_jobs.handlers.importing import HandlerError, importable_name, own_name
-from trio_jobs.handlers.payload_faults import Decode
+from trio_jobs.handlers.payload_faults import JSON_ERRORS, Decode, json_fault
 from trio_jobs.handlers.payload_type import payload_type
 from trio_jobs.handlers.signature import check_kind, shape_of
 from trio_jobs.hidden_values import is_path
@@ -96,6 +96,18 @@ class Handler:
     def attempts(self) -> int:
         """How often a job runs at most."""
         return 1 if self.retry is None else self.retry.attempts
+
+    def payload_of(self, encoded: bytes) -> object:
+        """What `call` takes, made from the payload of a job that is to run.
+
+        Raises:
+            PayloadError: The payload does not fit: it was checked against another version of the
+                function, or, if it was submitted by SQL, never.
+        """
+        try:
+            return self.decode(encoded)
+        except JSON_ERRORS as error:
+            raise json_fault(error, encoded, "$.payload") from None
 
     @classmethod
     def of(
@@ -230,7 +242,7 @@ def run_plain(
 def _call_plain(handler: Handler, payload: bytes, context: JobContext | None) -> object:
     try:
         more = () if context is None else (context,)
-        result = handler.call(handler.decode(payload), *more)
+        result = handler.call(handler.payload_of(payload), *more)
     except StopIteration as error:
         # If StopIteration left a coroutine, it would become a RuntimeError that says less.
         raise RuntimeError("the function raised StopIteration") from error

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trio_jobs.api.validation import PayloadError, check_submission
+from trio_jobs.api.validation import check_submission
 from trio_jobs.commands.run.reader import Reader
 from trio_jobs.commands.run.records import Submission
 from trio_jobs.commands.run.runner import Answer, Deliver, RunnerError
 from trio_jobs.configured_jobs import open_configured_jobs
 from trio_jobs.embedded_jobs import Jobs
 from trio_jobs.handlers.opening_errors import LifespanError, LoopStartError
+from trio_jobs.handlers.payload_faults import PayloadError
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.hidden_values import hide_values
 from trio_jobs.job import Job, JobError
