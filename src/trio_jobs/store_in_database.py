@@ -22,14 +22,14 @@ from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.pool.unfinished import Line, split_into_lines
 from trio_jobs.settings import ConfigError, StoreSettings
 from trio_jobs.stores.drop_log import DropLog
-from trio_jobs.stores.postgres import schema
+from trio_jobs.stores.postgres import schema_version
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.connection import connect
 from trio_jobs.stores.postgres.failures import one_line
-from trio_jobs.stores.postgres.listener import Listener
 from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.notification_listener import NotificationListener
 from trio_jobs.stores.postgres.pump import Pump
 from trio_jobs.stores.postgres.readers import Readers
+from trio_jobs.stores.postgres.trio_connection import connect
 from trio_jobs.stores.shared_store import SharedStore
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class StoreInDatabase:
             partial(writing, name="pump"), self.store, membership, timeout=settings.timeout
         )
         self.store.use(self._pump)
-        self._listener = Listener(
+        self._listener = NotificationListener(
             partial(plainly, settings.listen_url or settings.url, name="listener"),
             membership,
             clock,
@@ -103,7 +103,7 @@ class StoreInDatabase:
         self.for_pool = ForPool(lease=membership, nanoseconds=clock.nanoseconds, now=clock.now)
         self.find_nowait = self.store.shown_nowait
         # The tasks that have begun, and the scopes around them.
-        self._begun: list[Pump | Listener] = []
+        self._begun: list[Pump | NotificationListener] = []
         self._scopes: list[trio.CancelScope] = []
         self._opening = trio.CancelScope()
         self._is_open = self._closed = False
@@ -186,7 +186,7 @@ class StoreInDatabase:
 
     async def _begin_all(self, nursery: trio.Nursery) -> None:
         async with await self._check() as connection:
-            await schema.check_schema(connection)
+            await schema_version.check_schema(connection)
             # Before the pump begins, which may come to grief behind a pooler.
             await self._begin(nursery, partial(self._listener.run, connection.execute))
             self._begun.append(self._listener)
@@ -270,9 +270,9 @@ def migrate(url: str) -> int:
 
 async def _migrate(url: str) -> int:
     async with await connect(url, name="migrate") as connection:
-        before = await schema.migrate(connection)
-        await schema.check_schema(connection)
-    return max(before, schema.VERSION)
+        before = await schema_version.migrate(connection)
+        await schema_version.check_schema(connection)
+    return max(before, schema_version.VERSION)
 
 
 def check_urls(settings: StoreSettings) -> None:

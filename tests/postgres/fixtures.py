@@ -59,7 +59,7 @@ class CrashDatabase(Database):
 
 async def fetch(url: str, sql: str, *params: object) -> list[tuple[Any, ...]]:
     """Execute a statement on a connection of its own; its rows, if it has some."""
-    from trio_jobs.stores.postgres.connection import connect  # few runs need it
+    from trio_jobs.stores.postgres.trio_connection import connect  # few runs need it
 
     async with await connect(url, name="test") as connection:
         cursor = await connection.execute(sql, params)
@@ -68,8 +68,8 @@ async def fetch(url: str, sql: str, *params: object) -> list[tuple[Any, ...]]:
 
 async def make_schema(url: str) -> None:
     """Do what `trio-jobs migrate` does."""
-    from trio_jobs.stores.postgres.connection import connect  # few runs need it
-    from trio_jobs.stores.postgres.schema import migrate
+    from trio_jobs.stores.postgres.schema_version import migrate
+    from trio_jobs.stores.postgres.trio_connection import connect  # few runs need it
 
     async with await connect(url, name="test") as connection:
         await migrate(connection)

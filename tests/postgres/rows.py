@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tests.postgres.fixtures import Database
-from trio_jobs.stores.postgres.connection import connect
+from trio_jobs.stores.postgres.trio_connection import connect
 
 Row = dict[str, object]
 

@@ -7,7 +7,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.postgres.fixtures import Database
 from tests.postgres.proxy import Proxy, When
-from trio_jobs.stores.postgres.connection import LOST, connect
+from trio_jobs.stores.postgres.trio_connection import LOST, connect
 
 INSERT = "insert into counted values (%s)"
 # Parse, bind, describe, execute and sync, and the answers to each.

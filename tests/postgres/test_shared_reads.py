@@ -15,8 +15,8 @@ from tests.support import NOON, SUCCEEDED, noon
 from trio_jobs import InvalidTransitionError, Job, JobNotFoundError, JobStatus, Outcome
 from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.pool.refusals import StoreTimeoutError, StoreUnavailableError, StoreWriteError
-from trio_jobs.stores.postgres.connection import TrioConnection, connect
 from trio_jobs.stores.postgres.readers import Readers
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 from trio_jobs.stores.shared_reads import SharedReads
 from trio_jobs.stores.transitions import cancel_requested
 

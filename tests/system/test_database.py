@@ -19,7 +19,7 @@ from tests.command import (
 )
 from tests.postgres.fixtures import CrashDatabase, Database
 from trio_jobs import DurableJobs, open_jobs
-from trio_jobs.stores.postgres.connection import connect
+from trio_jobs.stores.postgres.trio_connection import connect
 
 CONFIG = """
 [pool]

@@ -18,11 +18,11 @@ from trio_jobs.pool.refusals import (
 )
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
 from trio_jobs.stores.database_port import ReadersPort, RequestsPort
-from trio_jobs.stores.postgres.conditions import is_uuid, storable
-from trio_jobs.stores.postgres.counts import count_query, counts_of
-from trio_jobs.stores.postgres.queries import FIND_KEYS, FIND_MANY, page_query
+from trio_jobs.stores.postgres.columns import brief_job, whole_job
+from trio_jobs.stores.postgres.count_query import count_query, counts_of
+from trio_jobs.stores.postgres.job_filters import is_uuid, storable
+from trio_jobs.stores.postgres.look_ups import FIND_KEYS, FIND_MANY, page_query
 from trio_jobs.stores.postgres.requests import CANCEL, DELETE, MAKE_DUE
-from trio_jobs.stores.postgres.rows import brief_job, whole_job
 from trio_jobs.stores.transitions import COMPLETED, cancel_requested, made_due
 
 _T = TypeVar("_T")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.postgres.fixtures import Database
 from tests.stores.postgres.member import Member, joined, listening
-from trio_jobs.stores.postgres.connection import TrioConnection
+from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.want import Want
-from trio_jobs.stores.postgres import statements
-from trio_jobs.stores.postgres.connection import TrioConnection, connect
+from trio_jobs.stores.postgres import round_calls
+from trio_jobs.stores.postgres.columns import SELECT_WHOLE, whole_job
 from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
-from trio_jobs.stores.postgres.rows import SELECT_WHOLE, whole_job
 from trio_jobs.stores.postgres.session import Session
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 from trio_jobs.stores.transitions import claimed, completed, postponed
 
 _First = TypeVar("_First")
@@ -55,9 +55,9 @@ class Member:
 
     async def round_of(self, batch: Batch) -> tuple[Answer, bool]:
         """Make a round."""
-        params = statements.parameters(batch, self.session, self.low)
-        cursor = await self.connection.execute(statements.ROUND.encode(), params)
-        return statements.answer(await cursor.fetchall(), batch, self.session)
+        params = round_calls.parameters(batch, self.session, self.low)
+        cursor = await self.connection.execute(round_calls.ROUND.encode(), params)
+        return round_calls.answer(await cursor.fetchall(), batch, self.session)
 
     async def fetch(self, number: int = 1, **want: Any) -> list[Held]:  # noqa: ANN401
         """Fetch jobs."""

@@ -18,8 +18,8 @@ from tests.stores.postgres.member import (
     notes,
 )
 from trio_jobs.job import JobStatus, Outcome
-from trio_jobs.stores.postgres.connection import TrioConnection
 from trio_jobs.stores.postgres.round import Batch
+from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
 RULES = {"once": (False, 3), "twice": (True, 2), "default": (True, 3)}
 

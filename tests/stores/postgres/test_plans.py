@@ -22,9 +22,9 @@ from tests.stores.postgres.member import (
     new,
 )
 from trio_jobs.pool.want import Want
-from trio_jobs.stores.postgres import statements
-from trio_jobs.stores.postgres.connection import connect
+from trio_jobs.stores.postgres import round_calls
 from trio_jobs.stores.postgres.round import Batch, Moved
+from trio_jobs.stores.postgres.trio_connection import connect
 
 # Jobs that have completed: some 1,700 blocks, and 200 of the primary key.
 MANY = 50_000
@@ -142,8 +142,8 @@ async def test_a_fetch_reads_no_dead_entries_below_its_mark(a: Member, database:
 
 async def blocks_of_a_fetch(member: Member) -> int:
     """How many blocks a fetch of ten jobs reads; it is rolled back."""
-    params = statements.parameters(Batch(want=Want(10)), member.session, member.low)
-    query = f"explain (analyze, buffers, format json) {statements.ROUND}"
+    params = round_calls.parameters(Batch(want=Want(10)), member.session, member.low)
+    query = f"explain (analyze, buffers, format json) {round_calls.ROUND}"
     await member.execute("begin")
     cursor = await member.connection.execute(query.encode(), params)
     row = await cursor.fetchone()

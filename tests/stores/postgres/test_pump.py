@@ -18,10 +18,10 @@ from trio_jobs.job import Job
 from trio_jobs.pool.refusals import StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.store import InvalidTransitionError
 from trio_jobs.pool.want import Want
-from trio_jobs.stores.postgres.connection import TrioConnection, connect
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.pump import Pump
 from trio_jobs.stores.postgres.round import Answer, Batch, Held, NewJobs
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 
 # Guards against hanging only.
 LONG = 60.0

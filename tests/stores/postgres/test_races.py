@@ -17,8 +17,8 @@ from tests.stores.postgres.member import (
 )
 from trio_jobs.job import IdempotencyKey, JobStatus, Outcome
 from trio_jobs.pool.want import Want
-from trio_jobs.stores.postgres.connection import TrioConnection
 from trio_jobs.stores.postgres.round import Batch, Held
+from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
 JOB = make_job(1)
 

@@ -11,8 +11,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.postgres.fixtures import CrashDatabase, Database
 from trio_jobs.pool.refusals import StoreUnavailableError
-from trio_jobs.stores.postgres.connection import connect
 from trio_jobs.stores.postgres.readers import Readers
+from trio_jobs.stores.postgres.trio_connection import connect
 
 CUT_READERS = """
     select pg_terminate_backend(pid, 60000)

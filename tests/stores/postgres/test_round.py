@@ -30,10 +30,10 @@ from trio_jobs.job import (
 from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.pool.want import Want
 from trio_jobs.progress import Progress
-from trio_jobs.stores.postgres import statements
-from trio_jobs.stores.postgres.connection import TrioConnection
+from trio_jobs.stores.postgres import round_calls
 from trio_jobs.stores.postgres.round import Batch, Moved
 from trio_jobs.stores.postgres.session import Session
+from trio_jobs.stores.postgres.trio_connection import TrioConnection
 from trio_jobs.timestamps import microseconds
 
 
@@ -338,9 +338,9 @@ async def test_jobs_that_belong_together_come_in_together(a: Member) -> None:
     known = new(make_job(2, key=keys[0]), make_job(3, key=keys[1]))
     unknown = new(make_job(4, key=keys[0]), make_job(5, key=keys[2]))
 
-    refused = await statements.add_group(a.connection, known, a.session)
-    first = await statements.add_group(a.connection, unknown, a.session)
-    repeated = await statements.add_group(a.connection, unknown, a.session)
+    refused = await round_calls.add_group(a.connection, known, a.session)
+    first = await round_calls.add_group(a.connection, unknown, a.session)
+    repeated = await round_calls.add_group(a.connection, unknown, a.session)
 
     assert isinstance(refused, DuplicateJobError)
     assert (first, repeated) == (None, None)
@@ -360,7 +360,7 @@ async def test_a_job_is_re_run_once(a: Member) -> None:
         new(make_job(13), make_job(14, rerun_of=id_of(9))),
     ]
 
-    refused = [await statements.add_group(a.connection, each, a.session) for each in reruns]
+    refused = [await round_calls.add_group(a.connection, each, a.session) for each in reruns]
 
     assert [str(each) for each in refused] == [
         "None",
@@ -377,6 +377,6 @@ async def test_what_a_member_has_is_found_again(a: Member, b: Member) -> None:
     held = await a.fetch(2)
     await b.fetch()
 
-    cursor = await a.connection.execute(statements.OWNED.encode(), {"member": a.session.member})
+    cursor = await a.connection.execute(round_calls.OWNED.encode(), {"member": a.session.member})
 
-    assert statements.held(await cursor.fetchall()) == held
+    assert round_calls.held(await cursor.fetchall()) == held

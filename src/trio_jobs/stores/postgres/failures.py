@@ -4,7 +4,7 @@ from typing import Final
 
 import psycopg
 
-from trio_jobs.stores.postgres.connection import LOST, TrioConnection
+from trio_jobs.stores.postgres.trio_connection import LOST, TrioConnection
 
 READ_ONLY: Final = "25006"
 

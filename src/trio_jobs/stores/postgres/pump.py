@@ -21,8 +21,7 @@ import trio
 
 from trio_jobs.pool.refusals import StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.want import NOTHING, Want
-from trio_jobs.stores.postgres import statements
-from trio_jobs.stores.postgres.connection import TrioConnection, pause_before
+from trio_jobs.stores.postgres import round_calls
 from trio_jobs.stores.postgres.failures import (
     READ_ONLY,
     ends_connection,
@@ -33,6 +32,7 @@ from trio_jobs.stores.postgres.failures import (
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.round import Answer, Batch, Held, NewJobs, RoundSource
 from trio_jobs.stores.postgres.session import Session
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
 
 log = logging.getLogger(__name__)
 
@@ -274,8 +274,8 @@ class Pump:
             # The database says again which of them it has fetched with their submissions.
             plain = (each for each in batch.new if each.is_plain)
             known |= {(job.id, 1) for each in plain for job in each.jobs}
-            found = statements.held(
-                await self._execute(connection, statements.OWNED, {"member": session.member})
+            found = round_calls.held(
+                await self._execute(connection, round_calls.OWNED, {"member": session.member})
             )
             fetched = [each for each in found if (each.job.id, each.claims) not in known]
         await self._make_round(connection, session, fetched)
@@ -412,14 +412,14 @@ class Pump:
     ) -> Answer:
         if part.new and not part.new[0].is_plain:
             group = part.new[0]
-            error = await self._answered(statements.add_group(connection, group, session))
+            error = await self._answered(round_calls.add_group(connection, group, session))
             if error is None:
                 return Answer(taken=[group])
             self._refuse(group, error)
             return Answer()
-        params = statements.parameters(part, session, self._low)
-        rows = await self._execute(connection, statements.ROUND, params)
-        answer, is_member = statements.answer(rows, part, session)
+        params = round_calls.parameters(part, session, self._low)
+        rows = await self._execute(connection, round_calls.ROUND, params)
+        answer, is_member = round_calls.answer(rows, part, session)
         if session.member and not is_member and session.member == self._membership.id:
             self._membership.lost()
         return answer

@@ -9,7 +9,7 @@ import trio
 from psycopg.abc import Params, QueryNoTemplate
 
 from trio_jobs.pool.refusals import NO_ANSWER, StoreUnavailableError
-from trio_jobs.stores.postgres.connection import LOST, TrioConnection, pause_before
+from trio_jobs.stores.postgres.trio_connection import LOST, TrioConnection, pause_before
 
 
 class Readers:

@@ -1,4 +1,4 @@
-"""`Listener`: keeps this server's lease, and hears what other servers say.
+"""`NotificationListener`: keeps this server's lease, and hears what other servers say.
 
 One task, over one connection. It joins, renews the lease, frees the jobs of members that are gone,
 and hears notifications. None of these is needed for correctness: each heartbeat tells what a lost
@@ -21,9 +21,9 @@ import trio
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.connection import TrioConnection, pause_before
 from trio_jobs.stores.postgres.failures import ends_connection, one_line
 from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Told(Protocol):
         """So many completed jobs were dropped, by outcome."""
 
 
-class Listener:
+class NotificationListener:
     """Keeps the lease, and listens, as long as it runs.
 
     Args:

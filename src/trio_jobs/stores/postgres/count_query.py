@@ -5,9 +5,9 @@ from typing import Any
 
 from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.job_query import JobQuery, Order
-from trio_jobs.stores.postgres.conditions import UNFINISHED, conditions_of
-from trio_jobs.stores.postgres.queries import DEAD, Query
-from trio_jobs.stores.postgres.rows import SELECT_BRIEF, brief_job
+from trio_jobs.stores.postgres.columns import SELECT_BRIEF, brief_job
+from trio_jobs.stores.postgres.job_filters import UNFINISHED, conditions_of
+from trio_jobs.stores.postgres.look_ups import DEAD, Query
 
 # Columns behind those of `brief_job`.
 _COUNTS = 3

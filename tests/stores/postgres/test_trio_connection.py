@@ -6,7 +6,7 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.postgres.fixtures import Database
-from trio_jobs.stores.postgres.connection import LOST, connect
+from trio_jobs.stores.postgres.trio_connection import LOST, connect
 
 
 async def test_statement_gives_its_rows(empty_database: Database) -> None:

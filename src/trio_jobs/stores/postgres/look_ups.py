@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from trio_jobs.job import Outcome
 from trio_jobs.pool.job_query import JobQuery, Order, parse_end_place
-from trio_jobs.stores.postgres.conditions import UNFINISHED, conditions_of
-from trio_jobs.stores.postgres.rows import SELECT_BRIEF, SELECT_WHOLE
+from trio_jobs.stores.postgres.columns import SELECT_BRIEF, SELECT_WHOLE
+from trio_jobs.stores.postgres.job_filters import UNFINISHED, conditions_of
 from trio_jobs.timestamps import microseconds, time_at
 
 

@@ -12,10 +12,10 @@ from tests.postgres.proxy import Proxy
 from tests.stores.postgres.member import Member, ended, id_of, joined, make_job, now
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.stores.postgres.clock import StoreClock
-from trio_jobs.stores.postgres.connection import TrioConnection, connect
-from trio_jobs.stores.postgres.listener import Listener
 from trio_jobs.stores.postgres.membership import Membership
+from trio_jobs.stores.postgres.notification_listener import NotificationListener
 from trio_jobs.stores.postgres.round import Batch
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 
 # Seconds, for guards against hanging only.
 LONG = 60.0
@@ -91,7 +91,7 @@ class Server:
         self.connects = 0
         self.clock = StoreClock()
         self.membership = Membership(self.ears.note_lost)
-        self.listener = Listener(
+        self.listener = NotificationListener(
             self.connect,
             self.membership,
             self.clock,

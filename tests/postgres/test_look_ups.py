@@ -18,11 +18,11 @@ from trio_jobs import Job, JobStatus, Outcome
 from trio_jobs.job import Waiting
 from trio_jobs.pool.ids import Uuid7
 from trio_jobs.pool.job_query import JobQuery, Order
-from trio_jobs.stores.postgres.connection import connect
-from trio_jobs.stores.postgres.counts import count_query, counts_of
-from trio_jobs.stores.postgres.queries import FIND_KEYS, FIND_MANY, page_query
+from trio_jobs.stores.postgres.columns import brief_job, whole_job
+from trio_jobs.stores.postgres.count_query import count_query, counts_of
+from trio_jobs.stores.postgres.look_ups import FIND_KEYS, FIND_MANY, page_query
 from trio_jobs.stores.postgres.readers import Readers
-from trio_jobs.stores.postgres.rows import brief_job, whole_job
+from trio_jobs.stores.postgres.trio_connection import connect
 
 TYPES = ("email", "video", "ž")
 

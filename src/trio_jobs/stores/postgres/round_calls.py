@@ -14,8 +14,7 @@ from trio_jobs.pool.store import (
     JobNotFoundError,
     check_rerun,
 )
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
-from trio_jobs.stores.postgres.rows import (
+from trio_jobs.stores.postgres.columns import (
     NULL,
     SELECT_WHOLE,
     error_of,
@@ -26,6 +25,7 @@ from trio_jobs.stores.postgres.rows import (
     time_of,
     whole_job,
 )
+from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import time_at
 

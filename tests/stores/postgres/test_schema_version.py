@@ -9,8 +9,8 @@ from tests.stores.postgres.member import joined, listening, make_job, notes
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.store import StoreDatabaseError
-from trio_jobs.stores.postgres.connection import connect
-from trio_jobs.stores.postgres.schema import VERSION, check_schema, migrate
+from trio_jobs.stores.postgres.schema_version import VERSION, check_schema, migrate
+from trio_jobs.stores.postgres.trio_connection import connect
 
 
 async def test_a_database_is_migrated_once_though_several_do_it(empty_database: Database) -> None:
