@@ -130,7 +130,8 @@ class Siege:
         while not self.stopping:
             async with started_command(self.folder, handlers=HANDLERS) as server:
                 try:
-                    await server.wait_running()
+                    if not await _comes_up(server):
+                        continue  # the database was away, or it was killed meanwhile
                     self.servers[number] = server
                     self._one_runs.set()
                     self._one_runs = trio.Event()
@@ -139,9 +140,6 @@ class Siege:
                     status = await server.wait_exit(seconds=7200)
                     if server.process.pid not in self.fates.killed:
                         self.statuses[status] += 1
-                except AssertionError:
-                    # It has not come up: the database was away, or it was killed meanwhile.
-                    await server.wait_exit()
                 finally:
                     self.servers[number] = None
                     self.logs.append(f"{server.process.pid}\n{server.log}")
@@ -288,6 +286,20 @@ class Siege:
         return {
             job_id: (type_, key, outcome, number) for job_id, type_, key, outcome, number in rows
         }
+
+
+async def _comes_up(server: Command) -> bool:
+    """Whether a server accepts connections before it ends, however slowly it starts."""
+    for _ in range(10):
+        try:
+            await server.wait_running()
+        except AssertionError:  # it has ended, or has not come up yet
+            with trio.move_on_after(1.0):
+                await server.process.wait()
+                return False
+        else:
+            return True
+    raise AssertionError("it neither serves nor ends")
 
 
 async def besiege(folder: Path, database: CrashDatabase, *, jobs: int, seed: int) -> None:

@@ -1,5 +1,6 @@
 """The command over a database: several servers, refusals in one line, and rolling restarts."""
 
+import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -449,3 +450,35 @@ async def test_stop_ends_a_start_that_waits_for_the_database(tmp_path: Path) -> 
 
         assert await server.wait_exit() == 1
         assert server.lines_with("start_stopped", "the database has not answered")
+
+
+async def test_unusual_jobs_by_sql_are_shown_listed_and_run(
+    tmp_path: Path, database: Database
+) -> None:
+    payloads = [
+        "[" * 64 + "]" * 64,
+        r'{"a": "\u0000\ud83d\ude00", "a": 1e308, "b": "\\ud800"}',
+        "1" + "0" * 400,
+        ' [\n"two",\r\n"lines"] ',
+        '"' + "p" * 2_000_000 + '"',  # more than http.max_body_bytes
+    ]
+    sql = "select trio_jobs.submit('quick', %s::json)::text"
+    job_ids = [row[0] for each in payloads for row in await database.fetch(sql, each)]
+    long = "t" * 100_000 + "\n\x1b"
+    [(unknown,)] = await database.fetch("select trio_jobs.submit(%s)::text", long)
+
+    async with running(tmp_path, database, store_max_result_bytes="3000000") as [server]:
+        assert [await wait_for(server, job_id) for job_id in job_ids] == ["succeeded"] * 5
+        for job_id, payload in zip(job_ids, payloads, strict=True):
+            text = (await server.client.get(f"/jobs/{job_id}")).text
+            assert f'"payload":{payload},' in text
+            assert json.loads(text)["result"] == json.loads(payload)
+        assert (await server.job(unknown))["type"] == long
+        for query in ("", "?limit=10", "?order=newest"):
+            listed = (await server.client.get(f"/jobs{query}")).json()
+            assert {each["id"] for each in listed} == {*job_ids, unknown}
+        counts = (await server.client.get("/jobs/counts")).json()
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+
+    assert counts["total"] == 6

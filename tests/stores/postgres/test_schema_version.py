@@ -6,6 +6,8 @@ import trio
 
 from tests.postgres.fixtures import Database
 from tests.stores.postgres.member import joined, listening, make_job, notes
+from trio_jobs.api.validation import check_submission
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.store import StoreDatabaseError
@@ -113,12 +115,66 @@ async def test_submissions_of_one_transaction_are_told_once(database: Database) 
         assert await notes(listener, member) == [("trio_jobs", ids[0])]
 
 
-@pytest.mark.parametrize("arguments", ["''", "'t', key => ''", "'t', key => 'ä'", "null"])
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ("null", "type must be a non-empty text"),
+        ("''", "type must be a non-empty text"),
+        ("'t', key => ''", "key must be 1 to 255 visible ASCII characters"),
+        ("'t', key => 'ä'", "key must be 1 to 255 visible ASCII characters"),
+        ("repeat('t', 50000001)", "type and payload must have at most 50000000 bytes"),
+        (
+            "'t', to_json(repeat('p', 50000000))",
+            "type and payload must have at most 50000000 bytes",
+        ),
+        (f"'t', '{'[' * 65}{']' * 65}'", "payload must be nested at most 64 levels deep"),
+        (
+            f"""'t', '{'{"a]": [1,' * 33}2{"]}" * 33}'""",
+            "payload must be nested at most 64 levels deep",
+        ),
+        ("'t', '[1e309]'", '"1e309" is out of range for type double precision'),
+        ("'t', '{\"a\": -10.5E+308}'", '"10.5E+308" is out of range for type double precision'),
+        (f"'t', '1{'0' * 309}.5'", "is out of range for type double precision"),
+        (r"""'t', '["\ud800"]'""", "payload must not have half of a surrogate pair"),
+        (r"""'t', '["\uDC00"]'""", "payload must not have half of a surrogate pair"),
+        (r"""'t', '["\ud83d\ude00\ude00"]'""", "payload must not have half of a surrogate pair"),
+        (r"""'t', '["\ud83d\\\ude00"]'""", "payload must not have half of a surrogate pair"),
+    ],
+)
 async def test_a_submission_that_no_client_could_make_is_refused(
-    database: Database, arguments: str
+    database: Database, arguments: str, fault: str
 ) -> None:
-    with pytest.raises(psycopg.Error):
+    with pytest.raises(psycopg.Error) as refusal:
         await database.fetch(f"select trio_jobs.submit({arguments})")
+
+    assert fault in str(refusal.value)
+
+
+def take(payload: object) -> object:
+    return payload
+
+
+UNUSUAL = [
+    "[" * 64 + "]" * 64,
+    '["' + "[" * 100 + r"\"" + "{" * 100 + r'\\"]',
+    "[" + "[]," * 10_000 + "{}]",
+    "[1e308, -1.7976931348623157e308, 1e-999, 0e999, false, true, null]",
+    "1" + "0" * 400,
+    r'["\u0000", "\ud83d\ude00", "\\ud800", "1e999", "\udbff\udfff\ud83d\ude00"]',
+    '{"a": 1, "a": 2,\n\t"": {}}',
+    " null ",
+    '"' + "p" * 2_000_000 + '"',
+]
+
+
+@pytest.mark.parametrize("payload", UNUSUAL, ids=range(len(UNUSUAL)))
+async def test_each_payload_by_sql_is_one_over_http(database: Database, payload: str) -> None:
+    [(job_id,)] = await database.fetch("select trio_jobs.submit('t', %s::json)::text", payload)
+    async with joined(database.url) as member:
+        [held] = await member.fetch(9)
+
+    assert (held.job.id, held.job.payload) == (job_id, payload.encode())
+    check_submission("t", held.job.payload, HandlerRegistry.of({"t": take}))
 
 
 async def test_roles_need_and_get_no_more_than_they_use(database: Database) -> None:

@@ -796,6 +796,44 @@ language sql volatile parallel safe as $$
     from (select trio_jobs.micros(clock_timestamp()) as micros, (random() * 63)::int as noise) t
 $$;
 
+-- Refuse what no client could submit over HTTP: Python and other languages could not read the job.
+create function trio_jobs.check_submission(type text, payload text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+    bare text;  -- without the strings
+begin
+    if coalesce(type, '') = '' then
+        raise exception 'type must be a non-empty text' using errcode = '22023';
+    end if;
+    if octet_length(type) + coalesce(octet_length(payload), 0) > 50000000 then
+        raise exception 'type and payload must have at most 50000000 bytes' using errcode = '22023';
+    end if;
+    if payload ~ '\\u[dD][89a-fA-F]' and replace(payload, '\\', '--') ~ (
+        '\\u[dD][89abAB][[:xdigit:]]{2}(?!\\u[dD][c-fC-F])'
+        '|(?<!\\u[dD][89abAB][[:xdigit:]]{2})\\u[dD][c-fC-F]'
+    ) then
+        raise exception 'payload must not have half of a surrogate pair' using errcode = '22023';
+    end if;
+    bare := regexp_replace(payload, '"[^"\\]*(?:\\.[^"\\]*)*"', '', 'g');
+    if bare ~ '[eE]|[0-9]{200}' then  -- also of `false`
+        -- An integer of any size is one to Python. This raises "... is out of range ...".
+        perform number[1]::float8 from regexp_matches(
+            bare, '[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{200,}\.[0-9]+', 'g') number;
+    end if;
+    if octet_length(bare) > 128 then
+        bare := translate(regexp_replace(bare, '[^][{}]', '', 'g'), '{}', '[]');
+        for level in 1 .. 64 loop  -- each takes the innermost brackets away
+            exit when bare = '';
+            bare := replace(bare, '[]', '');
+        end loop;
+        if bare <> '' then
+            raise exception 'payload must be nested at most 64 levels deep' using errcode = '22023';
+        end if;
+    end if;
+end
+$$;
+
 -- Submit a job; returns its id, or that of the job that has the key.
 create function trio_jobs.submit(type text, payload json default null, key text default null)
 returns uuid
@@ -805,6 +843,7 @@ as $$
 declare
     new_id uuid := trio_jobs.uuid7();
 begin
+    perform trio_jobs.check_submission(submit.type, submit.payload::text);
     if coalesce(submit.key, 'k') !~ '^[!-~]{1,255}$' then
         raise exception 'key must be 1 to 255 visible ASCII characters' using errcode = '22023';
     end if;
