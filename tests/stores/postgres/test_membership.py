@@ -181,3 +181,52 @@ async def test_a_pool_that_ends_cancels_its_workers_all_the_same(
 
     assert scope.cancelled_caught
     assert guarded.cut == []
+
+
+async def test_a_worker_that_waits_outlives_the_lease_and_is_cut_by_the_next(
+    autojump_clock: MockClock, guarded: Server
+) -> None:
+    handlers: list[Callable[[], Awaitable[object]]] = [
+        trio.lowlevel.checkpoint,
+        trio.sleep_forever,
+        trio.sleep_forever,
+        trio.lowlevel.checkpoint,
+    ]
+    server = Server(lambda: handlers.pop(0)())
+    server.membership = guarded.membership
+    block = server.membership.around(
+        server.for_worker, is_here=server.here.__contains__, cut=server.cut.append
+    )
+
+    with block() as process:
+        ends = [await process(make_job("a"))]
+        await trio.sleep(16)
+        assert not server.membership.id
+        for member in (8, 9):
+            server.membership.joined(member, trio.current_time() + 15)
+            ends.append(await process(make_job("b")))
+        server.membership.joined(10, trio.current_time() + 15)
+        ends.append(await process(make_job("a")))
+
+    assert ends == [SUCCEEDED, CUT, CUT, SUCCEEDED]
+    assert server.cut == ["b", "b"]
+
+
+async def test_a_job_that_raises_leaves_no_scope_of_the_lease_around_its_worker(
+    autojump_clock: MockClock,
+) -> None:
+    server = Server(fail)
+    server.membership.joined(7, trio.current_time() + 15)
+    block = server.membership.around(
+        server.for_worker, is_here=server.here.__contains__, cut=server.cut.append
+    )
+
+    with pytest.raises(ValueError, match="a bug"), block() as process:
+        await process(make_job())
+    await trio.sleep(16)
+
+    assert server.cut == []
+
+
+async def fail() -> None:
+    raise ValueError("a bug")

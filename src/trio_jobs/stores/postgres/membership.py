@@ -11,8 +11,9 @@ refused if another server has fetched the job.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import ExitStack, closing, contextmanager
+from types import TracebackType
+from typing import Final, Self
 
 import trio
 
@@ -136,25 +137,73 @@ class Membership:
 
         @contextmanager
         def leased_block() -> Iterator[Process]:
-            async def leased(job: Job) -> Ending | Later:
-                if not self.holds or not is_here(job.id):
-                    return CUT
-                # The block is entered for each job: its scope, which is kept from job to job, has
-                # to be inside the scope of the lease.
-                with trio.CancelScope(deadline=self.deadline) as scope:
-                    self._running.add(scope)
-                    try:
-                        with for_worker() as process:
-                            return await process(job)
-                    finally:
-                        self._running.discard(scope)
-                cut(job.id)
-                return CUT
+            with closing(_KeptBlock(for_worker, self._running)) as block:
 
-            yield leased
+                async def leased(job: Job) -> Ending | Later:
+                    if not self.holds or not is_here(job.id):
+                        return CUT
+                    with block.until(self.deadline) as process:
+                        return await process(job)
+                    cut(job.id)
+                    return CUT
+
+                yield leased
 
         return leased_block
 
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+class _KeptBlock:
+    """A worker's block in a cancel scope of the lease; both are kept from job to job.
+
+    Between two jobs the scope has no deadline: a worker that waits for a job is not cut. When a job
+    was cut, or has raised, Trio leaves the scope, and the next job gets a new one.
+
+    Args:
+        for_worker: Makes the block. Its own scope, which is kept too, is inside the one of the
+            lease.
+        running: The scopes of the jobs that run.
+    """
+
+    def __init__(self, for_worker: ProcessBlock, running: set[trio.CancelScope]) -> None:
+        self._for_worker = for_worker
+        self._running = running
+        self._kept = ExitStack()
+        self._scope: trio.CancelScope | None = None
+        self._process: Process
+
+    def until(self, deadline: float) -> Self:
+        """Cut the job that begins now at this time, by Trio's clock."""
+        if self._scope is None:
+            self._scope = self._kept.enter_context(trio.CancelScope())
+            self._process = self._kept.enter_context(self._for_worker())
+        self._scope.deadline = deadline
+        self._running.add(self._scope)
+        return self
+
+    def __enter__(self) -> Process:
+        """Begin a job."""
+        return self._process
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """End a job, as `trio.CancelScope` does."""
+        scope = self._scope
+        assert scope is not None  # noqa: S101  (for the type checker: the job has begun)
+        self._running.discard(scope)
+        if error is None and not scope.cancel_called:
+            scope.deadline = math.inf
+            return False
+        self._scope = None
+        return bool(self._kept.__exit__(kind, error, traceback))
+
+    def close(self) -> None:
+        """Leave the block and the scope that the last job has kept."""
+        self._kept.close()
