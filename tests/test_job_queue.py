@@ -508,7 +508,9 @@ async def test_closed_queue_answers_503_and_says_when_to_try_again() -> None:
                 refused = await client.get(path)
                 assert refused.status_code == 503
                 assert refused.headers["retry-after"] == "8"
-                assert refused.json()["detail"] == "the queue is closed; nothing was kept"
+                assert refused.json()["detail"] == "the queue is closed"
+            refused = await client.post("/queue/jobs", json=JOB)
+            assert refused.json()["detail"] == "the queue is closed; nothing was kept"
             async with app.router.lifespan_context(app):
                 assert (await client.get("/queue/health")).status_code == 200
 

@@ -23,9 +23,10 @@ class ClosedApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
+        is_look_up = scope["method"] in ("GET", "HEAD")
         problem = Problem(
             503,
-            "the queue is closed; nothing was kept",
+            "the queue is closed" if is_look_up else "the queue is closed; nothing was kept",
             headers={"Retry-After": str(self._retry_after)},
             retry_after=self._retry_after,
         )

@@ -164,7 +164,7 @@ async def test_507_of_a_cancel_says_that_it_takes_effect_and_a_deletion_keeps_th
 
     problem = assert_problem(answers[1], 507)
     assert problem["retry_after"] == 5
-    kept = "the job is being cancelled" if what == "cancel" else "nothing was kept"
+    kept = "the job is being cancelled" if what == "cancel" else "nothing has changed"
     assert kept in problem["detail"]
     assert (await api.client.get(path)).status == 200
 

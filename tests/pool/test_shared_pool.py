@@ -9,8 +9,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.pool.shared import TIMEOUT, SharedPool, make_shared_pool, running
 from tests.stores.fake_rounds import Row
+from tests.support import make_job
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.job import IdempotencyKey
+from trio_jobs.pool.cancels import STRIDE, cancel_all
+from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import (
     QueueFullError,
@@ -651,3 +654,23 @@ async def test_closed_admission_refuses_who_waits_for_room(autojump_clock: MockC
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         server.pool.admission.close()
+
+
+async def test_a_cancel_of_many_is_unknown_if_the_database_goes_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = make_shared_pool({"a": Runs().handler()})
+    pages = [[make_job(f"{number:03}", type="a") for number in range(STRIDE)]]
+
+    async def page(_query: JobQuery, **_: object) -> list[Job]:
+        await trio.lowlevel.checkpoint()
+        if not pages:
+            raise StoreUnavailableError
+        return pages.pop()
+
+    monkeypatch.setattr(server.store, "page", page)
+
+    with pytest.raises(StoreTimeoutError):
+        await cancel_all(server.pool, JobQuery())
+    with pytest.raises(StoreUnavailableError):
+        await cancel_all(server.pool, JobQuery())

@@ -308,10 +308,32 @@ async def test_server_without_its_database_answers_and_goes_on_when_it_is_back(
 ) -> None:
     async with running(tmp_path, crash_database, store_timeout="0.5") as (server,):
         first = await server.run("quick", 1)
+        path = f"/jobs/{first['id']}"
         await crash_database.stop()
         answer = await server.client.post("/jobs", json={"type": "quick"})
         assert answer.status_code in {503, 504}
         assert (await server.client.get("/health")).status_code == 200
+        # Sent while the pump hangs, so that each knows what it has left behind.
+        for method, asked, left in (
+            ("GET", path, ""),
+            ("HEAD", path, ""),
+            ("GET", "/jobs?limit=1", ""),
+            ("GET", "/jobs/counts", ""),
+            ("POST", "/jobs", "; nothing was kept"),
+            ("POST", f"{path}/rerun", "; nothing was kept"),
+            ("POST", "/jobs/rerun", "; nothing was kept"),
+            ("POST", f"{path}/cancel", "; nothing has changed"),
+            ("POST", f"{path}/run-now", "; nothing has changed"),
+            ("POST", "/jobs/cancel", "; nothing has changed"),
+            ("DELETE", path, "; nothing has changed"),
+        ):
+            body = {"type": "quick"} if asked == "/jobs" else {"type": ["quick"]}
+            refused = await server.client.request(
+                method, asked, json=None if asked.startswith(path) or method == "GET" else body
+            )
+            assert refused.status_code == 503, asked
+            if method != "HEAD":
+                assert refused.json()["detail"] == f"the database does not answer{left}", asked
         await crash_database.start()
         await server.wait_for_line("database_back")
 

@@ -209,7 +209,7 @@ async def test_full_disk_refuses_jobs_and_holds_the_ends_of_others_until_there_i
             forget = await server.client.delete(f"/jobs/{done['id']}")
             cancel = await server.client.post(f"/jobs/{late.json()['id']}/cancel")
             assert forget.status_code == cancel.status_code == 507
-            assert "nothing was kept" in forget.json()["detail"]
+            assert "nothing has changed" in forget.json()["detail"]
             assert "the job is being cancelled" in cancel.json()["detail"]
             assert (await server.job(done["id"]))["status"] == "completed"
             await server.wait_for_line("store_failing")

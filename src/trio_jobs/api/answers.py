@@ -1,5 +1,8 @@
 """The answers about one job, and the refusals, as values that know nothing of Quart."""
 
+from enum import Enum
+from typing import Final
+
 import msgspec
 
 from trio_jobs import problem_details
@@ -25,8 +28,17 @@ from trio_jobs.problem_details import Problem
 # The errors for which `refused` has an answer.
 REFUSALS = (Problem, AdmissionError, StoreError, StoreTimeoutError)
 
+
+class Asked(Enum):
+    """What a request asks for; its value says what a refusal leaves."""
+
+    LOOK_UP = None
+    CHANGE = "nothing has changed"
+    JOBS = "nothing was kept"
+
+
 # Seconds. A disk that is full stays so until an operator acts, and each try is cheap.
-_STORE_RETRY_AFTER = 5
+_STORE_RETRY_AFTER: Final = 5
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -72,26 +84,24 @@ def shown(
     return Answer(200, headers, whole_json(job, context, access))
 
 
-def refused(error: Exception, context: ApiContext) -> Answer:
+def refused(error: Exception, context: ApiContext, asked: Asked) -> Answer:
     """The answer to one of `REFUSALS`; raises any other error, which is the server's own fault."""
-    problem = problem_of(error, context)
+    problem = problem_of(error, context, asked)
     return Answer(problem.status, problem.headers, problem.body(), problem_details.MEDIA_TYPE)
 
 
-def _no_room(error: QueueFullError, **members: int) -> Problem:
-    kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+def _no_room(error: QueueFullError, left: str, **members: int) -> Problem:
     seconds = error.retry_after
-    detail = f"{error}; {kept}; try again in {seconds} s"
+    detail = f"{error}{left}; try again in {seconds} s"
     headers = {"Retry-After": str(seconds)}
     return Problem(429, detail, headers=headers, retry_after=seconds, **members)
 
 
-def _paused(error: IntakePausedError, **members: int) -> Problem:
-    kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+def _paused(error: IntakePausedError, left: str, **members: int) -> Problem:
     seconds = error.retry_after
     return Problem(
         503,
-        f"{error}; {kept}; try again in {seconds} s",
+        f"{error}{left}; try again in {seconds} s",
         headers={"Retry-After": str(seconds)},
         retry_after=seconds,
         reason=error.reason,
@@ -99,48 +109,54 @@ def _paused(error: IntakePausedError, **members: int) -> Problem:
     )
 
 
-def _store_problem(error: Exception, **members: int) -> Problem:
-    kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+def _store_problem(error: Exception, asked: Asked, left: str, **members: int) -> Problem:
     if isinstance(error, StoreTimeoutError):
         if members:
-            kept += ", and perhaps more"
+            left += ", and perhaps more"
         else:
-            kept = "it is unknown whether the request has been carried out"
+            left = "; it is unknown whether the request has been carried out"
+        again = "repeat it with the same key" if asked is Asked.JOBS else "repeat it"
         status = 504
-        detail = f"{error}; {kept}; repeat it with the same key"
+        detail = f"{error}{left}; {again}"
     elif isinstance(error, StoreUnavailableError):
-        status, detail = 503, f"{error}; {kept}"
+        status, detail = 503, f"{error}{left}"
     else:
-        if isinstance(error, StoreWriteError) and not members:
-            kept = error.kept
-        status, detail = 507, f"the jobs cannot be written: {error}; {kept}"
+        if isinstance(error, StoreWriteError) and error.holds and not members:
+            left = f"; {error.kept}"
+        status, detail = 507, f"the jobs cannot be written: {error}{left}"
     reason = {"reason": "store_away"} if status == 503 else {}
     seconds = _STORE_RETRY_AFTER
     headers = {"Retry-After": str(seconds)}
     return Problem(status, detail, headers=headers, retry_after=seconds, **reason, **members)
 
 
-def problem_of(error: Exception, context: ApiContext, **members: int) -> Problem:
+def problem_of(
+    error: Exception, context: ApiContext, asked: Asked = Asked.JOBS, **members: int
+) -> Problem:
     """The Problem for one of `REFUSALS`, which counts.
 
     Args:
         error: Raises any other error.
         context: Of the API.
+        asked: What the request asks for.
         members: Of a stream, the number of jobs ``accepted`` so far.
     """
     if context.metrics is not None and isinstance(error, AdmissionError | StoreTimeoutError):
         context.metrics.refusals[error.reason] += 1
+    left = "" if asked.value is None else f"; {asked.value}"
+    if members:
+        left = f"; {members['accepted']} jobs are in"
     match error:
         case Problem():
             return error
         case QueueFullError():
-            return _no_room(error, **members)
+            return _no_room(error, left, **members)
         case ShuttingDownError():
-            return context.shutting_down(**members)
+            return context.shutting_down(left, **members)
         case IntakePausedError():
-            return _paused(error, **members)
+            return _paused(error, left, **members)
         case StoreWriteError() | StoreUnavailableError() | StoreTimeoutError():
-            return _store_problem(error, **members)
+            return _store_problem(error, asked, left, **members)
         case KeyReusedError():
             return Problem(422, str(error))
         case JobNotFoundError():

@@ -86,12 +86,16 @@ class ApiContext:
         """Whether this client sees no payloads, results, messages and log lines."""
         return access.role is Role.READ and self.http.payloads == "control"
 
-    def shutting_down(self, **members: int) -> Problem:
-        """The refusal of a closed pool; a stream adds the number of jobs ``accepted`` so far."""
-        kept = f"{members['accepted']} jobs are in" if members else "nothing was kept"
+    def shutting_down(self, left: str, **members: int) -> Problem:
+        """The refusal of a closed pool.
+
+        Args:
+            left: What it leaves of the request, as the rest of its text.
+            **members: Of a stream, the number of jobs ``accepted`` so far.
+        """
         return Problem(
             503,
-            f"shutting down; {kept}",
+            f"shutting down{left}",
             headers={"Retry-After": str(self.shutdown_retry_after), "Connection": "close"},
             retry_after=self.shutdown_retry_after,
             **members,

@@ -8,7 +8,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from trio_jobs.api.answers import REFUSALS, refused
+from trio_jobs.api.answers import REFUSALS, Asked, refused
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.batch import add_batch_route
 from trio_jobs.api.cancel_route import add_cancel_route
@@ -30,6 +30,9 @@ from trio_jobs.api.stream import add_stream_route
 from trio_jobs.api.submit import add_submit_route
 from trio_jobs.problem_details import PHRASES, Problem
 
+# How the paths end to which jobs are submitted.
+_SUBMISSIONS = ("/jobs", "/jobs/batch", "/jobs/stream", "/jobs/pipe", "/rerun")
+
 _DETAILS = {
     404: "no such path, or no such job",
     405: "the path does not have this method; Allow names those it has",
@@ -48,7 +51,7 @@ def create_app(context: ApiContext) -> QuartTrio:
     async def answer_error(error: Exception) -> Response:
         if isinstance(error, HTTPException):
             error = _problem_of_werkzeug(error)
-        return to_response(refused(error, context))
+        return to_response(refused(error, context, _asked()))
 
     for kind in (*REFUSALS, HTTPException):
         app.register_error_handler(kind, answer_error)
@@ -74,6 +77,15 @@ def create_app(context: ApiContext) -> QuartTrio:
         add_session_routes(routes, context)
     app.register_blueprint(routes)
     return app
+
+
+def _asked() -> Asked:
+    """What the current request asks for."""
+    if request.method in ("GET", "HEAD"):
+        return Asked.LOOK_UP
+    rule = "" if request.url_rule is None else request.url_rule.rule
+    is_submission = request.method == "POST" and rule.endswith(_SUBMISSIONS)
+    return Asked.JOBS if is_submission else Asked.CHANGE
 
 
 async def _answer_options() -> Response | None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from trio_jobs.access import Access
-from trio_jobs.api.answers import REFUSALS, Answer, accepted, refused, shown
+from trio_jobs.api.answers import REFUSALS, Answer, Asked, accepted, refused, shown
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
 from trio_jobs.api.quart_adapter import NO_STORE
@@ -87,9 +87,10 @@ class FastPath:
         except JobNotFoundError as error:
             if self._waits:
                 return None
-            answer = refused(error, self._context)
+            answer = refused(error, self._context, Asked.LOOK_UP)
         except REFUSALS as error:
-            answer = refused(error, self._context)
+            asked = Asked.JOBS if method == "POST" else Asked.LOOK_UP
+            answer = refused(error, self._context, asked)
         return _encode(answer)
 
     def _submit(self, body: bytes, access: Access) -> Answer:
@@ -114,7 +115,7 @@ class FastPath:
             job = await pool.admission.admit(spec)
             answer = accepted(job, {"Location": f"/jobs/{job.id}"})
         except REFUSALS as error:
-            answer = refused(error, self._context)
+            answer = refused(error, self._context, Asked.JOBS)
         return _encode(answer)
 
 

@@ -8,7 +8,7 @@ import trio
 from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.pool import Pool
-from trio_jobs.pool.refusals import StoreTimeoutError
+from trio_jobs.pool.refusals import StoreTimeoutError, StoreUnavailableError
 from trio_jobs.pool.store import DurableStore, KeepingStore, StoreError
 from trio_jobs.settings import shown
 
@@ -59,8 +59,9 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
 
     Raises:
         StoreTimeoutError: With a file: it is unknown whether all requests are on the disk. They
-            have taken effect. With a database: those will that it has, or gets.
-        StoreUnavailableError: The database does not answer; the same holds for the requests so far.
+            have taken effect. With a database: those will that it has, or gets; others were not
+            made.
+        StoreUnavailableError: The database does not answer; no cancel was asked for.
 
     Cancellation:
         Jobs whose turn has come will be cancelled, the others not.
@@ -70,7 +71,12 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
     """
     store, after, number = pool.store, None, 0
     while True:
-        jobs = await store.page(query, after=after, limit=STRIDE)
+        try:
+            jobs = await store.page(query, after=after, limit=STRIDE)
+        except StoreUnavailableError:
+            if number == 0 or not isinstance(store, KeepingStore):
+                raise
+            raise StoreTimeoutError(store.timeout, "the database") from None
         number += sum(_cancel(pool, job) for job in query.select(jobs))
         await trio.lowlevel.checkpoint()
         if len(jobs) < STRIDE:
