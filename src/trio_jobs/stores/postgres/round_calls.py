@@ -1,7 +1,7 @@
 """A round as a call of the database's function `round`, and its answer as the store gets it."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 import psycopg
@@ -25,11 +25,10 @@ from trio_jobs.stores.postgres.columns import (
     time_of,
     whole_job,
 )
+from trio_jobs.stores.postgres.parameter_arrays import Texts, array, column, text_column
 from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import time_at
-
-_T = TypeVar("_T")
 
 # Why a submission is refused for a while.
 KEY_IN_USE: Final = "a transaction that has not ended has submitted a job with this key"
@@ -127,43 +126,28 @@ def parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
     moved = [move.held.job for move in moves]
     begun = sorted(batch.begun, key=_held_id)
     new = [job for group in batch.new for job in group.jobs]
-    fetchable = [may for group in batch.new for may in group.fetchable]
     want = batch.want
+    # As texts: see `parameter_arrays`.
     return {
-        "me": session.member,
-        "my_session": session.number,
-        "m_id": [job.id for job in moved],
-        "m_owner": [move.held.member for move in moves],
-        "m_claims": [move.held.claims for move in moves],
-        "m_attempts": [job.attempts for job in moved],
-        "m_snoozes": _column(moved, lambda job: job.snoozes or None),
-        "m_run_at": _column(moved, lambda job: job.run_at),
-        "m_started_at": _column(moved, lambda job: job.started_at),
-        "m_completed_at": _column(moved, lambda job: job.completed_at),
-        "m_duration": _column(moved, lambda job: job.duration),
-        "m_outcome": _column(moved, _outcome),
-        "m_error_type": _column(moved, _error_type),
-        "m_error_message": _column(moved, _error_message),
-        "m_cancel": _column(moved, lambda job: job.cancel_requested or None),
-        "m_progress": _column(moved, _progress),
-        "m_lines": _column(moved, _lines),
-        "m_result": _column(moved, _result),
-        "b_id": [held.job.id for held in begun],
-        "b_owner": [held.member for held in begun],
-        "b_claims": [held.claims for held in begun],
-        "b_started_at": [held.job.started_at for held in begun],
-        "cancels": sorted(batch.cancels),
-        "watches": sorted(batch.watches),
+        "me": str(session.member),
+        "my_session": str(session.number),
+        **(_moves(moves, moved) if moves else _NO_MOVES),
+        "b_id": array([held.job.id for held in begun]),
+        "b_owner": column(begun, lambda held: held.member),
+        "b_claims": column(begun, lambda held: held.claims),
+        "b_started_at": column(begun, lambda held: held.job.started_at),
+        "cancels": array(sorted(batch.cancels)),
+        "watches": array(sorted(batch.watches)),
         "low": low,
-        "want": want.number,
-        "wanted": None if want.types is None else list(map(_text, want.types)),
-        "without": list(map(_text, want.without)),
-        "l_type": list(map(_text, want.limits)),
-        "l_left": list(want.limits.values()),
-        "suspect": want.suspect,
-        **_new_jobs(new),
-        "i_fetchable": fetchable,
-        "count_to": batch.count_to,
+        "want": str(want.number),
+        "wanted": None if want.types is None else text_column(want.types, _text),
+        "without": text_column(want.without, _text),
+        "l_type": text_column(list(want.limits), _text),
+        "l_left": array(map(str, want.limits.values())),
+        "suspect": str(want.suspect),
+        **(_new_jobs(new) if new else _NO_NEW_JOBS),
+        "i_fetchable": array([str(may) for group in batch.new for may in group.fetchable]),
+        "count_to": str(batch.count_to),
     }
 
 
@@ -234,10 +218,10 @@ async def add_group(
     """
     jobs = group.jobs
     params = {
-        "me": session.member,
-        "my_session": session.number,
+        "me": str(session.member),
+        "my_session": str(session.number),
         **_new_jobs(jobs),
-        "i_rerun_of": _column(jobs, lambda job: job.rerun_of),
+        "i_rerun_of": column(jobs, lambda job: job.rerun_of),
     }
     cursor = await connection.execute(_ADD_GROUP.encode(), params)
     for kind, job_id in await cursor.fetchall():
@@ -298,24 +282,43 @@ def _fetched(row: Sequence[Any]) -> Job:
     )
 
 
-def _new_jobs(jobs: Sequence[Job]) -> dict[str, object]:
+def _moves(moves: Sequence[Moved], jobs: Sequence[Job]) -> dict[str, str | Texts]:
     return {
-        "i_id": [job.id for job in jobs],
-        "i_type": [_text(job.type) for job in jobs],
-        "i_payload": _column(jobs, _payload),
-        "i_created_at": [job.created_at for job in jobs],
-        "i_run_at": _column(jobs, lambda job: job.run_at),
-        "i_key": _column(jobs, lambda job: None if job.key is None else job.key.text),
-        "i_key_digest": _column(jobs, lambda job: None if job.key is None else job.key.digest),
-        "i_submitted_by": _column(jobs, lambda job: job.submitted_by),
-        "i_trace": _column(jobs, lambda job: job.trace),
+        "m_id": array([job.id for job in jobs]),
+        "m_owner": column(moves, lambda move: move.held.member),
+        "m_claims": column(moves, lambda move: move.held.claims),
+        "m_attempts": column(jobs, lambda job: job.attempts),
+        "m_snoozes": column(jobs, lambda job: job.snoozes or None),
+        "m_run_at": column(jobs, lambda job: job.run_at),
+        "m_started_at": column(jobs, lambda job: job.started_at),
+        "m_completed_at": column(jobs, lambda job: job.completed_at),
+        "m_duration": column(jobs, lambda job: job.duration),
+        "m_outcome": text_column(jobs, _outcome),
+        "m_error_type": text_column(jobs, _error_type),
+        "m_error_message": text_column(jobs, _error_message),
+        "m_cancel": column(jobs, lambda job: job.cancel_requested or None),
+        "m_progress": text_column(jobs, _progress),
+        "m_lines": text_column(jobs, _lines),
+        "m_result": text_column(jobs, _result),
     }
 
 
-def _column(jobs: Sequence[Job], value: Callable[[Job], _T | None]) -> list[_T | None]:
-    """The values of jobs; none if all are None: the database fills an array up with nulls."""
-    values = list(map(value, jobs))
-    return [] if values.count(None) == len(values) else values
+def _new_jobs(jobs: Sequence[Job]) -> dict[str, str | Texts]:
+    return {
+        "i_id": array([job.id for job in jobs]),
+        "i_type": text_column(jobs, lambda job: _text(job.type)),
+        "i_payload": text_column(jobs, _payload),
+        "i_created_at": column(jobs, lambda job: job.created_at),
+        "i_run_at": column(jobs, lambda job: job.run_at),
+        "i_key": text_column(jobs, lambda job: None if job.key is None else job.key.text),
+        "i_key_digest": column(jobs, _digest),
+        "i_submitted_by": text_column(jobs, lambda job: job.submitted_by),
+        "i_trace": text_column(jobs, lambda job: job.trace),
+    }
+
+
+def _digest(job: Job) -> str | None:
+    return None if job.key is None else rf"\\x{job.key.digest.hex()}"
 
 
 def _payload(job: Job) -> str | None:
@@ -366,3 +369,7 @@ def _held_id(held: Held) -> str:
 
 def _number(pair: tuple[int, Held]) -> int:
     return pair[0]
+
+
+_NO_MOVES: Final = _moves((), ())
+_NO_NEW_JOBS: Final = _new_jobs(())

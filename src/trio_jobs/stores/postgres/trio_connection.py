@@ -16,6 +16,8 @@ from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 from psycopg.rows import AsyncRowFactory, tuple_row
 from psycopg.waiting import Ready, Wait
 
+from trio_jobs.stores.postgres.parameter_arrays import register
+
 _Result = TypeVar("_Result")
 
 # What is raised when a connection is lost or cannot be made. An `OperationalError` may have other
@@ -145,6 +147,7 @@ async def connect(
         else:
             connection._autocommit = autocommit
             connection.prepare_threshold = prepare_threshold
+            register(connection)
             return connection
     if len(errors) == 1:
         raise errors[0]
