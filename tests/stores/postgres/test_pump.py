@@ -381,6 +381,42 @@ async def test_a_read_only_database_refuses_submissions_and_keeps_moves(
     assert await database.fetch("select outcome::text from trio_jobs.jobs") == [("succeeded",)]
 
 
+async def test_a_full_disk_is_told_once_until_it_has_room_for_what_it_refused(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        names = ("store_failing", "store_works_again")
+        return [record.message for record in caplog.records if record.message in names]
+
+    async with serving(database) as server:
+        first = await server.land(Batch(new=[Submitted(make_job(1)).new], want=Want(1)))
+        await database.fetch(FULL)
+        for number in (2, 3):  # others find room on pages that there are
+            server.add(Batch(new=[Submitted(make_job(number)).new]))
+            await server.wait(lambda: len(server.source.refusals) == len(server.source.landings))
+            await server.land(Batch(cancels=[make_job(1).id]))
+            assert await server.pump.request("select 1", {}) == [(1,)]
+        await server.land(Batch(moves=[ended(first.fetched[0])]))
+
+        assert told() == ["store_failing"]
+        assert server.pump.failing is not None
+
+        await database.fetch("drop trigger no_room on trio_jobs.jobs")
+        await server.land(Batch(new=[Submitted(make_job(4)).new]))
+
+        assert told() == ["store_failing", "store_works_again"]
+        assert server.pump.failing is None
+
+
+FULL = """
+create function no_room() returns trigger language plpgsql as $$
+begin
+    raise exception 'no space left on device' using errcode = '53100';
+end $$;
+create trigger no_room before insert on trio_jobs.jobs execute function no_room()
+"""
+
+
 async def test_a_database_to_which_nothing_was_written_is_not_told_to_work_again(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -49,6 +49,9 @@ _LAST: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _PATIENCE: Final = 30.0
 _LONGEST_PATIENCE: Final = 960.0
 
+# A part that the database can refuse, beside those of a round.
+_REQUEST: Final = "request"
+
 # What a round raises that belongs to an earlier session of its member.
 _STALE: Final = "TJ001"
 
@@ -123,6 +126,8 @@ class Pump:
         self._stalled: float | None = None
         self._lost: float | None = None  # since when it has no connection that works
         self._refused: float | None = None  # see `failing`
+        # What the database has refused and not written since. A full disk has room for some things.
+        self._refused_parts: set[str] = set()
         self._failures = 0  # since the last round
         self._patience = _PATIENCE
 
@@ -333,7 +338,7 @@ class Pump:
             batch = replace(batch, new=self._round.new)  # without those that were refused
             self._round = None
             self._failures = 0
-            self._note_written()
+            self._note_written(*_written_parts(batch))
             self._land(session, batch, replace(answer, fetched=[*fetched, *answer.fetched]))
             return
         self._in_doubt = is_repeated or self._partly_there
@@ -362,7 +367,7 @@ class Pump:
         if not (refuses(error) or passes(error)):
             raise error  # a bug: it is not accepted, and is no client's
         if refuses(error):
-            self._note_refused(error)
+            self._note_refused(error, *_written_parts(self._round))
         if self._in_doubt:  # so nothing of it can be refused
             await self._pause()
             raise _SessionOverError from error
@@ -430,8 +435,10 @@ class Pump:
         self._note_refused(error)
         refusal = StoreWriteError(one_line(error))
         while self._requests:
+            self._note_refused(error, _REQUEST)
             self._requests.popleft().end(refusal)
         if self._round is None and (batch := self._source.take(may_fetch=False)) is not None:
+            self._note_refused(error, *_written_parts(batch))
             self._source.put_back(batch, refusal)
 
     def _refuse(self, new: NewJobs, error: Exception) -> None:
@@ -456,9 +463,11 @@ class Pump:
                 continue
             self._requests.popleft()
             if failure is not None and refuses(failure):
-                self._note_refused(failure)
+                self._note_refused(failure, _REQUEST)
                 request.end(StoreWriteError(one_line(failure)))
             else:
+                if failure is None:
+                    self._note_written(_REQUEST)
                 request.end(failure)
 
     async def _execute(
@@ -494,18 +503,21 @@ class Pump:
             self._lost = trio.current_time()
             log.warning("database_lost", extra={"reason": one_line(error)})
 
-    def _note_refused(self, error: psycopg.Error) -> None:
+    def _note_refused(self, error: psycopg.Error, *parts: str) -> None:
+        if error.sqlstate != READ_ONLY:  # which is so for everything, or for nothing
+            self._refused_parts.update(parts)
         if self._refused is None:
             self._refused = time.monotonic()
             log.error("store_failing", extra={"reason": one_line(error)})
 
-    def _note_written(self) -> None:
-        """The database has written something: it is back, if it was not."""
+    def _note_written(self, *parts: str) -> None:
+        """The database has written something, and these parts: it is back, if it was not."""
         if self._lost is not None:
             seconds = trio.current_time() - self._lost
             self._lost = None
             log.warning("database_back", extra={"seconds": round(seconds, 3)})
-        if self._refused is not None:
+        self._refused_parts.difference_update(parts)
+        if self._refused is not None and not self._refused_parts:
             seconds = time.monotonic() - self._refused
             self._refused = None
             log.warning("store_works_again", extra={"seconds": round(seconds, 3)})
@@ -535,6 +547,12 @@ def _parts(batch: Batch) -> list[Batch]:
     parts += [Batch(new=(each,)) for each in batch.new]
     rest = replace(batch, moves=(), begun=(), new=())
     return parts if _is_empty(rest) else [*parts, rest]
+
+
+def _written_parts(batch: Batch | None) -> list[str]:
+    """The parts of a round that a full disk refuses or takes; the others are small."""
+    parts = [] if batch is None else [("moves", batch.moves), ("new", batch.new)]
+    return [name for name, part in parts if part]
 
 
 def _is_empty(batch: Batch) -> bool:
