@@ -1,6 +1,7 @@
 """Three accounts of jobs that servers share: the clients', the ledger's and the database's."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
@@ -58,7 +59,8 @@ class Account:
     Attributes:
         faults: What must not be, a line each.
         again: Runs that came after an end which no process had recorded.
-        thawed: Runs that were cut off when their process went on, after another had begun the job.
+        thawed: Runs that were cut off when their process went on, after another had begun the job;
+            also those that began at that moment.
         cut: Runs that were cut off.
     """
 
@@ -111,11 +113,37 @@ def compare(
     for key, number in Counter(row[1] for row in rows.values()).items():
         if number > 1:
             account.faults.append(f"{number} jobs with the key {key}")
+    woken = _woken([run for each in runs.values() for run in each], fates)
     for job_id, (type_, _, outcome, _) in rows.items():
-        _compare_job(job_id, type_, outcome, runs.get(job_id, []), fates, account)
+        counted: list[Run] = []
+        for run in runs.get(job_id, []):
+            if counted and woken.get(id(run), inf) < counted[-1].begun:
+                account.thawed += 1
+                account.cut += 1
+            else:
+                counted.append(run)
+        _compare_job(job_id, type_, outcome, counted, fates, account)
     for job_id in runs.keys() - rows.keys():
         account.faults.append(f"ran, and is not there: {job_id}")
     return account
+
+
+def _woken(runs: Sequence[Run], fates: Fates) -> dict[int, Time]:
+    """By the identity of a run, since when its process had stood still when the run began.
+
+    Their workers were about to begin them at that moment, with the lease that they had. The
+    handlers have taken no step: they were cut at their first checkpoint.
+    """
+    woken: dict[int, Time] = {}
+    for process, intervals in fates.frozen.items():
+        mine = [run for run in runs if run.process == process]
+        for begin, end in intervals:
+            times = (time for run in mine for time in (run.begun, *run.steps, run.over))
+            first = min((time for time in times if time > end), default=inf)
+            for run in mine:
+                if run.begun == first and run.how == "cut" and not run.steps:
+                    woken[id(run)] = begin
+    return woken
 
 
 def _compare_job(
