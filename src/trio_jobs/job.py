@@ -124,12 +124,14 @@ class Later(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         error: What the attempt failed with; None if it did not fail.
         snooze: Whether it does not count as an attempt.
         left: What goes into the job's record.
+        lost: Whether the job is another server's business from now on: nothing is recorded here.
     """
 
     seconds: float
     error: JobError | None = None
     snooze: bool = False
     left: Left | None = None
+    lost: bool = False
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -323,7 +323,7 @@ async def test_cancelled_job_that_is_held_here_ends_without_its_handler(
 
 
 async def test_lost_lease_cuts_the_jobs_and_they_run_again_elsewhere(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = Runs(10.0)
     a = make_shared_pool({"t": runs.handler()}, workers=2)
@@ -345,6 +345,7 @@ async def test_lost_lease_cuts_the_jobs_and_they_run_again_elsewhere(
             await ended(a, *more)
 
     assert [(job.outcome, job.interruptions) for job in ends] == [(Outcome.SUCCEEDED, 1)] * 2
+    assert [record.message for record in caplog.records] == ["job_cut"] * 2
 
 
 async def test_what_was_fetched_under_a_lost_lease_is_not_run_and_takes_no_slot(

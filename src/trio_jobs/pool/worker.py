@@ -125,7 +125,8 @@ async def _process_burst(
             time = now()
             if type(end) is Later:  # `isinstance` calls a method of the class's metaclass
                 store.postpone(job_id, end)
-                log_postponed(job, end, duration=time - started)
+                if not end.lost:
+                    log_postponed(job, end, duration=time - started)
             else:
                 store.complete(job_id, end, duration=time - started)
                 if verbose or end.outcome is not _SUCCEEDED:

@@ -28,7 +28,6 @@ from trio_jobs.pool.store import (
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.want import NOTHING, Want
 from trio_jobs.stores.database_port import ReadersPort, RequestsPort
-from trio_jobs.stores.postgres.membership import CUT
 from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs, Show
 from trio_jobs.stores.remote_ends import RemoteEnds
 from trio_jobs.stores.shared_reads import SharedReads
@@ -255,7 +254,7 @@ class SharedStore(SharedReads):
     def postpone(self, job_id: str, later: Later) -> Job:
         held = self._find_running(job_id, PENDING)
         job = postponed(held.job, later, self._now())
-        if later is not CUT and job_id not in self._cut:
+        if not later.lost and job_id not in self._cut:
             self._record(held, job)
         self._end_run(held)
         return job

@@ -22,7 +22,7 @@ from trio_jobs.pool.worker import Process, ProcessBlock
 
 # What a worker gets of a job that the lease has cut, or that was not begun for that reason. The
 # store knows of the job no more, and records nothing.
-CUT: Final = Later(seconds=0.0, snooze=True)
+CUT: Final = Later(seconds=0.0, snooze=True, lost=True)
 
 
 class Membership:
