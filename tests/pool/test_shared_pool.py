@@ -267,6 +267,25 @@ async def test_paused_type_is_not_fetched_and_what_was_goes_back(autojump_clock:
     assert runs.begun == 22
 
 
+async def test_paused_server_asks_for_no_jobs_but_those_to_cancel() -> None:
+    server = make_shared_pool({"t": Runs().handler(), "other": Runs().handler()})
+    take = server.store.take
+    server.pool.capacity.slot_freed(2)  # as workers do when they begin
+    server.pool.paused.pause(["t"])
+    assert take(may_fetch=True) is not None
+    server.pool.paused.pause(["other"])
+
+    assert take(may_fetch=True) is None
+    server.store.request_cancel_nowait("a")
+    cancels = take(may_fetch=True)
+    assert cancels is not None
+    assert (cancels.cancels, cancels.want.types) == (["a"], [])
+    assert take(may_fetch=True) is None
+    server.store.note_beat([])  # another server may have cancelled one
+    assert take(may_fetch=True) is not None
+    assert take(may_fetch=True) is None
+
+
 async def test_servers_that_know_different_types_each_run_their_own(
     autojump_clock: MockClock,
 ) -> None:

@@ -38,9 +38,12 @@ class SharedReads(ABC):
 
     Attributes:
         timeout: See `trio_jobs.pool.store.KeepingStore`.
+        seeks_cancelled: Whether the next fetch is for jobs whose cancel was requested, even if no
+            others may begin here: at each heartbeat, and after a cancel at this server.
     """
 
     timeout: float
+    seeks_cancelled = True
     _readers: ReadersPort
     _pump: RequestsPort
     _now: Callable[[], datetime]
@@ -142,6 +145,7 @@ class SharedReads(ABC):
                 kept = "the job is being cancelled, but a crash can take that back"
                 raise StoreWriteError(str(error), kept=kept) from error
             if is_changed:
+                self.seeks_cancelled = True
                 break
             # Refused, unless the job is just coming in.
             cancel_requested(await self.find(job_id), self._now())

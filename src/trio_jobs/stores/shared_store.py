@@ -194,6 +194,7 @@ class SharedStore(SharedReads):
     def note_beat(self, members: Sequence[str]) -> None:
         """The lease is renewed; these are the names of all servers."""
         self.members = members
+        self.seeks_cancelled = True
         if self._local is not None:
             self._local.note_beat()
             self._notes_begins = True
@@ -332,6 +333,7 @@ class SharedStore(SharedReads):
     def request_cancel_nowait(self, job_id: str) -> Job | None:
         """Ask for the cancel of a job with the next round; None if this server does not hold it."""
         self._cancels[job_id] = None
+        self.seeks_cancelled = True
         self._pump.wake()
         return self._cancel_held(job_id) if self._holds(job_id) else None
 
@@ -378,6 +380,9 @@ class SharedStore(SharedReads):
         self._per_round = self._ended * self._round_seconds / max(now - self._began, 1e-9)
         if local is not None and not self._keeps_pending and (may_fetch or self._inbox):
             want = self._want(local)
+            if want.types is not None and not want.types and not self.seeks_cancelled:
+                # None of its types may begin: the fetch would walk over all pending jobs in vain.
+                want = NOTHING
         counts_soon = local is not None and local.counts_soon
         some_wait = self._outbox or self._inbox or self._begun or self._cancels or self._settling
         watches = self.remote_ends.some_are_to_be_watched
@@ -403,6 +408,8 @@ class SharedStore(SharedReads):
             watches=self.remote_ends.take(),
             count_to=0 if local is None else local.count_to(new=number, fetched=want.number),
         )
+        if want.number:
+            self.seeks_cancelled = False
         self._under_way, self._began, self._ended = batch, now, 0
         self._begun = {id_: self._begun[id_] for id_ in self._begun.keys() & moved}
         self._cancels.clear()
