@@ -504,3 +504,33 @@ async def test_unusual_jobs_by_sql_are_shown_listed_and_run(
         assert await server.wait_exit() == 0
 
     assert counts["total"] == 6
+
+
+async def test_a_batch_may_be_as_large_as_jobs_may_be_open(
+    tmp_path: Path, database: Database
+) -> None:
+    async with running(tmp_path, database, store_max_open="60") as [server]:
+        items = [{"type": "quick"}] * 30 + [{"type": "quick", "delay": 0.01}] * 30
+
+        too_many = await server.client.post("/jobs/batch", json=[*items, *items[-1:]])
+        accepted = await server.client.post("/jobs/batch", json=items)
+
+        assert too_many.status_code == 400
+        assert (
+            too_many.json()["detail"]
+            == "a batch must have at most 60 jobs, as many as may be open, got 61"
+        )
+        assert accepted.status_code == 201  # the buffer holds four
+        ends = [await wait_for(server, job["id"]) for job in accepted.json()]
+        assert ends == ["succeeded"] * 60
+
+        batch = [{"type": "add_one", "payload": 1, "delay": 1000}] * 40
+        failed = (await server.client.post("/jobs/batch", json=batch)).json()
+        for job in failed:
+            await server.client.post(f"/jobs/{job['id']}/cancel")
+        assert {await wait_for(server, job["id"]) for job in failed} == {"cancelled"}
+        await server.client.post("/jobs/batch", json=[{"type": "quick", "delay": 1000}] * 50)
+        refused = await server.client.post("/jobs/rerun", json={"outcome": ["cancelled"]})
+        assert refused.status_code == 429
+        assert "40 jobs to re-run, and 10 more may be open" in refused.json()["detail"]
+        await stop(server)

@@ -1,7 +1,9 @@
 """`POST /jobs/batch`: many jobs at once, all or none."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -25,6 +27,7 @@ from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
 from trio_jobs.pool.idempotency import KeyReusedError, Submitted
 from trio_jobs.pool.job_spec import JobSpec
+from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.problem_details import Problem
 
@@ -37,6 +40,7 @@ _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
     """Add ``POST /jobs/batch``."""
     pool, admission = context.pool, context.pool.admission
+    limits = _limits_of(pool)
 
     @routes.post("/jobs/batch")
     async def submit_batch() -> Response:
@@ -52,8 +56,7 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
                 now=pool.now,
                 submitted_by=current_access().name,
             ),
-            buffer_size=pool.capacity.buffer_size,
-            max_waiting=pool.schedule.max_waiting,
+            limits=limits,
         )
         try:
             with submission_span(context, batch) as span:
@@ -80,16 +83,42 @@ def add_batch_route(routes: Blueprint, context: ApiContext) -> None:
         ]
 
 
+class Limit(NamedTuple):
+    """How many items of a kind a batch may have: with more it would never fit."""
+
+    most: int
+    reason: str
+
+
+class Limits(NamedTuple):
+    """Of a batch: for the items that may begin at once, for those with a later time, for all."""
+
+    now: Limit
+    later: Limit
+    all: Limit
+
+
+def _limits_of(pool: Pool) -> Limits:
+    no_limit = Limit(sys.maxsize, "")
+    if pool.sharing is not None:  # a new job takes no place in this server
+        every = Limit(pool.sharing.max_open, "as many as may be open")
+        return Limits(no_limit, no_limit, every)
+    return Limits(
+        Limit(pool.capacity.buffer_size, "as many as the buffer holds"),
+        Limit(pool.schedule.max_waiting, "as many as may wait for a later time"),
+        no_limit,
+    )
+
+
 async def parse_batch(
-    body: bytes, parse: Callable[[bytes], JobSpec], *, buffer_size: int, max_waiting: int
+    body: bytes, parse: Callable[[bytes], JobSpec], *, limits: Limits
 ) -> list[JobSpec]:
     """The submissions in a batch.
 
     Args:
         body: A JSON array.
         parse: Parses one item, or raises a Problem.
-        buffer_size: How many items at the most may have no later time.
-        max_waiting: How many may have one.
+        limits: How many items it may have.
 
     Raises:
         Problem: 400, the body is no array, has too many items of one kind,
@@ -113,10 +142,10 @@ async def parse_batch(
             waiting += batch[-1].due is not None
         except Problem as problem:
             bad.append((index, problem.detail))
-        if index + 1 - waiting > buffer_size:
-            raise _too_many(buffer_size, "as many as the buffer holds", len(items))
-        if waiting > max_waiting:
-            raise _too_many(max_waiting, "as many as may wait for a later time", len(items))
+        numbers = (index + 1 - waiting, waiting, index + 1)
+        for number, limit in zip(numbers, limits, strict=True):
+            if number > limit.most:
+                raise _too_many(limit, len(items))
         cost += len(text) + ITEM_COST
         if cost > TURN_COST:
             cost = 0
@@ -127,9 +156,9 @@ async def parse_batch(
     return batch
 
 
-def _too_many(limit: int, reason: str, found: int) -> Problem:
-    detail = f"a batch must have at most {limit} jobs, {reason}, got {found}"
-    return Problem(400, detail, limit=limit)
+def _too_many(limit: Limit, found: int) -> Problem:
+    detail = f"a batch must have at most {limit.most} jobs, {limit.reason}, got {found}"
+    return Problem(400, detail, limit=limit.most)
 
 
 async def encode_jobs(jobs: list[Job]) -> bytes:

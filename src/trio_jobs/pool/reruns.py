@@ -152,7 +152,10 @@ async def rerun_all(
         try:
             jobs = await pool.admission.admit_all(specs)
         except QueueFullError as error:
-            text = f"{len(specs)} jobs to re-run, and {pool.schedule.room} more may wait"
+            room, state = pool.schedule.room, "wait"
+            if (sharing := pool.sharing) is not None:
+                room, state = max(sharing.max_open - sharing.open_jobs, 0), "be open"
+            text = f"{len(specs)} jobs to re-run, and {room} more may {state}"
             text += " (a limit takes the oldest)"
             raise QueueFullError(error.retry_after, text, reason=error.reason) from None
         except (InvalidTransitionError, JobNotFoundError):

@@ -40,6 +40,7 @@ class SharedParts:
         now: See there.
 
     Attributes:
+        max_open: See `Sharing`.
         limits: Holds the jobs whose types are at their limits.
         timer: Times the waits of submissions.
         admission: Takes jobs in.
@@ -61,6 +62,7 @@ class SharedParts:
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
+        self.max_open = max_open
         room = Capacity(max_open)
         self._store = store
         self._fetching = Fetching(

@@ -18,6 +18,10 @@ class Sharing(Protocol):
         """The names of the servers."""
 
     @property
+    def max_open(self) -> int:
+        """How many jobs may be unfinished."""
+
+    @property
     def open_jobs(self) -> int:
         """About how many unfinished jobs there are."""
 
