@@ -55,8 +55,8 @@ class Member:
 
     async def round_of(self, batch: Batch) -> tuple[Answer, bool]:
         """Make a round."""
-        params = round_calls.parameters(batch, self.session, self.low)
-        cursor = await self.connection.execute(round_calls.ROUND.encode(), params)
+        sql, params = round_calls.call(batch, self.session, self.low)
+        cursor = await self.connection.execute(sql.encode(), params)
         return round_calls.answer(await cursor.fetchall(), batch, self.session)
 
     async def fetch(self, number: int = 1, **want: Any) -> list[Held]:  # noqa: ANN401

@@ -142,8 +142,8 @@ async def test_a_fetch_reads_no_dead_entries_below_its_mark(a: Member, database:
 
 async def blocks_of_a_fetch(member: Member) -> int:
     """How many blocks a fetch of ten jobs reads; it is rolled back."""
-    params = round_calls.parameters(Batch(want=Want(10)), member.session, member.low)
-    query = f"explain (analyze, buffers, format json) {round_calls.ROUND}"
+    sql, params = round_calls.call(Batch(want=Want(10)), member.session, member.low)
+    query = f"explain (analyze, buffers, format json) {sql}"
     await member.execute("begin")
     cursor = await member.connection.execute(query.encode(), params)
     row = await cursor.fetchone()

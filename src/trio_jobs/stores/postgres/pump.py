@@ -422,8 +422,8 @@ class Pump:
                 return Answer(taken=[group])
             self._refuse(group, error)
             return Answer()
-        params = round_calls.parameters(part, session, self._low)
-        rows = await self._execute(connection, round_calls.ROUND, params)
+        sql, params = round_calls.call(part, session, self._low)
+        rows = await self._execute(connection, sql, params)
         answer, is_member = round_calls.answer(rows, part, session)
         if session.member and not is_member and session.member == self._membership.id:
             self._membership.lost()

@@ -91,17 +91,20 @@ def _parameter(name: str) -> str:
     return f"%({name}){form}::{_TYPES[name]}"
 
 
+_GIVEN: Final = {name: f"{name} => {_parameter(name)}" for name in _TYPES}
+
+
 def _call(function: str, names: Iterable[str], columns: str) -> str:
-    given = ", ".join(f"{name} => {_parameter(name)}" for name in names)
+    given = ", ".join([_GIVEN[name] for name in names])
     return f"SELECT {columns} FROM trio_jobs.{function}({given})"  # noqa: S608
 
 
-ROUND: Final = _call(
-    "round",
-    _PARAMETERS,
-    "kind::text, id::text, number, claims, type, payload, created_at, key, key_digest, "
-    "rerun_of::text, submitted_by, trace, attempts, interruptions, snoozes, run_at, error_type, "
-    "error_message, cancel_requested, rerun_as::text, progress, lines",
+# What each row of a round's answer has, and what those of fetched jobs have beside it.
+_COLUMNS: Final = "kind::text, id::text, number, claims"
+_FETCHED_COLUMNS: Final = (
+    "type, payload, created_at, key, key_digest, rerun_of::text, submitted_by, trace, attempts, "
+    "interruptions, snoozes, run_at, error_type, error_message, cancel_requested, rerun_as::text, "
+    "progress, lines"
 )
 _ADD_GROUP: Final = _call(
     "add_group", ("me", "my_session", *_NEW, "i_rerun_of"), "kind::text, id::text"
@@ -114,45 +117,59 @@ OWNED: Final = (
 )
 
 
-def parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
-    """The parameters of `ROUND`.
+def call(batch: Batch, session: Session, low: str) -> tuple[str, dict[str, object]]:
+    """The statement of a round, and its parameters.
+
+    It names only what the round does: to send and to read forty empty arrays takes longer than a
+    small round itself.
 
     Args:
         batch: What the round does; its submissions are plain.
         session: Whose round it is.
         low: Only jobs with a greater id are fetched, beside those that waited for a time.
     """
-    moves = sorted(batch.moves, key=_moved_id)
-    moved = [move.held.job for move in moves]
-    begun = sorted(batch.begun, key=_held_id)
-    new = [job for group in batch.new for job in group.jobs]
-    want = batch.want
+    params = _parameters(batch, session, low)
+    columns = f"{_COLUMNS}, {_FETCHED_COLUMNS}" if batch.want.number else _COLUMNS
+    return _call("round", params, columns), params
+
+
+def _parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
     # As texts: see `parameter_arrays`.
-    return {
-        "me": str(session.member),
-        "my_session": str(session.number),
-        **(_moves(moves, moved) if moves else _NO_MOVES),
-        "b_id": array([held.job.id for held in begun]),
-        "b_owner": column(begun, lambda held: held.member),
-        "b_claims": column(begun, lambda held: held.claims),
-        "b_started_at": column(begun, lambda held: held.job.started_at),
-        "cancels": array(sorted(batch.cancels)),
-        "watches": array(sorted(batch.watches)),
-        "low": low,
-        "want": str(want.number),
-        "wanted": None if want.types is None else text_column(want.types, _text),
-        "without": text_column(want.without, _text),
-        "l_type": text_column(list(want.limits), _text),
-        "l_left": array(map(str, want.limits.values())),
-        "suspect": str(want.suspect),
-        **(_new_jobs(new) if new else _NO_NEW_JOBS),
-        "i_fetchable": array([str(may) for group in batch.new for may in group.fetchable]),
-        "count_to": str(batch.count_to),
-    }
+    params: dict[str, object] = {"me": str(session.member), "my_session": str(session.number)}
+    if batch.moves:
+        params |= _moves(sorted(batch.moves, key=_moved_id))
+    if batch.begun:
+        begun = sorted(batch.begun, key=_held_id)
+        params["b_id"] = array([held.job.id for held in begun])
+        params["b_owner"] = column(begun, lambda held: held.member)
+        params["b_claims"] = column(begun, lambda held: held.claims)
+        params["b_started_at"] = column(begun, lambda held: held.job.started_at)
+    if batch.cancels:
+        params["cancels"] = array(sorted(batch.cancels))
+    if batch.watches:
+        params["watches"] = array(sorted(batch.watches))
+    want = batch.want
+    if want.number:
+        params["low"] = low
+        params["want"] = str(want.number)
+        params["suspect"] = str(want.suspect)
+        if want.types is not None:
+            params["wanted"] = text_column(want.types, _text)
+        if want.without:
+            params["without"] = text_column(want.without, _text)
+        if want.limits:
+            params["l_type"] = text_column(list(want.limits), _text)
+            params["l_left"] = array(map(str, want.limits.values()))
+    if batch.new:
+        params |= _new_jobs([job for group in batch.new for job in group.jobs])
+        params["i_fetchable"] = array([str(may) for each in batch.new for may in each.fetchable])
+    if batch.count_to:
+        params["count_to"] = str(batch.count_to)
+    return params
 
 
 def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tuple[Answer, bool]:
-    """What the rows of `ROUND` say.
+    """What the rows of a round say.
 
     Args:
         rows: The rows.
@@ -167,7 +184,8 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
     fenced: list[str] = []
     over: list[str] = []
     numbered: list[tuple[int, Held]] = []
-    claims: dict[str, int | None] = {}
+    claims: dict[str, int] = {}
+    known: set[str] = set()
     busy: set[str] = set()
     open_jobs, is_member = None, True
     for row in rows:
@@ -180,6 +198,8 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
             fenced.append(job_id)
         elif kind == "o":
             over.append(job_id)
+        elif kind == "k":
+            known.add(job_id)
         elif kind == "b":
             busy.add(job_id)
         elif kind == "n":
@@ -187,9 +207,14 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
         elif kind == "l":
             is_member = False
     fetched = [held for _, held in sorted(numbered, key=_number)]
-    taken = [group for group in batch.new if group.jobs[0].id in claims]
-    new = (job for group in taken for job in group.jobs)
-    fetched += [Held(job, member, count) for job in new if (count := claims[job.id]) is not None]
+    taken = batch.new
+    if refused := known | busy:
+        taken = [group for group in batch.new if group.jobs[0].id not in refused]
+    if claims:
+        new = (job for group in taken for job in group.jobs)
+        fetched += [
+            Held(job, member, count) for job in new if (count := claims.get(job.id)) is not None
+        ]
     found = Answer(
         fenced=fenced,
         fetched=fetched,
@@ -252,7 +277,7 @@ def held(rows: Iterable[Sequence[Any]]) -> list[Held]:
 
 
 def _fetched(row: Sequence[Any]) -> Job:
-    # In the order of `ROUND`.
+    # In the order of `_COLUMNS` and `_FETCHED_COLUMNS`.
     _, job_id, _, _, type_, payload, created_at, key, digest, rerun_of, submitted_by = row[:11]
     trace, attempts, interruptions, snoozes, run_at, error_type, error_message = row[11:18]
     cancel_requested, rerun_as, progress, lines = row[18:]
@@ -282,7 +307,8 @@ def _fetched(row: Sequence[Any]) -> Job:
     )
 
 
-def _moves(moves: Sequence[Moved], jobs: Sequence[Job]) -> dict[str, str | Texts]:
+def _moves(moves: Sequence[Moved]) -> dict[str, str | Texts]:
+    jobs = [move.held.job for move in moves]
     return {
         "m_id": array([job.id for job in jobs]),
         "m_owner": column(moves, lambda move: move.held.member),
@@ -369,7 +395,3 @@ def _held_id(held: Held) -> str:
 
 def _number(pair: tuple[int, Held]) -> int:
     return pair[0]
-
-
-_NO_MOVES: Final = _moves((), ())
-_NO_NEW_JOBS: Final = _new_jobs(())

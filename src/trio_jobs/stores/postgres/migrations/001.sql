@@ -81,9 +81,9 @@ create index jobs_dead on trio_jobs.jobs (completed_at, id) where outcome <> 'su
 create index jobs_dead_ids on trio_jobs.jobs (outcome, id) where outcome <> 'succeeded';
 
 
--- Whole microseconds since 1970.
+-- Whole microseconds since 1970. Were it immutable, which `extract` is not, no query would inline it.
 create function trio_jobs.micros(at timestamptz) returns bigint
-language sql immutable parallel safe as $$ select (extract(epoch from at) * 1000000)::bigint $$;
+language sql stable parallel safe as $$ select (extract(epoch from at) * 1000000)::bigint $$;
 
 -- The channel of a member, or that of all members. The latter carries
 --
@@ -135,7 +135,8 @@ $$;
 --   x  the move, or the begin, of the job `id` had no effect
 --   o  the watched job `id` has ended, or is not there
 --   f  the job was fetched; in the order of `number`
---   t  the new job `id` is in; if it was fetched, `claims` is set
+--   t  the new job `id` was fetched; the others that no row names are in, and pending
+--   k  the new job `id` is not in: there is a job with its key
 --   b  a transaction that has not ended yet has the key of the new job `id`
 --   n  so many jobs are unfinished, or more: `number`
 --
@@ -147,10 +148,6 @@ create type trio_jobs.answer as (
     cancel_requested boolean, rerun_as uuid, progress text, lines text
 );
 
-create type trio_jobs.new_job as (
-    id uuid, type text, payload json, created_at timestamptz, run_at timestamptz, key text,
-    key_digest bytea, rerun_of uuid, submitted_by text, trace text, owner bigint
-);
 
 
 -- Record moves; without an outcome the job is pending again. First lock, then write: a row that
@@ -166,13 +163,16 @@ create function trio_jobs.record(
 language plpgsql as $$
 declare
     line trio_jobs.answer;
-    before timestamptz := trio_jobs.next_time();
+    before timestamptz;
     places tid[];
-    recorded uuid[];
     pending uuid;
     next_time timestamptz;
+    number_recorded int;
     number_told int;
 begin
+    if cardinality(m_run_at) > 0 then
+        before := trio_jobs.next_time();
+    end if;
     select array_agg(p.place order by m.n) into places
     from unnest(m_id, m_owner, m_claims) with ordinality as m(id, owner, claims, n)
     left join lateral (
@@ -199,20 +199,20 @@ begin
             case when j.completed_at is not null and j.watcher is distinct from nullif(me, 0)
                 then j.watcher end as watcher
     )
-    select array_agg(m.id), min(m.run_at),
+    select count(*), min(m.run_at),
         (min(m.id::text collate "C") filter (where m.completed_at is null and m.run_at is null))::uuid,
         count(pg_notify(trio_jobs.channel(m.watcher), 'd' || m.id)) filter (where m.watcher is not null)
-    into recorded, next_time, pending, number_told from moved m;
+    into number_recorded, next_time, pending, number_told from moved m;
     perform trio_jobs.tell_pending(pending);
     perform trio_jobs.tell_time(next_time, before);
-    if coalesce(cardinality(recorded), 0) = cardinality(m_id) then
+    if number_recorded = cardinality(m_id) then
         return;
     end if;
     line.kind := 'x';
     for line.id in
-        select m.id from unnest(m_id, m_claims, m_attempts, m_completed_at, m_outcome)
-            as m(id, claims, attempts, completed_at, outcome)
-        where m.id <> all (coalesce(recorded, '{}'))
+        select m.id from unnest(places, m_id, m_claims, m_attempts, m_completed_at, m_outcome)
+            as m(place, id, claims, attempts, completed_at, outcome)
+        where m.place is null
         -- The answer of this round was lost, and they were recorded then.
         and not exists (
             select from trio_jobs.jobs j where j.id = m.id and j.owner is null
@@ -238,49 +238,56 @@ declare
     remaining int[] := l_left;
     fetched int := 0;
     number_found int;
-    places tid[];
-    times timestamptz[];
+    places tid[];  -- of the rows that are locked
+    times timestamptz[];  -- those that the first of them have waited for
     taken_types text[];
     passed_over uuid;
     at timestamptz := clock_timestamp();  -- see `next_time`
 begin
     while fetched < want loop
-        with suspects as materialized (
-            select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
-            where j.completed_at is null and j.interruptions > 0 and j.owner is null
-                and coalesce(j.run_at <= at, true) and not j.cancel_requested
-                and coalesce(j.type = any (wanted), true) and j.type <> all (without)
-            order by j.interruptions, j.id limit suspect::int for update skip locked
-        ), later as materialized (
-            select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
+        places := '{}';
+        times := '{}';
+        if suspect then
+            select places || array_agg(s.place), times || array_agg(s.run_at) into places, times from (
+                select j.ctid as place, j.run_at from trio_jobs.jobs j
+                where j.completed_at is null and j.interruptions > 0 and j.owner is null
+                    and coalesce(j.run_at <= at, true) and not j.cancel_requested
+                    and coalesce(j.type = any (wanted), true) and j.type <> all (without)
+                order by j.interruptions, j.id limit 1 for update skip locked
+            ) s;
+        end if;
+        select places || array_agg(l.place), times || array_agg(l.run_at) into places, times from (
+            select j.ctid as place, j.run_at from trio_jobs.jobs j
             where j.completed_at is null and j.run_at <= at
                 and (j.cancel_requested or (j.interruptions = 0
                     and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
             order by j.run_at nulls first, j.id
-            limit want - fetched - (select count(*) from suspects) for update skip locked
-        ), others as materialized (
-            select j.id, j.ctid as place, j.run_at, j.type, j.cancel_requested from trio_jobs.jobs j
+            limit want - fetched - cardinality(places) for update skip locked
+        ) l;
+        places := places || array(
+            select j.ctid from trio_jobs.jobs j
             where j.completed_at is null and j.run_at is null and j.owner is null and j.id > low
                 and (j.cancel_requested or (j.interruptions = 0
                     and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
             order by j.run_at nulls first, j.id
-            limit want - fetched - (select count(*) from suspects) - (select count(*) from later)
-            for update skip locked
-        ), found as (
-            select a.*, row_number() over () as n from (
-                select * from suspects union all select * from later union all select * from others
-            ) a
-        ), judged as (
-            select f.*, f.cancel_requested or l.remaining is null
-                or row_number() over (partition by f.type, f.cancel_requested order by f.n) <= l.remaining as fits
-            from found f left join unnest(l_type, remaining) as l(type, remaining) on l.type = f.type
-        )
-        select count(*), array_agg(f.place order by f.n) filter (where f.fits),
-            array_agg(f.run_at order by f.n) filter (where f.fits),
-            array_agg(f.type) filter (where f.fits and not f.cancel_requested),
-            least(passed_over::text, min(f.id::text collate "C") filter (where not f.fits))::uuid
-        into number_found, places, times, taken_types, passed_over
-        from judged f;
+            limit want - fetched - cardinality(places) for update skip locked);
+        number_found := cardinality(places);
+        if cardinality(l_type) > 0 then
+            select array_agg(f.place order by f.n) filter (where f.fits),
+                array_agg(f.run_at order by f.n) filter (where f.fits),
+                array_agg(f.type) filter (where f.fits and not f.cancel_requested),
+                least(passed_over::text, min(f.id::text collate "C") filter (where not f.fits))::uuid
+            into places, times, taken_types, passed_over
+            from (
+                select p.*, j.id, j.type, j.cancel_requested,
+                    j.cancel_requested or l.remaining is null or row_number() over (
+                        partition by j.type, j.cancel_requested order by p.n) <= l.remaining as fits
+                from unnest(places, times) with ordinality as p(place, run_at, n)
+                join trio_jobs.jobs j on j.ctid = p.place
+                left join unnest(l_type, remaining) as l(type, remaining) on l.type = j.type
+            ) f;
+        end if;
+        exit when number_found = 0;
         return query
             update trio_jobs.jobs j
             set owner = me, claims = j.claims + 1, attempts = j.attempts + 1, run_at = null
@@ -306,8 +313,13 @@ end
 $$;
 
 
--- Insert new jobs; returns the ids of those whose id and key were not there.
-create function trio_jobs.insert_new(new trio_jobs.new_job[]) returns uuid[]
+-- Insert new jobs, or those at some places of the arrays; returns the ids of those whose id and key
+-- were not there.
+create function trio_jobs.insert_new(
+    i_id uuid[], i_type text[], i_payload text[], i_created_at timestamptz[], i_run_at timestamptz[],
+    i_key text[], i_key_digest bytea[], i_rerun_of uuid[], i_submitted_by text[], i_trace text[],
+    owners bigint[], places int[] = null
+) returns uuid[]
 language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -316,9 +328,13 @@ begin
     with done as (
         insert into trio_jobs.jobs (id, type, payload, created_at, run_at, key, key_digest,
             rerun_of, submitted_by, trace, owner, claims, attempts)
-        select n.id, n.type, n.payload, n.created_at, n.run_at, n.key, n.key_digest, n.rerun_of,
+        select n.id, n.type, n.payload::json, n.created_at, n.run_at, n.key, n.key_digest, n.rerun_of,
             n.submitted_by, n.trace, n.owner, (n.owner is not null)::int, (n.owner is not null)::int
-        from unnest(new) n
+        from unnest(i_id, i_type, i_payload, i_created_at, i_run_at, i_key, i_key_digest, i_rerun_of,
+                i_submitted_by, i_trace, owners) with ordinality
+            as n(id, type, payload, created_at, run_at, key, key_digest, rerun_of, submitted_by,
+                trace, owner, place)
+        where places is null or n.place = any (places)
         on conflict do nothing returning id
     )
     select array_agg(d.id) into inserted from done d;
@@ -337,68 +353,89 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
     line trio_jobs.answer;
-    before timestamptz := trio_jobs.next_time();
-    new trio_jobs.new_job[];
-    each trio_jobs.new_job;
+    before timestamptz;
+    owners bigint[] := '{}';
     inserted uuid[];
+    busy uuid[] := '{}';
 begin
-    with given as (
-        select i.*, coalesce(i.fetchable, false) and i.run_at is null as free
-        from unnest(i_id, i_type, i_payload, i_created_at, i_run_at, i_key, i_key_digest,
-                i_submitted_by, i_trace, i_fetchable) with ordinality
-            as i(id, type, payload, created_at, run_at, key, key_digest, submitted_by, trace,
-                fetchable, n)
-    ), judged as (
-        select g.*, g.free and coalesce(
-            row_number() over (partition by g.type, g.free order by g.n) <= l.remaining, true) as fits
-        from given g left join unnest(l_type, l_left) as l(type, remaining) on l.type = g.type
-    ), owned as (
-        select j.*, j.fits and row_number() over (partition by j.fits order by j.n) <= eager as mine
-        from judged j
-    )
-    select array_agg(row(o.id, o.type, o.payload::json, o.created_at, o.run_at, o.key, o.key_digest,
-        null, o.submitted_by, o.trace, case when o.mine then me end)::trio_jobs.new_job order by o.n)
-    into new from owned o;
-    -- A user's transaction may have one of the keys, and may not end for a long time.
-    perform set_config('lock_timeout', '100ms', true);
-    begin
-        inserted := trio_jobs.insert_new(new);
-    exception when lock_not_available then
-        perform set_config('lock_timeout', '1ms', true);
-        inserted := trio_jobs.insert_new(array(select n from unnest(new) n where n.key is null));
-        for each in select n.* from unnest(new) n where n.key is not null loop
-            begin
-                inserted := inserted || trio_jobs.insert_new(array[each]);
-            exception when lock_not_available then
-                line.kind := 'b';
-                line.id := each.id;
-                return next line;
-            end;
-        end loop;
-    end;
+    if cardinality(i_run_at) > 0 then
+        before := trio_jobs.next_time();
+    end if;
+    if eager > 0 then
+        with given as (
+            select i.*, i.fetchable and i.run_at is null as free
+            from unnest(i_type, i_run_at, i_fetchable) with ordinality as i(type, run_at, fetchable, n)
+        ), judged as (
+            select g.n, g.free and coalesce(row_number()
+                over (partition by g.type, g.free order by g.n) <= l.remaining, true) as fits
+            from given g left join unnest(l_type, l_left) as l(type, remaining) on l.type = g.type
+        ), owned as (
+            select j.n, j.fits and row_number() over (partition by j.fits order by j.n) <= eager as mine
+            from judged j
+        )
+        select array_agg(case when o.mine then me end order by o.n) into owners from owned o;
+    end if;
+    if cardinality(i_key) = 0 then
+        inserted := trio_jobs.insert_new(i_id, i_type, i_payload, i_created_at, i_run_at,
+            i_key, i_key_digest, '{}', i_submitted_by, i_trace, owners);
+    else
+        -- A user's transaction may have one of the keys, and may not end for a long time.
+        perform set_config('lock_timeout', '100ms', true);
+        begin
+            inserted := trio_jobs.insert_new(i_id, i_type, i_payload, i_created_at, i_run_at,
+                i_key, i_key_digest, '{}', i_submitted_by, i_trace, owners);
+        exception when lock_not_available then
+            perform set_config('lock_timeout', '1ms', true);
+            inserted := trio_jobs.insert_new(i_id, i_type, i_payload, i_created_at, i_run_at,
+                i_key, i_key_digest, '{}', i_submitted_by, i_trace, owners,
+                array(select k.n::int from unnest(i_key) with ordinality k(key, n) where k.key is null));
+            line.kind := 'b';
+            for n in 1 .. cardinality(i_id) loop
+                continue when i_key[n] is null;
+                begin
+                    inserted := inserted || trio_jobs.insert_new(i_id, i_type, i_payload,
+                        i_created_at, i_run_at, i_key, i_key_digest, '{}', i_submitted_by, i_trace,
+                        owners, array[n]);
+                exception when lock_not_available then
+                    line.id := i_id[n];
+                    busy := busy || line.id;
+                    return next line;
+                end;
+            end loop;
+        end;
+    end if;
     line.kind := 't';
-    if cardinality(inserted) < cardinality(new) then
-        -- Those that were in before: the answer of this round was lost. Some were fetched with it.
-        for line.id, line.claims in
-            select n.id, j.claims
-            from unnest(new) n cross join lateral (
-                select case when j.owner = me and j.completed_at is null then j.claims end as claims
-                from trio_jobs.jobs j where j.id = n.id limit 1
-            ) j where n.id <> all (inserted)
-        loop
+    if cardinality(inserted) = cardinality(i_id) then
+        line.claims := 1;
+        for line.id in select n.id from unnest(i_id, owners) as n(id, owner) where n.owner is not null loop
             return next line;
         end loop;
-        new := array(select n from unnest(new) n where n.id = any (inserted));
+    else
+        -- Those that were in before: the answer of this round was lost. Some were fetched with it.
+        for line.id, line.kind, line.claims in
+            select n.id, case when n.id = any (inserted) or j.id is not null then 't' else 'k' end,
+                case when n.id <> all (inserted) then j.claims when n.owner is not null then 1 end
+            from unnest(i_id, owners) as n(id, owner) left join lateral (
+                select j.id, case when j.owner = me and j.completed_at is null then j.claims end as claims
+                from trio_jobs.jobs j where j.id = n.id limit 1
+            ) j on true
+            where n.id <> all (busy)
+        loop
+            if line.kind = 'k' or line.claims is not null then
+                return next line;
+            end if;
+        end loop;
     end if;
-    for line.id, line.claims in
-        select n.id, case when n.owner is not null then 1 end from unnest(new) n
-    loop
-        return next line;
-    end loop;
     perform trio_jobs.tell_pending((
-        select min(n.id::text collate "C") from unnest(new) n
-        where n.owner is null and n.run_at is null)::uuid);
-    perform trio_jobs.tell_time((select min(n.run_at) from unnest(new) n), before);
+        select n.id from unnest(i_id, i_run_at, owners) as n(id, run_at, owner)
+        where n.owner is null and n.run_at is null
+            and (cardinality(inserted) = cardinality(i_id) or n.id = any (inserted))
+        order by n.id limit 1));
+    if cardinality(i_run_at) > 0 then
+        perform trio_jobs.tell_time((
+            select min(n.run_at) from unnest(i_id, i_run_at) as n(id, run_at)
+            where n.id = any (inserted)), before);
+    end if;
 end
 $$;
 
@@ -464,16 +501,19 @@ $$;
 -- a session of the member waits for its rounds, and later ones of earlier sessions are refused.
 create function trio_jobs.round(
     me bigint, my_session int,
-    m_id uuid[], m_owner bigint[], m_claims int[], m_attempts int[], m_snoozes int[],
-    m_run_at timestamptz[], m_started_at timestamptz[], m_completed_at timestamptz[],
-    m_duration float8[], m_outcome text[], m_error_type text[], m_error_message text[],
-    m_cancel boolean[], m_progress text[], m_lines text[], m_result text[],
-    b_id uuid[], b_owner bigint[], b_claims int[], b_started_at timestamptz[],
-    cancels uuid[], watches uuid[],
-    low uuid, want int, wanted text[], without text[], l_type text[], l_left int[], suspect boolean,
-    i_id uuid[], i_type text[], i_payload text[], i_created_at timestamptz[], i_run_at timestamptz[],
-    i_key text[], i_key_digest bytea[], i_submitted_by text[], i_trace text[], i_fetchable boolean[],
-    count_to int
+    m_id uuid[] = '{}', m_owner bigint[] = '{}', m_claims int[] = '{}', m_attempts int[] = '{}',
+    m_snoozes int[] = '{}', m_run_at timestamptz[] = '{}', m_started_at timestamptz[] = '{}',
+    m_completed_at timestamptz[] = '{}', m_duration float8[] = '{}', m_outcome text[] = '{}',
+    m_error_type text[] = '{}', m_error_message text[] = '{}', m_cancel boolean[] = '{}',
+    m_progress text[] = '{}', m_lines text[] = '{}', m_result text[] = '{}',
+    b_id uuid[] = '{}', b_owner bigint[] = '{}', b_claims int[] = '{}',
+    b_started_at timestamptz[] = '{}', cancels uuid[] = '{}', watches uuid[] = '{}',
+    low uuid = null, want int = 0, wanted text[] = null, without text[] = '{}',
+    l_type text[] = '{}', l_left int[] = '{}', suspect boolean = false,
+    i_id uuid[] = '{}', i_type text[] = '{}', i_payload text[] = '{}',
+    i_created_at timestamptz[] = '{}', i_run_at timestamptz[] = '{}', i_key text[] = '{}',
+    i_key_digest bytea[] = '{}', i_submitted_by text[] = '{}', i_trace text[] = '{}',
+    i_fetchable boolean[] = '{}', count_to int = 0
 ) returns setof trio_jobs.answer
 language plpgsql
 -- A plan that was made while the tables were empty must not read all of a large one.
@@ -484,6 +524,7 @@ declare
     line trio_jobs.answer;
     eager int := want;
     fetched trio_jobs.answer[];
+    number_fetched int;
     an_id uuid;
     pending uuid;
 begin
@@ -535,7 +576,12 @@ begin
     -- While this round has them locked, another server that could have them does not see them.
     perform trio_jobs.tell_pending(pending);
 
-    if eager > 0 then
+    if eager > 0 and (cardinality(i_id) = 0 or cardinality(l_type) = 0) then
+        return query select * from trio_jobs.fetch_jobs(
+            me, low, want, wanted, without, l_type, l_left, suspect);
+        get diagnostics number_fetched = row_count;
+        eager := eager - number_fetched;
+    elsif eager > 0 then
         fetched := array(select f from trio_jobs.fetch_jobs(
             me, low, want, wanted, without, l_type, l_left, suspect) f);
         return query select * from unnest(fetched);
@@ -579,7 +625,6 @@ as $$
 declare
     line trio_jobs.answer;
     before timestamptz := trio_jobs.next_time();
-    new trio_jobs.new_job[];
     old_id uuid;
     new_id uuid;
 begin
@@ -588,16 +633,11 @@ begin
     if found then
         return;
     end if;
-    select array_agg(row(i.id, i.type, i.payload::json, i.created_at, i.run_at, i.key, i.key_digest,
-        i.rerun_of, i.submitted_by, i.trace, null)::trio_jobs.new_job order by i.n)
-    into new
-    from unnest(i_id, i_type, i_payload, i_created_at, i_run_at, i_key, i_key_digest, i_submitted_by,
-            i_trace, i_rerun_of) with ordinality
-        as i(id, type, payload, created_at, run_at, key, key_digest, submitted_by, trace, rerun_of, n);
     perform set_config('lock_timeout', '100ms', true);
     begin
         for old_id, new_id in
-            select n.rerun_of, n.id from unnest(new) n where n.rerun_of is not null order by n.rerun_of
+            select n.rerun_of, n.id from unnest(i_id, i_rerun_of) as n(id, rerun_of)
+            where n.rerun_of is not null order by n.rerun_of
         loop
             update trio_jobs.jobs j set rerun_as = new_id
             where j.id = old_id and j.outcome <> 'succeeded' and j.rerun_as is null;
@@ -607,7 +647,8 @@ begin
                 raise exception using errcode = 'TJ002';
             end if;
         end loop;
-        if cardinality(trio_jobs.insert_new(new)) < cardinality(new) then
+        if cardinality(trio_jobs.insert_new(i_id, i_type, i_payload, i_created_at, i_run_at, i_key,
+                i_key_digest, i_rerun_of, i_submitted_by, i_trace, '{}')) < cardinality(i_id) then
             line.kind := 'k';
             raise exception using errcode = 'TJ002';
         end if;
@@ -621,8 +662,9 @@ begin
             return;
     end;
     perform trio_jobs.tell_pending((
-        select min(n.id::text collate "C") from unnest(new) n where n.run_at is null)::uuid);
-    perform trio_jobs.tell_time((select min(n.run_at) from unnest(new) n), before);
+        select n.id from unnest(i_id, i_run_at) as n(id, run_at) where n.run_at is null
+        order by n.id limit 1));
+    perform trio_jobs.tell_time((select min(n.run_at) from unnest(i_run_at) as n(run_at)), before);
 end
 $$;
 
