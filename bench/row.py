@@ -66,7 +66,7 @@ class Row:
         *,
         over: str,
         under: str,
-        reach: Reach,
+        reach: Reach | None,
         unit: str,
     ) -> Self:
         """The ratio of two of the sides.
@@ -88,7 +88,7 @@ class Row:
             reach=reach,
             sides={name: Spread.of(each) for name, each in values.items()},
             sides_unit=unit,
-            unit=reach.unit,
+            unit="×" if reach is None else reach.unit,
         )
 
     @property

@@ -1,7 +1,7 @@
 """Measures a queue over PostgreSQL, in a process of its own that submits jobs and runs them.
 
-Run as ``python -m bench.peers.over_postgres MODULE URL one|bulk COUNT CLIENTS``; it prints how many
-jobs a second are submitted and recorded as completed.
+Run as ``python -m bench.peers.over_postgres MODULE URL one|bulk COUNT CLIENTS AT_A_TIME``; it
+prints how many jobs a second are submitted and recorded as completed.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ async def measure(queue: Any, way: str, count: int, clients: int) -> float:  # n
 
 
 async def _wait_for_end(queue: Any) -> None:  # noqa: ANN401  (a peer's)
-    while await queue.unfinished():  # noqa: ASYNC110 - nobody tells of it
+    while await queue.has_unfinished():  # noqa: ASYNC110 - nobody tells of it
         await asyncio.sleep(0.01)
 
 
 async def main() -> None:
     """Do what the command line says."""
-    module, url, way, count, clients = sys.argv[1:]
-    async with importlib.import_module(module).running(url) as queue:
+    module, url, way, count, clients, at_a_time = sys.argv[1:]
+    async with importlib.import_module(module).running(url, int(at_a_time)) as queue:
         rate = await measure(queue, way, int(count), int(clients))
         print(f"rate {rate:.3f}", flush=True)
 

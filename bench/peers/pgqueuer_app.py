@@ -22,12 +22,12 @@ class Queue:
     async def submit_all(self, number: int) -> None:
         await self._queries.enqueue(["empty"] * number, [None] * number, [0] * number)
 
-    async def unfinished(self) -> int:
-        return int(await self._pool.fetchval("select count(*) from pgqueuer"))
+    async def has_unfinished(self) -> bool:
+        return bool(await self._pool.fetchval("select exists (select from pgqueuer)"))
 
 
 @asynccontextmanager
-async def running(url: str) -> AsyncIterator[Queue]:
+async def running(url: str, at_a_time: int) -> AsyncIterator[Queue]:
     async with asyncpg.create_pool(url, min_size=_POOL, max_size=_POOL) as pool:
         queries = Queries(AsyncpgPoolDriver(pool))
         await queries.install()
@@ -37,8 +37,8 @@ async def running(url: str) -> AsyncIterator[Queue]:
         async def empty(job: Job) -> None:
             pass
 
-        # Its default of ten would give it less than it can do.
-        worker = asyncio.create_task(manager.run(batch_size=100))
+        # Both how many jobs it fetches and runs at a time, and how many ends it records together.
+        worker = asyncio.create_task(manager.run(batch_size=at_a_time))
         yield Queue(pool, queries)
         manager.shutdown.set()
         await worker

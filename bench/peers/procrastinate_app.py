@@ -21,14 +21,15 @@ class Queue:
     async def submit_all(self, number: int) -> None:
         await self._task.batch_defer_async(*[{}] * number)
 
-    async def unfinished(self) -> int:
-        query = "select count(*) from procrastinate_jobs where status in ('todo', 'doing')"
+    async def has_unfinished(self) -> bool:
+        unfinished = "select from procrastinate_jobs where status in ('todo', 'doing')"
+        query = f"select exists ({unfinished})"
         [row] = await self._app.connector.execute_query_all_async(query)
-        return int(row["count"])
+        return bool(row["exists"])
 
 
 @asynccontextmanager
-async def running(url: str) -> AsyncIterator[Queue]:
+async def running(url: str, at_a_time: int) -> AsyncIterator[Queue]:
     connector = procrastinate.PsycopgConnector(conninfo=url, min_size=_POOL, max_size=_POOL)
     app = procrastinate.App(connector=connector)
 
@@ -39,7 +40,7 @@ async def running(url: str) -> AsyncIterator[Queue]:
     async with app.open_async():
         await app.schema_manager.apply_schema_async()
         worker = asyncio.create_task(
-            app.run_worker_async(concurrency=10, install_signal_handlers=False)
+            app.run_worker_async(concurrency=at_a_time, install_signal_handlers=False)
         )
         yield Queue(app, empty)
         worker.cancel()
