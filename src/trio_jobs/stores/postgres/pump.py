@@ -122,6 +122,7 @@ class Pump:
         self._may_fetch = True
         self._low = _FIRST
         self._lowest_hint = _LAST  # of those during the round that is under way
+        self._told = False  # whether a hint has ended a wait: nothing here joins its fetch
         # Since when the pump has something to do and does not get on, by Trio's clock; or None.
         self._stalled: float | None = None
         self._lost: float | None = None  # since when it has no connection that works
@@ -147,6 +148,7 @@ class Pump:
         before = _FIRST if first_id is None else str(UUID(int=max(UUID(first_id).int - 1, 0)))
         self._low = min(self._low, before)
         self._lowest_hint = min(self._lowest_hint, before)
+        self._told = True
         self._wake.set()
 
     def hint_due(self) -> None:
@@ -287,10 +289,13 @@ class Pump:
 
     async def _make_rounds(self, connection: TrioConnection, session: Session) -> None:
         """Make rounds until the pump is closed, and all is written."""
-        while True:
+        told = False
+        while True:  # noqa: ASYNC913 - each turn has a statement, or waits
             if self._round is None:
-                await _let_others_join()
+                if not told:
+                    await _let_others_join()
                 self._wake = trio.Event()  # set by all that happens from now on
+                told = self._told = False
             await self._carry_out_requests(connection)
             if session.member != self._membership.id:
                 raise _SessionOverError
@@ -304,6 +309,7 @@ class Pump:
             else:
                 self._stalled = None
                 await self._wake.wait()
+                told = self._told
 
     async def _make_round(
         self,
