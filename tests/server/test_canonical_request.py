@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import h11
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from tests.proof.share import share_of
 from tests.support import HttpSettings
-from trio_jobs.server.canonical_request import CanonicalParser, CanonicalRequest, answer_bytes
+from trio_jobs.server import canonical_request
+from trio_jobs.server.canonical_answer import answer_bytes
+from trio_jobs.server.canonical_request import CanonicalParser, CanonicalRequest
 from trio_jobs.server.request_head import HeaderList, parse_head
 
 from .serving import chunked, get, post
@@ -216,6 +219,10 @@ def test_a_head_that_would_take_long_is_not_accepted(data: bytes) -> None:
     """With a quantifier that gives characters back, the first would take minutes."""
     for _ in range(20):
         assert parse(data) is None
+
+
+def test_the_parser_is_one_module_that_a_reader_checks_in_one_sitting() -> None:
+    assert len(Path(canonical_request.__file__).read_text().splitlines()) <= 160
 
 
 # --- the answer

@@ -1,13 +1,15 @@
-"""The answer to a request of canonical form, by the application and without ASGI."""
+"""The answer to a request of canonical form: made without ASGI, and written without h11."""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
 
-from trio_jobs.problem_details import Problem
-from trio_jobs.server.canonical_request import answer_bytes
+from trio_jobs.problem_details import PHRASES, Problem
+from trio_jobs.server.canonical_request import TOKEN
 from trio_jobs.server.request_cycle import log_failure
 
 if TYPE_CHECKING:
@@ -16,10 +18,20 @@ if TYPE_CHECKING:
     from trio_jobs.access import Access
     from trio_jobs.server.canonical_request import CanonicalRequest
     from trio_jobs.server.h11_connection import H11Connection
+    from trio_jobs.server.request_head import HeaderList
     from trio_jobs.server.server_context import Answer, ServerContext
 
 # Status, the length of the answer's body, and the bytes to send.
 CanonicalAnswer = tuple[int, int, bytes]
+
+# No blanks surround a value.
+_HEADER = re.compile(TOKEN + rb": (?:(?![\t ])[\t -~\x80-\xff]++(?<![\t ]))?\r\n")
+# How many lines of headers are kept: most answers have the same ones.
+_KEPT_LINES = 64
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
+    for status, phrase in PHRASES.items()
+}
 
 
 def answer_canonical(
@@ -87,3 +99,26 @@ def _failed(
         return error
     method, path = request.method.decode(), request.target.decode()
     return log_failure(error, method=method, path=path, client=http.client_name)
+
+
+def answer_bytes(status: int, headers: HeaderList, body: bytes) -> bytes:
+    """The bytes of an answer to a request of canonical form, as h11 would write them.
+
+    Args:
+        status: One of ``PHRASES`` whose answers have a body.
+        headers: All of them; ``Content-Length`` gives the length of ``body``.
+        body: Complete.
+
+    Raises:
+        ValueError: A header's name is not a token, or its value has a control character or blanks
+            around it. A client could read a line break in it as the start of another answer.
+    """
+    return b"".join([_STATUS_LINES[status], *map(_header_line, headers), b"\r\n", body])
+
+
+@lru_cache(_KEPT_LINES)
+def _header_line(header: tuple[bytes, bytes]) -> bytes:
+    line = b"%b: %b\r\n" % header
+    if _HEADER.fullmatch(line) is None:
+        raise ValueError(f"illegal header of an answer: {header!r}")
+    return line

@@ -1,4 +1,4 @@
-"""Requests of canonical form: the head of one, parsed without h11, and the bytes of its answer.
+"""Requests of canonical form: the head of one, parsed without h11.
 
 A request is *of canonical form* if it uses only what common clients need: GET or POST, a plain
 path, one ``Host``, at most one ``Content-Length``, a connection that stays open. h11 takes many
@@ -14,24 +14,19 @@ from functools import lru_cache
 
 import msgspec
 
-from trio_jobs.problem_details import PHRASES
 from trio_jobs.server.access_control import Fields, Headers, fields_of
 from trio_jobs.server.request_head import SHORT_BODY, HeaderList
 from trio_jobs.settings import HttpSettings
 
 # RFC 9110, 5.6.2.
-_TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
+TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 # A header without control characters, without a blank before its colon, on one line.
-_HEADER = _TOKEN + rb":[\t -~\x80-\xff]*+\r\n"
+_HEADER = TOKEN + rb":[\t -~\x80-\xff]*+\r\n"
 # A path in visible ASCII characters. One with an escape, a query or a fragment is h11's.
 _PATH = rb"/[^\x00- #%?\x7f-\xff]*+"
 # No quantifier gives characters back: the time is linear in the length, whatever a client sends.
 _REQUEST_LINE = re.compile(rb"(GET|POST) (%b) HTTP/1\.1\r\n" % _PATH)
 _HEADERS = re.compile(rb"((?:%b)++)\r\n" % _HEADER)
-# In an answer, no blanks surround a value.
-_ANSWER_HEADER = re.compile(_TOKEN + rb": (?:(?![\t ])[\t -~\x80-\xff]++(?<![\t ]))?\r\n")
-# How many lines of answers' headers are kept: most answers have the same ones.
-_KEPT_LINES = 64
 # Headers that decide how long a request is, or what happens to its connection.
 _DECISIVE = frozenset(
     b"connection content-length expect host te trailer transfer-encoding upgrade".split()
@@ -43,10 +38,6 @@ _LENGTH_DIGITS = 9
 # 5 MB for all.
 _KEPT_BLOCKS = 256
 _KEPT_BYTES = 512
-_STATUS_LINES = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
-    for status, phrase in PHRASES.items()
-}
 
 
 class CanonicalRequest(msgspec.Struct, frozen=True, gc=False):
@@ -140,26 +131,3 @@ def _parse_headers(block: bytes) -> tuple[Headers, Fields, int] | None:
     if hosts != 1 or lengths > 1:
         return None
     return tuple(headers), fields_of(headers), length
-
-
-def answer_bytes(status: int, headers: HeaderList, body: bytes) -> bytes:
-    """The bytes of an answer to a request of canonical form, as h11 would write them.
-
-    Args:
-        status: One of ``PHRASES`` whose answers have a body.
-        headers: All of them; ``Content-Length`` gives the length of ``body``.
-        body: Complete.
-
-    Raises:
-        ValueError: A header's name is not a token, or its value has a control character or blanks
-            around it. A client could read a line break in it as the start of another answer.
-    """
-    return b"".join([_STATUS_LINES[status], *map(_header_line, headers), b"\r\n", body])
-
-
-@lru_cache(_KEPT_LINES)
-def _header_line(header: tuple[bytes, bytes]) -> bytes:
-    line = b"%b: %b\r\n" % header
-    if _ANSWER_HEADER.fullmatch(line) is None:
-        raise ValueError(f"illegal header of an answer: {header!r}")
-    return line
