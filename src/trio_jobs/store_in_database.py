@@ -144,8 +144,10 @@ class StoreInDatabase:
         self._closed = True
         self._readers.close()
         deadline = trio.current_time() + seconds
-        # First the rest is written, then the membership ends. After a failure the lease runs out.
-        for part in reversed(self._begun) if self._failure is None else ():
+        # First the rest is written, then the membership ends. After a failure the lease runs out,
+        # unless it was one of the start: then nothing was fetched.
+        has_failed = self._is_open and self._failure is not None
+        for part in () if has_failed else reversed(self._begun):
             if not await part.close(max(deadline - trio.current_time(), 0)):
                 break
         for scope in self._scopes:

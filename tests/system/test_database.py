@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import trio
 
@@ -19,7 +20,8 @@ from tests.command import (
     started_command,
 )
 from tests.postgres.fixtures import CrashDatabase, Database
-from trio_jobs import DurableJobs, open_jobs
+from trio_jobs import DurableJobs, StoreDatabaseError, open_jobs
+from trio_jobs.stores.postgres.pump import Pump
 from trio_jobs.stores.postgres.trio_connection import connect
 
 CONFIG = """
@@ -534,3 +536,22 @@ async def test_a_batch_may_be_as_large_as_jobs_may_be_open(
         assert refused.status_code == 429
         assert "40 jobs to re-run, and 10 more may be open" in refused.json()["detail"]
         await stop(server)
+
+
+async def nothing(_payload: object) -> None:
+    """Return at once."""
+
+
+async def test_a_start_that_fails_after_it_has_joined_says_goodbye(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_pump: Pump, **_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise psycopg.OperationalError("too many connections")
+
+    monkeypatch.setattr(Pump, "run", fail)
+
+    with pytest.raises(StoreDatabaseError, match="too many connections"):
+        async with open_jobs({"t": nothing}, url=database.url):
+            pass
+    assert await database.fetch("select name from trio_jobs.members") == []

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
 import trio
 
@@ -11,6 +12,7 @@ from tests.postgres.fixtures import Database, fetch
 from tests.postgres.proxy import Proxy
 from tests.stores.postgres.member import Member, ended, id_of, joined, make_job, now
 from trio_jobs.pool.store import StoreDatabaseError
+from trio_jobs.stores.postgres import notification_listener
 from trio_jobs.stores.postgres.clock import StoreClock
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.notification_listener import NotificationListener
@@ -359,3 +361,44 @@ async def test_old_jobs_are_dropped(database: Database) -> None:
 
     assert server.ears.drops == [{"succeeded": 1}]
     assert await database.fetch("select count(*) from trio_jobs.jobs") == [(2,)]
+
+
+async def test_a_start_goes_on_wherever_its_connection_is_cut(
+    database: Database, proxy: Proxy
+) -> None:
+    async with listening(database, proxy.url) as server:
+        assert await server.listener.close(LONG)
+        kinds = [each.kind for each in proxy.passed if each.name == "listener"]
+    # Before that, the database cannot be reached. The last words of the connection before count.
+    connected = kinds.index("Z") + 2
+
+    for number in range(connected, kinds.index("A")):  # up to the notification
+        cut = proxy.cut_at(number, "before", name="listener")
+        async with listening(database, proxy.url) as server:
+            assert cut.done.is_set()
+            assert server.membership.holds
+            assert await server.listener.close(LONG)
+        assert server.connects == 2
+
+
+@pytest.mark.parametrize("how", ["no notification", "cancelled", "refused"])
+async def test_a_start_that_fails_says_goodbye(
+    database: Database, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(notification_listener, "_LONGEST_ECHO", 0.2)
+    server = Server(database.url, lease=600.0, keep_for=3_600.0)
+    scope = trio.CancelScope()
+
+    async def request(_sql: str, _params: Mapping[str, object]) -> None:
+        assert server.membership.holds
+        await trio.lowlevel.checkpoint()
+        if how == "refused":
+            raise psycopg.OperationalError("the other connection is lost")
+        if how == "cancelled":
+            scope.cancel()
+
+    with scope, pytest.raises((StoreDatabaseError, psycopg.OperationalError, trio.Cancelled)):
+        await server.listener.run(request)
+
+    assert await database.fetch("select * from trio_jobs.members") == []
+    assert not server.membership.holds

@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -32,6 +33,12 @@ _DROPPED_AT_ONCE: Final = 1_000
 
 # Seconds for a notification of this server's own, at the start.
 _LONGEST_ECHO: Final = 5.0
+
+# Seconds for which a start goes on whose connection is lost.
+_LONGEST_START: Final = 10.0
+
+# Seconds to end a membership of a start that has failed.
+_LONGEST_GOODBYE: Final = 1.0
 
 # Seconds after a time has come by this server's clock: it has come by the database's, too.
 _MARGIN: Final = 0.001
@@ -143,18 +150,14 @@ class NotificationListener:
 
         Raises:
             StoreDatabaseError: No notification arrives.
-            psycopg.Error: The first connection cannot be made, or used.
+            psycopg.Error: The first connection cannot be made, or used; or it is lost, again and
+                again.
             trio.TooSlowError: The database does not answer the first statements.
 
         Cancellation:
             The lease runs out by itself.
         """
-        connection = await self._connect_and_listen()
-        try:
-            await self._hear_itself(connection, request)
-        except BaseException:
-            connection.finish()
-            raise
+        connection = await self._begin(request)
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._membership.guard)
@@ -185,22 +188,61 @@ class NotificationListener:
             self._pause.cancel()
             await self._membership.wait_joined()
 
+    async def _begin(
+        self, request: Callable[[str, Mapping[str, object]], Awaitable[object]]
+    ) -> TrioConnection:
+        """Join, and check that notifications arrive; anew if the connection is lost meanwhile."""
+        give_up = trio.current_time() + _LONGEST_START
+        while True:
+            connection = await self._connect()
+            try:
+                await self._listen(connection)
+                await self._hear_itself(connection, request)
+            except (psycopg.Error, trio.TooSlowError) as error:
+                is_lost = connection.closed and trio.current_time() < give_up
+                await self._say_goodbye(connection)  # noqa: ASYNC120 - shielded
+                if not is_lost:
+                    raise
+                self._note_lost(error)
+            except BaseException:
+                await self._say_goodbye(connection)  # noqa: ASYNC102 - shielded, with a deadline
+                raise
+            else:
+                self._note_back()
+                return connection
+            self._failures += 1
+            await pause_before(self._failures)
+
+    async def _say_goodbye(self, connection: TrioConnection) -> None:
+        """End the membership of a start that has failed, if the database can be told."""
+        deadline = trio.current_time() + _LONGEST_GOODBYE
+        with (
+            trio.CancelScope(shield=True, deadline=deadline),
+            suppress(psycopg.Error, trio.TooSlowError),
+        ):
+            if not connection.closed:
+                await self._leave(connection)
+        connection.finish()
+
     async def _connect_and_listen(self) -> TrioConnection:
-        """Connect and listen; join, unless the lease goes on."""
         connection = await self._connect()
         try:
-            self._listens_to = 0
-            await self._execute(connection, "listen trio_jobs")
-            self.contact = trio.current_time()
-            if member := self._membership.id:
-                await self._listen_to(connection, member)
-                await self._ask_anew(connection)
-            else:
-                await self._join(connection)
+            await self._listen(connection)
         except BaseException:
             connection.finish()
             raise
         return connection
+
+    async def _listen(self, connection: TrioConnection) -> None:
+        """Listen; join, unless the lease goes on."""
+        self._listens_to = 0
+        await self._execute(connection, "listen trio_jobs")
+        self.contact = trio.current_time()
+        if member := self._membership.id:
+            await self._listen_to(connection, member)
+            await self._ask_anew(connection)
+        else:
+            await self._join(connection)
 
     async def _hear_itself(
         self,
@@ -221,6 +263,7 @@ class NotificationListener:
             while all(each.payload != echo for each in await connection.notifies()):
                 pass
             return
+        await self._execute(connection, "select")  # raises if the connection does not answer
         raise StoreDatabaseError(
             "no notification arrives from the database: if store.url leads to a pooler, "
             "store.listen_url must lead to the database itself"
