@@ -237,7 +237,7 @@ class SharedStore(SharedReads):
             refuse(self.find_nowait(job_id), PENDING, PROCESSING)
         job = claimed(held.job, self._now())
         del self._fetched[job_id]
-        self._running[job_id] = held._replace(job=job)
+        self._running[job_id] = Held(job, held.member, held.claims)
         self._unnoted[job_id] = time.monotonic()
         return job
 
@@ -343,7 +343,7 @@ class SharedStore(SharedReads):
             self._moved_again.add(job.id)
         else:
             self._unrecorded[job.id] = held.job
-        self._outbox.append(Moved(held._replace(job=job), show))
+        self._outbox.append(Moved(Held(job, held.member, held.claims), show))
         self._pump.wake()
 
     def _end_run(self, held: Held) -> None:

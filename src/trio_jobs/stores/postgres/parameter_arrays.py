@@ -21,8 +21,9 @@ _TEXT_ARRAY: Final = 1009
 _HEAD: Final = struct.Struct(
     "!5i"
 )  # dimensions, whether there are nulls, type, length, first index
+_EMPTY_HEAD: Final = struct.Struct("!3i")
 _LENGTH: Final = struct.Struct("!i")
-_NULL: Final = _LENGTH.pack(-1)
+_NULL: Final = b"\xff\xff\xff\xff"  # a length of -1
 
 # An array without elements, for a column of nulls: the database fills it up.
 EMPTY: Final = "{}"
@@ -38,7 +39,8 @@ class Texts:
     __slots__ = ("data",)
 
     def __init__(self, texts: Sequence[str | None]) -> None:
-        pieces = [_HEAD.pack(1, None in texts, _TEXT, len(texts), 1)] if texts else [_NO_TEXTS]
+        head = _HEAD.pack(1, None in texts, _TEXT, len(texts), 1)
+        pieces = [head if texts else _EMPTY_HEAD.pack(0, 0, _TEXT)]
         for text in texts:
             if text is None:
                 pieces.append(_NULL)
@@ -46,9 +48,6 @@ class Texts:
                 data = text.encode()
                 pieces += (_LENGTH.pack(len(data)), data)
         self.data = b"".join(pieces)
-
-
-_NO_TEXTS: Final = struct.pack("!3i", 0, 0, _TEXT)
 
 
 class _TextsDumper(Dumper):
