@@ -70,7 +70,7 @@ class StoreInDatabase:
         directly = partial(connect, timeout=settings.timeout)
         has_pooler = settings.listen_url is not None
         writing = partial(plainly if has_pooler else directly, settings.url)
-        reading = {} if has_pooler else {"options": _reading(settings)}
+        reading = {} if has_pooler else _reading(settings)
         self._check = partial(plainly, settings.url, name="check")
         clock = StoreClock()
         membership = Membership(self._note_lost)
@@ -293,8 +293,13 @@ def check_urls(settings: StoreSettings) -> None:
             raise ConfigError(f"store.{name} {text}") from None
 
 
-def _reading(settings: StoreSettings) -> str:
-    """The settings of a connection for reading, beside those of the URL."""
-    given = conninfo_to_dict(settings.url or "").get("options") or ""
+def _reading(settings: StoreSettings) -> dict[str, str]:
+    """The parameters of a connection for reading that replace those of the URL."""
+    given = conninfo_to_dict(settings.url or "")
     milliseconds = int(settings.timeout * 1_000)
-    return f"-c default_transaction_read_only=on -c statement_timeout={milliseconds} {given}"
+    options = f"-c default_transaction_read_only=on -c statement_timeout={milliseconds}"
+    parameters = {"options": f"{options} {given.get('options') or ''}"}
+    attributes = given.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS")
+    if attributes == "read-write":  # libpq takes a connection for reading for one to a standby
+        parameters["target_session_attrs"] = "primary"
+    return parameters

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ Mode = Literal["smart", "fast", "immediate"]
 
 def need_programs() -> Path:
     """The folder of the server's programs; without it the test is skipped."""
-    found = [Path(path).parent for path in [shutil.which("postgres")] if path is not None]
+    found = [Path(path).resolve().parent for path in [shutil.which("postgres")] if path]
     debian = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
     found += sorted(debian, key=lambda path: float(path.parts[4]), reverse=True)
     whole = [folder for folder in found if (folder / "initdb").exists()]
@@ -39,15 +40,7 @@ class Cluster:
     """
 
     def __init__(self, programs: Path, *, safe: bool, **settings: str | int) -> None:
-        # A socket's path may have 107 bytes: pytest's own folders are too deep.
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
-        self._programs = programs
-        self._data = self.folder / "data"
-        # The server refuses to run as root.
-        self.user = "postgres" if os.getuid() == 0 else None
-        if self.user is not None:
-            shutil.chown(self.folder, self.user)
-        self.folder.chmod(0o755)
+        self._make_folder(programs)
         self._run(
             "initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C",
             "--no-sync", "--no-instructions", f"--pgdata={self._data}",
@@ -61,8 +54,22 @@ class Cluster:
             **({} if safe else {"fsync": "off", "full_page_writes": "off"}),
             **settings,
         }
+        self._configure(every)
+
+    def _make_folder(self, programs: Path) -> None:
+        # A socket's path may have 107 bytes: pytest's own folders are too deep.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._programs = programs
+        self._data = self.folder / "data"
+        # The server refuses to run as root.
+        self.user = "postgres" if os.getuid() == 0 else None
+        if self.user is not None:
+            shutil.chown(self.folder, self.user)
+        self.folder.chmod(0o755)
+
+    def _configure(self, settings: Mapping[str, str | int]) -> None:
         with (self._data / "postgresql.conf").open("a") as conf:
-            conf.writelines(f"{name} = '{value}'\n" for name, value in every.items())
+            conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
     def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
         """The URL of a database, for a user with every right."""
@@ -133,3 +140,28 @@ class Cluster:
             stdout=subprocess.DEVNULL,
             check=True,
         )
+
+
+class Standby(Cluster):
+    """A standby, which has what a server has, and takes its place when it is promoted.
+
+    Each commit of the other server waits for it, once it has started.
+
+    Args:
+        primary: The other server, which runs.
+    """
+
+    def __init__(self, primary: Cluster) -> None:
+        self._make_folder(primary._programs)
+        self._run(
+            "pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
+            f"--dbname={primary.url()}", f"--pgdata={self._data}",
+        )  # fmt: skip
+        self._configure({"unix_socket_directories": str(self.folder)})
+        self.start()
+        primary.execute("alter system set synchronous_standby_names = '*'")
+        primary.execute("select pg_reload_conf()")
+
+    def promote(self) -> None:
+        """Take writes from now on; returns once it does."""
+        self._run("pg_ctl", "promote", "--wait", f"--pgdata={self._data}")
