@@ -58,6 +58,7 @@ class Link:
     client: trio.SocketStream
     server: trio.SocketStream
     name: str = ""
+    is_silent: bool = False
 
     async def close(self) -> None:
         """Close both sides; what has passed arrives."""
@@ -131,6 +132,11 @@ class Proxy:
         """Pass nothing on, without a sign to anybody; new connections get no answer either."""
         self._goes_on = trio.Event()
 
+    def silence(self) -> None:
+        """Pass nothing on any more over the connections there are, without a sign to anybody."""
+        for link in self._links:
+            link.is_silent = True
+
     def go_on(self) -> None:
         """Pass on what has come since `freeze`."""
         self._goes_on.set()
@@ -198,6 +204,8 @@ class Proxy:
 
     async def _pass(self, link: Link, passed: Passed, message: bytes) -> None:
         await self._goes_on.wait()
+        if link.is_silent:
+            await trio.sleep_forever()
         self.passed.append(passed)
         cut = self._cut
         if cut is not None and cut.name in (None, passed.name):

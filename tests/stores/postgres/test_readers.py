@@ -10,6 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.postgres.fixtures import CrashDatabase, Database
+from tests.postgres.proxy import Proxy
 from trio_jobs.pool.refusals import StoreUnavailableError
 from trio_jobs.stores.postgres.readers import Readers
 from trio_jobs.stores.postgres.trio_connection import connect
@@ -87,6 +88,20 @@ async def test_read_gives_up_in_time_when_the_database_is_away() -> None:
         pytest.raises(StoreUnavailableError, match="the database does not answer"),
     ):
         await readers.fetch("select 1")
+
+
+async def test_one_read_gives_up_for_all_connections_that_have_fallen_silent(
+    proxy: Proxy,
+) -> None:
+    with readers_of(proxy.url, timeout=1.0) as readers:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(readers.fetch, "select pg_sleep(0.1)")
+        proxy.silence()
+
+        with pytest.raises(StoreUnavailableError):
+            await readers.fetch("select 1")
+        assert await readers.fetch("select 1") == [(1,)]
 
 
 async def test_read_that_takes_too_long_is_not_repeated(empty_database: Database) -> None:

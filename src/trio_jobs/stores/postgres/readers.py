@@ -51,6 +51,8 @@ class Readers:
                         # A database that goes takes all its connections with it.
                         self._close_idle()
                 await pause_before(attempt)
+        # A network that swallows what one connection sends may do so with the others, too.
+        self._close_idle()
         raise StoreUnavailableError(NO_ANSWER)
 
     def close(self) -> None:
