@@ -115,10 +115,8 @@ class HandlerRegistry:
 
     def is_repeatable(self, type: str) -> bool:  # noqa: A002
         """Whether jobs of this type may run again after a process has died in them."""
-        try:
-            return self.find(type).repeatable
-        except UnknownTypeError:
-            return True
+        handler = self.table.get(type, self._default)
+        return handler is None or handler.repeatable
 
     def validate(self, type: str, payload: bytes) -> None:  # noqa: A002
         """Check a submitted payload: all of it is JSON, and the type's handler takes it.

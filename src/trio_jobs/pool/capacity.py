@@ -36,12 +36,14 @@ class Capacity:
         free: How many slots are free; negative if workers have ended whose slots are in use.
         closed: Whether the pool takes no more jobs. Then no waiting task gets a slot. `reserve`
             does not look at it: the channel closes as well, and refuses the job.
+        has_workers: False once no worker is left: nobody would receive a job's id.
     """
 
     def __init__(self, buffer_size: int) -> None:
         self.buffer_size = buffer_size
         self.free = buffer_size
         self.closed = False
+        self.has_workers = True
         # Held by the task that waits for a slot; the next tasks wait in turn for this lock.
         self._fifo = trio.StrictFIFOLock()
         self._last_is_for_waiting = False

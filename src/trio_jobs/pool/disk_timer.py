@@ -4,6 +4,8 @@ import math
 
 import trio
 
+from trio_jobs.elapsed import elapsed_clock
+
 
 class DiskTimer:
     """Times waits that all may take equally long.
@@ -21,6 +23,7 @@ class DiskTimer:
         self._waits: dict[trio.Event, float] = {}
         self._first = trio.Event()  # somebody waits, while the task was idle
         self._scope = trio.CancelScope()
+        self._now = elapsed_clock()
         self._idle = self._runs = self._closed = False
 
     async def run(self) -> None:
@@ -36,12 +39,12 @@ class DiskTimer:
                     self._first = trio.Event()
                     deadline = next(iter(self._waits.values()), math.inf)
                     self._idle = deadline == math.inf
-                    with trio.move_on_at(deadline):
+                    with trio.move_on_after(max(deadline - self._now(), 0.0)):
                         await self._first.wait()
-                    self._end_waits(trio.current_time())
+                    self._end_waits(self._now())
         finally:
             self._runs = False
-            self._end_waits(trio.current_time() + self._seconds)
+            self._end_waits(self._now() + self._seconds)
 
     def close(self) -> None:
         """End `run` when the last wait is over."""
@@ -61,7 +64,7 @@ class DiskTimer:
         if self._idle:
             self._idle = False
             self._first.set()
-        self._waits[over] = trio.current_time() + self._seconds
+        self._waits[over] = self._now() + self._seconds
         try:
             await over.wait()
         finally:

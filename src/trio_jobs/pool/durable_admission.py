@@ -104,12 +104,19 @@ class DurableAdmission(LimitedAdmission):
             DuplicateJobError: An unfinished job has this key, or one that has just come in. If
                 another task submits a job with this key, this one waits for the result.
         """
-        if spec.due is not None or names_of([spec]):
-            [job] = await self._admit([spec], batch=False)
+        specs = [spec]
+        if spec.due is not None or spec.key is not None or spec.rerun_of is not None:
+            [job] = await self._admit(specs, batch=False)
             return job
         # What `_admit` does, at half its cost.
-        specs = self._check([spec], whole=True)
-        if missing := self._capacity.reserve(1):
+        capacity = self._capacity
+        if capacity.closed or not capacity.has_workers:
+            raise ShuttingDownError
+        if self._file.hangs:
+            raise StoreUnavailableError
+        if self._checks:
+            self._check_types(specs)
+        if missing := capacity.reserve(1):
             raise self._refusal(missing)
         reservation = self._reserve(specs, 1)
         in_time = await self._timer.wait(reservation.over)
@@ -213,7 +220,7 @@ class DurableAdmission(LimitedAdmission):
 
     def _check(self, specs: Sequence[JobSpec], *, whole: bool = False) -> Sequence[JobSpec]:
         """Check what can be known without a slot; return the first ones that are not refused."""
-        if not self._channel.statistics().open_receive_channels:
+        if not self._capacity.has_workers:
             raise ShuttingDownError
         if self._file.hangs:
             if self._other(names_of(specs)) is not None:  # this may be a job that comes in later
@@ -338,5 +345,5 @@ class DurableAdmission(LimitedAdmission):
         for name in reservation.names:
             del self._names[name]
         reservation.over.set()
-        if self.closed and not self.keeps_pending:
+        if self._capacity.closed and not self.keeps_pending:
             self._close_channel_if_landed()

@@ -80,7 +80,8 @@ class LimitedAdmission(Admission):
 
     def _decide(self) -> None:
         """Decide whether there is something to check for each job."""
-        has_held = self._type_limits is not None or self._paused is not None
+        limits = self._type_limits
+        has_held = (limits is not None and limits.has_some) or self._paused is not None
         self._checks = has_held or not self.intake.is_open
 
     @trio.lowlevel.enable_ki_protection

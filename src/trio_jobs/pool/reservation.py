@@ -22,7 +22,7 @@ class Reservation:
         specs: What each was made of.
         slots: How many slots are reserved for them.
         names: The names that no other job may take meanwhile.
-        began: When they were handed over, by Trio's clock.
+        began: When they were handed over, by Trio's clock, if some of them wait for a time.
         over: Set when they are in, or refused.
         error: Why they were refused; None if they were not.
     """
@@ -36,7 +36,7 @@ class Reservation:
         self.specs = specs
         self.slots = slots
         self.names = names_of(specs)
-        self.began = trio.current_time()
+        self.began = trio.current_time() if slots < len(jobs) else 0.0
         self.over = trio.Event()
         self.error: Exception | None = None
         self._timeout = timeout

@@ -140,12 +140,20 @@ class Disk(Protocol):
     def failing_seconds(self) -> float | None:
         """For how long nothing could be written; None if the last attempt succeeded."""
 
-    async def begun(self, job: Job) -> Job:
-        """Wait, after the claim, until the job's handler may begin.
+    @property
+    def is_behind(self) -> bool:
+        """Whether too many ends are still to be written: then a worker waits after an end."""
 
-        That is at once for most jobs. The claim must be on the disk first if a crash would
+    def begins_later(self, job: Job) -> bool:
+        """Whether a claimed job's handler may begin only once the claim is on the disk.
+
+        For most jobs it may begin at once. The claim must be on the disk first if a crash would
         otherwise hide it although it counts: the handler may not run twice, or the job comes from
         the file of an earlier process.
+        """
+
+    async def begun(self, job: Job) -> Job:
+        """Wait, after the claim, until the job's handler may begin: see `begins_later`.
 
         Returns:
             The job as it is now.
@@ -155,7 +163,7 @@ class Disk(Protocol):
         """
 
     async def caught_up(self) -> None:
-        """Wait, after the end, until not too many ends are still to be written."""
+        """Wait, after an end, while `is_behind`."""
 
     async def settled(self) -> None:
         """Wait, after the last job, until all moves so far are on the disk."""

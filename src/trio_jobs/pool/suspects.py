@@ -54,7 +54,9 @@ class Suspects:
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; holds the job if it is not its turn."""
         job = self._store.find_nowait(job_id)
-        gated = job.interruptions and not job.cancel_requested and job.status is JobStatus.PENDING
+        if not job.interruptions:
+            return self._store.claim(job_id)
+        gated = not job.cancel_requested and job.status is JobStatus.PENDING
         if gated and self._current not in (None, job_id):
             self._held.append(job_id)
             self._schedule.hold(job)
@@ -74,7 +76,8 @@ class Suspects:
     ) -> Job:
         """See `StoreMoves.complete`; gives the turn to the next job."""
         job = self._store.complete(job_id, ending, duration=duration, show=show)
-        self.pass_turn(job_id)
+        if self._current is not None:
+            self.pass_turn(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:

@@ -36,6 +36,7 @@ class TypeLimits:
 
     Attributes:
         moves: See above.
+        has_some: Whether a type has a limit.
         until_closed: A block that is cancelled when the channel has closed after a drain.
     """
 
@@ -58,6 +59,7 @@ class TypeLimits:
         self._capacity = capacity
         self._schedule = schedule
         self._limits = {type_: _limit(number) for type_, number in max_running.items()}
+        self.has_some = bool(self._limits)
         self._default = self._limits.get(default)
         # Of the jobs that have a place: those that run, and those on their way to a worker.
         self._places: dict[str, _Limit] = {}
@@ -73,7 +75,7 @@ class TypeLimits:
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; holds the job if its type is at its limit."""
         if self._unclaimed is None:
-            return self._claim(job_id)
+            return self._claim(job_id) if self.has_some else self.moves.claim(job_id)
         try:
             return self._claim(job_id)
         finally:
@@ -90,7 +92,8 @@ class TypeLimits:
     ) -> Job:
         """See `StoreMoves.complete`; gives the job's place to the first held one."""
         job = self.moves.complete(job_id, ending, duration=duration, show=show)
-        self.give_up_place(job_id)
+        if self._places:
+            self.give_up_place(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
@@ -151,8 +154,6 @@ class TypeLimits:
             self._close_channel_if_claimed(self._unclaimed)
 
     def _claim(self, job_id: str) -> Job | None:
-        if not self._limits:  # as in most pools over a file
-            return self.moves.claim(job_id)
         job = self._store.find_nowait(job_id)
         limit = self._limits.get(job.type, self._default)
         if limit is None or job.status is not JobStatus.PENDING:

@@ -116,7 +116,7 @@ async def _process_burst(
             if verbose:
                 log_start(job)
             try:
-                if disk is not None:
+                if disk is not None and disk.begins_later(job):
                     job = await disk.begun(job)
                 end = await process(job)
             except BaseException:  # the pool ends: cancelled, or a bug that ends the server
@@ -131,7 +131,7 @@ async def _process_burst(
                 store.complete(job_id, end, duration=time - started)
                 if verbose or end.outcome is not _SUCCEEDED:
                     log_end(job, end, duration=time - started)
-            if disk is not None:
+            if disk is not None and disk.is_behind:
                 await disk.caught_up()
                 time = now()
         left -= 1
@@ -203,12 +203,14 @@ class Workers:
             with self._for_worker() as process:
                 clone_closed = await run_worker(jobs, self, process)
             channel = jobs.statistics()
+            self._capacity.has_workers = channel.open_receive_channels > 0
             go_on = channel.open_send_channels or channel.current_buffer_used
             if go_on and not (clone_closed and channel.open_receive_channels):
                 raise RuntimeError("a worker has returned before its channel has ended")
             if self.disk is not None and self._is_last(jobs):
                 await self.disk.settled()  # clients see no end before it is on the disk
         finally:
+            self._capacity.has_workers = jobs.statistics().open_receive_channels > 0
             self._capacity.slot_lost()
             if self._is_last(jobs):
                 self._waiters.end()

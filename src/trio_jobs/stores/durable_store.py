@@ -108,6 +108,7 @@ class DurableStore:
         self._ends: list[End] = []
         self._is_hand_over_due = False  # whether the loop will call `hand_over`
         self._ending: dict[str, Job] = {}  # the records of the unwritten ends
+        self.is_behind = False  # whether there are too many of them
         self._fewer_ends = trio.Event()
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
         self._released: set[str] = set()
@@ -201,6 +202,7 @@ class DurableStore:
         self._processing -= 1
         self._claims.pop(job_id, None)
         self._ending[job_id] = job
+        self.is_behind = len(self._ending) > MAX_UNWRITTEN_ENDS
         self._ends.append((self._seqs[job_id], job, show))
         self._hand_over_soon()
         return job
@@ -266,7 +268,8 @@ class DurableStore:
         self._not_yet_changed.pop(job.id, None)
         if job.key is not None:
             del self._keys[job.key.text]
-        if len(self._ending) == MAX_UNWRITTEN_ENDS:
+        if self.is_behind and len(self._ending) == MAX_UNWRITTEN_ENDS:
+            self.is_behind = False
             self._fewer_ends.set()
             self._fewer_ends = trio.Event()
         if show is not None:
@@ -274,19 +277,22 @@ class DurableStore:
 
     # What workers wait for.
 
+    def begins_later(self, job: Job) -> bool:
+        may_run_again = job.id not in self._from_file and self._repeatable(job.type)
+        return not (may_run_again or job.cancel_requested)
+
     async def begun(self, job: Job) -> Job:
-        job_id = job.id
-        if job.cancel_requested or (job_id not in self._from_file and self._repeatable(job.type)):
+        if not self.begins_later(job):
             return job
         try:
             await self.settled()
         except BaseException:
-            self._not_begun.add(job_id)
+            self._not_begun.add(job.id)
             raise
-        return self._jobs[job_id]
+        return self._jobs[job.id]
 
     async def caught_up(self) -> None:
-        while len(self._ending) > MAX_UNWRITTEN_ENDS:
+        while self.is_behind:
             await self._fewer_ends.wait()
 
     async def settled(self) -> None:
@@ -491,7 +497,7 @@ class DurableStore:
 
     def _get(self, job_id: str, expected: JobStatus, wanted: JobStatus) -> Job:
         """The job, if it has the status from which the move leads to the wanted one."""
-        job = self._ending.get(job_id) or self.find_nowait(job_id)
+        job = self._ending.get(job_id) or self._jobs.get(job_id) or self.find_nowait(job_id)
         if job.status is not expected:
             refuse(job, expected, wanted)
         return job

@@ -565,10 +565,19 @@ class SharedStore(SharedReads):
 
     # What workers wait for.
 
+    @property
+    def is_behind(self) -> bool:
+        return len(self._ending) > MAX_UNRECORDED_ENDS
+
+    def begins_later(self, job: Job) -> bool:
+        if job.cancel_requested:
+            return False
+        return bool(job.interruptions) or not self._repeatable(job.type)
+
     async def begun(self, job: Job) -> Job:
         job_id = job.id
         held = self._running[job_id]
-        if job.cancel_requested or (not job.interruptions and self._repeatable(job.type)):
+        if not self.begins_later(job):
             return job
         if job_id in self._cut:
             return job  # nobody begins it
@@ -585,7 +594,7 @@ class SharedStore(SharedReads):
         return self._running[job_id].job
 
     async def caught_up(self) -> None:
-        while len(self._ending) > MAX_UNRECORDED_ENDS:
+        while self.is_behind:
             await self._fewer_ends.wait()
 
     async def settled(self) -> None:

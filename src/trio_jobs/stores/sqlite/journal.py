@@ -25,8 +25,8 @@ from trio_jobs.stores.sqlite.store_file import StoreFile
 
 log = logging.getLogger(__name__)
 
-# Records of one commit, but for those that are handed over together. The loop stands still while
-# it makes the calls of one commit.
+# Records of one commit, but for those that one turn has brought. The loop stands still while it
+# makes the calls of one commit.
 _MAX_RECORDS: Final = 2_000
 
 # Seconds until the next attempt after a commit that failed, if nothing is handed over before.
@@ -128,7 +128,8 @@ class Journal:
         self._connection = file.connection  # the thread's, once it has started
         self._failed = failed
         self._drop_log = DropLog()
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()  # None: close
+        # Each part is what one turn has brought; None: close.
+        self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
         # Of the loop alone: entries that may not be done, oldest first, and how many came before.
         self._entries: deque[_Entry] = deque()
         self._passed = 0
@@ -225,10 +226,9 @@ class Journal:
     # In the event loop.
 
     def _pass_on(self) -> None:
-        # The thread waits for the interpreter until this loop has run, and then finds all of them.
-        for entry in self._of_the_turn:
-            self._queue.put(entry)
-        self._of_the_turn.clear()
+        if self._of_the_turn:
+            self._queue.put(self._of_the_turn)
+            self._of_the_turn = []
 
     def _land(
         self, entries: Sequence[_Entry], seconds: float, dropped: Mapping[Outcome, int], kept: Kept
@@ -257,12 +257,16 @@ class Journal:
         self._refuse(entries, error)
 
     def _done(self, entries: Iterable[_Entry], calls: Iterable[Callable[[], None]]) -> None:
+        written = 0
         for entry in entries:
             entry.done = True
-            self.unwritten -= len(entry.records)
-        while self._entries and self._entries[0].done:
-            self._entries.popleft()
-            self._passed += 1
+            written += len(entry.records)
+        self.unwritten -= written
+        waiting = self._entries
+        before = len(waiting)
+        while waiting and waiting[0].done:
+            waiting.popleft()
+        self._passed += before - len(waiting)
         try:
             for call in calls:
                 call()
@@ -308,16 +312,16 @@ class Journal:
         entries, count = held.copy(), 0
         try:
             timeout = self._pause if self._pause is not None else self._writer.seconds_to_next_drop
-            entry = self._queue.get(timeout=timeout)
-            while entry is not None:
-                entries.append(entry)
-                count += len(entry.records)
+            part = self._queue.get(timeout=timeout)
+            while part is not None:
+                entries += part
+                count += sum([len(entry.records) for entry in part])
                 if count >= _MAX_RECORDS:
                     break
-                entry = self._queue.get_nowait()
+                part = self._queue.get_nowait()
         except queue.Empty:
             return entries, False
-        return entries, entry is None
+        return entries, part is None
 
     def _commit(self, entries: list[_Entry]) -> list[_Entry]:
         """Write entries; return those to try again, which are moves."""
