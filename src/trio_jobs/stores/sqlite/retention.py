@@ -22,7 +22,9 @@ _AT_ONCE: Final = 1_000
 # Seconds between two searches for jobs that are too old.
 _BETWEEN_SEARCHES: Final = 60.0
 
-_SUCCEEDED: Final = Outcome.SUCCEEDED.value
+# On Python 3.11 looking up an enum's member costs as much as a call.
+_WELL: Final = Outcome.SUCCEEDED
+_SUCCEEDED: Final = _WELL.value
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 
 # In one row: each further row would cost another wait for the interpreter.
@@ -98,11 +100,11 @@ class _Tally:
         self.jobs = [kept.others, kept.succeeded]
         self.bytes = [kept.others_bytes, kept.succeeded_bytes]
 
-    def add(self, outcome: str, size: int, by: int = 1) -> None:
-        """Count a job more, or less if ``by`` is -1."""
+    def remove(self, outcome: str, size: int) -> None:
+        """Count a job less."""
         succeeded = outcome == _SUCCEEDED
-        self.jobs[succeeded] += by
-        self.bytes[succeeded] += by * size
+        self.jobs[succeeded] -= 1
+        self.bytes[succeeded] -= size
 
     def kept(self) -> Kept:
         """The same, unchangeable."""
@@ -168,7 +170,9 @@ class Retention:
 
     def add(self, outcome: Outcome, size: int) -> None:
         """The transaction ends a job; ``size`` is `Job.size`."""
-        self._tally.add(outcome, size)
+        tally, succeeded = self._tally, outcome is _WELL
+        tally.jobs[succeeded] += 1
+        tally.bytes[succeeded] += size
 
     def forget(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
         """Delete jobs for a client."""
@@ -178,7 +182,7 @@ class Retention:
             ).fetchone()
             if row is not None:
                 outcome, size = row
-                self._tally.add(outcome, size, by=-1)
+                self._tally.remove(outcome, size)
         delete(connection, seqs)
 
     def drop(self, connection: sqlite3.Connection, at_most: int) -> None:
@@ -194,12 +198,19 @@ class Retention:
             if not rows:  # somebody else has deleted some
                 self._tally = tally = _Tally(count_kept(connection))
                 continue
-            chosen = []
-            for seq, outcome, size in rows:
-                chosen.append(seq)
-                self._note_drop(outcome, size)
-                if self._excess(tally) is not succeeded:
-                    break
+            if succeeded and tally.jobs[True] - len(rows) >= self._settings.keep_completed:
+                # The usual case: all of these have to go, whatever their sizes.
+                chosen = [seq for seq, _, _ in rows]
+                tally.jobs[True] -= len(rows)
+                tally.bytes[True] -= sum([size for _, _, size in rows])
+                self._dropped[_WELL] += len(rows)
+            else:
+                chosen = []
+                for seq, outcome, size in rows:
+                    chosen.append(seq)
+                    self._note_drop(outcome, size)
+                    if self._excess(tally) is not succeeded:
+                        break
             delete(connection, chosen)
             at_most -= len(chosen)
         if self._keep_for is not None and at_most > 0 and time.monotonic() >= self._next_search:
@@ -251,7 +262,7 @@ class Retention:
             self._next_search = time.monotonic() + between
 
     def _note_drop(self, outcome: str, size: int) -> None:
-        self._tally.add(outcome, size, by=-1)
+        self._tally.remove(outcome, size)
         self._dropped[_OUTCOMES[outcome]] += 1
 
 

@@ -97,6 +97,12 @@ _ENDED_WELL: Final = _update(
     ("started_at", "completed_at", "duration", *_COUNTS),
     *("status = 2", "outcome = 'succeeded'", *_NO_END),
 )
+# As most jobs end: well, at the first attempt, which nobody has disturbed.
+_ENDED_AT_ONCE: Final = _update(
+    ("started_at", "completed_at", "duration", "size"),
+    *("status = 2", "outcome = 'succeeded'", *_NO_END),
+    *("cancel_requested = 0", "attempts = 1", "interruptions = 0", "snoozes = 0"),
+)
 _MOVED: Final = _update(MOVED)
 _RESULT: Final = _insert("OR IGNORE INTO results", "(?, ?)")
 
@@ -110,7 +116,8 @@ class Rows:
 
     def __init__(self) -> None:
         self.bytes = 0
-        kinds = (_SUBMITTED, _NEW, _PAYLOAD, _CLAIMED, _ENDED_WELL, _MOVED, _RESULT)
+        ends = (_ENDED_AT_ONCE, _ENDED_WELL)
+        kinds = (_SUBMITTED, _NEW, _PAYLOAD, _CLAIMED, *ends, _MOVED, _RESULT)
         self._values: dict[Statement, list[object]] = {kind: [] for kind in kinds}
 
     def add(self, seq: int, job: Job, size: int) -> None:
@@ -139,7 +146,8 @@ class Rows:
                 job.trace,
                 *_moved(job, size),
             )
-            self._add_result(seq, job)
+            if job.ending is not None:
+                self._add_result(seq, job.ending.result)
         self._values[_PAYLOAD] += (seq, bytearray(job.payload))
         self.bytes += len(job.payload)
 
@@ -150,6 +158,8 @@ class Rows:
         snoozes = 0 if extras is None else extras.snoozes
         has_left = extras is not None and (extras.progress is not None or extras.lines)
         counts = (int(job.cancel_requested), job.attempts, job.interruptions, snoozes, size)
+        if ending is not None:
+            self._add_result(seq, ending.result)
         if started_at is None or job.run_at is not None or job.rerun_as is not None or has_left:
             self._values[_MOVED] += (*_moved(job, size), seq)
         elif ending is None and job.last_error is None and job.status is _PROCESSING:
@@ -162,10 +172,12 @@ class Rows:
         ):
             ended_at = microseconds(job.completed_at)
             times = (microseconds(started_at), ended_at, job.duration)
-            self._values[_ENDED_WELL] += (*times, *counts, seq)
+            if counts == (0, 1, 0, 0, size):
+                self._values[_ENDED_AT_ONCE] += (*times, size, seq)
+            else:
+                self._values[_ENDED_WELL] += (*times, *counts, seq)
         else:
             self._values[_MOVED] += (*_moved(job, size), seq)
-        self._add_result(seq, job)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write them all.
@@ -177,8 +189,7 @@ class Rows:
             if values:
                 statement.execute(connection, values)
 
-    def _add_result(self, seq: int, job: Job) -> None:
-        result = None if job.ending is None else job.ending.result
+    def _add_result(self, seq: int, result: bytes | None) -> None:
         if result is not None and result != NO_RESULT:
             self._values[_RESULT] += (seq, bytearray(result))
             self.bytes += len(result)
