@@ -13,6 +13,7 @@ from tests.support import make_job
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.cancels import STRIDE, cancel_all
+from trio_jobs.pool.fetching import OpenRoom
 from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import (
@@ -265,6 +266,40 @@ async def test_paused_type_is_not_fetched_and_what_was_goes_back(autojump_clock:
         await ended(server, *first, *others)
 
     assert runs.begun == 22
+
+
+async def test_a_refusal_counts_on_the_other_servers_to_make_room(
+    autojump_clock: MockClock,
+) -> None:
+    members = ["this"]
+    room = OpenRoom(4, lambda: members)
+    room.measure_claim()
+    await trio.sleep(10.0)
+
+    assert room.retry_after(4) == 40
+    members.append("other")
+    assert room.retry_after(4) == 20
+
+
+async def test_jobs_of_a_lost_lease_run_one_at_a_time(
+    autojump_clock: MockClock,
+) -> None:
+    runs = Runs(10.0)
+    a = make_shared_pool({"t": Runs(10.0).handler()}, workers=3)
+    b = make_shared_pool({"t": runs.handler()}, a.database, workers=3)
+
+    async with running(a):
+        jobs = await a.submit("t", "t", "t")
+        await trio.sleep(1.0)
+        lost = a.pump.member
+        a.lose()
+        await wait_all_tasks_blocked()
+        a.database.sweep(lost)
+        began = trio.current_time()
+        async with running(b):
+            await ended(b, *jobs)
+            assert runs.most == 1
+            assert trio.current_time() - began == pytest.approx(30.0, abs=0.5)
 
 
 async def test_paused_server_asks_for_no_jobs_but_those_to_cancel() -> None:

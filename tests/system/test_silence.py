@@ -51,6 +51,7 @@ async def test_connections_that_fall_silent_are_replaced_within_the_lease(
 
             later = await server.submit("quick")
             await server.wait_for_line("database_back")
+            await server.wait_for_line("listener_lost", "has not answered in time")
             await server.wait_for_line("listener_back")
             gate.open()
 

@@ -4,8 +4,9 @@ A fetched job has a slot and is in the channel, until a worker claims it; or it 
 its type is at its limit. The database may take such a job back at any time.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,6 +41,23 @@ class FetchCapacity(Capacity):
         """See `Capacity.slot_freed`."""
         super().slot_freed(number)
         self._freed()
+
+
+class OpenRoom(Capacity):
+    """The room for open jobs, which all servers free.
+
+    Args:
+        max_open: How many jobs may be open.
+        members: The names of the servers.
+    """
+
+    def __init__(self, max_open: int, members: Callable[[], Collection[str]]) -> None:
+        super().__init__(max_open)
+        self._members = members
+
+    def retry_after(self, slots: int = 1) -> int:
+        """See `Capacity.retry_after`; the others end as many jobs as this server does."""
+        return super().retry_after(math.ceil(slots / max(len(self._members()), 1)))
 
 
 class Fetching:

@@ -11,7 +11,7 @@ from trio_jobs.job import Job
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.disk_timer import DiskTimer
 from trio_jobs.pool.fetched_moves import FetchedMoves
-from trio_jobs.pool.fetching import Fetching
+from trio_jobs.pool.fetching import Fetching, OpenRoom
 from trio_jobs.pool.observation import Observation
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.shared_admission import SharedAdmission
@@ -63,7 +63,7 @@ class SharedParts:
         now: Callable[[], datetime],
     ) -> None:
         self.max_open = max_open
-        room = Capacity(max_open)
+        room = OpenRoom(max_open, lambda: store.members)
         self._store = store
         self._fetching = Fetching(
             channel, slots, room, schedule, handlers, executor.cancel, observation

@@ -3,6 +3,7 @@
 from typing import Final
 
 import psycopg
+import trio
 
 from trio_jobs.stores.postgres.trio_connection import LOST, TrioConnection
 
@@ -33,5 +34,7 @@ def ends_connection(error: psycopg.Error, connection: TrioConnection) -> bool:
 
 def one_line(error: Exception) -> str:
     """The error's text, without what the database adds of the statement that it executed."""
+    if isinstance(error, trio.TooSlowError):  # which has no text
+        return "the database has not answered in time"
     text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((text or str(error)).split()) or type(error).__name__
