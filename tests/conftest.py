@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ HERE = Path(__file__).parent
 ALONE = FOLDERS.keys() - {"system"}
 
 # Of a test marked ``interleavings``, how many seeds run without ``-m``; the rest are proof.
-FEW_SEEDS = 4
+FEW_SEEDS = 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -165,7 +165,11 @@ def marks(item: pytest.Item) -> set[str]:
 
 
 def pytest_sessionstart() -> None:
-    """Compile the routes of all applications once: most tests make an application of their own."""
+    """Compile the routes of all applications once: most tests make an application of their own.
+
+    Each has the version of the package as well, which is read once.
+    """
+    metadata.version = functools.cache(metadata.version)
     compile_builder = Rule._compile_builder
 
     def compile_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.support import SUBMISSION, Api, assert_problem
@@ -260,6 +260,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(json_values)
 def test_the_depth_check_passes_whatever_is_not_deep(value: object) -> None:
     check_depth(json.dumps(value).encode())

@@ -7,9 +7,17 @@ Nothing waits here: `tests/stores/test_shared_store.py` has what does.
 
 from functools import partial
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.stores.fake_rounds import FakeDatabase, Server
 from tests.support import NOON
@@ -337,7 +345,9 @@ class SharedStoreMachine(RuleBasedStateMachine):
         return len(server.store._cut) + len(server.store._again)
 
 
-SharedStoreMachine.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None
-)
-test_two_servers_over_one_database = SharedStoreMachine.TestCase
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.proof)])
+def test_two_servers_over_one_database(examples: int) -> None:
+    run_state_machine_as_test(
+        SharedStoreMachine,
+        settings=settings(max_examples=examples, stateful_step_count=50, deadline=None),
+    )
