@@ -10,7 +10,11 @@ async def double(number: int) -> int:
     return 2 * number
 
 
-async def test_server_refuses_to_start_where_no_notification_can_arrive(pooler_url: str) -> None:
+async def test_server_refuses_to_start_where_no_notification_can_arrive(
+    pooler_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It never comes.
+    monkeypatch.setattr("trio_jobs.stores.postgres.notification_listener._LONGEST_ECHO", 0.1)
     with pytest.raises(StoreDatabaseError, match=r"no notification arrives .* store\.listen_url"):
         async with open_jobs({"double": double}, url=pooler_url):
             pass

@@ -146,7 +146,7 @@ async def test_the_lease_is_renewed(database: Database) -> None:
     async with listening(database, lease=3.0) as server:
         before = server.membership.deadline
         with trio.fail_after(LONG):
-            while server.membership.deadline < before + 3.0:  # noqa: ASYNC110 - nothing tells
+            while server.membership.deadline <= before:  # noqa: ASYNC110 - nothing tells
                 await trio.sleep(0.05)
 
         assert server.ears.lost == []
@@ -334,7 +334,10 @@ async def test_the_clock_is_the_databases(database: Database) -> None:
     assert before - margin <= between <= after + margin
 
 
-async def test_behind_a_pooler_nothing_is_heard(database: Database, pooler_url: str) -> None:
+async def test_behind_a_pooler_nothing_is_heard(
+    database: Database, pooler_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notification_listener, "_LONGEST_ECHO", 0.1)  # it never comes
     # A heartbeat's answer might bring one by chance.
     server = Server(pooler_url, lease=1.0, keep_for=3_600.0)
 
