@@ -437,6 +437,7 @@ async def test_many_are_logged_as_one_line(caplog: pytest.LogCaptureFixture) -> 
     assert record.__dict__["count"] == 2
 
 
+@pytest.mark.proof
 async def test_five_thousand_failures_are_rerun_into_a_buffer_of_a_hundred(
     autojump_clock: trio.abc.Clock,
 ) -> None:

@@ -40,6 +40,7 @@ async def test_memory_does_not_grow_with_the_number_of_completed_jobs(jobs: Jobs
     assert len(jobs.page(limit=20_000)) == 10_000
 
 
+@pytest.mark.proof
 async def test_memory_does_not_grow_with_the_number_of_jobs_in_a_file(tmp_path: Path) -> None:
     async with open_jobs(
         {"nothing": nothing}, path=tmp_path / "jobs.db", sync="normal", keep_completed=100
@@ -88,7 +89,14 @@ def postponed(parts: Parts) -> None:
         parts.workers.postpone(job_id, Later(seconds=1e5 + n, error=error))
 
 
-@pytest.mark.parametrize("make_them_wait", [delayed, dated, postponed])
+@pytest.mark.parametrize(
+    "make_them_wait",
+    [
+        delayed,
+        pytest.param(dated, marks=pytest.mark.proof),
+        pytest.param(postponed, marks=pytest.mark.proof),
+    ],
+)
 async def test_waiting_job_costs_the_pool_at_most_200_bytes_beside_its_record(
     make_them_wait: Callable[[Parts], None],
 ) -> None:

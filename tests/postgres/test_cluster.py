@@ -1,5 +1,7 @@
 """The servers of the tests."""
 
+import pytest
+
 from tests.postgres.fixtures import CrashDatabase, Database
 
 
@@ -11,6 +13,7 @@ async def test_each_test_has_a_database_of_its_own(
     assert await empty_database.fetch("select * from pg_tables where tablename = 'here'") == []
 
 
+@pytest.mark.system
 async def test_killed_server_keeps_what_was_committed(crash_database: CrashDatabase) -> None:
     await crash_database.fetch("create table t as select 1 as n")
     crash_database.kill()

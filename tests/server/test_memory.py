@@ -44,7 +44,7 @@ async def counting(scope: Scope, receive: Receive, send: Send) -> None:
     ],
     ids=["reads", "does not read", "answers first", "lifts the limit"],
 )
-@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("framing", [pytest.param("length", marks=pytest.mark.proof), "chunks"])
 async def test_200_megabytes_leave_memory_flat(
     app: object, status: int, body: bytes, framing: str
 ) -> None:

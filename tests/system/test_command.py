@@ -109,7 +109,6 @@ async def test_group_may_connect_to_a_unix_socket_where_its_mode_says_so(
     assert (client.returncode == 0) is let_in
 
 
-@pytest.mark.smoke
 async def test_port_in_use_is_one_line_and_nothing_of_the_user_s_has_run(tmp_path: Path) -> None:
     async with running_command(tmp_path / "first") as first:
         address = first.url.removeprefix("http://")

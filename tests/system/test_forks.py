@@ -246,8 +246,14 @@ def assert_nothing_is_the_servers(shown: dict[str, Any], server: Command) -> Non
     assert port(server) not in shown["ports"]
 
 
-@pytest.mark.parametrize("job_type", ["fork_in_thread", "fork_in_loop", "forkserver_in_thread"])
-@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "job_type",
+    [
+        "fork_in_thread",
+        pytest.param("fork_in_loop", marks=pytest.mark.smoke),
+        "forkserver_in_thread",
+    ],
+)
 async def test_child_has_pythons_own_signals_and_nothing_of_the_server(
     tmp_path: Path, job_type: str
 ) -> None:

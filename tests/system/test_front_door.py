@@ -140,7 +140,6 @@ async def test_access_limits_and_access_log_are_as_configured(tmp_path: Path) ->
     assert "duration=" in line
 
 
-@pytest.mark.smoke
 async def test_https(tmp_path: Path) -> None:
     config = f'[http]\ncertfile = "{CERTIFICATE}"\nkeyfile = "{KEY}"'
     async with running_command(tmp_path, config=config) as server:

@@ -130,7 +130,6 @@ async def test_current_folder_is_on_the_path_of_a_module(tmp_path: Path) -> None
     assert ended.status == 0, ended.lines
 
 
-@pytest.mark.smoke
 async def test_files_named_like_libraries_hide_nothing_from_a_process(tmp_path: Path) -> None:
     here = {name for name in sys.stdlib_module_names if importlib.util.find_spec(name)}
     write_folder(tmp_path, here | dependencies(), handlers=USES_LIBRARIES)

@@ -216,6 +216,7 @@ def test_no_power_cut_loses_what_was_said(
         assert lost == 0, f"after operation {number} with {which} of the unsynced writes"
 
 
+@pytest.mark.proof
 def test_the_proof_notices_a_disk_that_is_not_waited_for(
     recorded: Callable[[Sync, int], Recording], tmp_path: Path
 ) -> None:
@@ -232,6 +233,7 @@ def test_the_proof_notices_a_disk_that_is_not_waited_for(
     assert losses > 20, losses
 
 
+@pytest.mark.proof
 def test_no_power_cut_leaves_half_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     disk = Disk(f"recorded in {tmp_path}")
