@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -106,6 +106,7 @@ class Api:
         metrics: What writes ``/metrics``, if there is such a route.
         tracing: What makes spans, if there are any.
         ui: Whether there is the page.
+        payloads: Which role sees payloads and results.
         drain: What a stop still finishes.
     """
 
@@ -113,7 +114,7 @@ class Api:
 
     def __init__(
         self,
-        functions: Mapping[str, Callable[[Any], Any]] | None = None,
+        functions: Mapping[str, Callable[[Any], Any] | Handler] | None = None,
         *,
         parts: Parts | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
@@ -121,6 +122,7 @@ class Api:
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
         ui: bool = True,
+        payloads: Literal["read", "control"] = "read",
         drain: DrainState | None = None,
     ) -> None:
         self.parts = parts or make_parts()
@@ -130,7 +132,10 @@ class Api:
         self.context = ApiContext(
             pool=pool,
             http=HttpSettings(
-                max_body_bytes=max_body_bytes, max_wait_seconds=max_wait_seconds, ui=ui
+                max_body_bytes=max_body_bytes,
+                max_wait_seconds=max_wait_seconds,
+                ui=ui,
+                payloads=payloads,
             ),
             shutdown_retry_after=7,
             metrics=metrics,

@@ -5,28 +5,30 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quart_trio import QuartTrio
 from trio.testing import MockClock
 
-from tests.api.support import MAX_BODY_BYTES, Api, accept, answer_now
+from tests.api.support import MAX_BODY_BYTES, Api, FakeMetrics, accept, answer_now
 from tests.api.test_hostile_json import ACCEPTED, REFUSED, take_named, take_unread
 from tests.api.test_parsing import ONCE, TWICE, submissions
 from tests.asgi import Answer, Client
-from tests.support import SUCCEEDED, StoreError, make_parts
-from trio_jobs import AdmissionError, Ending, Job, JobError, Outcome
+from tests.support import ANYONE, SUCCEEDED, Access, Role, StoreError, make_parts
+from trio_jobs import AdmissionError, Ending, Handler, Job, JobError, Outcome
+from trio_jobs.access import EXTENSION
 from trio_jobs.pool.reruns import rerun_nowait
 
 # The pool of each way is in the same state; only the ids differ.
 WORKERS, BUFFER_SIZE, KEEP_COMPLETED = 1, 3, 3
 
-HANDLERS: dict[str, Callable[[Any], Any]] = {
+HANDLERS: dict[str, Callable[[Any], Any] | Handler] = {
     "email": accept,
-    "a": accept,
+    "a": Handler.of(accept, hide=["to", "payload", "n"]),
     "named": take_named,
     "unread": take_unread,
 }
@@ -40,6 +42,27 @@ ENDINGS = [
 ]
 
 
+# Who asks. The server checks the role before either way.
+ACCESSES = [
+    *[ANYONE, ANYONE, Access(role=Role.CONTROL, name="ann"), Access(role=Role.READ, name="eve")],
+    *[Access(role=Role.SUBMIT, name="shop"), Access(role=Role.READ), Access(role=None)],
+]
+
+Payloads = Literal["read", "control"]
+
+
+class AskedBy:
+    """The application behind a server that says who asks."""
+
+    def __init__(self, access: Access, app: QuartTrio) -> None:
+        self._access = access
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+        scope["extensions"] = {**scope.get("extensions", {}), EXTENSION: self._access}
+        await self._app(scope, receive, send)
+
+
 class Ways:
     """Two pools in the same state: one behind the fast path, one behind Quart.
 
@@ -47,7 +70,7 @@ class Ways:
         counts: How often each status was given by both ways, and how often the fast path declined.
     """
 
-    def __init__(self, counts: Counter[str], *, default: bool) -> None:
+    def __init__(self, counts: Counter[str], *, default: bool, payloads: Payloads) -> None:
         functions = {**HANDLERS, "default": accept} if default else HANDLERS
         self.apis = [
             Api(
@@ -58,6 +81,8 @@ class Ways:
                     keep_completed=KEEP_COMPLETED,
                     keep_failed=KEEP_COMPLETED,
                 ),
+                payloads=payloads,
+                metrics=FakeMetrics(),
             )
             for _ in range(2)
         ]
@@ -100,21 +125,21 @@ class Ways:
             api.parts.admission.close()
 
     async def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+        self, access: Access, method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> None:
         """Make one request both ways; ``{n}`` in the target is the id of the job ``n``."""
         [fast, ordinary] = self.apis
         targets = [self._filled(target, ids) for ids in self.ids]
         before = self._jobs(0)
 
-        got = answer_now(fast.both_ways, method, targets[0], headers, body)
+        got = answer_now(fast.both_ways, method, targets[0], headers, body, access)
 
         assert (got is not None) == belongs_to_fast_path(method, targets[0], headers)
         if got is None:
             assert self._jobs(0) == before
             self.counts["declined"] += 1
             return
-        client = Client(ordinary.app)
+        client = Client(AskedBy(access, ordinary.app))
         wanted = await client.request(
             method, targets[1], body=body, headers={"host": "test", **headers}
         )
@@ -123,6 +148,7 @@ class Ways:
         assert self._masked(got, 0) == self._masked(wanted, 1)
         assert self._jobs(0) == self._jobs(1)
         assert fast.parts.admission.buffered == ordinary.parts.admission.buffered
+        assert self._refusals(0) == self._refusals(1)
         self.counts[f"{method} {got.status}"] += 1
 
     @staticmethod
@@ -141,6 +167,11 @@ class Ways:
         for place, job_id in enumerate(self.ids[n]):
             text = text.replace(job_id, f"<{place}>")
         return text
+
+    def _refusals(self, n: int) -> Counter[str]:
+        metrics = self.apis[n].context.metrics
+        assert metrics is not None
+        return metrics.refusals
 
     def _jobs(self, n: int) -> list[tuple[int, Job]]:
         """The jobs of one way, with their places instead of their ids."""
@@ -250,7 +281,9 @@ accepted = st.tuples(
     st.just("POST"), st.just("/jobs"), no_headers, st.sampled_from([*ONCE.values()])
 )
 requests = st.one_of(accepted, submitting, polling, polling, odd)
-request_steps = requests.map(lambda request: lambda ways: ways.request(*request))
+request_steps = st.tuples(st.sampled_from(ACCESSES), requests).map(
+    lambda asked: lambda ways: ways.request(asked[0], *asked[1])
+)
 steps = st.one_of(
     request_steps,
     request_steps,
@@ -261,8 +294,10 @@ steps = st.one_of(
 )
 
 
-async def take(steps: list[Step], counts: Counter[str], *, default: bool, close_at: int) -> None:
-    ways = Ways(counts, default=default)
+async def take(
+    steps: list[Step], counts: Counter[str], *, default: bool, payloads: Payloads, close_at: int
+) -> None:
+    ways = Ways(counts, default=default, payloads=payloads)
     for n, step in enumerate(steps):
         if n == close_at:
             ways.close()
@@ -283,10 +318,11 @@ def test_both_ways_give_the_same_answer_to_the_same_request(examples: int) -> No
     @given(
         steps=st.lists(steps, min_size=10, max_size=40),
         default=st.booleans(),
+        payloads=st.sampled_from(["read", "control"]),
         close_at=st.sampled_from([100, 10]),
     )
-    def compare(steps: list[Step], *, default: bool, close_at: int) -> None:
-        run = partial(take, steps, counts, default=default, close_at=close_at)
+    def compare(steps: list[Step], *, default: bool, payloads: Payloads, close_at: int) -> None:
+        run = partial(take, steps, counts, default=default, payloads=payloads, close_at=close_at)
         trio.run(run, clock=MockClock())
 
     compare()
