@@ -1,6 +1,7 @@
 """Which requests take the fast path, and that it gives the answer of the ordinary way."""
 
 import logging
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -75,6 +76,21 @@ async def test_requests_that_ask_for_more_take_the_ordinary_way(
 
     assert answer_now(api.both_ways, method, target, {header: value}, SUBMISSION) is None
     assert len(api.parts.store) == 0
+
+
+class NoTracing:
+    """Makes no span."""
+
+    def submitting(self, _traceparent: str | None, _job_type: str | None) -> NoReturn:
+        raise AssertionError
+
+
+async def test_submission_that_needs_a_span_takes_the_ordinary_way() -> None:
+    api = Api(tracing=NoTracing())
+
+    assert answer_now(api.both_ways, "POST", "/jobs", {}, SUBMISSION) is None
+    assert len(api.parts.store) == 0
+    assert answer_now(api.both_ways, "GET", f"/jobs/{ID}", {}, b"") is not None
 
 
 async def test_host_and_plain_servers_never_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
