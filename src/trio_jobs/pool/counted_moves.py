@@ -2,7 +2,7 @@
 
 from trio_jobs.job import Job, JobStatus, Later
 from trio_jobs.pool.observation import Observation
-from trio_jobs.pool.store import NewJobs, Store, StoreError, StoreMoves
+from trio_jobs.pool.store import NewJobs, Store, StoreMoves
 
 
 class CountedJobs:
@@ -10,13 +10,7 @@ class CountedJobs:
 
     def __init__(self, store: NewJobs, observation: Observation) -> None:
         self.find_key_nowait = store.find_key_nowait
-        self._add = store.add
-        self._note = observation.note_admitted
-
-    def add(self, job: Job) -> None:
-        """See `NewJobs.add`."""
-        self._add(job)
-        self._note(job)
+        self.add = observation.admitting(store.add)
 
 
 class CountedMoves:
@@ -31,18 +25,7 @@ class CountedMoves:
         self.moves = moves
         self._store = store
         self._observation = observation
-        self._note_claimed = observation.note_claimed
-
-    def claim(self, job_id: str) -> Job | None:
-        """See `Moves.claim`."""
-        try:
-            job = self.moves.claim(job_id)
-        except StoreError:
-            self._observation.note_passed_over(job_id)
-            raise
-        if job is not None:
-            self._note_claimed(job)
-        return job
+        self.claim = observation.claiming(self)
 
     def postpone(self, job_id: str, later: Later) -> Job:
         """See `Moves.postpone`."""

@@ -40,6 +40,7 @@ class EndedJobs:
         self._count = count
         self._count_at = BATCH
         self._jobs: deque[Job] = deque(maxlen=KEPT)
+        self._append = self._jobs.append
         self.changed: trio.Event | None = None
 
     def note(self, job: Job) -> None:
@@ -47,16 +48,15 @@ class EndedJobs:
 
         A job of more than 4 KiB is noted without payload and result, and a long type is cut.
         """
-        ending = job.ending
-        result = None if ending is None else ending.result
-        if len(job.payload) + len(job.type) + (0 if result is None else len(result)) > _MAX_SIZE:
-            job = _brief(job)
-        self._jobs.append(job)
-        self.last += 1
+        size, ending = len(job.payload) + len(job.type), job.ending
+        if ending is not None and ending.result is not None:
+            size += len(ending.result)
+        self._append(job if size <= _MAX_SIZE else _brief(job))
+        self.last = last = self.last + 1
         if self.changed is not None:
             self.touch()
-        if self.last >= self._count_at:
-            self._count_at = self.last + BATCH
+        if last >= self._count_at:
+            self._count_at = last + BATCH
             self._count()
 
     def since(self, number: int) -> tuple[int, list[Job]]:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -11,7 +11,7 @@ from trio_jobs.job import Job, Later, Outcome, Waiting
 from trio_jobs.pool.ended_jobs import EndedJobs
 from trio_jobs.pool.histogram import Histogram
 from trio_jobs.pool.statistics import OTHER, JobStatistics, TypeStatistics
-from trio_jobs.pool.store import Store
+from trio_jobs.pool.store import Moves, Store, StoreError
 from trio_jobs.pool.type_counts import TypeCounts
 
 # Seconds of a window of the percentiles; they are those of this window and the one before.
@@ -33,6 +33,14 @@ _FAILED: Final = (Outcome.FAILED, Outcome.TIMED_OUT)
 # On Python 3.11 looking up an enum's member costs as much as a call.
 _SUCCEEDED: Final = Outcome.SUCCEEDED
 _CANCELLED: Final = Outcome.CANCELLED
+
+
+class HasMoves(Protocol):
+    """What makes its moves by others, which are replaced while types are paused."""
+
+    @property
+    def moves(self) -> Moves:
+        """What makes them now."""
 
 
 class Observation:
@@ -91,25 +99,48 @@ class Observation:
 
     # What the pool calls.
 
-    def note_admitted(self, job: Job) -> None:
-        """Count a job that has come in."""
-        counts = self._types.get(job.type) or self._counts_of(job.type)
-        counts.submitted += 1
-        if job.run_at is None:
-            self._can_begin[job.id] = None
-        else:
-            self._waited[job.id] = False
-        if self.ended.changed is not None:
-            self.ended.touch()
+    def admitting(self, add: Callable[[Job], None] | None = None) -> Callable[[Job], None]:
+        """A function that calls ``add`` with a job that comes in, and counts the job.
 
-    def note_claimed(self, job: Job) -> None:
-        """Count a job that a worker has claimed."""
-        counts = self._types.get(job.type) or self._counts_of(job.type)
-        counts.claimed += 1
-        self._can_begin.pop(job.id, None)
-        if self._waited and self._waited.get(job.id):
-            self._waited[job.id] = False
-            counts.retrying -= 1
+        Functions with what they need, here and in `claiming`: to call a method for the count would
+        cost as much as the count.
+        """
+        types, can_begin, ended = self._types, self._can_begin, self.ended
+
+        def admit(job: Job) -> None:
+            if add is not None:
+                add(job)
+            counts = types.get(job.type) or self._counts_of(job.type)
+            counts.submitted += 1
+            if job.run_at is None:
+                can_begin[job.id] = None
+            else:
+                self._waited[job.id] = False
+            if ended.changed is not None:
+                ended.touch()
+
+        return admit
+
+    def claiming(self, layer: HasMoves) -> Callable[[str], Job | None]:
+        """A function that claims a job as ``layer.moves`` does at that time, and counts it."""
+        types, can_begin, waited = self._types, self._can_begin, self._waited
+
+        def claim(job_id: str) -> Job | None:
+            try:
+                job = layer.moves.claim(job_id)
+            except StoreError:
+                can_begin.pop(job_id, None)
+                raise
+            if job is not None:
+                counts = types.get(job.type) or self._counts_of(job.type)
+                counts.claimed += 1
+                can_begin.pop(job_id, None)
+                if waited and waited.get(job_id):
+                    waited[job_id] = False
+                    counts.retrying -= 1
+            return job
+
+        return claim
 
     def note_passed_over(self, job_id: str) -> None:
         """Note that a job waits for no worker: its type is paused, or the claim was refused."""

@@ -193,7 +193,7 @@ def make_pool(
             keeps_pending=settings.drain != "all",
             new_id=new_id,
             now=now,
-            admitted=None if observation is None else observation.note_admitted,
+            admitted=None if observation is None else observation.admitting(),
         )
     else:
         limits = (
