@@ -8,7 +8,7 @@ from tests.api.support import SUBMISSION, accept, assert_problem
 from tests.asgi import Answer, Client
 from tests.durable import TIMEOUT, DurableParts, make_durable_parts, start_pool
 from tests.support import SUCCEEDED, HttpSettings
-from trio_jobs import Handler
+from trio_jobs import Ending, Handler, Outcome
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
 
@@ -87,6 +87,31 @@ async def test_504_says_that_it_is_unknown_and_the_job_comes_in_later(
     assert "repeat it with the same key" in problem["detail"]
     api.parts.journal.commit()
     assert api.parts.admission.buffered == len(api.parts.file) > 0
+
+
+@pytest.mark.parametrize("asked", ["cancel", "rerun", "delete"])
+async def test_504_of_what_has_no_key_asks_for_none(asked: str, autojump_clock: MockClock) -> None:
+    api = DurableApi()
+    store, journal = api.parts.store, api.parts.journal
+    async with trio.open_nursery() as nursery:
+        answers = api.post(nursery, "/jobs", SUBMISSION)
+        await wait_all_tasks_blocked()
+        journal.commit()
+    job_id = answers[0].json()["id"]
+    if asked != "cancel":
+        store.claim(job_id)
+        store.complete(job_id, Ending(outcome=Outcome.FAILED))
+        await wait_all_tasks_blocked()
+        journal.commit()
+        await wait_all_tasks_blocked()
+
+    answer = (
+        await api.client.request("DELETE", f"/jobs/{job_id}")
+        if asked == "delete"
+        else await api.client.post(f"/jobs/{job_id}/{asked}")
+    )
+
+    assert assert_problem(answer, 504)["detail"].endswith("has been carried out; repeat it")
 
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)

@@ -30,11 +30,15 @@ REFUSALS = (Problem, AdmissionError, StoreError, StoreTimeoutError)
 
 
 class Asked(Enum):
-    """What a request asks for; its value says what a refusal leaves."""
+    """What a request asks for.
 
-    LOOK_UP = None
-    CHANGE = "nothing has changed"
-    JOBS = "nothing was kept"
+    The value has what a refusal leaves of it, and what the client of one in doubt should do.
+    """
+
+    LOOK_UP = "", "repeat it"
+    CHANGE = "; nothing has changed", "repeat it"
+    RERUN = "; nothing was kept", "repeat it"  # a job is re-run once
+    JOBS = "; nothing was kept", "repeat it with the same key"
 
 
 # Seconds. A disk that is full stays so until an operator acts, and each try is cheap.
@@ -109,13 +113,12 @@ def _paused(error: IntakePausedError, left: str, **members: int) -> Problem:
     )
 
 
-def _store_problem(error: Exception, asked: Asked, left: str, **members: int) -> Problem:
+def _store_problem(error: Exception, left: str, again: str, **members: int) -> Problem:
     if isinstance(error, StoreTimeoutError):
         if members:
             left += ", and perhaps more"
         else:
             left = "; it is unknown whether the request has been carried out"
-        again = "repeat it with the same key" if asked is Asked.JOBS else "repeat it"
         status = 504
         detail = f"{error}{left}; {again}"
     elif isinstance(error, StoreUnavailableError):
@@ -143,7 +146,7 @@ def problem_of(
     """
     if context.metrics is not None and isinstance(error, AdmissionError | StoreTimeoutError):
         context.metrics.refusals[error.reason] += 1
-    left = "" if asked.value is None else f"; {asked.value}"
+    left, again = asked.value
     if members:
         left = f"; {members['accepted']} jobs are in"
     match error:
@@ -156,7 +159,7 @@ def problem_of(
         case IntakePausedError():
             return _paused(error, left, **members)
         case StoreWriteError() | StoreUnavailableError() | StoreTimeoutError():
-            return _store_problem(error, asked, left, **members)
+            return _store_problem(error, left, again, **members)
         case KeyReusedError():
             return Problem(422, str(error))
         case JobNotFoundError():

@@ -31,7 +31,7 @@ from trio_jobs.api.submit import add_submit_route
 from trio_jobs.problem_details import PHRASES, Problem
 
 # How the paths end to which jobs are submitted.
-_SUBMISSIONS = ("/jobs", "/jobs/batch", "/jobs/stream", "/jobs/pipe", "/rerun")
+_SUBMISSIONS = ("/jobs", "/jobs/batch", "/jobs/stream", "/jobs/pipe")
 
 _DETAILS = {
     404: "no such path, or no such job",
@@ -84,8 +84,9 @@ def _asked() -> Asked:
     if request.method in ("GET", "HEAD"):
         return Asked.LOOK_UP
     rule = "" if request.url_rule is None else request.url_rule.rule
-    is_submission = request.method == "POST" and rule.endswith(_SUBMISSIONS)
-    return Asked.JOBS if is_submission else Asked.CHANGE
+    if rule.endswith("/rerun"):
+        return Asked.RERUN
+    return Asked.JOBS if rule.endswith(_SUBMISSIONS) else Asked.CHANGE
 
 
 async def _answer_options() -> Response | None:
