@@ -150,7 +150,8 @@ create type trio_jobs.answer as (
 
 
 
--- Record moves; without an outcome the job is pending again. First lock, then write: a row that
+-- Record moves; without an outcome the job is pending again. Returns the ids of the moves that had no
+-- effect. First lock, then write: a row that
 -- somebody has changed since a statement began is locked where it is now, and only the next
 -- statement sees it there. Each row is looked up on its own (`limit 1`): for a join the planner may
 -- read the whole index for each of them.
@@ -159,10 +160,9 @@ create function trio_jobs.record(
     m_run_at timestamptz[], m_started_at timestamptz[], m_completed_at timestamptz[],
     m_duration float8[], m_outcome text[], m_error_type text[], m_error_message text[],
     m_cancel boolean[], m_progress text[], m_lines text[], m_result text[]
-) returns setof trio_jobs.answer
+) returns uuid[]
 language plpgsql as $$
 declare
-    line trio_jobs.answer;
     before timestamptz;
     places tid[];
     pending uuid;
@@ -203,13 +203,16 @@ begin
         (min(m.id::text collate "C") filter (where m.completed_at is null and m.run_at is null))::uuid,
         count(pg_notify(trio_jobs.channel(m.watcher), 'd' || m.id)) filter (where m.watcher is not null)
     into number_recorded, next_time, pending, number_told from moved m;
-    perform trio_jobs.tell_pending(pending);
-    perform trio_jobs.tell_time(next_time, before);
-    if number_recorded = cardinality(m_id) then
-        return;
+    if pending is not null then
+        perform trio_jobs.tell_pending(pending);
     end if;
-    line.kind := 'x';
-    for line.id in
+    if next_time is not null then
+        perform trio_jobs.tell_time(next_time, before);
+    end if;
+    if number_recorded = cardinality(m_id) then
+        return '{}';
+    end if;
+    return array(
         select m.id from unnest(places, m_id, m_claims, m_attempts, m_completed_at, m_outcome)
             as m(place, id, claims, attempts, completed_at, outcome)
         where m.place is null
@@ -218,97 +221,74 @@ begin
             select from trio_jobs.jobs j where j.id = m.id and j.owner is null
             and j.claims = m.claims and j.attempts = m.attempts
             and j.completed_at is not distinct from m.completed_at
-            and j.outcome is not distinct from m.outcome::trio_jobs.outcome)
-    loop
-        return next line;
-    end loop;
+            and j.outcome is not distinct from m.outcome::trio_jobs.outcome));
 end
 $$;
 
 
--- Fetch pending jobs: one that was in a crash first, then those whose time has come, then those
+-- Pending jobs that are locked for this server: their places, and the times for which the first of
+-- them have waited. `number`: how many were found with those that are beyond the limits of their
+-- types. `types`: of those that count. `passed_over`: the first that is beyond a limit.
+create type trio_jobs.locked_jobs as (
+    places tid[], times timestamptz[], number int, types text[], passed_over uuid
+);
+
+-- Find pending jobs: one that was in a crash first, then those whose time has come, then those
 -- behind the id `low`. A job whose cancel was requested is of any type.
-create function trio_jobs.fetch_jobs(
-    me bigint, low uuid, want int, wanted text[], without text[], l_type text[], l_left int[],
-    suspect boolean
-) returns setof trio_jobs.answer
+create function trio_jobs.find_jobs(
+    low uuid, want int, wanted text[], without text[], l_type text[], l_left int[], suspect boolean
+) returns trio_jobs.locked_jobs
 language plpgsql as $$
 #variable_conflict use_column
 declare
-    remaining int[] := l_left;
-    fetched int := 0;
-    number_found int;
-    places tid[];  -- of the rows that are locked
-    times timestamptz[];  -- those that the first of them have waited for
-    taken_types text[];
-    passed_over uuid;
+    locked trio_jobs.locked_jobs;
+    places tid[] := '{}';
+    times timestamptz[] := '{}';
     at timestamptz := clock_timestamp();  -- see `next_time`
 begin
-    while fetched < want loop
-        places := '{}';
-        times := '{}';
-        if suspect then
-            select places || array_agg(s.place), times || array_agg(s.run_at) into places, times from (
-                select j.ctid as place, j.run_at from trio_jobs.jobs j
-                where j.completed_at is null and j.interruptions > 0 and j.owner is null
-                    and coalesce(j.run_at <= at, true) and not j.cancel_requested
-                    and coalesce(j.type = any (wanted), true) and j.type <> all (without)
-                order by j.interruptions, j.id limit 1 for update skip locked
-            ) s;
-        end if;
-        select places || array_agg(l.place), times || array_agg(l.run_at) into places, times from (
+    if suspect then
+        select places || array_agg(s.place), times || array_agg(s.run_at) into places, times from (
             select j.ctid as place, j.run_at from trio_jobs.jobs j
-            where j.completed_at is null and j.run_at <= at
-                and (j.cancel_requested or (j.interruptions = 0
-                    and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
-            order by j.run_at nulls first, j.id
-            limit want - fetched - cardinality(places) for update skip locked
-        ) l;
-        places := places || array(
-            select j.ctid from trio_jobs.jobs j
-            where j.completed_at is null and j.run_at is null and j.owner is null and j.id > low
-                and (j.cancel_requested or (j.interruptions = 0
-                    and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
-            order by j.run_at nulls first, j.id
-            limit want - fetched - cardinality(places) for update skip locked);
-        number_found := cardinality(places);
-        if cardinality(l_type) > 0 then
-            select array_agg(f.place order by f.n) filter (where f.fits),
-                array_agg(f.run_at order by f.n) filter (where f.fits),
-                array_agg(f.type) filter (where f.fits and not f.cancel_requested),
-                least(passed_over::text, min(f.id::text collate "C") filter (where not f.fits))::uuid
-            into places, times, taken_types, passed_over
-            from (
-                select p.*, j.id, j.type, j.cancel_requested,
-                    j.cancel_requested or l.remaining is null or row_number() over (
-                        partition by j.type, j.cancel_requested order by p.n) <= l.remaining as fits
-                from unnest(places, times) with ordinality as p(place, run_at, n)
-                join trio_jobs.jobs j on j.ctid = p.place
-                left join unnest(l_type, remaining) as l(type, remaining) on l.type = j.type
-            ) f;
-        end if;
-        exit when number_found = 0;
-        return query
-            update trio_jobs.jobs j
-            set owner = me, claims = j.claims + 1, attempts = j.attempts + 1, run_at = null
-            from unnest(places, times) with ordinality as p(place, run_at, n) where j.ctid = p.place
-            returning 'f'::"char", j.id, fetched + p.n::int, j.claims, j.type, j.payload::text,
-                trio_jobs.micros(j.created_at), j.key, j.key_digest, j.rerun_of, j.submitted_by,
-                j.trace, j.attempts - 1, j.interruptions, j.snoozes, trio_jobs.micros(p.run_at),
-                j.error_type, j.error_message, j.cancel_requested, j.rerun_as, j.progress::text,
-                j.lines::text;
-        fetched := fetched + coalesce(cardinality(places), 0);
-        exit when coalesce(cardinality(places), 0) = number_found;
-        -- Some were beyond the limits of their types: look for others.
-        suspect := false;
-        remaining := array(
-            select l.remaining - (select count(*)::int from unnest(taken_types) t(type) where t.type = l.type)
-            from unnest(l_type, remaining) with ordinality as l(type, remaining, n) order by l.n);
-        without := without || array(
-            select l.type from unnest(l_type, remaining) as l(type, remaining) where l.remaining <= 0);
-    end loop;
-    -- They were locked: servers that may have them have not seen them.
-    perform trio_jobs.tell_pending(passed_over);
+            where j.completed_at is null and j.interruptions > 0 and j.owner is null
+                and coalesce(j.run_at <= at, true) and not j.cancel_requested
+                and coalesce(j.type = any (wanted), true) and j.type <> all (without)
+            order by j.interruptions, j.id limit 1 for update skip locked
+        ) s;
+    end if;
+    select places || array_agg(l.place), times || array_agg(l.run_at) into places, times from (
+        select j.ctid as place, j.run_at from trio_jobs.jobs j
+        where j.completed_at is null and j.run_at <= at
+            and (j.cancel_requested or (j.interruptions = 0
+                and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
+        order by j.run_at nulls first, j.id
+        limit want - cardinality(places) for update skip locked
+    ) l;
+    places := places || array(
+        select j.ctid from trio_jobs.jobs j
+        where j.completed_at is null and j.run_at is null and j.owner is null and j.id > low
+            and (j.cancel_requested or (j.interruptions = 0
+                and coalesce(j.type = any (wanted), true) and j.type <> all (without)))
+        order by j.run_at nulls first, j.id
+        limit want - cardinality(places) for update skip locked);
+    locked.number := cardinality(places);
+    if cardinality(l_type) > 0 then
+        select coalesce(array_agg(f.place order by f.n) filter (where f.fits), '{}'),
+            array_agg(f.run_at order by f.n) filter (where f.fits),
+            array_agg(f.type) filter (where f.fits and not f.cancel_requested),
+            (min(f.id::text collate "C") filter (where not f.fits))::uuid
+        into places, times, locked.types, locked.passed_over
+        from (
+            select p.*, j.id, j.type, j.cancel_requested,
+                j.cancel_requested or l.remaining is null or row_number() over (
+                    partition by j.type, j.cancel_requested order by p.n) <= l.remaining as fits
+            from unnest(places, times) with ordinality as p(place, run_at, n)
+            join trio_jobs.jobs j on j.ctid = p.place
+            left join unnest(l_type, l_left) as l(type, remaining) on l.type = j.type
+        ) f;
+    end if;
+    locked.places := places;
+    locked.times := times;
+    return locked;
 end
 $$;
 
@@ -348,33 +328,34 @@ create function trio_jobs.take_in(
     me bigint, eager int, l_type text[], l_left int[], i_id uuid[], i_type text[], i_payload text[],
     i_created_at timestamptz[], i_run_at timestamptz[], i_key text[], i_key_digest bytea[],
     i_submitted_by text[], i_trace text[], i_fetchable boolean[]
-) returns setof trio_jobs.answer
+) returns trio_jobs.answer[]
 language plpgsql as $$
 #variable_conflict use_column
 declare
+    lines trio_jobs.answer[] := '{}';
     line trio_jobs.answer;
     before timestamptz;
     owners bigint[] := '{}';
+    number_mine int := 0;
+    limit_at int;
     inserted uuid[];
     busy uuid[] := '{}';
+    pending uuid;
 begin
     if cardinality(i_run_at) > 0 then
         before := trio_jobs.next_time();
     end if;
-    if eager > 0 then
-        with given as (
-            select i.*, i.fetchable and i.run_at is null as free
-            from unnest(i_type, i_run_at, i_fetchable) with ordinality as i(type, run_at, fetchable, n)
-        ), judged as (
-            select g.n, g.free and coalesce(row_number()
-                over (partition by g.type, g.free order by g.n) <= l.remaining, true) as fits
-            from given g left join unnest(l_type, l_left) as l(type, remaining) on l.type = g.type
-        ), owned as (
-            select j.n, j.fits and row_number() over (partition by j.fits order by j.n) <= eager as mine
-            from judged j
-        )
-        select array_agg(case when o.mine then me end order by o.n) into owners from owned o;
-    end if;
+    for n in 1 .. cardinality(i_id) loop
+        exit when eager <= number_mine;
+        limit_at := array_position(l_type, i_type[n]);
+        if i_fetchable[n] and i_run_at[n] is null and coalesce(l_left[limit_at] > 0, true) then
+            owners[n] := me;
+            number_mine := number_mine + 1;
+            if limit_at is not null then
+                l_left[limit_at] := l_left[limit_at] - 1;
+            end if;
+        end if;
+    end loop;
     if cardinality(i_key) = 0 then
         inserted := trio_jobs.insert_new(i_id, i_type, i_payload, i_created_at, i_run_at,
             i_key, i_key_digest, '{}', i_submitted_by, i_trace, owners);
@@ -399,7 +380,7 @@ begin
                 exception when lock_not_available then
                     line.id := i_id[n];
                     busy := busy || line.id;
-                    return next line;
+                    lines := lines || line;
                 end;
             end loop;
         end;
@@ -407,9 +388,16 @@ begin
     line.kind := 't';
     if cardinality(inserted) = cardinality(i_id) then
         line.claims := 1;
-        for line.id in select n.id from unnest(i_id, owners) as n(id, owner) where n.owner is not null loop
-            return next line;
+        for n in 1 .. cardinality(owners) loop
+            if owners[n] is not null then
+                line.id := i_id[n];
+                lines := lines || line;
+            end if;
         end loop;
+        if number_mine < cardinality(i_id) then
+            select n.id into pending from unnest(i_id, i_run_at, owners) as n(id, run_at, owner)
+            where n.owner is null and n.run_at is null order by n.id limit 1;
+        end if;
     else
         -- Those that were in before: the answer of this round was lost. Some were fetched with it.
         for line.id, line.kind, line.claims in
@@ -422,20 +410,21 @@ begin
             where n.id <> all (busy)
         loop
             if line.kind = 'k' or line.claims is not null then
-                return next line;
+                lines := lines || line;
             end if;
         end loop;
+        select n.id into pending from unnest(i_id, i_run_at, owners) as n(id, run_at, owner)
+        where n.owner is null and n.run_at is null and n.id = any (inserted) order by n.id limit 1;
     end if;
-    perform trio_jobs.tell_pending((
-        select n.id from unnest(i_id, i_run_at, owners) as n(id, run_at, owner)
-        where n.owner is null and n.run_at is null
-            and (cardinality(inserted) = cardinality(i_id) or n.id = any (inserted))
-        order by n.id limit 1));
+    if pending is not null then
+        perform trio_jobs.tell_pending(pending);
+    end if;
     if cardinality(i_run_at) > 0 then
         perform trio_jobs.tell_time((
             select min(n.run_at) from unnest(i_id, i_run_at) as n(id, run_at)
             where n.id = any (inserted)), before);
     end if;
+    return lines;
 end
 $$;
 
@@ -522,16 +511,17 @@ set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = of
 as $$
 declare
     line trio_jobs.answer;
-    eager int := want;
-    fetched trio_jobs.answer[];
-    number_fetched int;
+    lines trio_jobs.answer[];
+    locked trio_jobs.locked_jobs;
+    number_fetched int := 0;
+    passed_over uuid;
     an_id uuid;
     pending uuid;
 begin
     if not trio_jobs.enter(me, my_session) then
         line.kind := 'l';
         return next line;
-        eager := 0;
+        want := 0;
     end if;
     if (cardinality(m_id) > 0)::int + (cardinality(b_id) > 0)::int
             + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 1 then
@@ -541,13 +531,15 @@ begin
         cross join lateral (select from trio_jobs.jobs j where j.id = u.id limit 1 for update) locked;
     end if;
 
-    if cardinality(m_id) > 0 then
-        return query select * from trio_jobs.record(me, m_id, m_owner, m_claims, m_attempts,
-            m_snoozes, m_run_at, m_started_at, m_completed_at, m_duration, m_outcome, m_error_type,
-            m_error_message, m_cancel, m_progress, m_lines, m_result);
-    end if;
-
     line.kind := 'x';
+    if cardinality(m_id) > 0 then
+        foreach line.id in array trio_jobs.record(me, m_id, m_owner, m_claims, m_attempts,
+            m_snoozes, m_run_at, m_started_at, m_completed_at, m_duration, m_outcome, m_error_type,
+            m_error_message, m_cancel, m_progress, m_lines, m_result)
+        loop
+            return next line;
+        end loop;
+    end if;
     for n in 1 .. cardinality(b_id) loop
         update trio_jobs.jobs j set started_at = b_started_at[n], progress = null, lines = null
         where j.id = b_id[n] and j.owner = b_owner[n] and j.claims = b_claims[n];
@@ -573,28 +565,48 @@ begin
             pending := an_id;
         end if;
     end loop;
-    -- While this round has them locked, another server that could have them does not see them.
-    perform trio_jobs.tell_pending(pending);
+    if pending is not null then
+        -- While this round has them locked, another server that could have them does not see them.
+        perform trio_jobs.tell_pending(pending);
+    end if;
 
-    if eager > 0 and (cardinality(i_id) = 0 or cardinality(l_type) = 0) then
-        return query select * from trio_jobs.fetch_jobs(
-            me, low, want, wanted, without, l_type, l_left, suspect);
-        get diagnostics number_fetched = row_count;
-        eager := eager - number_fetched;
-    elsif eager > 0 then
-        fetched := array(select f from trio_jobs.fetch_jobs(
-            me, low, want, wanted, without, l_type, l_left, suspect) f);
-        return query select * from unnest(fetched);
-        eager := eager - cardinality(fetched);
+    while number_fetched < want loop
+        locked := trio_jobs.find_jobs(
+            low, want - number_fetched, wanted, without, l_type, l_left, suspect);
+        exit when locked.number = 0;
+        return query
+            update trio_jobs.jobs j
+            set owner = me, claims = j.claims + 1, attempts = j.attempts + 1, run_at = null
+            from unnest(locked.places, locked.times) with ordinality as p(place, run_at, n)
+            where j.ctid = p.place
+            returning 'f'::"char", j.id, number_fetched + p.n::int, j.claims, j.type, j.payload::text,
+                trio_jobs.micros(j.created_at), j.key, j.key_digest, j.rerun_of, j.submitted_by,
+                j.trace, j.attempts - 1, j.interruptions, j.snoozes, trio_jobs.micros(p.run_at),
+                j.error_type, j.error_message, j.cancel_requested, j.rerun_as, j.progress::text,
+                j.lines::text;
+        number_fetched := number_fetched + cardinality(locked.places);
+        exit when cardinality(l_type) = 0;
         l_left := array(
-            select l.remaining - (select count(*)::int from unnest(fetched) f where f.type = l.type)
+            select l.remaining - (select count(*)::int from unnest(locked.types) t(type) where t.type = l.type)
             from unnest(l_type, l_left) with ordinality as l(type, remaining, n) order by l.n);
+        passed_over := least(passed_over::text collate "C", locked.passed_over::text)::uuid;
+        exit when cardinality(locked.places) = locked.number;
+        -- Some were beyond the limits of their types: look for others.
+        suspect := false;
+        without := without || array(
+            select l.type from unnest(l_type, l_left) as l(type, remaining) where l.remaining <= 0);
+    end loop;
+    if passed_over is not null then
+        -- They were locked: servers that may have them have not seen them.
+        perform trio_jobs.tell_pending(passed_over);
     end if;
 
     if cardinality(i_id) > 0 then
-        return query select * from trio_jobs.take_in(me, eager, l_type, l_left, i_id, i_type,
-            i_payload, i_created_at, i_run_at, i_key, i_key_digest, i_submitted_by, i_trace,
-            i_fetchable);
+        lines := trio_jobs.take_in(me, want - number_fetched, l_type, l_left, i_id, i_type, i_payload,
+            i_created_at, i_run_at, i_key, i_key_digest, i_submitted_by, i_trace, i_fetchable);
+        if cardinality(lines) > 0 then
+            return query select * from unnest(lines);
+        end if;
     end if;
 
     if count_to > 0 then
