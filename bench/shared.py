@@ -21,10 +21,12 @@ from bench.workload import empty
 from tests.postgres.cluster import DEBIAN, Cluster
 from trio_jobs import DurableJobs, open_jobs
 from trio_jobs.store_in_database import migrate
+from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 
 # Names of sides.
 OURS = "trio-jobs"
 _COMMIT, _START = "a commit", "from the commit of a submission to the start of its handler"
+_TAKE = "a program that hears of a commit, and takes a row by one statement"
 _ONE, _TWO = "one process", "two processes"
 _FRESH, _LATER = "a fresh table", "behind them"
 
@@ -74,7 +76,7 @@ def measure(
         databases = _Databases(cluster)
         return [
             *_beside_peers(databases, singly, bulk, turns),
-            _beside_commit(databases, delays, turns),
+            *_beside_commit(databases, delays, turns),
             _two_processes(databases, bulk, turns),
             _held_snapshot(databases, turns),
         ]
@@ -200,11 +202,13 @@ async def _wait_for_end(connection: psycopg.Connection[Any]) -> None:
         await trio.sleep(0.01)
 
 
-def _beside_commit(databases: _Databases, delays: int, turns: int) -> Row:
+def _beside_commit(databases: _Databases, delays: int, turns: int) -> list[Result]:
     with ExitStack() as stack:
         url = stack.enter_context(databases.new())
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
         connection.execute("create table plain(number int)")
+        connection.execute("create table bare(id int primary key, taken int)")
+        connection.execute("insert into bare values (1, 0)")
 
         def commit() -> float:
             found = []
@@ -217,9 +221,53 @@ def _beside_commit(databases: _Databases, delays: int, turns: int) -> Row:
         def start() -> float:
             return trio.run(_starts, url, 1, delays)[0]
 
-        values = take_turns({_START: start, _COMMIT: commit}, turns=turns)
+        def take() -> float:
+            return trio.run(_takes, url, delays)
+
+        values = take_turns({_START: start, _COMMIT: commit, _TAKE: take}, turns=turns)
     names = (26, f"{_START}, idle, p50", f"{_COMMIT} of a row on the same server, p50")
-    return _row(names, values, _START, _COMMIT, at_most(2), " ms")
+    beside = {side: values[side] for side in (_START, _TAKE)}
+    return [
+        _row(names, values, _START, _COMMIT, at_most(2), " ms"),
+        _row((26, "the same", _TAKE), beside, _START, _TAKE, None, " ms"),
+    ]
+
+
+async def _takes(url: str, delays: int) -> float:
+    """The median milliseconds of what no queue can do without.
+
+    That is from a commit with a notification to the commit of one statement that takes a row, by a
+    program that does nothing else.
+    """
+    taken = trio.Event()
+    at = 0.0
+
+    async def take_each(listener: TrioConnection, taker: TrioConnection) -> None:
+        nonlocal at
+        while True:
+            await listener.notifies()
+            await taker.execute("update bare set taken = taken + 1 where id = 1 returning taken")
+            at = time.perf_counter()
+            taken.set()
+
+    found = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        async with (
+            await connect(url, name="bare") as listener,
+            await connect(url, name="bare") as taker,
+            trio.open_nursery() as nursery,
+        ):
+            await listener.execute("listen bare")
+            nursery.start_soon(take_each, listener, taker)
+            notify = b"with row as (insert into plain values (1)) select pg_notify('bare', '')"
+            for _ in range(delays):
+                taken = trio.Event()
+                await trio.to_thread.run_sync(connection.execute, notify)
+                committed = time.perf_counter()
+                await taken.wait()
+                found.append(at - committed)
+            nursery.cancel_scope.cancel()
+    return Spread.of(found).median * 1000
 
 
 async def _starts(url: str, together: int, delays: int, behind: int = 0) -> list[float]:
