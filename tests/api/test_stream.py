@@ -415,7 +415,7 @@ def resident_bytes() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @pytest.mark.proof
 async def test_memory_does_not_grow_with_the_length_of_the_stream() -> None:
-    # CI sends a million through the real command (.ci/million_lines.py).
+    # CI sends more through the real command (.ci/many_lines.py).
     total = 60_000
     piece = LINE * 1000
     api = Api(parts=make_parts(buffer_size=100, keep_completed=1000))
