@@ -21,11 +21,11 @@ Scope = KeptScope | trio.CancelScope
 Block = Callable[[Scope], Awaitable[object]]
 
 
-def fallback() -> KeptScope:
-    """The scope of a worker with a Trio whose tasks do not show their innermost scope."""
+def fallback(name: str = "_cancel_status") -> KeptScope:
+    """The scope of a worker with a Trio whose tasks lack one of the private names."""
     task = SimpleNamespace(child_nurseries=trio.lowlevel.current_task().child_nurseries)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(trio.lowlevel.Task, "_cancel_status")  # Trio cannot run meanwhile
+        patch.delattr(trio.lowlevel.Task, name)  # Trio cannot run meanwhile
         patch.setattr(trio.lowlevel, "current_task", lambda: task)
         return KeptScope()
 
@@ -218,8 +218,9 @@ async def test_scope_is_kept_unless_the_block_has_used_it_up(
     assert (first is second) is (block in KEEPING)
 
 
-async def test_without_the_private_name_each_block_has_a_scope_of_its_own() -> None:
-    with contextlib.closing(fallback()) as scope:
+@pytest.mark.parametrize("name", ["_cancel_status", "_child_nurseries"])
+async def test_without_a_private_name_each_block_has_a_scope_of_its_own(name: str) -> None:
+    with contextlib.closing(fallback(name)) as scope:
         with scope:
             first = innermost()
         with scope:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -344,6 +345,15 @@ async def test_a_pool_that_is_cancelled_is_noticed_before_the_next_job(
 
     assert processed == ids[:3]
     assert statuses(parts) == {JobStatus.COMPLETED: 3, JobStatus.PENDING: 7}
+
+
+@pytest.mark.parametrize("names", [{}, {"_cancel_status": object()}])
+def test_a_task_without_the_private_names_is_not_read(
+    names: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.lowlevel, "current_task", lambda: SimpleNamespace(**names))
+
+    assert worker._readable_task() is None
 
 
 @pytest.mark.parametrize("when", ["waiting", "in a burst"])
