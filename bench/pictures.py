@@ -176,7 +176,7 @@ def _compare(axes: Axes, row: Row) -> None:
         axes.set_xlim(0, max(spread.high for spread in row.sides.values()) * 1.2)
         axes.xaxis.set_major_locator(MaxNLocator(5))  # of large numbers, more would overlap
         axes.xaxis.set_major_formatter(_PLAIN)
-    axes.margins(y=0.08)
+    axes.set_ylim(-0.6, len(best_last) - 0.4)  # dots have no height, and need as much room
     scale = ", logarithmic" if is_wide else ""
     better = "more is better" if is_rate else "less is better"
     axes.set_xlabel(f"{_UNITS[row.sides_unit]}{scale}; {better}")
