@@ -408,6 +408,21 @@ async def test_a_full_disk_is_told_once_until_it_has_room_for_what_it_refused(
         assert server.pump.failing is None
 
 
+async def test_a_full_disk_that_has_refused_a_request_works_again_with_a_new_job(
+    database: Database,
+) -> None:
+    async with serving(database) as server:
+        await database.fetch(FULL)
+        with pytest.raises(StoreWriteError):
+            await server.pump.request("insert into trio_jobs.jobs default values", {})
+        await server.land(Batch(cancels=[make_job(1).id]))
+        assert server.pump.failing is not None
+
+        await database.fetch("drop trigger no_room on trio_jobs.jobs")
+        await server.land(Batch(new=[Submitted(make_job(4)).new]))
+        assert server.pump.failing is None
+
+
 FULL = """
 create function no_room() returns trigger language plpgsql as $$
 begin

@@ -49,7 +49,8 @@ _LAST: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _PATIENCE: Final = 30.0
 _LONGEST_PATIENCE: Final = 960.0
 
-# A part that the database can refuse, beside those of a round.
+# Parts that the database can refuse: of a round, and beside it.
+_NEW: Final = "new"
 _REQUEST: Final = "request"
 
 # What a round raises that belongs to an earlier session of its member.
@@ -523,6 +524,8 @@ class Pump:
             self._lost = None
             log.warning("database_back", extra={"seconds": round(seconds, 3)})
         self._refused_parts.difference_update(parts)
+        if _NEW in parts:  # nothing needs more room; and such a request may never come again
+            self._refused_parts.discard(_REQUEST)
         if self._refused is not None and not self._refused_parts:
             seconds = time.monotonic() - self._refused
             self._refused = None
@@ -557,7 +560,7 @@ def _parts(batch: Batch) -> list[Batch]:
 
 def _written_parts(batch: Batch | None) -> list[str]:
     """The parts of a round that a full disk refuses or takes; the others are small."""
-    parts = [] if batch is None else [("moves", batch.moves), ("new", batch.new)]
+    parts = [] if batch is None else [("moves", batch.moves), (_NEW, batch.new)]
     return [name for name, part in parts if part]
 
 
