@@ -440,6 +440,22 @@ async def test_closed_admission_refuses_jobs(keeps_pending: bool) -> None:
         parts.admission.admit_up_to_nowait([SPEC])
 
 
+async def test_pool_without_workers_refuses_jobs_and_writes_none() -> None:
+    parts = make_durable_parts()
+    async with trio.open_nursery() as pool:
+        start_pool(parts, pool)
+        await wait_all_tasks_blocked()
+        pool.cancel_scope.cancel()
+
+    with pytest.raises(ShuttingDownError):
+        await parts.admission.admit(SPEC)
+    with pytest.raises(ShuttingDownError):
+        await parts.admission.admit_all([SPEC])
+    with pytest.raises(ShuttingDownError):
+        await parts.admission.admit_up_to([SPEC])
+    assert parts.journal.entries == []
+
+
 async def test_drain_of_all_waits_for_jobs_on_their_way_to_the_disk() -> None:
     parts = make_durable_parts(keeps_pending=False)
     ran: list[str] = []

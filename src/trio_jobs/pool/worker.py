@@ -203,7 +203,6 @@ class Workers:
             with self._for_worker() as process:
                 clone_closed = await run_worker(jobs, self, process)
             channel = jobs.statistics()
-            self._capacity.has_workers = channel.open_receive_channels > 0
             go_on = channel.open_send_channels or channel.current_buffer_used
             if go_on and not (clone_closed and channel.open_receive_channels):
                 raise RuntimeError("a worker has returned before its channel has ended")
