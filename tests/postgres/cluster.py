@@ -18,6 +18,9 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 Mode = Literal["smart", "fast", "immediate"]
 
+# Reads until the test run closes its end, or has ended, however that was; then leaves nothing.
+REMOVE = 'cat; "$1/pg_ctl" stop --wait --mode=immediate --pgdata="$2/data"; rm -r "$2"'
+
 
 def need_programs() -> Path:
     """The folder of the server's programs; without it the test is skipped."""
@@ -31,7 +34,7 @@ def need_programs() -> Path:
 
 
 class Cluster:
-    """A server with its data, in a folder that goes with it.
+    """A server with its data, in a folder that goes with it; both go with the test run.
 
     Args:
         programs: The folder of the server's programs.
@@ -66,6 +69,17 @@ class Cluster:
         if self.user is not None:
             shutil.chown(self.folder, self.user)
         self.folder.chmod(0o755)
+        self._remover = subprocess.Popen(
+            ["sh", "-c", REMOVE, "sh", programs, self.folder],
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the test run
+        )
 
     def _configure(self, settings: Mapping[str, str | int]) -> None:
         with (self._data / "postgresql.conf").open("a") as conf:
@@ -105,9 +119,7 @@ class Cluster:
 
     def remove(self) -> None:
         """Stop the server, if it runs, and delete its data."""
-        with suppress(subprocess.CalledProcessError):
-            self.stop("immediate")
-        shutil.rmtree(self.folder)
+        self._remover.communicate()
 
     @property
     def pid(self) -> int:
