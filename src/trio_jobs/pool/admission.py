@@ -52,6 +52,7 @@ class Admission:
         self._channel = channel
         self._store = store
         self._capacity = capacity
+        self._slots = capacity  # of the channel
         self._schedule = schedule
         self._new_id = new_id
         self._now = now
@@ -187,7 +188,7 @@ class Admission:
                 after a cancellation.
         """
         while job_ids:
-            slots = await self._capacity.reserve_up_to(len(job_ids))
+            slots = await self._slots.reserve_up_to(len(job_ids))
             if not slots:
                 raise ShuttingDownError
             try:
@@ -283,7 +284,7 @@ class Admission:
 
     def _give_back(self, slots: int, error: BaseException) -> None:
         """Free the slots of the jobs that have not been queued."""
-        self._capacity.slot_freed(slots)
+        self._slots.slot_freed(slots)
         if isinstance(error, trio.ClosedResourceError | trio.BrokenResourceError):
-            self._capacity.close()  # no worker is left, so a slot is of no use
+            self._slots.close()  # no worker is left, so a slot is of no use
             raise ShuttingDownError from None

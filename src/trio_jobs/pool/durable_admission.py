@@ -10,10 +10,10 @@ from functools import partial
 import trio
 
 from trio_jobs.job import Job
+from trio_jobs.pool.awaited_admission import AwaitedAdmission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.disk_timer import DiskTimer
 from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
-from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import (
     AdmissionError,
     ShuttingDownError,
@@ -29,8 +29,8 @@ from trio_jobs.pool.type_limits import TypeLimits
 log = logging.getLogger(__name__)
 
 
-class DurableAdmission(LimitedAdmission):
-    """A `LimitedAdmission` over a file: a job is in when it is on the disk.
+class DurableAdmission(AwaitedAdmission):
+    """An `AwaitedAdmission` over a file: a job is in when it is on the disk.
 
     It reserves the slots of jobs, or their places among those that wait for a time, makes the jobs
     and hands them to the store, without a checkpoint. When they are on the disk, the event loop
@@ -60,6 +60,8 @@ class DurableAdmission(LimitedAdmission):
         admitted: Called with each job that is in.
     """
 
+    written_to = "file"
+
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
@@ -87,14 +89,6 @@ class DurableAdmission(LimitedAdmission):
         self._names: dict[Name, Reservation] = {}
         # For each task that reads old jobs: those that were re-run since it has begun, and others.
         self._stale: list[set[str]] = []
-
-    def submit(self, *_: object, **__: object) -> Job:
-        """Refuse to take a job in at once."""
-        raise TypeError("the jobs are in a file: use `await admit(...)`")
-
-    def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
-        """Refuse to take jobs in at once."""
-        raise TypeError("the jobs are in a file: use `await admit_all(...)`")
 
     @trio.lowlevel.enable_ki_protection
     async def admit(self, spec: JobSpec) -> Job:
@@ -140,12 +134,6 @@ class DurableAdmission(LimitedAdmission):
             return await reservation.wait(shield=True)
         except DuplicateJobError:
             return []  # the job with the key has just ended: the caller finds it in the file
-
-    def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
-        """Admit no job, since that has to wait for the disk."""
-        if self.closed:
-            raise ShuttingDownError
-        return []
 
     @trio.lowlevel.enable_ki_protection
     async def reserve_up_to(self, specs: Sequence[JobSpec]) -> Reservation:

@@ -1,7 +1,6 @@
 """`SharedAdmission`: takes a job in when it is in the database that several servers share."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -9,11 +8,11 @@ from functools import partial
 import trio
 
 from trio_jobs.job import Job
+from trio_jobs.pool.awaited_admission import AwaitedAdmission
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.disk_timer import DiskTimer
 from trio_jobs.pool.fetching import Fetching
 from trio_jobs.pool.job_spec import JobSpec, make_jobs
-from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.refusals import (
     NO_ANSWER,
     ShuttingDownError,
@@ -28,8 +27,8 @@ from trio_jobs.pool.store import DuplicateJobError, StoreError
 log = logging.getLogger(__name__)
 
 
-class SharedAdmission(LimitedAdmission):
-    """A `LimitedAdmission` over a database: a job is in when it is there.
+class SharedAdmission(AwaitedAdmission):
+    """An `AwaitedAdmission` over a database: a job is in when it is there.
 
     Which server runs it, and when, the database decides. So a new job needs no slot in a channel,
     but room among the open jobs of all servers, which is an estimate: others take jobs in as well.
@@ -56,6 +55,7 @@ class SharedAdmission(LimitedAdmission):
     """
 
     keeps_pending = True
+    written_to = "database"
 
     def __init__(
         self,
@@ -77,14 +77,6 @@ class SharedAdmission(LimitedAdmission):
         self._fetching = fetching
         self._timer = timer
         self._submitted = submitted
-
-    def submit(self, *_: object, **__: object) -> Job:
-        """Refuse to take a job in at once."""
-        raise TypeError("the jobs are in a database: use `await admit(...)`")
-
-    def submit_all(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
-        """Refuse to take jobs in at once."""
-        raise TypeError("the jobs are in a database: use `await admit_all(...)`")
 
     @trio.lowlevel.enable_ki_protection
     async def admit(self, spec: JobSpec) -> Job:
@@ -130,27 +122,6 @@ class SharedAdmission(LimitedAdmission):
                 except DuplicateJobError:
                     pass
         return []
-
-    def admit_up_to_nowait(self, specs: Sequence[JobSpec]) -> list[Job]:  # noqa: ARG002
-        """Admit no job, since that has to wait for the database."""
-        if self.closed:
-            raise ShuttingDownError
-        return []
-
-    @trio.lowlevel.enable_ki_protection
-    async def feed(self, job_ids: deque[str]) -> None:
-        """See `Admission.feed`: these are held jobs whose cancel was requested."""
-        while job_ids:
-            slots = await self._slots.reserve_up_to(len(job_ids))
-            if not slots:
-                raise ShuttingDownError
-            try:
-                while slots:
-                    self._channel.send_nowait(job_ids[0])
-                    job_ids.popleft()
-                    slots -= 1  # the worker frees it
-            finally:
-                self._slots.slot_freed(slots)
 
     def close(self) -> None:
         """Refuse new jobs, and give those that have not begun back; the others end. Idempotent."""
