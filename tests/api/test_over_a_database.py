@@ -174,6 +174,7 @@ async def test_client_that_waits_is_answered_although_connections_are_cut(
     )
     jobs = [await site.submit("wait", number) for number in range(3)]
     await site.work.some_run.wait()
+    await site.front.get(f"/jobs/{jobs[0]}")  # the first read makes the reader's connection
 
     async def cut_and_open() -> None:
         [(number,)] = await site.database.fetch(cut, f"trio-jobs {connection}")
