@@ -414,17 +414,25 @@ async def test_job_of_a_users_transaction_runs_when_that_commits(
         assert (await server.job(job_id))["payload"] == {"n": 1}
 
 
-@pytest.mark.parametrize("payload", ['"1"', '"\\ud800"'])
+SUBMIT = "select trio_jobs.submit('add_one', %s::json)::text"
+# What `submit` refuses, and no rule of the table does.
+INSERT = """
+    insert into trio_jobs.jobs (id, type, payload)
+    values (trio_jobs.uuid7(), 'add_one', %s::json) returning id::text
+"""
+
+
+@pytest.mark.parametrize(("sql", "payload"), [(SUBMIT, '"1"'), (INSERT, '"\\ud800"')])
 async def test_payload_of_a_transaction_that_does_not_fit_fails_its_job_alone(
-    tmp_path: Path, database: Database, payload: str
+    tmp_path: Path, database: Database, sql: str, payload: str
 ) -> None:
-    submit = "select trio_jobs.submit('add_one', %s::json)::text"
     async with running(tmp_path, database) as (server,):
-        [[unfit]] = await database.fetch(submit, payload)
-        [[fit]] = await database.fetch(submit, "1")
+        [[unfit]] = await database.fetch(sql, payload)
+        [[fit]] = await database.fetch(SUBMIT, "1")
 
         assert await wait_for(server, unfit) == "failed"
         assert await wait_for(server, fit) == "succeeded"
+        assert '"type":"PayloadError"' in (await server.client.get(f"/jobs/{unfit}")).text
         await stop(server)
 
 
