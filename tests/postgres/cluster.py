@@ -19,7 +19,11 @@ DEBIAN = Path("/usr/lib/postgresql")
 Mode = Literal["smart", "fast", "immediate"]
 
 # Reads until the test run closes its end, or has ended, however that was; then leaves nothing.
-REMOVE = 'cat; "$1/pg_ctl" stop --wait --mode=immediate --pgdata="$2/data"; rm -r "$2"'
+# In the background: tests look at the children of their process.
+REMOVE = """
+exec 3<&0
+{ cat <&3; "$1/pg_ctl" stop --wait --mode=immediate --pgdata="$2/data"; rm -r "$2"; } &
+"""
 
 
 def need_programs() -> Path:
@@ -76,10 +80,11 @@ class Cluster:
             extra_groups=None if self.user is None else [],
             cwd="/",
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the test run
         )
+        self._remover.wait()
 
     def _configure(self, settings: Mapping[str, str | int]) -> None:
         with (self._data / "postgresql.conf").open("a") as conf:
