@@ -251,3 +251,24 @@ def test_cancel_that_overtakes_the_answer_of_a_fetch_is_not_forgotten(server: Se
     job = server.claim()
     assert job is not None
     assert job.cancel_requested
+
+
+@pytest.mark.parametrize("word", ["complete", "postpone", "release", "give_back"])
+def test_refused_end_of_a_run_is_logged(
+    server: Server, caplog: pytest.LogCaptureFixture, word: str
+) -> None:
+    submit(server, "a")
+    server.send()
+    if word != "give_back":
+        server.claim()
+    if word == "complete":
+        server.store.complete("a", SUCCEEDED)
+    elif word == "postpone":
+        server.store.postpone("a", Later(seconds=1))
+    else:
+        getattr(server.store, word)("a")
+    server.database.rows["a"].claims += 1
+    server.send()
+
+    refused = [each for each in caplog.messages if each == "end_refused"]
+    assert len(refused) == (word != "give_back")

@@ -343,7 +343,8 @@ class SharedStore(SharedReads):
             self._moved_again.add(job.id)
         else:
             self._unrecorded[job.id] = held.job
-        self._outbox.append(Moved(Held(job, held.member, held.claims), show))
+        moved = Held(job, held.member, held.claims)
+        self._outbox.append(Moved(moved, show, has_run=held.job.status is PROCESSING))
         self._pump.wake()
 
     def _end_run(self, held: Held) -> None:
@@ -554,8 +555,8 @@ class SharedStore(SharedReads):
             self._local.note_end(job, counts=counts)
             if counts and moved.show is not None:
                 moved.show(job)
-            if not counts:
-                log.warning("end_refused", extra={"job_id": job.id, "job_type": job.type})
+        if moved.has_run and not counts:
+            log.warning("end_refused", extra={"job_id": job.id, "job_type": job.type})
         self.remote_ends.watch(job.id)
 
     def _end_settling(self) -> None:

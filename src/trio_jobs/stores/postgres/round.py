@@ -33,10 +33,12 @@ class Moved(NamedTuple):
     Attributes:
         held: The job as it is after the move: completed, or pending (postponed, or given back).
         show: Called with the job once the move is recorded, if it is an end.
+        has_run: Whether a handler has run it until then.
     """
 
     held: Held
     show: Show = None
+    has_run: bool = False
 
 
 @dataclass(slots=True, eq=False)
