@@ -130,8 +130,8 @@ class Fetching:
     def count_to(self, *, new: int, fetched: int) -> int:
         """See `LocalJobs.count_to`.
 
-        They are counted when somebody has asked, while a task waits for room, while jobs pile up,
-        and when there may be many.
+        Jobs are counted when asked, while a task waits for room, and if new jobs pile up or meet
+        many others.
         """
         room, asked = self._room, self.counts_soon
         self.counts_soon = False
@@ -166,7 +166,7 @@ class Fetching:
         self.note_gone(job)
 
     def note_gone(self, job: Job) -> None:
-        """Note that a pending job is not here any more, and not in the channel."""
+        """Count a pending job that is not here any more."""
         if self._observation is not None:
             self._observation.note_gone(job)
 

@@ -25,7 +25,7 @@ class LocalJobs(Protocol):
 
         Args:
             held: The unfinished jobs that it has fetched.
-            ended: How many jobs its workers are done with during a round, by the last ones.
+            ended: How many jobs its workers end during a round, by the last round.
             suspect: See `Want`.
         """
 
@@ -87,7 +87,7 @@ class SharedStore(KeepingStore, Protocol):
         """See `CompletionWaiters`: something begins to wait for this job."""
 
     def wake(self) -> None:
-        """Let a round come soon: there is more room for jobs here."""
+        """Let a round come soon: it may fetch or count jobs."""
 
     def want_more(self) -> None:
         """Fetch from the oldest job on: this server wants jobs that it did not want before."""

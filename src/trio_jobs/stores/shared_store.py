@@ -65,7 +65,7 @@ class PumpPort(RequestsPort, Protocol):
 
     @property
     def failing(self) -> float | None:
-        """Since when, by the monotonic clock, nothing could be written; None if that is not so."""
+        """Since when, by the monotonic clock, the database refuses writes; or None."""
 
     @property
     def hangs(self) -> bool:
@@ -148,7 +148,7 @@ class SharedStore(SharedReads):
         self._began = clock()  # that was then
         self._round_seconds = 0.0  # how long it took
         self._per_round = 0.0  # how many jobs end during a round
-        self._left_some = False  # whether the last fetch may have left jobs of limited types
+        self._left_some = False  # whether the last fetch may have left jobs that are wanted later
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
         self._released: dict[str, Job] = {}
         self._cut_off: dict[str, Job] = {}  # ended by a release

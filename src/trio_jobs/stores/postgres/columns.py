@@ -72,7 +72,7 @@ def brief_job(row: Sequence[Any]) -> Job:
 
 
 def owned_job(row: Sequence[Any]) -> Held:
-    """A row of `SELECT_WHOLE` as a fetched job of its owner, which has not begun."""
+    """A row of `SELECT_WHOLE` as a job that its owner has fetched."""
     *_, claims = row
     job = whole_job(row)
     return Held(job, row[8], claims)

@@ -22,7 +22,7 @@ def refuses(error: psycopg.Error) -> bool:
 
 
 def passes(error: psycopg.Error) -> bool:
-    """Whether the same may succeed at once."""
+    """Whether the same may succeed soon."""
     return error.sqlstate in _PASSING
 
 

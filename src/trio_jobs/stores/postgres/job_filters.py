@@ -11,7 +11,7 @@ UNFINISHED: Final = "completed_at is null"
 
 
 def conditions_of(query: JobQuery) -> tuple[list[str], dict[str, object]]:
-    """The conditions that are the same for each order and outcome, and their values."""
+    """The conditions that every page and count has, and their values."""
     conditions: list[str] = []
     values: dict[str, object] = {}
     if query.types:

@@ -20,8 +20,8 @@ import trio
 from trio_jobs.job import Ending, Job, Later
 from trio_jobs.pool.worker import Process, ProcessBlock
 
-# What a worker gets of a job that the lease has cut, or that was not begun for that reason. The
-# store knows of the job no more, and records nothing.
+# What a worker gets for a job that the lease has cut, or kept from beginning. The store ends the
+# run, and records nothing.
 CUT: Final = Later(seconds=0.0, snooze=True, lost=True)
 
 

@@ -70,7 +70,7 @@ class Told(Protocol):
         """There are jobs to fetch whose time has come."""
 
     def ended(self, job_ids: Sequence[str]) -> None:
-        """Jobs have ended that this server watches, or another one."""
+        """Jobs have ended that this or another server watches."""
 
     def cancel(self, job_id: str) -> None:
         """The cancel of a job that this server has fetched is requested; it may have ended."""
@@ -133,7 +133,7 @@ class NotificationListener:
         self._listens_to = 0  # the membership whose channel the connection listens to
         self._last_member = 0
         self._drops_more = False
-        self._lost: float | None = None  # since when the lease could not be renewed
+        self._lost: float | None = None  # since when the connection is lost
         self._failures = 0  # since then
 
     async def run(

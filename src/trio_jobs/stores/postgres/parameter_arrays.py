@@ -64,12 +64,12 @@ def register(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 def array(texts: Iterable[str]) -> str:
-    """An array as a text, of elements as texts; none has a character that has a meaning there."""
+    """An array as a text, of elements as texts; those that need an escape have it already."""
     return "{" + ",".join(texts) + "}"
 
 
 def column(items: Sequence[_Item], value: Callable[[_Item], object]) -> str:
-    """The values of all items: numbers or times; `EMPTY` if all are None."""
+    """The values of all items, as `array` takes them; `EMPTY` if all are None."""
     values = list(map(value, items))
     nulls = values.count(None)
     if nulls == len(values):

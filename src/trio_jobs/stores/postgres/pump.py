@@ -540,9 +540,9 @@ async def _let_others_join() -> None:
 
 
 def _passes_over(want: Want, fetched: Sequence[Held]) -> bool:
-    """Whether a fetch may have left a pending job with a smaller id than one that it has fetched.
+    """Whether `_low` must stay: the fetch may have left jobs with smaller ids.
 
-    It has where it does not want all jobs, and fetches one suspect at the most.
+    Not by `want.types`: most others never run here, and `hint` tells if one is wanted from now on.
     """
     if want.without or want.limits or not want.suspect:
         return True

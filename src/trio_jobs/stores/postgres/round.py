@@ -62,7 +62,7 @@ class NewJobs:
 
     @property
     def is_plain(self) -> bool:
-        """Whether no job can be refused for another one of them: one job, or none with a name."""
+        """Whether nothing is re-run, and there is one job, or none with a key."""
         if any(job.rerun_of is not None for job in self.jobs):
             return False
         return len(self.jobs) == 1 or all(job.key is None for job in self.jobs)
@@ -70,7 +70,7 @@ class NewJobs:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one round does, in this order, in one commit.
+    """What one round writes, fetches and counts.
 
     Attributes:
         moves: The moves to record; at most one for each job.
@@ -124,7 +124,7 @@ class RoundSource(Protocol):
     def take(self, *, may_fetch: bool) -> Batch | None:
         """What is ready for a round; None if there is nothing to do.
 
-        It takes some MiB of payloads and results at the most: a round is one statement.
+        It takes some MiB of payloads and results at the most.
 
         Args:
             may_fetch: Whether there may be pending jobs in the database that the last round with
