@@ -241,8 +241,8 @@ class _Told:
         self._store = store
         self._drop_log = DropLog()
 
-    def joined_anew(self) -> None:
-        """See `Told.joined_anew`."""
+    def ask_anew(self) -> None:
+        """See `Told.ask_anew`."""
         self._store.remote_ends.watch_all()
         self._store.hint(None)
 

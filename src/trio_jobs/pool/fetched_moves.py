@@ -32,7 +32,7 @@ class FetchedMoves:
 
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; holds back a job that is not here any more."""
-        if self._fetching.is_stale(job_id):
+        if self._fetching.take_stale(job_id):
             self._limits.give_up_place(job_id)
             self._suspects.pass_turn(job_id)
             return None

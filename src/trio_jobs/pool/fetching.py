@@ -202,8 +202,8 @@ class Fetching:
 
     # What the workers' moves ask.
 
-    def is_stale(self, job_id: str) -> bool:
-        """Whether a worker has come to the id of a job that is not here any more."""
+    def take_stale(self, job_id: str) -> bool:
+        """Take a copy of an id from the stale ones; whether the job is not here any more."""
         if not self._stale:
             return False
         copies = self._stale.pop(job_id, 0)

@@ -2,6 +2,7 @@
 
 # Of a database.
 NO_ANSWER = "the database does not answer"
+KEY_IN_USE = "a transaction that has not ended has submitted a job with this key"
 
 # Seconds: nobody knows when an operator resumes.
 PAUSED_RETRY_AFTER = 30

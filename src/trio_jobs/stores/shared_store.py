@@ -17,7 +17,7 @@ import trio
 from msgspec.structs import replace
 
 from trio_jobs.job import Ending, Job, JobStatus, Later, Left, Outcome
-from trio_jobs.pool.refusals import StoreUnavailableError
+from trio_jobs.pool.refusals import KEY_IN_USE, StoreUnavailableError
 from trio_jobs.pool.shared_port import LocalJobs
 from trio_jobs.pool.store import (
     DuplicateJobError,
@@ -141,7 +141,6 @@ class SharedStore(SharedReads):
         self._cancelled_meanwhile: set[str] = set()  # perhaps of jobs that it fetches
         # The jobs with moves that are not recorded, as clients see them.
         self._unrecorded: dict[str, Job] = {}
-        self._moved_again: set[str] = set()  # those of them that perhaps have several moves
         self._ending: dict[str, Job] = {}  # those that have ended, as they ended
         self._fewer_ends = trio.Event()
         self._ended = 0  # since the last round began
@@ -339,10 +338,7 @@ class SharedStore(SharedReads):
 
     def _record(self, held: Held, job: Job, show: Show = None) -> None:
         """Let the next round record a move; clients see the job as it was until then."""
-        if job.id in self._unrecorded:
-            self._moved_again.add(job.id)
-        else:
-            self._unrecorded[job.id] = held.job
+        self._unrecorded.setdefault(job.id, held.job)
         moved = Held(job, held.member, held.claims)
         self._outbox.append(Moved(moved, show, has_run=held.job.status is PROCESSING))
         self._pump.wake()
@@ -354,7 +350,7 @@ class SharedStore(SharedReads):
         self._cut.discard(job_id)
         self._unnoted.pop(job_id, None)
         self._ended += 1
-        self._note_gone(held.job)
+        self._fetch_in_its_place(held.job)
         if (again := self._again.pop(job_id, None)) is not None:
             self._take_up(again)
 
@@ -362,9 +358,9 @@ class SharedStore(SharedReads):
         """A fetched job is not here any more."""
         assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
         self._local.let_go(held.job)
-        self._note_gone(held.job)
+        self._fetch_in_its_place(held.job)
 
-    def _note_gone(self, job: Job) -> None:
+    def _fetch_in_its_place(self, job: Job) -> None:
         """Fetch other jobs of its kind, if the last fetch has left some."""
         if not self._left_some or self._local is None:
             return
@@ -450,7 +446,7 @@ class SharedStore(SharedReads):
             if id(new) in taken:
                 new.landed(fetched)
             elif id(new) in busy:
-                new.refused(StoreUnavailableError("another transaction has the key"))
+                new.refused(StoreUnavailableError(KEY_IN_USE))
             else:
                 new.refused(DuplicateJobError("there is a job with this key"))
         if answer.open_jobs is not None:

@@ -62,7 +62,7 @@ class Ears:
         self.members = members
         self._tell()
 
-    def joined_anew(self) -> None:
+    def ask_anew(self) -> None:
         self.asked_anew += 1
         self._tell()
 

@@ -7,7 +7,7 @@ from trio_jobs.job import Job, JobStatus, Outcome
 from trio_jobs.pool.job_query import JobQuery, Order
 from trio_jobs.stores.postgres.columns import SELECT_BRIEF, brief_job
 from trio_jobs.stores.postgres.job_filters import UNFINISHED, conditions_of
-from trio_jobs.stores.postgres.look_ups import DEAD, Query
+from trio_jobs.stores.postgres.look_ups import NOT_SUCCEEDED, Query
 
 # Columns behind those of `brief_job`.
 _COUNTS = 3
@@ -32,7 +32,7 @@ def count_query(query: JobQuery) -> Query:
         ended.append("outcome = any(%(outcomes)s::trio_jobs.outcome[])")
         values["outcomes"] = [outcome.value for outcome in query.outcomes]
     if by_end or (query.outcomes and Outcome.SUCCEEDED not in query.outcomes):
-        ended.append(DEAD)
+        ended.append(NOT_SUCCEEDED)
     if query.statuses and JobStatus.COMPLETED not in query.statuses:
         ended.append("false")
     live = [UNFINISHED, *conditions]

@@ -21,7 +21,7 @@ def refuses(error: psycopg.Error) -> bool:
     return error.sqlstate in _REFUSALS
 
 
-def passes(error: psycopg.Error) -> bool:
+def is_passing(error: psycopg.Error) -> bool:
     """Whether the same may succeed soon."""
     return error.sqlstate in _PASSING
 
@@ -29,7 +29,7 @@ def passes(error: psycopg.Error) -> bool:
 def ends_connection(error: psycopg.Error, connection: TrioConnection) -> bool:
     """Whether to go on with a new connection: the statement may succeed there."""
     is_lost = connection.closed or (isinstance(error, LOST) and error.sqlstate is None)
-    return is_lost or refuses(error) or passes(error)
+    return is_lost or refuses(error) or is_passing(error)
 
 
 def one_line(error: Exception) -> str:

@@ -43,7 +43,7 @@ _SORTED: Final = {
 # The same for parts of the jobs. Sorted by ids alone, the planner may walk over all jobs to find
 # these: it takes them to be spread evenly, and they are the last ones. So each part has the whole
 # order of its own index; the jobs that wait for a time have none, and are all read and sorted.
-_SORTED_OPEN: Final = {
+_SORTED_NOT_WAITING: Final = {
     Order.OLDEST: "run_at nulls first, id",
     Order.NEWEST: "run_at desc nulls last, id desc",
 }
@@ -51,13 +51,13 @@ _SORTED_WAITING: Final = {
     Order.OLDEST: 'id::text collate "C"',
     Order.NEWEST: 'id::text collate "C" desc',
 }
-_SORTED_DEAD: Final = {
+_SORTED_NOT_SUCCEEDED: Final = {
     Order.OLDEST: "outcome, id",
     Order.NEWEST: "outcome desc, id desc",
 }
 
 # Partial indexes have the jobs that ended without success, and need their condition repeated.
-DEAD: Final = "outcome <> 'succeeded'"
+NOT_SUCCEEDED: Final = "outcome <> 'succeeded'"
 
 _MOST: Final = 2**31  # jobs of a page: more than any database has, and less than a bigint
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
@@ -88,10 +88,10 @@ def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
     outcomes = [outcome.value for outcome in query.outcomes]
     parts: list[tuple[str, str]] = []  # conditions and orders: each finds a part of the jobs
     if query.order is Order.ENDED:
-        conditions.append(DEAD)
+        conditions.append(NOT_SUCCEEDED)
     elif UNFINISHED in conditions:
         parts = [
-            ("run_at is null", _SORTED_OPEN[query.order]),
+            ("run_at is null", _SORTED_NOT_WAITING[query.order]),
             ("run_at > '-infinity'", _SORTED_WAITING[query.order]),
         ]
     elif outcomes and Outcome.SUCCEEDED not in outcomes:
@@ -102,7 +102,7 @@ def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
             only = (
                 f"outcome between %({name})s::trio_jobs.outcome and %({name})s::trio_jobs.outcome"
             )
-            parts.append((f"{DEAD} and {only}", _SORTED_DEAD[query.order]))
+            parts.append((f"{NOT_SUCCEEDED} and {only}", _SORTED_NOT_SUCCEEDED[query.order]))
     if outcomes:
         conditions.append("outcome = any(%(outcomes)s::trio_jobs.outcome[])")
         values["outcomes"] = outcomes

@@ -78,7 +78,7 @@ class Told(Protocol):
     def beaten(self, members: Sequence[str]) -> None:
         """The lease is renewed; these are the names of all servers."""
 
-    def joined_anew(self) -> None:
+    def ask_anew(self) -> None:
         """Notifications may have been lost, or were for an earlier membership: ask anew."""
 
     def dropped(self, counts: Mapping[str, int]) -> None:
@@ -328,7 +328,7 @@ class NotificationListener:
     async def _ask_anew(self, connection: TrioConnection) -> None:
         """Ask what lost notifications would have told; the heartbeat, which is next, asks more."""
         self._next_beat = trio.current_time()
-        self._told.joined_anew()
+        self._told.ask_anew()
         params = {"me": self._membership.id}
         for (job_id,) in await self._execute(connection, _CANCELLED, params):
             self._told.cancel(job_id)

@@ -25,8 +25,8 @@ from trio_jobs.stores.postgres import round_calls
 from trio_jobs.stores.postgres.failures import (
     READ_ONLY,
     ends_connection,
+    is_passing,
     one_line,
-    passes,
     refuses,
 )
 from trio_jobs.stores.postgres.membership import Membership
@@ -91,9 +91,6 @@ class Pump:
         source: Has the rounds.
         membership: Under which jobs are fetched; without one the pump writes, and fetches nothing.
         timeout: Seconds after which the pump counts as hanging; see `hangs`.
-
-    Attributes:
-        connected: Whether it has a connection, as far as it knows.
     """
 
     def __init__(
@@ -104,7 +101,6 @@ class Pump:
         *,
         timeout: float,
     ) -> None:
-        self.connected = False
         self._connect = connect
         self._source = source
         self._membership = membership
@@ -235,7 +231,6 @@ class Pump:
 
     async def _use(self, connection: TrioConnection) -> bool:
         """Make rounds over a connection until it is lost; whether all is written, at the end."""
-        self.connected = True
         try:
             while True:  # noqa: ASYNC913 - each turn has a statement, or a checkpoint before a round
                 try:
@@ -253,7 +248,6 @@ class Pump:
                 self._note_lost(error)
             return False
         finally:
-            self.connected = False
             connection.finish()
 
     async def _begin_session(self, connection: TrioConnection) -> Session:
@@ -371,7 +365,7 @@ class Pump:
         self._stalled = None
         if error.sqlstate == _STALE:
             raise _SessionOverError from error
-        if not (refuses(error) or passes(error)):
+        if not (refuses(error) or is_passing(error)):
             raise error  # a bug: it is not accepted, and is no client's
         if refuses(error):
             self._note_refused(error, *_written_parts(self._round))
@@ -404,7 +398,7 @@ class Pump:
         try:
             answer = await self._send_whole(connection, session, part)
         except psycopg.Error as error:
-            known = error.sqlstate == _STALE or refuses(error) or passes(error)
+            known = error.sqlstate == _STALE or refuses(error) or is_passing(error)
             if connection.closed or known:
                 raise
             failure = error
@@ -465,7 +459,7 @@ class Pump:
                 if connection.closed:
                     raise
                 failure = error
-            if failure is not None and passes(failure):
+            if failure is not None and is_passing(failure):
                 await self._pause()
                 continue
             self._requests.popleft()

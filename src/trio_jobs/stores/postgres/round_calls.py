@@ -7,7 +7,7 @@ import msgspec
 import psycopg
 
 from trio_jobs.job import Job
-from trio_jobs.pool.refusals import StoreUnavailableError
+from trio_jobs.pool.refusals import KEY_IN_USE, StoreUnavailableError
 from trio_jobs.pool.store import (
     DuplicateJobError,
     InvalidTransitionError,
@@ -29,9 +29,6 @@ from trio_jobs.stores.postgres.parameter_arrays import Texts, array, column, tex
 from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import time_at
-
-# Why a submission is refused for a while.
-KEY_IN_USE: Final = "a transaction that has not ended has submitted a job with this key"
 
 # The types of the parameters, by name.
 _PARAMETERS: Final = {
