@@ -10,7 +10,7 @@ from trio_jobs.pool.type_limits import TypeLimits
 
 
 class FetchedMoves:
-    """The moves in a shared store. Nothing else sees the ids of jobs that are not here any more.
+    """The moves in a shared store. They alone see the ids of jobs that are not here any more.
 
     Args:
         moves: What makes the moves of the jobs that are here.
@@ -31,7 +31,7 @@ class FetchedMoves:
         self._suspects = suspects
 
     def claim(self, job_id: str) -> Job | None:
-        """See `Moves.claim`; holds back a job that is not here any more."""
+        """See `Moves.claim`; returns None for a job that is not here any more."""
         if self._fetching.take_stale(job_id):
             self._limits.give_up_place(job_id)
             self._suspects.pass_turn(job_id)

@@ -1,7 +1,7 @@
 """`Fetching`: what this server fetches from the database, and the fetched jobs until their claims.
 
 A fetched job has a slot and is in the channel, until a worker claims it; or it is held, because
-its type is at its limit. The database may take such a job back at any time.
+its type is at its limit. The store may let go of such a job at any time.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""`SharedAdmission`: takes a job in when it is in the database that several servers share."""
+"""`SharedAdmission`: admits a job once the database that several servers share has it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -124,7 +124,7 @@ class SharedAdmission(AwaitedAdmission):
         return []
 
     def close(self) -> None:
-        """Refuse new jobs, and give those that have not begun back; the others end. Idempotent."""
+        """Refuse new jobs; give back those that have not begun; running ones end. Idempotent."""
         self._capacity.close()
         self._slots.close()
         self._database.keep_pending()
@@ -224,7 +224,7 @@ class _UnderWay:
 
 
 def _without_repetition(specs: Sequence[JobSpec]) -> Sequence[JobSpec]:
-    """The first ones, up to a key that one before has."""
+    """The first ones, up to the first repeated key."""
     texts: set[str] = set()
     for number, spec in enumerate(specs):
         if spec.key is not None:

@@ -19,8 +19,8 @@ class RemoteEnds:
 
     A job that something waits for is *watched*, unless this server holds it: a round writes into
     the database who is to be told of its end. That round says, too, which of these jobs are over
-    already. So a notification that comes late or never delays nothing for longer than until
-    `watch_all` is called, after each break of the connection on which notifications come.
+    already. A late or lost notification delays a waiter at most until `watch_all`, called after
+    each break of the connection on which notifications come.
 
     Args:
         find_many: Reads jobs; see `Store.find_many`.
@@ -56,7 +56,7 @@ class RemoteEnds:
     def watch(self, job_id: str) -> None:
         """Something waits for this job: let the next round watch it, if another server may end it.
 
-        Call this as well when this server holds a job no longer that it has not ended.
+        Call this also when this server gives up a job that has not ended.
         """
         if self._awaits(job_id) and not self._is_held(job_id):
             self._to_watch[job_id] = None

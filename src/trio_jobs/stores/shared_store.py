@@ -82,12 +82,12 @@ class SharedStore(SharedReads):
     """The jobs in a database, for this server; `pool.shared_port.SharedStore` says what it owes.
 
     A job that this server has fetched is *fetched* until a worker claims it, then *running*. A
-    move that ends this, or gives the job back, waits in the outbox for a round; clients see the
+    move that ends the run, or gives the job back, waits in the outbox for a round; clients see the
     job as it was until the move is recorded.
 
     If the lease runs out, the fetched jobs are forgotten: others will take them over. The running
-    ones are being cut, and stay here until their workers are done with them. Until then the same
-    job, fetched anew, waits for that.
+    ones are being cut, and stay here until their workers are done with them. The same job,
+    fetched anew, waits until then.
 
     Args:
         readers: Read the database.
@@ -124,12 +124,12 @@ class SharedStore(SharedReads):
         self._running: dict[str, Held] = {}
         self._cut: set[str] = set()  # the running ones whose lease has run out
         self._again: dict[str, Held] = {}  # fetched while the same job, cut, still runs here
-        self._suspects: set[str] = set()  # of these and others, those that were in a crash
+        self._suspects: set[str] = set()  # those of all these that were interrupted
         # What the next rounds do.
         self._outbox: deque[Moved] = deque()
         self._inbox: deque[NewJobs] = deque()
         self._begun: dict[str, tuple[Held, trio.Event]] = {}
-        # When those began whose begins are not recorded, and that nobody waits for: in this order.
+        # By id, oldest first: when running jobs with an unrecorded begin began.
         self._unnoted: dict[str, float] = {}
         self._notes_begins = False  # whether the next round comes for their sake
         self._cancels: dict[str, None] = {}
@@ -392,7 +392,7 @@ class SharedStore(SharedReads):
         for each in new:
             each.fetchable = [_is_wanted(job, want) for job in each.jobs]
         number = sum(len(each.jobs) for each in new)
-        # A begin beside an older move of the same job waits: an answer speaks of the job's id.
+        # A begin beside an older move of the same job waits: an answer names the id alone.
         moved = {each.held.job.id for each in moves}
         self._begun_under_way = {id_: self._begun[id_] for id_ in self._begun.keys() - moved}
         batch = Batch(

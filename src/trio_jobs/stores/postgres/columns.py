@@ -15,8 +15,7 @@ from trio_jobs.progress import Progress
 from trio_jobs.stores.postgres.round import Held
 from trio_jobs.timestamps import time_at
 
-# The JSON null. The database has none: it is a payload, or the result of a job that has succeeded,
-# where the column is null.
+# The JSON null. The database stores it as null, in a payload or in a succeeded job's result.
 NULL: Final = b"null"
 
 _PROGRESS: Final = msgspec.json.Decoder(Progress)
@@ -51,7 +50,7 @@ _COLUMNS: Final = (
     "lines::text",
 )
 
-# With the payload and the result behind the columns; for `whole_job`. The fence is the last column.
+# With the payload and the result behind the columns; for `whole_job`. The last column is `claims`.
 SELECT_WHOLE: Final = (
     f"SELECT {', '.join(_COLUMNS)}, payload::text, result::text, claims "  # noqa: S608
     "FROM trio_jobs.jobs"
@@ -89,7 +88,7 @@ def time_of(micros: int | None) -> datetime | None:
 
 
 def key_of(text: str | None, digest: bytes | None) -> IdempotencyKey | None:
-    """The key of a row. That of a job submitted by SQL is the key of no other submission."""
+    """The key of a row. A job submitted by SQL has no digest: no request matches its key."""
     return None if text is None else IdempotencyKey(text=text, digest=bytes(digest or b""))
 
 

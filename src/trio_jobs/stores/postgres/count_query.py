@@ -16,7 +16,7 @@ _COUNTS = 3
 def count_query(query: JobQuery) -> Query:
     """The numbers of ended jobs by type and outcome, and the unfinished jobs, at one moment.
 
-    Indexes find the jobs of outcomes other than ``succeeded``, and those of the order of ends.
+    Indexes find the jobs of outcomes other than ``succeeded``, and those listed by end.
     Otherwise this reads all jobs: a million in about a second.
 
     Args:

@@ -66,9 +66,9 @@ _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
     """Up to ``limit`` jobs in the order of the query, from the first one behind ``after``.
 
-    Indexes find unfinished jobs, those of outcomes other than ``succeeded``, and these in the order
-    of their ends. A page of any other outcomes, of types, of a time of submission, or without
-    re-run jobs reads all jobs of its order up to its end.
+    Indexes find unfinished jobs, and those of outcomes other than ``succeeded``, the latter also
+    by end. A page of any other outcomes, of types, of a time of submission, or without re-run jobs
+    reads on until the page is full.
 
     Args:
         query: Which jobs. Jobs of other statuses may be among them, for the caller to leave out;

@@ -4,9 +4,9 @@ A server that cannot renew its lease cuts its own jobs before any other may take
 running job is in a cancel scope with the lease's deadline. All other tasks of the server go on.
 
 A scope cannot stop what makes no checkpoint: a thread, a handler that blocks the event loop or
-shields itself, and, when a process goes on that has stood still, a handler that was about to go on
-anyway, up to its next checkpoint. What such a handler returns does not count: its job's end is
-refused if another server has fetched the job.
+shields itself, and, after a frozen process resumes, a handler that was ready to run, up to its next
+checkpoint. What such a handler returns does not count: its job's end is refused if another server
+has fetched the job.
 """
 
 import math
@@ -176,7 +176,7 @@ class _KeptBlock:
         self._process: Process
 
     def until(self, deadline: float) -> Self:
-        """Cut the job that begins now at this time, by Trio's clock."""
+        """Set when to cut the next job, by Trio's clock."""
         if self._scope is None:
             self._scope = self._kept.enter_context(trio.CancelScope())
             self._process = self._kept.enter_context(self._for_worker())

@@ -42,10 +42,9 @@ _Result = TypeVar("_Result")
 _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 _LAST: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
-# Seconds after which the pump gives up a connection that does not answer: a database whose machine
-# lives and whose processes do not would otherwise be waited for for ever. Each time in a row it
-# waits twice as long, up to the longest: what keeps a statement may be a lock on the whole table,
-# and each connection that was given up goes on waiting for it.
+# Seconds after which the pump gives up a connection that does not answer: otherwise a frozen
+# database holds the pump for ever. The time doubles at each failure in a row, up to the longest: a
+# lock on the table may hold the statement, and each connection given up still waits for that lock.
 _PATIENCE: Final = 30.0
 _LONGEST_PATIENCE: Final = 960.0
 
@@ -56,7 +55,7 @@ _REQUEST: Final = "request"
 # What a round raises that belongs to an earlier session of its member.
 _STALE: Final = "TJ001"
 
-# Waits for all rounds of earlier sessions: each has a lock on the row for a share in its key.
+# Waits for all rounds of earlier sessions: each holds `for key share` on the row.
 _BEGIN_SESSION: Final = """
     with mine as materialized (select id from trio_jobs.members where id = %(member)s for update)
     update trio_jobs.members m set session = session + 1 from mine where m.id = mine.id
@@ -89,7 +88,7 @@ class Pump:
     Args:
         connect: Makes a connection, in autocommit.
         source: Has the rounds.
-        membership: Under which jobs are fetched; without one the pump writes, and fetches nothing.
+        membership: Under which jobs are fetched; while its `id` is 0 the pump only writes.
         timeout: Seconds after which the pump counts as hanging; see `hangs`.
     """
 
@@ -115,7 +114,7 @@ class Pump:
         self._in_doubt = False
         self._partly_there = False  # whether the attempt that is under way has had an effect
         self._sent_by = 0
-        # Whether there may be pending jobs for this server, and behind which id the others are.
+        # Whether there may be jobs to fetch, and after which id.
         self._may_fetch = True
         self._low = _FIRST
         self._lowest_hint = _LAST  # of those during the round that is under way
@@ -267,8 +266,8 @@ class Pump:
     async def _repeat(self, connection: TrioConnection, session: Session, batch: Batch) -> None:
         """Make a round again that was sent, and may have been committed.
 
-        What it has fetched then are the jobs that the database says this server has, and of which
-        this server does not know.
+        Its first attempt fetched the jobs that this member owns in the database without knowing
+        them.
         """
         fetched: Sequence[Held] = ()
         if session.member == self._sent_by:
@@ -317,7 +316,7 @@ class Pump:
         Args:
             connection: Where.
             session: The session.
-            fetched: What it has fetched when it was sent for the first time, if it was.
+            fetched: What the first attempt fetched; empty without one.
         """
         assert self._round is not None  # noqa: S101  (for the type checker)
         batch = self._round
@@ -366,10 +365,10 @@ class Pump:
         if error.sqlstate == _STALE:
             raise _SessionOverError from error
         if not (refuses(error) or is_passing(error)):
-            raise error  # a bug: it is not accepted, and is no client's
+            raise error  # a bug of ours, not of a client
         if refuses(error):
             self._note_refused(error, *_written_parts(self._round))
-        if self._in_doubt:  # so nothing of it can be refused
+        if self._in_doubt:  # it may be committed: refuse nothing of it
             await self._pause()
             raise _SessionOverError from error
         assert self._round is not None  # noqa: S101 - it was sent
@@ -393,7 +392,7 @@ class Pump:
     async def _send_part(self, connection: TrioConnection, session: Session, part: Batch) -> Answer:
         """Send a part of a round. If the database does not accept it, send its parts.
 
-        At the end each is alone; then it is a submission, and refused, or it is a bug.
+        Alone, a submission is refused; anything else is a bug.
         """
         try:
             answer = await self._send_whole(connection, session, part)
@@ -431,7 +430,7 @@ class Pump:
         return answer
 
     def _refuse_waiting(self, error: psycopg.Error) -> None:
-        """The database refuses even the session: refuse what no round is under way for."""
+        """The database refuses even the session: refuse requests, and what is in no round yet."""
         self._stalled = None  # it has answered
         self._note_refused(error)
         refusal = StoreWriteError(one_line(error))

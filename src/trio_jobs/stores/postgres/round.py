@@ -101,8 +101,8 @@ class Answer:
             had it since.
         fetched: The jobs that this server owns from now on, those of ``taken`` among them. They
             are pending, and their cancel may have been requested. A job that has waited for a time
-            still has it.
-        taken: The submissions that are in. The others are refused: a key of theirs is known.
+            keeps its `run_at`.
+        taken: The submissions that are in. The others are refused: a key is known, or in use.
         busy: Those of the others whose key is that of a job which a user's transaction has
             submitted, and which is not there yet. They are refused for the moment, with a
             `StoreUnavailableError`.
