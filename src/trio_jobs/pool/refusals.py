@@ -96,3 +96,10 @@ class StoreTimeoutError(Exception):
 
     def __init__(self, seconds: float, waited_for: str = "the disk") -> None:
         super().__init__(f"{waited_for} has not answered within {seconds:g} s")
+
+
+class AnswerLostError(StoreTimeoutError):
+    """The answer was lost with the connection, and the database refuses to repeat the request."""
+
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, f"the database's answer was lost, and now it refuses: {reason}")

@@ -15,7 +15,7 @@ from tests.postgres.fixtures import Database, fetch
 from tests.postgres.proxy import Proxy, When
 from tests.stores.postgres.member import Member, ended, joined, make_job
 from trio_jobs.job import Job
-from trio_jobs.pool.refusals import StoreUnavailableError, StoreWriteError
+from trio_jobs.pool.refusals import AnswerLostError, StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.store import InvalidTransitionError
 from trio_jobs.pool.want import Want
 from trio_jobs.stores.postgres.membership import Membership
@@ -361,6 +361,8 @@ async def test_a_read_only_database_refuses_submissions_and_keeps_moves(
         first = await server.land(Batch(new=[Submitted(make_job(1)).new], want=Want(1)))
         end = ended(first.fetched[0])
         await set_read_only(database, "on")
+        with trio.fail_after(LONG), pytest.raises(AnswerLostError):  # by the connection that was
+            await server.pump.request("select 1", {})
         with trio.fail_after(LONG), pytest.raises(StoreWriteError):
             await server.pump.request("select 1", {})
         server.add(Batch(moves=[end], new=[Submitted(make_job(2)).new]))
@@ -438,6 +440,8 @@ async def test_a_database_to_which_nothing_was_written_is_not_told_to_work_again
     async with serving(database) as server:
         first = await server.land(Batch(new=[Submitted(make_job(1)).new], want=Want(1)))
         await set_read_only(database, "on")
+        with trio.fail_after(LONG), pytest.raises(AnswerLostError):  # by the connection that was
+            await server.pump.request("select 1", {})
         with trio.fail_after(LONG), pytest.raises(StoreWriteError):
             await server.pump.request("select 1", {})
         server.membership.lost()  # so no session is begun

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 import trio
 
-from trio_jobs.pool.refusals import StoreUnavailableError, StoreWriteError
+from trio_jobs.pool.refusals import AnswerLostError, StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.want import NOTHING, Want
 from trio_jobs.stores.postgres import round_calls
 from trio_jobs.stores.postgres.failures import (
@@ -72,10 +72,14 @@ class _Request:
     over: trio.Event = field(default_factory=trio.Event)
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     error: Exception | None = None
+    is_in_doubt: bool = False  # whether it may have been carried out
 
     def end(self, error: Exception | None = None) -> None:
         self.error = error
         self.over.set()
+
+    def refuse(self, error: psycopg.Error) -> None:
+        self.end((AnswerLostError if self.is_in_doubt else StoreWriteError)(one_line(error)))
 
 
 class _SessionOverError(Exception):
@@ -163,6 +167,7 @@ class Pump:
         Raises:
             StoreUnavailableError: The pump has ended.
             StoreWriteError: The database refuses to write; nothing has changed.
+            AnswerLostError: It refuses, and may have executed the statement before.
             psycopg.Error: The statement cannot be executed; nothing has changed.
 
         Cancellation:
@@ -436,7 +441,7 @@ class Pump:
         refusal = StoreWriteError(one_line(error))
         while self._requests:
             self._note_refused(error, _REQUEST)
-            self._requests.popleft().end(refusal)
+            self._requests.popleft().refuse(error)
         if self._round is None and (batch := self._source.take(may_fetch=False)) is not None:
             self._note_refused(error, *_written_parts(batch))
             self._source.put_back(batch, refusal)
@@ -452,19 +457,20 @@ class Pump:
         while self._requests:
             request = self._requests[0]
             failure = None
+            was_in_doubt, request.is_in_doubt = request.is_in_doubt, True
             try:
                 request.rows = await self._execute(connection, request.sql, request.params)
             except psycopg.Error as error:
                 if connection.closed:
                     raise
-                failure = error
+                failure, request.is_in_doubt = error, was_in_doubt
             if failure is not None and is_passing(failure):
                 await self._pause()
                 continue
             self._requests.popleft()
             if failure is not None and refuses(failure):
                 self._note_refused(failure, _REQUEST)
-                request.end(StoreWriteError(one_line(failure)))
+                request.refuse(failure)
             else:
                 if failure is None:
                     self._note_written(_REQUEST)
