@@ -313,7 +313,8 @@ async def besiege(folder: Path, database: CrashDatabase, *, jobs: int, seed: int
     assert account.faults == []
     assert len(siege.told) == jobs
     assert siege.asked["wait"]
-    assert siege.asked["cancel 200"] + siege.asked["cancel 202"]
+    if jobs >= 2_000:  # of few, each may have ended before
+        assert siege.asked["cancel 200"] + siege.asked["cancel 202"]
     assert set(siege.statuses) == {0}
     assert not any("Traceback" in log for log in siege.logs)
     # A lease that was lost in the last outage is still there: nobody has stayed to sweep it.
