@@ -163,6 +163,13 @@ class Server:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def outcome(self, job_id: str) -> str:
+        """What has become of a job that has ended, or is about to."""
+        answer = self.client.get(
+            f"/jobs/{job_id}", headers={"Prefer": "wait=60"}, timeout=2 * PATIENCE
+        )
+        return str(answer.json()["outcome"])
+
     def send(self, signum: signal.Signals) -> None:
         """Send a signal to the process."""
         self.process.send_signal(signum)

@@ -87,7 +87,7 @@ def test_running_job_is_cancelled_from_its_workers_place(
 
         expect(page.locator("#toast")).to_contain_text("is being cancelled")
         expect(page.locator("#busy")).to_have_text("0")
-        assert server.get(f"/jobs/{job_id}")["outcome"] == "cancelled"
+        assert server.outcome(job_id) == "cancelled"
 
 
 def test_waiting_job_is_cancelled_from_the_list(start: Start, pages: Pages, press: Press) -> None:
@@ -100,7 +100,7 @@ def test_waiting_job_is_cancelled_from_the_list(start: Start, pages: Pages, pres
     press(page.get_by_role("button", name="Cancel the job"))
 
     expect(row_of(page, job_id)).to_contain_text("cancelled")
-    assert server.get(f"/jobs/{job_id}")["outcome"] == "cancelled"
+    assert server.outcome(job_id) == "cancelled"
 
 
 def test_nothing_happens_to_a_job_that_is_left(start: Start, pages: Pages, press: Press) -> None:
@@ -116,7 +116,7 @@ def test_nothing_happens_to_a_job_that_is_left(start: Start, pages: Pages, press
 
     expect(page.locator("#ask")).to_be_hidden()
     expect(forget).to_be_focused()
-    assert server.get(f"/jobs/{job_id}")["outcome"] == "failed"
+    assert server.outcome(job_id) == "failed"
 
 
 def test_ended_job_is_forgotten(start: Start, pages: Pages, press: Press) -> None:
@@ -161,7 +161,7 @@ def test_all_waiting_jobs_of_a_type_are_cancelled_and_the_question_says_how_many
     press(page.locator("#ask-yes"))
 
     expect(page.locator("#toast")).to_have_text("2 jobs cancelled")
-    assert [server.get(f"/jobs/{job_id}")["outcome"] for job_id in gone] == ["cancelled"] * 2
+    assert [server.outcome(job_id) for job_id in gone] == ["cancelled"] * 2
     assert server.get(f"/jobs/{left}")["status"] == "pending"
 
 
@@ -365,7 +365,7 @@ def test_type_is_paused_and_goes_on(start: Start, pages: Pages, press: Press) ->
     press(row.get_by_role("button", name="Resume quick"))
     expect(row.locator(".tag")).to_be_hidden()
     expect(row.locator("td").nth(3)).to_have_text("1")
-    assert server.get(f"/jobs/{held}")["outcome"] == "succeeded"
+    assert server.outcome(held) == "succeeded"
 
 
 def test_all_types_are_paused_after_a_question_and_go_on(
@@ -394,4 +394,4 @@ def test_waiting_job_runs_now(start: Start, pages: Pages, press: Press) -> None:
 
     expect(page.locator("#toast")).to_contain_text("is due now")
     expect(row_of(page, job_id)).to_contain_text("succeeded")
-    assert server.get(f"/jobs/{job_id}")["outcome"] == "succeeded"
+    assert server.outcome(job_id) == "succeeded"

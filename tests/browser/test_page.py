@@ -62,7 +62,7 @@ def test_progress_is_shown_while_a_job_runs_and_after_it_has_failed(
         expect(page.locator("#detail")).to_contain_text("Progress when it ended")
         expect(page.locator("#detail")).to_contain_text("243 of 400 · <b>page</b> 243")
         expect(page.locator("#detail")).to_contain_text("the 244th page is torn")
-        assert server.get(f"/jobs/{job_id}")["outcome"] == "failed"
+        assert server.outcome(job_id) == "failed"
 
 
 def test_job_between_two_attempts_is_apart_from_the_failed_ones(start: Start, pages: Pages) -> None:
