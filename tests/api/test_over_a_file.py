@@ -35,6 +35,14 @@ class DurableApi:
         nursery.start_soon(submit)
         return answers
 
+    async def submitted(self, body: bytes = SUBMISSION) -> str:
+        """The id of a job that is on the disk."""
+        async with trio.open_nursery() as nursery:
+            answers = self.post(nursery, "/jobs", body)
+            await wait_all_tasks_blocked()
+            self.parts.journal.commit()
+        return str(answers[0].json()["id"])
+
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
 async def test_201_comes_after_the_commit(path: str, body: bytes) -> None:
@@ -93,11 +101,7 @@ async def test_504_says_that_it_is_unknown_and_the_job_comes_in_later(
 async def test_504_of_what_has_no_key_asks_for_none(asked: str, autojump_clock: MockClock) -> None:
     api = DurableApi()
     store, journal = api.parts.store, api.parts.journal
-    async with trio.open_nursery() as nursery:
-        answers = api.post(nursery, "/jobs", SUBMISSION)
-        await wait_all_tasks_blocked()
-        journal.commit()
-    job_id = answers[0].json()["id"]
+    job_id = await api.submitted()
     if asked != "cancel":
         store.claim(job_id)
         store.complete(job_id, Ending(outcome=Outcome.FAILED))
@@ -163,16 +167,14 @@ async def test_507_of_a_cancel_says_that_it_takes_effect_and_a_deletion_keeps_th
 ) -> None:
     api = DurableApi()
     store, journal = api.parts.store, api.parts.journal
-    async with trio.open_nursery() as nursery:
-        answers = api.post(nursery, "/jobs", SUBMISSION)
-        await wait_all_tasks_blocked()
-        journal.commit()
-    job_id = answers[0].json()["id"]
+    job_id = await api.submitted()
     path = f"/jobs/{job_id}"
     if what == "delete":
         store.claim(job_id)
         store.complete(job_id, SUCCEEDED)
         journal.commit()
+
+    answers = []
 
     async def ask() -> None:
         ask_for = (
@@ -187,7 +189,7 @@ async def test_507_of_a_cancel_says_that_it_takes_effect_and_a_deletion_keeps_th
         await wait_all_tasks_blocked()
         journal.refuse()
 
-    problem = assert_problem(answers[1], 507)
+    problem = assert_problem(answers[0], 507)
     assert problem["retry_after"] == 5
     kept = "the job is being cancelled" if what == "cancel" else "nothing has changed"
     assert kept in problem["detail"]
