@@ -188,7 +188,7 @@ class Admission:
                 after a cancellation.
         """
         while job_ids:
-            slots = await self._slots.reserve_up_to(len(job_ids))
+            slots = await self._reserve_to_feed(len(job_ids))
             if not slots:
                 raise ShuttingDownError
             try:
@@ -199,6 +199,10 @@ class Admission:
             except BaseException as error:
                 self._give_back(slots, error)
                 raise
+
+    async def _reserve_to_feed(self, number: int) -> int:
+        """Wait for slots, for so many jobs at the most; 0: no job is fed any more."""
+        return await self._slots.reserve_up_to(number)
 
     def until_fed(self) -> AbstractContextManager[object]:
         """A block that is cancelled when no waiting job is fed any more: the admission closes."""

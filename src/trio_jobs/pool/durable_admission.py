@@ -1,7 +1,6 @@
 """`DurableAdmission`: takes a job in when it is on the disk."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
@@ -162,24 +161,12 @@ class DurableAdmission(AwaitedAdmission):
             self._schedule.end()
             self._close_channel_if_landed()
 
-    @trio.lowlevel.enable_ki_protection
-    async def feed(self, job_ids: deque[str]) -> None:
-        """See `Admission.feed`; a drain of all jobs feeds those that are due as it begins."""
-        while job_ids:
-            slots = await self._capacity.reserve_up_to(
-                len(job_ids), draining=not self.keeps_pending
-            )
-            if not slots:
-                raise ShuttingDownError
-            self._limits.note_fed(slots)
-            try:
-                while slots:
-                    self._channel.send_nowait(job_ids[0])
-                    job_ids.popleft()
-                    slots -= 1  # the worker frees it
-            except BaseException as error:
-                self._give_back(slots, error)
-                raise
+    async def _reserve_to_feed(self, number: int) -> int:
+        # A drain of all jobs feeds those that are due as it begins.
+        draining = not self.keeps_pending
+        slots = await self._capacity.reserve_up_to(number, draining=draining)
+        self._limits.note_fed(slots)
+        return slots
 
     def until_fed(self) -> AbstractContextManager[object]:
         """See `Admission.until_fed`; a drain of all jobs feeds until the channel closes."""
