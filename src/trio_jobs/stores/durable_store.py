@@ -108,7 +108,6 @@ class DurableStore:
         self._ends: list[End] = []
         self._is_hand_over_due = False  # whether the loop will call `hand_over`
         self._ending: dict[str, Job] = {}  # the records of the unwritten ends
-        self.is_behind = False  # whether there are too many of them
         self._fewer_ends = trio.Event()
         self._not_begun: set[str] = set()  # claimed, and cut off before their handlers began
         self._released: set[str] = set()
@@ -202,7 +201,6 @@ class DurableStore:
         self._processing -= 1
         self._claims.pop(job_id, None)
         self._ending[job_id] = job
-        self.is_behind = len(self._ending) > MAX_UNWRITTEN_ENDS
         self._ends.append((self._seqs[job_id], job, show))
         self._hand_over_soon()
         return job
@@ -268,14 +266,17 @@ class DurableStore:
         self._not_yet_changed.pop(job.id, None)
         if job.key is not None:
             del self._keys[job.key.text]
-        if self.is_behind and len(self._ending) == MAX_UNWRITTEN_ENDS:
-            self.is_behind = False
+        if len(self._ending) == MAX_UNWRITTEN_ENDS:
             self._fewer_ends.set()
             self._fewer_ends = trio.Event()
         if show is not None:
             show(job)
 
     # What workers wait for.
+
+    @property
+    def is_behind(self) -> bool:
+        return len(self._ending) > MAX_UNWRITTEN_ENDS
 
     def begins_later(self, job: Job) -> bool:
         may_run_again = job.id not in self._from_file and self._repeatable(job.type)

@@ -100,11 +100,10 @@ class _Tally:
         self.jobs = [kept.others, kept.succeeded]
         self.bytes = [kept.others_bytes, kept.succeeded_bytes]
 
-    def remove(self, outcome: str, size: int) -> None:
-        """Count a job less."""
-        succeeded = outcome == _SUCCEEDED
-        self.jobs[succeeded] -= 1
-        self.bytes[succeeded] -= size
+    def change(self, jobs: int, size: int, *, succeeded: bool) -> None:
+        """Count so many jobs and bytes more, or less if they are negative."""
+        self.jobs[succeeded] += jobs
+        self.bytes[succeeded] += size
 
     def kept(self) -> Kept:
         """The same, unchangeable."""
@@ -170,9 +169,7 @@ class Retention:
 
     def add(self, outcome: Outcome, size: int) -> None:
         """The transaction ends a job; ``size`` is `Job.size`."""
-        tally, succeeded = self._tally, outcome is _WELL
-        tally.jobs[succeeded] += 1
-        tally.bytes[succeeded] += size
+        self._tally.change(1, size, succeeded=outcome is _WELL)
 
     def forget(self, connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
         """Delete jobs for a client."""
@@ -182,7 +179,7 @@ class Retention:
             ).fetchone()
             if row is not None:
                 outcome, size = row
-                self._tally.remove(outcome, size)
+                self._tally.change(-1, -size, succeeded=outcome == _SUCCEEDED)
         delete(connection, seqs)
 
     def drop(self, connection: sqlite3.Connection, at_most: int) -> None:
@@ -201,8 +198,8 @@ class Retention:
             if succeeded and tally.jobs[True] - len(rows) >= self._settings.keep_completed:
                 # The usual case: all of these have to go, whatever their sizes.
                 chosen = [seq for seq, _, _ in rows]
-                tally.jobs[True] -= len(rows)
-                tally.bytes[True] -= sum([size for _, _, size in rows])
+                size = sum([size for _, _, size in rows])
+                tally.change(-len(rows), -size, succeeded=True)
                 self._dropped[_WELL] += len(rows)
             else:
                 chosen = []
@@ -262,7 +259,7 @@ class Retention:
             self._next_search = time.monotonic() + between
 
     def _note_drop(self, outcome: str, size: int) -> None:
-        self._tally.remove(outcome, size)
+        self._tally.change(-1, -size, succeeded=outcome == _SUCCEEDED)
         self._dropped[_OUTCOMES[outcome]] += 1
 
 
