@@ -278,15 +278,6 @@ def _fetched(row: Sequence[Any]) -> Job:
     _, job_id, _, _, type_, payload, created_at, key, digest, rerun_of, submitted_by = row[:11]
     trace, attempts, interruptions, snoozes, run_at, error_type, error_message = row[11:18]
     cancel_requested, rerun_as, progress, lines = row[18:]
-    extras = None
-    if snoozes or progress or lines or submitted_by or trace:
-        extras = extras_of(
-            snoozes=snoozes,
-            progress=progress,
-            lines=lines,
-            submitted_by=submitted_by,
-            trace=trace,
-        )
     return Job(
         id=job_id,
         type=type_,
@@ -300,7 +291,13 @@ def _fetched(row: Sequence[Any]) -> Job:
         last_error=error_of(error_type, error_message),
         rerun_of=rerun_of,
         rerun_as=rerun_as,
-        extras=extras,
+        extras=extras_of(
+            snoozes=snoozes,
+            progress=progress,
+            lines=lines,
+            submitted_by=submitted_by,
+            trace=trace,
+        ),
     )
 
 
