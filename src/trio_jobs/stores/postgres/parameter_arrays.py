@@ -18,9 +18,8 @@ _Item = TypeVar("_Item")
 _TEXT: Final = 25  # the database's numbers of these types
 _TEXT_ARRAY: Final = 1009
 
-_HEAD: Final = struct.Struct(
-    "!5i"
-)  # dimensions, whether there are nulls, type, length, first index
+# Dimensions, whether there are nulls, type, length, first index.
+_HEAD: Final = struct.Struct("!5i")
 _EMPTY_HEAD: Final = struct.Struct("!3i")
 _LENGTH: Final = struct.Struct("!i")
 _NULL: Final = b"\xff\xff\xff\xff"  # a length of -1

@@ -370,7 +370,7 @@ class Pump:
         if error.sqlstate == _STALE:
             raise _SessionOverError from error
         if not (refuses(error) or is_passing(error)):
-            raise error  # a bug of ours, not of a client
+            raise error  # our bug, and no client's
         if refuses(error):
             self._note_refused(error, *_written_parts(self._round))
         if self._in_doubt:  # it may be committed: refuse nothing of it
