@@ -51,17 +51,17 @@ class Reads(SharedReads):
 
     def __init__(self, readers: Readers, requests: Requests) -> None:
         self.timeout = 60.0
-        self.held: dict[str, Job] = {}
+        self.owned: dict[str, Job] = {}
         self.settles: Callable[[], object] = lambda: None
         self._readers = readers
         self._pump = requests
         self._now: Callable[[], datetime] = noon
 
-    def _held_job(self, job_id: str) -> Job | None:
-        return self.held.get(job_id)
+    def _owned_job(self, job_id: str) -> Job | None:
+        return self.owned.get(job_id)
 
-    def _cancel_held(self, job_id: str) -> Job:
-        self.held[job_id] = job = cancel_requested(self.held[job_id], NOON)
+    def _cancel_owned(self, job_id: str) -> Job:
+        self.owned[job_id] = job = cancel_requested(self.owned[job_id], NOON)
         return job
 
     async def settled(self) -> None:
@@ -105,7 +105,7 @@ LATER = datetime.max.replace(tzinfo=NOON.tzinfo)
 async def test_held_job_is_shown_as_it_is_here(reads: Reads, database: Database) -> None:
     await insert(database, [row(A), row(B, owner=7)])
     [read] = await reads.find_many([A])
-    begun = reads.held[A] = replace(read, status=JobStatus.PROCESSING, attempts=1, started_at=NOON)
+    begun = reads.owned[A] = replace(read, status=JobStatus.PROCESSING, attempts=1, started_at=NOON)
 
     assert await reads.find(A) == reads.shown_nowait(A) == begun
     assert [job.status for job in await reads.page(limit=5)] == ["processing", "pending"]
@@ -121,7 +121,7 @@ async def test_job_that_has_completed_in_the_database_is_shown_so(
 ) -> None:
     await insert(database, [ended(A, key="k")])
     [completed] = await reads.find_many([A])
-    reads.held[A] = replace(completed, status=JobStatus.PROCESSING, ending=None, completed_at=None)
+    reads.owned[A] = replace(completed, status=JobStatus.PROCESSING, ending=None, completed_at=None)
 
     assert [job.outcome for job in await reads.page(limit=5)] == [Outcome.SUCCEEDED]
     assert (await reads.find_keys(["k"]))["k"] == completed
@@ -143,7 +143,7 @@ async def test_job_that_is_not_there_is_not_found(reads: Reads, job_id: str) -> 
 
 async def test_many_jobs_are_found_in_the_order_asked_for(reads: Reads, database: Database) -> None:
     await insert(database, [row(A), ended(C, result="[1]")])
-    [reads.held[B]] = [replace((await reads.find(A)), id=B)]
+    [reads.owned[B]] = [replace((await reads.find(A)), id=B)]
 
     found = await reads.find_many([C, "none", B, A])
 
@@ -155,12 +155,12 @@ async def test_job_that_leaves_this_server_while_others_are_read_is_found(
     reads: Reads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await insert(database, [row(A), ended(B)])
-    reads.held[B] = replace(await reads.find(A), id=B)
+    reads.owned[B] = replace(await reads.find(A), id=B)
     fetch = reads._readers.fetch
 
     async def fetch_and_lose(sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
         rows = await fetch(sql, params)
-        reads.held.clear()
+        reads.owned.clear()
         return rows
 
     monkeypatch.setattr(reads._readers, "fetch", fetch_and_lose)
@@ -229,15 +229,15 @@ async def test_cancel_of_a_job_that_is_held_takes_effect_at_once(
     reads: Reads, requests: Requests, database: Database
 ) -> None:
     await insert(database, [row(A, owner=7)])
-    reads.held[A] = await reads.find(A)
+    reads.owned[A] = await reads.find(A)
     noted: list[str] = []
     seen: list[bool] = []
-    requests.before = lambda: seen.append(bool(noted) and reads.held[A].cancel_requested)
+    requests.before = lambda: seen.append(bool(noted) and reads.owned[A].cancel_requested)
 
     job = await reads.request_cancel(A, noted=noted.append)
 
-    assert (job, seen) == (reads.held[A], [True])
-    reads.held.clear()
+    assert (job, seen) == (reads.owned[A], [True])
+    reads.owned.clear()
     assert (await reads.find(A)).cancel_requested
 
 
@@ -246,7 +246,7 @@ async def test_cancel_reaches_a_job_that_this_server_fetches_meanwhile(
 ) -> None:
     await insert(database, [row(A)])
     job = await reads.find(A)
-    requests.after = partial(reads.held.__setitem__, A, job)
+    requests.after = partial(reads.owned.__setitem__, A, job)
     noted: list[str] = []
 
     assert (await reads.request_cancel(A, noted=noted.append)).cancel_requested
@@ -267,7 +267,7 @@ async def test_cancel_holds_for_this_server_if_the_database_refuses_to_write(
     reads: Reads, requests: Requests, database: Database
 ) -> None:
     await insert(database, [row(A, owner=7), row(B)])
-    reads.held[A] = await reads.find(A)
+    reads.owned[A] = await reads.find(A)
 
     def refuse() -> None:
         raise StoreWriteError("the disk is full")
@@ -279,7 +279,7 @@ async def test_cancel_holds_for_this_server_if_the_database_refuses_to_write(
         await reads.request_cancel(B)
 
     assert (held.value.holds, unheld.value.holds) == (True, False)
-    assert reads.held[A].cancel_requested
+    assert reads.owned[A].cancel_requested
     assert not (await reads.find(B)).cancel_requested
 
 
@@ -332,17 +332,17 @@ async def test_job_that_waits_for_no_time_is_not_made_due(
 
 async def test_job_that_is_held_and_due_is_left_alone(reads: Reads, database: Database) -> None:
     await insert(database, [row(A)])
-    reads.held[A] = replace(await reads.find(A), run_at=NOON)
+    reads.owned[A] = replace(await reads.find(A), run_at=NOON)
 
-    assert await reads.make_due(A, noted=print) == reads.held[A]
+    assert await reads.make_due(A, noted=print) == reads.owned[A]
 
 
 async def test_job_that_was_just_postponed_is_made_due_once_the_database_has_it(
     reads: Reads, database: Database
 ) -> None:
     await insert(database, [row(A, run_at=LATER)])
-    reads.held[A] = await reads.find(A)
-    reads.settles = reads.held.clear
+    reads.owned[A] = await reads.find(A)
+    reads.settles = reads.owned.clear
 
     job = await reads.make_due(A, noted=lambda _: None)
 

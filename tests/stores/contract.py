@@ -161,7 +161,7 @@ class Here:
     def __init__(self, arrived: Callable[[str], None]) -> None:
         self._arrived = arrived
 
-    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
+    def want(self, owned: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         return Want(100, suspect=suspect)
 
     def count_to(self, *, new: int, fetched: int) -> int:

@@ -17,7 +17,7 @@ from trio_jobs.job import Ending, Job, JobStatus, Outcome
 from trio_jobs.pool.refusals import StoreWriteError
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.want import NOTHING, Want
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, NewJobs
+from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob
 from trio_jobs.stores.shared_store import SharedStore
 
 INTERRUPTED = Ending(outcome=Outcome.INTERRUPTED)
@@ -91,12 +91,12 @@ class FakeDatabase:
 
     def round(self, member: int, batch: Batch) -> Answer:
         """Commit a round of a member; 0 if it has no membership."""
-        moved = [each.held.job.id for each in batch.moves]
+        moved = [each.owned.job.id for each in batch.moves]
         assert len(moved) == len(set(moved)), "a round moves a job once"
-        assert {held.job.id for held in batch.begun}.isdisjoint(moved)
+        assert {owned.job.id for owned in batch.begun}.isdisjoint(moved)
         is_member = member in self.members
-        fenced = [each.held.job.id for each in batch.moves if not self._move(each.held)]
-        fenced += [held.job.id for held in batch.begun if not self._begin(held)]
+        fenced = [each.owned.job.id for each in batch.moves if not self._move(each.owned)]
+        fenced += [owned.job.id for owned in batch.begun if not self._begin(owned)]
         for job_id in batch.cancels:
             self.cancel(job_id)
         over = [job_id for job_id in batch.watches if not self._watch(job_id, member)]
@@ -105,9 +105,9 @@ class FakeDatabase:
         here = len(fetched)
         taken = [new for new in batch.new if self._take_in(new)]
         rooms = dict(want.limits)
-        for held in fetched:
-            if held.job.type in rooms and not held.job.cancel_requested:
-                rooms[held.job.type] -= 1
+        for owned in fetched:
+            if owned.job.type in rooms and not owned.job.cancel_requested:
+                rooms[owned.job.type] -= 1
         for new in taken:
             for job, fetchable in zip(new.jobs, new.fetchable, strict=True):
                 row = self.rows[job.id]
@@ -118,7 +118,7 @@ class FakeDatabase:
                     if job.type in rooms:
                         rooms[job.type] -= 1
                 if row.owner == member and is_member:
-                    fetched.append(Held(row.job, member, row.claims))
+                    fetched.append(OwnedJob(row.job, member, row.claims))
                 else:
                     self.put_in += 1
         count = sum(row.job.ending is None for row in self.rows.values())
@@ -130,10 +130,12 @@ class FakeDatabase:
             open_jobs=min(count, batch.count_to) if batch.count_to else None,
         )
 
-    def owned(self, member: int) -> list[Held]:
+    def owned(self, member: int) -> list[OwnedJob]:
         """What a member has."""
         return [
-            Held(row.job, member, row.claims) for row in self.rows.values() if row.owner == member
+            OwnedJob(row.job, member, row.claims)
+            for row in self.rows.values()
+            if row.owner == member
         ]
 
     def cancel(self, job_id: str) -> int:
@@ -143,18 +145,18 @@ class FakeDatabase:
             row.job = changed(row.job, cancel_requested=True)
         return row.owner
 
-    def _move(self, held: Held) -> bool:
-        row = self.rows[held.job.id]
-        if (row.owner, row.claims) != (held.member, held.claims):
-            same = row.owner == 0 and row.claims == held.claims
+    def _move(self, owned: OwnedJob) -> bool:
+        row = self.rows[owned.job.id]
+        if (row.owner, row.claims) != (owned.member, owned.claims):
+            same = row.owner == 0 and row.claims == owned.claims
             return same and (row.job.ending, row.job.completed_at, row.job.attempts) == (
-                held.job.ending,
-                held.job.completed_at,
-                held.job.attempts,
+                owned.job.ending,
+                owned.job.completed_at,
+                owned.job.attempts,
             )
-        cancel = row.job.cancel_requested or held.job.cancel_requested
+        cancel = row.job.cancel_requested or owned.job.cancel_requested
         row.owner = 0
-        row.job = changed(held.job, cancel_requested=cancel)
+        row.job = changed(owned.job, cancel_requested=cancel)
         if row.job.ending is not None:
             self._tell(row)
         else:
@@ -164,11 +166,11 @@ class FakeDatabase:
     def _tell(self, row: Row) -> None:
         self.notes += [(member, row.job.id) for member in row.watchers]
 
-    def _begin(self, held: Held) -> bool:
-        row = self.rows[held.job.id]
-        if (row.owner, row.claims) != (held.member, held.claims):
+    def _begin(self, owned: OwnedJob) -> bool:
+        row = self.rows[owned.job.id]
+        if (row.owner, row.claims) != (owned.member, owned.claims):
             return False
-        row.job = changed(row.job, started_at=held.job.started_at)
+        row.job = changed(row.job, started_at=owned.job.started_at)
         return True
 
     def _watch(self, job_id: str, member: int) -> bool:
@@ -178,8 +180,8 @@ class FakeDatabase:
         row.watchers.add(member)
         return True
 
-    def _fetch(self, member: int, want: Want) -> list[Held]:
-        fetched: list[Held] = []
+    def _fetch(self, member: int, want: Want) -> list[OwnedJob]:
+        fetched: list[OwnedJob] = []
         rooms, suspect = dict(want.limits), want.suspect
         for _, row in sorted(self.rows.items()):
             job = row.job
@@ -198,7 +200,7 @@ class FakeDatabase:
                 if job.type in rooms:
                     rooms[job.type] -= 1
             self._own(row, member)
-            fetched.append(Held(row.job, member, row.claims))
+            fetched.append(OwnedJob(row.job, member, row.claims))
         return fetched
 
     def _own(self, row: Row, member: int) -> None:
@@ -246,8 +248,8 @@ class FakeLocal:
         self.counts_soon = False
         self.open_jobs: int | None = None
 
-    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
-        jobs = list(held)
+    def want(self, owned: Iterable[Job], *, ended: float, suspect: bool) -> Want:
+        jobs = list(owned)
         here = Counter(job.type for job in jobs if not job.cancel_requested)
         rooms = {type_: limit - here[type_] for type_, limit in self.limits.items()}
         without = sorted(type_ for type_, room in rooms.items() if room <= 0)
@@ -346,13 +348,13 @@ class FakePump:
         batch = self.round
         if batch is None:
             return False
-        fetched: Sequence[Held] = ()
+        fetched: Sequence[OwnedJob] = ()
         if self.in_doubt:
             if self.member and self.member == self._sent_by:
                 known = self.store.owned(self.member)
                 known |= {(job.id, 1) for new in batch.new for job in new.jobs}
                 owned = self.database.owned(self.member)
-                fetched = [held for held in owned if (held.job.id, held.claims) not in known]
+                fetched = [owned for owned in owned if (owned.job.id, owned.claims) not in known]
             batch = replace(batch, want=NOTHING)
         elif batch.want.number:
             self._may_fetch = False

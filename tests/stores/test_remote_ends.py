@@ -26,13 +26,13 @@ class Server:
     """One server's waiters, over a database that is a dict."""
 
     stored: dict[str, Job] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
+    owned: set[str] = field(default_factory=set)
     is_away: bool = False
     reads: list[Collection[str]] = field(default_factory=list)
     wakes: int = 0
 
     def __post_init__(self) -> None:
-        self.ends = RemoteEnds(self.find_many, is_held=self.held.__contains__, wake=self.wake)
+        self.ends = RemoteEnds(self.find_many, is_owned=self.owned.__contains__, wake=self.wake)
         self.waiters = CompletionWaiters(max_waiters=100, watch=self.ends.watch)
         self.ends.connect(self.waiters)
         self.told: list[tuple[str, Job | None]] = []
@@ -59,7 +59,7 @@ class Server:
 
 
 async def test_first_who_waits_for_a_job_of_another_server_lets_a_round_watch_it() -> None:
-    server = Server(held={"here"})
+    server = Server(owned={"here"})
 
     with server.waiters.subscribe("a"), server.waiters.subscribe("here"):
         assert (server.ends.take(), server.wakes) == (["a"], 1)
@@ -68,7 +68,7 @@ async def test_first_who_waits_for_a_job_of_another_server_lets_a_round_watch_it
 
 
 async def test_function_has_its_job_watched_as_a_task_has() -> None:
-    server = Server(held={"here"})
+    server = Server(owned={"here"})
 
     server.waiters.call("a", server.tell)
     server.waiters.call("here", server.tell)
@@ -101,10 +101,10 @@ async def test_all_who_wait_are_handed_the_job_that_another_server_has_ended() -
 
 
 async def test_job_whose_end_was_told_is_not_watched_while_its_waiter_has_not_run() -> None:
-    server = Server(held={"a"})
+    server = Server(owned={"a"})
 
     with server.waiters.subscribe("a") as completion:
-        server.held.clear()
+        server.owned.clear()
         server.waiters.notify(ended("a"))
 
         server.ends.watch("a")
@@ -154,7 +154,7 @@ async def test_notification_of_a_job_that_goes_on_watches_it_again() -> None:
 
 
 async def test_all_awaited_jobs_of_others_are_watched_anew_after_a_break() -> None:
-    server = Server(held={"here"})
+    server = Server(owned={"here"})
     with server.waiters.subscribe("a"), server.waiters.subscribe("here"):
         server.waiters.call("b", server.tell)
         server.ends.take()
@@ -162,7 +162,7 @@ async def test_all_awaited_jobs_of_others_are_watched_anew_after_a_break() -> No
         server.ends.watch_all()
         assert sorted(server.ends.take()) == ["a", "b"]
 
-        server.held.clear()  # given back, or lost with the membership
+        server.owned.clear()  # given back, or lost with the membership
         server.ends.watch("here")
         assert server.ends.take() == ["here"]
 

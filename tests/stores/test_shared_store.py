@@ -169,7 +169,7 @@ def test_moves_of_one_job_go_into_the_database_in_rounds_of_their_own(server: Se
     batch = server.store.take(may_fetch=False)
 
     assert batch is not None
-    assert [moved.held.member for moved in batch.moves] == [lost]
+    assert [moved.owned.member for moved in batch.moves] == [lost]
     server.store.landed(batch, server.database.round(server.member, batch))
     assert server.store.unwritten == 1
     assert server.store.shown_nowait("a").outcome is None

@@ -247,7 +247,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
         """Otherwise nobody would come to a job while the lease goes on."""
         for each in self.servers:
             if each.member and not each.in_doubt:
-                owned = {(held.job.id, held.claims) for held in self.database.owned(each.member)}
+                owned = {(owned.job.id, owned.claims) for owned in self.database.owned(each.member)}
                 assert owned <= each.store.owned(each.member)
 
     @invariant()
@@ -264,7 +264,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
     @invariant()
     def few_jobs_are_here(self) -> None:
         for each in self.servers:
-            here = [row for row in map(self.database.rows.get, self.held(each)) if row is not None]
+            here = [row for row in map(self.database.rows.get, self.owned(each)) if row is not None]
             jobs = [each.store.find_nowait(row.job.id) for row in here]
             wanted = [job for job in jobs if not job.cancel_requested]
             assert sum(job.type == "limited" for job in wanted) <= 1 + self.slack(each)
@@ -274,7 +274,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
     def nobody_sees_what_is_not_recorded(self) -> None:
         for each in self.servers:
             for job_id in self.database.rows:
-                shown = each.store._held_job(job_id)
+                shown = each.store._owned_job(job_id)
                 assert shown is None or shown.status is not JobStatus.COMPLETED
 
     @invariant()
@@ -337,7 +337,7 @@ class SharedStoreMachine(RuleBasedStateMachine):
         runs = self.runs[server]
         return runs.pop(number % len(runs)) if runs else None
 
-    def held(self, server: Server) -> set[str]:
+    def owned(self, server: Server) -> set[str]:
         return server.store._fetched.keys() | server.store._running.keys()
 
     def slack(self, server: Server) -> int:

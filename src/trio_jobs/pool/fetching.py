@@ -106,7 +106,7 @@ class Fetching:
 
     # What the store asks.
 
-    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
+    def want(self, owned: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         """See `LocalJobs.want`.
 
         That is a job for each free worker, and ahead of them as many as two rounds are likely to
@@ -116,7 +116,7 @@ class Fetching:
         number = self._capacity.free - ahead + min(int(2 * ended), ahead)
         if number <= 0:
             return NOTHING
-        rooms = self._rooms(held)
+        rooms = self._rooms(owned)
         closed = set(self.paused) | {type_ for type_, room in rooms.items() if room <= 0}
         limits = {type_: room for type_, room in rooms.items() if type_ not in closed}
         if DEFAULT not in self._types - closed:
@@ -211,11 +211,11 @@ class Fetching:
             self._stale[job_id] = copies - 1
         return copies > 0
 
-    def _rooms(self, held: Iterable[Job]) -> Mapping[str, int]:
+    def _rooms(self, owned: Iterable[Job]) -> Mapping[str, int]:
         """By limited type, how many more of its jobs may be here."""
         if not self._limits:
             return {}
-        here = Counter(self._entry(job.type) for job in held if not job.cancel_requested)
+        here = Counter(self._entry(job.type) for job in owned if not job.cancel_requested)
         return {type_: limit - here[type_] for type_, limit in self._limits.items()}
 
     def _entry(self, type_: str) -> str:

@@ -20,11 +20,11 @@ class LocalJobs(Protocol):
 
     counts_soon: bool
 
-    def want(self, held: Iterable[Job], *, ended: float, suspect: bool) -> Want:
+    def want(self, owned: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         """Which jobs this server wants to fetch now.
 
         Args:
-            held: The unfinished jobs that it has fetched.
+            owned: The unfinished jobs that it owns.
             ended: How many jobs its workers end during a round, by the last round.
             suspect: See `Want`.
         """

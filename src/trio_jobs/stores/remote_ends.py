@@ -17,14 +17,14 @@ _AT_ONCE: Final = 100
 class RemoteEnds:
     """The ends of jobs that this server does not hold, for the tasks and functions that wait here.
 
-    A job that something waits for is *watched*, unless this server holds it: a round writes into
+    A job that something waits for is *watched*, unless this server owns it: a round writes into
     the database who is to be told of its end. That round says, too, which of these jobs are over
     already. A late or lost notification delays a waiter at most until `watch_all`, called after
     each break of the connection on which notifications come.
 
     Args:
         find_many: Reads jobs; see `Store.find_many`.
-        is_held: Whether this server holds the job with this id: then its end is told here anyway.
+        is_owned: Whether this server owns the job with this id: then its end is told here anyway.
         wake: Lets a round come, for what `take` has.
     """
 
@@ -32,11 +32,11 @@ class RemoteEnds:
         self,
         find_many: Callable[[Collection[str]], Awaitable[list[Job]]],
         *,
-        is_held: Callable[[str], bool],
+        is_owned: Callable[[str], bool],
         wake: Callable[[], None],
     ) -> None:
         self._find_many = find_many
-        self._is_held = is_held
+        self._is_owned = is_owned
         self._wake = wake
         self._waiters: CompletionWaiters | None = None
         # Dicts, for their order: what the next round watches, and what `run` will read.
@@ -58,7 +58,7 @@ class RemoteEnds:
 
         Call this also when this server gives up a job that has not ended.
         """
-        if self._awaits(job_id) and not self._is_held(job_id):
+        if self._awaits(job_id) and not self._is_owned(job_id):
             self._to_watch[job_id] = None
             self._wake()
 

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 class SharedReads(ABC):
     """The awaited methods of `SharedStore`, as `trio_jobs.pool.store.KeepingStore` describes them.
 
-    They read the database, and ask it for changes. A job that this server holds is shown as it is
+    They read the database, and ask it for changes. A job that this server owns is shown as it is
     here, which is newer; one that has completed in the database is shown as it is there.
 
     Those that read raise StoreUnavailableError if the database does not answer in time.
@@ -54,15 +54,15 @@ class SharedReads(ABC):
         """See `trio_jobs.pool.store.KeepingStore.hangs`."""
 
     @abstractmethod
-    def _held_job(self, job_id: str) -> Job | None:
-        """The job as clients see it, if this server holds it: fetched, running, or ended unwritten.
+    def _owned_job(self, job_id: str) -> Job | None:
+        """The job as clients see it, if this server owns it: fetched, running, or ended unwritten.
 
         One whose end is not in the database is processing.
         """
 
     @abstractmethod
-    def _cancel_held(self, job_id: str) -> Job:
-        """Record here that a client wants a job cancelled that this server holds.
+    def _cancel_owned(self, job_id: str) -> Job:
+        """Record here that a client wants a job cancelled that this server owns.
 
         The database is told apart.
 
@@ -77,12 +77,12 @@ class SharedReads(ABC):
     # Look-ups.
 
     def shown_nowait(self, job_id: str) -> Job:
-        """The job as clients see it, if this server holds it.
+        """The job as clients see it, if this server owns it.
 
         Raises:
             JobNotFoundError: It does not: the job may be in the database.
         """
-        if (job := self._held_job(job_id)) is None:
+        if (job := self._owned_job(job_id)) is None:
             raise JobNotFoundError(f"no unfinished job {job_id!r} here")
         return job
 
@@ -94,7 +94,7 @@ class SharedReads(ABC):
     async def find_many(self, job_ids: Collection[str]) -> list[Job]:
         read: dict[str, Job | None] = {job_id: None for job_id in job_ids if not is_uuid(job_id)}
         # Again, if a job was held at the time of the read and is not now.
-        while unread := [each for each in job_ids if each not in read and not self._holds(each)]:
+        while unread := [each for each in job_ids if each not in read and not self._owns(each)]:
             rows = await self._readers.fetch(FIND_MANY, {"ids": unread})
             read |= dict.fromkeys(unread)
             read |= {job.id: job for job in map(whole_job, rows)}
@@ -125,10 +125,10 @@ class SharedReads(ABC):
         """The job as clients see it, given what was read of it."""
         if read is not None and read.outcome is not None:
             return read
-        return self._held_job(job_id) or read
+        return self._owned_job(job_id) or read
 
-    def _holds(self, job_id: str) -> bool:
-        return self._held_job(job_id) is not None
+    def _owns(self, job_id: str) -> bool:
+        return self._owned_job(job_id) is not None
 
     # Requests.
 
@@ -154,16 +154,16 @@ class SharedReads(ABC):
         return await self._find_changed(job_id)
 
     def _note_cancel(self, job_id: str, noted: Callable[[str], None] | None) -> bool:
-        """Cancel the job here; return whether this server holds it."""
-        if not self._holds(job_id):
+        """Cancel the job here; return whether this server owns it."""
+        if not self._owns(job_id):
             return False
-        self._cancel_held(job_id)
+        self._cancel_owned(job_id)
         if noted is not None:
             noted(job_id)
         return True
 
     async def make_due(self, job_id: str, *, noted: Callable[[str], None]) -> Job:
-        while (job := self._held_job(job_id)) is None or made_due(job, self._now()) != job:
+        while (job := self._owned_job(job_id)) is None or made_due(job, self._now()) != job:
             if job is not None:
                 await self._wait(self.settled())  # it was just postponed: the database has it soon
             elif await self._request(MAKE_DUE, job_id):

@@ -28,7 +28,7 @@ from trio_jobs.pool.store import (
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.want import NOTHING, Want
 from trio_jobs.stores.database_port import ReadersPort, RequestsPort
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs, Show
+from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob, Show
 from trio_jobs.stores.remote_ends import RemoteEnds
 from trio_jobs.stores.shared_reads import SharedReads
 from trio_jobs.stores.transitions import (
@@ -116,19 +116,19 @@ class SharedStore(SharedReads):
         self._repeatable = repeatable
         self._now = now
         self._clock = clock
-        self.remote_ends = RemoteEnds(self.find_many, is_held=self._holds, wake=self.wake)
+        self.remote_ends = RemoteEnds(self.find_many, is_owned=self._owns, wake=self.wake)
         self.members: Sequence[str] = ()
         self.dropped = dict.fromkeys(Outcome, 0)
         self._local: LocalJobs | None = None
-        self._fetched: dict[str, Held] = {}
-        self._running: dict[str, Held] = {}
+        self._fetched: dict[str, OwnedJob] = {}
+        self._running: dict[str, OwnedJob] = {}
         self._cut: set[str] = set()  # the running ones whose lease has run out
-        self._again: dict[str, Held] = {}  # fetched while the same job, cut, still runs here
+        self._again: dict[str, OwnedJob] = {}  # fetched while the same job, cut, still runs here
         self._suspects: set[str] = set()  # those of all these that were interrupted
         # What the next rounds do.
         self._outbox: deque[Moved] = deque()
         self._inbox: deque[NewJobs] = deque()
-        self._begun: dict[str, tuple[Held, trio.Event]] = {}
+        self._begun: dict[str, tuple[OwnedJob, trio.Event]] = {}
         # By id, oldest first: when running jobs with an unrecorded begin began.
         self._unnoted: dict[str, float] = {}
         self._notes_begins = False  # whether the next round comes for their sake
@@ -136,7 +136,7 @@ class SharedStore(SharedReads):
         self._settling: list[trio.Event] = []  # set when all moves so far are recorded
         # The round that is under way, and what belongs to it.
         self._under_way: Batch | None = None
-        self._begun_under_way: dict[str, tuple[Held, trio.Event]] = {}
+        self._begun_under_way: dict[str, tuple[OwnedJob, trio.Event]] = {}
         self._settling_under_way: list[trio.Event] = []
         self._cancelled_meanwhile: set[str] = set()  # perhaps of jobs that it fetches
         # The jobs with moves that are not recorded, as clients see them.
@@ -231,59 +231,59 @@ class SharedStore(SharedReads):
     # The moves.
 
     def claim(self, job_id: str) -> Job:
-        held = self._fetched.get(job_id)
-        if held is None:
+        owned = self._fetched.get(job_id)
+        if owned is None:
             refuse(self.find_nowait(job_id), PENDING, PROCESSING)
-        job = claimed(held.job, self._now())
+        job = claimed(owned.job, self._now())
         del self._fetched[job_id]
-        self._running[job_id] = Held(job, held.member, held.claims)
+        self._running[job_id] = OwnedJob(job, owned.member, owned.claims)
         self._unnoted[job_id] = time.monotonic()
         return job
 
     def complete(
         self, job_id: str, ending: Ending, *, duration: float | None = None, show: Show = None
     ) -> Job:
-        held = self._find_running(job_id, COMPLETED)
-        job = completed(held.job, ending, self._now(), duration)
+        owned = self._find_running(job_id, COMPLETED)
+        job = completed(owned.job, ending, self._now(), duration)
         # Also if the lease has run out: perhaps nobody has taken the job over yet.
-        self._record(held, job, show)
+        self._record(owned, job, show)
         self._ending[job_id] = job
-        self._end_run(held)
+        self._end_run(owned)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
-        held = self._find_running(job_id, PENDING)
-        job = postponed(held.job, later, self._now())
+        owned = self._find_running(job_id, PENDING)
+        job = postponed(owned.job, later, self._now())
         if not later.lost and job_id not in self._cut:
-            self._record(held, job)
-        self._end_run(held)
+            self._record(owned, job)
+        self._end_run(owned)
         return job
 
     def release(
         self, job_id: str, *, begun: bool = True, left: Left | None = None, show: Show = None
     ) -> None:
-        held = self._find_running(job_id, PENDING)
+        owned = self._find_running(job_id, PENDING)
         if not begun:
             self._not_begun.add(job_id)
-        if job_id not in self._not_begun and not self._repeatable(held.job.type):
+        if job_id not in self._not_begun and not self._repeatable(owned.job.type):
             self._cut_off[job_id] = self.complete(job_id, replace(CUT_OFF, left=left), show=show)
             return
-        job = self._released[job_id] = released(held.job, left)
+        job = self._released[job_id] = released(owned.job, left)
         if job_id not in self._cut:
-            self._record(held, job)
-        self._end_run(held)
+            self._record(owned, job)
+        self._end_run(owned)
 
     def give_back(self, job_id: str) -> None:
-        held = self._fetched.pop(job_id)
-        self._let_go(held)
-        self._record(held, held.job)
+        owned = self._fetched.pop(job_id)
+        self._let_go(owned)
+        self._record(owned, owned.job)
 
     def keep_pending(self) -> None:
         self._keeps_pending = True
         for job_id in list(self._fetched):
             self.give_back(job_id)
-        for held in self._again.values():
-            self._record(held, held.job)
+        for owned in self._again.values():
+            self._record(owned, owned.job)
         self._again.clear()
 
     def is_here(self, job_id: str) -> bool:
@@ -294,17 +294,17 @@ class SharedStore(SharedReads):
 
         Ends that are in the outbox stay there: the database decides whether they count.
         """
-        for job_id, held in list(self._fetched.items()):
-            if held.member <= member:
+        for job_id, owned in list(self._fetched.items()):
+            if owned.member <= member:
                 del self._fetched[job_id]
-                self._let_go(held)
-        for job_id, held in list(self._again.items()):
-            if held.member <= member:
+                self._let_go(owned)
+        for job_id, owned in list(self._again.items()):
+            if owned.member <= member:
                 del self._again[job_id]
-        self._cut |= {id_ for id_, held in self._running.items() if held.member <= member}
+        self._cut |= {id_ for id_, owned in self._running.items() if owned.member <= member}
         for begun in (self._begun, self._begun_under_way):
-            for held, event in begun.values():
-                if held.member <= member:
+            for owned, event in begun.values():
+                if owned.member <= member:
                     event.set()
         self.remote_ends.watch_all()
 
@@ -312,17 +312,17 @@ class SharedStore(SharedReads):
         """A client of another server wants a job cancelled that this server may have."""
         if job_id in self._fetched or job_id in self._running or job_id in self._again:
             assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
-            self._cancel_held(job_id)
+            self._cancel_owned(job_id)
             self._local.note_cancel(job_id)
         elif self._under_way is not None:
             self._cancelled_meanwhile.add(job_id)
 
-    def _cancel_held(self, job_id: str) -> Job:
+    def _cancel_owned(self, job_id: str) -> Job:
         changed: Job | None = None
         for jobs in (self._again, self._fetched, self._running):
-            if (held := jobs.get(job_id)) is not None:
-                changed = cancel_requested(held.job, self._now())
-                jobs[job_id] = held._replace(job=changed)
+            if (owned := jobs.get(job_id)) is not None:
+                changed = cancel_requested(owned.job, self._now())
+                jobs[job_id] = owned._replace(job=changed)
         if changed is not None:
             return changed
         if (ended := self._ending.get(job_id)) is not None:
@@ -334,31 +334,31 @@ class SharedStore(SharedReads):
         self._cancels[job_id] = None
         self.seeks_cancelled = True
         self._pump.wake()
-        return self._cancel_held(job_id) if self._holds(job_id) else None
+        return self._cancel_owned(job_id) if self._owns(job_id) else None
 
-    def _record(self, held: Held, job: Job, show: Show = None) -> None:
+    def _record(self, owned: OwnedJob, job: Job, show: Show = None) -> None:
         """Let the next round record a move; clients see the job as it was until then."""
-        self._unrecorded.setdefault(job.id, held.job)
-        moved = Held(job, held.member, held.claims)
-        self._outbox.append(Moved(moved, show, has_run=held.job.status is PROCESSING))
+        self._unrecorded.setdefault(job.id, owned.job)
+        moved = OwnedJob(job, owned.member, owned.claims)
+        self._outbox.append(Moved(moved, show, has_run=owned.job.status is PROCESSING))
         self._pump.wake()
 
-    def _end_run(self, held: Held) -> None:
+    def _end_run(self, owned: OwnedJob) -> None:
         """A worker is done with a job."""
-        job_id = held.job.id
+        job_id = owned.job.id
         del self._running[job_id]
         self._cut.discard(job_id)
         self._unnoted.pop(job_id, None)
         self._ended += 1
-        self._fetch_in_its_place(held.job)
+        self._fetch_in_its_place(owned.job)
         if (again := self._again.pop(job_id, None)) is not None:
             self._take_up(again)
 
-    def _let_go(self, held: Held) -> None:
+    def _let_go(self, owned: OwnedJob) -> None:
         """A fetched job is not here any more."""
         assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
-        self._local.let_go(held.job)
-        self._fetch_in_its_place(held.job)
+        self._local.let_go(owned.job)
+        self._fetch_in_its_place(owned.job)
 
     def _fetch_in_its_place(self, job: Job) -> None:
         """Fetch other jobs of its kind, if the last fetch has left some."""
@@ -393,11 +393,11 @@ class SharedStore(SharedReads):
             each.fetchable = [_is_wanted(job, want) for job in each.jobs]
         number = sum(len(each.jobs) for each in new)
         # A begin beside an older move of the same job waits: an answer names the id alone.
-        moved = {each.held.job.id for each in moves}
+        moved = {each.owned.job.id for each in moves}
         self._begun_under_way = {id_: self._begun[id_] for id_ in self._begun.keys() - moved}
         batch = Batch(
             moves=moves,
-            begun=[held for held, _ in self._begun_under_way.values()]
+            begun=[owned for owned, _ in self._begun_under_way.values()]
             + [self._running[job_id] for job_id in long if job_id not in moved],
             want=want,
             new=new,
@@ -420,28 +420,28 @@ class SharedStore(SharedReads):
         self._under_way = None
         self._round_seconds = self._clock() - self._began
         fenced = frozenset(answer.fenced)
-        for job_id in {each.held.job.id for each in batch.moves} - {
-            each.held.job.id for each in self._outbox
+        for job_id in {each.owned.job.id for each in batch.moves} - {
+            each.owned.job.id for each in self._outbox
         }:
             self._unrecorded.pop(job_id, None)
         for moved in batch.moves:
-            self._note_recorded(moved, counts=moved.held.job.id not in fenced)
-        for held in batch.begun:
-            running = self._running.get(held.job.id)
-            if running is None or running.claims != held.claims:
+            self._note_recorded(moved, counts=moved.owned.job.id not in fenced)
+        for owned in batch.begun:
+            running = self._running.get(owned.job.id)
+            if running is None or running.claims != owned.claims:
                 continue
-            self._unnoted.pop(held.job.id, None)
-            if held.job.id in fenced:
-                self._cut.add(held.job.id)
+            self._unnoted.pop(owned.job.id, None)
+            if owned.job.id in fenced:
+                self._cut.add(owned.job.id)
         for _, event in self._begun_under_way.values():
             event.set()
         self._begun_under_way = {}
         self._note_left(batch.want, answer.fetched)
-        for held in answer.fetched:
-            self._take_up(held)
+        for owned in answer.fetched:
+            self._take_up(owned)
         self._cancelled_meanwhile.clear()
         taken, busy = set(map(id, answer.taken)), set(map(id, answer.busy))
-        fetched = [held.job for held in answer.fetched]
+        fetched = [owned.job for owned in answer.fetched]
         for new in batch.new:
             if id(new) in taken:
                 new.landed(fetched)
@@ -475,14 +475,14 @@ class SharedStore(SharedReads):
         """See `RoundSource.owned`."""
         owned = [*self._fetched.values(), *self._running.values(), *self._again.values()]
         moves = [*self._outbox, *(() if self._under_way is None else self._under_way.moves)]
-        owned += [moved.held for moved in moves]
-        return {(held.job.id, held.claims) for held in owned if held.member == member}
+        owned += [moved.owned for moved in moves]
+        return {(owned.job.id, owned.claims) for owned in owned if owned.member == member}
 
     def _want(self, local: LocalJobs) -> Want:
         here = (self._fetched, self._running, self._again)
         self._suspects = {id_ for id_ in self._suspects if any(id_ in jobs for jobs in here)}
-        held = (each.job for jobs in here for each in jobs.values())
-        return local.want(held, ended=self._per_round, suspect=not self._suspects)
+        owned = (each.job for jobs in here for each in jobs.values())
+        return local.want(owned, ended=self._per_round, suspect=not self._suspects)
 
     def _begun_long_ago(self) -> list[str]:
         """The jobs that run for so long that other servers should see it."""
@@ -495,12 +495,12 @@ class SharedStore(SharedReads):
         moves: list[Moved] = []
         job_ids: set[str] = set()
         size = 0
-        while self._outbox and size < _MAX_BYTES and self._outbox[0].held.job.id not in job_ids:
+        while self._outbox and size < _MAX_BYTES and self._outbox[0].owned.job.id not in job_ids:
             moved = self._outbox.popleft()
             moves.append(moved)
-            ending = moved.held.job.ending
+            ending = moved.owned.job.ending
             size += _JOB_BYTES + len((ending and ending.result) or b"")
-            job_ids.add(moved.held.job.id)
+            job_ids.add(moved.owned.job.id)
         return moves
 
     def _take_new(self) -> list[NewJobs]:
@@ -511,37 +511,37 @@ class SharedStore(SharedReads):
             size += sum(_JOB_BYTES + len(job.payload) for job in new[-1].jobs)
         return new
 
-    def _note_left(self, want: Want, fetched: Sequence[Held]) -> None:
+    def _note_left(self, want: Want, fetched: Sequence[OwnedJob]) -> None:
         """Note whether a fetch may have left jobs that this server wants later."""
         if not want.number or self._local is None:
             return
-        types = Counter(held.job.type for held in fetched) if want.limits else Counter[str]()
+        types = Counter(owned.job.type for owned in fetched) if want.limits else Counter[str]()
         self._left_some = (
             not want.suspect
             or self._local.is_narrow(want)
-            or any(held.job.interruptions for held in fetched)
+            or any(owned.job.interruptions for owned in fetched)
             or any(types[type_] >= number for type_, number in want.limits.items())
         )
 
-    def _take_up(self, held: Held) -> None:
+    def _take_up(self, owned: OwnedJob) -> None:
         """Hand a fetched job to the workers, or give it back if that is too late."""
-        job_id = held.job.id
-        if held.job.interruptions:
+        job_id = owned.job.id
+        if owned.job.interruptions:
             self._suspects.add(job_id)
         if job_id in self._cancelled_meanwhile:
-            held = held._replace(job=cancel_requested(held.job, self._now()))
+            owned = owned._replace(job=cancel_requested(owned.job, self._now()))
         if job_id in self._running and not self._keeps_pending:
-            self._again[job_id] = held
+            self._again[job_id] = owned
             return
         assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
-        if self._keeps_pending or not self._local.take_up(held.job):
-            self._record(held, held.job)
+        if self._keeps_pending or not self._local.take_up(owned.job):
+            self._record(owned, owned.job)
         else:
-            self._fetched[job_id] = held
+            self._fetched[job_id] = owned
 
     def _note_recorded(self, moved: Moved, *, counts: bool) -> None:
         """A move has landed; or it does not count, since another server has the job."""
-        job = moved.held.job
+        job = moved.owned.job
         if job.status is COMPLETED:
             assert self._local is not None  # noqa: S101  (for the type checker)
             self._ending.pop(job.id, None)
@@ -573,14 +573,14 @@ class SharedStore(SharedReads):
 
     async def begun(self, job: Job) -> Job:
         job_id = job.id
-        held = self._running[job_id]
+        owned = self._running[job_id]
         if not self.begins_later(job):
             return job
         if job_id in self._cut:
             return job  # nobody begins it
         event = trio.Event()
         del self._unnoted[job_id]
-        self._begun[job_id] = held, event
+        self._begun[job_id] = owned, event
         self._pump.wake()
         try:
             await event.wait()
@@ -610,8 +610,8 @@ class SharedStore(SharedReads):
 
     def find_nowait(self, job_id: str) -> Job:
         for jobs in (self._running, self._fetched):
-            if (held := jobs.get(job_id)) is not None:
-                return held.job
+            if (owned := jobs.get(job_id)) is not None:
+                return owned.job
         if (job := self._released.get(job_id) or self._unrecorded.get(job_id)) is not None:
             return job
         raise JobNotFoundError(f"no unfinished job {job_id!r} here")
@@ -620,17 +620,17 @@ class SharedStore(SharedReads):
         """None: the database knows the keys."""
         return None
 
-    def _held_job(self, job_id: str) -> Job | None:
-        if (held := self._running.get(job_id)) is not None and job_id not in self._cut:
-            return held.job
-        if (held := self._fetched.get(job_id) or self._again.get(job_id)) is not None:
-            return held.job
+    def _owned_job(self, job_id: str) -> Job | None:
+        if (owned := self._running.get(job_id)) is not None and job_id not in self._cut:
+            return owned.job
+        if (owned := self._fetched.get(job_id) or self._again.get(job_id)) is not None:
+            return owned.job
         return self._unrecorded.get(job_id)
 
     def unfinished(self) -> UnfinishedJobs:
         # Each copied in one call: no other thread can change the dict within it.
-        jobs = {held.job.id: held.job for held in list(self._fetched.values())}
-        jobs |= {held.job.id: held.job for held in list(self._running.values())}
+        jobs = {owned.job.id: owned.job for owned in list(self._fetched.values())}
+        jobs |= {owned.job.id: owned.job for owned in list(self._running.values())}
         jobs |= self._released.copy() | self._cut_off.copy()
         begun = (self._released.keys() - self._not_begun) | self._cut_off.keys()
         return UnfinishedJobs.of(jobs.values(), released=begun)
@@ -648,11 +648,11 @@ class SharedStore(SharedReads):
             dropped=self.dropped.copy(),
         )
 
-    def _find_running(self, job_id: str, wanted: JobStatus) -> Held:
-        held = self._running.get(job_id)
-        if held is None:
+    def _find_running(self, job_id: str, wanted: JobStatus) -> OwnedJob:
+        owned = self._running.get(job_id)
+        if owned is None:
             refuse(self.find_nowait(job_id), PROCESSING, wanted)
-        return held
+        return owned
 
 
 def _is_wanted(job: Job, want: Want) -> bool:

@@ -14,7 +14,7 @@ from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.want import Want
 from trio_jobs.stores.postgres import round_calls
 from trio_jobs.stores.postgres.columns import SELECT_WHOLE, whole_job
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
+from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 from trio_jobs.stores.transitions import claimed, completed, postponed
@@ -59,7 +59,7 @@ class Member:
         cursor = await self.connection.execute(sql.encode(), params)
         return round_calls.answer(await cursor.fetchall(), batch, self.session)
 
-    async def fetch(self, number: int = 1, **want: Any) -> list[Held]:  # noqa: ANN401
+    async def fetch(self, number: int = 1, **want: Any) -> list[OwnedJob]:  # noqa: ANN401
         """Fetch jobs."""
         return list((await self.round(Batch(want=Want(number, **want)))).fetched)
 
@@ -181,23 +181,23 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def begun(held: Held) -> Held:
+def begun(owned: OwnedJob) -> OwnedJob:
     """The job once its worker has claimed it."""
-    return held._replace(job=claimed(held.job, now()))
+    return owned._replace(job=claimed(owned.job, now()))
 
 
-def ended(held: Held, ending: Ending = SUCCEEDED) -> Moved:
+def ended(owned: OwnedJob, ending: Ending = SUCCEEDED) -> Moved:
     """The end of a job, which its worker has claimed or claims now."""
-    held = held if held.job.started_at else begun(held)
-    return Moved(held._replace(job=completed(held.job, ending, now(), 0.25)))
+    owned = owned if owned.job.started_at else begun(owned)
+    return Moved(owned._replace(job=completed(owned.job, ending, now(), 0.25)))
 
 
-def later(held: Held, **values: Any) -> Moved:  # noqa: ANN401
+def later(owned: OwnedJob, **values: Any) -> Moved:  # noqa: ANN401
     """Another attempt of a job."""
-    held = held if held.job.started_at else begun(held)
-    return Moved(held._replace(job=postponed(held.job, Later(**values), now())))
+    owned = owned if owned.job.started_at else begun(owned)
+    return Moved(owned._replace(job=postponed(owned.job, Later(**values), now())))
 
 
-def ids(jobs: Sequence[Held]) -> list[str]:
+def ids(jobs: Sequence[OwnedJob]) -> list[str]:
     """The ids of fetched jobs."""
-    return [held.job.id for held in jobs]
+    return [owned.job.id for owned in jobs]

@@ -51,8 +51,8 @@ async def test_a_sweep_puts_back_what_may_run_again_and_ends_the_rest(
     ]
     await a.add(*jobs)
     await a.execute("update trio_jobs.jobs set interruptions = 1 where id = %s", id_of(4))
-    [*held, suspect] = sorted(await a.fetch(9), key=lambda each: each.job.id)
-    other, once_begun, _once, twice = held
+    [*owned, suspect] = sorted(await a.fetch(9), key=lambda each: each.job.id)
+    other, once_begun, _once, twice = owned
     await a.round(Batch(begun=[begun(each) for each in (other, once_begun, twice, suspect)]))
     await b.round(Batch(watches=[id_of(1)]))
     await b.age(member=a)
@@ -156,9 +156,9 @@ async def test_no_id_of_a_member_is_used_again(database: Database) -> None:
 
 async def test_old_jobs_are_dropped_in_bites_and_unfinished_ones_never(a: Member) -> None:
     await a.add(*map(make_job, range(8)))
-    held = await a.fetch(6)
-    await a.round(Batch(moves=[ended(each) for each in held[:5]]))
-    await a.round(Batch(moves=[later(held[5], seconds=1000)]))
+    owned = await a.fetch(6)
+    await a.round(Batch(moves=[ended(each) for each in owned[:5]]))
+    await a.round(Batch(moves=[later(owned[5], seconds=1000)]))
     await a.execute(
         "update trio_jobs.jobs set created_at = created_at - interval '1 day', "
         "completed_at = completed_at - interval '1 day' where id < %s",

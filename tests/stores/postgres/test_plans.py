@@ -68,9 +68,9 @@ async def make_rounds(member: Member, first: int) -> None:
     answer = await member.round(batch)
     left = await member.fetch(100)
     await member.execute("select * from trio_jobs.beat(%s, 1000)", member.session.member)
-    held = [running, *rest, *answer.fetched, *left]
-    assert len(held) == 10
-    assert not (await member.round(Batch(moves=[ended(each) for each in held]))).fenced
+    owned = [running, *rest, *answer.fetched, *left]
+    assert len(owned) == 10
+    assert not (await member.round(Batch(moves=[ended(each) for each in owned]))).fenced
 
 
 async def fill(member: Member) -> None:
@@ -130,7 +130,7 @@ async def test_a_fetch_reads_no_dead_entries_below_its_mark(a: Member, database:
         for first in range(0, 3000, 500):
             await a.add(*[make_job(first + number) for number in range(500)])
             fetched = await a.fetch(500)
-            await a.round(Batch(moves=[ended(held) for held in fetched]))
+            await a.round(Batch(moves=[ended(owned) for owned in fetched]))
         await a.add(*[make_job(3000 + number) for number in range(50)])
 
         from_the_start = await blocks_of_a_fetch(a)
@@ -158,8 +158,8 @@ async def test_a_fetch_and_a_begin_write_no_index(a: Member) -> None:
     await a.add(*[make_job(number) for number in range(20)])
     await a.execute("begin")
 
-    held = await a.fetch(20)
-    await a.round(Batch(begun=[begun(each) for each in held]))
+    owned = await a.fetch(20)
+    await a.round(Batch(begun=[begun(each) for each in owned]))
 
     [counts] = await a.execute(
         "select pg_stat_get_xact_tuples_updated(t.id), pg_stat_get_xact_tuples_hot_updated(t.id) "

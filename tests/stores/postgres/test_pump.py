@@ -20,7 +20,7 @@ from trio_jobs.pool.store import InvalidTransitionError
 from trio_jobs.pool.want import Want
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.pump import Pump
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, NewJobs
+from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 
 # Guards against hanging only.
@@ -36,7 +36,7 @@ class Source:
         self.batches: deque[Batch] = deque()
         self.landings: list[tuple[Batch, Answer]] = []
         self.refusals: list[tuple[Batch, Exception | None]] = []
-        self.held: dict[str, Held] = {}
+        self.jobs: dict[str, OwnedJob] = {}
         self.may_fetch: list[bool] = []
         self.changed = trio.Event()
 
@@ -47,10 +47,10 @@ class Source:
     def landed(self, batch: Batch, answer: Answer) -> None:
         self.landings.append((batch, answer))
         for move in batch.moves:
-            self.held.pop(move.held.job.id, None)
+            self.jobs.pop(move.owned.job.id, None)
         for each in answer.fetched:
-            assert each.job.id not in self.held  # nothing is fetched twice
-            self.held[each.job.id] = each
+            assert each.job.id not in self.jobs  # nothing is fetched twice
+            self.jobs[each.job.id] = each
         self._tell()
 
     def put_back(self, batch: Batch, error: Exception | None) -> None:
@@ -61,8 +61,8 @@ class Source:
         self._tell()
 
     def owned(self, member: int) -> set[tuple[str, int]]:
-        held = [each for each in self.held.values() if each.member == member]
-        return {(each.job.id, each.claims) for each in held}
+        owned = [each for each in self.jobs.values() if each.member == member]
+        return {(each.job.id, each.claims) for each in owned}
 
     def _tell(self) -> None:
         self.changed.set()
@@ -191,7 +191,7 @@ async def test_a_hint_during_a_fetch_is_not_forgotten_when_that_lands(database: 
             server.add(Batch(watches=[make_job(5).id], want=Want(10)))
             await wait_for_lock(database)
             server.pump.hint(make_job(2).id)  # its transaction commits meanwhile
-        await server.wait(lambda: server.source.held)
+        await server.wait(lambda: server.source.jobs)
         await other.add(make_job(2))
 
         answer = await server.land(Batch(want=Want(10)))
@@ -255,10 +255,10 @@ async def test_a_round_counts_once_whichever_message_is_cut(
         assert sorted(each.new.jobs[0].id for each in new) == sorted(
             each.jobs[0].id for each in answer.taken
         )
-        while len(server.source.held) < 3:  # a round that is repeated fetches nothing more
+        while len(server.source.jobs) < 3:  # a round that is repeated fetches nothing more
             server.pump.hint(None)
             await server.land(Batch(want=Want(10)))
-        assert sorted(server.source.held) == [make_job(n).id for n in (1, 3, 4)]
+        assert sorted(server.source.jobs) == [make_job(n).id for n in (1, 3, 4)]
         rows = await database.fetch(
             "select outcome::text, claims, owner is null from trio_jobs.jobs order by id"
         )
@@ -279,7 +279,7 @@ async def test_a_late_round_of_a_lost_connection_has_no_effect(database: Databas
 
     assert caught.value.sqlstate == "TJ001"
     assert await database.fetch(COUNT) == [(1,)]
-    assert server.source.held == {}
+    assert server.source.jobs == {}
 
 
 async def test_a_session_begins_after_the_round_that_is_under_way(database: Database) -> None:

@@ -17,27 +17,27 @@ from tests.stores.postgres.member import (
 )
 from trio_jobs.job import IdempotencyKey, JobStatus, Outcome
 from trio_jobs.pool.want import Want
-from trio_jobs.stores.postgres.round import Batch, Held
+from trio_jobs.stores.postgres.round import Batch, OwnedJob
 from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
 JOB = make_job(1)
 
 
 @pytest.fixture
-async def held(a: Member, listener: TrioConnection) -> Held:
+async def owned(a: Member, listener: TrioConnection) -> OwnedJob:
     """A job that A has fetched."""
     await a.add(JOB)
     await notes(listener, a)
-    [held] = await a.fetch()
-    return held
+    [owned] = await a.fetch()
+    return owned
 
 
 def channel(member: Member) -> str:
     return f"trio_jobs_m{member.session.member}"
 
 
-async def test_a_watch_that_waits_for_an_end_sees_it(a: Member, b: Member, held: Held) -> None:
-    end, watch = Batch(moves=[ended(held)]), Batch(watches=[JOB.id])
+async def test_a_watch_that_waits_for_an_end_sees_it(a: Member, b: Member, owned: OwnedJob) -> None:
+    end, watch = Batch(moves=[ended(owned)]), Batch(watches=[JOB.id])
 
     _, answer = await in_turn(a, a.round(end), b, b.round(watch))
 
@@ -45,9 +45,9 @@ async def test_a_watch_that_waits_for_an_end_sees_it(a: Member, b: Member, held:
 
 
 async def test_an_end_that_waits_for_a_watch_is_recorded_and_told(
-    a: Member, b: Member, held: Held, listener: TrioConnection
+    a: Member, b: Member, owned: OwnedJob, listener: TrioConnection
 ) -> None:
-    end, watch = Batch(moves=[ended(held)]), Batch(watches=[JOB.id])
+    end, watch = Batch(moves=[ended(owned)]), Batch(watches=[JOB.id])
 
     watched, answer = await in_turn(b, b.round(watch), a, a.round(end))
 
@@ -58,9 +58,9 @@ async def test_an_end_that_waits_for_a_watch_is_recorded_and_told(
 
 
 async def test_a_cancel_that_waits_for_an_end_comes_too_late(
-    a: Member, b: Member, held: Held, listener: TrioConnection
+    a: Member, b: Member, owned: OwnedJob, listener: TrioConnection
 ) -> None:
-    end, cancel = Batch(moves=[ended(held)]), Batch(cancels=[JOB.id])
+    end, cancel = Batch(moves=[ended(owned)]), Batch(cancels=[JOB.id])
 
     await in_turn(a, a.round(end), b, b.round(cancel))
 
@@ -69,9 +69,9 @@ async def test_a_cancel_that_waits_for_an_end_comes_too_late(
 
 
 async def test_an_end_that_waits_for_a_cancel_is_recorded(
-    a: Member, b: Member, held: Held, listener: TrioConnection
+    a: Member, b: Member, owned: OwnedJob, listener: TrioConnection
 ) -> None:
-    end, cancel = Batch(moves=[ended(held)]), Batch(cancels=[JOB.id])
+    end, cancel = Batch(moves=[ended(owned)]), Batch(cancels=[JOB.id])
 
     _, answer = await in_turn(b, b.round(cancel), a, a.round(end))
 
@@ -82,9 +82,9 @@ async def test_an_end_that_waits_for_a_cancel_is_recorded(
 
 
 async def test_a_postponed_job_that_is_cancelled_meanwhile_is_due(
-    a: Member, b: Member, held: Held
+    a: Member, b: Member, owned: OwnedJob
 ) -> None:
-    postponed, cancel = Batch(moves=[later(held, seconds=1000)]), Batch(cancels=[JOB.id])
+    postponed, cancel = Batch(moves=[later(owned, seconds=1000)]), Batch(cancels=[JOB.id])
 
     await in_turn(b, b.round(cancel), a, a.round(postponed))
 
@@ -92,11 +92,11 @@ async def test_a_postponed_job_that_is_cancelled_meanwhile_is_due(
 
 
 async def test_a_sweep_that_waits_for_an_end_finds_nothing(
-    a: Member, b: Member, held: Held
+    a: Member, b: Member, owned: OwnedJob
 ) -> None:
     await b.age(member=a)
 
-    _, swept = await in_turn(a, a.round(Batch(moves=[ended(held)])), b, b.sweep())
+    _, swept = await in_turn(a, a.round(Batch(moves=[ended(owned)])), b, b.sweep())
 
     # The row of the member is locked: another sweep comes.
     assert swept == []
@@ -105,12 +105,12 @@ async def test_a_sweep_that_waits_for_an_end_finds_nothing(
 
 
 async def test_an_end_that_waits_for_a_sweep_is_fenced_off(
-    a: Member, b: Member, held: Held
+    a: Member, b: Member, owned: OwnedJob
 ) -> None:
     await b.age(member=a)
 
     swept, (answer, is_member) = await in_turn(
-        b, b.sweep(), a, a.round_of(Batch(moves=[ended(held)]))
+        b, b.sweep(), a, a.round_of(Batch(moves=[ended(owned)]))
     )
 
     assert swept == [(a.session.member, "test", 1, 0)]
@@ -143,13 +143,13 @@ async def test_a_member_that_was_swept_fetches_nothing(a: Member, b: Member) -> 
 
 
 async def test_an_end_counts_once_though_another_member_has_the_job_now(
-    a: Member, b: Member, held: Held
+    a: Member, b: Member, owned: OwnedJob
 ) -> None:
     await b.age(member=a)
     await b.sweep()
     [again] = await b.fetch()
 
-    late, _ = await a.round_of(Batch(moves=[ended(held)], begun=[]))
+    late, _ = await a.round_of(Batch(moves=[ended(owned)], begun=[]))
     early = await b.round(Batch(moves=[ended(again)]))
 
     assert late.fenced == [JOB.id]
@@ -158,11 +158,11 @@ async def test_an_end_counts_once_though_another_member_has_the_job_now(
 
 
 async def test_a_begin_of_a_job_that_another_member_has_had_is_fenced_off(
-    a: Member, b: Member, held: Held
+    a: Member, b: Member, owned: OwnedJob
 ) -> None:
     await b.age(member=a)
 
-    _, (answer, _) = await in_turn(b, b.sweep(), a, a.round_of(Batch(begun=[begun(held)])))
+    _, (answer, _) = await in_turn(b, b.sweep(), a, a.round_of(Batch(begun=[begun(owned)])))
 
     assert answer.fenced == [JOB.id]
 
@@ -199,8 +199,8 @@ async def test_a_job_that_a_fetch_passes_over_while_it_is_locked_is_told_anew(
 
     assert fetched == []
     assert await notes(listener, a) == [("trio_jobs", JOB.id)]
-    [held] = await a.fetch()
-    assert held.job.cancel_requested is bool(batch.cancels)
+    [owned] = await a.fetch()
+    assert owned.job.cancel_requested is bool(batch.cancels)
 
 
 async def test_a_job_beyond_the_limit_of_its_type_is_told_to_who_has_passed_it_over(
@@ -271,10 +271,10 @@ async def test_members_that_end_watch_and_cancel_each_others_jobs_do_not_deadloc
     await a.add(*jobs)
     of_a, of_b = await a.fetch(20), await b.fetch(20)
 
-    async def end_one_by_one(member: Member, held: list[Held], others: list[Held]) -> None:
-        for number, each in enumerate(held):
+    async def end_one_by_one(member: Member, owned: list[OwnedJob], others: list[OwnedJob]) -> None:
+        for number, each in enumerate(owned):
             beyond = [other.job.id for other in others[number:]]
-            rest = [begun(other) for other in held[number + 1 :]]
+            rest = [begun(other) for other in owned[number + 1 :]]
             batch = Batch(moves=[ended(each)], begun=rest, watches=beyond, cancels=beyond)
             assert not (await member.round(batch)).fenced
 

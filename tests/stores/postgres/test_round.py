@@ -43,9 +43,9 @@ async def test_each_pending_job_is_fetched_once_and_the_oldest_first(a: Member, 
 
     first, second = await a.fetch(2), await b.fetch(9)
 
-    assert [held.job for held in first + second] == jobs
-    assert {held.member for held in first} == {a.session.member}
-    assert {held.claims for held in first} == {1}
+    assert [owned.job for owned in first + second] == jobs
+    assert {owned.member for owned in first} == {a.session.member}
+    assert {owned.claims for owned in first} == {1}
 
 
 async def test_what_is_submitted_is_fetched_in_the_same_round_behind_older_jobs(a: Member) -> None:
@@ -57,9 +57,9 @@ async def test_what_is_submitted_is_fetched_in_the_same_round_behind_older_jobs(
 
     answer = await a.round(batch)
 
-    assert [held.job.id for held in answer.fetched] == [make_job(0).id, first.id, second.id]
+    assert [owned.job.id for owned in answer.fetched] == [make_job(0).id, first.id, second.id]
     assert answer.taken == batch.new
-    assert [held.job for held in await a.fetch(9)] == [third]
+    assert [owned.job for owned in await a.fetch(9)] == [third]
 
 
 async def test_repeated_round_says_again_which_of_its_submissions_it_has_fetched(
@@ -71,7 +71,7 @@ async def test_repeated_round_says_again_which_of_its_submissions_it_has_fetched
     answer = await a.round(Batch(new=[first, second]))
 
     assert answer.taken == [first, second]
-    assert [(held.job.id, held.claims) for held in answer.fetched] == [(make_job(1).id, 1)]
+    assert [(owned.job.id, owned.claims) for owned in answer.fetched] == [(make_job(1).id, 1)]
 
 
 async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
@@ -81,19 +81,19 @@ async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
         rerun_of=make_job(0).id,
     )
     await a.add(job)
-    [held] = await a.fetch()
+    [owned] = await a.fetch()
     progress = Progress(done=3, total=4.5, message="Käse\0", at=now())
     error = JobError(type="Boom", message="it\nbroke")
     ending = Ending(
         outcome=Outcome.FAILED, error=error, left=Left(progress=progress, lines=("1\0", "2\x1b"))
     )
-    end = ended(held, ending)
+    end = ended(owned, ending)
 
     answer = await a.round(Batch(moves=[end]))
 
     assert not answer.fenced
     found = await a.find(job.id)
-    assert found == end.held.job
+    assert found == end.owned.job
     assert found.progress == progress
     assert found.lines == ("1\0", "2\x1b")
     assert found.attempts == 1
@@ -118,10 +118,10 @@ async def test_payloads_and_results_come_back_as_they_went_in(a: Member, text: b
     job = make_job(1, payload=text)
     await a.add(job)
 
-    [held] = await a.fetch()
-    await a.round(Batch(moves=[ended(held, Ending(outcome=Outcome.SUCCEEDED, result=text))]))
+    [owned] = await a.fetch()
+    await a.round(Batch(moves=[ended(owned, Ending(outcome=Outcome.SUCCEEDED, result=text))]))
 
-    assert held.job == job
+    assert owned.job == job
     found = await a.find(job.id)
     assert found.payload == text
     assert found.ending == Ending(outcome=Outcome.SUCCEEDED, result=text)
@@ -129,25 +129,25 @@ async def test_payloads_and_results_come_back_as_they_went_in(a: Member, text: b
 
 async def test_a_fetched_job_is_pending_until_its_begin_is_recorded(a: Member) -> None:
     await a.add(make_job(1))
-    [held] = await a.fetch()
+    [owned] = await a.fetch()
 
-    assert (await a.find(held.job.id)) == held.job
-    await a.round(Batch(begun=[begun(held)]))
+    assert (await a.find(owned.job.id)) == owned.job
+    await a.round(Batch(begun=[begun(owned)]))
 
-    found = await a.find(held.job.id)
+    found = await a.find(owned.job.id)
     assert (found.status, found.attempts) == (JobStatus.PROCESSING, 1)
     assert found.started_at is not None
 
 
 async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member) -> None:
     await a.add(make_job(1), make_job(2))
-    [held] = await a.fetch()
+    [owned] = await a.fetch()
     error = JobError(type="Boom", message="once more")
 
-    await a.round(Batch(moves=[later(held, seconds=1000, error=error)]))
-    found = await a.find(held.job.id)
+    await a.round(Batch(moves=[later(owned, seconds=1000, error=error)]))
+    found = await a.find(owned.job.id)
     before = await a.fetch()
-    await a.execute("select trio_jobs.make_due(%s)", held.job.id)
+    await a.execute("select trio_jobs.make_due(%s)", owned.job.id)
     await a.add(make_job(3))
 
     assert found.run_at is not None
@@ -254,7 +254,7 @@ async def test_a_cancelled_job_is_fetched_whatever_is_wanted(a: Member) -> None:
     fetched = await a.fetch(9, types=["u"], without=["t"], limits={"t": 1}, suspect=False)
 
     assert ids(fetched) == list(map(id_of, range(3)))
-    assert all(held.job.cancel_requested for held in fetched)
+    assert all(owned.job.cancel_requested for owned in fetched)
 
 
 async def test_one_job_at_a_time_that_was_in_a_crash(a: Member) -> None:
@@ -293,11 +293,11 @@ async def test_a_job_that_waits_for_a_time_is_told_with_it_if_no_other_is_earlie
 
 async def test_unfinished_jobs_are_counted_up_to_a_number(a: Member) -> None:
     await a.add(*map(make_job, range(4)), make_job(4, run_at=now() + timedelta(seconds=1000)))
-    [held] = await a.fetch()
+    [owned] = await a.fetch()
 
     counts = [
         (await a.round(Batch(moves=moves, count_to=count_to))).open_jobs
-        for moves, count_to in (([], 9), ([ended(held)], 9), ([], 3), ([], 0))
+        for moves, count_to in (([], 9), ([ended(owned)], 9), ([], 3), ([], 0))
     ]
 
     assert counts == [5, 4, 3, None]
@@ -321,12 +321,12 @@ async def test_who_has_lost_its_lease_tells_and_hears_of_ends_all_the_same(
     a: Member, b: Member, listener: TrioConnection
 ) -> None:
     await a.add(make_job(1))
-    [held] = await a.fetch()
+    [owned] = await a.fetch()
     a.session = b.session = Session(0, 0)
 
     await b.round_of(Batch(watches=[id_of(1)]))
     await notes(listener, a)
-    answer, _ = await a.round_of(Batch(moves=[ended(held)], want=Want(1)))
+    answer, _ = await a.round_of(Batch(moves=[ended(owned)], want=Want(1)))
 
     assert not answer.fenced
     assert await notes(listener, a) == [("trio_jobs", f"d{id_of(1)}")]
@@ -369,14 +369,14 @@ async def test_a_job_is_re_run_once(a: Member) -> None:
         f"no job {id_of(9)!r}",
     ]
     assert (await a.find(id_of(1))).rerun_as == id_of(10)
-    assert [held.job for held in await a.fetch(9)] == [reruns[0].jobs[0]]
+    assert [owned.job for owned in await a.fetch(9)] == [reruns[0].jobs[0]]
 
 
 async def test_what_a_member_has_is_found_again(a: Member, b: Member) -> None:
     await a.add(*map(make_job, range(3)))
-    held = await a.fetch(2)
+    owned = await a.fetch(2)
     await b.fetch()
 
     cursor = await a.connection.execute(round_calls.OWNED.encode(), {"member": a.session.member})
 
-    assert round_calls.held(await cursor.fetchall()) == held
+    assert round_calls.owned_jobs(await cursor.fetchall()) == owned

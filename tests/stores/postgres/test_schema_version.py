@@ -89,7 +89,7 @@ async def test_a_submission_is_there_when_its_transaction_commits(database: Data
     assert row is not None
     first, second = row
     assert before == []
-    assert [(held.job.id, held.job.payload) for held in after] == [
+    assert [(owned.job.id, owned.job.payload) for owned in after] == [
         (first, b'{"to": "a"}'),
         (second, b"null"),
     ]
@@ -171,10 +171,10 @@ UNUSUAL = [
 async def test_each_payload_by_sql_is_one_over_http(database: Database, payload: str) -> None:
     [(job_id,)] = await database.fetch("select trio_jobs.submit('t', %s::json)::text", payload)
     async with joined(database.url) as member:
-        [held] = await member.fetch(9)
+        [owned] = await member.fetch(9)
 
-    assert (held.job.id, held.job.payload) == (job_id, payload.encode())
-    check_submission("t", held.job.payload, HandlerRegistry.of({"t": take}))
+    assert (owned.job.id, owned.job.payload) == (job_id, payload.encode())
+    check_submission("t", owned.job.payload, HandlerRegistry.of({"t": take}))
 
 
 async def test_roles_need_and_get_no_more_than_they_use(database: Database) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from trio_jobs.job import Ending, Extras, IdempotencyKey, Job, JobError, JobStatus, Outcome
 from trio_jobs.progress import Progress
-from trio_jobs.stores.postgres.round import Held
+from trio_jobs.stores.postgres.round import OwnedJob
 from trio_jobs.timestamps import time_at
 
 # The JSON null. The database stores it as null, in a payload or in a succeeded job's result.
@@ -70,11 +70,11 @@ def brief_job(row: Sequence[Any]) -> Job:
     return _job(row, payload=NULL, result=None)
 
 
-def owned_job(row: Sequence[Any]) -> Held:
+def owned_job(row: Sequence[Any]) -> OwnedJob:
     """A row of `SELECT_WHOLE` as a job that its owner has fetched."""
     *_, claims = row
     job = whole_job(row)
-    return Held(job, row[8], claims)
+    return OwnedJob(job, row[8], claims)
 
 
 def json_bytes(text: str | None) -> bytes:

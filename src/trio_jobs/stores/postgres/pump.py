@@ -30,7 +30,7 @@ from trio_jobs.stores.postgres.failures import (
     refuses,
 )
 from trio_jobs.stores.postgres.membership import Membership
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, NewJobs, RoundSource
+from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob, RoundSource
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
 
@@ -274,13 +274,13 @@ class Pump:
         Its first attempt fetched the jobs that this member owns in the database without knowing
         them.
         """
-        fetched: Sequence[Held] = ()
+        fetched: Sequence[OwnedJob] = ()
         if session.member == self._sent_by:
             known = self._source.owned(session.member)
             # The database says again which of them it has fetched with their submissions.
             plain = (each for each in batch.new if each.is_plain)
             known |= {(job.id, 1) for each in plain for job in each.jobs}
-            found = round_calls.held(
+            found = round_calls.owned_jobs(
                 await self._execute(connection, round_calls.OWNED, {"member": session.member})
             )
             fetched = [each for each in found if (each.job.id, each.claims) not in known]
@@ -314,7 +314,7 @@ class Pump:
         self,
         connection: TrioConnection,
         session: Session,
-        fetched: Sequence[Held] = (),
+        fetched: Sequence[OwnedJob] = (),
     ) -> None:
         """Make the round.
 
@@ -538,7 +538,7 @@ async def _let_others_join() -> None:
         await trio.lowlevel.checkpoint()
 
 
-def _passes_over(want: Want, fetched: Sequence[Held]) -> bool:
+def _passes_over(want: Want, fetched: Sequence[OwnedJob]) -> bool:
     """Whether `_low` must stay: the fetch may have left jobs with smaller ids.
 
     Not by `want.types`: most others never run here, and `hint` tells if one is wanted from now on.

@@ -12,8 +12,8 @@ from trio_jobs.pool.want import Want as Want
 Show = Callable[[Job], None] | None
 
 
-class Held(NamedTuple):
-    """A job that this server has fetched.
+class OwnedJob(NamedTuple):
+    """A job that this server has fetched, and not given up.
 
     Attributes:
         job: The job as it is here.
@@ -31,12 +31,12 @@ class Moved(NamedTuple):
     """A move of a fetched job that is to be recorded; afterwards nobody owns the job.
 
     Attributes:
-        held: The job as it is after the move: completed, or pending (postponed, or given back).
+        owned: The job as it is after the move: completed, or pending (postponed, or given back).
         show: Called with the job once the move is recorded, if it is an end.
         has_run: Whether a handler has run it until then.
     """
 
-    held: Held
+    owned: OwnedJob
     show: Show = None
     has_run: bool = False
 
@@ -84,7 +84,7 @@ class Batch:
     """
 
     moves: Sequence[Moved] = ()
-    begun: Sequence[Held] = ()
+    begun: Sequence[OwnedJob] = ()
     want: Want = NOTHING
     new: Sequence[NewJobs] = ()
     cancels: Sequence[str] = ()
@@ -111,7 +111,7 @@ class Answer:
     """
 
     fenced: Sequence[str] = ()
-    fetched: Sequence[Held] = ()
+    fetched: Sequence[OwnedJob] = ()
     taken: Sequence[NewJobs] = ()
     busy: Sequence[NewJobs] = ()
     over: Sequence[str] = ()
@@ -155,5 +155,5 @@ class RoundSource(Protocol):
     def owned(self, member: int) -> set[tuple[str, int]]:
         """The jobs that this membership has fetched and not given up in the database.
 
-        Each is an id and its `Held.claims`: a round may give a job back, and fetch it again.
+        Each is an id and its `OwnedJob.claims`: a round may give a job back, and fetch it again.
         """

@@ -26,7 +26,7 @@ from trio_jobs.stores.postgres.columns import (
     whole_job,
 )
 from trio_jobs.stores.postgres.parameter_arrays import Texts, array, column, text_column
-from trio_jobs.stores.postgres.round import Answer, Batch, Held, Moved, NewJobs
+from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import time_at
 
@@ -107,7 +107,7 @@ _ADD_GROUP: Final = _call(
     "add_group", ("me", "my_session", *_NEW, "i_rerun_of"), "kind::text, id::text"
 )
 
-# The jobs that a member owns, by its id: after a lost connection; for `held`.
+# The jobs that a member owns, by its id: after a lost connection; for `owned_jobs`.
 OWNED: Final = (
     f"{SELECT_WHOLE} WHERE completed_at IS NULL AND run_at IS NULL AND owner = %(member)s "
     "ORDER BY run_at NULLS FIRST, id"
@@ -136,11 +136,11 @@ def _parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
     if batch.moves:
         params |= _moves(sorted(batch.moves, key=_moved_id))
     if batch.begun:
-        begun = sorted(batch.begun, key=_held_id)
-        params["b_id"] = array([held.job.id for held in begun])
-        params["b_owner"] = column(begun, lambda held: held.member)
-        params["b_claims"] = column(begun, lambda held: held.claims)
-        params["b_started_at"] = column(begun, lambda held: held.job.started_at)
+        begun = sorted(batch.begun, key=_owned_id)
+        params["b_id"] = array([owned.job.id for owned in begun])
+        params["b_owner"] = column(begun, lambda owned: owned.member)
+        params["b_claims"] = column(begun, lambda owned: owned.claims)
+        params["b_started_at"] = column(begun, lambda owned: owned.job.started_at)
     if batch.cancels:
         params["cancels"] = array(sorted(batch.cancels))
     if batch.watches:
@@ -180,7 +180,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
     member = session.member
     fenced: list[str] = []
     over: list[str] = []
-    numbered: list[tuple[int, Held]] = []
+    numbered: list[tuple[int, OwnedJob]] = []
     claims: dict[str, int] = {}
     known: set[str] = set()
     busy: set[str] = set()
@@ -188,7 +188,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
     for row in rows:
         kind, job_id = row[0], row[1]
         if kind == "f":
-            numbered.append((row[2], Held(_fetched(row), member, row[3])))
+            numbered.append((row[2], OwnedJob(_fetched(row), member, row[3])))
         elif kind == "t":
             claims[job_id] = row[3]
         elif kind == "x":
@@ -203,14 +203,14 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
             open_jobs = row[2]
         elif kind == "l":
             is_member = False
-    fetched = [held for _, held in sorted(numbered, key=_number)]
+    fetched = [owned for _, owned in sorted(numbered, key=_number)]
     taken = batch.new
     if refused := known | busy:
         taken = [group for group in batch.new if group.jobs[0].id not in refused]
     if claims:
         new = (job for group in taken for job in group.jobs)
         fetched += [
-            Held(job, member, count) for job in new if (count := claims.get(job.id)) is not None
+            OwnedJob(job, member, count) for job in new if (count := claims.get(job.id)) is not None
         ]
     found = Answer(
         fenced=fenced,
@@ -268,7 +268,7 @@ async def _refused_rerun(connection: psycopg.AsyncConnection[Any], job_id: str) 
     return InvalidTransitionError(f"job {job_id!r} is re-run twice by the same submission")
 
 
-def held(rows: Iterable[Sequence[Any]]) -> list[Held]:
+def owned_jobs(rows: Iterable[Sequence[Any]]) -> list[OwnedJob]:
     """The rows of `OWNED`."""
     return [owned_job(row) for row in rows]
 
@@ -302,11 +302,11 @@ def _fetched(row: Sequence[Any]) -> Job:
 
 
 def _moves(moves: Sequence[Moved]) -> dict[str, str | Texts]:
-    jobs = [move.held.job for move in moves]
+    jobs = [move.owned.job for move in moves]
     return {
         "m_id": array([job.id for job in jobs]),
-        "m_owner": column(moves, lambda move: move.held.member),
-        "m_claims": column(moves, lambda move: move.held.claims),
+        "m_owner": column(moves, lambda move: move.owned.member),
+        "m_claims": column(moves, lambda move: move.owned.claims),
         "m_attempts": column(jobs, lambda job: job.attempts),
         "m_snoozes": column(jobs, lambda job: job.snoozes or None),
         "m_run_at": column(jobs, lambda job: job.run_at),
@@ -380,12 +380,12 @@ def _text(text: str) -> str:
 
 
 def _moved_id(move: Moved) -> str:
-    return move.held.job.id
+    return move.owned.job.id
 
 
-def _held_id(held: Held) -> str:
-    return held.job.id
+def _owned_id(owned: OwnedJob) -> str:
+    return owned.job.id
 
 
-def _number(pair: tuple[int, Held]) -> int:
+def _number(pair: tuple[int, OwnedJob]) -> int:
     return pair[0]
