@@ -40,11 +40,11 @@ async def test_a_warm_up_that_fails_does_not_keep_the_server_from_starting() -> 
 async def test_a_warm_up_whose_connection_is_reset_does_not_keep_the_server_from_starting(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> bytes:
+    def fail(*_: object) -> bytes:
         monkeypatch.undo()
         raise ValueError("a fault of the server")
 
-    monkeypatch.setattr(ClientStream, "receive_some", fail)
+    monkeypatch.setattr(ClientStream, "receive_nowait", fail)
 
     async with served(echo, health_path="/warm") as server:
         assert (await server.request(get())).status == 200

@@ -87,16 +87,35 @@ class ClientStream:
             TimeUpError: The deadline has passed and no byte has arrived.
         """
         self.transport.receive_by = deadline
+        if not self.tls:
+            await trio.lowlevel.checkpoint()
+            if (data := self.receive_nowait()) is not None:
+                return data
+        return await self.wait_and_receive()
+
+    def receive_nowait(self) -> bytes | None:
+        """Read bytes that have arrived; None if there are none. Not for TLS.
+
+        Raises:
+            ClientDisconnectedError: The connection is broken.
+        """
+        try:
+            data = self.transport.receive_nowait()
+        except STREAM_ERRORS as error:
+            raise ClientDisconnectedError("the connection is broken") from error
+        self.eof = data == b""
+        return data
+
+    async def wait_and_receive(self) -> bytes:
+        """Wait for bytes until ``transport.receive_by``; otherwise as ``receive_some``."""
         try:
             if self.tls:
                 data = bytes(await self._stream.receive_some(_RECEIVE))
-            else:  # as `Transport.receive_some`, with one coroutine less for each request
-                await trio.lowlevel.checkpoint()
-                received = self.transport.receive_nowait()
-                data = await self.transport.wait_and_receive() if received is None else received
+            else:
+                data = await self.transport.wait_and_receive()
         except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
-        self.eof = self.eof or not data
+        self.eof = not data
         return data
 
     async def receive_up_to(self, length: int, data: bytes, deadline: float) -> bytes:
@@ -113,6 +132,19 @@ class ClientStream:
                 arrived += more
         return bytes(arrived)
 
+    def send_nowait(self, data: bytes) -> bytes:
+        """Send what the kernel takes at once; return the rest, which is all of it with TLS.
+
+        Raises:
+            ClientDisconnectedError: The connection is broken.
+        """
+        if self.tls:
+            return data
+        try:
+            return data[self.transport.send_nowait(data) :]
+        except STREAM_ERRORS as error:
+            raise ClientDisconnectedError("the connection is broken") from error
+
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send part of an answer. If this is cancelled, the answer stays truncated.
 
@@ -127,9 +159,9 @@ class ClientStream:
         """
         self.truncated = True
         try:
-            if last and not self.tls:
+            if last:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                data = data[self.transport.send_nowait(data) :]
+                data = self.send_nowait(data)
             for start in range(0, len(data), _PIECE):
                 piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
                 await self._stream.send_all(piece)
