@@ -88,7 +88,7 @@ class Application:
             case b"/full":
                 status, more = 429, [(b"Retry-After", b"1")]
             case b"/close":
-                more = [(b"Connection", b"close")]
+                more = [(b"connection", b"close")]
             case b"/long":
                 said = bytes(1_000_000)
             case b"/empty":

@@ -21,7 +21,7 @@ from trio_jobs.server.request_head import HeaderList, MalformedRequestError, mal
 if TYPE_CHECKING:
     from trio_jobs.server.server_context import ServerContext
 
-_CONNECTION = len(b"connection")
+_CLOSE = (b"connection", b"close")
 
 
 class H11Connection(ClientStream):
@@ -133,19 +133,15 @@ class H11Connection(ClientStream):
         last = self._is_last() if self.request_complete else self.transport.pause is None
         self.closing = b"connection" in {name.lower() for name, _ in headers}
         if last and not self.closing:
-            headers.append((b"connection", b"close"))
+            headers.append(_CLOSE)
             self.closing = True
 
     def complete_canonical_headers(self, headers: HeaderList) -> None:
         """``complete_headers`` after a request that h11 has not parsed, and that has been read."""
         headers.append(date_header())
-        self.closing = False
-        for name, _ in headers:
-            if len(name) == _CONNECTION and name.lower() == b"connection":
-                self.closing = True
-                return
-        if self._is_last():
-            headers.append((b"connection", b"close"))
+        self.closing = _CLOSE in headers
+        if not self.closing and self._is_last():
+            headers.append(_CLOSE)
             self.closing = True
 
     def _is_last(self) -> bool:

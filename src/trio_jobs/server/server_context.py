@@ -20,8 +20,8 @@ from trio_jobs.settings import HttpSettings
 # `Any`, because ASGI's messages are open dictionaries, and applications have their own types.
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
-# Status (one of ``PHRASES`` that has a body), headers (names in lower case; neither Date nor
-# Connection: keep-alive), body.
+# Status (one of ``PHRASES`` that has a body), headers (names in lower case; no ``Date``; no
+# ``Connection`` but ``close``), body.
 Answer = tuple[int, HeaderList, bytes]
 # An application may have this plain method: ``answer_now(method, target, fields, body, access)``.
 # The server calls it, without a scope, once access control has admitted a request and all of its
