@@ -13,6 +13,7 @@ from trio_jobs.pool.job_spec import JobSpec
 FAILED = Ending(outcome=Outcome.FAILED, error=JobError(type="ValueError", message="no"))
 TIMED_OUT = Ending(outcome=Outcome.TIMED_OUT, error=JobError(type="TooSlow", message=""))
 CANCELLED = Ending(outcome=Outcome.CANCELLED)
+INTERRUPTED = Ending(outcome=Outcome.INTERRUPTED)
 
 UNKNOWN = "01936d3c-0000-7000-8000-000000000000"
 
@@ -40,7 +41,7 @@ def jobs_of(api: Api) -> list[Job]:
     return api.parts.store.page_nowait(limit=100)
 
 
-@pytest.mark.parametrize("ending", [FAILED, TIMED_OUT, CANCELLED])
+@pytest.mark.parametrize("ending", [FAILED, TIMED_OUT, CANCELLED, INTERRUPTED])
 async def test_new_job_has_type_and_payload_of_the_old_one_and_each_names_the_other(
     ending: Ending,
 ) -> None:
