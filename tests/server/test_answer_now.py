@@ -1,7 +1,7 @@
 """An application that answers some requests without ASGI: `AnswerNow`."""
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar
 
 import pytest
@@ -96,6 +96,18 @@ async def test_target_is_as_the_client_sent_it() -> None:
     # The server may ask twice.
     asked = dict.fromkeys(target for _, target, _, _ in app.asked)
     assert list(asked) == [target.encode() for target in targets]
+
+
+@pytest.mark.parametrize("first", [post, lambda body, *line: chunked(body, path=line[0])])
+async def test_request_with_a_header_twice_comes_by_asgi(first: Callable[..., bytes]) -> None:
+    head, end, body = first(b"hello", "/now").partition(b"\r\n\r\n")
+    app = App()
+    async with served(app) as server:
+        client = await server.connect()
+        reply = await client.request(head + b"\r\nX-Y: a\r\nx-y: b" + end + body)
+
+    assert reply.body == b"by ASGI"
+    assert app.asked == []
 
 
 async def test_body_in_chunks_counts_if_all_of_it_has_arrived() -> None:

@@ -9,8 +9,10 @@ from trio_jobs.api.answers import REFUSALS, Answer, Asked, accepted, refused, sh
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
 from trio_jobs.api.quart_adapter import NO_STORE
-from trio_jobs.api.submission_json import parse_submission
+from trio_jobs.api.submission_json import KEY, parse_submission
+from trio_jobs.api.submit import as_first_answered, checked_key
 from trio_jobs.job import Job
+from trio_jobs.pool import idempotency
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.store import JobNotFoundError
 
@@ -19,15 +21,16 @@ Encoded = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 _JOB = re.compile(rb"/jobs/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A request with one of these headers asks for more than the fast path does.
-_BEYOND = frozenset({b"prefer", b"idempotency-key", b"content-encoding"})
+_BEYOND = frozenset({b"prefer", b"content-encoding"})
+_KEY = KEY.lower().encode()
 
 
 class FastPath:
     """The application of `create_app`, with a fast path past it for two kinds of requests.
 
     These are ``POST /jobs``, and ``GET /jobs/{id}`` with a UUID in lower case, if the target is
-    exactly this path, the body has arrived, and the request has no ``Prefer``, no
-    ``Idempotency-Key`` and no ``Content-Encoding``. Every other request goes to Quart, and so does
+    exactly this path, the body has arrived, and the request has no ``Prefer`` and no
+    ``Content-Encoding``. Every other request goes to Quart, and so does
     every request of a server that does not ask `answer_now`. Both ways parse, check, admit, show
     and refuse by the same functions, and give the same answer.
 
@@ -65,19 +68,22 @@ class FastPath:
         Args:
             method: In capitals.
             target: As the client sent it.
-            fields: The headers, by name in lower case. Access control has admitted the request.
+            fields: The headers, by name in lower case; no name has several values. Access control
+                has admitted the request.
             body: All of it, within the limit.
             access: Who asks.
 
         Returns:
-            Status, headers and body; or what the caller awaits for them, if the jobs are in a file.
+            Status, headers and body; or what the caller awaits for them, if the jobs are in a file,
+            or the submission has a key.
         """
         if not _BEYOND.isdisjoint(fields):
             return None
         try:
             if method == "POST" and target == self._submissions:
-                if self._waits:
-                    return self._submit_later(body, access)
+                key = fields.get(_KEY)
+                if self._waits or key is not None:
+                    return self._submit_later(body, access, key)
                 answer = self._submit(body, access)
             elif method == "GET" and _JOB.fullmatch(target):
                 job = self._find(target.removeprefix(b"/jobs/").decode())
@@ -105,15 +111,21 @@ class FastPath:
             [job] = admission.submit_all([spec])
         return accepted(job, {"Location": f"/jobs/{job.id}"})
 
-    async def _submit_later(self, body: bytes, access: Access) -> Encoded:
+    async def _submit_later(self, body: bytes, access: Access, key: bytes | None) -> Encoded:
         pool = self._context.pool
+        headers: dict[str, str] = {}
         try:
-            if pool.admission.closed:
+            if pool.admission.closed and key is None:
                 raise ShuttingDownError
+            text = None if key is None else checked_key([key.decode("latin-1")])
             name = access.name
-            spec = parse_submission(body, pool.handlers, pool.now, submitted_by=name)
-            job = await pool.admission.admit(spec)
-            answer = accepted(job, {"Location": f"/jobs/{job.id}"})
+            spec = parse_submission(body, pool.handlers, pool.now, key=text, submitted_by=name)
+            if spec.key is None:
+                job = await pool.admission.admit(spec)
+            else:
+                submitted = await idempotency.admit(spec, pool.admission, pool.store)
+                job, headers = as_first_answered(submitted, body, pool.handlers)
+            answer = accepted(job, {**headers, "Location": f"/jobs/{job.id}"})
         except REFUSALS as error:
             answer = refused(error, self._context, Asked.JOBS)
         return _encode(answer)

@@ -1,5 +1,7 @@
 """`POST /jobs`: one job; its client may wait for it, and repeat the request under a key."""
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
@@ -12,6 +14,7 @@ from trio_jobs.api.quart_adapter import current_path, to_response
 from trio_jobs.api.request_body import read_body
 from trio_jobs.api.submission_json import KEY, parse_submission
 from trio_jobs.api.submission_span import submission_span, with_span
+from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
 from trio_jobs.pool.job_spec import JobSpec
@@ -31,18 +34,15 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             raise ShuttingDownError
         body = await read_body(max_bytes=context.http.max_body_bytes)
         pool = context.pool
-        key, access = _read_key(), current_access()
+        key, access = checked_key(request.headers.getlist(KEY)), current_access()
         spec = parse_submission(body, pool.handlers, pool.now, key=key, submitted_by=access.name)
         with submission_span(context, [spec]) as span:
             submitted = await idempotency.admit(with_span(spec, span), admission, pool.store)
             if span is not None:
                 span.note_job(submitted.job.id)
         first = job = submitted.job
-        headers = {}
-        if submitted.replayed:
-            headers["Idempotent-Replayed"] = "true"
-            at_first = parse_submission(body, pool.handlers, lambda: job.created_at)
-            first = as_submitted(job, at_first)
+        job = submitted.job
+        first, headers = as_first_answered(submitted, body, pool.handlers)
         headers["Location"] = f"{current_path()}/{job.id}"
         applied: dict[str, str] = {}
         if "Prefer" in request.headers:
@@ -58,14 +58,24 @@ def as_submitted(job: Job, spec: JobSpec) -> Job:
     return replace(job, run_at=run_at)
 
 
-def _read_key() -> str | None:
-    """The current request's idempotency key.
+def as_first_answered(
+    submitted: idempotency.Submitted, body: bytes, handlers: HandlerRegistry
+) -> tuple[Job, dict[str, str]]:
+    """The job as the answer to its submission shows it, and that answer's headers."""
+    job = submitted.job
+    if not submitted.replayed:
+        return job, {}
+    at_first = parse_submission(body, handlers, lambda: job.created_at)
+    return as_submitted(job, at_first), {"Idempotent-Replayed": "true"}
+
+
+def checked_key(texts: Sequence[str]) -> str | None:
+    """The idempotency key in a request's headers of this name; None without one.
 
     Raises:
         Problem: 400, there are several keys, or the key is not 1 to 255
             visible ASCII characters.
     """
-    texts = request.headers.getlist(KEY)
     if not texts:
         return None
     if len(texts) > 1 or not VISIBLE.fullmatch(texts[0]):

@@ -1,7 +1,7 @@
 """Requests of canonical form: the head of one, parsed without h11.
 
 A request is *of canonical form* if it uses only what common clients need: GET or POST, a plain
-path, one ``Host``, at most one ``Content-Length``, a connection that stays open. h11 takes many
+path, a ``Host``, no header twice, a connection that stays open. h11 takes many
 times as long for such a head as the one regular expression here.
 
 One rule holds: **this module accepts less than h11, never more.** h11 reads each request that is
@@ -29,7 +29,7 @@ _REQUEST_LINE = re.compile(rb"(GET|POST) (%b) HTTP/1\.1\r\n" % _PATH)
 _HEADERS = re.compile(rb"((?:%b)++)\r\n" % _HEADER)
 # Headers that decide how long a request is, or what happens to its connection.
 _DECISIVE = frozenset(
-    b"connection content-length expect host te trailer transfer-encoding upgrade".split()
+    b"connection content-length expect te trailer transfer-encoding upgrade".split()
 )
 # More digits than any length that the settings allow.
 _LENGTH_DIGITS = 9
@@ -47,7 +47,7 @@ class CanonicalRequest(msgspec.Struct, frozen=True, gc=False):
         method: ``GET`` or ``POST``.
         target: A path, as the client has sent it.
         headers: Names in lower case, values without surrounding blanks, in the client's order.
-        fields: The first value of each header, by its name.
+        fields: The value of each header, by its name.
         body_start: The index of the body's first byte, counted from the request's first byte.
         end: The index after the body's last byte, which may not have arrived.
     """
@@ -114,20 +114,18 @@ def _parse_headers(block: bytes) -> tuple[Headers, Fields, int] | None:
     if found is None:
         return None
     headers: HeaderList = []
-    hosts = lengths = length = 0
+    length = 0
     for line in found[1][:-2].split(b"\r\n"):
         name, _, value = line.partition(b":")
         name = name.lower()
         value = value.strip(b" \t")
         if name in _DECISIVE:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length" and value.isdigit() and len(value) <= _LENGTH_DIGITS:
-                lengths += 1
+            if name == b"content-length" and value.isdigit() and len(value) <= _LENGTH_DIGITS:
                 length = int(value)
             elif name != b"connection" or value.lower() != b"keep-alive":
                 return None
         headers.append((name, value))
-    if hosts != 1 or lengths > 1:
+    fields = fields_of(headers)
+    if b"host" not in fields or len(fields) < len(headers):
         return None
-    return tuple(headers), fields_of(headers), length
+    return tuple(headers), fields, length

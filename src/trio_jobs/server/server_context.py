@@ -25,9 +25,9 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 Answer = tuple[int, HeaderList, bytes]
 # An application may have this plain method: ``answer_now(method, target, fields, body, access)``.
 # The server calls it, without a scope, once access control has admitted a request and all of its
-# body has arrived. ``target`` is as the client sent it. If it returns None, the server calls the
-# application by ASGI; before that it may call the method a second time. If it returns an awaitable,
-# the server awaits that; a client that disconnects does not cancel it.
+# body has arrived, if no header is there twice. ``target`` is as the client sent it. If it returns
+# None, the server calls the application by ASGI; before that it may call the method a second time.
+# If it returns an awaitable, the server awaits that; a client that disconnects does not cancel it.
 AnswerNow = Callable[[str, bytes, Fields, bytes, Access], Answer | Awaitable[Answer] | None]
 
 # Seconds in which the application has to start.
