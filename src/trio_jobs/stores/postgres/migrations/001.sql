@@ -484,25 +484,26 @@ $$;
 
 
 -- One round of one server; the Python module `round` says what it does. The arrays of one letter
--- have the same length, or are empty if all their values are null. Moves, begins, cancels and
+-- have the same length, or are empty if all their values are null; those of what the round does not
+-- do are null, as the call takes apart each array that it is given, an empty one too. Moves, begins, cancels and
 -- watches are in the order of their ids: whoever locks several jobs locks them in this order, or
 -- two servers could wait for each other. It can be repeated if its answer was lost; whoever begins
 -- a session of the member waits for its rounds, and later ones of earlier sessions are refused.
 create function trio_jobs.round(
     me bigint, my_session int,
-    m_id uuid[] = '{}', m_owner bigint[] = '{}', m_claims int[] = '{}', m_attempts int[] = '{}',
-    m_snoozes int[] = '{}', m_run_at timestamptz[] = '{}', m_started_at timestamptz[] = '{}',
-    m_completed_at timestamptz[] = '{}', m_duration float8[] = '{}', m_outcome text[] = '{}',
-    m_error_type text[] = '{}', m_error_message text[] = '{}', m_cancel boolean[] = '{}',
-    m_progress text[] = '{}', m_lines text[] = '{}', m_result text[] = '{}',
-    b_id uuid[] = '{}', b_owner bigint[] = '{}', b_claims int[] = '{}',
-    b_started_at timestamptz[] = '{}', cancels uuid[] = '{}', watches uuid[] = '{}',
+    m_id uuid[] = null, m_owner bigint[] = null, m_claims int[] = null, m_attempts int[] = null,
+    m_snoozes int[] = null, m_run_at timestamptz[] = null, m_started_at timestamptz[] = null,
+    m_completed_at timestamptz[] = null, m_duration float8[] = null, m_outcome text[] = null,
+    m_error_type text[] = null, m_error_message text[] = null, m_cancel boolean[] = null,
+    m_progress text[] = null, m_lines text[] = null, m_result text[] = null,
+    b_id uuid[] = null, b_owner bigint[] = null, b_claims int[] = null,
+    b_started_at timestamptz[] = null, cancels uuid[] = null, watches uuid[] = null,
     low uuid = null, want int = 0, wanted text[] = null, without text[] = '{}',
-    l_type text[] = '{}', l_left int[] = '{}', suspect boolean = false,
-    i_id uuid[] = '{}', i_type text[] = '{}', i_payload text[] = '{}',
-    i_created_at timestamptz[] = '{}', i_run_at timestamptz[] = '{}', i_key text[] = '{}',
-    i_key_digest bytea[] = '{}', i_submitted_by text[] = '{}', i_trace text[] = '{}',
-    i_fetchable boolean[] = '{}', count_to int = 0
+    l_type text[] = null, l_left int[] = null, suspect boolean = false,
+    i_id uuid[] = null, i_type text[] = null, i_payload text[] = null,
+    i_created_at timestamptz[] = null, i_run_at timestamptz[] = null, i_key text[] = null,
+    i_key_digest bytea[] = null, i_submitted_by text[] = null, i_trace text[] = null,
+    i_fetchable boolean[] = null, count_to int = 0
 ) returns setof trio_jobs.answer
 language plpgsql
 -- A plan that was made while the tables were empty must not read all of a large one.
@@ -523,8 +524,7 @@ begin
         return next line;
         want := 0;
     end if;
-    if (cardinality(m_id) > 0)::int + (cardinality(b_id) > 0)::int
-            + (cardinality(cancels) > 0)::int + (cardinality(watches) > 0)::int > 1 then
+    if num_nonnulls(m_id, b_id, cancels, watches) > 1 then
         perform from unnest(array(
             select distinct u.id from unnest(m_id || b_id || cancels || watches) as u(id) order by u.id
         )) as u(id)
@@ -540,7 +540,7 @@ begin
             return next line;
         end loop;
     end if;
-    for n in 1 .. cardinality(b_id) loop
+    for n in 1 .. coalesce(cardinality(b_id), 0) loop
         update trio_jobs.jobs j set started_at = b_started_at[n], progress = null, lines = null
         where j.id = b_id[n] and j.owner = b_owner[n] and j.claims = b_claims[n];
         if not found then
@@ -549,12 +549,12 @@ begin
         end if;
     end loop;
 
-    foreach an_id in array cancels loop
-        perform trio_jobs.request_cancel(an_id);
+    for n in 1 .. coalesce(cardinality(cancels), 0) loop
+        perform trio_jobs.request_cancel(cancels[n]);
     end loop;
 
     line.kind := 'o';
-    for n in 1 .. cardinality(watches) loop
+    for n in 1 .. coalesce(cardinality(watches), 0) loop
         update trio_jobs.jobs j set watcher = case when coalesce(j.watcher, me) = me then me else 0 end
         where j.id = watches[n] and j.outcome is null
         returning case when j.owner is null and j.run_at is null then j.id end into an_id;
@@ -585,7 +585,7 @@ begin
                 j.error_type, j.error_message, j.cancel_requested, j.rerun_as, j.progress::text,
                 j.lines::text;
         number_fetched := number_fetched + cardinality(locked.places);
-        exit when cardinality(l_type) = 0;
+        exit when l_type is null;
         l_left := array(
             select l.remaining - (select count(*)::int from unnest(locked.types) t(type) where t.type = l.type)
             from unnest(l_type, l_left) with ordinality as l(type, remaining, n) order by l.n);
