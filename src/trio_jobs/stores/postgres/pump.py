@@ -479,11 +479,7 @@ class Pump:
     async def _execute(
         self, connection: TrioConnection, sql: str, params: Mapping[str, object]
     ) -> list[tuple[Any, ...]]:
-        async def execute() -> list[tuple[Any, ...]]:
-            cursor = await connection.execute(sql, params)
-            return await cursor.fetchall()
-
-        return await self._answered(execute())
+        return await self._answered(connection.fetch(sql, params))
 
     async def _answered(self, statement: Awaitable[_Result]) -> _Result:
         """Wait for the database, but not for ever."""
