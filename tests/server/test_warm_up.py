@@ -6,7 +6,7 @@ import socket
 import pytest
 import trio
 
-from trio_jobs.server.client_stream import ClientStream
+from trio_jobs.server.transport import Transport
 
 from .serving import Receive, Scope, Send, answer, echo, get, http_only, served
 
@@ -44,7 +44,7 @@ async def test_a_warm_up_whose_connection_is_reset_does_not_keep_the_server_from
         monkeypatch.undo()
         raise ValueError("a fault of the server")
 
-    monkeypatch.setattr(ClientStream, "receive_nowait", fail)
+    monkeypatch.setattr(Transport, "receive_nowait", fail)
 
     async with served(echo, health_path="/warm") as server:
         assert (await server.request(get())).status == 200

@@ -9,7 +9,7 @@ from trio_jobs.api.answers import REFUSALS, Answer, Asked, accepted, refused, sh
 from trio_jobs.api.api_context import ApiContext
 from trio_jobs.api.app import create_app
 from trio_jobs.api.quart_adapter import NO_STORE
-from trio_jobs.api.submission_json import KEY, parse_submission
+from trio_jobs.api.submission_json import parse_submission
 from trio_jobs.api.submit import as_first_answered, checked_key
 from trio_jobs.job import Job
 from trio_jobs.pool import idempotency
@@ -22,7 +22,6 @@ Encoded = tuple[int, list[tuple[bytes, bytes]], bytes]
 _JOB = re.compile(rb"/jobs/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A request with one of these headers asks for more than the fast path does.
 _BEYOND = frozenset({b"prefer", b"content-encoding"})
-_KEY = KEY.lower().encode()
 
 
 class FastPath:
@@ -81,7 +80,7 @@ class FastPath:
             return None
         try:
             if method == "POST" and target == self._submissions:
-                key = fields.get(_KEY)
+                key = fields.get(b"idempotency-key")
                 if self._waits or key is not None:
                     return self._submit_later(body, access, key)
                 answer = self._submit(body, access)

@@ -76,46 +76,26 @@ class ClientStream:
         self.client_name = "unix" if self.client is None else "{}:{}".format(*self.client)
         return True
 
-    async def receive_some(self, deadline: float = inf) -> bytes:
+    async def receive_some(self, deadline: float = inf, *, wait: bool = False) -> bytes:
         """Read from the client; ``b""`` once it has closed its sending side.
 
         Args:
             deadline: When to give up, by ``time``.
+            wait: Whether the caller has looked, after a checkpoint: no byte is there yet.
 
         Raises:
             ClientDisconnectedError: The connection is broken.
             TimeUpError: The deadline has passed and no byte has arrived.
         """
         self.transport.receive_by = deadline
-        if not self.tls:
-            await trio.lowlevel.checkpoint()
-            if (data := self.receive_nowait()) is not None:
-                return data
-        return await self.wait_and_receive()
-
-    def receive_nowait(self) -> bytes | None:
-        """Read bytes that have arrived; None if there are none. Not for TLS.
-
-        Raises:
-            ClientDisconnectedError: The connection is broken.
-        """
         try:
-            data = self.transport.receive_nowait()
-        except STREAM_ERRORS as error:
-            raise ClientDisconnectedError("the connection is broken") from error
-        self.eof = data == b""
-        return data
-
-    async def wait_and_receive(self) -> bytes:
-        """Wait for bytes until ``transport.receive_by``; otherwise as ``receive_some``."""
-        try:
-            if self.tls:
-                data = bytes(await self._stream.receive_some(_RECEIVE))
-            else:
+            if wait and not self.tls:
                 data = await self.transport.wait_and_receive()
+            else:
+                data = bytes(await self._stream.receive_some(_RECEIVE))
         except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
-        self.eof = not data
+        self.eof = self.eof or not data
         return data
 
     async def receive_up_to(self, length: int, data: bytes, deadline: float) -> bytes:
@@ -132,19 +112,6 @@ class ClientStream:
                 arrived += more
         return bytes(arrived)
 
-    def send_nowait(self, data: bytes) -> bytes:
-        """Send what the kernel takes at once; return the rest, which is all of it with TLS.
-
-        Raises:
-            ClientDisconnectedError: The connection is broken.
-        """
-        if self.tls:
-            return data
-        try:
-            return data[self.transport.send_nowait(data) :]
-        except STREAM_ERRORS as error:
-            raise ClientDisconnectedError("the connection is broken") from error
-
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send part of an answer. If this is cancelled, the answer stays truncated.
 
@@ -159,16 +126,14 @@ class ClientStream:
         """
         self.truncated = True
         try:
-            if last:
+            if last and not self.tls:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                data = self.send_nowait(data)
+                data = data[self.transport.send_nowait(data) :]
             for start in range(0, len(data), _PIECE):
-                piece = data if len(data) <= _PIECE else data[start : start + _PIECE]
-                await self._stream.send_all(piece)
+                await self._stream.send_all(data[start : start + _PIECE])
             self.truncated = False
         except TimeUpError as late:
-            fields = {"client": self.client_name, "cause": str(late)}
-            log.info("client_too_slow", extra=fields)
+            log.info("client_too_slow", extra={"client": self.client_name, "cause": str(late)})
         except STREAM_ERRORS as error:
             raise ClientDisconnectedError("the connection is broken") from error
         if self.truncated:
