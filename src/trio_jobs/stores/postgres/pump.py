@@ -340,11 +340,14 @@ class Pump:
             failure = error
         else:
             self._in_doubt = False
-            batch = replace(batch, new=self._round.new)  # without those that were refused
+            if batch.new:
+                batch = replace(batch, new=self._round.new)  # without those that were refused
+            if fetched:
+                answer = replace(answer, fetched=[*fetched, *answer.fetched])
             self._round = None
             self._failures = 0
             self._note_written(*_written_parts(batch))
-            self._land(session, batch, replace(answer, fetched=[*fetched, *answer.fetched]))
+            self._land(session, batch, answer)
             return
         self._in_doubt = is_repeated or self._partly_there
         await self._note_failure(connection, failure)

@@ -83,7 +83,8 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         Cancellation:
             Loses no notification.
         """
-        await trio.lowlevel.checkpoint()
+        if self._arrived:
+            await trio.lowlevel.checkpoint()
         while not self._arrived:
             await _drive(generators.notifies(self.pgconn), self.pgconn.socket)
         return self.arrived()
