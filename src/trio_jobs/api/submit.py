@@ -40,7 +40,6 @@ def add_submit_route(routes: Blueprint, context: ApiContext) -> None:
             submitted = await idempotency.admit(with_span(spec, span), admission, pool.store)
             if span is not None:
                 span.note_job(submitted.job.id)
-        first = job = submitted.job
         job = submitted.job
         first, headers = as_first_answered(submitted, body, pool.handlers)
         headers["Location"] = f"{current_path()}/{job.id}"
