@@ -25,7 +25,7 @@ from tests.proof.program import (
     submit,
 )
 from tests.proof.raising import STORE_CALLS, Calls, Part, only_faults
-from tests.proof.share import share_of
+from tests.proof.share import first_step, share_of, step_width
 from tests.support import Stop
 from trio_jobs import Outcome
 
@@ -293,12 +293,12 @@ def run_and_check(
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
 def test_whatever_step_it_happens_at_every_job_is_accounted_for(action: Action) -> None:
-    at_every_step(action, seed=0)
+    at_every_step(action, seed=0, first=first_step(action.__name__), every=step_width())
 
 
 @pytest.mark.parametrize("action", CHANGES, ids=lambda action: action.__name__)
 def test_whenever_an_operator_changes_it_every_job_is_accounted_for(action: Action) -> None:
-    at_every_step(action, seed=0)
+    at_every_step(action, seed=0, first=first_step(action.__name__), every=step_width())
 
 
 def test_whichever_task_raises_every_job_is_accounted_for() -> None:
