@@ -63,7 +63,9 @@ class Round:
         return Counter(outcomes)
 
 
-@pytest.mark.parametrize("seed", range(ceil(share_of(4))))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, ceil(share_of(4))))]
+)
 async def test_no_kill_hits_a_job_that_has_only_come_near(seed: int, tmp_path: Path) -> None:
     functions = {
         "tiny": Handler.of(tasks.note_and_compute, run="process"),
