@@ -1,9 +1,10 @@
 """Rows 25 to 28: jobs in a PostgreSQL database, beside other queues over the same server."""
 
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg
 import trio
 
-from bench.children import Child, ChildError, python_module
+from bench.children import ROOT, Child, ChildError, python_module
 from bench.measuring import Spread, take_turns
 from bench.peers.environments import NOT_INSTALLED, POSTGRES_PEERS, Peer
 from bench.peers.over_postgres import BULK
@@ -211,12 +212,7 @@ def _beside_commit(databases: _Databases, delays: int, turns: int) -> list[Resul
         connection.execute("insert into bare values (1, 0)")
 
         def commit() -> float:
-            found = []
-            for _ in range(delays):
-                before = time.perf_counter()
-                connection.execute("insert into plain values (1)")
-                found.append(time.perf_counter() - before)
-            return Spread.of(found).median * 1000
+            return trio.run(_commits, url, delays)
 
         def start() -> float:
             return trio.run(_starts, url, 1, delays)[0]
@@ -225,12 +221,57 @@ def _beside_commit(databases: _Databases, delays: int, turns: int) -> list[Resul
             return trio.run(_takes, url, delays)
 
         values = take_turns({_START: start, _COMMIT: commit, _TAKE: take}, turns=turns)
-    names = (26, f"{_START}, idle, p50", f"{_COMMIT} of a row on the same server, p50")
+    names = (26, f"{_START}, idle, p50", f"{_COMMIT} of a row on the same server, idle, p50")
     beside = {side: values[side] for side in (_START, _TAKE)}
     return [
         _row(names, values, _START, _COMMIT, at_most(2), " ms"),
         _row((26, "the same", _TAKE), beside, _START, _TAKE, None, " ms"),
     ]
+
+
+class _Committer:
+    """Another program: its commits take no time of the event loop here."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
+        self._orders, self._answers = process.stdin, process.stdout
+
+    async def commit(self) -> None:
+        """Have it commit after a rest, and do not wait."""
+        await self._orders.send_all(b"\n")
+
+    async def committed(self) -> tuple[float, float, list[str]]:
+        """When it began and had committed, by `time.perf_counter`, and the values of the rows."""
+        answer = bytearray()
+        while not answer.endswith(b"\n"):
+            answer += await self._answers.receive_some()
+        began, committed, *values = answer.decode().split()
+        return float(began), float(committed), values
+
+
+@asynccontextmanager
+async def _committer(url: str, statement: str) -> AsyncIterator[_Committer]:
+    command = [sys.executable, "-m", "bench.committer", url, statement]
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        yield _Committer(process)
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def _commits(url: str, delays: int) -> float:
+    """The median milliseconds of a commit of one row, on a server that is idle before."""
+    found = []
+    async with _committer(url, "insert into plain values (1) returning number") as other:
+        for _ in range(delays):
+            await other.commit()
+            began, committed, _values = await other.committed()
+            found.append(committed - began)
+    return Spread.of(found).median * 1000
 
 
 async def _takes(url: str, delays: int) -> float:
@@ -251,22 +292,22 @@ async def _takes(url: str, delays: int) -> float:
             taken.set()
 
     found = []
-    with psycopg.connect(url, autocommit=True) as connection:
-        async with (
-            await connect(url, name="bare") as listener,
-            await connect(url, name="bare") as taker,
-            trio.open_nursery() as nursery,
-        ):
-            await listener.execute("listen bare")
-            nursery.start_soon(take_each, listener, taker)
-            notify = b"with row as (insert into plain values (1)) select pg_notify('bare', '')"
-            for _ in range(delays):
-                taken = trio.Event()
-                await trio.to_thread.run_sync(connection.execute, notify)
-                committed = time.perf_counter()
-                await taken.wait()
-                found.append(at - committed)
-            nursery.cancel_scope.cancel()
+    notify = "with row as (insert into plain values (1)) select pg_notify('bare', '')"
+    async with (
+        await connect(url, name="bare") as listener,
+        await connect(url, name="bare") as taker,
+        _committer(url, notify) as other,
+        trio.open_nursery() as nursery,
+    ):
+        await listener.execute("listen bare")
+        nursery.start_soon(take_each, listener, taker)
+        for _ in range(delays):
+            taken = trio.Event()
+            await other.commit()
+            await taken.wait()
+            _began, committed, _values = await other.committed()
+            found.append(at - committed)
+        nursery.cancel_scope.cancel()
     return Spread.of(found).median * 1000
 
 
@@ -287,35 +328,34 @@ async def _starts(url: str, together: int, delays: int, behind: int = 0) -> list
         if len(begun) == together:
             all_begun.set()
 
-    def submit() -> list[str]:
-        query = f"{_SUBMIT}::text from generate_series(1, {together})"
-        return [job_id for (job_id,) in connection.execute(query.encode())]
-
     async def median_delay() -> float:
         nonlocal all_begun
         found = []
         for _ in range(delays):
             begun.clear()
             all_begun = trio.Event()
-            job_ids = await trio.to_thread.run_sync(submit)
-            committed = time.perf_counter()
+            await other.commit()
             await all_begun.wait()
+            _began, committed, job_ids = await other.committed()
             found.append(begun[-1] - committed)
             for job_id in job_ids:  # idle again: no round records an end when the next ones come
                 await pool.wait(job_id)
         return Spread.of(found).median * 1000
 
     handlers = {"empty": note, "other": empty}
-    with psycopg.connect(url, autocommit=True) as connection:
-        async with open_jobs(handlers, url=url, buffer_size=1_000) as pool:
-            await pool.wait((await pool.submit("other")).id)
-            medians = [await median_delay()]
-            if behind:
-                for _ in range(behind // BULK):
-                    *_, last = await pool.submit_all([("other", None)] * BULK)
-                    await pool.wait(last.id)
-                medians.append(await median_delay())
-            return medians
+    submit = f"{_SUBMIT}::text from generate_series(1, {together})"
+    async with (
+        _committer(url, submit) as other,
+        open_jobs(handlers, url=url, buffer_size=1_000) as pool,
+    ):
+        await pool.wait((await pool.submit("other")).id)
+        medians = [await median_delay()]
+        if behind:
+            for _ in range(behind // BULK):
+                *_, last = await pool.submit_all([("other", None)] * BULK)
+                await pool.wait(last.id)
+            medians.append(await median_delay())
+        return medians
 
 
 def _two_processes(databases: _Databases, jobs: int, turns: int) -> Row:
