@@ -31,6 +31,7 @@ class EndedJobs:
         count: Called after each `BATCH` of jobs. It counts those that `since` has for it.
 
     Attributes:
+        note: Notes a job; see `beside`.
         last: The number of the job that ended last; 0 before the first, which is number 1.
         changed: Set by `touch`, and when a job ends. None while nobody waits for a change.
     """
@@ -39,24 +40,35 @@ class EndedJobs:
         self.last = 0
         self._count = count
         self._count_at = BATCH
+        self._look_at = BATCH  # 0 while somebody waits for a change
         self._jobs: deque[Job] = deque(maxlen=KEPT)
-        self._append = self._jobs.append
         self.changed: trio.Event | None = None
+        self.note = self.beside(_nothing)
 
-    def note(self, job: Job) -> None:
-        """Note a job that has just ended, and wake the tasks that wait for a change.
+    def beside(self, notify: Callable[[Job], object]) -> Callable[[Job], None]:
+        """A function that calls ``notify`` with a job that has just ended, and notes the job.
 
-        A job of more than 4 KiB is noted without payload and result, and a long type is cut.
+        It wakes the tasks that wait for a change. A job of more than 4 KiB is noted without payload
+        and result, and a long type is cut.
         """
-        size, ending = len(job.payload) + len(job.type), job.ending
-        if ending is not None and ending.result is not None:
-            size += len(ending.result)
-        self._append(job if size <= _MAX_SIZE else _brief(job))
-        self.last = last = self.last + 1
-        if self.changed is not None:
-            self.touch()
-        if last >= self._count_at:
-            self._count_at = last + BATCH
+        append = self._jobs.append
+
+        def note(job: Job) -> None:
+            notify(job)
+            size, ending = len(job.payload) + len(job.type), job.ending
+            if ending is not None and ending.result is not None:
+                size += len(ending.result)
+            append(job if size <= _MAX_SIZE else _brief(job))
+            self.last = last = self.last + 1
+            if last >= self._look_at:
+                self._look()
+
+        return note
+
+    def _look(self) -> None:
+        self.touch()
+        if self.last >= self._count_at:
+            self._count_at = self._look_at = self.last + BATCH
             self._count()
 
     def since(self, number: int) -> tuple[int, list[Job]]:
@@ -76,6 +88,7 @@ class EndedJobs:
         """An event that is set once the next job has ended, or `touch` is called."""
         if self.changed is None:
             self.changed = trio.Event()
+            self._look_at = 0
         return self.changed
 
     def touch(self) -> None:
@@ -83,6 +96,11 @@ class EndedJobs:
         if self.changed is not None:
             self.changed.set()
             self.changed = None
+            self._look_at = self._count_at
+
+
+def _nothing(job: Job) -> None:
+    """Do nothing with a job that is noted alone."""
 
 
 def _brief(job: Job) -> Job:

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -41,21 +42,27 @@ class Histogram:
 
     def add(self, durations: Sequence[float]) -> None:
         """Count some durations, at least one; none is negative."""
-        self.count += len(durations)
-        self.seconds += sum(durations)
-        self.least = min(self.least, min(durations))
-        self.greatest = max(self.greatest, max(durations))
-        # All in one go: a call for each one would double the cost.
+        durations = sorted(durations)
         number = len(durations)
+        self.count += number
+        self.seconds += sum(durations)
+        self.least = min(self.least, durations[0])
+        self.greatest = max(self.greatest, durations[-1])
+        # All in one go: a call for each one would double the cost.
         doubles = struct.pack(f"<{number}d", *durations)
+        buckets: Sequence[int]
         if _ZEROS in doubles:  # some may be upper bounds, as whole seconds are
             bits = struct.unpack(f"<{number}q", doubles)
-            self._buckets.update([(each + _ROUND_UP) >> _SHIFT for each in bits])
-            return
-        # Each is above the lower bound that its first 16 bits are. So those are enough, at half
-        # the cost.
-        lower = Counter(struct.unpack("<" + number * "6xH", doubles))
-        self._buckets.update({bucket + 1: count for bucket, count in lower.items()})
+            buckets, above = [(each + _ROUND_UP) >> _SHIFT for each in bits], 0
+        else:
+            # Each is above the lower bound that its first 16 bits are: those are enough.
+            buckets, above = struct.unpack("<" + number * "6xH", doubles), 1
+        first = 0
+        while first < number:  # few are equal: to look each one up would cost more than to sort
+            bucket = buckets[first]
+            end = bisect_right(buckets, bucket, first)
+            self._buckets[bucket + above] += end - first
+            first = end
 
     def merge(self, other: "Histogram") -> None:
         """Count the other one's durations, too."""

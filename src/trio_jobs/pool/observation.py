@@ -209,16 +209,6 @@ class Observation:
         """Note that waiting jobs are due: from now on they wait for a worker alone."""
         self._can_begin.update(dict.fromkeys(job_ids))
 
-    def beside(self, notify: Callable[[Job], None]) -> Callable[[Job], None]:
-        """A function that calls ``notify`` with a job that has just ended, and notes the job."""
-        note = self.ended.note
-
-        def show(job: Job) -> None:
-            notify(job)
-            note(job)
-
-        return show
-
     def end(self) -> None:
         """Note that the pool has ended. Idempotent."""
         self.over.set()
@@ -274,43 +264,57 @@ class Observation:
         self._turn_windows()
         _, jobs = self.ended.since(self._counted)  # none is missed: they are counted often enough
         self._counted = self.ended.last
-        groups, all_waited = dict[str, _Group](), self._waited
-        begins = ends = now
-        window, second = 0, [0, 0]
-        for job in jobs:
-            ended, ending = job.completed_at, job.ending
-            assert ended is not None and ending is not None  # noqa: S101, PT018  (it has ended)
-            if not begins <= ended < ends:
-                begins = ended.replace(microsecond=0)
-                ends = begins + _ONE_SECOND
-                second = self._seconds[int(begins.timestamp())]
-                if (new_window := self._window_of(now - ended)) != window:
-                    _add_durations(groups, window)
-                    groups, window = {}, new_window
-            group = groups.get(job.type)
-            if group is None:
-                group = groups[job.type] = self._counts_of(job.type), [], []
-            counts, runs, waits = group
-            outcome = ending.outcome
-            if outcome is _SUCCEEDED:
-                counts.succeeded += 1
-                second[0] += 1
-            else:
-                counts.unsuccessful[outcome] = counts.unsuccessful.get(outcome, 0) + 1
-                counts.attempts_failed += outcome in _FAILED
-                second[1] += 1
-            waited = all_waited and all_waited.pop(job.id, None) is not None
-            if outcome is _CANCELLED:
-                continue
-            if (duration := job.duration) is not None:
-                runs.append(duration)
-            if job.attempts == 1 and not waited and (began := job.started_at) is not None:
-                waits.append(began - job.created_at)
-        _add_durations(groups, window)
+        for second, some in _by_second(jobs):
+            numbers, window = self._seconds[int(second.timestamp())], self._window_of(now - second)
+            while some:
+                type_ = some[0].type
+                others = [job for job in some if job.type != type_]
+                if others:
+                    some = [job for job in some if job.type == type_]
+                unsuccessful = self._count_type(self._counts_of(type_), some, window)
+                numbers[0] += len(some) - unsuccessful
+                numbers[1] += unsuccessful
+                some = others
         if len(self._seconds) > 2 * _SECONDS:
             last = int(now.timestamp())
             for each in self._seconds.keys() - range(last - _SECONDS, last + 1):
                 del self._seconds[each]
+
+    def _count_type(self, counts: TypeCounts, jobs: list[Job], window: int) -> int:
+        """Count ended jobs of one type; return how many have not succeeded.
+
+        Each step is made for all jobs, without a call for each: that takes a third of the time.
+        """
+        waited = {job.id for job in jobs if job.id in self._waited} if self._waited else ()
+        for job_id in waited:
+            del self._waited[job_id]
+        unsuccessful = [
+            job for job in jobs if (end := job.ending) and end.outcome is not _SUCCEEDED
+        ]
+        counts.succeeded += len(jobs) - len(unsuccessful)
+        if unsuccessful:
+            for job in unsuccessful:
+                if (outcome := job.outcome) is not None:
+                    counts.unsuccessful[outcome] = counts.unsuccessful.get(outcome, 0) + 1
+                    counts.attempts_failed += outcome in _FAILED
+            jobs = [job for job in jobs if job.outcome is not _CANCELLED]
+        runs = [duration for job in jobs if (duration := job.duration) is not None]
+        if runs:
+            counts.run.windows[window].add(runs)
+        if waited:
+            jobs = [job for job in jobs if job.id not in waited]
+        waits = [
+            began - job.created_at
+            for job in jobs
+            if job.attempts == 1 and (began := job.started_at) is not None
+        ]
+        if waits:
+            if max(waits) < _ONE_SECOND:  # as on most servers, and for less
+                seconds = [wait.microseconds / 1e6 for wait in waits]
+            else:
+                seconds = [wait.total_seconds() for wait in waits]
+            counts.wait.windows[window].add(seconds)
+        return len(unsuccessful)
 
     def _turn_windows(self) -> None:
         turns = int((self._clock.current_time() - self._window_began) / _WINDOW)
@@ -345,13 +349,20 @@ class Observation:
         return [(succeeded, others) for succeeded, others in numbers]
 
 
-# The counts of a type, and the times of its jobs from claim to end, and from admission to claim.
-_Group = tuple[TypeCounts, list[float], list[timedelta]]
-
-
-def _add_durations(groups: dict[str, _Group], window: int) -> None:
-    for counts, runs, waits in groups.values():
-        if runs:
-            counts.run.windows[window].add(runs)
-        if waits:
-            counts.wait.windows[window].add([wait.total_seconds() for wait in waits])
+def _by_second(jobs: list[Job]) -> Iterable[tuple[datetime, list[Job]]]:
+    """The ended jobs by the whole seconds in which they ended."""
+    ends = [end for job in jobs if (end := job.completed_at) is not None]
+    if not ends:
+        return []
+    begins = min(ends).replace(microsecond=0)
+    if max(ends) < (over := begins + _ONE_SECOND):  # as most of a busy server
+        return [(begins, jobs)]
+    groups: dict[datetime, list[Job]] = defaultdict(list)
+    group = groups[begins]
+    for job, end in zip(jobs, ends, strict=True):
+        if not begins <= end < over:
+            begins = end.replace(microsecond=0)
+            over = begins + _ONE_SECOND
+            group = groups[begins]
+        group.append(job)
+    return groups.items()

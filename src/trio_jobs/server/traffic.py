@@ -34,6 +34,10 @@ class Traffic:
         self._requests: Counter[tuple[str, str, int | None]] = Counter()
         # By method, target and status; see `_MOST_SENT`.
         self._sent: dict[tuple[bytes, bytes, int | None], int] = {}
+        # The last one of them, and how often in a row it has come.
+        self._method, self._target = b"", b""
+        self._status: int | None = None
+        self._repeats = 0
 
     @property
     def requests(self) -> Counter[tuple[str, str, int | None]]:
@@ -46,13 +50,13 @@ class Traffic:
 
     def note_sent(self, method: bytes, target: bytes, status: int | None) -> None:
         """Count a request that has ended, by its method and target as the client has sent them."""
-        sent = self._sent
-        if (count := sent.get(key := (method, target, status))) is not None:
-            sent[key] = count + 1
-        else:
-            sent[key] = 1
-            if len(sent) >= _MOST_SENT or len(target) > _LONGEST:
-                self._look_up_routes()
+        if target == self._target and status == self._status and method == self._method:
+            self._repeats += 1
+            return
+        self._count_repeats()
+        self._method, self._target, self._status, self._repeats = method, target, status, 1
+        if len(self._sent) >= _MOST_SENT or len(target) > _LONGEST:
+            self._look_up_routes()
 
     def note_request(self, method: str, path: str, status: int | None, count: int = 1) -> None:
         """Count requests that have ended.
@@ -71,7 +75,14 @@ class Traffic:
         """Count bytes that the server has refused because they are no HTTP request."""
         self._requests[OTHER, OTHER, status] += 1
 
+    def _count_repeats(self) -> None:
+        if self._repeats:
+            key = (self._method, self._target, self._status)
+            self._sent[key] = self._sent.get(key, 0) + self._repeats
+        self._method, self._target, self._status, self._repeats = b"", b"", None, 0
+
     def _look_up_routes(self) -> None:
+        self._count_repeats()
         sent, self._sent = self._sent, {}
         for (method, target, status), count in sent.items():
             path = target.partition(b"?")[0].decode("latin-1")
