@@ -402,6 +402,21 @@ def test_type_of_a_file_system_is_that_of_the_nearest_mount() -> None:
     assert _file_system(Path("/")) not in ("", "proc")
 
 
+@pytest.mark.parametrize("name", [b"b\xc3\xbcro", b"b\xfcro", b"a b\\040", b"a\xe2\x80\xa8b"])
+def test_mount_of_any_name_is_recognised(
+    name: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    written = name.replace(b"\\", b"\\134").replace(b" ", b"\\040")  # as the kernel does
+    mounts.write_bytes(
+        b"1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:39 / /mnt/" + written + b" rw - nfs4 x rw\n"
+    )
+    monkeypatch.setattr("trio_jobs.stores.sqlite.file_place._MOUNTS", mounts)
+
+    assert _file_system(Path("/mnt", os.fsdecode(name), "jobs")) == "nfs4"
+    assert _file_system(Path("/mnt")) == "ext4"
+
+
 def test_process_killed_while_it_makes_the_file_has_made_none(path: Path) -> None:
     path.touch()  # somebody else does so
     path.with_name("jobs.db-new").write_bytes(b"half of")

@@ -1,5 +1,7 @@
 """Where a store's file may be, and the one line that says why it cannot be used."""
 
+import os
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -14,6 +16,11 @@ _NETWORK: Final = (
     *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
     *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
 )
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+
+# The kernel writes white space and backslashes in a path as three octal digits, all else as it is.
+_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
 
 class one_line:  # noqa: N801  (a context manager, used like a function)
@@ -65,16 +72,16 @@ def check_place(path: Path) -> None:
 def _file_system(folder: Path) -> str:
     """The type of the file system that holds a folder; empty if it is not known."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        mounts = _MOUNTS.read_bytes().split(b"\n")[:-1]
     except OSError:
         return ""
     longest, found = -1, ""
     for line in mounts:
-        fields, _, rest = line.partition(" - ")
-        # The kernel writes white space and backslashes as three octal digits.
-        point = Path(fields.split(" ")[4].encode(errors="surrogateescape").decode("unicode_escape"))
+        fields, _, rest = line.partition(b" - ")
+        name = _ESCAPED.sub(lambda digits: bytes([int(digits[1], 8)]), fields.split(b" ")[4])
+        point = Path(os.fsdecode(name))
         if folder.is_relative_to(point) and len(point.parts) >= longest:
-            longest, found = len(point.parts), rest.split(" ")[0]
+            longest, found = len(point.parts), rest.split(b" ")[0].decode()
     return found
 
 
