@@ -48,6 +48,15 @@ def test_error_has_a_type_and_a_message(error: BaseException, type_: str, messag
     assert (described.type, described.message) == (type_, message)
 
 
+def test_traceback_shows_half_of_a_surrogate_pair_by_its_number() -> None:
+    described = describe(raised(OSError(2, "no such file", "\udcfc")))
+    noted = ValueError("a")
+    noted.add_note("about \udcfc")
+
+    assert described.traceback.endswith("[Errno 2] no such file: '\\udcfc'\n")
+    assert describe(raised(noted)).traceback.endswith("ValueError: a\nabout \\udcfc\n")
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_error_whose_own_code_fails_has_them_as_well(kind: str) -> None:
     make, type_, message = HOSTILE[kind]

@@ -109,9 +109,9 @@ def _describe(error: BaseException, causes: tuple[Cause, ...], advise: Advise | 
     else:
         frames = "".join(traceback.format_tb(error.__traceback__))
         text = f"{frames}{name}: {message}\n"
-    return Failure(
-        type=name, message=message, traceback=text[-_MAX_TRACEBACK:], causes=causes, advice=advice
-    )
+    # A child process sends the description as UTF-8.
+    shown = text[-_MAX_TRACEBACK:].encode(errors="backslashreplace").decode()
+    return Failure(type=name, message=message, traceback=shown, causes=causes, advice=advice)
 
 
 def _message(error: BaseException, made: TracebackException | None) -> str:

@@ -49,6 +49,11 @@ def add_a_line_and_fail(path: str) -> NoReturn:
     raise ConnectionError(add_a_line(path))
 
 
+def fail_at_a_name_in_latin_1() -> NoReturn:
+    """Fail with a text that is no valid Unicode, as a file's name from another system may be."""
+    raise LookupError(os.fsdecode(b"gr\xfc\xdfe.txt"))
+
+
 def enter_and_wait(folder: str) -> int:
     """Leave the process's id in the folder, and return when there is a file `go` in it."""
     mine = Path(folder, f"{os.getpid()}.tmp")

@@ -61,6 +61,15 @@ async def test_a_child_spreads_a_payload_as_the_server_does() -> None:
     ]
 
 
+async def test_error_with_text_that_is_no_unicode_is_the_jobs_error(processes: ProcessPool) -> None:
+    ending = await process(in_process(tasks.fail_at_a_name_in_latin_1), processes=processes)
+
+    assert ending.outcome is Outcome.FAILED
+    assert ending.error is not None
+    assert (ending.error.type, ending.error.message) == ("LookupError", "gr��e.txt")
+    assert len(children_of(os.getpid())) == 1  # it lives on
+
+
 async def test_processes_are_started_on_demand_and_never_more_than_there_may_be(
     tmp_path: Path,
 ) -> None:
