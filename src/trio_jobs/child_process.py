@@ -13,14 +13,12 @@ import threading
 import types
 from functools import partial
 
-import msgspec
-
 from trio_jobs.fork_mask import ForkMask
 from trio_jobs.handlers.call_marks import CallMarks
 from trio_jobs.handlers.child_calls import run_calls
 from trio_jobs.handlers.child_functions import ChildFunctions
 from trio_jobs.handlers.child_log import ChildLog
-from trio_jobs.handlers.frames import Kind, Settings
+from trio_jobs.handlers.frames import Kind, Settings, pack, unpack
 from trio_jobs.handlers.server_pipes import ServerPipes
 
 # A terminal and a service manager send these to each process of the server; only the server acts
@@ -62,14 +60,15 @@ def main(requests: int, answers: int, memory: int, lifeline: int, folder: int) -
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     server = ServerPipes(requests, answers)
     ForkMask(partial(_become_a_copy, server)).watch()
-    settings = server.read(Settings)
-    if settings is not None:
+    body = server.read()
+    if body is not None:
+        settings = unpack(body, Settings)
         log = ChildLog(server.send_line)
         log.install(settings.log_level)
         functions = ChildFunctions(settings)
         functions.load()
         server.end_copy()
-        server.write(Kind.HELLO, msgspec.json.encode(functions.hello()))
+        server.write(Kind.HELLO, pack(functions.hello()))
         run_calls(server, marks, functions, log)
         functions.lifespan.leave()
 

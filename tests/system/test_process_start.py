@@ -79,6 +79,31 @@ async def test_files_of_the_users_do_not_hide_what_a_child_is_made_of(
     assert ending.result == b'"found"'
 
 
+async def test_folder_may_have_a_name_that_is_no_unicode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"gr\xfc\xdfe")
+    folder.mkdir()
+    file = folder / "in_latin_1.py"
+    file.write_text("def work(payload): return 'found'\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "argv", [str(file)])
+    importlib.import_module("in_latin_1")
+    monkeypatch.setitem(sys.modules, "in_latin_1", sys.modules.pop("in_latin_1"))
+    table = {"test": Handler.of(math.sqrt, run="process", name="in_latin_1:work")}
+    before = file.stat()
+
+    async with running_pool(table, workers=1) as pool:
+        file.write_text("def work(payload): return 'a later one'\n")
+        job = pool.submit("test")
+        blocked = await wait_until(lambda: pool.blocked or pool.outcome(job))
+        file.write_text("def work(payload): return 'found'\n")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert blocked == f"code_changed files={tmp_path}/gr\\udcfc\\udcdfe/in_latin_1.py"
+    assert pool.ending(job) == Ending(outcome=Outcome.SUCCEEDED, result=b'"found"')
+
+
 @pytest.mark.parametrize("file", ["twice.py", "twice/__init__.py"])
 async def test_a_module_is_the_one_that_the_server_has_imported(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

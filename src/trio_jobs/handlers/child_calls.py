@@ -31,9 +31,10 @@ def run_calls(
         log: Gets each job's id.
     """
     for number in count(1):
-        call = server.read(Call)
-        if call is None:
+        body = server.read()
+        if body is None:
             return
+        call = msgspec.json.decode(body, type=Call)
         if marks.begin(number):
             log.job_id = call.job_id
             _run(call, functions, server)

@@ -15,7 +15,7 @@ from trio_jobs.error_text import Failure
 from trio_jobs.handlers.call_marks import CallMarks, make_memory
 from trio_jobs.handlers.child_call import ChildCall
 from trio_jobs.handlers.child_log import LogLine, log_line
-from trio_jobs.handlers.frames import FrameError, FrameReader, Hello, Kind
+from trio_jobs.handlers.frames import FrameError, FrameReader, Hello, Kind, unpack
 from trio_jobs.handlers.process_group import ProcessGroup, make_pipe
 from trio_jobs.handlers.progress_report import ProgressReport
 from trio_jobs.handlers.sent_calls import SentCalls
@@ -298,7 +298,7 @@ class ChildHandle:
                     first.running.note_report(trio.current_time, report)
                 lines += 1
             elif kind is Kind.HELLO and self._hello is None:
-                self._hello = msgspec.json.decode(body, type=Hello)
+                self._hello = unpack(body, Hello)
             else:
                 raise FrameError(f"a frame of kind {kind.name} is not expected")
         return False

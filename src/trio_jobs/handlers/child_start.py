@@ -6,11 +6,19 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-import msgspec
 import trio
 
 from trio_jobs.handlers.child_handle import ChildHandle
-from trio_jobs.handlers.frames import FileState, Function, Hello, Kind, Program, Settings, frame
+from trio_jobs.handlers.frames import (
+    FileState,
+    Function,
+    Hello,
+    Kind,
+    Program,
+    Settings,
+    frame,
+    pack,
+)
 from trio_jobs.handlers.loaded_files import loaded_files, still_changed
 from trio_jobs.handlers.process_group import beyond_standard_streams
 from trio_jobs.handlers.start_shortage import ShortageError, StartShortage
@@ -108,7 +116,7 @@ class ChildStarter:
             files=self._files,
             log_level=logging.getLogger().getEffectiveLevel(),
         )
-        return frame(Kind.SETTINGS, msgspec.json.encode(settings))
+        return frame(Kind.SETTINGS, pack(settings))
 
 
 def open_folder() -> int | None:

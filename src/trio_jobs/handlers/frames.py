@@ -4,10 +4,12 @@ A payload crosses as it was submitted, a result as it will be kept, an exception
 description. So nothing needs to be picklable.
 """
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum
 from struct import Struct
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +21,8 @@ TIMES = Struct("!dd")
 
 # The largest frame, in bytes, that has no payload and no result: texts of 20,000 characters fit.
 _MAX_OTHER = 1_048_576
+
+_T = TypeVar("_T", bound=msgspec.Struct)
 
 
 class Kind(IntEnum):
@@ -94,6 +98,28 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: msgspec.Raw
     max_result_bytes: int
     trace: str | None = None  # the attempt's ``traceparent``, with tracing
+
+
+def pack(value: Settings | Hello) -> bytes:
+    """A body that holds names of files, which may be no valid Unicode.
+
+    Python's JSON escapes such text; msgspec's refuses it.
+    """
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def unpack(body: bytes, type: type[_T]) -> _T:  # noqa: A002
+    """The value that was packed.
+
+    Raises:
+        FrameError: The body is no JSON.
+        msgspec.ValidationError: It is not of this type.
+    """
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise FrameError(f"a body is no JSON: {error}") from error
+    return msgspec.convert(found, type)
 
 
 def frame(kind: Kind, body: bytes) -> bytes:

@@ -3,7 +3,6 @@
 import os
 import threading
 from collections import deque
-from typing import TypeVar
 
 import msgspec
 
@@ -13,8 +12,6 @@ from trio_jobs.handlers.progress_report import ProgressReport
 
 # Bytes that one read takes at most, unless a frame is longer: several jobs that were sent ahead.
 _CHUNK_BYTES = 65_536
-
-_T = TypeVar("_T", bound=msgspec.Struct)
 
 
 class ServerPipes:
@@ -31,8 +28,8 @@ class ServerPipes:
         self.is_copy = False
         self._pid = os.getpid()
 
-    def read(self, type: type[_T]) -> _T | None:  # noqa: A002
-        """Wait for the next frame, and decode it as ``type``; None if the pipe is closed."""
+    def read(self) -> bytes | None:
+        """Wait for the next frame, and return its body; None if the pipe is closed."""
         # Not by a file object: a thread that reads would hold its lock, and block a forked copy.
         while True:
             start, most = self._at + HEADER.size, _CHUNK_BYTES
@@ -41,7 +38,7 @@ class ServerPipes:
                 if len(self._unread) >= end:
                     body = self._unread[start:end]
                     self._at = end
-                    return msgspec.json.decode(body, type=type)
+                    return body
                 most = max(most, end - len(self._unread))
             chunk = os.read(self._requests, most)
             if not chunk:

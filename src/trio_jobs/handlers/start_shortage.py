@@ -98,6 +98,8 @@ class StartShortage:
                     self._tell(str(error))
 
     def _tell(self, cause: str) -> None:
+        # Clients are sent it as UTF-8; the name of a file may be no valid Unicode.
+        cause = cause.encode(errors="backslashreplace").decode()
         self._cause = cause
         if cause not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(cause)
