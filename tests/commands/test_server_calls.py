@@ -175,7 +175,14 @@ def test_without_an_http_client_one_line_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    "variable", [("ALL_PROXY", "socks9://proxy"), ("SSL_CERT_FILE", "/nowhere")]
+    "variable",
+    [
+        ("ALL_PROXY", "socks9://proxy"),
+        ("ALL_PROXY", "http://proxy:port"),
+        ("ALL_PROXY", "http://\udcff:80"),
+        ("NO_PROXY", "[::"),
+        ("SSL_CERT_FILE", "/nowhere"),
+    ],
 )
 def test_environment_that_the_http_client_refuses_is_one_line(
     variable: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

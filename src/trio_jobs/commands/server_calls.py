@@ -220,7 +220,7 @@ def http_arguments(server: Server) -> Iterator[dict[str, Any]]:
         CommandError: There is no httpx, or it refuses its variables in the environment.
     """
     try:
-        import httpx  # noqa: F401 - what is missing is said before the block
+        import httpx
     except ImportError:
         raise no_http_client() from None
     try:
@@ -230,8 +230,8 @@ def http_arguments(server: Server) -> Iterator[dict[str, Any]]:
             "verify": server.url.lower().startswith("https:"),
             "trust_env": not server.is_local,
         }
-    except (ImportError, OSError, ValueError) as error:
-        # A proxy that it does not know, or certificates that cannot be read.
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        # A proxy that it does not know, or has no address; or certificates that cannot be read.
         text = f"the HTTP client refuses its variables in the environment: {error}"
         raise CommandError(text, MISTAKEN) from None
 
