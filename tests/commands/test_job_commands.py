@@ -94,6 +94,26 @@ def test_a_bare_wait_before_the_type_is_told_from_a_time(
     assert "got 'email'; TYPE and PAYLOAD stand before --wait" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "\udcfc"),
+        ("list", "--type=\udcfc"),
+        ("cancel", "--type=\udcfc"),
+        ("rerun", "--failed", "--type=\udcfc"),
+        ("tail", "--type=\udcfc"),
+        ("run", "-", "--type=\udcfc"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_type_that_is_no_unicode_is_one_line(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call(*arguments)
+    assert "expected the type of a job in UTF-8, got '\\udcfc'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["../pool", "counts", "", JOB_ID[:-1], f"{JOB_ID}/cancel"])
 def test_what_is_no_id_never_becomes_a_path(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

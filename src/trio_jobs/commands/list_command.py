@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from trio_jobs.commands.complaints import complain
-from trio_jobs.commands.durations import seconds_of
+from trio_jobs.commands.durations import job_type, seconds_of
 from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
 from trio_jobs.commands.seen_job import SeenJob, read_as, read_job
@@ -41,7 +41,12 @@ def add(parser: ArgumentParser) -> None:
         help="only jobs that have failed or timed out and were not re-run, the last end first",
     )
     parser.add_argument(
-        "--type", metavar="T", action="append", default=[], help="of this type; may be repeated"
+        "--type",
+        metavar="T",
+        type=job_type,
+        action="append",
+        default=[],
+        help="of this type; may be repeated",
     )
     parser.add_argument(
         "--status",

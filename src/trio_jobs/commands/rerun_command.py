@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from trio_jobs.commands.command_error import CommandError
-from trio_jobs.commands.durations import job_id
+from trio_jobs.commands.durations import job_id, job_type
 from trio_jobs.commands.each_job import run_for_each
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import json_line, write_line
@@ -22,6 +22,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--type",
         metavar="T",
+        type=job_type,
         action="append",
         help="with --failed, only jobs of this type; may be repeated",
     )

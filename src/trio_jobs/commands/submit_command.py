@@ -10,7 +10,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 import msgspec
 
 from trio_jobs.commands.command_error import CommandError
-from trio_jobs.commands.durations import seconds_of
+from trio_jobs.commands.durations import job_type, seconds_of
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import json_line, write_line
 from trio_jobs.commands.second_tries import Patience, wait_as_asked
@@ -29,7 +29,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 def add(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("type", metavar="TYPE", help="the job's type")
+    parser.add_argument("type", metavar="TYPE", type=job_type, help="the job's type")
     parser.add_argument(
         "payload",
         metavar="PAYLOAD",

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from trio_jobs.commands.complaints import complain
+from trio_jobs.commands.durations import job_type
 from trio_jobs.commands.event_feed import Event, follow
 from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
@@ -18,7 +19,12 @@ def add(parser: ArgumentParser) -> None:
         "--failed", action="store_true", help="only jobs that have failed or timed out"
     )
     parser.add_argument(
-        "--type", metavar="T", action="append", default=[], help="of this type; may be repeated"
+        "--type",
+        metavar="T",
+        type=job_type,
+        action="append",
+        default=[],
+        help="of this type; may be repeated",
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line on a terminal, too"

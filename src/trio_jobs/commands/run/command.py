@@ -4,7 +4,7 @@ import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from trio_jobs.commands.durations import seconds_of
+from trio_jobs.commands.durations import job_type, seconds_of
 from trio_jobs.commands.server_option import add_server_options
 
 # Seconds for the threads and `atexit` callbacks of handler modules once the run has ended.
@@ -19,6 +19,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--type",
         metavar="TYPE",
+        type=job_type,
         help='the type of all jobs: each line is a payload (default: each is {"type", "payload"})',
     )
     parser.add_argument(
