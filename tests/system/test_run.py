@@ -402,6 +402,18 @@ async def test_records_that_failed_are_tried_again(folder: Folder) -> None:
     assert Counter(Counter(ledger(folder.path)).values()) == {1: 7, 2: 3}
 
 
+async def test_files_may_have_names_that_are_no_unicode(folder: Folder) -> None:
+    folder.write(*range(1, 11))
+    arguments = ("records", "--type=odd", "--config=config.toml", "--out=\udcfc", "--failed=\udcdf")
+
+    first = await folder.run(*arguments)
+    again = await folder.run(*arguments, "--resume")
+
+    assert (first.status, again.status) == (3, 3)
+    assert folder.numbers("\udcfc") == list(range(1, 11))
+    assert folder.numbers("\udcdf") == [3, 6, 9]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -153,7 +153,10 @@ def _open_files(options: Namespace, input_: InputFile) -> RunFiles:
     same = RunOptions(
         type=options.type,
         chunk=options.chunk,
-        failed=None if failed is None else str(failed.absolute()),
+        # The side file is JSON; the path may be no valid Unicode.
+        failed=None
+        if failed is None
+        else str(failed.absolute()).encode(errors="backslashreplace").decode(),
     )
     if options.resume and mark is not None:
         return resume_files(out, failed, mark, same, retry_failed=options.retry_failed)
