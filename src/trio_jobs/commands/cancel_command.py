@@ -4,25 +4,19 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from trio_jobs.commands.command_error import CommandError
-from trio_jobs.commands.durations import job_id, job_type
+from trio_jobs.commands.durations import job_id
 from trio_jobs.commands.each_job import run_for_each
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import json_line, write_line
 from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
+from trio_jobs.commands.type_option import add_type_option
 
 
 def add(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("ids", metavar="ID", nargs="*", type=job_id, help="a job")
-    parser.add_argument(
-        "--type",
-        metavar="T",
-        type=job_type,
-        action="append",
-        default=[],
-        help="all unfinished jobs of this type; may be repeated",
-    )
+    add_type_option(parser, "all unfinished jobs of this type")
     parser.add_argument(
         "--pending", action="store_true", help="only jobs that no worker has begun; of all types"
     )

@@ -1,4 +1,4 @@
-"""Durations, job ids and job types on the command line."""
+"""Durations and job ids on the command line."""
 
 import re
 from argparse import ArgumentTypeError
@@ -31,16 +31,3 @@ def job_id(text: str) -> str:
     if _ID.fullmatch(text):
         return text.lower()
     raise ArgumentTypeError(f"expected the id of a job, got {text!r}")
-
-
-def job_type(text: str) -> str:
-    """A job's type.
-
-    Raises:
-        ArgumentTypeError: The server cannot be sent it.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # the command line held other bytes
-        raise ArgumentTypeError(f"expected the type of a job in UTF-8, got {text!r}") from None
-    return text

@@ -11,13 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from trio_jobs.commands.complaints import complain
-from trio_jobs.commands.durations import job_type, seconds_of
+from trio_jobs.commands.durations import seconds_of
 from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
 from trio_jobs.commands.seen_job import SeenJob, read_as, read_job
 from trio_jobs.commands.server_calls import Calls, open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import plain, table, terminal_size
+from trio_jobs.commands.type_option import add_type_option
 
 _PAGE: Final = 1000  # the most that a server lists at a time
 _USUAL_LIMIT: Final = 100
@@ -40,14 +41,7 @@ def add(parser: ArgumentParser) -> None:
         action="store_true",
         help="only jobs that have failed or timed out and were not re-run, the last end first",
     )
-    parser.add_argument(
-        "--type",
-        metavar="T",
-        type=job_type,
-        action="append",
-        default=[],
-        help="of this type; may be repeated",
-    )
+    add_type_option(parser, "of this type")
     parser.add_argument(
         "--status",
         metavar="STATUS",

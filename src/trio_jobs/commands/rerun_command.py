@@ -4,13 +4,14 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from trio_jobs.commands.command_error import CommandError
-from trio_jobs.commands.durations import job_id, job_type
+from trio_jobs.commands.durations import job_id
 from trio_jobs.commands.each_job import run_for_each
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import json_line, write_line
 from trio_jobs.commands.seen_job import read_job
 from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
+from trio_jobs.commands.type_option import add_type_option
 
 
 def add(parser: ArgumentParser) -> None:
@@ -19,13 +20,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--failed", action="store_true", help="all jobs that have failed or timed out, each once"
     )
-    parser.add_argument(
-        "--type",
-        metavar="T",
-        type=job_type,
-        action="append",
-        help="with --failed, only jobs of this type; may be repeated",
-    )
+    add_type_option(parser, "with --failed, only jobs of this type")
     add_server_options(parser)
 
 

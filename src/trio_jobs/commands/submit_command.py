@@ -10,13 +10,14 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 import msgspec
 
 from trio_jobs.commands.command_error import CommandError
-from trio_jobs.commands.durations import job_type, seconds_of
+from trio_jobs.commands.durations import seconds_of
 from trio_jobs.commands.exit_statuses import MISTAKEN, OK
 from trio_jobs.commands.output import json_line, write_line
 from trio_jobs.commands.second_tries import Patience, wait_as_asked
 from trio_jobs.commands.seen_job import SeenJob, read_job
 from trio_jobs.commands.server_calls import Calls, GoneError, RefusedError, open_calls
 from trio_jobs.commands.server_option import add_server_options
+from trio_jobs.commands.type_option import job_type
 from trio_jobs.commands.waiting import check_success, wait_for
 
 # Statuses of refusals that another try may not get.

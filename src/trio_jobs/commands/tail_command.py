@@ -3,7 +3,6 @@
 from argparse import ArgumentParser, Namespace
 
 from trio_jobs.commands.complaints import complain
-from trio_jobs.commands.durations import job_type
 from trio_jobs.commands.event_feed import Event, follow
 from trio_jobs.commands.exit_statuses import OK
 from trio_jobs.commands.output import is_terminal, json_line, write_line
@@ -11,6 +10,7 @@ from trio_jobs.commands.seen_job import EndedJobs, SeenJob, read_as, read_job
 from trio_jobs.commands.server_calls import open_calls
 from trio_jobs.commands.server_option import add_server_options
 from trio_jobs.commands.text_cells import plain
+from trio_jobs.commands.type_option import add_type_option
 
 
 def add(parser: ArgumentParser) -> None:
@@ -18,14 +18,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--failed", action="store_true", help="only jobs that have failed or timed out"
     )
-    parser.add_argument(
-        "--type",
-        metavar="T",
-        type=job_type,
-        action="append",
-        default=[],
-        help="of this type; may be repeated",
-    )
+    add_type_option(parser, "of this type")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line on a terminal, too"
     )

@@ -4,8 +4,9 @@ import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from trio_jobs.commands.durations import job_type, seconds_of
+from trio_jobs.commands.durations import seconds_of
 from trio_jobs.commands.server_option import add_server_options
+from trio_jobs.commands.type_option import job_type
 
 # Seconds for the threads and `atexit` callbacks of handler modules once the run has ended.
 _END_SECONDS = 5.0
