@@ -65,8 +65,8 @@ FEW_SEEDS = 1
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are processors: some tests wait for a clock, a thread or a process."""
-    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else 4
+    """One more than there are processors: some tests wait for a clock, a thread or a process."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 4
 
 
 def pytest_configure(config: pytest.Config) -> None:
