@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trio_jobs.access import Access as Access
     from trio_jobs.access import Role as Role
+    from trio_jobs.base_jobs import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.embed import open_jobs as open_jobs
     from trio_jobs.embedded_jobs import DurableJobs as DurableJobs
     from trio_jobs.embedded_jobs import Jobs as Jobs
-    from trio_jobs.embedded_jobs import JobUnsuccessfulError as JobUnsuccessfulError
     from trio_jobs.handlers.context import JobContext as JobContext
     from trio_jobs.handlers.handler import Handler as Handler
     from trio_jobs.handlers.handler import Run as Run
@@ -76,7 +76,7 @@ _MODULES = {
     "JobNotFoundError": "pool.store",
     "JobQueue": "job_queue",
     "JobStatus": "job",
-    "JobUnsuccessfulError": "embedded_jobs",
+    "JobUnsuccessfulError": "base_jobs",
     "Jobs": "embedded_jobs",
     "KeyReusedError": "pool.idempotency",
     "Left": "job",

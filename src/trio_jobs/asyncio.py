@@ -12,10 +12,11 @@ import trio
 
 from trio_jobs import embed
 from trio_jobs.awaited_jobs import AwaitedJobs
+from trio_jobs.base_jobs import ApiOptions
 from trio_jobs.carried_app import CarriedApp
 from trio_jobs.closed_app import ClosedApp
 from trio_jobs.embed import Options
-from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
+from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.mounted_api import App
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.unfinished import unfinished_lines

@@ -12,9 +12,10 @@ import trio
 
 from trio_jobs.access import RoleFunction
 from trio_jobs.awaited_jobs import AwaitedJobs
+from trio_jobs.base_jobs import ApiOptions
 from trio_jobs.closed_app import ClosedApp
 from trio_jobs.embed import Options, open_jobs
-from trio_jobs.embedded_jobs import ApiOptions, DurableJobs, Jobs
+from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
