@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from trio_jobs.bootstrap import prepare_store
 from trio_jobs.config import describe, load_config
+from trio_jobs.preparation import prepare_store
 from trio_jobs.settings import (
     Config,
     ConfigError,

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from trio_jobs.bootstrap import log_hidden, log_wrong_loop, prepare_store, read_secrets
+from trio_jobs.bootstrap import log_hidden, log_wrong_loop
 from trio_jobs.config import load_config
 from trio_jobs.configured_jobs import open_configured_jobs
 from trio_jobs.embedded_jobs import DurableJobs, Jobs
@@ -24,6 +24,7 @@ from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.lifecycle import without_groups
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.pool.store import StoreUnusableError
+from trio_jobs.preparation import prepare_store, read_secrets
 from trio_jobs.settings import Config
 from trio_jobs.tokens import TokenTable
 

@@ -22,9 +22,9 @@ def add(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Make the tables, or renew those of an older version; others may use them meanwhile."""
     # Imported here: the parser of all commands needs none of it.
-    from trio_jobs.bootstrap import prepare_store
     from trio_jobs.config import load_config
     from trio_jobs.pool.store import StoreDatabaseError
+    from trio_jobs.preparation import prepare_store
     from trio_jobs.settings import ConfigError
 
     try:
