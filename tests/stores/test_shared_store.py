@@ -9,7 +9,7 @@ from tests.support import NOON
 from trio_jobs import Ending, Outcome
 from trio_jobs.job import Job, Later
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
-from trio_jobs.stores import shared_store
+from trio_jobs.stores import outbox, shared_store
 from trio_jobs.stores.postgres.round import NewJobs
 
 SUCCEEDED = Ending(outcome=Outcome.SUCCEEDED, result=b"1")
@@ -143,7 +143,7 @@ async def test_repeatable_job_begins_at_once(server: Server) -> None:
 def test_round_takes_no_more_bytes_than_a_statement_should_have(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_store, "_MAX_BYTES", 2_000)
+    monkeypatch.setattr(outbox, "_MAX_BYTES", 2_000)
     for number in range(5):
         submit(server, f"{number}", payload=b"1" * 600)
 

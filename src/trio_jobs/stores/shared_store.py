@@ -5,9 +5,10 @@ database with the next round. The database decides whether it counts: another se
 job by then.
 """
 
+import dataclasses
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import takewhile
@@ -28,6 +29,7 @@ from trio_jobs.pool.store import (
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.want import NOTHING, Want
 from trio_jobs.stores.database_port import ReadersPort, RequestsPort
+from trio_jobs.stores.outbox import Outbox
 from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob, Show
 from trio_jobs.stores.remote_ends import RemoteEnds
 from trio_jobs.stores.shared_reads import SharedReads
@@ -49,11 +51,6 @@ log = logging.getLogger(__name__)
 # How many ends may be unrecorded before workers wait. Each is a job that runs again if this server
 # dies.
 MAX_UNRECORDED_ENDS: Final = 1_000
-
-# Bytes of payloads and results that one round writes of moves, and of submissions; and what a job
-# counts beside them.
-_MAX_BYTES: Final = 4_194_304
-_JOB_BYTES: Final = 500
 
 # Seconds that a job runs before a round records its begin, so that other servers show it as
 # processing. Most jobs end sooner, and this would be one more write for each.
@@ -125,20 +122,11 @@ class SharedStore(SharedReads):
         self._cut: set[str] = set()  # the running ones whose lease has run out
         self._again: dict[str, OwnedJob] = {}  # fetched while the same job, cut, still runs here
         self._suspects: set[str] = set()  # those of all these that were interrupted
-        # What the next rounds do.
-        self._outbox: deque[Moved] = deque()
-        self._inbox: deque[NewJobs] = deque()
-        self._begun: dict[str, tuple[OwnedJob, trio.Event]] = {}
+        self._outbox = Outbox()
         # By id, oldest first: when running jobs with an unrecorded begin began.
         self._unnoted: dict[str, float] = {}
         self._notes_begins = False  # whether the next round comes for their sake
-        self._cancels: dict[str, None] = {}
-        self._settling: list[trio.Event] = []  # set when all moves so far are recorded
-        # The round that is under way, and what belongs to it.
-        self._under_way: Batch | None = None
-        self._begun_under_way: dict[str, tuple[OwnedJob, trio.Event]] = {}
-        self._settling_under_way: list[trio.Event] = []
-        self._cancelled_meanwhile: set[str] = set()  # perhaps of jobs that it fetches
+        self._cancelled_meanwhile: set[str] = set()  # perhaps jobs that the round fetches
         # The jobs with moves that are not recorded, as clients see them.
         self._unrecorded: dict[str, Job] = {}
         self._ending: dict[str, Job] = {}  # those that have ended, as they ended
@@ -171,8 +159,7 @@ class SharedStore(SharedReads):
 
     @property
     def unwritten(self) -> int:
-        under_way = 0 if self._under_way is None else len(self._under_way.moves)
-        return len(self._outbox) + under_way
+        return len(self._outbox)
 
     @property
     def failing_seconds(self) -> float | None:
@@ -217,16 +204,12 @@ class SharedStore(SharedReads):
         refused: Callable[[Exception], None],
     ) -> NewJobs:
         submission = NewJobs(jobs, [], lambda _: landed(), refused)
-        self._inbox.append(submission)
+        self._outbox.submit(submission)
         self._pump.wake()
         return submission
 
     def withdraw(self, submission: object) -> bool:
-        for index, each in enumerate(self._inbox):
-            if each is submission:
-                del self._inbox[index]
-                return True
-        return False
+        return self._outbox.withdraw(submission)
 
     # The moves.
 
@@ -302,10 +285,7 @@ class SharedStore(SharedReads):
             if owned.member <= member:
                 del self._again[job_id]
         self._cut |= {id_ for id_, owned in self._running.items() if owned.member <= member}
-        for begun in (self._begun, self._begun_under_way):
-            for owned, event in begun.values():
-                if owned.member <= member:
-                    event.set()
+        self._outbox.lost(member)
         self.remote_ends.watch_all()
 
     def note_cancel(self, job_id: str) -> None:
@@ -314,7 +294,7 @@ class SharedStore(SharedReads):
             assert self._local is not None  # noqa: S101  (for the type checker: it was fetched)
             self._cancel_owned(job_id)
             self._local.note_cancel(job_id)
-        elif self._under_way is not None:
+        elif self._outbox.is_under_way:
             self._cancelled_meanwhile.add(job_id)
 
     def _cancel_owned(self, job_id: str) -> Job:
@@ -331,7 +311,7 @@ class SharedStore(SharedReads):
 
     def request_cancel_nowait(self, job_id: str) -> Job | None:
         """Ask for the cancel of a job with the next round; None if this server does not hold it."""
-        self._cancels[job_id] = None
+        self._outbox.request_cancel(job_id)
         self.seeks_cancelled = True
         self._pump.wake()
         return self._cancel_owned(job_id) if self._owns(job_id) else None
@@ -340,7 +320,7 @@ class SharedStore(SharedReads):
         """Let the next round record a move; clients see the job as it was until then."""
         self._unrecorded.setdefault(job.id, owned.job)
         moved = OwnedJob(job, owned.member, owned.claims)
-        self._outbox.append(Moved(moved, show, has_run=owned.job.status is PROCESSING))
+        self._outbox.record(Moved(moved, show, has_run=owned.job.status is PROCESSING))
         self._pump.wake()
 
     def _end_run(self, owned: OwnedJob) -> None:
@@ -375,54 +355,40 @@ class SharedStore(SharedReads):
         want = NOTHING
         now = self._clock()
         self._per_round = self._ended * self._round_seconds / max(now - self._began, 1e-9)
-        if local is not None and not self._keeps_pending and (may_fetch or self._inbox):
+        if local is not None and not self._keeps_pending and (may_fetch or self._outbox.has_new):
             want = self._want(local)
             if want.types is not None and not want.types and not self.seeks_cancelled:
                 # None of its types may begin: the fetch would walk over all pending jobs in vain.
                 want = NOTHING
         counts_soon = local is not None and local.counts_soon
-        some_wait = self._outbox or self._inbox or self._begun or self._cancels or self._settling
-        watches = self.remote_ends.some_are_to_be_watched
         long = self._begun_long_ago()
         notes_begins, self._notes_begins = bool(self._notes_begins and long), False
-        others = watches or counts_soon or notes_begins
-        if not (some_wait or others or (may_fetch and want.number)):
+        others = self.remote_ends.some_are_to_be_watched or counts_soon or notes_begins
+        if self._outbox.is_empty and not (others or (may_fetch and want.number)):
             return None
-        moves, new = self._take_moves(), self._take_new()
-        for each in new:
+        batch = self._outbox.take()
+        for each in batch.new:
             each.fetchable = [_is_wanted(job, want) for job in each.jobs]
-        number = sum(len(each.jobs) for each in new)
-        # A begin beside an older move of the same job waits: an answer names the id alone.
-        moved = {each.owned.job.id for each in moves}
-        self._begun_under_way = {id_: self._begun[id_] for id_ in self._begun.keys() - moved}
-        batch = Batch(
-            moves=moves,
-            begun=[owned for owned, _ in self._begun_under_way.values()]
-            + [self._running[job_id] for job_id in long if job_id not in moved],
+        number = sum(len(each.jobs) for each in batch.new)
+        moved = {each.owned.job.id for each in batch.moves}
+        if want.number:
+            self.seeks_cancelled = False
+        self._began, self._ended = now, 0
+        return dataclasses.replace(
+            batch,
+            begun=[*batch.begun, *(self._running[id_] for id_ in long if id_ not in moved)],
             want=want,
-            new=new,
-            cancels=list(self._cancels),
             watches=self.remote_ends.take(),
             count_to=0 if local is None else local.count_to(new=number, fetched=want.number),
         )
-        if want.number:
-            self.seeks_cancelled = False
-        self._under_way, self._began, self._ended = batch, now, 0
-        self._begun = {id_: self._begun[id_] for id_ in self._begun.keys() & moved}
-        self._cancels.clear()
-        if not self._outbox:
-            self._settling_under_way, self._settling = self._settling, []
-        return batch
 
     def landed(self, batch: Batch, answer: Answer) -> None:
         """See `RoundSource.landed`."""
         assert self._local is not None  # noqa: S101 - the pump runs with the pool
-        self._under_way = None
+        self._outbox.landed()
         self._round_seconds = self._clock() - self._began
         fenced = frozenset(answer.fenced)
-        for job_id in {each.owned.job.id for each in batch.moves} - {
-            each.owned.job.id for each in self._outbox
-        }:
+        for job_id in {each.owned.job.id for each in batch.moves} - self._outbox.waiting_ids:
             self._unrecorded.pop(job_id, None)
         for moved in batch.moves:
             self._note_recorded(moved, counts=moved.owned.job.id not in fenced)
@@ -433,9 +399,6 @@ class SharedStore(SharedReads):
             self._unnoted.pop(owned.job.id, None)
             if owned.job.id in fenced:
                 self._cut.add(owned.job.id)
-        for _, event in self._begun_under_way.values():
-            event.set()
-        self._begun_under_way = {}
         self._note_left(batch.want, answer.fetched)
         for owned in answer.fetched:
             self._take_up(owned)
@@ -452,30 +415,17 @@ class SharedStore(SharedReads):
         if answer.open_jobs is not None:
             self._local.note_open(answer.open_jobs)
         self.remote_ends.note_over(answer.over)
-        self._end_settling()
 
     def put_back(self, batch: Batch, error: Exception | None) -> None:
         """See `RoundSource.put_back`."""
-        self._under_way = None
         self._cancelled_meanwhile.clear()
-        self._outbox.extendleft(reversed(batch.moves))
-        self._begun = self._begun_under_way | self._begun
-        self._begun_under_way = {}
-        self._cancels = dict.fromkeys(batch.cancels) | self._cancels
         self.remote_ends.put_back(batch.watches)
-        self._settling += self._settling_under_way
-        self._settling_under_way = []
-        if error is None:
-            self._inbox.extendleft(reversed(batch.new))
-        else:
-            for new in batch.new:
-                new.refused(error)
+        self._outbox.put_back(batch, error)
 
     def owned(self, member: int) -> set[tuple[str, int]]:
         """See `RoundSource.owned`."""
         owned = [*self._fetched.values(), *self._running.values(), *self._again.values()]
-        moves = [*self._outbox, *(() if self._under_way is None else self._under_way.moves)]
-        owned += [moved.owned for moved in moves]
+        owned += [moved.owned for moved in self._outbox.moves]
         return {(owned.job.id, owned.claims) for owned in owned if owned.member == member}
 
     def _want(self, local: LocalJobs) -> Want:
@@ -489,27 +439,6 @@ class SharedStore(SharedReads):
         now = time.monotonic()
         long = takewhile(lambda job_id: now - self._unnoted[job_id] >= _LONG, self._unnoted)
         return [job_id for job_id in long if job_id not in self._cut]
-
-    def _take_moves(self) -> list[Moved]:
-        """The first moves; at most one of each job, and not too many bytes."""
-        moves: list[Moved] = []
-        job_ids: set[str] = set()
-        size = 0
-        while self._outbox and size < _MAX_BYTES and self._outbox[0].owned.job.id not in job_ids:
-            moved = self._outbox.popleft()
-            moves.append(moved)
-            ending = moved.owned.job.ending
-            size += _JOB_BYTES + len((ending and ending.result) or b"")
-            job_ids.add(moved.owned.job.id)
-        return moves
-
-    def _take_new(self) -> list[NewJobs]:
-        new: list[NewJobs] = []
-        size = 0
-        while self._inbox and size < _MAX_BYTES:
-            new.append(self._inbox.popleft())
-            size += sum(_JOB_BYTES + len(job.payload) for job in new[-1].jobs)
-        return new
 
     def _note_left(self, want: Want, fetched: Sequence[OwnedJob]) -> None:
         """Note whether a fetch may have left jobs that this server wants later."""
@@ -555,11 +484,6 @@ class SharedStore(SharedReads):
             log.warning("end_refused", extra={"job_id": job.id, "job_type": job.type})
         self.remote_ends.watch(job.id)
 
-    def _end_settling(self) -> None:
-        for event in self._settling_under_way:
-            event.set()
-        self._settling_under_way = []
-
     # What workers wait for.
 
     @property
@@ -578,15 +502,14 @@ class SharedStore(SharedReads):
             return job
         if job_id in self._cut:
             return job  # nobody begins it
-        event = trio.Event()
         del self._unnoted[job_id]
-        self._begun[job_id] = owned, event
+        event = self._outbox.record_begin(owned)
         self._pump.wake()
         try:
             await event.wait()
         except BaseException:
             self._not_begun.add(job_id)
-            self._begun.pop(job_id, None)
+            self._outbox.drop_begin(job_id)
             raise
         return self._running[job_id].job
 
@@ -595,16 +518,10 @@ class SharedStore(SharedReads):
             await self._fewer_ends.wait()
 
     async def settled(self) -> None:
-        if self._outbox or self._cancels or self._begun:
-            waiting = self._settling
-        elif self._under_way is not None:
-            waiting = self._settling_under_way
-        else:
-            return
-        event = trio.Event()
-        waiting.append(event)
-        self._pump.wake()
-        await event.wait()
+        event = self._outbox.settling()
+        if event is not None:
+            self._pump.wake()
+            await event.wait()
 
     # The jobs that are here.
 
