@@ -188,6 +188,23 @@ async def test_each_role_gets_through_to_its_routes_alone_on_both_ways() -> None
                     assert "insufficient_scope" in answer.headers["www-authenticate"]
 
 
+async def test_all_tokens_share_the_idempotency_keys() -> None:
+    async with running("/queue") as (_, client):
+        first, second = [
+            await client.request(
+                "POST",
+                "/queue/jobs",
+                body=b'{"type":"x"}',
+                headers={"Authorization": f"{HEADERS[role]}", "Idempotency-Key": "order-1"},
+            )
+            for role in (Role.SUBMIT, Role.CONTROL)
+        ]
+
+    assert first.status == 201
+    assert second.body == first.body
+    assert second.headers["idempotent-replayed"] == "true"
+
+
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"]
 PATHS = sorted({each.partition(" ")[2].replace("<uuid:job_id>", ID) for each in DECIDED})
 PATHS += ["/ui", "/ui/session"]
