@@ -74,8 +74,9 @@ def load(folder: Path, text: str) -> Config:
     return load_config(file, environment={}, overrides={})
 
 
-def test_url_may_be_in_a_file_beside_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "url").write_text(f"\n{URL}\n")
+@pytest.mark.parametrize("beginning", ["\n", "\ufeff"])
+def test_url_may_be_in_a_file_beside_the_configuration(tmp_path: Path, beginning: str) -> None:
+    (tmp_path / "url").write_text(f"{beginning}{URL}\n")
 
     config = load(tmp_path, "url_file = 'url'")
 

@@ -99,6 +99,16 @@ def test_there_are_at_most_twenty_tokens() -> None:
         TokenTable.of([*lines, "read token-20"])
 
 
+def test_file_of_a_windows_editor_may_begin_with_a_bom(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_bytes(b"\xef\xbb\xbfread s3cret\r\n")
+
+    table = TokenTable.of_file(tmp_path / "tokens")
+
+    found = table.find(b"s3cret")
+    assert found is not None
+    assert found.role is Role.READ
+
+
 @pytest.mark.parametrize("content", [b"", b" \n", b"# s3cret\n#\n"])
 def test_file_without_a_token_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokens"

@@ -135,7 +135,7 @@ def _check_urls(store: StoreSettings) -> None:
 
 def _read_url(path: Path) -> str:
     try:
-        text = read_within(path, max_bytes=_MAX_URL).decode().strip()
+        text = read_within(path, max_bytes=_MAX_URL).decode("utf-8-sig").strip()
     except OSError as error:
         text = f"cannot read the file {str(path)!r}: {error.strerror}"
         raise ConfigError(f"store.url_file: {text}") from error

@@ -77,7 +77,7 @@ class TokenTable:
         """
         where = f"the token file {str(path)!r}"
         try:
-            text = read_within(path, max_bytes=_MAX_FILE).decode()
+            text = read_within(path, max_bytes=_MAX_FILE).decode("utf-8-sig")  # as of config.toml
         except UnicodeDecodeError:
             raise ValueError(f"{where} must be UTF-8") from None
         except OSError as error:

@@ -105,11 +105,12 @@ def test_mistake_is_named_with_its_source_and_status_2(
     assert str(refused.value).startswith(complaint)
 
 
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
 def test_token_of_the_file_goes_over_that_of_the_environment_and_is_not_shown(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bom: str
 ) -> None:
     monkeypatch.setenv("TRIO_JOBS_TOKEN", "of-the-environment")
-    (folder / "token").write_text("of-the-file\n")
+    (folder / "token").write_text(f"{bom}of-the-file\n")
 
     servers = [found(), found("--token-file=token")]
 

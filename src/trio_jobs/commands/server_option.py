@@ -130,7 +130,8 @@ def _token(path: str | None) -> str | None:
     else:
         source = f"--token-file {path}"
         try:
-            token = read_within(path, max_bytes=_MAX_TOKEN_BYTES).decode(errors="replace").strip()
+            data = read_within(path, max_bytes=_MAX_TOKEN_BYTES)
+            token = data.decode("utf-8-sig", errors="replace").strip()
         except OSError as error:
             raise CommandError(f"{source}: {error.strerror}", MISTAKEN) from None
     if not _TOKEN.fullmatch(token):

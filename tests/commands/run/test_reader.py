@@ -73,6 +73,13 @@ async def test_each_line_that_is_not_blank_is_a_record(path: Path, end: bytes) -
     assert read.reader.is_over
 
 
+async def test_input_of_a_windows_editor_may_begin_with_a_bom(path: Path) -> None:
+    read = Read(path, b"\xef\xbb\xbf1\r\n2\r\n")
+
+    assert [each.payload for each in await read.all()] == [b"1", b"2"]
+    assert read.refused == []
+
+
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 1_000])
 async def test_blocks_of_any_size_give_the_same_lines(
     path: Path, monkeypatch: pytest.MonkeyPatch, block: int

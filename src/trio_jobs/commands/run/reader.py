@@ -1,5 +1,6 @@
 """`Reader`: the submissions that the input asks for, without those that have their results."""
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 
 import trio
@@ -73,6 +74,8 @@ class Reader:
     def _submissions(self, lines: Iterable[bytes]) -> Iterator[Submission]:
         for line in lines:
             self._number = number = self._number + 1
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)  # as of config.toml
             if not line or line.isspace():
                 continue
             is_done = self._done.is_done(number)
