@@ -5,23 +5,40 @@ import trio
 from trio_jobs.stores.end_of_turn import EndOfTurn
 
 
-async def test_calls_come_when_each_ready_task_has_made_its_step() -> None:
+async def test_calls_come_before_the_loop_waits_if_no_task_is_ready() -> None:
     seen: list[str] = []
     soon = EndOfTurn(failed=print)
+    token, over = trio.lowlevel.current_trio_token(), trio.Event()
 
     async def ask(name: str) -> None:
         soon(lambda: seen.append(f"called for {name}"))
+        soon(lambda: token.run_sync_soon(over.set))  # nothing else wakes the loop
         seen.append(name)
-        await trio.lowlevel.checkpoint()
-        seen.append(f"{name} again")
+        await over.wait()
 
     async with trio.open_nursery() as nursery:
         for name in "abc":
             nursery.start_soon(ask, name)
 
     assert set(seen[:3]) == {"a", "b", "c"}
-    assert seen[3:6] == [f"called for {name}" for name in seen[:3]]
-    assert set(seen[6:]) == {"a again", "b again", "c again"}
+    assert seen[3:] == [f"called for {name}" for name in seen[:3]]
+    soon.close()
+
+
+async def test_calls_come_one_turn_later_if_tasks_are_ready_for_another_step() -> None:
+    seen: list[int] = []
+    soon = EndOfTurn(failed=print)
+
+    soon(lambda: seen.append(1))
+    await trio.lowlevel.checkpoint()
+    assert seen == []
+    soon(lambda: seen.append(2))
+    await trio.lowlevel.checkpoint()
+    assert seen == [1, 2]
+
+    soon(lambda: seen.append(3))
+    await trio.lowlevel.checkpoint()
+    assert seen == [1, 2]
     soon.close()
 
 
@@ -30,6 +47,7 @@ async def test_function_may_ask_for_another_one_of_the_same_turn() -> None:
     soon = EndOfTurn(failed=print)
 
     soon(lambda: soon(lambda: seen.append(1)))
+    await trio.lowlevel.checkpoint()
     await trio.lowlevel.checkpoint()
 
     assert seen == [1]

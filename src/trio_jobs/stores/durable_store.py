@@ -72,9 +72,9 @@ class DurableStore:
         repeatable: Whether jobs of a type may run again after a process has died in them.
         timeout: See `trio_jobs.pool.store.DurableStore`.
         now: The wall clock, as an aware UTC time.
-        soon: Calls a function in the event loop at the end of the present turn. Until then claims
-            and ends are collected; then the journal gets them together, without the claims of jobs
-            that have ended in the same turn. None: each is handed over at once.
+        soon: Calls a function in the event loop at the end of a turn (`EndOfTurn`). Until then
+            claims and ends are collected; then the journal gets them together, without the claims
+            of jobs that have ended meanwhile. None: each is handed over at once.
     """
 
     def __init__(

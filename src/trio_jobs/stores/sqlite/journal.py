@@ -25,7 +25,7 @@ from trio_jobs.stores.sqlite.store_file import StoreFile
 
 log = logging.getLogger(__name__)
 
-# Records of one commit, but for those that one turn has brought. The loop stands still while it
+# Records of one commit, but for those that one part has. The loop stands still while it
 # makes the calls of one commit.
 _MAX_RECORDS: Final = 2_000
 
@@ -100,8 +100,8 @@ class Journal:
         retention: Drops completed jobs; None: the file keeps all.
         failed: Called in the event loop, once, if the journal can not go on: a sync has failed,
             the file is damaged or no longer there, or there is a bug. Nothing lands after that.
-        soon: Calls a function in the event loop at the end of the present turn: then the thread
-            gets what was handed over in the turn. None: it gets each part at once.
+        soon: Calls a function in the event loop at the end of a turn (`EndOfTurn`): then the thread
+            gets what was handed over until then. None: it gets each part at once.
 
     Attributes:
         unwritten: How many records are not yet on the disk.
@@ -128,13 +128,13 @@ class Journal:
         self._connection = file.connection  # the thread's, once it has started
         self._failed = failed
         self._drop_log = DropLog()
-        # Each part is what one turn has brought; None: close.
+        # Each part is what one turn has brought, or two; None: close.
         self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
         # Of the loop alone: entries that may not be done, oldest first, and how many came before.
         self._entries: deque[_Entry] = deque()
         self._passed = 0
-        # Those of the present turn, which the thread does not have yet.
-        self._of_the_turn: list[_Entry] = []
+        # Those that the thread does not have yet.
+        self._next_part: list[_Entry] = []
         self._soon = soon
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._ended = trio.Event()
@@ -185,10 +185,10 @@ class Journal:
         entry = _Entry(records, landed, refused, mark)
         self.unwritten += len(records)
         self._entries.append(entry)
-        self._of_the_turn.append(entry)
+        self._next_part.append(entry)
         if self._soon is None:
             self._pass_on()
-        elif len(self._of_the_turn) == 1:
+        elif len(self._next_part) == 1:
             self._soon(self._pass_on)
 
     async def settled(self) -> None:
@@ -226,9 +226,9 @@ class Journal:
     # In the event loop.
 
     def _pass_on(self) -> None:
-        if self._of_the_turn:
-            self._queue.put(self._of_the_turn)
-            self._of_the_turn = []
+        if self._next_part:
+            self._queue.put(self._next_part)
+            self._next_part = []
 
     def _land(
         self, entries: Sequence[_Entry], seconds: float, dropped: Mapping[Outcome, int], kept: Kept
