@@ -75,6 +75,7 @@ def check(config: Config, *, warn: Callable[[str], None]) -> str:
         ConfigError: The start would fail because of the configuration.
     """
     read_secrets(config)
+    fix_paths(config)
     prepare_metrics(config)
     prepare_tracing(config)
     prepare_store(config)

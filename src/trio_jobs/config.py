@@ -83,6 +83,9 @@ def load_config(
     # lexists, not exists: a link that leads nowhere is a mistake to report, not an absent file.
     if path is None and os.path.lexists(_DEFAULT_FILE):
         path = _DEFAULT_FILE
+    elif path is None and _is_folder_removed():
+        # Without its file the server would run the demonstration.
+        raise ConfigError(f"the current folder was removed, and {_DEFAULT_FILE} with it")
     values, handlers = ({}, None) if path is None else _read_file(path)
     in_environment, warnings = _read_environment(environment)
     values |= in_environment
@@ -99,6 +102,14 @@ def load_config(
         source=path,
         warnings=warnings,
     )
+
+
+def _is_folder_removed() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - no path is wanted
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _section(section: type[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a section

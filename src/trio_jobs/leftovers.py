@@ -53,7 +53,11 @@ class Leftovers:
 
     def __init__(self, path: Path) -> None:
         # Absolute now: user code may change the working folder later.
-        self._path = path.absolute()
+        try:
+            self._path = path.absolute()
+        except FileNotFoundError as error:
+            text = f"{str(path)!r} starts at the current folder, which was removed"
+            raise LeftoversError(text) from error
         self._interrupted = _beside(self._path, "interrupted")
         for each in (self._path, self._interrupted):
             _check(each)

@@ -46,12 +46,20 @@ def read_secrets(config: Config) -> tuple[ssl.SSLContext | None, TokenTable | No
 
 
 def fix_paths(config: Config) -> Config:
-    """Make the paths absolute that a reload uses again: handlers may change the current folder."""
-    names = ("certfile", "keyfile", "token_file")
+    """Make the paths absolute that a reload uses again: handlers may change the current folder.
+
+    Raises:
+        ConfigError: The log file starts at the current folder, which was removed.
+    """
+    names = ("certfile", "keyfile", "token_file")  # read before
     paths: dict[str, Any] = {
         name: str(Path(path).absolute()) for name in names if (path := getattr(config.http, name))
     }
-    log_file = None if (path := config.logging.file) is None else str(Path(path).absolute())
+    try:
+        log_file = None if (path := config.logging.file) is None else str(Path(path).absolute())
+    except FileNotFoundError as error:
+        text = f"logging.file: {path!r} starts at the current folder, which was removed"
+        raise ConfigError(text) from error
     logging_ = replace(config.logging, file=log_file)
     return replace(config, http=replace(config.http, **paths), logging=logging_)
 

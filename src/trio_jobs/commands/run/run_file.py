@@ -106,7 +106,10 @@ def _check(options: Namespace) -> None:
                 text = f"--{name.replace('_', '-')} is for a server, and --config runs without one"
                 raise CommandError(text, MISTAKEN)
     paths = {"--out": options.out, "--failed": options.failed, "FILE": Path(options.file)}
-    given = [(name, path.resolve()) for name, path in paths.items() if path is not None]
+    try:
+        given = [(name, path.resolve()) for name, path in paths.items() if path is not None]
+    except FileNotFoundError as error:
+        raise CommandError("the current folder was removed", MISTAKEN) from error
     for at, (name, path) in enumerate(given):
         for other, another in given[at + 1 :]:
             if path == another and str(path) != "-":
