@@ -24,6 +24,7 @@ from trio_jobs import (
     Handler,
     HandlerError,
     InvalidTransitionError,
+    Job,
     JobNotFoundError,
     Jobs,
     JobStatus,
@@ -466,6 +467,55 @@ async def test_pools_do_not_know_of_each_other(autojump_clock: MockClock) -> Non
         with pytest.raises(UnknownTypeError):
             one.submit("forever")
         assert (one.statistics().workers, two.statistics().workers) == (1, 3)
+
+
+@pytest.mark.parametrize("file", [None, "jobs.db"], ids=["memory", "file"])
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("submit", ["echo"]),
+        ("submit_all", [[("echo", 1)]]),
+        ("submit_when_possible", ["echo"]),
+        ("wait", ["id"]),
+        ("result", ["id"]),
+        ("cancel", ["id"]),
+        ("cancel_all", []),
+        ("rerun", ["id"]),
+        ("rerun_all", []),
+        ("run_now", ["id"]),
+        ("delete", ["id"]),
+        ("drain", []),
+    ],
+)
+async def test_call_in_another_thread_is_refused_and_costs_no_worker(
+    tmp_path: Path, file: str | None, method: str, arguments: list[object]
+) -> None:
+    def call() -> None:  # as a plain handler does
+        result = getattr(jobs, method)(*arguments)
+        if inspect.iscoroutine(result):
+            result.send(None)
+
+    path = None if file is None else str(tmp_path / file)
+    async with open_jobs({"echo": echo, "call": call}, workers=2, path=path) as jobs:
+        with pytest.raises(RuntimeError, match=r"runs in another thread; .*trio\.from_thread"):
+            await trio.to_thread.run_sync(call)
+        with pytest.raises(JobUnsuccessfulError, match="runs in another thread"):
+            await jobs.result((await jobs.submit_when_possible("call")).id)
+
+        for number in range(4):
+            job = await jobs.submit_when_possible("echo", number)
+            assert await jobs.result(job.id) == number
+
+
+async def test_plain_handler_submits_in_the_thread_of_the_block() -> None:
+    def first(number: int) -> str:
+        job: Job = trio.from_thread.run_sync(jobs.submit, "echo", number + 1)
+        return job.id
+
+    async with open_jobs({"first": first, "echo": echo}, workers=2) as jobs:
+        follower = await jobs.result(jobs.submit("first", 1).id)
+
+        assert await jobs.result(follower) == 2
 
 
 async def test_generators_are_watched_for_as_long_as_there_is_a_pool(

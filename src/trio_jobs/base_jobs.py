@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
+from threading import get_ident
 from typing import Any, TypedDict, TypeVar, overload
 
 import trio
@@ -70,11 +71,13 @@ class BaseJobs:
 
     The awaited methods make a checkpoint unless they raise. A cancelled call leaves nothing behind;
     the jobs go on. Methods that are given a job's id raise JobNotFoundError if there is no such job
-    (any more).
+    (any more). Methods that change something, or wait, raise RuntimeError in another thread than
+    that of the block.
     """
 
     def __init__(self, pool: Pool, *, now: Callable[[], datetime], max_payload_bytes: int) -> None:
         self._pool = pool
+        self._thread = get_ident()
         self._token = trio.lowlevel.current_trio_token()  # for what reads it from other threads
         self._now = now
         self._max_payload_bytes = max_payload_bytes
@@ -99,6 +102,7 @@ class BaseJobs:
         Raises:
             TooManyWaitersError: ``max_waiters`` tasks wait for jobs already.
         """
+        self._check_thread()
         # `find` makes no checkpoint after it has seen that the job is unfinished.
         job = await self._pool.store.find(job_id)
         if job.status is JobStatus.COMPLETED:
@@ -157,6 +161,7 @@ class BaseJobs:
             QueueFullError: Too many jobs wait for so many more.
             ShuttingDownError: As in `submit`.
         """
+        self._check_thread()
         return await rerun_all(self._pool, Selection.of(outcome, type, limit))
 
     async def run_now(self, job_id: str) -> Job:
@@ -171,6 +176,7 @@ class BaseJobs:
             InvalidTransitionError: The job has begun, or was to begin as soon as it can.
             ShuttingDownError: As in `submit`.
         """
+        self._check_thread()
         job = await run_now(self._pool, job_id)
         await trio.lowlevel.checkpoint()
         return job
@@ -195,6 +201,7 @@ class BaseJobs:
             StoreTimeoutError: With a file: the disk has not answered in time. The requests have
                 taken effect, and it is unknown whether all are on the disk.
         """
+        self._check_thread()
         return await cancel_all(self._pool, cancel_query(type, status))
 
     async def counts(self) -> JobCounts:
@@ -217,6 +224,7 @@ class BaseJobs:
         Raises:
             TooManyWaitersError: See `wait`.
         """
+        self._check_thread()
         self._pool.admission.close()
         await trio.lowlevel.checkpoint()
         jobs = self._pool.store.unfinished()
@@ -301,7 +309,17 @@ class BaseJobs:
         )
         return api.over(self._pool, max_payload_bytes=self._max_payload_bytes)
 
+    def _check_thread(self) -> None:
+        # Trio wakes tasks in its own thread alone. Elsewhere a submission would take the idle
+        # worker that it cannot wake out of the channel, and that worker would be lost.
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "the pool runs in another thread; call it there, as in"
+                " trio.from_thread.run_sync(jobs.submit, 'email', payload)"
+            )
+
     def _check(self, type_: str, payload: object) -> JobSpec:
+        self._check_thread()
         check_type(type_)
         encoded = encode_payload(payload, max_bytes=self._max_payload_bytes)
         check_submission(type_, encoded, self._pool.handlers)

@@ -103,6 +103,7 @@ class Jobs(BaseJobs):
         Raises:
             InvalidTransitionError: The job has completed.
         """
+        self._check_thread()
         job = self._store.request_cancel_nowait(job_id)
         self._pool.note_cancel(job_id)
         return job
@@ -122,6 +123,7 @@ class Jobs(BaseJobs):
             QueueFullError: There is no room in the buffer.
             ShuttingDownError: As in `submit`.
         """
+        self._check_thread()
         return rerun_nowait(self._pool, self._store.find_nowait(job_id))
 
     def delete(self, job_id: str) -> None:
@@ -130,6 +132,7 @@ class Jobs(BaseJobs):
         Raises:
             InvalidTransitionError: The job has not completed.
         """
+        self._check_thread()
         self._store.delete_nowait(job_id)
 
     def page(
@@ -241,6 +244,7 @@ class DurableJobs(BaseJobs):
         Raises:
             InvalidTransitionError: The job has completed.
         """
+        self._check_thread()
         return await self._pool.cancel(job_id)
 
     async def rerun(self, job_id: str) -> Job:
@@ -249,6 +253,7 @@ class DurableJobs(BaseJobs):
         Raises:
             InvalidTransitionError: As there, and other errors as in `submit`.
         """
+        self._check_thread()
         return await rerun(self._pool, await self._pool.store.find(job_id))
 
     async def delete(self, job_id: str) -> None:
@@ -257,6 +262,7 @@ class DurableJobs(BaseJobs):
         Raises:
             InvalidTransitionError: The job has not completed.
         """
+        self._check_thread()
         await self._pool.store.delete(job_id)
 
     async def page(
