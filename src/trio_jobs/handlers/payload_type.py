@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from trio_jobs.handlers.annotations import Annotation, resolve
+from trio_jobs.handlers.dataclass_defaults import with_defaults
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.payload_faults import Decode, Fault, InvalidValuesError
 from trio_jobs.handlers.value_type import ValueType, guarded, make_decoder, make_value_type
@@ -135,7 +136,8 @@ def _object_decoder(arguments: Sequence[Argument]) -> Decode:
         "Arguments", fields, kw_only=True, forbid_unknown_fields=True, rename=names
     )
     is_optional = not any(each.required for each in arguments)
-    decode = make_decoder(members | None if is_optional else members)
+    members = members | None if is_optional else members
+    decode = with_defaults(make_decoder(members), members)
 
     def decode_members(payload: bytes) -> dict[str, object]:
         found = decode(payload)

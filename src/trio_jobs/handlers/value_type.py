@@ -9,6 +9,7 @@ import msgspec
 
 from trio_jobs.error_text import describe
 from trio_jobs.handlers.annotations import Annotation
+from trio_jobs.handlers.dataclass_defaults import with_defaults
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.handlers.payload_faults import JSON_TYPES, Decode
 from trio_jobs.handlers.pydantic_types import (
@@ -46,6 +47,7 @@ def make_value_type(annotation: Annotation) -> ValueType:
         # The decoder takes an impossible type for a custom one, and would refuse each payload. Only
         # the making of a schema raises the error.
         msgspec_schemas([annotation], "{name}")
+        decode = with_defaults(decode, annotation)
     except KeyError as error:
         raise HandlerError(
             f"has a payload of type {annotation!r}, in which two types have the same name"
