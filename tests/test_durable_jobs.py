@@ -78,6 +78,16 @@ async def test_file_is_alone_after_the_end_although_it_was_read(tmp_path: Path) 
     assert {each.name for each in os.scandir(tmp_path)} == {"jobs.db", "jobs.db-lock"}
 
 
+async def test_most_jobs_that_a_file_keeps_count_those_that_it_drops_together(
+    tmp_path: Path,
+) -> None:
+    most = []
+    for path in (None, tmp_path / "jobs.db"):
+        async with open_jobs({}, path=path, keep_completed=150, keep_failed=10) as jobs:
+            most.append(jobs.statistics().max_kept)
+    assert most == [160, 163]
+
+
 async def test_pending_jobs_stay_in_the_file_and_go_on_in_order(tmp_path: Path) -> None:
     begun: list[int] = []
     first_begun, may_end = trio.Event(), trio.Event()

@@ -250,6 +250,15 @@ class StoreSettings:
     ] = None
     max_result_bytes: Annotated[int, _integer(1, 2**30), "the largest result, as JSON"] = 1_048_576
 
+    @property
+    def spare(self) -> int:
+        """How many jobs more than ``keep_completed`` a file may hold.
+
+        It drops them together: to drop one for each that ends would nearly double what a commit
+        costs, since SQLite writes whole pages.
+        """
+        return min(self.keep_completed // 50, 200)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingSettings:

@@ -48,7 +48,8 @@ class PoolStatistics:
         waiting: Jobs that are delayed, wait for their next attempt, or are held.
         held: Jobs that could begin, and wait for others of their type, or for its resume.
         kept: Completed jobs that can be looked up.
-        max_kept: How many of these there can be: `keep_completed` and `keep_failed` together.
+        max_kept: How many of these there can be: `keep_completed` and `keep_failed` together,
+            and what a file holds beyond them (`StoreSettings.spare`).
         oldest_running_seconds: For how long the job that began first has been running; None if
             no job runs.
         blocked: Why jobs that have a worker cannot begin, such as what this process or its machine

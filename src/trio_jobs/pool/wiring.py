@@ -239,8 +239,13 @@ def make_pool(
         now=now,
         boot=secrets.token_hex(4),
         started_at=now(),
-        max_kept=0 if shared is not None else bounds.keep_completed + bounds.keep_failed,
+        max_kept=0 if shared is not None else _max_kept(bounds),
         disk_timer=disk_timer,
         observation=observation,
         sharing=shared,
     )
+
+
+def _max_kept(bounds: StoreSettings) -> int:
+    spare = 0 if bounds.path is None else bounds.spare
+    return bounds.keep_completed + spare + bounds.keep_failed

@@ -119,7 +119,7 @@ def test_lower_bound_is_reached_in_steps(tmp_path: Path) -> None:
         writer = RecordWriter(file.connection, bounds)
 
         writer.write([ended(3001)])
-        assert len(left(file)) == 3001 - 21
+        assert len(left(file)) == 3001 - 201
         steps = 0
         while bounds.seconds_to_next == 0:
             writer.write([])
@@ -204,6 +204,21 @@ def test_old_jobs_behind_many_that_stay_are_found(tmp_path: Path) -> None:
             writer.write([])
 
         assert left(file) == list(range(1, 2501))
+
+
+def test_jobs_beyond_the_bound_go_together(tmp_path: Path) -> None:
+    with opened(tmp_path / "jobs.db") as file:
+        bounds = retention(completed=100)  # and two more
+        writer = RecordWriter(file.connection, bounds)
+
+        held = []
+        for number in range(1, 107):
+            writer.write([ended(number)])
+            held.append(bounds.kept.succeeded)
+            assert bounds.seconds_to_next is None
+
+        assert held[98:] == [99, 100, 101, 102, 100, 101, 102, 100]
+        assert left(file) == list(range(7, 107))
 
 
 @settings(max_examples=30, deadline=None)

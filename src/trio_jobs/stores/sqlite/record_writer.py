@@ -22,7 +22,7 @@ _CHECKPOINT_PAGES: Final = 1_000
 _PAGE: Final = 4_096
 
 # How many jobs a transaction drops beyond those that it ends; and one that has no records.
-_DROPS: Final = 20
+_DROPS: Final = 200
 _IDLE_DROPS: Final = 1_000
 
 _MARK: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"

@@ -216,7 +216,7 @@ class Retention:
     def _excess(self, tally: _Tally) -> bool | None:
         """Whether a job that succeeded has to go (True), or another (False); None: neither."""
         settings, (others_bytes, succeeded_bytes) = self._settings, tally.bytes
-        if tally.jobs[True] > settings.keep_completed:
+        if tally.jobs[True] > settings.keep_completed + settings.spare:
             return True
         if tally.jobs[False] > settings.keep_failed:
             return False
