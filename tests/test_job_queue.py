@@ -104,6 +104,22 @@ async def test_jobs_are_submitted_and_waited_for() -> None:
 
 
 @on_each_host
+async def test_handlers_on_trio_and_in_threads_submit_jobs_of_their_own() -> None:
+    async def on_trio(number: int) -> int:
+        job = await queue.submit("double", number)
+        return await queue.result(job.id, type=int)
+
+    def in_thread(number: int) -> int:
+        return trio.from_thread.run(on_trio, number)
+
+    queue = JobQueue({"double": double, "on_trio": on_trio, "in_thread": in_thread})
+    async with queue.lifespan():
+        jobs = [await queue.submit(each, 21) for each in ("on_trio", "in_thread")]
+
+        assert [await queue.result(each.id) for each in jobs] == [42, 42]
+
+
+@on_each_host
 async def test_job_may_wait_for_a_time_and_have_a_key() -> None:
     queue = make_queue()
     async with queue.lifespan():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import trio
 
 from trio_jobs import embed
-from trio_jobs.awaited_jobs import AwaitedJobs
+from trio_jobs.awaited_jobs import AwaitedJobs, call_on_trio
 from trio_jobs.base_jobs import ApiOptions
 from trio_jobs.carried_app import CarriedApp
 from trio_jobs.closed_app import ClosedApp
@@ -104,6 +104,8 @@ class AsyncioJobs(AwaitedJobs):
         return app.around(partial(CarriedApp, thread=self._thread, closed=closed))
 
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        if trio.lowlevel.in_trio_task():  # in a handler on Trio
+            return await call_on_trio(self._jobs, method, *args, **kwargs)
         try:
             return await self._thread.call(getattr(self._jobs, method), *args, **kwargs)
         except trio.RunFinishedError:

@@ -1,11 +1,14 @@
 """`AwaitedJobs`: the methods of `Jobs`, all awaited, for a pool that may run in another thread."""
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from trio_jobs.embedded_jobs import DurableJobs
+import trio
+
+from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.pool.statistics import PoolStatistics
 
 _P = ParamSpec("_P")
@@ -65,3 +68,17 @@ class AwaitedJobs(ABC):
     @abstractmethod
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         """Call this method of `Jobs` or `DurableJobs` in Trio, and await its result."""
+
+
+async def call_on_trio(
+    jobs: Jobs | DurableJobs,
+    method: str,
+    *args: object,
+    **kwargs: object,
+) -> Any:  # noqa: ANN401
+    """Call this method in a task of the pool's own Trio run, and await its result."""
+    result = getattr(jobs, method)(*args, **kwargs)
+    if inspect.isawaitable(result):
+        return await result
+    await trio.lowlevel.checkpoint()
+    return result

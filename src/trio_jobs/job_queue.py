@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import trio
 
 from trio_jobs.access import RoleFunction
-from trio_jobs.awaited_jobs import AwaitedJobs
+from trio_jobs.awaited_jobs import AwaitedJobs, call_on_trio
 from trio_jobs.base_jobs import ApiOptions
 from trio_jobs.closed_app import ClosedApp
 from trio_jobs.embed import Options, open_jobs
@@ -266,8 +266,4 @@ class JobsOnTrio(AwaitedJobs):
         return self._jobs.asgi(**options)
 
     async def _call(self, method: str, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
-        result = getattr(self._jobs, method)(*args, **kwargs)
-        if inspect.isawaitable(result):
-            return await result
-        await trio.lowlevel.checkpoint()
-        return result
+        return await call_on_trio(self._jobs, method, *args, **kwargs)
