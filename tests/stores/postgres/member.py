@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 import trio
 from msgspec.structs import replace
 
 from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.want import Want
-from trio_jobs.stores.postgres import round_calls
+from trio_jobs.stores.postgres import quick_fetch, round_calls
 from trio_jobs.stores.postgres.columns import SELECT_WHOLE, whole_job
 from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob
 from trio_jobs.stores.postgres.session import Session
@@ -21,6 +22,9 @@ from trio_jobs.stores.transitions import claimed, completed, postponed
 
 _First = TypeVar("_First")
 _Second = TypeVar("_Second")
+
+# For a test whose member `a` fetches by the function, or by the one statement.
+both_ways = pytest.mark.parametrize("a", [False, True], ids=["round", "quick"], indirect=True)
 
 # Seconds of a lease that no test waits for, and beyond which a test would hang.
 LONG = 600.0
@@ -36,11 +40,13 @@ class Member:
         connection: In autocommit.
         session: Of the member.
         low: Of its rounds.
+        quick: Whether a round that only fetches is the one statement of `quick_fetch`.
     """
 
     connection: TrioConnection
     session: Session
     low: str = "00000000-0000-0000-0000-000000000000"
+    quick: bool = False
 
     async def execute(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """The rows of a statement, if it has some."""
@@ -55,6 +61,9 @@ class Member:
 
     async def round_of(self, batch: Batch) -> tuple[Answer, bool]:
         """Make a round."""
+        if self.quick and quick_fetch.suits(batch):
+            found = await quick_fetch.fetch(self.connection, batch, self.session, self.low)
+            return found, True
         sql, params = round_calls.call(batch, self.session, self.low)
         cursor = await self.connection.execute(sql.encode(), params)
         return round_calls.answer(await cursor.fetchall(), batch, self.session)
@@ -143,7 +152,11 @@ async def listening(url: str, *members: Member) -> AsyncIterator[TrioConnection]
 
 @asynccontextmanager
 async def joined(
-    url: str, *, name: str = "test", handlers: dict[str, tuple[bool, int]] | None = None
+    url: str,
+    *,
+    name: str = "test",
+    handlers: dict[str, tuple[bool, int]] | None = None,
+    quick: bool = False,
 ) -> AsyncIterator[Member]:
     """A member that has joined a database, for the length of a block."""
     rules = msgspec.json.encode({"default": (True, 3)} if handlers is None else handlers).decode()
@@ -153,7 +166,9 @@ async def joined(
         )
         row = await cursor.fetchone()
         assert row is not None
-        yield Member(connection, Session(row[0], 0))
+        if quick:
+            await connection.execute(quick_fetch.PREPARE.encode())
+        yield Member(connection, Session(row[0], 0), quick=quick)
 
 
 def new(*jobs: Job, fetchable: bool = False) -> NewJobs:

@@ -45,7 +45,7 @@ WAYS = {
 
 @pytest.fixture
 async def a(database: Database) -> AsyncIterator[Member]:
-    async with joined(database.url) as member:
+    async with joined(database.url, quick=True) as member:
         yield member
 
 

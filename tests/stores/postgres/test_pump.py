@@ -265,6 +265,27 @@ async def test_a_round_counts_once_whichever_message_is_cut(
         assert rows == [("succeeded", 1, True), *[(None, 1, False)] * 3]
 
 
+# Those of a round that only fetches: it has a flush beside them, and was parsed before.
+@pytest.mark.parametrize(
+    ("number", "when"), [(number, when) for number in range(12) for when in ("before", "after")]
+)
+async def test_a_fetch_counts_once_whichever_message_is_cut(
+    database: Database, proxy: Proxy, number: int, when: When
+) -> None:
+    async with serving(database, proxy.url) as server, joined(database.url) as other:
+        await other.add(make_job(0), make_job(1))
+        await server.land(Batch(want=Want(1)))
+
+        proxy.cut_at(number, when, name="pump")
+        await server.land(Batch(want=Want(1)))
+        while len(server.source.jobs) < 2:
+            server.pump.hint(None)
+            await server.land(Batch(want=Want(1)))
+
+        assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
+        assert await database.fetch("select claims from trio_jobs.jobs") == [(1,), (1,)]
+
+
 async def test_a_late_round_of_a_lost_connection_has_no_effect(database: Database) -> None:
     async with joined(database.url) as member, joined(database.url, name="other") as other:
         await other.add(make_job(1))
@@ -351,6 +372,19 @@ async def test_a_swept_member_loses_its_lease_with_the_next_round(database: Data
 
         assert server.lost == [server.member]
         assert len(answer.taken) == 1  # a member or not
+        assert answer.fetched == ()
+
+
+async def test_a_swept_member_loses_its_lease_with_a_fetch_that_finds_nothing(
+    database: Database,
+) -> None:
+    async with serving(database) as server:
+        await server.land(Batch())
+        await database.fetch("delete from trio_jobs.members")
+
+        answer = await server.land(Batch(want=Want(1)))
+
+        assert server.lost == [server.member]
         assert answer.fetched == ()
 
 

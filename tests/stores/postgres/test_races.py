@@ -6,6 +6,7 @@ import trio
 from tests.stores.postgres.member import (
     Member,
     begun,
+    both_ways,
     ended,
     id_of,
     ids,
@@ -167,6 +168,7 @@ async def test_a_begin_of_a_job_that_another_member_has_had_is_fenced_off(
     assert answer.fenced == [JOB.id]
 
 
+@both_ways
 async def test_two_fetches_at_the_same_time_have_different_jobs(a: Member, b: Member) -> None:
     jobs = [make_job(number) for number in range(4)]
     await a.add(*jobs)
@@ -177,6 +179,22 @@ async def test_two_fetches_at_the_same_time_have_different_jobs(a: Member, b: Me
     assert ids(second) == [job.id for job in jobs[2:]]
 
 
+@both_ways
+async def test_a_fetch_that_waits_has_what_was_written_meanwhile(a: Member, b: Member) -> None:
+    """The statement has begun before: it sees the job as it was, and comes to it as it is."""
+    await a.add(JOB, make_job(2))
+
+    async def hold_and_write() -> None:
+        member = "select from trio_jobs.members where id = %s for update"
+        await b.execute(member, a.session.member)
+        await b.execute("update trio_jobs.jobs set claims = 7 where id = %s", JOB.id)
+
+    _, fetched = await in_turn(b, hold_and_write(), a, a.fetch(2))
+
+    assert [(owned.job.id, owned.claims) for owned in fetched] == [(JOB.id, 8), (id_of(2), 1)]
+
+
+@both_ways
 async def test_a_cancel_that_waits_for_a_fetch_is_told_to_who_fetches(
     a: Member, b: Member, listener: TrioConnection
 ) -> None:
@@ -188,6 +206,7 @@ async def test_a_cancel_that_waits_for_a_fetch_is_told_to_who_fetches(
     assert await notes(listener, a) == [(channel(a), f"c{JOB.id}")]
 
 
+@both_ways
 @pytest.mark.parametrize("batch", [Batch(cancels=[JOB.id]), Batch(watches=[JOB.id])])
 async def test_a_job_that_a_fetch_passes_over_while_it_is_locked_is_told_anew(
     a: Member, b: Member, listener: TrioConnection, batch: Batch

@@ -8,6 +8,7 @@ import pytest
 from tests.stores.postgres.member import (
     Member,
     begun,
+    both_ways,
     ended,
     id_of,
     ids,
@@ -37,6 +38,7 @@ from trio_jobs.stores.postgres.trio_connection import TrioConnection
 from trio_jobs.timestamps import microseconds
 
 
+@both_ways
 async def test_each_pending_job_is_fetched_once_and_the_oldest_first(a: Member, b: Member) -> None:
     jobs = [make_job(number) for number in range(5)]
     await a.add(*jobs)
@@ -99,6 +101,7 @@ async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
     assert found.attempts == 1
 
 
+@both_ways
 @pytest.mark.parametrize(
     "text",
     [
@@ -139,6 +142,7 @@ async def test_a_fetched_job_is_pending_until_its_begin_is_recorded(a: Member) -
     assert found.started_at is not None
 
 
+@both_ways
 async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member) -> None:
     await a.add(make_job(1), make_job(2))
     [owned] = await a.fetch()
@@ -159,6 +163,7 @@ async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member)
     assert first.job.waiting is Waiting.RETRYING
 
 
+@both_ways
 async def test_a_snooze_and_a_job_that_is_given_back_cost_no_attempt(a: Member) -> None:
     await a.add(make_job(1), make_job(2))
     snoozed, unwanted = await a.fetch(2)
@@ -221,6 +226,19 @@ async def test_a_job_has_at_most_one_of_two_submissions_with_its_key(a: Member) 
     assert not answer.busy
 
 
+@both_ways
+async def test_a_fetch_leaves_types_that_it_does_not_want(a: Member) -> None:
+    types = ["mail", 'a "type", in {quotes}\\', "slow", "other"]
+    jobs = [make_job(number, type=type_) for number, type_ in enumerate(types)]
+    await a.add(*jobs)
+
+    fetched = await a.fetch(9, types=types[:3], without=["slow"])
+    rest = await a.fetch(9)
+
+    assert ids(fetched) == [jobs[0].id, jobs[1].id]
+    assert ids(rest) == [jobs[2].id, jobs[3].id]
+
+
 async def test_a_fetch_takes_only_what_it_wants(a: Member) -> None:
     types = ["mail", "big", "big", "mail", "slow", "other", "big"]
     jobs = [make_job(number, type=type_) for number, type_ in enumerate(types)]
@@ -246,17 +264,22 @@ async def test_a_limit_counts_what_is_submitted_in_the_same_round(a: Member) -> 
     assert sorted(ids(answer.fetched)) == [id_of(1), id_of(2), id_of(3)]
 
 
-async def test_a_cancelled_job_is_fetched_whatever_is_wanted(a: Member) -> None:
+@pytest.mark.parametrize("limits", [{"t": 1}, {}])
+@both_ways
+async def test_a_cancelled_job_is_fetched_whatever_is_wanted(
+    a: Member, limits: dict[str, int]
+) -> None:
     await a.add(*map(make_job, range(3)))
     await a.execute("update trio_jobs.jobs set interruptions = 1 where id = %s", id_of(1))
     await a.execute("select trio_jobs.request_cancel(id) from trio_jobs.jobs")
 
-    fetched = await a.fetch(9, types=["u"], without=["t"], limits={"t": 1}, suspect=False)
+    fetched = await a.fetch(9, types=["u"], without=["t"], limits=limits, suspect=False)
 
     assert ids(fetched) == list(map(id_of, range(3)))
     assert all(owned.job.cancel_requested for owned in fetched)
 
 
+@both_ways
 async def test_one_job_at_a_time_that_was_in_a_crash(a: Member) -> None:
     await a.add(*map(make_job, range(5)))
     await a.execute(

@@ -1,5 +1,7 @@
 """A connection that waits under Trio."""
 
+from typing import Any
+
 import psycopg
 import pytest
 import trio
@@ -7,6 +9,16 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.postgres.fixtures import Database
 from trio_jobs.stores.postgres.trio_connection import LOST, connect
+
+# An insert whose commit waits for who locks the gate, and fails for a 0.
+DEFERRED = """
+    create table t (n int); create table gate ();
+    create function late() returns trigger language plpgsql as
+    $$ begin perform from gate; perform 1 / new.n; return null; end $$;
+    create constraint trigger late after insert on t deferrable initially deferred
+    for each row execute function late();
+    prepare add(int) as insert into t values ($1) returning n
+"""
 
 
 async def test_statement_gives_its_rows(empty_database: Database) -> None:
@@ -84,6 +96,64 @@ async def test_error_of_a_statement_leaves_the_connection(empty_database: Databa
             await connection.execute("select pg_sleep(600)")
 
         assert not connection.closed
+
+
+async def test_rows_of_a_statement_are_read_before_its_commit(empty_database: Database) -> None:
+    """Its commit waits, for a lock that is taken when all statements have ended."""
+    async with (
+        await connect(empty_database.url, name="test") as connection,
+        await connect(empty_database.url, name="other", autocommit=False) as other,
+        trio.open_nursery() as nursery,
+    ):
+        await connection.execute(DEFERRED)
+        await other.execute("lock table gate")
+        read, committed = trio.Event(), trio.Event()
+
+        def note(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+            read.set()
+            return rows
+
+        async def add() -> None:
+            assert await connection.execute_early("add", [b"1"], [0], note) == [(1,)]
+            committed.set()
+
+        nursery.start_soon(add)
+        with trio.fail_after(60):
+            await read.wait()
+        assert await empty_database.fetch("select n from t") == []
+        assert not committed.is_set()
+
+        await other.rollback()
+        await committed.wait()
+        assert await empty_database.fetch("select n from t") == [(1,)]
+        assert (await (await connection.execute("select 2")).fetchone()) == (2,)
+
+
+@pytest.mark.parametrize("param", [b"no number", b"0"], ids=["statement", "commit"])
+async def test_error_of_an_early_statement_leaves_the_connection(
+    empty_database: Database, param: bytes
+) -> None:
+    async with await connect(empty_database.url, name="test") as connection:
+        await connection.execute(DEFERRED)
+        with pytest.raises(psycopg.DataError):
+            await connection.execute_early("add", [param], [0], list)
+
+        assert await connection.execute_early("add", [b"1"], [0], list) == [(1,)]
+    assert await empty_database.fetch("select n from t") == [(1,)]
+
+
+async def test_early_statement_of_a_terminated_connection_is_lost(
+    empty_database: Database,
+) -> None:
+    connection = await connect(empty_database.url, name="test")
+    await connection.execute("prepare one as select 1")
+    await empty_database.fetch(
+        "select pg_terminate_backend(%s, 60000)", connection.info.backend_pid
+    )
+
+    with pytest.raises(LOST):
+        await connection.execute_early("one", [], [], list)
+    assert connection.closed
 
 
 async def test_notifications_arrive_whatever_else_the_connection_does(

@@ -21,7 +21,7 @@ import trio
 
 from trio_jobs.pool.refusals import AnswerLostError, StoreUnavailableError, StoreWriteError
 from trio_jobs.pool.want import NOTHING, Want
-from trio_jobs.stores.postgres import round_calls
+from trio_jobs.stores.postgres import quick_fetch, round_calls
 from trio_jobs.stores.postgres.failures import (
     READ_ONLY,
     ends_connection,
@@ -61,6 +61,8 @@ _BEGIN_SESSION: Final = """
     update trio_jobs.members m set session = session + 1 from mine where m.id = mine.id
     returning m.session
 """
+
+_SESSION: Final = "select session from trio_jobs.members where id = %(member)s"
 
 
 @dataclass(slots=True, eq=False)
@@ -236,6 +238,8 @@ class Pump:
     async def _use(self, connection: TrioConnection) -> bool:
         """Make rounds over a connection until it is lost; whether all is written, at the end."""
         try:
+            if connection.keeps_statements:
+                await self._answered(connection.execute(quick_fetch.PREPARE.encode()))
             while True:  # noqa: ASYNC913 - each turn has a statement, or a checkpoint before a round
                 try:
                     session = await self._begin_session(connection)
@@ -430,12 +434,22 @@ class Pump:
                 return Answer(taken=[group])
             self._refuse(group, error)
             return Answer()
+        if connection.keeps_statements and quick_fetch.suits(part):
+            fetch = quick_fetch.fetch(connection, part, session, self._low)
+            answer = await self._answered(fetch)
+            if answer.fetched or await self._is_current(connection, session):
+                return answer
         sql, params = round_calls.call(part, session, self._low)
         rows = await self._execute(connection, sql, params)
         answer, is_member = round_calls.answer(rows, part, session)
         if session.member and not is_member and session.member == self._membership.id:
             self._membership.lost()
         return answer
+
+    async def _is_current(self, connection: TrioConnection, session: Session) -> bool:
+        """Whether the member is there, and this is its session; a round says it otherwise."""
+        rows = await self._execute(connection, _SESSION, {"member": session.member})
+        return rows == [(session.number,)]
 
     def _refuse_waiting(self, error: psycopg.Error) -> None:
         """The database refuses even the session: refuse requests, and what is in no round yet."""

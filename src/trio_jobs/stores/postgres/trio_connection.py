@@ -3,15 +3,16 @@
 import random
 import select
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import psycopg
 import trio
-from psycopg import generators
+from psycopg import generators, pq
 from psycopg.abc import ConnDict, ConnParam, PQGen, PQGenConn
+from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 from psycopg.rows import AsyncRowFactory, tuple_row
 from psycopg.waiting import Ready, Wait
@@ -73,6 +74,63 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     def _cursor(self) -> psycopg.AsyncCursor[tuple[Any, ...]]:
         # One for all: to make a cursor is a quarter of what a small statement costs here.
         return self.cursor()
+
+    @property
+    def keeps_statements(self) -> bool:
+        """Whether a statement that is prepared stays, as behind no pooler."""
+        return self.prepare_threshold is not None
+
+    async def execute_early(
+        self,
+        statement: str,
+        params: Sequence[bytes | None],
+        formats: Sequence[int],
+        read: Callable[[list[tuple[Any, ...]]], _Result],
+    ) -> _Result:
+        """Execute a prepared statement, and read its rows while the database flushes its commit.
+
+        Args:
+            statement: The name.
+            params: As texts, or as the database has them.
+            formats: By parameter, 0 for a text and 1 else.
+            read: Called with the rows before they are committed: it must have no effect.
+
+        Returns:
+            What ``read`` has returned, when it is committed.
+        """
+        return await self.wait(self._execute_early(statement.encode(), params, formats, read))
+
+    def _execute_early(
+        self,
+        statement: bytes,
+        params: Sequence[bytes | None],
+        formats: Sequence[int],
+        read: Callable[[list[tuple[Any, ...]]], _Result],
+    ) -> PQGen[_Result]:
+        pgconn = self.pgconn
+        pgconn.enter_pipeline_mode()
+        pgconn.send_query_prepared(statement, params, formats)
+        pgconn.send_flush_request()  # of the rows; the sync, behind it, is what commits
+        pgconn.pipeline_sync()
+        yield from generators.send(pgconn)
+        found: list[_Result] = []
+        failure: psycopg.Error | None = None
+        while True:
+            for result in (yield from generators.fetch_many(pgconn)):
+                if result.status == pq.ExecStatus.TUPLES_OK:
+                    transformer = Transformer(self)
+                    transformer.set_pgresult(result)
+                    found.append(read(transformer.load_rows(0, result.ntuples, tuple)))
+                elif result.status != pq.ExecStatus.PIPELINE_SYNC:
+                    failure = psycopg.errors.error_from_result(result)
+                elif failure is None:
+                    pgconn.exit_pipeline_mode()
+                    return found[0]
+                else:
+                    pgconn.exit_pipeline_mode()
+                    raise failure
+            if failure is not None and self.closed:
+                raise failure
 
     async def notifies(self) -> list[psycopg.Notify]:  # type: ignore[override]  # no generator
         """Wait until notifications are here, and take them all.
