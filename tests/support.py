@@ -3,10 +3,12 @@
 Tests of a module import it. What other tests need of it, they get here, or from `trio_jobs`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import trio
 
@@ -319,3 +321,27 @@ async def counting_turns() -> AsyncIterator[list[None]]:
 
         yield turns
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user without rights; root may do everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextmanager
+def closed(folder: Path) -> Iterator[None]:
+    """As a user who may not search this folder."""
+    folder.chmod(0)
+    try:
+        with as_nobody():
+            yield
+    finally:
+        folder.chmod(0o700)

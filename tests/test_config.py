@@ -18,6 +18,7 @@ from tests.support import (
     HttpSettings,
     PoolSettings,
     RetrySettings,
+    closed,
 )
 from trio_jobs.config import describe, load_config
 from trio_jobs.settings import ADDRESSES, build
@@ -501,6 +502,14 @@ class TestFile:
         Path("config.toml").symlink_to(target)
 
         assert refusal() == f"config.toml: must be a readable file, {message}"
+
+    def test_a_file_in_a_folder_of_another_user_is_not_taken_for_absent(
+        self, tmp_path: Path
+    ) -> None:
+        with closed(tmp_path):
+            text = refusal()
+
+        assert text == "config.toml: must be a readable file, got: Permission denied"
 
     def test_a_device_without_content_is_an_empty_file(self) -> None:
         Path("config.toml").symlink_to("/dev/null")

@@ -12,6 +12,20 @@ from typing import Final
 _PATIENCE: Final = 5.0
 
 
+def may_be_there(path: str | Path) -> bool:
+    """Whether there is something at a path, or nobody can tell: then a read says why.
+
+    A link that leads nowhere is something, and a mistake to report.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:  # its folder belongs to another user, for example
+        return True
+    return True
+
+
 def read_within(path: str | Path, *, max_bytes: int, seconds: float = _PATIENCE) -> bytes:
     """The whole content of a file, device or pipe.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from trio_jobs.bounded_read import read_within
+from trio_jobs.bounded_read import may_be_there, read_within
 from trio_jobs.settings import (
     SECTIONS,
     SETTINGS,
@@ -80,8 +80,7 @@ def load_config(
     Raises:
         ConfigError: A value is wrong or a name unknown, overridden or not.
     """
-    # lexists, not exists: a link that leads nowhere is a mistake to report, not an absent file.
-    if path is None and os.path.lexists(_DEFAULT_FILE):
+    if path is None and may_be_there(_DEFAULT_FILE):
         path = _DEFAULT_FILE
     elif path is None and _is_folder_removed():
         # Without its file the server would run the demonstration.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import closed
 from trio_jobs.commands.command_error import CommandError
 from trio_jobs.commands.server_option import DEFAULT_URL, Server, add_server_options, find_server
 from trio_jobs.settings import HttpSettings
@@ -63,6 +64,11 @@ def test_configured_address_is_one_that_a_client_of_the_machine_can_ask(
     server = found()
 
     assert (server.url, server.socket, server.is_local) == (url, socket, True)
+
+
+def test_configuration_that_may_not_be_read_names_no_server(folder: Path) -> None:
+    with closed(folder), pytest.raises(CommandError, match=r"Permission denied; --url names"):
+        found()
 
 
 def test_unix_socket_can_be_named() -> None:

@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.logs.pipe import Pipe
+from tests.support import closed
 from trio_jobs.logs.installation import Logs, start_logging
 from trio_jobs.logs.log_file import check_log_file, open_log_file
 from trio_jobs.settings import LoggingSettings
@@ -119,6 +121,14 @@ def test_file_is_appended_to_and_created_for_the_server_and_its_group(tmp_path: 
 
     assert path.read_text() == "one\ntwo\n"
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("use", [open_log_file, check_log_file])
+def test_file_in_a_folder_of_another_user_is_refused(
+    tmp_path: Path, use: Callable[[str], object]
+) -> None:
+    with closed(tmp_path), pytest.raises(ValueError, match="log file"):
+        use(str(tmp_path / "log"))
 
 
 def test_what_is_no_regular_file_is_refused_and_nothing_stays_open(tmp_path: Path) -> None:

@@ -66,12 +66,14 @@ def find_server(options: Namespace) -> Server:
     Raises:
         CommandError: One of them is wrong.
     """
+    from trio_jobs.bounded_read import may_be_there
+
     token = _token(options.token_file)
     for source, url in (("--url", options.url), (URL_VARIABLE, os.environ.get(URL_VARIABLE))):
         if url is not None:
             return _named(url, source, token)
-    # lexists, as in `load_config`; that takes 0.06 s of CPU, so not without a reason.
-    if os.path.lexists(_CONFIG) or "TRIO_JOBS_HTTP_BIND" in os.environ:
+    # `load_config` takes 0.06 s of CPU, so not without a reason.
+    if may_be_there(_CONFIG) or "TRIO_JOBS_HTTP_BIND" in os.environ:
         return _configured(token)
     return Server(url=DEFAULT_URL, token=token, is_local=True)
 

@@ -29,7 +29,7 @@ def check_log_file(path: str) -> None:
     Raises:
         ValueError: See `open_log_file`.
     """
-    if Path(path).exists():
+    if os.path.exists(path):  # noqa: PTH110 - Path's raises for a folder of another user
         os.close(open_log_file(path))
-    elif not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
+    elif not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK, effective_ids=True):
         raise ValueError(f"cannot create the log file {path!r} in its folder")

@@ -15,7 +15,7 @@ from shutil import copy
 import pytest
 
 from tests.stores.sqlite.files import opened, read, write
-from tests.support import NOON, make_job
+from tests.support import NOON, as_nobody, make_job
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import StoreSettings
 from trio_jobs.store_in_file import RecoveredFile
@@ -247,19 +247,6 @@ def test_wal_without_its_file_is_not_deleted(path: Path) -> None:
     path.with_name("jobs.db-wal").write_bytes(wal)
 
     assert "is missing or empty, but '/jobs.db-wal' is there" in refused(path)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """As a user without rights; root may do everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize(
