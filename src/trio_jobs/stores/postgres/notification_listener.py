@@ -404,10 +404,13 @@ class NotificationListener:
                 self._due = min(int(text), self._due or int(text))
             elif is_id(each.payload):
                 first = min(each.payload, first or each.payload)
-        if first is not None:
-            self._told.hint(first)
         if ended:
             self._told.ended(ended)
+        if first is not None:
+            self._told.hint(first)
+            # An idle pump sends its round before this task goes on: a job waits for that.
+            for _ in range(2):
+                await trio.lowlevel.checkpoint()
 
     def _due_at(self) -> float:
         """When the next time comes that jobs wait for, by Trio's clock."""

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 import psycopg
 import trio
@@ -38,9 +37,9 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-# Less than all ids, and greater.
-_FIRST: Final = "00000000-0000-0000-0000-000000000000"
-_LAST: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+# As numbers, less than all ids, and greater.
+_FIRST: Final = 0
+_LAST: Final = 2**128
 
 # Seconds after which the pump gives up a connection that does not answer: otherwise a frozen
 # database holds the pump for ever. The time doubles at each failure in a row, up to the longest: a
@@ -147,7 +146,7 @@ class Pump:
             first_id: The smallest id of the pending jobs; None if it is not known.
         """
         self._may_fetch = True
-        before = _FIRST if first_id is None else str(UUID(int=max(UUID(first_id).int - 1, 0)))
+        before = _FIRST if first_id is None else max(_number(first_id) - 1, _FIRST)
         self._low = min(self._low, before)
         self._lowest_hint = min(self._lowest_hint, before)
         self._told = True
@@ -367,8 +366,9 @@ class Pump:
             new = {job.id for each in batch.new for job in each.jobs}
             found = (each.job for each in answer.fetched)
             in_order = (job.id for job in found if job.run_at is None and job.id not in new)
+            last = _number(max(in_order, default="0"))
             # A job of which a hint has told meanwhile may have come in behind this round's back.
-            self._low = min(max(self._low, max(in_order, default=_FIRST)), self._lowest_hint)
+            self._low = min(max(self._low, last), self._lowest_hint)
         self._source.landed(batch, answer)
 
     async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
@@ -434,12 +434,13 @@ class Pump:
                 return Answer(taken=[group])
             self._refuse(group, error)
             return Answer()
+        low = f"{self._low:032x}"
         if connection.keeps_statements and quick_fetch.suits(part):
-            fetch = quick_fetch.fetch(connection, part, session, self._low)
+            fetch = quick_fetch.fetch(connection, part, session, low)
             answer = await self._answered(fetch)
             if answer.fetched or await self._is_current(connection, session):
                 return answer
-        sql, params = round_calls.call(part, session, self._low)
+        sql, params = round_calls.call(part, session, low)
         rows = await self._execute(connection, sql, params)
         answer, is_member = round_calls.answer(rows, part, session)
         if session.member and not is_member and session.member == self._membership.id:
@@ -542,6 +543,10 @@ class Pump:
             seconds = time.monotonic() - self._refused
             self._refused = None
             log.warning("store_works_again", extra={"seconds": round(seconds, 3)})
+
+
+def _number(job_id: str) -> int:
+    return int(job_id.replace("-", ""), 16)
 
 
 async def _let_others_join() -> None:
