@@ -19,6 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_jobs
+import trio_jobs.asyncio
 from tests.support import SETTINGS
 from trio_jobs import (
     Handler,
@@ -505,6 +506,17 @@ async def test_call_in_another_thread_is_refused_and_costs_no_worker(
         for number in range(4):
             job = await jobs.submit_when_possible("echo", number)
             assert await jobs.result(job.id) == number
+
+
+def test_program_on_the_other_loop_is_told_what_it_needs() -> None:
+    async def open_it(open_jobs: Any) -> None:  # noqa: ANN401 - of either module
+        async with open_jobs({"echo": echo}):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"an asyncio program has trio_jobs\.asyncio"):
+        asyncio.run(open_it(open_jobs))
+    with pytest.raises(RuntimeError, match=r"Trio has trio_jobs\.open_jobs"):
+        trio.run(open_it, trio_jobs.asyncio.open_jobs)
 
 
 async def test_plain_handler_submits_in_the_thread_of_the_block() -> None:

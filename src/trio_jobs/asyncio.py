@@ -62,11 +62,16 @@ async def open_jobs(
 
     Raises:
         HandlerError: See `trio_jobs.open_jobs`, whose other errors this raises too.
+        RuntimeError: The caller is a task of Trio.
 
     Cancellation:
         Cancels the jobs, and waits for their end for 2 s at most. If they have not ended by then,
         the program goes on without the thread. The log has ``pool_still_running``, and names them.
     """
+    if trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            "trio_jobs.asyncio.open_jobs is for asyncio; Trio has trio_jobs.open_jobs"
+        )
     build(PoolSettings, grace_period=grace_period)
     options.setdefault("asyncio_loop", asyncio.get_running_loop())
     open_pool = partial(embed.open_jobs, handlers, path=path, url=url, **options)

@@ -205,6 +205,7 @@ async def open_jobs(
         StoreDatabaseError: The database cannot be used.
         LifespanError: A lifespan has not opened. If one fails later, its error ends the block.
         LoopStartError: asyncio's loop cannot be started.
+        RuntimeError: The caller is no task of Trio.
 
     Cancellation:
         Cancels the jobs, and waits until handlers on Trio have unwound and processes are killed.
@@ -214,6 +215,11 @@ async def open_jobs(
     Checkpoints:
         At the end of the block; with a file or a database also at its beginning.
     """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            "trio_jobs.open_jobs is for tasks of Trio; an asyncio program has"
+            " trio_jobs.asyncio.open_jobs and trio_jobs.JobQueue"
+        )
     named_loop = {"asyncio_loop": asyncio_loop} if isinstance(asyncio_loop, str) else {}
     settings = build(
         PoolSettings,
