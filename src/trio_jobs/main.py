@@ -45,10 +45,12 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     opened = resources.open_store(lambda error: lifecycle.fail(error))
     sections = (config.pool, config.store, http, config.metrics, resources.tracing)
     pool = make_pool(handlers, send, opened.store, *sections, folder=folder, **opened.for_pool)
-    opened.start(pool)
     admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
     monitor = add_instruments(pool.executor, config, resources.takeovers, resources.logs)
+    # Its own instrument comes last: it wakes the thread that writes, with which the others would
+    # have to share the interpreter.
+    opened.start(pool)
     serve_http = make_http_service(config, pool, opened, resources, lifecycle, monitor)
     report = UnfinishedReport(
         pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines

@@ -85,6 +85,7 @@ class StoreInFile:
     def start(self, pool: Pool) -> None:
         """See `OpenedStore.start`; starts the thread that writes, too."""
         self._journal.start()
+        self._end_of_turn.open()
         pool.paused.pause(each for each in self._paused if each in self._handlers.table)
         jobs = [job for _, job in self._recovered]
         if pool.observation is not None:

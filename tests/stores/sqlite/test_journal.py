@@ -63,6 +63,7 @@ async def test_one_commit_writes_what_is_handed_over_in_a_turn_of_the_loop(tmp_p
             lambda text: commits.append(text) if text == "COMMIT" else None
         )
         soon = EndOfTurn(calls.failed.append)
+        soon.open()
         journal = Journal(file, failed=calls.failed.append, soon=soon)
         journal.start()
 

@@ -128,7 +128,7 @@ class Journal:
         self._connection = file.connection  # the thread's, once it has started
         self._failed = failed
         self._drop_log = DropLog()
-        # Each part is what one turn has brought, or two; None: close.
+        # Each part is what one turn has brought, or a few; None: close.
         self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
         # Of the loop alone: entries that may not be done, oldest first, and how many came before.
         self._entries: deque[_Entry] = deque()

@@ -75,7 +75,8 @@ class RecordWriter:
             if retention is not None:
                 retention.begin()
             self._write(last)
-            connection.executemany(_MARK, marks)
+            if marks:
+                connection.executemany(_MARK, marks)
             if not last:  # so that the disk is asked whether it takes something
                 connection.execute(_MARK, ("written", self._writes))
             if retention is not None:
