@@ -62,7 +62,7 @@ class Member:
     async def round_of(self, batch: Batch) -> tuple[Answer, bool]:
         """Make a round."""
         if self.quick and quick_fetch.suits(batch):
-            found = await quick_fetch.fetch(self.connection, batch, self.session, self.low)
+            found = await quick_fetch.send(self.connection, batch, self.session, self.low)
             return found, True
         sql, params = round_calls.call(batch, self.session, self.low)
         cursor = await self.connection.execute(sql.encode(), params)

@@ -114,7 +114,7 @@ async def test_rows_of_a_statement_are_read_before_its_commit(empty_database: Da
             return rows
 
         async def add() -> None:
-            assert await connection.execute_early("add", [b"1"], [0], note) == [(1,)]
+            assert await connection.send_early("add", [b"1"], [0], note) == [(1,)]
             committed.set()
 
         nursery.start_soon(add)
@@ -136,9 +136,9 @@ async def test_error_of_an_early_statement_leaves_the_connection(
     async with await connect(empty_database.url, name="test") as connection:
         await connection.execute(DEFERRED)
         with pytest.raises(psycopg.DataError):
-            await connection.execute_early("add", [param], [0], list)
+            await connection.send_early("add", [param], [0], list)
 
-        assert await connection.execute_early("add", [b"1"], [0], list) == [(1,)]
+        assert await connection.send_early("add", [b"1"], [0], list) == [(1,)]
     assert await empty_database.fetch("select n from t") == [(1,)]
 
 
@@ -152,7 +152,7 @@ async def test_early_statement_of_a_terminated_connection_is_lost(
     )
 
     with pytest.raises(LOST):
-        await connection.execute_early("one", [], [], list)
+        await connection.send_early("one", [], [], list)
     assert connection.closed
 
 

@@ -436,8 +436,8 @@ class Pump:
             return Answer()
         low = f"{self._low:032x}"
         if connection.keeps_statements and quick_fetch.suits(part):
-            fetch = quick_fetch.fetch(connection, part, session, low)
-            answer = await self._answered(fetch)
+            sent = quick_fetch.send(connection, part, session, low)
+            answer = await self._answered(sent)
             if answer.fetched or await self._is_current(connection, session):
                 return answer
         sql, params = round_calls.call(part, session, low)

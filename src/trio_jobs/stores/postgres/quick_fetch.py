@@ -4,7 +4,7 @@ In the database's function `round` it is several statements: after a rest, each 
 than what it does. Here it is one, prepared, whose rows are read while the database flushes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from trio_jobs.stores.postgres.parameter_arrays import Texts
@@ -75,8 +75,8 @@ def suits(batch: Batch) -> bool:
     return batch.want.number > 0 and not batch.want.limits and not any(others)
 
 
-async def fetch(connection: TrioConnection, batch: Batch, session: Session, low: str) -> Answer:
-    """Make the round; without jobs it does not say whether the member is there.
+def send(connection: TrioConnection, batch: Batch, session: Session, low: str) -> Awaitable[Answer]:
+    """Send the round; await its answer, which does not say whether the member is there.
 
     Args:
         connection: Has executed `PREPARE`.
@@ -94,7 +94,7 @@ async def fetch(connection: TrioConnection, batch: Batch, session: Session, low:
         None if want.types is None else Texts(want.types).data,
         Texts(want.without).data,
     )
-    return await connection.execute_early(
+    return connection.send_early(
         _NAME, params, _FORMATS, lambda rows: answer(sorted(rows, key=_order), batch, session)[0]
     )
 

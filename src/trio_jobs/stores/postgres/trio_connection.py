@@ -80,14 +80,16 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         """Whether a statement that is prepared stays, as behind no pooler."""
         return self.prepare_threshold is not None
 
-    async def execute_early(
+    def send_early(
         self,
         statement: str,
         params: Sequence[bytes | None],
         formats: Sequence[int],
         read: Callable[[list[tuple[Any, ...]]], _Result],
-    ) -> _Result:
-        """Execute a prepared statement, and read its rows while the database flushes its commit.
+    ) -> Awaitable[_Result]:
+        """Send a prepared statement, whose rows are read while the database flushes its commit.
+
+        It is sent before this method returns: what the caller does next takes no time of it.
 
         Args:
             statement: The name.
@@ -96,23 +98,20 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             read: Called with the rows before they are committed: it must have no effect.
 
         Returns:
-            What ``read`` has returned, when it is committed.
-        """
-        return await self.wait(self._execute_early(statement.encode(), params, formats, read))
+            To be awaited at once: what ``read`` has returned, when it is committed.
 
-    def _execute_early(
-        self,
-        statement: bytes,
-        params: Sequence[bytes | None],
-        formats: Sequence[int],
-        read: Callable[[list[tuple[Any, ...]]], _Result],
-    ) -> PQGen[_Result]:
+        Raises:
+            psycopg.OperationalError: The connection is closed.
+        """
+        self.pgconn.enter_pipeline_mode()
+        self.pgconn.send_query_prepared(statement.encode(), params, formats)
+        self.pgconn.send_flush_request()  # of the rows; the sync, behind it, is what commits
+        self.pgconn.pipeline_sync()
+        return self.wait(self._read_early(read))
+
+    def _read_early(self, read: Callable[[list[tuple[Any, ...]]], _Result]) -> PQGen[_Result]:
         pgconn = self.pgconn
-        pgconn.enter_pipeline_mode()
-        pgconn.send_query_prepared(statement, params, formats)
-        pgconn.send_flush_request()  # of the rows; the sync, behind it, is what commits
-        pgconn.pipeline_sync()
-        yield from generators.send(pgconn)
+        yield from generators.send(pgconn)  # what the socket had no room for
         found: list[_Result] = []
         failure: psycopg.Error | None = None
         while True:
