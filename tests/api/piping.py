@@ -62,7 +62,7 @@ async def rest(exchange: OpenRequest) -> list[Line]:
 
 def assert_nothing_is_left(api: Api) -> None:
     """No pipe waits for a job any more."""
-    assert api.parts.waiters._calls == {}
+    assert api.parts.waiters.calls == {}
 
 
 @asynccontextmanager

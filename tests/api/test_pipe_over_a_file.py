@@ -184,7 +184,7 @@ async def test_client_that_hangs_up_while_its_lines_are_on_their_way_to_the_disk
             await wait_all_tasks_blocked()
             parts.journal.commit()
             await wait_all_tasks_blocked()
-            assert parts.pool.waiters._calls == {}
+            assert parts.pool.waiters.calls == {}
         nursery.start_soon(parts.journal.run)
         start_pool(parts, nursery)
         await wait_all_tasks_blocked()

@@ -79,7 +79,7 @@ class Stage:
     async def assert_only_keyed_jobs_go_on(self) -> None:
         """The rest is cancelled; nothing of the pipe is left."""
         assert self.server.connections() == 0
-        assert not self.api.parts.pool.waiters._calls
+        assert not self.api.parts.pool.waiters.calls
         before = await self.jobs()
         # A job that waits for a worker is cancelled when its turn comes.
         assert all("outcome" not in job for number, job in before.items() if number % 2 == 0)
@@ -237,4 +237,4 @@ async def test_client_that_reads_nothing_and_hangs_up(clock: MockClock, *, tls: 
         await wait_all_tasks_blocked()
 
         assert stage.server.connections() == 0
-        assert not stage.api.parts.pool.waiters._calls
+        assert not stage.api.parts.pool.waiters.calls

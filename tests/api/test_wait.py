@@ -168,7 +168,7 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(
             exchange.hang_up()
 
         assert api.parts.waiters.count == 0
-        assert not api.parts.waiters._awaited
+        assert not api.parts.waiters.completions
     assert not caplog.records
 
 

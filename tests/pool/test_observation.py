@@ -4,7 +4,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,6 +34,7 @@ from tests.support import (
     start_pool,
 )
 from trio_jobs import Ending, Handler, Job, JobError, JobStatus, Outcome, RetryPolicy, Snooze
+from trio_jobs.pool.ended_jobs import EndedJobs
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.observation import MAX_TYPES, Observation
 from trio_jobs.pool.pool import Pool
@@ -41,7 +42,6 @@ from trio_jobs.pool.refusals import AdmissionError
 from trio_jobs.pool.reruns import Selection, rerun_all
 from trio_jobs.pool.statistics import OTHER, TypeStatistics
 from trio_jobs.pool.store import InvalidTransitionError, JobNotFoundError
-from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
 from trio_jobs.pool.wiring import make_pool
 from trio_jobs.store_in_file import RecoveredFile
@@ -549,14 +549,21 @@ def unfinished_jobs(parts: Parts | DurableParts) -> list[Job]:
 @asynccontextmanager
 async def noted_ends(history: History, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Note each end that clients see."""
-    notify = CompletionWaiters.notify
+    beside = EndedJobs.beside
 
-    def note(waiters: CompletionWaiters, job: Job) -> None:
-        history.ends.append(job)
-        notify(waiters, job)
+    def noting(
+        ended: EndedJobs, notify: Callable[[Job], object], *waiting: Collection[str]
+    ) -> Callable[[Job], None]:
+        note = beside(ended, notify, *waiting)
+
+        def note_too(job: Job) -> None:
+            history.ends.append(job)
+            note(job)
+
+        return note_too
 
     with monkeypatch.context() as patches:
-        patches.setattr(CompletionWaiters, "notify", note)
+        patches.setattr(EndedJobs, "beside", noting)
         yield
 
 

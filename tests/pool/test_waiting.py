@@ -110,7 +110,7 @@ async def test_waiters_come_and_go_and_the_last_ones_are_woken() -> None:
 
     assert stayed == [completed]
     assert parts.waiters.count == 0
-    assert not parts.waiters._awaited
+    assert not parts.waiters.completions
 
 
 async def test_waiting_is_a_checkpoint_also_when_there_is_nothing_to_wait_for() -> None:

@@ -787,7 +787,7 @@ def check_nothing_is_left(program: Program) -> None:
     """Nobody waits for a job or for room, and no job is taken to be running."""
     assert program.core is not None
     waiters = program.core.waiters
-    assert (waiters.count, waiters._awaited) == (0, {})
+    assert (waiters.count, waiters.completions) == (0, {})
     assert not program.core.capacity._fifo.locked()
     assert not program.core.capacity._open_blocks
     assert not program.core.executor.running

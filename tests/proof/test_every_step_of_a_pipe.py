@@ -165,7 +165,7 @@ async def run(place: str, step: int, action: Callable[[Piped], object]) -> tuple
             # No pipe is counted any more.
             answer = await client.request("POST", PIPE, headers=AUTHORIZED)
             assert answer.status == 200
-    assert pool.waiters._calls == {}
+    assert pool.waiters.calls == {}
     return piped, at.steps
 
 

@@ -185,7 +185,7 @@ async def opened(start: Callable[[trio.Nursery], None], pool: Pool) -> AsyncIter
         start(nursery)
         context = ApiContext(pool=pool, http=HttpSettings(), shutdown_retry_after=1)
         yield Client(create_app(context))
-        assert pool.waiters._calls == {}
+        assert pool.waiters.calls == {}
         nursery.cancel_scope.cancel()
 
 

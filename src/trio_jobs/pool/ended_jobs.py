@@ -1,8 +1,6 @@
 """`EndedJobs`: the jobs that ended last, numbered, so that a reader knows what it has missed."""
 
-from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Collection
 
 import trio
 from msgspec.structs import replace
@@ -32,44 +30,61 @@ class EndedJobs:
 
     Attributes:
         note: Notes a job; see `beside`.
-        last: The number of the job that ended last; 0 before the first, which is number 1.
         changed: Set by `touch`, and when a job ends. None while nobody waits for a change.
     """
 
     def __init__(self, count: Callable[[], None]) -> None:
-        self.last = 0
         self._count = count
-        self._count_at = BATCH
-        self._look_at = BATCH  # 0 while somebody waits for a change
-        self._jobs: deque[Job] = deque(maxlen=KEPT)
+        self._jobs: list[Job] = []  # at most `KEPT` and `BATCH`
+        self._forgotten = 0  # how many jobs ended before them
+        # The lengths at which the jobs are counted, and something is done: 0 while somebody waits
+        # for a change.
+        self._count_at = self._look_at = BATCH
         self.changed: trio.Event | None = None
         self.note = self.beside(_nothing)
 
-    def beside(self, notify: Callable[[Job], object]) -> Callable[[Job], None]:
-        """A function that calls ``notify`` with a job that has just ended, and notes the job.
+    @property
+    def last(self) -> int:
+        """The number of the job that ended last; 0 before the first, which is number 1."""
+        return self._forgotten + len(self._jobs)
 
-        It wakes the tasks that wait for a change. A job of more than 4 KiB is noted without payload
-        and result, and a long type is cut.
+    def beside(
+        self,
+        notify: Callable[[Job], object],
+        completions: Collection[str] = (),
+        calls: Collection[str] = (),
+    ) -> Callable[[Job], None]:
+        """A function that notes a job that has just ended, and wakes those that wait for a change.
+
+        A job of more than 4 KiB is noted without payload and result, and a long type is cut.
+
+        Args:
+            notify: Called with the job before that, unless nothing waits for any job.
+            completions: See `CompletionWaiters`.
+            calls: See there.
         """
-        append = self._jobs.append
+        jobs, append = self._jobs, self._jobs.append
 
         def note(job: Job) -> None:
-            notify(job)
+            if completions or calls:
+                notify(job)
             size, ending = len(job.payload) + len(job.type), job.ending
             if ending is not None and ending.result is not None:
                 size += len(ending.result)
             append(job if size <= _MAX_SIZE else _brief(job))
-            self.last = last = self.last + 1
-            if last >= self._look_at:
+            if len(jobs) >= self._look_at:
                 self._look()
 
         return note
 
     def _look(self) -> None:
         self.touch()
-        if self.last >= self._count_at:
-            self._count_at = self._look_at = self.last + BATCH
+        if len(self._jobs) >= self._count_at:
             self._count()
+            over = max(len(self._jobs) - KEPT, 0)
+            self._forgotten += over
+            del self._jobs[:over]
+            self._count_at = self._look_at = len(self._jobs) + BATCH
 
     def since(self, number: int) -> tuple[int, list[Job]]:
         """The jobs that ended after the one with this number, in order.
@@ -81,8 +96,8 @@ class EndedJobs:
             How many of them are not kept any more, and the others.
         """
         new = max(self.last - number, 0)
-        kept = min(new, len(self._jobs))
-        return new - kept, list(islice(self._jobs, len(self._jobs) - kept, None))
+        kept = min(new, len(self._jobs), KEPT)
+        return new - kept, self._jobs[len(self._jobs) - kept :]
 
     def next_change(self) -> trio.Event:
         """An event that is set once the next job has ended, or `touch` is called."""

@@ -3,7 +3,7 @@
 import math
 import struct
 from bisect import bisect_right
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 # The first 16 bits of a double are its sign, its exponent, and 4 bits of its fraction. So the
@@ -38,7 +38,8 @@ class Histogram:
         self.seconds = 0.0
         self.least = math.inf
         self.greatest = 0.0
-        self._buckets: Counter[int] = Counter()
+        # Not a `Counter`, which sets an item in Python.
+        self._buckets: defaultdict[int, int] = defaultdict(int)
 
     def add(self, durations: Sequence[float]) -> None:
         """Count some durations, at least one; none is negative."""
@@ -70,7 +71,8 @@ class Histogram:
         self.seconds += other.seconds
         self.least = min(self.least, other.least)
         self.greatest = max(self.greatest, other.greatest)
-        self._buckets.update(other._buckets)
+        for bucket, number in other._buckets.items():
+            self._buckets[bucket] += number
 
     def percentiles(self, *shares: float) -> list[float | None]:
         """For each share, in rising order, the duration that this share does not exceed.

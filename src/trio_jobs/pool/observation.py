@@ -87,9 +87,9 @@ class Observation:
         self._seconds: dict[int, list[int]] = defaultdict(lambda: [0, 0])
         # Unfinished jobs that wait for a time, or have; and whether they count as retrying now.
         self._waited: dict[str, bool] = {}
-        # Jobs that wait for a worker alone, in the order in which they began to; the values say
-        # nothing.
-        self._can_begin: dict[str, None] = {}
+        # Jobs that wait for a worker alone, in the order in which they began to; the values save
+        # the claims of new ones a look-up.
+        self._can_begin: dict[str, TypeCounts | None] = {}
         unfinished = store.unfinished()
         for jobs in (unfinished.begun, unfinished.not_begun, unfinished.waiting):
             for job in jobs:  # of an earlier process
@@ -113,7 +113,7 @@ class Observation:
             counts = types.get(job.type) or self._counts_of(job.type)
             counts.submitted += 1
             if job.run_at is None:
-                can_begin[job.id] = None
+                can_begin[job.id] = counts
             else:
                 self._waited[job.id] = False
             if ended.changed is not None:
@@ -123,7 +123,7 @@ class Observation:
 
     def claiming(self, layer: HasMoves) -> Callable[[str], Job | None]:
         """A function that claims a job as ``layer.moves`` does at that time, and counts it."""
-        types, can_begin, waited = self._types, self._can_begin, self._waited
+        can_begin, waited = self._can_begin, self._waited
 
         def claim(job_id: str) -> Job | None:
             try:
@@ -132,9 +132,8 @@ class Observation:
                 can_begin.pop(job_id, None)
                 raise
             if job is not None:
-                counts = types.get(job.type) or self._counts_of(job.type)
+                counts = can_begin.pop(job_id, None) or self._counts_of(job.type)
                 counts.claimed += 1
-                can_begin.pop(job_id, None)
                 if waited and waited.get(job_id):
                     waited[job_id] = False
                     counts.retrying -= 1
@@ -289,7 +288,7 @@ class Observation:
         for job_id in waited:
             del self._waited[job_id]
         unsuccessful = [
-            job for job in jobs if (end := job.ending) and end.outcome is not _SUCCEEDED
+            job for job in jobs if (end := job.ending) is not None and end.outcome is not _SUCCEEDED
         ]
         counts.succeeded += len(jobs) - len(unsuccessful)
         if unsuccessful:
@@ -304,16 +303,12 @@ class Observation:
         if waited:
             jobs = [job for job in jobs if job.id not in waited]
         waits = [
-            began - job.created_at
+            (began - job.created_at).total_seconds()
             for job in jobs
             if job.attempts == 1 and (began := job.started_at) is not None
         ]
         if waits:
-            if max(waits) < _ONE_SECOND:  # as on most servers, and for less
-                seconds = [wait.microseconds / 1e6 for wait in waits]
-            else:
-                seconds = [wait.total_seconds() for wait in waits]
-            counts.wait.windows[window].add(seconds)
+            counts.wait.windows[window].add(waits)
         return len(unsuccessful)
 
     def _turn_windows(self) -> None:
@@ -354,8 +349,11 @@ def _by_second(jobs: list[Job]) -> Iterable[tuple[datetime, list[Job]]]:
     ends = [end for job in jobs if (end := job.completed_at) is not None]
     if not ends:
         return []
-    begins = min(ends).replace(microsecond=0)
-    if max(ends) < (over := begins + _ONE_SECOND):  # as most of a busy server
+    in_order = sorted(
+        ends
+    )  # they are, unless the clock was set back: as cheap as the least of them
+    begins = in_order[0].replace(microsecond=0)
+    if in_order[-1] < (over := begins + _ONE_SECOND):  # as most of a busy server
         return [(begins, jobs)]
     groups: dict[datetime, list[Job]] = defaultdict(list)
     group = groups[begins]

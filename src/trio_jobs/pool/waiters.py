@@ -48,6 +48,9 @@ class CompletionWaiters:
 
     Attributes:
         count: How many tasks wait.
+        completions: What they wait for, by job id. The last task that stops waiting removes the
+            entry.
+        calls: The functions to call, by job id.
         over: Set when the pool has ended: no job completes any more.
     """
 
@@ -63,9 +66,8 @@ class CompletionWaiters:
         self._max_waiters = max_waiters
         self._when_ended = ended
         self._watch = watch
-        # By job id. The last task that stops waiting removes the entry.
-        self._awaited: dict[str, Completion] = {}
-        self._calls: dict[str, tuple[Call, ...]] = {}
+        self.completions: dict[str, Completion] = {}
+        self.calls: dict[str, tuple[Call, ...]] = {}
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Completion]:
@@ -80,9 +82,9 @@ class CompletionWaiters:
         """
         if self.count >= self._max_waiters:
             raise TooManyWaitersError(f"{self.count} tasks wait already")
-        completion = self._awaited.get(job_id)
+        completion = self.completions.get(job_id)
         if completion is None:
-            completion = self._awaited[job_id] = Completion()
+            completion = self.completions[job_id] = Completion()
             if self.over.is_set():
                 completion._over.set()
             elif self._watch is not None:
@@ -95,50 +97,50 @@ class CompletionWaiters:
             self.count -= 1
             completion._subscribers -= 1
             if completion._subscribers == 0:
-                self._awaited.pop(job_id, None)
+                self.completions.pop(job_id, None)
 
     def call(self, job_id: str, call: Call) -> None:
         """Call a function once this unfinished job completes; for callers, see `subscribe`."""
-        self._calls[job_id] = (*self._calls.get(job_id, ()), call)
+        self.calls[job_id] = (*self.calls.get(job_id, ()), call)
         if self._watch is not None:
             self._watch(job_id)
 
     def forget_call(self, job_id: str, call: Call) -> None:
         """Do not call this function for this job any more."""
-        if left := tuple(each for each in self._calls.pop(job_id, ()) if each != call):
-            self._calls[job_id] = left
+        if left := tuple(each for each in self.calls.pop(job_id, ()) if each != call):
+            self.calls[job_id] = left
 
     def notify(self, job: Job) -> None:
         """Wake the tasks that wait for this job, which has just completed, and make the calls."""
-        completion = self._awaited.get(job.id)
+        completion = self.completions.get(job.id)
         if completion is not None:
             completion.job = job
             completion._over.set()
-        if self._calls:
-            for call in self._calls.pop(job.id, ()):
+        if self.calls:
+            for call in self.calls.pop(job.id, ()):
                 call(job.id, job)
 
     def notify_gone(self, job_id: str) -> None:
         """Do the same for a job that has completed, and was dropped before this server saw it."""
-        if (completion := self._awaited.get(job_id)) is not None:
+        if (completion := self.completions.get(job_id)) is not None:
             completion._over.set()
-        for call in self._calls.pop(job_id, ()):
+        for call in self.calls.pop(job_id, ()):
             call(job_id, None)
 
     def awaits(self, job_id: str) -> bool:
         """Whether something waits for this job, and was not told of its end."""
-        completion = self._awaited.get(job_id)
-        return (completion is not None and not completion._over.is_set()) or job_id in self._calls
+        completion = self.completions.get(job_id)
+        return (completion is not None and not completion._over.is_set()) or job_id in self.calls
 
     @property
     def awaited(self) -> list[str]:
         """The ids of all jobs that something waits for; some have ended."""
-        return list(self._awaited.keys() | self._calls.keys())
+        return list(self.completions.keys() | self.calls.keys())
 
     def end(self) -> None:
         """Wake all tasks, now and from now on: the pool has ended. Idempotent."""
         self.over.set()
-        for completion in self._awaited.values():
+        for completion in self.completions.values():
             completion._over.set()
         if self._when_ended is not None:
             self._when_ended()

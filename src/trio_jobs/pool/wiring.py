@@ -146,7 +146,11 @@ def make_pool(
     new_id = Uuid7(nanoseconds, after=last_id).__call__
     limited = (send, capacity, schedule, handlers.max_running)
     moves: StoreMoves
-    show = waiters.notify if observation is None else observation.ended.beside(waiters.notify)
+    show = (
+        waiters.notify
+        if observation is None
+        else observation.ended.beside(waiters.notify, waiters.completions, waiters.calls)
+    )
     disk_timer = None
     delays: Delays = schedule
     notes: list[Callable[[str], object]] = []

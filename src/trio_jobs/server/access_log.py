@@ -65,8 +65,9 @@ class AccessLog:
         """Have a request pending until ``end``. A second call for one request changes nothing."""
         if self._enabled and self._request is None:
             self._request = request
-            self._status, self._size = None, 0
+            self._status = None
             if self._logged:
+                self._size = 0
                 self._began = trio.current_time()
 
     def answered(self, status: int, size: int) -> None:
@@ -93,10 +94,9 @@ class AccessLog:
         cycle, self.cycle = self.cycle, None
         if request is None:
             return
-        status, size = self._status, self._size
         if cycle is None:
             if self._traffic is not None:
-                self._traffic.note_sent(request.method, request.target, status)
+                self._traffic.note_sent(request.method, request.target, self._status)
                 if not self._logged:
                     return
             method = request.method.decode("ascii").upper()
@@ -104,12 +104,13 @@ class AccessLog:
             path = request.target.partition(b"?")[0].decode("latin-1")
         else:
             method, path = cycle.scope["method"], cycle.scope["path"]
-            if status is None:
-                status, size = cycle.status, cycle.size
+            if self._status is None:
+                self._status, self._size = cycle.status, cycle.size
             if self._traffic is not None:
-                self._traffic.note_request(method, path, status)
+                self._traffic.note_request(method, path, self._status)
                 if not self._logged:
                     return
+        status = self._status
         # Probes come every few seconds, and would hide the other lines.
         probe = status == 200 and self._access_control.is_probe(method, path)
         log.log(
@@ -119,7 +120,7 @@ class AccessLog:
                 "method": method,
                 "path": path,
                 "status": status,
-                "bytes": size,
+                "bytes": self._size,
                 "duration": round(trio.current_time() - self._began, 6),
                 "client": client,
                 **_forwarded(request),

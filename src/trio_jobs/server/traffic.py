@@ -33,10 +33,9 @@ class Traffic:
         self._route_of = route_of
         self._requests: Counter[tuple[str, str, int | None]] = Counter()
         # By method, target and status; see `_MOST_SENT`.
-        self._sent: dict[tuple[bytes, bytes, int | None], int] = {}
+        self._sent: Counter[tuple[bytes, bytes, int | None]] = Counter()
         # The last one of them, and how often in a row it has come.
-        self._method, self._target = b"", b""
-        self._status: int | None = None
+        self._last: tuple[bytes, bytes, int | None] = b"", b"", None
         self._repeats = 0
 
     @property
@@ -50,11 +49,11 @@ class Traffic:
 
     def note_sent(self, method: bytes, target: bytes, status: int | None) -> None:
         """Count a request that has ended, by its method and target as the client has sent them."""
-        if target == self._target and status == self._status and method == self._method:
+        if (sent := (method, target, status)) == self._last:
             self._repeats += 1
             return
         self._count_repeats()
-        self._method, self._target, self._status, self._repeats = method, target, status, 1
+        self._last, self._repeats = sent, 1
         if len(self._sent) >= _MOST_SENT or len(target) > _LONGEST:
             self._look_up_routes()
 
@@ -77,13 +76,12 @@ class Traffic:
 
     def _count_repeats(self) -> None:
         if self._repeats:
-            key = (self._method, self._target, self._status)
-            self._sent[key] = self._sent.get(key, 0) + self._repeats
-        self._method, self._target, self._status, self._repeats = b"", b"", None, 0
+            self._sent[self._last] += self._repeats
+        self._last, self._repeats = (b"", b"", None), 0
 
     def _look_up_routes(self) -> None:
         self._count_repeats()
-        sent, self._sent = self._sent, {}
+        sent, self._sent = self._sent, Counter()
         for (method, target, status), count in sent.items():
             path = target.partition(b"?")[0].decode("latin-1")
             self.note_request(method.decode("ascii").upper(), path, status, count)
