@@ -2,6 +2,8 @@
 
 import functools
 import math
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -178,6 +180,15 @@ def decorator(function: Callable[[object], object]) -> Callable[[object], object
     return wrapper
 
 
+PROGRAM = """
+from trio_jobs import Handler
+
+def work(payload):
+    return payload
+
+Handler.of(work, run="process")
+"""
+
 replaced = decorator(plain_function)  # goes by the name of the one inside
 
 
@@ -189,6 +200,10 @@ replaced = decorator(plain_function)  # goes by the name of the one inside
         (replaced, "'tests.handlers.test_handler:plain_function' is something else"),
         (functools.partial(plain_function), "'functools:partial' is something else"),
         (PlainObject(), "'tests.handlers.test_handler:PlainObject' is something else"),
+        (
+            PlainObject().method,
+            "'tests.handlers.test_handler:PlainObject.method' needs its instance",
+        ),
     ],
 )
 def test_a_function_that_a_process_could_not_find_again_is_refused(
@@ -198,7 +213,18 @@ def test_a_function_that_a_process_could_not_find_again_is_refused(
         Handler.of(function, run="process")
 
     assert str(refusal.value).startswith("cannot be found again by a process: ")
-    assert str(refusal.value).endswith(message)
+    assert str(refusal.value).endswith(f"{message}; give a function that a module defines")
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["-c", PROGRAM]])
+def test_function_of_a_program_without_a_file_is_refused(arguments: list[str]) -> None:
+    command = [sys.executable, *arguments]
+    run = subprocess.run(command, input=PROGRAM, capture_output=True, text=True, check=False)
+
+    assert run.stderr.splitlines()[-1].endswith(
+        "HandlerError: cannot be found again by a process: its program has no file;"
+        " give a function that a module defines"
+    )
 
 
 @pytest.mark.parametrize(

@@ -137,18 +137,36 @@ def importable_name(function: object) -> str:
 
     Raises:
         HandlerError: The name leads to nothing or to another object: a lambda, a nested function,
-            a function that a decorator has replaced.
+            a function that a decorator has replaced. Or its program has no file: it came from
+            standard input, or from a notebook.
     """
     name = own_name(function)
     if imports_in_child.get():  # the module is not yet complete, and the server has checked it
         return name
+    if name.startswith("__main__:") and not _has_program_file():
+        raise _not_found("its program has no file")
     try:
         found = load_function(name)
     except HandlerError as error:
-        raise HandlerError(f"cannot be found again by a process: {error}") from error
+        why = f"{name!r} needs its instance" if isinstance(function, MethodType) else error
+        raise _not_found(why) from error
     if found != function:  # not `is`: each access makes a new method object
-        raise HandlerError(f"cannot be found again by a process: {name!r} is something else")
+        raise _not_found(f"{name!r} is something else")
     return name
+
+
+def _not_found(why: object) -> HandlerError:
+    return HandlerError(
+        f"cannot be found again by a process: {why}; give a function that a module defines"
+    )
+
+
+def _has_program_file() -> bool:
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None:
+        return True
+    file = getattr(main, "__file__", None)  # "<stdin>", for example
+    return file is not None and os.path.isfile(file)  # noqa: PTH113 - False for any text
 
 
 def one_line(error: BaseException) -> str:
