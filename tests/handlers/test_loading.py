@@ -1,9 +1,11 @@
 """No module, no attribute, and a module that raised are told apart."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import closed
 from trio_jobs.handlers.importing import HandlerError, load_function
 
 MODULES = {
@@ -108,3 +110,20 @@ def test_file_s_name_is_answered_with_the_module_s(
         load_function(f"{module}:send")
 
     assert str(refusal.value).endswith(f"; without the .py it is '{module[:-3]}:send'")
+
+
+def test_folder_that_may_not_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "closed_shop.py").write_text("async def send(payload): ...")
+    monkeypatch.setattr(sys, "path", ["/none", str(folder)])
+
+    with closed(folder), pytest.raises(HandlerError) as refusal:
+        load_function("closed_shop:send")
+
+    assert str(refusal.value) == (
+        f"no module named 'closed_shop'; Python finds nothing in '{folder}',"
+        " which this user may not list"
+    )

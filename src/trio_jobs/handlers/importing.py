@@ -52,6 +52,8 @@ def load_function(reference: str) -> object:
             text = f"no module named {missing!r}" + (f" in {_file_of(package)}" if package else "")
             if module_name.endswith(".py"):
                 text += f"; without the .py it is '{module_name[:-3]}:{qualified_name}'"
+            if closed := _closed_folder():
+                text += f"; Python finds nothing in {closed!r}, which this user may not list"
         else:
             text = f"module {module_name!r} could not be imported: {one_line(error)}"
         raise HandlerError(text) from error  # noqa: ASYNC104 - there is no event loop yet
@@ -219,6 +221,18 @@ def _is_exhausted() -> bool:
         for number in pipes:
             os.close(number)
     return False
+
+
+def _closed_folder() -> str | None:
+    """A folder of Python's path that the process's user may not list; None if there is none."""
+    for folder in sys.path:
+        try:
+            os.scandir(folder or os.curdir).close()
+        except PermissionError:
+            return folder or os.curdir
+        except OSError:  # a zip file, or nothing
+            continue
+    return None
 
 
 def _file_of(module_name: str) -> str:
