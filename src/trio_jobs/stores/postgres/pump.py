@@ -29,7 +29,7 @@ from trio_jobs.stores.postgres.failures import (
     refuses,
 )
 from trio_jobs.stores.postgres.membership import Membership
-from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob, RoundSource
+from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob, RoundSource, sum_of
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
 
@@ -397,9 +397,9 @@ class Pump:
         parts = [Batch(new=(each,)) for each in groups]
         if groups:
             batch = replace(batch, new=[each for each in batch.new if each.is_plain])
-        if not groups or not _is_empty(batch):
+        if not groups or not batch.is_empty:
             parts.append(batch)
-        return _sum([await self._send_part(connection, session, each) for each in parts])
+        return sum_of([await self._send_part(connection, session, each) for each in parts])
 
     async def _send_part(self, connection: TrioConnection, session: Session, part: Batch) -> Answer:
         """Send a part of a round. If the database does not accept it, send its parts.
@@ -416,9 +416,9 @@ class Pump:
         else:
             self._partly_there = True
             return answer
-        parts = _parts(part)
+        parts = part.parts()
         if len(parts) > 1:
-            return _sum([await self._send_part(connection, session, each) for each in parts])
+            return sum_of([await self._send_part(connection, session, each) for each in parts])
         if not part.new:
             raise failure
         self._refuse(part.new[0], StoreWriteError(one_line(failure)))
@@ -566,35 +566,7 @@ def _passes_over(want: Want, fetched: Sequence[OwnedJob]) -> bool:
     return any(each.job.interruptions for each in fetched)
 
 
-def _parts(batch: Batch) -> list[Batch]:
-    """Each part of a round alone."""
-    parts = [Batch(moves=(each,)) for each in batch.moves]
-    parts += [Batch(begun=(each,)) for each in batch.begun]
-    parts += [Batch(new=(each,)) for each in batch.new]
-    rest = replace(batch, moves=(), begun=(), new=())
-    return parts if _is_empty(rest) else [*parts, rest]
-
-
 def _written_parts(batch: Batch | None) -> list[str]:
     """The parts of a round that a full disk refuses or takes; the others are small."""
     parts = [] if batch is None else [("moves", batch.moves), (_NEW, batch.new)]
     return [name for name, part in parts if part]
-
-
-def _is_empty(batch: Batch) -> bool:
-    parts = (batch.moves, batch.begun, batch.want.number, batch.new, batch.cancels, batch.watches)
-    return not any(parts) and not batch.count_to
-
-
-def _sum(answers: Sequence[Answer]) -> Answer:
-    if len(answers) == 1:
-        return answers[0]
-    counts = [each.open_jobs for each in answers if each.open_jobs is not None]
-    return Answer(
-        fenced=[each for answer in answers for each in answer.fenced],
-        fetched=[each for answer in answers for each in answer.fetched],
-        taken=[each for answer in answers for each in answer.taken],
-        busy=[each for answer in answers for each in answer.busy],
-        over=[each for answer in answers for each in answer.over],
-        open_jobs=counts[0] if counts else None,
-    )

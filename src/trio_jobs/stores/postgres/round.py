@@ -1,7 +1,7 @@
 """What one round writes and brings back: the seam between `SharedStore` and the pump."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from trio_jobs.job import Job
@@ -91,6 +91,20 @@ class Batch:
     watches: Sequence[str] = ()
     count_to: int = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the round does nothing."""
+        parts = (self.moves, self.begun, self.want.number, self.new, self.cancels, self.watches)
+        return not any(parts) and not self.count_to
+
+    def parts(self) -> list["Batch"]:
+        """Each part of the round alone."""
+        parts = [Batch(moves=(each,)) for each in self.moves]
+        parts += [Batch(begun=(each,)) for each in self.begun]
+        parts += [Batch(new=(each,)) for each in self.new]
+        rest = replace(self, moves=(), begun=(), new=())
+        return parts if rest.is_empty else [*parts, rest]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -116,6 +130,21 @@ class Answer:
     busy: Sequence[NewJobs] = ()
     over: Sequence[str] = ()
     open_jobs: int | None = None
+
+
+def sum_of(answers: Sequence[Answer]) -> Answer:
+    """The answer of a round whose parts were sent one by one."""
+    if len(answers) == 1:
+        return answers[0]
+    counts = [each.open_jobs for each in answers if each.open_jobs is not None]
+    return Answer(
+        fenced=[each for answer in answers for each in answer.fenced],
+        fetched=[each for answer in answers for each in answer.fetched],
+        taken=[each for answer in answers for each in answer.taken],
+        busy=[each for answer in answers for each in answer.busy],
+        over=[each for answer in answers for each in answer.over],
+        open_jobs=counts[0] if counts else None,
+    )
 
 
 class RoundSource(Protocol):
