@@ -129,6 +129,15 @@ async def test_rows_of_a_statement_are_read_before_its_commit(empty_database: Da
         assert (await (await connection.execute("select 2")).fetchone()) == (2,)
 
 
+async def test_nothing_is_sent_early_through_a_pooler(empty_database: Database) -> None:
+    direct = await connect(empty_database.url, name="test")
+    pooled = await connect(empty_database.url, name="test", prepare_threshold=None)
+
+    async with direct, pooled:
+        assert direct.can_send_early
+        assert not pooled.can_send_early
+
+
 @pytest.mark.parametrize("param", [b"no number", b"0"], ids=["statement", "commit"])
 async def test_error_of_an_early_statement_leaves_the_connection(
     empty_database: Database, param: bytes

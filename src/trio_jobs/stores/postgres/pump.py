@@ -237,7 +237,7 @@ class Pump:
     async def _use(self, connection: TrioConnection) -> bool:
         """Make rounds over a connection until it is lost; whether all is written, at the end."""
         try:
-            if connection.keeps_statements:
+            if connection.can_send_early:
                 await self._answered(connection.execute(quick_fetch.PREPARE.encode()))
             while True:  # noqa: ASYNC913 - each turn has a statement, or a checkpoint before a round
                 try:
@@ -435,7 +435,7 @@ class Pump:
             self._refuse(group, error)
             return Answer()
         low = f"{self._low:032x}"
-        if connection.keeps_statements and quick_fetch.suits(part):
+        if connection.can_send_early and quick_fetch.suits(part):
             sent = quick_fetch.send(connection, part, session, low)
             answer = await self._answered(sent)
             if answer.fetched or await self._is_current(connection, session):

@@ -75,10 +75,10 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         # One for all: to make a cursor is a quarter of what a small statement costs here.
         return self.cursor()
 
-    @property
-    def keeps_statements(self) -> bool:
-        """Whether a statement that is prepared stays, as behind no pooler."""
-        return self.prepare_threshold is not None
+    @cached_property
+    def can_send_early(self) -> bool:
+        """Whether `send_early` works: a pooler keeps no statements, and libpq has to be 14."""
+        return self.prepare_threshold is not None and psycopg.capabilities.has_pipeline()
 
     def send_early(
         self,
