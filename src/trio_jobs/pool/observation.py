@@ -349,9 +349,8 @@ def _by_second(jobs: list[Job]) -> Iterable[tuple[datetime, list[Job]]]:
     ends = [end for job in jobs if (end := job.completed_at) is not None]
     if not ends:
         return []
-    in_order = sorted(
-        ends
-    )  # they are, unless the clock was set back: as cheap as the least of them
+    # They are in order, unless the clock was set back: this is as cheap as to find the least.
+    in_order = sorted(ends)
     begins = in_order[0].replace(microsecond=0)
     if in_order[-1] < (over := begins + _ONE_SECOND):  # as most of a busy server
         return [(begins, jobs)]
