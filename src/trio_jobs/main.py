@@ -48,13 +48,11 @@ async def main(config: Config, handlers: HandlerRegistry, resources: Resources) 
     admission = pool.admission
     lifecycle = Lifecycle(refuse_jobs=admission.close, arm_hard_limit=stop.arm_after_crash)
     monitor = add_instruments(pool.executor, config, resources.takeovers, resources.logs)
-    # Its own instrument comes last: it wakes the thread that writes, with which the others would
-    # have to share the interpreter.
+    # Behind the other instruments: it may wake a thread, and they would share the interpreter.
     opened.start(pool)
     serve_http = make_http_service(config, pool, opened, resources, lifecycle, monitor)
-    report = UnfinishedReport(
-        pool.left_behind, resources.leftovers, unwritten=opened.unwritten_lines
-    )
+    left, unwritten = resources.leftovers, opened.unwritten_lines
+    report = UnfinishedReport(pool.left_behind, left, unwritten=unwritten)
     stop.connect(drain=lifecycle.drain, cancel=lifecycle.cancel, report=report)
 
     watch = lifecycle.watch_worker
