@@ -154,6 +154,22 @@ async def blocks_of_a_fetch(member: Member) -> int:
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
+@pytest.mark.parametrize("quick", [False, True], ids=["round", "quick"])
+async def test_a_fetch_from_a_long_queue_reads_what_it_takes(a: Member, quick: bool) -> None:
+    await a.execute(
+        "insert into trio_jobs.jobs (id, type, payload) "
+        "select trio_jobs.uuid7(), 't', '1' from generate_series(1, 5000)"
+    )
+    await a.execute("analyze trio_jobs.jobs")
+    plans = await explained(a)
+    a.quick = quick
+
+    assert len(await a.fetch(20)) == 20
+
+    rows = re.findall(r"Scan using \w+ on jobs j\S* .*actual time=\S+ rows=(\d+)", "\n".join(plans))
+    assert max(map(int, rows)) == 20
+
+
 async def test_a_fetch_and_a_begin_write_no_index(a: Member) -> None:
     await a.add(*[make_job(number) for number in range(20)])
     await a.execute("begin")

@@ -82,7 +82,8 @@ class Server:
         self.pump = Pump(self.connect, self.source, self.membership, timeout=LONG)
 
     async def connect(self) -> TrioConnection:
-        return await connect(self._url, name="pump")
+        self.connection = await connect(self._url, name="pump")
+        return self.connection
 
     def add(self, batch: Batch) -> None:
         self.source.batches.append(batch)
@@ -278,6 +279,25 @@ async def test_a_fetch_counts_once_whichever_message_is_cut(
 
         proxy.cut_at(number, when, name="pump")
         await server.land(Batch(want=Want(1)))
+        while len(server.source.jobs) < 2:
+            server.pump.hint(None)
+            await server.land(Batch(want=Want(1)))
+
+        assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
+        assert await database.fetch("select claims from trio_jobs.jobs") == [(1,), (1,)]
+
+
+@pytest.mark.parametrize(
+    "sql", ["alter table trio_jobs.jobs alter snoozes type bigint", "deallocate all"]
+)
+async def test_a_fetch_goes_on_when_its_prepared_statement_does_not_fit_any_more(
+    database: Database, sql: str
+) -> None:
+    async with serving(database) as server, joined(database.url) as other:
+        await other.add(make_job(0), make_job(1))
+        await server.land(Batch(want=Want(1)))
+
+        await server.connection.execute(sql.encode())
         while len(server.source.jobs) < 2:
             server.pump.hint(None)
             await server.land(Batch(want=Want(1)))

@@ -221,6 +221,17 @@ def test_jobs_beyond_the_bound_go_together(tmp_path: Path) -> None:
         assert left(file) == list(range(7, 107))
 
 
+def test_job_beyond_the_bound_goes_before_one_that_failed(tmp_path: Path) -> None:
+    jobs = [ended(number, Outcome.FAILED, size=100) for number in range(1, 11)]
+    jobs += [ended(number, size=10) for number in range(11, 62)]
+    size = sum(job.size for _, job in jobs[:-1])
+    with opened(tmp_path / "jobs.db") as file:
+        writer = RecordWriter(file.connection, retention(completed=50, size=size))
+        for each in jobs:
+            writer.write([each])
+        assert left(file) == [*range(1, 11), *range(12, 62)]
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     commits=st.lists(

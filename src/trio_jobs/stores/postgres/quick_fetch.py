@@ -61,10 +61,11 @@ _FETCH: Final = f"""
 """  # noqa: S608
 
 # Once for each connection. The settings are those of `round`: a plan that was made while the tables
-# were empty must not read all of a large one.
+# were empty must not read all of a large one, nor sort all that is pending.
 PREPARE: Final = f"""
     set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off;
-    set enable_mergejoin = off; set plan_cache_mode = force_generic_plan; set jit = off;
+    set enable_mergejoin = off; set enable_sort = off; set jit = off;
+    set plan_cache_mode = force_generic_plan;
     prepare {_NAME}(bigint, int, uuid, int, boolean, text[], text[]) as {_FETCH}
 """
 

@@ -44,6 +44,9 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         A cancelled statement closes the connection: nobody knows what became of the statement.
         The database goes on with it, up to its ``statement_timeout``. A cancelled `notifies`
         leaves the connection as it was.
+
+    If a migration has changed what a prepared statement reads, the connection is lost: another one
+    prepares it anew.
     """
 
     def __init__(
@@ -64,6 +67,11 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         except trio.Cancelled:
             self.finish()
             raise
+        except psycopg.Error as error:
+            if not _is_outdated(error):
+                raise
+            self.finish()
+            raise psycopg.OperationalError(str(error)) from error
 
     async def fetch(self, sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Execute a statement that has rows, and return these."""
@@ -169,6 +177,12 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     async def close(self) -> None:
         """Close the connection as `finish` does; makes no checkpoint."""
         self.finish()
+
+
+def _is_outdated(error: psycopg.Error) -> bool:
+    """Whether a prepared statement is gone, or was made for other columns; a new one works."""
+    undefined, revalidate = "26000", "RevalidateCachedQuery"
+    return error.sqlstate == undefined or error.diag.source_function == revalidate
 
 
 async def connect(

@@ -221,7 +221,8 @@ class Retention:
         if tally.jobs[False] > settings.keep_failed:
             return False
         if others_bytes + succeeded_bytes > settings.keep_completed_bytes:
-            return succeeded_bytes >= others_bytes
+            # What is beyond the number goes before a job that has no success.
+            return succeeded_bytes >= others_bytes or tally.jobs[True] > settings.keep_completed
         return None
 
     def _oldest(

@@ -506,9 +506,11 @@ create function trio_jobs.round(
     i_fetchable boolean[] = null, count_to int = 0
 ) returns setof trio_jobs.answer
 language plpgsql
--- A plan that was made while the tables were empty must not read all of a large one.
+-- A plan that was made while the tables were empty must not read all of a large one; nor may a plan
+-- sort all that is pending, as the database would once it has analyzed a long queue.
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
+set enable_mergejoin = off set enable_sort = off set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
     line trio_jobs.answer;
@@ -632,7 +634,8 @@ create function trio_jobs.add_group(
 ) returns setof trio_jobs.answer
 language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-set enable_mergejoin = off set plan_cache_mode = force_generic_plan set jit = off
+set enable_mergejoin = off set enable_sort = off set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
     line trio_jobs.answer;
