@@ -147,6 +147,33 @@ def test_all_failed_jobs_run_again_and_the_question_says_how_many(
     assert all(server.get(f"/jobs/{job_id}")["rerun_as"] for job_id in jobs)
 
 
+def test_interrupted_jobs_are_counted_and_run_again_with_those_that_failed(
+    start: Start, pages: Pages, press: Press, gate: Gate
+) -> None:
+    once = '{ call = "work:at_the_gate", repeatable = false }'
+    config = CONFIG.replace('"work:at_the_gate"', once) + '[store]\npath = "jobs.db"\n'
+    with gate:
+        server = start(config=config)
+        jobs = [server.submit("at_the_gate")]
+        server.wait_for_line("work at_the_gate")
+        server.kill()
+        server = start(config=config)
+        jobs.append(failed(server))
+        page = pages.open(server)
+
+        row = page.locator("#types tr").filter(has_text="at_the_gate")
+        expect(row.locator("td[data-unit='interrupted']")).to_have_text("1")
+        page.locator("#since").select_option("Last hour")
+        press(page.get_by_role("button", name="Rerun all…"))
+        expect(page.locator("#ask-title")).to_have_text("Rerun 2 failed jobs?")
+        for text in ("1 of them was interrupted", "of any time, whatever the list shows"):
+            expect(page.locator("#ask-text")).to_contain_text(text)
+        press(page.locator("#ask-yes"))
+
+        expect(page.locator("#toast")).to_have_text("2 jobs run again")
+        assert all(server.get(f"/jobs/{job_id}")["rerun_as"] for job_id in jobs)
+
+
 def test_all_waiting_jobs_of_a_type_are_cancelled_and_the_question_says_how_many(
     start: Start, pages: Pages, press: Press
 ) -> None:

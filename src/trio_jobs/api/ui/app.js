@@ -450,9 +450,12 @@ function main() {
     const types = state.types ?? {};
     const names = Object.keys(types).sort((a, b) => a.localeCompare(b, "en"));
     for (const name of typeRows.keys()) if (!(name in types)) typeRows.delete(name);
+    // On most servers no crash has interrupted a job: then the column is only in the way.
+    const interrupted = names.some((name) => types[name].outcomes.interrupted);
+    $("interrupted").hidden = !interrupted;
     for (const name of names) {
       if (!typeRows.has(name)) typeRows.set(name, makeType(name));
-      typeRows.get(name).show(types[name], state.paused?.includes(name));
+      typeRows.get(name).show(types[name], state.paused?.includes(name), interrupted);
     }
     arrange($("types"), names.map((name) => typeRows.get(name).element));
     $("no-types").hidden = names.length > 0;
@@ -466,7 +469,7 @@ function main() {
 
   function makeType(name) {
     let paused = false;
-    const cells = ["waiting", "running", "retrying", "succeeded", "failed", "timed out", "cancelled", "p50", "p95", "wait p95"]
+    const cells = ["waiting", "running", "retrying", "succeeded", "failed", "timed out", "interrupted", "cancelled", "p50", "p95", "wait p95"]
       .map((unit) => make("td", { role: "cell", class: "n", "data-unit": unit }));
     const tag = make("span", { class: "tag paused", hidden: true }, "paused");
     const again = make("button", { type: "button", hidden: true, onclick: () => rerunMany(name) }, "Rerun failed");
@@ -477,21 +480,23 @@ function main() {
       make("th", { role: "rowheader", scope: "row" }, known ? make("button", { type: "button", class: "link", title: "Show its jobs", onclick: () => list.choose(name) }, foreign(name)) : name, " ", tag), ...cells,
       make("td", { role: "cell", class: "act" }, make("div", { class: "acts" }, again, pause)));
 
-    function show(type, isPaused) {
-      const { succeeded = 0, failed = 0, timed_out = 0, cancelled = 0 } = type.outcomes;
-      const numbers = [type.pending - type.retrying, type.processing, type.retrying, succeeded, failed, timed_out, cancelled];
+    function show(type, isPaused, someInterrupted) {
+      const { succeeded = 0, failed = 0, timed_out = 0, interrupted = 0, cancelled = 0 } = type.outcomes;
+      const wrong = [failed, timed_out, interrupted];
+      const numbers = [type.pending - type.retrying, type.processing, type.retrying, succeeded, ...wrong, cancelled];
       numbers.forEach((n, i) => {
         setText(cells[i], n ? number(n) : "–");
-        cells[i].className = !n ? "n none" : i === 4 || i === 5 ? "n wrong" : "n";
+        cells[i].className = !n ? "n none" : i >= 4 && i <= 6 ? "n wrong" : "n";
       });
+      cells[6].hidden = !someInterrupted;
       [type.run_p50_seconds, type.run_p95_seconds, type.wait_p95_seconds].forEach((seconds, i) => {
         const none = seconds === null || seconds === undefined;
-        setText(cells[7 + i], duration(seconds));
-        cells[7 + i].className = none ? "n none first" : "n first";
+        setText(cells[8 + i], duration(seconds));
+        cells[8 + i].className = none ? "n none first" : "n first";
       });
       paused = isPaused === true;
       tag.hidden = !paused;
-      again.hidden = !maySubmit() || !known || !(failed + timed_out);
+      again.hidden = !maySubmit() || !known || !sum(wrong);
       pause.hidden = !maySubmit() || !known || isPaused === undefined;
       setText(pause, paused ? "Resume" : "Pause");
       setAttribute(pause, "aria-label", `${paused ? "Resume" : "Pause"} ${visible(name)}`);
@@ -561,21 +566,22 @@ function main() {
   }
 
   // Run all failed jobs again, of one type or of all: as many as the question has said.
-  async function rerunMany(type) {
-    const outcomes = ["failed", "timed_out"];
+  async function rerunMany(type, note = "") {
+    const left = (outcomes) => counted([["order", "ended"], ["rerun", "no"], ...outcomes.map((each) => ["outcome", each]), ...type ? [["type", type]] : []]);
     let found;
+    let interrupted;
     try {
-      found = await counted([["order", "ended"], ["rerun", "no"], ...outcomes.map((each) => ["outcome", each]), ...type ? [["type", type]] : []]);
+      [found, interrupted] = await Promise.all([left(UNSUCCESSFUL), left(["interrupted"])]);
     } catch (error) { return say(error.message); }
     const which = type ? ` ${visible(type)}` : "";
     if (found === 0) return say(`No failed${which} job is left to run again`);
-    const text = `${count(found, `failed${which} job`)} ${found === 1 ? "runs" : "run"} once more, the oldest first. ${found === 1 ? "It" : "They"} must be safe to repeat.`;
+    const text = `${count(found, `failed${which} job`)} ${found === 1 ? "runs" : "run"} once more, the oldest first. ${found === 1 ? "It" : "They"} must be safe to repeat.${interrupted ? ` ${number(interrupted)} of them ${interrupted === 1 ? "was" : "were"} interrupted, and may have done a part of the work.` : ""}${note}`;
     if (await ask(`Rerun ${count(found, `failed${which} job`)}?`, text, "Rerun", { danger: false })) {
-      await act(() => post("jobs/rerun", { outcome: outcomes, limit: found, ...type ? { type: [type] } : {} }), ({ accepted }) => `${count(accepted, "job")} ${accepted === 1 ? "runs" : "run"} again`);
+      await act(() => post("jobs/rerun", { outcome: UNSUCCESSFUL, limit: found, ...type ? { type: [type] } : {} }), ({ accepted }) => `${count(accepted, "job")} ${accepted === 1 ? "runs" : "run"} again`);
     }
   }
 
-  async function cancelMany(type, status) {
+  async function cancelMany(type, status, note) {
     let found;
     try {
       found = await counted([["status", status], ...type ? [["type", type]] : []]);
@@ -583,7 +589,7 @@ function main() {
     const which = `${word(status)}${type ? ` ${visible(type)}` : ""}`;
     if (found === 0) return say(`No ${which} job is left to cancel`);
     const more = status === "pending" ? "With them go those that wait for another attempt, and those that come in meanwhile." : "Functions that run in threads go on to their end, unseen.";
-    if (await ask(`Cancel ${count(found, `${which} job`)}?`, `${found === 1 ? "It ends" : "They end"} as cancelled. ${more}`, "Cancel the jobs")) {
+    if (await ask(`Cancel ${count(found, `${which} job`)}?`, `${found === 1 ? "It ends" : "They end"} as cancelled. ${more}${note}`, "Cancel the jobs")) {
       await act(() => post("jobs/cancel", { status: [status], ...type ? { type: [type] } : {} }), ({ accepted }) => `${count(accepted, "job")} cancelled`);
     }
   }
@@ -820,7 +826,10 @@ function main() {
     $("filters").addEventListener("change", change);
     $("newer").addEventListener("click", async () => { await load(); $("jobs-title").focus({ preventScroll: true }); });
     $("older").addEventListener("click", () => load(true));
-    $("bulk").addEventListener("click", () => (view() === "failed" ? rerunMany(type()) : cancelMany(type(), view() === "running" ? "processing" : "pending")));
+    $("bulk").addEventListener("click", () => {
+      const note = $("since").value ? " These are those of any time, whatever the list shows." : "";
+      return view() === "failed" ? rerunMany(type(), note) : cancelMany(type(), view() === "running" ? "processing" : "pending", note);
+    });
 
     return { load, follow, choose, refresh, forget, offerTypes, view, focusOn: (id) => rows.get(id)?.element.querySelector(".link").focus() };
   }
