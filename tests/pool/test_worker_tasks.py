@@ -94,6 +94,33 @@ async def test_idle_workers_have_left_at_the_return_however_many_they_are() -> N
             await wait_all_tasks_blocked()
 
 
+class Exits(trio.abc.Instrument):
+    """How many tasks end in a turn of the event loop, at the most."""
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self._now += 1
+        self.most = max(self.most, self._now)
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._now = 0
+
+
+async def test_however_many_workers_leave_few_do_so_in_one_turn_of_the_loop() -> None:
+    exits = Exits()
+    async with running_pool({"gate": Gate()}, workers=3000) as pool:
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(exits)
+
+        await pool.set_workers(1)
+
+        trio.lowlevel.remove_instrument(exits)
+        assert len(names(pool)) == 1
+    assert exits.most <= 50
+
+
 async def test_busy_worker_leaves_when_its_job_has_ended_and_takes_no_other() -> None:
     gate = Gate()
     async with running_pool({"gate": gate}, workers=3) as pool:

@@ -90,8 +90,7 @@ class WorkerTasks:
         with trio.CancelScope(shield=True):
             for _ in iter(self._approach, False):
                 await trio.lowlevel.checkpoint()
-            # The last clones are closed in this turn, by a worker that ends, at the latest: their
-            # idle workers end in the next one.
+            # The idle workers whose clones were closed last end in the next turn.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
@@ -108,7 +107,7 @@ class WorkerTasks:
             else:
                 self.leaving -= 1
             self._limit_threads(max(self._count, 1))
-        self._approach()  # another one may start in its place
+        self._start_some()  # another one may start in its place
 
     @property
     def _count(self) -> int:
@@ -120,6 +119,9 @@ class WorkerTasks:
 
     def _approach(self) -> bool:
         """Start, or let go, some of the workers; return whether there may be more of them."""
+        return self._start_some() or self._let_some_go()
+
+    def _start_some(self) -> bool:
         if self._is_fixed():
             return False
         missing = min(self.number - self._count, _STRIDE)
@@ -129,6 +131,11 @@ class WorkerTasks:
             for _ in range(missing):
                 self.start(receive.clone())
             return True
+        return False
+
+    def _let_some_go(self) -> bool:
+        if self._is_fixed():
+            return False
         surplus = min(len(self._staying) - self.number, _STRIDE)
         if surplus > 0:
             for jobs in list(islice(self._idle_first(), surplus)):
