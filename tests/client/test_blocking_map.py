@@ -129,6 +129,8 @@ def test_payloads_that_are_no_iterable_come_out_of_the_loop() -> None:
 def test_thread_ends_with_the_payloads_and_with_the_loop() -> None:
     with client_of() as (client, server):
         assert len([*client.map("double", [1, 2])]) == 2
+        for thread in pulling_threads():
+            thread.join(PATIENCE)
         for _ in client.map("double", itertools.count()):
             (thread,) = pulling_threads()
             break
