@@ -621,7 +621,7 @@ async def test_the_pump_hangs_while_the_database_does_not_answer(
 ) -> None:
     async with joined(database.url) as member, trio.open_nursery() as nursery:
         server = Server(proxy.url, member.session.member)
-        server.pump._timeout = 0.05
+        server.pump._health._timeout = 0.05
         await nursery.start(server.pump.run)
         await server.land(Batch())
         await trio.sleep(0.1)

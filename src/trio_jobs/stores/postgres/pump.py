@@ -9,7 +9,6 @@ of its member, which waits for the rounds of the earlier session and refuses tho
 """
 
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,9 @@ import psycopg
 import trio
 
 from trio_jobs.pool.refusals import AnswerLostError, StoreUnavailableError, StoreWriteError
-from trio_jobs.pool.want import NOTHING, Want
+from trio_jobs.pool.want import NOTHING
 from trio_jobs.stores.postgres import quick_fetch, round_calls
+from trio_jobs.stores.postgres.database_health import REQUEST, DatabaseHealth, written_parts
 from trio_jobs.stores.postgres.failures import (
     READ_ONLY,
     ends_connection,
@@ -28,6 +28,7 @@ from trio_jobs.stores.postgres.failures import (
     one_line,
     refuses,
 )
+from trio_jobs.stores.postgres.fetch_position import FetchPosition
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob, RoundSource, sum_of
 from trio_jobs.stores.postgres.session import Session
@@ -37,19 +38,11 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-# As numbers, less than all ids, and greater.
-_FIRST: Final = 0
-_LAST: Final = 2**128
-
 # Seconds after which the pump gives up a connection that does not answer: otherwise a frozen
 # database holds the pump for ever. The time doubles at each failure in a row, up to the longest: a
 # lock on the table may hold the statement, and each connection given up still waits for that lock.
 _PATIENCE: Final = 30.0
 _LONGEST_PATIENCE: Final = 960.0
-
-# Parts that the database can refuse: of a round, and beside it.
-_NEW: Final = "new"
-_REQUEST: Final = "request"
 
 # What a round raises that belongs to an earlier session of its member.
 _STALE: Final = "TJ001"
@@ -108,7 +101,7 @@ class Pump:
         self._connect = connect
         self._source = source
         self._membership = membership
-        self._timeout = timeout
+        self._health = DatabaseHealth(timeout)
         self._wake = trio.Event()
         self._closing = False
         self._ended = trio.Event()
@@ -119,17 +112,8 @@ class Pump:
         self._in_doubt = False
         self._partly_there = False  # whether the attempt that is under way has had an effect
         self._sent_by = 0
-        # Whether there may be jobs to fetch, and after which id.
-        self._may_fetch = True
-        self._low = _FIRST
-        self._lowest_hint = _LAST  # of those during the round that is under way
+        self._position = FetchPosition()
         self._told = False  # whether a hint has ended a wait: nothing here joins its fetch
-        # Since when the pump has something to do and does not get on, by Trio's clock; or None.
-        self._stalled: float | None = None
-        self._lost: float | None = None  # since when it has no connection that works
-        self._refused: float | None = None  # see `failing`
-        # What the database has refused and not written since. A full disk has room for some things.
-        self._refused_parts: set[str] = set()
         self._failures = 0  # since the last round
         self._patience = _PATIENCE
 
@@ -145,16 +129,13 @@ class Pump:
         Args:
             first_id: The smallest id of the pending jobs; None if it is not known.
         """
-        self._may_fetch = True
-        before = _FIRST if first_id is None else max(_number(first_id) - 1, _FIRST)
-        self._low = min(self._low, before)
-        self._lowest_hint = min(self._lowest_hint, before)
+        self._position.hint(first_id)
         self._told = True
         self._wake.set()
 
     def hint_due(self) -> None:
         """Look for jobs to fetch: some have waited for a time, which has come."""
-        self._may_fetch = True
+        self._position.may_find = True
         self._wake.set()
 
     async def request(self, sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
@@ -186,13 +167,13 @@ class Pump:
 
     @property
     def hangs(self) -> bool:
-        """Whether the pump has not got on for the timeout, though it had something to do."""
-        return self._stalled is not None and trio.current_time() - self._stalled > self._timeout
+        """See `DatabaseHealth.hangs`."""
+        return self._health.hangs
 
     @property
     def failing(self) -> float | None:
-        """Since when, by the monotonic clock, the database has refused to write; or None."""
-        return self._refused
+        """See `DatabaseHealth.failing`."""
+        return self._health.failing
 
     async def close(self, seconds: float) -> bool:
         """Write the rest, and end `run`; nothing is fetched from now on.
@@ -252,7 +233,7 @@ class Pump:
             if refuses(error):
                 self._refuse_waiting(error)
             else:
-                self._note_lost(error)
+                self._health.lost(error)
             return False
         finally:
             connection.finish()
@@ -263,10 +244,10 @@ class Pump:
         while member := self._membership.id:
             if rows := await self._execute(connection, _BEGIN_SESSION, {"member": member}):
                 session = Session(member, rows[0][0])
-                self._note_written()
+                self._health.wrote()
                 break
             self._membership.lost()  # a sweep has deleted it
-        self._may_fetch, self._low = True, _FIRST
+        self._position.restart()
         if self._round is not None and self._in_doubt:
             await self._repeat(connection, session, self._round)
         return session
@@ -302,14 +283,14 @@ class Pump:
             if session.member != self._membership.id:
                 raise _SessionOverError
             if self._round is None:
-                may_fetch = self._may_fetch and not self._closing
+                may_fetch = self._position.may_find and not self._closing
                 self._round = self._source.take(may_fetch=may_fetch)
             if self._round is not None:
                 await self._make_round(connection, session)
             elif self._closing:
                 return
             else:
-                self._stalled = None
+                self._health.answered()
                 await self._wake.wait()
                 told = self._told
 
@@ -330,11 +311,9 @@ class Pump:
         batch = self._round
         is_repeated, self._in_doubt, self._sent_by = self._in_doubt, True, session.member
         self._partly_there = False
-        self._lowest_hint = _LAST
         if is_repeated:
             batch = replace(batch, want=NOTHING)
-        elif batch.want.number:
-            self._may_fetch = False  # unless somebody says otherwise from now on
+        self._position.round_begins(batch.want)
         try:
             answer = await self._send(connection, session, batch)
         except psycopg.Error as error:
@@ -349,7 +328,7 @@ class Pump:
                 answer = replace(answer, fetched=[*fetched, *answer.fetched])
             self._round = None
             self._failures = 0
-            self._note_written(*_written_parts(batch))
+            self._health.wrote(*written_parts(batch))
             self._land(session, batch, answer)
             return
         self._in_doubt = is_repeated or self._partly_there
@@ -359,27 +338,18 @@ class Pump:
         if self._membership.id != session.member or not self._membership.holds:
             # Whoever sweeps has them, or will.
             answer = replace(answer, fetched=())
-        number = batch.want.number
-        if number and len(answer.fetched) >= number:
-            self._may_fetch = True
-        if number and not _passes_over(batch.want, answer.fetched):
-            new = {job.id for each in batch.new for job in each.jobs}
-            found = (each.job for each in answer.fetched)
-            in_order = (job.id for job in found if job.run_at is None and job.id not in new)
-            last = _number(max(in_order, default="0"))
-            # A job of which a hint has told meanwhile may have come in behind this round's back.
-            self._low = min(max(self._low, last), self._lowest_hint)
+        self._position.round_ended(batch, answer.fetched)
         self._source.landed(batch, answer)
 
     async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
         """Go on after a round that the database has answered with an error."""
-        self._stalled = None
+        self._health.answered()
         if error.sqlstate == _STALE:
             raise _SessionOverError from error
         if not (refuses(error) or is_passing(error)):
             raise error  # our bug, and no client's
         if refuses(error):
-            self._note_refused(error, *_written_parts(self._round))
+            self._health.refused(error, *written_parts(self._round))
         if self._in_doubt:  # it may be committed: refuse nothing of it
             await self._pause()
             raise _SessionOverError from error
@@ -434,7 +404,7 @@ class Pump:
                 return Answer(taken=[group])
             self._refuse(group, error)
             return Answer()
-        low = f"{self._low:032x}"
+        low = self._position.low
         if connection.can_send_early and quick_fetch.suits(part):
             sent = quick_fetch.send(connection, part, session, low)
             answer = await self._answered(sent)
@@ -454,14 +424,14 @@ class Pump:
 
     def _refuse_waiting(self, error: psycopg.Error) -> None:
         """The database refuses even the session: refuse requests, and what is in no round yet."""
-        self._stalled = None  # it has answered
-        self._note_refused(error)
+        self._health.answered()
+        self._health.refused(error)
         refusal = StoreWriteError(one_line(error))
         while self._requests:
-            self._note_refused(error, _REQUEST)
+            self._health.refused(error, REQUEST)
             self._requests.popleft().refuse(error)
         if self._round is None and (batch := self._source.take(may_fetch=False)) is not None:
-            self._note_refused(error, *_written_parts(batch))
+            self._health.refused(error, *written_parts(batch))
             self._source.put_back(batch, refusal)
 
     def _refuse(self, new: NewJobs, error: Exception) -> None:
@@ -487,11 +457,11 @@ class Pump:
                 continue
             self._requests.popleft()
             if failure is not None and refuses(failure):
-                self._note_refused(failure, _REQUEST)
+                self._health.refused(failure, REQUEST)
                 request.refuse(failure)
             else:
                 if failure is None:
-                    self._note_written(_REQUEST)
+                    self._health.wrote(REQUEST)
                 request.end(failure)
 
     async def _execute(
@@ -501,12 +471,11 @@ class Pump:
 
     async def _answered(self, statement: Awaitable[_Result]) -> _Result:
         """Wait for the database, but not for ever."""
-        if self._stalled is None:
-            self._stalled = trio.current_time()
+        self._health.asked()
         # Cancelled, it closes the connection: the statement is in doubt as if that were lost.
         with trio.move_on_after(self._patience):
             result = await statement
-            self._stalled = None
+            self._health.answered()
             self._patience = _PATIENCE
             return result
         self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
@@ -516,57 +485,9 @@ class Pump:
         self._failures += 1
         await pause_before(self._failures)
 
-    def _note_lost(self, error: Exception) -> None:
-        if self._stalled is None:
-            self._stalled = trio.current_time()
-        if self._lost is None:
-            self._lost = trio.current_time()
-            log.warning("database_lost", extra={"reason": one_line(error)})
-
-    def _note_refused(self, error: psycopg.Error, *parts: str) -> None:
-        if error.sqlstate != READ_ONLY:  # which is so for everything, or for nothing
-            self._refused_parts.update(parts)
-        if self._refused is None:
-            self._refused = time.monotonic()
-            log.error("store_failing", extra={"reason": one_line(error)})
-
-    def _note_written(self, *parts: str) -> None:
-        """The database has written something, and these parts: it is back, if it was not."""
-        if self._lost is not None:
-            seconds = trio.current_time() - self._lost
-            self._lost = None
-            log.warning("database_back", extra={"seconds": round(seconds, 3)})
-        self._refused_parts.difference_update(parts)
-        if _NEW in parts:  # nothing needs more room; and such a request may never come again
-            self._refused_parts.discard(_REQUEST)
-        if self._refused is not None and not self._refused_parts:
-            seconds = time.monotonic() - self._refused
-            self._refused = None
-            log.warning("store_works_again", extra={"seconds": round(seconds, 3)})
-
-
-def _number(job_id: str) -> int:
-    return int(job_id.replace("-", ""), 16)
-
 
 async def _let_others_join() -> None:
     # Tasks that are ready now, submitters and workers whose jobs have ended, are in this round.
     # Otherwise their part would take a round of its own, and that of those that it wakes a third.
     for _ in range(2):
         await trio.lowlevel.checkpoint()
-
-
-def _passes_over(want: Want, fetched: Sequence[OwnedJob]) -> bool:
-    """Whether `_low` must stay: the fetch may have left jobs with smaller ids.
-
-    Not by `want.types`: most others never run here, and `hint` tells if one is wanted from now on.
-    """
-    if want.without or want.limits or not want.suspect:
-        return True
-    return any(each.job.interruptions for each in fetched)
-
-
-def _written_parts(batch: Batch | None) -> list[str]:
-    """The parts of a round that a full disk refuses or takes; the others are small."""
-    parts = [] if batch is None else [("moves", batch.moves), (_NEW, batch.new)]
-    return [name for name, part in parts if part]
