@@ -57,6 +57,8 @@ async def test_shipped_configuration_answers_the_first_curl(tmp_path: Path) -> N
         submitted = answer.json()
         await server.wait_for_line("job_succeeded", submitted["id"])
         completed = await server.job(submitted["id"])
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
 
     assert answer.status_code == 201
     assert answer.headers["location"] == f"/jobs/{submitted['id']}"

@@ -55,6 +55,8 @@ async def test_a_token_is_asked_for_and_never_shown(tmp_path: Path, source: str)
         right = await server.client.get("/jobs", headers={"Authorization": f"Bearer {TOKEN}"})
         health = await server.client.get("/health")
         ready = await server.client.get("/health/ready")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
     check = await run_command(tmp_path, "--check", environment=environment)
 
     assert [without.status_code, wrong.status_code, right.status_code] == [401, 401, 200]
@@ -89,7 +91,9 @@ async def test_each_token_of_the_file_has_its_role_and_name(tmp_path: Path) -> N
         place = f"/jobs/{listed[0]['id']}"
         reader = {"Authorization": "Bearer s3cret-2"}
         withheld = (await server.client.get(place, headers=reader)).json()
-        [done] = await server.wait_for_lines(1, "operator_action")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
+        [done] = server.lines_with("operator_action")
 
     assert statuses == [201, 403, 403, 403, 200, 403, 201, 200, 201]
     assert [each["submitted_by"] for each in listed] == ["shop", "ann"]

@@ -84,6 +84,8 @@ async def test_tokens_are_replaced_and_a_bad_file_leaves_the_old_ones(tmp_path: 
         server.send(HANGUP)
         bad.append((await server.wait_for_lines(4, "ERROR", "reload_failed what=tokens"))[-1])
         kept = await statuses(server, "first-token", "second-token")
+        server.send(signal.SIGTERM)
+        assert await server.wait_exit() == 0
 
     assert (before, both, after, kept) == ([200, 401], [200, 200], [401, 403], [401, 403])
     assert all(str(file) in line for line in bad)
