@@ -39,7 +39,7 @@ def some_rows(number: int) -> list[Row]:
             "type": chance.choice(TYPES),
             "payload": f'{{"n": {n}}}',
             "created_at": created,
-            "claims": 0,
+            "fetches": 0,
             "attempts": 0,
             "interruptions": 0,
             "snoozes": 0,

@@ -30,13 +30,13 @@ class Row:
     Attributes:
         job: The job; its status is pending until it has completed.
         owner: The membership that has it; 0 for none.
-        claims: How often it was fetched.
+        fetches: How often it was fetched.
         watchers: The members that are told of its end.
     """
 
     job: Job
     owner: int = 0
-    claims: int = 0
+    fetches: int = 0
     watchers: set[int] = field(default_factory=set)
 
 
@@ -112,13 +112,13 @@ class FakeDatabase:
             for job, fetchable in zip(new.jobs, new.fetchable, strict=True):
                 row = self.rows[job.id]
                 fits = here < want.number and rooms.get(job.type, 1) > 0
-                if fetchable and fits and not row.claims:
+                if fetchable and fits and not row.fetches:
                     self._own(row, member)
                     here += 1
                     if job.type in rooms:
                         rooms[job.type] -= 1
                 if row.owner == member and is_member:
-                    fetched.append(OwnedJob(row.job, member, row.claims))
+                    fetched.append(OwnedJob(row.job, member, row.fetches))
                 else:
                     self.put_in += 1
         count = sum(row.job.ending is None for row in self.rows.values())
@@ -133,7 +133,7 @@ class FakeDatabase:
     def owned(self, member: int) -> list[OwnedJob]:
         """What a member has."""
         return [
-            OwnedJob(row.job, member, row.claims)
+            OwnedJob(row.job, member, row.fetches)
             for row in self.rows.values()
             if row.owner == member
         ]
@@ -147,8 +147,8 @@ class FakeDatabase:
 
     def _move(self, owned: OwnedJob) -> bool:
         row = self.rows[owned.job.id]
-        if (row.owner, row.claims) != (owned.member, owned.claims):
-            same = row.owner == 0 and row.claims == owned.claims
+        if (row.owner, row.fetches) != (owned.member, owned.fetches):
+            same = row.owner == 0 and row.fetches == owned.fetches
             return same and (row.job.ending, row.job.completed_at, row.job.attempts) == (
                 owned.job.ending,
                 owned.job.completed_at,
@@ -168,7 +168,7 @@ class FakeDatabase:
 
     def _begin(self, owned: OwnedJob) -> bool:
         row = self.rows[owned.job.id]
-        if (row.owner, row.claims) != (owned.member, owned.claims):
+        if (row.owner, row.fetches) != (owned.member, owned.fetches):
             return False
         row.job = changed(row.job, started_at=owned.job.started_at)
         return True
@@ -200,12 +200,12 @@ class FakeDatabase:
                 if job.type in rooms:
                     rooms[job.type] -= 1
             self._own(row, member)
-            fetched.append(OwnedJob(row.job, member, row.claims))
+            fetched.append(OwnedJob(row.job, member, row.fetches))
         return fetched
 
     def _own(self, row: Row, member: int) -> None:
         row.owner = member
-        row.claims += 1
+        row.fetches += 1
 
     def _take_in(self, new: NewJobs) -> bool:
         if all(job.id in self.rows for job in new.jobs):
@@ -354,7 +354,7 @@ class FakePump:
                 known = self.store.owned(self.member)
                 known |= {(job.id, 1) for new in batch.new for job in new.jobs}
                 owned = self.database.owned(self.member)
-                fetched = [owned for owned in owned if (owned.job.id, owned.claims) not in known]
+                fetched = [owned for owned in owned if (owned.job.id, owned.fetches) not in known]
             batch = replace(batch, want=NOTHING)
         elif batch.want.number:
             self._may_fetch = False

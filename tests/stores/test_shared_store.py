@@ -99,7 +99,7 @@ async def test_begin_of_a_job_that_another_server_has_meanwhile_is_the_last_of_i
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.store.begun, job)
         await wait_all_tasks_blocked()
-        server.database.rows["a"].claims += 1
+        server.database.rows["a"].fetches += 1
         server.send()
 
     assert not server.store.is_here("a")
@@ -267,7 +267,7 @@ def test_refused_end_of_a_run_is_logged(
         server.store.postpone("a", Later(seconds=1))
     else:
         getattr(server.store, word)("a")
-    server.database.rows["a"].claims += 1
+    server.database.rows["a"].fetches += 1
     server.send()
 
     refused = [each for each in caplog.messages if each == "end_refused"]

@@ -247,7 +247,9 @@ class SharedStoreMachine(RuleBasedStateMachine):
         """Otherwise nobody would come to a job while the lease goes on."""
         for each in self.servers:
             if each.member and not each.in_doubt:
-                owned = {(owned.job.id, owned.claims) for owned in self.database.owned(each.member)}
+                owned = {
+                    (owned.job.id, owned.fetches) for owned in self.database.owned(each.member)
+                }
                 assert owned <= each.store.owned(each.member)
 
     @invariant()

@@ -219,7 +219,7 @@ class SharedStore(SharedReads):
             refuse(self.find_nowait(job_id), PENDING, PROCESSING)
         job = claimed(owned.job, self._now())
         del self._fetched[job_id]
-        self._running[job_id] = OwnedJob(job, owned.member, owned.claims)
+        self._running[job_id] = OwnedJob(job, owned.member, owned.fetches)
         self._unnoted[job_id] = time.monotonic()
         return job
 
@@ -319,7 +319,7 @@ class SharedStore(SharedReads):
     def _record(self, owned: OwnedJob, job: Job, show: Show = None) -> None:
         """Let the next round record a move; clients see the job as it was until then."""
         self._unrecorded.setdefault(job.id, owned.job)
-        moved = OwnedJob(job, owned.member, owned.claims)
+        moved = OwnedJob(job, owned.member, owned.fetches)
         self._outbox.record(Moved(moved, show, has_run=owned.job.status is PROCESSING))
         self._pump.wake()
 
@@ -394,7 +394,7 @@ class SharedStore(SharedReads):
             self._note_recorded(moved, counts=moved.owned.job.id not in fenced)
         for owned in batch.begun:
             running = self._running.get(owned.job.id)
-            if running is None or running.claims != owned.claims:
+            if running is None or running.fetches != owned.fetches:
                 continue
             self._unnoted.pop(owned.job.id, None)
             if owned.job.id in fenced:
@@ -426,7 +426,7 @@ class SharedStore(SharedReads):
         """See `RoundSource.owned`."""
         owned = [*self._fetched.values(), *self._running.values(), *self._again.values()]
         owned += [moved.owned for moved in self._outbox.moves]
-        return {(owned.job.id, owned.claims) for owned in owned if owned.member == member}
+        return {(owned.job.id, owned.fetches) for owned in owned if owned.member == member}
 
     def _want(self, local: LocalJobs) -> Want:
         here = (self._fetched, self._running, self._again)

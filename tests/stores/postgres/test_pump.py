@@ -62,7 +62,7 @@ class Source:
 
     def owned(self, member: int) -> set[tuple[str, int]]:
         owned = [each for each in self.jobs.values() if each.member == member]
-        return {(each.job.id, each.claims) for each in owned}
+        return {(each.job.id, each.fetches) for each in owned}
 
     def _tell(self) -> None:
         self.changed.set()
@@ -261,7 +261,7 @@ async def test_a_round_counts_once_whichever_message_is_cut(
             await server.land(Batch(want=Want(10)))
         assert sorted(server.source.jobs) == [make_job(n).id for n in (1, 3, 4)]
         rows = await database.fetch(
-            "select outcome::text, claims, owner is null from trio_jobs.jobs order by id"
+            "select outcome::text, fetches, owner is null from trio_jobs.jobs order by id"
         )
         assert rows == [("succeeded", 1, True), *[(None, 1, False)] * 3]
 
@@ -284,7 +284,7 @@ async def test_a_fetch_counts_once_whichever_message_is_cut(
             await server.land(Batch(want=Want(1)))
 
         assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
-        assert await database.fetch("select claims from trio_jobs.jobs") == [(1,), (1,)]
+        assert await database.fetch("select fetches from trio_jobs.jobs") == [(1,), (1,)]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ async def test_a_fetch_goes_on_when_its_prepared_statement_does_not_fit_any_more
             await server.land(Batch(want=Want(1)))
 
         assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
-        assert await database.fetch("select claims from trio_jobs.jobs") == [(1,), (1,)]
+        assert await database.fetch("select fetches from trio_jobs.jobs") == [(1,), (1,)]
 
 
 async def test_a_late_round_of_a_lost_connection_has_no_effect(database: Database) -> None:

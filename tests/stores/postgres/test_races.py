@@ -155,7 +155,7 @@ async def test_an_end_counts_once_though_another_member_has_the_job_now(
 
     assert late.fenced == [JOB.id]
     assert early.fenced == []
-    assert again.claims == 2
+    assert again.fetches == 2
 
 
 async def test_a_begin_of_a_job_that_another_member_has_had_is_fenced_off(
@@ -187,11 +187,11 @@ async def test_a_fetch_that_waits_has_what_was_written_meanwhile(a: Member, b: M
     async def hold_and_write() -> None:
         member = "select from trio_jobs.members where id = %s for update"
         await b.execute(member, a.session.member)
-        await b.execute("update trio_jobs.jobs set claims = 7 where id = %s", JOB.id)
+        await b.execute("update trio_jobs.jobs set fetches = 7 where id = %s", JOB.id)
 
     _, fetched = await in_turn(b, hold_and_write(), a, a.fetch(2))
 
-    assert [(owned.job.id, owned.claims) for owned in fetched] == [(JOB.id, 8), (id_of(2), 1)]
+    assert [(owned.job.id, owned.fetches) for owned in fetched] == [(JOB.id, 8), (id_of(2), 1)]
 
 
 @both_ways

@@ -47,7 +47,7 @@ async def test_each_pending_job_is_fetched_once_and_the_oldest_first(a: Member, 
 
     assert [owned.job for owned in first + second] == jobs
     assert {owned.member for owned in first} == {a.session.member}
-    assert {owned.claims for owned in first} == {1}
+    assert {owned.fetches for owned in first} == {1}
 
 
 async def test_what_is_submitted_is_fetched_in_the_same_round_behind_older_jobs(a: Member) -> None:
@@ -73,7 +73,7 @@ async def test_repeated_round_says_again_which_of_its_submissions_it_has_fetched
     answer = await a.round(Batch(new=[first, second]))
 
     assert answer.taken == [first, second]
-    assert [(owned.job.id, owned.claims) for owned in answer.fetched] == [(make_job(1).id, 1)]
+    assert [(owned.job.id, owned.fetches) for owned in answer.fetched] == [(make_job(1).id, 1)]
 
 
 async def test_an_end_is_recorded_with_all_that_the_job_is(a: Member) -> None:
@@ -159,7 +159,7 @@ async def test_a_postponed_job_waits_for_its_time_and_then_goes_first(a: Member)
     assert ids(before) == [id_of(2)]
     first, second = await a.fetch(9)
     assert (first.job.id, second.job.id) == (id_of(1), id_of(3))
-    assert (first.claims, first.job.attempts, first.job.last_error) == (2, 1, error)
+    assert (first.fetches, first.job.attempts, first.job.last_error) == (2, 1, error)
     assert first.job.waiting is Waiting.RETRYING
 
 
@@ -171,13 +171,13 @@ async def test_a_snooze_and_a_job_that_is_given_back_cost_no_attempt(a: Member) 
     await a.round(Batch(moves=[later(snoozed, seconds=0, snooze=True), Moved(unwanted)]))
 
     first, second = await a.fetch(2)
-    assert (first.job.id, first.job.snoozes, first.job.attempts, first.claims) == (
+    assert (first.job.id, first.job.snoozes, first.job.attempts, first.fetches) == (
         id_of(1),
         1,
         0,
         2,
     )
-    assert second == unwanted._replace(claims=2)
+    assert second == unwanted._replace(fetches=2)
 
 
 async def test_what_a_round_writes_is_written_once_if_the_round_is_repeated(

@@ -50,9 +50,9 @@ _COLUMNS: Final = (
     "lines::text",
 )
 
-# With the payload and the result behind the columns; for `whole_job`. The last column is `claims`.
+# With the payload and the result behind the columns; for `whole_job`. The last column is `fetches`.
 SELECT_WHOLE: Final = (
-    f"SELECT {', '.join(_COLUMNS)}, payload::text, result::text, claims "  # noqa: S608
+    f"SELECT {', '.join(_COLUMNS)}, payload::text, result::text, fetches "  # noqa: S608
     "FROM trio_jobs.jobs"
 )
 # For `brief_job`.
@@ -72,9 +72,9 @@ def brief_job(row: Sequence[Any]) -> Job:
 
 def owned_job(row: Sequence[Any]) -> OwnedJob:
     """A row of `SELECT_WHOLE` as a job that its owner has fetched."""
-    *_, claims = row
+    *_, fetches = row
     job = whole_job(row)
-    return OwnedJob(job, row[8], claims)
+    return OwnedJob(job, row[8], fetches)
 
 
 def json_bytes(text: str | None) -> bytes:

@@ -267,7 +267,7 @@ class Pump:
             found = round_calls.owned_jobs(
                 await self._execute(connection, round_calls.OWNED, {"member": session.member})
             )
-            fetched = [each for each in found if (each.job.id, each.claims) not in known]
+            fetched = [each for each in found if (each.job.id, each.fetches) not in known]
         await self._make_round(connection, session, fetched)
 
     async def _make_rounds(self, connection: TrioConnection, session: Session) -> None:

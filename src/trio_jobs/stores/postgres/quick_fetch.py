@@ -51,9 +51,9 @@ _FETCH: Final = f"""
         ) l
     )
     update trio_jobs.jobs j
-    set owner = $1, claims = j.claims + 1, attempts = j.attempts + 1, run_at = null
+    set owner = $1, fetches = j.fetches + 1, attempts = j.attempts + 1, run_at = null
     from locked l where j.id = l.id
-    returning 'f', j.id::text, l.part, j.claims, j.type, j.payload::text,
+    returning 'f', j.id::text, l.part, j.fetches, j.type, j.payload::text,
         trio_jobs.micros(j.created_at), j.key, j.key_digest, j.rerun_of::text, j.submitted_by,
         j.trace, j.attempts - 1, j.interruptions, j.snoozes, trio_jobs.micros(l.run_at),
         j.error_type, j.error_message, j.cancel_requested, j.rerun_as::text, j.progress::text,

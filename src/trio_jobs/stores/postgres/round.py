@@ -18,13 +18,13 @@ class OwnedJob(NamedTuple):
     Attributes:
         job: The job as it is here.
         member: The membership under which it was fetched: it owns the job in the database.
-        claims: How often the job was fetched, by any server. A move of it has an effect only if
-            the job's owner and its claims in the database are these: the fence.
+        fetches: How often the job was fetched, by any server. A move of it has an effect only if
+            the job's owner and this number are still so in the database: the fence.
     """
 
     job: Job
     member: int
-    claims: int
+    fetches: int
 
 
 class Moved(NamedTuple):
@@ -184,5 +184,5 @@ class RoundSource(Protocol):
     def owned(self, member: int) -> set[tuple[str, int]]:
         """The jobs that this membership has fetched and not given up in the database.
 
-        Each is an id and its `OwnedJob.claims`: a round may give a job back, and fetch it again.
+        Each is an id and its `OwnedJob.fetches`: a round may give a job back, and fetch it again.
         """

@@ -36,7 +36,7 @@ _PARAMETERS: Final = {
     "my_session": "int",
     "m_id": "uuid[]",
     "m_owner": "bigint[]",
-    "m_claims": "int[]",
+    "m_fetches": "int[]",
     "m_attempts": "int[]",
     "m_snoozes": "int[]",
     "m_run_at": "timestamptz[]",
@@ -52,7 +52,7 @@ _PARAMETERS: Final = {
     "m_result": "text[]",
     "b_id": "uuid[]",
     "b_owner": "bigint[]",
-    "b_claims": "int[]",
+    "b_fetches": "int[]",
     "b_started_at": "timestamptz[]",
     "cancels": "uuid[]",
     "watches": "uuid[]",
@@ -97,7 +97,7 @@ def _call(function: str, names: Iterable[str], columns: str) -> str:
 
 
 # What each row of a round's answer has, and what those of fetched jobs have beside it.
-_COLUMNS: Final = "kind::text, id::text, number, claims"
+_COLUMNS: Final = "kind::text, id::text, number, fetches"
 _FETCHED_COLUMNS: Final = (
     "type, payload, created_at, key, key_digest, rerun_of::text, submitted_by, trace, attempts, "
     "interruptions, snoozes, run_at, error_type, error_message, cancel_requested, rerun_as::text, "
@@ -139,7 +139,7 @@ def _parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
         begun = sorted(batch.begun, key=_owned_id)
         params["b_id"] = array([owned.job.id for owned in begun])
         params["b_owner"] = column(begun, lambda owned: owned.member)
-        params["b_claims"] = column(begun, lambda owned: owned.claims)
+        params["b_fetches"] = column(begun, lambda owned: owned.fetches)
         params["b_started_at"] = column(begun, lambda owned: owned.job.started_at)
     if batch.cancels:
         params["cancels"] = array(sorted(batch.cancels))
@@ -181,7 +181,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
     fenced: list[str] = []
     over: list[str] = []
     numbered: list[tuple[int, OwnedJob]] = []
-    claims: dict[str, int] = {}
+    fetches: dict[str, int] = {}
     known: set[str] = set()
     busy: set[str] = set()
     open_jobs, is_member = None, True
@@ -190,7 +190,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
         if kind == "f":
             numbered.append((row[2], OwnedJob(_fetched(row), member, row[3])))
         elif kind == "t":
-            claims[job_id] = row[3]
+            fetches[job_id] = row[3]
         elif kind == "x":
             fenced.append(job_id)
         elif kind == "o":
@@ -207,10 +207,12 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
     taken = batch.new
     if refused := known | busy:
         taken = [group for group in batch.new if group.jobs[0].id not in refused]
-    if claims:
+    if fetches:
         new = (job for group in taken for job in group.jobs)
         fetched += [
-            OwnedJob(job, member, count) for job in new if (count := claims.get(job.id)) is not None
+            OwnedJob(job, member, count)
+            for job in new
+            if (count := fetches.get(job.id)) is not None
         ]
     found = Answer(
         fenced=fenced,
@@ -306,7 +308,7 @@ def _moves(moves: Sequence[Moved]) -> dict[str, str | Texts]:
     return {
         "m_id": array([job.id for job in jobs]),
         "m_owner": column(moves, lambda move: move.owned.member),
-        "m_claims": column(moves, lambda move: move.owned.claims),
+        "m_fetches": column(moves, lambda move: move.owned.fetches),
         "m_attempts": column(jobs, lambda job: job.attempts),
         "m_snoozes": column(jobs, lambda job: job.snoozes or None),
         "m_run_at": column(jobs, lambda job: job.run_at),

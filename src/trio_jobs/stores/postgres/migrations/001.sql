@@ -37,7 +37,7 @@ create table trio_jobs.jobs (
     trace text,
     owner bigint,                           -- the member that has fetched it
     watcher bigint,                         -- the member with a client that waits; 0: several
-    claims int not null default 0,          -- raised by each fetch, never lowered: the fence
+    fetches int not null default 0,         -- raised by each fetch, never lowered: the fence
     attempts int not null default 0,        -- raised by each fetch
     interruptions int not null default 0,
     snoozes int not null default 0,
@@ -142,7 +142,7 @@ $$;
 --
 -- With `attempts` as they were before the fetch.
 create type trio_jobs.answer as (
-    kind "char", id uuid, number int, claims int, type text, payload text, created_at bigint,
+    kind "char", id uuid, number int, fetches int, type text, payload text, created_at bigint,
     key text, key_digest bytea, rerun_of uuid, submitted_by text, trace text, attempts int,
     interruptions int, snoozes int, run_at bigint, error_type text, error_message text,
     cancel_requested boolean, rerun_as uuid, progress text, lines text
@@ -156,7 +156,7 @@ create type trio_jobs.answer as (
 -- statement sees it there. Each row is looked up on its own (`limit 1`): for a join the planner may
 -- read the whole index for each of them.
 create function trio_jobs.record(
-    me bigint, m_id uuid[], m_owner bigint[], m_claims int[], m_attempts int[], m_snoozes int[],
+    me bigint, m_id uuid[], m_owner bigint[], m_fetches int[], m_attempts int[], m_snoozes int[],
     m_run_at timestamptz[], m_started_at timestamptz[], m_completed_at timestamptz[],
     m_duration float8[], m_outcome text[], m_error_type text[], m_error_message text[],
     m_cancel boolean[], m_progress text[], m_lines text[], m_result text[]
@@ -174,10 +174,10 @@ begin
         before := trio_jobs.next_time();
     end if;
     select array_agg(p.place order by m.n) into places
-    from unnest(m_id, m_owner, m_claims) with ordinality as m(id, owner, claims, n)
+    from unnest(m_id, m_owner, m_fetches) with ordinality as m(id, owner, fetches, n)
     left join lateral (
         select j.ctid as place from trio_jobs.jobs j
-        where j.id = m.id and j.owner = m.owner and j.claims = m.claims limit 1 for update
+        where j.id = m.id and j.owner = m.owner and j.fetches = m.fetches limit 1 for update
     ) p on true;
     with moved as (
         update trio_jobs.jobs j set
@@ -213,13 +213,13 @@ begin
         return '{}';
     end if;
     return array(
-        select m.id from unnest(places, m_id, m_claims, m_attempts, m_completed_at, m_outcome)
-            as m(place, id, claims, attempts, completed_at, outcome)
+        select m.id from unnest(places, m_id, m_fetches, m_attempts, m_completed_at, m_outcome)
+            as m(place, id, fetches, attempts, completed_at, outcome)
         where m.place is null
         -- The answer of this round was lost, and they were recorded then.
         and not exists (
             select from trio_jobs.jobs j where j.id = m.id and j.owner is null
-            and j.claims = m.claims and j.attempts = m.attempts
+            and j.fetches = m.fetches and j.attempts = m.attempts
             and j.completed_at is not distinct from m.completed_at
             and j.outcome is not distinct from m.outcome::trio_jobs.outcome));
 end
@@ -307,7 +307,7 @@ declare
 begin
     with done as (
         insert into trio_jobs.jobs (id, type, payload, created_at, run_at, key, key_digest,
-            rerun_of, submitted_by, trace, owner, claims, attempts)
+            rerun_of, submitted_by, trace, owner, fetches, attempts)
         select n.id, n.type, n.payload::json, n.created_at, n.run_at, n.key, n.key_digest, n.rerun_of,
             n.submitted_by, n.trace, n.owner, (n.owner is not null)::int, (n.owner is not null)::int
         from unnest(i_id, i_type, i_payload, i_created_at, i_run_at, i_key, i_key_digest, i_rerun_of,
@@ -387,7 +387,7 @@ begin
     end if;
     line.kind := 't';
     if cardinality(inserted) = cardinality(i_id) then
-        line.claims := 1;
+        line.fetches := 1;
         for n in 1 .. cardinality(owners) loop
             if owners[n] is not null then
                 line.id := i_id[n];
@@ -400,16 +400,16 @@ begin
         end if;
     else
         -- Those that were in before: the answer of this round was lost. Some were fetched with it.
-        for line.id, line.kind, line.claims in
+        for line.id, line.kind, line.fetches in
             select n.id, case when n.id = any (inserted) or j.id is not null then 't' else 'k' end,
-                case when n.id <> all (inserted) then j.claims when n.owner is not null then 1 end
+                case when n.id <> all (inserted) then j.fetches when n.owner is not null then 1 end
             from unnest(i_id, owners) as n(id, owner) left join lateral (
-                select j.id, case when j.owner = me and j.completed_at is null then j.claims end as claims
+                select j.id, case when j.owner = me and j.completed_at is null then j.fetches end as fetches
                 from trio_jobs.jobs j where j.id = n.id limit 1
             ) j on true
             where n.id <> all (busy)
         loop
-            if line.kind = 'k' or line.claims is not null then
+            if line.kind = 'k' or line.fetches is not null then
                 lines := lines || line;
             end if;
         end loop;
@@ -491,12 +491,12 @@ $$;
 -- a session of the member waits for its rounds, and later ones of earlier sessions are refused.
 create function trio_jobs.round(
     me bigint, my_session int,
-    m_id uuid[] = null, m_owner bigint[] = null, m_claims int[] = null, m_attempts int[] = null,
+    m_id uuid[] = null, m_owner bigint[] = null, m_fetches int[] = null, m_attempts int[] = null,
     m_snoozes int[] = null, m_run_at timestamptz[] = null, m_started_at timestamptz[] = null,
     m_completed_at timestamptz[] = null, m_duration float8[] = null, m_outcome text[] = null,
     m_error_type text[] = null, m_error_message text[] = null, m_cancel boolean[] = null,
     m_progress text[] = null, m_lines text[] = null, m_result text[] = null,
-    b_id uuid[] = null, b_owner bigint[] = null, b_claims int[] = null,
+    b_id uuid[] = null, b_owner bigint[] = null, b_fetches int[] = null,
     b_started_at timestamptz[] = null, cancels uuid[] = null, watches uuid[] = null,
     low uuid = null, want int = 0, wanted text[] = null, without text[] = '{}',
     l_type text[] = null, l_left int[] = null, suspect boolean = false,
@@ -535,7 +535,7 @@ begin
 
     line.kind := 'x';
     if cardinality(m_id) > 0 then
-        foreach line.id in array trio_jobs.record(me, m_id, m_owner, m_claims, m_attempts,
+        foreach line.id in array trio_jobs.record(me, m_id, m_owner, m_fetches, m_attempts,
             m_snoozes, m_run_at, m_started_at, m_completed_at, m_duration, m_outcome, m_error_type,
             m_error_message, m_cancel, m_progress, m_lines, m_result)
         loop
@@ -544,7 +544,7 @@ begin
     end if;
     for n in 1 .. coalesce(cardinality(b_id), 0) loop
         update trio_jobs.jobs j set started_at = b_started_at[n], progress = null, lines = null
-        where j.id = b_id[n] and j.owner = b_owner[n] and j.claims = b_claims[n];
+        where j.id = b_id[n] and j.owner = b_owner[n] and j.fetches = b_fetches[n];
         if not found then
             line.id := b_id[n];
             return next line;
@@ -578,10 +578,10 @@ begin
         exit when locked.number = 0;
         return query
             update trio_jobs.jobs j
-            set owner = me, claims = j.claims + 1, attempts = j.attempts + 1, run_at = null
+            set owner = me, fetches = j.fetches + 1, attempts = j.attempts + 1, run_at = null
             from unnest(locked.places, locked.times) with ordinality as p(place, run_at, n)
             where j.ctid = p.place
-            returning 'f'::"char", j.id, number_fetched + p.n::int, j.claims, j.type, j.payload::text,
+            returning 'f'::"char", j.id, number_fetched + p.n::int, j.fetches, j.type, j.payload::text,
                 trio_jobs.micros(j.created_at), j.key, j.key_digest, j.rerun_of, j.submitted_by,
                 j.trace, j.attempts - 1, j.interruptions, j.snoozes, trio_jobs.micros(p.run_at),
                 j.error_type, j.error_message, j.cancel_requested, j.rerun_as, j.progress::text,
