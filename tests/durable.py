@@ -183,10 +183,10 @@ class StepReader:
         jobs = replace(query, statuses=()).select((await self._all()).values())
         jobs = [job for job in jobs if not (unfinished and job.outcome)]
         backwards = query.order is not Order.OLDEST
-        jobs.sort(key=query.place, reverse=backwards)
+        jobs.sort(key=query.position, reverse=backwards)
         if after is not None:
-            jobs = [job for job in jobs if (query.place(job) < after) == backwards]
-            jobs = [job for job in jobs if query.place(job) != after]
+            jobs = [job for job in jobs if (query.position(job) < after) == backwards]
+            jobs = [job for job in jobs if query.position(job) != after]
         return jobs[:limit]
 
     async def count(self, query: JobQuery) -> tuple[Counter[tuple[str, Outcome]], list[Job]]:

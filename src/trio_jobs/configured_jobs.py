@@ -14,7 +14,7 @@ def open_configured_jobs(
     """`open_jobs` with the settings of a configuration.
 
     Args:
-        config: The settings, with the place of the jobs as `prepare_store` has found it.
+        config: The settings, with the file or database as `prepare_store` has found it.
         handlers: The users' functions.
         max_types: Of how many job types the jobs are counted apart; None counts nothing.
     """

@@ -14,7 +14,7 @@ from trio_jobs.opened_store import MemoryStore
 from trio_jobs.pool import idempotency
 from trio_jobs.pool.idempotency import KeyReusedError
 from trio_jobs.pool.job_pages import Page, read_page
-from trio_jobs.pool.page_options import PageOptions, place_of, query_of
+from trio_jobs.pool.page_options import PageOptions, position_of, query_of
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.reruns import rerun, rerun_nowait
 
@@ -165,9 +165,9 @@ class Jobs(BaseJobs):
         """
         query = query_of(self._pool.schedule.holds, **options)
         _check_limit(limit)
-        walk, page = query.walk, Page(query, after=place_of(query, after), limit=limit)
+        walk, page = query.walk, Page(query, after=position_of(query, after), limit=limit)
         while True:
-            if page.add(self._store.page_nowait(walk, after=page.place, limit=page.stride)):
+            if page.add(self._store.page_nowait(walk, after=page.position, limit=page.stride)):
                 return page.jobs
 
 
@@ -279,7 +279,7 @@ class DurableJobs(BaseJobs):
         """
         query = query_of(self._pool.schedule.holds, **options)
         _check_limit(limit)
-        after = place_of(query, after)
+        after = position_of(query, after)
         jobs, _ = await read_page(self._pool.store, query, after=after, limit=limit)
         await trio.lowlevel.checkpoint()
         return jobs

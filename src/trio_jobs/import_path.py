@@ -1,4 +1,4 @@
-"""The place of a user's folder on `sys.path`: behind the standard library.
+"""The position of a user's folder on `sys.path`: behind the standard library.
 
 Imports only modules that Python itself has imported: `python -m trio_jobs` runs this while the
 current folder is first on the path, so any other import may load a file of that folder.
@@ -24,7 +24,7 @@ def place_folder(folder: str) -> None:
 def take_first_folder() -> str | None:
     """Take the first folder off `sys.path`, and return it for a later ``place_folder``.
 
-    Call that after the server's imports: its place is in front of the installed packages, so its
+    Call that after the server's imports: its position is in front of the installed packages, so its
     files would replace them. A folder that contains this package contains those packages too: it is
     placed at once, and None is returned.
     """

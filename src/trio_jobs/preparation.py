@@ -1,4 +1,4 @@
-"""What the settings refer to beside the handlers: files, extras, the place of the jobs.
+"""What the settings refer to beside the handlers: files, extras, where the jobs are.
 
 Files are read, and modules imported, before the handlers are: handler modules may change the
 current folder, and where modules are found.

@@ -52,13 +52,15 @@ async def run_reloads(signal: ReloadSignal, parts: Mapping[str, Read]) -> None:
         reloaded = []
         for what, read in parts.items():
             try:
-                place = await trio.to_thread.run_sync(read, limiter=limiter, abandon_on_cancel=True)
+                install = await trio.to_thread.run_sync(
+                    read, limiter=limiter, abandon_on_cancel=True
+                )
             except ValueError as error:
                 log.error("reload_failed", extra={"what": what, "reason": str(error)})
             except Exception as error:  # such as no thread to be had: the server must go on
                 log.exception("reload_failed", extra={"what": what, "reason": repr(error)})
             else:
-                place()
+                install()
                 reloaded.append(what)
         log.info("reloaded", extra={"what": ",".join(reloaded) or "nothing"})
 
@@ -86,11 +88,11 @@ def parts_to_reload(
 def _open_log_file(path: str, logs: Logs, stop: Stop) -> Callable[[], object]:
     fd = open_log_file(path)
 
-    def place() -> None:
+    def install() -> None:
         stop.move_log(fd)
         logs.reopen(fd)
 
-    return place
+    return install
 
 
 def _read_tokens(
@@ -98,11 +100,11 @@ def _read_tokens(
 ) -> Callable[[], object]:
     tokens = TokenTable.of_file(path)
 
-    def place() -> None:
+    def install() -> None:
         access_control.tokens = tokens
         access_changes.note()
 
-    return place
+    return install
 
 
 def _read_certificate(certfile: str, keyfile: str, listeners: Listeners) -> Callable[[], object]:
@@ -110,7 +112,7 @@ def _read_certificate(certfile: str, keyfile: str, listeners: Listeners) -> Call
     # hands any more.
     context = load_certificate(certfile, keyfile)
 
-    def place() -> None:
+    def install() -> None:
         listeners.tls = context
 
-    return place
+    return install

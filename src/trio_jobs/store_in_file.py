@@ -18,7 +18,7 @@ from trio_jobs.pool.unfinished import Line, split_into_lines
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.durable_store import DurableStore
 from trio_jobs.stores.end_of_turn import EndOfTurn
-from trio_jobs.stores.sqlite.file_place import one_line
+from trio_jobs.stores.sqlite.file_location import one_line
 from trio_jobs.stores.sqlite.journal import Journal
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.recovery import Recovered, RecoveryRule, recover

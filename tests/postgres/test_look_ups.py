@@ -89,7 +89,7 @@ async def pages(readers: Readers, query: JobQuery, limit: int) -> list[Job]:
         jobs += page
         if len(page) < limit:
             return jobs
-        after = query.place(page[-1])
+        after = query.position(page[-1])
 
 
 QUERIES = {
@@ -136,7 +136,9 @@ async def test_pages_have_the_jobs_of_the_query_in_its_order(
         QUERIES.items(), (Order.OLDEST, Order.NEWEST, Order.ENDED), (7, 500)
     ):
         query = replace(query, order=order)
-        expected = sorted(query.select(stored), key=query.place, reverse=order is not Order.OLDEST)
+        expected = sorted(
+            query.select(stored), key=query.position, reverse=order is not Order.OLDEST
+        )
 
         found = await pages(readers, query, limit)
 
@@ -160,7 +162,7 @@ async def test_counts_are_those_of_the_jobs_of_the_query(
 
         ended = Counter((job.type, job.outcome) for job in expected if job.outcome is not None)
         assert numbers == ended, (name, order)
-        assert sorted(query.select(jobs), key=query.place) == [
+        assert sorted(query.select(jobs), key=query.position) == [
             job for job in expected if job.outcome is None
         ], (name, order)
 
@@ -187,7 +189,7 @@ async def test_pages_and_counts_of_few_jobs_look_at_few_of_many(
         statements.append(page_query(query, after=None, limit=limit))
         page = [brief_job(row) for row in await readers.fetch(*statements[-1])]
         if page:
-            after = query.place(page[len(page) // 2])
+            after = query.position(page[len(page) // 2])
             statements.append(page_query(query, after=after, limit=limit))
 
     for text, values in statements:

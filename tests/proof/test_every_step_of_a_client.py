@@ -45,7 +45,7 @@ class Work:
     async def check(self) -> None:
         """No request and no place of one is left, and the client works."""
         assert self.server._requests == 0
-        assert self.client._looks.places.borrowed_tokens == 0
+        assert self.client._looks.limiter.borrowed_tokens == 0
         with anyio.fail_after(100):
             await self.submit_and_wait()
         await self.client._http.aclose()

@@ -146,7 +146,7 @@ class Model:
     keep_failed: int
     max_waiting: int
     max_running: int | None
-    places: dict[str, str] = field(default_factory=dict)  # types of the jobs that have a place
+    permits: dict[str, str] = field(default_factory=dict)  # types of the jobs that have a permit
     held: dict[str, str] = field(default_factory=dict)  # by id the type, oldest first
     types: set[str] = field(default_factory=set)  # that are paused
     paused: dict[str, str] = field(default_factory=dict)  # the jobs held by that, by id the type
@@ -193,14 +193,14 @@ class Model:
         ]
         return those[: selection.limit]
 
-    def has_place_for(self, job_type: str) -> bool:
+    def has_permit_for(self, job_type: str) -> bool:
         """Whether one more job of the type may run."""
         if self.max_running is None or job_type not in LIMITED:
             return True
-        return list(self.places.values()).count(job_type) < self.max_running
+        return list(self.permits.values()).count(job_type) < self.max_running
 
     def is_full(self, job_type: str) -> bool:
-        would_wait = job_type in self.types or not self.has_place_for(job_type)
+        would_wait = job_type in self.types or not self.has_permit_for(job_type)
         return would_wait and len(self.schedule) >= self.max_waiting
 
     def hold(self, job_id: str) -> None:
@@ -208,21 +208,21 @@ class Model:
         self.schedule[job_id] = math.inf
         self.ways["held"] += 1
 
-    def give_up_place(self, job_id: str) -> None:
-        """The first that is held gets the place, and what was the slot of the other job."""
-        job_type = self.places.pop(job_id, "")
+    def give_up_permit(self, job_id: str) -> None:
+        """The first that is held gets the permit, and what was the slot of the other job."""
+        job_type = self.permits.pop(job_id, "")
         for held in [each for each, type_ in self.held.items() if type_ == job_type]:
             still_held = self.is_held(held)
             del self.held[held]
             if still_held:
                 del self.schedule[held]
-                self.places[held] = job_type
+                self.permits[held] = job_type
                 self.channel.append(held)
                 self.ways["let go"] += 1
                 return
 
     def is_held(self, job_id: str) -> bool:
-        """Whether it gets a place; a cancelled one is due, and needs none once it is leaving."""
+        """Whether it gets a permit; a cancelled one is due, and needs none once it is leaving."""
         return job_id in self.held and job_id in self.schedule and job_id not in self.leaving
 
     def admit(self, job_id: str, job_type: str, key: str | None = None) -> None:
@@ -244,7 +244,7 @@ class Model:
         self.attempts_failed[job.type] += 1
         self.schedule[job_id] = self.now + PAUSE
         self.ways["postponed"] += 1
-        self.give_up_place(job_id)
+        self.give_up_permit(job_id)
 
     def due(self) -> list[str]:
         """Those that wait for a slot."""
@@ -263,7 +263,7 @@ class Model:
         self.ended[job.type, how] += 1
         self.attempts_failed[job.type] += how in {Outcome.FAILED, Outcome.TIMED_OUT}
         self.completed.add(job_id)
-        self.give_up_place(job_id)
+        self.give_up_permit(job_id)
 
     def settle(self, moves: list[tuple[str, str]]) -> None:
         """Time limits pass, and workers take what there is, until nothing moves any more.
@@ -292,7 +292,7 @@ class Model:
                 self.take(job_id)
         assert not self.channel or len(self.running()) == self.workers
         for job_id, job_type in self.held.items():
-            assert not self.is_held(job_id) or not self.has_place_for(job_type)
+            assert not self.is_held(job_id) or not self.has_permit_for(job_type)
         assert self.closed or not self.due() or self.room() <= 1
 
     def take(self, job_id: str) -> None:
@@ -302,17 +302,17 @@ class Model:
             return
         job = self.jobs[job_id]
         if not job.cancel_requested:
-            if job_id not in self.places and not self.has_place_for(job.type):
+            if job_id not in self.permits and not self.has_permit_for(job.type):
                 self.hold(job_id)
                 return
             if job.type in self.types:
-                self.ways["paused with a place" if job_id in self.places else "paused"] += 1
+                self.ways["paused with a permit" if job_id in self.permits else "paused"] += 1
                 self.paused[job_id] = job.type
                 self.schedule[job_id] = math.inf
-                self.give_up_place(job_id)
+                self.give_up_permit(job_id)
                 return
             if self.max_running is not None and job.type in LIMITED:
-                self.places[job_id] = job.type
+                self.permits[job_id] = job.type
         self.paused.pop(job_id, None)
         waited = job.waits
         self.claim(job_id, "processing")
@@ -785,7 +785,7 @@ class PoolMachine(RuleBasedStateMachine):
     def claim(self, number: int, status: str) -> None:
         job_id = self._some(number, status)
         if self.model.max_running is not None and self.model.allows(job_id, "pending"):
-            return  # `TypeLimits` must know of it: else the type would lose a place
+            return  # `TypeLimits` must know of it: else the type would lose a permit
         if job_id in self.model.paused:
             return  # nor does `PausedTypes` know of it
         if job_id in self.model.schedule:

@@ -230,7 +230,7 @@ async def pages(store: Store, query: JobQuery) -> list[dict[str, object]]:
     found: list[Job] = []
     more = True
     while more:
-        after = query.place(found[-1]) if found else None
+        after = query.position(found[-1]) if found else None
         jobs, more = await read_page(store, query, after=after, limit=2)
         found += jobs
     if query.order is Order.NEXT:  # it has jobs whose time has come only where they wait

@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         query = JobQuery(order=Order.ENDED)
         jobs = query.select(self.store.find_nowait(each) for each in self.model.completions)
         jobs.sort(key=lambda job: (job.completed_at, job.id), reverse=True)
-        after = query.place(jobs[number]) if 0 <= number < len(jobs) else None
+        after = query.position(jobs[number]) if 0 <= number < len(jobs) else None
 
         page = self.store.page_nowait(query, after=after, limit=limit)
 

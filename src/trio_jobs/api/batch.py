@@ -100,7 +100,7 @@ class Limits(NamedTuple):
 
 def _limits_of(pool: Pool) -> Limits:
     no_limit = Limit(sys.maxsize, "")
-    if pool.sharing is not None:  # a new job takes no place in this server
+    if pool.sharing is not None:  # a new job takes no slot of this server
         every = Limit(pool.sharing.max_open, "as many as may be open")
         return Limits(no_limit, no_limit, every)
     return Limits(

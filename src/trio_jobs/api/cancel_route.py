@@ -41,7 +41,7 @@ def parse_filters(body: bytes) -> JobQuery:
     """The query in ``{"type": […], "status": […]}``; one of the keys may be missing.
 
     Raises:
-        Problem: 400, with the fault and its place.
+        Problem: 400, with the fault and its path.
     """
     types, statuses = decode_filters(body, _decode)
     try:

@@ -90,7 +90,7 @@ def parse_workers(body: bytes) -> int:
     """The number in ``{"workers": 12}``.
 
     Raises:
-        Problem: 400, with the fault and its place.
+        Problem: 400, with the fault and its path.
     """
     [value] = decode_filters(body, _decode_workers)
     if isinstance(value, float) and value.is_integer():  # to JSON Schema, 2.0 is an integer
@@ -106,7 +106,7 @@ def parse_types(body: bytes, pool: Pool) -> set[str]:
     """The types in ``{"type": ["email"]}``, or all of them in ``{"all": true}``.
 
     Raises:
-        Problem: 400, with the fault and its place.
+        Problem: 400, with the fault and its path.
     """
     types, everything = decode_filters(body, _decode_types)
     if everything is True and types is None:

@@ -14,7 +14,7 @@ def decode_filters(body: bytes, decode: Callable[[bytes], msgspec.Struct]) -> li
     """The values of the struct that a body is, in the order of its fields; None for those left out.
 
     Raises:
-        Problem: 400, with the fault and its place.
+        Problem: 400, with the fault and its path.
     """
     try:
         filters = decode(body)

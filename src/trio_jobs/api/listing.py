@@ -37,8 +37,8 @@ _KNOWN: dict[str, tuple[str, ...]] = {
 _SINGLE = ("order", "since", "until", "rerun")
 _OF_PAGES = ("limit", "after")
 
-# A place in an order of times: see `JobQuery.place`. SQLite's integers are below 2**63.
-_TIME_PLACE = re.compile(r"[0-7][0-9a-f]{15}-(.*)")
+# A position in an order of times: see `JobQuery.position`. SQLite's integers are below 2**63.
+_TIME_POSITION = re.compile(r"[0-7][0-9a-f]{15}-(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Listing:
         query: The jobs, and their order.
         pairs: Its parameters, without those of `_OF_PAGES`.
         limit: The most jobs of one page; None for all jobs in one answer.
-        after: The listing begins after this place in the order.
+        after: The listing begins after this position in the order.
     """
 
     query: JobQuery
@@ -59,7 +59,7 @@ class Listing:
 
     def next_page(self, last: Job) -> str:
         """The query string of the page that begins after this job."""
-        after = self.query.place(last)
+        after = self.query.position(last)
         return urlencode([*self.pairs, ("limit", str(self.limit)), ("after", after)])
 
 
@@ -71,7 +71,7 @@ def add_listing_route(routes: Blueprint, context: ApiContext) -> None:
     async def list_jobs() -> Response:
         listing = parse_listing(request.query_string, holds=holds)
         withheld = context.withholds_from(current_access())
-        after = await _find_place(store, listing)
+        after = await _find_position(store, listing)
         if listing.limit is None and listing.query.order is Order.NEXT:
             raise Problem(400, "order=next needs a limit")
         if listing.limit is None:
@@ -121,7 +121,7 @@ def parse_listing(
         query=_query(filters, single, holds),
         pairs=[*pairs, *((name, single[name]) for name in _SINGLE if name in single)],
         limit=_limit(single["limit"]) if "limit" in single else None,
-        after=_place(single["after"]) if "after" in single else None,
+        after=_position(single["after"]) if "after" in single else None,
     )
 
 
@@ -145,13 +145,13 @@ async def stream_all(
             opening = b","
         if len(jobs) < STRIDE:
             break
-        after = query.place(jobs[-1])
+        after = query.position(jobs[-1])
         await trio.lowlevel.checkpoint()
     yield b"[]" if opening == b"[" else b"]"
 
 
-async def _find_place(store: Store, listing: Listing) -> str | None:
-    """The place behind which a listing begins.
+async def _find_position(store: Store, listing: Listing) -> str | None:
+    """The position behind which a listing begins.
 
     Raises:
         Problem: 404, ``after`` is an id alone, and there is no such job in an order of times.
@@ -159,14 +159,14 @@ async def _find_place(store: Store, listing: Listing) -> str | None:
     after, query = listing.after, listing.query
     if after is None:
         return None
-    time_place = _TIME_PLACE.fullmatch(after)
+    time_position = _TIME_POSITION.fullmatch(after)
     if query.order in (Order.OLDEST, Order.NEWEST):
-        return after if time_place is None else time_place[1]
-    if time_place is not None:
+        return after if time_position is None else time_position[1]
+    if time_position is not None:
         return after
     of_its_order = JobQuery(order=query.order)
     for job in of_its_order.select(await store.find_many([after])):
-        return query.place(job)
+        return query.position(job)
     which = "ended without success" if query.order is Order.ENDED else "waits for a time"
     raise Problem(404, f"no job {after!r} that {which}; take after from the Link")
 
@@ -227,8 +227,8 @@ def _date(name: str, value: str) -> datetime:
     )
 
 
-def _place(value: str) -> str:
-    head = value[:17] if _TIME_PLACE.fullmatch(value) else ""
+def _position(value: str) -> str:
+    head = value[:17] if _TIME_POSITION.fullmatch(value) else ""
     try:
         return head + str(uuid.UUID(value[len(head) :]))
     except ValueError:

@@ -19,15 +19,15 @@ _COUNTED = (*Outcome, REFUSED, NOT_COMPLETED)
 _encode = msgspec.json.Encoder().encode
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
+class InputLine(msgspec.Struct, frozen=True, gc=False):
     """The line of a client that an answer is for.
 
     Attributes:
-        line: Its number in the body, from 1.
+        number: Its number in the body, from 1.
         key: The idempotency key in it.
     """
 
-    line: int
+    number: int
     key: str | None = None
 
 
@@ -70,7 +70,9 @@ def is_cancel(text: bytes) -> bool:
     return False
 
 
-def completed_line(place: Place, job: Job, handlers: HandlerRegistry, *, replayed: bool) -> bytes:
+def completed_line(
+    line: InputLine, job: Job, handlers: HandlerRegistry, *, replayed: bool
+) -> bytes:
     """The answer about a job that has completed, as far as clients may see it."""
     ending = job.ending
     assert ending is not None  # noqa: S101  (for the type checker)
@@ -79,8 +81,8 @@ def completed_line(place: Place, job: Job, handlers: HandlerRegistry, *, replaye
         result = hide_values(result, hide)
     return _encode_line(
         _Answer(
-            line=place.line,
-            key=place.key,
+            line=line.number,
+            key=line.key,
             id=job.id,
             outcome=ending.outcome,
             result=msgspec.UNSET if result is None else msgspec.Raw(result),
@@ -90,16 +92,16 @@ def completed_line(place: Place, job: Job, handlers: HandlerRegistry, *, replaye
     )
 
 
-def incomplete_line(place: Place, job_id: str, *, replayed: bool) -> bytes:
+def incomplete_line(line: InputLine, job_id: str, *, replayed: bool) -> bytes:
     """The answer about a job whose end the pipe does not tell."""
-    return _encode_line(_Answer(line=place.line, key=place.key, id=job_id, replayed=replayed))
+    return _encode_line(_Answer(line=line.number, key=line.key, id=job_id, replayed=replayed))
 
 
-def refused_line(place: Place, kind: str, message: str, retry_after: int | None = None) -> bytes:
+def refused_line(line: InputLine, kind: str, message: str, retry_after: int | None = None) -> bytes:
     """The answer to a line that is refused.
 
     Args:
-        place: The line.
+        line: The line.
         kind: Why, in a word.
         message: Why, for the client to act on.
         retry_after: After how many seconds the same line may be taken; None if never.
@@ -107,8 +109,8 @@ def refused_line(place: Place, kind: str, message: str, retry_after: int | None 
     error = JobError(type=kind, message=message)
     return _encode_line(
         _Answer(
-            line=place.line,
-            key=place.key,
+            line=line.number,
+            key=line.key,
             outcome=REFUSED,
             error=error,
             retry_after=retry_after,

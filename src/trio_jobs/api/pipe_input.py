@@ -11,7 +11,7 @@ from trio_jobs.api.body_stream import BodyStream, DisconnectedProblem
 from trio_jobs.api.current_access import current_access, current_client
 from trio_jobs.api.line_admission import LineAdmission
 from trio_jobs.api.ndjson import WHITE_SPACE, Lines
-from trio_jobs.api.pipe_answers import Place, is_cancel, key_in
+from trio_jobs.api.pipe_answers import InputLine, is_cancel, key_in
 from trio_jobs.api.pipe_jobs import PipeJobs
 from trio_jobs.api.quart_adapter import current_request
 from trio_jobs.api.submission_json import ITEM_COST, TURN_COST, parse_item
@@ -190,10 +190,10 @@ class PipeInput:
                 default_type=self._type,
             )
         except Problem as problem:
-            jobs.refuse(Place(line, key_in(text)), "Refused", problem.detail)
+            jobs.refuse(InputLine(line, key_in(text)), "Refused", problem.detail)
             return
         self._ready.append(with_span(spec, self.span))
-        jobs.places.append(Place(line, None if spec.key is None else spec.key.text))
+        jobs.input_lines.append(InputLine(line, None if spec.key is None else spec.key.text))
 
     async def _wait_for_room(self) -> None:
         jobs, is_there = self._jobs, False
@@ -224,4 +224,4 @@ class PipeInput:
         if isinstance(error, QueueFullError):
             kind, retry_after = "QueueFull", error.retry_after
         problem = problem_of(error, self._context)
-        self._jobs.refuse(self._jobs.places.popleft(), kind, problem.detail, retry_after)
+        self._jobs.refuse(self._jobs.input_lines.popleft(), kind, problem.detail, retry_after)

@@ -11,7 +11,7 @@ import trio
 from trio_jobs.api.pipe_answers import (
     NOT_COMPLETED,
     REFUSED,
-    Place,
+    InputLine,
     completed_line,
     incomplete_line,
     refused_line,
@@ -49,7 +49,7 @@ class PipeOptions(NamedTuple):
 
 # An answer that is not sent: a job that has ended, or whose end is not told (None), with its id;
 # or the line itself.
-_Unsent = tuple[Place, str, Job | None, bool] | bytes
+_Unsent = tuple[InputLine, str, Job | None, bool] | bytes
 
 
 class PipeJobs:
@@ -67,7 +67,7 @@ class PipeJobs:
         in_flight: How many lines are taken and have no sent answer.
         accepted: How many have a job.
         counts: How many had each outcome, of those whose answers were taken to be sent.
-        places: The lines that are parsed and neither admitted nor refused, in order.
+        input_lines: The lines that are parsed and neither admitted nor refused, in order.
         wake: Set when there may be something to send; the sender replaces it.
         room: Set when answers have been sent; the task that waits for room replaces it.
         sent_at: When answers were sent last, by Trio's clock; -inf before the first.
@@ -78,7 +78,7 @@ class PipeJobs:
         self.in_flight = 0
         self.accepted = 0
         self.counts: Counter[str] = Counter()
-        self.places: deque[Place] = deque()
+        self.input_lines: deque[InputLine] = deque()
         self.wake = trio.Event()
         self.room = trio.Event()
         self.sent_at = -math.inf
@@ -86,7 +86,7 @@ class PipeJobs:
         self._pool = pool
         self._options = options
         # By job id; each line, and whether it has found the job by its key.
-        self._under_way: dict[str, list[tuple[Place, bool]]] = {}
+        self._under_way: dict[str, list[tuple[InputLine, bool]]] = {}
         self._cancelled: set[str] = set()  # jobs whose cancel was asked for; some have ended since
         self._to_check: list[tuple[str, JobSpec]] = []  # found, perhaps as they were before
         self._unsent: deque[_Unsent] = deque()
@@ -125,13 +125,13 @@ class PipeJobs:
         self.accepted += len(jobs)
         under_way, call, waiters = self._under_way, self._note_completed, self._pool.waiters
         for spec, job in zip(specs, jobs, strict=True):
-            place, job_id = self.places.popleft(), job.id
+            line, job_id = self.input_lines.popleft(), job.id
             if job.status is JobStatus.COMPLETED:
-                self._add(place, job_id, job, replayed=True)
+                self._add(line, job_id, job, replayed=True)
             elif job_id in under_way:
-                under_way[job_id].append((place, True))
+                under_way[job_id].append((line, True))
             else:
-                under_way[job_id] = [(place, is_found)]
+                under_way[job_id] = [(line, is_found)]
                 waiters.call(job_id, call)
                 if is_found:
                     self._to_check.append((job_id, spec))
@@ -149,8 +149,8 @@ class PipeJobs:
                 job = await self._pool.store.find(job_id)
             except JobNotFoundError:
                 self._to_check.pop()
-                for place, _ in self._stop_waiting(job_id):
-                    self.places.append(place)
+                for line, _ in self._stop_waiting(job_id):
+                    self.input_lines.append(line)
                     dropped.append(spec)
             else:
                 self._to_check.pop()
@@ -168,12 +168,14 @@ class PipeJobs:
             if job is None or job.status is JobStatus.COMPLETED:
                 self._let_go(job_id, job)
 
-    def refuse(self, place: Place, kind: str, message: str, retry_after: int | None = None) -> None:
+    def refuse(
+        self, line: InputLine, kind: str, message: str, retry_after: int | None = None
+    ) -> None:
         """Answer a line that makes no job; see `refused_line`."""
-        line = refused_line(place, kind, message, retry_after)
+        answer = refused_line(line, kind, message, retry_after)
         self.counts[REFUSED] += 1
-        self._unsent.append(line)
-        self._unsent_bytes += len(line)
+        self._unsent.append(answer)
+        self._unsent_bytes += len(answer)
         self.wake.set()
 
     async def cancel(self) -> None:
@@ -232,8 +234,8 @@ class PipeJobs:
         """
         cancelled = go_on = 0
         for job_id in list(self._under_way):
-            places = self._stop_waiting(job_id)
-            has_key = any(place.key is not None for place, _ in places)
+            input_lines = self._stop_waiting(job_id)
+            has_key = any(line.key is not None for line, _ in input_lines)
             if cancel and not has_key and cancel_nowait(self._pool, job_id):
                 cancelled += 1
             else:
@@ -242,31 +244,31 @@ class PipeJobs:
 
     def _note_completed(self, job_id: str, job: Job | None) -> None:
         """Take over a job in the step that shows it as completed; it must not raise."""
-        for place, replayed in self._under_way.pop(job_id):
-            self._add(place, job_id, job, replayed=replayed)
+        for line, replayed in self._under_way.pop(job_id):
+            self._add(line, job_id, job, replayed=replayed)
 
     def _let_go(self, job_id: str, job: Job | None) -> None:
         """Answer the lines of a job that the pipe waits for no longer."""
-        for place, replayed in self._stop_waiting(job_id):
-            self._add(place, job_id, job, replayed=replayed)
+        for line, replayed in self._stop_waiting(job_id):
+            self._add(line, job_id, job, replayed=replayed)
 
-    def _stop_waiting(self, job_id: str) -> list[tuple[Place, bool]]:
+    def _stop_waiting(self, job_id: str) -> list[tuple[InputLine, bool]]:
         self._pool.waiters.forget_call(job_id, self._note_completed)
         return self._under_way.pop(job_id, [])
 
-    def _add(self, place: Place, job_id: str, job: Job | None, *, replayed: bool) -> None:
+    def _add(self, line: InputLine, job_id: str, job: Job | None, *, replayed: bool) -> None:
         size = _size(job)
-        self._unsent.append((place, job_id, job, replayed))
+        self._unsent.append((line, job_id, job, replayed))
         self._unsent_bytes += size
         self._typical_bytes += (size - self._typical_bytes) * _WEIGHT
         self.wake.set()
 
-    def _line_of(self, place: Place, job_id: str, job: Job | None, replayed: bool) -> bytes:
+    def _line_of(self, line: InputLine, job_id: str, job: Job | None, replayed: bool) -> bytes:
         if job is None or job.outcome is None or not self.is_told:
             self.counts[NOT_COMPLETED] += 1
-            return incomplete_line(place, job_id, replayed=replayed)
+            return incomplete_line(line, job_id, replayed=replayed)
         self.counts[job.outcome] += 1
-        return completed_line(place, job, self._pool.handlers, replayed=replayed)
+        return completed_line(line, job, self._pool.handlers, replayed=replayed)
 
 
 def _size(job: Job | None) -> int:

@@ -75,7 +75,7 @@ def parse_selection(body: bytes) -> Selection:
     """The selection in ``{"outcome": […], "type": […], "limit": …}``; each key may be missing.
 
     Raises:
-        Problem: 400, with the fault and its place.
+        Problem: 400, with the fault and its path.
     """
     outcomes, types, limit = decode_filters(body, _decode)
     if isinstance(limit, float) and limit.is_integer():

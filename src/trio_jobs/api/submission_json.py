@@ -93,7 +93,7 @@ def parse_submission(
         submitted_by: The name of the client, if it has one.
 
     Raises:
-        Problem: 400, with the fault and its place.
+        Problem: 400, with the fault and its path.
     """
     try:
         envelope = _decode_envelope(body)
@@ -202,14 +202,14 @@ def _date(run_at: bytes) -> datetime:
     raise PayloadError(f"$.run_at must be {_A_TIME}, got {shown(value)}")
 
 
-def _value(json: bytes, place: str, wanted: str) -> object:
+def _value(json: bytes, path: str, wanted: str) -> object:
     check_depth(json)
     try:
         value = msgspec.json.decode(json)
     except JSON_ERRORS as error:
-        raise json_fault(error, json, place) from None
+        raise json_fault(error, json, path) from None
     if value is None:
-        raise PayloadError(f"{place} must be {wanted}, got null")
+        raise PayloadError(f"{path} must be {wanted}, got null")
     return value
 
 

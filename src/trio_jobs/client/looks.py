@@ -1,6 +1,6 @@
 """`Looks`: looks at jobs in the server, each of which waits for the end of its job.
 
-Rule: all looks of a client share a few places, and take turns if there are more.
+Rule: few looks of a client are under way at a time; if there are more, they take turns.
 """
 
 from collections import deque
@@ -39,12 +39,12 @@ class Looks:
         requests: To the server.
 
     Attributes:
-        places: For the looks that wait in the server.
+        limiter: For the looks that wait in the server.
     """
 
     def __init__(self, requests: ServerRequests) -> None:
         self._requests = requests
-        self.places = anyio.CapacityLimiter(MOST_LOOKS)
+        self.limiter = anyio.CapacityLimiter(MOST_LOOKS)
 
     async def bring_each(
         self, jobs: Iterable[Job | str], seconds: float, send: ObjectSendStream[Job]
@@ -109,8 +109,8 @@ class Looks:
         Returns:
             The answer, and when the look began, by the clock of the event loop.
         """
-        async with self.places:
-            others += self.places.statistics().tasks_waiting
+        async with self.limiter:
+            others += self.limiter.statistics().tasks_waiting
             wait = max(1, LONGEST_LOOK * MOST_LOOKS // (MOST_LOOKS + others))
             begun = anyio.current_time()
             return await self.ask_about(job, wait=wait), begun

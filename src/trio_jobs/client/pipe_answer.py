@@ -32,7 +32,7 @@ class PipeAnswer:
 
     def __init__(self, lines: Sequence[Line], *, cancel: bool) -> None:
         step = LINES_EACH_TO_CANCEL if cancel else 1
-        self._unanswered = {1 + step * place: line for place, line in enumerate(lines)}
+        self._unanswered = {1 + step * index: line for index, line in enumerate(lines)}
         self._rest = bytearray()  # of a line whose end has not arrived
         self._end: str | None = None
         self.blank_lines = 0

@@ -96,12 +96,12 @@ def _pages(calls: Calls, options: Namespace) -> Iterator[list[msgspec.Raw]]:
         if page:
             yield page
         left -= len(page)
-        # Only the place: behind a proxy or below a mount, the path may be another one.
+        # Only the position: behind a proxy or below a mount, the path may be another one.
         following = urlsplit(str(answer.links.get("next", {}).get("url", "")))
-        places = parse_qs(following.query).get("after", [])
-        if not places or not page:
+        positions = parse_qs(following.query).get("after", [])
+        if not positions or not page:
             return
-        after = [("after", places[0])]
+        after = [("after", positions[0])]
     if options.limit is None:
         complain(f"these are {_USUAL_LIMIT} jobs, and there are more: --limit shows them")
 

@@ -1,6 +1,6 @@
 """`CallQueue`: the jobs that wait for a child process, and which child gets which of them.
 
-Every method is a plain `def`: no job is in two places at the same time.
+Every method is a plain `def`: a job is with one child at the most.
 """
 
 from collections import deque
@@ -16,20 +16,20 @@ class CallQueue:
     """The jobs that wait for a child, in order, and the children that run.
 
     A job goes to an idle child, the one that became idle last. If there is none, the job's task
-    starts one, as long as there are places. Otherwise the job is sent ahead to a child that has
+    starts one, unless there are enough. Otherwise the job is sent ahead to a child that has
     room for it, or waits.
 
     Args:
-        places: How many children there may be.
+        most: How many children there may be.
         taken: Called when a child gets a job whose task waits until it can start one.
 
     Attributes:
-        places: How many more children may be started.
+        startable: How many more children may be started.
         idle: The children without a job; the last one became idle last.
     """
 
-    def __init__(self, places: int, *, taken: Callable[[], object]) -> None:
-        self.places = places
+    def __init__(self, most: int, *, taken: Callable[[], object]) -> None:
+        self.startable = most
         self._taken = taken
         self.idle: list[ChildHandle] = []
         self._children: list[ChildHandle] = []
@@ -72,9 +72,9 @@ class CallQueue:
         if child in self.idle:
             self.idle.remove(child)
 
-    def free_place(self) -> None:
+    def note_ended(self) -> None:
         """Note that a child has ended, or was not started."""
-        self.places += 1
+        self.startable += 1
         self.hand_out()
 
     def note_change(self, child: ChildHandle) -> None:
@@ -97,8 +97,8 @@ class CallQueue:
                 child = self.idle.pop()
                 if not child.has_ended():  # another one is told soon
                     self._fill(child)
-            elif self.places and (call := self._next_starter()) is not None:
-                self.places -= 1
+            elif self.startable and (call := self._next_starter()) is not None:
+                self.startable -= 1
                 self._waiting.remove(call)
                 call.starts = True
                 call.wake()

@@ -176,15 +176,15 @@ def one_line(error: BaseException) -> str:
     described = describe(error)
     # Frames of the import machinery say nothing. A syntax error has no frame of its own.
     frames = traceback.extract_tb(error.__traceback__)
-    places = [
+    locations = [
         (frame.filename, frame.lineno)
         for frame in frames
         if not frame.filename.startswith((importlib.__file__, "<frozen importlib"))
     ]
     if isinstance(error, SyntaxError) and error.filename:
-        places.append((error.filename, error.lineno))
+        locations.append((error.filename, error.lineno))
     text = readable(" ".join(f"{described.type}: {described.message}".split()), _MAX_TEXT)
-    return f"{text} ({places[-1][0]}:{places[-1][1]})" if places else text
+    return f"{text} ({locations[-1][0]}:{locations[-1][1]})" if locations else text
 
 
 def find_shortage(error: BaseException) -> str | None:

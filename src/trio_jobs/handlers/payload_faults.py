@@ -43,7 +43,7 @@ _NAMED = 3
 class Fault(NamedTuple):
     """One reason why a type does not take a value."""
 
-    place: str  # the path from the value to it, like ``.items[0]``; empty for the value itself
+    path: str  # the path from the value to it, like ``.items[0]``; empty for the value itself
     text: str
 
 
@@ -58,9 +58,9 @@ class InvalidValuesError(msgspec.ValidationError):
         """The first faults in one line.
 
         Args:
-            root: The place of the value.
+            root: The path of the value.
         """
-        texts = [f"{root}{each.place}: {each.text}" for each in self.faults[:_NAMED]]
+        texts = [f"{root}{each.path}: {each.text}" for each in self.faults[:_NAMED]]
         if len(self.faults) > _NAMED:
             texts.append(f"and {len(self.faults) - _NAMED} more")
         return "; ".join(texts)
@@ -83,12 +83,12 @@ class TooDeepError(PayloadError):
 def json_fault(
     error: Exception, source: bytes, root: str = "$", *, whole: str = "the body"
 ) -> PayloadError:
-    """The fault behind one of `JSON_ERRORS`, with its place in ``source``.
+    """The fault behind one of `JSON_ERRORS`, with its path in ``source``.
 
     Args:
         error: Raised by the decoding of ``source``.
         source: The JSON text.
-        root: The place of this text in the submission.
+        root: The path of this text in the submission.
         whole: What the text is, if it is the whole submission.
     """
     if isinstance(error, RecursionError):
@@ -98,9 +98,9 @@ def json_fault(
     if isinstance(error, msgspec.ValidationError):
         # "Expected `str`, got `null` - at `$.type`" → "$.type: expected str, got null"
         # From the right: the text may quote a key of the client's, which may contain " - at $".
-        text, at, place = str(error).replace("`", "").rpartition(" - at $")
-        text, place = (text, place) if at else (place, "")
-        fault = f"{root}{place}: {text[:1].lower()}{text[1:]}"
+        text, at, path = str(error).replace("`", "").rpartition(" - at $")
+        text, path = (text, path) if at else (path, "")
+        fault = f"{root}{path}: {text[:1].lower()}{text[1:]}"
         # The client's key may be as long as a body.
         return PayloadError(readable(fault, _MAX_FAULT))
     what = whole if root == "$" else root

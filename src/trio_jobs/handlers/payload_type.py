@@ -74,7 +74,7 @@ def payload_type(
     """
     annotations = [_annotation(function, each) for each in parameters]
     for parameter, annotation in zip(parameters, annotations, strict=True):
-        _check_placeholders(parameter, annotation)
+        _check_locationholders(parameter, annotation)
     types = [make_value_type(each) for each in annotations]
     if not spread:
         value = types[0] if types else make_value_type(Any)
@@ -91,7 +91,7 @@ def payload_type(
     return PayloadType(value=None, arguments=arguments, decode=_object_decoder(arguments))
 
 
-def _check_placeholders(parameter: Parameter, annotation: Annotation) -> None:
+def _check_locationholders(parameter: Parameter, annotation: Annotation) -> None:
     name = parameter.name
     for each in (parameter.default, *getattr(annotation, "__metadata__", ())):
         if _is_a(each, _DEPENDENCY):
@@ -160,7 +160,7 @@ def _decode_further(members: dict[str, Any], decoders: Mapping[str, Decode]) -> 
             try:
                 members[name] = decode(bytes(members[name]))
             except InvalidValuesError as error:
-                faults += (Fault(f".{name}{place}", text) for place, text in error.faults)
+                faults += (Fault(f".{name}{path}", text) for path, text in error.faults)
     if faults:
         raise InvalidValuesError(faults)
     return members

@@ -234,7 +234,7 @@ class ProcessPool:
         if child is None:
             self._queue.take(call)
             if call.starts:  # its task was woken, and cancelled before
-                self._queue.free_place()
+                self._queue.note_ended()
             return
         if not child.calls.is_first(call) and child.calls.take_back([call]):
             self._queue.note_change(child)
@@ -268,7 +268,7 @@ class ProcessPool:
         finally:
             call.starts = False
             if not started:
-                self._queue.free_place()
+                self._queue.note_ended()
 
     async def _try_start(self, call: ChildCall) -> bool:
         if call.is_waiting and not self._queue.take(call):
@@ -293,7 +293,7 @@ class ProcessPool:
             await self._serve_and_end(child)
         finally:
             child.gone.set()
-            self._queue.free_place()
+            self._queue.note_ended()
 
     async def _serve_and_end(self, child: ChildHandle) -> None:
         lost: Exception | None = None

@@ -204,17 +204,17 @@ def _fault(error: Mapping[str, Any], value: object) -> Fault:
         text = " ".join(text.split())
         if text[1:2].islower():  # no abbreviation
             text = text[0].lower() + text[1:]
-    return Fault(_place(location, value), text)
+    return Fault(_path(location, value), text)
 
 
-def _place(location: Sequence[str | int], value: object) -> str:
+def _path(location: Sequence[str | int], value: object) -> str:
     """The path to a part of a value, without what is not in it: a union's branches, for example."""
-    place = ""
+    path = ""
     for each in location:
         if isinstance(value, list) and isinstance(each, int) and each < len(value):
-            place += f"[{each}]"
+            path += f"[{each}]"
             value = value[each]
         elif isinstance(value, dict) and each in value:
-            place += f".{each}"
+            path += f".{each}"
             value = value[each]
-    return place
+    return path

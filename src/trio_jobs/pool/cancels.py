@@ -81,7 +81,7 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
         await trio.lowlevel.checkpoint()
         if len(jobs) < STRIDE:
             break
-        after = query.place(jobs[-1])
+        after = query.position(jobs[-1])
     if number:
         log.info("jobs_cancelled", extra={"count": number})
     if isinstance(store, KeepingStore) and store.disk is not None:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class DurableAdmission(AwaitedAdmission):
     """An `AwaitedAdmission` over a file: a job is in when it is on the disk.
 
-    It reserves the slots of jobs, or their places among those that wait for a time, makes the jobs
+    It reserves the slots of jobs, or their room among those that wait for a time, makes the jobs
     and hands them to the store, without a checkpoint. When they are on the disk, the event loop
     calls what does the one step: the records are in the store, the ids go into the channel or into
     the schedule. No task does that: a client that disconnects meanwhile changes nothing. If the

@@ -15,7 +15,7 @@ class FetchedMoves:
     Args:
         moves: What makes the moves of the jobs that are here.
         fetching: Knows which are.
-        limits: Has places for jobs that are on their way to a worker.
+        limits: Has permits for jobs that are on their way to a worker.
         suspects: Has a turn for one of them.
     """
 
@@ -33,7 +33,7 @@ class FetchedMoves:
     def claim(self, job_id: str) -> Job | None:
         """See `Moves.claim`; returns None for a job that is not here any more."""
         if self._fetching.take_stale(job_id):
-            self._limits.give_up_place(job_id)
+            self._limits.give_up_permit(job_id)
             self._suspects.pass_turn(job_id)
             return None
         return self._moves.claim(job_id)

@@ -65,7 +65,7 @@ async def count_jobs(store: Store, query: JobQuery) -> JobCounts:
         await trio.lowlevel.checkpoint()
         if len(jobs) < _STRIDE:
             return tally.counts()
-        after = walk.place(jobs[-1])
+        after = walk.position(jobs[-1])
 
 
 class _Tally:

@@ -22,7 +22,7 @@ async def read_page(
     Args:
         store: The jobs.
         query: Which jobs.
-        after: A place in the order; None for the first page.
+        after: A position in the order; None for the first page.
         limit: The most jobs.
 
     Checkpoints:
@@ -31,7 +31,7 @@ async def read_page(
     """
     walk, found = query.walk, Page(query, after=after, limit=limit)
     while True:
-        jobs = await store.page(walk, after=found.place, limit=found.stride)
+        jobs = await store.page(walk, after=found.position, limit=found.stride)
         if found.add(jobs):
             return found.jobs, found.more
         await trio.lowlevel.checkpoint()
@@ -42,12 +42,12 @@ class Page:
 
     Args:
         query: Which jobs.
-        after: A place in the order; None for the first page.
+        after: A position in the order; None for the first page.
         limit: The most jobs.
 
     Attributes:
         stride: How many jobs to read at a time.
-        place: Where to read on, in the order of `JobQuery.walk`.
+        position: Where to read on, in the order of `JobQuery.walk`.
     """
 
     def __init__(self, query: JobQuery, *, after: str | None, limit: int) -> None:
@@ -57,7 +57,7 @@ class Page:
         # No store has an order of next times: all waiting jobs are looked at, and sorted.
         self._sorts = query.order is Order.NEXT
         self._found: list[Job] = []
-        self.place = None if self._sorts else after
+        self.position = None if self._sorts else after
         # Without filters one read is enough; the job beyond the limit shows that there are more.
         self.stride = STRIDE
         if query.wants_all and not self._sorts:
@@ -78,11 +78,11 @@ class Page:
         wanted = self._query.select(jobs)
         self._found = self._first([*self._found, *wanted]) if self._sorts else self._found + wanted
         if jobs:
-            self.place = self._query.walk.place(jobs[-1])
+            self.position = self._query.walk.position(jobs[-1])
         return len(jobs) < self.stride or (self.more and not self._sorts)
 
     def _first(self, jobs: Iterable[Job]) -> list[Job]:
         """The first ones behind ``after``, and one more."""
-        place = self._query.place
-        behind = [job for job in jobs if self._after is None or place(job) > self._after]
-        return nsmallest(self._limit + 1, behind, key=place)
+        position = self._query.position
+        behind = [job for job in jobs if self._after is None or position(job) > self._after]
+        return nsmallest(self._limit + 1, behind, key=position)

@@ -89,11 +89,11 @@ class JobQuery:
             jobs = [job for job in jobs if job.rerun_as is None]
         return list(jobs)
 
-    def place(self, job: Job) -> str:
-        """The job's place in the order: the next page begins after it, even if the job is gone."""
+    def position(self, job: Job) -> str:
+        """The job's position in the order; the next page begins after it."""
         if self.order is Order.ENDED:
-            return end_place(job)
-        return _place(job.run_at or job.created_at, job) if self.order is Order.NEXT else job.id
+            return end_position(job)
+        return _position(job.run_at or job.created_at, job) if self.order is Order.NEXT else job.id
 
 
 def why_waiting(job: Job, holds: Callable[[str], bool]) -> Waiting | None:
@@ -108,18 +108,18 @@ def why_waiting(job: Job, holds: Callable[[str], bool]) -> Waiting | None:
     return Waiting.HELD if holds(job.id) else job.waiting
 
 
-def end_place(job: Job) -> str:
-    """The place of a completed job in the order of ends: its end in microseconds, and its id."""
-    return _place(_time(job, ended=True), job)
+def end_position(job: Job) -> str:
+    """The position of a completed job in the order of ends: its end in microseconds, and its id."""
+    return _position(_time(job, ended=True), job)
 
 
-def _place(time: datetime, job: Job) -> str:
+def _position(time: datetime, job: Job) -> str:
     return f"{microseconds(time):016x}-{job.id}"
 
 
-def parse_end_place(place: str) -> tuple[int, str]:
-    """The end in microseconds and the id of `end_place`."""
-    return int(place[:16], 16), place[17:]
+def parse_end_position(position: str) -> tuple[int, str]:
+    """The end in microseconds and the id of `end_position`."""
+    return int(position[:16], 16), position[17:]
 
 
 def _time(job: Job, *, ended: bool) -> datetime:
@@ -148,5 +148,5 @@ def names(what: str, values: object) -> tuple[str, ...]:
 
 ALL_JOBS = JobQuery()
 
-# Greater than each id, and than each place in the order of ends.
+# Greater than each id, and than each position in the order of ends.
 BEHIND_ALL = "~"

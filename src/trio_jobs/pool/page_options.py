@@ -71,8 +71,8 @@ def query_of(
     )
 
 
-def place_of(query: JobQuery, after: str | Job | None) -> str | None:
-    """The place behind which a page begins.
+def position_of(query: JobQuery, after: str | Job | None) -> str | None:
+    """The position behind which a page begins.
 
     Args:
         query: The jobs of the page.
@@ -84,10 +84,10 @@ def place_of(query: JobQuery, after: str | Job | None) -> str | None:
     if isinstance(after, Job):
         if not JobQuery(order=query.order).select([after]):
             raise ValueError(f"after must be a job of the order {query.order}, got {after.id!r}")
-        return query.place(after)
+        return query.position(after)
     if after is not None and query.order in (Order.ENDED, Order.NEXT):
         raise ValueError(f"after must be a job in the order {query.order}, got {shown(after)}")
-    # Any text has a place among the sorted ids, mostly behind the last: a wrong id would give
+    # Any text has a position among the sorted ids, mostly behind the last: a wrong id would give
     # an empty page, and no error.
     if after is not None and not is_id(after):
         raise ValueError(f"after must be the id of a job, got {after!r}")

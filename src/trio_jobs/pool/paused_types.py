@@ -26,9 +26,9 @@ class PausedTypes:
     """The moves in the store while types are paused; otherwise no move passes through it.
 
     A job of a paused type that a worker comes to is held: it stays pending, and has no worker, no
-    slot and no place in the channel. The schedule counts it among the jobs that wait. A resume
-    makes the held jobs due, in the order in which workers came to them; then they wait for slots in
-    turn with all others. A running job goes on, and is held if it wants another attempt.
+    slot and no copy of its id in the channel. The schedule counts it among the jobs that wait. A
+    resume makes the held jobs due, in the order in which workers came to them; then they wait for
+    slots in turn with all others. A running job goes on, and is held if it wants another attempt.
 
     A job whose cancel was requested is not held: its worker completes it without running it.
 

@@ -87,7 +87,7 @@ class Pool:
     async def cancel(self, job_id: str) -> Job:
         """Ask for a job to be cancelled.
 
-        A pending job keeps its place, and a waiting one is due now: the worker that claims it
+        A pending job keeps its position, and a waiting one is due now: the worker that claims it
         completes it without running it. A running job completes when its handler has unwound.
 
         Returns:

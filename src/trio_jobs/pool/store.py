@@ -298,7 +298,7 @@ class Store(StoreMoves, NewJobs, Protocol):
 
         Args:
             query: What the caller wants.
-            after: Any place in the order (`JobQuery.place`): the store need not have its job.
+            after: Any position in the order (`JobQuery.position`): the store need not have its job.
             limit: The most jobs.
         """
 

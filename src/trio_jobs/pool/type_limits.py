@@ -19,11 +19,12 @@ class TypeLimits:
     """The workers' moves in the store, in a pool with limited types.
 
     A job beyond the limit of its type is held: it stays pending, and has no worker, no slot and no
-    place in the channel. The schedule counts it among the jobs that wait. When a running job of
-    the type ends, the first held job takes over its place and its slot, and goes into the channel.
-    So the jobs of a type begin in the order in which workers came to them.
+    copy of its id in the channel. The schedule counts it among the jobs that wait. A job that is
+    not held has a *permit* from its limit. When it ends, the first held job of the type takes over
+    the permit and the slot, and goes into the channel. So the jobs of a type begin in the order in
+    which workers came to them.
 
-    A job whose cancel was requested needs no place: its worker completes it without running it.
+    A job whose cancel was requested needs no permit: its worker completes it without running it.
 
     Args:
         store: The jobs.
@@ -61,8 +62,8 @@ class TypeLimits:
         self._limits = {type_: _limit(number) for type_, number in max_running.items()}
         self.has_some = bool(self._limits)
         self._default = self._limits.get(default)
-        # Of the jobs that have a place: those that run, and those on their way to a worker.
-        self._places: dict[str, _Limit] = {}
+        # By id, the limit whose permit the job has: a running one, or one on its way to a worker.
+        self._permits: dict[str, _Limit] = {}
         # During a drain: how many jobs are in the channel, or received and not yet claimed.
         self._unclaimed: int | None = None
         self._feeds: Callable[[], bool] = lambda: False
@@ -90,22 +91,22 @@ class TypeLimits:
         duration: float | None = None,
         show: Callable[[Job], None] | None = None,
     ) -> Job:
-        """See `StoreMoves.complete`; gives the job's place to the first held one."""
+        """See `StoreMoves.complete`; gives the job's permit to the first held one."""
         job = self.moves.complete(job_id, ending, duration=duration, show=show)
-        if self._places:
-            self.give_up_place(job_id)
+        if self._permits:
+            self.give_up_permit(job_id)
         return job
 
     def postpone(self, job_id: str, later: Later) -> Job:
-        """See `Moves.postpone`; gives the job's place to the first held one."""
+        """See `Moves.postpone`; gives the job's permit to the first held one."""
         job = self.moves.postpone(job_id, later)
-        self.give_up_place(job_id)
+        self.give_up_permit(job_id)
         return job
 
     def release(self, job_id: str) -> None:
-        """See `Moves.release`. Nobody gets the place: the pool ends."""
+        """See `Moves.release`. Nobody gets the permit: the pool ends."""
         self.moves.release(job_id)
-        if (limit := self._places.pop(job_id, None)) is not None:
+        if (limit := self._permits.pop(job_id, None)) is not None:
             limit.free += 1
 
     def close_channel_when_claimed(self, feeds: Callable[[], bool] | None = None) -> None:
@@ -131,22 +132,22 @@ class TypeLimits:
         if self._unclaimed is not None:
             self._unclaimed += number
 
-    def give_up_place(self, job_id: str) -> None:
-        """Give the place of a job, if it has one, to the first held job of the type."""
-        limit = self._places.pop(job_id, None)
+    def give_up_permit(self, job_id: str) -> None:
+        """Give the permit of a job, if it has one, to the first held job of the type."""
+        limit = self._permits.pop(job_id, None)
         if limit is None:
             return
         limit.free += 1
         while limit.held:
             held = limit.held.popleft()
             if not self._schedule.remove(held):
-                continue  # its cancel was requested: it needs no place
+                continue  # its cancel was requested: it needs no permit
             self._capacity.slot_lost()  # the caller frees the slot of the other job
             # No worker is left if this one's clone was closed, and was the last; the pool ends.
             with suppress(trio.BrokenResourceError):
                 self._channel.send_nowait(held)
             limit.free -= 1
-            self._places[held] = limit
+            self._permits[held] = limit
             if self._unclaimed is not None:
                 self._unclaimed += 1
             return
@@ -158,7 +159,7 @@ class TypeLimits:
         limit = self._limits.get(job.type, self._default)
         if limit is None or job.status is not JobStatus.PENDING:
             return self.moves.claim(job_id)
-        granted = job_id in self._places
+        granted = job_id in self._permits
         if not granted and not job.cancel_requested and limit.free <= 0:
             self._hold(job, limit)
             return None
@@ -167,9 +168,9 @@ class TypeLimits:
             claimed = self.moves.claim(job_id)
         finally:
             if claimed is None:
-                self.give_up_place(job_id)
+                self.give_up_permit(job_id)
             elif not granted and not job.cancel_requested:
-                self._places[job_id] = limit
+                self._permits[job_id] = limit
                 limit.free -= 1
         return claimed
 
@@ -196,7 +197,7 @@ class _Limit:
     """One limit.
 
     Attributes:
-        free: How many places are free. None is while a job is held.
+        free: How many permits are free: none while a job is held.
         held: The held jobs, in the order of their claims. Those whose cancel was requested since
             then are passed over.
         longest: The length at which ``held`` is cleared of these.

@@ -72,22 +72,22 @@ def all_blocks(report: JobReport, root: trio.lowlevel.Task | None) -> Iterator[B
 
 def task_blocks(root: trio.lowlevel.Task) -> Iterator[Block]:
     """Each task below ``root`` and its stack; tasks with the same stack share a block."""
-    places: Counter[tuple[str, str]] = Counter()
+    stacks: Counter[tuple[str, str]] = Counter()
     for task in itertools.islice(_tasks_below(root), MAX_TASKS):
-        places[f"task {task.name}", _stack(task.iter_await_frames())] += 1
-    return _blocks(places)
+        stacks[f"task {task.name}", _stack(task.iter_await_frames())] += 1
+    return _blocks(stacks)
 
 
 def asyncio_task_blocks() -> Iterator[Block]:
     """Each task of each loop of asyncio that runs in a thread, and its stack."""
-    places: Counter[tuple[str, str]] = Counter()
+    stacks: Counter[tuple[str, str]] = Counter()
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:
         for loop in _running_loops(asyncio.AbstractEventLoop):
             for task in itertools.islice(asyncio.all_tasks(loop), MAX_TASKS):
                 stack = _stack(_frames_of(task.get_coro()))
-                places[f"asyncio task {task.get_name()}", stack] += 1
-    return _blocks(places)
+                stacks[f"asyncio task {task.get_name()}", stack] += 1
+    return _blocks(stacks)
 
 
 def thread_blocks() -> Iterator[Block]:
@@ -96,12 +96,12 @@ def thread_blocks() -> Iterator[Block]:
         thread.ident: f"thread {thread.name}" + (" (daemon)" if thread.daemon else "")
         for thread in threading.enumerate()
     }
-    places: Counter[tuple[str, str]] = Counter()
+    stacks: Counter[tuple[str, str]] = Counter()
     for ident, frame in sys._current_frames().items():
         if ident != threading.get_ident():
             frames = reversed(list(traceback.walk_stack(frame)))
-            places[names.get(ident, f"thread {ident}"), _stack(frames)] += 1
-    return _blocks(places)
+            stacks[names.get(ident, f"thread {ident}"), _stack(frames)] += 1
+    return _blocks(stacks)
 
 
 def plain(line: str, below: str, fields: Mapping[str, object]) -> bytes:
@@ -160,6 +160,6 @@ def _stack(frames: Iterable[tuple[FrameType, int]]) -> str:
     )
 
 
-def _blocks(places: Counter[tuple[str, str]]) -> Iterator[Block]:
-    for (name, stack), count in places.items():
+def _blocks(stacks: Counter[tuple[str, str]]) -> Iterator[Block]:
+    for (name, stack), count in stacks.items():
         yield (name if count == 1 else f"{name} (and {count - 1} more like it)"), stack, {}

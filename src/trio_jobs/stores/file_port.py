@@ -7,7 +7,7 @@ from trio_jobs.job import Job, Outcome
 from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.stores.sqlite.retention import Kept
 
-# A job's seq, which is its place in the order of admission, and its record.
+# A job's seq, which is its position in the order of admission, and its record.
 Stored = tuple[int, Job]
 
 

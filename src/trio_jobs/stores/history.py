@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from trio_jobs.job import Job, Outcome
-from trio_jobs.pool.job_query import end_place, parse_end_place
+from trio_jobs.pool.job_query import end_position, parse_end_position
 from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.sorted_ids import SortedIds
 
@@ -62,12 +62,12 @@ class Histories:
         history = self._succeeded if job_id in self._succeeded.sizes else self._others
         history.remove(job_id)
 
-    def ended_before(self, place: str) -> Iterator[str]:
-        """The ids of the jobs without success that ended before this place, the last end first.
+    def ended_before(self, position: str) -> Iterator[str]:
+        """The ids of the jobs without success that ended before this position, the last end first.
 
         The jobs must not change while the caller reads the ids.
         """
-        return self._others.ended_before(place)
+        return self._others.ended_before(position)
 
 
 class _History:
@@ -98,7 +98,7 @@ class _History:
 
 
 class _Unsuccessful(_History):
-    """The jobs without success, also in the order of their ends (`end_place`).
+    """The jobs without success, also in the order of their ends (`end_position`).
 
     That differs from the order in which they came in if the wall clock was set back.
     """
@@ -106,21 +106,21 @@ class _Unsuccessful(_History):
     def __init__(self, max_jobs: int) -> None:
         super().__init__(max_jobs)
         self._ends = SortedIds()
-        self._places: dict[str, str] = {}
+        self._positions: dict[str, str] = {}
 
     def note_end(self, job: Job) -> None:
         """Note the end of a job that is added."""
-        self._places[job.id] = place = end_place(job)
-        self._ends.add(place)
+        self._positions[job.id] = position = end_position(job)
+        self._ends.add(position)
 
-    def ended_before(self, place: str) -> Iterator[str]:
-        return (parse_end_place(each)[1] for each in self._ends.before(place))
+    def ended_before(self, position: str) -> Iterator[str]:
+        return (parse_end_position(each)[1] for each in self._ends.before(position))
 
     def drop_oldest(self) -> str:
         job_id = super().drop_oldest()
-        self._ends.remove(self._places.pop(job_id))
+        self._ends.remove(self._positions.pop(job_id))
         return job_id
 
     def remove(self, job_id: str) -> None:
         super().remove(job_id)
-        self._ends.remove(self._places.pop(job_id))
+        self._ends.remove(self._positions.pop(job_id))

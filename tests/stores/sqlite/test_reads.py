@@ -15,7 +15,7 @@ from tests.stores.sqlite.files import Calls, journal_of, opened
 from tests.support import NOON, SUCCEEDED, make_job
 from trio_jobs import Ending, Job, JobError, JobStatus, Outcome
 from trio_jobs.job import IdempotencyKey
-from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order, end_place
+from trio_jobs.pool.job_query import ALL_JOBS, JobQuery, Order, end_position
 from trio_jobs.stores.sqlite.reads import FileReader
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.store_file import StoreFile, connect
@@ -46,7 +46,7 @@ JOBS = [
 ]
 LIVE = [JobStatus.PENDING, JobStatus.PROCESSING]
 LATER = NOON + timedelta(microseconds=1)
-AT_NOON = end_place(JOBS[1][1])[:16]
+AT_NOON = end_position(JOBS[1][1])[:16]
 NO_SUCCESS = [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED]
 
 
@@ -318,7 +318,9 @@ def long_end(number: int) -> datetime:
 
 
 def end_of(number: int) -> str:
-    return end_place(replace(ended(long_id(number), Outcome.FAILED), completed_at=long_end(number)))
+    return end_position(
+        replace(ended(long_id(number), Outcome.FAILED), completed_at=long_end(number))
+    )
 
 
 @pytest.fixture(scope="module")

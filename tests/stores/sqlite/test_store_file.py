@@ -19,7 +19,7 @@ from tests.support import NOON, as_nobody, make_job
 from trio_jobs.handlers.registry import HandlerRegistry
 from trio_jobs.settings import StoreSettings
 from trio_jobs.store_in_file import RecoveredFile
-from trio_jobs.stores.sqlite.file_place import _file_system
+from trio_jobs.stores.sqlite.file_location import _file_system
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 from trio_jobs.stores.sqlite.schema import APPLICATION_ID, VERSION
 from trio_jobs.stores.sqlite.store_check import check_store
@@ -377,7 +377,7 @@ def test_old_sqlite(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
 def test_network_file_system(kind: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_jobs.stores.sqlite.file_place._file_system", lambda _: kind)
+    monkeypatch.setattr("trio_jobs.stores.sqlite.file_location._file_system", lambda _: kind)
 
     assert refused(path) == (
         f"store file X is on a network file system ({kind}); the store needs a local one"
@@ -398,7 +398,7 @@ def test_mount_of_any_name_is_recognised(
     mounts.write_bytes(
         b"1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:39 / /mnt/" + written + b" rw - nfs4 x rw\n"
     )
-    monkeypatch.setattr("trio_jobs.stores.sqlite.file_place._MOUNTS", mounts)
+    monkeypatch.setattr("trio_jobs.stores.sqlite.file_location._MOUNTS", mounts)
 
     assert _file_system(Path("/mnt", os.fsdecode(name), "jobs")) == "nfs4"
     assert _file_system(Path("/mnt")) == "ext4"

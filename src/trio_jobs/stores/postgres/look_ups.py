@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from trio_jobs.job import Outcome
-from trio_jobs.pool.job_query import JobQuery, Order, parse_end_place
+from trio_jobs.pool.job_query import JobQuery, Order, parse_end_position
 from trio_jobs.stores.postgres.columns import SELECT_BRIEF, SELECT_WHOLE
 from trio_jobs.stores.postgres.job_filters import UNFINISHED, conditions_of
 from trio_jobs.timestamps import microseconds, time_at
@@ -28,8 +28,8 @@ FIND_MANY: Final = f"{SELECT_WHOLE} where id = any(%(ids)s::uuid[])"
 # The index needs its condition repeated.
 FIND_KEYS: Final = f"{SELECT_WHOLE} where key is not null and key = any(%(keys)s::text[])"
 
-# Which jobs are behind a place, and how they are sorted, by the order of a page. The table's name
-# makes `jobs.id` the column, which has an index, and not what a query selects.
+# Which jobs are behind a position, and how they are sorted, by the order of a page. The table's
+# name makes `jobs.id` the column, which has an index, and not what a query selects.
 _BEHIND: Final = {
     Order.OLDEST: "id > %(after)s::uuid",
     Order.NEWEST: "id < %(after)s::uuid",
@@ -73,7 +73,7 @@ def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
     Args:
         query: Which jobs. Jobs of other statuses may be among them, for the caller to leave out;
             but no completed ones if it wants none.
-        after: Any place in the order; None for the first page.
+        after: Any position in the order; None for the first page.
         limit: The most jobs.
 
     Returns:
@@ -82,7 +82,7 @@ def page_query(query: JobQuery, *, after: str | None, limit: int) -> Query:
     conditions, values = conditions_of(query)
     if after:
         conditions.append(_BEHIND[query.order])
-        values |= _place(query.order, after)
+        values |= _position(query.order, after)
     values["limit"] = min(limit, _MOST)
     by = _SORTED[query.order]
     outcomes = [outcome.value for outcome in query.outcomes]
@@ -120,8 +120,8 @@ def _where(conditions: Sequence[str]) -> str:
     return f"where {' and '.join(conditions)}" if conditions else ""
 
 
-def _place(order: Order, after: str) -> dict[str, object]:
+def _position(order: Order, after: str) -> dict[str, object]:
     if order is not Order.ENDED:
         return {"after": after}
-    since, job_id = parse_end_place(after)
+    since, job_id = parse_end_position(after)
     return {"end": time_at(min(since, microseconds(_LATEST))), "after": job_id}

@@ -240,8 +240,8 @@ async def _connect_to(params: ConnDict, seconds: float) -> TrioConnection:
     # libpq heeds a timeout only where it waits by itself.
     with trio.move_on_after(seconds):
         return await _drive_connecting(TrioConnection._connect_gen(make_conninfo("", **params)))
-    place = params.get("hostaddr") or params.get("host") or "the database"
-    raise psycopg.errors.ConnectionTimeout(f"{place} has not answered within {seconds:g} s")
+    server = params.get("hostaddr") or params.get("host") or "the database"
+    raise psycopg.errors.ConnectionTimeout(f"{server} has not answered within {seconds:g} s")
 
 
 async def _drive_connecting(gen: PQGenConn[_Result]) -> _Result:

@@ -5,7 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from trio_jobs.stores.sqlite.file_place import StoreFileError
+from trio_jobs.stores.sqlite.file_location import StoreFileError
 
 
 def lock_file(path: Path) -> int:
@@ -14,15 +14,17 @@ def lock_file(path: Path) -> int:
     A lock of POSIX ends with its process, even if a child of the process lives on. It ends as
     well when this process closes any descriptor of the file: so it is opened only once.
     """
-    place = path.with_name(path.name + "-lock")
+    lock_path = path.with_name(path.name + "-lock")
     text = f"store file {str(path)!r} is in use by"
     try:
-        if _is_open(place):
+        if _is_open(lock_path):
             raise StoreFileError(f"{text} this process already")
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(
+            lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
     except OSError as error:
         raise StoreFileError(
-            f"store file {str(path)!r}: can not open {str(place)!r}: {error.strerror}"
+            f"store file {str(path)!r}: can not open {str(lock_path)!r}: {error.strerror}"
         ) from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +36,7 @@ def lock_file(path: Path) -> int:
                 owner = file.read(20).decode(errors="replace").strip()
                 raise StoreFileError(f"{text} another server (process {owner or '?'})") from None
         raise StoreFileError(
-            f"store file {str(path)!r}: can not lock {str(place)!r}: {error.strerror}"
+            f"store file {str(path)!r}: can not lock {str(lock_path)!r}: {error.strerror}"
         ) from error
     return descriptor
 

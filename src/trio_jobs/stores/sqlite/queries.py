@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from trio_jobs.job import Job, Outcome
-from trio_jobs.pool.job_query import BEHIND_ALL, JobQuery, Order, parse_end_place
+from trio_jobs.pool.job_query import BEHIND_ALL, JobQuery, Order, parse_end_position
 from trio_jobs.stores.sqlite.conditions import GREATEST, conditions_of, named
 from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, SELECT_WHOLE, brief_job, whole_job
 from trio_jobs.timestamps import microseconds
@@ -67,7 +67,7 @@ def find_page(
         query: Which jobs. If it has more than 500 types, or one has lone surrogates, jobs of other
             types may be among them, and so may jobs of other statuses, for the caller to leave
             out; but no completed ones if it wants none.
-        after: Any place in the order; None for the first page.
+        after: Any position in the order; None for the first page.
         limit: The most jobs.
     """
     behind, order = _ORDERS[query.order]
@@ -76,7 +76,7 @@ def find_page(
     first = "" if query.order is Order.OLDEST else BEHIND_ALL
     values |= {"after": after or first, "greatest": GREATEST, "limit": limit}
     if query.order is Order.ENDED:
-        end, job_id = parse_end_place(after) if after else (GREATEST, BEHIND_ALL)
+        end, job_id = parse_end_position(after) if after else (GREATEST, BEHIND_ALL)
         if query.until is not None:
             end, job_id = min((end, job_id), (microseconds(query.until) - 1, BEHIND_ALL))
         values |= {"end": end, "after": job_id}

@@ -11,7 +11,7 @@ from trio_jobs.job import Job, Outcome
 from trio_jobs.stores.sqlite.retention import Retention, delete
 from trio_jobs.stores.sqlite.statements import Rows
 
-# A job's place in the order of admission, and what the job is now; None: it is forgotten.
+# A job's position in the order of admission, and what the job is now; None: it is forgotten.
 Record = tuple[int, Job | None]
 
 # The name of a text in the file, and the text.

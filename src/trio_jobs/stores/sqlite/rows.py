@@ -66,7 +66,7 @@ SELECT_BRIEF: Final = f"SELECT {_COLUMNS} FROM jobs"  # noqa: S608
 
 
 def whole_job(row: Sequence[Any]) -> tuple[int, Job]:
-    """A row of `SELECT_WHOLE` as the job's place in the order of admission, and the job."""
+    """A row of `SELECT_WHOLE` as the job's position in the order of admission, and the job."""
     return row[0], _job(row, payload=row[-2], result=row[-1], without_a_row=NO_RESULT)
 
 

@@ -124,7 +124,7 @@ class Rows:
         """Add the first record of a job.
 
         Args:
-            seq: Its place in the order of admission.
+            seq: Its position in the order of admission.
             job: The record.
             size: `Job.size` if it has completed, otherwise 0.
         """

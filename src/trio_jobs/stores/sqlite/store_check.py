@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from trio_jobs.job import Outcome
-from trio_jobs.stores.sqlite.file_place import StoreFileError, check_place, one_line
+from trio_jobs.stores.sqlite.file_location import StoreFileError, check_location, one_line
 from trio_jobs.stores.sqlite.schema import VERSION, version_of
 from trio_jobs.stores.sqlite.store_file import Connect, connect, uri
 
@@ -67,7 +67,7 @@ def check_store(path: Path, *, connect: Connect = connect) -> StoreReport:
         StoreFileError: There is no such file, or it is no store of this version or an older one.
     """
     path = Path(os.path.realpath(path))
-    check_place(path)
+    check_location(path)
     if not path.exists():
         raise StoreFileError(f"there is no store file {str(path)!r}")
     with one_line(path):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from trio_jobs.stores.sqlite.file_location import Identity, check_location, one_line
+from trio_jobs.stores.sqlite.file_location import StoreFileError as StoreFileError
 from trio_jobs.stores.sqlite.file_lock import lock_file
-from trio_jobs.stores.sqlite.file_place import Identity, check_place, one_line
-from trio_jobs.stores.sqlite.file_place import StoreFileError as StoreFileError
 from trio_jobs.stores.sqlite.schema import ForeignFileError, migrate, version_of
 
 # The first one with STRICT tables and `RETURNING`.
@@ -86,7 +86,7 @@ def open_store_file(
         )
     # Otherwise two names of one file would have two locks.
     path = Path(os.path.realpath(path))
-    check_place(path)
+    check_location(path)
     lock = lock_file(path)
     connection = None
     try:

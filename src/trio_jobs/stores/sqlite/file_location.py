@@ -42,7 +42,7 @@ class one_line:  # noqa: N801  (a context manager, used like a function)
             raise StoreFileError(f"store file {str(self._path)!r}: {error}") from error
 
 
-def check_place(path: Path) -> None:
+def check_location(path: Path) -> None:
     """Check what can be seen without opening the file."""
     folder = path.parent
     with one_line(path):
