@@ -13,7 +13,7 @@ from tests.support import make_job
 from trio_jobs import Handler, Job, JobStatus, Outcome, RetryPolicy
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.cancels import STRIDE, cancel_all
-from trio_jobs.pool.fetching import OpenRoom
+from trio_jobs.pool.fetching import SharedRoom
 from trio_jobs.pool.job_query import JobQuery
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.pool.refusals import (
@@ -272,7 +272,7 @@ async def test_a_refusal_counts_on_the_other_servers_to_make_room(
     autojump_clock: MockClock,
 ) -> None:
     members = ["this"]
-    room = OpenRoom(4, lambda: members)
+    room = SharedRoom(4, lambda: members)
     room.measure_claim()
     await trio.sleep(10.0)
 

@@ -183,7 +183,7 @@ class Here:
     def note_end(self, job: Job, *, counts: bool) -> None:
         assert counts
 
-    def note_open(self, number: int) -> None:
+    def note_unfinished(self, number: int) -> None:
         raise AssertionError("nobody has asked")
 
     def note_cancel(self, job_id: str) -> None:

@@ -17,7 +17,7 @@ from trio_jobs.job import Ending, Job, JobStatus, Outcome
 from trio_jobs.pool.refusals import StoreWriteError
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.want import NOTHING, Want
-from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob
+from trio_jobs.stores.postgres.round import Batch, NewJobs, OwnedJob, RoundResult
 from trio_jobs.stores.shared_store import SharedStore
 
 INTERRUPTED = Ending(outcome=Outcome.INTERRUPTED)
@@ -89,7 +89,7 @@ class FakeDatabase:
             else:
                 row.job = changed(job, started_at=None, interruptions=lost)
 
-    def round(self, member: int, batch: Batch) -> Answer:
+    def round(self, member: int, batch: Batch) -> RoundResult:
         """Commit a round of a member; 0 if it has no membership."""
         moved = [each.owned.job.id for each in batch.moves]
         assert len(moved) == len(set(moved)), "a round moves a job once"
@@ -122,12 +122,12 @@ class FakeDatabase:
                 else:
                     self.put_in += 1
         count = sum(row.job.ending is None for row in self.rows.values())
-        return Answer(
+        return RoundResult(
             fenced=fenced,
             fetched=fetched,
             taken=taken,
             over=over,
-            open_jobs=min(count, batch.count_to) if batch.count_to else None,
+            unfinished=min(count, batch.count_to) if batch.count_to else None,
         )
 
     def owned(self, member: int) -> list[OwnedJob]:
@@ -246,7 +246,7 @@ class FakeLocal:
         self.refused: list[Job] = []
         self.closed = False
         self.counts_soon = False
-        self.open_jobs: int | None = None
+        self.unfinished: int | None = None
 
     def want(self, owned: Iterable[Job], *, ended: float, suspect: bool) -> Want:
         jobs = list(owned)
@@ -287,8 +287,8 @@ class FakeLocal:
     def note_beat(self) -> None:
         """Nobody waits for room."""
 
-    def note_open(self, number: int) -> None:
-        self.open_jobs = number
+    def note_unfinished(self, number: int) -> None:
+        self.unfinished = number
 
 
 class FakePump:

@@ -10,7 +10,7 @@ from trio_jobs.api.request_body import read_body
 from trio_jobs.api.serialization import MEDIA_TYPE
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import ShuttingDownError, StoreWriteError
-from trio_jobs.pool.store import DurableStore
+from trio_jobs.pool.store import DurableStorePort
 from trio_jobs.problem_details import Problem
 from trio_jobs.settings import SETTINGS, ConfigError
 
@@ -121,7 +121,7 @@ def parse_types(body: bytes, pool: Pool) -> set[str]:
 
 async def _keep(pool: Pool) -> None:
     """Keep the paused types in the file, if there is one, for the next process."""
-    if not isinstance(pool.store, DurableStore):
+    if not isinstance(pool.store, DurableStorePort):
         return
     try:
         await pool.store.note(PAUSED, msgspec.json.encode(pool.paused.types).decode())
@@ -132,7 +132,7 @@ async def _keep(pool: Pool) -> None:
 
 def _paused(pool: Pool) -> dict[str, object]:
     """The paused types, and for how long they stay so."""
-    until = "resume" if isinstance(pool.store, DurableStore) else "restart"
+    until = "resume" if isinstance(pool.store, DurableStorePort) else "restart"
     return {"paused": pool.paused.types, "until": until}
 
 

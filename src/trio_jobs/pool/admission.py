@@ -13,7 +13,7 @@ from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.job_spec import JobSpec, leading, make_jobs
 from trio_jobs.pool.refusals import AdmissionError, QueueFullError, ShuttingDownError
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import DuplicateJobError, NewJobs
+from trio_jobs.pool.store import AdmissionStore, DuplicateJobError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Admission:
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: NewJobs,
+        store: AdmissionStore,
         capacity: Capacity,
         schedule: Schedule,
         *,

@@ -9,7 +9,7 @@ from trio_jobs.job import Job, JobStatus
 from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import StoreTimeoutError, StoreUnavailableError
-from trio_jobs.pool.store import DurableStore, KeepingStore, StoreError
+from trio_jobs.pool.store import DurableStorePort, KeepingStore, StoreError
 from trio_jobs.settings import shown
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ async def cancel_all(pool: Pool, query: JobQuery) -> int:
         with trio.move_on_after(store.timeout) as limit:
             await store.disk.settled()
         if limit.cancelled_caught:
-            waited_for = "the disk" if isinstance(store, DurableStore) else "the database"
+            waited_for = "the disk" if isinstance(store, DurableStorePort) else "the database"
             raise StoreTimeoutError(store.timeout, waited_for)
     return number
 

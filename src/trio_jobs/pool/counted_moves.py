@@ -2,13 +2,13 @@
 
 from trio_jobs.job import Job, JobStatus, Later
 from trio_jobs.pool.observation import Observation
-from trio_jobs.pool.store import NewJobs, Store, StoreMoves
+from trio_jobs.pool.store import AdmissionStore, Store, StoreMoves
 
 
 class CountedJobs:
     """A store in memory as the admission sees it: each new job is counted."""
 
-    def __init__(self, store: NewJobs, observation: Observation) -> None:
+    def __init__(self, store: AdmissionStore, observation: Observation) -> None:
         self.find_key_nowait = store.find_key_nowait
         self.add = observation.admitting(store.add)
 

@@ -21,7 +21,7 @@ from trio_jobs.pool.refusals import (
 )
 from trio_jobs.pool.reservation import Name, Reservation, names_of
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import DuplicateJobError, DurableStore
+from trio_jobs.pool.store import DuplicateJobError, DurableStorePort
 from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
 
@@ -64,7 +64,7 @@ class DurableAdmission(AwaitedAdmission):
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: DurableStore,
+        store: DurableStorePort,
         capacity: Capacity,
         schedule: Schedule,
         limits: TypeLimits,

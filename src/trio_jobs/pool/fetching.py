@@ -43,11 +43,11 @@ class FetchCapacity(Capacity):
         self._freed()
 
 
-class OpenRoom(Capacity):
-    """The room for open jobs, which all servers free.
+class SharedRoom(Capacity):
+    """The room for unfinished jobs, which all servers free.
 
     Args:
-        max_open: How many jobs may be open.
+        max_open: How many jobs may be unfinished.
         members: The names of the servers.
     """
 
@@ -66,7 +66,7 @@ class Fetching:
     Args:
         channel: The send end of the job channel, which the admission owns.
         capacity: The slots for fetched jobs.
-        room: Has a slot for each job that may be open, of all servers.
+        room: Has a slot for each job that may be unfinished, of all servers.
         schedule: The jobs that are held here.
         handlers: The types whose jobs this server runs.
         cancel: Cancels the handler of a job, if it runs.
@@ -188,15 +188,15 @@ class Fetching:
 
         Otherwise the jobs are counted to be shown, unless there are so many that it takes long.
         """
-        self.counts_soon |= self._room.some_wait or self.open_jobs <= _SHOWN
+        self.counts_soon |= self._room.some_wait or self.unfinished <= _SHOWN
 
     @property
-    def open_jobs(self) -> int:
+    def unfinished(self) -> int:
         """About how many unfinished jobs there are, of all servers."""
         return max(0, self._room.buffer_size - self._room.free)
 
-    def note_open(self, number: int) -> None:
-        """See `LocalJobs.note_open`."""
+    def note_unfinished(self, number: int) -> None:
+        """See `LocalJobs.note_unfinished`."""
         free = self._room.buffer_size - number - self.under_way
         self._room.slot_freed(free - self._room.free)
 

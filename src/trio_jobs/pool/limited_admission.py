@@ -18,7 +18,7 @@ from trio_jobs.pool.refusals import (
     ShuttingDownError,
 )
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.store import NewJobs
+from trio_jobs.pool.store import AdmissionStore
 from trio_jobs.pool.type_limits import TypeLimits
 
 
@@ -59,7 +59,7 @@ class LimitedAdmission(Admission):
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: NewJobs,
+        store: AdmissionStore,
         capacity: Capacity,
         schedule: Schedule,
         limits: TypeLimits | None,

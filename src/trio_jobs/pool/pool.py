@@ -165,6 +165,6 @@ class Pool:
             unwritten=0 if disk is None else disk.unwritten,
             store_failing_seconds=None if disk is None else disk.failing_seconds,
             members=() if sharing is None else sharing.members,
-            open=0 if sharing is None else sharing.open_jobs,
+            open=0 if sharing is None else sharing.unfinished,
             database=None if sharing is None else "away" if sharing.is_away else "ok",
         )

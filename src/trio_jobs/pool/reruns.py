@@ -154,7 +154,7 @@ async def rerun_all(
         except QueueFullError as error:
             room, state = pool.schedule.room, "wait"
             if (sharing := pool.sharing) is not None:
-                room, state = max(sharing.max_open - sharing.open_jobs, 0), "be open"
+                room, state = max(sharing.max_open - sharing.unfinished, 0), "be open"
             text = f"{len(specs)} jobs to re-run, and {room} more may {state}"
             text += " (a limit takes the oldest)"
             raise QueueFullError(error.retry_after, text, reason=error.reason) from None

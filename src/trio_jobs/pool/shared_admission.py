@@ -21,7 +21,7 @@ from trio_jobs.pool.refusals import (
     StoreWriteError,
 )
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.shared_port import SharedStore
+from trio_jobs.pool.shared_port import SharedStorePort
 from trio_jobs.pool.store import DuplicateJobError, StoreError
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class SharedAdmission(AwaitedAdmission):
     """An `AwaitedAdmission` over a database: a job is in when it is there.
 
     Which server runs it, and when, the database decides. So a new job needs no slot in a channel,
-    but room among the open jobs of all servers, which is an estimate: others take jobs in as well.
-    A job for a later time is an open job.
+    but room among the unfinished jobs of all servers, which is an estimate: others take jobs in as
+    well. A job for a later time is an unfinished job.
 
     The awaited methods raise, too:
         StoreWriteError: The database cannot be written.
@@ -44,7 +44,7 @@ class SharedAdmission(AwaitedAdmission):
     Args:
         channel: See `Admission`.
         store: The jobs.
-        room: The room for open jobs: `close` closes it.
+        room: The room for unfinished jobs: `close` closes it.
         slots: The slots for fetched jobs: likewise.
         schedule: The jobs that are held here.
         fetching: Knows how many jobs are on their way to the database.
@@ -60,7 +60,7 @@ class SharedAdmission(AwaitedAdmission):
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: SharedStore,
+        store: SharedStorePort,
         room: Capacity,
         slots: Capacity,
         schedule: Schedule,
@@ -147,7 +147,7 @@ class SharedAdmission(AwaitedAdmission):
             raise StoreUnavailableError(NO_ANSWER)
 
     def _want_room(self) -> None:
-        """Have the open jobs counted: others may have ended since."""
+        """Have the unfinished jobs counted: others may have ended since."""
         self._fetching.counts_soon = True
         self._database.wake()
 

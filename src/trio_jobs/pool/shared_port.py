@@ -63,12 +63,12 @@ class LocalJobs(Protocol):
     def note_beat(self) -> None:
         """Note that some seconds have passed, in which other servers may have ended jobs."""
 
-    def note_open(self, number: int) -> None:
+    def note_unfinished(self, number: int) -> None:
         """Note how many unfinished jobs there are, of all servers."""
 
 
 @runtime_checkable
-class SharedStore(KeepingStore, Protocol):
+class SharedStorePort(KeepingStore, Protocol):
     """A store whose jobs are in a database that several servers share.
 
     This server has the jobs that it has fetched, until it gives them up. `claim`, `find_nowait`

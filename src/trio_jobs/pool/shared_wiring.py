@@ -11,11 +11,11 @@ from trio_jobs.job import Job
 from trio_jobs.pool.capacity import Capacity
 from trio_jobs.pool.disk_timer import DiskTimer
 from trio_jobs.pool.fetched_moves import FetchedMoves
-from trio_jobs.pool.fetching import Fetching, OpenRoom
+from trio_jobs.pool.fetching import Fetching, SharedRoom
 from trio_jobs.pool.observation import Observation
 from trio_jobs.pool.schedule import Schedule
 from trio_jobs.pool.shared_admission import SharedAdmission
-from trio_jobs.pool.shared_port import SharedStore
+from trio_jobs.pool.shared_port import SharedStorePort
 from trio_jobs.pool.store import StoreMoves
 from trio_jobs.pool.suspects import Suspects
 from trio_jobs.pool.type_limits import TypeLimits
@@ -32,7 +32,7 @@ class SharedParts:
         schedule: The jobs that are held here.
         executor: Runs the handlers.
         handlers: Their types.
-        max_open: How many jobs may be open, of all servers.
+        max_open: How many jobs may be unfinished, of all servers.
         waiters: Who waits for jobs.
         show: See `StoreMoves.complete`.
         observation: Counts the jobs; None if nobody looks.
@@ -49,7 +49,7 @@ class SharedParts:
     def __init__(
         self,
         channel: trio.MemorySendChannel[str],
-        store: SharedStore,
+        store: SharedStorePort,
         slots: Capacity,
         schedule: Schedule,
         executor: JobExecutor,
@@ -63,7 +63,7 @@ class SharedParts:
         now: Callable[[], datetime],
     ) -> None:
         self.max_open = max_open
-        room = OpenRoom(max_open, lambda: store.members)
+        room = SharedRoom(max_open, lambda: store.members)
         self._store = store
         self._fetching = Fetching(
             channel, slots, room, schedule, handlers, executor.cancel, observation
@@ -99,9 +99,9 @@ class SharedParts:
         return self._store.members
 
     @property
-    def open_jobs(self) -> int:
+    def unfinished(self) -> int:
         """See `Sharing`."""
-        return self._fetching.open_jobs
+        return self._fetching.unfinished
 
     @property
     def is_away(self) -> bool:

@@ -22,7 +22,7 @@ class Sharing(Protocol):
         """How many jobs may be unfinished."""
 
     @property
-    def open_jobs(self) -> int:
+    def unfinished(self) -> int:
         """About how many unfinished jobs there are."""
 
     @property

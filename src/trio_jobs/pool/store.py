@@ -243,7 +243,7 @@ class StoreMoves(Moves, Protocol):
         """
 
 
-class NewJobs(Protocol):
+class AdmissionStore(Protocol):
     """What an admission needs of a store."""
 
     def add(self, job: Job) -> None:
@@ -264,7 +264,7 @@ class NewJobs(Protocol):
         """
 
 
-class Store(StoreMoves, NewJobs, Protocol):
+class Store(StoreMoves, AdmissionStore, Protocol):
     """All jobs: the single source of truth about them.
 
     The awaited methods may wait for a disk or a database. In memory they make no checkpoint.
@@ -382,7 +382,7 @@ class KeepingStore(Store, Protocol):
 
 
 @runtime_checkable
-class DurableStore(KeepingStore, Protocol):
+class DurableStorePort(KeepingStore, Protocol):
     """A store whose jobs are in a file, for this process alone."""
 
     def add_all(

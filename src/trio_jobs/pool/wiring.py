@@ -20,8 +20,8 @@ from trio_jobs.pool.limited_admission import LimitedAdmission
 from trio_jobs.pool.paused_types import Layer, PausedTypes
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.schedule import Schedule
-from trio_jobs.pool.shared_port import SharedStore
-from trio_jobs.pool.store import DurableStore, NewJobs, Store, StoreMoves
+from trio_jobs.pool.shared_port import SharedStorePort
+from trio_jobs.pool.store import AdmissionStore, DurableStorePort, Store, StoreMoves
 from trio_jobs.pool.type_limits import TypeLimits
 from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.wall_clock import utc_now
@@ -86,8 +86,8 @@ def make_pool(
         send: The job channel's one send end; ``admission`` owns it from now on. The channel holds
             ``buffer_size`` items and one for each worker that may ever be asked for, so that it has
             room for all slots.
-        store: Where the jobs are kept. If it has a disk, it is a `DurableStore`; if others share
-            it, a `SharedStore`.
+        store: Where the jobs are kept. A store with a disk is a `DurableStorePort`; one that other
+            servers share is a `SharedStorePort`.
         settings: The sizes of the pool.
         bounds: The bound of a result.
         http: The bound of the tasks that wait for jobs at the same time, and whether there is a
@@ -106,7 +106,7 @@ def make_pool(
     Raises:
         LoopStartError: The loop is uvloop, which is not installed.
     """
-    if isinstance(store, SharedStore):
+    if isinstance(store, SharedStorePort):
         from trio_jobs.pool.fetching import FetchCapacity
 
         capacity: Capacity = FetchCapacity(settings.buffer_size, store.wake)
@@ -126,7 +126,7 @@ def make_pool(
         handlers, max_result_bytes=bounds.max_result_bytes, places=places, shortage=shortage
     )
     observation = None
-    new_jobs: NewJobs = store
+    new_jobs: AdmissionStore = store
     if http.ui or metrics.enabled:  # the one place that decides whether jobs are counted
         # Imported here: a pool that counts nothing needs none of it.
         from trio_jobs.pool.counted_moves import CountedJobs, CountedMoves
@@ -139,7 +139,7 @@ def make_pool(
     waiters = CompletionWaiters(
         max_waiters=http.max_waiters,
         ended=ended,
-        watch=store.watch if isinstance(store, SharedStore) else None,
+        watch=store.watch if isinstance(store, SharedStorePort) else None,
     )
     schedule = Schedule(settings.max_waiting, now=now)
     # To call the object costs a look-up of this method.
@@ -157,7 +157,7 @@ def make_pool(
     shared = None
     admission: LimitedAdmission
     limits: TypeLimits | None
-    if isinstance(store, SharedStore):
+    if isinstance(store, SharedStorePort):
         from trio_jobs.pool.fetched_moves import NoDelays
         from trio_jobs.pool.shared_wiring import SharedParts
 
@@ -178,7 +178,7 @@ def make_pool(
         moves = limits = shared.limits
         admission, disk_timer, delays = shared.admission, shared.timer, NoDelays()
         notes.append(shared.give_back)
-    elif isinstance(store, DurableStore):
+    elif isinstance(store, DurableStorePort):
         # Imported here: a pool in memory needs none of it.
         from trio_jobs.pool.durable_admission import DurableAdmission
         from trio_jobs.pool.suspects import Suspects
@@ -215,7 +215,7 @@ def make_pool(
     for_worker = executor.for_worker if tracing is None else tracing.around(executor.for_worker)
     if shared is not None:
         moves = shared.around(moves)
-    if isinstance(store, SharedStore) and lease is not None:
+    if isinstance(store, SharedStorePort) and lease is not None:
         for_worker = lease.around(for_worker, is_here=store.is_here, cut=executor.forget_released)
     workers = Workers(moves, for_worker, capacity, waiters, delays, show)
     paused = PausedTypes(

@@ -55,7 +55,7 @@ def _nothing() -> None:
 
 
 class DurableStore:
-    """All jobs, in a file; `trio_jobs.pool.store.DurableStore` says what each method does.
+    """All jobs, in a file; `trio_jobs.pool.store.DurableStorePort` says what each method does.
 
     Unfinished jobs are in memory too, and their moves are plain: each is handed to the journal at
     once, and written soon. A job that has ended stays in memory, processing, until its end is on
@@ -70,7 +70,7 @@ class DurableStore:
         pending: The unfinished jobs of earlier processes, with their seqs.
         last_seq: The greatest seq in the file.
         repeatable: Whether jobs of a type may run again after a process has died in them.
-        timeout: See `trio_jobs.pool.store.DurableStore`.
+        timeout: See `trio_jobs.pool.store.DurableStorePort`.
         now: The wall clock, as an aware UTC time.
         soon: Calls a function in the event loop at the end of a turn (`EndOfTurn`). Until then
             claims and ends are collected; then the journal gets them together, without the claims

@@ -30,7 +30,7 @@ from trio_jobs.pool.waiters import CompletionWaiters
 from trio_jobs.pool.want import NOTHING, Want
 from trio_jobs.stores.database_port import ReadersPort, RequestsPort
 from trio_jobs.stores.outbox import Outbox
-from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob, Show
+from trio_jobs.stores.postgres.round import Batch, Moved, NewJobs, OwnedJob, RoundResult, Show
 from trio_jobs.stores.remote_ends import RemoteEnds
 from trio_jobs.stores.shared_reads import SharedReads
 from trio_jobs.stores.transitions import (
@@ -76,7 +76,7 @@ class PumpPort(RequestsPort, Protocol):
 
 
 class SharedStore(SharedReads):
-    """The jobs in a database, for this server; `pool.shared_port.SharedStore` says what it owes.
+    """The jobs in a database, for this server: see `pool.shared_port.SharedStorePort`.
 
     A job that this server has fetched is *fetched* until a worker claims it, then *running*. A
     move that ends the run, or gives the job back, waits in the outbox for a round; clients see the
@@ -382,12 +382,12 @@ class SharedStore(SharedReads):
             count_to=0 if local is None else local.count_to(new=number, fetched=want.number),
         )
 
-    def landed(self, batch: Batch, answer: Answer) -> None:
+    def landed(self, batch: Batch, result: RoundResult) -> None:
         """See `RoundSource.landed`."""
         assert self._local is not None  # noqa: S101 - the pump runs with the pool
         self._outbox.landed()
         self._round_seconds = self._clock() - self._began
-        fenced = frozenset(answer.fenced)
+        fenced = frozenset(result.fenced)
         for job_id in {each.owned.job.id for each in batch.moves} - self._outbox.waiting_ids:
             self._unrecorded.pop(job_id, None)
         for moved in batch.moves:
@@ -399,12 +399,12 @@ class SharedStore(SharedReads):
             self._unnoted.pop(owned.job.id, None)
             if owned.job.id in fenced:
                 self._cut.add(owned.job.id)
-        self._note_left(batch.want, answer.fetched)
-        for owned in answer.fetched:
+        self._note_left(batch.want, result.fetched)
+        for owned in result.fetched:
             self._take_up(owned)
         self._cancelled_meanwhile.clear()
-        taken, busy = set(map(id, answer.taken)), set(map(id, answer.busy))
-        fetched = [owned.job for owned in answer.fetched]
+        taken, busy = set(map(id, result.taken)), set(map(id, result.busy))
+        fetched = [owned.job for owned in result.fetched]
         for new in batch.new:
             if id(new) in taken:
                 new.landed(fetched)
@@ -412,9 +412,9 @@ class SharedStore(SharedReads):
                 new.refused(StoreUnavailableError(KEY_IN_USE))
             else:
                 new.refused(DuplicateJobError("there is a job with this key"))
-        if answer.open_jobs is not None:
-            self._local.note_open(answer.open_jobs)
-        self.remote_ends.note_over(answer.over)
+        if result.unfinished is not None:
+            self._local.note_unfinished(result.unfinished)
+        self.remote_ends.note_over(result.over)
 
     def put_back(self, batch: Batch, error: Exception | None) -> None:
         """See `RoundSource.put_back`."""

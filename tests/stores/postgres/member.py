@@ -15,7 +15,7 @@ from trio_jobs.job import Ending, Job, Later, Outcome
 from trio_jobs.pool.want import Want
 from trio_jobs.stores.postgres import quick_fetch, round_calls
 from trio_jobs.stores.postgres.columns import SELECT_WHOLE, whole_job
-from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob
+from trio_jobs.stores.postgres.round import Batch, Moved, NewJobs, OwnedJob, RoundResult
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 from trio_jobs.stores.transitions import claimed, completed, postponed
@@ -53,20 +53,20 @@ class Member:
         cursor = await self.connection.execute(sql.encode(), params)
         return [] if cursor.description is None else await cursor.fetchall()
 
-    async def round(self, batch: Batch) -> Answer:
+    async def round(self, batch: Batch) -> RoundResult:
         """Make a round; the member is there."""
         answer, is_member = await self.round_of(batch)
         assert is_member
         return answer
 
-    async def round_of(self, batch: Batch) -> tuple[Answer, bool]:
+    async def round_of(self, batch: Batch) -> tuple[RoundResult, bool]:
         """Make a round."""
         if self.quick and quick_fetch.suits(batch):
             found = await quick_fetch.send(self.connection, batch, self.session, self.low)
             return found, True
         sql, params = round_calls.call(batch, self.session, self.low)
         cursor = await self.connection.execute(sql.encode(), params)
-        return round_calls.answer(await cursor.fetchall(), batch, self.session)
+        return round_calls.result_of(await cursor.fetchall(), batch, self.session)
 
     async def fetch(self, number: int = 1, **want: Any) -> list[OwnedJob]:  # noqa: ANN401
         """Fetch jobs."""

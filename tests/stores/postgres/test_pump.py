@@ -20,7 +20,7 @@ from trio_jobs.pool.store import InvalidTransitionError
 from trio_jobs.pool.want import Want
 from trio_jobs.stores.postgres.membership import Membership
 from trio_jobs.stores.postgres.pump import Pump
-from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob
+from trio_jobs.stores.postgres.round import Batch, NewJobs, OwnedJob, RoundResult
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, connect
 
 # Guards against hanging only.
@@ -34,7 +34,7 @@ class Source:
 
     def __init__(self) -> None:
         self.batches: deque[Batch] = deque()
-        self.landings: list[tuple[Batch, Answer]] = []
+        self.landings: list[tuple[Batch, RoundResult]] = []
         self.refusals: list[tuple[Batch, Exception | None]] = []
         self.jobs: dict[str, OwnedJob] = {}
         self.may_fetch: list[bool] = []
@@ -44,7 +44,7 @@ class Source:
         self.may_fetch.append(may_fetch)
         return self.batches.popleft() if self.batches else None
 
-    def landed(self, batch: Batch, answer: Answer) -> None:
+    def landed(self, batch: Batch, answer: RoundResult) -> None:
         self.landings.append((batch, answer))
         for move in batch.moves:
             self.jobs.pop(move.owned.job.id, None)
@@ -94,7 +94,7 @@ class Server:
             while not condition():
                 await self.source.changed.wait()
 
-    async def land(self, batch: Batch) -> Answer:
+    async def land(self, batch: Batch) -> RoundResult:
         """Let the pump make a round, and wait for it."""
         before = len(self.source.landings)
         self.add(batch)

@@ -202,7 +202,7 @@ async def test_what_a_round_writes_is_written_once_if_the_round_is_repeated(
     assert first == second
     assert first.fenced == []
     assert first.taken == batch.new
-    assert first.open_jobs == 6
+    assert first.unfinished == 6
     assert await notes(listener, a) == []
 
 
@@ -319,7 +319,7 @@ async def test_unfinished_jobs_are_counted_up_to_a_number(a: Member) -> None:
     [owned] = await a.fetch()
 
     counts = [
-        (await a.round(Batch(moves=moves, count_to=count_to))).open_jobs
+        (await a.round(Batch(moves=moves, count_to=count_to))).unfinished
         for moves, count_to in (([], 9), ([ended(owned)], 9), ([], 3), ([], 0))
     ]
 

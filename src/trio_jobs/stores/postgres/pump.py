@@ -30,7 +30,14 @@ from trio_jobs.stores.postgres.failures import (
 )
 from trio_jobs.stores.postgres.fetch_position import FetchPosition
 from trio_jobs.stores.postgres.membership import Membership
-from trio_jobs.stores.postgres.round import Answer, Batch, NewJobs, OwnedJob, RoundSource, sum_of
+from trio_jobs.stores.postgres.round import (
+    Batch,
+    NewJobs,
+    OwnedJob,
+    RoundResult,
+    RoundSource,
+    sum_of,
+)
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection, pause_before
 
@@ -219,7 +226,7 @@ class Pump:
         """Make rounds over a connection until it is lost; whether all is written, at the end."""
         try:
             if connection.can_send_early:
-                await self._answered(connection.execute(quick_fetch.PREPARE.encode()))
+                await self._await_answer(connection.execute(quick_fetch.PREPARE.encode()))
             while True:  # noqa: ASYNC913 - each turn has a statement, or a checkpoint before a round
                 try:
                     session = await self._begin_session(connection)
@@ -315,7 +322,7 @@ class Pump:
             batch = replace(batch, want=NOTHING)
         self._position.round_begins(batch.want)
         try:
-            answer = await self._send(connection, session, batch)
+            result = await self._send(connection, session, batch)
         except psycopg.Error as error:
             if connection.closed:
                 raise
@@ -325,21 +332,21 @@ class Pump:
             if batch.new:
                 batch = replace(batch, new=self._round.new)  # without those that were refused
             if fetched:
-                answer = replace(answer, fetched=[*fetched, *answer.fetched])
+                result = replace(result, fetched=[*fetched, *result.fetched])
             self._round = None
             self._failures = 0
             self._health.wrote(*written_parts(batch))
-            self._land(session, batch, answer)
+            self._land(session, batch, result)
             return
         self._in_doubt = is_repeated or self._partly_there
         await self._note_failure(connection, failure)
 
-    def _land(self, session: Session, batch: Batch, answer: Answer) -> None:
+    def _land(self, session: Session, batch: Batch, result: RoundResult) -> None:
         if self._membership.id != session.member or not self._membership.holds:
             # Whoever sweeps has them, or will.
-            answer = replace(answer, fetched=())
-        self._position.round_ended(batch, answer.fetched)
-        self._source.landed(batch, answer)
+            result = replace(result, fetched=())
+        self._position.round_ended(batch, result.fetched)
+        self._source.landed(batch, result)
 
     async def _note_failure(self, connection: TrioConnection, error: psycopg.Error) -> None:
         """Go on after a round that the database has answered with an error."""
@@ -361,7 +368,9 @@ class Pump:
             connection.finish()
             raise error
 
-    async def _send(self, connection: TrioConnection, session: Session, batch: Batch) -> Answer:
+    async def _send(
+        self, connection: TrioConnection, session: Session, batch: Batch
+    ) -> RoundResult:
         """Send a round: its groups, and then the rest."""
         groups = [each for each in batch.new if not each.is_plain]
         parts = [Batch(new=(each,)) for each in groups]
@@ -371,13 +380,15 @@ class Pump:
             parts.append(batch)
         return sum_of([await self._send_part(connection, session, each) for each in parts])
 
-    async def _send_part(self, connection: TrioConnection, session: Session, part: Batch) -> Answer:
+    async def _send_part(
+        self, connection: TrioConnection, session: Session, part: Batch
+    ) -> RoundResult:
         """Send a part of a round. If the database does not accept it, send its parts.
 
         Alone, a submission is refused; anything else is a bug.
         """
         try:
-            answer = await self._send_whole(connection, session, part)
+            result = await self._send_whole(connection, session, part)
         except psycopg.Error as error:
             known = error.sqlstate == _STALE or refuses(error) or is_passing(error)
             if connection.closed or known:
@@ -385,37 +396,37 @@ class Pump:
             failure = error
         else:
             self._partly_there = True
-            return answer
+            return result
         parts = part.parts()
         if len(parts) > 1:
             return sum_of([await self._send_part(connection, session, each) for each in parts])
         if not part.new:
             raise failure
         self._refuse(part.new[0], StoreWriteError(one_line(failure)))
-        return Answer()
+        return RoundResult()
 
     async def _send_whole(
         self, connection: TrioConnection, session: Session, part: Batch
-    ) -> Answer:
+    ) -> RoundResult:
         if part.new and not part.new[0].is_plain:
             group = part.new[0]
-            error = await self._answered(round_calls.add_group(connection, group, session))
+            error = await self._await_answer(round_calls.add_group(connection, group, session))
             if error is None:
-                return Answer(taken=[group])
+                return RoundResult(taken=[group])
             self._refuse(group, error)
-            return Answer()
+            return RoundResult()
         low = self._position.low
         if connection.can_send_early and quick_fetch.suits(part):
             sent = quick_fetch.send(connection, part, session, low)
-            answer = await self._answered(sent)
-            if answer.fetched or await self._is_current(connection, session):
-                return answer
+            result = await self._await_answer(sent)
+            if result.fetched or await self._is_current(connection, session):
+                return result
         sql, params = round_calls.call(part, session, low)
         rows = await self._execute(connection, sql, params)
-        answer, is_member = round_calls.answer(rows, part, session)
+        result, is_member = round_calls.result_of(rows, part, session)
         if session.member and not is_member and session.member == self._membership.id:
             self._membership.lost()
-        return answer
+        return result
 
     async def _is_current(self, connection: TrioConnection, session: Session) -> bool:
         """Whether the member is there, and this is its session; a round says it otherwise."""
@@ -467,9 +478,9 @@ class Pump:
     async def _execute(
         self, connection: TrioConnection, sql: str, params: Mapping[str, object]
     ) -> list[tuple[Any, ...]]:
-        return await self._answered(connection.fetch(sql, params))
+        return await self._await_answer(connection.fetch(sql, params))
 
-    async def _answered(self, statement: Awaitable[_Result]) -> _Result:
+    async def _await_answer(self, statement: Awaitable[_Result]) -> _Result:
         """Wait for the database, but not for ever."""
         self._health.asked()
         # Cancelled, it closes the connection: the statement is in doubt as if that were lost.

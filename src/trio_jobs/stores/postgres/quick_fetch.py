@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from trio_jobs.stores.postgres.parameter_arrays import Texts
-from trio_jobs.stores.postgres.round import Answer, Batch
-from trio_jobs.stores.postgres.round_calls import answer
+from trio_jobs.stores.postgres.round import Batch, RoundResult
+from trio_jobs.stores.postgres.round_calls import result_of
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.stores.postgres.trio_connection import TrioConnection
 
@@ -76,7 +76,9 @@ def suits(batch: Batch) -> bool:
     return batch.want.number > 0 and not batch.want.limits and not any(others)
 
 
-def send(connection: TrioConnection, batch: Batch, session: Session, low: str) -> Awaitable[Answer]:
+def send(
+    connection: TrioConnection, batch: Batch, session: Session, low: str
+) -> Awaitable[RoundResult]:
     """Send the round; await its answer, which does not say whether the member is there.
 
     Args:
@@ -96,7 +98,7 @@ def send(connection: TrioConnection, batch: Batch, session: Session, low: str) -
         Texts(want.without).data,
     )
     return connection.send_early(
-        _NAME, params, _FORMATS, lambda rows: answer(sorted(rows, key=_order), batch, session)[0]
+        _NAME, params, _FORMATS, lambda rows: result_of(sorted(rows, key=_order), batch, session)[0]
     )
 
 

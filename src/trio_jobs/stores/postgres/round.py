@@ -107,7 +107,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RoundResult:
     """What a round has brought.
 
     Attributes:
@@ -121,7 +121,7 @@ class Answer:
             submitted, and which is not there yet. They are refused for the moment, with a
             `StoreUnavailableError`.
         over: The watched jobs that have completed, or are not there.
-        open_jobs: How many unfinished jobs there are, up to ``count_to``; None without a count.
+        unfinished: How many unfinished jobs there are, up to ``count_to``; None without a count.
     """
 
     fenced: Sequence[str] = ()
@@ -129,21 +129,21 @@ class Answer:
     taken: Sequence[NewJobs] = ()
     busy: Sequence[NewJobs] = ()
     over: Sequence[str] = ()
-    open_jobs: int | None = None
+    unfinished: int | None = None
 
 
-def sum_of(answers: Sequence[Answer]) -> Answer:
-    """The answer of a round whose parts were sent one by one."""
-    if len(answers) == 1:
-        return answers[0]
-    counts = [each.open_jobs for each in answers if each.open_jobs is not None]
-    return Answer(
-        fenced=[each for answer in answers for each in answer.fenced],
-        fetched=[each for answer in answers for each in answer.fetched],
-        taken=[each for answer in answers for each in answer.taken],
-        busy=[each for answer in answers for each in answer.busy],
-        over=[each for answer in answers for each in answer.over],
-        open_jobs=counts[0] if counts else None,
+def sum_of(results: Sequence[RoundResult]) -> RoundResult:
+    """The result of a round whose parts were sent one by one."""
+    if len(results) == 1:
+        return results[0]
+    counts = [each.unfinished for each in results if each.unfinished is not None]
+    return RoundResult(
+        fenced=[each for result in results for each in result.fenced],
+        fetched=[each for result in results for each in result.fetched],
+        taken=[each for result in results for each in result.taken],
+        busy=[each for result in results for each in result.busy],
+        over=[each for result in results for each in result.over],
+        unfinished=counts[0] if counts else None,
     )
 
 
@@ -161,14 +161,14 @@ class RoundSource(Protocol):
                 (a type is resumed, or has come below its limit) says so by `Pump.hint`.
         """
 
-    def landed(self, batch: Batch, answer: Answer) -> None:
+    def landed(self, batch: Batch, result: RoundResult) -> None:
         """A round is committed: hand the fetched jobs to the workers, make the calls.
 
         It refuses the submissions that are not in with a `DuplicateJobError`. The pump refuses
         those that fail otherwise itself, and leaves them out of ``batch``.
 
         If the round had to be repeated after a lost connection, it is committed once, and the
-        answer is that of the two together. If the membership was lost meanwhile, nothing is
+        result is that of the two together. If the membership was lost meanwhile, nothing is
         fetched.
         """
 

@@ -1,4 +1,4 @@
-"""A round as a call of the database's function `round`, and its answer as the store gets it."""
+"""A round as a call of the database's function `round`, and its result as the store gets it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -26,7 +26,7 @@ from trio_jobs.stores.postgres.columns import (
     whole_job,
 )
 from trio_jobs.stores.postgres.parameter_arrays import Texts, array, column, text_column
-from trio_jobs.stores.postgres.round import Answer, Batch, Moved, NewJobs, OwnedJob
+from trio_jobs.stores.postgres.round import Batch, Moved, NewJobs, OwnedJob, RoundResult
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import time_at
 
@@ -96,7 +96,7 @@ def _call(function: str, names: Iterable[str], columns: str) -> str:
     return f"SELECT {columns} FROM trio_jobs.{function}({given})"  # noqa: S608
 
 
-# What each row of a round's answer has, and what those of fetched jobs have beside it.
+# What each row of the result has, and what those of fetched jobs have beside it.
 _COLUMNS: Final = "kind::text, id::text, number, fetches"
 _FETCHED_COLUMNS: Final = (
     "type, payload, created_at, key, key_digest, rerun_of::text, submitted_by, trace, attempts, "
@@ -165,7 +165,9 @@ def _parameters(batch: Batch, session: Session, low: str) -> dict[str, object]:
     return params
 
 
-def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tuple[Answer, bool]:
+def result_of(
+    rows: Iterable[Sequence[Any]], batch: Batch, session: Session
+) -> tuple[RoundResult, bool]:
     """What the rows of a round say.
 
     Args:
@@ -174,7 +176,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
         session: Whose round it was.
 
     Returns:
-        The answer, and whether the member of the session is there. If it is not, nothing was
+        The result, and whether the member of the session is there. If it is not, nothing was
         fetched.
     """
     member = session.member
@@ -184,7 +186,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
     fetches: dict[str, int] = {}
     known: set[str] = set()
     busy: set[str] = set()
-    open_jobs, is_member = None, True
+    unfinished, is_member = None, True
     for row in rows:
         kind, job_id = row[0], row[1]
         if kind == "f":
@@ -200,7 +202,7 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
         elif kind == "b":
             busy.add(job_id)
         elif kind == "n":
-            open_jobs = row[2]
+            unfinished = row[2]
         elif kind == "l":
             is_member = False
     fetched = [owned for _, owned in sorted(numbered, key=_number)]
@@ -214,13 +216,13 @@ def answer(rows: Iterable[Sequence[Any]], batch: Batch, session: Session) -> tup
             for job in new
             if (count := fetches.get(job.id)) is not None
         ]
-    found = Answer(
+    found = RoundResult(
         fenced=fenced,
         fetched=fetched,
         taken=taken,
         busy=[group for group in batch.new if group.jobs[0].id in busy] if busy else (),
         over=over,
-        open_jobs=open_jobs,
+        unfinished=unfinished,
     )
     return found, is_member
 
