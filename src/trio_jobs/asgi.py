@@ -69,7 +69,7 @@ class ConfiguredApp:
     Args:
         config: The settings.
         handlers: The users' functions.
-        tokens: Of which each request must carry one; None asks for none.
+        tokens: Each request must carry one of these; None for requests without a token.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ConfiguredApp:
         except Exception as error:
             failure = "the pool has failed"
             log.critical("pool_failed", exc_info=without_groups(error))
-        # Outside the clauses: Hypercorn raises in `send`, and its traceback would show ours too.
+        # After the `except`: Hypercorn may raise in `send`, and its traceback would show ours too.
         if failure:
             self._app = None
             # An exception would not do: Hypercorn would log it and go on without a pool.

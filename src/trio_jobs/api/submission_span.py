@@ -9,15 +9,15 @@ from quart import request
 from trio_jobs.api.api_context import ApiContext, SubmissionSpan
 from trio_jobs.pool.job_spec import JobSpec
 
-NoSpan = AbstractContextManager[SubmissionSpan | None]
+MaybeSpan = AbstractContextManager[SubmissionSpan | None]
 
 
-def submission_span(context: ApiContext, specs: Sequence[JobSpec] = ()) -> NoSpan:
+def submission_span(context: ApiContext, specs: Sequence[JobSpec] = ()) -> MaybeSpan:
     """A block with a span, in which the current request submits jobs; without tracing, no span.
 
     Args:
-        context: Of the API.
-        specs: The jobs, as far as they are known.
+        context: Has the tracing.
+        specs: The jobs that are known already. The span names their type if it is one.
     """
     if context.tracing is None:
         return nullcontext()
@@ -27,5 +27,5 @@ def submission_span(context: ApiContext, specs: Sequence[JobSpec] = ()) -> NoSpa
 
 
 def with_span(spec: JobSpec, span: SubmissionSpan | None) -> JobSpec:
-    """The job with the trace that it keeps."""
+    """The job with the span's trace, which stays in the job's record."""
     return spec if span is None or span.trace is None else replace(spec, trace=span.trace)

@@ -16,9 +16,10 @@ class BrokenOffError(Exception):
 class PipeAnswer:
     """The answer to some lines, as it arrives.
 
-    It is whole only with its last line, whatever its status. Two kinds of lines leave theirs
-    unanswered: one without an outcome is about a job that had not completed when the server
-    stopped; one with ``retry_after`` about a job that has no room yet.
+    The answer is complete only if its last line has arrived, whatever the HTTP status. Two kinds of
+    lines do not count as an answer, so that the client asks again: a line without an outcome, when
+    the server stopped before the job completed; and a line with ``retry_after``, when the buffer
+    has no room for the job yet.
 
     Args:
         lines: What was sent, in order.
@@ -27,13 +28,14 @@ class PipeAnswer:
     Attributes:
         blank_lines: How many there were. The first one comes with the head; the others say that
             the server is still there.
-        garbled: What was no line of a pipe: another server answers, and nothing more is read.
+        garbled: A text that is not a line of a pipe; None if there was none. Another server has
+            answered, such as a proxy, and the caller stops reading.
     """
 
     def __init__(self, lines: Sequence[Line], *, cancel: bool) -> None:
         step = LINES_EACH_TO_CANCEL if cancel else 1
         self._unanswered = {1 + step * index: line for index, line in enumerate(lines)}
-        self._rest = bytearray()  # of a line whose end has not arrived
+        self._rest = bytearray()  # the bytes of a line whose end has not arrived
         self._end: str | None = None
         self.blank_lines = 0
         self.garbled: bytes | None = None

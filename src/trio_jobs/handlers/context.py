@@ -34,7 +34,7 @@ class JobContext(Generic[State]):
         submitted_at: When the job was admitted (UTC).
         attempt: Which attempt of the job this is, from 1; a snooze does not count.
         last_attempt: Whether the handler's retry policy permits no further attempt.
-        state: What the lifespan of the place yields in which the handler runs; None without one.
+        state: What the lifespan yields that was opened where the handler runs; None without one.
     """
 
     id: str
@@ -64,7 +64,7 @@ class JobContext(Generic[State]):
 
     @property
     def task_group(self) -> "asyncio.TaskGroup":
-        """The job's own task group, on asyncio. It is to its tasks what ``nursery`` is on Trio.
+        """The job's own task group, on asyncio; see `nursery`, which is the same on Trio.
 
         Raises:
             RuntimeError: The handler does not run on asyncio.
@@ -74,7 +74,7 @@ class JobContext(Generic[State]):
         return self._task_group
 
     def cancelled(self) -> bool:
-        """Whether the result of a handler in a thread has no use any more.
+        """Whether a handler in a thread should return: nobody needs its result any more.
 
         That is so after a cancel, after the time limit, and once the pool ends. Python cannot
         interrupt a thread: a handler that takes long calls this now and then, and returns if it is
@@ -91,12 +91,13 @@ class JobContext(Generic[State]):
         """Report how far the job is: `GET /jobs/{id}`, `GET /pool` and the job's record show it.
 
         The last report of an attempt counts, and stays in the record if the job does not succeed.
-        A report costs little and wakes no task, in any kind of handler. From a process at most ten
-        a second cross to the server, the last one always. After the job's end it has no effect.
+        A report costs little and wakes no task, in any kind of handler. A process sends at most ten
+        reports a second to the server, and always the last one. A report after the job's end has no
+        effect.
 
         Args:
             done: How much of the work is done, in any unit; from 0 to 2**53.
-            total: How much work there is, in the same unit; None if that is not known.
+            total: How much work there is, in the same unit; None if the handler does not know.
             message: What the job does; beyond 200 characters it is cut.
 
         Raises:

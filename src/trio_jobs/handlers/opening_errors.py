@@ -1,8 +1,8 @@
-"""Why the places where handlers run have not opened."""
+"""Errors of a start: a place where handlers run, such as asyncio's loop, cannot be opened."""
 
 
 class LifespanError(Exception):
-    """A lifespan has not opened; the text says which one, and why."""
+    """A lifespan has failed before its ``yield``; the text says which one, and why."""
 
 
 class LoopStartError(Exception):
@@ -10,4 +10,4 @@ class LoopStartError(Exception):
 
 
 class StartStoppedError(Exception):
-    """A stop was requested while a lifespan or a connection opened."""
+    """A stop was requested while a lifespan or a connection was being opened."""

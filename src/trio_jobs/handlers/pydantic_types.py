@@ -20,7 +20,7 @@ from trio_jobs.handlers.payload_faults import JSON_TYPES, Decode, Fault, Invalid
 # The packages of the constraints that Pydantic takes in `Annotated`.
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "annotated_types"})
 
-# By Pydantic's types of errors, the JSON types as msgspec's texts call them.
+# For each type of Pydantic's errors, the JSON type that it expects, in msgspec's words.
 _EXPECTED = {
     "string_type": "str",
     "int_type": "int",
@@ -33,15 +33,15 @@ _EXPECTED = {
 _MISSING = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
 _UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
-# Above this number a refusal names no error: Pydantic can only describe all of them together, and
-# for the most that fit into a body that takes seconds.
+# With more errors than this, a refusal names none. Pydantic can only describe all of them at once,
+# which takes seconds for as many errors as one body can have.
 _MAX_ERRORS = 1000
 
 _decode_anything = msgspec.json.Decoder().decode
 
 
 def has_pydantic(annotation: Annotation) -> bool:
-    """Whether a part of this type is Pydantic's. Then Pydantic makes all values of the type.
+    """Whether a part of this type is Pydantic's. If so, Pydantic decodes the whole type.
 
     Raises:
         HandlerError: A part is of Pydantic 1, or has constraints of msgspec's beside Pydantic's.
@@ -62,8 +62,8 @@ def _parts(annotation: Annotation, seen: dict[int, object]) -> Iterator[object]:
 
     Args:
         annotation: The type.
-        seen: By their ids, the types that are known already. It keeps them alive: another type
-            could get the id of one that is gone.
+        seen: The types so far, by ``id()``. The dict keeps them alive: Python gives the id of a
+            type that is gone to another one.
     """
     if id(annotation) in seen:
         return
@@ -103,7 +103,7 @@ def _fields(type: type[Any]) -> list[Annotation]:  # noqa: A002
         return []
     try:
         return [*typing.get_type_hints(type, include_extras=True).values()]
-    except Exception:  # noqa: BLE001 - user's text; msgspec or Pydantic will say more about it
+    except Exception:  # noqa: BLE001 - runs the user's annotations; msgspec or Pydantic reports it
         return []
 
 
@@ -112,7 +112,7 @@ def _is_pydantics(part: object) -> bool:
         return True
     if inspect.isclass(part):
         return False
-    # Also of a class derived from Pydantic's, such as FastAPI's Body.
+    # All bases: FastAPI's Body is derived from a class of Pydantic's.
     return any(each.__module__.partition(".")[0] in _PACKAGES for each in type(part).__mro__)
 
 
@@ -160,7 +160,7 @@ def pydantic_schemas(
         from pydantic.json_schema import GenerateJsonSchema
 
         class Generator(GenerateJsonSchema):
-            # A default that is no JSON is left out, as everywhere: no warning.
+            # A default that JSON has no form for is left out, as in other schemas: no warning.
             ignored_warning_kinds = frozenset(  # type: ignore[assignment]
                 {"skipped-choice", "non-serializable-default"}
             )
@@ -178,7 +178,7 @@ def pydantic_schemas(
 
 
 def _refusal(annotation: Annotation, error: Exception) -> HandlerError:
-    # Further paragraphs are about Pydantic's own use, and its address.
+    # The first paragraph alone: the others give advice on Pydantic, and a link.
     text = " ".join(str(error).partition("\n\n")[0].split())
     return HandlerError(f"has a payload of type {annotation!r}: {text}")
 
@@ -202,13 +202,13 @@ def _fault(error: Mapping[str, Any], value: object) -> Fault:
     else:
         text = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         text = " ".join(text.split())
-        if text[1:2].islower():  # no abbreviation
+        if text[1:2].islower():  # not an abbreviation, such as URL
             text = text[0].lower() + text[1:]
     return Fault(_path(location, value), text)
 
 
 def _path(location: Sequence[str | int], value: object) -> str:
-    """The path to a part of a value, without what is not in it: a union's branches, for example."""
+    """The path to a part of a value, without steps that JSON does not have: a union's branches."""
     path = ""
     for each in location:
         if isinstance(value, list) and isinstance(each, int) and each < len(value):

@@ -1,4 +1,4 @@
-"""`OtherSignals`: what the server does at a signal that ends nothing: it reloads, or warns."""
+"""`OtherSignals`: how the server reacts to signals that do not stop it: it reloads, or warns."""
 
 import contextlib
 import contextvars
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 class OtherSignals:
-    """Keeps a wish for a reload until a task takes it, and warns of signals without effect."""
+    """Remembers a requested reload until a task takes it up; warns of signals without effect."""
 
     def __init__(self) -> None:
         # A signal handler or the signals' thread sets it, `wait_reload` clears it.
         self._wanted = False
-        # `wait_reload` makes them; the event is set in the event loop only.
+        # Made by `wait_reload`. Only the event loop sets the event.
         self._token: trio.lowlevel.TrioToken | None = None
         self._arrived = trio.Event()
         self._warned: set[int] = set()
@@ -30,7 +30,7 @@ class OtherSignals:
             if self._token is not None:
                 with contextlib.suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(lambda: self._arrived.set())
-        elif signum not in self._warned:  # one line for each: a program may send a thousand
+        elif signum not in self._warned:  # one line for each number: a program may send a thousand
             self._warned.add(signum)
             # A signal handler runs in the context of the task that it interrupts; the line is not
             # about that task's job.
@@ -40,8 +40,8 @@ class OtherSignals:
     async def wait_reload(self) -> None:
         """Wait for a signal that asks for a reload.
 
-        Those that have come since the last return count as one, and so do those that came before
-        the event loop ran. For one task.
+        All signals since the last return count as one, also those that arrived before the event
+        loop ran. Only one task may wait.
         """
         self._token = trio.lowlevel.current_trio_token()
         while not self._wanted:

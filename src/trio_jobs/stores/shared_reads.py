@@ -57,17 +57,15 @@ class SharedReads(ABC):
     def _owned_job(self, job_id: str) -> Job | None:
         """The job as clients see it, if this server owns it: fetched, running, or ended unwritten.
 
-        One whose end is not in the database is processing.
+        A job whose end is not in the database yet is shown as processing.
         """
 
     @abstractmethod
     def _cancel_owned(self, job_id: str) -> Job:
-        """Record here that a client wants a job cancelled that this server owns.
-
-        The database is told apart.
+        """Record here, and not in the database, that a client wants an owned job cancelled.
 
         Raises:
-            InvalidTransitionError: It has ended here.
+            InvalidTransitionError: The job has ended here.
         """
 
     @abstractmethod
@@ -80,7 +78,7 @@ class SharedReads(ABC):
         """The job as clients see it, if this server owns it.
 
         Raises:
-            JobNotFoundError: It does not: the job may be in the database.
+            JobNotFoundError: This server does not own it; the database may have it.
         """
         if (job := self._owned_job(job_id)) is None:
             raise JobNotFoundError(f"no unfinished job {job_id!r} here")
@@ -93,7 +91,7 @@ class SharedReads(ABC):
 
     async def find_many(self, job_ids: Collection[str]) -> list[Job]:
         read: dict[str, Job | None] = {job_id: None for job_id in job_ids if not is_uuid(job_id)}
-        # Again, if a job was held at the time of the read and is not now.
+        # Again, if this server has given a job up since the last turn.
         while unread := [each for each in job_ids if each not in read and not self._owns(each)]:
             rows = await self._readers.fetch(FIND_MANY, {"ids": unread})
             read |= dict.fromkeys(unread)
@@ -122,7 +120,7 @@ class SharedReads(ABC):
         return [self._newest(job.id, job) or job for job in jobs]
 
     def _newest(self, job_id: str, read: Job | None) -> Job | None:
-        """The job as clients see it, given what was read of it."""
+        """The job as clients see it: as it was read, if it has completed or is another server's."""
         if read is not None and read.outcome is not None:
             return read
         return self._owned_job(job_id) or read
@@ -147,10 +145,10 @@ class SharedReads(ABC):
             if is_changed:
                 self.seeks_cancelled = True
                 break
-            # Refused, unless the job is just coming in.
+            # This raises, unless the job came in after the request.
             cancel_requested(await self.find(job_id), self._now())
         with suppress(InvalidTransitionError):
-            self._note_cancel(job_id, noted)  # this server may have fetched it meanwhile
+            self._note_cancel(job_id, noted)  # this server may have fetched the job meanwhile
         return await self._find_changed(job_id)
 
     def _note_cancel(self, job_id: str, noted: Callable[[str], None] | None) -> bool:
@@ -170,7 +168,7 @@ class SharedReads(ABC):
                 noted(job_id)
                 return await self._find_changed(job_id)
             else:
-                made_due(await self.find(job_id), self._now())  # refused, unless it has just come
+                made_due(await self.find(job_id), self._now())  # raises, unless it has just come in
         return job  # it is in the channel
 
     async def delete(self, job_id: str) -> None:
@@ -201,7 +199,7 @@ class SharedReads(ABC):
         return bool(is_changed)
 
     async def _find_changed(self, job_id: str) -> Job:
-        """The job after a change, which no error may deny."""
+        """The job after a change that was made: an error must not say that nothing has changed."""
         try:
             return await self.find(job_id)
         except StoreUnavailableError:

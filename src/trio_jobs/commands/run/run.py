@@ -1,4 +1,4 @@
-"""`Run`: takes the answers of a run, writes their lines, shows how far it is, obeys signals."""
+"""`Run`: writes the answers of a run's jobs to its files, shows its progress, obeys signals."""
 
 from collections.abc import Sequence
 
@@ -28,17 +28,17 @@ class Run:
 
     Args:
         runner: Runs the jobs.
-        done: The lines that have their results; this object counts there.
+        done: The lines that have results; each new one is counted there.
         results: Where the results go.
-        failures: Where the failures go, too; None for nowhere else.
+        failures: Where failures go beside the results; None for nowhere.
         side: The run's side file; None if it has none.
-        signals: Those that ask for the end.
-        screen: Where the user looks.
+        signals: The signals that end the run.
+        screen: The terminal.
         progress: The line that the user sees.
 
     Attributes:
         error: What has ended the run before its time; None if nothing has.
-        is_whole: Whether all that was to be done is done.
+        is_whole: Whether the run has come to the end of the input.
     """
 
     def __init__(
@@ -65,7 +65,9 @@ class Run:
         self._progress = progress
         self._leaving = trio.CancelScope()
         self._is_stopping = self._is_cancelling = False
-        self._cancelled: list[int] = []  # the lines whose cancels are not in the side file
+        self._cancelled: list[
+            int
+        ] = []  # lines of cancelled jobs that the side file does not name yet
 
     async def run(self, reader: Reader) -> None:
         """Run all that the reader reads, until a signal or an error ends that.
@@ -114,7 +116,7 @@ class Run:
     def _take(self, record: Record, members: bytes, outcome: str = "refused") -> None:
         number = record.number
         if self.error is not None or self._done.is_done(number):
-            return  # of a chunk whose other records had no results
+            return  # its chunk was run again for other records, which had no results
         failed = outcome != "succeeded"
         self._done.count(failed=failed)
         self._results.add(b'{"line":%d,%b\n' % (number, members))
@@ -129,7 +131,7 @@ class Run:
         if self.error is not None and not isinstance(self.error, RunnerError | InputError):
             return
         try:
-            # First: a failure that is in the results must be here, too.
+            # Before the results: a failure that is in the results must be in this file too.
             if self._failures is not None:
                 await self._failures.flush()
             await self._results.flush()

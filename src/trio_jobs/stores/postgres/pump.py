@@ -113,14 +113,16 @@ class Pump:
         self._closing = False
         self._ended = trio.Event()
         self._requests: deque[_Request] = deque()
-        # What the source has given out. If `_in_doubt`, it may be in the database, or parts of it:
-        # it was sent under the membership `_sent_by`.
+        # The round that the source has handed out, until it is committed. If `_in_doubt`, it was sent
+        # under the membership `_sent_by`, and the database may have committed it, or a part of it.
         self._round: Batch | None = None
         self._in_doubt = False
-        self._partly_there = False  # whether the attempt that is under way has had an effect
+        self._partly_there = False  # whether a part of the present attempt is committed
         self._sent_by = 0
         self._position = FetchPosition()
-        self._told = False  # whether a hint has ended a wait: nothing here joins its fetch
+        self._told = (
+            False  # whether a hint has ended the wait: then no task here has a part of the round
+        )
         self._failures = 0  # since the last round
         self._patience = _PATIENCE
 
@@ -200,13 +202,13 @@ class Pump:
     # The task.
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Make rounds until `close`; has started when the first connection is made.
+        """Make rounds until `close`. Counts as started once the first connection is made.
 
         Raises:
             psycopg.Error: The first connection cannot be made.
 
         Cancellation:
-            A round that is under way may be committed; nobody hears of that.
+            A round that is under way may be committed; its callbacks are not called.
         """
         connection = await self._connect()
         task_status.started()
@@ -343,7 +345,7 @@ class Pump:
 
     def _land(self, session: Session, batch: Batch, result: RoundResult) -> None:
         if self._membership.id != session.member or not self._membership.holds:
-            # Whoever sweeps has them, or will.
+            # The membership is lost: the server that sweeps it takes the fetched jobs over.
             result = replace(result, fetched=())
         self._position.round_ended(batch, result.fetched)
         self._source.landed(batch, result)
@@ -371,7 +373,7 @@ class Pump:
     async def _send(
         self, connection: TrioConnection, session: Session, batch: Batch
     ) -> RoundResult:
-        """Send a round: its groups, and then the rest."""
+        """Send a round: each submission that is not plain alone, and then the rest together."""
         groups = [each for each in batch.new if not each.is_plain]
         parts = [Batch(new=(each,)) for each in groups]
         if groups:
@@ -434,7 +436,7 @@ class Pump:
         return rows == [(session.number,)]
 
     def _refuse_waiting(self, error: psycopg.Error) -> None:
-        """The database refuses even the session: refuse requests, and what is in no round yet."""
+        """The database refuses even a session: refuse the requests, and the next round."""
         self._health.answered()
         self._health.refused(error)
         refusal = StoreWriteError(one_line(error))
@@ -481,9 +483,9 @@ class Pump:
         return await self._await_answer(connection.fetch(sql, params))
 
     async def _await_answer(self, statement: Awaitable[_Result]) -> _Result:
-        """Wait for the database, but not for ever."""
+        """Wait for the database's answer to a statement, for `_patience` at the most."""
         self._health.asked()
-        # Cancelled, it closes the connection: the statement is in doubt as if that were lost.
+        # A cancelled statement closes the connection: it is in doubt, as after a lost connection.
         with trio.move_on_after(self._patience):
             result = await statement
             self._health.answered()
@@ -498,7 +500,7 @@ class Pump:
 
 
 async def _let_others_join() -> None:
-    # Tasks that are ready now, submitters and workers whose jobs have ended, are in this round.
-    # Otherwise their part would take a round of its own, and that of those that it wakes a third.
+    # Submitters, and workers whose jobs have ended, are about to run: let them add to this round.
+    # Otherwise they would need a second round, and the tasks that it wakes a third.
     for _ in range(2):
         await trio.lowlevel.checkpoint()

@@ -30,7 +30,8 @@ from trio_jobs.stores.postgres.round import Batch, Moved, NewJobs, OwnedJob, Rou
 from trio_jobs.stores.postgres.session import Session
 from trio_jobs.timestamps import time_at
 
-# The types of the parameters, by name.
+# The types of the parameters, by name. Arrays have prefixes: `m_` for moves, `b_` for begun
+# jobs, `i_` for new jobs, `l_` for the limits of types.
 _PARAMETERS: Final = {
     "me": "bigint",
     "my_session": "int",
@@ -82,8 +83,8 @@ _TYPES: Final = {**_PARAMETERS, "i_rerun_of": "uuid[]"}
 
 
 def _parameter(name: str) -> str:
-    # An array of texts as text needs escapes, and each of them costs microseconds at both ends:
-    # seconds for a payload that is full of quotes.
+    # Arrays of texts are sent in binary form. In text form each quote in a payload is escaped,
+    # which costs microseconds at both ends: seconds for a payload that is full of quotes.
     form = "b" if _TYPES[name] == "text[]" else "s"
     return f"%({name}){form}::{_TYPES[name]}"
 
@@ -96,7 +97,7 @@ def _call(function: str, names: Iterable[str], columns: str) -> str:
     return f"SELECT {columns} FROM trio_jobs.{function}({given})"  # noqa: S608
 
 
-# What each row of the result has, and what those of fetched jobs have beside it.
+# The columns of each row of the result, and further ones of fetched jobs.
 _COLUMNS: Final = "kind::text, id::text, number, fetches"
 _FETCHED_COLUMNS: Final = (
     "type, payload, created_at, key, key_digest, rerun_of::text, submitted_by, trace, attempts, "
@@ -107,7 +108,7 @@ _ADD_GROUP: Final = _call(
     "add_group", ("me", "my_session", *_NEW, "i_rerun_of"), "kind::text, id::text"
 )
 
-# The jobs that a member owns, by its id: after a lost connection; for `owned_jobs`.
+# The jobs that a member owns, which the pump needs after a lost connection; for `owned_jobs`.
 OWNED: Final = (
     f"{SELECT_WHOLE} WHERE completed_at IS NULL AND run_at IS NULL AND owner = %(member)s "
     "ORDER BY run_at NULLS FIRST, id"
@@ -117,12 +118,12 @@ OWNED: Final = (
 def call(batch: Batch, session: Session, low: str) -> tuple[str, dict[str, object]]:
     """The statement of a round, and its parameters.
 
-    It names only what the round does: to send and to read forty empty arrays takes longer than a
-    small round itself.
+    It passes only the parameters that the round needs: to send and to read forty empty arrays takes
+    longer than a small round itself.
 
     Args:
         batch: What the round does; its submissions are plain.
-        session: Whose round it is.
+        session: Makes the round.
         low: Only jobs with a greater id are fetched, beside those that waited for a time.
     """
     params = _parameters(batch, session, low)
@@ -173,7 +174,7 @@ def result_of(
     Args:
         rows: The rows.
         batch: What the round has done.
-        session: Whose round it was.
+        session: Has made the round.
 
     Returns:
         The result, and whether the member of the session is there. If it is not, nothing was
@@ -187,6 +188,9 @@ def result_of(
     known: set[str] = set()
     busy: set[str] = set()
     unfinished, is_member = None, True
+    # The kinds of rows: a fetched job, a new job that was fetched in the same step (taken), a
+    # fenced move, a watched job that is over, a known key, a busy key, a number of unfinished jobs,
+    # and a lost membership.
     for row in rows:
         kind, job_id = row[0], row[1]
         if kind == "f":
@@ -237,7 +241,7 @@ async def add_group(
     Args:
         connection: In autocommit.
         group: The submissions.
-        session: Who has them.
+        session: Submits them.
 
     Raises:
         psycopg.Error: They are not written, or that is not known: the connection is lost.
@@ -377,7 +381,7 @@ def _lines(job: Job) -> str | None:
 
 
 def _text(text: str) -> str:
-    """The text; what the database can not hold, lone surrogates and NUL, becomes a mark."""
+    """The text, with marks for what the database cannot hold: lone surrogates and NUL."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

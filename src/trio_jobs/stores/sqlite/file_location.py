@@ -10,8 +10,8 @@ from typing import Final
 from trio_jobs.pool.store import StoreFileError as StoreFileError
 from trio_jobs.stores.sqlite.schema import ForeignFileError
 
-# Network file systems. SQLite's WAL needs memory that all processes share, and these give none. The
-# FUSE ones among them are those that are known to give none.
+# Network file systems. SQLite's WAL needs memory that is shared by processes, which these do not
+# provide. A file system of FUSE is listed if it is known not to.
 _NETWORK: Final = (
     *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
     *("smb2", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
@@ -43,7 +43,11 @@ class one_line:  # noqa: N801  (a context manager, used like a function)
 
 
 def check_location(path: Path) -> None:
-    """Check what can be seen without opening the file."""
+    """Check all that can be checked without opening the file.
+
+    Raises:
+        StoreFileError: The file cannot be a store here.
+    """
     folder = path.parent
     with one_line(path):
         if not folder.is_dir():
@@ -55,7 +59,8 @@ def check_location(path: Path) -> None:
         if status is not None and not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise StoreFileError(f"store file {str(path)!r} is {kind}")
-        # The WAL and the lock are found by the file's name: under another name it has others.
+        # The WAL and the lock are named after the file: opened by a second name, it would get a
+        # second WAL and a second lock.
         if status is not None and status.st_nlink > 1:
             raise StoreFileError(
                 f"store file {str(path)!r} has {status.st_nlink} names (hard links), "
@@ -86,7 +91,7 @@ def _file_system(folder: Path) -> str:
 
 
 class Identity:
-    """The file, its WAL and its lock, as they are now.
+    """Which files the store file, its WAL and its lock are: their devices and inodes.
 
     Args:
         path: The file; it and the two beside it exist.
@@ -97,13 +102,13 @@ class Identity:
         self._numbers = [_number(each) for each in self._paths]
 
     def check(self) -> None:
-        """Check that nobody has moved, deleted or replaced one of them.
+        """Check that the three files are still in the folder.
 
-        The system goes on with a deleted file, whose content is lost once the process ends; and a
-        second server can take a new lock.
+        The system lets a process go on with a deleted file, whose content is lost when the process
+        ends. Meanwhile a second server could lock a new file.
 
         Raises:
-            StoreFileError: Somebody has.
+            StoreFileError: One of them was moved, deleted or replaced.
         """
         for path, number in zip(self._paths, self._numbers, strict=True):
             if _number(path) != number:

@@ -1,4 +1,4 @@
-"""Look-ups and pages of a file, each on a connection that the caller has."""
+"""Reads single jobs and pages from a store file, on the caller's connection."""
 
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -10,11 +10,12 @@ from trio_jobs.stores.sqlite.conditions import GREATEST, conditions_of, named
 from trio_jobs.stores.sqlite.rows import SELECT_BRIEF, SELECT_WHOLE, brief_job, whole_job
 from trio_jobs.timestamps import microseconds
 
-# Ids or keys of one query.
+# How many ids or keys one query looks up.
 _AT_ONCE: Final = 500
 
-# By the order of a page: which jobs are behind ``:after``, and how they are sorted. The order of
-# ids and that of seqs are both that of admission. The index of the dead has them by their ends.
+# By the order of a page: which jobs are behind ``:after``, and how they are sorted. Ids and seqs
+# both ascend in the order of admission. The index `jobs_dead` has the jobs without success by their
+# ends.
 _ORDERS: Final = {
     Order.OLDEST: (
         "seq > ifnull((SELECT seq FROM jobs WHERE id <= :after ORDER BY id DESC LIMIT 1), 0)",
@@ -47,7 +48,7 @@ def find_keys(connection: sqlite3.Connection, texts: Sequence[str]) -> list[Job]
     jobs: list[Job] = []
     for first in range(0, len(texts), _AT_ONCE):
         some = texts[first : first + _AT_ONCE]
-        # The index needs its condition repeated.
+        # SQLite uses the partial index only for queries that repeat its condition.
         query = f"{SELECT_WHOLE} WHERE key IS NOT NULL AND key IN ({_marks(some)})"
         jobs += [whole_job(row)[1] for row in connection.execute(query, some)]
     return jobs
@@ -58,9 +59,9 @@ def find_page(
 ) -> list[Job]:
     """Up to ``limit`` jobs in the order of the query, from the first one behind ``after``.
 
-    Indexes find unfinished jobs, those of outcomes other than ``succeeded``, and these in the order
-    of their ends. A page of any other outcomes, of types, of a time of submission, or without
-    re-run jobs reads all jobs of its order up to its end: a million in a tenth of a second.
+    There are indexes for unfinished jobs, for jobs without success, and for these by their ends.
+    With any other condition (succeeded jobs, types, a time of submission, no re-run jobs) the query
+    reads job after job until the page is full: a million in a tenth of a second.
 
     Args:
         connection: To the file.
@@ -84,7 +85,8 @@ def find_page(
     if wanted and (Outcome.SUCCEEDED in query.outcomes or query.order is Order.ENDED):
         text += f" AND outcome IN (:{', :'.join(wanted)})"
     elif wanted:
-        # The index of the dead has those of one outcome in their order. SQLite merges them.
+        # The index `jobs_dead_outcomes` has the jobs of one outcome in order, so each outcome gets
+        # a query of its own. SQLite merges their rows.
         text += " AND status = 2 AND outcome <> 'succeeded' AND outcome = :"
         text = " UNION ALL ".join(text + name for name in wanted)
     text += f" ORDER BY {order} LIMIT :limit"

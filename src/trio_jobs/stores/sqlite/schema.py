@@ -1,4 +1,4 @@
-"""The file's schema: who it belongs to, its version, and the migrations, which only go forward.
+"""The file's schema: its mark, its version, and the migrations, which only go forward.
 
 A migration that a release has applied never changes. Another change of the schema is another entry.
 """
@@ -44,18 +44,19 @@ MIGRATIONS: Final = (
         "CREATE UNIQUE INDEX jobs_key ON jobs(key) WHERE key IS NOT NULL",
         # SQLite uses a partial index only for queries that repeat its condition.
         "CREATE INDEX jobs_live ON jobs(seq) WHERE status < 2",
-        # The dead, by their end and in the order of listings. Few jobs touch these indexes.
+        # The dead, which have completed without success: by their ends, and by their ids. Most jobs
+        # succeed, and touch neither index.
         """
         CREATE INDEX jobs_dead ON jobs(completed_at, seq)
         WHERE status = 2 AND outcome <> 'succeeded'
         """,
         "CREATE INDEX jobs_dead_ids ON jobs(id) WHERE status = 2 AND outcome <> 'succeeded'",
         "CREATE TABLE meta(name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
-        # There is none while a process has the file.
+        # The row is absent while a process has the file open, and after a crash.
         "INSERT INTO meta VALUES ('clean', 1)",
     ),
     (
-        # In the order of listings by outcome: each index of SQLite ends with the seq.
+        # The dead by outcome, in the order of listings: each index of SQLite ends with the seq.
         "DROP INDEX jobs_dead_ids",
         """
         CREATE INDEX jobs_dead_outcomes ON jobs(outcome)
