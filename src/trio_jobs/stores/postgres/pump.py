@@ -113,8 +113,9 @@ class Pump:
         self._closing = False
         self._ended = trio.Event()
         self._requests: deque[_Request] = deque()
-        # The round that the source has handed out, until it is committed. If `_in_doubt`, it was sent
-        # under the membership `_sent_by`, and the database may have committed it, or a part of it.
+        # The round that the source has handed out, until it is committed. If `_in_doubt`, it was
+        # sent under the membership `_sent_by`, and the database may have committed it, or a part of
+        # it.
         self._round: Batch | None = None
         self._in_doubt = False
         self._partly_there = False  # whether a part of the present attempt is committed
