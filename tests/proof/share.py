@@ -14,14 +14,24 @@ def share_of(amount: float) -> float:
 
 
 def step_width() -> int:
-    """A sweep takes each step; with ``SWEEP_EVERY=4`` each fourth one."""
+    """A sweep takes each step; with ``SWEEP_EVERY=8`` each eighth one."""
     return int(os.environ.get("SWEEP_EVERY", "1"))
 
 
 def first_step(sweep: str) -> int:
-    """The first step of a sweep, up to its width.
+    """The first step of a sweep, up to its width; ``SWEEP_FROM=1`` names the next one.
 
     Args:
         sweep: Its name: sweeps of one scenario begin at different steps, and take most together.
     """
-    return 1 + crc32(sweep.encode()) % step_width()
+    return 1 + (crc32(sweep.encode()) + int(os.environ.get("SWEEP_FROM", "0"))) % step_width()
+
+
+def swept(sweep: str, steps: int) -> range:
+    """The steps that a sweep takes.
+
+    Args:
+        sweep: Its name.
+        steps: How many the scenario has when nothing happens to it.
+    """
+    return range(first_step(sweep), steps + 1, step_width())

@@ -26,6 +26,7 @@ from tests.proof.program import (
     run_to_its_end,
 )
 from tests.proof.raising import Part, only_faults
+from tests.proof.share import first_step, step_width
 from tests.support import HandlerRegistry
 from trio_jobs import (
     Handler,
@@ -292,9 +293,12 @@ def run_and_check(
     return program, steps
 
 
-def at_every_step(action: Action, *, seed: int, outsiders: Sequence[Outsider]) -> set[Part]:
+def at_every_step(
+    action: Action, *, seed: int, outsiders: Sequence[Outsider], first: int = 1, every: int = 1
+) -> set[Part]:
     """Run it once for each step that it has; where in the program something was raised."""
-    return for_each_step(partial(run_and_check, action, seed=seed, outsiders=outsiders))
+    run_at = partial(run_and_check, action, seed=seed, outsiders=outsiders)
+    return for_each_step(run_at, first=first, every=every)
 
 
 def test_scenario_has_everything_in_it() -> None:
@@ -319,7 +323,8 @@ both_ends = pytest.mark.parametrize(
 def test_whatever_step_it_happens_at_nobody_waits_in_vain(
     action: Action, outsiders: Sequence[Outsider]
 ) -> None:
-    at_every_step(action, seed=0, outsiders=outsiders)
+    first = first_step(f"{action.__name__} {len(outsiders)}")
+    at_every_step(action, seed=0, outsiders=outsiders, first=first, every=step_width())
 
 
 @both_ends

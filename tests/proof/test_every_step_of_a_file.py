@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from tests.durable import ONCE, DurableParts, File, make_durable_parts, start_pool
-from tests.proof.share import first_step, step_width
+from tests.proof.share import swept
 from tests.support import NOON, SUCCEEDED, At, Later, make_job
 from trio_jobs import Ending, Handler, IdempotencyKey, Job, JobStatus, Outcome
 from trio_jobs.job import JobError
@@ -216,7 +216,7 @@ class Life:
         with self.pool:
             async with trio.open_nursery() as pool:
                 start_pool(self.parts, pool, self.process)
-                await trio.sleep(20)
+                await trio.sleep(8)  # the clients are done, unless they are held up
                 self.parts.admission.close()
 
     async def go_on(self) -> None:
@@ -345,8 +345,7 @@ def test_scenario_has_everything_in_it() -> None:
 def test_at_every_step(action: Callable[[Life], None], keeps_pending: bool) -> None:
     _, steps = run_life(Life.nothing, 0, keeps_pending=keeps_pending)
 
-    first = first_step(f"{action.__name__} {keeps_pending}")
-    for step in range(first, steps + 1, step_width()):
+    for step in swept(f"{action.__name__} {keeps_pending}", steps):
         life, _ = run_life(action, step, keeps_pending=keeps_pending)
         try:
             check(life, action)

@@ -15,6 +15,7 @@ from tests import durable
 from tests.api.piping import PIPE, Line, line
 from tests.asgi import Client
 from tests.durable import make_durable_parts
+from tests.proof.share import swept
 from tests.support import (
     AccessControl,
     HandlerRegistry,
@@ -281,10 +282,9 @@ async def test_pipe_that_ends_by_itself_has_told_of_each_job(
     place: str, action: Callable[[Piped], None], autojump_clock: MockClock
 ) -> None:
     seen = set()
-    step, steps = 0, 1
-    while step < steps:
-        step += 1
-        piped, steps = await run(place, step, action)
+    _, steps = await run(place, 0, nothing)
+    for step in swept(f"{action.__name__} {place}", steps):
+        piped, _ = await run(place, step, action)
 
         jobs = await jobs_of(piped.pool)
         check_truth(piped, jobs)
@@ -302,7 +302,7 @@ async def test_pipe_that_ends_by_itself_has_told_of_each_job(
         if action is not lose_access and not any(job.waiting for job in jobs.values()):
             assert "not_completed" not in end
     assert seen == ENDS[action]
-    assert step > 50
+    assert steps > 50
 
 
 @pytest.mark.parametrize("place", POOLS)
@@ -311,10 +311,9 @@ async def test_lost_client_leaves_jobs_with_a_key_alone_and_no_other(
     place: str, action: Callable[[Piped], None], autojump_clock: MockClock
 ) -> None:
     cancelled = 0
-    step, steps = 0, 1
-    while step < steps:
-        step += 1
-        piped, steps = await run(place, step, action)
+    _, steps = await run(place, 0, nothing)
+    for step in swept(f"{action.__name__} {place}", steps):
+        piped, _ = await run(place, step, action)
 
         jobs = await jobs_of(piped.pool)
         check_truth(piped, jobs)
@@ -325,7 +324,7 @@ async def test_lost_client_leaves_jobs_with_a_key_alone_and_no_other(
             cancelled += job.cancel_requested
             assert job.outcome is not None or job.cancel_requested or not piped.lines
     assert cancelled > 0
-    assert step > 50
+    assert steps > 50
 
 
 @pytest.mark.parametrize("place", POOLS)
@@ -333,10 +332,9 @@ async def test_end_of_the_pool_leaves_no_line_without_an_answer(
     place: str, autojump_clock: MockClock
 ) -> None:
     incomplete = 0
-    step, steps = 0, 1
-    while step < steps:
-        step += 1
-        piped, steps = await run(place, step, end_pool)
+    _, steps = await run(place, 0, nothing)
+    for step in swept(f"end_pool {place}", steps):
+        piped, _ = await run(place, step, end_pool)
 
         jobs = await jobs_of(piped.pool)
         if place == "memory":
@@ -345,4 +343,4 @@ async def test_end_of_the_pool_leaves_no_line_without_an_answer(
             incomplete += piped.end.get("not_completed", 0)
         assert not any(job.cancel_requested for job in jobs.values())
     assert incomplete > 0
-    assert step > 50
+    assert steps > 50
