@@ -41,7 +41,7 @@ _ANY_PORT = {"TRIO_JOBS_HTTP_BIND": "127.0.0.1:0"}
 
 # Seconds until a test that waits for something gives up: far more than anything takes, also on a
 # busy machine. No test asserts how long anything took by it.
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Command:

@@ -1,6 +1,7 @@
 """The HTTP API behind other servers and in other frameworks, over real sockets."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -248,15 +249,24 @@ async def hypercorns_command(
     transport = httpx.AsyncHTTPTransport(uds=socket)
     with trio.fail_after(PATIENCE):
         process = await trio.lowlevel.open_process(
-            [sys.executable, *command], cwd=folder, env=environment, stderr=subprocess.PIPE
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            process_group=0,
         )
         try:
             async with httpx.AsyncClient(
-                transport=transport, base_url="http://localhost"
+                transport=transport, base_url="http://localhost", timeout=PATIENCE
             ) as client:
                 yield process, client
         finally:
-            process.terminate()  # does nothing once it has ended
+            with suppress(ProcessLookupError):  # all have ended
+                os.killpg(process.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                assert process.stderr is not None
+                await process.stderr.aclose()
 
 
 async def read_log(process: trio.Process, *, until: str | None = None) -> str:

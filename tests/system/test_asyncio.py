@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.command import run_command, running_command, started_command
+from tests.command import PATIENCE, patched, run_command, running_command, started_command
 
 # Between two signals that count.
 APART = 0.3
@@ -318,6 +318,12 @@ async def test_a_lifespan_that_does_not_close_is_left(
 # The stop, at each step of a job. ---------------------------------------------------------------
 
 
+CLOSING = (
+    "import trio_jobs.handlers.asyncio_task as task",
+    "import trio_jobs.handlers.loop_thread as loop_thread",
+)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
     ("handler", "events"),
@@ -332,8 +338,18 @@ async def test_a_lifespan_that_does_not_close_is_left(
 async def test_a_stop_is_bounded_at_each_step_of_a_job(
     tmp_path: Path, handler: str, events: list[str], loop: str
 ) -> None:
-    text = config(handler, loop=loop)
-    async with running_command(tmp_path, config=text, handlers=WORK) as server:
+    text = config(handler, loop=loop).replace("graceful_timeout = 0.5", "graceful_timeout = 60")
+    # What ends by itself has the time for it, also on a busy machine.
+    patience = [
+        f"{name} = {PATIENCE}"
+        for event, name in (
+            ("asyncio_task_still_running", 'task.AsyncioTask.unwind.__kwdefaults__["seconds"]'),
+            ("asyncio_still_running", "loop_thread._CLOSING_TIME"),
+        )
+        if event not in events
+    ]
+    command = patched("\n".join([*CLOSING, *patience]))
+    async with running_command(tmp_path, config=text, handlers=WORK, command=command) as server:
         job_id = await server.submit(handler)
         await server.wait_for_line("work waits")
         server.send(signal.SIGTERM)

@@ -149,7 +149,7 @@ async def test_https(tmp_path: Path) -> None:
     async with running_command(tmp_path, config=config) as server:
         trusted = ssl.create_default_context(cafile=str(CERTIFICATE))
         url = server.url.replace("127.0.0.1", "localhost")
-        async with httpx.AsyncClient(base_url=url, verify=trusted) as client:
+        async with httpx.AsyncClient(base_url=url, verify=trusted, timeout=PATIENCE) as client:
             answer = await client.post("/jobs", json={"type": "any"})
 
     assert server.url.startswith("https://")
@@ -234,15 +234,15 @@ async def big(count):
 """
 
 
-def big_config(*, grace_period: float, tls: bool) -> str:
-    """A server with a short ``graceful_timeout``, for a long answer."""
+def big_config(*, grace_period: float, graceful_timeout: float, tls: bool) -> str:
+    """A server for a long answer."""
     more = f'certfile = "{CERTIFICATE}"\nkeyfile = "{KEY}"' if tls else ""
     return f"""
 [pool]
 grace_period = {grace_period}
 [http]
 bind = "127.0.0.1:0"
-graceful_timeout = 0.3
+graceful_timeout = {graceful_timeout}
 {more}
 [store]
 max_result_bytes = 80_000_000
@@ -279,11 +279,12 @@ async def read_on(stream: trio.abc.Stream, *, pause: float) -> int:
 async def test_a_client_that_reads_during_the_stop_gets_all_of_its_answer(
     tmp_path: Path, *, tls: bool
 ) -> None:
-    config = big_config(grace_period=60, tls=tls)
+    # A busy machine may keep the client from reading for a while: less than that.
+    config = big_config(grace_period=60, graceful_timeout=5, tls=tls)
     async with running_command(tmp_path, config=config, handlers=BIG_WORK) as server:
         async with await ask_for_big(server, tls=tls) as stream:
             server.send(signal.SIGTERM)
-            assert await read_on(stream, pause=0.003 if not tls else 0.001) > BIG - 70_000
+            assert await read_on(stream, pause=0.02 if not tls else 0.005) > BIG - 70_000
 
         assert await server.wait_exit() == 0
         assert not server.lines_with("connections_cut")
@@ -295,7 +296,7 @@ async def test_a_client_that_reads_is_cut_by_force_and_not_by_the_hard_limit(
     tmp_path: Path, how: str, *, tls: bool
 ) -> None:
     grace_period = 60 if how == "second signal" else 0.3
-    config = big_config(grace_period=grace_period, tls=tls)
+    config = big_config(grace_period=grace_period, graceful_timeout=0.3, tls=tls)
     async with running_command(tmp_path, config=config, handlers=BIG_WORK) as server:
         async with await ask_for_big(server, tls=tls) as stream, trio.open_nursery() as nursery:
             received = 0

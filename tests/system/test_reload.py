@@ -113,7 +113,10 @@ async def test_certificate_is_replaced_and_a_torn_pair_leaves_the_old_one(tmp_pa
     async with running_command(tmp_path, config=config, handlers=ELSEWHERE) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         trusted = ssl.create_default_context(cafile=str(CERTIFICATE))
-        async with httpx.AsyncClient(base_url=url, verify=trusted) as kept:
+        kept_open = httpx.Limits(keepalive_expiry=None)
+        async with httpx.AsyncClient(
+            base_url=url, verify=trusted, limits=kept_open, timeout=PATIENCE
+        ) as kept:
             await kept.get("/health")
             write_pair(tmp_path, new, KEY)
             server.send(HANGUP)
