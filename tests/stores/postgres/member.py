@@ -62,8 +62,8 @@ class Member:
     async def round_of(self, batch: Batch) -> tuple[RoundResult, bool]:
         """Make a round."""
         if self.quick and quick_fetch.suits(batch):
-            found = await quick_fetch.send(self.connection, batch, self.session, self.low)
-            return found, True
+            quick_fetch.send(self.connection, batch, self.session, self.low)
+            return await quick_fetch.receive(self.connection, batch, self.session), True
         sql, params = round_calls.call(batch, self.session, self.low)
         cursor = await self.connection.execute(sql.encode(), params)
         return round_calls.result_of(await cursor.fetchall(), batch, self.session)

@@ -1,5 +1,6 @@
 """The pump with a real database: what a round says counts once, whatever happens on its way."""
 
+import select
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -270,21 +271,104 @@ async def test_a_round_counts_once_whichever_message_is_cut(
 @pytest.mark.parametrize(
     ("number", "when"), [(number, when) for number in range(12) for when in ("before", "after")]
 )
+@pytest.mark.parametrize("by", ["run", "hint"])
 async def test_a_fetch_counts_once_whichever_message_is_cut(
-    database: Database, proxy: Proxy, number: int, when: When
+    database: Database, proxy: Proxy, number: int, when: When, by: str
 ) -> None:
     async with serving(database, proxy.url) as server, joined(database.url) as other:
         await other.add(make_job(0), make_job(1))
         await server.land(Batch(want=Want(1)))
+        await wait_all_tasks_blocked()
 
         proxy.cut_at(number, when, name="pump")
-        await server.land(Batch(want=Want(1)))
+        if by == "hint":
+            server.source.batches.append(Batch(want=Want(1)))
+            server.pump.hint(make_job(1).id)
+            await server.wait(lambda: len(server.source.landings) == 2)
+        else:
+            await server.land(Batch(want=Want(1)))
         while len(server.source.jobs) < 2:
             server.pump.hint(None)
             await server.land(Batch(want=Want(1)))
 
         assert sorted(server.source.jobs) == [make_job(n).id for n in (0, 1)]
         assert await database.fetch("select fetches from trio_jobs.jobs") == [(1,), (1,)]
+
+
+async def test_a_hint_sends_the_fetch_of_an_idle_pump_at_once(database: Database) -> None:
+    async with idle(database) as server:
+        server.pump.hint(make_job(1).id)
+        wait_for_answer(server)  # no task has run since
+
+        await server.wait(lambda: server.source.jobs)
+
+    assert sorted(server.source.jobs) == [make_job(1).id, make_job(2).id]
+
+
+async def test_a_request_and_a_hint_wait_while_a_fetch_is_answered(database: Database) -> None:
+    async with idle(database) as server, trio.open_nursery() as nursery:
+        before = len(server.source.may_fetch)
+        server.source.batches.append(Batch(want=Want(10)))
+        server.pump.hint(make_job(1).id)
+        nursery.start_soon(server.pump.request, "select 1", {})
+        server.pump.hint(make_job(2).id)  # the fetch may not have seen it
+
+        await server.wait(lambda: len(server.source.landings) == 3)
+
+    assert server.source.may_fetch[before : before + 2] == [True, True]
+    assert sorted(server.source.jobs) == [make_job(1).id, make_job(2).id]
+
+
+async def test_a_lease_that_is_lost_behind_a_fetch_has_none_of_its_jobs(
+    database: Database,
+) -> None:
+    async with idle(database) as server, joined(database.url, name="again") as again:
+        server.pump.hint(make_job(1).id)
+        wait_for_answer(server)
+        server.membership.lost()
+        server.membership.joined(again.session.member, trio.current_time() + 3_600)
+        await server.wait(lambda: len(server.source.landings) == 2)
+        assert server.source.landings[1][1].fetched == ()
+
+        await again.execute(
+            "update trio_jobs.members set lease_until = '-infinity' where id = %s", server.member
+        )
+        await again.sweep()
+        answer = await server.land(Batch(want=Want(10)))
+
+    assert [each.member for each in answer.fetched] == [again.session.member]
+
+
+async def test_a_hint_over_a_lost_connection_fetches_over_the_next(database: Database) -> None:
+    async with idle(database) as server:
+        lost = server.connection
+        await database.fetch(
+            "select pg_terminate_backend(%s, 60000)", server.connection.info.backend_pid
+        )
+        server.pump.hint(make_job(1).id)
+        while not server.source.jobs:
+            await server.land(Batch(want=Want(10)))
+
+        assert lost.closed
+
+    assert await database.fetch("select fetches from trio_jobs.jobs") == [(1,), (1,)]
+
+
+@asynccontextmanager
+async def idle(database: Database) -> AsyncIterator[Server]:
+    """A pump that waits for a hint of two jobs."""
+    async with serving(database) as server, joined(database.url, name="other") as other:
+        await server.land(Batch())
+        await wait_all_tasks_blocked()
+        await other.add(make_job(1), make_job(2))
+        server.source.batches.append(Batch(want=Want(10)))
+        yield server
+
+
+def wait_for_answer(server: Server) -> None:
+    """Wait for the answer to what a pump has sent, while none of its tasks runs."""
+    readable, _, _ = select.select([server.connection.pgconn.socket], [], [], LONG)
+    assert readable
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A connection that waits under Trio."""
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -8,7 +9,7 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.postgres.fixtures import Database
-from trio_jobs.stores.postgres.trio_connection import LOST, connect
+from trio_jobs.stores.postgres.trio_connection import LOST, TrioConnection, connect
 
 # An insert whose commit waits for who locks the gate, and fails for a 0.
 DEFERRED = """
@@ -114,7 +115,7 @@ async def test_rows_of_a_statement_are_read_before_its_commit(empty_database: Da
             return rows
 
         async def add() -> None:
-            assert await connection.send_early("add", [b"1"], [0], note) == [(1,)]
+            assert await early(connection, "add", b"1", read=note) == [(1,)]
             committed.set()
 
         nursery.start_soon(add)
@@ -127,6 +128,16 @@ async def test_rows_of_a_statement_are_read_before_its_commit(empty_database: Da
         await committed.wait()
         assert await empty_database.fetch("select n from t") == [(1,)]
         assert (await (await connection.execute("select 2")).fetchone()) == (2,)
+
+
+async def early(
+    connection: TrioConnection,
+    statement: str,
+    *params: bytes,
+    read: Callable[[list[tuple[Any, ...]]], list[tuple[Any, ...]]] = list,
+) -> list[tuple[Any, ...]]:
+    connection.send_early(statement, params, [0] * len(params))
+    return await connection.read_early(read)
 
 
 async def test_nothing_is_sent_early_through_a_pooler(empty_database: Database) -> None:
@@ -145,9 +156,9 @@ async def test_error_of_an_early_statement_leaves_the_connection(
     async with await connect(empty_database.url, name="test") as connection:
         await connection.execute(DEFERRED)
         with pytest.raises(psycopg.DataError):
-            await connection.send_early("add", [param], [0], list)
+            await early(connection, "add", param)
 
-        assert await connection.send_early("add", [b"1"], [0], list) == [(1,)]
+        assert await early(connection, "add", b"1") == [(1,)]
     assert await empty_database.fetch("select n from t") == [(1,)]
 
 
@@ -161,7 +172,7 @@ async def test_early_statement_of_a_terminated_connection_is_lost(
     )
 
     with pytest.raises(LOST):
-        await connection.send_early("one", [], [], list)
+        await early(connection, "one")
     assert connection.closed
 
 

@@ -24,7 +24,7 @@ class FetchPosition:
     def __init__(self) -> None:
         self.may_find = True
         self._low = _FIRST
-        self._lowest_hint = _LAST  # of those during the round that is under way
+        self._lowest_hint = _LAST  # of those since the last round was taken
 
     @property
     def low(self) -> str:
@@ -47,7 +47,7 @@ class FetchPosition:
         self.may_find, self._low = True, _FIRST
 
     def round_begins(self, want: Want) -> None:
-        """A round is sent with this want."""
+        """A round with this want is taken; later hints are for the next."""
         self._lowest_hint = _LAST
         if want.number:
             self.may_find = False  # until a hint, or a full fetch
@@ -64,7 +64,7 @@ class FetchPosition:
             found = (each.job for each in fetched)
             in_order = (job.id for job in found if job.run_at is None and job.id not in new)
             last = _number(max(in_order, default="0"))
-            # This fetch may have missed a job that a hint has announced since it was sent.
+            # This fetch may have missed a job that a hint has announced since it was taken.
             self._low = min(max(self._low, last), self._lowest_hint)
 
 

@@ -389,10 +389,14 @@ class NotificationListener:
         heard = connection.arrived()
         # The last two may have come while a statement was executed: they have ended no wait.
         is_due = self._drops_more or self._closing or not self._membership.id
-        if not heard and not is_due:
-            until = min(self._next_beat, self._due_at())
-            with trio.CancelScope(deadline=until) as self._pause:
-                heard = await connection.notifies()
+        if heard or is_due:
+            self._tell(heard)
+            return
+        until = min(self._next_beat, self._due_at())
+        with trio.CancelScope(deadline=until) as self._pause:
+            self._tell(await connection.notifies())
+
+    def _tell(self, heard: Sequence[psycopg.Notify]) -> None:
         first, ended = None, []
         for each in heard:
             kind, text = each.payload[:1], each.payload[1:]
@@ -408,9 +412,6 @@ class NotificationListener:
             self._told.ended(ended)
         if first is not None:
             self._told.hint(first)
-            # An idle pump sends its round before this task goes on: a job waits for that.
-            for _ in range(2):
-                await trio.lowlevel.checkpoint()
 
     def _due_at(self) -> float:
         """When the next time comes that jobs wait for, by Trio's clock."""

@@ -121,9 +121,8 @@ class Pump:
         self._partly_there = False  # whether a part of the present attempt is committed
         self._sent_by = 0
         self._position = FetchPosition()
-        self._told = (
-            False  # whether a hint has ended the wait: then no task here has a part of the round
-        )
+        self._idle: tuple[TrioConnection, Session] | None = None  # while `run` waits for `_wake`
+        self._is_sent = False  # whether a hint has sent the round: its answer is to be read
         self._failures = 0  # since the last round
         self._patience = _PATIENCE
 
@@ -137,16 +136,33 @@ class Pump:
         """Look for jobs to fetch: there are some that the last fetch has not seen or not wanted.
 
         Args:
-            first_id: The smallest id of the pending jobs; None if it is not known.
+            first_id: The smallest id of the pending jobs, of which a notification has told. If
+                the pump is idle, it asks the source for a round, and sends a fetch before this
+                method returns: a job waits for that. None if the id is not known, and for a call
+                from within a move of the source.
         """
         self._position.hint(first_id)
-        self._told = True
+        if first_id is not None and self._idle is not None and not self._wake.is_set():
+            self._fetch_at_once(*self._idle)
         self._wake.set()
 
     def hint_due(self) -> None:
         """Look for jobs to fetch: some have waited for a time, which has come."""
         self._position.may_find = True
         self._wake.set()
+
+    def _fetch_at_once(self, connection: TrioConnection, session: Session) -> None:
+        """Take a round, and send it if it is a quick fetch; `run` goes on with it."""
+        if connection.closed or session.member != self._membership.id:
+            return
+        self._take()
+        if self._round is None or not _is_quick(connection, self._round):
+            return
+        self._is_sent = True
+        try:
+            quick_fetch.send(connection, self._round, session, self._position.low)
+        except psycopg.Error:
+            connection.finish()  # as if it was lost behind the statement: `run` hears of that
 
     async def request(self, sql: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Execute one statement between two rounds.
@@ -282,27 +298,32 @@ class Pump:
 
     async def _make_rounds(self, connection: TrioConnection, session: Session) -> None:
         """Make rounds until the pump is closed, and all is written."""
-        told = False
         while True:  # noqa: ASYNC913 - each turn has a statement, or waits
             if self._round is None:
-                if not told:
-                    await _let_others_join()
+                await _let_others_join()
                 self._wake = trio.Event()  # set by all that happens from now on
-                told = self._told = False
-            await self._carry_out_requests(connection)
-            if session.member != self._membership.id:
-                raise _SessionOverError
+            if not self._is_sent:
+                await self._carry_out_requests(connection)
+                if session.member != self._membership.id:
+                    raise _SessionOverError
             if self._round is None:
-                may_fetch = self._position.may_find and not self._closing
-                self._round = self._source.take(may_fetch=may_fetch)
+                self._take()
             if self._round is not None:
                 await self._make_round(connection, session)
             elif self._closing:
                 return
             else:
                 self._health.answered()
+                self._idle = connection, session
                 await self._wake.wait()
-                told = self._told
+                self._idle = None
+
+    def _take(self) -> None:
+        """Take a round from the source, if it has one; later hints are for the next."""
+        may_fetch = self._position.may_find and not self._closing
+        self._round = self._source.take(may_fetch=may_fetch)
+        if self._round is not None:
+            self._position.round_begins(self._round.want)
 
     async def _make_round(
         self,
@@ -323,7 +344,6 @@ class Pump:
         self._partly_there = False
         if is_repeated:
             batch = replace(batch, want=NOTHING)
-        self._position.round_begins(batch.want)
         try:
             result = await self._send(connection, session, batch)
         except psycopg.Error as error:
@@ -418,13 +438,14 @@ class Pump:
                 return RoundResult(taken=[group])
             self._refuse(group, error)
             return RoundResult()
-        low = self._position.low
-        if connection.can_send_early and quick_fetch.suits(part):
-            sent = quick_fetch.send(connection, part, session, low)
-            result = await self._await_answer(sent)
+        if _is_quick(connection, part):
+            if not self._is_sent:
+                quick_fetch.send(connection, part, session, self._position.low)
+            self._is_sent = False
+            result = await self._await_answer(quick_fetch.receive(connection, part, session))
             if result.fetched or await self._is_current(connection, session):
                 return result
-        sql, params = round_calls.call(part, session, low)
+        sql, params = round_calls.call(part, session, self._position.low)
         rows = await self._execute(connection, sql, params)
         result, is_member = round_calls.result_of(rows, part, session)
         if session.member and not is_member and session.member == self._membership.id:
@@ -498,6 +519,10 @@ class Pump:
     async def _pause(self) -> None:
         self._failures += 1
         await pause_before(self._failures)
+
+
+def _is_quick(connection: TrioConnection, batch: Batch) -> bool:
+    return connection.can_send_early and quick_fetch.suits(batch)
 
 
 async def _let_others_join() -> None:

@@ -4,7 +4,7 @@ In the database's function `round` it is several statements: after a rest, each 
 than what it does. Here it is one, prepared, whose rows are read while the database flushes it.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from trio_jobs.stores.postgres.parameter_arrays import Texts
@@ -76,10 +76,8 @@ def suits(batch: Batch) -> bool:
     return batch.want.number > 0 and not batch.want.limits and not any(others)
 
 
-def send(
-    connection: TrioConnection, batch: Batch, session: Session, low: str
-) -> Awaitable[RoundResult]:
-    """Send the round; await its answer, which does not say whether the member is there.
+def send(connection: TrioConnection, batch: Batch, session: Session, low: str) -> None:
+    """Send the round; the next step on the connection must be `receive`.
 
     Args:
         connection: Has executed `PREPARE`.
@@ -97,8 +95,13 @@ def send(
         None if want.types is None else Texts(want.types).data,
         Texts(want.without).data,
     )
-    return connection.send_early(
-        _NAME, params, _FORMATS, lambda rows: result_of(sorted(rows, key=_order), batch, session)[0]
+    connection.send_early(_NAME, params, _FORMATS)
+
+
+async def receive(connection: TrioConnection, batch: Batch, session: Session) -> RoundResult:
+    """The result of the round that was sent. It does not say whether the member is there."""
+    return await connection.read_early(
+        lambda rows: result_of(sorted(rows, key=_order), batch, session)[0]
     )
 
 

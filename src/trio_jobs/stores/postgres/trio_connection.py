@@ -89,24 +89,16 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         return self.prepare_threshold is not None and psycopg.capabilities.has_pipeline()
 
     def send_early(
-        self,
-        statement: str,
-        params: Sequence[bytes | None],
-        formats: Sequence[int],
-        read: Callable[[list[tuple[Any, ...]]], _Result],
-    ) -> Awaitable[_Result]:
+        self, statement: str, params: Sequence[bytes | None], formats: Sequence[int]
+    ) -> None:
         """Send a prepared statement, whose rows are read while the database flushes its commit.
 
-        It is sent before this method returns: what the caller does next takes no time of it.
+        The next step on this connection must be `read_early`.
 
         Args:
             statement: The name.
             params: As texts, or as the database has them.
             formats: By parameter, 0 for a text and 1 else.
-            read: Called with the rows before they are committed: it must have no effect.
-
-        Returns:
-            To be awaited at once: what ``read`` has returned, when it is committed.
 
         Raises:
             psycopg.OperationalError: The connection is closed.
@@ -115,7 +107,17 @@ class TrioConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         self.pgconn.send_query_prepared(statement.encode(), params, formats)
         self.pgconn.send_flush_request()  # of the rows; the sync, behind it, is what commits
         self.pgconn.pipeline_sync()
-        return self.wait(self._read_early(read))
+
+    async def read_early(self, read: Callable[[list[tuple[Any, ...]]], _Result]) -> _Result:
+        """Wait until the statement of `send_early` is committed.
+
+        Args:
+            read: Called with the rows before they are committed: it must have no effect.
+
+        Returns:
+            What ``read`` has returned.
+        """
+        return await self.wait(self._read_early(read))
 
     def _read_early(self, read: Callable[[list[tuple[Any, ...]]], _Result]) -> PQGen[_Result]:
         pgconn = self.pgconn
