@@ -10,15 +10,20 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from trio_jobs.job import Outcome
-from trio_jobs.pool.store import DuplicateJobError
 from trio_jobs.stores.drop_log import DropLog
+from trio_jobs.stores.sqlite.commit_errors import (
+    is_unacceptable,
+    passes,
+    refusal_of,
+    until_it_passes,
+)
 from trio_jobs.stores.sqlite.record_writer import Mark, Record, RecordWriter
 from trio_jobs.stores.sqlite.retention import Kept, Retention
 from trio_jobs.stores.sqlite.store_file import StoreFile
@@ -38,34 +43,6 @@ _BETWEEN_CHECKPOINTS: Final = 1.0
 
 # Seconds of a commit that are worth a line in the log.
 _SLOW: Final = 1.0
-
-# Errors after which the file is as it was, and a later attempt may succeed.
-_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-# After a sync that failed, a later one that succeeds says nothing: the system may have dropped
-# what it could not write.
-_NEVER_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_IOERR_CORRUPTFS,
-        sqlite3.SQLITE_IOERR_DATA,
-        sqlite3.SQLITE_IOERR_DIR_FSYNC,
-        sqlite3.SQLITE_IOERR_FSYNC,
-    }
-)
-# What is wrong with one record, and not with the disk.
-_UNACCEPTABLE: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG})
 
 
 class _Entry:
@@ -304,7 +281,7 @@ class Journal:
             closing = closing or closed
             if entries or self._pause is not None or self._writer.seconds_to_next_drop == 0:
                 held = self._commit(entries)
-        with _until_it_passes():  # the next start checks the file
+        with until_it_passes():  # the next start checks the file
             self._writer.close()
 
     def _take(self, held: list[_Entry]) -> tuple[list[_Entry], bool]:
@@ -332,12 +309,12 @@ class Journal:
                 [entry.mark for entry in entries if entry.mark is not None],
             )
         except sqlite3.Error as error:
-            if _kind(error) in _UNACCEPTABLE and len(entries) > 1:
+            if is_unacceptable(error) and len(entries) > 1:
                 return self._commit_one_by_one(entries)
-            if _kind(error) in _UNACCEPTABLE and entries and entries[0].refused is not None:
-                self._in_loop(self._refuse, entries, _unacceptable(error))
+            if is_unacceptable(error) and entries and entries[0].refused is not None:
+                self._in_loop(self._refuse, entries, refusal_of(error))
                 return []
-            if not _passes(error):
+            if not passes(error):
                 raise
             submissions = [entry for entry in entries if entry.refused is not None]
             self._in_loop(self._note_failure, error, submissions)
@@ -348,14 +325,14 @@ class Journal:
         self._pause = None
         kept = Kept() if self._retention is None else self._retention.kept
         self._in_loop(self._land, entries, time.monotonic() - began, dropped, kept)
-        with _until_it_passes():  # the WAL keeps what could not be copied
+        with until_it_passes():  # the WAL keeps what could not be copied
             self._writer.checkpoint()
         return []
 
     def _use_the_wal_again(self) -> None:
         """Copy the WAL into the file: while a reader held it up, it may have filled the disk."""
         if time.monotonic() >= self._next_checkpoint:
-            with _until_it_passes():
+            with until_it_passes():
                 self._writer.checkpoint(pages=0)
             self._next_checkpoint = time.monotonic() + _BETWEEN_CHECKPOINTS
 
@@ -364,30 +341,3 @@ class Journal:
             if self._commit([entry]):
                 return entries[index:]  # a later record of the same job must not get ahead
         return []
-
-
-def _kind(error: sqlite3.Error) -> int | None:
-    """The error's code without its details; None for an error that is not SQLite's."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _passes(error: sqlite3.Error) -> bool:
-    """Whether the file is as it was, and a later attempt may succeed."""
-    return _kind(error) in _PASSING and error.sqlite_errorcode not in _NEVER_PASSING
-
-
-@contextmanager
-def _until_it_passes() -> Iterator[None]:
-    """A block that ends without an error if SQLite raises one after which a later attempt helps."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if not _passes(error):
-            raise
-
-
-def _unacceptable(error: sqlite3.Error) -> Exception:
-    if isinstance(error, sqlite3.IntegrityError):
-        return DuplicateJobError(f"the store has the job, or its key, already: {error}")
-    return error
