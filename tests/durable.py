@@ -56,6 +56,7 @@ class StepJournal:
         oldest_unwritten_seconds: See there.
         entries: What is not written yet.
         marks: The texts that a crash leaves.
+        lets_wait: Whether the functions of `meanwhile` wait until the test calls `make_calls`.
     """
 
     file: File = field(default_factory=dict)
@@ -65,6 +66,19 @@ class StepJournal:
     entries: list[Entry] = field(default_factory=list)
     marks: dict[str, str] = field(default_factory=dict)
     changed: trio.Event = field(default_factory=trio.Event)
+    lets_wait: bool = False
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+
+    def meanwhile(self, call: Callable[[], None]) -> None:
+        self.waiting.append(call)
+        if not self.lets_wait:
+            self.make_calls()
+
+    def make_calls(self) -> None:
+        """Call what waits while the disk is busy."""
+        calls, self.waiting = self.waiting, []
+        for call in calls:
+            call()
 
     def append(
         self,

@@ -481,6 +481,91 @@ async def test_drain_of_all_waits_for_jobs_on_their_way_to_the_disk() -> None:
     assert [job.status for job in parts.file.values()] == [JobStatus.COMPLETED]
 
 
+async def test_drain_of_all_waits_for_jobs_that_are_in_and_have_yet_to_begin() -> None:
+    parts = make_durable_parts(keeps_pending=False)
+    parts.journal.lets_wait = True
+    ran: list[str] = []
+
+    async def process(job: Job) -> Ending:
+        ran.append(job.id)
+        return SUCCEEDED
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as pool:
+            start_pool(parts, pool, process)
+            async with trio.open_nursery() as clients:
+                call = Call(clients, parts.admission.admit, SPEC)
+                await wait_all_tasks_blocked()
+                parts.journal.commit()
+            assert isinstance(call.result, Job)  # the client knows, and no worker
+            assert parts.store.statistics().pending == 1
+            parts.admission.close()
+            await wait_all_tasks_blocked()
+            assert ran == []
+            parts.journal.make_calls()
+            await wait_all_tasks_blocked()
+            parts.journal.commit()
+
+    assert ran == [call.result.id]
+    assert [job.status for job in parts.file.values()] == [JobStatus.COMPLETED]
+
+
+async def test_drain_of_running_jobs_leaves_in_the_file_those_that_have_yet_to_begin() -> None:
+    parts = make_durable_parts(ENDLESS)
+    parts.journal.lets_wait = True
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as pool:
+            start_pool(parts, pool)
+            async with trio.open_nursery() as clients:
+                call = Call(clients, parts.admission.admit, SPEC)
+                await wait_all_tasks_blocked()
+                parts.journal.commit()
+            parts.admission.close()
+            await wait_all_tasks_blocked()
+            parts.journal.make_calls()
+
+    assert isinstance(call.result, Job)
+    assert [job.status for job in parts.file.values()] == [JobStatus.PENDING]
+    assert parts.pool.kept == 1
+
+
+async def test_cancel_of_a_job_that_is_in_and_has_yet_to_begin_ends_it() -> None:
+    parts = make_durable_parts(ENDLESS)
+    parts.journal.lets_wait = True
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as pool:
+            pool.start_soon(parts.journal.run)
+            start_pool(parts, pool)
+            job = await parts.admission.admit(SPEC)
+            await parts.pool.cancel(job.id)
+            parts.journal.make_calls()
+            await wait_all_tasks_blocked()
+            pool.cancel_scope.cancel()
+
+    [ended] = parts.file.values()
+    assert (ended.outcome, ended.attempts) == (Outcome.CANCELLED, 1)
+
+
+async def test_job_that_would_begin_after_the_end_of_the_pool_stays_in_the_file() -> None:
+    parts = make_durable_parts()
+    parts.journal.lets_wait = True
+
+    async with trio.open_nursery() as pool:
+        start_pool(parts, pool)
+        async with trio.open_nursery() as clients:
+            Call(clients, parts.admission.admit, SPEC)
+            await wait_all_tasks_blocked()
+            parts.journal.commit()
+        pool.cancel_scope.cancel()
+    free = parts.pool.capacity.free
+    parts.journal.make_calls()
+
+    assert parts.pool.capacity.free == free + 1
+    assert [job.status for job in parts.file.values()] == [JobStatus.PENDING]
+
+
 async def test_drain_of_running_jobs_keeps_the_others_in_the_file() -> None:
     parts = make_durable_parts(ENDLESS, workers=1)
     release = trio.Event()

@@ -33,9 +33,10 @@ class DurableAdmission(AwaitedAdmission):
 
     It reserves the slots of jobs, or their room among those that wait for a time, makes the jobs
     and hands them to the store, without a checkpoint. When they are on the disk, the event loop
-    calls what does the one step: the records are in the store, the ids go into the channel or into
-    the schedule. No task does that: a client that disconnects meanwhile changes nothing. If the
-    jobs cannot be written, the slots are free again.
+    calls what does the one step: the records are in the store, the jobs that wait for a time in the
+    schedule, and the clients are told. The ids of the others go into the channel in this step, or a
+    moment later (`DurableStore.meanwhile`). No task does that: a client that disconnects meanwhile
+    changes nothing. If the jobs cannot be written, the slots are free again.
 
     The awaited methods raise, too:
         StoreWriteError: The file cannot be written.
@@ -83,7 +84,7 @@ class DurableAdmission(AwaitedAdmission):
         self._suspects = suspects
         self._timer = timer
         self.keeps_pending = keeps_pending
-        self._under_way = 0
+        self._under_way = 0  # the reservations whose jobs can come into the channel still
         self._delayed_under_way = 0
         self._names: dict[Name, Reservation] = {}
         # For each task that reads old jobs: those that were re-run since it has begun, and others.
@@ -285,21 +286,27 @@ class DurableAdmission(AwaitedAdmission):
         return reservation
 
     def _land(self, reservation: Reservation) -> None:
-        """The one step: the jobs are in the store, and now in the channel or in the schedule."""
+        """The one step: the jobs are in the store."""
+        if self._admitted is not None:
+            for job in reservation.jobs:
+                self._admitted(job)
+        if reservation.slots < len(reservation.jobs):
+            self._let_wait(reservation)
+        self._file.meanwhile(partial(self._let_begin, reservation))
+        self._end(reservation)
+        if log.isEnabledFor(logging.DEBUG):
+            for job in reservation.jobs:
+                log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
+
+    def _let_begin(self, reservation: Reservation) -> None:
+        """Put the jobs into the channel, but for those that wait for a time."""
         for job in reservation.jobs:
             if job.run_at is None:
                 try:
                     self._channel.send_nowait(job.id)
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     self._capacity.slot_freed()  # the pool has ended: the job stays in the file
-            if self._admitted is not None:
-                self._admitted(job)
-        if reservation.slots < len(reservation.jobs):
-            self._let_wait(reservation)
-        self._end(reservation)
-        if log.isEnabledFor(logging.DEBUG):
-            for job in reservation.jobs:
-                log.debug("job_admitted", extra={"job_id": job.id, "job_type": job.type})
+        self._leave()
 
     def _let_wait(self, reservation: Reservation) -> None:
         elapsed = trio.current_time() - reservation.began
@@ -313,12 +320,15 @@ class DurableAdmission(AwaitedAdmission):
         reservation.error = error
         self._capacity.slot_freed(reservation.slots)
         self._end(reservation)
+        self._leave()
 
     def _end(self, reservation: Reservation) -> None:
-        self._under_way -= 1
         self._delayed_under_way -= len(reservation.jobs) - reservation.slots
         for name in reservation.names:
             del self._names[name]
         reservation.over.set()
+
+    def _leave(self) -> None:
+        self._under_way -= 1
         if self._capacity.closed and not self.keeps_pending:
             self._close_channel_if_landed()

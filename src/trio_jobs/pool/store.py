@@ -405,6 +405,12 @@ class DurableStorePort(KeepingStore, Protocol):
             InvalidTransitionError: One of the old jobs cannot be re-run.
         """
 
+    def meanwhile(self, call: Callable[[], None]) -> None:
+        """Call a function at once, or soon, when that does not hold up the next commit.
+
+        To be called by a ``landed``.
+        """
+
     async def find_all_stored(self, job_ids: Collection[str]) -> dict[str, tuple[int, Job]]:
         """By id, the records of these completed jobs in the file, with their seqs there.
 

@@ -90,6 +90,7 @@ class DurableStore:
         soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.timeout = timeout
+        self.meanwhile = journal.meanwhile
         self._journal = journal
         self._reader = reader
         self._repeatable = repeatable

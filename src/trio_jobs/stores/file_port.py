@@ -48,6 +48,12 @@ class JournalPort(Protocol):
         refused: it is called instead, and nothing of them is kept. ``mark`` is a name and its text.
         """
 
+    def meanwhile(self, call: Callable[[], None]) -> None:
+        """Call a function in the loop, at once or when that does not hold up the next commit.
+
+        To be called by a ``landed``.
+        """
+
     async def settled(self) -> None:
         """Wait until all records that were handed over are on the disk, or refused."""
 

@@ -3,13 +3,15 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from msgspec.structs import replace
 
 from tests.stores.sqlite.files import Calls, journal_of, no_rule, opened, read
@@ -111,14 +113,17 @@ async def test_settled_does_not_wait_for_what_comes_after(tmp_path: Path) -> Non
 
 
 class Disk(sqlite3.Connection):
-    """A connection whose commits fail with an error's code, or hang."""
+    """A connection whose commits fail with an error's code, or hang, as its checkpoints may."""
 
     fails: int | None = None
     hangs_until: threading.Event | None = None
+    checkpoint_hangs_until: threading.Event | None = None
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # noqa: ANN401
         if sql == "COMMIT" and self.hangs_until is not None:
             self.hangs_until.wait(60)
+        if "wal_checkpoint" in sql and self.checkpoint_hangs_until is not None:
+            self.checkpoint_hangs_until.wait(60)
         if sql == "COMMIT" and self.fails is not None:
             error = sqlite3.OperationalError(f"error {self.fails}")
             error.sqlite_errorcode = self.fails
@@ -373,6 +378,221 @@ async def test_journal_ends_cleanly_and_a_kill_does_not(tmp_path: Path) -> None:
         recover(file, no_rule, now=NOON)
     with opened(tmp_path / "jobs.db") as file:
         assert not file.clean
+
+
+# What waits for a commit. ----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def group_of(file: StoreFile, calls: Calls, began: list[str]) -> AsyncIterator[Journal]:
+    """A journal with the turns of the loop, in which a group has just landed.
+
+    Each of its jobs begins with a name in ``began``: "1" to "8". The block is entered in the turn
+    of the loop behind the landing: it can hand over the next records before the journal looks.
+    """
+    soon = EndOfTurn(calls.failed.append)
+    soon.open()
+    journal = Journal(file, failed=calls.failed.append, soon=soon)
+    journal.start()
+    landed = trio.Event()
+    with trio.fail_after(60):
+        for seq in range(1, 9):
+            submit_job(journal, calls, seq, began, then=landed.set if seq == 8 else None)
+        await landed.wait()
+        yield journal
+        soon.close()
+        await journal.close(10)
+
+
+def submit_job(
+    journal: Journal,
+    calls: Calls,
+    seq: int,
+    began: list[str],
+    *,
+    then: Callable[[], None] | None = None,
+) -> None:
+    """Submit a job that begins when `meanwhile` lets it."""
+
+    def land() -> None:
+        calls.landed.append(str(seq))
+        journal.meanwhile(partial(began.append, str(seq)))
+        if then is not None:
+            then()
+
+    def refuse(error: Exception) -> None:
+        calls.refused[str(seq)] = error
+
+    records = [(seq, make_job(f"{seq:02}"))]
+    journal.append(records, landed=land, refused=refuse)
+
+
+EIGHT = [str(seq) for seq in range(1, 9)]
+
+
+async def test_group_begins_while_the_disk_is_busy_with_the_next_commit(tmp_path: Path) -> None:
+    calls, go = Calls(), threading.Event()
+    began: list[str] = []
+    with disk_of(tmp_path / "jobs.db") as (file, disk):
+        async with group_of(file, calls, began) as journal:
+            disk.hangs_until = go
+            submit_job(journal, calls, 9, began)
+            assert (calls.landed, began) == (EIGHT, [])
+            await wait_until(lambda: bool(began))
+
+            assert (calls.landed, began) == (EIGHT, EIGHT)
+            go.set()
+            await journal.settled()
+
+    assert (calls.landed, began) == ([*EIGHT, "9"], [*EIGHT, "9"])
+
+
+async def test_group_begins_soon_if_there_is_no_next_commit(tmp_path: Path) -> None:
+    calls = Calls()
+    began: list[str] = []
+    with opened(tmp_path / "jobs.db") as file:
+        async with group_of(file, calls, began) as journal:
+            begun = trio.Event()
+            journal.meanwhile(begun.set)
+            assert began == []
+            await begun.wait()  # nothing else wakes the loop
+
+            assert began == EIGHT
+
+
+async def test_group_begins_although_the_next_commit_fails_before_it_is_written(
+    tmp_path: Path,
+) -> None:
+    calls = Calls()
+    began: list[str] = []
+    with opened(tmp_path / "jobs.db") as file:
+        file.connection.execute("PRAGMA busy_timeout = 0")
+        shell = sqlite3.connect(file.path, isolation_level=None)
+        async with group_of(file, calls, began) as journal:
+            shell.execute("BEGIN IMMEDIATE")
+            calls.append(journal, "end", [(1, completed(make_job("01")))])
+            submit_job(journal, calls, 9, began)
+            await wait_until(lambda: bool(began))
+
+            assert (list(calls.refused), began) == (["9"], EIGHT)
+            shell.execute("ROLLBACK")
+        shell.close()
+
+    assert calls.landed == [*EIGHT, "end"]
+
+
+async def test_group_begins_although_the_file_takes_nothing_of_the_next_commit(
+    tmp_path: Path,
+) -> None:
+    calls = Calls()
+    began: list[str] = []
+    with opened(tmp_path / "jobs.db") as file:
+        async with group_of(file, calls, began) as journal:
+            calls.submit(journal, "double", [(9, make_job("01"))])
+            await wait_until(lambda: bool(began))
+
+    assert (calls.landed, list(calls.refused), began) == (EIGHT, ["double"], EIGHT)
+
+
+async def test_group_begins_while_the_disk_is_busy_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_jobs.stores.sqlite.record_writer._PAGE", 0.001)  # it comes at once
+    calls, go = Calls(), threading.Event()
+    began: list[str] = []
+    with disk_of(tmp_path / "jobs.db") as (file, disk):
+        disk.checkpoint_hangs_until = go
+        async with group_of(file, calls, began) as journal:
+            submit_job(journal, calls, 9, began)
+            await wait_until(lambda: bool(began))
+
+            assert (calls.landed, began) == (EIGHT, EIGHT)
+            go.set()
+
+
+async def test_ends_wait_for_the_group_under_way_and_go_with_the_next_submission(
+    tmp_path: Path,
+) -> None:
+    calls, go = Calls(), threading.Event()
+    began: list[str] = []
+    commits: list[list[str]] = []
+    with disk_of(tmp_path / "jobs.db") as (file, disk):
+        async with group_of(file, calls, began) as journal:
+            disk.hangs_until = go
+            for seq in range(9, 17):
+                submit_job(journal, calls, seq, began)
+            await wait_until(lambda: bool(began))
+            for seq in range(1, 9):
+                calls.append(journal, f"{seq} ends", [(seq, completed(make_job(f"{seq:02}")))])
+            await trio.testing.wait_all_tasks_blocked()
+            calls.submit(journal, "17", [(17, make_job("17"))])
+            await trio.testing.wait_all_tasks_blocked()
+            file.connection.set_trace_callback(
+                lambda text: commits.append(calls.landed[8:]) if text == "COMMIT" else None
+            )
+            go.set()
+            await journal.settled()
+
+    second = [str(seq) for seq in range(9, 17)]
+    ends = [f"{seq} ends" for seq in range(1, 9)]
+    assert calls.landed == [*EIGHT, *second, *ends, "17"]
+    # The first of them was handed over while the trace was not there yet.
+    assert commits == [[], second]
+
+
+async def test_ends_that_have_waited_are_written_without_another_submission(
+    tmp_path: Path,
+) -> None:
+    calls, go = Calls(), threading.Event()
+    began: list[str] = []
+    with disk_of(tmp_path / "jobs.db") as (file, disk):
+        async with group_of(file, calls, began) as journal:
+            disk.hangs_until = go
+            for seq in range(9, 17):
+                calls.submit(journal, str(seq), [(seq, make_job(f"{seq:02}"))])
+            await wait_until(lambda: bool(began))
+            calls.append(journal, "1 ends", [(1, completed(make_job("01")))])
+            await trio.testing.wait_all_tasks_blocked()
+            go.set()
+            await journal.settled()
+
+    assert calls.landed[-1] == "1 ends"
+
+
+async def test_submission_tries_the_disk_although_a_group_of_ends_can_not_be_written(
+    tmp_path: Path,
+) -> None:
+    calls = Calls()
+    began: list[str] = []
+    with disk_of(tmp_path / "jobs.db") as (file, disk):
+        async with group_of(file, calls, began) as journal:
+            disk.fails = sqlite3.SQLITE_FULL
+            for seq in range(1, 9):
+                calls.append(journal, f"{seq} ends", [(seq, completed(make_job(f"{seq:02}")))])
+            await wait_until(lambda: journal.failing is not None)
+            calls.submit(journal, "9", [(9, make_job("09"))])
+            await wait_until(lambda: bool(calls.refused))
+            disk.fails = None
+            await journal.settled()
+
+    assert calls.landed == [*EIGHT, *(f"{seq} ends" for seq in range(1, 9))]
+
+
+async def test_close_writes_what_waits_for_a_group(tmp_path: Path) -> None:
+    calls, go = Calls(), threading.Event()
+    began: list[str] = []
+    with disk_of(tmp_path / "jobs.db") as (file, disk):
+        async with group_of(file, calls, began) as journal:
+            disk.hangs_until = go
+            for seq in range(9, 17):
+                submit_job(journal, calls, seq, began)
+            await wait_until(lambda: bool(began))
+            calls.append(journal, "1 ends", [(1, completed(make_job("01")))])
+            await trio.testing.wait_all_tasks_blocked()
+            assert not await journal.close(0.01)
+            go.set()
+
+    assert calls.landed[-1] == "1 ends"
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

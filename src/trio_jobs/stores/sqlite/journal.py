@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import trio
@@ -24,6 +25,7 @@ from trio_jobs.stores.sqlite.commit_errors import (
     refusal_of,
     until_it_passes,
 )
+from trio_jobs.stores.sqlite.meanwhile import Meanwhile, is_worth_waiting
 from trio_jobs.stores.sqlite.record_writer import Mark, Record, RecordWriter
 from trio_jobs.stores.sqlite.retention import Kept, Retention
 from trio_jobs.stores.sqlite.store_file import StoreFile
@@ -86,6 +88,7 @@ class Journal:
             commit succeeded.
         kept: The completed jobs that the file holds; without ``retention`` nobody counts them.
         dropped: How many completed jobs were dropped, by outcome.
+        meanwhile: See `JournalPort.meanwhile`.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class Journal:
         # Those that the thread does not have yet.
         self._next_part: list[_Entry] = []
         self._soon = soon
+        self._looks_soon = False  # whether the loop will call `_look`
+        self.meanwhile = Meanwhile(self._call_all, may_wait=soon is not None)
         self._waiting: deque[tuple[int, trio.Event]] = deque()
         self._ended = trio.Event()
         self._started = self._all_written = False
@@ -165,8 +170,8 @@ class Journal:
         self._next_part.append(entry)
         if self._soon is None:
             self._pass_on()
-        elif len(self._next_part) == 1:
-            self._soon(self._pass_on)
+        else:
+            self._look_soon(self._soon)
 
     async def settled(self) -> None:
         """Wait until all that has been handed over is on the disk, or refused.
@@ -207,6 +212,21 @@ class Journal:
             self._queue.put(self._next_part)
             self._next_part = []
 
+    def _look_soon(self, soon: Callable[[Callable[[], None]], object]) -> None:
+        if not self._looks_soon:
+            self._looks_soon = True
+            soon(self._look)
+
+    def _look(self) -> None:
+        """Look, at the end of a turn, what need not wait for a commit."""
+        self._looks_soon = False
+        next_ones = _records_of(self._next_part)
+        waits = is_worth_waiting(under_way=self.unwritten - next_ones, next_ones=next_ones)
+        if not waits or self.failing is not None:  # then each submission tries the disk again
+            self._pass_on()
+        if self.meanwhile and not self._entries:
+            self._in_loop(self.meanwhile.make_calls)  # wakes the loop, which may be about to wait
+
     def _land(
         self, entries: Sequence[_Entry], seconds: float, dropped: Mapping[Outcome, int], kept: Kept
     ) -> None:
@@ -221,6 +241,8 @@ class Journal:
             log.warning("store_works_again", extra={"seconds": round(since, 3)})
         if seconds >= _SLOW:
             log.warning("store_slow", extra={"seconds": round(seconds, 3)})
+        submissions = sum([entry.refused is not None for entry in entries])
+        self.meanwhile.land(submissions=submissions, records=_records_of(entries))
         self._done(entries, [entry.landed for entry in entries])
 
     def _refuse(self, entries: Sequence[_Entry], error: Exception) -> None:
@@ -232,25 +254,29 @@ class Journal:
             self.failing = (time.monotonic(), str(error))
             log.error("store_failing", extra={"reason": str(error)})
         self._refuse(entries, error)
+        self.meanwhile.make_calls()
 
-    def _done(self, entries: Iterable[_Entry], calls: Iterable[Callable[[], None]]) -> None:
-        written = 0
+    def _done(self, entries: Sequence[_Entry], calls: Iterable[Callable[[], None]]) -> None:
         for entry in entries:
             entry.done = True
-            written += len(entry.records)
-        self.unwritten -= written
+        self.unwritten -= _records_of(entries)
         waiting = self._entries
         before = len(waiting)
         while waiting and waiting[0].done:
             waiting.popleft()
         self._passed += before - len(waiting)
+        self._call_all(calls)
+        while self._waiting and self._waiting[0][0] <= self._passed:
+            self._waiting.popleft()[1].set()
+        if self._soon is not None and (self._next_part or self.meanwhile):
+            self._look_soon(self._soon)
+
+    def _call_all(self, calls: Iterable[Callable[[], None]]) -> None:
         try:
             for call in calls:
                 call()
         except Exception as error:  # noqa: BLE001 - a bug; raised here it would end Trio itself
             self._failed(error)
-        while self._waiting and self._waiting[0][0] <= self._passed:
-            self._waiting.popleft()[1].set()
 
     def _end(self, error: Exception | None) -> None:
         self._all_written = error is None
@@ -292,7 +318,7 @@ class Journal:
             part = self._queue.get(timeout=timeout)
             while part is not None:
                 entries += part
-                count += sum([len(entry.records) for entry in part])
+                count += _records_of(part)
                 if count >= _MAX_RECORDS:
                     break
                 part = self._queue.get_nowait()
@@ -307,6 +333,7 @@ class Journal:
             dropped = self._writer.write(
                 [each for entry in entries for each in entry.records],
                 [entry.mark for entry in entries if entry.mark is not None],
+                flushes=self._flushes,
             )
         except sqlite3.Error as error:
             if is_unacceptable(error) and len(entries) > 1:
@@ -326,8 +353,13 @@ class Journal:
         kept = Kept() if self._retention is None else self._retention.kept
         self._in_loop(self._land, entries, time.monotonic() - began, dropped, kept)
         with until_it_passes():  # the WAL keeps what could not be copied
-            self._writer.checkpoint()
+            self._writer.checkpoint(begins=partial(self._in_loop, self.meanwhile.make_calls))
         return []
+
+    def _flushes(self) -> None:
+        """From now on the loop has the interpreter for itself, until the commit is done."""
+        if self.meanwhile:
+            self._in_loop(self.meanwhile.make_calls)
 
     def _use_the_wal_again(self) -> None:
         """Copy the WAL into the file: while a reader held it up, it may have filled the disk."""
@@ -341,3 +373,7 @@ class Journal:
             if self._commit([entry]):
                 return entries[index:]  # a later record of the same job must not get ahead
         return []
+
+
+def _records_of(entries: Sequence[_Entry]) -> int:
+    return sum([len(entry.records) for entry in entries])

@@ -1,7 +1,7 @@
 """`RecordWriter`: writes records of jobs into the file, those of one call in one transaction."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -50,12 +50,19 @@ class RecordWriter:
         """After which time `write` may drop jobs; None: not before another job ends."""
         return None if self._retention is None else self._retention.seconds_to_next
 
-    def write(self, records: Sequence[Record], marks: Sequence[Mark] = ()) -> dict[Outcome, int]:
+    def write(
+        self,
+        records: Sequence[Record],
+        marks: Sequence[Mark] = (),
+        *,
+        flushes: Callable[[], None] | None = None,
+    ) -> dict[Outcome, int]:
         """Write the last record of each job, in one transaction, and drop jobs beyond the bounds.
 
         Args:
             records: The records.
             marks: Texts that are written, too; the last one of each name stays.
+            flushes: Called when all that is left is to write to the disk, and to sync it.
 
         Returns:
             How many jobs were dropped, by outcome.
@@ -82,6 +89,8 @@ class RecordWriter:
             if retention is not None:
                 # As many as have ended, and a few more; if nothing else is to do, many.
                 retention.drop(connection, len(last) + _DROPS if last else _IDLE_DROPS)
+            if flushes is not None:
+                flushes()
             connection.execute("COMMIT")
         except BaseException:
             # After some errors SQLite has rolled back by itself. No second error hides the first.
@@ -93,10 +102,12 @@ class RecordWriter:
         self._last_seq = max(self._last_seq, *last) if last else self._last_seq
         return {} if retention is None else retention.commit()
 
-    def checkpoint(self, *, pages: int = _CHECKPOINT_PAGES) -> None:
+    def checkpoint(
+        self, *, pages: int = _CHECKPOINT_PAGES, begins: Callable[[], None] | None = None
+    ) -> None:
         """Copy the WAL's content into the file, if the WAL has about this number of pages.
 
-        Then SQLite uses the room of the WAL again.
+        Then SQLite uses the room of the WAL again. Before it copies, ``begins`` is called.
 
         Raises:
             sqlite3.Error: The content is in the WAL still, and nothing is lost. After a failed
@@ -104,6 +115,8 @@ class RecordWriter:
         """
         if self._pages >= pages:
             self._pages = 0.0
+            if begins is not None:
+                begins()
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
