@@ -355,7 +355,7 @@ class FakePump:
                 known |= {(job.id, 1) for new in batch.new for job in new.jobs}
                 owned = self.database.owned(self.member)
                 fetched = [owned for owned in owned if (owned.job.id, owned.fetches) not in known]
-            batch = replace(batch, want=NOTHING)
+            batch = batch._replace(want=NOTHING)
         elif batch.want.number:
             self._may_fetch = False
         self.in_doubt, self._sent_by = True, self.member

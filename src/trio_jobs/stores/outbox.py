@@ -115,6 +115,9 @@ class Outbox:
 
     def take(self) -> Batch:
         """What the next round writes: at most one move of each job, and not too many bytes."""
+        if self.is_empty:
+            self._under_way = Batch()
+            return self._under_way
         moves, new = self._take_moves(), self._take_new()
         # A begin beside an older move of the same job waits: an answer names the id alone.
         moved = {each.owned.job.id for each in moves}

@@ -5,10 +5,8 @@ database with the next round. The database decides whether it counts: another se
 job by then.
 """
 
-import dataclasses
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import takewhile
@@ -374,8 +372,7 @@ class SharedStore(SharedReads):
         if want.number:
             self.seeks_cancelled = False
         self._began, self._ended = now, 0
-        return dataclasses.replace(
-            batch,
+        return batch._replace(
             begun=[*batch.begun, *(self._running[id_] for id_ in long if id_ not in moved)],
             want=want,
             watches=self.remote_ends.take(),
@@ -444,12 +441,14 @@ class SharedStore(SharedReads):
         """Note whether a fetch may have left jobs that this server wants later."""
         if not want.number or self._local is None:
             return
-        types = Counter(owned.job.type for owned in fetched) if want.limits else Counter[str]()
         self._left_some = (
             not want.suspect
             or self._local.is_narrow(want)
             or any(owned.job.interruptions for owned in fetched)
-            or any(types[type_] >= number for type_, number in want.limits.items())
+            or any(
+                sum(owned.job.type == type_ for owned in fetched) >= number
+                for type_, number in want.limits.items()
+            )
         )
 
     def _take_up(self, owned: OwnedJob) -> None:

@@ -4,7 +4,6 @@ import select
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace as copy
 
 import psycopg
 import pytest
@@ -56,7 +55,7 @@ class Source:
 
     def put_back(self, batch: Batch, error: Exception | None) -> None:
         self.refusals.append((batch, error))
-        kept = batch if error is None else copy(batch, new=())
+        kept = batch if error is None else batch._replace(new=())
         if kept != Batch():
             self.batches.appendleft(kept)
         self._tell()

@@ -343,7 +343,7 @@ class Pump:
         is_repeated, self._in_doubt, self._sent_by = self._in_doubt, True, session.member
         self._partly_there = False
         if is_repeated:
-            batch = replace(batch, want=NOTHING)
+            batch = batch._replace(want=NOTHING)
         try:
             result = await self._send(connection, session, batch)
         except psycopg.Error as error:
@@ -353,7 +353,7 @@ class Pump:
         else:
             self._in_doubt = False
             if batch.new:
-                batch = replace(batch, new=self._round.new)  # without those that were refused
+                batch = batch._replace(new=self._round.new)  # without those that were refused
             if fetched:
                 result = replace(result, fetched=[*fetched, *result.fetched])
             self._round = None
@@ -398,7 +398,7 @@ class Pump:
         groups = [each for each in batch.new if not each.is_plain]
         parts = [Batch(new=(each,)) for each in groups]
         if groups:
-            batch = replace(batch, new=[each for each in batch.new if each.is_plain])
+            batch = batch._replace(new=[each for each in batch.new if each.is_plain])
         if not groups or not batch.is_empty:
             parts.append(batch)
         return sum_of([await self._send_part(connection, session, each) for each in parts])
@@ -473,7 +473,7 @@ class Pump:
         """Refuse a submission, and leave it out of the round."""
         assert self._round is not None  # noqa: S101 - it is being sent
         others = [each for each in self._round.new if each is not new]
-        self._round = replace(self._round, new=others)
+        self._round = self._round._replace(new=others)
         new.refused(error)
 
     async def _carry_out_requests(self, connection: TrioConnection) -> None:

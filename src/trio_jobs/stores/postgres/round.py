@@ -1,7 +1,7 @@
 """What one round writes and brings back: the seam between `SharedStore` and the pump."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from trio_jobs.job import Job
@@ -68,8 +68,7 @@ class NewJobs:
         return len(self.jobs) == 1 or all(job.key is None for job in self.jobs)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What one round writes, fetches and counts.
 
     Attributes:
@@ -102,7 +101,7 @@ class Batch:
         parts = [Batch(moves=(each,)) for each in self.moves]
         parts += [Batch(begun=(each,)) for each in self.begun]
         parts += [Batch(new=(each,)) for each in self.new]
-        rest = replace(self, moves=(), begun=(), new=())
+        rest = self._replace(moves=(), begun=(), new=())
         return parts if rest.is_empty else [*parts, rest]
 
 
