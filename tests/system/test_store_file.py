@@ -242,11 +242,11 @@ async def test_full_disk_refuses_jobs_and_holds_the_ends_of_others_until_there_i
 HANGS = """
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 real, commits = RecordWriter.write, []
-def write(self, records, *more):
+def write(self, records, *more, **named):
     commits.append(1)
     if len(commits) == 2:
         os.read(os.open("gate", os.O_RDONLY), 1)
-    return real(self, records, *more)
+    return real(self, records, *more, **named)
 RecordWriter.write = write
 """
 
@@ -302,13 +302,13 @@ async def test_failed_sync_ends_the_server_at_once(tmp_path: Path) -> None:
 import sqlite3
 from trio_jobs.stores.sqlite.record_writer import RecordWriter
 real, commits = RecordWriter.write, []
-def write(self, records, *more):
+def write(self, records, *more, **named):
     commits.append(1)
     if len(commits) > 2:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
-    return real(self, records, *more)
+    return real(self, records, *more, **named)
 RecordWriter.write = write
 """
     start = running_command(tmp_path, config=CONFIG, handlers=HANDLERS, command=patched(program))
