@@ -40,10 +40,10 @@ from trio_jobs.problem_details import Problem as Problem
 from trio_jobs.server.access_control import AccessControl as AccessControl
 from trio_jobs.server.tls import load_certificate as load_certificate
 from trio_jobs.sessions import Sessions as Sessions
+from trio_jobs.setting_type import ConfigError as ConfigError
 from trio_jobs.settings import MAX_WORKERS as MAX_WORKERS
 from trio_jobs.settings import SETTINGS as SETTINGS
 from trio_jobs.settings import Config as Config
-from trio_jobs.settings import ConfigError as ConfigError
 from trio_jobs.settings import HandlerSettings as HandlerSettings
 from trio_jobs.settings import HttpSettings as HttpSettings
 from trio_jobs.settings import MetricsSettings as MetricsSettings

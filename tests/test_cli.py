@@ -10,7 +10,7 @@ import pytest
 from trio_jobs.bootstrap import check
 from trio_jobs.cli import COMMANDS, make_parser, run
 from trio_jobs.config import load_config
-from trio_jobs.settings import ConfigError
+from trio_jobs.setting_type import ConfigError
 from trio_jobs.shutdown.signals import OURS
 
 SERVER = ["--config=a.toml", "--workers=3", "--check"]

@@ -21,7 +21,7 @@ from tests.support import (
     closed,
 )
 from trio_jobs.config import describe, load_config
-from trio_jobs.settings import ADDRESSES, build
+from trio_jobs.setting_type import ADDRESSES, build
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 INTEGER = "an integer from 1 to 100000"

@@ -16,15 +16,8 @@ from tests.docs.blocks import DOCS
 from trio_jobs import open_jobs
 from trio_jobs.asgi import make_app
 from trio_jobs.embed import Options
-from trio_jobs.settings import (
-    SETTINGS,
-    ConfigError,
-    HttpSettings,
-    MetricsSettings,
-    PoolSettings,
-    Setting,
-    StoreSettings,
-)
+from trio_jobs.setting_type import ConfigError, Setting
+from trio_jobs.settings import SETTINGS, HttpSettings, MetricsSettings, PoolSettings, StoreSettings
 
 # The other server has its own; `docs/how-to/embedding.md` names each of them.
 WITHOUT_EFFECT = {
@@ -166,7 +159,9 @@ async def test_each_argument_of_open_jobs_reaches_the_pool_and_the_store(
         raise Reached
 
     monkeypatch.setattr("trio_jobs.embed.make_pool", make_pool)
-    monkeypatch.setattr("trio_jobs.embed.check_store", lambda *_: None)  # values fit together
+    monkeypatch.setattr(
+        "trio_jobs.embed.check_store_settings", lambda *_: None
+    )  # values fit together
     settings = {name.partition(".")[2]: setting for name, setting in SETTINGS.items()}
     settings["max_payload_bytes"] = settings["max_body_bytes"]
     options: dict[str, Any] = {

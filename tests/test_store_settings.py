@@ -7,21 +7,16 @@ import pytest
 
 from trio_jobs.config import describe, load_config
 from trio_jobs.preparation import prepare_store
-from trio_jobs.settings import (
-    Config,
-    ConfigError,
-    HttpSettings,
-    PoolSettings,
-    StoreSettings,
-    check_store,
-)
+from trio_jobs.setting_type import ConfigError
+from trio_jobs.settings import Config, HttpSettings, PoolSettings, StoreSettings
+from trio_jobs.store_settings import check_store_settings
 
 URL = "postgresql://shop:s3cret@localhost/shop"
 
 
 def refusal(pool: dict[str, Any] | None = None, http: int = 1, **store: Any) -> str:  # noqa: ANN401
     with pytest.raises(ConfigError) as refused:
-        check_store(
+        check_store_settings(
             PoolSettings(**(pool or {})), StoreSettings(**store), HttpSettings(max_body_bytes=http)
         )
     return str(refused.value)
@@ -65,7 +60,7 @@ def test_all_settings_of_a_database_fit_together() -> None:
         url=URL, listen_url=URL, lease=3.0, max_open=7, keep_for=60.0, timeout=1.0
     )
 
-    check_store(PoolSettings(drain="running"), store, HttpSettings())
+    check_store_settings(PoolSettings(drain="running"), store, HttpSettings())
 
 
 def load(folder: Path, text: str) -> Config:

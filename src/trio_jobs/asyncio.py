@@ -20,7 +20,8 @@ from trio_jobs.embedded_jobs import DurableJobs, Jobs
 from trio_jobs.mounted_api import App
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.unfinished import unfinished_lines
-from trio_jobs.settings import PoolSettings, build
+from trio_jobs.setting_type import build
+from trio_jobs.settings import PoolSettings
 from trio_jobs.trio_thread import TrioThread
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ from trio_jobs.resources import Resources
 from trio_jobs.server.descriptors import raise_limit
 from trio_jobs.server.sockets import BindError, bind_sockets
 from trio_jobs.service_manager import ServiceManager
-from trio_jobs.settings import Config, ConfigError
+from trio_jobs.setting_type import ConfigError
+from trio_jobs.settings import Config
 from trio_jobs.shutdown.hard_limit import end_interpreter
 from trio_jobs.shutdown.other_signals import OtherSignals
 from trio_jobs.shutdown.signals import Signals

@@ -88,7 +88,7 @@ def run(arguments: Sequence[str] | None = None, *, folder: str | None = None) ->
         signals.release()  # nothing has to be stopped in order
     from trio_jobs.bootstrap import StartError, check, check_store_file, serve
     from trio_jobs.config import load_config
-    from trio_jobs.settings import ConfigError
+    from trio_jobs.setting_type import ConfigError
     from trio_jobs.shutdown.hard_limit import end_interpreter
 
     if folder is not None:

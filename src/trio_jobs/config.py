@@ -18,19 +18,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from trio_jobs.bounded_read import may_be_there, read_within
-from trio_jobs.settings import (
-    SECTIONS,
-    SETTINGS,
-    Config,
-    ConfigError,
-    HandlerSettings,
-    RetrySettings,
-    Setting,
-    cut,
-    setting_name,
-    settings_of,
-    shown,
-)
+from trio_jobs.setting_type import ConfigError, Setting, setting_name, settings_of
+from trio_jobs.settings import SECTIONS, SETTINGS, Config, HandlerSettings, RetrySettings
+from trio_jobs.shown_value import cut, shown
 
 _DEFAULT_FILE: Final = Path("config.toml")
 _MAX_FILE_BYTES: Final = 2**20

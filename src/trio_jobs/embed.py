@@ -18,17 +18,16 @@ from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.unfinished import unfinished_lines
 from trio_jobs.pool.wall_clock import wall_clock
 from trio_jobs.pool.wiring import make_pool
+from trio_jobs.setting_type import ConfigError, build
 from trio_jobs.settings import (
     MAX_WORKERS,
     SETTINGS,
-    ConfigError,
     HttpSettings,
     MetricsSettings,
     PoolSettings,
     StoreSettings,
-    build,
-    check_store,
 )
+from trio_jobs.store_settings import check_store_settings
 
 if TYPE_CHECKING:  # a program whose handlers need no asyncio does not import it
     from trio_jobs.handlers.asyncio_runner import LoopChoice
@@ -251,7 +250,7 @@ async def open_jobs(
     metrics = MetricsSettings(enabled=False)
     if max_types is not None:
         metrics = build(MetricsSettings, enabled=True, max_types=max_types)
-    check_store(settings, bounds, http)
+    check_store_settings(settings, bounds, http)
     now = wall_clock()
     registry = HandlerRegistry.of(handlers, async_handlers=async_handlers, lifespan=lifespan)
     opened: OpenedStore

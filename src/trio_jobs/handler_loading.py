@@ -13,7 +13,8 @@ from trio_jobs.handlers.retry_policy import RetryPolicy
 from trio_jobs.handlers.used_library import find_wrong_loop
 from trio_jobs.hidden_modules import HiddenModule, find_hidden_modules
 from trio_jobs.import_path import place_folder
-from trio_jobs.settings import Config, ConfigError, HandlerSettings, setting_name
+from trio_jobs.setting_type import ConfigError, setting_name
+from trio_jobs.settings import Config, HandlerSettings
 
 # What runs without a [handlers] table.
 DEMONSTRATION = {"default": HandlerSettings(call="trio_jobs.demo:simulate_work")}

@@ -20,7 +20,8 @@ from trio_jobs.lifecycle import without_groups
 from trio_jobs.mounted_api import API, App, MountedApi
 from trio_jobs.pool.refusals import ShuttingDownError
 from trio_jobs.pool.store import StoreUnusableError
-from trio_jobs.settings import HttpSettings, Payloads, PoolSettings, build
+from trio_jobs.setting_type import build
+from trio_jobs.settings import HttpSettings, Payloads, PoolSettings
 from trio_jobs.tokens import TokenTable
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from trio_jobs.pool.pool import Pool
 from trio_jobs.server.access_control import AccessControl
 from trio_jobs.server.access_middleware import AccessMiddleware
 from trio_jobs.server.host_roles import HostRoles
-from trio_jobs.settings import RETRY_AFTER, HttpSettings, build
+from trio_jobs.setting_type import build
+from trio_jobs.settings import RETRY_AFTER, HttpSettings
 from trio_jobs.tokens import TokenTable
 
 App = Callable[[Any, Any, Any], Awaitable[None]]

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from trio_jobs.bounded_read import read_within
 from trio_jobs.handler_loading import in_file
 from trio_jobs.server.tls import load_certificate
-from trio_jobs.settings import SETTINGS, Config, ConfigError, StoreSettings, check_store
+from trio_jobs.setting_type import ConfigError
+from trio_jobs.settings import SETTINGS, Config, StoreSettings
+from trio_jobs.store_settings import check_store_settings
 from trio_jobs.tokens import TokenTable
 
 if TYPE_CHECKING:  # needs the extra
@@ -118,7 +120,7 @@ def prepare_store(config: Config) -> Config:
     store = config.store
     folder = Path.cwd() if config.source is None else config.source.parent
     try:
-        check_store(config.pool, store, config.http)
+        check_store_settings(config.pool, store, config.http)
         if store.path is not None:
             import trio_jobs.store_in_file  # noqa: F401
 

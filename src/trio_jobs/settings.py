@@ -7,31 +7,18 @@ A setting is one field. The file calls it ``section.name``, the environment
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import Meta
 
-from trio_jobs.addresses import parse_address
 from trio_jobs.hidden_values import PATH
+from trio_jobs.setting_type import ADDRESSES, Setting, settings_of, values_of
 
-_Section = TypeVar("_Section")
-_MAX_SHOWN: Final = 80  # characters of a found value that a refusal repeats
 _WEEK: Final = 604_800  # seconds
-# A payload or a result. SQLite takes no value of 1,000,000,000 bytes or more.
-MAX_IN_FILE: Final = 900_000_000
-# One statement takes a payload in, and PostgreSQL checks its JSON: 60 MB took 24 s, in which no
-# other job is written.
-MAX_IN_DATABASE: Final = 50_000_000
 MAX_WORKERS: Final = 100_000
-ADDRESSES: Final = "'host:port', '[ipv6]:port', 'unix:/path' or a non-empty array of these"
-
-
-class ConfigError(ValueError):
-    """A setting is wrong or unknown. The text is one line for the author of the configuration."""
 
 
 def _integer(low: int, high: int) -> Meta:
@@ -389,153 +376,6 @@ class Config:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One setting, as the field of its section declares it.
-
-    Attributes:
-        type: Its type with the range, for msgspec.
-        values: The permitted values, in words that follow "must be".
-        description: What the setting decides, in a few words.
-        default: None if it has no value by default.
-        secret: Whether every text leaves out its value.
-    """
-
-    type: Any
-    values: str
-    description: str
-    default: Any
-    secret: bool
-
-    def convert(self, value: object, *readings: object, where: str) -> Any:  # noqa: ANN401
-        """Convert a value to the setting's type: the first reading that the setting takes.
-
-        Args:
-            value: What the user wrote, in TOML's types. It is tried first.
-            readings: What the user may also mean by it, tried in turn.
-            where: The setting's name in its source, for the refusal.
-
-        Raises:
-            ConfigError: The value and each reading are of another type, or out of the range.
-        """
-        for each in (value, *readings):
-            try:
-                converted = msgspec.convert(each, self.type)
-                if self.values == ADDRESSES:
-                    for address in converted:
-                        parse_address(address)
-            except ValueError:  # also UnicodeEncodeError, from text with lone surrogates
-                continue
-            return converted
-        found = "a value that is not shown here" if self.secret else shown(value)
-        raise ConfigError(f"{where} must be {self.values}, got {found}")
-
-
-def settings_of(section: type[Any]) -> dict[str, Setting]:
-    """The settings of a section by name."""
-    hints = get_type_hints(section, include_extras=True)
-    return {
-        setting_name(each): Setting(
-            type=(hint := hints[each.name]),
-            values=_values(hint),
-            description=hint.__metadata__[-1],
-            default=None if each.default is MISSING else each.default,
-            secret=not each.repr,
-        )
-        for each in fields(section)
-    }
-
-
-def setting_name(each: Field[Any]) -> str:
-    """The name of a field's setting: a name that Python reserves has an underscore in the field."""
-    return each.name.removesuffix("_")
-
-
-def _values(hint: Any) -> str:  # noqa: ANN401  # a type
-    if metas := [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Meta)]:
-        return str(metas[0].description)
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(sorted(map(repr, get_args(hint))))
-    return _values(get_args(hint)[0])
-
-
-def build(section: type[_Section], **values: object) -> _Section:
-    """Make a section from the arguments of a Python program.
-
-    Raises:
-        ConfigError: A value is not of its setting's type, or out of its range.
-    """
-    settings = settings_of(section)
-    return section(
-        **{name: settings[name].convert(value, where=name) for name, value in values.items()}
-    )
-
-
-# What of the store's settings has an effect in a file alone, and in a database alone.
-_OF_FILES: Final = ("path", "sync", "keep_completed", "keep_failed", "keep_completed_bytes")
-_OF_DATABASES: Final = ("listen_url", "lease", "max_open")
-
-
-def check_store(pool: PoolSettings, store: StoreSettings, http: HttpSettings) -> None:
-    """Check that the settings of the store fit together.
-
-    Raises:
-        ConfigError: They do not.
-    """
-    if store.url is not None and store.url_file is not None:
-        raise ConfigError("store.url and store.url_file must not be set together")
-    if store.url is not None or store.url_file is not None:
-        _check_database(pool, store)
-        where, most = "store.url", MAX_IN_DATABASE
-    else:
-        for name in _changed(store, _OF_DATABASES):
-            raise ConfigError(f"store.{name} needs store.url")
-        if store.path is None:
-            # In memory, the end of the process would lose the jobs that the stop leaves.
-            if pool.drain == "running":
-                raise ConfigError("pool.drain = 'running' needs store.path or store.url")
-            if store.keep_for is not None:
-                raise ConfigError("store.keep_for needs store.path or store.url")
-            return
-        if pool.leftovers is not None:
-            raise ConfigError("pool.leftovers has no use with store.path: the file keeps the jobs")
-        where, most = "store.path", MAX_IN_FILE
-    for name, value in (
-        ("http.max_body_bytes", http.max_body_bytes),
-        ("store.max_result_bytes", store.max_result_bytes),
-    ):
-        if value > most:
-            raise ConfigError(f"{name} must be at most {most} with {where}, got {value}")
-
-
-def _check_database(pool: PoolSettings, store: StoreSettings) -> None:
-    for name in _changed(store, _OF_FILES):
-        raise ConfigError(f"store.{name} has no use with store.url")
-    if pool.leftovers is not None:
-        raise ConfigError("pool.leftovers has no use with store.url: the database keeps the jobs")
-    if pool.drain == "all":
-        raise ConfigError("pool.drain must be 'running' with store.url: other servers do the rest")
-
-
-def _changed(store: StoreSettings, names: Iterable[str]) -> Iterator[str]:
-    """Those of these settings that do not have their defaults."""
-    defaults = StoreSettings()
-    return (name for name in names if getattr(store, name) != getattr(defaults, name))
-
-
-def shown(value: object) -> str:
-    """The value as a refusal shows it: its repr, without control characters, shortened."""
-    try:
-        return cut(repr(value))
-    except (ValueError, RecursionError):  # a very long 0x… integer, very deep dotted keys
-        return f"a value of type {type(value).__name__} that is too large to show"
-
-
-def cut(text: str) -> str:
-    """Shorten a long text in the middle: its end may be a line number."""
-    return text if len(text) <= _MAX_SHOWN else f"{text[:40]}...{text[-30:]}"
-
-
 # The sections whose keys have fixed names. The keys of [handlers] are job types.
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "pool": PoolSettings,
@@ -556,7 +396,7 @@ _WholeSeconds = Annotated[int, _integer(1, _WEEK)]
 # A parameter of `Jobs.asgi`, not a setting of the file: there it is `PoolSettings.retry_after`.
 RETRY_AFTER: Final = Setting(
     type=_WholeSeconds,
-    values=_values(_WholeSeconds),
+    values=values_of(_WholeSeconds),
     description="the Retry-After of submissions to a closed pool",
     default=None,
     secret=False,

@@ -20,7 +20,8 @@ from trio_jobs.opened_store import ForPool
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.store import StoreDatabaseError
 from trio_jobs.pool.unfinished import Line, split_into_lines
-from trio_jobs.settings import ConfigError, StoreSettings
+from trio_jobs.setting_type import ConfigError
+from trio_jobs.settings import StoreSettings
 from trio_jobs.stores.drop_log import DropLog
 from trio_jobs.stores.postgres import schema_version
 from trio_jobs.stores.postgres.clock import StoreClock

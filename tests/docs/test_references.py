@@ -27,7 +27,8 @@ from trio_jobs.asyncio import AsyncioJobs
 from trio_jobs.client import AsyncClient, Client, looks, patience, server_requests, slices
 from trio_jobs.commands import exit_statuses
 from trio_jobs.metrics import JobsCollector
-from trio_jobs.settings import SECTIONS, PoolSettings, setting_name, settings_of
+from trio_jobs.setting_type import setting_name, settings_of
+from trio_jobs.settings import SECTIONS, PoolSettings
 from trio_jobs.shutdown.hard_limit import (
     FAULTHANDLER_AFTER_SECONDS,
     HARD_LIMIT_STATUS,

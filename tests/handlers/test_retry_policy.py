@@ -23,7 +23,7 @@ from trio_jobs import (
 from trio_jobs.handlers.retry_policy import decide, resolve
 from trio_jobs.job import Later
 from trio_jobs.retries import Cause, causes_of
-from trio_jobs.settings import ConfigError
+from trio_jobs.setting_type import ConfigError
 
 ERROR = JobError(type="E", message="m")
 

@@ -12,7 +12,8 @@ from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import ShuttingDownError, StoreWriteError
 from trio_jobs.pool.store import DurableStorePort
 from trio_jobs.problem_details import Problem
-from trio_jobs.settings import SETTINGS, ConfigError
+from trio_jobs.setting_type import ConfigError
+from trio_jobs.settings import SETTINGS
 
 _WORKERS = SETTINGS["pool.workers"]
 

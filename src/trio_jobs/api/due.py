@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from trio_jobs.handlers.payload_faults import PayloadError
 from trio_jobs.job import MAX_DELAY
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 
 SECONDS = f"a number of seconds from 0 to {MAX_DELAY:.0f} (ten years)"
 

@@ -9,7 +9,7 @@ import msgspec
 from trio_jobs.handlers.payload_faults import PayloadError
 from trio_jobs.job import IdempotencyKey
 from trio_jobs.pool.job_spec import JobSpec
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 
 VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
 

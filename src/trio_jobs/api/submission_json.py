@@ -23,7 +23,7 @@ from trio_jobs.handlers.payload_faults import (
 from trio_jobs.handlers.registry import HandlerRegistry, UnknownTypeError
 from trio_jobs.pool.job_spec import JobSpec
 from trio_jobs.problem_details import Problem
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 
 KEY = "Idempotency-Key"
 

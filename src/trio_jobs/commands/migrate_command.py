@@ -25,7 +25,7 @@ def run(options: Namespace) -> int:
     from trio_jobs.config import load_config
     from trio_jobs.pool.store import StoreDatabaseError
     from trio_jobs.preparation import prepare_store
-    from trio_jobs.settings import ConfigError
+    from trio_jobs.setting_type import ConfigError
 
     try:
         config = load_config(options.config, environment=os.environ, overrides={})

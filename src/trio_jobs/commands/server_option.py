@@ -100,7 +100,7 @@ def _named(url: str, source: str, token: str | None) -> Server:
 def _configured(token: str | None) -> Server:
     from trio_jobs.addresses import UnixAddress, parse_address
     from trio_jobs.config import load_config
-    from trio_jobs.settings import ConfigError
+    from trio_jobs.setting_type import ConfigError
 
     try:
         http = load_config(None, environment=os.environ, overrides={}).http

@@ -9,7 +9,8 @@ from trio_jobs.handlers.exception_names import load_exception
 from trio_jobs.handlers.importing import HandlerError
 from trio_jobs.job import JobError, Later
 from trio_jobs.retries import Cause, class_name
-from trio_jobs.settings import RetrySettings, build
+from trio_jobs.setting_type import build
+from trio_jobs.settings import RetrySettings
 
 # The defaults.
 _RETRY = RetrySettings()

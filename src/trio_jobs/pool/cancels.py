@@ -10,7 +10,7 @@ from trio_jobs.pool.job_query import JobQuery, names
 from trio_jobs.pool.pool import Pool
 from trio_jobs.pool.refusals import StoreTimeoutError, StoreUnavailableError
 from trio_jobs.pool.store import DurableStorePort, KeepingStore, StoreError
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 
 log = logging.getLogger(__name__)
 

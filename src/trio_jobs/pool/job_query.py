@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from trio_jobs.job import Job, JobStatus, Outcome, Waiting
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 from trio_jobs.timestamps import microseconds
 
 _PENDING = JobStatus.PENDING

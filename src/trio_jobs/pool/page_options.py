@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar
 from trio_jobs.job import Job, JobStatus, Outcome, Waiting
 from trio_jobs.pool.ids import is_id
 from trio_jobs.pool.job_query import JobQuery, Order, names
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 
 _Value = TypeVar("_Value", bound=StrEnum)
 

@@ -21,7 +21,7 @@ from trio_jobs.pool.store import (
     StoreError,
     check_rerun,
 )
-from trio_jobs.settings import shown
+from trio_jobs.shown_value import shown
 
 log = logging.getLogger(__name__)
 

@@ -162,7 +162,8 @@ def _read_marker(
     mock_clock: bool = True,  # noqa: ARG001  (see `pytest_pycollect_makeitem`)
     **options: object,
 ) -> _Pool:
-    from trio_jobs.settings import PoolSettings, build
+    from trio_jobs.setting_type import build
+    from trio_jobs.settings import PoolSettings
 
     if not isinstance(handlers, Mapping):
         raise TypeError(handlers)

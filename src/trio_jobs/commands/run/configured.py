@@ -18,7 +18,8 @@ from trio_jobs.handler_loading import load_handlers
 from trio_jobs.import_path import place_folder
 from trio_jobs.logs.formatter import LogFormatter
 from trio_jobs.logs.log_file import open_log_file
-from trio_jobs.settings import Config, ConfigError
+from trio_jobs.setting_type import ConfigError
+from trio_jobs.settings import Config
 
 # Their lines are about single jobs, of which the results tell. On standard error they are shown at
 # the level `debug` only.
