@@ -36,7 +36,10 @@ SQL_CLIENTS: Final = 3
 LEASE: Final = 4.0
 
 # Each so many jobs, something fails.
-BETWEEN_FAULTS: Final = 150
+BETWEEN_FAULTS: Final = 100
+
+# Each so many jobs, one is to run in an hour, so that a cancel comes in time on any machine.
+BETWEEN_LATE: Final = 50
 
 # How often each comes among 16.
 FAULTS: Final = {"kill": 6, "stop": 3, "cut": 4, "fast": 1, "immediate": 1, "freeze": 1}
@@ -165,22 +168,27 @@ class Siege:
     async def _submit_over_http(self, tokens: Iterator[str]) -> None:
         for token in tokens:
             type_, task = self._task(token)
-            body = {"type": type_, "payload": task}
+            body: dict[str, object] = {"type": type_, "payload": task}
+            is_late = int(token[1:]) % BETWEEN_LATE == 0
+            if is_late:
+                body["delay"] = 3600
             key = {"Idempotency-Key": token}
             submit = partial(httpx.AsyncClient.post, url="/jobs", json=body, headers=key)
             answer = await self._ask(submit, {200, 201})
             job_id = answer.json()["id"]
             self._note(token, job_id)
-            if self.chance.random() < 0.06:
-                await self._ask_elsewhere(job_id)
+            if is_late or self.chance.random() < 0.012:
+                await self._cancel_elsewhere(job_id)
+            elif self.chance.random() < 0.05:
+                await self._wait_elsewhere(job_id)
 
-    async def _ask_elsewhere(self, job_id: str) -> None:
-        if self.chance.random() < 0.2:
-            answer = await self._ask(
-                lambda client: client.post(f"/jobs/{job_id}/cancel"), {200, 202, 409}
-            )
-            self.asked[f"cancel {answer.status_code}"] += 1
-            return
+    async def _cancel_elsewhere(self, job_id: str) -> None:
+        answer = await self._ask(
+            lambda client: client.post(f"/jobs/{job_id}/cancel"), {200, 202, 409}
+        )
+        self.asked[f"cancel {answer.status_code}"] += 1
+
+    async def _wait_elsewhere(self, job_id: str) -> None:
         status = ""
         while status != "completed":  # a wait ends with its server
             answer = await self._ask(
@@ -313,8 +321,7 @@ async def besiege(folder: Path, database: CrashDatabase, *, jobs: int, seed: int
     assert account.faults == []
     assert len(siege.told) == jobs
     assert siege.asked["wait"]
-    if jobs >= 2_000:  # of few, each may have ended before
-        assert siege.asked["cancel 200"] + siege.asked["cancel 202"]
+    assert siege.asked["cancel 200"]
     assert set(siege.statuses) == {0}
     assert not any("Traceback" in log for log in siege.logs)
     # Nobody has stayed to sweep the leases that run out later: of the killed, and lost ones.
@@ -329,8 +336,8 @@ async def besiege(folder: Path, database: CrashDatabase, *, jobs: int, seed: int
     assert deadlocks == 0
 
 
-async def test_two_thousand_jobs_under_fire(tmp_path: Path, crash_database: CrashDatabase) -> None:
-    await besiege(tmp_path / "servers", crash_database, jobs=2_000, seed=1)
+async def test_a_thousand_jobs_under_fire(tmp_path: Path, crash_database: CrashDatabase) -> None:
+    await besiege(tmp_path / "servers", crash_database, jobs=1_000, seed=1)
 
 
 @pytest.mark.soak
