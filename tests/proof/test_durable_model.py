@@ -580,14 +580,14 @@ def allowed(may: bool) -> Generator[None]:
         assert may
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(DictMachine, 150), (FileMachine, 80)])
+@pytest.mark.parametrize(("machine", "examples"), [(DictMachine, 75), (FileMachine, 40)])
 def test_stores_agree_with_the_model(machine: type[DictMachine], examples: int) -> None:
     class Counted(machine):  # type: ignore[misc, valid-type]
         ways: ClassVar[Counter[str]] = Counter()
 
     wanted = {"refused", "unwritten", "interrupted", "suspect", "rerun", "cut off"}
     # Which sequences Hypothesis makes depends on what else is imported: a round may miss a way.
-    for number in range(4):
+    for number in range(8):
         seed(number)(Counted)
         run_state_machine_as_test(
             Counted, settings=settings(max_examples=examples, stateful_step_count=40)

@@ -1,12 +1,13 @@
 """Servers over a database whose connections are cut before and after each message: each job once.
 
 A scenario is repeated, with a cut at its first message, at its second, and so on, until it ends
-before the cut. Clients notice nothing: what they ask for is done, once.
+before the cut; a share of the sweep (`SWEEP_EVERY`) leaves messages out. Clients notice nothing:
+what they ask for is done, once.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import trio
 
 from tests.postgres.fixtures import Database
 from tests.postgres.proxy import Proxy, When
+from tests.proof.share import first_step, step_width
 from trio_jobs import (
     DurableJobs,
     Handler,
@@ -39,6 +41,12 @@ WAIT_FOR_TWO_FREE_JOBS = """
         end loop;
     end $$
 """
+
+
+def messages(*sweep: str) -> Iterator[int]:
+    """The numbers of the messages to cut at, from 0 on, for the sweep of this name."""
+    return itertools.count(first_step(" ".join(sweep)) - 1, step_width())
+
 
 both_sides = pytest.mark.parametrize("when", ["before", "after"])
 
@@ -219,7 +227,7 @@ async def test_cut_of_what_clients_ask_for_changes_nothing(
 ) -> None:
     life = Life(database)
     async with life.server(proxy) as life.jobs:
-        for number in itertools.count():
+        for number in messages(scenario.__name__, name, when):
             cut = proxy.cut_at(number, when, name=name)
             await scenario(life)
 
@@ -236,7 +244,7 @@ async def test_cut_of_what_servers_tell_each_other_changes_nothing(
 ) -> None:
     life = Life(database)
     async with life.server(proxy) as other, life.server(proxy) as life.jobs:
-        for number in itertools.count():
+        for number in messages("listener", when):
             held = await life.jobs.submit("hang", life.expect())
             await life.hangs.wait()
             life.hangs = trio.Event()
@@ -266,7 +274,7 @@ async def test_cut_of_what_servers_tell_each_other_changes_nothing(
 async def test_server_whose_start_is_cut_off_starts_or_says_so(
     database: Database, proxy: Proxy, name: str
 ) -> None:
-    for number in itertools.count():
+    for number in messages("start", name):
         life = Life(database)
         cut = proxy.cut_at(number, "before", name=name)
         try:
@@ -287,7 +295,7 @@ async def test_server_whose_start_is_cut_off_starts_or_says_so(
 async def test_cut_of_a_stop_gives_back_what_has_not_begun(
     database: Database, proxy: Proxy, name: str, when: When
 ) -> None:
-    for number in itertools.count():
+    for number in messages("stop", name, when):
         life = Life(database)
         async with life.server(proxy) as life.jobs:
             # Two that were fetched ahead, or none: they are free when the third ends.

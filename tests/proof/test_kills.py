@@ -75,7 +75,7 @@ async def test_no_kill_hits_a_job_that_has_only_come_near(seed: int, tmp_path: P
     ends: Counter[Outcome | None] = Counter()
 
     async with running_pool(functions, workers=WORKERS, processes=2, buffer_size=JOBS) as pool:
-        for number in range(25):
+        for number in range(10):
             each = Round(pool, tmp_path / str(number), chance)
             await each.run()
             ends += each.check()

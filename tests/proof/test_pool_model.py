@@ -92,7 +92,7 @@ LIMITED = ("work", "again")
 NO_SUCCESS = tuple(outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED)
 
 # The ways of a job that the sequences must contain; they are made in rounds, at least two.
-MOST_ROUNDS = 10
+MOST_ROUNDS = 20
 WAYS = {
     "processing, succeeded",
     "processing, failed",
@@ -1019,7 +1019,7 @@ def test_pool_agrees_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(MOST_ROUNDS):
         seed(number)(Counted)
         run_state_machine_as_test(
-            Counted, settings=settings(max_examples=150, stateful_step_count=CALLS)
+            Counted, settings=settings(max_examples=75, stateful_step_count=CALLS)
         )
         if number > 0 and not WAYS - ways.keys():
             return
