@@ -13,6 +13,15 @@ def share_of(amount: float) -> float:
     return amount * float(os.environ.get("SOAK_SHARE", "1"))
 
 
+def soak_width(most: int = 10) -> int:
+    """A sweep of the soak takes each step; with a small share it takes fewer.
+
+    Args:
+        most: Each so many-th at the least.
+    """
+    return min(max(round(0.02 / share_of(1)), 1), most)
+
+
 def step_width() -> int:
     """A sweep takes each step; with ``SWEEP_EVERY=8`` each eighth one."""
     return int(os.environ.get("SWEEP_EVERY", "1"))

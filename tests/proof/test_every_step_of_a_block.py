@@ -26,7 +26,7 @@ from tests.proof.program import (
     run_to_its_end,
 )
 from tests.proof.raising import Part, only_faults
-from tests.proof.share import first_step, step_width
+from tests.proof.share import first_step, soak_width, step_width
 from tests.support import HandlerRegistry
 from trio_jobs import (
     Handler,
@@ -347,4 +347,4 @@ def test_whichever_task_of_the_block_raises_nobody_waits_in_vain(
 def test_at_every_step_of_a_block_the_same_holds_under_more_seeds(
     outsiders: Sequence[Outsider], action: Action, seed: int
 ) -> None:
-    at_every_step(action, seed=seed, outsiders=outsiders)
+    at_every_step(action, seed=seed, outsiders=outsiders, every=soak_width())

@@ -17,9 +17,11 @@ from tests.docs.blocks import README, ROOT, SOURCE
 from tests.docs.machine import pass_over
 from tests.docs.test_readme import guarantees_of
 
-# The tests of a package that has none in a folder or a file of its name, or not enough there.
+# The tests of a package that has none in a folder or a file of its name, or not enough there; of a
+# module that needs no more.
 TESTS = {
     "handlers": ["tests/handlers", "--ignore=tests/handlers/test_loading.py"],  # names its folder
+    "ndjson": ["tests/api/test_stream.py"],
     "job": ["tests/test_job.py", "tests/pool", "tests/stores"],
     "shutdown": ["tests/shutdown", "tests/test_main.py"],
     "stores": ["tests/stores", "tests/pool"],
@@ -35,10 +37,8 @@ def modules_of_the_guarantees() -> list[str]:
     """The modules that the README's table names, each once."""
     cells = " ".join(read for _, _, read, _ in guarantees_of(README))
     names = dict.fromkeys(re.findall(r"`([\w/]+\.py)`", cells))
-    # A small share of the soak takes the first: a short one, and the pool's tests are the quickest.
-    return sorted(
-        names, key=lambda name: (not name.startswith("pool/"), (SOURCE / name).stat().st_size)
-    )
+    # A small share of the soak takes the first.
+    return sorted(names, key=lambda name: (SOURCE / name).stat().st_size)
 
 
 @pytest.mark.soak
@@ -67,10 +67,11 @@ def copy_project(folder: Path, module: str) -> None:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     package = module.removesuffix(".py").split("/")[0]
+    tests = TESTS.get(Path(module).stem) or TESTS.get(package, [package_tests(package)])
     settings = {
         "source_paths": ["src"],
         "only_mutate": [f"src/trio_jobs/{module}"],
-        "pytest_add_cli_args_test_selection": TESTS.get(package, [package_tests(package)]),
+        "pytest_add_cli_args_test_selection": tests,
         "also_copy": COPIED[1:-1],
     }
     with (folder / "pyproject.toml").open("a") as file:
