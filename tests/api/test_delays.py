@@ -477,7 +477,7 @@ async def test_very_many_due_at_once_beside_streams_and_single_requests_starve_n
             answer = await api.client.post("/jobs", b'{"type":"single"}')
             assert trio.current_time() == asked  # accepted or refused at once
             answers[answer.status] += 1
-            await trio.sleep(0.001)
+            await trio.sleep(0.0005)
 
     async def look() -> None:
         job_id = api.parts.store.page_nowait(limit=1)[0].id
