@@ -29,14 +29,14 @@ class Peer:
     Attributes:
         name: Its name on the page.
         module: Its `*_app` module.
-        packages: Its packages, beside FastAPI.
+        packages: Its packages.
         worker: The command of its worker, in its environment's `bin`; none for BackgroundTasks.
         needs_redis: Whether Redis keeps its jobs.
     """
 
     name: str
     module: str
-    packages: tuple[str, ...] = ()
+    packages: tuple[str, ...]
     worker: tuple[str, ...] = ()
     needs_redis: bool = False
 
@@ -54,15 +54,25 @@ class Peer:
         """The path of a command in its environment."""
         return str(self.folder / "bin" / name)
 
-    def install(self) -> None:
+    def install(self, *, web: Path) -> None:
         """Make its environment.
+
+        Args:
+            web: An environment with FastAPI, to begin with a copy of it where FastAPI is needed: to
+                install it again would take longer.
 
         Raises:
             subprocess.CalledProcessError: A package cannot be installed.
         """
-        subprocess.run([sys.executable, "-m", "venv", self.folder], check=True)  # noqa: S603
-        pip = [self.program("python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *self.packages, _WEB], check=True)  # noqa: S603
+        if _WEB in self.packages and (web / "installed").exists():
+            unfinished = shutil.ignore_patterns("installed")
+            shutil.copytree(web, self.folder, symlinks=True, ignore=unfinished, dirs_exist_ok=True)
+        else:
+            venv = [sys.executable, "-m", "venv", "--without-pip", str(self.folder)]
+            subprocess.run(venv, check=True)  # noqa: S603
+        # Most modules are never imported: the others are compiled then.
+        pip = [sys.executable, "-m", "pip", "--python", str(self.folder), "install", "--no-compile"]
+        subprocess.run([*pip, "--quiet", *self.packages], check=True)  # noqa: S603
         (self.folder / "installed").touch()
 
     def versions(self) -> str:
@@ -71,7 +81,8 @@ class Peer:
             "import sys; from importlib.metadata import version as v; "
             "print(', '.join(f'{p} {v(p)}' for p in sys.argv[1:]))"
         )
-        names = [name.partition("[")[0] for name in (*self.packages, _WEB, "uvicorn")]
+        more = ("uvicorn",) if _WEB in self.packages else ()
+        names = [name.partition("[")[0] for name in (*self.packages, *more)]
         command = [self.program("python"), "-c", program, *names]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
         return done.stdout.strip()
@@ -81,12 +92,16 @@ NOT_INSTALLED = "not installed (python -m bench.peers install)"
 
 _APPS = "bench.peers."
 
-BACKGROUND_TASKS = Peer(name="FastAPI BackgroundTasks", module=_APPS + "background_tasks_app")
+BACKGROUND_TASKS = Peer(
+    name="FastAPI BackgroundTasks",
+    module=_APPS + "background_tasks_app",
+    packages=(_WEB,),
+)
 
 HUEY = Peer(
     name="Huey (SQLite)",
     module=_APPS + "huey_app",
-    packages=("huey",),
+    packages=("huey", _WEB),
     worker=("huey_consumer", _APPS + "huey_app.huey", "-k", "thread", "-w", "10"),
 )
 
@@ -95,7 +110,7 @@ PEERS = (
     Peer(
         name="taskiq",
         module=_APPS + "taskiq_app",
-        packages=("taskiq", "taskiq-redis"),
+        packages=("taskiq", "taskiq-redis", _WEB),
         worker=(
             *("taskiq", "worker", "--workers", "1", "--max-async-tasks", "10"),
             _APPS + "taskiq_app:broker",
@@ -105,7 +120,7 @@ PEERS = (
     Peer(
         name="Celery (threads)",
         module=_APPS + "celery_app",
-        packages=("celery[redis]",),
+        packages=("celery[redis]", _WEB),
         worker=("celery", "-A", _APPS + "celery_app", "worker", "-P", "threads", "-c", "10"),
         needs_redis=True,
     ),
@@ -129,7 +144,7 @@ def install() -> bool:
     for peer in every:
         if not peer.installed:
             try:
-                peer.install()
+                peer.install(web=BACKGROUND_TASKS.folder)
             except subprocess.CalledProcessError as error:
                 print(f"{peer.name}: cannot be installed ({error})")
                 continue
@@ -165,7 +180,8 @@ def running_web(peer: Peer, module: str, environment: Mapping[str, str]) -> Iter
         ChildError: It does not listen.
     """
     port = free_port()
-    command = [peer.program("uvicorn"), f"{module}:app", "--port", str(port)]
+    # In a copied environment the script of uvicorn is that of the other.
+    command = [peer.program("python"), "-m", "uvicorn", f"{module}:app", "--port", str(port)]
     command += ["--timeout-keep-alive", "600"]  # connections are idle during other turns
     with Child(command, environment={"PYTHONPATH": str(ROOT), **environment}) as child:
         deadline = time.monotonic() + _START_SECONDS
